@@ -1,0 +1,1 @@
+//! Culvert: configuration, control core, command line.

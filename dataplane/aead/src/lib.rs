@@ -1,0 +1,1 @@
+//! Batched ChaCha20-Poly1305 for packets.

@@ -1,0 +1,1 @@
+//! Ports, uplinks, forwarding and the worker loop.

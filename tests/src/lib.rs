@@ -1,0 +1,1 @@
+//! Scenarios with real peers, guests and faults.

@@ -1,0 +1,1 @@
+//! The virtio-net backend over vhost-user, and its frontend.
