@@ -22,7 +22,7 @@ use crate::memory::{DirtyLog, raw};
 
 use super::tx::{publish, walk_chains};
 use super::walk::{Direction, Walk};
-use super::{Attempt, Ring, RingFault, RingState, Segment, with_layout};
+use super::{Attempt, Ring, RingFault, RingLayout, RingState, Segment, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is
 /// about one burst of another worker's.

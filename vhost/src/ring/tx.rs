@@ -22,7 +22,7 @@ use crate::limits;
 use crate::memory::raw;
 
 use super::walk::{Chain, Direction, Walk};
-use super::{Active, Attempt, Ring, RingFault, RingState, Segment, kick, with_layout};
+use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, kick, with_layout};
 
 /// A port's guest TX ring.
 pub struct GuestTx {
@@ -416,7 +416,7 @@ pub(super) fn publish(ring: &Ring, active: &mut Active) {
 }
 
 /// Walks up to `max` chains ahead of the ring's position, prefetching as it goes.
-pub(super) fn walk_chains<L: super::WalkLayout>(
+pub(super) fn walk_chains<L: RingLayout>(
     layout: &mut L,
     max: usize,
     mut walk: Walk<'_>,
