@@ -196,6 +196,7 @@ impl Eal {
             .map_err(|error| EalError::Log(Errno::from_return(error)))?;
 
         let (result, log) = log::capture(|| guarded_init(c_arguments));
+        remove_runtime_dir(&config.file_prefix);
         if result == 0 {
             return Ok(Self { memory });
         }
@@ -396,6 +397,18 @@ fn guarded_init(arguments: Vec<CString>) -> i32 {
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const affinity) };
     }
     result
+}
+
+/// EAL makes a folder for shared files even where it was told to share none. Only an empty one is removed.
+fn remove_runtime_dir(prefix: &str) {
+    // SAFETY: returns a static text, empty before EAL made the folder.
+    let path = unsafe { CStr::from_ptr(ffi::culvert_runtime_dir()) };
+    if let Ok(path) = path.to_str()
+        && path.ends_with(&format!("/{prefix}"))
+    {
+        // Somebody's files in it are theirs.
+        let _ = fs::remove_dir(path);
+    }
 }
 
 fn affinity() -> io::Result<libc::cpu_set_t> {

@@ -61,9 +61,9 @@ int culvert_eal_init(int argc, char **argv)
 	return rte_errno != 0 ? -rte_errno : -EINVAL;
 }
 
-int culvert_eal_cleanup(void)
+const char *culvert_runtime_dir(void)
 {
-	return rte_eal_cleanup();
+	return rte_eal_get_runtime_dir();
 }
 
 const char *culvert_strerror(int error)

@@ -136,7 +136,7 @@ const char *culvert_version(void);
 int culvert_log_redirect(culvert_log_sink sink);
 void culvert_log_level(uint32_t level);
 int culvert_eal_init(int argc, char **argv);
-int culvert_eal_cleanup(void);
+const char *culvert_runtime_dir(void);
 const char *culvert_strerror(int error);
 int culvert_thread_register(void);
 void culvert_thread_unregister(void);

@@ -6,6 +6,8 @@
 //!
 //! The namespace is this thread's own and ends with it.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::{

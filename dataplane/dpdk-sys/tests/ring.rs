@@ -1,5 +1,7 @@
 //! `net_ring` loops what it is sent: frames come back whole, in order, with their flags fresh.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod common;
 
 use std::sync::Arc;
@@ -51,8 +53,9 @@ fn frames_come_back() {
         Device::plug(eal, "net_ring0", 1),
         Err(DeviceError::InUse(_))
     ));
+    let pools = vec![Arc::clone(&pool); 200];
     let config = DeviceConfig {
-        rx_pools: &vec![Arc::clone(&pool); 200],
+        rx_pools: &pools,
         tx_queues: 200,
         rx_descriptors: None,
         tx_descriptors: None,
@@ -104,6 +107,7 @@ fn frames_come_back() {
     drop(again);
     drop(Device::plug(eal, "net_ring0", 1).unwrap());
 
+    drop(pools);
     let pool = Arc::into_inner(pool).expect("the closed device let go of its pool");
     // SAFETY: no device and no thread uses it.
     unsafe { pool.free() }.unwrap();

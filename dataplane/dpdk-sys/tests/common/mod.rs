@@ -11,10 +11,10 @@ use std::{
 
 use culvert_dpdk_sys::{Eal, EalConfig, Hugepages, LogLevel, Mbuf, MbufBurst, Mempool};
 
-pub type Lines = Arc<Mutex<Vec<(LogLevel, String)>>>;
+pub(crate) type Lines = Arc<Mutex<Vec<(LogLevel, String)>>>;
 
 /// Starts EAL on plain memory with its log collected.
-pub fn eal(hugepages: Hugepages) -> (Eal, Lines) {
+pub(crate) fn eal(hugepages: Hugepages) -> (Eal, Lines) {
     let lines = Lines::default();
     let sink = Arc::clone(&lines);
     let eal = Eal::init(EalConfig {
@@ -31,7 +31,7 @@ pub fn eal(hugepages: Hugepages) -> (Eal, Lines) {
 }
 
 /// Fills an mbuf with a frame.
-pub fn frame(pool: &Mempool, bytes: &[u8]) -> Mbuf {
+pub(crate) fn frame(pool: &Mempool, bytes: &[u8]) -> Mbuf {
     let mut burst = MbufBurst::new();
     assert!(pool.alloc(&mut burst, 1));
     let mut mbuf = burst.pop().unwrap();
@@ -41,7 +41,7 @@ pub fn frame(pool: &Mempool, bytes: &[u8]) -> Mbuf {
 }
 
 /// Runs a command that must succeed.
-pub fn run(line: &str) {
+pub(crate) fn run(line: &str) {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap())
         .args(words)
@@ -55,7 +55,7 @@ pub fn run(line: &str) {
 }
 
 /// Moves this thread (and what it starts) into a network namespace of its own, which ends with it.
-pub fn own_network() {
+pub(crate) fn own_network() {
     // SAFETY: no memory is touched.
     let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
     assert_eq!(
