@@ -64,9 +64,10 @@ need_packages() {
 # To build: a C toolchain, DPDK, and what bindgen wants.
 BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
 # To run: a guest, real peers, and eyes on the wire.
+# (dpdk-testpmd is in dpdk-dev.)
 SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
-    wireguard-go wireguard-tools iperf3 tcpdump tshark ethtool iproute2 procps
+    wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 procps
 )
 
 need_cargo() {
