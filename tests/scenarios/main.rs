@@ -1,0 +1,3 @@
+//! Scenarios with real peers, guests and faults; one test is one process under nextest.
+
+mod standins;
