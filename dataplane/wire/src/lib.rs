@@ -15,6 +15,7 @@
 pub mod arp;
 mod bytes;
 pub mod checksum;
+pub mod coalesce;
 pub mod ether;
 pub mod fib;
 pub mod icmp;
