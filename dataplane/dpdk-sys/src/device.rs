@@ -1,0 +1,799 @@
+//! A device: plugged while the process runs, configured, started, closed.
+//!
+//! *In*: devargs, how many queues, pools. *Out*: a [`Device`], its [`RxQueue`]s and [`TxQueue`]s, what it
+//! can do, its link and statistics. *Never*: `rte_eth_dev_set_mtu` or `rte_eth_dev_default_mac_addr_set`:
+//! on a kernel device they change the machine for good. Nor a frame longer than [`Device::frame_limit`].
+//!
+//! A device is started once. Another set-up means to close it and to plug it again: several drivers
+//! (`net_af_packet`) close their sockets when they are stopped.
+//!
+//! These calls are the control thread's. They may take milliseconds and may log.
+
+use std::{
+    ffi::{CStr, CString, c_char},
+    fmt, io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use crate::{
+    devargs::{self, Devargs},
+    eal::{Eal, Errno, indented},
+    ffi, log,
+    mempool::Mempool,
+    queue::{RxQueue, TxQueue},
+};
+
+/// Ethernet header and FCS: what DPDK adds to an MTU for a frame.
+const FRAME_OVERHEAD: u32 = 18;
+const ETHERNET: u32 = 14;
+/// Two VLAN tags, which a NIC may leave in a received frame.
+const VLAN_TAGS: u32 = 8;
+
+/// Descriptors per queue when nothing is said and the driver has no preference.
+const DESCRIPTORS: u16 = 1024;
+
+/// Checksums that a device computes or verifies by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Writes the outer IPv4 header's checksum.
+    pub tx_ipv4: bool,
+    /// Writes the outer UDP checksum.
+    pub tx_udp: bool,
+    /// Verifies the IPv4 header's checksum.
+    pub rx_ipv4: bool,
+    /// Verifies the UDP checksum.
+    pub rx_udp: bool,
+}
+
+/// What a device is and can do.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// The driver's name.
+    pub driver: String,
+    /// RX queues it has at most.
+    pub max_rx_queues: u16,
+    /// TX queues it has at most.
+    pub max_tx_queues: u16,
+    /// The largest MTU it can be configured with.
+    pub max_mtu: u16,
+    /// Checksums it can take over.
+    pub offloads: Offloads,
+    /// Whether it spreads flows over RX queues by a hash.
+    pub rss: bool,
+    /// Index of the kernel interface it stands on, if any.
+    pub kernel_interface: Option<u32>,
+    /// NUMA node, if known.
+    pub numa_node: Option<u32>,
+}
+
+/// How a device is started.
+pub struct DeviceConfig<'a> {
+    /// One pool per RX queue; its length is the number of RX queues wanted. A pool may serve several.
+    pub rx_pools: &'a [Arc<Mempool>],
+    /// TX queues wanted. Of either kind one gets no more than the device offers.
+    pub tx_queues: u16,
+    /// Descriptors per RX queue; none: 1024 or what the driver prefers.
+    pub rx_descriptors: Option<u16>,
+    /// Descriptors per TX queue.
+    pub tx_descriptors: Option<u16>,
+    /// MTU: the longest IP packet.
+    pub mtu: u16,
+    /// Offloads to use where the device has them.
+    pub offloads: Offloads,
+}
+
+/// How a device was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Receive queues, in order; perhaps fewer than asked for.
+    pub rx: Vec<RxQueue>,
+    /// Transmit queues, in order; perhaps fewer than asked for.
+    pub tx: Vec<TxQueue>,
+    /// Offloads that are on.
+    pub offloads: Offloads,
+    /// How multicast reaches us.
+    pub multicast: Multicast,
+}
+
+/// How a started device receives multicast, which IPv6's neighbor discovery needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Multicast {
+    /// All multicast is on.
+    All,
+    /// The kernel's interface receives all of it as long as the device is open.
+    Kernel,
+    /// Only promiscuous mode was to be had.
+    Promiscuous,
+    /// The driver has no switch: it receives what it receives.
+    Unfiltered,
+}
+
+/// Link state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Whether frames can pass.
+    pub up: bool,
+    /// Speed in Mbit/s, if known.
+    pub speed_mbps: Option<u32>,
+    /// Whether both directions work at a time.
+    pub full_duplex: bool,
+}
+
+/// A device's counters since it was plugged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets the device dropped because we were too slow (`imissed`).
+    pub rx_missed: u64,
+    /// Packets received in error (`ierrors`).
+    pub rx_errors: u64,
+    /// Packets that could not be sent (`oerrors`).
+    pub tx_errors: u64,
+    /// Times the RX pool was empty (`rx_nombuf`).
+    pub rx_no_buffer: u64,
+}
+
+/// Why a device is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The devargs text can't be one.
+    #[error(
+        "not a DPDK device: {0:?} (expected a PCI address as 0000:3b:00.0, or a virtual device as net_af_packet0,iface=eth1)"
+    )]
+    Devargs(String),
+    /// The kernel interface isn't there.
+    #[error(
+        "{devargs}: interface {interface:?} could not be read: {error}.\nTo see what there is: ip link show"
+    )]
+    Interface {
+        /// The device.
+        devargs: String,
+        /// The kernel interface.
+        interface: String,
+        /// What the kernel answered.
+        error: io::Error,
+    },
+    /// A device of this name is plugged already.
+    #[error("DPDK device {0} is in use already by another uplink of this process")]
+    InUse(String),
+    /// DPDK could not plug it.
+    #[error("DPDK could not plug device {devargs}: {error}{}\n{mend}", indented(.log))]
+    Plug {
+        /// What was tried.
+        devargs: String,
+        /// What DPDK answered.
+        error: Errno,
+        /// What DPDK logged.
+        log: Vec<String>,
+        /// What may mend it.
+        mend: String,
+    },
+    /// It was plugged, but there is no port.
+    #[error("DPDK plugged device {devargs}, but it has no network port{}\n{mend}", indented(.log))]
+    NoPort {
+        /// What was tried.
+        devargs: String,
+        /// What DPDK logged.
+        log: Vec<String>,
+        /// What may mend it.
+        mend: String,
+    },
+    /// Reading its properties failed.
+    #[error("DPDK device {device}: {what} could not be read: {error}")]
+    Read {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        what: &'static str,
+        /// What DPDK answered.
+        error: Errno,
+    },
+    /// The MTU is more than the device carries.
+    #[error("DPDK device {device} carries an MTU of up to {limit}, not {mtu}.{mend}")]
+    Mtu {
+        /// The device.
+        device: String,
+        /// MTU wanted.
+        mtu: u16,
+        /// MTU possible.
+        limit: u32,
+        /// What may mend it.
+        mend: String,
+    },
+    /// The pool's buffers are too small.
+    #[error("DPDK device {device} needs buffers of {needed} bytes, and pool {pool} has {room}")]
+    Room {
+        /// The device.
+        device: String,
+        /// Bytes needed after the headroom.
+        needed: u32,
+        /// The pool.
+        pool: String,
+        /// Bytes it has after the headroom.
+        room: u16,
+    },
+    /// No queue of a kind was asked for.
+    #[error("DPDK device {0} needs at least one RX and one TX queue")]
+    NoQueues(String),
+    /// It was started before.
+    #[error("DPDK device {0} was started before: close it and plug it again")]
+    StartedBefore(String),
+    /// Starting failed.
+    #[error("DPDK device {device} could not be started, at {step}: {error}{}", indented(.log))]
+    Start {
+        /// The device.
+        device: String,
+        /// The step that failed.
+        step: &'static str,
+        /// What DPDK answered.
+        error: Errno,
+        /// What DPDK logged.
+        log: Vec<String>,
+    },
+    /// Somebody still holds its queues.
+    #[error("DPDK device {0} still has queues in use")]
+    QueuesInUse(String),
+    /// Unplugging failed.
+    #[error("DPDK device {device} could not be unplugged: {error}{}", indented(.log))]
+    Unplug {
+        /// The device.
+        device: String,
+        /// What DPDK answered.
+        error: Errno,
+        /// What DPDK logged.
+        log: Vec<String>,
+    },
+}
+
+/// What queues share with their device: as long as one lives, the port stays started.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) id: u16,
+    /// The RX queues' pools live as long as the driver may take from them.
+    pools: Vec<Arc<Mempool>>,
+}
+
+/// A plugged device.
+#[derive(Debug)]
+pub struct Device {
+    id: u16,
+    name: String,
+    devargs: String,
+    mac: [u8; 6],
+    capabilities: Capabilities,
+    descriptors: [u16; 2],
+    max_frame: u32,
+    min_rx_buffer: u32,
+    kernel_mtu: Option<u32>,
+    started: Option<Arc<Port>>,
+    multicast: Option<OwnedFd>,
+    closed: bool,
+}
+
+impl Device {
+    /// Plugs the device that `devargs` describes, for up to `queues` queue pairs.
+    ///
+    /// A PCI device wants an EAL that was started with [`Pci::Idle`](crate::Pci::Idle). `net_af_packet` is
+    /// given `qpairs` and a ring for the interface's MTU where the text doesn't have them.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] with what DPDK said and what may mend it. Nothing stays plugged.
+    pub fn plug(_eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
+        let bad = || DeviceError::Devargs(devargs.to_owned());
+        let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
+        let name = parsed.device_name();
+        let c_name = CString::new(name.as_str()).map_err(|_| bad())?;
+        if port_by_name(&c_name).is_some() {
+            return Err(DeviceError::InUse(name));
+        }
+
+        let kernel_mtu = match parsed.interface() {
+            Some(interface) if parsed.is_af_packet() => Some(
+                devargs::kernel_mtu(interface).map_err(|error| DeviceError::Interface {
+                    devargs: devargs.to_owned(),
+                    interface: interface.to_owned(),
+                    error,
+                })?,
+            ),
+            // Another driver may make the interface itself.
+            Some(_) | None => None,
+        };
+        let completed = parsed.completed(queues, kernel_mtu);
+        let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
+        // SAFETY: EAL runs; a C string that lives for the call.
+        let (result, log) =
+            log::capture(|| unsafe { ffi::culvert_device_plug(c_devargs.as_ptr()) });
+        if result < 0 {
+            return Err(DeviceError::Plug {
+                error: Errno::from_return(result),
+                log,
+                mend: plug_advice(&parsed),
+                devargs: completed,
+            });
+        }
+        // A driver that fails to make its port need not fail the plugging.
+        let id = port_by_name(&c_name).ok_or_else(|| DeviceError::NoPort {
+            log,
+            mend: plug_advice(&parsed),
+            devargs: completed.clone(),
+        })?;
+        Self::open(id, name, completed)
+    }
+
+    fn open(id: u16, name: String, devargs: String) -> Result<Self, DeviceError> {
+        // SAFETY: all fields are integers and arrays of them.
+        let mut info: ffi::culvert_device_info = unsafe { std::mem::zeroed() };
+        // SAFETY: the port exists; the struct lives for the call.
+        let result = unsafe { ffi::culvert_port_info(id, &raw mut info) };
+        if result != 0 {
+            return Err(DeviceError::Read {
+                device: name,
+                what: "its properties",
+                error: Errno::from_return(result),
+            });
+        }
+        let capabilities = Capabilities {
+            driver: text(&info.driver),
+            max_rx_queues: info.max_rx_queues,
+            max_tx_queues: info.max_tx_queues,
+            max_mtu: info.max_mtu,
+            offloads: Offloads {
+                tx_ipv4: info.tx_offloads & ffi::CULVERT_TX_OFFLOAD_IPV4_CKSUM != 0,
+                tx_udp: info.tx_offloads & ffi::CULVERT_TX_OFFLOAD_UDP_CKSUM != 0,
+                rx_ipv4: info.rx_offloads & ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM != 0,
+                rx_udp: info.rx_offloads & ffi::CULVERT_RX_OFFLOAD_UDP_CKSUM != 0,
+            },
+            rss: info.rss_types != 0,
+            kernel_interface: (info.if_index != 0).then_some(info.if_index),
+            numa_node: u32::try_from(info.socket).ok(),
+        };
+        let mut device = Self {
+            id,
+            name,
+            devargs,
+            mac: info.mac,
+            capabilities,
+            descriptors: [info.rx_descriptors_default, info.tx_descriptors_default],
+            max_frame: info.max_frame,
+            min_rx_buffer: info.min_rx_buffer,
+            kernel_mtu: None,
+            started: None,
+            multicast: None,
+            closed: false,
+        };
+        // Read again, now by the interface that the driver says it uses (net_tap has made its own).
+        device.kernel_mtu = device.read_kernel_mtu();
+        Ok(device)
+    }
+
+    /// The device's name in DPDK.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The devargs it was plugged with, completed.
+    #[must_use]
+    pub fn devargs(&self) -> &str {
+        &self.devargs
+    }
+
+    /// Its MAC address.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// What it can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Bytes of the longest Ethernet frame (without FCS) it may be given with this MTU. On a kernel device
+    /// it is the interface's own MTU that counts, as it is now.
+    #[must_use]
+    pub fn frame_limit(&self, mtu: u16) -> u32 {
+        let limit = u32::from(mtu) + ETHERNET;
+        match (self.kernel_mtu, Devargs::parse(&self.devargs)) {
+            (Some(kernel_mtu), Some(parsed)) => limit.min(parsed.frame_limit(kernel_mtu)),
+            _ => limit,
+        }
+    }
+
+    /// Bytes after the headroom that an RX pool's mbufs need for this MTU.
+    #[must_use]
+    pub fn rx_room(&self, mtu: u16) -> u32 {
+        let frame = u32::from(mtu) + FRAME_OVERHEAD + VLAN_TAGS;
+        match Devargs::parse(&self.devargs) {
+            Some(parsed) if parsed.is_af_packet() => parsed.af_packet_room(),
+            _ => frame.max(self.min_rx_buffer),
+        }
+    }
+
+    /// Configures the device and starts it.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`]; the device can then only be closed.
+    pub fn start(&mut self, config: &DeviceConfig<'_>) -> Result<Started, DeviceError> {
+        // 1. Refuse what can't work, in words.
+        if self.started.is_some() {
+            return Err(DeviceError::StartedBefore(self.name.clone()));
+        }
+        self.check_mtu(config.mtu)?;
+        let rx_queues = config
+            .rx_pools
+            .len()
+            .min(usize::from(self.capabilities.max_rx_queues));
+        let tx_queues = config.tx_queues.min(self.capabilities.max_tx_queues);
+        let pools = &config.rx_pools[..rx_queues];
+        if pools.is_empty() || tx_queues == 0 {
+            return Err(DeviceError::NoQueues(self.name.clone()));
+        }
+        let needed = self.rx_room(config.mtu);
+        if let Some(small) = pools.iter().find(|pool| u32::from(pool.room()) < needed) {
+            return Err(DeviceError::Room {
+                device: self.name.clone(),
+                needed,
+                pool: small.name().to_owned(),
+                room: small.room(),
+            });
+        }
+
+        // 2. Configure, set the queues up, start.
+        let offloads = common(config.offloads, self.capabilities.offloads);
+        let raw_pools: Vec<_> = pools.iter().map(|pool| pool.raw()).collect();
+        let preferred = |given: Option<u16>, own: u16| {
+            given.unwrap_or(if own == 0 { DESCRIPTORS } else { own.max(512) })
+        };
+        let request = ffi::culvert_port_config {
+            rx_queues: u16::try_from(rx_queues).expect("no more than the device's u16"),
+            tx_queues,
+            rx_descriptors: preferred(config.rx_descriptors, self.descriptors[0]),
+            tx_descriptors: preferred(config.tx_descriptors, self.descriptors[1]),
+            mtu: self.configured_mtu(config.mtu),
+            rss: u8::from(rx_queues > 1),
+            rx_offloads: bits(offloads.rx_ipv4, ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM)
+                | bits(offloads.rx_udp, ffi::CULVERT_RX_OFFLOAD_UDP_CKSUM),
+            tx_offloads: bits(offloads.tx_ipv4, ffi::CULVERT_TX_OFFLOAD_IPV4_CKSUM)
+                | bits(offloads.tx_udp, ffi::CULVERT_TX_OFFLOAD_UDP_CKSUM),
+            rx_pools: raw_pools.as_ptr(),
+        };
+        // From here on the driver may hold the pools, even when it fails half-way.
+        let port = Arc::new(Port {
+            id: self.id,
+            pools: pools.to_vec(),
+        });
+        self.started = Some(Arc::clone(&port));
+        // SAFETY: the port exists and is stopped; the pools live as long as `port`, the request for the call.
+        let (result, log) =
+            log::capture(|| unsafe { ffi::culvert_port_start(self.id, &raw const request) });
+        if result.error != 0 {
+            return Err(DeviceError::Start {
+                device: self.name.clone(),
+                step: step_name(result.step),
+                error: Errno::from_return(result.error),
+                log,
+            });
+        }
+
+        // 3. Hand out the queues.
+        let multicast = self.receive_multicast();
+        let frame_limit = self.frame_limit(config.mtu);
+        Ok(Started {
+            rx: (0..request.rx_queues)
+                .map(|queue| RxQueue {
+                    port: Arc::clone(&port),
+                    queue,
+                })
+                .collect(),
+            tx: (0..tx_queues)
+                .map(|queue| {
+                    TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors, frame_limit)
+                })
+                .collect(),
+            offloads,
+            multicast,
+        })
+    }
+
+    /// The link's state, without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Read`].
+    pub fn link(&self) -> Result<Link, DeviceError> {
+        let mut link = ffi::culvert_link {
+            speed_mbps: 0,
+            full_duplex: 0,
+            up: 0,
+        };
+        // SAFETY: the port exists; the struct lives for the call.
+        self.checked("its link", unsafe {
+            ffi::culvert_port_link(self.id, &raw mut link)
+        })?;
+        Ok(Link {
+            up: link.up != 0,
+            speed_mbps: (link.speed_mbps != 0 && link.speed_mbps != u32::MAX)
+                .then_some(link.speed_mbps),
+            full_duplex: link.full_duplex != 0,
+        })
+    }
+
+    /// The device's counters.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Read`].
+    pub fn stats(&self) -> Result<Stats, DeviceError> {
+        // SAFETY: integers only.
+        let mut raw: ffi::culvert_stats = unsafe { std::mem::zeroed() };
+        // SAFETY: the port exists; the struct lives for the call.
+        self.checked("its statistics", unsafe {
+            ffi::culvert_port_stats(self.id, &raw mut raw)
+        })?;
+        Ok(Stats {
+            rx_packets: raw.rx_packets,
+            tx_packets: raw.tx_packets,
+            rx_bytes: raw.rx_bytes,
+            tx_bytes: raw.tx_bytes,
+            rx_missed: raw.rx_missed,
+            rx_errors: raw.rx_errors,
+            tx_errors: raw.tx_errors,
+            rx_no_buffer: raw.rx_no_buffer,
+        })
+    }
+
+    /// Stops the device and unplugs it. All its queues must have been dropped; a device that is dropped
+    /// without this is closed if it can be, and otherwise stays until the process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::QueuesInUse`], after which it can be tried again, or [`DeviceError::Unplug`].
+    pub fn close(&mut self) -> Result<(), DeviceError> {
+        if self.closed {
+            return Ok(());
+        }
+        let pools = match self.started.take().map(Arc::try_unwrap) {
+            Some(Err(port)) => {
+                self.started = Some(port);
+                return Err(DeviceError::QueuesInUse(self.name.clone()));
+            }
+            Some(Ok(port)) => {
+                // SAFETY: no queue handle is left, so no thread is in a burst.
+                unsafe { ffi::culvert_port_stop(self.id) };
+                port.pools
+            }
+            None => Vec::new(),
+        };
+        self.closed = true;
+        self.multicast = None;
+        // SAFETY: the port exists and is stopped or was never started.
+        let (result, log) = log::capture(|| unsafe { ffi::culvert_device_unplug(self.id) });
+        if result < 0 {
+            // The driver may still know the pools: they outlive it.
+            std::mem::forget(pools);
+            return Err(DeviceError::Unplug {
+                device: self.name.clone(),
+                error: Errno::from_return(result),
+                log,
+            });
+        }
+        Ok(())
+    }
+
+    fn checked(&self, what: &'static str, result: i32) -> Result<(), DeviceError> {
+        if result == 0 {
+            return Ok(());
+        }
+        Err(DeviceError::Read {
+            device: self.name.clone(),
+            what,
+            error: Errno::from_return(result),
+        })
+    }
+
+    fn check_mtu(&self, mtu: u16) -> Result<(), DeviceError> {
+        let wanted = u32::from(mtu) + ETHERNET;
+        let possible = self.frame_limit(mtu);
+        if self.kernel_mtu.is_some() {
+            if wanted <= possible {
+                return Ok(());
+            }
+            let parsed = Devargs::parse(&self.devargs);
+            let interface = parsed
+                .as_ref()
+                .and_then(Devargs::interface)
+                .unwrap_or("INTERFACE");
+            return Err(DeviceError::Mtu {
+                device: self.name.clone(),
+                mtu,
+                limit: possible.saturating_sub(ETHERNET),
+                mend: format!(
+                    "\nTo raise it, before culvert starts: ip link set {interface} mtu {mtu}"
+                ),
+            });
+        }
+        let by_frame = self.max_frame.saturating_sub(FRAME_OVERHEAD);
+        // A driver that names a real MTU limit counts its own overhead.
+        let limit = if self.capabilities.max_mtu == u16::MAX {
+            by_frame
+        } else {
+            u32::from(self.capabilities.max_mtu)
+        };
+        if u32::from(mtu) <= limit {
+            return Ok(());
+        }
+        Err(DeviceError::Mtu {
+            device: self.name.clone(),
+            mtu,
+            limit,
+            mend: String::new(),
+        })
+    }
+
+    /// The MTU that goes into the configuration. `net_af_packet` claims a frame of 1518 bytes whatever its
+    /// ring is made for and takes no notice of the MTU: it gets what passes its own check.
+    fn configured_mtu(&self, mtu: u16) -> u16 {
+        if self.kernel_mtu.is_none() {
+            return mtu;
+        }
+        let claimed =
+            u16::try_from(self.max_frame.saturating_sub(FRAME_OVERHEAD)).unwrap_or(u16::MAX);
+        mtu.min(claimed)
+    }
+
+    fn read_kernel_mtu(&self) -> Option<u32> {
+        let index = self.capabilities.kernel_interface?;
+        let mut name: [c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
+        // SAFETY: the buffer has the size that the call wants.
+        if unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null() {
+            return None;
+        }
+        devargs::kernel_mtu(&text(&name)).ok()
+    }
+
+    /// Sees to it that multicast arrives: the device's own switch, else a membership on the kernel interface
+    /// (which ends with its socket, so that nothing stays changed), else promiscuous mode.
+    fn receive_multicast(&mut self) -> Multicast {
+        // SAFETY: the port is started.
+        if unsafe { ffi::culvert_port_allmulticast(self.id, 1) } == 0 {
+            return Multicast::All;
+        }
+        if let Some(index) = self.capabilities.kernel_interface {
+            if let Ok(socket) = all_multicast_membership(index) {
+                self.multicast = Some(socket);
+                return Multicast::Kernel;
+            }
+            // Promiscuous mode on a kernel device would outlive us.
+            return Multicast::Unfiltered;
+        }
+        // SAFETY: the port is started.
+        if unsafe { ffi::culvert_port_promiscuous(self.id, 1) } == 0 {
+            return Multicast::Promiscuous;
+        }
+        Multicast::Unfiltered
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // What can't be closed now is held by somebody else's queues.
+        let _ = self.close();
+    }
+}
+
+fn all_multicast_membership(index: u32) -> io::Result<OwnedFd> {
+    // SAFETY: a new descriptor is owned by nobody else; the request lives for the call and has its true size.
+    // Protocol 0: the socket itself receives nothing.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut request: libc::packet_mreq = std::mem::zeroed();
+        request.mr_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+        request.mr_type = u16::try_from(libc::PACKET_MR_ALLMULTI).map_err(io::Error::other)?;
+        let size = libc::socklen_t::try_from(size_of_val(&request)).map_err(io::Error::other)?;
+        let result = libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast(),
+            size,
+        );
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(socket)
+        }
+    }
+}
+
+fn port_by_name(name: &CStr) -> Option<u16> {
+    let mut port = 0;
+    // SAFETY: a C string and an integer that live for the call.
+    let result = unsafe { ffi::culvert_port_by_name(name.as_ptr(), &raw mut port) };
+    (result == 0).then_some(port)
+}
+
+fn plug_advice(devargs: &Devargs<'_>) -> String {
+    let name = devargs.device_name();
+    if devargs.is_pci() {
+        return format!(
+            "A PCI device must be bound to vfio-pci (or have a bifurcated driver such as mlx5):\n\
+             modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {name}\n\
+             To see its state: dpdk-devbind.py --status-dev net; without an IOMMU also: \
+             echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+        );
+    }
+    if devargs.is_af_packet() {
+        return "net_af_packet needs iface=NAME of an interface that exists here, and CAP_NET_RAW (root)".to_owned();
+    }
+    format!(
+        "Is {name} a driver of this DPDK, followed by a number (net_null0)? Its drivers: ls /usr/lib/*/dpdk/pmds-*"
+    )
+}
+
+fn step_name(step: u32) -> &'static str {
+    match step {
+        ffi::CULVERT_STEP_CONFIGURE => "its configuration",
+        ffi::CULVERT_STEP_DESCRIPTORS => "its descriptor counts",
+        ffi::CULVERT_STEP_RX_QUEUE => "an RX queue",
+        ffi::CULVERT_STEP_TX_QUEUE => "a TX queue",
+        _ => "the start itself",
+    }
+}
+
+fn common(wanted: Offloads, offered: Offloads) -> Offloads {
+    Offloads {
+        tx_ipv4: wanted.tx_ipv4 && offered.tx_ipv4,
+        tx_udp: wanted.tx_udp && offered.tx_udp,
+        rx_ipv4: wanted.rx_ipv4 && offered.rx_ipv4,
+        rx_udp: wanted.rx_udp && offered.rx_udp,
+    }
+}
+
+impl Offloads {
+    /// Everything that the device has.
+    pub const ALL: Self = Self {
+        tx_ipv4: true,
+        tx_udp: true,
+        rx_ipv4: true,
+        rx_udp: true,
+    };
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.up, self.speed_mbps) {
+            (true, Some(speed)) => write!(f, "up, {speed} Mbit/s"),
+            (true, None) => f.write_str("up"),
+            (false, _) => f.write_str("down"),
+        }
+    }
+}
+
+fn bits(on: bool, mask: u64) -> u64 {
+    if on { mask } else { 0 }
+}
+
+fn text(bytes: &[c_char]) -> String {
+    let bytes: Vec<u8> = bytes
+        .iter()
+        .take_while(|&&byte| byte != 0)
+        .map(|&byte| byte.cast_unsigned())
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,1 @@
+//! DPDK uplinks (placeholder until the queue lands).
