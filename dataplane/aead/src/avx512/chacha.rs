@@ -69,9 +69,15 @@ unsafe fn fill<const SUM: bool>(
     // SAFETY: `at` is below 16 and the arrays have 32 elements.
     unsafe {
         let put = |array: *mut u32, value| _mm512_storeu_si512(array.add(at).cast(), value);
-        put(group.block.as_mut_ptr(), _mm512_add_epi32(words(block), iota));
+        put(
+            group.block.as_mut_ptr(),
+            _mm512_add_epi32(words(block), iota),
+        );
         put(group.counter_low.as_mut_ptr(), words(stream.counter as u32));
-        put(group.counter_high.as_mut_ptr(), words((stream.counter >> 32) as u32));
+        put(
+            group.counter_high.as_mut_ptr(),
+            words((stream.counter >> 32) as u32),
+        );
         put(group.span.as_mut_ptr().cast(), words(Span::FULL.bits()));
         if SUM {
             put(group.slot.as_mut_ptr(), words(stream.slot));
@@ -82,9 +88,17 @@ unsafe fn fill<const SUM: bool>(
         };
         let lines = |start: *const u8| _mm512_add_epi64(_mm512_set1_epi64(start as i64), strides);
         let none = _mm512_setzero_si512();
-        put(group.key.as_mut_ptr().cast(), _mm512_set1_epi64(stream.key as i64), none);
+        put(
+            group.key.as_mut_ptr().cast(),
+            _mm512_set1_epi64(stream.key as i64),
+            none,
+        );
         put(group.source.as_mut_ptr(), lines(source), far);
-        put(group.destination.as_mut_ptr().cast(), lines(destination), far);
+        put(
+            group.destination.as_mut_ptr().cast(),
+            lines(destination),
+            far,
+        );
     }
 }
 
