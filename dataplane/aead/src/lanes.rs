@@ -231,10 +231,6 @@ impl<'g, C: Compute> Pipeline<'g, C> {
     unsafe fn turn(&mut self) {
         let group = &mut self.groups[self.current];
         group.used = self.used;
-        let key = group.key[0];
-        group.one_key = group.key[..self.used]
-            .iter()
-            .fold(true, |one, &k| one & (k == key));
         self.current ^= 1;
         self.used = 0;
         if self.waiting {

@@ -45,10 +45,22 @@ impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
     #[inline(always)]
     unsafe fn compute(&mut self, group: &Group) {
         // SAFETY: the caller's contract.
-        unsafe {
-            keystream(group, self.keystream);
-            apply::<EXACT, SUM>(group, self.keystream, self.sums);
-        }
+        unsafe { compute::<EXACT, SUM>(group, self.keystream, self.sums) }
+    }
+}
+
+/// One function, never inlined: it is called once per sixteen lanes from several places.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn compute<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    blocks: &mut [__m512i; 16],
+    sums: &mut [__m512i; 64],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        keystream(group, blocks);
+        apply::<EXACT, SUM>(group, blocks, sums);
     }
 }
 
@@ -162,6 +174,7 @@ macro_rules! four {
     };
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
@@ -237,7 +250,7 @@ unsafe fn apply<const EXACT: bool, const SUM: bool>(
     keystream: &[__m512i; 16],
     sums: &mut [__m512i; 64],
 ) {
-    for lane in 0..group.used {
+    for lane in 0..group.used.min(16) {
         let (span, source) = (group.span[lane], group.source[lane]);
         let destination = group.destination[lane];
         // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither
