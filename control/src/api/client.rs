@@ -79,8 +79,15 @@ impl Client {
         self.ask(Method::POST, "/v1/apply", body)
     }
 
-    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|error| self.broken(&error))?;
         let exchange = self.exchange(method, path, body);
         let (status, body) = runtime
@@ -94,13 +101,24 @@ impl Client {
             report: String::new(),
             needs_restart: Vec::new(),
         };
-        Err(ClientError::Refused(serde_json::from_slice(&body).unwrap_or_else(unnamed)))
+        Err(ClientError::Refused(
+            serde_json::from_slice(&body).unwrap_or_else(unnamed),
+        ))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|error| self.unconnected(&error))?;
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unconnected(&error))?;
         let io = hyper_util::rt::TokioIo::new(stream);
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|error| self.broken(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .map_err(|error| self.broken(&error))?;
         // Ends with the runtime; its errors come out of the request as well.
         tokio::spawn(connection);
         let request = axum::http::Request::builder()
@@ -110,15 +128,24 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(&error))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| self.broken(&error))?;
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.broken(&error))?;
         Ok((status, body.to_bytes()))
     }
 
     fn unconnected(&self, error: &io::Error) -> ClientError {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(self.run_dir.clone()),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning(self.run_dir.clone())
+            }
             io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
             _ => self.broken(error),
         }

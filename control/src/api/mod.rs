@@ -80,7 +80,9 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
     let (reply, answer) = Reply::new();
     let config = Box::new(config);
     let request = Request::Apply { config, reply };
-    requester.send(request).map_err(|error| ApplyError::Failed(error.to_string()))?;
+    requester
+        .send(request)
+        .map_err(|error| ApplyError::Failed(error.to_string()))?;
     let unanswered = |_| Err(ApplyError::Failed(SendError::Ended.to_string()));
     answer.blocking_recv().unwrap_or_else(unanswered)
 }
@@ -88,7 +90,10 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
 /// Logs what an `apply` did.
 pub fn log_applied(applied: &Applied) {
     if applied.changes.is_empty() {
-        tracing::info!(generation = applied.generation, "configuration applied: nothing changed");
+        tracing::info!(
+            generation = applied.generation,
+            "configuration applied: nothing changed"
+        );
         return;
     }
     tracing::info!(generation = applied.generation, "configuration applied");

@@ -50,11 +50,15 @@ pub fn serve(path: &Path, requester: Requester) -> io::Result<Server> {
         Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
-    let server = Server { path: path.to_owned() };
+    let server = Server {
+        path: path.to_owned(),
+    };
     // The run directory keeps others out until here.
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let run = move || {
         let served = runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -94,16 +98,24 @@ async fn state(AxumState(requester): AxumState<Requester>) -> Response {
     }
 }
 
-async fn apply(AxumState(requester): AxumState<Requester>, Json(body): Json<ApplyBody>) -> Response {
+async fn apply(
+    AxumState(requester): AxumState<Requester>,
+    Json(body): Json<ApplyBody>,
+) -> Response {
     // Reading key files and a long text must not hold up another client's `show`.
-    let checked = tokio::task::spawn_blocking(move || config::parse(&body.text, &body.path, &config::Disk)).await;
+    let checked =
+        tokio::task::spawn_blocking(move || config::parse(&body.text, &body.path, &config::Disk))
+            .await;
     let config = match checked {
         Ok(Ok((config, _))) => config,
         Ok(Err(report)) => return mistaken(&report),
         Err(_) => return failed("the configuration could not be checked"),
     };
     let (reply, answer) = Reply::new();
-    let request = Request::Apply { config: Box::new(config), reply };
+    let request = Request::Apply {
+        config: Box::new(config),
+        reply,
+    };
     if let Err(error) = requester.send(request) {
         return unavailable(error);
     }
@@ -122,7 +134,14 @@ fn applied(answer: Result<Applied, ApplyError>) -> Response {
         }
         Err(ApplyError::NeedsRestart(what)) => {
             let error = ApplyError::NeedsRestart(what.clone()).to_string();
-            refuse(StatusCode::CONFLICT, Refusal { error, report: String::new(), needs_restart: what })
+            refuse(
+                StatusCode::CONFLICT,
+                Refusal {
+                    error,
+                    report: String::new(),
+                    needs_restart: what,
+                },
+            )
         }
         Err(ApplyError::Failed(error)) => failed(&error),
     }
@@ -134,7 +153,14 @@ fn mistaken(report: &config::Report) -> Response {
         errors => format!("the configuration has {errors} mistakes"),
     };
     let report = report.render(false);
-    refuse(StatusCode::UNPROCESSABLE_ENTITY, Refusal { error, report, needs_restart: Vec::new() })
+    refuse(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal {
+            error,
+            report,
+            needs_restart: Vec::new(),
+        },
+    )
 }
 
 fn failed(error: &str) -> Response {
@@ -146,12 +172,22 @@ fn unavailable(error: SendError) -> Response {
 }
 
 fn late() -> Response {
-    plain(StatusCode::GATEWAY_TIMEOUT, "the engine did not answer in time")
+    plain(
+        StatusCode::GATEWAY_TIMEOUT,
+        "the engine did not answer in time",
+    )
 }
 
 fn plain(status: StatusCode, error: &str) -> Response {
     let error = error.to_owned();
-    refuse(status, Refusal { error, report: String::new(), needs_restart: Vec::new() })
+    refuse(
+        status,
+        Refusal {
+            error,
+            report: String::new(),
+            needs_restart: Vec::new(),
+        },
+    )
 }
 
 fn refuse(status: StatusCode, refusal: Refusal) -> Response {

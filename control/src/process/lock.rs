@@ -80,7 +80,8 @@ impl FileLock {
             }
             let locked = file.metadata().map_err(io)?;
             let named = fs::symlink_metadata(path);
-            if !named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            if !named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()))
+            {
                 continue;
             }
             write_pid(&mut file).map_err(io)?;
@@ -172,7 +173,11 @@ const UDP_PREFIX: &str = "culvert/udp";
 pub fn lock_udp(addresses: &[IpAddr], port: u16) -> Result<UdpLock, LockError> {
     let all = [String::from("any")];
     let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    let texts = if texts.is_empty() { all.as_slice() } else { texts.as_slice() };
+    let texts = if texts.is_empty() {
+        all.as_slice()
+    } else {
+        texts.as_slice()
+    };
     let mut names = Vec::with_capacity(texts.len());
     for text in texts {
         let name = format!("{UDP_PREFIX}/{port}/{text}");
@@ -180,7 +185,10 @@ pub fn lock_udp(addresses: &[IpAddr], port: u16) -> Result<UdpLock, LockError> {
     }
     // "any" collides with every address and the other way round. Each process binds first and looks
     // then: of two at once, one or both see the other, and never none.
-    let own: Vec<String> = texts.iter().map(|text| format!("{UDP_PREFIX}/{port}/{text}")).collect();
+    let own: Vec<String> = texts
+        .iter()
+        .map(|text| format!("{UDP_PREFIX}/{port}/{text}"))
+        .collect();
     for name in bound_names(&format!("{UDP_PREFIX}/{port}/")).map_err(|error| LockError::Io {
         what: format!("UDP port {port}"),
         path: "/proc/net/unix".into(),
@@ -188,7 +196,12 @@ pub fn lock_udp(addresses: &[IpAddr], port: u16) -> Result<UdpLock, LockError> {
     })? {
         let wide = name.ends_with("/any") || addresses.is_empty();
         if wide && !own.contains(&name) {
-            return Err(udp_error(&name, "any address", port, io::ErrorKind::AddrInUse.into()));
+            return Err(udp_error(
+                &name,
+                "any address",
+                port,
+                io::ErrorKind::AddrInUse.into(),
+            ));
         }
     }
     Ok(UdpLock { _names: names })
@@ -199,7 +212,11 @@ fn bind(name: &str) -> io::Result<UnixListener> {
 }
 
 fn udp_error(name: &str, address: &str, port: u16, error: io::Error) -> LockError {
-    let address = if address == "any" { "any address" } else { address };
+    let address = if address == "any" {
+        "any address"
+    } else {
+        address
+    };
     let what = format!("UDP port {port} on {address}");
     if error.kind() == io::ErrorKind::AddrInUse {
         let holder = holder_of(name).map_or_else(|| "another process".into(), process_name);
@@ -215,7 +232,8 @@ fn holder_of(name: &str) -> Option<i32> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
     // Non-blocking: nobody accepts there, and a full backlog must not hold this process up.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
     rustix::net::connect(&socket, &address).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&socket).ok()?;
     Some(peer.pid.as_raw_pid())
@@ -248,7 +266,10 @@ mod tests {
         let error = lock_socket(&socket).unwrap_err();
         assert!(matches!(error, LockError::Held { .. }));
         let text = error.to_string();
-        assert!(text.contains(&format!("pid {}", std::process::id())), "{text}");
+        assert!(
+            text.contains(&format!("pid {}", std::process::id())),
+            "{text}"
+        );
         assert!(text.contains("vm1.sock"), "{text}");
         drop(first);
         drop(lock_socket(&socket).unwrap());
@@ -265,7 +286,10 @@ mod tests {
         let second = lock_udp(&[two], port).unwrap();
         let error = lock_udp(&[two], port).unwrap_err().to_string();
         assert!(error.contains("UDP port 9 on 2001:db8::2"), "{error}");
-        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
         assert!(lock_udp(&[], port).is_err());
         drop((first, second));
         let any = lock_udp(&[], port).unwrap();

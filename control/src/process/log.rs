@@ -19,12 +19,18 @@ const VARIABLE: &str = "CULVERT_LOG";
 /// Sets up the process's log, once. A directive that can't be read is reported and `info` holds.
 pub fn init() {
     let directives = std::env::var(VARIABLE).unwrap_or_default();
-    let parsed = EnvFilter::builder().parse(if directives.is_empty() { "info" } else { &directives });
+    let parsed = EnvFilter::builder().parse(if directives.is_empty() {
+        "info"
+    } else {
+        &directives
+    });
     let mistake = parsed.as_ref().err().map(ToString::to_string);
     let filter = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
         Lines::Journal
-    } else if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) {
+    } else if io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    {
         Lines::Terminal
     } else {
         Lines::Plain
@@ -57,7 +63,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let level = *event.metadata().level();
         match self {
             Self::Journal => write!(writer, "<{}>", priority(level))?,

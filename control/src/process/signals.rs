@@ -49,7 +49,12 @@ pub fn serve(config: PathBuf, requester: Requester, notify: Notify) -> io::Resul
     Ok(())
 }
 
-fn serve_forever(signals: &SignalFd, config: &std::path::Path, requester: &Requester, notify: Notify) {
+fn serve_forever(
+    signals: &SignalFd,
+    config: &std::path::Path,
+    requester: &Requester,
+    notify: Notify,
+) {
     let mut draining = false;
     loop {
         let signal = match signals.read_signal() {
@@ -61,7 +66,10 @@ fn serve_forever(signals: &SignalFd, config: &std::path::Path, requester: &Reque
                 return;
             }
         };
-        match i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()) {
+        match i32::try_from(signal.ssi_signo)
+            .ok()
+            .and_then(|number| Signal::try_from(number).ok())
+        {
             Some(Signal::SIGHUP) => reload(config, requester, notify),
             Some(signal) if draining => {
                 tracing::warn!("second {signal}: ending at once");
@@ -94,12 +102,20 @@ fn reload(config: &std::path::Path, requester: &Requester, notify: Notify) {
             tracing::error!(config = %config.display(), errors, "the configuration has mistakes; nothing was changed");
             for mistake in report.mistakes() {
                 let place = mistake.span;
-                tracing::error!("{}:{}:{}: {}", config.display(), place.line, place.column, mistake.message);
+                tracing::error!(
+                    "{}:{}:{}: {}",
+                    config.display(),
+                    place.line,
+                    place.column,
+                    mistake.message
+                );
             }
         }
         Ok((config, _)) => match crate::api::apply_blocking(requester, config) {
             Ok(applied) => crate::api::log_applied(&applied),
-            Err(error) => tracing::error!(%error, "the configuration was not applied; nothing was changed"),
+            Err(error) => {
+                tracing::error!(%error, "the configuration was not applied; nothing was changed")
+            }
         },
     }
     notify.ready();
