@@ -420,6 +420,16 @@ impl Device {
         }
     }
 
+    /// Descriptors per RX and per TX queue that [`Device::start`] asks for when nothing is said.
+    #[must_use]
+    pub fn descriptors(&self) -> [u16; 2] {
+        self.descriptors.map(|preferred| match preferred {
+            0 => DESCRIPTORS,
+            // Some drivers prefer very short rings, which a burst of 64 fills at once.
+            few => few.max(512),
+        })
+    }
+
     /// Configures the device and starts it.
     ///
     /// # Errors
@@ -453,14 +463,12 @@ impl Device {
         // 2. Configure, set the queues up, start.
         let offloads = common(config.offloads, self.capabilities.offloads);
         let raw_pools: Vec<_> = pools.iter().map(|pool| pool.raw()).collect();
-        let preferred = |given: Option<u16>, own: u16| {
-            given.unwrap_or(if own == 0 { DESCRIPTORS } else { own.max(512) })
-        };
+        let [rx_descriptors, tx_descriptors] = self.descriptors();
         let request = ffi::culvert_port_config {
             rx_queues: u16::try_from(rx_queues).expect("no more than the device's u16"),
             tx_queues,
-            rx_descriptors: preferred(config.rx_descriptors, self.descriptors[0]),
-            tx_descriptors: preferred(config.tx_descriptors, self.descriptors[1]),
+            rx_descriptors: config.rx_descriptors.unwrap_or(rx_descriptors),
+            tx_descriptors: config.tx_descriptors.unwrap_or(tx_descriptors),
             mtu: self.configured_mtu(config.mtu),
             rss: u8::from(rx_queues > 1),
             rx_offloads: bits(offloads.rx_ipv4, ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM)
