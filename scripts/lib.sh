@@ -71,15 +71,19 @@ SCENARIO_PACKAGES=(
 )
 
 need_cargo() {
+    # sudo resets PATH; rustup's folder is the usual one.
+    command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
     command -v cargo >/dev/null || die "cargo was not found: install Rust (https://rustup.rs) and try again"
-    # bindgen takes the newest libclang it meets, with the headers of the default clang: keep the two together.
-    if [ -z "${LIBCLANG_PATH:-}" ] && command -v clang >/dev/null; then
-        local resources
-        resources=$(clang -print-resource-dir)
-        resources=${resources%/lib*/clang/*}
-        if compgen -G "$resources/lib/libclang*.so*" >/dev/null; then
-            export LIBCLANG_PATH=$resources/lib
-        fi
+}
+
+# bindgen takes the newest libclang it meets, with the headers of the default clang: keep the two together.
+need_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return
+    local folder
+    folder=$(clang -print-resource-dir)
+    folder=${folder%/lib*/clang/*}/lib
+    if compgen -G "$folder/libclang*.so*" >/dev/null; then
+        export LIBCLANG_PATH=$folder
     fi
 }
 
@@ -110,4 +114,18 @@ hugepages_down() {
         echo 0 | as_root tee /proc/sys/vm/nr_hugepages >/dev/null || true
         HUGEPAGES_TAKEN=0
     fi
+}
+
+# Namespaces and scratch folders of runs that have ended without removing them: their names carry the run's
+# process id.
+sweep() {
+    local name pid
+    for name in $(ip netns list 2>/dev/null | grep -o '^cv-[0-9]*-[^ ]*' || true); do
+        pid=${name#cv-}
+        [ -e "/proc/${pid%%-*}" ] || as_root ip netns del "$name" 2>/dev/null || true
+    done
+    for name in "${TMPDIR:-/tmp}"/cv-[0-9]*-[0-9]*; do
+        pid=${name##*/cv-}
+        [ ! -d "$name" ] || [ -e "/proc/${pid%%-*}" ] || as_root rm -rf "$name"
+    done
 }

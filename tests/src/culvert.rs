@@ -3,13 +3,14 @@
 //! In: YAML, a namespace. Out: a running `culvert` with its run directory under the scenario's scratch folder.
 //! Never: anything but the command line that an operator has.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -132,6 +133,34 @@ impl Culvert {
         run(command.args(words), ANSWER)
     }
 
+    /// The counters of one port.
+    pub fn port(&self, name: &str) -> Result<PortCounts> {
+        let show = self.show()?;
+        let port = named(&show, "ports", name)?;
+        let packets = |way: &str| {
+            let count = port[way]["packets"].as_u64();
+            count.with_context(|| format!("no {way}.packets in {port}"))
+        };
+        Ok(PortCounts {
+            from_guest: packets("rx")?,
+            to_guest: packets("tx")?,
+            drops: counts(port),
+        })
+    }
+
+    /// Every drop counter by reason, summed over ports, peers, uplinks and workers.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let show = self.show()?;
+        let mut sums = BTreeMap::new();
+        for entry in show["drops"].as_array().context("no list of drops")? {
+            let reason = entry["reason"]
+                .as_str()
+                .context("a drop without a reason")?;
+            *sums.entry(reason.to_owned()).or_default() += entry["packets"].as_u64().unwrap_or(0);
+        }
+        Ok(sums)
+    }
+
     /// Applies another configuration.
     pub fn apply(&self, yaml: &str) -> Result<()> {
         let (status, out, err) = self.try_apply(yaml)?;
@@ -181,6 +210,25 @@ impl Culvert {
         Self::launch(scenario, &name, namespace, &yaml)
     }
 
+    /// Starts another instance beside this one, which must be refused: it ends by itself, not with 0. Gives its log.
+    pub fn second(&self, namespace: &Namespace, run_dir: &Path, yaml: &str) -> Result<String> {
+        let config = self.config.with_extension("second.yaml");
+        fs::write(&config, yaml)?;
+        let mut command = namespace.program(culvert_binary()?);
+        command
+            .arg("run")
+            .arg("-c")
+            .arg(&config)
+            .arg("--run-dir")
+            .arg(run_dir);
+        let (status, out, err) = bounded(&mut command, ANSWER)?;
+        ensure!(
+            !status.success(),
+            "a second instance ended with {status}\n{out}{err}"
+        );
+        Ok(format!("{out}{err}"))
+    }
+
     /// Its run directory.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
@@ -206,16 +254,46 @@ impl Culvert {
     }
 }
 
-/// One entry of a list or a map in `show --json`, by name.
-pub fn named<'a>(show: &'a Value, section: &str, name: &str) -> Result<&'a Value> {
-    let section_value = &show[section];
-    let found = match section_value {
-        Value::Array(entries) => entries.iter().find(|entry| entry["name"] == name),
-        Value::Object(entries) => entries.get(name),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    };
-    match found {
-        Some(value) => Ok(value),
-        None => bail!("no {section} '{name}' in {show}"),
+/// What `show --json` tells of a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortCounts {
+    /// Frames from the guest.
+    pub from_guest: u64,
+    /// Frames to the guest.
+    pub to_guest: u64,
+    /// Lost frames by name, both ways.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl PortCounts {
+    /// How many were lost for a reason.
+    pub fn drop_count(&self, reason: &str) -> u64 {
+        self.drops.get(reason).copied().unwrap_or(0)
     }
+}
+
+/// The names in one of the lists of `show --json`, in its order.
+pub fn names(show: &Value, section: &str) -> Vec<String> {
+    let entries = show[section]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    entries
+        .iter()
+        .filter_map(|entry| entry["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn named<'a>(show: &'a Value, section: &str, name: &str) -> Result<&'a Value> {
+    show[section]
+        .as_array()
+        .and_then(|entries| entries.iter().find(|entry| entry["name"] == name))
+        .with_context(|| format!("no {section} '{name}' in {show}"))
+}
+
+fn counts(entry: &Value) -> BTreeMap<String, u64> {
+    let entries = entry["drops"].as_object().into_iter().flatten();
+    entries
+        .map(|(name, count)| (name.clone(), count.as_u64().unwrap_or(0)))
+        .collect()
 }

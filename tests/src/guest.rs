@@ -176,6 +176,29 @@ impl Guest {
         Ok(output)
     }
 
+    /// Pings an address until the first answer.
+    pub fn wait_ping(&mut self, to: &str, limit: Limit) -> Result<()> {
+        let what = format!("an answer from {to} to a ping of {}", self.name);
+        let command = format!("{PING} -c 1 -W 1 {to}");
+        eventually(&what, limit, || {
+            let (status, _) = self.run(&command, Duration::from_secs(10))?;
+            Ok((status == 0).then_some(()))
+        })
+    }
+
+    /// Pings an address `count` times; every ping must be answered. Gives the mean round trip in milliseconds.
+    pub fn ping(&mut self, to: &str, count: u32) -> Result<f64> {
+        let output = self.sh(
+            &format!("{PING} -q -c {count} -i 0.1 -W 2 {to}"),
+            Duration::from_secs(10 + u64::from(count)),
+        )?;
+        ensure!(output.contains(" 0% packet loss"), "{output}");
+        let mean = output
+            .rsplit_once("= ")
+            .and_then(|(_, figures)| figures.split('/').nth(1)?.parse().ok());
+        mean.with_context(|| format!("no round-trip time in: {output}"))
+    }
+
     /// Reboots the guest as its own `reboot` would, without waiting for it to come back.
     pub fn reboot(&mut self) -> Result<()> {
         self.serial += 1;

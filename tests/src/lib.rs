@@ -18,15 +18,19 @@ mod process;
 mod scenario;
 mod testpmd;
 mod topology;
+mod transfer;
 mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
-pub use culvert::{Culvert, Keys, culvert_binary, named};
+pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
 pub use needs::Part;
 pub use network::{Namespace, Veth, sweep};
 pub use process::{Limit, Process, eventually, run};
 pub use scenario::Scenario;
 pub use testpmd::{Counted, Testpmd, TestpmdSpec};
-pub use topology::{Host, HostSpec, PeerSpec, PortSpec, SocketMode, TwoHosts, Uplink};
+pub use topology::{
+    Far, GUEST_MTU, Host, HostSpec, Outer, PORT, PeerSpec, PortSpec, SocketMode, TwoHosts, Uplink,
+};
+pub use transfer::{Moved, tcp_transfer, udp_exchange};
 pub use wireguard_go::WireguardGo;

@@ -11,15 +11,14 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::culvert::{Culvert, Keys};
 use crate::guest::{Addressing, Guest, GuestSpec, Nic};
 use crate::network::{Namespace, Veth};
-use crate::process::eventually;
 use crate::scenario::Scenario;
+use crate::wireguard_go::WireguardGo;
 
 /// What carries the sealed packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +118,12 @@ impl HostSpec {
             Uplink::Udp => writeln!(out, "    driver: udp")?,
             Uplink::Dpdk => {
                 writeln!(out, "    driver: dpdk")?;
-                writeln!(out, "    device: net_af_packet0,iface={}", Veth::NAME)?;
+                // A queue pair for each worker.
+                let (name, pairs) = (Veth::NAME, self.workers);
+                writeln!(
+                    out,
+                    "    device: net_af_packet0,iface={name},qpairs={pairs}"
+                )?;
             }
         }
         writeln!(out, "    addresses: {}", list(&self.wan))?;
@@ -253,6 +257,69 @@ impl Host {
     }
 }
 
+/// The tunnel's UDP port on every host.
+pub const PORT: u16 = 51820;
+
+/// What a guest is told to use on the wire: 1500 outside, less what WireGuard over IPv6 takes.
+pub const GUEST_MTU: u16 = 1420;
+
+/// One of the two sides, `1` or `2`: the digit in all its addresses. It knows no peer yet.
+pub(crate) fn host(
+    scenario: &Scenario,
+    node: &str,
+    side: u8,
+    uplink: Uplink,
+    workers: usize,
+    mode: SocketMode,
+) -> Result<Host> {
+    let spec = HostSpec {
+        node: node.to_owned(),
+        uplink,
+        workers,
+        wan: vec![format!("192.0.2.{side}/24"), format!("2001:db8::{side}/64")],
+        listen_port: PORT,
+        keys: Keys::generate(scenario, node)?,
+        gateways: vec![format!("10.1.{side}.1/24"), format!("fd00:{side}::1/64")],
+        gateway_mac: format!("02:00:00:00:0{side}:01"),
+        peers: Vec::new(),
+        ports: vec![PortSpec {
+            name: "vm1".to_owned(),
+            socket: scenario.path(&format!("{node}-vm1.sock")),
+            mode,
+            queues: u16::try_from(workers)?,
+            mac: format!("52:54:00:00:0{side}:10"),
+            addresses: vec![format!("10.1.{side}.10"), format!("fd00:{side}::10")],
+        }],
+    };
+    Ok(Host {
+        culvert: None,
+        spec,
+        namespace: Namespace::make(node)?,
+    })
+}
+
+/// What is behind a side.
+pub(crate) fn behind(side: u8) -> Vec<String> {
+    vec![format!("10.1.{side}.0/24"), format!("fd00:{side}::/64")]
+}
+
+/// Where a side's tunnel listens.
+pub(crate) fn endpoint(side: u8, outer: Outer) -> String {
+    match outer {
+        Outer::V4 => format!("192.0.2.{side}:{PORT}"),
+        Outer::V6 => format!("[2001:db8::{side}]:{PORT}"),
+    }
+}
+
+/// The IP version outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// Two hypervisors joined by a veth.
 #[derive(Debug)]
 pub struct TwoHosts {
@@ -265,26 +332,23 @@ pub struct TwoHosts {
 }
 
 impl TwoHosts {
-    /// Both hosts' UDP port.
-    pub const PORT: u16 = 51820;
-
-    /// Lays the cable and writes both specs; nothing runs yet. IPv4 outside, both families inside.
+    /// Lays the cable and writes both specs; nothing runs yet.
     pub fn lay(
         scenario: &Scenario,
         uplink: Uplink,
         workers: usize,
         mode: SocketMode,
     ) -> Result<Self> {
-        let mut a = Self::host(scenario, "hv-a", 1, uplink, workers, mode)?;
-        let mut b = Self::host(scenario, "hv-b", 2, uplink, workers, mode)?;
-        a.spec.peers.push(Self::peer(&b));
-        b.spec.peers.push(Self::peer(&a));
+        let mut a = host(scenario, "hv-a", 1, uplink, workers, mode)?;
+        let mut b = host(scenario, "hv-b", 2, uplink, workers, mode)?;
+        a.spec.peers.push(Self::peer(&b, 2));
+        b.spec.peers.push(Self::peer(&a, 1));
         let veth = Veth::join(&a.namespace, &b.namespace)?;
-        if uplink == Uplink::Udp {
-            for host in [&a, &b] {
-                for address in &host.spec.wan {
-                    veth.address(&host.namespace, address)?;
-                }
+        for host in [&mut a, &mut b] {
+            // One family outside: with IPv6 on it, the kernel's side of the cable would announce itself (MLD).
+            host.spec.wan.truncate(1);
+            if uplink == Uplink::Udp {
+                veth.address(&host.namespace, &host.spec.wan[0])?;
             }
         }
         Ok(Self { a, b, veth })
@@ -297,73 +361,82 @@ impl TwoHosts {
     }
 
     /// Boots a guest on each side, at the same time.
-    pub fn boot_guests(&self, scenario: &Scenario) -> Result<(Guest, Guest)> {
-        let mut vm_a = Guest::start(scenario, &self.a.guest("vm-a")?)?;
-        let mut vm_b = Guest::start(scenario, &self.b.guest("vm-b")?)?;
+    pub fn boot_guests(&self, scenario: &Scenario, device_options: &str) -> Result<(Guest, Guest)> {
+        let mut specs = [self.a.guest("vm-a")?, self.b.guest("vm-b")?];
+        for spec in &mut specs {
+            spec.device_options.push_str(device_options);
+        }
+        let mut vm_a = Guest::start(scenario, &specs[0])?;
+        let mut vm_b = Guest::start(scenario, &specs[1])?;
         vm_a.wait_up()?;
         vm_b.wait_up()?;
         Ok((vm_a, vm_b))
     }
 
-    /// Waits until a ping from one guest to an address passes.
-    pub fn wait_ping(from: &mut Guest, to: &str, limit: Duration) -> Result<()> {
-        let what = format!("a ping from {} to {to}", from.name());
-        let command = format!("{} -c 1 -W 1 {to}", crate::guest::PING);
-        eventually(&what, limit, || {
-            let (status, _) = from.run(&command, Duration::from_secs(10))?;
-            Ok((status == 0).then_some(()))
-        })
-    }
-
-    fn host(
-        scenario: &Scenario,
-        node: &str,
-        side: u8,
-        uplink: Uplink,
-        workers: usize,
-        mode: SocketMode,
-    ) -> Result<Host> {
-        let spec = HostSpec {
-            node: node.to_owned(),
-            uplink,
-            workers,
-            wan: vec![format!("192.0.2.{side}/24")],
-            listen_port: Self::PORT,
-            keys: Keys::generate(scenario, node)?,
-            gateways: vec![format!("10.1.{side}.1/24"), format!("fd00:{side}::1/64")],
-            gateway_mac: format!("02:00:00:00:0{side}:01"),
-            peers: Vec::new(),
-            ports: vec![PortSpec {
-                name: "vm1".to_owned(),
-                socket: scenario.path(&format!("{node}-vm1.sock")),
-                mode,
-                queues: 1,
-                mac: format!("52:54:00:00:0{side}:10"),
-                addresses: vec![format!("10.1.{side}.10"), format!("fd00:{side}::10")],
-            }],
-        };
-        Ok(Host {
-            culvert: None,
-            spec,
-            namespace: Namespace::make(node)?,
-        })
-    }
-
-    fn peer(host: &Host) -> PeerSpec {
-        let spec = &host.spec;
-        let address = spec
-            .wan
-            .first()
-            .map(|address| address.split('/').next().unwrap_or_default());
+    fn peer(host: &Host, side: u8) -> PeerSpec {
         PeerSpec {
-            name: spec.node.clone(),
-            public_key: spec.keys.public.clone(),
-            endpoint: address.map(|address| format!("{address}:{}", spec.listen_port)),
-            allowed_ips: spec
-                .gateways
-                .iter()
-                .map(|gateway| gateway.replace(".1/", ".0/").replace("::1/", "::/"))
-                .collect(),
+            name: host.spec.node.clone(),
+            public_key: host.spec.keys.public.clone(),
+            endpoint: Some(endpoint(side, Outer::V4)),
+            allowed_ips: behind(side),
         }
+    }
+}
+
+/// A hypervisor and, at the other end of the veth, Debian's wireguard-go in the place of `hv-b`.
+///
+/// ```text
+///   vm-a ── port ── hv-a ─────── wan0 (veth) ─────── far: wireguard-go
+///   10.1.1.10                192.0.2.1     192.0.2.2       10.1.2.1
+///   fd00:1::10             2001:db8::1   2001:db8::2       fd00:2::1
+/// ```
+#[derive(Debug)]
+pub struct Far {
+    /// The hypervisor.
+    pub a: Host,
+    /// The far end's program.
+    pub peer: WireguardGo,
+    /// The far end's namespace.
+    pub namespace: Namespace,
+    /// The cable.
+    pub veth: Veth,
+}
+
+impl Far {
+    /// Lays the cable and starts wireguard-go; Culvert is not started yet.
+    pub fn lay(scenario: &Scenario, uplink: Uplink, workers: usize, outer: Outer) -> Result<Self> {
+        let mut a = host(scenario, "hv-a", 1, uplink, workers, SocketMode::Server)?;
+        let namespace = Namespace::make("far")?;
+        let veth = Veth::join(&a.namespace, &namespace)?;
+        if uplink == Uplink::Udp {
+            for address in &a.spec.wan {
+                veth.address(&a.namespace, address)?;
+            }
+        }
+        veth.address(&namespace, "192.0.2.2/24")?;
+        veth.address(&namespace, "2001:db8::2/64")?;
+        let keys = Keys::generate(scenario, "far")?;
+        let inside = ["10.1.2.1/24", "fd00:2::1/64"];
+        let peer = WireguardGo::start(scenario, &namespace, &keys, PORT, &inside, GUEST_MTU)?;
+        let behind_a = behind(1);
+        let behind_a: Vec<&str> = behind_a.iter().map(String::as_str).collect();
+        peer.peer(
+            &namespace,
+            &a.spec.keys,
+            Some(&endpoint(1, outer)),
+            &behind_a,
+        )?;
+        a.spec.peers.push(PeerSpec {
+            name: "far".to_owned(),
+            public_key: keys.public,
+            endpoint: Some(endpoint(2, outer)),
+            allowed_ips: behind(2),
+        });
+        Ok(Self {
+            a,
+            peer,
+            namespace,
+            veth,
+        })
     }
 }
