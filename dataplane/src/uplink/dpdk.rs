@@ -55,6 +55,10 @@ const _: () = assert!(culvert_dpdk_sys::BURST >= limits::SUB_BATCH);
 /// Bursts that `receive` may hold.
 const BURSTS: usize = limits::UPLINK_BURST.div_ceil(culvert_dpdk_sys::BURST);
 
+/// Mbufs in a worker's hands at a time, of either pool.
+#[expect(clippy::cast_possible_truncation, reason = "limits are small")]
+const BURST_MBUFS: u32 = (BURSTS * culvert_dpdk_sys::BURST + limits::SUB_BATCH) as u32;
+
 /// Mbufs that a worker's thread may keep in a pool's cache.
 const CACHE: u32 = 256;
 
@@ -128,7 +132,7 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
 
     // 2. Two pools, for what the rings, the workers' bursts and the caches hold.
     let descriptors = device.descriptors();
-    let workers_hold = u32::from(workers) * (limits::UPLINK_BURST as u32 + CACHE * 3 / 2);
+    let workers_hold = u32::from(workers) * (BURST_MBUFS + CACHE * 3 / 2);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let pool = |kind: &str, ring: u32, room: usize| {
         let room = u16::try_from(room).unwrap_or(u16::MAX);
@@ -297,7 +301,7 @@ impl DpdkUplink {
 /// The receiving half.
 pub struct Rx {
     /// What `datagrams` points into. Before the queue: see `DpdkUplink::close`.
-    held: [MbufBurst; BURSTS],
+    held: Box<[MbufBurst; BURSTS]>,
     datagrams: Vec<Datagram>,
     queue: Option<RxQueue>,
     mac: MacAddr,
@@ -307,7 +311,7 @@ pub struct Rx {
 impl Rx {
     fn new(queue: Option<RxQueue>, mac: MacAddr, partial: bool) -> Self {
         Self {
-            held: [const { MbufBurst::new() }; BURSTS],
+            held: Box::new([const { MbufBurst::new() }; BURSTS]),
             datagrams: Vec::with_capacity(BURSTS * culvert_dpdk_sys::BURST),
             queue,
             mac,
@@ -322,7 +326,7 @@ impl Rx {
     ) -> Burst<'_> {
         // 1. The last burst's buffers go home, then new ones come.
         self.datagrams.clear();
-        for held in &mut self.held {
+        for held in self.held.iter_mut() {
             held.clear();
         }
         let Some(queue) = &mut self.queue else {
@@ -330,7 +334,7 @@ impl Rx {
                 datagrams: &mut self.datagrams,
             };
         };
-        for held in &mut self.held {
+        for held in self.held.iter_mut() {
             queue.burst(held);
             if held.vacancy() > 0 {
                 break;
@@ -339,7 +343,7 @@ impl Rx {
 
         // 2. Each frame gets its verdict.
         let mut bytes = 0;
-        for held in &mut self.held {
+        for held in self.held.iter_mut() {
             held.iter()
                 .take(4)
                 .for_each(culvert_dpdk_sys::Mbuf::prefetch);
@@ -466,7 +470,7 @@ fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) {
 pub struct Tx {
     /// What `rooms` points into, in order; the first `committed` have their headers.
     /// Before the queue and the pool: see `DpdkUplink::close`.
-    reserved: MbufBurst,
+    reserved: Box<MbufBurst>,
     rooms: Vec<Room>,
     committed: usize,
     /// Committed datagrams that can't go out, by reason, until `flush` counts them.
@@ -490,7 +494,7 @@ impl Tx {
         worker: u16,
     ) -> Self {
         Self {
-            reserved: MbufBurst::new(),
+            reserved: Box::default(),
             rooms: Vec::with_capacity(limits::SUB_BATCH),
             committed: 0,
             refused: Vec::with_capacity(limits::SUB_BATCH),
@@ -595,7 +599,7 @@ impl Tx {
     pub(super) fn flush(&mut self, counters: &UplinkCounters) {
         // 1. Committed mbufs part from those that stay reserved.
         let rest = self.reserved.split_off(self.committed);
-        let mut burst = std::mem::replace(&mut self.reserved, rest);
+        let mut burst = std::mem::replace(&mut *self.reserved, rest);
         self.committed = 0;
         self.rooms.clear();
         if !self.refused.is_empty() {
