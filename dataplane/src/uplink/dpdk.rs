@@ -393,11 +393,11 @@ impl Rx {
         }
     }
 
-    #[expect(
-        clippy::unused_self,
-        reason = "a device with interrupts will have descriptors"
-    )]
-    pub(super) fn descriptors(&self, _visit: &mut dyn FnMut(BorrowedFd<'_>)) {}
+    pub(super) fn descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        if let Some(descriptor) = self.queue.as_ref().and_then(RxQueue::descriptor) {
+            visit(descriptor);
+        }
+    }
 }
 
 fn punt(frame: &[u8], uplink: &Uplink, host: &mut rtrb::Producer<HostPunt>) {
