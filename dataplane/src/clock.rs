@@ -1,4 +1,4 @@
-//! The workers' clock: monotonic nanoseconds, read once per turn.
+//! The workers' clock: nanoseconds since boot (suspension counts: keys age then, too), read once per turn.
 //!
 //! In: the kernel's monotonic clock. Out: the protocol's `Instant` and `Now`.
 //! Never: read per packet.
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The monotonic time.
 #[must_use]
 pub fn monotonic() -> Instant {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
     Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
@@ -20,6 +20,11 @@ pub fn monotonic() -> Instant {
 /// The monotonic and the wall-clock time (a clock before 1970 counts as 1970).
 #[must_use]
 pub fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now { monotonic: monotonic(), unix }
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    Now {
+        monotonic: monotonic(),
+        unix,
+    }
 }
