@@ -1,4 +1,8 @@
 //! Frames between our frontend and a port, in every ring layout.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
 
 mod common;
 

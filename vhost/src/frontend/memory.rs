@@ -114,14 +114,14 @@ impl SharedMemory {
 
     /// Loads a 16-bit word with acquire ordering.
     pub fn load(&self, guest: u64) -> u16 {
-        assert!(guest % 2 == 0, "an aligned word");
+        assert!(guest.is_multiple_of(2), "an aligned word");
         // SAFETY: `at` checked address and length; the mapping is page-aligned.
         unsafe { raw::load_acquire(self.at(guest, size_of::<u16>()).cast()) }
     }
 
     /// Stores a 16-bit word with release ordering.
     pub fn store(&self, guest: u64, value: u16) {
-        assert!(guest % 2 == 0, "an aligned word");
+        assert!(guest.is_multiple_of(2), "an aligned word");
         // SAFETY: as in `load`.
         unsafe { raw::store_release(self.at(guest, size_of::<u16>()).cast(), value) }
     }

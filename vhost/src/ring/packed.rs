@@ -86,7 +86,7 @@ impl PackedRing {
                 .memory
                 .resolve_frontend(address, length)
                 .ok_or(RingFault::RingAddress)?;
-            if address % align != 0 || host.addr().get() as u64 % align != 0 {
+            if !address.is_multiple_of(align) || !(host.addr().get() as u64).is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             Ok((host, guest))

@@ -52,7 +52,7 @@ impl SplitRing {
         }
         let size = u64::from(plan.size);
         let resolve = |address: u64, align: u64, length: u64| {
-            if address % align != 0 {
+            if !address.is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             let (host, guest) = plan
@@ -60,7 +60,7 @@ impl SplitRing {
                 .resolve_frontend(address, length)
                 .ok_or(RingFault::RingAddress)?;
             // The host address must be aligned too: a frontend chooses its own addresses.
-            if host.addr().get() as u64 % align != 0 {
+            if !(host.addr().get() as u64).is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             Ok((host, guest))
@@ -122,12 +122,7 @@ impl SplitRing {
         let slot = usize::from(position & (self.size - 1));
         // SAFETY: the slot is less than the size, and the available ring was resolved with all
         // of its entries, aligned to 2.
-        u16::from_le(unsafe {
-            self.available
-                .add(HEADER + 2 * slot)
-                .cast::<u16>()
-                .read_volatile()
-        })
+        unsafe { raw::load_acquire(self.available.add(HEADER + 2 * slot).cast()) }
     }
 }
 

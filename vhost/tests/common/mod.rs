@@ -1,5 +1,6 @@
 //! A port in a temporary folder, a frontend on it, and a little worker.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -9,17 +10,17 @@ use culvert_vhost::frontend::{Frontend, FrontendConfig};
 use culvert_vhost::{Offloads, Port, PortConfig, PortEvent, RingOptions};
 use culvert_wire::{MacAddr, VnetHeader};
 
-pub struct Bench {
+pub(crate) struct Bench {
     pub port: Option<Port>,
     pub events: Receiver<PortEvent>,
     pub config: PortConfig,
     _folder: tempfile::TempDir,
 }
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Bench {
-    pub fn new(change: impl FnOnce(&mut PortConfig)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut PortConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("p.sock");
         let mut config = PortConfig::new("p", socket, MacAddr([2, 0, 0, 0, 0, 1]));
@@ -34,15 +35,15 @@ impl Bench {
         }
     }
 
-    pub fn port(&self) -> &Port {
+    pub(crate) fn port(&self) -> &Port {
         self.port.as_ref().unwrap()
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.config.socket.clone()
     }
 
-    pub fn connect(&self, config: FrontendConfig) -> Frontend {
+    pub(crate) fn connect(&self, config: FrontendConfig) -> Frontend {
         let pairs = config.queue_pairs;
         let frontend = Frontend::connect(&self.path(), config).unwrap();
         self.wait(|event| is_up(event, pairs));
@@ -50,14 +51,14 @@ impl Bench {
     }
 
     /// Ends the port and opens it again, as a new process would.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         drop(self.port.take());
         let (port, events) = open(&self.config);
         self.port = Some(port);
         self.events = events;
     }
 
-    pub fn wait(&self, mut is_wanted: impl FnMut(&PortEvent) -> bool) -> PortEvent {
+    pub(crate) fn wait(&self, mut is_wanted: impl FnMut(&PortEvent) -> bool) -> PortEvent {
         let until = Instant::now() + PATIENCE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -69,7 +70,7 @@ impl Bench {
     }
 }
 
-pub fn is_up(event: &PortEvent, pairs: u16) -> bool {
+pub(crate) fn is_up(event: &PortEvent, pairs: u16) -> bool {
     matches!(event,
         PortEvent::LinkUp { queue_pairs, .. } | PortEvent::QueuesChanged { queue_pairs }
             if *queue_pairs == pairs)
@@ -85,7 +86,7 @@ fn open(config: &PortConfig) -> (Port, Receiver<PortEvent>) {
 }
 
 /// Every combination of layout and ring options that matters.
-pub fn variants() -> Vec<FrontendConfig> {
+pub(crate) fn variants() -> Vec<FrontendConfig> {
     let mut all = Vec::new();
     for packed in [false, true] {
         for rings in [
@@ -119,13 +120,13 @@ pub fn variants() -> Vec<FrontendConfig> {
     all
 }
 
-pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     (0..len as u64)
         .map(|i| ((i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
         .collect()
 }
 
-pub fn header(seed: u16) -> VnetHeader {
+pub(crate) fn header(seed: u16) -> VnetHeader {
     VnetHeader {
         flags: 1,
         gso_type: 1,
@@ -138,7 +139,7 @@ pub fn header(seed: u16) -> VnetHeader {
 }
 
 /// Takes all frames that are there.
-pub fn take_frames(port: &Port, queue: u16) -> Vec<(VnetHeader, Vec<u8>)> {
+pub(crate) fn take_frames(port: &Port, queue: u16) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some(mut burst) = port.guest_tx(queue).try_lock() {
         let count = burst.fetch(32);
@@ -158,6 +159,6 @@ pub fn take_frames(port: &Port, queue: u16) -> Vec<(VnetHeader, Vec<u8>)> {
     frames
 }
 
-pub fn all_offloads() -> Offloads {
+pub(crate) fn all_offloads() -> Offloads {
     Offloads::all()
 }
