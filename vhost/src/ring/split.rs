@@ -200,6 +200,8 @@ impl RingLayout for SplitRing {
         Ok(builder.finish(walk, head, 1))
     }
 
+    fn keep_together(&mut self, _count: usize) {}
+
     /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
     /// [`publish`](Self::publish).
     #[inline]
