@@ -808,10 +808,12 @@ fn descriptors_and_buffers_are_rewritten_while_they_are_read() {
     for config in layouts() {
         let bench = Bench::new(|_| {});
         let is_done = AtomicBool::new(false);
-        let frontend = bench.connect(config.clone());
+        let mut frontend = bench.connect(config.clone());
         let port = bench.port();
+        let mut restarts = 0;
         std::thread::scope(|scope| {
-            let frontend = &frontend;
+            let frontend = &mut frontend;
+            let restarts = &mut restarts;
             let is_done = &is_done;
             for ring in [RX, TX] {
                 scope.spawn(move || {
@@ -836,11 +838,38 @@ fn descriptors_and_buffers_are_rewritten_while_they_are_read() {
                 state
             };
             while Instant::now() < until {
-                let areas = frontend.queues[(random() % 2) as usize].driver.areas();
+                // A ring that was stopped is set up again, on whatever lies there.
+                for ring in [RX, TX] {
+                    let is_live = match ring {
+                        TX => port.guest_tx(0).is_live(),
+                        _ => port.guest_rx(0).is_live(),
+                    };
+                    if !is_live {
+                        let base = frontend.stop_ring(ring).unwrap();
+                        frontend.start_ring(ring, base, None).unwrap();
+                        *restarts += 1;
+                    }
+                }
+                let is_rx = random() % 2 == 0;
+                let areas = frontend.queues[usize::from(!is_rx)].driver.areas();
                 let slot = random() % 256;
                 let near = config.guest + random() % (config.memory as u64 + 5000);
                 let length = random() as u32 >> (random() % 32);
-                let raw = (near, length, random() as u16, random() as u16 % 260);
+                let flags = match random() % 64 {
+                    0 => random() as u16,
+                    1..=8 => NEXT,
+                    9 => WRITE,
+                    _ if is_rx => WRITE,
+                    _ => 0,
+                };
+                // Available in this lap or the other, in the packed layout.
+                let lap = if random() % 2 == 0 { 1 << 7 } else { 1 << 15 };
+                let flags = if is_packed(&config) {
+                    flags | lap
+                } else {
+                    flags
+                };
+                let raw = (near, length, flags, random() as u16 % 257);
                 let at = areas.descriptors + 16 * slot;
                 frontend
                     .memory
@@ -849,14 +878,20 @@ fn descriptors_and_buffers_are_rewritten_while_they_are_read() {
                     areas.driver + 4 + 2 * slot,
                     &(random() as u16 % 257).to_le_bytes(),
                 );
-                let ahead = frontend
-                    .memory
-                    .load(areas.device + 2)
-                    .wrapping_add(random() as u16 % 258);
+                // Mostly a few more chains; sometimes a jump.
+                let step = if random() % 64 == 0 {
+                    random() as u16
+                } else {
+                    random() as u16 % 8
+                };
+                let ahead = frontend.memory.load(areas.device + 2).wrapping_add(step);
                 frontend.memory.store(areas.driver + 2, ahead);
             }
             is_done.store(true, Ordering::Relaxed);
         });
+        assert!(restarts > 0);
+        let frames = bench.port().guest_tx(0).counters().frames();
+        assert!(frames > 0, "some frames were taken among the attacks");
         drop(frontend);
         bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
         assert_serves(&bench, &config);
