@@ -238,11 +238,11 @@ pub(crate) trait RingLayout {
     fn publish(&mut self, log: Option<&DirtyLog>) -> bool;
 
     /// Asks the guest to kick for the next chain. True if there are chains already: for those,
-    /// no kick comes.
-    fn enable_notifications(&mut self) -> bool;
+    /// no kick comes. The write is logged.
+    fn enable_notifications(&mut self, log: Option<&DirtyLog>) -> bool;
 
     /// Asks the guest not to kick.
-    fn disable_notifications(&mut self);
+    fn disable_notifications(&mut self, log: Option<&DirtyLog>);
 }
 
 /// What the lock guards.

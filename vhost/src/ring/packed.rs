@@ -143,7 +143,7 @@ impl PackedRing {
         };
         ring.cursor = ring.next;
         ring.published = ring.next.index;
-        ring.disable_notifications();
+        ring.disable_notifications(plan.log.as_deref());
         Ok(ring)
     }
 }
@@ -253,6 +253,13 @@ impl PackedRing {
                 let flags = self.descriptors.add(place + FLAGS_AT);
                 raw::store_release(flags.cast(), given.flags);
             }
+        }
+    }
+
+    /// Logs a write to the device's event area.
+    fn log_notification(&self, log: Option<&DirtyLog>) {
+        if let (Some(log), Some((_, event))) = (log, self.log) {
+            log.mark(event, 4);
         }
     }
 
@@ -419,7 +426,7 @@ impl RingLayout for PackedRing {
     }
 
     /// Asks the guest to kick for the next chain. True if chains came meanwhile.
-    fn enable_notifications(&mut self) -> bool {
+    fn enable_notifications(&mut self, log: Option<&DirtyLog>) -> bool {
         self.notifying = true;
         // SAFETY: the device's event area was resolved with 4 bytes, aligned to 4.
         unsafe {
@@ -430,17 +437,19 @@ impl RingLayout for PackedRing {
                 raw::store_release(self.device_event.add(2).cast(), EVENT_ENABLE);
             }
         }
+        self.log_notification(log);
         fence(Ordering::SeqCst);
         self.is_available(self.next)
     }
 
     /// Asks the guest not to kick.
-    fn disable_notifications(&mut self) {
+    fn disable_notifications(&mut self, log: Option<&DirtyLog>) {
         if !self.notifying {
             return;
         }
         self.notifying = false;
         // SAFETY: as above.
         unsafe { raw::store_release(self.device_event.add(2).cast(), EVENT_DISABLE) };
+        self.log_notification(log);
     }
 }
