@@ -1,5 +1,6 @@
 //! The protocol as a whole: endpoints on a virtual clock, over a network that misbehaves as asked.
 
 mod sessions;
+mod timers;
 mod transcript;
 mod world;
