@@ -1,5 +1,6 @@
 //! Tunnels and peers: uplinks, listen ports, MTU, keys, endpoints, allowed IPs.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,9 +9,21 @@ use super::{Seen, dangling, family};
 use crate::config::build::{self, find};
 use crate::config::draft::{File, Peer, Tunnel, Uplink, UplinkKind};
 use crate::config::report::Report;
-use crate::config::{Endpoint, limits};
+use crate::config::{Endpoint, Name, limits};
 
 pub(super) fn check(file: &File, report: &mut Report) {
+    let names: HashSet<&Name> = file
+        .tunnels
+        .iter()
+        .map(|tunnel| &tunnel.name.value)
+        .collect();
+    let references = file
+        .networks
+        .iter()
+        .filter_map(|network| network.tunnel.as_ref());
+    let used: HashSet<&Name> = references.map(|at| &at.value).collect();
+    // A misspelt reference was meant for one of them.
+    let all_known = used.is_subset(&names);
     for tunnel in &file.tunnels {
         let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
             &uplink.name.value
@@ -31,13 +44,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
         }
         keys(tunnel, report);
         allowed_ips(tunnel, report);
-        let used = file.networks.iter().any(|network| {
-            network
-                .tunnel
-                .as_ref()
-                .is_some_and(|reference| reference.value == tunnel.name.value)
-        });
-        if !used {
+        if all_known && !used.contains(&tunnel.name.value) {
             report
                 .warning(
                     tunnel.name.span,
