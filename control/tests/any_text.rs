@@ -11,7 +11,9 @@ struct Keys;
 
 impl KeyFiles for Keys {
     fn read(&self, _: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-        Ok(Zeroizing::new("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=".into()))
+        Ok(Zeroizing::new(
+            "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=".into(),
+        ))
     }
 }
 
@@ -25,7 +27,12 @@ fn read(text: &str) -> Result<(), TestCaseError> {
             prop_assert!(report.render(true).len() > report.render(false).len());
             let lines = text.lines().count() + 1;
             for mistake in report.mistakes() {
-                prop_assert!(mistake.span.line <= lines, "{:?} of {} lines", mistake.span, lines);
+                prop_assert!(
+                    mistake.span.line <= lines,
+                    "{:?} of {} lines",
+                    mistake.span,
+                    lines
+                );
             }
         }
     }
@@ -35,14 +42,85 @@ fn read(text: &str) -> Result<(), TestCaseError> {
 /// Words that the reader treats in some way of its own.
 fn word() -> impl Strategy<Value = String> {
     let words = [
-        "version", "node", "cores", "control", "workers", "poll", "memory", "mtu_max", "uplinks", "tunnels", "networks",
-        "ports", "driver", "dpdk", "udp", "device", "addresses", "routes", "to", "via", "default", "mtu", "queues",
-        "queue_workers", "listen_port", "private_key_file", "peers", "public_key", "endpoint", "allowed_ips",
-        "persistent_keepalive", "gateway", "gateway_mac", "tunnel", "network", "mac", "guard", "strict", "socket",
-        "socket_mode", "client", "offloads", "interface", "tun", "unreachable", "peer", "a", "b", "1", "0", "2", "65535",
-        "4294967296", "-1", "1280", "9000", "0x10", "1e999", ".nan", "~", "true", "off", "25s", "10.0.0.1",
-        "10.0.0.1/24", "10.0.0.0/33", "0.0.0.0/0", "fd00::1/64", "::/0", "fd00::1", "[::1]:5", "h.example:1",
-        "52:54:00:00:00:01", "ff:ff:ff:ff:ff:ff", "0000:3b:00.0", "net_tap0", "0660", "é€", "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=",
+        "version",
+        "node",
+        "cores",
+        "control",
+        "workers",
+        "poll",
+        "memory",
+        "mtu_max",
+        "uplinks",
+        "tunnels",
+        "networks",
+        "ports",
+        "driver",
+        "dpdk",
+        "udp",
+        "device",
+        "addresses",
+        "routes",
+        "to",
+        "via",
+        "default",
+        "mtu",
+        "queues",
+        "queue_workers",
+        "listen_port",
+        "private_key_file",
+        "peers",
+        "public_key",
+        "endpoint",
+        "allowed_ips",
+        "persistent_keepalive",
+        "gateway",
+        "gateway_mac",
+        "tunnel",
+        "network",
+        "mac",
+        "guard",
+        "strict",
+        "socket",
+        "socket_mode",
+        "client",
+        "offloads",
+        "interface",
+        "tun",
+        "unreachable",
+        "peer",
+        "a",
+        "b",
+        "1",
+        "0",
+        "2",
+        "65535",
+        "4294967296",
+        "-1",
+        "1280",
+        "9000",
+        "0x10",
+        "1e999",
+        ".nan",
+        "~",
+        "true",
+        "off",
+        "25s",
+        "10.0.0.1",
+        "10.0.0.1/24",
+        "10.0.0.0/33",
+        "0.0.0.0/0",
+        "fd00::1/64",
+        "::/0",
+        "fd00::1",
+        "[::1]:5",
+        "h.example:1",
+        "52:54:00:00:00:01",
+        "ff:ff:ff:ff:ff:ff",
+        "0000:3b:00.0",
+        "net_tap0",
+        "0660",
+        "é€",
+        "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=",
     ];
     proptest::sample::select(words.to_vec()).prop_map(String::from)
 }
