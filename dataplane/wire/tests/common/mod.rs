@@ -232,3 +232,18 @@ pub(crate) fn carry_out(plan: &Plan, headers: &Headers, head: &[u8], frame: &[u8
     );
     packets
 }
+
+/// Panics unless lengths and checksums of an ICMP or ICMPv6 packet are right.
+pub(crate) fn assert_icmp(packet: &[u8]) {
+    let (l4, protocol) = layer4(packet);
+    if packet[0] >> 4 == 4 {
+        let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+        assert_eq!((len, protocol), (packet.len(), 1));
+        assert_eq!(sum(&packet[..l4], 0), 0xffff, "header checksum");
+        assert_eq!(sum(&packet[l4..], 0), 0xffff, "ICMP checksum");
+    } else {
+        let len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+        assert_eq!((len + 40, protocol), (packet.len(), 58));
+        assert_eq!(sum(&packet[l4..], pseudo(packet, l4, 58)), 0xffff, "ICMPv6");
+    }
+}
