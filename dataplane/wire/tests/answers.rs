@@ -1,5 +1,10 @@
 //! ICMP and neighbor discovery: what is answered, with what, and what is not.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and bytes of the tests' own making"
+)]
+
 mod common;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,15 +19,15 @@ const TOO_BIG: IcmpError = IcmpError::TooBig { mtu: 1420 };
 
 fn gateway(v6: bool) -> IpAddr {
     if v6 {
-        "fd00::fe".parse().unwrap()
+        IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 0xfe])
     } else {
-        "10.99.0.254".parse().unwrap()
+        IpAddr::from([10, 99, 0, 254])
     }
 }
 
 fn answer(error: IcmpError, frame: &[u8]) -> Result<Vec<u8>, NoAnswer> {
     let head = &frame[..frame.len().min(HEAD_LEN)];
-    let headers = parse_frame(head, frame.len() as u32).unwrap();
+    let headers = parse_frame(head, frame.len() as u32).expect("IP parses");
     let mut out = [0; ANSWER_LEN_MAX];
     let v6 = frame[12] == 0x86;
     let len = write_error(error, &headers, head, gateway(v6), &mut out)?;
@@ -183,7 +188,7 @@ const ASKER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const OWNER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 
 fn parse_nd(frame: &[u8]) -> Result<NdMessage, NdError> {
-    let headers = parse_frame(frame, frame.len() as u32).unwrap();
+    let headers = parse_frame(frame, frame.len() as u32).expect("IP parses");
     NdMessage::parse(&headers, frame)
 }
 

@@ -1,6 +1,10 @@
 //! Packets for the tests, built and verified by code of its own.
 
 #![allow(dead_code, reason = "every test uses its own part")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and bytes of the tests' own making"
+)]
 
 use culvert_wire::parse::{HEAD_LEN, Headers};
 use culvert_wire::segment::{Plan, SegmentError};
