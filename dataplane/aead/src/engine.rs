@@ -1,0 +1,166 @@
+//! The engine: one kernel, chosen once, and its scratch memory.
+//!
+//! **In**: a burst of jobs. **Out**: sealed packets, opened packets, verdicts.
+//! **Never**: a choice of kernel per packet, an allocation after [`Engine::new`].
+
+#![allow(unsafe_code, reason = "calls kernels that need processor features")]
+
+#[cfg(target_arch = "x86_64")]
+use crate::avx512;
+#[cfg(target_arch = "x86_64")]
+use crate::batch::Scratch;
+use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::{PayloadSum, portable};
+
+/// A way to compute, bound to what the processor can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// AVX-512 with IFMA: sixteen ChaCha20 blocks and eight Poly1305 packets side by side.
+    Avx512,
+    /// AVX2: eight ChaCha20 blocks and four Poly1305 packets side by side.
+    Avx2,
+    /// The `chacha20poly1305` crate, packet by packet, on any processor.
+    Portable,
+}
+
+impl Kernel {
+    /// Every kernel, fastest first.
+    pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
+
+    /// The fastest kernel that this processor can run.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|kernel| kernel.is_available())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 => false,
+            Self::Avx2 => false,
+            Self::Portable => true,
+        }
+    }
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// Seals and opens bursts. A worker makes one and keeps it.
+pub struct Engine {
+    /// Never one that the processor can't run.
+    kernel: Kernel,
+    #[cfg(target_arch = "x86_64")]
+    scratch: Box<Scratch>,
+}
+
+// SAFETY: the pointers in the scratch's lanes are left over from a call that has returned; nothing
+// follows them.
+unsafe impl Send for Engine {}
+
+impl Engine {
+    /// An engine with the fastest kernel of this processor.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::of(Kernel::best())
+    }
+
+    /// An engine with this kernel; `None` when the processor can't run it.
+    #[must_use]
+    pub fn with_kernel(kernel: Kernel) -> Option<Self> {
+        kernel.is_available().then(|| Self::of(kernel))
+    }
+
+    fn of(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            #[cfg(target_arch = "x86_64")]
+            scratch: Box::new(Scratch::new()),
+        }
+    }
+
+    /// The kernel in use.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Seals every job that wasn't sealed before. Any number of jobs; batches of 16 and more are
+    /// the fastest, and sizes and keys may be mixed.
+    pub fn seal(&mut self, jobs: &mut [SealJob<'_>]) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::seal(&mut self.scratch, jobs) },
+            _ => portable::seal(jobs, &mut None::<fn(usize, PayloadSum, &mut [u8])>),
+        }
+    }
+
+    /// Seals payloads first and heads last, so that a checksum in the head costs no second pass.
+    ///
+    /// When a job's payload has been read, `finish` gets the job's index, the sum of its payload
+    /// and its head as plaintext to complete; then the head is sealed.
+    pub fn seal_with(
+        &mut self,
+        jobs: &mut [SealJob<'_>],
+        mut finish: impl FnMut(usize, PayloadSum, &mut [u8]),
+    ) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::seal_with(&mut self.scratch, jobs, &mut finish) },
+            _ => portable::seal(jobs, &mut Some(finish)),
+        }
+    }
+
+    /// Verifies every job that wasn't looked at before and decrypts those that verify, in place.
+    /// The buffer of a packet that doesn't verify is left as it is.
+    pub fn open(&mut self, jobs: &mut [OpenJob<'_>]) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::open(&mut self.scratch, jobs) },
+            _ => portable::open(jobs),
+        }
+    }
+
+    /// Verifies, and writes nothing.
+    pub fn verify(&mut self, jobs: &mut [Sealed<'_>]) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::verify(&mut self.scratch, jobs) },
+            _ => portable::verify(jobs),
+        }
+    }
+
+    /// Decrypts ranges of verified packets to their destinations.
+    pub fn decrypt(&mut self, jobs: &mut [DecryptJob<'_>]) {
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::decrypt(&mut self.scratch, jobs) },
+            _ => portable::decrypt(jobs),
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,9 @@
+//! Scenarios with real peers, guests and faults; one test is one process under nextest.
+
+#![forbid(unsafe_code)]
+
+mod guest;
+mod lifecycle;
+mod standins;
+mod testpmd;
+mod wireguard_go;
