@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use culvert_tests::{
     Addressing, Capture, Guest, GuestSpec, Keys, Namespace, Nic, PING, Part, Scenario, Testpmd,
-    TestpmdSpec, Veth, WireguardGo,
+    TestpmdSpec, Veth, WireguardGo, tcp_transfer, udp_exchange,
 };
 
 const COMMAND: Duration = Duration::from_secs(20);
@@ -58,7 +58,11 @@ fn guests_over_testpmd() -> Result<()> {
             vm_0.wait_up()?;
             vm_1.wait_up()?;
             vm_0.sh(&format!("{PING} -c 3 -W 2 10.1.1.11"), COMMAND)?;
-            vm_1.sh(&format!("{PING} -c 3 -W 2 fd00:1::10"), COMMAND)?;
+            vm_1.ping("fd00:1::10", 10)?;
+            tcp_transfer(&mut vm_0, &mut vm_1, "10.1.1.11", 4)?;
+            tcp_transfer(&mut vm_1, &mut vm_0, "fd00:1::10", 4)?;
+            udp_exchange(&mut vm_0, "10.1.1.11")?;
+            udp_exchange(&mut vm_1, "fd00:1::10")?;
             let (status, output) = vm_0.run("echo out; echo err >&2; exit 7", COMMAND)?;
             ensure!(status == 7 && output == "out\nerr\n", "{status} {output:?}");
             Ok(())
@@ -97,6 +101,38 @@ fn wireguard_go_over_veth() -> Result<()> {
             crossing.other == 4,
             "a plain ping must be seen: {crossing:?}"
         );
+        Ok(())
+    })
+}
+
+/// testpmd as a guest of testpmd: proves the generator's addresses and what is read from its last word.
+#[test]
+fn testpmd_over_testpmd() -> Result<()> {
+    let parts = [Part::Root, Part::Testpmd, Part::Hugepages];
+    Scenario::run("testpmd_over_testpmd", &parts, |scenario| {
+        let socket = scenario.path("0.sock");
+        let host = Testpmd::start(
+            scenario,
+            &TestpmdSpec {
+                name: "host".to_owned(),
+                devices: vec![format!("net_vhost0,iface={},queues=2", socket.display())],
+                mode: "rxonly".to_owned(),
+                queues: 2,
+                options: Vec::new(),
+            },
+        )?;
+        let guest = TestpmdSpec::guest("guest", socket, "52:54:00:00:01:10", 2, "txonly");
+        let guest = guest.sending("02:00:00:00:01:01", "10.1.1.10", "10.1.2.10", 256);
+        let guest = Testpmd::start(scenario, &guest)?;
+        std::thread::sleep(Duration::from_secs(2));
+        let sent = guest.finish()?.sent;
+        let received = host.finish()?.received;
+        // What is in the ring when the guest goes is lost.
+        ensure!(
+            received > 1000 && received <= sent,
+            "{sent} sent, {received} received"
+        );
+        ensure!(sent - received <= 1024, "{sent} sent, {received} received");
         Ok(())
     })
 }
