@@ -3,6 +3,12 @@
 //! **In**: a burst of jobs. **Out**: sealed packets, opened packets, verdicts.
 //! **Never**: a choice of kernel per packet, an allocation after [`Engine::new`].
 
+#![allow(unsafe_code, reason = "calls kernels that need processor features")]
+
+#[cfg(target_arch = "x86_64")]
+use crate::avx512;
+#[cfg(target_arch = "x86_64")]
+use crate::batch::Scratch;
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::{PayloadSum, portable};
 
@@ -34,7 +40,11 @@ impl Kernel {
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
-            Self::Avx512 | Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 => false,
+            Self::Avx2 => false,
             Self::Portable => true,
         }
     }
@@ -52,22 +62,35 @@ impl Kernel {
 
 /// Seals and opens bursts. A worker makes one and keeps it.
 pub struct Engine {
+    /// Never one that the processor can't run.
     kernel: Kernel,
+    #[cfg(target_arch = "x86_64")]
+    scratch: Box<Scratch>,
 }
+
+// SAFETY: the pointers in the scratch's lanes are left over from a call that has returned; nothing
+// follows them.
+unsafe impl Send for Engine {}
 
 impl Engine {
     /// An engine with the fastest kernel of this processor.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            kernel: Kernel::best(),
-        }
+        Self::of(Kernel::best())
     }
 
     /// An engine with this kernel; `None` when the processor can't run it.
     #[must_use]
     pub fn with_kernel(kernel: Kernel) -> Option<Self> {
-        kernel.is_available().then_some(Self { kernel })
+        kernel.is_available().then(|| Self::of(kernel))
+    }
+
+    fn of(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            #[cfg(target_arch = "x86_64")]
+            scratch: Box::new(Scratch::new()),
+        }
     }
 
     /// The kernel in use.
@@ -79,7 +102,12 @@ impl Engine {
     /// Seals every job that wasn't sealed before. Any number of jobs; batches of 16 and more are
     /// the fastest, and sizes and keys may be mixed.
     pub fn seal(&mut self, jobs: &mut [SealJob<'_>]) {
-        portable::seal(jobs, &mut None::<fn(usize, PayloadSum, &mut [u8])>);
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::seal(&mut self.scratch, jobs) },
+            _ => portable::seal(jobs, &mut None::<fn(usize, PayloadSum, &mut [u8])>),
+        }
     }
 
     /// Seals payloads first and heads last, so that a checksum in the head costs no second pass.
@@ -89,25 +117,45 @@ impl Engine {
     pub fn seal_with(
         &mut self,
         jobs: &mut [SealJob<'_>],
-        finish: impl FnMut(usize, PayloadSum, &mut [u8]),
+        mut finish: impl FnMut(usize, PayloadSum, &mut [u8]),
     ) {
-        portable::seal(jobs, &mut Some(finish));
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::seal_with(&mut self.scratch, jobs, &mut finish) },
+            _ => portable::seal(jobs, &mut Some(finish)),
+        }
     }
 
     /// Verifies every job that wasn't looked at before and decrypts those that verify, in place.
     /// The buffer of a packet that doesn't verify is left as it is.
     pub fn open(&mut self, jobs: &mut [OpenJob<'_>]) {
-        portable::open(jobs);
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::open(&mut self.scratch, jobs) },
+            _ => portable::open(jobs),
+        }
     }
 
     /// Verifies, and writes nothing.
     pub fn verify(&mut self, jobs: &mut [Sealed<'_>]) {
-        portable::verify(jobs);
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::verify(&mut self.scratch, jobs) },
+            _ => portable::verify(jobs),
+        }
     }
 
     /// Decrypts ranges of verified packets to their destinations.
     pub fn decrypt(&mut self, jobs: &mut [DecryptJob<'_>]) {
-        portable::decrypt(jobs);
+        match self.kernel {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx512 => unsafe { avx512::decrypt(&mut self.scratch, jobs) },
+            _ => portable::decrypt(jobs),
+        }
     }
 }
 

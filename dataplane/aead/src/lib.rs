@@ -45,8 +45,14 @@
 #![deny(unsafe_code)]
 
 mod arena;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod batch;
 mod engine;
 mod job;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 mod portable;
 mod raw;
 mod sum;

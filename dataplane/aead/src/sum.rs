@@ -18,26 +18,40 @@ impl PayloadSum {
         self.0
     }
 
-    /// Folds a sum of words that were loaded in memory order on a little-endian machine.
-    pub(crate) fn from_little_endian_words(sum: u64) -> Self {
-        let mut sum = (sum & 0xffff_ffff) + (sum >> 32);
-        while sum >> 16 != 0 {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        let [low, high, ..] = sum.to_le_bytes();
-        Self(u16::from_be_bytes([low, high]))
+    /// From a folded sum of words that were loaded as a little-endian machine loads them.
+    pub(crate) fn from_words(sum: u16) -> Self {
+        Self(sum.swap_bytes())
     }
 
     /// Sums private bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        let mut sum = 0u64;
-        let mut words = bytes.chunks_exact(4);
-        for word in &mut words {
-            sum += u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-        }
-        let mut last = [0; 4];
-        last[..words.remainder().len()].copy_from_slice(words.remainder());
-        Self::from_little_endian_words(sum + u64::from(u32::from_le_bytes(last)))
+        Self::from_words(fold(words(bytes), false))
+    }
+}
+
+/// The sum of little-endian words of private bytes, zeros to the last word's end.
+pub(crate) fn words(bytes: &[u8]) -> u64 {
+    let mut sum = 0u64;
+    let mut words = bytes.chunks_exact(4);
+    for word in &mut words {
+        sum += u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    }
+    let mut last = [0; 4];
+    last[..words.remainder().len()].copy_from_slice(words.remainder());
+    sum + u64::from(u32::from_le_bytes(last))
+}
+
+/// Folds a sum to 16 bits; `odd` moves it by a byte, to words that begin at the other parity.
+pub(crate) fn fold(sum: u64, odd: bool) -> u16 {
+    let mut sum = (sum & 0xffff_ffff) + (sum >> 32);
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let [low, high, ..] = sum.to_le_bytes();
+    if odd {
+        u16::from_le_bytes([high, low])
+    } else {
+        u16::from_le_bytes([low, high])
     }
 }
 

@@ -9,8 +9,8 @@
 //!                  │── room ───────────────────────────────────────│
 //! ```
 //!
-//! An [`Mbuf`] is owned and has one owner (a reference count of 1); it stays on its thread. Only its first
-//! segment is reachable: devices are configured without scattering, [`Mbuf::segments`] tells of exceptions.
+//! An [`Mbuf`] is owned and has one owner (a reference count of 1); it may move between threads with its queue,
+//! but is used by one at a time. Only its first segment is reachable: devices are configured without scattering, [`Mbuf::segments`] tells of exceptions.
 
 use std::{
     marker::PhantomData,
@@ -262,6 +262,17 @@ impl Mbuf {
         )
     }
 
+    /// Begins to fetch the packet's first bytes into the cache.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; every address is allowed.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.data().cast_const().cast());
+        }
+    }
+
     /// Asks the NIC to complete checksums on the way out. With `udp`, the UDP checksum field must hold the
     /// pseudo-header's sum. Replaces what was asked before.
     #[inline]
@@ -301,6 +312,10 @@ fn verdict(flags: u64, good: u64, bad: u64) -> RxChecksum {
     }
 }
 
+// SAFETY: a pool takes an mbuf back from any thread (a registered one is only faster), and an owned mbuf is
+// reached through one owner.
+unsafe impl Send for Mbuf {}
+
 impl Drop for Mbuf {
     fn drop(&mut self) {
         // SAFETY: we own it, once.
@@ -317,8 +332,11 @@ pub type RawMbuf = std::ffi::c_void;
 pub struct MbufBurst {
     slots: [MaybeUninit<*mut ffi::culvert_mbuf>; BURST],
     len: usize,
-    _thread: PhantomData<*mut ()>,
+    _owned: PhantomData<Mbuf>,
 }
+
+// SAFETY: it owns what it holds, and an Mbuf is Send.
+unsafe impl Send for MbufBurst {}
 
 impl Default for MbufBurst {
     fn default() -> Self {
@@ -334,7 +352,7 @@ impl MbufBurst {
         Self {
             slots: [const { MaybeUninit::uninit() }; BURST],
             len: 0,
-            _thread: PhantomData,
+            _owned: PhantomData,
         }
     }
 
@@ -391,6 +409,19 @@ impl MbufBurst {
     #[inline]
     pub fn clear(&mut self) {
         self.truncate(0);
+    }
+
+    /// Takes the mbufs from index `at` on out, in order.
+    #[inline]
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        let mut rest = Self::new();
+        let at = at.min(self.len);
+        let count = self.len - at;
+        rest.slots[..count].copy_from_slice(&self.slots[at..self.len]);
+        rest.len = count;
+        self.len = at;
+        rest
     }
 
     /// Takes mbuf `index` out and closes the gap with the last one.

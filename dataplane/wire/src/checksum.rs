@@ -30,7 +30,7 @@ impl Checksum {
     pub fn of(bytes: &[u8]) -> Self {
         Self {
             sum: u64::from(fold(sum_native(bytes))),
-            odd: bytes.len() % 2 != 0,
+            odd: !bytes.len().is_multiple_of(2),
         }
     }
 
@@ -53,13 +53,18 @@ impl Checksum {
         self.odd ^= next.odd;
     }
 
-    /// Adds a 16-bit field's value at an even offset.
+    /// Adds a 16-bit field's value as the two bytes that follow.
     #[inline]
     pub fn add_u16(&mut self, value: u16) {
-        self.append(Self {
-            sum: u64::from(value.to_be()),
-            odd: false,
-        });
+        let word = value.to_be();
+        self.sum += u64::from(if self.odd { word.swap_bytes() } else { word });
+    }
+
+    /// Adds a 32-bit field's value as the four bytes that follow.
+    #[inline]
+    pub fn add_u32(&mut self, value: u32) {
+        let words = fold(u64::from(value.to_be()));
+        self.sum += u64::from(if self.odd { words.swap_bytes() } else { words });
     }
 
     /// The pseudo-header of RFC 793 and 768: addresses, protocol, L4 length.

@@ -12,12 +12,18 @@
 
 #![deny(unsafe_code)]
 
+pub mod arp;
 mod bytes;
 pub mod checksum;
+pub mod coalesce;
 pub mod ether;
+pub mod fib;
+pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod nd;
 pub mod parse;
+pub mod segment;
 pub mod tcp;
 pub mod udp;
 pub mod vnet;

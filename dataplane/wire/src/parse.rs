@@ -437,6 +437,20 @@ fn parse_v6(
     })
 }
 
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// True for the extension headers that are walked.
+pub(crate) const fn is_extension(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+    )
+}
+
 /// Where a walk over extension headers ended.
 struct Walk {
     protocol: u8,
@@ -450,21 +464,12 @@ struct Walk {
 /// fragment's payload, or the end of what is there.
 #[cold]
 fn walk_extensions(head: &[u8], mut offset: usize, end: usize, first: u8) -> Walk {
-    const HOP_BY_HOP: u8 = 0;
-    const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
-    const AUTHENTICATION: u8 = 51;
-    const DESTINATION: u8 = 60;
-
     let head = head.get(..end).unwrap_or(head);
     let mut protocol = first;
     let mut fragment = Fragment::Whole;
     let mut complete = false;
     for _ in 0..EXTENSIONS_MAX {
-        if !matches!(
-            protocol,
-            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
-        ) {
+        if !is_extension(protocol) {
             complete = true;
             break;
         }

@@ -2,324 +2,198 @@
 //!
 //! In: `handle_*` calls with the time. Out: `poll_*`. Never: I/O, packets of data, a wait.
 //!
-//! Threads: one owner, the control core.
+//! Threads: one owner, the control core. Invariants: every live index belongs to one peer, as its open initiation
+//! or one of its three keypairs; a peer with any timer set has an entry in the deadlines that is not later.
+//!
+//! Rooms: [`api`] has the plain types, `common` what all peers share, `peer` one peer's configuration and keypairs,
+//! `handshake` the messages, `timing` the timers.
 
-use core::net::SocketAddr;
-use core::time::Duration;
-use std::sync::Arc;
+mod api;
+mod common;
+mod handshake;
+mod peer;
+mod timing;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 
 use rand_core::CryptoRng;
 
+use self::common::{Core, Identity};
+use self::peer::Peer;
 use crate::PeerId;
-use crate::keypair::Keypair;
-use crate::keys::{PresharedKey, PrivateKey, PublicKey};
-use crate::message::INITIATION_LEN;
+use crate::cookie::Mac1;
+use crate::keys::{PrivateKey, PublicKey};
+use crate::limits::{MAX_PEERS, TIMEOUTS_PER_CALL};
 use crate::time::{Instant, Now};
 
-/// What a device is made of, fixed for its life.
-#[derive(Clone, Copy, Debug)]
-pub struct Config {
-    /// Slots of the receiver-index table: a power of two, of which `index & (slots - 1)` chooses the slot. A peer
-    /// may hold four (a handshake and three keypairs); eight per peer keep allocation O(1).
-    pub index_slots: u32,
-    /// Waiting handshake messages from which the device counts as under load.
-    pub under_load_backlog: usize,
-}
-
-/// A peer to add.
-#[derive(Clone, Debug)]
-pub struct PeerConfig {
-    /// Its identity.
-    pub public_key: PublicKey,
-    /// The preshared key; all zeros for none.
-    pub preshared_key: PresharedKey,
-    /// Interval of persistent keepalives; `None` or zero for none.
-    pub persistent_keepalive: Option<Duration>,
-    /// Where it is, if that is known before it calls.
-    pub endpoint: Option<SocketAddr>,
-}
-
-/// Changes to a peer; `None` leaves a field as it is.
-#[derive(Clone, Debug, Default)]
-pub struct PeerUpdate {
-    /// A new preshared key: it counts from the next handshake.
-    pub preshared_key: Option<PresharedKey>,
-    /// A new interval; zero ends persistent keepalives, switching them on sends one at once.
-    pub persistent_keepalive: Option<Duration>,
-    /// A new endpoint.
-    pub endpoint: Option<SocketAddr>,
-}
-
-/// What can be wrong with a peer to add.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// The key is the device's own.
-    #[error("a peer's public key is this device's own")]
-    OwnKey,
-    /// The device has this peer already.
-    #[error("the device already has a peer with this public key")]
-    Exists(PeerId),
-    /// No room for another peer.
-    #[error("the device has its largest number of peers")]
-    TooManyPeers,
-}
-
-/// What became of a handshake datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Handshake {
-    /// A valid initiation: a response is ready to be sent.
-    InitiationAccepted(PeerId),
-    /// A valid response: there is a new current keypair.
-    ResponseAccepted(PeerId),
-    /// A valid cookie: it goes into the next initiation.
-    CookieAccepted(PeerId),
-    /// Under load, and the source is not proven: a cookie reply is ready to be sent.
-    CookieSent,
-    /// Nothing was changed, nothing is answered.
-    Dropped(HandshakeDrop),
-}
-
-/// Why a handshake datagram was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HandshakeDrop {
-    /// No handshake message: wrong length or type.
-    Malformed,
-    /// The device has no private key.
-    NoIdentity,
-    /// mac1 is not made with our public key.
-    InvalidMac1,
-    /// Under load, mac2 is valid, but the source sends too much.
-    RateLimited,
-    /// A tag doesn't match, or the key exchange is void.
-    Undecryptable,
-    /// The initiator is no peer of this device.
-    UnknownPeer,
-    /// The timestamp is not later than the last one of this peer.
-    ReplayedTimestamp,
-    /// Less than 20 ms since the last initiation of this peer.
-    InitiationFlood,
-    /// The receiver index is not one of ours.
-    UnknownIndex,
-    /// A response to no initiation that is still open.
-    UnexpectedResponse,
-    /// A cookie for no message that is still open.
-    UnexpectedCookie,
-    /// All receiver indices are taken.
-    NoFreeIndex,
-}
-
-/// What the workers did for a peer since the last report: the time of the newest packet of each kind.
-///
-/// Two packets of one kind in one report count as one. Times order sent before received; an exact tie counts as
-/// sent first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// The newest data packet sent.
-    pub data_sent: Option<Instant>,
-    /// The newest authentic, new data packet received.
-    pub data_received: Option<Instant>,
-    /// The newest keepalive sent.
-    pub keepalive_sent: Option<Instant>,
-    /// The newest authentic, new keepalive received.
-    pub keepalive_received: Option<Instant>,
-}
-
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Transmit {
-    /// Whose it is; `None` for a cookie reply.
-    pub peer: Option<PeerId>,
-    /// Where it goes.
-    pub to: SocketAddr,
-    /// Traffic class of the outer packet.
-    pub tos: u8,
-    len: u8,
-    bytes: [u8; INITIATION_LEN],
-}
-
-impl Transmit {
-    /// The datagram.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
-
-/// What the workers and the rest of the control core must learn, in order.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// Packets with this keypair's local index are opened with it from now on.
-    KeypairAdded {
-        /// Whose keypair.
-        peer: PeerId,
-        /// The keypair.
-        keypair: Arc<Keypair>,
-    },
-    /// The index is free: no packet is opened with that keypair any more.
-    KeypairRemoved {
-        /// Whose keypair.
-        peer: PeerId,
-        /// Its local index.
-        local_index: u32,
-    },
-    /// Packets to the peer are sealed with this keypair from now on; `None`: they are staged.
-    CurrentKeypair {
-        /// The peer.
-        peer: PeerId,
-        /// The keypair.
-        keypair: Option<Arc<Keypair>>,
-    },
-    /// Send what is staged, or an empty packet if nothing is.
-    SendKeepalive {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// Send what is staged.
-    FlushStaged {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// Drop what is staged, and count it: no handshake succeeds.
-    DropStaged {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// The peer is here from now on.
-    EndpointMoved {
-        /// The peer.
-        peer: PeerId,
-        /// Its new place.
-        endpoint: SocketAddr,
-    },
-    /// Forget the cached source address towards the peer: it may be the cause of the silence.
-    SourceStale {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// A session is up.
-    HandshakeCompleted {
-        /// The peer.
-        peer: PeerId,
-        /// When, since the Unix epoch.
-        at: Duration,
-    },
-    /// Twenty initiations stayed without an answer.
-    HandshakeGivenUp {
-        /// The peer.
-        peer: PeerId,
-    },
-    /// The peer is gone: it was removed, or its key became our own.
-    PeerRemoved {
-        /// The peer.
-        peer: PeerId,
-    },
-}
-
-/// A peer as `wg show` would print it.
-#[derive(Clone, Debug)]
-pub struct PeerStatus<'a> {
-    /// Its slot.
-    pub peer: PeerId,
-    /// Its identity.
-    pub public_key: PublicKey,
-    /// The preshared key; all zeros for none.
-    pub preshared_key: &'a PresharedKey,
-    /// Where it is.
-    pub endpoint: Option<SocketAddr>,
-    /// Interval of persistent keepalives.
-    pub persistent_keepalive: Option<Duration>,
-    /// When the last session came up, since the Unix epoch.
-    pub last_handshake: Option<Duration>,
-    /// The keypair that packets are sealed with.
-    pub current: Option<&'a Arc<Keypair>>,
-}
+pub use self::api::{
+    Config, ConfigError, Event, Handshake, HandshakeDrop, PeerConfig, PeerStatus, PeerUpdate,
+    Traffic, Transmit,
+};
 
 /// A WireGuard device.
 ///
-/// After every call of a `handle_*`, `add_*`, `update_*`, `remove_*`, `set_*` or `initiate` method, drain
-/// [`Device::poll_event`], then [`Device::poll_transmit`], then arm a timer for [`Device::poll_timeout`].
-pub struct Device {}
+/// After every call of a `handle_*`, `add_*`, `update_*`, `remove_*`, `set_*`, `bring_*` or `initiate` method, drain
+/// [`Device::poll_event`], then [`Device::poll_transmit`], then arm a timer for [`Device::poll_timeout`]. Events and
+/// messages are few per call (a handful per peer concerned) but wait without a bound: drain them.
+///
+/// Calls for a peer that doesn't exist (any more) do nothing: workers may lag behind.
+pub struct Device {
+    peers: Vec<Option<Box<Peer>>>,
+    /// Slots of removed peers, the longest unused first.
+    vacant: VecDeque<u32>,
+    by_key: HashMap<PublicKey, PeerId>,
+    core: Core,
+}
 
-#[expect(unused_variables, clippy::unused_self, reason = "bodies to come")]
 impl Device {
-    /// A device without peers, up. All randomness comes from `rng`: keys, indices, nonces, jitter.
+    /// A device without peers, up. All randomness comes from `rng`: keys, indices, nonces, jitter. In production it
+    /// is the operating system's, so that no state in this process lets past keys be computed.
     #[must_use]
     pub fn new(
         config: Config,
         private_key: Option<PrivateKey>,
         rng: Box<dyn CryptoRng + Send>,
-        now: Now,
     ) -> Self {
-        todo!()
+        Self {
+            peers: Vec::new(),
+            vacant: VecDeque::new(),
+            by_key: HashMap::new(),
+            core: Core::new(config, private_key.map(Identity::new), rng),
+        }
     }
 
-    /// Adds a peer.
+    /// Adds a peer. With persistent keepalives, the first one is due at once.
     ///
     /// # Errors
     ///
     /// The peer is the device itself, exists, or is one too many.
     pub fn add_peer(&mut self, config: PeerConfig, now: Now) -> Result<PeerId, ConfigError> {
-        todo!()
+        if self.public_key() == Some(config.public_key) {
+            return Err(ConfigError::OwnKey);
+        }
+        if let Some(peer) = self.find(&config.public_key) {
+            return Err(ConfigError::Exists(peer));
+        }
+        if self.by_key.len() >= MAX_PEERS {
+            return Err(ConfigError::TooManyPeers);
+        }
+        let id = self.vacate();
+        self.by_key.insert(config.public_key, id);
+        let mut peer = Box::new(Peer::new(id, config));
+        peer.start_persistent_keepalive(&self.core, now.monotonic);
+        peer.enter_deadline(&mut self.core);
+        self.peers[id.slot()] = Some(peer);
+        Ok(id)
     }
 
     /// Changes a peer.
     pub fn update_peer(&mut self, peer: PeerId, update: PeerUpdate, now: Now) {
-        todo!()
+        self.with(peer, |peer, core| peer.update(core, update, now));
     }
 
     /// Removes a peer with its keypairs.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        todo!()
+        let Some(mut gone) = self.peers.get_mut(peer.slot()).and_then(Option::take) else {
+            return;
+        };
+        self.by_key.remove(gone.public_key());
+        gone.clear(&mut self.core);
+        self.core.deadlines.remove(peer);
+        self.core.events.push_back(Event::PeerRemoved { peer });
+        self.vacant.push_back(peer.0);
     }
 
     /// Changes the identity. A peer that equals the new identity is removed; no session sends any more, and each
-    /// peer may be called at once.
-    pub fn set_private_key(&mut self, private_key: Option<PrivateKey>, now: Now) {
-        todo!()
+    /// peer may be called at once. Setting the same key again changes nothing.
+    pub fn set_private_key(&mut self, private_key: Option<PrivateKey>) {
+        if self.private_key() == private_key.as_ref() {
+            return;
+        }
+        let had_identity = self.core.identity.is_some();
+        let identity = private_key.map(Identity::new);
+        if let Some(own) = identity
+            .as_ref()
+            .and_then(|identity| self.find(&identity.public_key))
+        {
+            self.remove_peer(own);
+        }
+        self.core.identity = identity;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.change_identity(&mut self.core, !had_identity);
+        }
     }
 
-    /// Stops everything: timers, handshakes, keypairs, staged packets.
+    /// Stops everything: timers, handshakes, keypairs, staged packets. Until [`Device::bring_up`], nothing is sent
+    /// and nothing is answered.
     pub fn bring_down(&mut self) {
-        todo!()
+        self.core.up = false;
+        for peer in self.peers.iter_mut().flatten() {
+            peer.bring_down(&mut self.core);
+        }
     }
 
-    /// Starts again: staged packets and persistent keepalives.
+    /// Starts again: staged packets, and persistent keepalives at once.
     pub fn bring_up(&mut self, now: Now) {
-        todo!()
+        if self.core.up {
+            return;
+        }
+        self.core.up = true;
+        for peer in self.peers.iter_mut().flatten() {
+            self.core
+                .events
+                .push_back(Event::FlushStaged { peer: peer.id() });
+            peer.start_persistent_keepalive(&self.core, now.monotonic);
+            peer.enter_deadline(&mut self.core);
+        }
     }
 
     /// Our private key.
     #[must_use]
     pub fn private_key(&self) -> Option<&PrivateKey> {
-        todo!()
+        self.core
+            .identity
+            .as_ref()
+            .map(|identity| &identity.private_key)
     }
 
     /// Our identity.
     #[must_use]
     pub fn public_key(&self) -> Option<PublicKey> {
-        todo!()
+        self.core
+            .identity
+            .as_ref()
+            .map(|identity| identity.public_key)
+    }
+
+    /// The check of mac1 for workers, to be replaced when the identity changes.
+    #[must_use]
+    pub fn mac1(&self) -> Option<Mac1> {
+        self.public_key().map(|key| Mac1::new(&key))
     }
 
     /// The peer with this key.
     #[must_use]
     pub fn find(&self, public_key: &PublicKey) -> Option<PeerId> {
-        todo!()
+        self.by_key.get(public_key).copied()
     }
 
     /// A peer's state.
     #[must_use]
     pub fn peer(&self, peer: PeerId) -> Option<PeerStatus<'_>> {
-        todo!()
+        Some(self.peers.get(peer.slot())?.as_ref()?.status())
     }
 
     /// All peers, by slot.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus<'_>> {
-        core::iter::empty()
+        self.peers.iter().flatten().map(|peer| peer.status())
     }
 
-    /// A key is needed: a packet was staged, or a keypair refused to send. At most one initiation leaves per 5 s.
+    /// A key is needed: a packet was staged, or a keypair refused to send. At most one initiation leaves per 5 s. If
+    /// there is a key by now, the answer is [`Event::FlushStaged`].
     pub fn initiate(&mut self, peer: PeerId, now: Now) {
-        todo!()
+        self.with(peer, |peer, core| peer.need_key(core, now));
     }
 
     /// A handshake datagram arrived; `backlog` more wait behind it.
@@ -330,42 +204,73 @@ impl Device {
         backlog: usize,
         now: Now,
     ) -> Handshake {
-        todo!()
+        self.receive_handshake(datagram, source, backlog, now)
+            .unwrap_or_else(Handshake::Dropped)
     }
 
     /// The workers sent or received for this peer.
     pub fn handle_traffic(&mut self, peer: PeerId, traffic: Traffic, now: Now) {
-        todo!()
+        self.with(peer, |peer, core| peer.traffic(core, traffic, now));
     }
 
     /// The first valid packet arrived on a responder's keypair.
     pub fn handle_confirmed(&mut self, peer: PeerId, local_index: u32, now: Now) {
-        todo!()
+        self.with(peer, |peer, core| peer.confirmed(core, local_index, now));
     }
 
-    /// An authentic, new data packet came from another place.
+    /// An authentic, new data packet came from this place.
     pub fn handle_endpoint(&mut self, peer: PeerId, endpoint: SocketAddr) {
-        todo!()
+        self.with(peer, |peer, core| peer.move_endpoint(core, endpoint));
     }
 
     /// Works off timers that are due, of at most 64 peers; call again while `poll_timeout` is not in the future.
     pub fn handle_timeout(&mut self, now: Now) {
-        todo!()
+        self.core.limiter.collect(now.monotonic);
+        for _ in 0..TIMEOUTS_PER_CALL {
+            let Some((at, peer)) = self.core.deadlines.first() else {
+                return;
+            };
+            if at > now.monotonic {
+                return;
+            }
+            self.core.deadlines.remove(peer);
+            self.with(peer, |peer, core| peer.fire_timers(core, now));
+        }
     }
 
-    /// When `handle_timeout` is due next (or a little earlier than anything is due).
+    /// When `handle_timeout` is due next: never later than anything is due, at times earlier.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        let timers = self.core.deadlines.first().map(|(at, _)| at);
+        timers
+            .into_iter()
+            .chain(self.core.limiter.collect_at())
+            .min()
     }
 
     /// The next message to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        todo!()
+        self.core.transmits.pop_front()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.core.events.pop_front()
+    }
+
+    /// Calls `act` with a peer, then sees to it that the peer is woken in time.
+    fn with<R>(&mut self, peer: PeerId, act: impl FnOnce(&mut Peer, &mut Core) -> R) -> Option<R> {
+        let peer = self.peers.get_mut(peer.slot())?.as_mut()?;
+        let result = act(peer, &mut self.core);
+        peer.enter_deadline(&mut self.core);
+        Some(result)
+    }
+
+    /// A slot for a new peer: one that was never used while there are few, else the longest unused.
+    fn vacate(&mut self) -> PeerId {
+        PeerId(self.vacant.pop_front().unwrap_or_else(|| {
+            self.peers.push(None);
+            u32::try_from(self.peers.len() - 1).expect("MAX_PEERS is far below 2^32")
+        }))
     }
 }

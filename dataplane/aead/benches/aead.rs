@@ -1,0 +1,410 @@
+//! Seals and opens bursts beside ring, the `chacha20poly1305` crate and memcpy.
+//!
+//! `cargo bench -p culvert-aead [-- --json] [--kernel avx512|avx2|portable] [--case TEXT]`
+//!
+//! All contenders of a case take turns in one run, some microseconds at a time, so that whatever
+//! else the machine does meets all of them; the figure is each one's fastest turn, per packet. Jobs
+//! are made anew for every burst, as a worker makes them.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use chacha20poly1305::aead::AeadInOut;
+use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
+use culvert_aead::{Engine, Jobs, Kernel, KeyBytes, OpenJob, SealJob, Segment, TAG_LEN, TAILROOM};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+const SIZES: [usize; 6] = [64, 128, 256, 512, 1420, 8192];
+const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+/// Turns of each contender in one case, and how long a turn lasts at least.
+const TURNS: usize = 40;
+const TURN: Duration = Duration::from_micros(100);
+
+struct Options {
+    json: bool,
+    kernel: Kernel,
+    case: Option<String>,
+}
+
+fn main() {
+    let options = options();
+    if !options.json {
+        println!(
+            "kernel {}; ns per packet, and the others' time as a multiple of ours",
+            options.kernel.name()
+        );
+    }
+    for keys in ["one-key", "key-each"] {
+        for batch in BATCHES {
+            for size in SIZES {
+                seal(&options, keys, &vec![size; batch], &size.to_string());
+            }
+        }
+        for batch in [12, 24, 36, 60] {
+            seal(&options, keys, &imix(batch), "imix");
+        }
+    }
+    for batch in [1, 2, 3, 4, 8, 32] {
+        for size in SIZES {
+            open(&options, &vec![size; batch], &size.to_string());
+        }
+    }
+    open(&options, &imix(36), "imix");
+    for (place, bytes) in [("l2", 512 << 10), ("dram", 320 << 20)] {
+        let pool: Vec<u8> = (0..bytes).map(|i: usize| (i * 31) as u8).collect();
+        for size in SIZES {
+            fused(&options, place, &pool, size, 32);
+        }
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        json: false,
+        kernel: Kernel::best(),
+        case: None,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => options.json = true,
+            "--kernel" => {
+                let name = words.next().unwrap_or_default();
+                options.kernel = Kernel::ALL
+                    .into_iter()
+                    .find(|kernel| kernel.name() == name && kernel.is_available())
+                    .unwrap_or_else(|| {
+                        eprintln!("no kernel {name:?} on this processor");
+                        std::process::exit(2);
+                    });
+            }
+            "--case" => options.case = words.next(),
+            // What cargo adds.
+            _ => {}
+        }
+    }
+    options
+}
+
+/// 7 x 64, 4 x 570, 1 x 1420, shuffled the same way every time.
+fn imix(batch: usize) -> Vec<usize> {
+    const DOZEN: [usize; 12] = [64, 570, 64, 64, 1420, 64, 570, 64, 570, 64, 64, 570];
+    (0..batch).map(|i| DOZEN[i % 12]).collect()
+}
+
+/// Packets of one burst: a key, a ring key and a crate's cipher for each, and buffers of their own.
+struct Burst {
+    lens: Vec<usize>,
+    keys: Vec<KeyBytes>,
+    ring: Vec<LessSafeKey>,
+    krate: Vec<ChaCha20Poly1305>,
+    buffers: Vec<Vec<u8>>,
+}
+
+impl Burst {
+    fn new(lens: &[usize], keys: &str) -> Self {
+        let keys: Vec<KeyBytes> = (0..lens.len())
+            .map(|i| {
+                if keys == "one-key" {
+                    [7; 32]
+                } else {
+                    [i as u8; 32]
+                }
+            })
+            .collect();
+        Self {
+            lens: lens.to_vec(),
+            ring: keys
+                .iter()
+                .map(|key| {
+                    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("32 bytes"))
+                })
+                .collect(),
+            krate: keys
+                .iter()
+                .map(|key| ChaCha20Poly1305::new(key.into()))
+                .collect(),
+            // Buffers as a pool of them would lie: not at multiples of 4096 from one another.
+            buffers: lens
+                .iter()
+                .map(|len| vec![1; len.next_multiple_of(2048) + TAG_LEN + TAILROOM + 48])
+                .collect(),
+            keys,
+        }
+    }
+
+    /// One key object for all when there is one key, as a worker would have it.
+    fn key(&self, i: usize) -> usize {
+        if self.keys[0] == self.keys[i] { 0 } else { i }
+    }
+}
+
+fn nonce(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    nonce
+}
+
+fn ring_seal(key: &LessSafeKey, counter: u64, text: &mut [u8]) -> ring::aead::Tag {
+    let nonce = Nonce::assume_unique_for_key(nonce(counter));
+    key.seal_in_place_separate_tag(nonce, Aad::empty(), text)
+        .expect("a short text")
+}
+
+fn seal(options: &Options, keys: &str, lens: &[usize], what: &str) {
+    let case = format!(
+        "seal/{}/{keys}/{}/{what}",
+        options.kernel.name(),
+        lens.len()
+    );
+    if options.skips(&case) {
+        return;
+    }
+    let mut ours = Burst::new(lens, keys);
+    let mut rings = Burst::new(lens, keys);
+    let mut crates = Burst::new(lens, keys);
+    let mut copies = Burst::new(lens, keys);
+    let source = vec![5u8; 16384];
+    let mut engine = Engine::with_kernel(options.kernel).expect("checked");
+    let mut counter = 0;
+    let figures = take_turns([
+        &mut |turns: usize| {
+            for _ in 0..turns {
+                let mut jobs = Jobs::<_, 64>::new();
+                let (keys, lens) = (&ours.keys, &ours.lens);
+                for (i, buffer) in ours.buffers.iter_mut().enumerate() {
+                    let key = if keys[0] == keys[i] { 0 } else { i };
+                    counter += 1;
+                    let job = SealJob::in_place(&keys[key], counter, buffer, lens[i]);
+                    assert!(jobs.push(job.expect("room")).is_ok());
+                }
+                engine.seal(&mut jobs);
+            }
+        },
+        &mut |turns| {
+            for turn in 0..turns {
+                for i in 0..rings.lens.len() {
+                    let (key, len) = (rings.key(i), rings.lens[i]);
+                    let tag =
+                        ring_seal(&rings.ring[key], turn as u64, &mut rings.buffers[i][..len]);
+                    rings.buffers[i][len..len + TAG_LEN].copy_from_slice(tag.as_ref());
+                }
+            }
+        },
+        &mut |turns| {
+            for turn in 0..turns {
+                for i in 0..crates.lens.len() {
+                    let (key, len) = (crates.key(i), crates.lens[i]);
+                    let (text, rest) = crates.buffers[i].split_at_mut(len);
+                    let tag = crates.krate[key]
+                        .encrypt_inout_detached(&nonce(turn as u64).into(), &[], text.into())
+                        .expect("a short text");
+                    rest[..TAG_LEN].copy_from_slice(&tag);
+                }
+            }
+        },
+        &mut |turns| {
+            for _ in 0..turns {
+                for (buffer, &len) in copies.buffers.iter_mut().zip(&copies.lens) {
+                    buffer[..len].copy_from_slice(&black_box(&source)[..len]);
+                    black_box(buffer);
+                }
+            }
+        },
+    ]);
+    options.print(
+        &case,
+        lens.len(),
+        &figures,
+        &["ring", "chacha20poly1305", "memcpy"],
+    );
+}
+
+/// Opening in place needs sealed packets: several bursts are sealed outside the clock, then opened.
+fn open(options: &Options, lens: &[usize], what: &str) {
+    let case = format!(
+        "open/{}/one-key/{}/{what}",
+        options.kernel.name(),
+        lens.len()
+    );
+    if options.skips(&case) {
+        return;
+    }
+    let bytes: usize = lens.iter().map(|len| len + 160).sum();
+    let copies = ((256 << 10) / bytes).clamp(1, 64);
+    let mut bursts: Vec<_> = (0..copies).map(|_| Burst::new(lens, "one-key")).collect();
+    let mut engine = Engine::with_kernel(options.kernel).expect("checked");
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..TURNS {
+        for (contender, times) in times.iter_mut().enumerate() {
+            for burst in &mut bursts {
+                for (buffer, &len) in burst.buffers.iter_mut().zip(lens) {
+                    let tag = ring_seal(&burst.ring[0], 9, &mut buffer[..len]);
+                    buffer[len..len + TAG_LEN].copy_from_slice(tag.as_ref());
+                }
+            }
+            let start = Instant::now();
+            for burst in &mut bursts {
+                if contender == 0 {
+                    let mut jobs = Jobs::<_, 64>::new();
+                    for (buffer, &len) in burst.buffers.iter_mut().zip(lens) {
+                        let job =
+                            OpenJob::in_place(&burst.keys[0], 9, &mut buffer[..len + TAG_LEN]);
+                        assert!(jobs.push(job.expect("a tag")).is_ok());
+                    }
+                    engine.open(&mut jobs);
+                    assert!(jobs.iter().all(OpenJob::ok));
+                } else {
+                    for (buffer, &len) in burst.buffers.iter_mut().zip(lens) {
+                        let nonce = Nonce::assume_unique_for_key(nonce(9));
+                        let sealed = &mut buffer[..len + TAG_LEN];
+                        burst.ring[0]
+                            .open_in_place(nonce, Aad::empty(), sealed)
+                            .expect("sealed so");
+                    }
+                }
+            }
+            times.push(start.elapsed().as_nanos() as f64 / copies as f64);
+        }
+    }
+    options.print(&case, lens.len(), &times.map(Figure::of), &["ring"]);
+}
+
+/// Sealing from elsewhere beside memcpy and ring, with sources that lie in a pool of a given size.
+fn fused(options: &Options, place: &str, pool: &[u8], size: usize, batch: usize) {
+    let case = format!(
+        "fused-{place}/{}/one-key/{batch}/{size}",
+        options.kernel.name()
+    );
+    if options.skips(&case) {
+        return;
+    }
+    let mut ours = Burst::new(&vec![size; batch], "one-key");
+    let mut rings = Burst::new(&vec![size; batch], "one-key");
+    let mut copies = Burst::new(&vec![size; batch], "one-key");
+    let mut engine = Engine::with_kernel(options.kernel).expect("checked");
+    // All contenders walk on through the pool, so that nobody finds what another one has warmed.
+    // Strides are odd multiples of lines: neighbours in a burst are not neighbours in memory.
+    let stride = (size + 64 * 97).next_multiple_of(64);
+    let at = std::cell::Cell::new(0);
+    let next = || {
+        let here = at.get();
+        at.set(if here + stride + size > pool.len() {
+            here % 4096 / 64 * 64
+        } else {
+            here + stride
+        });
+        &pool[here..here + size]
+    };
+    let figures = take_turns([
+        &mut |turns: usize| {
+            for turn in 0..turns {
+                let sources: [[Segment<'_>; 1]; 64] = std::array::from_fn(|i| {
+                    [Segment::from(if i < batch { next() } else { &pool[..0] })]
+                });
+                let mut jobs = Jobs::<_, 64>::new();
+                for (buffer, source) in ours.buffers.iter_mut().zip(&sources) {
+                    let job = SealJob::copy(&ours.keys[0], turn as u64, source, buffer, size);
+                    assert!(jobs.push(job.expect("room")).is_ok());
+                }
+                engine.seal(&mut jobs);
+            }
+        },
+        &mut |turns| {
+            for turn in 0..turns {
+                for buffer in &mut rings.buffers {
+                    buffer[..size].copy_from_slice(next());
+                    let tag = ring_seal(&rings.ring[0], turn as u64, &mut buffer[..size]);
+                    buffer[size..size + TAG_LEN].copy_from_slice(tag.as_ref());
+                }
+            }
+        },
+        &mut |turns| {
+            for _ in 0..turns {
+                for buffer in &mut copies.buffers {
+                    buffer[..size].copy_from_slice(next());
+                    black_box(buffer);
+                }
+            }
+        },
+    ]);
+    options.print(&case, batch, &figures, &["memcpy + ring", "memcpy"]);
+}
+
+/// Nanoseconds per burst.
+#[derive(Clone, Copy)]
+struct Figure {
+    least: f64,
+    median: f64,
+}
+
+impl Figure {
+    fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self {
+            least: times[0],
+            median: times[times.len() / 2],
+        }
+    }
+}
+
+/// Runs the contenders in turn, each often enough to fill its turn.
+fn take_turns<const N: usize>(mut contenders: [&mut dyn FnMut(usize); N]) -> [Figure; N] {
+    let mut rounds = [1; N];
+    for (contender, rounds) in contenders.iter_mut().zip(&mut rounds) {
+        contender(2);
+        let mut took = Duration::ZERO;
+        while took < TURN {
+            *rounds *= 2;
+            let start = Instant::now();
+            contender(*rounds);
+            took = start.elapsed();
+        }
+    }
+    let mut times = [const { Vec::new() }; N];
+    for _ in 0..TURNS {
+        for ((contender, &rounds), times) in contenders.iter_mut().zip(&rounds).zip(&mut times) {
+            let start = Instant::now();
+            contender(rounds);
+            times.push(start.elapsed().as_nanos() as f64 / rounds as f64);
+        }
+    }
+    times.map(Figure::of)
+}
+
+impl Options {
+    fn skips(&self, case: &str) -> bool {
+        self.case
+            .as_ref()
+            .is_some_and(|wanted| !case.contains(wanted.as_str()))
+    }
+
+    fn print(&self, case: &str, packets: usize, figures: &[Figure], references: &[&str]) {
+        let packets = packets as f64;
+        let ours = figures[0];
+        if self.json {
+            for (figure, reference) in figures[1..].iter().zip(references) {
+                println!(
+                    "{{\"section\":\"aead\",\"case\":\"{case}\",\"unit\":\"ns\",\"value\":{:.1},\
+                     \"median\":{:.1},\"reference\":\"{reference}\",\"reference_value\":{:.1},\
+                     \"ratio\":{:.3}}}",
+                    ours.least / packets,
+                    ours.median / packets,
+                    figure.least / packets,
+                    figure.least / ours.least
+                );
+            }
+            return;
+        }
+        print!("{case:<36} {:>8.1}", ours.least / packets);
+        for (figure, reference) in figures[1..].iter().zip(references) {
+            print!(
+                "  {reference} {:.1} ({:.2}x)",
+                figure.least / packets,
+                figure.least / ours.least
+            );
+        }
+        println!();
+    }
+}

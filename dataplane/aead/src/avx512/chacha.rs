@@ -1,0 +1,247 @@
+//! ChaCha20 (RFC 8439, section 2.3), sixteen blocks side by side.
+//!
+//! **In**: a group of up to sixteen lanes: keys, nonces, block numbers, sources, destinations.
+//! **Out**: every lane's source combined with its keystream, at its destination; on request sums of
+//! what was read.
+//! **Never**: a second read of a source's byte; a byte outside a lane's span when `EXACT`.
+//!
+//! A register holds one word of the state for sixteen blocks, so a round is additions, rotations
+//! and exclusive-ors of whole registers and nothing else. Sixteen by sixteen words are transposed
+//! at the end and each block meets its source.
+//!
+//! Constant time: those instructions take the same time for all operands; the branches and masks
+//! here depend on spans (lengths) and on whether two key *pointers* are the same.
+
+use core::arch::asm;
+use core::arch::x86_64::*;
+
+use crate::KeyBytes;
+use crate::lanes::{Compute, Group, Span};
+
+const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
+
+/// The keystream of one group on its way from registers to lanes, and sums by slot.
+pub(crate) struct Sixteen<'s, const EXACT: bool, const SUM: bool> {
+    pub(crate) keystream: &'s mut [__m512i; 16],
+    pub(crate) sums: &'s mut [__m512i; 64],
+}
+
+impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn compute(&mut self, group: &Group) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            keystream(group, self.keystream);
+            apply::<EXACT, SUM>(group, self.keystream, self.sums);
+        }
+    }
+}
+
+/// Loads sixteen state rows' worth of keys: row `i` holds word `i` of every lane's key.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn key_rows(group: &Group) -> [__m512i; 8] {
+    let words = |key: *const KeyBytes| key.cast::<i32>();
+    // SAFETY: used lanes' keys are readable; unused lanes read the first lane's key.
+    unsafe {
+        if group.one_key {
+            let key = words(group.key[0]);
+            let mut rows = [_mm512_setzero_si512(); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm512_set1_epi32(key.add(i).read_unaligned());
+            }
+            return rows;
+        }
+        // 1. Key i beside key i + 8, each a half of a register.
+        let key =
+            |lane: usize| group.key[if lane < group.used { lane } else { 0 }].cast::<__m256i>();
+        let mut pairs = [_mm512_setzero_si512(); 8];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let low = _mm512_castsi256_si512(_mm256_loadu_si256(key(i)));
+            *pair = _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(key(i + 8)));
+        }
+        // 2. Transpose 4x4 words inside the quarters: quarter q of t[4h + w] holds word 4(q&1) + w
+        //    of keys 4h + 8(q>>1) ...
+        let mut t = [_mm512_setzero_si512(); 8];
+        for h in 0..2 {
+            let [a, b, c, d] = [
+                pairs[4 * h],
+                pairs[4 * h + 1],
+                pairs[4 * h + 2],
+                pairs[4 * h + 3],
+            ];
+            let (ab, ab2) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd, cd2) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            t[4 * h] = _mm512_unpacklo_epi64(ab, cd);
+            t[4 * h + 1] = _mm512_unpackhi_epi64(ab, cd);
+            t[4 * h + 2] = _mm512_unpacklo_epi64(ab2, cd2);
+            t[4 * h + 3] = _mm512_unpackhi_epi64(ab2, cd2);
+        }
+        // 3. Bring the quarters into the lanes' order.
+        let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+        let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+        let mut rows = [_mm512_setzero_si512(); 8];
+        for w in 0..4 {
+            rows[w] = _mm512_permutex2var_epi64(t[w], even, t[4 + w]);
+            rows[4 + w] = _mm512_permutex2var_epi64(t[w], odd, t[4 + w]);
+        }
+        rows
+    }
+}
+
+/// One step of four independent quarter rounds, written so that the four stay side by side.
+macro_rules! four {
+    ($x:ident, $r:literal: $(($a:literal $b:literal $d:literal))*) => {
+        $($x[$a] = _mm512_add_epi32($x[$a], $x[$b]);)*
+        $($x[$d] = _mm512_rol_epi32::<$r>(_mm512_xor_si512($x[$d], $x[$a]));)*
+    };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
+    // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
+    let (key, block, low, high) = unsafe {
+        (
+            key_rows(group),
+            _mm512_load_si512(group.block.as_ptr().cast()),
+            _mm512_load_si512(group.counter_low.as_ptr().cast()),
+            _mm512_load_si512(group.counter_high.as_ptr().cast()),
+        )
+    };
+    let zero = _mm512_setzero_si512();
+    let sigma = SIGMA.map(|word| _mm512_set1_epi32(word));
+    let start = [
+        sigma[0], sigma[1], sigma[2], sigma[3], key[0], key[1], key[2], key[3], key[4], key[5],
+        key[6], key[7], block, zero, low, high,
+    ];
+    let mut x = start;
+    for _ in 0..10 {
+        four!(x, 16: (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        four!(x, 12: (8 12 4) (9 13 5) (10 14 6) (11 15 7));
+        four!(x, 8: (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        four!(x, 7: (8 12 4) (9 13 5) (10 14 6) (11 15 7));
+        four!(x, 16: (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        four!(x, 12: (10 15 5) (11 12 6) (8 13 7) (9 14 4));
+        four!(x, 8: (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        four!(x, 7: (10 15 5) (11 12 6) (8 13 7) (9 14 4));
+    }
+    for i in 0..16 {
+        x[i] = _mm512_add_epi32(x[i], start[i]);
+    }
+    transpose(&x, out);
+}
+
+/// Sixteen rows of words become sixteen blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn transpose(x: &[__m512i; 16], out: &mut [__m512i; 16]) {
+    // 1. 4x4 words inside each quarter: quarter q of t[4g + j] is words 4g.. of block 4q + j.
+    let mut t = [_mm512_setzero_si512(); 16];
+    for g in 0..4 {
+        let [a, b, c, d] = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+        let (ab, ab2) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd, cd2) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        t[4 * g] = _mm512_unpacklo_epi64(ab, cd);
+        t[4 * g + 1] = _mm512_unpackhi_epi64(ab, cd);
+        t[4 * g + 2] = _mm512_unpacklo_epi64(ab2, cd2);
+        t[4 * g + 3] = _mm512_unpackhi_epi64(ab2, cd2);
+    }
+    // 2. 4x4 quarters: block 4q + j collects quarter q of t[j], t[4 + j], t[8 + j], t[12 + j].
+    for j in 0..4 {
+        let [a, b, c, d] = [t[j], t[4 + j], t[8 + j], t[12 + j]];
+        let (ab, ab2) = (
+            _mm512_shuffle_i32x4::<0x44>(a, b),
+            _mm512_shuffle_i32x4::<0xee>(a, b),
+        );
+        let (cd, cd2) = (
+            _mm512_shuffle_i32x4::<0x44>(c, d),
+            _mm512_shuffle_i32x4::<0xee>(c, d),
+        );
+        out[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+        out[4 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+        out[8 + j] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);
+        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab2, cd2);
+    }
+}
+
+/// Each lane's source meets its keystream.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn apply<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    keystream: &[__m512i; 16],
+    sums: &mut [__m512i; 64],
+) {
+    for lane in 0..group.used {
+        let (span, source) = (group.span[lane], group.source[lane]);
+        let destination = group.destination[lane];
+        // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither
+        // read nor written.
+        unsafe {
+            let text;
+            if span == Span::FULL {
+                text = load(source);
+                _mm512_storeu_si512(destination.cast(), _mm512_xor_si512(text, keystream[lane]));
+            } else {
+                let stored = ones(span.len()) & !ones(span.skip());
+                text = load_masked(source, stored & ones(span.take()));
+                let sealed = _mm512_xor_si512(text, keystream[lane]);
+                if EXACT {
+                    _mm512_mask_storeu_epi8(destination.cast(), stored, sealed);
+                } else {
+                    let sealed = _mm512_maskz_mov_epi8(stored, sealed);
+                    _mm512_storeu_si512(destination.cast(), sealed);
+                }
+            }
+            if SUM {
+                let sum = &mut sums[group.slot[lane] as usize & 63];
+                let low = _mm512_and_si512(text, _mm512_set1_epi64(0xffff_ffff));
+                let both = _mm512_add_epi64(low, _mm512_srli_epi64::<32>(text));
+                *sum = _mm512_add_epi64(*sum, both);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+const fn ones(count: u32) -> u64 {
+    if count >= 64 {
+        u64::MAX
+    } else {
+        (1 << count) - 1
+    }
+}
+
+/// Reads 64 bytes exactly once, whoever else writes them.
+///
+/// # Safety
+/// They are mapped and readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn load(source: *const u8) -> __m512i {
+    let text;
+    // SAFETY: the caller's contract. Without `pure` the compiler may not repeat the load.
+    unsafe {
+        asm!("vmovdqu64 {}, [{}]", out(zmm_reg) text, in(reg) source,
+            options(nostack, preserves_flags, readonly));
+    }
+    text
+}
+
+/// Reads the bytes of the mask exactly once; the others are zero.
+///
+/// # Safety
+/// The bytes of the mask are mapped and readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn load_masked(source: *const u8, mask: u64) -> __m512i {
+    let text;
+    // SAFETY: as in `load`; masked-out bytes can't fault.
+    unsafe {
+        asm!("vmovdqu8 {}{{{}}}{{z}}, [{}]", out(zmm_reg) text, in(kreg) mask, in(reg) source,
+            options(nostack, preserves_flags, readonly));
+    }
+    text
+}

@@ -1,0 +1,730 @@
+//! A burst's way through a vector kernel: sub-batches, lanes, tags.
+//!
+//! **In**: jobs. **Out**: sealed and opened packets.
+//! **Never**: a branch on secrets: what is decided here depends on lengths, pointers and, in
+//! opening, on which packets verified.
+//!
+//! A sub-batch is as many packets as keep their ciphertext in the first-level cache until Poly1305
+//! has read it, ordered by length so that eight neighbours take about as many steps.
+//!
+//! 1. seal: all lanes of the sub-batch (block 0 makes the Poly1305 key), then tags;
+//! 2. seal with heads: payload lanes, the caller completes the heads, key and head lanes, tags;
+//! 3. open: key lanes, tags, lanes of those packets whose tag was right.
+
+#![allow(unsafe_code, reason = "a named room: pointers of jobs become lanes")]
+
+use core::ptr;
+use core::slice;
+
+use crate::job::{DecryptJob, OpenJob, SealJob, Sealed, State};
+use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
+use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, sum};
+
+/// Packets of a sub-batch.
+const MOST: usize = 64;
+
+/// Text of a sub-batch: what stays in the first-level cache beside the rest.
+const TEXT: usize = 32 * 1024;
+
+/// A text to authenticate.
+#[derive(Clone, Copy)]
+pub(crate) struct Text {
+    pub(crate) start: *const u8,
+    pub(crate) len: u32,
+}
+
+/// A 64-byte line, aligned like one.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [u64; 8]);
+
+static ZEROS: Line = Line([0; 8]);
+
+/// What a kernel keeps between calls; wiped after each.
+#[repr(C, align(64))]
+pub(crate) struct Scratch {
+    pub(crate) groups: [Group; 2],
+    pub(crate) secret: Secret,
+}
+
+/// The part of it that is secret.
+#[repr(C, align(64))]
+pub(crate) struct Secret {
+    /// By slot: block 0 of the keystream, whose first half is the Poly1305 key.
+    pub(crate) poly_keys: [Line; MOST],
+    /// By slot: sums of the payload's words, in eight parts.
+    pub(crate) sums: [Line; MOST],
+    pub(crate) keystream: [Line; 16],
+}
+
+impl Scratch {
+    pub(crate) const fn new() -> Self {
+        const LINE: Line = Line([0; 8]);
+        Self {
+            groups: [Group::new(), Group::new()],
+            secret: Secret {
+                poly_keys: [LINE; MOST],
+                sums: [LINE; MOST],
+                keystream: [LINE; 16],
+            },
+        }
+    }
+
+    /// Wipes what `slots` packets left.
+    #[inline(always)]
+    fn wipe(&mut self, slots: usize) {
+        let secret = &mut self.secret;
+        for line in secret.poly_keys[..slots]
+            .iter_mut()
+            .chain(&mut secret.keystream)
+        {
+            // SAFETY: a line is writable. Volatile, or the compiler would leave it out.
+            unsafe { ptr::write_volatile(line, ZEROS) };
+        }
+    }
+}
+
+/// A kernel that computes lanes side by side.
+pub(crate) trait Vector {
+    /// The computation of a group: exact stores or whole ones, with sums or without.
+    type Lanes<'s, const EXACT: bool, const SUM: bool>: Compute;
+
+    /// Borrows from the scratch what the computation needs.
+    fn lanes<'s, const EXACT: bool, const SUM: bool>(
+        keystream: &'s mut [Line; 16],
+        sums: &'s mut [Line; MOST],
+    ) -> Self::Lanes<'s, EXACT, SUM>;
+
+    /// The tags of up to eight texts.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features; texts are readable, and private.
+    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8];
+}
+
+/// A sub-batch: jobs by slot, in the order of their lengths.
+struct Order {
+    /// Length and index, packed so that they sort.
+    entries: [u32; MOST],
+    len: usize,
+    /// The first job behind the sub-batch.
+    next: usize,
+}
+
+impl Order {
+    /// The jobs from `first` on that are to be worked on: `length` says how long, `None` to pass.
+    #[inline(always)]
+    fn new<J>(jobs: &[J], first: usize, length: impl Fn(&J) -> Option<u32>) -> Self {
+        let mut order = Self {
+            entries: [0; MOST],
+            len: 0,
+            next: first,
+        };
+        let (mut text, mut sorted) = (0, true);
+        for (offset, job) in jobs[first..].iter().enumerate().take(MOST) {
+            if text >= TEXT && order.len % 8 == 0 {
+                break;
+            }
+            order.next = first + offset + 1;
+            if let Some(len) = length(job) {
+                let entry = len << 6 | offset as u32;
+                sorted &= order.len == 0 || order.entries[order.len - 1] < entry;
+                order.entries[order.len] = entry;
+                order.len += 1;
+                text += len as usize;
+            }
+        }
+        if !sorted {
+            order.sort();
+        }
+        order
+    }
+
+    /// By insertion: a burst has few lengths, and they come in runs.
+    fn sort(&mut self) {
+        for i in 1..self.len {
+            let entry = self.entries[i];
+            let mut at = i;
+            while at > 0 && self.entries[at - 1] > entry {
+                self.entries[at] = self.entries[at - 1];
+                at -= 1;
+            }
+            self.entries[at] = entry;
+        }
+    }
+
+    #[inline(always)]
+    fn index(&self, first: usize, slot: usize) -> usize {
+        first + (self.entries[slot] & 63) as usize
+    }
+}
+
+#[inline(always)]
+fn stream(key: &KeyBytes, counter: u64, slot: usize) -> Stream {
+    Stream {
+        key,
+        counter,
+        slot: slot as u32,
+    }
+}
+
+/// Seals all jobs that were not sealed before.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn seal<K: Vector, F>(
+    scratch: &mut Scratch,
+    jobs: &mut [SealJob<'_>],
+    finish: &mut Option<F>,
+) where
+    F: FnMut(usize, PayloadSum, &mut [u8]),
+{
+    let (mut first, mut slots) = (0, 0);
+    while first < jobs.len() {
+        let order = Order::new(jobs, first, |job| (!job.done).then_some(job.len));
+        slots = slots.max(order.len);
+        // SAFETY: pointers of jobs are good for their lengths, as their constructors proved.
+        unsafe {
+            match finish {
+                None => seal_lanes::<K>(scratch, jobs, first, &order),
+                Some(finish) => seal_heads_last::<K, F>(scratch, jobs, first, &order, finish),
+            }
+            seal_tags::<K>(scratch, jobs, first, &order);
+        }
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// All lanes, in the order of the text.
+#[inline(always)]
+unsafe fn seal_lanes<K: Vector>(
+    scratch: &mut Scratch,
+    jobs: &mut [SealJob<'_>],
+    first: usize,
+    order: &Order,
+) {
+    let secret = &mut scratch.secret;
+    let keys = secret.poly_keys.as_mut_ptr();
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for slot in 0..order.len {
+        let job = &mut jobs[order.index(first, slot)];
+        job.done = true;
+        let stream = stream(job.key, job.counter, slot);
+        // SAFETY: the job's pointers (see `seal`); a slot's line takes a whole block.
+        unsafe {
+            let key = keys.wrapping_add(slot).cast();
+            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+            if job.in_place {
+                in_place(
+                    &mut pipeline,
+                    stream,
+                    job.destination.as_ptr(),
+                    0,
+                    job.len,
+                    job.len,
+                );
+            } else {
+                let head = gather_head(job);
+                in_place(
+                    &mut pipeline,
+                    stream,
+                    job.destination.as_ptr(),
+                    0,
+                    head,
+                    job.len,
+                );
+                from_segments(&mut pipeline, stream, job, head);
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+}
+
+/// Payload lanes first, then the caller completes the heads, then key and head lanes.
+#[inline(always)]
+unsafe fn seal_heads_last<K: Vector, F>(
+    scratch: &mut Scratch,
+    jobs: &mut [SealJob<'_>],
+    first: usize,
+    order: &Order,
+    finish: &mut F,
+) where
+    F: FnMut(usize, PayloadSum, &mut [u8]),
+{
+    let secret = &mut scratch.secret;
+    secret.sums[..order.len].fill(ZEROS);
+    let mut heads = [0; MOST];
+    let compute = K::lanes::<false, true>(&mut secret.keystream, &mut secret.sums);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for slot in 0..order.len {
+        let job = &mut jobs[order.index(first, slot)];
+        job.done = true;
+        let stream = stream(job.key, job.counter, slot);
+        // SAFETY: the job's pointers (see `seal`).
+        unsafe {
+            let head = if job.in_place {
+                job.head.next_multiple_of(64).min(job.len)
+            } else {
+                gather_head(job)
+            };
+            heads[slot] = head;
+            if job.in_place {
+                in_place(
+                    &mut pipeline,
+                    stream,
+                    job.destination.as_ptr(),
+                    head,
+                    job.len,
+                    job.len,
+                );
+            } else {
+                from_segments(&mut pipeline, stream, job, head);
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+
+    for slot in 0..order.len {
+        let index = order.index(first, slot);
+        let job = &mut jobs[index];
+        // SAFETY: the head lies in the job's buffer, which nobody else uses now.
+        let text =
+            unsafe { slice::from_raw_parts_mut(job.destination.as_ptr(), heads[slot] as usize) };
+        let (head, rest) = text.split_at_mut(job.head as usize);
+        // Lanes summed words that begin at even offsets of the text; the payload may not.
+        let odd = job.head % 2 == 1;
+        let mut sum = u64::from(sum::fold(sum::words(rest), odd));
+        for part in secret.sums[slot].0 {
+            sum += (part & 0xffff_ffff) + (part >> 32);
+        }
+        job.sum = PayloadSum::from_words(sum::fold(sum, odd));
+        finish(index, job.sum, head);
+    }
+
+    let keys = secret.poly_keys.as_mut_ptr();
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for slot in 0..order.len {
+        let job = &mut jobs[order.index(first, slot)];
+        let stream = stream(job.key, job.counter, slot);
+        // SAFETY: as in `seal_lanes`.
+        unsafe {
+            let key = keys.wrapping_add(slot).cast();
+            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+            in_place(
+                &mut pipeline,
+                stream,
+                job.destination.as_ptr(),
+                0,
+                heads[slot],
+                job.len,
+            );
+        }
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+}
+
+/// Lanes of `text[from..to]`, in place; `from` begins a block, `to` ends one or the text.
+#[inline(always)]
+unsafe fn in_place<C: Compute>(
+    pipeline: &mut Pipeline<'_, C>,
+    stream: Stream,
+    text: *mut u8,
+    from: u32,
+    to: u32,
+    len: u32,
+) {
+    debug_assert!(from % 64 == 0 && (to % 64 == 0 || to == len));
+    let block = from / 64;
+    let whole = to / 64 - block;
+    let at = text.wrapping_add(from as usize);
+    // SAFETY: the caller's pointers.
+    unsafe {
+        pipeline.run(stream, block + 1, whole as usize, at, at);
+        let rest = to % 64;
+        if rest > 0 {
+            let at = text.wrapping_add((to - rest) as usize);
+            pipeline.one(stream, to / 64 + 1, Span::new(0, rest, rest), at, at);
+        }
+    }
+}
+
+/// Reads payload behind the head up to the end of the head's last block. Returns where that is.
+#[inline(always)]
+unsafe fn gather_head(job: &SealJob<'_>) -> u32 {
+    let end = job.head.next_multiple_of(64).min(job.len);
+    if end > job.head {
+        let mut cursor = Cursor {
+            segments: job.source,
+            offset: 0,
+        };
+        // SAFETY: the job's buffer has `len` bytes.
+        unsafe {
+            let to = job.destination.as_ptr().add(job.head as usize);
+            cursor.gather(to, (end - job.head) as usize);
+        }
+    }
+    end
+}
+
+/// A place in a job's segments.
+struct Cursor<'j> {
+    segments: &'j [crate::Segment<'j>],
+    offset: usize,
+}
+
+impl Cursor<'_> {
+    /// Moves `count` bytes on.
+    fn skip(&mut self, mut count: usize) {
+        while let [segment, rest @ ..] = self.segments {
+            let left = segment.len - self.offset;
+            if count < left {
+                self.offset += count;
+                return;
+            }
+            count -= left;
+            self.segments = rest;
+            self.offset = 0;
+        }
+    }
+
+    /// Copies `count` bytes to private memory, zeros where segments end.
+    ///
+    /// # Safety
+    /// `to` takes that many.
+    unsafe fn gather(&mut self, mut to: *mut u8, mut count: usize) {
+        while let [segment, rest @ ..] = self.segments {
+            let piece = (segment.len - self.offset).min(count);
+            // SAFETY: the segment is readable and disjoint from the destination.
+            unsafe { raw::read(segment.start.as_ptr().add(self.offset), to, piece) };
+            to = to.wrapping_add(piece);
+            count -= piece;
+            self.offset += piece;
+            if self.offset == segment.len {
+                self.segments = rest;
+                self.offset = 0;
+            }
+            if count == 0 {
+                return;
+            }
+        }
+        // SAFETY: the caller's contract.
+        unsafe { ptr::write_bytes(to, 0, count) };
+    }
+}
+
+/// Lanes of the text from `from` on, out of segments; zeros behind them.
+#[inline(always)]
+unsafe fn from_segments<C: Compute>(
+    pipeline: &mut Pipeline<'_, C>,
+    stream: Stream,
+    job: &SealJob<'_>,
+    from: u32,
+) {
+    let mut cursor = Cursor {
+        segments: job.source,
+        offset: 0,
+    };
+    if from > job.head {
+        cursor.skip((from - job.head) as usize);
+    }
+    let mut at = from;
+    while at < job.len {
+        let to = job.destination.as_ptr().wrapping_add(at as usize);
+        let (block, left) = (at / 64 + 1, (job.len - at) as usize);
+        let want = left.min(64);
+        // SAFETY: lanes read what segments have and write where the job's buffer is.
+        unsafe {
+            let [segment, rest @ ..] = cursor.segments else {
+                pipeline.one(stream, block, Span::new(0, 0, want as u32), to, to);
+                at += want as u32;
+                continue;
+            };
+            let source = segment
+                .start
+                .as_ptr()
+                .wrapping_add(cursor.offset)
+                .cast_const();
+            let there = segment.len - cursor.offset;
+            let whole = there.min(left) / 64;
+            if whole > 0 {
+                pipeline.run(stream, block, whole, source, to);
+                cursor.skip(64 * whole);
+                at += 64 * whole as u32;
+            } else if there >= want || rest.is_empty() {
+                let take = there.min(want);
+                pipeline.one(
+                    stream,
+                    block,
+                    Span::new(0, take as u32, want as u32),
+                    source,
+                    to,
+                );
+                cursor.skip(take);
+                at += want as u32;
+            } else {
+                // The block lies in several segments: it is gathered where its ciphertext goes.
+                cursor.gather(to, want);
+                pipeline.one(
+                    stream,
+                    block,
+                    Span::new(0, want as u32, want as u32),
+                    to,
+                    to,
+                );
+                at += want as u32;
+            }
+        }
+    }
+}
+
+/// Tags behind the ciphertexts.
+#[inline(always)]
+unsafe fn seal_tags<K: Vector>(
+    scratch: &Scratch,
+    jobs: &[SealJob<'_>],
+    first: usize,
+    order: &Order,
+) {
+    let text = |slot| {
+        let job = &jobs[order.index(first, slot)];
+        Text {
+            start: job.destination.as_ptr(),
+            len: job.len,
+        }
+    };
+    // SAFETY: ciphertexts are private; a job's buffer has room for its tag.
+    unsafe {
+        tags::<K>(scratch, order.len, text, |slot, tag| {
+            let job = &jobs[order.index(first, slot)];
+            let to = job.destination.as_ptr().add(job.len as usize);
+            to.cast::<[u64; 2]>().write_unaligned(tag.map(u64::to_le));
+        });
+    }
+}
+
+/// Computes tags eight by eight.
+///
+/// # Safety
+/// Texts are readable and private.
+#[inline(always)]
+unsafe fn tags<K: Vector>(
+    scratch: &Scratch,
+    slots: usize,
+    text: impl Fn(usize) -> Text,
+    mut put: impl FnMut(usize, [u64; 2]),
+) {
+    for start in (0..slots).step_by(8) {
+        let mut texts = [Text {
+            start: (&raw const ZEROS).cast(),
+            len: 0,
+        }; 8];
+        let count = (slots - start).min(8);
+        for lane in 0..count {
+            texts[lane] = text(start + lane);
+        }
+        let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
+            return;
+        };
+        // SAFETY: the caller's contract.
+        let tags = unsafe { K::tags(keys, &texts) };
+        for (lane, &tag) in tags.iter().enumerate().take(count) {
+            put(start + lane, tag);
+        }
+    }
+}
+
+/// What opening needs of a job.
+pub(crate) trait Open {
+    fn key(&self) -> &KeyBytes;
+    fn counter(&self) -> u64;
+    fn text(&self) -> Text;
+    fn state(&mut self) -> &mut State;
+    fn waits(&self) -> bool;
+}
+
+macro_rules! open {
+    ($type:ident) => {
+        impl Open for $type<'_> {
+            #[inline(always)]
+            fn key(&self) -> &KeyBytes {
+                self.key
+            }
+            #[inline(always)]
+            fn counter(&self) -> u64 {
+                self.counter
+            }
+            #[inline(always)]
+            fn text(&self) -> Text {
+                Text {
+                    start: self.text.as_ptr(),
+                    len: self.len,
+                }
+            }
+            #[inline(always)]
+            fn state(&mut self) -> &mut State {
+                &mut self.state
+            }
+            #[inline(always)]
+            fn waits(&self) -> bool {
+                self.state == State::Waiting
+            }
+        }
+    };
+}
+
+open!(OpenJob);
+open!(Sealed);
+
+/// Verifies a sub-batch: key lanes, tags, comparison.
+#[inline(always)]
+unsafe fn verify_some<K: Vector, J: Open>(
+    scratch: &mut Scratch,
+    jobs: &mut [J],
+    first: usize,
+    order: &Order,
+) {
+    let secret = &mut scratch.secret;
+    let keys = secret.poly_keys.as_mut_ptr();
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for slot in 0..order.len {
+        let job = &jobs[order.index(first, slot)];
+        let stream = stream(job.key(), job.counter(), slot);
+        let key = keys.wrapping_add(slot).cast();
+        // SAFETY: a slot's line takes a whole block.
+        unsafe { pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key) };
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+    let mut verdicts = [State::Failed; MOST];
+    // SAFETY: texts and tags lie in the jobs' buffers.
+    unsafe {
+        let text = |slot| jobs[order.index(first, slot)].text();
+        tags::<K>(scratch, order.len, text, |slot, tag| {
+            let text = text(slot);
+            let there = text
+                .start
+                .add(text.len as usize)
+                .cast::<[u64; 2]>()
+                .read_unaligned();
+            // No early end: all bits meet in one word, and only that is looked at.
+            let difference = (there[0] ^ tag[0].to_le()) | (there[1] ^ tag[1].to_le());
+            if difference == 0 {
+                verdicts[slot] = State::Verified;
+            }
+        });
+    }
+    for slot in 0..order.len {
+        *jobs[order.index(first, slot)].state() = verdicts[slot];
+    }
+}
+
+/// Verifies all jobs that were not looked at before.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn verify<K: Vector>(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
+    let (mut first, mut slots) = (0, 0);
+    while first < jobs.len() {
+        let order = Order::new(jobs, first, |job| job.waits().then_some(job.len));
+        slots = slots.max(order.len);
+        // SAFETY: pointers of jobs are good for their lengths.
+        unsafe { verify_some::<K, _>(scratch, jobs, first, &order) };
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// Opens all jobs that were not looked at before, in place.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
+    let (mut first, mut slots) = (0, 0);
+    while first < jobs.len() {
+        let order = Order::new(jobs, first, |job| job.waits().then_some(job.len));
+        slots = slots.max(order.len);
+        // SAFETY: pointers of jobs are good for their lengths.
+        unsafe {
+            verify_some::<K, _>(scratch, jobs, first, &order);
+            let secret = &mut scratch.secret;
+            let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums);
+            let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+            for slot in 0..order.len {
+                let job = &jobs[order.index(first, slot)];
+                if job.ok() {
+                    let stream = stream(job.key, job.counter, slot);
+                    in_place(
+                        &mut pipeline,
+                        stream,
+                        job.text.as_ptr(),
+                        0,
+                        job.len,
+                        job.len,
+                    );
+                }
+            }
+            pipeline.finish();
+        }
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// Decrypts ranges of verified texts.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn decrypt<K: Vector>(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
+    let secret = &mut scratch.secret;
+    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for job in jobs.iter() {
+        let stream = stream(job.key, job.counter, 0);
+        let mut at = job.range.start;
+        for destination in job.destinations {
+            let mut to = destination.start.as_ptr();
+            let end = at + destination.len as u32;
+            // SAFETY: the range lies in the text; destinations take their lengths.
+            unsafe {
+                while at < end {
+                    let (block, skip) = (at / 64, at % 64);
+                    let whole = if skip == 0 { (end - at) / 64 } else { 0 };
+                    let source = job
+                        .text
+                        .as_ptr()
+                        .wrapping_add(64 * block as usize)
+                        .cast_const();
+                    if whole > 0 {
+                        pipeline.run(stream, block + 1, whole as usize, source, to);
+                        at += 64 * whole;
+                        to = to.wrapping_add(64 * whole as usize);
+                    } else {
+                        // A part of a block; a block in two destinations is computed twice.
+                        let stop = (end - 64 * block).min(64);
+                        let span = Span::new(skip, stop, stop);
+                        let start = to.wrapping_sub(skip as usize);
+                        pipeline.one(stream, block + 1, span, source, start);
+                        at += stop - skip;
+                        to = to.wrapping_add((stop - skip) as usize);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+    scratch.wipe(0);
+}
+
+const _: () = assert!(TAG_LEN == 16);

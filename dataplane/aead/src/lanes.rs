@@ -1,0 +1,244 @@
+//! Lanes: a burst flattened into ChaCha20 blocks, grouped as a kernel computes them side by side.
+//!
+//! **In**: runs of blocks of one packet, in any order of packets.
+//! **Out**: full groups handed to the kernel, one group late, and a partial one at the end.
+//! **Never**: a look at text or keys; it moves pointers and lengths only.
+//!
+//! Group N+1 is planned before group N is computed. So what planning stores has left the store
+//! buffer when the kernel loads it as vectors, and the prefetch of a lane's source has a whole
+//! group's time to arrive.
+
+#![allow(unsafe_code, reason = "a named room: pointers of lanes")]
+
+use core::ptr;
+
+use crate::KeyBytes;
+
+/// A group's arrays hold twice its lanes, so that a run is written as whole vectors from any lane.
+pub(crate) const MOST: usize = 32;
+
+/// Bytes of a lane to compute: it reads source bytes `skip..take`, takes zeros for `take..len`, and
+/// stores `skip..len`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span(u32);
+
+impl Span {
+    pub(crate) const FULL: Self = Self::new(0, 64, 64);
+
+    #[inline(always)]
+    pub(crate) const fn new(skip: u32, take: u32, len: u32) -> Self {
+        Self(skip | take << 8 | len << 16)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn skip(self) -> u32 {
+        self.0 & 0xff
+    }
+
+    #[inline(always)]
+    pub(crate) const fn take(self) -> u32 {
+        self.0 >> 8 & 0xff
+    }
+
+    #[inline(always)]
+    pub(crate) const fn len(self) -> u32 {
+        self.0 >> 16
+    }
+}
+
+/// The blocks that a kernel computes side by side, as a structure of arrays.
+#[repr(C, align(64))]
+pub(crate) struct Group {
+    pub(crate) block: [u32; MOST],
+    pub(crate) counter_low: [u32; MOST],
+    pub(crate) counter_high: [u32; MOST],
+    pub(crate) span: [Span; MOST],
+    /// Which of the sub-batch's sums the lane's text adds to.
+    pub(crate) slot: [u32; MOST],
+    pub(crate) key: [*const KeyBytes; MOST],
+    pub(crate) source: [*const u8; MOST],
+    pub(crate) destination: [*mut u8; MOST],
+    pub(crate) used: usize,
+    /// Whether all its lanes have one key.
+    pub(crate) one_key: bool,
+}
+
+impl Group {
+    pub(crate) const fn new() -> Self {
+        Self {
+            block: [0; MOST],
+            counter_low: [0; MOST],
+            counter_high: [0; MOST],
+            span: [Span(0); MOST],
+            slot: [0; MOST],
+            key: [ptr::null(); MOST],
+            source: [ptr::null(); MOST],
+            destination: [ptr::null_mut(); MOST],
+            used: 0,
+            one_key: true,
+        }
+    }
+}
+
+/// What computes a group: loads every lane's source, adds the keystream, stores.
+pub(crate) trait Compute {
+    /// Lanes of a group.
+    const LANES: usize;
+
+    /// Computes the group's used lanes.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features. Used lanes' pointers are good for their spans;
+    /// unless `exact`, destinations may be overwritten up to 64 bytes from the lane's start.
+    unsafe fn compute(&mut self, group: &Group);
+}
+
+/// Packet and nonce that a run of lanes belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    pub(crate) key: *const KeyBytes,
+    pub(crate) counter: u64,
+    pub(crate) slot: u32,
+}
+
+/// Fills groups and has them computed one group late.
+pub(crate) struct Pipeline<'g, C: Compute> {
+    groups: &'g mut [Group; 2],
+    current: usize,
+    used: usize,
+    waiting: bool,
+    pub(crate) compute: C,
+}
+
+impl<'g, C: Compute> Pipeline<'g, C> {
+    #[inline(always)]
+    pub(crate) fn new(groups: &'g mut [Group; 2], compute: C) -> Self {
+        Self {
+            groups,
+            current: 0,
+            used: 0,
+            waiting: false,
+            compute,
+        }
+    }
+
+    /// A run of whole blocks from `block` on.
+    ///
+    /// # Safety
+    /// As [`Compute::compute`] for every lane, until `finish` has returned.
+    #[inline(always)]
+    pub(crate) unsafe fn run(
+        &mut self,
+        stream: Stream,
+        mut block: u32,
+        mut count: usize,
+        mut source: *const u8,
+        mut destination: *mut u8,
+    ) {
+        while count > 0 {
+            let (group, at) = (&mut self.groups[self.current], self.used);
+            let fits = count.min(C::LANES - at);
+            for i in 0..C::LANES {
+                group.block[at + i] = block.wrapping_add(i as u32);
+                group.counter_low[at + i] = stream.counter as u32;
+                group.counter_high[at + i] = (stream.counter >> 32) as u32;
+                group.span[at + i] = Span::FULL;
+                group.slot[at + i] = stream.slot;
+                group.key[at + i] = stream.key;
+                group.source[at + i] = source.wrapping_add(64 * i);
+                group.destination[at + i] = destination.wrapping_add(64 * i);
+            }
+            for i in 0..fits {
+                prefetch(source.wrapping_add(64 * i));
+            }
+            block = block.wrapping_add(fits as u32);
+            source = source.wrapping_add(64 * fits);
+            destination = destination.wrapping_add(64 * fits);
+            count -= fits;
+            // SAFETY: the caller's contract.
+            unsafe { self.took(fits) };
+        }
+    }
+
+    /// One block, or a part of it.
+    ///
+    /// # Safety
+    /// As [`Pipeline::run`].
+    #[inline(always)]
+    pub(crate) unsafe fn one(
+        &mut self,
+        stream: Stream,
+        block: u32,
+        span: Span,
+        source: *const u8,
+        destination: *mut u8,
+    ) {
+        let (group, at) = (&mut self.groups[self.current], self.used);
+        group.block[at] = block;
+        group.counter_low[at] = stream.counter as u32;
+        group.counter_high[at] = (stream.counter >> 32) as u32;
+        group.span[at] = span;
+        group.slot[at] = stream.slot;
+        group.key[at] = stream.key;
+        group.source[at] = source;
+        group.destination[at] = destination;
+        prefetch(source);
+        // SAFETY: the caller's contract.
+        unsafe { self.took(1) };
+    }
+
+    #[inline(always)]
+    unsafe fn took(&mut self, lanes: usize) {
+        self.used += lanes;
+        if self.used == C::LANES {
+            // SAFETY: the caller's contract.
+            unsafe { self.turn() };
+        }
+    }
+
+    /// Closes the current group and computes the one before it.
+    #[inline(always)]
+    unsafe fn turn(&mut self) {
+        let group = &mut self.groups[self.current];
+        group.used = self.used;
+        let key = group.key[0];
+        group.one_key = group.key[..self.used]
+            .iter()
+            .fold(true, |one, &k| one & (k == key));
+        self.current ^= 1;
+        self.used = 0;
+        if self.waiting {
+            // SAFETY: the caller's contract; this group was closed by the turn before.
+            unsafe { self.compute.compute(&self.groups[self.current]) };
+        }
+        self.waiting = true;
+    }
+
+    /// Computes what is left.
+    ///
+    /// # Safety
+    /// As [`Pipeline::run`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish(mut self) {
+        if self.used > 0 {
+            // SAFETY: the caller's contract.
+            unsafe { self.turn() };
+        }
+        if self.waiting {
+            // SAFETY: the caller's contract; the last turn closed this group.
+            unsafe { self.compute.compute(&self.groups[self.current ^ 1]) };
+        }
+        self.waiting = false;
+    }
+}
+
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

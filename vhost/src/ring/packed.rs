@@ -1,0 +1,298 @@
+//! The packed layout (virtio 1.2, section 2.8).
+//!
+//! In: ring addresses, checked once with their lengths. Out: chains, used descriptors, events.
+//! Never: a position beyond the ring's size.
+//!
+//! Buffers go back in the order in which they came, so the used position is always the position
+//! of the oldest chain taken: there is one position, `next`, with one wrap bit.
+
+use std::sync::atomic::{Ordering, fence};
+
+use crate::memory::{DirtyLog, raw};
+
+use super::split::needs_event;
+use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
+use super::{RingFault, RingPlan};
+
+const AVAILABLE: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+const FLAGS_AT: usize = 14;
+
+const EVENT_ENABLE: u16 = 0;
+const EVENT_DISABLE: u16 = 1;
+const EVENT_DESCRIPTOR: u16 = 2;
+
+/// A position in the ring with its wrap bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    index: u16,
+    wrap: bool,
+}
+
+impl Position {
+    #[inline]
+    fn advance(&mut self, entries: u16, size: u16) {
+        // Both are at most 32768, so the sum fits.
+        let sum = u32::from(self.index) + u32::from(entries);
+        if sum >= u32::from(size) {
+            self.wrap = !self.wrap;
+        }
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "reduced below the ring's size"
+        )]
+        {
+            self.index = (if sum >= u32::from(size) {
+                sum - u32::from(size)
+            } else {
+                sum
+            }) as u16;
+        }
+    }
+
+    const fn word(self) -> u16 {
+        self.index | (self.wrap as u16) << 15
+    }
+}
+
+/// A packed ring's addresses and positions.
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    size: u16,
+    descriptors: *mut u8,
+    driver_event: *const u8,
+    device_event: *mut u8,
+    /// Guest addresses of ring and device event area, if writes are logged.
+    log: Option<(u64, u64)>,
+    event_idx: bool,
+    next: Position,
+    cursor: Position,
+    /// The first descriptor given back since the last publication: its flags are held back so
+    /// that the guest sees all or nothing.
+    held: Option<(u16, u16)>,
+    /// Descriptors given back since the last publication.
+    moved: u16,
+    notifying: bool,
+}
+
+impl PackedRing {
+    /// Resolves the ring in guest memory and takes the position that the frontend gave.
+    pub(super) fn new(plan: &RingPlan) -> Result<Self, RingFault> {
+        if plan.size == 0 || plan.size > crate::limits::RING_SIZE_MAX {
+            return Err(RingFault::RingSize);
+        }
+        let resolve = |address: u64, align: u64, length: u64| {
+            let (host, guest) = plan
+                .memory
+                .resolve_frontend(address, length)
+                .ok_or(RingFault::RingAddress)?;
+            if address % align != 0 || host.addr().get() as u64 % align != 0 {
+                return Err(RingFault::RingAddress);
+            }
+            Ok((host, guest))
+        };
+        let size = u64::from(plan.size);
+        let (descriptors, ring_guest) = resolve(plan.addresses.descriptor, 16, 16 * size)?;
+        let (driver_event, _) = resolve(plan.addresses.driver, 4, 4)?;
+        let (device_event, event_guest) = resolve(plan.addresses.device, 4, 4)?;
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the low half is the position"
+        )]
+        let word = plan.base as u16;
+        let next = Position {
+            index: word & 0x7fff,
+            wrap: word >> 15 != 0,
+        };
+        if next.index >= plan.size {
+            return Err(RingFault::Position);
+        }
+        let mut ring = Self {
+            size: plan.size,
+            descriptors: descriptors.as_ptr(),
+            driver_event: driver_event.as_ptr(),
+            device_event: device_event.as_ptr(),
+            log: plan.addresses.log.map(|_| (ring_guest, event_guest)),
+            event_idx: plan.features.event_idx(),
+            next,
+            cursor: next,
+            held: None,
+            moved: 0,
+            notifying: true,
+        };
+        ring.disable_notifications();
+        Ok(ring)
+    }
+
+    /// Where the ring stands, as GET_VRING_BASE tells it: used position above, available below.
+    pub(super) fn base(&self) -> u32 {
+        let word = u32::from(self.next.word());
+        word << 16 | word
+    }
+
+    /// Forgets what was walked and not taken.
+    #[inline]
+    pub(super) fn rewind(&mut self) {
+        self.cursor = self.next;
+    }
+
+    /// 1 if the descriptor at the cursor is available, else 0: the layout has no index to ask.
+    #[inline]
+    pub(super) fn available(&mut self, _wanted: u16) -> Result<u16, RingFault> {
+        Ok(u16::from(self.is_available(self.cursor)))
+    }
+
+    #[inline]
+    fn is_available(&self, position: Position) -> bool {
+        let flags_at = usize::from(position.index) * DESCRIPTOR + FLAGS_AT;
+        // SAFETY: positions stay below the size, and the ring was resolved with its length.
+        let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
+        (flags & AVAILABLE != 0) == position.wrap && (flags & USED != 0) != position.wrap
+    }
+
+    /// Prefetches the descriptors of the next `count` chains.
+    #[inline]
+    pub(super) fn prefetch(&self, count: u16) {
+        let mut position = self.cursor;
+        for _ in 0..count.div_ceil(4) {
+            // SAFETY: positions stay below the size.
+            raw::prefetch(unsafe {
+                self.descriptors
+                    .add(usize::from(position.index) * DESCRIPTOR)
+            });
+            position.advance(4.min(self.size), self.size);
+        }
+    }
+
+    /// Walks the chain at the cursor, which must be available, and moves the cursor.
+    pub(super) fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
+        let mut builder = Builder::new(walk);
+        let mut position = self.cursor;
+        let mut entries = 0u16;
+        let id = loop {
+            builder.count(usize::from(self.size))?;
+            // SAFETY: positions stay below the size.
+            let descriptor = unsafe {
+                Descriptor::read(
+                    self.descriptors
+                        .add(usize::from(position.index) * DESCRIPTOR),
+                )
+            };
+            position.advance(1, self.size);
+            entries += 1;
+            if descriptor.flags & INDIRECT != 0 {
+                if descriptor.flags & NEXT != 0 {
+                    return Err(RingFault::IndirectNested);
+                }
+                let (table, count) = indirect_table(walk, descriptor)?;
+                for index in 0..count {
+                    builder.count(crate::limits::CHAIN_MAX)?;
+                    // SAFETY: `index` is less than `count`, and the table was resolved with all
+                    // of its entries.
+                    let entry = unsafe { Descriptor::read(table.add(index * DESCRIPTOR)) };
+                    if entry.flags & INDIRECT != 0 {
+                        return Err(RingFault::IndirectNested);
+                    }
+                    builder.add(walk, entry);
+                }
+                break descriptor.last;
+            }
+            builder.add(walk, descriptor);
+            if descriptor.flags & NEXT == 0 {
+                break descriptor.last;
+            }
+        };
+        self.cursor = position;
+        Ok(builder.finish(walk, id, entries))
+    }
+
+    /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
+    /// [`publish`](Self::publish).
+    #[inline]
+    pub(super) fn give_back(&mut self, chain: &Chain, written: u32) {
+        let wrap_flags = if self.next.wrap { AVAILABLE | USED } else { 0 };
+        // A used descriptor says with WRITE that its length counts (section 2.8.6).
+        let flags = wrap_flags | if written > 0 { super::walk::WRITE } else { 0 };
+        let at = usize::from(self.next.index) * DESCRIPTOR;
+        let body = u64::from(written) | u64::from(chain.id) << 32;
+        // SAFETY: positions stay below the size. Bytes 8 to 13 are length and id.
+        unsafe {
+            let body = body.to_le_bytes();
+            raw::copy(body.as_ptr(), self.descriptors.add(at + 8), 6);
+        }
+        if self.held.is_some() {
+            // SAFETY: as above.
+            unsafe { raw::store_release(self.descriptors.add(at + FLAGS_AT).cast(), flags) };
+        } else {
+            self.held = Some((self.next.index, flags));
+        }
+        self.next.advance(chain.entries, self.size);
+        self.moved = self.moved.wrapping_add(chain.entries);
+    }
+
+    /// Makes everything that was given back visible. Returns whether the guest wants a call.
+    pub(super) fn publish(&mut self, log: Option<&DirtyLog>) -> bool {
+        let Some((index, flags)) = self.held.take() else {
+            return false;
+        };
+        let at = usize::from(index) * DESCRIPTOR + FLAGS_AT;
+        // SAFETY: `index` was a position, below the size.
+        unsafe { raw::store_release(self.descriptors.add(at).cast(), flags) };
+        if let (Some(log), Some((ring, _))) = (log, self.log) {
+            let run = self.moved.min(self.size - index);
+            log.mark(
+                ring.wrapping_add(16 * u64::from(index)),
+                16 * u64::from(run),
+            );
+            if self.moved > run {
+                log.mark(ring, 16 * u64::from(self.moved - run));
+            }
+        }
+        let new = self.next.index;
+        let old = new.wrapping_sub(self.moved);
+        self.moved = 0;
+        fence(Ordering::SeqCst);
+        // SAFETY: the driver's event area was resolved with 4 bytes, aligned to 4.
+        let (word, mode) = unsafe {
+            let mode = raw::load_acquire(self.driver_event.add(2).cast());
+            (raw::load_acquire(self.driver_event.cast()), mode)
+        };
+        match mode & 3 {
+            EVENT_DISABLE => false,
+            EVENT_DESCRIPTOR if self.event_idx => {
+                let mut wanted = word & 0x7fff;
+                if (word >> 15 != 0) != self.next.wrap {
+                    wanted = wanted.wrapping_sub(self.size);
+                }
+                needs_event(wanted, new, old)
+            }
+            _ => true,
+        }
+    }
+
+    /// Asks the guest to kick for the next chain. True if chains came meanwhile.
+    pub(super) fn enable_notifications(&mut self) -> bool {
+        self.notifying = true;
+        // SAFETY: the device's event area was resolved with 4 bytes, aligned to 4.
+        unsafe {
+            if self.event_idx {
+                raw::store_release(self.device_event.cast(), self.next.word());
+                raw::store_release(self.device_event.add(2).cast(), EVENT_DESCRIPTOR);
+            } else {
+                raw::store_release(self.device_event.add(2).cast(), EVENT_ENABLE);
+            }
+        }
+        fence(Ordering::SeqCst);
+        self.is_available(self.next)
+    }
+
+    /// Asks the guest not to kick.
+    pub(super) fn disable_notifications(&mut self) {
+        if !self.notifying {
+            return;
+        }
+        self.notifying = false;
+        // SAFETY: as above.
+        unsafe { raw::store_release(self.device_event.add(2).cast(), EVENT_DISABLE) };
+    }
+}
