@@ -85,8 +85,8 @@ fn wireguard_go_over_veth() -> Result<()> {
         );
         let wg_a = WireguardGo::start(scenario, &a, &key_a, 51820, &["10.0.0.1/24"], 1420)?;
         let wg_b = WireguardGo::start(scenario, &b, &key_b, 51820, &["10.0.0.2/24"], 1420)?;
-        wg_a.peer(&a, &key_b, Some("192.0.2.2:51820"), &["10.0.0.2/32"])?;
-        wg_b.peer(&b, &key_a, None, &["10.0.0.1/32"])?;
+        wg_a.peer(&a, &key_b, Some("192.0.2.2:51820"), &["10.0.0.2/32"], None)?;
+        wg_b.peer(&b, &key_a, None, &["10.0.0.1/32"], None)?;
         let capture = Capture::start(scenario, &a, "veth")?;
         a.run(&["ping", "-c", "3", "-W", "2", "10.0.0.2"], COMMAND)?;
         let crossing = capture.finish(&[51820])?;
