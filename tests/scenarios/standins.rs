@@ -51,12 +51,14 @@ fn guests_over_testpmd() -> Result<()> {
                     ip6: Some(format!("fd00:1::1{side}/64")),
                     ..Addressing::default()
                 },
-                device_options: String::new(),
+                device_options: ",host_mtu=1420".to_owned(),
             };
             let mut vm_0 = Guest::start(scenario, &guest(0))?;
             let mut vm_1 = Guest::start(scenario, &guest(1))?;
             vm_0.wait_up()?;
             vm_1.wait_up()?;
+            let mtu = vm_0.sh("cat /sys/class/net/eth0/mtu", COMMAND)?;
+            ensure!(mtu.trim() == "1420", "{mtu}");
             vm_0.sh(&format!("{PING} -c 3 -W 2 10.1.1.11"), COMMAND)?;
             vm_1.ping("fd00:1::10", 10)?;
             tcp_transfer(&mut vm_0, &mut vm_1, "10.1.1.11", 4)?;
