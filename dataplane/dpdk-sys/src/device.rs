@@ -12,14 +12,14 @@
 use std::{
     ffi::{CStr, CString, c_char},
     fmt, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::Arc,
 };
 
 use crate::{
-    devargs::{self, Devargs},
+    devargs::Devargs,
     eal::{Eal, Errno, indented},
-    ffi, log,
+    ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
 };
@@ -149,6 +149,19 @@ pub enum DeviceError {
         "not a DPDK device: {0:?} (expected a PCI address as 0000:3b:00.0, or a virtual device as net_af_packet0,iface=eth1)"
     )]
     Devargs(String),
+    /// The device would spread packets over queues that nobody polls.
+    #[error(
+        "{devargs}: {pairs} queue pairs, and {queues} workers: \
+         packets in the others would be lost. Leave qpairs out"
+    )]
+    QueuePairs {
+        /// The device.
+        devargs: String,
+        /// Queue pairs it was told to have.
+        pairs: u16,
+        /// Queues that are polled.
+        queues: u16,
+    },
     /// The kernel interface isn't there.
     #[error(
         "{devargs}: interface {interface:?} could not be read: {error}.\nTo see what there is: ip link show"
@@ -273,6 +286,8 @@ pub struct Device {
     max_frame: u32,
     min_rx_buffer: u32,
     kernel_mtu: Option<u32>,
+    /// The driver's sockets, one per queue: what one can wait for.
+    sockets: Vec<OwnedFd>,
     started: Option<Arc<Port>>,
     multicast: Option<OwnedFd>,
     closed: bool,
@@ -296,18 +311,29 @@ impl Device {
             return Err(DeviceError::InUse(name));
         }
 
+        if let Some(pairs) = parsed.queue_pairs()
+            && pairs > queues
+        {
+            return Err(DeviceError::QueuePairs {
+                devargs: devargs.to_owned(),
+                pairs,
+                queues,
+            });
+        }
+
         let kernel_mtu = match parsed.interface() {
-            Some(interface) if parsed.is_af_packet() => Some(
-                devargs::kernel_mtu(interface).map_err(|error| DeviceError::Interface {
+            Some(interface) if parsed.is_af_packet() => Some(kernel::mtu(interface).map_err(
+                |error| DeviceError::Interface {
                     devargs: devargs.to_owned(),
                     interface: interface.to_owned(),
                     error,
-                })?,
-            ),
+                },
+            )?),
             // Another driver may make the interface itself.
             Some(_) | None => None,
         };
         let completed = parsed.completed(queues, kernel_mtu);
+        let before = packet_sockets(&parsed);
         let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
         // SAFETY: EAL runs; a C string that lives for the call.
         let (result, log) =
@@ -320,16 +346,25 @@ impl Device {
                 devargs: completed,
             });
         }
+        let opened = packet_sockets(&parsed)
+            .into_iter()
+            .filter(|socket| !before.contains(socket));
+        let sockets: Vec<OwnedFd> = opened.filter_map(kernel::duplicate).collect();
         // A driver that fails to make its port need not fail the plugging.
         let id = port_by_name(&c_name).ok_or_else(|| DeviceError::NoPort {
             log,
             mend: plug_advice(&parsed),
             devargs: completed.clone(),
         })?;
-        Self::open(id, name, completed)
+        Self::open(id, name, completed, sockets)
     }
 
-    fn open(id: u16, name: String, devargs: String) -> Result<Self, DeviceError> {
+    fn open(
+        id: u16,
+        name: String,
+        devargs: String,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, DeviceError> {
         // SAFETY: all fields are integers and arrays of them.
         let mut info: ffi::culvert_device_info = unsafe { std::mem::zeroed() };
         // SAFETY: the port exists; the struct lives for the call.
@@ -366,12 +401,15 @@ impl Device {
             max_frame: info.max_frame,
             min_rx_buffer: info.min_rx_buffer,
             kernel_mtu: None,
+            sockets,
             started: None,
             multicast: None,
             closed: false,
         };
         // Read again, now by the interface that the driver says it uses (net_tap has made its own).
-        device.kernel_mtu = device.read_kernel_mtu();
+        device.kernel_mtu = device
+            .interface()
+            .and_then(|interface| kernel::mtu(&interface).ok());
         Ok(device)
     }
 
@@ -399,6 +437,11 @@ impl Device {
         &self.capabilities
     }
 
+    /// The kernel interface it stands on, if any.
+    fn interface(&self) -> Option<String> {
+        kernel::name(self.capabilities.kernel_interface?)
+    }
+
     /// Bytes of the longest Ethernet frame (without FCS) it may be given with this MTU. On a kernel device
     /// it is the interface's own MTU that counts, as it is now.
     #[must_use]
@@ -418,6 +461,16 @@ impl Device {
             Some(parsed) if parsed.is_af_packet() => parsed.af_packet_room(),
             _ => frame.max(self.min_rx_buffer),
         }
+    }
+
+    /// Descriptors per RX and per TX queue that [`Device::start`] asks for when nothing is said.
+    #[must_use]
+    pub fn descriptors(&self) -> [u16; 2] {
+        self.descriptors.map(|preferred| match preferred {
+            0 => DESCRIPTORS,
+            // Some drivers prefer very short rings, which a burst of 64 fills at once.
+            few => few.max(512),
+        })
     }
 
     /// Configures the device and starts it.
@@ -453,14 +506,12 @@ impl Device {
         // 2. Configure, set the queues up, start.
         let offloads = common(config.offloads, self.capabilities.offloads);
         let raw_pools: Vec<_> = pools.iter().map(|pool| pool.raw()).collect();
-        let preferred = |given: Option<u16>, own: u16| {
-            given.unwrap_or(if own == 0 { DESCRIPTORS } else { own.max(512) })
-        };
+        let [rx_descriptors, tx_descriptors] = self.descriptors();
         let request = ffi::culvert_port_config {
             rx_queues: u16::try_from(rx_queues).expect("no more than the device's u16"),
             tx_queues,
-            rx_descriptors: preferred(config.rx_descriptors, self.descriptors[0]),
-            tx_descriptors: preferred(config.tx_descriptors, self.descriptors[1]),
+            rx_descriptors: config.rx_descriptors.unwrap_or(rx_descriptors),
+            tx_descriptors: config.tx_descriptors.unwrap_or(tx_descriptors),
             mtu: self.configured_mtu(config.mtu),
             rss: u8::from(rx_queues > 1),
             rx_offloads: bits(offloads.rx_ipv4, ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM)
@@ -490,12 +541,15 @@ impl Device {
         // 3. Hand out the queues.
         let multicast = self.receive_multicast();
         let frame_limit = self.frame_limit(config.mtu);
+        // Without one for each, nobody knows whose they are.
+        let mut sockets = std::mem::take(&mut self.sockets);
+        if sockets.len() != rx_queues {
+            sockets.clear();
+        }
+        let mut sockets = sockets.into_iter();
         Ok(Started {
             rx: (0..request.rx_queues)
-                .map(|queue| RxQueue {
-                    port: Arc::clone(&port),
-                    queue,
-                })
+                .map(|queue| RxQueue::new(Arc::clone(&port), queue, sockets.next()))
                 .collect(),
             tx: (0..tx_queues)
                 .map(|queue| {
@@ -522,8 +576,12 @@ impl Device {
         self.checked("its link", unsafe {
             ffi::culvert_port_link(self.id, &raw mut link)
         })?;
+        // A driver on a kernel interface calls its link up whenever it is started itself.
+        let running = self
+            .interface()
+            .and_then(|interface| kernel::is_running(&interface).ok());
         Ok(Link {
-            up: link.up != 0,
+            up: link.up != 0 && running.unwrap_or(true),
             speed_mbps: (link.speed_mbps != 0 && link.speed_mbps != u32::MAX)
                 .then_some(link.speed_mbps),
             full_duplex: link.full_duplex != 0,
@@ -653,16 +711,6 @@ impl Device {
         mtu.min(claimed)
     }
 
-    fn read_kernel_mtu(&self) -> Option<u32> {
-        let index = self.capabilities.kernel_interface?;
-        let mut name: [c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
-        // SAFETY: the buffer has the size that the call wants.
-        if unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null() {
-            return None;
-        }
-        devargs::kernel_mtu(&text(&name)).ok()
-    }
-
     /// Sees to it that multicast arrives: the device's own switch, else a membership on the kernel interface
     /// (which ends with its socket, so that nothing stays changed), else promiscuous mode.
     fn receive_multicast(&mut self) -> Multicast {
@@ -671,7 +719,7 @@ impl Device {
             return Multicast::All;
         }
         if let Some(index) = self.capabilities.kernel_interface {
-            if let Ok(socket) = all_multicast_membership(index) {
+            if let Ok(socket) = kernel::all_multicast(index) {
                 self.multicast = Some(socket);
                 return Multicast::Kernel;
             }
@@ -693,32 +741,10 @@ impl Drop for Device {
     }
 }
 
-fn all_multicast_membership(index: u32) -> io::Result<OwnedFd> {
-    // SAFETY: a new descriptor is owned by nobody else; the request lives for the call and has its true size.
-    // Protocol 0: the socket itself receives nothing.
-    unsafe {
-        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let socket = OwnedFd::from_raw_fd(socket);
-        let mut request: libc::packet_mreq = std::mem::zeroed();
-        request.mr_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-        request.mr_type = u16::try_from(libc::PACKET_MR_ALLMULTI).map_err(io::Error::other)?;
-        let size = libc::socklen_t::try_from(size_of_val(&request)).map_err(io::Error::other)?;
-        let result = libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            (&raw const request).cast(),
-            size,
-        );
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(socket)
-        }
-    }
+fn packet_sockets(devargs: &Devargs<'_>) -> Vec<RawFd> {
+    let interface = devargs.interface().filter(|_| devargs.is_af_packet());
+    let index = interface.and_then(|interface| kernel::index(interface).ok());
+    index.map_or_else(Vec::new, kernel::packet_sockets)
 }
 
 fn port_by_name(name: &CStr) -> Option<u16> {

@@ -13,6 +13,7 @@
 mod devargs;
 mod device;
 mod eal;
+mod kernel;
 mod log;
 mod mbuf;
 mod mempool;
