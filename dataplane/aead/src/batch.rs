@@ -18,7 +18,7 @@ use core::slice;
 
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed, State};
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
-use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, sum};
+use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, scalar, sum};
 
 /// Packets of a sub-batch.
 const MOST: usize = 64;
@@ -98,6 +98,9 @@ pub(crate) trait Vector {
 
     /// Texts whose tags are computed side by side.
     const TEXTS: usize;
+
+    /// Up to this many blocks, words are faster than vectors.
+    const SCALAR_BLOCKS: usize;
 
     /// The tags of up to `TEXTS / streams` texts; `streams` is a power of two.
     ///
@@ -537,6 +540,16 @@ unsafe fn tags<K: Vector>(
         let mut streams = 1;
         while 2 * streams * count <= K::TEXTS && longest as usize >= 128 * streams {
             streams *= 2;
+        }
+        // 3. A few blocks in all are soonest done in 64-bit words.
+        if count * (longest as usize / 16 + 1) <= K::SCALAR_BLOCKS {
+            for slot in start..end {
+                let key = &scratch.secret.poly_keys[slot];
+                // SAFETY: the caller's contract.
+                put(slot, unsafe { scalar::authenticate(key, text(slot)) });
+            }
+            end = start;
+            continue;
         }
         let mut texts = [Text { start: (&raw const ZEROS).cast(), len: 0 }; 8];
         for lane in 0..count {

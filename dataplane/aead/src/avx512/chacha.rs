@@ -197,11 +197,6 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
     let zero = _mm_setzero_si128();
-    let join = |q: [__m128i; 4]| {
-        let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[0]), q[1]);
-        let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[2]), q[3]);
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-    };
     let sigma = _mm512_broadcast_i32x4(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
     let mut start = [[_mm512_setzero_si512(); 4]; SETS];
     for (set, rows) in start.iter_mut().enumerate() {
@@ -223,8 +218,8 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
             let (n01, n23) = (_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
             *rows = [
                 sigma,
-                join(core::array::from_fn(|q| key(first + q, 0))),
-                join(core::array::from_fn(|q| key(first + q, 1))),
+                join([key(first, 0), key(first + 1, 0), key(first + 2, 0), key(first + 3, 0)]),
+                join([key(first, 1), key(first + 1, 1), key(first + 2, 1), key(first + 3, 1)]),
                 join([
                     _mm_unpacklo_epi64(b01, n01),
                     _mm_unpackhi_epi64(b01, n01),
@@ -250,8 +245,11 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
         }
     }
     for set in 0..SETS {
-        let [a, b, c, d]: [__m512i; 4] =
-            core::array::from_fn(|row| _mm512_add_epi32(x[set][row], start[set][row]));
+        let mut rows = start[set];
+        for (row, x) in rows.iter_mut().zip(x[set]) {
+            *row = _mm512_add_epi32(*row, x);
+        }
+        let [a, b, c, d] = rows;
         // Rows' quarters become blocks.
         let (ab, ab2) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
         let (cd, cd2) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
@@ -260,6 +258,15 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
         out[4 * set + 2] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);
         out[4 * set + 3] = _mm512_shuffle_i32x4::<0xdd>(ab2, cd2);
     }
+}
+
+/// Four quarters make a register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn join(q: [__m128i; 4]) -> __m512i {
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[0]), q[1]);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[2]), q[3]);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
 }
 
 /// Four quarter rounds of each block, sets side by side.
@@ -293,7 +300,12 @@ unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
         )
     };
     let zero = _mm512_setzero_si512();
-    let sigma = SIGMA.map(|word| _mm512_set1_epi32(word));
+    let sigma = [
+        _mm512_set1_epi32(SIGMA[0]),
+        _mm512_set1_epi32(SIGMA[1]),
+        _mm512_set1_epi32(SIGMA[2]),
+        _mm512_set1_epi32(SIGMA[3]),
+    ];
     let start = [
         sigma[0], sigma[1], sigma[2], sigma[3], key[0], key[1], key[2], key[3], key[4], key[5],
         key[6], key[7], block, zero, low, high,

@@ -29,6 +29,7 @@ impl Vector for Avx512 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Sixteen<'s, EXACT, SUM>;
 
     const TEXTS: usize = 8;
+    const SCALAR_BLOCKS: usize = 18;
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(

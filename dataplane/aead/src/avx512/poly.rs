@@ -203,19 +203,21 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let blocks = |text: &Text| text.len.div_ceil(16) + 1;
-    let texts: [Text; 8] = core::array::from_fn(|lane| texts[lane / S]);
-    let most = texts.iter().map(blocks).max().unwrap_or(1);
-    let least = texts.iter().map(blocks).min().unwrap_or(1);
+    let (mut most, mut least) = (0, u32::MAX);
+    for lane in 0..8 / S {
+        most = most.max(blocks(&texts[lane]));
+        least = least.min(blocks(&texts[lane]));
+    }
     let per_step = 4 * S as u32;
     let steps = most.div_ceil(per_step);
     let mut begin = [ptr::null::<u8>(); 8];
     let mut start = [ptr::null::<u8>(); 8];
     let mut len = [0u64; 8];
     for lane in 0..8 {
-        let pad = per_step * steps - blocks(&texts[lane]);
-        start[lane] = texts[lane].start;
+        let pad = per_step * steps - blocks(&texts[lane / S]);
+        start[lane] = texts[lane / S].start;
         begin[lane] = start[lane].wrapping_sub(16 * pad as usize).wrapping_add(64 * (lane % S));
-        len[lane] = u64::from(texts[lane].len);
+        len[lane] = u64::from(texts[lane / S].len);
     }
     // The first step in which all texts have begun at its first byte.
     let begun = (per_step * steps - least).div_ceil(per_step);
@@ -289,16 +291,35 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 5. Streams of one text meet, neighbours first.
     if S >= 2 {
-        h = sum(&product(&h, &r4).r, &h.map(|limb| _mm512_alignr_epi64::<1>(limb, limb)));
+        let next = [
+            _mm512_alignr_epi64::<1>(h[0], h[0]),
+            _mm512_alignr_epi64::<1>(h[1], h[1]),
+            _mm512_alignr_epi64::<1>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r4).r, &next);
     }
     if S >= 4 {
-        h = sum(&product(&h, &r8).r, &h.map(|limb| _mm512_alignr_epi64::<2>(limb, limb)));
+        let next = [
+            _mm512_alignr_epi64::<2>(h[0], h[0]),
+            _mm512_alignr_epi64::<2>(h[1], h[1]),
+            _mm512_alignr_epi64::<2>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r8).r, &next);
     }
     if S >= 8 {
-        h = sum(&product(&h, &r16).r, &h.map(|limb| _mm512_alignr_epi64::<4>(limb, limb)));
+        let next = [
+            _mm512_alignr_epi64::<4>(h[0], h[0]),
+            _mm512_alignr_epi64::<4>(h[1], h[1]),
+            _mm512_alignr_epi64::<4>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r16).r, &next);
     }
     let tags = finish(&h, s);
-    core::array::from_fn(|packet| tags[packet * S % 8])
+    let mut packets = [[0; 2]; 8];
+    for packet in 0..8 / S {
+        packets[packet] = [tags[0][packet * S], tags[1][packet * S]];
+    }
+    packets
 }
 
 vector! {
@@ -372,7 +393,7 @@ unsafe fn load<const S: usize>(begin: &[*const u8; 8], step: u32) -> [__m512i; 8
 
 vector! {
 /// `h` modulo 2^130 - 5, plus `s` modulo 2^128.
-fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 2]; 8] {
+fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 8]; 2] {
     let (mask_44, mask_42) = (_mm512_set1_epi64(MASK_44), _mm512_set1_epi64(MASK_42));
     // 1. Carry to limbs that are surely below their sizes: twice round is enough.
     let [mut h0, mut h1, mut h2] = *h;
@@ -408,6 +429,6 @@ fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 2]; 8] {
         _mm512_storeu_si512(halves[0].as_mut_ptr().cast(), low);
         _mm512_storeu_si512(halves[1].as_mut_ptr().cast(), high);
     }
-    core::array::from_fn(|lane| [halves[0][lane], halves[1][lane]])
+    halves
 }
 }
