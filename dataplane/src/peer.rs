@@ -156,7 +156,12 @@ impl Peer {
     /// Worker: an authenticated packet came from `source`. Unless that is where
     /// we send already, the control core is told.
     pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
-        if self.path.load().as_ref().is_some_and(|path| path.endpoint == source) {
+        if self
+            .path
+            .load()
+            .as_ref()
+            .is_some_and(|path| path.endpoint == source)
+        {
             return;
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
@@ -178,6 +183,9 @@ impl Peer {
     /// Control core: the endpoint that `MOVED` speaks of.
     #[must_use]
     pub fn take_moved(&self) -> Option<SocketAddr> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }

@@ -85,6 +85,7 @@ impl Port {
             .map(|_| Ok(GuestRx::new(ring()?)))
             .collect::<Result<_, _>>()?;
         let endpoint = Endpoint::open(&config)?;
+        let events: session::Events = Arc::new(events);
         let shared = Arc::new(Shared {
             config,
             tx,
@@ -98,7 +99,7 @@ impl Port {
             .name(format!("vhost-{}", shared.config.name))
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || session::run(&shared, endpoint, &events)
+                move || session::run(&shared, &endpoint, &events)
             })
             .map_err(system("starting the session thread"))?;
         Ok(Self {

@@ -434,7 +434,7 @@ impl Reader<'_> {
         file: &At<PathBuf>,
         what: &str,
         command: &str,
-        parse: impl FnOnce(&str) -> Result<K, crate::keys::KeyError>,
+        parse: impl FnOnce(&str) -> Result<K, culvert_wireguard::keys::KeyError>,
     ) -> Option<K> {
         let path = file.value.display();
         let parsed = self

@@ -28,6 +28,7 @@ use std::{
     },
 };
 
+pub use culvert_dpdk_sys as sys;
 use culvert_dpdk_sys::{
     Device, DeviceConfig, DeviceError, Eal, Link, MbufBurst, Mempool, MempoolError, Offloads,
     OuterIp, Room as TxRoom, RxQueue, Stats, TxQueue,
@@ -332,6 +333,7 @@ impl Rx {
         let Some(queue) = &mut self.queue else {
             return Burst {
                 datagrams: &mut self.datagrams,
+                punted: false,
             };
         };
         for held in self.held.iter_mut() {
@@ -343,6 +345,7 @@ impl Rx {
 
         // 2. Each frame gets its verdict.
         let mut bytes = 0;
+        let mut punted = false;
         for held in self.held.iter_mut() {
             held.iter()
                 .take(4)
@@ -380,7 +383,10 @@ impl Rx {
                             unsafe { Datagram::new(start, len, source, Some(local), tunnel, ecn) };
                         self.datagrams.push(datagram);
                     }
-                    Verdict::Host => punt(mbuf.bytes(), uplink, host),
+                    Verdict::Host => {
+                        punt(mbuf.bytes(), uplink, host);
+                        punted = true;
+                    }
                     Verdict::Drop(reason) => uplink.counters.drops.add(reason, 1),
                 }
             }
@@ -390,13 +396,12 @@ impl Rx {
         }
         Burst {
             datagrams: &mut self.datagrams,
+            punted,
         }
     }
 
-    pub(super) fn descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        if let Some(descriptor) = self.queue.as_ref().and_then(RxQueue::descriptor) {
-            visit(descriptor);
-        }
+    pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
+        list.extend(self.queue.as_ref().and_then(RxQueue::descriptor));
     }
 }
 

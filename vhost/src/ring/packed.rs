@@ -173,7 +173,7 @@ impl PackedRing {
             builder.count(usize::from(self.size))?;
             // SAFETY: positions stay below the size.
             let descriptor = unsafe {
-                Descriptor::read(
+                Descriptor::read_packed(
                     self.descriptors
                         .add(usize::from(position.index) * DESCRIPTOR),
                 )
@@ -189,7 +189,7 @@ impl PackedRing {
                     builder.count(crate::limits::CHAIN_MAX)?;
                     // SAFETY: `index` is less than `count`, and the table was resolved with all
                     // of its entries.
-                    let entry = unsafe { Descriptor::read(table.add(index * DESCRIPTOR)) };
+                    let entry = unsafe { Descriptor::read_packed(table.add(index * DESCRIPTOR)) };
                     if entry.flags & INDIRECT != 0 {
                         return Err(RingFault::IndirectNested);
                     }

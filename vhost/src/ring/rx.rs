@@ -21,7 +21,7 @@ use crate::limits;
 use crate::memory::{DirtyLog, raw};
 
 use super::tx::{publish, walk_chains};
-use super::walk::{Chain, Direction, Walk};
+use super::walk::{Direction, Walk};
 use super::{Attempt, Ring, RingFault, RingState, Segment, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is

@@ -16,7 +16,7 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 
 use crate::KeyBytes;
-use crate::lanes::{Compute, Group, Span};
+use crate::lanes::{Compute, Group, Span, Stream};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -30,12 +30,87 @@ impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
     const LANES: usize = 16;
 
     #[inline(always)]
+    unsafe fn fill(
+        group: &mut Group,
+        at: usize,
+        stream: Stream,
+        block: u32,
+        source: *const u8,
+        destination: *mut u8,
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe { fill::<SUM>(group, at, stream, block, source, destination) }
+    }
+
+    #[inline(always)]
     unsafe fn compute(&mut self, group: &Group) {
         // SAFETY: the caller's contract.
-        unsafe {
-            keystream(group, self.keystream);
-            apply::<EXACT, SUM>(group, self.keystream, self.sums);
+        unsafe { compute::<EXACT, SUM>(group, self.keystream, self.sums) }
+    }
+}
+
+/// One function, never inlined: it is called once per sixteen lanes from several places.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn compute<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    blocks: &mut [__m512i; 16],
+    sums: &mut [__m512i; 64],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        keystream(group, blocks);
+        apply::<EXACT, SUM>(group, blocks, sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn fill<const SUM: bool>(
+    group: &mut Group,
+    at: usize,
+    stream: Stream,
+    block: u32,
+    source: *const u8,
+    destination: *mut u8,
+) {
+    let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let strides = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
+    let far = _mm512_set1_epi64(512);
+    let words = |value: u32| _mm512_set1_epi32(value as i32);
+    // SAFETY: `at` is below 16 and the arrays have 32 elements.
+    unsafe {
+        let put = |array: *mut u32, value| _mm512_storeu_si512(array.add(at).cast(), value);
+        put(
+            group.block.as_mut_ptr(),
+            _mm512_add_epi32(words(block), iota),
+        );
+        put(group.counter_low.as_mut_ptr(), words(stream.counter as u32));
+        put(
+            group.counter_high.as_mut_ptr(),
+            words((stream.counter >> 32) as u32),
+        );
+        put(group.span.as_mut_ptr().cast(), words(Span::FULL.bits()));
+        if SUM {
+            put(group.slot.as_mut_ptr(), words(stream.slot));
         }
+        let put = |array: *mut *const u8, value, step| {
+            _mm512_storeu_si512(array.add(at).cast(), value);
+            _mm512_storeu_si512(array.add(at + 8).cast(), _mm512_add_epi64(value, step));
+        };
+        let lines = |start: *const u8| _mm512_add_epi64(_mm512_set1_epi64(start as i64), strides);
+        let none = _mm512_setzero_si512();
+        put(
+            group.key.as_mut_ptr().cast(),
+            _mm512_set1_epi64(stream.key as i64),
+            none,
+        );
+        put(group.source.as_mut_ptr(), lines(source), far);
+        put(
+            group.destination.as_mut_ptr().cast(),
+            lines(destination),
+            far,
+        );
     }
 }
 
@@ -99,6 +174,7 @@ macro_rules! four {
     };
 }
 
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
@@ -174,7 +250,7 @@ unsafe fn apply<const EXACT: bool, const SUM: bool>(
     keystream: &[__m512i; 16],
     sums: &mut [__m512i; 64],
 ) {
-    for lane in 0..group.used {
+    for lane in 0..group.used.min(16) {
         let (span, source) = (group.span[lane], group.source[lane]);
         let destination = group.destination[lane];
         // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither

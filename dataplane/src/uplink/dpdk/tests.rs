@@ -266,17 +266,18 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
 
 /// Sleeps until something is there.
 fn wait(queues: &[UplinkQueue]) {
-    let mut polls = Vec::new();
+    let mut descriptors = Vec::new();
     for queue in queues {
-        queue.rx.descriptors(&mut |descriptor| {
-            let fd = descriptor.as_raw_fd();
-            polls.push(libc::pollfd {
-                fd,
-                events: libc::POLLIN,
-                revents: 0,
-            });
-        });
+        queue.rx.descriptors(&mut descriptors);
     }
+    let mut polls: Vec<_> = descriptors
+        .iter()
+        .map(|descriptor| libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
     assert_eq!(polls.len(), queues.len());
     let count = libc::nfds_t::try_from(polls.len()).unwrap();
     // SAFETY: entries that live for the call.

@@ -128,11 +128,18 @@ impl Peer {
         core.events.push_back(Event::SourceStale { peer: self.id });
         self.initiate(core, Attempt::Retry, now);
         // A response of ours may have moved the clock of the 5 s: try again when it has run out.
-        if self.timers.retransmit_handshake.is_none()
+        self.retry_later(core, now);
+    }
+
+    /// Sees to it that a held-back initiation is tried again, if no retry is pending.
+    pub(super) fn retry_later(&mut self, core: &mut Core, now: Now) {
+        let possible = core.up && core.identity.is_some() && self.endpoint.is_some();
+        if possible
+            && self.timers.retransmit_handshake.is_none()
             && let Some(sent) = self.handshake_sent
-            && self.endpoint.is_some()
         {
-            self.timers.retransmit_handshake = Some(sent + REKEY_TIMEOUT + core.jitter());
+            self.timers.retransmit_handshake =
+                Some((sent + REKEY_TIMEOUT).max(now.monotonic) + core.jitter());
         }
     }
 
