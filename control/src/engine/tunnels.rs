@@ -86,7 +86,7 @@ impl TunnelState {
         let slots = (config.peers.len() * SLOTS_PER_PEER).max(SLOTS_MIN).next_power_of_two();
         let sessions = Arc::new(SessionTable::new(slots));
         let device = Device::new(
-            culvert_wireguard::DeviceConfig {
+            culvert_wireguard::Config {
                 index_slots: u32::try_from(sessions.slots()).unwrap_or(1 << 31),
                 ..Default::default()
             },
