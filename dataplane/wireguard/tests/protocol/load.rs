@@ -191,7 +191,7 @@ fn a_flood_of_spoofed_sources_costs_no_memory() {
     let made = initiations(&mut world, 1).remove(0);
     world.nodes[1].backlog = UNDER_LOAD_BACKLOG;
     for n in 0..2_000_u32 {
-        let source = SocketAddr::from(((n * 2_654_435).to_be_bytes(), 7));
+        let source = SocketAddr::from((n.wrapping_mul(0x9e37_79b1).to_be_bytes(), 7));
         let now = world.now();
         let verdict =
             world.nodes[1]
