@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use culvert_wireguard::message::Kind;
-use culvert_wireguard::{Instant, PeerUpdate, PresharedKey, PrivateKey};
+use culvert_wireguard::{Config, Instant, PeerUpdate, PresharedKey, PrivateKey};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -139,7 +139,15 @@ struct Model {
 impl Model {
     fn new(nodes: usize, seed: u64) -> Self {
         Self {
-            world: World::new(nodes, seed),
+            // Hardly more index slots than can be in use: two peers with a handshake and three keypairs each.
+            world: World::with_config(
+                nodes,
+                seed,
+                Config {
+                    index_slots: 16,
+                    ..Config::default()
+                },
+            ),
             sent: HashMap::new(),
             arrived: vec![HashSet::new(); nodes],
             checked: 0,
@@ -258,7 +266,7 @@ impl Model {
             .iter()
             .position(|node| node.address.ip() == sent.to.ip());
         if let Some(to) = to {
-            let source = if source % 2 == 0 {
+            let source = if source.is_multiple_of(2) {
                 sent.source
             } else {
                 SocketAddr::new(sent.source.ip(), source)
