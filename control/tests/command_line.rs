@@ -1,5 +1,7 @@
 //! The binary's commands: exit statuses, messages, keys as `wg` has them, a whole life of `run`.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
 mod common;
 
 use std::fs;

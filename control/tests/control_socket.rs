@@ -1,5 +1,7 @@
 //! `show` and `apply` against the control socket, with an engine that answers from a script.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt as _;

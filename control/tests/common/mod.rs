@@ -1,6 +1,7 @@
 //! An engine of answers from a script, and the commands to ask it with.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
