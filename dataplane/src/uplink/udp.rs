@@ -8,7 +8,10 @@
 //! Threads: each worker owns a queue: its own sockets, bound to the same port with
 //! `SO_REUSEPORT`; the kernel spreads peers over them by address and port.
 
-#![allow(unsafe_code, reason = "a named room: the kernel's message headers and our own buffers")]
+#![allow(
+    unsafe_code,
+    reason = "a named room: the kernel's message headers and our own buffers"
+)]
 
 use std::{
     io,
@@ -45,7 +48,9 @@ const SEGMENTED_BYTES: usize = 65_507;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Somebody listens there already.
-    #[error("UDP port {port} on {address} is taken: {source}; `ss -ulpn 'sport = :{port}'` shows by whom")]
+    #[error(
+        "UDP port {port} on {address} is taken: {source}; `ss -ulpn 'sport = :{port}'` shows by whom"
+    )]
     Taken {
         /// The address.
         address: IpAddr,
@@ -55,7 +60,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The address is not on this machine, or not permitted.
-    #[error("can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?")]
+    #[error(
+        "can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?"
+    )]
     Bind {
         /// The address.
         address: IpAddr,
@@ -89,11 +96,21 @@ pub fn open(
         match probe {
             Ok(_) => {}
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(OpenError::Taken { address, port, source });
+                return Err(OpenError::Taken {
+                    address,
+                    port,
+                    source,
+                });
             }
             // A machine without IPv6: the wildcard is not worth an error.
             Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-            Err(source) => return Err(OpenError::Bind { address, port, source }),
+            Err(source) => {
+                return Err(OpenError::Bind {
+                    address,
+                    port,
+                    source,
+                });
+            }
         }
     }
     (0..workers)
@@ -103,7 +120,13 @@ pub fn open(
                 match Socket::bind(SocketAddr::new(address, port), true) {
                     Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
                     Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-                    Err(source) => return Err(OpenError::Bind { address, port, source }),
+                    Err(source) => {
+                        return Err(OpenError::Bind {
+                            address,
+                            port,
+                            source,
+                        });
+                    }
                 }
             }
             let [v4, v6] = sockets;
@@ -118,10 +141,15 @@ pub fn open(
 }
 
 fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
     let mut binds = Vec::new();
     for wildcard in any {
-        let mut family = addresses.iter().filter(|a| a.is_ipv4() == wildcard.is_ipv4());
+        let mut family = addresses
+            .iter()
+            .filter(|a| a.is_ipv4() == wildcard.is_ipv4());
         match (family.next(), family.next()) {
             (Some(&only), None) => binds.push(only),
             (Some(_), Some(_)) => binds.push(wildcard),
@@ -157,7 +185,11 @@ impl Rx {
         let mut bytes = 0;
         let mut coalesced = false;
         let mut first = 0;
-        let budget = if self.coalesced { MESSAGES_COALESCED } else { MESSAGES };
+        let budget = if self.coalesced {
+            MESSAGES_COALESCED
+        } else {
+            MESSAGES
+        };
         for socket in self.sockets.iter().flatten() {
             let count = self.received.receive(socket, first, budget - first);
             for message in self.received.messages(first..first + count) {
@@ -172,9 +204,14 @@ impl Rx {
         }
         self.coalesced = coalesced;
         if !self.datagrams.is_empty() {
-            uplink.counters.received(self.datagrams.len() as u64, bytes as u64);
+            uplink
+                .counters
+                .received(self.datagrams.len() as u64, bytes as u64);
         }
-        Burst { datagrams: &mut self.datagrams }
+        Burst {
+            datagrams: &mut self.datagrams,
+            punted: false,
+        }
     }
 
     /// Cuts a coalesced message into its datagrams.
@@ -199,10 +236,8 @@ impl Rx {
         }
     }
 
-    pub(super) fn descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        for socket in self.sockets.iter().flatten() {
-            visit(socket.as_fd());
-        }
+    pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
+        list.extend(self.sockets.iter().flatten().map(|socket| socket.as_fd()));
     }
 }
 
@@ -312,7 +347,10 @@ impl Tx {
                 .take_while(|group| group.path.endpoint.is_ipv6() == v6)
                 .count();
             let Some(socket) = self.sockets[usize::from(v6)].clone() else {
-                let lost: usize = self.groups[first..first + run].iter().map(|g| g.count).sum();
+                let lost: usize = self.groups[first..first + run]
+                    .iter()
+                    .map(|g| g.count)
+                    .sum();
                 counters.drops.add(DropReason::UplinkDown, lost as u64);
                 first += run;
                 continue;
@@ -358,7 +396,9 @@ impl Tx {
                     1
                 }
                 _ => {
-                    counters.drops.add(DropReason::UplinkRefused, groups[0].count as u64);
+                    counters
+                        .drops
+                        .add(DropReason::UplinkRefused, groups[0].count as u64);
                     1
                 }
             },

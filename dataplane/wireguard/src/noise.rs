@@ -70,14 +70,19 @@ impl Transcript {
         key
     }
 
-    /// Seals a field. Each key seals one field, so the counter is always zero.
     fn seal(&mut self, key: &Secret, plaintext: &[u8], out: &mut [u8]) {
-        crypto::seal(key, 0, self.hash.as_slice(), plaintext, out);
+        crypto::seal(
+            key,
+            &crypto::FIRST_NONCE,
+            self.hash.as_slice(),
+            plaintext,
+            out,
+        );
         self.mix_hash(out);
     }
 
     fn open(&mut self, key: &Secret, sealed: &[u8], out: &mut [u8]) -> Option<()> {
-        crypto::open(key, 0, self.hash.as_slice(), sealed, out)?;
+        crypto::open(key, &crypto::FIRST_NONCE, self.hash.as_slice(), sealed, out)?;
         self.mix_hash(sealed);
         Some(())
     }

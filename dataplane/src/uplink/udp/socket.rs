@@ -63,12 +63,17 @@ impl Socket {
             socket.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             socket.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
             // WireGuard sends with DF clear.
-            socket.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+            socket.set(
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DONT,
+            )?;
         }
         // Best effort: smaller buffers and no GRO only cost speed.
-        for (force, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-        {
+        for (force, plain) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
             if socket.set(libc::SOL_SOCKET, force, SOCKET_BUFFER).is_err() {
                 let _ = socket.set(libc::SOL_SOCKET, plain, SOCKET_BUFFER);
             }
@@ -104,7 +109,10 @@ impl Socket {
 
         let base = groups.first().map_or(0, |group| group.first);
         let last = groups.last().map_or(0, |group| group.first + group.count);
-        for ((piece, room), len) in pieces.iter_mut().zip(&rooms[base..last]).zip(&lens[base..last])
+        for ((piece, room), len) in pieces
+            .iter_mut()
+            .zip(&rooms[base..last])
+            .zip(&lens[base..last])
         {
             piece.iov_base = room.start.as_ptr().cast();
             piece.iov_len = *len as usize;
@@ -144,14 +152,22 @@ impl Socket {
         }
         match group.path.source {
             Some(IpAddr::V4(address)) if !self.v6 => {
-                let spec = libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
+                let spec = libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                };
                 let any = libc::in_addr { s_addr: 0 };
-                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec, ipi_addr: any };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: spec,
+                    ipi_addr: any,
+                };
                 writer.put(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             Some(IpAddr::V6(address)) if self.v6 => {
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
                     ipi6_ifindex: 0,
                 };
                 writer.put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
@@ -176,7 +192,11 @@ impl ControlWriter<'_> {
         if end > CONTROL_BYTES {
             return;
         }
-        let header = libc::cmsghdr { cmsg_len: len as usize, cmsg_level: level, cmsg_type: kind };
+        let header = libc::cmsghdr {
+            cmsg_len: len as usize,
+            cmsg_level: level,
+            cmsg_type: kind,
+        };
         let start = self.control.0[self.len..end].as_mut_ptr();
         // SAFETY: `start` has room for header and value (`end` was checked), and is
         // aligned to 8 because `Control` is and every space is a multiple of 8.
@@ -251,7 +271,13 @@ impl Received {
         // lengths it states, all owned by `self` and borrowed for the call.
         let received = unsafe {
             let flags = libc::MSG_DONTWAIT;
-            libc::recvmmsg(socket.raw(), headers.as_mut_ptr(), len, flags, ptr::null_mut())
+            libc::recvmmsg(
+                socket.raw(),
+                headers.as_mut_ptr(),
+                len,
+                flags,
+                ptr::null_mut(),
+            )
         };
         usize::try_from(received).unwrap_or(0)
     }
@@ -324,7 +350,9 @@ fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
             let raw = libc::sockaddr_in {
                 sin_family: family(libc::AF_INET),
                 sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
                 sin_zero: [0; 8],
             };
             // SAFETY: every sockaddr fits into, and is aligned like, the storage.
@@ -336,7 +364,9 @@ fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
                 sin6_family: family(libc::AF_INET6),
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
                 sin6_scope_id: v6.scope_id(),
             };
             // SAFETY: as above.
@@ -375,5 +405,9 @@ fn socklen<T>() -> libc::socklen_t {
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

@@ -170,14 +170,9 @@ impl Peer {
             return;
         }
         self.initiate(core, Attempt::First, now);
-        // Held back by a handshake message of the last seconds, with no retry pending: see to it that a lone packet
-        // doesn't wait for ever (after a response of ours that was never confirmed).
-        if self.timers.retransmit_handshake.is_none()
-            && let Some(sent) = self.handshake_sent
-            && self.endpoint.is_some()
-        {
-            self.timers.retransmit_handshake = Some(sent + REKEY_TIMEOUT + core.jitter());
-        }
+        // Held back by a handshake message of the last seconds, with no retry pending (after a response of ours that
+        // was never confirmed): a lone packet must not wait for ever.
+        self.retry_later(core, now);
     }
 
     /// Sends an initiation, unless a handshake message left less than REKEY_TIMEOUT ago.

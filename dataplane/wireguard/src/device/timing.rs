@@ -10,6 +10,8 @@
 //! | zero keys | session made; giving up, unless set | – | all keys are wiped |
 //! | persistent keepalive | anything sent or received | – | an empty packet |
 
+use std::time::Duration;
+
 use super::api::{Event, Traffic};
 use super::common::Core;
 use super::handshake::Attempt;
@@ -31,6 +33,8 @@ pub(super) struct Timers {
     pub(super) persistent_keepalive: Option<Instant>,
     pub(super) handshake_attempts: u32,
     need_another_keepalive: bool,
+    /// The passive keepalive that is on its way to a worker leaves the timer for another one alone.
+    another_keepalive_set: bool,
     sent_last_minute_handshake: bool,
 }
 
@@ -128,11 +132,18 @@ impl Peer {
         core.events.push_back(Event::SourceStale { peer: self.id });
         self.initiate(core, Attempt::Retry, now);
         // A response of ours may have moved the clock of the 5 s: try again when it has run out.
-        if self.timers.retransmit_handshake.is_none()
+        self.retry_later(core, now);
+    }
+
+    /// Sees to it that a held-back initiation is tried again, if no retry is pending.
+    pub(super) fn retry_later(&mut self, core: &mut Core, now: Now) {
+        let possible = core.up && core.identity.is_some() && self.endpoint.is_some();
+        if possible
+            && self.timers.retransmit_handshake.is_none()
             && let Some(sent) = self.handshake_sent
-            && self.endpoint.is_some()
         {
-            self.timers.retransmit_handshake = Some(sent + REKEY_TIMEOUT + core.jitter());
+            self.timers.retransmit_handshake =
+                Some((sent + REKEY_TIMEOUT).max(now.monotonic) + core.jitter());
         }
     }
 
@@ -140,6 +151,7 @@ impl Peer {
         self.keepalive(core, now);
         if std::mem::take(&mut self.timers.need_another_keepalive) {
             self.timers.send_keepalive = Some(now.monotonic + KEEPALIVE_TIMEOUT);
+            self.timers.another_keepalive_set = true;
         }
     }
 
@@ -223,17 +235,24 @@ impl Peer {
     }
 
     fn note_traffic_sent(&mut self, core: &mut Core, data: bool, at: Instant, now: Now) {
+        let another = std::mem::take(&mut self.timers.another_keepalive_set) && !data;
+        let send_keepalive = self.timers.send_keepalive.filter(|_| another);
         self.note_sent(at);
+        self.timers.send_keepalive = send_keepalive;
         if data && self.timers.new_handshake.is_none() {
             self.timers.new_handshake =
                 Some(at + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + core.jitter());
         }
+        let renew_after = REKEY_AFTER_TIME
+            + if self.yields_renewal {
+                REKEY_TIMEOUT
+            } else {
+                Duration::ZERO
+            };
         let due = |keypair: &Keypair| {
             keypair.is_worn()
                 || keypair.role() == Role::Initiator
-                    && keypair
-                        .created()
-                        .is_older_than(REKEY_AFTER_TIME, now.monotonic)
+                    && keypair.created().is_older_than(renew_after, now.monotonic)
         };
         if self
             .current
