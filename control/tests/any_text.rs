@@ -1,5 +1,7 @@
 //! No text panics the reader, and a refused text always says why.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
 use std::path::Path;
 
 use culvert::config::{self, KeyFileError, KeyFiles};

@@ -3,6 +3,8 @@
 //! Each case changes the good configuration below. `⟦` marks where the caret must stand; it is
 //! taken out before the text is read.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
 use std::path::Path;
 
 use culvert::config::{self, KeyFileError, KeyFiles, Report, Severity};

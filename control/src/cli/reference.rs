@@ -41,28 +41,22 @@ fn section(out: &mut String, path: &str, table: &Table) {
             "The file" => format!("`{last}`"),
             _ => format!("{}.{last}`", path.trim_end_matches('`')),
         };
-        match key.form {
-            Form::Named(table) => section(out, &below(&format!("{}.NAME", key.name)), table),
-            Form::Tables(table) => section(out, &below(&format!("{}[]", key.name)), table),
-            Form::Table(table) | Form::Either(&Form::Table(table), _) => {
-                section(out, &below(key.name), table)
-            }
-            _ => {}
+        if let Form::Named(table) = key.form {
+            section(out, &below(&format!("{}.NAME", key.name)), table);
+        } else if let Form::Tables(table) = key.form {
+            section(out, &below(&format!("{}[]", key.name)), table);
+        } else if let Form::Table(table) | Form::Either(&Form::Table(table), _) = key.form {
+            section(out, &below(key.name), table);
         }
     }
 }
 
 /// Whether a default is written as it could stand in the file, and not in words.
 fn is_value(form: &Form, default: &str) -> bool {
-    match form {
-        Form::Choice(words) => words.contains(&default),
-        Form::Integer { .. } | Form::Permissions | Form::Either(..) => {
-            default.bytes().all(|byte| byte.is_ascii_digit()) || default == "all"
-        }
-        Form::Bool => true,
-        Form::Seconds { .. } => default == "off",
-        _ => matches!(default, "[]" | "{}"),
-    }
+    let number = !default.is_empty() && default.bytes().all(|byte| byte.is_ascii_digit());
+    let choice = matches!(form, Form::Choice(words) if words.contains(&default));
+    let word = matches!(default, "true" | "false" | "off" | "all" | "[]" | "{}");
+    number || choice || word
 }
 
 fn form(of: &Form) -> String {

@@ -316,9 +316,8 @@ impl<'n> Section<'n> {
 
     /// A map of fixed keys; an empty one when the key is left out.
     pub(super) fn table(&self, name: &str, report: &mut Report) -> Option<Section<'n>> {
-        let table = match self.form(name) {
-            Form::Table(table) | Form::Either(&Form::Table(table), _) => table,
-            form => unreachable!("{name} is a map in its table, not {form:?}"),
+        let (Form::Table(table) | Form::Either(&Form::Table(table), _)) = self.form(name) else {
+            unreachable!("{name} is a map in its table")
         };
         let (span, node) = self.entries.get(name)?;
         let title = if std::ptr::eq(self.table, &raw const super::schema::FILE) {
