@@ -11,18 +11,24 @@
 
 use std::{
     ffi::{CStr, CString, c_char},
-    fmt, io,
     os::fd::{OwnedFd, RawFd},
     sync::Arc,
 };
 
 use crate::{
     devargs::Devargs,
-    eal::{Eal, Errno, indented},
+    eal::{Eal, Errno},
     ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
 };
+
+mod error;
+mod report;
+
+pub use error::DeviceError;
+use error::plug_advice;
+pub use report::{Capabilities, Link, Multicast, Offloads, Stats};
 
 /// Ethernet header and FCS: what DPDK adds to an MTU for a frame.
 const FRAME_OVERHEAD: u32 = 18;
@@ -32,40 +38,6 @@ const VLAN_TAGS: u32 = 8;
 
 /// Descriptors per queue when nothing is said and the driver has no preference.
 const DESCRIPTORS: u16 = 1024;
-
-/// Checksums that a device computes or verifies by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offloads {
-    /// Writes the outer IPv4 header's checksum.
-    pub tx_ipv4: bool,
-    /// Writes the outer UDP checksum.
-    pub tx_udp: bool,
-    /// Verifies the IPv4 header's checksum.
-    pub rx_ipv4: bool,
-    /// Verifies the UDP checksum.
-    pub rx_udp: bool,
-}
-
-/// What a device is and can do.
-#[derive(Clone, Debug)]
-pub struct Capabilities {
-    /// The driver's name.
-    pub driver: String,
-    /// RX queues it has at most.
-    pub max_rx_queues: u16,
-    /// TX queues it has at most.
-    pub max_tx_queues: u16,
-    /// The largest MTU it can be configured with.
-    pub max_mtu: u16,
-    /// Checksums it can take over.
-    pub offloads: Offloads,
-    /// Whether it spreads flows over RX queues by a hash.
-    pub rss: bool,
-    /// Index of the kernel interface it stands on, if any.
-    pub kernel_interface: Option<u32>,
-    /// NUMA node, if known.
-    pub numa_node: Option<u32>,
-}
 
 /// How a device is started.
 pub struct DeviceConfig<'a> {
@@ -94,176 +66,6 @@ pub struct Started {
     pub offloads: Offloads,
     /// How multicast reaches us.
     pub multicast: Multicast,
-}
-
-/// How a started device receives multicast, which IPv6's neighbor discovery needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Multicast {
-    /// All multicast is on.
-    All,
-    /// The kernel's interface receives all of it as long as the device is open.
-    Kernel,
-    /// Only promiscuous mode was to be had.
-    Promiscuous,
-    /// The driver has no switch: it receives what it receives.
-    Unfiltered,
-}
-
-/// Link state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Whether frames can pass.
-    pub up: bool,
-    /// Speed in Mbit/s, if known.
-    pub speed_mbps: Option<u32>,
-    /// Whether both directions work at a time.
-    pub full_duplex: bool,
-}
-
-/// A device's counters since it was plugged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets the device dropped because we were too slow (`imissed`).
-    pub rx_missed: u64,
-    /// Packets received in error (`ierrors`).
-    pub rx_errors: u64,
-    /// Packets that could not be sent (`oerrors`).
-    pub tx_errors: u64,
-    /// Times the RX pool was empty (`rx_nombuf`).
-    pub rx_no_buffer: u64,
-}
-
-/// Why a device is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// The devargs text can't be one.
-    #[error(
-        "not a DPDK device: {0:?} (expected a PCI address as 0000:3b:00.0, or a virtual device as net_af_packet0,iface=eth1)"
-    )]
-    Devargs(String),
-    /// The device would spread packets over queues that nobody polls.
-    #[error(
-        "{devargs}: {pairs} queue pairs, and {queues} workers: \
-         packets in the others would be lost. Leave qpairs out"
-    )]
-    QueuePairs {
-        /// The device.
-        devargs: String,
-        /// Queue pairs it was told to have.
-        pairs: u16,
-        /// Queues that are polled.
-        queues: u16,
-    },
-    /// The kernel interface isn't there.
-    #[error(
-        "{devargs}: interface {interface:?} could not be read: {error}.\nTo see what there is: ip link show"
-    )]
-    Interface {
-        /// The device.
-        devargs: String,
-        /// The kernel interface.
-        interface: String,
-        /// What the kernel answered.
-        error: io::Error,
-    },
-    /// A device of this name is plugged already.
-    #[error("DPDK device {0} is in use already by another uplink of this process")]
-    InUse(String),
-    /// DPDK could not plug it.
-    #[error("DPDK could not plug device {devargs}: {error}{}\n{mend}", indented(.log))]
-    Plug {
-        /// What was tried.
-        devargs: String,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-        /// What may mend it.
-        mend: String,
-    },
-    /// It was plugged, but there is no port.
-    #[error("DPDK plugged device {devargs}, but it has no network port{}\n{mend}", indented(.log))]
-    NoPort {
-        /// What was tried.
-        devargs: String,
-        /// What DPDK logged.
-        log: Vec<String>,
-        /// What may mend it.
-        mend: String,
-    },
-    /// Reading its properties failed.
-    #[error("DPDK device {device}: {what} could not be read: {error}")]
-    Read {
-        /// The device.
-        device: String,
-        /// What was asked for.
-        what: &'static str,
-        /// What DPDK answered.
-        error: Errno,
-    },
-    /// The MTU is more than the device carries.
-    #[error("DPDK device {device} carries an MTU of up to {limit}, not {mtu}.{mend}")]
-    Mtu {
-        /// The device.
-        device: String,
-        /// MTU wanted.
-        mtu: u16,
-        /// MTU possible.
-        limit: u32,
-        /// What may mend it.
-        mend: String,
-    },
-    /// The pool's buffers are too small.
-    #[error("DPDK device {device} needs buffers of {needed} bytes, and pool {pool} has {room}")]
-    Room {
-        /// The device.
-        device: String,
-        /// Bytes needed after the headroom.
-        needed: u32,
-        /// The pool.
-        pool: String,
-        /// Bytes it has after the headroom.
-        room: u16,
-    },
-    /// No queue of a kind was asked for.
-    #[error("DPDK device {0} needs at least one RX and one TX queue")]
-    NoQueues(String),
-    /// It was started before.
-    #[error("DPDK device {0} was started before: close it and plug it again")]
-    StartedBefore(String),
-    /// Starting failed.
-    #[error("DPDK device {device} could not be started, at {step}: {error}{}", indented(.log))]
-    Start {
-        /// The device.
-        device: String,
-        /// The step that failed.
-        step: &'static str,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-    },
-    /// Somebody still holds its queues.
-    #[error("DPDK device {0} still has queues in use")]
-    QueuesInUse(String),
-    /// Unplugging failed.
-    #[error("DPDK device {device} could not be unplugged: {error}{}", indented(.log))]
-    Unplug {
-        /// The device.
-        device: String,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-    },
 }
 
 /// What queues share with their device: as long as one lives, the port stays started.
@@ -504,7 +306,7 @@ impl Device {
         }
 
         // 2. Configure, set the queues up, start.
-        let offloads = common(config.offloads, self.capabilities.offloads);
+        let offloads = config.offloads.and(self.capabilities.offloads);
         let raw_pools: Vec<_> = pools.iter().map(|pool| pool.raw()).collect();
         let [rx_descriptors, tx_descriptors] = self.descriptors();
         let request = ffi::culvert_port_config {
@@ -754,24 +556,6 @@ fn port_by_name(name: &CStr) -> Option<u16> {
     (result == 0).then_some(port)
 }
 
-fn plug_advice(devargs: &Devargs<'_>) -> String {
-    let name = devargs.device_name();
-    if devargs.is_pci() {
-        return format!(
-            "A PCI device must be bound to vfio-pci (or have a bifurcated driver such as mlx5):\n\
-             modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {name}\n\
-             To see its state: dpdk-devbind.py --status-dev net; without an IOMMU also: \
-             echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
-        );
-    }
-    if devargs.is_af_packet() {
-        return "net_af_packet needs iface=NAME of an interface that exists here, and CAP_NET_RAW (root)".to_owned();
-    }
-    format!(
-        "Is {name} a driver of this DPDK, followed by a number (net_null0)? Its drivers: ls /usr/lib/*/dpdk/pmds-*"
-    )
-}
-
 fn step_name(step: u32) -> &'static str {
     match step {
         ffi::CULVERT_STEP_CONFIGURE => "its configuration",
@@ -779,35 +563,6 @@ fn step_name(step: u32) -> &'static str {
         ffi::CULVERT_STEP_RX_QUEUE => "an RX queue",
         ffi::CULVERT_STEP_TX_QUEUE => "a TX queue",
         _ => "the start itself",
-    }
-}
-
-fn common(wanted: Offloads, offered: Offloads) -> Offloads {
-    Offloads {
-        tx_ipv4: wanted.tx_ipv4 && offered.tx_ipv4,
-        tx_udp: wanted.tx_udp && offered.tx_udp,
-        rx_ipv4: wanted.rx_ipv4 && offered.rx_ipv4,
-        rx_udp: wanted.rx_udp && offered.rx_udp,
-    }
-}
-
-impl Offloads {
-    /// Everything that the device has.
-    pub const ALL: Self = Self {
-        tx_ipv4: true,
-        tx_udp: true,
-        rx_ipv4: true,
-        rx_udp: true,
-    };
-}
-
-impl fmt::Display for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.up, self.speed_mbps) {
-            (true, Some(speed)) => write!(f, "up, {speed} Mbit/s"),
-            (true, None) => f.write_str("up"),
-            (false, _) => f.write_str("down"),
-        }
     }
 }
 

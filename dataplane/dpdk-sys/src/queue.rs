@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{device::Port, ffi, kernel, mbuf::MbufBurst};
+use crate::{burst::MbufBurst, device::Port, ffi, kernel};
 
 /// Whether a TX queue has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
     process::Command,
     time::{Duration, Instant},
 };
@@ -31,7 +32,9 @@ fn datagrams_cross_devices() {
     let eal = Eal::init(config).unwrap();
     loop_through_ring(eal, 2);
     loop_through_ring(eal, 20);
-    talk_to_the_kernel(eal);
+    make_veth();
+    talk_to_the_kernel(eal, 1);
+    talk_to_the_kernel(eal, 2);
     refusals(eal);
 }
 
@@ -81,6 +84,8 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         addresses: &addresses,
         mtu: 1_500,
         workers,
+        queues: workers,
+        descriptors: [None, Some(512)],
     };
     let (mut device, mut queues) = open(eal, &config).unwrap();
     assert_eq!(queues.len(), workers);
@@ -147,7 +152,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         );
 
         // 3. The host stack's frames leave; what is for it is punted, within bounds.
-        let mut arp = vec![0; 60];
+        let mut arp = vec![0; 42];
         arp[..6].fill(0xff);
         arp[6..12].copy_from_slice(&mac.0);
         arp[12..14].copy_from_slice(&[8, 6]);
@@ -160,7 +165,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         let punted = punts.pop().unwrap();
         assert_eq!(
             (punted.uplink, punted.frame.as_slice()),
-            (UplinkIndex(4), &arp[..])
+            (UplinkIndex(4), &[&arp[..], &[0; 18]].concat()[..])
         );
         while punts.pop().is_ok() {}
         assert_eq!(drops.count(DropReason::HostQueueFull), number as u64 + 1);
@@ -184,29 +189,37 @@ fn loop_through_ring(eal: Eal, workers: usize) {
     assert!(device.pools.is_empty());
 }
 
-fn talk_to_the_kernel(eal: Eal) {
+fn make_veth() {
     run("ip link add dp0 type veth peer name dp1");
     // The kernel leaves checksums to the device, as it does towards any local one.
-    run("ip link set dp0 up");
+    run("ip link set dp0 address 02:00:00:00:00:01 up");
     run("ip link set dp1 address 02:00:00:00:00:09 up");
     run("ip address add 192.0.2.11/24 dev dp1");
     run("ip address add 2001:db8::11/64 dev dp1 nodad");
+    for address in ["192.0.2.10", "2001:db8::10"] {
+        run(&format!(
+            "ip neighbor add {address} lladdr 02:00:00:00:00:01 dev dp1"
+        ));
+    }
+}
+
+fn talk_to_the_kernel(eal: Eal, workers: usize) {
     let addresses = addresses();
     let config = Config {
         uplink: UplinkIndex(4),
         device: "net_af_packet0,iface=dp0",
         addresses: &addresses,
         mtu: 1_500,
-        workers: 1,
+        workers,
+        queues: workers,
+        descriptors: [None, Some(512)],
     };
     let (mut device, mut queues) = open(eal, &config).unwrap();
+    assert_eq!(device.queues(), [workers; 2]);
     let mac = device.mac();
-    for address in ["192.0.2.10", "2001:db8::10"] {
-        run(&format!("ip neighbor add {address} lladdr {mac} dev dp1"));
-    }
+    assert_eq!(mac, MacAddr([2, 0, 0, 0, 0, 1]));
     let uplink = uplink();
     let (mut host, _punts) = RingBuffer::new(64);
-    let (rx, tx) = halves(&mut queues[0]);
 
     for peer in ["192.0.2.11", "2001:db8::11"] {
         let peer: IpAddr = peer.parse().unwrap();
@@ -215,9 +228,11 @@ fn talk_to_the_kernel(eal: Eal) {
             .set_read_timeout(Some(Duration::from_secs(5)))
             .unwrap();
         let path = path(socket.local_addr().unwrap(), mac, PEER_MAC);
+        let us = SocketAddr::new(path.source.unwrap(), PORT);
 
-        // 1. Out: the kernel finds headers and checksums right.
-        for len in [0, 1, 32, 148, 1_452] {
+        // 1. Out, by each worker: the kernel finds headers and checksums right.
+        for (number, len) in [0, 1, 32, 148, 1_452].into_iter().enumerate() {
+            let (_, tx) = halves(&mut queues[number % workers]);
             assert_eq!(tx.reserve(1), 1);
             tx.rooms()[0].bytes_mut()[..len].fill(7);
             tx.commit(len, &path, 0);
@@ -225,26 +240,26 @@ fn talk_to_the_kernel(eal: Eal) {
             let mut buffer = [0; 2_000];
             let (received, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!(buffer[..received], vec![7; len]);
-            assert_eq!(from, SocketAddr::new(path.source.unwrap(), PORT));
+            assert_eq!(from, us);
         }
 
-        // 2. In: the kernel's datagrams with their partial checksums.
+        // 2. In, at one of the workers: the kernel's datagrams with partial checksums.
         for len in [1_usize, 32, 1_452] {
-            socket.send_to(&vec![9; len], from_us(&path)).unwrap();
+            socket.send_to(&vec![9; len], us).unwrap();
             let deadline = Instant::now() + Duration::from_secs(5);
-            loop {
-                let burst = rx.receive(&uplink, &mut host);
-                if let [datagram] = &*burst.datagrams {
-                    assert_eq!(datagram.bytes(), vec![9; len]);
-                    assert_eq!(datagram.source, socket.local_addr().unwrap());
-                    break;
+            let mut received = Vec::new();
+            while received.is_empty() {
+                assert!(Instant::now() < deadline, "{:?}", uplink.counters.drops);
+                wait(&queues);
+                for queue in &mut queues {
+                    let (rx, _) = halves(queue);
+                    for datagram in rx.receive(&uplink, &mut host).datagrams.iter() {
+                        assert_eq!(datagram.source, socket.local_addr().unwrap());
+                        received.push(datagram.bytes().to_vec());
+                    }
                 }
-                assert!(
-                    Instant::now() < deadline,
-                    "{:?}",
-                    uplink.counters.drops.iter().collect::<Vec<_>>()
-                );
             }
+            assert_eq!(received, [vec![9; len]]);
         }
     }
     assert_eq!(uplink.counters.drops.count(DropReason::OuterChecksum), 0);
@@ -253,8 +268,25 @@ fn talk_to_the_kernel(eal: Eal) {
     device.close().unwrap();
 }
 
-fn from_us(path: &Path) -> SocketAddr {
-    SocketAddr::new(path.source.unwrap(), PORT)
+/// Sleeps until something is there.
+fn wait(queues: &[UplinkQueue]) {
+    let mut descriptors = Vec::new();
+    for queue in queues {
+        queue.rx.descriptors(&mut descriptors);
+    }
+    let mut polls: Vec<_> = descriptors
+        .iter()
+        .map(|descriptor| libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    assert_eq!(polls.len(), queues.len());
+    let count = libc::nfds_t::try_from(polls.len()).unwrap();
+    // SAFETY: entries that live for the call.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), count, 5_000) };
+    assert!(ready > 0, "nothing came");
 }
 
 fn refusals(eal: Eal) {
@@ -265,6 +297,8 @@ fn refusals(eal: Eal) {
             addresses: &addresses(),
             mtu,
             workers: 1,
+            queues: 1,
+            descriptors: [None; 2],
         };
         open(eal, &config).map(drop).unwrap_err().to_string()
     };

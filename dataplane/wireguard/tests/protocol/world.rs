@@ -307,7 +307,24 @@ impl World {
         self.run(self.faults.delay * 4 + self.faults.sweep * 2);
     }
 
-    /// `a` gives `b` a new address.
+    /// Loses what is on its way.
+    pub(crate) fn lose_in_flight(&mut self) {
+        self.in_flight.clear();
+    }
+
+    /// Delivers what is on its way to a node, and nothing else.
+    pub(crate) fn deliver_to(&mut self, node: usize) {
+        for Reverse((_, _, which)) in std::mem::take(&mut self.in_flight) {
+            let Sent {
+                source, to, bytes, ..
+            } = self.wire[which].clone();
+            if self.nodes[node].address == to {
+                self.inject(node, source, &bytes);
+            }
+        }
+    }
+
+    /// A node has another address from now on.
     pub(crate) fn move_node(&mut self, node: usize, address: SocketAddr) {
         self.nodes[node].address = address;
     }
