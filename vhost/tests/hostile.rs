@@ -440,7 +440,6 @@ fn ring_sizes_and_addresses_that_cannot_be() {
         let mut frontend = bare(&bench, &config);
         let areas = frontend.queues[TX].driver.areas();
         let end = frontend.memory.user() + frontend.memory.size();
-        let base = frontend.memory.user();
         let device = frontend.memory.user_of(areas.device);
         let ring = |at: u64| {
             let mut body = 1u32.to_ne_bytes().to_vec();

@@ -128,7 +128,7 @@ fn every_page_that_is_written_is_in_the_log() {
         frontend.receive_frame(0).unwrap();
         start_logging(&mut frontend);
         log.take();
-        for round in 1..60u64 {
+        for round in 1..25u64 {
             for seed in 0..round % 4 {
                 frontend.send_frame(0, &header(1), &pattern(1000, seed));
             }
@@ -241,7 +241,7 @@ fn a_guest_goes_on_at_another_backend_where_it_stood() {
     for config in variants() {
         let (source, destination) = (Bench::new(|_| {}), Bench::new(|_| {}));
         let mut frontend = source.connect(config);
-        for seed in 0..300u64 {
+        for seed in 0..100u64 {
             assert!(frontend.send_frame(0, &header(1), &pattern(500, seed)));
             assert_eq!(take_frames(source.port(), 0)[0].1, pattern(500, seed));
             let mut burst = source.port().guest_rx(0).try_lock().unwrap();
