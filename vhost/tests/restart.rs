@@ -7,6 +7,7 @@
     clippy::cast_possible_truncation,
     reason = "the tests' numbers are small"
 )]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -77,23 +77,17 @@ impl Descriptor {
     /// `pointer` is valid for reads of 16 bytes.
     #[inline]
     pub(super) unsafe fn read(pointer: *const u8) -> Self {
-        let mut bytes = [0u8; DESCRIPTOR];
-        // SAFETY: the caller's promise; `bytes` is ours.
-        unsafe { crate::memory::raw::copy(pointer, bytes.as_mut_ptr(), DESCRIPTOR) };
-        Self::parse(u128::from_le_bytes(bytes))
-    }
-
-    #[inline]
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "the fields are cut out of one word"
-    )]
-    pub(super) const fn parse(word: u128) -> Self {
+        // SAFETY: the caller's promise.
+        let (address, rest) = unsafe { crate::memory::raw::words(pointer) };
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "the fields are cut out of a word"
+        )]
         Self {
-            address: word as u64,
-            length: (word >> 64) as u32,
-            flags: (word >> 96) as u16,
-            last: (word >> 112) as u16,
+            address,
+            length: rest as u32,
+            flags: (rest >> 32) as u16,
+            last: (rest >> 48) as u16,
         }
     }
 }
