@@ -54,14 +54,17 @@ impl Endpoint {
                     }
                     listening.listener.accept().map(|(stream, _)| stream)
                 }
-                Self::Client(path) => UnixStream::connect(path),
+                Self::Client(path) => connect(path),
             };
             match attempt.and_then(|stream| {
                 stream.set_nonblocking(true)?;
                 Ok(stream)
             }) {
                 Ok(stream) => return Some(stream),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The connection was gone before we took it.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && matches!(self, Self::Server(_)) => {}
                 // Nobody listens yet, or we are short of descriptors: later.
                 Err(error) => {
                     tracing::trace!(%error, "no vhost-user connection yet");
@@ -160,6 +163,18 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
         .map(|found| (found.dev(), found.ino()))
 }
 
+/// Connects without waiting: where the other side's queue is full, a blocking socket would hang.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
 /// Refuses a path where someone listens, or where something else than a socket lies.
 fn ensure_free(path: &Path) -> Result<(), PortError> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
@@ -170,11 +185,15 @@ fn ensure_free(path: &Path) -> Result<(), PortError> {
             path: path.to_owned(),
         });
     }
-    match UnixStream::connect(path) {
+    match connect(path) {
         // Nobody listens: a process was killed and left it. Renaming replaces it.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(_) => Err(PortError::SocketInUse {
+            path: path.to_owned(),
+        }),
+        // Somebody listens and has a full queue.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(PortError::SocketInUse {
             path: path.to_owned(),
         }),
         Err(error) => Err(PortError::Socket {
@@ -230,6 +249,21 @@ mod tests {
         assert!(path.exists());
         let _listening = Listening::new(&path, access()).unwrap();
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_with_a_full_queue_is_in_use_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vm1.sock");
+        let listening = Listening::new(&path, access()).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+        assert!(waiting.len() >= usize::try_from(BACKLOG).unwrap());
+        let refused = Listening::new(&path, access()).unwrap_err();
+        assert!(
+            matches!(refused, PortError::SocketInUse { .. }),
+            "{refused}"
+        );
+        drop(listening);
     }
 
     #[test]
