@@ -213,3 +213,55 @@ fn seal_shrinking(file: &File) {
     use rustix::fs::SealFlags;
     let _ = rustix::fs::fcntl_add_seals(file, SealFlags::SHRINK);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    fn byte(mapping: &Mapping, at: usize) -> u8 {
+        // SAFETY: tests ask within the region.
+        unsafe { mapping.start().add(at).read_volatile() }
+    }
+
+    #[test]
+    fn a_region_begins_anywhere_in_its_file() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 20_000], 0).unwrap();
+        file.write_all_at(&[9], 5000).unwrap();
+        let mapping = Mapping::new(&file, 5000, 10_000).unwrap();
+        assert_eq!(
+            (byte(&mapping, 0), byte(&mapping, 1), byte(&mapping, 9_999)),
+            (9, 7, 7)
+        );
+    }
+
+    #[test]
+    fn a_region_begins_inside_of_a_huge_page() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB;
+        let file = rustix::fs::memfd_create("huge", flags).map(File::from);
+        let Ok(file) = file else {
+            eprintln!("skipped: no huge pages on this machine");
+            return;
+        };
+        file.set_len(4 << 20).unwrap();
+        let count = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines()
+                .filter(|line| line.contains("memfd:huge"))
+                .count()
+        };
+        // As QEMU splits its memory around the hole below 1 MiB.
+        match Mapping::new(&file, 0xc_0000, (4 << 20) - 0xc_0000) {
+            Ok(mapping) => {
+                assert_eq!(count(), 1);
+                drop(mapping);
+                assert_eq!(count(), 0);
+            }
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+}

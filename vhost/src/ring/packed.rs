@@ -456,8 +456,6 @@ impl RingLayout for PackedRing {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
     use crate::memory::{GuestMemory, RegionDescription};
     use crate::ring::walk::Direction;
@@ -510,7 +508,6 @@ mod tests {
 
         fn write(&self, at: u64, bytes: &[u8]) {
             use std::os::unix::fs::FileExt;
-            self.file.as_fd();
             self.file.write_all_at(bytes, at).unwrap();
         }
 
@@ -595,6 +592,7 @@ mod tests {
             ring.slot().commit(3, ring.next.word());
             // Written so far, from the last one down; the first one comes last.
             for index in (5 - written)..5 {
+                guest.write(16 * u64::from(index) + 8, &0u32.to_le_bytes());
                 guest.write(
                     16 * u64::from(index) + 14,
                     &(AVAILABLE | USED).to_le_bytes(),

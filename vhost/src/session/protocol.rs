@@ -155,7 +155,7 @@ impl Protocol {
         if let Some(error) = &self.rings[index].error {
             kick::signal(error.as_fd());
         }
-        tracing::debug!(
+        tracing::trace!(
             port = self.shared.config.name,
             ring = index,
             fault = fault.name(),
