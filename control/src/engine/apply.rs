@@ -93,10 +93,17 @@ impl Engine {
         fixed(old.cores != new.cores, "`cores` changed".into());
         fixed(old.memory != new.memory, "`memory` changed".into());
         for uplink in &new.uplinks {
-            match self.uplinks.iter().find(|(_, u)| u.config.name == uplink.name) {
+            match self
+                .uplinks
+                .iter()
+                .find(|(_, u)| u.config.name == uplink.name)
+            {
                 None => fixed(true, format!("uplink {} is new", uplink.name)),
                 Some((_, old)) => {
-                    fixed(old.config != *uplink, format!("uplink {} changed", uplink.name));
+                    fixed(
+                        old.config != *uplink,
+                        format!("uplink {} changed", uplink.name),
+                    );
                 }
             }
         }
@@ -113,7 +120,10 @@ impl Engine {
                 let max = old.peers_max();
                 fixed(
                     tunnel.peers.len() > max,
-                    format!("tunnel {} has room for {max} peers since its start", tunnel.name),
+                    format!(
+                        "tunnel {} has room for {max} peers since its start",
+                        tunnel.name
+                    ),
                 );
             }
         }
@@ -205,7 +215,10 @@ impl Engine {
         tunnel: &config::Tunnel,
         queues: Vec<UplinkQueue>,
     ) -> usize {
-        let uplink = self.uplinks.iter().find(|(_, u)| u.config.name == tunnel.uplink);
+        let uplink = self
+            .uplinks
+            .iter()
+            .find(|(_, u)| u.config.name == tunnel.uplink);
         let uplink = uplink.map_or(0, |(slot, _)| slot);
         let mut state = TunnelState::new(tunnel.clone(), uplink);
         state.config.peers.clear();
@@ -226,7 +239,8 @@ impl Engine {
             }
         }
         for (worker, queue) in order.into_iter().zip(queues) {
-            self.workers.send(worker, Command::AttachUplink(Box::new(queue)));
+            self.workers
+                .send(worker, Command::AttachUplink(Box::new(queue)));
         }
     }
 
@@ -237,7 +251,9 @@ impl Engine {
         queues: Option<Vec<UplinkQueue>>,
         changes: &mut Vec<String>,
     ) {
-        let Some(tunnel) = self.tunnels.get_mut(slot) else { return };
+        let Some(tunnel) = self.tunnels.get_mut(slot) else {
+            return;
+        };
         let uplink = tunnel.uplink;
         if tunnel.config.private_key != new.private_key {
             tunnel.device.set_private_key(Some(new.private_key.clone()));
@@ -247,7 +263,10 @@ impl Engine {
             changes.push(format!("tunnel {}: mtu {}", new.name, new.mtu));
         }
         if tunnel.config.listen_port != new.listen_port {
-            changes.push(format!("tunnel {}: listen port {}", new.name, new.listen_port));
+            changes.push(format!(
+                "tunnel {}: listen port {}",
+                new.name, new.listen_port
+            ));
         }
         let peers = std::mem::take(&mut tunnel.config.peers);
         tunnel.config = config::Tunnel {
@@ -257,7 +276,10 @@ impl Engine {
         if let Some(queues) = queues.filter(|queues| !queues.is_empty()) {
             let index = TunnelIndex::from_slot(slot);
             self.tell_all(|| Command::DetachUplink(UplinkIndex::from_slot(uplink), Some(index)));
-            let owners = self.uplinks.get(uplink).map(|u| u.config.queue_workers.clone());
+            let owners = self
+                .uplinks
+                .get(uplink)
+                .map(|u| u.config.queue_workers.clone());
             self.attach(&owners.unwrap_or_default(), queues);
         }
     }
@@ -277,19 +299,24 @@ impl Engine {
             .collect();
         let tunnel_name = &new.name;
         for (place, old) in &present {
-            if !new.peers.iter().any(|peer| peer.public_key == old.public_key) {
+            if !new
+                .peers
+                .iter()
+                .any(|peer| peer.public_key == old.public_key)
+            {
                 changes.push(format!("peer {tunnel_name}/{} removed", old.name));
                 self.remove_peer(*place);
             }
         }
         let mut added = Vec::new();
         for peer in &new.peers {
-            let old = present.iter().find(|(_, old)| old.public_key == peer.public_key);
+            let old = present
+                .iter()
+                .find(|(_, old)| old.public_key == peer.public_key);
             if let Some((place, old)) = old {
                 if old != peer {
                     changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
-                    let (tunnel, state) =
-                        (self.tunnels.get_mut(slot), self.peers.get_mut(*place));
+                    let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(*place));
                     if let (Some(tunnel), Some(state)) = (tunnel, state) {
                         tunnel.update_peer(state, peer.clone(), now);
                     }
@@ -297,7 +324,9 @@ impl Engine {
                 continue;
             }
             let endpoint = self.first_endpoint(tunnel_name, peer);
-            let Some(tunnel) = self.tunnels.get_mut(slot) else { continue };
+            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                continue;
+            };
             match tunnel.add_peer(slot, peer.clone(), endpoint, &mut self.peers, now) {
                 Ok(place) => {
                     changes.push(format!("peer {tunnel_name}/{} added", peer.name));
@@ -323,11 +352,15 @@ impl Engine {
             self.greetings.push_back((due, peer));
             due = due + step;
         }
-        self.greetings.make_contiguous().sort_by_key(|&(due, _)| due);
+        self.greetings
+            .make_contiguous()
+            .sort_by_key(|&(due, _)| due);
     }
 
     fn remove_peer(&mut self, place: usize) {
-        let Some(peer) = self.peers.remove(place) else { return };
+        let Some(peer) = self.peers.remove(place) else {
+            return;
+        };
         self.greetings.retain(|&(_, greeted)| greeted != place);
         self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(place)));
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
@@ -351,7 +384,9 @@ impl Engine {
         for place in places {
             self.remove_peer(place);
         }
-        let Some(mut tunnel) = self.tunnels.remove(slot) else { return };
+        let Some(mut tunnel) = self.tunnels.remove(slot) else {
+            return;
+        };
         tunnel.device.bring_down();
         let uplink = UplinkIndex::from_slot(tunnel.uplink);
         let index = TunnelIndex::from_slot(slot);
@@ -367,8 +402,11 @@ impl Engine {
         changes: &mut Vec<String>,
     ) -> Vec<PortState> {
         let mut closing = Vec::new();
-        let present: Vec<_> =
-            self.ports.iter().map(|(slot, port)| (slot, port.config.name.clone())).collect();
+        let present: Vec<_> = self
+            .ports
+            .iter()
+            .map(|(slot, port)| (slot, port.config.name.clone()))
+            .collect();
         for (slot, name) in present {
             let reopened = opened.iter().any(|port| port.config.name == name)
                 || late.iter().any(|port| port.name == name);
@@ -439,7 +477,8 @@ impl Engine {
             tracing::warn!("a worker is slow to adopt the new configuration");
         }
         self.retired.push(old);
-        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.retired
+            .retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 }
 

@@ -39,9 +39,11 @@ impl Engine {
             peers: table(self.peers.places(), self.peers.iter(), |_, peer| {
                 Some(Arc::clone(&peer.cell))
             }),
-            uplinks: table(self.uplinks.places(), self.uplinks.iter(), |slot, uplink| {
-                Some(Arc::new(self.compile_uplink(slot, uplink)))
-            }),
+            uplinks: table(
+                self.uplinks.places(),
+                self.uplinks.iter(),
+                |slot, uplink| Some(Arc::new(self.compile_uplink(slot, uplink))),
+            ),
             workers: self.compile_workers(),
         }
     }
@@ -70,10 +72,18 @@ impl Engine {
             .ports
             .iter()
             .filter(|(_, port)| port.config.network == network.name)
-            .map(|(slot, port)| (MacAddr(port.config.mac.octets()), PortIndex::from_slot(slot)))
+            .map(|(slot, port)| {
+                (
+                    MacAddr(port.config.mac.octets()),
+                    PortIndex::from_slot(slot),
+                )
+            })
             .collect();
         macs.sort_unstable_by_key(|&(mac, _)| mac);
-        let tunnel = network.tunnel.as_ref().and_then(|name| self.tunnel_slot(name));
+        let tunnel = network
+            .tunnel
+            .as_ref()
+            .and_then(|name| self.tunnel_slot(name));
         Network {
             name: network.name.to_string(),
             gateway_mac: MacAddr(network.gateway_mac.octets()),
@@ -97,12 +107,20 @@ impl Engine {
         for gateway in &network.gateways {
             add(gateway.trunc(), NextHop::Unreachable);
         }
-        for (slot, peer) in self.peers.iter().filter(|(_, peer)| Some(peer.tunnel) == tunnel) {
+        for (slot, peer) in self
+            .peers
+            .iter()
+            .filter(|(_, peer)| Some(peer.tunnel) == tunnel)
+        {
             for net in &peer.config.allowed_ips {
                 add(*net, NextHop::Peer(PeerIndex::from_slot(slot)));
             }
         }
-        let ports = || self.ports.iter().filter(|(_, p)| p.config.network == network.name);
+        let ports = || {
+            self.ports
+                .iter()
+                .filter(|(_, p)| p.config.network == network.name)
+        };
         let guest = |address: IpAddr| {
             ports()
                 .find(|(_, port)| port.config.addresses.contains(&address))
@@ -122,7 +140,10 @@ impl Engine {
         }
         for (slot, port) in ports() {
             for &address in &port.config.addresses {
-                add(IpNet::from(address), NextHop::Port(PortIndex::from_slot(slot)));
+                add(
+                    IpNet::from(address),
+                    NextHop::Port(PortIndex::from_slot(slot)),
+                );
             }
         }
         for gateway in &network.gateways {
@@ -134,7 +155,10 @@ impl Engine {
     fn compile_tunnel(&self, tunnel: &super::tunnels::TunnelState) -> Tunnel {
         let network = self.config.network_of_tunnel(&tunnel.name);
         let allowed = tunnel.peers.values().flat_map(|&slot| {
-            let nets = self.peers.get(slot).map_or(&[][..], |peer| &peer.config.allowed_ips);
+            let nets = self
+                .peers
+                .get(slot)
+                .map_or(&[][..], |peer| &peer.config.allowed_ips);
             nets.iter()
                 .filter_map(move |net| Some((prefix(*net)?, PeerIndex::from_slot(slot))))
         });
@@ -169,7 +193,9 @@ impl Engine {
         let mut workers = vec![Vec::new(); self.workers.count()];
         for (slot, port) in self.ports.iter() {
             for (queue, worker) in port.config.queue_workers.iter().enumerate() {
-                let Ok(queue) = u16::try_from(queue) else { continue };
+                let Ok(queue) = u16::try_from(queue) else {
+                    continue;
+                };
                 if let Some(queues) = workers.get_mut(usize::from(worker.0)) {
                     queues.push((PortIndex::from_slot(slot), queue));
                 }

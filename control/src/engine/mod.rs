@@ -210,12 +210,7 @@ impl Engine {
         }
     }
 
-    fn open_uplinks(
-        &mut self,
-        config: &Config,
-        dpdk: &Dpdk,
-        now: Now,
-    ) -> Result<(), EngineError> {
+    fn open_uplinks(&mut self, config: &Config, dpdk: &Dpdk, now: Now) -> Result<(), EngineError> {
         for uplink in &config.uplinks {
             let index = UplinkIndex::from_slot(self.uplinks.next());
             let count = self.workers.count();
@@ -276,7 +271,9 @@ impl Engine {
     }
 
     fn sleep(&self, requests: &Requests, now: Instant) {
-        let timeout = self.next_deadline().map_or(ROUND, |due| due.since(now).min(ROUND));
+        let timeout = self
+            .next_deadline()
+            .map_or(ROUND, |due| due.since(now).min(ROUND));
         let mut polled = [
             PollFd::new(self.attention.wake(), PollFlags::IN),
             PollFd::from_borrowed_fd(requests.as_fd(), PollFlags::IN),
@@ -286,7 +283,10 @@ impl Engine {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let tunnels = self.tunnels.iter().filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
+        let tunnels = self
+            .tunnels
+            .iter()
+            .filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
         let hosts = self
             .uplinks
             .iter()
@@ -317,8 +317,12 @@ impl Engine {
 
     fn take_handshakes(&mut self, now: Now) -> bool {
         let mut left = HANDSHAKES_PER_ROUND;
-        let mut backlog: usize =
-            self.workers.0.iter().map(|worker| worker.link.handshakes.slots()).sum();
+        let mut backlog: usize = self
+            .workers
+            .0
+            .iter()
+            .map(|worker| worker.link.handshakes.slots())
+            .sum();
         for worker in &mut self.workers.0 {
             while left > 0
                 && let Ok(punt) = worker.link.handshakes.pop()
@@ -360,7 +364,9 @@ impl Engine {
             ..
         } = self;
         attention.sweep(|index| {
-            let Some(peer) = peers.get_mut(index.slot()) else { return };
+            let Some(peer) = peers.get_mut(index.slot()) else {
+                return;
+            };
             let bits = peer.cell.take_signals();
             if bits & signal::DATA_SENT != 0 && now.monotonic.since(peer.refreshed) >= REFRESH {
                 peer.path_is_stale = true;
@@ -384,7 +390,11 @@ impl Engine {
             }
         }
         for (_, tunnel) in self.tunnels.iter_mut() {
-            if tunnel.device.poll_timeout().is_some_and(|due| due <= now.monotonic) {
+            if tunnel
+                .device
+                .poll_timeout()
+                .is_some_and(|due| due <= now.monotonic)
+            {
                 tunnel.device.handle_timeout(now);
             }
         }
@@ -401,7 +411,9 @@ impl Engine {
     fn drain_tunnels(&mut self, now: Now) {
         let mut wishes = std::mem::take(&mut self.wishes);
         for slot in 0..self.tunnels.places() {
-            let Some(tunnel) = self.tunnels.get_mut(slot) else { continue };
+            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                continue;
+            };
             tunnel.drain(&mut self.peers, &mut wishes);
             for wish in wishes.drain(..) {
                 match wish {
@@ -435,19 +447,26 @@ impl Engine {
 
     /// Sends a handshake message, or keeps it until its next hop is known.
     fn transmit(&mut self, slot: usize, message: Transmit, now: Instant) {
-        let Some(tunnel) = self.tunnels.get(slot) else { return };
+        let Some(tunnel) = self.tunnels.get(slot) else {
+            return;
+        };
         let peer = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
         let local = peer.and_then(|peer| self.peers.get(peer)?.local);
-        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else { return };
+        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else {
+            return;
+        };
         let path = uplink.path(message.to, local, now);
         if path.link == Link::Unresolved {
             if self.unrouted.len() == UNROUTED_MAX {
                 self.unrouted.pop_front();
             }
-            self.unrouted.push_back((now + UNROUTED_LIFE, slot, message));
+            self.unrouted
+                .push_back((now + UNROUTED_LIFE, slot, message));
             return;
         }
-        let Some(inline) = Inline::new(message.bytes()) else { return };
+        let Some(inline) = Inline::new(message.bytes()) else {
+            return;
+        };
         if let Some(peer) = peer.and_then(|peer| self.peers.get(peer)) {
             peer.cell.traffic.sent(1, message.bytes().len() as u64);
         }
@@ -489,7 +508,12 @@ impl Engine {
                 peer.path_is_stale |= next_hop.is_some_and(|hop| changed.contains(&hop));
             }
         }
-        if resolved || self.unrouted.front().is_some_and(|&(due, ..)| due <= now.monotonic) {
+        if resolved
+            || self
+                .unrouted
+                .front()
+                .is_some_and(|&(due, ..)| due <= now.monotonic)
+        {
             for (due, tunnel, message) in std::mem::take(&mut self.unrouted) {
                 if due > now.monotonic {
                     self.transmit(tunnel, message, now.monotonic);
@@ -508,12 +532,21 @@ impl Engine {
 
     /// Publishes the way to a peer's present endpoint.
     fn rebuild_path(&mut self, slot: usize, now: Instant) {
-        let Some(peer) = self.peers.get_mut(slot) else { return };
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
         peer.path_is_stale = false;
         peer.refreshed = now;
-        let Some(tunnel) = self.tunnels.get(peer.tunnel) else { return };
-        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else { return };
-        let endpoint = tunnel.device.peer(peer.cell.id).and_then(|status| status.endpoint);
+        let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
+            return;
+        };
+        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else {
+            return;
+        };
+        let endpoint = tunnel
+            .device
+            .peer(peer.cell.id)
+            .and_then(|status| status.endpoint);
         let path = endpoint.map(|endpoint| uplink.path(endpoint, peer.local, now));
         if peer.cell.path().as_deref() != path.as_ref() {
             peer.cell.publish_path(path);
@@ -528,7 +561,8 @@ impl Engine {
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
         }
-        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        self.retired
+            .retain(|snapshot| Arc::strong_count(snapshot) > 1);
         self.note_endpoints();
         self.endpoints.save();
         self.meters.read(&self.workers, now);
@@ -537,24 +571,28 @@ impl Engine {
 
     fn note_endpoints(&mut self) {
         for (_, peer) in self.peers.iter() {
-            let Some(tunnel) = self.tunnels.get(peer.tunnel) else { continue };
-            let endpoint = tunnel.device.peer(peer.cell.id).and_then(|status| status.endpoint);
+            let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
+                continue;
+            };
+            let endpoint = tunnel
+                .device
+                .peer(peer.cell.id)
+                .and_then(|status| status.endpoint);
             if let Some(endpoint) = endpoint {
                 let key = endpoint_key(&tunnel.name, &peer.config);
-                self.endpoints.note(key, peer.configured_endpoint(), endpoint);
+                self.endpoints
+                    .note(key, peer.configured_endpoint(), endpoint);
             }
         }
     }
 
     /// Where a configured peer is thought to be: where it was last, unless the
     /// configuration has changed since, or where the configuration says.
-    fn first_endpoint(
-        &self,
-        tunnel: &Name,
-        peer: &crate::config::Peer,
-    ) -> Option<SocketAddr> {
+    fn first_endpoint(&self, tunnel: &Name, peer: &crate::config::Peer) -> Option<SocketAddr> {
         let configured = peer.endpoint.as_ref().map(ToString::to_string);
-        let last = self.endpoints.last(&endpoint_key(tunnel, peer), configured.as_deref());
+        let last = self
+            .endpoints
+            .last(&endpoint_key(tunnel, peer), configured.as_deref());
         last.or_else(|| match &peer.endpoint {
             Some(Endpoint::Address(address)) => Some(*address),
             Some(Endpoint::Host { name, port }) => resolve(tunnel, &peer.name, name, *port),
@@ -563,7 +601,10 @@ impl Engine {
     }
 
     fn tunnel_slot(&self, name: &Name) -> Option<usize> {
-        self.tunnels.iter().find(|(_, tunnel)| &tunnel.name == name).map(|(slot, _)| slot)
+        self.tunnels
+            .iter()
+            .find(|(_, tunnel)| &tunnel.name == name)
+            .map(|(slot, _)| slot)
     }
 }
 

@@ -4,11 +4,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use culvert_dataplane::{
-    drops::Drops,
-    host::NeighborState,
-    worker::WorkerStats,
-};
+use culvert_dataplane::{drops::Drops, host::NeighborState, worker::WorkerStats};
 use culvert_vhost::{PortDrop, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
@@ -102,11 +98,15 @@ impl Engine {
 
     fn report_ports(&self) -> Vec<Port> {
         let port = |config: &config::Port| {
-            let (_, port) = self.ports.iter().find(|(_, p)| p.config.name == config.name)?;
+            let (_, port) = self
+                .ports
+                .iter()
+                .find(|(_, p)| p.config.name == config.name)?;
             let (socket, driver) = match &config.driver {
-                PortDriver::VhostUser(vhost) => {
-                    (vhost.socket.resolve(&self.run_dir).display().to_string(), "vhost-user")
-                }
+                PortDriver::VhostUser(vhost) => (
+                    vhost.socket.resolve(&self.run_dir).display().to_string(),
+                    "vhost-user",
+                ),
                 PortDriver::Tun { interface } => (interface.clone(), "tun"),
                 PortDriver::Tap { interface } => (interface.clone(), "tap"),
             };
@@ -145,7 +145,11 @@ impl Engine {
             let config = &uplink.config;
             let counters = &uplink.counters;
             let mut drops = named(&counters.drops);
-            for (_, tunnel) in self.tunnels.iter().filter(|(_, tunnel)| tunnel.uplink == slot) {
+            for (_, tunnel) in self
+                .tunnels
+                .iter()
+                .filter(|(_, tunnel)| tunnel.uplink == slot)
+            {
                 for (name, count) in &tunnel.drops {
                     *drops.entry((*name).to_owned()).or_default() += count;
                 }
@@ -180,8 +184,12 @@ impl Engine {
     fn report_peers(&self, now: Now) -> Vec<Peer> {
         let mut peers = Vec::new();
         for tunnel in &self.config.tunnels {
-            let Some(slot) = self.tunnel_slot(&tunnel.name) else { continue };
-            let Some(state) = self.tunnels.get(slot) else { continue };
+            let Some(slot) = self.tunnel_slot(&tunnel.name) else {
+                continue;
+            };
+            let Some(state) = self.tunnels.get(slot) else {
+                continue;
+            };
             for config in &tunnel.peers {
                 let found = self.peers.iter().find(|(_, peer)| {
                     peer.tunnel == slot && peer.config.public_key == config.public_key
@@ -211,11 +219,18 @@ impl Engine {
             for gateway in &network.gateways {
                 add(gateway.trunc().to_string(), "on-link".into(), "gateway");
             }
-            let tunnel = network.tunnel.as_ref().and_then(|name| self.config.tunnel(name));
+            let tunnel = network
+                .tunnel
+                .as_ref()
+                .and_then(|name| self.config.tunnel(name));
             for peer in tunnel.map_or(&[][..], |tunnel| &tunnel.peers) {
                 let name = tunnel.map_or_else(String::new, |tunnel| tunnel.name.to_string());
                 for net in &peer.allowed_ips {
-                    add(net.to_string(), format!("peer {} ({name})", peer.name), "allowed-ips");
+                    add(
+                        net.to_string(),
+                        format!("peer {} ({name})", peer.name),
+                        "allowed-ips",
+                    );
                 }
             }
             for route in &network.routes {
@@ -252,21 +267,25 @@ impl Engine {
     fn report_neighbors(&self, now: Instant) -> Vec<Neighbor> {
         let mut neighbors = Vec::new();
         for (_, uplink) in self.uplinks.iter() {
-            let Some(host) = uplink.host_ref() else { continue };
-            neighbors.extend(host.neighbors().map(|neighbor| Neighbor {
-                place: format!("uplink {}", uplink.config.name),
-                address: neighbor.address,
-                mac: neighbor.mac.map(|mac| mac.to_string()),
-                state: match neighbor.state {
-                    NeighborState::Incomplete => "incomplete",
-                    NeighborState::Reachable => "reachable",
-                    NeighborState::Stale => "stale",
-                    NeighborState::Probing => "probing",
-                    NeighborState::Failed => "failed",
+            let Some(host) = uplink.host_ref() else {
+                continue;
+            };
+            neighbors.extend(host.neighbors().map(|neighbor| {
+                Neighbor {
+                    place: format!("uplink {}", uplink.config.name),
+                    address: neighbor.address,
+                    mac: neighbor.mac.map(|mac| mac.to_string()),
+                    state: match neighbor.state {
+                        NeighborState::Incomplete => "incomplete",
+                        NeighborState::Reachable => "reachable",
+                        NeighborState::Stale => "stale",
+                        NeighborState::Probing => "probing",
+                        NeighborState::Failed => "failed",
+                    }
+                    .into(),
+                    age_s: neighbor.confirmed.map(|at| now.since(at).as_secs()),
+                    port: None,
                 }
-                .into(),
-                age_s: neighbor.confirmed.map(|at| now.since(at).as_secs()),
-                port: None,
             }));
         }
         for (_, port) in self.ports.iter() {
@@ -291,8 +310,10 @@ impl Engine {
                     .filter(move |(_, owner)| usize::from(owner.0) == index)
                     .map(|(queue, _)| format!("{}:{queue}", port.config.name))
             });
-            let uplinks =
-                self.uplinks.iter().map(|(_, uplink)| format!("{}:{index}", uplink.config.name));
+            let uplinks = self
+                .uplinks
+                .iter()
+                .map(|(_, uplink)| format!("{}:{index}", uplink.config.name));
             Core {
                 name: format!("worker {index}"),
                 cpu: worker.cpu.map(|cpu| cpu.0),
@@ -310,7 +331,11 @@ impl Engine {
 
 fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: Now) -> Peer {
     let traffic = &peer.cell.traffic;
-    let sendable = peer.cell.keypair().as_ref().map(|k| k.sendable(now.monotonic).is_ok());
+    let sendable = peer
+        .cell
+        .keypair()
+        .as_ref()
+        .map(|k| k.sendable(now.monotonic).is_ok());
     let at = status.last_handshake;
     Peer {
         tunnel,
@@ -318,7 +343,12 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
         public_key: peer.config.public_key.to_base64(),
         preshared_key: peer.config.preshared_key.is_some(),
         endpoint: status.endpoint,
-        allowed_ips: peer.config.allowed_ips.iter().map(ToString::to_string).collect(),
+        allowed_ips: peer
+            .config
+            .allowed_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         last_handshake_unix: at.map(|at| at.as_secs()),
         last_handshake_age_s: at.map(|at| now.unix.saturating_sub(at).as_secs()),
         keypair: match sendable {
@@ -342,7 +372,10 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
 }
 
 fn named(drops: &Drops) -> BTreeMap<String, u64> {
-    drops.iter().map(|(reason, n)| (reason.name().to_owned(), n)).collect()
+    drops
+        .iter()
+        .map(|(reason, n)| (reason.name().to_owned(), n))
+        .collect()
 }
 
 fn add_ring_drops(drops: &mut BTreeMap<String, u64>, counters: &RingCounters) {
@@ -363,9 +396,18 @@ fn ring_traffic<'c>(rings: impl Iterator<Item = &'c RingCounters>) -> Traffic {
 
 /// Every counter that is not zero, with its scope.
 fn all_drops(state: &State) -> Vec<Drop> {
-    let ports = state.ports.iter().map(|p| (format!("port {}", p.name), &p.drops));
-    let peers = state.peers.iter().map(|p| (format!("peer {}/{}", p.tunnel, p.name), &p.drops));
-    let uplinks = state.uplinks.iter().map(|u| (format!("uplink {}", u.name), &u.drops));
+    let ports = state
+        .ports
+        .iter()
+        .map(|p| (format!("port {}", p.name), &p.drops));
+    let peers = state
+        .peers
+        .iter()
+        .map(|p| (format!("peer {}/{}", p.tunnel, p.name), &p.drops));
+    let uplinks = state
+        .uplinks
+        .iter()
+        .map(|u| (format!("uplink {}", u.name), &u.drops));
     ports
         .chain(peers)
         .chain(uplinks)

@@ -76,6 +76,8 @@ impl UplinkState {
                     addresses: &addresses,
                     mtu: config.mtu,
                     workers,
+                    queues: usize::from(config.queues),
+                    descriptors: [Some(driver.rx_descriptors), Some(driver.tx_descriptors)],
                 };
                 let (device, queues) = dpdk::open(dpdk.eal()?, &wanted).map_err(|error| {
                     EngineError::Start(format!("uplink {}: {error}", config.name))
@@ -208,7 +210,11 @@ impl UplinkState {
 fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
     HostConfig {
         mac,
-        addresses: config.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+        addresses: config
+            .addresses
+            .iter()
+            .map(|net| (net.addr(), net.prefix_len()))
+            .collect(),
         routes: config
             .routes
             .iter()
@@ -266,7 +272,7 @@ impl Dpdk {
 
 #[cfg(feature = "dpdk")]
 fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
-    use dpdk::sys::{Eal, EalConfig, Hugepages, Pci};
+    use dpdk::sys::{Eal, EalConfig, Hugepages, LogLevel, Pci};
 
     let has_pci = config.uplinks.iter().any(|uplink| match &uplink.driver {
         UplinkDriver::Dpdk(driver) => driver.device.bus == config::DpdkBus::Pci,
@@ -279,9 +285,20 @@ fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
             config::Hugepages::Off => Hugepages::Off,
         },
         memory_mb: config.memory.megabytes,
-        cpus: config.cores.control.map(|cpu| usize::from(cpu.0)).into_iter().collect(),
+        cpus: config
+            .cores
+            .control
+            .map(|cpu| usize::from(cpu.0))
+            .into_iter()
+            .collect(),
         pci: if has_pci { Pci::Idle } else { Pci::Off },
-        log: Some(Box::new(|line: &str| tracing::debug!(target: "dpdk", "{line}"))),
+        log: Some(Box::new(|level, line: &str| match level {
+            LogLevel::Critical | LogLevel::Error => tracing::error!(target: "dpdk", "{line}"),
+            LogLevel::Warning => tracing::warn!(target: "dpdk", "{line}"),
+            LogLevel::Notice | LogLevel::Info | LogLevel::Debug => {
+                tracing::debug!(target: "dpdk", "{line}");
+            }
+        })),
         ..EalConfig::default()
     })
     .map_err(|error| EngineError::Start(error.to_string()))
