@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     devargs::Devargs,
-    eal::{Eal, Errno},
+    eal::{Eal, Errno, Pci},
     ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
@@ -104,11 +104,14 @@ impl Device {
     /// # Errors
     ///
     /// [`DeviceError`] with what DPDK said and what may mend it. Nothing stays plugged.
-    pub fn plug(_eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
+    pub fn plug(eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
         let bad = || DeviceError::Devargs(devargs.to_owned());
         let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
         let name = parsed.device_name();
         let c_name = CString::new(name.as_str()).map_err(|_| bad())?;
+        if parsed.is_pci() && eal.pci() == Pci::Off {
+            return Err(DeviceError::PciOff(name));
+        }
         if port_by_name(&c_name).is_some() {
             return Err(DeviceError::InUse(name));
         }
