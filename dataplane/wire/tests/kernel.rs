@@ -11,6 +11,11 @@
 //! Needs root (a namespace, two taps) and iproute2. A machine without them must say so:
 //! CULVERT_TEST_WITHOUT_ROOT=1 lets this test pass without having run.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and bytes of the tests' own making"
+)]
+
 mod common;
 
 use std::fs::{self, File, OpenOptions};
@@ -283,12 +288,12 @@ fn tap(name: &str, vnet_header: bool) -> File {
     if vnet_header {
         flags |= libc::IFF_VNET_HDR;
     }
-    request[16..18].copy_from_slice(&(flags as u16).to_ne_bytes());
+    request[16..18].copy_from_slice(&flags.to_ne_bytes()[..2]);
     // SAFETY: the request is an ifreq in size and layout and outlives the call.
     let status = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, request.as_mut_ptr()) };
     assert_eq!(status, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
     if vnet_header {
-        let size = VnetHeader::LEN as libc::c_int;
+        let size = libc::c_int::from(VnetHeader::LEN as u8);
         // SAFETY: the argument is a pointer to an int that outlives the call.
         let status =
             unsafe { libc::ioctl(file.as_raw_fd(), TUNSETVNETHDRSZ as _, &raw const size) };

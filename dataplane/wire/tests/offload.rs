@@ -1,5 +1,10 @@
 //! Segmentation and coalescing against each other and against independent sums.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and bytes of the tests' own making"
+)]
+
 mod common;
 
 use common::{ETHERNET, Super, assert_sound, segments};
@@ -160,8 +165,8 @@ proptest! {
         for (packet, byte) in &flips {
             let packet = packet.index(packets.len());
             let packet = &mut packets[packet];
-            // Behind the addresses, so that it still parses.
-            let from = frame.l3_len();
+            // Behind the ports: it still parses and is of the same flow.
+            let from = frame.l3_len() + 4;
             let at = from + byte.index(packet.len() - from);
             packet[at] ^= 0x55;
         }
@@ -218,6 +223,8 @@ proptest! {
         let vnet = frame.vnet(ETHERNET);
         match Plan::recut(&vnet, &headers, head, mtu) {
             Ok(plan) => {
+                let wanted = frame.payload.len().min(frame.gso_size.into());
+                prop_assert_eq!(plan.is_recut(), plan.header_len() + wanted > mtu);
                 let mut stream: Vec<u8> = Vec::new();
                 for packet in common::carry_out(&plan, &headers, head, &bytes) {
                     assert_sound(&packet);
@@ -390,7 +397,7 @@ fn flags_and_identification_follow_the_rules() {
 
 /// Three packets of a flow, each changed by `change`, and how they group.
 fn grouping(base: &Super, change: impl Fn(usize, &mut Vec<u8>)) -> Vec<Vec<u32>> {
-    let mut packets = segments(&base.vnet(ETHERNET), &base.frame(), 65_535).unwrap();
+    let mut packets = segments(&base.vnet(ETHERNET), &base.frame(), 65_535).expect("a plan");
     for (index, packet) in packets.iter_mut().enumerate() {
         change(index, packet);
         complete(packet);

@@ -1,6 +1,10 @@
 //! Packets for the tests, built and verified by code of its own.
 
 #![allow(dead_code, reason = "every test uses its own part")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths and bytes of the tests' own making"
+)]
 
 use culvert_wire::parse::{HEAD_LEN, Headers};
 use culvert_wire::segment::{Plan, SegmentError};
@@ -231,4 +235,19 @@ pub(crate) fn carry_out(plan: &Plan, headers: &Headers, head: &[u8], frame: &[u8
         headers.ip_len - plan.header_len(),
     );
     packets
+}
+
+/// Panics unless lengths and checksums of an ICMP or ICMPv6 packet are right.
+pub(crate) fn assert_icmp(packet: &[u8]) {
+    let (l4, protocol) = layer4(packet);
+    if packet[0] >> 4 == 4 {
+        let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+        assert_eq!((len, protocol), (packet.len(), 1));
+        assert_eq!(sum(&packet[..l4], 0), 0xffff, "header checksum");
+        assert_eq!(sum(&packet[l4..], 0), 0xffff, "ICMP checksum");
+    } else {
+        let len = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+        assert_eq!((len + 40, protocol), (packet.len(), 58));
+        assert_eq!(sum(&packet[l4..], pseudo(packet, l4, 58)), 0xffff, "ICMPv6");
+    }
 }
