@@ -94,7 +94,7 @@ fn owner(
         }
         // A link-local address: whoever has it may answer for itself.
         None if matches!(address, IpAddr::V6(a) if a.is_unicast_link_local()) => Ok(None),
-        Some(NextHop::OnLink) | None => Err(DropReason::NeighborUnknown),
+        Some(NextHop::Unreachable) | None => Err(DropReason::NeighborUnknown),
     }
 }
 

@@ -153,7 +153,7 @@ pub enum Command {
     AttachUplink(Box<UplinkQueue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
     DetachUplink(UplinkIndex, Option<TunnelIndex>),
-    /// Announce a port's addresses to its network after a guest has come.
+    /// Finish the turn and end.
     Stop,
 }
 
@@ -196,9 +196,10 @@ impl ControlEnd {
         result
     }
 
-    /// Wakes the worker, for a snapshot or anything else that it looks for.
-    pub fn wake(&self) {
-        self.wake.notify();
+    /// The worker's doorbell, for a snapshot or anything else that it looks for.
+    #[must_use]
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
     }
 }
 

@@ -15,18 +15,24 @@ use culvert_wire::{
     parse::{Headers, L3, L4},
 };
 
-use crate::{drops::DropReason, snapshot::Port};
+use crate::{
+    drops::DropReason,
+    snapshot::{Guard, Port},
+};
 
 /// ICMPv6 types of neighbor discovery (RFC 4861).
 const NEIGHBOR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Whether the frame may come from this port.
 pub(crate) fn check(port: &Port, headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
-    if !port.guard {
+    if port.guard == Guard::Off {
         return Ok(());
     }
     if headers.ether.source != port.mac {
         return Err(DropReason::GuardMac);
+    }
+    if port.guard == Guard::Mac {
+        return Ok(());
     }
     match &headers.l3 {
         L3::V4(ip) => address(port, ip.source.into()),

@@ -337,7 +337,7 @@ fn admit_one(
             Ok((headers, Destination::Gateway))
         }
         NextHop::Gateway => Err(DropReason::GatewayNotServed),
-        NextHop::OnLink => Err(DropReason::NoRoute),
+        NextHop::Unreachable => Err(DropReason::NoRoute),
         NextHop::Port(_) | NextHop::Peer(_) if hop_limit <= 1 => Err(DropReason::TtlExceeded),
         NextHop::Peer(peer) => Ok((headers, Destination::Peer(peer))),
         NextHop::Port(port) => {

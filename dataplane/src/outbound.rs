@@ -206,7 +206,7 @@ fn route<'s, F: Frames>(
             to_peer(turn, tools, sending, frames, frame, headers, peer)
         }
         Some(NextHop::Port(port)) => Verdict::Port { port, routed: true },
-        Some(NextHop::OnLink | NextHop::Gateway) | None => {
+        Some(NextHop::Unreachable | NextHop::Gateway) | None => {
             Verdict::Answer(Question::Unreachable, Some(DropReason::NoRoute))
         }
     }

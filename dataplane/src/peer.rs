@@ -86,8 +86,6 @@ pub struct Peer {
     pub tunnel: TunnelIndex,
     /// Its slot in the tunnel's protocol state.
     pub id: PeerId,
-    /// The operator's name for it.
-    pub name: String,
     /// Messages and bytes.
     pub traffic: Traffic,
     /// Packets lost on the way to or from this peer.
@@ -102,12 +100,11 @@ pub struct Peer {
 impl Peer {
     /// A peer without key or path.
     #[must_use]
-    pub fn new(index: PeerIndex, tunnel: TunnelIndex, id: PeerId, name: String) -> Self {
+    pub fn new(index: PeerIndex, tunnel: TunnelIndex, id: PeerId) -> Self {
         Self {
             index,
             tunnel,
             id,
-            name,
             traffic: Traffic::default(),
             drops: Drops::default(),
             current: ArcSwapOption::empty(),

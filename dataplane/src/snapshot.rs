@@ -29,8 +29,20 @@ pub enum NextHop {
     Port(PortIndex),
     /// A peer of the network's tunnel.
     Peer(PeerIndex),
-    /// Within the gateway's prefix, but nobody's.
-    OnLink,
+    /// Nobody's: an address of the gateway's prefix without a port, or by the operator's
+    /// word.
+    Unreachable,
+}
+
+/// What of a guest's frames is checked against its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Source MAC, source IP, ARP and ND.
+    Strict,
+    /// The source MAC.
+    Mac,
+    /// Nothing.
+    Off,
 }
 
 /// A guest port.
@@ -46,8 +58,8 @@ pub struct Port {
     pub mac: MacAddr,
     /// The guest's IP addresses.
     pub addresses: Vec<IpAddr>,
-    /// Sources are checked against `mac` and `addresses`.
-    pub guard: bool,
+    /// What of its frames is checked.
+    pub guard: Guard,
     /// The rings.
     pub guest: Arc<vhost::Port>,
     /// The number of queue pairs.

@@ -82,6 +82,8 @@ pub struct WorkerStats {
     pub guest_frames: AtomicU64,
     /// Datagrams from uplinks.
     pub datagrams: AtomicU64,
+    /// The generation of the snapshot that the worker goes by.
+    pub generation: AtomicU64,
 }
 
 /// A worker.
@@ -180,6 +182,9 @@ impl Worker {
     /// Prepares what depends on the snapshot.
     fn adopt(&mut self, snapshot: &Snapshot) {
         self.generation = Some(snapshot.generation);
+        self.stats
+            .generation
+            .store(snapshot.generation, Ordering::Release);
         self.credits = vec![0; self.queues(snapshot).len()];
         let position = |tunnel: TunnelIndex| {
             let uplink = snapshot.tunnel(tunnel)?.uplink;

@@ -5,6 +5,10 @@
 //! with `source`, frames are sent to the guest as fast as it takes them.
 //!
 //! Usage: patch [--client] [--queues N] [--seconds S] [--size BYTES] [sink|source] SOCKET [SOCKET]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "a tool for tests: its numbers are small"
+)]
 
 use std::time::{Duration, Instant};
 

@@ -44,7 +44,7 @@ impl Shared {
     /// The ring with a vhost-user index: even ones are guest RX, odd ones guest TX.
     pub(crate) fn ring(&self, index: usize) -> Option<&Ring> {
         let pair = index / 2;
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             self.rx.get(pair).map(|rx| &rx.ring)
         } else {
             self.tx.get(pair).map(|tx| &tx.ring)

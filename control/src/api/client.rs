@@ -142,12 +142,16 @@ impl Client {
     }
 
     fn unconnected(&self, error: &io::Error) -> ClientError {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning(self.run_dir.clone())
-            }
-            io::ErrorKind::PermissionDenied => ClientError::Forbidden(self.socket.clone()),
-            _ => self.broken(error),
+        let kind = error.kind();
+        if kind == io::ErrorKind::PermissionDenied {
+            ClientError::Forbidden(self.socket.clone())
+        } else if matches!(
+            kind,
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        ) {
+            ClientError::NotRunning(self.run_dir.clone())
+        } else {
+            self.broken(error)
         }
     }
 

@@ -12,7 +12,7 @@ pub mod server;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -194,10 +194,7 @@ impl Requests {
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Request> {
         let request = match timeout {
             None => self.receiver.recv().ok(),
-            Some(timeout) => match self.receiver.recv_timeout(timeout) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(timeout) => self.receiver.recv_timeout(timeout).ok(),
         };
         self.clear();
         request

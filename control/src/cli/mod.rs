@@ -7,6 +7,7 @@
 mod apply;
 mod check;
 mod keys;
+mod reference;
 mod run;
 mod schema;
 mod show;
@@ -71,7 +72,11 @@ enum Command {
         config: PathBuf,
     },
     /// Print the configuration's JSON schema, for editors
-    Schema,
+    Schema {
+        /// Print the reference of all keys for people, in Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print a new private key, as `wg genkey` does
     Genkey,
     /// Read a private key from standard input and print its public key, as `wg pubkey` does
@@ -145,7 +150,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { config, place } => run::run(&config, &place.run_dir),
         Command::Check { config } => check::run(&config),
-        Command::Schema => print(&schema::text()),
+        Command::Schema { markdown: true } => print(&reference::text()),
+        Command::Schema { markdown: false } => print(&schema::text()),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),

@@ -3,7 +3,7 @@
 //! In: one node and what it is called. Out: the value, or a mistake in the report. Never: other
 //! values of the file.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -250,12 +250,17 @@ pub(super) fn address(node: &Node, what: &str, report: &mut Report) -> Option<Ip
 
 /// Whether a host can have that address.
 fn usable(address: IpAddr, node: &Node, what: &str, report: &mut Report) -> bool {
-    let kind = match address {
-        _ if address.is_unspecified() => "the unspecified address",
-        _ if address.is_multicast() => "a multicast address",
-        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address in IPv6's clothes",
-        _ => return true,
+    let mapped = |v6: Ipv6Addr| v6.to_ipv4_mapped().is_some();
+    let kind = if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        "the broadcast address"
+    } else if matches!(address, IpAddr::V6(v6) if mapped(v6)) {
+        "an IPv4 address in IPv6's clothes"
+    } else {
+        return true;
     };
     report
         .error(

@@ -98,9 +98,12 @@ impl RunDir {
             .recursive(true)
             .mode(0o750)
             .create(path)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => RunDirError::NotADirectory(path.clone()),
-                _ => make(path, error),
+            .map_err(|error| {
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    RunDirError::NotADirectory(path.clone())
+                } else {
+                    make(path, error)
+                }
             })?;
         check(path)?;
         let lock = FileLock::acquire(&path.join("lock")).map_err(|error| match error {

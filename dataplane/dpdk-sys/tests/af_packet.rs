@@ -27,6 +27,11 @@ const ETHERTYPE: [u8; 2] = [0x88, 0xb5]; // IEEE 802 local experimental 1
 fn frames_cross_a_veth() {
     common::own_network();
     common::run("ip link add dp0 type veth peer name dp1");
+    // The kernel's own multicast would wake the device's queue.
+    for interface in ["dp0", "dp1"] {
+        let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+        std::fs::write(switch, "1").unwrap();
+    }
     common::run("ip link set dp0 mtu 1500 up");
     common::run("ip link set dp1 mtu 1500 up");
     let (eal, _lines) = common::eal(Hugepages::Off);
@@ -90,13 +95,13 @@ fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs
     );
     let mut started = device.start(&config).unwrap();
     assert_eq!(started.multicast, Multicast::Kernel);
-    assert!(device.link().unwrap().up);
+    assert!(link_becomes(&device, true));
     let wake = started.rx[0].descriptor().unwrap().as_raw_fd();
     assert!(!readable(wake, 0), "nothing has come yet");
     common::run("ip link set dp0 down");
-    assert!(!device.link().unwrap().up);
+    assert!(link_becomes(&device, false));
     common::run("ip link set dp0 up");
-    assert!(device.link().unwrap().up);
+    assert!(link_becomes(&device, true));
     assert_eq!(started.rx[0].descriptor().unwrap().as_raw_fd(), wake);
     assert!(!readable(wake, 0), "the error of going down is taken back");
 
@@ -175,6 +180,18 @@ fn receive<'a>(mut peer: &std::fs::File, buffer: &'a mut [u8]) -> &'a [u8] {
             return &buffer[..len];
         }
     }
+}
+
+/// The kernel settles an interface's state a moment after it was set up.
+fn link_becomes(device: &Device, up: bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        if device.link().unwrap().up == up {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 fn readable(fd: i32, timeout_ms: i32) -> bool {

@@ -56,12 +56,20 @@ const _: () = assert!(culvert_dpdk_sys::BURST >= limits::SUB_BATCH);
 /// Bursts that `receive` may hold.
 const BURSTS: usize = limits::UPLINK_BURST.div_ceil(culvert_dpdk_sys::BURST);
 
-/// Mbufs in a worker's hands at a time, of either pool.
-#[expect(clippy::cast_possible_truncation, reason = "limits are small")]
-const BURST_MBUFS: u32 = (BURSTS * culvert_dpdk_sys::BURST + limits::SUB_BATCH) as u32;
-
 /// Mbufs that a worker's thread may keep in a pool's cache.
 const CACHE: u32 = 256;
+
+/// Mbufs of a pool that a worker has in its hands or its thread in the cache, which
+/// grows to half as much again before it gives back.
+#[expect(clippy::cast_possible_truncation, reason = "limits are small")]
+const WORKER_HOLDS: u32 =
+    (BURSTS * culvert_dpdk_sys::BURST + limits::SUB_BATCH) as u32 + CACHE * 3 / 2;
+
+/// A pool's bound, far above what rings and workers come to.
+const MBUFS_MAX: u32 = 1 << 20;
+
+/// The shortest Ethernet frame, without FCS (IEEE 802.3, section 3.2.8).
+const FRAME_MIN: usize = 60;
 
 /// IPv4 and UDP headers; IPv6 and UDP headers.
 const OVERHEAD_V4: usize = 28;
@@ -87,6 +95,11 @@ pub struct Config<'a> {
     pub mtu: u16,
     /// Workers, each of which gets a queue.
     pub workers: usize,
+    /// Queues that the device is given, at most one per worker; with fewer, the last
+    /// workers have none to receive from and share those to send to.
+    pub queues: usize,
+    /// Entries of each RX and each TX ring; `None` leaves it to the driver.
+    pub descriptors: [Option<u16>; 2],
 }
 
 /// Why a DPDK uplink can't be opened.
@@ -126,18 +139,27 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
     if !(1_280..=limits::DATAGRAM_MAX).contains(&usize::from(config.mtu)) {
         return Err(OpenError::Mtu { mtu: config.mtu });
     }
-    let workers = u16::try_from(config.workers.max(1)).unwrap_or(u16::MAX);
-    let mut device = Device::plug(eal, config.device, workers)?;
-    let rx_queues = workers.min(device.capabilities().max_rx_queues).max(1);
-    let tx_queues = workers.min(device.capabilities().max_tx_queues).max(1);
+    let workers = config.workers.max(1);
+    let wanted = u16::try_from(config.queues.clamp(1, workers)).unwrap_or(u16::MAX);
+    let device = Device::plug(eal, config.device, wanted)?;
+    let rx_queues = wanted.min(device.capabilities().max_rx_queues).max(1);
+    let tx_queues = wanted.min(device.capabilities().max_tx_queues).max(1);
 
     // 2. Two pools, for what the rings, the workers' bursts and the caches hold.
-    let descriptors = device.descriptors();
-    let workers_hold = u32::from(workers) * (BURST_MBUFS + CACHE * 3 / 2);
+    let [rx_default, tx_default] = device.descriptors();
+    let rx_descriptors = config.descriptors[0].unwrap_or(rx_default);
+    let tx_descriptors = config.descriptors[1].unwrap_or(tx_default);
+    let workers_hold = u32::try_from(workers)
+        .unwrap_or(u32::MAX)
+        .saturating_mul(WORKER_HOLDS);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let pool = |kind: &str, ring: u32, room: usize| {
         let room = u16::try_from(room).unwrap_or(u16::MAX);
-        let count = (ring + workers_hold).next_power_of_two() - 1;
+        let count = ring
+            .saturating_add(workers_hold)
+            .min(MBUFS_MAX)
+            .next_power_of_two()
+            - 1;
         Mempool::new(
             eal,
             &format!("{kind}{}.{serial}", config.uplink.0),
@@ -146,21 +168,29 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
             room,
         )
     };
-    let rx_ring = u32::from(descriptors[0]) * u32::from(rx_queues);
-    let tx_ring = u32::from(descriptors[1]) * u32::from(tx_queues);
+    let rx_ring = u32::from(rx_descriptors) * u32::from(rx_queues);
+    let tx_ring = u32::from(tx_descriptors) * u32::from(tx_queues);
     let rx_room = usize::try_from(device.rx_room(config.mtu)).unwrap_or(usize::MAX);
     // An odd number of cache lines apart: buffers at multiples of 4 KiB would compete
     // for the same cache sets.
     let tx_room = (usize::from(config.mtu) + culvert_aead::TAILROOM).next_multiple_of(128) + 64;
-    let rx_pool = Arc::new(pool("rx", rx_ring, rx_room)?);
-    let tx_pool = Arc::new(pool("tx", tx_ring, tx_room)?);
+    // From here on what is open is closed again if something fails.
+    let mut uplink = DpdkUplink {
+        device,
+        pools: Vec::new(),
+        queues: [0; 2],
+        offloads: Offloads::default(),
+        mtu: config.mtu,
+    };
+    let rx_pool = uplink.keep(pool("rx", rx_ring, rx_room)?);
+    let tx_pool = uplink.keep(pool("tx", tx_ring, tx_room)?);
 
     // 3. Start. IPv4's header checksum is cheaper here than asking for it.
-    let started = device.start(&DeviceConfig {
+    let started = uplink.device.start(&DeviceConfig {
         rx_pools: &vec![Arc::clone(&rx_pool); usize::from(rx_queues)],
         tx_queues,
-        rx_descriptors: Some(descriptors[0]),
-        tx_descriptors: Some(descriptors[1]),
+        rx_descriptors: Some(rx_descriptors),
+        tx_descriptors: Some(tx_descriptors),
         mtu: config.mtu,
         offloads: Offloads {
             tx_ipv4: false,
@@ -169,11 +199,12 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
     })?;
 
     // 4. Deal the queues out.
-    let mac = MacAddr(device.mac());
-    let partial = device.capabilities().kernel_interface.is_some();
-    let queues = [started.rx.len(), started.tx.len()];
+    let mac = uplink.mac();
+    let partial = uplink.device.capabilities().kernel_interface.is_some();
+    uplink.queues = [started.rx.len(), started.tx.len()];
+    uplink.offloads = started.offloads;
     let mut rx = started.rx.into_iter();
-    let tx = deal(started.tx, usize::from(workers));
+    let tx = deal(started.tx, workers);
     let checksum = if started.offloads.tx_udp {
         UdpChecksum::Offload
     } else {
@@ -193,13 +224,6 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
         )),
     });
     let list = list.collect();
-    let uplink = DpdkUplink {
-        device,
-        pools: vec![rx_pool, tx_pool],
-        queues,
-        offloads: started.offloads,
-        mtu: config.mtu,
-    };
     Ok((uplink, list))
 }
 
@@ -234,6 +258,12 @@ fn datagram_max(mtu: u16, addresses: &[IpAddr]) -> usize {
 }
 
 impl DpdkUplink {
+    fn keep(&mut self, pool: Mempool) -> Arc<Mempool> {
+        let pool = Arc::new(pool);
+        self.pools.push(Arc::clone(&pool));
+        pool
+    }
+
     /// Its MAC address.
     #[must_use]
     pub fn mac(&self) -> MacAddr {
@@ -296,6 +326,13 @@ impl DpdkUplink {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for DpdkUplink {
+    fn drop(&mut self) {
+        // What workers still hold stays until the process ends.
+        let _ = self.close();
     }
 }
 
@@ -635,11 +672,15 @@ impl Tx {
             return false;
         }
         let mbuf = &mut burst[0];
-        let Some(room) = mbuf.room_mut().get_mut(..frame.len()) else {
+        // Not every device pads a short frame by itself.
+        let len = frame.len().max(FRAME_MIN);
+        let Some(room) = mbuf.room_mut().get_mut(..len) else {
             return false;
         };
-        room.copy_from_slice(frame);
-        mbuf.set_len(u16::try_from(frame.len()).expect("no more than the room, which is a u16"));
+        let (bytes, padding) = room.split_at_mut(frame.len());
+        bytes.copy_from_slice(frame);
+        padding.fill(0);
+        mbuf.set_len(u16::try_from(len).expect("no more than the room, which is a u16"));
         self.queue.send(&mut burst);
         burst.is_empty()
     }

@@ -209,7 +209,7 @@ pub(super) fn indirect_table(
     }
     let length = descriptor.length as usize;
     let entries = length / DESCRIPTOR;
-    if length % DESCRIPTOR != 0 || entries == 0 || entries > limits::CHAIN_MAX {
+    if !length.is_multiple_of(DESCRIPTOR) || entries == 0 || entries > limits::CHAIN_MAX {
         return Err(RingFault::IndirectLength);
     }
     match walk

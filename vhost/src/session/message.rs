@@ -17,26 +17,26 @@ use rustix::net::{
 use crate::limits;
 
 /// Bytes of a message's header: request, flags, size.
-pub(super) const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// Header flag: this is a reply.
-pub(super) const REPLY: u32 = 4;
+pub(crate) const REPLY: u32 = 4;
 /// Header flag: the sender wants a reply.
-pub(super) const NEED_REPLY: u32 = 8;
+pub(crate) const NEED_REPLY: u32 = 8;
 /// Header flag: the protocol's version.
 const VERSION: u32 = 1;
 
 /// One whole message.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) request: u32,
-    pub(super) flags: u32,
-    pub(super) body: Vec<u8>,
-    pub(super) fds: Vec<OwnedFd>,
+pub(crate) struct Message {
+    pub(crate) request: u32,
+    pub(crate) flags: u32,
+    pub(crate) body: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 /// Why no further message can be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MessageError {
+pub(crate) enum MessageError {
     /// The other side closed between messages.
     #[error("the VMM closed the connection")]
     Closed,
@@ -56,7 +56,7 @@ pub(super) enum MessageError {
 
 impl Message {
     /// A request or reply with one 64-bit value.
-    pub(super) fn of_u64(request: u32, flags: u32, value: u64) -> Self {
+    pub(crate) fn of_u64(request: u32, flags: u32, value: u64) -> Self {
         Self {
             request,
             flags,
@@ -66,16 +66,16 @@ impl Message {
     }
 
     /// The body as a 64-bit value.
-    pub(super) fn as_u64(&self) -> Option<u64> {
+    pub(crate) fn as_u64(&self) -> Option<u64> {
         self.body.as_slice().try_into().ok().map(u64::from_ne_bytes)
     }
 
     /// The reply to this message with one 64-bit value.
-    pub(super) fn reply_u64(&self, value: u64) -> Self {
+    pub(crate) fn reply_u64(&self, value: u64) -> Self {
         Self::of_u64(self.request, VERSION | REPLY, value)
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + self.body.len());
         bytes.extend(self.request.to_ne_bytes());
         bytes.extend(self.flags.to_ne_bytes());
@@ -90,7 +90,7 @@ impl Message {
     }
 
     /// Writes the message to a blocking stream that has room for it.
-    pub(super) fn send(&self, stream: &UnixStream) -> Result<(), Errno> {
+    pub(crate) fn send(&self, stream: &UnixStream) -> Result<(), Errno> {
         send_bytes(stream, &self.encode(), &self.fds)
     }
 }
@@ -118,14 +118,14 @@ fn send_bytes(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), 
 
 /// Collects messages from a non-blocking stream.
 #[derive(Debug, Default)]
-pub(super) struct MessageReader {
+pub(crate) struct MessageReader {
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
 }
 
 impl MessageReader {
     /// Reads what is there. `None`: the message isn't whole yet.
-    pub(super) fn read(&mut self, stream: &UnixStream) -> Result<Option<Message>, MessageError> {
+    pub(crate) fn read(&mut self, stream: &UnixStream) -> Result<Option<Message>, MessageError> {
         loop {
             let wanted = match self.bytes.get(8..HEADER) {
                 None => HEADER,

@@ -8,7 +8,7 @@
 //! socket and on the port's alarm, so closing and broken rings are seen at once, whatever the
 //! VMM does or doesn't send.
 
-mod message;
+pub(crate) mod message;
 mod protocol;
 mod shim;
 mod socket;

@@ -250,6 +250,11 @@ impl Protocol {
 
     /// Replaces the memory under all rings.
     fn replace_memory(&mut self, memory: GuestMemory) {
+        if memory.is_same(&self.memory) {
+            // Only counts changed: no ring need stop.
+            self.memory = Arc::new(memory);
+            return;
+        }
         self.stop_all();
         for setup in &mut self.rings {
             if matches!(

@@ -17,6 +17,9 @@
 //! packet 1   [ 0  0  0  0]    [ 0 m0 m1 m2]    [m3 m4 m5  lengths]
 //! ```
 //!
+//! Fewer than five texts take two, four or eight lanes each: a text's steps are dealt to streams,
+//! which go on by `r^8`, `r^16` or `r^32` and meet at the end.
+//!
 //! Constant time: additions, shifts, masks and 52-bit multiplications, which take the same time for
 //! all operands; branches depend on lengths only.
 
@@ -153,18 +156,36 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 }
 }
 
-/// The tags of eight texts; `keys` are their slots, one-time key first.
+/// The tags of up to `8 / streams` texts; `keys` are their slots, one-time key first.
 ///
 /// # Safety
 /// The processor has the features; texts are readable and nobody writes them meanwhile.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-pub(crate) unsafe fn authenticate(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+pub(crate) unsafe fn authenticate(
+    keys: &[Line; 8],
+    texts: &[Text; 8],
+    streams: usize,
+) -> [[u64; 2]; 8] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match streams {
+            8 => with_streams::<8>(keys, texts),
+            4 => with_streams::<4>(keys, texts),
+            2 => with_streams::<2>(keys, texts),
+            _ => with_streams::<1>(keys, texts),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
     let zero = _mm512_setzero_si512();
-    // 1. Keys: r, clamped, and s.
+    // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 8];
-    for (row, key) in rows.iter_mut().zip(keys) {
+    for lane in 0..8 {
         // SAFETY: a slot is 64 bytes.
-        *row = unsafe { _mm512_load_si512(key.0.as_ptr().cast()) };
+        rows[lane] = unsafe { _mm512_load_si512(keys[lane / S].0.as_ptr().cast()) };
     }
     let columns = transpose(&rows);
     let r = factor(limbs(
@@ -176,32 +197,46 @@ pub(crate) unsafe fn authenticate(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64;
     let r2 = product(&r.r, &r);
     let r3 = product(&r2.r, &r);
     let r4 = product(&r2.r, &r2);
+    let r8 = if S >= 2 { product(&r4.r, &r4) } else { r4 };
+    let r16 = if S >= 4 { product(&r8.r, &r8) } else { r8 };
+    let stride = if S >= 8 { product(&r16.r, &r16) } else { r16 };
 
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let blocks = |text: &Text| text.len.div_ceil(16) + 1;
-    let most = texts.iter().map(blocks).max().unwrap_or(1);
-    let least = texts.iter().map(blocks).min().unwrap_or(1);
-    let steps = most.div_ceil(4);
+    let (mut most, mut least) = (0, u32::MAX);
+    for lane in 0..8 / S {
+        most = most.max(blocks(&texts[lane]));
+        least = least.min(blocks(&texts[lane]));
+    }
+    let per_step = 4 * S as u32;
+    let steps = most.div_ceil(per_step);
     let mut begin = [ptr::null::<u8>(); 8];
+    let mut start = [ptr::null::<u8>(); 8];
     let mut len = [0u64; 8];
     for lane in 0..8 {
-        let pad = 4 * steps - blocks(&texts[lane]);
-        begin[lane] = texts[lane].start.wrapping_sub(16 * pad as usize);
-        len[lane] = u64::from(texts[lane].len);
+        let pad = per_step * steps - blocks(&texts[lane / S]);
+        start[lane] = texts[lane / S].start;
+        begin[lane] = start[lane]
+            .wrapping_sub(16 * pad as usize)
+            .wrapping_add(64 * (lane % S));
+        len[lane] = u64::from(texts[lane / S].len);
     }
     // The first step in which all texts have begun at its first byte.
-    let begun = (4 * steps - least).div_ceil(4);
-    // SAFETY: both are arrays of eight words.
-    let (begins, lens) = unsafe {
-        (
-            _mm512_loadu_si512(begin.as_ptr().cast()),
-            _mm512_loadu_si512(len.as_ptr().cast()),
-        )
+    let begun = (per_step * steps - least).div_ceil(per_step);
+    // SAFETY: they are arrays of eight words.
+    let edges = unsafe {
+        Edges {
+            begins: _mm512_loadu_si512(begin.as_ptr().cast()),
+            starts: _mm512_loadu_si512(start.as_ptr().cast()),
+            lens: _mm512_loadu_si512(len.as_ptr().cast()),
+        }
     };
-    let edges = Edges {
-        begins,
-        lens,
-        steps,
+    // Lengths are the last block of each text's last stream.
+    let lens = match S {
+        8 => _mm512_maskz_mov_epi64(0x80, edges.lens),
+        4 => _mm512_maskz_mov_epi64(0x88, edges.lens),
+        2 => _mm512_maskz_mov_epi64(0xaa, edges.lens),
+        _ => edges.lens,
     };
 
     // 3. The first step takes the blocks that some packet has; h is zero.
@@ -211,28 +246,30 @@ pub(crate) unsafe fn authenticate(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64;
         unsafe { edges.load(0) }
     } else {
         // SAFETY: all texts have begun and none ends.
-        (unsafe { load(&begin, 0) }, [_mm512_set1_epi64(HIGH_BIT); 4])
+        (
+            unsafe { load::<S>(&begin, 0) },
+            [_mm512_set1_epi64(HIGH_BIT); 4],
+        )
     };
     if last {
-        columns[6] = zero;
-        columns[7] = lens;
+        columns[7] = _mm512_or_si512(columns[7], lens);
     }
     let mut accumulator = [zero; 6];
-    if most % 4 == 0 {
+    if S > 1 || most % 4 == 0 {
         multiply(
             &mut accumulator,
             &limbs(columns[0], columns[1], high_bits[0]),
             &r4,
         );
     }
-    if matches!(most % 4, 0 | 3) {
+    if S > 1 || matches!(most % 4, 0 | 3) {
         multiply(
             &mut accumulator,
             &limbs(columns[2], columns[3], high_bits[1]),
             &r3,
         );
     }
-    if most % 4 != 1 {
+    if S > 1 || most % 4 != 1 {
         multiply(
             &mut accumulator,
             &limbs(columns[4], columns[5], high_bits[2]),
@@ -246,22 +283,21 @@ pub(crate) unsafe fn authenticate(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64;
     );
     let mut h = carry(&accumulator);
 
-    // 4. Four blocks of each packet per step.
+    // 4. Four blocks of each stream per step.
     for step in 1..steps {
         let last = step + 1 == steps;
         let (mut columns, high_bits) = if step < begun || last {
             // SAFETY: texts are readable.
-            unsafe { edges.load(step) }
+            unsafe { edges.load(64 * S as u32 * step) }
         } else {
             // SAFETY: all texts have begun and none ends.
             (
-                unsafe { load(&begin, step) },
+                unsafe { load::<S>(&begin, step) },
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
         if last {
-            columns[6] = zero;
-            columns[7] = lens;
+            columns[7] = _mm512_or_si512(columns[7], lens);
         }
         let mut accumulator = [zero; 6];
         multiply(
@@ -280,48 +316,80 @@ pub(crate) unsafe fn authenticate(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64;
             &r,
         );
         let m = limbs(columns[0], columns[1], high_bits[0]);
-        for i in 0..3 {
-            h[i] = _mm512_add_epi64(h[i], m[i]);
+        if S == 1 {
+            multiply(&mut accumulator, &sum(&h, &m), &r4);
+        } else {
+            multiply(&mut accumulator, &m, &r4);
+            multiply(&mut accumulator, &h, &stride);
         }
-        multiply(&mut accumulator, &h, &r4);
         h = carry(&accumulator);
     }
-    finish(&h, s)
+
+    // 5. Streams of one text meet, neighbours first.
+    if S >= 2 {
+        let next = [
+            _mm512_alignr_epi64::<1>(h[0], h[0]),
+            _mm512_alignr_epi64::<1>(h[1], h[1]),
+            _mm512_alignr_epi64::<1>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r4).r, &next);
+    }
+    if S >= 4 {
+        let next = [
+            _mm512_alignr_epi64::<2>(h[0], h[0]),
+            _mm512_alignr_epi64::<2>(h[1], h[1]),
+            _mm512_alignr_epi64::<2>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r8).r, &next);
+    }
+    if S >= 8 {
+        let next = [
+            _mm512_alignr_epi64::<4>(h[0], h[0]),
+            _mm512_alignr_epi64::<4>(h[1], h[1]),
+            _mm512_alignr_epi64::<4>(h[2], h[2]),
+        ];
+        h = sum(&product(&h, &r16).r, &next);
+    }
+    let tags = finish(&h, s);
+    let mut packets = [[0; 2]; 8];
+    for packet in 0..8 / S {
+        packets[packet] = [tags[0][packet * S], tags[1][packet * S]];
+    }
+    packets
+}
+
+vector! {
+fn sum(a: &Limbs, b: &Limbs) -> Limbs {
+    [_mm512_add_epi64(a[0], b[0]), _mm512_add_epi64(a[1], b[1]), _mm512_add_epi64(a[2], b[2])]
+}
 }
 
 /// Steps in which texts begin or end.
 struct Edges {
-    /// Where each text would begin if it began with its blocks of zero.
+    /// Where each stream would begin if texts began with their blocks of zero.
     begins: __m512i,
+    starts: __m512i,
     lens: __m512i,
-    steps: u32,
 }
 
 impl Edges {
-    /// The columns and high bits of a step, zero where there is no text.
+    /// The columns and high bits of a step `offset` bytes on, zero where there is no text.
     ///
     /// # Safety
     /// The processor has the features; texts are readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-    unsafe fn load(&self, step: u32) -> ([__m512i; 8], [__m512i; 4]) {
+    unsafe fn load(&self, offset: u32) -> ([__m512i; 8], [__m512i; 4]) {
         let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi64(-1));
-        // Bytes of zero before each text: what is left of all steps when text and lengths are gone.
-        let bytes = _mm512_set1_epi64(64 * i64::from(self.steps) - 16);
-        let whole = _mm512_and_si512(
-            _mm512_add_epi64(self.lens, _mm512_set1_epi64(15)),
-            _mm512_set1_epi64(-16),
-        );
-        let pad = _mm512_sub_epi64(bytes, whole);
         // The step's place in each text, and the bytes of it that are text.
-        let at = _mm512_sub_epi64(_mm512_set1_epi64(64 * i64::from(step)), pad);
+        let address = _mm512_add_epi64(self.begins, _mm512_set1_epi64(i64::from(offset)));
+        let at = _mm512_sub_epi64(address, self.starts);
         let from = _mm512_max_epi64(_mm512_sub_epi64(zero, at), zero);
         let to = _mm512_max_epi64(_mm512_sub_epi64(self.lens, at), zero);
         let mask = _mm512_andnot_si512(_mm512_sllv_epi64(ones, to), _mm512_sllv_epi64(ones, from));
-        // Where nothing is loaded the address would be far from the text: keep it at its start.
-        let start = _mm512_add_epi64(self.begins, pad);
+        // Where nothing is loaded the address may be far from the text: its start is as good.
         let some = _mm512_test_epi64_mask(mask, mask);
-        let address = _mm512_mask_add_epi64(start, some, start, at);
+        let address = _mm512_mask_mov_epi64(self.starts, some, address);
         let mut masks = [0; 8];
         let mut addresses = [ptr::null::<i8>(); 8];
         let mut rows = [zero; 8];
@@ -345,22 +413,22 @@ impl Edges {
 /// The columns of a step that all texts fill.
 ///
 /// # Safety
-/// The processor has the features; 64 bytes of each text are readable there.
+/// The processor has the features; 64 bytes of each stream are readable there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn load(begin: &[*const u8; 8], step: u32) -> [__m512i; 8] {
+unsafe fn load<const S: usize>(begin: &[*const u8; 8], step: u32) -> [__m512i; 8] {
     let mut rows = [_mm512_setzero_si512(); 8];
     for lane in 0..8 {
+        let offset = 64 * S * step as usize;
         // SAFETY: the caller's contract.
-        rows[lane] =
-            unsafe { _mm512_loadu_si512(begin[lane].wrapping_add(64 * step as usize).cast()) };
+        rows[lane] = unsafe { _mm512_loadu_si512(begin[lane].wrapping_add(offset).cast()) };
     }
     transpose(&rows)
 }
 
 vector! {
 /// `h` modulo 2^130 - 5, plus `s` modulo 2^128.
-fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 2]; 8] {
+fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 8]; 2] {
     let (mask_44, mask_42) = (_mm512_set1_epi64(MASK_44), _mm512_set1_epi64(MASK_42));
     // 1. Carry to limbs that are surely below their sizes: twice round is enough.
     let [mut h0, mut h1, mut h2] = *h;
@@ -396,6 +464,6 @@ fn finish(h: &Limbs, s: [__m512i; 2]) -> [[u64; 2]; 8] {
         _mm512_storeu_si512(halves[0].as_mut_ptr().cast(), low);
         _mm512_storeu_si512(halves[1].as_mut_ptr().cast(), high);
     }
-    core::array::from_fn(|lane| [halves[0][lane], halves[1][lane]])
+    halves
 }
 }

@@ -84,6 +84,8 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         addresses: &addresses,
         mtu: 1_500,
         workers,
+        queues: workers,
+        descriptors: [None, Some(512)],
     };
     let (mut device, mut queues) = open(eal, &config).unwrap();
     assert_eq!(queues.len(), workers);
@@ -150,7 +152,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         );
 
         // 3. The host stack's frames leave; what is for it is punted, within bounds.
-        let mut arp = vec![0; 60];
+        let mut arp = vec![0; 42];
         arp[..6].fill(0xff);
         arp[6..12].copy_from_slice(&mac.0);
         arp[12..14].copy_from_slice(&[8, 6]);
@@ -163,7 +165,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         let punted = punts.pop().unwrap();
         assert_eq!(
             (punted.uplink, punted.frame.as_slice()),
-            (UplinkIndex(4), &arp[..])
+            (UplinkIndex(4), &[&arp[..], &[0; 18]].concat()[..])
         );
         while punts.pop().is_ok() {}
         assert_eq!(drops.count(DropReason::HostQueueFull), number as u64 + 1);
@@ -209,6 +211,8 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
         addresses: &addresses,
         mtu: 1_500,
         workers,
+        queues: workers,
+        descriptors: [None, Some(512)],
     };
     let (mut device, mut queues) = open(eal, &config).unwrap();
     assert_eq!(device.queues(), [workers; 2]);
@@ -293,6 +297,8 @@ fn refusals(eal: Eal) {
             addresses: &addresses(),
             mtu,
             workers: 1,
+            queues: 1,
+            descriptors: [None; 2],
         };
         open(eal, &config).map(drop).unwrap_err().to_string()
     };

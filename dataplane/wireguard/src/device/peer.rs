@@ -46,6 +46,9 @@ pub(super) struct Peer {
     pub(super) previous: Option<Arc<Keypair>>,
     pub(super) current: Option<Arc<Keypair>>,
     pub(super) next: Option<Arc<Keypair>>,
+    /// Both sides made a session at once and each is an initiator: this one leaves it to the other to renew first,
+    /// or both would call at once again, every two minutes.
+    pub(super) yields_renewal: bool,
 
     pub(super) timers: Timers,
 }
@@ -77,6 +80,7 @@ impl Peer {
             previous: None,
             current: None,
             next: None,
+            yields_renewal: false,
             timers: Timers::default(),
         }
     }
@@ -184,6 +188,8 @@ impl Peer {
         match role {
             Role::Initiator => {
                 let next = self.next.take();
+                let own = core.identity.as_ref().map(|identity| identity.public_key);
+                self.yields_renewal = next.is_some() && own > Some(self.public_key);
                 let current = self.current.replace(Arc::clone(&keypair));
                 core.events.push_back(Event::CurrentKeypair {
                     peer: self.id,

@@ -10,6 +10,8 @@
 //! | zero keys | session made; giving up, unless set | – | all keys are wiped |
 //! | persistent keepalive | anything sent or received | – | an empty packet |
 
+use std::time::Duration;
+
 use super::api::{Event, Traffic};
 use super::common::Core;
 use super::handshake::Attempt;
@@ -31,6 +33,8 @@ pub(super) struct Timers {
     pub(super) persistent_keepalive: Option<Instant>,
     pub(super) handshake_attempts: u32,
     need_another_keepalive: bool,
+    /// The passive keepalive that is on its way to a worker leaves the timer for another one alone.
+    another_keepalive_set: bool,
     sent_last_minute_handshake: bool,
 }
 
@@ -147,6 +151,7 @@ impl Peer {
         self.keepalive(core, now);
         if std::mem::take(&mut self.timers.need_another_keepalive) {
             self.timers.send_keepalive = Some(now.monotonic + KEEPALIVE_TIMEOUT);
+            self.timers.another_keepalive_set = true;
         }
     }
 
@@ -230,17 +235,24 @@ impl Peer {
     }
 
     fn note_traffic_sent(&mut self, core: &mut Core, data: bool, at: Instant, now: Now) {
+        let another = std::mem::take(&mut self.timers.another_keepalive_set) && !data;
+        let send_keepalive = self.timers.send_keepalive.filter(|_| another);
         self.note_sent(at);
+        self.timers.send_keepalive = send_keepalive;
         if data && self.timers.new_handshake.is_none() {
             self.timers.new_handshake =
                 Some(at + KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + core.jitter());
         }
+        let renew_after = REKEY_AFTER_TIME
+            + if self.yields_renewal {
+                REKEY_TIMEOUT
+            } else {
+                Duration::ZERO
+            };
         let due = |keypair: &Keypair| {
             keypair.is_worn()
                 || keypair.role() == Role::Initiator
-                    && keypair
-                        .created()
-                        .is_older_than(REKEY_AFTER_TIME, now.monotonic)
+                    && keypair.created().is_older_than(renew_after, now.monotonic)
         };
         if self
             .current
