@@ -77,8 +77,9 @@ impl Reader<'_> {
     fn key_path(&mut self, section: &Section<'_>, key: &str) -> Option<At<PathBuf>> {
         let at = section.get(key, self.report, value::path)?;
         // 44 characters that end in `=`: a key where its file should stand. Never print it.
-        let text = at.value.as_os_str();
-        if text.len() == crate::keys::KEY_TEXT_LEN && at.value.to_string_lossy().ends_with('=') {
+        let text = at.value.to_string_lossy();
+        if text.len() == crate::keys::KEY_TEXT_LEN && text.ends_with('=') {
+            self.report.hide(&text);
             self.report
                 .error(
                     at.span,
