@@ -15,7 +15,10 @@ use culvert_wire::{
     parse::{Headers, L3, L4},
 };
 
-use crate::{drops::DropReason, snapshot::{Guard, Port}};
+use crate::{
+    drops::DropReason,
+    snapshot::{Guard, Port},
+};
 
 /// ICMPv6 types of neighbor discovery (RFC 4861).
 const NEIGHBOR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;

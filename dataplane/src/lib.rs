@@ -20,6 +20,7 @@ mod deliver;
 pub mod drops;
 mod frames;
 mod guard;
+pub mod host;
 pub mod ids;
 mod inbound;
 pub mod limits;

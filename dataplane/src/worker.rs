@@ -182,7 +182,9 @@ impl Worker {
     /// Prepares what depends on the snapshot.
     fn adopt(&mut self, snapshot: &Snapshot) {
         self.generation = Some(snapshot.generation);
-        self.stats.generation.store(snapshot.generation, Ordering::Release);
+        self.stats
+            .generation
+            .store(snapshot.generation, Ordering::Release);
         self.credits = vec![0; self.queues(snapshot).len()];
         let position = |tunnel: TunnelIndex| {
             let uplink = snapshot.tunnel(tunnel)?.uplink;

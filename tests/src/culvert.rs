@@ -144,8 +144,7 @@ impl Culvert {
 
     /// Runs one of the client commands against this instance; it must succeed.
     pub fn call(&self, words: &[&str]) -> Result<String> {
-        let mut command = self.client()?;
-        run(command.args(words), ANSWER)
+        run(&mut self.client(words)?, ANSWER)
     }
 
     /// The counters of one port.
@@ -196,7 +195,7 @@ impl Culvert {
     pub fn try_apply(&self, yaml: &str) -> Result<(ExitStatus, String, String)> {
         let path = self.config.with_extension("next.yaml");
         fs::write(&path, yaml)?;
-        bounded(self.client()?.arg("apply").arg(&path), ANSWER)
+        bounded(self.client(&["apply"])?.arg(&path), ANSWER)
     }
 
     /// Replaces the file that it was started with, as an operator would before a SIGHUP.
@@ -265,9 +264,10 @@ impl Culvert {
         &mut self.process
     }
 
-    fn client(&self) -> Result<Command> {
+    fn client(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new(culvert_binary()?);
         command
+            .args(words)
             .arg("--run-dir")
             .arg(&self.run_dir)
             .stdin(Stdio::null());

@@ -38,11 +38,7 @@ pub(super) struct Ears {
 }
 
 impl PortState {
-    pub(super) fn open(
-        config: config::Port,
-        run_dir: &Path,
-        ears: &Ears,
-    ) -> Result<Self, String> {
+    pub(super) fn open(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
         let vhost_config = vhost_config(&config, run_dir)?;
         let name = config.name.clone();
         let ears = ears.clone();
@@ -198,7 +194,9 @@ fn number(account: &Account, kind: Kind) -> Result<u32, String> {
     };
     match found {
         Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(format!("there is no {kind} {name}: `{command} {name}` makes it")),
+        Ok(None) => Err(format!(
+            "there is no {kind} {name}: `{command} {name}` makes it"
+        )),
         Err(error) => Err(format!("can't look up the {kind} {name}: {error}")),
     }
 }

@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn the_longest_vacant_place_is_taken_first() {
         let mut slots = Slots::default();
-        assert_eq!([slots.insert('a'), slots.insert('b'), slots.insert('c')], [0, 1, 2]);
+        assert_eq!(
+            [slots.insert('a'), slots.insert('b'), slots.insert('c')],
+            [0, 1, 2]
+        );
         assert_eq!(slots.remove(1), Some('b'));
         assert_eq!(slots.remove(0), Some('a'));
         assert_eq!(slots.next(), 1);

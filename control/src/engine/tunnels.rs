@@ -83,10 +83,12 @@ pub(super) enum Wish {
 
 impl TunnelState {
     pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
-        let slots = (config.peers.len() * SLOTS_PER_PEER).max(SLOTS_MIN).next_power_of_two();
+        let slots = (config.peers.len() * SLOTS_PER_PEER)
+            .max(SLOTS_MIN)
+            .next_power_of_two();
         let sessions = Arc::new(SessionTable::new(slots));
         let device = Device::new(
-            culvert_wireguard::DeviceConfig {
+            culvert_wireguard::Config {
                 index_slots: u32::try_from(sessions.slots()).unwrap_or(1 << 31),
                 ..Default::default()
             },
@@ -206,7 +208,8 @@ impl TunnelState {
         let id = peer.cell.id;
         let at = |bit: u32| (bits & bit != 0).then_some(now.monotonic);
         if bits & signal::CONFIRMED != 0 {
-            self.device.handle_confirmed(id, peer.cell.confirmed_index(), now);
+            self.device
+                .handle_confirmed(id, peer.cell.confirmed_index(), now);
         }
         if bits & signal::MOVED != 0
             && let Some(endpoint) = peer.cell.take_moved()

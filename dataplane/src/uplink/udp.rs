@@ -44,6 +44,15 @@ const DATAGRAMS_PER_MESSAGE: usize = 128;
 /// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
 const SEGMENTED_BYTES: usize = 65_507;
 
+/// What an operator may ask of the sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// Only this interface (`SO_BINDTODEVICE`).
+    pub device: Option<&'a str>,
+    /// The mark of outgoing packets (`SO_MARK`).
+    pub fwmark: Option<u32>,
+}
+
 /// Why a UDP uplink can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -87,12 +96,13 @@ pub fn open(
     addresses: &[IpAddr],
     port: u16,
     workers: usize,
+    options: Options<'_>,
 ) -> Result<Vec<UplinkQueue>, OpenError> {
     let binds = bind_addresses(addresses);
     // With SO_REUSEPORT a second instance could bind too and steal half of the
     // traffic: a first bind without it finds out whether anybody is there.
     for &address in &binds {
-        let probe = Socket::bind(SocketAddr::new(address, port), false);
+        let probe = Socket::bind(SocketAddr::new(address, port), false, options);
         match probe {
             Ok(_) => {}
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
@@ -117,7 +127,7 @@ pub fn open(
         .map(|_| {
             let mut sockets = [None, None];
             for &address in &binds {
-                match Socket::bind(SocketAddr::new(address, port), true) {
+                match Socket::bind(SocketAddr::new(address, port), true, options) {
                     Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
                     Err(_) if addresses.is_empty() && address.is_ipv6() => {}
                     Err(source) => {

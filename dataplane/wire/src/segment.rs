@@ -87,6 +87,7 @@ pub struct Plan {
     /// Payload bytes per segment, at least 1.
     size: usize,
     count: usize,
+    recut: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +193,7 @@ impl Plan {
             end,
             size: (end - payload_offset).max(1),
             count: 1,
+            recut: false,
         })
     }
 
@@ -288,6 +290,7 @@ impl Plan {
             end,
             size,
             count,
+            recut: size != usize::from(vnet.gso_size),
         })
     }
 
@@ -295,6 +298,13 @@ impl Plan {
     #[inline]
     pub const fn count(&self) -> usize {
         self.count
+    }
+
+    /// True if the sender's segments were too large and [`Plan::recut`] made smaller ones:
+    /// the sender should be told of the MTU all the same.
+    #[inline]
+    pub const fn is_recut(&self) -> bool {
+        self.recut
     }
 
     /// Bytes that [`Plan::write_headers`] writes: IP and layer 4.

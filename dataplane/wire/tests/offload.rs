@@ -223,6 +223,8 @@ proptest! {
         let vnet = frame.vnet(ETHERNET);
         match Plan::recut(&vnet, &headers, head, mtu) {
             Ok(plan) => {
+                let wanted = frame.payload.len().min(frame.gso_size.into());
+                prop_assert_eq!(plan.is_recut(), plan.header_len() + wanted > mtu);
                 let mut stream: Vec<u8> = Vec::new();
                 for packet in common::carry_out(&plan, &headers, head, &bytes) {
                     assert_sound(&packet);

@@ -235,10 +235,6 @@ impl Family {
         }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the low 96 bits were shifted out"
-    )]
     const fn address(self, bits: u128) -> IpAddr {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::from_bits((bits >> 96) as u32)),
@@ -436,9 +432,8 @@ impl Trie {
     /// Takes a node without a peer out of the tree if it has at most one child. True if it went.
     fn splice(&mut self, parent: Link, at: Link) -> bool {
         let node = self.node(at);
-        let heir = match (node.peer, node.children) {
-            (None, [NONE, child] | [child, NONE]) => child,
-            _ => return false,
+        let (None, [NONE, heir] | [heir, NONE]) = (node.peer, node.children) else {
+            return false;
         };
         let parent = self.node_mut(parent);
         let side = usize::from(parent.children[1] == at);

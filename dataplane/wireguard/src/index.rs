@@ -124,7 +124,10 @@ mod tests {
         );
         assert_eq!(table.allocate(PeerId(0), &mut rng), None);
         for (peer, index) in indices.iter().enumerate() {
-            assert_eq!(table.lookup(*index), Some(PeerId(peer as u32)));
+            assert_eq!(
+                table.lookup(*index),
+                Some(PeerId(u32::try_from(peer).unwrap()))
+            );
             assert_eq!(table.lookup(index ^ 0x8000_0000), None, "all 32 bits count");
         }
         table.release(indices[7] ^ 0x8000_0000);

@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn age_ends_both_directions() {
         let keypair = keypair(Role::Initiator);
-        let last = Instant(BORN.0 + REJECT_AFTER_TIME.as_nanos() as u64 - 1);
+        let last = Instant((BORN + REJECT_AFTER_TIME).0 - 1);
         assert!(keypair.reserve(1, last).is_ok());
         assert!(keypair.receivable(last));
         let end = last + Duration::from_nanos(1);

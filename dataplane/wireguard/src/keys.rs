@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn base64_and_hex_come_back() {
-        let key = PublicKey::from_bytes(core::array::from_fn(|i| i as u8 * 7));
+        let key = PublicKey::from_bytes(core::array::from_fn(|i| 7 * u8::try_from(i).unwrap()));
         assert_eq!(PublicKey::from_base64(&key.to_base64()), Ok(key));
         assert_eq!(PublicKey::from_hex(&key.to_hex()), Ok(key));
         assert_eq!(PublicKey::from_hex(&key.to_hex().to_uppercase()), Ok(key));

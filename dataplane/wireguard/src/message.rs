@@ -349,8 +349,13 @@ mod tests {
 
     #[test]
     fn fields_tile_their_messages() {
-        let bytes: [u8; INITIATION_LEN] =
-            core::array::from_fn(|i| if i < 4 { u8::from(i == 0) } else { i as u8 });
+        let bytes: [u8; INITIATION_LEN] = core::array::from_fn(|i| {
+            if i < 4 {
+                u8::from(i == 0)
+            } else {
+                u8::try_from(i).unwrap()
+            }
+        });
         let Some(Message::Initiation(view)) = Message::parse(&bytes) else {
             panic!("not an initiation")
         };
@@ -365,8 +370,13 @@ mod tests {
         .concat();
         assert_eq!(tiled, bytes[4..]);
 
-        let bytes: [u8; RESPONSE_LEN] =
-            core::array::from_fn(|i| if i < 4 { 2 * u8::from(i == 0) } else { i as u8 });
+        let bytes: [u8; RESPONSE_LEN] = core::array::from_fn(|i| {
+            if i < 4 {
+                2 * u8::from(i == 0)
+            } else {
+                u8::try_from(i).unwrap()
+            }
+        });
         let Some(Message::Response(view)) = Message::parse(&bytes) else {
             panic!("not a response")
         };

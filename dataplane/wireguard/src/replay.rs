@@ -11,7 +11,6 @@ use std::sync::MutexGuard;
 use crate::limits::{REJECT_AFTER_MESSAGES, REPLAY_BITS, REPLAY_WINDOW};
 
 const WORD_BITS: u64 = u64::BITS as u64;
-#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 const WORDS: usize = (REPLAY_BITS / WORD_BITS) as usize;
 
 /// A window over the counters that were accepted on one keypair.
@@ -80,10 +79,6 @@ impl ReplayWindow {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "reduced modulo a small constant"
-)]
 const fn word_of(position: u64) -> usize {
     (position / WORD_BITS % (REPLAY_BITS / WORD_BITS)) as usize
 }

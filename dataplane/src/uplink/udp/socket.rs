@@ -12,7 +12,7 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use super::{Group, Room};
+use super::{Group, Options, Room};
 use crate::limits;
 
 /// Bytes asked of the kernel for each direction.
@@ -41,7 +41,11 @@ impl Socket {
     }
 
     /// Binds to `address`; `shared` lets the other workers bind to it too.
-    pub(super) fn bind(address: SocketAddr, shared: bool) -> io::Result<Self> {
+    pub(super) fn bind(
+        address: SocketAddr,
+        shared: bool,
+        options: Options<'_>,
+    ) -> io::Result<Self> {
         let v6 = address.is_ipv6();
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -52,6 +56,12 @@ impl Socket {
         let socket = Self { fd, v6 };
         if shared {
             socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        }
+        if let Some(device) = options.device {
+            socket.bind_to_device(device)?;
+        }
+        if let Some(mark) = options.fwmark {
+            socket.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
         }
         if v6 {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -94,6 +104,15 @@ impl Socket {
         // SAFETY: the option's value is an int of `len` bytes.
         let result =
             unsafe { libc::setsockopt(self.raw(), level, name, (&raw const value).cast(), len) };
+        check(result).map(drop)
+    }
+
+    fn bind_to_device(&self, device: &str) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(device.len()).unwrap_or(0);
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        // SAFETY: the name's bytes live for the call; the kernel reads `len` of them.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, device.as_ptr().cast(), len) };
         check(result).map(drop)
     }
 

@@ -147,6 +147,7 @@ pub struct Transmit {
 }
 
 impl Transmit {
+    #[expect(clippy::cast_possible_truncation, reason = "asserted when compiled")]
     pub(super) fn new<const N: usize>(
         peer: Option<PeerId>,
         to: SocketAddr,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_wireguard::limits::{RATE_MAX_SOURCES, UNDER_LOAD_BACKLOG};
+use culvert_wireguard::limits::UNDER_LOAD_BACKLOG;
 use culvert_wireguard::message::Kind;
 use culvert_wireguard::{
     Config, Event, Handshake, HandshakeDrop, PeerConfig, PeerId, PresharedKey, PublicKey,
@@ -191,7 +191,7 @@ fn a_flood_of_spoofed_sources_costs_no_memory() {
     let made = initiations(&mut world, 1).remove(0);
     world.nodes[1].backlog = UNDER_LOAD_BACKLOG;
     for n in 0..2_000_u32 {
-        let source = SocketAddr::from(((n * 2_654_435).to_be_bytes(), 7));
+        let source = SocketAddr::from((n.wrapping_mul(0x9e37_79b1).to_be_bytes(), 7));
         let now = world.now();
         let verdict =
             world.nodes[1]
@@ -206,7 +206,6 @@ fn a_flood_of_spoofed_sources_costs_no_memory() {
         None,
         "no bucket was made"
     );
-    assert!(RATE_MAX_SOURCES >= 2_000);
     // Meanwhile a legitimate peer gets in.
     world.send(0, 1, b"me, too");
     world.run(secs(12));
