@@ -44,21 +44,29 @@ installed() {
 # Installs those of the named packages that are missing, and says which.
 need_packages() {
     command -v dpkg-query >/dev/null || die "this is no Debian system; install by hand: $*"
-    local missing=() name log
+    local missing=() name log installer
     for name in "$@"; do
         installed "$name" || missing+=("$name")
     done
     [ ${#missing[@]} = 0 ] && return
     say "installing ${missing[*]}"
     log=$(mktemp)
-    if ! { as_root apt-get update -q &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; } \
-        </dev/null >"$log" 2>&1; then
+    apt_install "${missing[@]}" </dev/null >"$log" 2>&1 &
+    installer=$!
+    while sleep 5 && kill -0 $installer 2>/dev/null; do
+        say "  $(grep -c '^Setting up' "$log" || true) packages set up; apt: $(tail -n 1 "$log" | cut -c 1-60)"
+    done
+    if ! wait $installer; then
         tail -n 40 "$log" >&2
         rm -f "$log"
         die "apt could not install ${missing[*]}; on Debian 12 or 13, try: apt-get update && apt-get install ${missing[*]}"
     fi
     rm -f "$log"
+}
+
+apt_install() {
+    as_root apt-get update -q &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
 }
 
 # To build: a C toolchain, DPDK, and what bindgen wants.
@@ -92,7 +100,8 @@ need_libclang() {
 HUGEPAGES_TAKEN=0
 HUGEPAGES_MOUNTED=0
 hugepages_up() {
-    local want=${1:-256} pages=/proc/sys/vm/nr_hugepages
+    # Two culverts and two guests of testpmd take less than 1 GiB.
+    local want=512 pages=/proc/sys/vm/nr_hugepages
     [ -r $pages ] || return 0
     if [ "$(cat $pages)" = 0 ]; then
         echo "$want" | as_root tee $pages >/dev/null || return 0

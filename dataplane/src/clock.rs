@@ -20,6 +20,11 @@ pub fn monotonic() -> Instant {
 /// The monotonic and the wall-clock time (a clock before 1970 counts as 1970).
 #[must_use]
 pub fn now() -> Now {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Now { monotonic: monotonic(), unix }
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    Now {
+        monotonic: monotonic(),
+        unix,
+    }
 }

@@ -41,7 +41,10 @@ impl Attention {
     /// When the doorbell can't be made.
     pub fn new() -> io::Result<Self> {
         let dirty = (0..limits::PEERS / 64).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { dirty, wake: Wake::new()? })
+        Ok(Self {
+            dirty,
+            wake: Wake::new()?,
+        })
     }
 
     /// Marks `peer`; `urgent` wakes the control core.
@@ -67,7 +70,9 @@ impl Attention {
             }
             let mut bits = word.swap(0, Ordering::Acquire);
             while bits != 0 {
-                visit(PeerIndex::from_slot(position * 64 + bits.trailing_zeros() as usize));
+                visit(PeerIndex::from_slot(
+                    position * 64 + bits.trailing_zeros() as usize,
+                ));
                 bits &= bits - 1;
             }
         }
@@ -85,7 +90,10 @@ impl<const N: usize> Inline<N> {
     /// A copy of `bytes`; `None` if they are too long.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        let mut inline = Self { len: u16::try_from(bytes.len()).ok()?, bytes: [0; N] };
+        let mut inline = Self {
+            len: u16::try_from(bytes.len()).ok()?,
+            bytes: [0; N],
+        };
         inline.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
         Some(inline)
     }
@@ -145,7 +153,7 @@ pub enum Command {
     AttachUplink(Box<UplinkQueue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
     DetachUplink(UplinkIndex, Option<TunnelIndex>),
-    /// Announce a port's addresses to its network after a guest has come.
+    /// Finish the turn and end.
     Stop,
 }
 
@@ -180,14 +188,18 @@ impl ControlEnd {
     /// # Errors
     /// The command, when the worker is that far behind.
     pub fn send(&mut self, command: Command) -> Result<(), Command> {
-        let result = self.commands.push(command).map_err(|rtrb::PushError::Full(c)| c);
+        let result = self
+            .commands
+            .push(command)
+            .map_err(|rtrb::PushError::Full(c)| c);
         self.wake.notify();
         result
     }
 
-    /// Wakes the worker, for a snapshot or anything else that it looks for.
-    pub fn wake(&self) {
-        self.wake.notify();
+    /// The worker's doorbell, for a snapshot or anything else that it looks for.
+    #[must_use]
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
     }
 }
 
@@ -200,9 +212,18 @@ pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd,
     let (commands_in, commands) = RingBuffer::new(limits::COMMAND_QUEUE);
     let (handshakes, handshakes_out) = RingBuffer::new(limits::HANDSHAKE_QUEUE / workers.max(1));
     let (host, host_out) = RingBuffer::new(limits::HOST_QUEUE);
-    let worker =
-        WorkerEnd { commands, handshakes, host, attention, wake: Arc::clone(&wake) };
-    let control =
-        ControlEnd { commands: commands_in, handshakes: handshakes_out, host: host_out, wake };
+    let worker = WorkerEnd {
+        commands,
+        handshakes,
+        host,
+        attention,
+        wake: Arc::clone(&wake),
+    };
+    let control = ControlEnd {
+        commands: commands_in,
+        handshakes: handshakes_out,
+        host: host_out,
+        wake,
+    };
     Ok((worker, control))
 }

@@ -89,6 +89,8 @@ reasons! {
     InnerMalformed => "inner-malformed",
     /// The inner source address is not in the peer's allowed IPs.
     SourceNotAllowed => "source-not-allowed",
+    /// Congestion was met outside, and the inner packet can't be marked.
+    CongestionUnmarkable => "congestion-unmarkable",
     /// The handshake queue is full.
     HandshakeQueueFull => "handshake-queue-full",
     /// The host stack's queue is full.
@@ -101,17 +103,7 @@ reasons! {
     OuterFragment => "outer-fragment",
     /// Not addressed to one of the uplink's addresses or tunnels.
     NotForUs => "not-for-us",
-    // Towards a guest.
-    /// No guest is connected, or its queues are off.
-    PortDown => "port-down",
-    /// The guest posted too few buffers.
-    GuestRingFull => "guest-ring-full",
-    /// Another worker or the session thread held the guest's ring.
-    GuestRingBusy => "guest-ring-busy",
-    /// The guest's buffers can't hold the frame (no mergeable buffers).
-    GuestBufferSmall => "guest-buffer-small",
-    /// The guest's ring or buffers are invalid.
-    GuestRingInvalid => "guest-ring-invalid",
+    // Towards a guest: the port's rings count what is lost there themselves.
     /// More ICMP errors than the limit.
     IcmpLimited => "icmp-limited",
 }
@@ -124,7 +116,9 @@ pub struct Drops {
 
 impl Default for Drops {
     fn default() -> Self {
-        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
     }
 }
 
@@ -142,7 +136,10 @@ impl Drops {
 
     /// All reasons that have occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.iter().map(|&reason| (reason, self.count(reason))).filter(|&(_, n)| n > 0)
+        DropReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.count(reason)))
+            .filter(|&(_, n)| n > 0)
     }
 
     /// The number of packets lost for any reason.

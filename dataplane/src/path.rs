@@ -30,6 +30,9 @@ pub enum Link {
         source: MacAddr,
         /// The next hop's address.
         destination: MacAddr,
+        /// The local UDP port: the tunnel's. A DPDK queue serves all tunnels of
+        /// its uplink, so the path must say.
+        port: u16,
     },
     /// The next hop's address is being asked for.
     Unresolved,

@@ -86,8 +86,6 @@ pub struct Peer {
     pub tunnel: TunnelIndex,
     /// Its slot in the tunnel's protocol state.
     pub id: PeerId,
-    /// The operator's name for it.
-    pub name: String,
     /// Messages and bytes.
     pub traffic: Traffic,
     /// Packets lost on the way to or from this peer.
@@ -102,12 +100,11 @@ pub struct Peer {
 impl Peer {
     /// A peer without key or path.
     #[must_use]
-    pub fn new(index: PeerIndex, tunnel: TunnelIndex, id: PeerId, name: String) -> Self {
+    pub fn new(index: PeerIndex, tunnel: TunnelIndex, id: PeerId) -> Self {
         Self {
             index,
             tunnel,
             id,
-            name,
             traffic: Traffic::default(),
             drops: Drops::default(),
             current: ArcSwapOption::empty(),
@@ -156,7 +153,12 @@ impl Peer {
     /// Worker: an authenticated packet came from `source`. Unless that is where
     /// we send already, the control core is told.
     pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
-        if self.path.load().as_ref().is_some_and(|path| path.endpoint == source) {
+        if self
+            .path
+            .load()
+            .as_ref()
+            .is_some_and(|path| path.endpoint == source)
+        {
             return;
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
@@ -178,6 +180,9 @@ impl Peer {
     /// Control core: the endpoint that `MOVED` speaks of.
     #[must_use]
     pub fn take_moved(&self) -> Option<SocketAddr> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }

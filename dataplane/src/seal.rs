@@ -116,12 +116,17 @@ pub(crate) fn seal<F: Frames>(
     let mut segment = 0;
     while let Some(first) = departures.get(next) {
         let Some(position) = sending.position(first.peer.tunnel) else {
-            first.peer.drops.add(DropReason::UplinkDown, first.plan.count() as u64);
+            first
+                .peer
+                .drops
+                .add(DropReason::UplinkDown, first.plan.count() as u64);
             next += 1;
             continue;
         };
         let wanted = wanted(sending, &departures[next..], segment, position);
-        let Some(tx) = sending.queue(position) else { return next };
+        let Some(tx) = sending.queue(position) else {
+            return next;
+        };
         let room = tx.reserve(wanted);
         let mut packets = ArrayVec::new();
         let reached = choose(departures, (next, segment), room, wanted, &mut packets);
@@ -178,7 +183,12 @@ fn choose(
         }
         let take = rest.min(left);
         for index in segment..segment + take {
-            packets.push(Packet { departure: next, segment: index, counter: 0, run: 0 });
+            packets.push(Packet {
+                departure: next,
+                segment: index,
+                counter: 0,
+                run: 0,
+            });
         }
         left -= take;
         if take < rest {
@@ -205,7 +215,11 @@ fn sub_batch<F: Frames>(
     for packet in packets.iter().take(built) {
         let departure = &departures[packet.departure];
         let len = departure.plan.segment(packet.segment).len;
-        tx.commit(data_len(padded_len(len, departure.mtu)), &runs[packet.run].path, departure.tos);
+        tx.commit(
+            data_len(padded_len(len, departure.mtu)),
+            &runs[packet.run].path,
+            departure.tos,
+        );
     }
     note_sent(turn, departures, &packets[..built]);
     let uplink = departures
@@ -251,7 +265,10 @@ fn reserve_counters(
         match reserved {
             Ok((range, keypair, path)) => {
                 let run = runs.len();
-                runs.push(Run { keypair: Arc::clone(keypair), path: Arc::clone(path) });
+                runs.push(Run {
+                    keypair: Arc::clone(keypair),
+                    path: Arc::clone(path),
+                });
                 for (from, counter) in (start..end).zip(range) {
                     packets.swap(kept, from);
                     packets[kept].counter = counter;
@@ -278,10 +295,14 @@ fn build_and_seal<F: Frames>(
 ) -> usize {
     let room = Segments::<SEGMENT_ROOM>::new();
     let mut jobs = Jobs::<SealJob<'_>, SUB_BATCH>::new();
-    let needs_sum = packets.iter().any(|p| departures[p.departure].plan.needs_sum());
+    let needs_sum = packets
+        .iter()
+        .any(|p| departures[p.departure].plan.needs_sum());
     let write_head = |packet: &Packet, sum: Checksum, head: &mut [u8]| {
         let departure = &departures[packet.departure];
-        departure.plan.write_headers(packet.segment, frames.head(departure.frame), sum, head);
+        departure
+            .plan
+            .write_headers(packet.segment, frames.head(departure.frame), sum, head);
         if departure.routed {
             decrement_hop_limit(head);
         }
@@ -293,7 +314,11 @@ fn build_and_seal<F: Frames>(
         else {
             break;
         };
-        DataHeader { receiver: keypair.remote_index(), counter: packet.counter }.write(header);
+        DataHeader {
+            receiver: keypair.remote_index(),
+            counter: packet.counter,
+        }
+        .write(header);
         let segment = departure.plan.segment(packet.segment);
         let head = departure.plan.header_len();
         let len = padded_len(segment.len, departure.mtu);
@@ -322,11 +347,13 @@ fn build_and_seal<F: Frames>(
     }
     let built = jobs.len();
     if needs_sum {
-        tools.engine.seal_with(&mut jobs, |index, sum: PayloadSum, head| {
-            let mut payload = Checksum::ZERO;
-            payload.add_u16(sum.value());
-            write_head(&packets[index], payload, head);
-        });
+        tools
+            .engine
+            .seal_with(&mut jobs, |index, sum: PayloadSum, head| {
+                let mut payload = Checksum::ZERO;
+                payload.add_u16(sum.value());
+                write_head(&packets[index], payload, head);
+            });
     } else {
         tools.engine.seal(&mut jobs);
     }
@@ -341,7 +368,10 @@ fn note_sent(turn: &Turn<'_>, departures: &[Departure<'_>], packets: &[Packet]) 
             .iter()
             .map(|p| {
                 let departure = &departures[p.departure];
-                data_len(padded_len(departure.plan.segment(p.segment).len, departure.mtu))
+                data_len(padded_len(
+                    departure.plan.segment(p.segment).len,
+                    departure.mtu,
+                ))
             })
             .sum();
         peer.traffic.sent(run.len() as u64, bytes as u64);
@@ -357,9 +387,15 @@ pub(crate) fn keepalive(
     peer: &Arc<Peer>,
 ) {
     let (keypair, path) = (peer.keypair(), peer.path());
-    let (Some(keypair), Some(path)) = (keypair.as_ref(), path.as_ref()) else { return };
-    let Some(position) = sending.position(peer.tunnel) else { return };
-    let Some(tx) = sending.queue(position) else { return };
+    let (Some(keypair), Some(path)) = (keypair.as_ref(), path.as_ref()) else {
+        return;
+    };
+    let Some(position) = sending.position(peer.tunnel) else {
+        return;
+    };
+    let Some(tx) = sending.queue(position) else {
+        return;
+    };
     let tunnel = turn.snapshot.tunnel(peer.tunnel);
     let Some(uplink) = tunnel.and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink)) else {
         return;
@@ -372,12 +408,20 @@ pub(crate) fn keepalive(
         peer.raise(signal::KEY_WANTED, turn.attention);
         return;
     };
-    let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else { return };
+    let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else {
+        return;
+    };
     let Some((header, body)) = room.bytes_mut().split_first_chunk_mut::<DATA_HEADER_LEN>() else {
         return;
     };
-    DataHeader { receiver: keypair.remote_index(), counter }.write(header);
-    let Ok(job) = SealJob::in_place(keypair.sending_key(), counter, body, 0) else { return };
+    DataHeader {
+        receiver: keypair.remote_index(),
+        counter,
+    }
+    .write(header);
+    let Ok(job) = SealJob::in_place(keypair.sending_key(), counter, body, 0) else {
+        return;
+    };
     tools.engine.seal(&mut [job]);
     tx.commit(data_len(0), path, 0);
     tx.flush(&uplink.counters);

@@ -34,7 +34,9 @@ impl SessionTable {
     #[must_use]
     pub fn new(slots: usize) -> Self {
         let slots = slots.max(limits::SESSION_SLOTS_MIN).next_power_of_two();
-        Self { slots: (0..slots).map(|_| ArcSwapOption::empty()).collect() }
+        Self {
+            slots: (0..slots).map(|_| ArcSwapOption::empty()).collect(),
+        }
     }
 
     /// The number of slots: a power of two.
@@ -47,18 +49,26 @@ impl SessionTable {
     #[must_use]
     pub fn find(&self, index: u32) -> Option<Guard<Option<Arc<Session>>>> {
         let session = self.slot(index).load();
-        session.as_ref().is_some_and(|s| s.keypair.local_index() == index).then_some(session)
+        session
+            .as_ref()
+            .is_some_and(|s| s.keypair.local_index() == index)
+            .then_some(session)
     }
 
     /// Control core: makes a session findable.
     pub fn publish(&self, session: Session) {
-        self.slot(session.keypair.local_index()).store(Some(Arc::new(session)));
+        self.slot(session.keypair.local_index())
+            .store(Some(Arc::new(session)));
     }
 
     /// Control core: removes the session for `index`, if it is there.
     pub fn remove(&self, index: u32) {
         let slot = self.slot(index);
-        if slot.load().as_ref().is_some_and(|s| s.keypair.local_index() == index) {
+        if slot
+            .load()
+            .as_ref()
+            .is_some_and(|s| s.keypair.local_index() == index)
+        {
             slot.store(None);
         }
     }

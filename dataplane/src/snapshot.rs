@@ -6,14 +6,11 @@
 //!
 //! Threads: any worker reads; the control core makes a new one and frees the old.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use culvert_vhost as vhost;
-use culvert_wire::{MacAddr, fib};
+use culvert_wire::{MacAddr, fib::Fib};
 
 use crate::{
     drops::Drops,
@@ -32,55 +29,20 @@ pub enum NextHop {
     Port(PortIndex),
     /// A peer of the network's tunnel.
     Peer(PeerIndex),
-    /// Within the gateway's prefix, but nobody's.
-    OnLink,
+    /// Nobody's: an address of the gateway's prefix without a port, or by the operator's
+    /// word.
+    Unreachable,
 }
 
-/// Longest-prefix match over both families.
-#[derive(Debug)]
-pub struct Fib<T> {
-    v4: fib::Fib4<T>,
-    v6: fib::Fib6<T>,
-}
-
-impl<T: Copy + PartialEq> Fib<T> {
-    /// Compiles prefixes; of equal ones the last wins.
-    #[must_use]
-    pub fn new(prefixes: &[(IpAddr, u8, T)]) -> Self {
-        let v4 = prefixes.iter().filter_map(|&(address, len, value)| match address {
-            IpAddr::V4(address) => Some((address, len, value)),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = prefixes.iter().filter_map(|&(address, len, value)| match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(address) => Some((address, len, value)),
-        });
-        Self { v4: fib::Fib4::build(v4), v6: fib::Fib6::build(v6) }
-    }
-
-    /// The value of the longest prefix that holds `address`.
-    #[must_use]
-    pub fn lookup(&self, address: IpAddr) -> Option<T> {
-        match address {
-            IpAddr::V4(address) => self.v4.lookup(address),
-            IpAddr::V6(address) => self.v6.lookup(address),
-        }
-    }
-}
-
-/// A port's counters, from Culvert's side: rx is what the guest sent.
-#[derive(Debug, Default)]
-pub struct PortCounters {
-    /// Frames from the guest.
-    pub rx_packets: AtomicU64,
-    /// Bytes from the guest.
-    pub rx_bytes: AtomicU64,
-    /// Frames to the guest.
-    pub tx_packets: AtomicU64,
-    /// Bytes to the guest.
-    pub tx_bytes: AtomicU64,
-    /// Losses.
-    pub drops: Drops,
+/// What of a guest's frames is checked against its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Source MAC, source IP, ARP and ND.
+    Strict,
+    /// The source MAC.
+    Mac,
+    /// Nothing.
+    Off,
 }
 
 /// A guest port.
@@ -96,14 +58,14 @@ pub struct Port {
     pub mac: MacAddr,
     /// The guest's IP addresses.
     pub addresses: Vec<IpAddr>,
-    /// Sources are checked against `mac` and `addresses`.
-    pub guard: bool,
+    /// What of its frames is checked.
+    pub guard: Guard,
     /// The rings.
     pub guest: Arc<vhost::Port>,
     /// The number of queue pairs.
     pub queues: u16,
-    /// What went through it.
-    pub counters: Arc<PortCounters>,
+    /// Frames from the guest that went nowhere; its rings count the rest.
+    pub drops: Arc<Drops>,
 }
 
 /// A network: ports behind one gateway.

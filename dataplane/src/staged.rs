@@ -68,7 +68,11 @@ impl Staged {
         if len > limits::FRAME_MAX {
             return false;
         }
-        let waiting = self.entries.iter().filter(|e| e.peer == peer && !e.dead).count();
+        let waiting = self
+            .entries
+            .iter()
+            .filter(|e| e.peer == peer && !e.dead)
+            .count();
         if waiting >= limits::STAGED_PER_PEER {
             let oldest = self.entries.iter_mut().find(|e| e.peer == peer && !e.dead);
             if let Some(oldest) = oldest {
@@ -91,13 +95,21 @@ impl Staged {
         }
         self.head = start + len;
         self.live += 1;
-        self.entries.push_back(Entry { peer, vnet: *frames.vnet(i), start, len, dead: false });
+        self.entries.push_back(Entry {
+            peer,
+            vnet: *frames.vnet(i),
+            start,
+            len,
+            dead: false,
+        });
         true
     }
 
     /// Where `len` bytes fit between the newest and the oldest frame.
     fn place(&self, len: usize) -> Option<usize> {
-        let Some(front) = self.entries.front() else { return Some(0) };
+        let Some(front) = self.entries.front() else {
+            return Some(0);
+        };
         let tail = front.start;
         if self.head > tail {
             // Used: tail..head. Free: head..end, then 0..tail.
@@ -132,7 +144,10 @@ impl Staged {
     /// The oldest frame that waits for `peer`, taken out; its bytes stay valid until
     /// the next `push`.
     pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(VnetHeader, &[u8])> {
-        let position = self.entries.iter().position(|e| e.peer == peer && !e.dead)?;
+        let position = self
+            .entries
+            .iter()
+            .position(|e| e.peer == peer && !e.dead)?;
         let entry = &mut self.entries[position];
         entry.dead = true;
         self.live -= 1;
@@ -162,7 +177,10 @@ mod tests {
 
     fn push(staged: &mut Staged, peer: u32, bytes: &[u8]) -> Vec<PeerIndex> {
         let mut dropped = Vec::new();
-        let own = OwnFrame { vnet: VnetHeader::default(), bytes };
+        let own = OwnFrame {
+            vnet: VnetHeader::default(),
+            bytes,
+        };
         assert!(staged.push(PeerIndex(peer), &own, 0, |p| dropped.push(p)));
         dropped
     }

@@ -3,19 +3,13 @@
 //! In: the worker's state. Out: borrows for the length of a turn. Never: anything
 //! that outlives the turn.
 
-use std::sync::Arc;
-
 use culvert_aead::Engine;
+use culvert_wire::coalesce::Coalescer;
 use culvert_wireguard::Instant;
-use rtrb::Producer;
 
 use crate::{
-    control_link::{Attention, HandshakePunt, HostPunt},
-    ids::{TunnelIndex, UplinkIndex},
-    limits,
-    snapshot::Snapshot,
-    staged::Staged,
-    uplink::{Tx, UplinkCounters, UplinkQueue},
+    control_link::Attention, ids::TunnelIndex, limits, snapshot::Snapshot, staged::Staged,
+    uplink::Tx,
 };
 
 /// The constant part of a turn.
@@ -58,7 +52,10 @@ pub(crate) struct ErrorBudget {
 
 impl ErrorBudget {
     pub(crate) fn new() -> Self {
-        Self { second: 0, left: limits::ICMP_ERRORS_PER_SECOND }
+        Self {
+            second: 0,
+            left: limits::ICMP_ERRORS_PER_SECOND,
+        }
     }
 
     /// Takes one; `false` when the second's are used up.
@@ -78,5 +75,20 @@ impl ErrorBudget {
 pub(crate) struct Tools {
     pub(crate) engine: Engine,
     pub(crate) staged: Staged,
+    pub(crate) coalescer: Coalescer,
     pub(crate) errors: ErrorBudget,
+    /// Room for one frame of any size.
+    pub(crate) scratch: Box<[u8]>,
+}
+
+impl Tools {
+    pub(crate) fn new() -> Self {
+        Self {
+            engine: Engine::new(),
+            staged: Staged::new(),
+            coalescer: Coalescer::new(limits::UPLINK_BURST),
+            errors: ErrorBudget::new(),
+            scratch: vec![0; limits::FRAME_MAX].into_boxed_slice(),
+        }
+    }
 }

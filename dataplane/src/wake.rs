@@ -31,7 +31,10 @@ impl Wake {
     /// When the process has no file descriptors left.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { fd, asleep: AtomicBool::new(false) })
+        Ok(Self {
+            fd,
+            asleep: AtomicBool::new(false),
+        })
     }
 
     /// Wakes the owner if it sleeps. Call after publishing.

@@ -143,6 +143,28 @@ fn a_guest_reboots() -> Result<()> {
     })
 }
 
+/// A guest that vanishes in the middle of a transfer costs its own port alone; another one takes its place.
+#[test]
+fn a_guest_is_killed_while_it_sends() -> Result<()> {
+    Scenario::run("a_guest_is_killed_while_it_sends", &PARTS, |scenario| {
+        let mut hosts = TwoHosts::lay(scenario, Uplink::Udp, 1, SocketMode::Server)?;
+        let (mut vm_a, mut vm_b) = started(scenario, &mut hosts, SocketMode::Server, MTU_OFFERED)?;
+        vm_a.wait_ping("10.1.2.10", FIRST_PING)?;
+        vm_b.sh("iperf3 -c 10.1.1.10 -t 60 >/dev/null 2>&1 &", COMMAND)?;
+        vm_a.sh("iperf3 -c 10.1.2.10 -t 60 >/dev/null 2>&1 &", COMMAND)?;
+        std::thread::sleep(Duration::from_secs(2));
+        vm_b.qemu().kill()?;
+        drop(vm_b);
+        vm_a.ping("10.1.1.1", 5)
+            .context("the other side's guest must not suffer")?;
+        let mut vm_b = Guest::boot(scenario, &hosts.b.guest("vm-b")?)?;
+        vm_b.wait_ping("10.1.1.10", FIRST_PING)?;
+        vm_b.ping("10.1.1.10", 10)?;
+        hosts.a.culvert_mut()?.process().must_run()?;
+        hosts.b.culvert_mut()?.process().must_run()
+    })
+}
+
 #[test]
 fn a_killed_server_is_back_within_three_seconds() -> Result<()> {
     killed(

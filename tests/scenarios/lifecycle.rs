@@ -12,12 +12,13 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{
     Culvert, Far, Guest, Keys, Outer, PING, PORT, Part, PeerSpec, PortSpec, Scenario, SocketMode,
-    TwoHosts, Uplink,
+    TwoHosts, Uplink, culvert_binary, run,
 };
 
 const PARTS: [Part; 1] = [Part::Root];
@@ -72,6 +73,29 @@ fn a_second_instance_is_refused() -> Result<()> {
         first.show().context("the first instance must not suffer")?;
         UnixStream::connect(&hosts.a.spec.ports[0].socket)
             .context("the first instance's socket must not suffer")?;
+        Ok(())
+    })
+}
+
+/// Keys pass between `wg` and `culvert` both ways.
+#[test]
+fn keys_are_those_of_wg() -> Result<()> {
+    Scenario::run("keys_are_those_of_wg", &[Part::WireguardGo], |_| {
+        let script = r#"
+            set -e
+            key=$("$0" genkey)
+            [ "$(echo "$key" | wg pubkey)" = "$(echo "$key" | "$0" pubkey)" ]
+            key=$(wg genkey)
+            [ "$(echo "$key" | wg pubkey)" = "$(echo "$key" | "$0" pubkey)" ]
+            [ "$("$0" genpsk | base64 -d | wc -c)" = 32 ]
+            ! echo nonsense | "$0" pubkey 2>/dev/null
+        "#;
+        run(
+            Command::new("bash")
+                .args(["-c", script])
+                .arg(culvert_binary()?),
+            COMMAND,
+        )?;
         Ok(())
     })
 }
@@ -153,6 +177,7 @@ fn apply_keeps_sessions() -> Result<()> {
                 public_key: keys.public,
                 endpoint: Some("192.0.2.77:51820".to_owned()),
                 allowed_ips: vec![format!("10.77.{round}.0/24")],
+                preshared_key_file: None,
             });
             hosts.a.spec.ports.push(PortSpec {
                 name: format!("extra-{round}"),

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod guest;
+mod kernel_wireguard;
 mod lifecycle;
 mod standins;
 mod testpmd;

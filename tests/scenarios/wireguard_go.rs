@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Far, Guest, Outer, Part, Process, Scenario, Uplink};
+use culvert_tests::{Far, Guest, Outer, PING, Part, Process, Scenario, Uplink};
 use serde_json::Value;
 
 const PARTS: [Part; 5] = [
@@ -89,6 +89,47 @@ fn talk(name: &str, uplink: Uplink, workers: usize, outer: Outer) -> Result<()> 
         // wireguard-go's own counters agree that this was WireGuard.
         let (received, sent) = far.peer.transfer(&far.namespace)?;
         ensure!(received > 400_000 && sent > 400_000, "{received} {sent}");
+
+        scenario.say("the far end moves to another port, and is followed");
+        far.peer.wg(&far.namespace, &["listen-port", "51999"])?;
+        far.namespace.run(
+            &["ping", "-q", "-c", "3", "-i", "0.2", "-W", "2", "10.1.1.10"],
+            COMMAND,
+        )?;
+        vm.ping("10.1.2.1", 5)?;
+        let show = far.a.culvert()?.show()?;
+        let endpoint = show["peers"][0]["endpoint"].as_str().unwrap_or_default();
+        ensure!(
+            endpoint.ends_with(":51999"),
+            "the endpoint is still {endpoint}"
+        );
         far.a.culvert_mut()?.process().must_run()
+    })
+}
+
+/// A session of five minutes: both sides rekey at least twice, and no ping is lost over it.
+#[test]
+#[ignore = "takes five minutes; scripts/test --long runs it"]
+fn two_rekeys_lose_nothing() -> Result<()> {
+    Scenario::run("two_rekeys_lose_nothing", &PARTS, |scenario| {
+        let mut far = Far::lay(scenario, Uplink::Dpdk, 1, Outer::V4)?;
+        far.a.start(scenario)?;
+        let mut vm = Guest::boot(scenario, &far.a.guest("vm-a")?)?;
+        vm.wait_ping("10.1.2.1", FIRST_PING)?;
+        let mut last_age = 0;
+        let mut handshakes = 0;
+        for _ in 0..30 {
+            let output = vm.sh(&format!("{PING} -q -c 50 -i 0.2 -W 2 10.1.2.1"), COMMAND)?;
+            ensure!(output.contains(" 0% packet loss"), "{output}");
+            let age = far
+                .a
+                .culvert()?
+                .handshake_age("far")?
+                .context("no handshake")?;
+            handshakes += u32::from(age < last_age);
+            last_age = age;
+        }
+        ensure!(handshakes >= 2, "only {handshakes} rekeys in five minutes");
+        Ok(())
     })
 }

@@ -35,10 +35,7 @@ pub struct Keys {
 impl Keys {
     /// Makes a pair with `wg`, so that Culvert's own key commands are not what proves them.
     pub fn generate(scenario: &Scenario, name: &str) -> Result<Self> {
-        let private = run(Command::new("wg").arg("genkey"), ANSWER)?;
-        let private_file = scenario.path(&format!("{name}.key"));
-        fs::write(&private_file, &private)?;
-        fs::set_permissions(&private_file, fs::Permissions::from_mode(0o600))?;
+        let private_file = secret(scenario, &format!("{name}.key"), "genkey")?;
         let public = run(
             Command::new("sh")
                 .args(["-c", "wg pubkey <\"$0\""])
@@ -50,6 +47,24 @@ impl Keys {
             public: public.trim().to_owned(),
         })
     }
+}
+
+impl Keys {
+    /// A fresh key to be shared with a peer: its file, mode 0600.
+    pub fn preshared(&self, scenario: &Scenario) -> Result<PathBuf> {
+        let name = self.private_file.with_extension("psk");
+        let name = name.file_name().context("a key file has a name")?;
+        secret(scenario, &name.to_string_lossy(), "genpsk")
+    }
+}
+
+/// Writes what `wg <verb>` prints to a file that only its owner reads.
+fn secret(scenario: &Scenario, name: &str, verb: &str) -> Result<PathBuf> {
+    let text = run(Command::new("wg").arg(verb), ANSWER)?;
+    let file = scenario.path(name);
+    fs::write(&file, text)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// The built program: `CULVERT_BIN`, else the release build.
@@ -129,8 +144,7 @@ impl Culvert {
 
     /// Runs one of the client commands against this instance; it must succeed.
     pub fn call(&self, words: &[&str]) -> Result<String> {
-        let mut command = self.client()?;
-        run(command.args(words), ANSWER)
+        run(&mut self.client(words)?, ANSWER)
     }
 
     /// The counters of one port.
@@ -146,6 +160,12 @@ impl Culvert {
             to_guest: packets("tx")?,
             drops: counts(port),
         })
+    }
+
+    /// Seconds since the last handshake with a peer, if there was one.
+    pub fn handshake_age(&self, peer: &str) -> Result<Option<u64>> {
+        let show = self.show()?;
+        Ok(named(&show, "peers", peer)?["last_handshake_age_s"].as_u64())
     }
 
     /// Every drop counter by reason, summed over ports, peers, uplinks and workers.
@@ -175,7 +195,7 @@ impl Culvert {
     pub fn try_apply(&self, yaml: &str) -> Result<(ExitStatus, String, String)> {
         let path = self.config.with_extension("next.yaml");
         fs::write(&path, yaml)?;
-        bounded(self.client()?.arg("apply").arg(&path), ANSWER)
+        bounded(self.client(&["apply"])?.arg(&path), ANSWER)
     }
 
     /// Replaces the file that it was started with, as an operator would before a SIGHUP.
@@ -244,9 +264,10 @@ impl Culvert {
         &mut self.process
     }
 
-    fn client(&self) -> Result<Command> {
+    fn client(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new(culvert_binary()?);
         command
+            .args(words)
             .arg("--run-dir")
             .arg(&self.run_dir)
             .stdin(Stdio::null());

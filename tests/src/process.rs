@@ -4,7 +4,6 @@
 //! Never: ends anything by name, or waits without a limit.
 
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -198,11 +197,6 @@ impl Process {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
-    }
-
-    /// Whether `status` is the one that [`Process::kill`] causes.
-    pub fn was_killed(status: ExitStatus) -> bool {
-        status.signal() == Some(9)
     }
 }
 

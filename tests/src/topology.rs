@@ -66,6 +66,8 @@ pub struct PeerSpec {
     pub endpoint: Option<String>,
     /// What is behind it.
     pub allowed_ips: Vec<String>,
+    /// The key shared with it.
+    pub preshared_key_file: Option<PathBuf>,
 }
 
 /// A host's whole configuration.
@@ -145,6 +147,9 @@ impl HostSpec {
             writeln!(out, "        public_key: \"{}\"", peer.public_key)?;
             if let Some(endpoint) = &peer.endpoint {
                 writeln!(out, "        endpoint: \"{endpoint}\"")?;
+            }
+            if let Some(file) = &peer.preshared_key_file {
+                writeln!(out, "        preshared_key_file: {}", file.display())?;
             }
             writeln!(out, "        allowed_ips: {}", list(&peer.allowed_ips))?;
         }
@@ -379,6 +384,7 @@ impl TwoHosts {
             public_key: host.spec.keys.public.clone(),
             endpoint: Some(endpoint(side, Outer::V4)),
             allowed_ips: behind(side),
+            preshared_key_file: None,
         }
     }
 }
@@ -420,17 +426,20 @@ impl Far {
         let peer = WireguardGo::start(scenario, &namespace, &keys, PORT, &inside, GUEST_MTU)?;
         let behind_a = behind(1);
         let behind_a: Vec<&str> = behind_a.iter().map(String::as_str).collect();
+        let preshared = keys.preshared(scenario)?;
         peer.peer(
             &namespace,
             &a.spec.keys,
             Some(&endpoint(1, outer)),
             &behind_a,
+            Some(&preshared),
         )?;
         a.spec.peers.push(PeerSpec {
             name: "far".to_owned(),
             public_key: keys.public,
             endpoint: Some(endpoint(2, outer)),
             allowed_ips: behind(2),
+            preshared_key_file: Some(preshared),
         });
         Ok(Self {
             a,

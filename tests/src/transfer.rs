@@ -48,7 +48,7 @@ pub fn tcp_transfer(
         COMMAND,
     )?;
     from.sh(
-        &format!("head -c {megabytes}M /dev/urandom >/tmp/file"),
+        &format!("dd if=/dev/urandom of=/tmp/file bs=1M count={megabytes} 2>/dev/null"),
         TRANSFER,
     )?;
     let sent = from.sh("sha256sum </tmp/file", TRANSFER)?;

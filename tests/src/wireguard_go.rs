@@ -4,7 +4,7 @@
 //! Never: shares an interface's name with another run: its control socket lives outside the namespace.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -83,11 +83,16 @@ impl WireguardGo {
         keys: &Keys,
         endpoint: Option<&str>,
         allowed: &[&str],
+        preshared: Option<&Path>,
     ) -> Result<()> {
         let allowed_list = allowed.join(",");
         let mut words = vec!["peer", keys.public.as_str(), "allowed-ips", &allowed_list];
         if let Some(endpoint) = endpoint {
             words.extend(["endpoint", endpoint]);
+        }
+        let preshared = preshared.map(|file| file.display().to_string());
+        if let Some(file) = &preshared {
+            words.extend(["preshared-key", file]);
         }
         self.wg(namespace, &words)?;
         for prefix in allowed {

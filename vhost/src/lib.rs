@@ -18,6 +18,10 @@
 pub mod config;
 pub mod counters;
 mod event;
+#[allow(
+    unsafe_code,
+    reason = "a named room: the driver's side of shared memory"
+)]
 pub mod frontend;
 pub mod limits;
 #[allow(unsafe_code, reason = "a named room: mappings, signals, raw copies")]

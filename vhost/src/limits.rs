@@ -29,3 +29,5 @@ pub const MESSAGE_FDS_MAX: usize = 32;
 pub const SOCKET_MODE: u32 = 0o660;
 /// Pause before a client socket connects again, and between failed accepts.
 pub const RECONNECT_PAUSE_MS: u64 = 200;
+/// How long a VMM may leave replies unread.
+pub const REPLY_TIMEOUT_MS: u64 = 5000;

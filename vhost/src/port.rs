@@ -44,7 +44,7 @@ impl Shared {
     /// The ring with a vhost-user index: even ones are guest RX, odd ones guest TX.
     pub(crate) fn ring(&self, index: usize) -> Option<&Ring> {
         let pair = index / 2;
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             self.rx.get(pair).map(|rx| &rx.ring)
         } else {
             self.tx.get(pair).map(|tx| &tx.ring)
@@ -85,6 +85,7 @@ impl Port {
             .map(|_| Ok(GuestRx::new(ring()?)))
             .collect::<Result<_, _>>()?;
         let endpoint = Endpoint::open(&config)?;
+        let events: session::Events = Arc::new(events);
         let shared = Arc::new(Shared {
             config,
             tx,
@@ -98,7 +99,7 @@ impl Port {
             .name(format!("vhost-{}", shared.config.name))
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || session::run(&shared, endpoint, &events)
+                move || session::run(&shared, &endpoint, &events)
             })
             .map_err(system("starting the session thread"))?;
         Ok(Self {

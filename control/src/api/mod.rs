@@ -7,9 +7,12 @@
 //! [`channel`] makes the two ends. The engine's end has a file descriptor that is readable while
 //! requests wait, so it fits into a poll set.
 
+pub mod client;
+pub mod server;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -66,6 +69,59 @@ impl<T> Reply<T> {
     pub fn send(self, answer: T) {
         drop(self.0.send(answer));
     }
+}
+
+/// Hands a configuration to the engine and waits for what becomes of it.
+///
+/// # Errors
+///
+/// When the engine refuses it, or takes no requests.
+pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
+    let (reply, answer) = Reply::new();
+    let config = Box::new(config);
+    let request = Request::Apply { config, reply };
+    requester
+        .send(request)
+        .map_err(|error| ApplyError::Failed(error.to_string()))?;
+    let unanswered = |_| Err(ApplyError::Failed(SendError::Ended.to_string()));
+    answer.blocking_recv().unwrap_or_else(unanswered)
+}
+
+/// Logs what an `apply` did.
+pub fn log_applied(applied: &Applied) {
+    if applied.changes.is_empty() {
+        tracing::info!(
+            generation = applied.generation,
+            "configuration applied: nothing changed"
+        );
+        return;
+    }
+    tracing::info!(generation = applied.generation, "configuration applied");
+    for change in &applied.changes {
+        tracing::info!("applied: {change}");
+    }
+}
+
+/// The body of `POST /v1/apply`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct ApplyBody {
+    /// The file's absolute path: for messages, and where relative key files begin.
+    pub path: std::path::PathBuf,
+    /// The file's text.
+    pub text: String,
+}
+
+/// The body of every answer that is not the one asked for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// What is wrong, in one line.
+    pub error: String,
+    /// The rendered report of a configuration with mistakes, else empty.
+    #[serde(default)]
+    pub report: String,
+    /// What needs a restart, if that is why.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// Makes the two ends of the way to the engine.
@@ -138,10 +194,7 @@ impl Requests {
     pub fn wait(&self, timeout: Option<Duration>) -> Option<Request> {
         let request = match timeout {
             None => self.receiver.recv().ok(),
-            Some(timeout) => match self.receiver.recv_timeout(timeout) {
-                Ok(request) => Some(request),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(timeout) => self.receiver.recv_timeout(timeout).ok(),
         };
         self.clear();
         request

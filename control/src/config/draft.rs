@@ -434,7 +434,7 @@ impl Reader<'_> {
         file: &At<PathBuf>,
         what: &str,
         command: &str,
-        parse: impl FnOnce(&str) -> Result<K, crate::keys::KeyError>,
+        parse: impl FnOnce(&str) -> Result<K, culvert_wireguard::keys::KeyError>,
     ) -> Option<K> {
         let path = file.value.display();
         let parsed = self
@@ -683,7 +683,7 @@ impl Reader<'_> {
 
     /// Reports keys that are missing for one kind of section.
     fn need(&mut self, section: &Section<'_>, keys: &[&str], kind: &str) {
-        for key in keys.iter().filter(|key| section.node(key).is_none()) {
+        for key in keys.iter().filter(|key| section.lacks(key)) {
             self.report
                 .error(section.span, format!("{} has no `{key}`", section.title()))
                 .help(format!("{kind} needs `{key}: {}`", section.example(key)));

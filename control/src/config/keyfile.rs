@@ -8,6 +8,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::keys::KEY_TEXT_LEN;
@@ -56,10 +57,13 @@ impl KeyFiles for Disk {
     fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         // O_NONBLOCK: a FIFO in the key's place must not hang the reader.
         let mut options = File::options();
-        options.read(true).custom_flags(libc_nonblock());
-        let mut file = options.open(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => KeyFileError::Missing,
-            _ => KeyFileError::Io(error),
+        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let mut file = options.open(path).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                KeyFileError::Missing
+            } else {
+                KeyFileError::Io(error)
+            }
         })?;
         // Of the open file, not of the path: nobody can exchange it in between.
         let metadata = file.metadata().map_err(KeyFileError::Io)?;
@@ -72,10 +76,6 @@ impl KeyFiles for Disk {
         }
         read_text(&mut file)
     }
-}
-
-fn libc_nonblock() -> i32 {
-    nix::fcntl::OFlag::O_NONBLOCK.bits()
 }
 
 fn read_text(file: &mut File) -> Result<Zeroizing<String>, KeyFileError> {

@@ -4,8 +4,8 @@
 //! reading. Never: meaning: a scalar is the text that the operator wrote, so that `0660`,
 //! `52:54:00:00:00:01` and `1e3` are what they look like.
 //!
-//! Limits: [`MAX_TEXT_LEN`] bytes of text, [`MAX_NODES`] nodes with aliases followed, [`MAX_DEPTH`]
-//! levels. An alias bomb ends at the second.
+//! Limits: [`MAX_TEXT_LEN`] bytes of text, [`MAX_NODES`] nodes, [`MAX_DEPTH`] levels. An alias bomb ends at
+//! [`MAX_REPLAYED`].
 
 use std::fmt;
 
@@ -19,6 +19,9 @@ pub(crate) const MAX_TEXT_LEN: usize = 64 << 20;
 
 /// The most values in a file, aliases followed.
 const MAX_NODES: usize = 4_000_000;
+
+/// The most values that aliases stand for.
+const MAX_REPLAYED: usize = 200_000;
 
 /// The deepest nesting; the deepest key of the schema lies at six.
 const MAX_DEPTH: usize = 32;
@@ -73,7 +76,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
             flow_nesting_limit: MAX_DEPTH,
         },
         alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: MAX_NODES,
+            max_total_replayed_events: MAX_REPLAYED,
         },
         // All of them are wanted, each with its place.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
@@ -89,6 +92,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
 }
 
 fn report_syntax(error: &serde_saphyr::Error, text: &str, report: &mut Report) {
+    let error = error.without_snippet();
     let span = error
         .location()
         .map_or_else(Span::default, |location| Span {
@@ -96,24 +100,38 @@ fn report_syntax(error: &serde_saphyr::Error, text: &str, report: &mut Report) {
             column: usize::try_from(location.column()).unwrap_or(0),
             width: 1,
         });
-    let message = match error.without_snippet() {
-        serde_saphyr::Error::MultipleDocuments { .. } => {
-            "a second YAML document begins here".into()
-        }
-        other => plain_message(&other.to_string(), span),
-    };
-    let line = span.line.checked_sub(1).and_then(|n| text.lines().nth(n));
-    let mistake = report.error(span, message);
-    if matches!(
-        error.without_snippet(),
-        serde_saphyr::Error::MultipleDocuments { .. }
-    ) {
-        mistake.help("expected one document: remove the `---` and what follows, or merge the two");
-    } else if line.is_some_and(|line| line.trim_start_matches(' ').starts_with('\t')) {
-        mistake.help("YAML is indented with spaces: replace the tab");
-    } else {
-        mistake.help("the file is not YAML from here on: what follows was not checked");
+    if matches!(error, serde_saphyr::Error::MultipleDocuments { .. }) {
+        report
+            .error(span, "a second YAML document begins here")
+            .help("expected one document: remove the `---` and what follows, or merge the two");
+        return;
     }
+    if let Some(tab) = tab_near(text, span) {
+        report
+            .error(tab, "a tab at the beginning of a line")
+            .help("YAML is indented with spaces: replace the tab");
+        return;
+    }
+    report
+        .error(span, plain_message(&error.to_string(), span))
+        .help("the file is not YAML from here on: what follows was not checked");
+}
+
+/// A tab in the indentation where the parser stopped, or in the line after.
+fn tab_near(text: &str, span: Span) -> Option<Span> {
+    let skipped = span.line.checked_sub(1)?;
+    let lines = text.lines().enumerate().skip(skipped).take(2);
+    lines
+        .filter_map(|(index, line)| {
+            let tab = line.find('\t')?;
+            let indentation = line[..tab].bytes().all(|byte| byte == b' ');
+            indentation.then_some(Span {
+                line: index + 1,
+                column: tab + 1,
+                width: 1,
+            })
+        })
+        .next()
 }
 
 /// The library's message without the place that is printed before it anyway.

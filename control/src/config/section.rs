@@ -33,6 +33,8 @@ pub(super) struct Section<'n> {
     pub(super) span: Span,
     table: &'static Table,
     entries: HashMap<&'n str, (Span, &'n Node)>,
+    /// Keys that unknown ones were probably meant to be: not missing, but misspelt.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'n> Section<'n> {
@@ -62,6 +64,7 @@ impl<'n> Section<'n> {
             span,
             table,
             entries: HashMap::with_capacity(map.len()),
+            misspelt: Vec::new(),
         };
         for (key, value) in map {
             section.add(key, value, report);
@@ -94,25 +97,30 @@ impl<'n> Section<'n> {
         self.entries.insert(name, (key.span, value));
     }
 
-    fn report_unknown(&self, name: &str, span: Span, report: &mut Report) {
+    fn report_unknown(&mut self, name: &str, span: Span, report: &mut Report) {
         let mistake = report.error(span, format!("unknown key `{name}` in {}", self.title));
+        let table = self.table;
         if let Some(file_key) = inline_secret(name) {
             mistake.help("keys are never written into the configuration");
             mistake.help(format!(
                 "put the key into a file that only its owner can read, and its path here: `{file_key}: /etc/culvert/NAME.key`"
             ));
+            self.misspelt.push(file_key);
             return;
         }
-        let names = || self.table.keys.iter().map(|key| key.name);
+        let names = || table.keys.iter().map(|key| key.name);
         match nearest(name, names()) {
-            Some(near) => mistake.help(format!("did you mean `{near}`?")),
+            Some(near) => {
+                self.misspelt.push(near);
+                mistake.help(format!("did you mean `{near}`?"))
+            }
             None => mistake.help(format!("expected one of: {}", list(names()))),
         };
     }
 
     fn report_missing(&self, report: &mut Report) {
         for key in self.table.keys {
-            if key.presence == Presence::Required && !self.entries.contains_key(key.name) {
+            if key.presence == Presence::Required && self.lacks(key.name) {
                 let message = format!("{} has no `{}`", self.title, key.name);
                 report.error(self.span, message).help(format!(
                     "expected `{}: {}`: {}",
@@ -132,6 +140,11 @@ impl<'n> Section<'n> {
     /// Where a key's name stands, if the section has it.
     pub(super) fn key_span(&self, name: &str) -> Option<Span> {
         self.entries.get(name).map(|(span, _)| *span)
+    }
+
+    /// Whether a key is absent, and not merely misspelt.
+    pub(super) fn lacks(&self, name: &str) -> bool {
+        !self.entries.contains_key(name) && !self.misspelt.contains(&name)
     }
 
     /// A key's node, if the section has it.
@@ -303,9 +316,8 @@ impl<'n> Section<'n> {
 
     /// A map of fixed keys; an empty one when the key is left out.
     pub(super) fn table(&self, name: &str, report: &mut Report) -> Option<Section<'n>> {
-        let table = match self.form(name) {
-            Form::Table(table) | Form::Either(&Form::Table(table), _) => table,
-            form => unreachable!("{name} is a map in its table, not {form:?}"),
+        let (Form::Table(table) | Form::Either(&Form::Table(table), _)) = self.form(name) else {
+            unreachable!("{name} is a map in its table")
         };
         let (span, node) = self.entries.get(name)?;
         let title = if std::ptr::eq(self.table, &raw const super::schema::FILE) {

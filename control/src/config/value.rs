@@ -3,7 +3,7 @@
 //! In: one node and what it is called. Out: the value, or a mistake in the report. Never: other
 //! values of the file.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -14,7 +14,7 @@ use super::report::Report;
 use super::schema::Form;
 use super::section::{list, nearest};
 use super::{Account, DpdkBus, DpdkDevice, Endpoint, MacAddr, Name};
-use crate::keys::PublicKey;
+use crate::keys::{KEY_TEXT_LEN, PublicKey};
 
 /// What a value of that form looks like.
 pub(super) fn example(form: &Form) -> String {
@@ -165,15 +165,17 @@ pub(super) fn path(node: &Node, what: &str, report: &mut Report) -> Option<PathB
 /// A public key.
 pub(super) fn public_key(node: &Node, what: &str, report: &mut Report) -> Option<PublicKey> {
     let text = text(node, what, report)?;
-    match PublicKey::from_base64(text) {
-        Ok(key) => Some(key),
-        Err(error) => {
-            report
-                .error(node.span, format!("{what} is no key: {error}"))
-                .help("expected what `culvert pubkey` or `wg pubkey` printed at the far end");
-            None
-        }
+    if let Ok(key) = PublicKey::from_base64(text) {
+        return Some(key);
     }
+    let message = match text.chars().count() {
+        KEY_TEXT_LEN => format!("{what} is no key: it is not the base64 of 32 bytes"),
+        len => format!("{what} is no key: it has {len} characters of {KEY_TEXT_LEN}"),
+    };
+    report
+        .error(node.span, message)
+        .help("expected what `culvert pubkey` or `wg pubkey` printed at the far end");
+    None
 }
 
 /// An address with its prefix length; the host bits count.
@@ -248,12 +250,17 @@ pub(super) fn address(node: &Node, what: &str, report: &mut Report) -> Option<Ip
 
 /// Whether a host can have that address.
 fn usable(address: IpAddr, node: &Node, what: &str, report: &mut Report) -> bool {
-    let kind = match address {
-        _ if address.is_unspecified() => "the unspecified address",
-        _ if address.is_multicast() => "a multicast address",
-        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast address",
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "an IPv4 address in IPv6's clothes",
-        _ => return true,
+    let mapped = |v6: Ipv6Addr| v6.to_ipv4_mapped().is_some();
+    let kind = if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        "the broadcast address"
+    } else if matches!(address, IpAddr::V6(v6) if mapped(v6)) {
+        "an IPv4 address in IPv6's clothes"
+    } else {
+        return true;
     };
     report
         .error(

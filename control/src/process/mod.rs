@@ -1,28 +1,31 @@
 //! What a process owes its machine: run directory, locks, signals, systemd, logging.
 //!
-//! In: the command line. Out: a [`RunDir`] that nobody else has, signals as requests, messages to
-//! systemd. Never: packets.
+//! In: the command line. Out: a [`RunDir`] that nobody else has, locks for what two processes must
+//! not share, signals as requests, messages to systemd. Never: packets.
+//!
+//! Order at the start, all of it before the first thread: [`harden`], [`signals::block`],
+//! [`log::init`]; then the configuration, then [`RunDir::open`].
 
-use std::path::{Path, PathBuf};
+pub mod lock;
+pub mod log;
+mod notify;
+mod run_dir;
+pub mod signals;
 
-/// A run directory that this process alone uses.
-#[derive(Debug)]
-pub struct RunDir {
-    path: PathBuf,
-}
+pub use lock::{LockError, SocketLock, UdpLock, lock_socket, lock_udp};
+pub use notify::Notify;
+pub(crate) use run_dir::api_socket;
+pub use run_dir::{DEFAULT_RUN_DIR, RunDir, RunDirError};
 
-impl RunDir {
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// The way to systemd (or to nobody).
-#[derive(Clone, Debug, Default)]
-pub struct Notify {}
-
-impl Notify {
-    /// The start is complete.
-    pub fn ready(&self) {}
+/// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the
+/// same user.
+///
+/// # Errors
+///
+/// When the kernel refuses; the caller should not go on to read keys.
+pub fn harden() -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    nix::sys::prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
 }

@@ -18,7 +18,7 @@ use core::slice;
 
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed, State};
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
-use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, sum};
+use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, scalar, sum};
 
 /// Packets of a sub-batch.
 const MOST: usize = 64;
@@ -50,8 +50,9 @@ pub(crate) struct Scratch {
 /// The part of it that is secret.
 #[repr(C, align(64))]
 pub(crate) struct Secret {
-    /// By slot: block 0 of the keystream, whose first half is the Poly1305 key.
-    pub(crate) poly_keys: [Line; MOST],
+    /// By slot: block 0 of the keystream, whose first half is the Poly1305 key. Any slot can be
+    /// taken for the first of eight.
+    pub(crate) poly_keys: [Line; MOST + 8],
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
     pub(crate) keystream: [Line; 16],
@@ -63,7 +64,7 @@ impl Scratch {
         Self {
             groups: [Group::new(), Group::new()],
             secret: Secret {
-                poly_keys: [LINE; MOST],
+                poly_keys: [LINE; MOST + 8],
                 sums: [LINE; MOST],
                 keystream: [LINE; 16],
             },
@@ -95,11 +96,17 @@ pub(crate) trait Vector {
         sums: &'s mut [Line; MOST],
     ) -> Self::Lanes<'s, EXACT, SUM>;
 
-    /// The tags of up to eight texts.
+    /// Texts whose tags are computed side by side.
+    const TEXTS: usize;
+
+    /// Up to this many blocks, words are faster than vectors.
+    const SCALAR_BLOCKS: usize;
+
+    /// The tags of up to `TEXTS / streams` texts; `streams` is a power of two.
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private.
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8];
+    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
 }
 
 /// A sub-batch: jobs by slot, in the order of their lengths.
@@ -140,16 +147,17 @@ impl Order {
         order
     }
 
-    /// By insertion: a burst has few lengths, and they come in runs.
+    /// By rank: entries differ, so the number of smaller ones is each one's place. No branch that
+    /// could be mispredicted, and the compiler counts with vectors.
+    #[inline(always)]
     fn sort(&mut self) {
-        for i in 1..self.len {
-            let entry = self.entries[i];
-            let mut at = i;
-            while at > 0 && self.entries[at - 1] > entry {
-                self.entries[at] = self.entries[at - 1];
-                at -= 1;
-            }
-            self.entries[at] = entry;
+        let mut all = [u32::MAX; MOST];
+        all[..self.len].copy_from_slice(&self.entries[..self.len]);
+        for &entry in &all[..self.len] {
+            let rank = all
+                .iter()
+                .fold(0u32, |rank, &other| rank + u32::from(other < entry));
+            self.entries[rank as usize & (MOST - 1)] = entry;
         }
     }
 
@@ -509,7 +517,7 @@ unsafe fn seal_tags<K: Vector>(
     }
 }
 
-/// Computes tags eight by eight.
+/// Computes tags of several packets of about the same length at a time.
 ///
 /// # Safety
 /// Texts are readable and private.
@@ -520,12 +528,35 @@ unsafe fn tags<K: Vector>(
     text: impl Fn(usize) -> Text,
     mut put: impl FnMut(usize, [u64; 2]),
 ) {
-    for start in (0..slots).step_by(8) {
+    let mut end = slots;
+    while end > 0 {
+        // 1. Slots are ordered by length: take the longest, and those not shorter than its half.
+        let longest = text(end - 1).len;
+        let enough = if longest <= 256 { 0 } else { longest / 2 };
+        let mut start = end - 1;
+        while start > 0 && end - start < K::TEXTS && text(start - 1).len >= enough {
+            start -= 1;
+        }
+        // 2. Few packets share the lanes among them, as far as they have steps to share.
+        let count = end - start;
+        let mut streams = 1;
+        while 2 * streams * count <= K::TEXTS && longest as usize >= 128 * streams {
+            streams *= 2;
+        }
+        // 3. A few blocks in all are soonest done in 64-bit words.
+        if count * (longest as usize / 16 + 1) <= K::SCALAR_BLOCKS {
+            for slot in start..end {
+                let key = &scratch.secret.poly_keys[slot];
+                // SAFETY: the caller's contract.
+                put(slot, unsafe { scalar::authenticate(key, text(slot)) });
+            }
+            end = start;
+            continue;
+        }
         let mut texts = [Text {
             start: (&raw const ZEROS).cast(),
             len: 0,
         }; 8];
-        let count = (slots - start).min(8);
         for lane in 0..count {
             texts[lane] = text(start + lane);
         }
@@ -533,10 +564,11 @@ unsafe fn tags<K: Vector>(
             return;
         };
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &texts) };
+        let tags = unsafe { K::tags(keys, &texts, streams) };
         for (lane, &tag) in tags.iter().enumerate().take(count) {
             put(start + lane, tag);
         }
+        end = start;
     }
 }
 

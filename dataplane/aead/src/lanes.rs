@@ -20,6 +20,7 @@ pub(crate) const MOST: usize = 32;
 /// Bytes of a lane to compute: it reads source bytes `skip..take`, takes zeros for `take..len`, and
 /// stores `skip..len`.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
 pub(crate) struct Span(u32);
 
 impl Span {
@@ -28,6 +29,11 @@ impl Span {
     #[inline(always)]
     pub(crate) const fn new(skip: u32, take: u32, len: u32) -> Self {
         Self(skip | take << 8 | len << 16)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
     }
 
     #[inline(always)]
@@ -80,10 +86,31 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Notes whether the lanes from `at` on share the key of those before.
+    #[inline(always)]
+    fn joins(&mut self, at: usize, key: *const KeyBytes) {
+        self.one_key = at == 0 || (self.one_key && self.key[0] == key);
+    }
+}
+
 /// What computes a group: loads every lane's source, adds the keystream, stores.
 pub(crate) trait Compute {
     /// Lanes of a group.
     const LANES: usize;
+
+    /// Writes lanes of whole blocks from lane `at` on, as many as a group has.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features; `at` is below `LANES`.
+    unsafe fn fill(
+        group: &mut Group,
+        at: usize,
+        stream: Stream,
+        block: u32,
+        source: *const u8,
+        destination: *mut u8,
+    );
 
     /// Computes the group's used lanes.
     ///
@@ -138,16 +165,18 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         while count > 0 {
             let (group, at) = (&mut self.groups[self.current], self.used);
             let fits = count.min(C::LANES - at);
-            for i in 0..C::LANES {
-                group.block[at + i] = block.wrapping_add(i as u32);
-                group.counter_low[at + i] = stream.counter as u32;
-                group.counter_high[at + i] = (stream.counter >> 32) as u32;
-                group.span[at + i] = Span::FULL;
-                group.slot[at + i] = stream.slot;
-                group.key[at + i] = stream.key;
-                group.source[at + i] = source.wrapping_add(64 * i);
-                group.destination[at + i] = destination.wrapping_add(64 * i);
+            if fits == 1 {
+                // SAFETY: the caller's contract.
+                unsafe { self.one(stream, block, Span::FULL, source, destination) };
+                block = block.wrapping_add(1);
+                source = source.wrapping_add(64);
+                destination = destination.wrapping_add(64);
+                count -= 1;
+                continue;
             }
+            group.joins(at, stream.key);
+            // SAFETY: `at` is a lane; arrays are twice as long.
+            unsafe { C::fill(group, at, stream, block, source, destination) };
             for i in 0..fits {
                 prefetch(source.wrapping_add(64 * i));
             }
@@ -174,6 +203,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         destination: *mut u8,
     ) {
         let (group, at) = (&mut self.groups[self.current], self.used);
+        group.joins(at, stream.key);
         group.block[at] = block;
         group.counter_low[at] = stream.counter as u32;
         group.counter_high[at] = (stream.counter >> 32) as u32;
@@ -201,10 +231,6 @@ impl<'g, C: Compute> Pipeline<'g, C> {
     unsafe fn turn(&mut self) {
         let group = &mut self.groups[self.current];
         group.used = self.used;
-        let key = group.key[0];
-        group.one_key = group.key[..self.used]
-            .iter()
-            .fold(true, |one, &k| one & (k == key));
         self.current ^= 1;
         self.used = 0;
         if self.waiting {

@@ -55,6 +55,8 @@ mod job;
 mod lanes;
 mod portable;
 mod raw;
+#[cfg(target_arch = "x86_64")]
+mod scalar;
 mod sum;
 
 pub use arena::{Jobs, Segments};

@@ -3,8 +3,6 @@
 //! *In*: the operator's text (`net_af_packet0,iface=eth1`, `0000:3b:00.0`). *Out*: the device's name and
 //! driver, kernel interface, the completed text. *Never*: a change of what the operator wrote.
 
-use std::{ffi::CString, io};
-
 /// Ethernet header.
 const ETHERNET: u32 = 14;
 
@@ -68,6 +66,14 @@ impl<'a> Devargs<'a> {
         self.value("iface")
     }
 
+    /// Queue pairs that `net_af_packet` was told to have. It spreads packets over all of them.
+    pub(crate) fn queue_pairs(&self) -> Option<u16> {
+        if !self.is_af_packet() {
+            return None;
+        }
+        self.value("qpairs")?.parse().ok()
+    }
+
     /// The text with what `net_af_packet` needs for `queues` queue pairs and the interface's MTU, where the
     /// operator did not say: `qpairs`, and ring slots that a whole frame fits.
     pub(crate) fn completed(&self, queues: u16, kernel_mtu: Option<u32>) -> String {
@@ -122,32 +128,6 @@ fn pci_parts(name: &str) -> Option<usize> {
     };
     let parts = address.split(':').count();
     (hex(function) && matches!(parts, 2 | 3) && address.split(':').all(hex)).then_some(parts)
-}
-
-/// The MTU of a kernel interface in this thread's network namespace.
-pub(crate) fn kernel_mtu(interface: &str) -> io::Result<u32> {
-    let name = CString::new(interface)?;
-    let bytes = name.as_bytes();
-    if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    }
-    // SAFETY: an ifreq is plain bytes; the name fits with its end; the socket is closed below.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        std::ptr::copy_nonoverlapping(name.as_ptr(), request.ifr_name.as_mut_ptr(), bytes.len());
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let result = libc::ioctl(socket, libc::SIOCGIFMTU, &raw mut request);
-        let error = io::Error::last_os_error();
-        libc::close(socket);
-        if result < 0 {
-            return Err(error);
-        }
-        u32::try_from(request.ifr_ifru.ifru_mtu)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
-    }
 }
 
 #[cfg(test)]

@@ -11,18 +11,24 @@
 
 use std::{
     ffi::{CStr, CString, c_char},
-    fmt, io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{OwnedFd, RawFd},
     sync::Arc,
 };
 
 use crate::{
-    devargs::{self, Devargs},
-    eal::{Eal, Errno, indented},
-    ffi, log,
+    devargs::Devargs,
+    eal::{Eal, Errno},
+    ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
 };
+
+mod error;
+mod report;
+
+pub use error::DeviceError;
+use error::plug_advice;
+pub use report::{Capabilities, Link, Multicast, Offloads, Stats};
 
 /// Ethernet header and FCS: what DPDK adds to an MTU for a frame.
 const FRAME_OVERHEAD: u32 = 18;
@@ -32,40 +38,6 @@ const VLAN_TAGS: u32 = 8;
 
 /// Descriptors per queue when nothing is said and the driver has no preference.
 const DESCRIPTORS: u16 = 1024;
-
-/// Checksums that a device computes or verifies by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offloads {
-    /// Writes the outer IPv4 header's checksum.
-    pub tx_ipv4: bool,
-    /// Writes the outer UDP checksum.
-    pub tx_udp: bool,
-    /// Verifies the IPv4 header's checksum.
-    pub rx_ipv4: bool,
-    /// Verifies the UDP checksum.
-    pub rx_udp: bool,
-}
-
-/// What a device is and can do.
-#[derive(Clone, Debug)]
-pub struct Capabilities {
-    /// The driver's name.
-    pub driver: String,
-    /// RX queues it has at most.
-    pub max_rx_queues: u16,
-    /// TX queues it has at most.
-    pub max_tx_queues: u16,
-    /// The largest MTU it can be configured with.
-    pub max_mtu: u16,
-    /// Checksums it can take over.
-    pub offloads: Offloads,
-    /// Whether it spreads flows over RX queues by a hash.
-    pub rss: bool,
-    /// Index of the kernel interface it stands on, if any.
-    pub kernel_interface: Option<u32>,
-    /// NUMA node, if known.
-    pub numa_node: Option<u32>,
-}
 
 /// How a device is started.
 pub struct DeviceConfig<'a> {
@@ -96,163 +68,6 @@ pub struct Started {
     pub multicast: Multicast,
 }
 
-/// How a started device receives multicast, which IPv6's neighbor discovery needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Multicast {
-    /// All multicast is on.
-    All,
-    /// The kernel's interface receives all of it as long as the device is open.
-    Kernel,
-    /// Only promiscuous mode was to be had.
-    Promiscuous,
-    /// The driver has no switch: it receives what it receives.
-    Unfiltered,
-}
-
-/// Link state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Whether frames can pass.
-    pub up: bool,
-    /// Speed in Mbit/s, if known.
-    pub speed_mbps: Option<u32>,
-    /// Whether both directions work at a time.
-    pub full_duplex: bool,
-}
-
-/// A device's counters since it was plugged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets the device dropped because we were too slow (`imissed`).
-    pub rx_missed: u64,
-    /// Packets received in error (`ierrors`).
-    pub rx_errors: u64,
-    /// Packets that could not be sent (`oerrors`).
-    pub tx_errors: u64,
-    /// Times the RX pool was empty (`rx_nombuf`).
-    pub rx_no_buffer: u64,
-}
-
-/// Why a device is not there.
-#[derive(Debug, thiserror::Error)]
-pub enum DeviceError {
-    /// The devargs text can't be one.
-    #[error(
-        "not a DPDK device: {0:?} (expected a PCI address as 0000:3b:00.0, or a virtual device as net_af_packet0,iface=eth1)"
-    )]
-    Devargs(String),
-    /// The kernel interface isn't there.
-    #[error(
-        "{devargs}: interface {interface:?} could not be read: {error}.\nTo see what there is: ip link show"
-    )]
-    Interface {
-        /// The device.
-        devargs: String,
-        /// The kernel interface.
-        interface: String,
-        /// What the kernel answered.
-        error: io::Error,
-    },
-    /// A device of this name is plugged already.
-    #[error("DPDK device {0} is in use already by another uplink of this process")]
-    InUse(String),
-    /// DPDK could not plug it.
-    #[error("DPDK could not plug device {devargs}: {error}{}\n{mend}", indented(.log))]
-    Plug {
-        /// What was tried.
-        devargs: String,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-        /// What may mend it.
-        mend: String,
-    },
-    /// It was plugged, but there is no port.
-    #[error("DPDK plugged device {devargs}, but it has no network port{}\n{mend}", indented(.log))]
-    NoPort {
-        /// What was tried.
-        devargs: String,
-        /// What DPDK logged.
-        log: Vec<String>,
-        /// What may mend it.
-        mend: String,
-    },
-    /// Reading its properties failed.
-    #[error("DPDK device {device}: {what} could not be read: {error}")]
-    Read {
-        /// The device.
-        device: String,
-        /// What was asked for.
-        what: &'static str,
-        /// What DPDK answered.
-        error: Errno,
-    },
-    /// The MTU is more than the device carries.
-    #[error("DPDK device {device} carries an MTU of up to {limit}, not {mtu}.{mend}")]
-    Mtu {
-        /// The device.
-        device: String,
-        /// MTU wanted.
-        mtu: u16,
-        /// MTU possible.
-        limit: u32,
-        /// What may mend it.
-        mend: String,
-    },
-    /// The pool's buffers are too small.
-    #[error("DPDK device {device} needs buffers of {needed} bytes, and pool {pool} has {room}")]
-    Room {
-        /// The device.
-        device: String,
-        /// Bytes needed after the headroom.
-        needed: u32,
-        /// The pool.
-        pool: String,
-        /// Bytes it has after the headroom.
-        room: u16,
-    },
-    /// No queue of a kind was asked for.
-    #[error("DPDK device {0} needs at least one RX and one TX queue")]
-    NoQueues(String),
-    /// It was started before.
-    #[error("DPDK device {0} was started before: close it and plug it again")]
-    StartedBefore(String),
-    /// Starting failed.
-    #[error("DPDK device {device} could not be started, at {step}: {error}{}", indented(.log))]
-    Start {
-        /// The device.
-        device: String,
-        /// The step that failed.
-        step: &'static str,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-    },
-    /// Somebody still holds its queues.
-    #[error("DPDK device {0} still has queues in use")]
-    QueuesInUse(String),
-    /// Unplugging failed.
-    #[error("DPDK device {device} could not be unplugged: {error}{}", indented(.log))]
-    Unplug {
-        /// The device.
-        device: String,
-        /// What DPDK answered.
-        error: Errno,
-        /// What DPDK logged.
-        log: Vec<String>,
-    },
-}
-
 /// What queues share with their device: as long as one lives, the port stays started.
 #[derive(Debug)]
 pub(crate) struct Port {
@@ -273,6 +88,8 @@ pub struct Device {
     max_frame: u32,
     min_rx_buffer: u32,
     kernel_mtu: Option<u32>,
+    /// The driver's sockets, one per queue: what one can wait for.
+    sockets: Vec<OwnedFd>,
     started: Option<Arc<Port>>,
     multicast: Option<OwnedFd>,
     closed: bool,
@@ -296,18 +113,29 @@ impl Device {
             return Err(DeviceError::InUse(name));
         }
 
+        if let Some(pairs) = parsed.queue_pairs()
+            && pairs > queues
+        {
+            return Err(DeviceError::QueuePairs {
+                devargs: devargs.to_owned(),
+                pairs,
+                queues,
+            });
+        }
+
         let kernel_mtu = match parsed.interface() {
-            Some(interface) if parsed.is_af_packet() => Some(
-                devargs::kernel_mtu(interface).map_err(|error| DeviceError::Interface {
+            Some(interface) if parsed.is_af_packet() => Some(kernel::mtu(interface).map_err(
+                |error| DeviceError::Interface {
                     devargs: devargs.to_owned(),
                     interface: interface.to_owned(),
                     error,
-                })?,
-            ),
+                },
+            )?),
             // Another driver may make the interface itself.
             Some(_) | None => None,
         };
         let completed = parsed.completed(queues, kernel_mtu);
+        let before = packet_sockets(&parsed);
         let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
         // SAFETY: EAL runs; a C string that lives for the call.
         let (result, log) =
@@ -320,16 +148,25 @@ impl Device {
                 devargs: completed,
             });
         }
+        let opened = packet_sockets(&parsed)
+            .into_iter()
+            .filter(|socket| !before.contains(socket));
+        let sockets: Vec<OwnedFd> = opened.filter_map(kernel::duplicate).collect();
         // A driver that fails to make its port need not fail the plugging.
         let id = port_by_name(&c_name).ok_or_else(|| DeviceError::NoPort {
             log,
             mend: plug_advice(&parsed),
             devargs: completed.clone(),
         })?;
-        Self::open(id, name, completed)
+        Self::open(id, name, completed, sockets)
     }
 
-    fn open(id: u16, name: String, devargs: String) -> Result<Self, DeviceError> {
+    fn open(
+        id: u16,
+        name: String,
+        devargs: String,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, DeviceError> {
         // SAFETY: all fields are integers and arrays of them.
         let mut info: ffi::culvert_device_info = unsafe { std::mem::zeroed() };
         // SAFETY: the port exists; the struct lives for the call.
@@ -366,12 +203,15 @@ impl Device {
             max_frame: info.max_frame,
             min_rx_buffer: info.min_rx_buffer,
             kernel_mtu: None,
+            sockets,
             started: None,
             multicast: None,
             closed: false,
         };
         // Read again, now by the interface that the driver says it uses (net_tap has made its own).
-        device.kernel_mtu = device.read_kernel_mtu();
+        device.kernel_mtu = device
+            .interface()
+            .and_then(|interface| kernel::mtu(&interface).ok());
         Ok(device)
     }
 
@@ -399,6 +239,11 @@ impl Device {
         &self.capabilities
     }
 
+    /// The kernel interface it stands on, if any.
+    fn interface(&self) -> Option<String> {
+        kernel::name(self.capabilities.kernel_interface?)
+    }
+
     /// Bytes of the longest Ethernet frame (without FCS) it may be given with this MTU. On a kernel device
     /// it is the interface's own MTU that counts, as it is now.
     #[must_use]
@@ -418,6 +263,16 @@ impl Device {
             Some(parsed) if parsed.is_af_packet() => parsed.af_packet_room(),
             _ => frame.max(self.min_rx_buffer),
         }
+    }
+
+    /// Descriptors per RX and per TX queue that [`Device::start`] asks for when nothing is said.
+    #[must_use]
+    pub fn descriptors(&self) -> [u16; 2] {
+        self.descriptors.map(|preferred| match preferred {
+            0 => DESCRIPTORS,
+            // Some drivers prefer very short rings, which a burst of 64 fills at once.
+            few => few.max(512),
+        })
     }
 
     /// Configures the device and starts it.
@@ -451,16 +306,14 @@ impl Device {
         }
 
         // 2. Configure, set the queues up, start.
-        let offloads = common(config.offloads, self.capabilities.offloads);
+        let offloads = config.offloads.and(self.capabilities.offloads);
         let raw_pools: Vec<_> = pools.iter().map(|pool| pool.raw()).collect();
-        let preferred = |given: Option<u16>, own: u16| {
-            given.unwrap_or(if own == 0 { DESCRIPTORS } else { own.max(512) })
-        };
+        let [rx_descriptors, tx_descriptors] = self.descriptors();
         let request = ffi::culvert_port_config {
             rx_queues: u16::try_from(rx_queues).expect("no more than the device's u16"),
             tx_queues,
-            rx_descriptors: preferred(config.rx_descriptors, self.descriptors[0]),
-            tx_descriptors: preferred(config.tx_descriptors, self.descriptors[1]),
+            rx_descriptors: config.rx_descriptors.unwrap_or(rx_descriptors),
+            tx_descriptors: config.tx_descriptors.unwrap_or(tx_descriptors),
             mtu: self.configured_mtu(config.mtu),
             rss: u8::from(rx_queues > 1),
             rx_offloads: bits(offloads.rx_ipv4, ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM)
@@ -490,12 +343,15 @@ impl Device {
         // 3. Hand out the queues.
         let multicast = self.receive_multicast();
         let frame_limit = self.frame_limit(config.mtu);
+        // Without one for each, nobody knows whose they are.
+        let mut sockets = std::mem::take(&mut self.sockets);
+        if sockets.len() != rx_queues {
+            sockets.clear();
+        }
+        let mut sockets = sockets.into_iter();
         Ok(Started {
             rx: (0..request.rx_queues)
-                .map(|queue| RxQueue {
-                    port: Arc::clone(&port),
-                    queue,
-                })
+                .map(|queue| RxQueue::new(Arc::clone(&port), queue, sockets.next()))
                 .collect(),
             tx: (0..tx_queues)
                 .map(|queue| {
@@ -522,8 +378,12 @@ impl Device {
         self.checked("its link", unsafe {
             ffi::culvert_port_link(self.id, &raw mut link)
         })?;
+        // A driver on a kernel interface calls its link up whenever it is started itself.
+        let running = self
+            .interface()
+            .and_then(|interface| kernel::is_running(&interface).ok());
         Ok(Link {
-            up: link.up != 0,
+            up: link.up != 0 && running.unwrap_or(true),
             speed_mbps: (link.speed_mbps != 0 && link.speed_mbps != u32::MAX)
                 .then_some(link.speed_mbps),
             full_duplex: link.full_duplex != 0,
@@ -653,16 +513,6 @@ impl Device {
         mtu.min(claimed)
     }
 
-    fn read_kernel_mtu(&self) -> Option<u32> {
-        let index = self.capabilities.kernel_interface?;
-        let mut name: [c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
-        // SAFETY: the buffer has the size that the call wants.
-        if unsafe { libc::if_indextoname(index, name.as_mut_ptr()) }.is_null() {
-            return None;
-        }
-        devargs::kernel_mtu(&text(&name)).ok()
-    }
-
     /// Sees to it that multicast arrives: the device's own switch, else a membership on the kernel interface
     /// (which ends with its socket, so that nothing stays changed), else promiscuous mode.
     fn receive_multicast(&mut self) -> Multicast {
@@ -671,7 +521,7 @@ impl Device {
             return Multicast::All;
         }
         if let Some(index) = self.capabilities.kernel_interface {
-            if let Ok(socket) = all_multicast_membership(index) {
+            if let Ok(socket) = kernel::all_multicast(index) {
                 self.multicast = Some(socket);
                 return Multicast::Kernel;
             }
@@ -693,32 +543,10 @@ impl Drop for Device {
     }
 }
 
-fn all_multicast_membership(index: u32) -> io::Result<OwnedFd> {
-    // SAFETY: a new descriptor is owned by nobody else; the request lives for the call and has its true size.
-    // Protocol 0: the socket itself receives nothing.
-    unsafe {
-        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let socket = OwnedFd::from_raw_fd(socket);
-        let mut request: libc::packet_mreq = std::mem::zeroed();
-        request.mr_ifindex = i32::try_from(index).map_err(io::Error::other)?;
-        request.mr_type = u16::try_from(libc::PACKET_MR_ALLMULTI).map_err(io::Error::other)?;
-        let size = libc::socklen_t::try_from(size_of_val(&request)).map_err(io::Error::other)?;
-        let result = libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            (&raw const request).cast(),
-            size,
-        );
-        if result < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(socket)
-        }
-    }
+fn packet_sockets(devargs: &Devargs<'_>) -> Vec<RawFd> {
+    let interface = devargs.interface().filter(|_| devargs.is_af_packet());
+    let index = interface.and_then(|interface| kernel::index(interface).ok());
+    index.map_or_else(Vec::new, kernel::packet_sockets)
 }
 
 fn port_by_name(name: &CStr) -> Option<u16> {
@@ -728,24 +556,6 @@ fn port_by_name(name: &CStr) -> Option<u16> {
     (result == 0).then_some(port)
 }
 
-fn plug_advice(devargs: &Devargs<'_>) -> String {
-    let name = devargs.device_name();
-    if devargs.is_pci() {
-        return format!(
-            "A PCI device must be bound to vfio-pci (or have a bifurcated driver such as mlx5):\n\
-             modprobe vfio-pci && dpdk-devbind.py --bind=vfio-pci {name}\n\
-             To see its state: dpdk-devbind.py --status-dev net; without an IOMMU also: \
-             echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
-        );
-    }
-    if devargs.is_af_packet() {
-        return "net_af_packet needs iface=NAME of an interface that exists here, and CAP_NET_RAW (root)".to_owned();
-    }
-    format!(
-        "Is {name} a driver of this DPDK, followed by a number (net_null0)? Its drivers: ls /usr/lib/*/dpdk/pmds-*"
-    )
-}
-
 fn step_name(step: u32) -> &'static str {
     match step {
         ffi::CULVERT_STEP_CONFIGURE => "its configuration",
@@ -753,35 +563,6 @@ fn step_name(step: u32) -> &'static str {
         ffi::CULVERT_STEP_RX_QUEUE => "an RX queue",
         ffi::CULVERT_STEP_TX_QUEUE => "a TX queue",
         _ => "the start itself",
-    }
-}
-
-fn common(wanted: Offloads, offered: Offloads) -> Offloads {
-    Offloads {
-        tx_ipv4: wanted.tx_ipv4 && offered.tx_ipv4,
-        tx_udp: wanted.tx_udp && offered.tx_udp,
-        rx_ipv4: wanted.rx_ipv4 && offered.rx_ipv4,
-        rx_udp: wanted.rx_udp && offered.rx_udp,
-    }
-}
-
-impl Offloads {
-    /// Everything that the device has.
-    pub const ALL: Self = Self {
-        tx_ipv4: true,
-        tx_udp: true,
-        rx_ipv4: true,
-        rx_udp: true,
-    };
-}
-
-impl fmt::Display for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.up, self.speed_mbps) {
-            (true, Some(speed)) => write!(f, "up, {speed} Mbit/s"),
-            (true, None) => f.write_str("up"),
-            (false, _) => f.write_str("down"),
-        }
     }
 }
 

@@ -10,9 +10,11 @@
 //! Order of use: [`Eal::init`] once, [`Mempool::new`], [`Device::plug`], [`Device::start`]; on each worker
 //! thread [`Registration::new`]; then bursts; at the end give the queues back and [`Device::close`].
 
+mod burst;
 mod devargs;
 mod device;
 mod eal;
+mod kernel;
 mod log;
 mod mbuf;
 mod mempool;
@@ -33,12 +35,13 @@ mod ffi {
 }
 
 pub use crate::{
+    burst::{BURST, MbufBurst},
     device::{
         Capabilities, Device, DeviceConfig, DeviceError, Link, Multicast, Offloads, Started, Stats,
     },
     eal::{Eal, EalConfig, EalError, Errno, Hugepages, Memory, Pci, version},
     log::{LogLevel, LogSink},
-    mbuf::{BURST, Mbuf, MbufBurst, OuterIp, RawMbuf, RxChecksum},
+    mbuf::{Mbuf, OuterIp, RawMbuf, RxChecksum},
     mempool::{Mempool, MempoolError},
     queue::{Room, RxQueue, TxQueue},
     thread::Registration,

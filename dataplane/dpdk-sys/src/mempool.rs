@@ -9,9 +9,9 @@ use std::{ffi::CString, ptr::NonNull};
 
 use crate::{
     HEADROOM,
+    burst::MbufBurst,
     eal::{Eal, Errno},
     ffi,
-    mbuf::MbufBurst,
 };
 
 /// Why a pool was not made.

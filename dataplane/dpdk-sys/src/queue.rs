@@ -6,9 +6,12 @@
 //! A queue belongs to one thread at a time (it may move between threads, and its methods want it mutable).
 //! While one is alive its device can't be closed.
 
-use std::sync::Arc;
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
-use crate::{device::Port, ffi, mbuf::MbufBurst};
+use crate::{burst::MbufBurst, device::Port, ffi, kernel};
 
 /// Whether a TX queue has room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +27,20 @@ pub enum Room {
 /// A receive queue.
 #[derive(Debug)]
 pub struct RxQueue {
-    pub(crate) port: Arc<Port>,
-    pub(crate) queue: u16,
+    port: Arc<Port>,
+    queue: u16,
+    socket: Option<OwnedFd>,
 }
 
 impl RxQueue {
+    pub(crate) fn new(port: Arc<Port>, queue: u16, socket: Option<OwnedFd>) -> Self {
+        Self {
+            port,
+            queue,
+            socket,
+        }
+    }
+
     /// Adds received packets to the burst, as many as there are and fit; returns how many.
     #[inline]
     pub fn burst(&mut self, burst: &mut MbufBurst) -> usize {
@@ -36,6 +48,16 @@ impl RxQueue {
         // SAFETY: the port is started as long as a queue of it lives, `self` is the only handle of this
         // queue, and the burst hands that many slots. Received mbufs have one owner.
         burst.fill_some(|slots, count| unsafe { ffi::culvert_rx_burst(port, queue, slots, count) })
+    }
+
+    /// What to poll for reading before sleeping: it is ready while packets wait. None: this driver has
+    /// nothing to wait on, and the queue must be looked at again after a short time.
+    #[must_use]
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        let socket = self.socket.as_ref()?.as_fd();
+        // An interface that went down would keep the poll from waiting.
+        kernel::clear_error(socket);
+        Some(socket)
     }
 
     /// The queue's number.

@@ -365,12 +365,8 @@ int culvert_tx_room(uint16_t port, uint16_t queue, uint16_t count, uint16_t desc
 		return 1;
 	if (count > descriptors)
 		return 0;
-#if RTE_VERSION >= RTE_VERSION_NUM(24, 3, 0, 0)
-	status = rte_eth_tx_queue_count(port, queue);
-	if (status >= 0)
-		return descriptors - status >= count;
-#endif
-	/* The descriptor that the last of `count` packets would take. */
+	/* The descriptor that the last of `count` packets would take. (rte_eth_tx_queue_count() of later
+	 * releases is not part of the stable interface.) */
 	status = rte_eth_tx_descriptor_status(port, queue, count - 1);
 	if (status < 0)
 		return status;

@@ -12,7 +12,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    os::fd::FromRawFd,
+    os::fd::{AsRawFd, FromRawFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,6 +27,11 @@ const ETHERTYPE: [u8; 2] = [0x88, 0xb5]; // IEEE 802 local experimental 1
 fn frames_cross_a_veth() {
     common::own_network();
     common::run("ip link add dp0 type veth peer name dp1");
+    // The kernel's own multicast would wake the device's queue.
+    for interface in ["dp0", "dp1"] {
+        let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+        std::fs::write(switch, "1").unwrap();
+    }
     common::run("ip link set dp0 mtu 1500 up");
     common::run("ip link set dp1 mtu 1500 up");
     let (eal, _lines) = common::eal(Hugepages::Off);
@@ -57,6 +62,9 @@ fn frames_cross_a_veth() {
 }
 
 fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs: &str) {
+    let error = Device::plug(eal, "net_af_packet0,iface=dp0,qpairs=3", 2).unwrap_err();
+    assert!(error.to_string().contains("qpairs"), "{error}");
+
     // 1. Plug; too large an MTU is refused by name.
     let mut device = Device::plug(eal, "net_af_packet0,iface=dp0", 1).unwrap();
     assert_eq!(device.devargs(), devargs);
@@ -87,12 +95,15 @@ fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs
     );
     let mut started = device.start(&config).unwrap();
     assert_eq!(started.multicast, Multicast::Kernel);
-    assert!(device.link().unwrap().up);
-    let address = std::process::Command::new("cat")
-        .arg("/proc/self/net/dev")
-        .output()
-        .unwrap();
-    assert!(address.status.success());
+    assert!(link_becomes(&device, true));
+    let wake = started.rx[0].descriptor().unwrap().as_raw_fd();
+    assert!(!readable(wake, 0), "nothing has come yet");
+    common::run("ip link set dp0 down");
+    assert!(link_becomes(&device, false));
+    common::run("ip link set dp0 up");
+    assert!(link_becomes(&device, true));
+    assert_eq!(started.rx[0].descriptor().unwrap().as_raw_fd(), wake);
+    assert!(!readable(wake, 0), "the error of going down is taken back");
 
     // 2. Out: the largest frame and a small one arrive as they were sent; one byte more is dropped here.
     let mut burst = MbufBurst::new();
@@ -126,6 +137,7 @@ fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs
         assert_eq!(peer.write(bytes).unwrap(), bytes.len());
     }
     let deadline = Instant::now() + Duration::from_secs(5);
+    assert!(readable(wake, 5_000), "packets wait");
     let mut received = MbufBurst::new();
     while received.len() < sent.len() {
         started.rx[0].burst(&mut received);
@@ -141,6 +153,8 @@ fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs
         assert_eq!(mbuf.bytes(), bytes);
     }
     received.clear();
+    assert_eq!(started.rx[0].burst(&mut received), 0);
+    assert!(!readable(wake, 0), "all were taken");
 
     // 4. Away, so that it can be plugged again.
     let stats = device.stats().unwrap();
@@ -166,6 +180,30 @@ fn receive<'a>(mut peer: &std::fs::File, buffer: &'a mut [u8]) -> &'a [u8] {
             return &buffer[..len];
         }
     }
+}
+
+/// The kernel settles an interface's state a moment after it was set up.
+fn link_becomes(device: &Device, up: bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        if device.link().unwrap().up == up {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
+fn readable(fd: i32, timeout_ms: i32) -> bool {
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one entry that lives for the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
+    assert!(ready >= 0);
+    poll.revents != 0
 }
 
 /// A packet socket on an interface, with a receive time-out.

@@ -56,7 +56,10 @@ impl Uplink {
     /// The tunnel that listens on `port`.
     #[must_use]
     pub fn tunnel(&self, port: u16) -> Option<TunnelIndex> {
-        self.tunnels.iter().find(|&&(listen, _)| listen == port).map(|&(_, tunnel)| tunnel)
+        self.tunnels
+            .iter()
+            .find(|&&(listen, _)| listen == port)
+            .map(|&(_, tunnel)| tunnel)
     }
 }
 
@@ -114,7 +117,14 @@ impl Datagram {
         tunnel: TunnelIndex,
         ecn: u8,
     ) -> Self {
-        Self { start, len, source, local, tunnel, ecn }
+        Self {
+            start,
+            len,
+            source,
+            local,
+            tunnel,
+            ecn,
+        }
     }
 
     /// The payload.
@@ -160,6 +170,8 @@ impl Room {
 pub struct Burst<'a> {
     /// The datagrams, in the order of their arrival.
     pub datagrams: &'a mut [Datagram],
+    /// Whether a frame was handed to the host stack: the control core wants waking.
+    pub punted: bool,
 }
 
 /// The receiving half of a queue.
@@ -175,11 +187,7 @@ impl Rx {
     /// Receives at most `limits::UPLINK_BURST` datagrams; what is not a datagram
     /// for one of the uplink's tunnels goes to `host` or is dropped by name.
     /// The last burst's buffers are given back first.
-    pub fn receive(
-        &mut self,
-        uplink: &Uplink,
-        host: &mut rtrb::Producer<HostPunt>,
-    ) -> Burst<'_> {
+    pub fn receive(&mut self, uplink: &Uplink, host: &mut rtrb::Producer<HostPunt>) -> Burst<'_> {
         match self {
             Self::Udp(rx) => {
                 let _ = host;
@@ -190,13 +198,13 @@ impl Rx {
         }
     }
 
-    /// What to poll before sleeping; a queue without descriptors must be looked at
+    /// Adds what to poll before sleeping; a queue without descriptors must be looked at
     /// again after a short time.
-    pub fn descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+    pub fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         match self {
-            Self::Udp(rx) => rx.descriptors(visit),
+            Self::Udp(rx) => rx.descriptors(list),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(rx) => rx.descriptors(visit),
+            Self::Dpdk(rx) => rx.descriptors(list),
         }
     }
 }
@@ -299,11 +307,16 @@ impl fmt::Debug for UplinkQueue {
 }
 
 /// Asserts that a queue can be sent to its worker.
-#[allow(unsafe_code, reason = "a named room: ownership of a queue's buffers moves with it")]
+#[allow(
+    unsafe_code,
+    reason = "a named room: ownership of a queue's buffers moves with it"
+)]
 // SAFETY: datagrams and rooms point into buffers that their queue alone owns, and
 // a queue is used by one worker at a time.
 unsafe impl Send for Datagram {}
-#[allow(unsafe_code, reason = "a named room: ownership of a queue's buffers moves with it")]
+#[allow(
+    unsafe_code,
+    reason = "a named room: ownership of a queue's buffers moves with it"
+)]
 // SAFETY: as for `Datagram`.
 unsafe impl Send for Room {}
-

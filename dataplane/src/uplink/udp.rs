@@ -8,7 +8,10 @@
 //! Threads: each worker owns a queue: its own sockets, bound to the same port with
 //! `SO_REUSEPORT`; the kernel spreads peers over them by address and port.
 
-#![allow(unsafe_code, reason = "a named room: the kernel's message headers and our own buffers")]
+#![allow(
+    unsafe_code,
+    reason = "a named room: the kernel's message headers and our own buffers"
+)]
 
 use std::{
     io,
@@ -41,11 +44,22 @@ const DATAGRAMS_PER_MESSAGE: usize = 128;
 /// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
 const SEGMENTED_BYTES: usize = 65_507;
 
+/// What an operator may ask of the sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// Only this interface (`SO_BINDTODEVICE`).
+    pub device: Option<&'a str>,
+    /// The mark of outgoing packets (`SO_MARK`).
+    pub fwmark: Option<u32>,
+}
+
 /// Why a UDP uplink can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Somebody listens there already.
-    #[error("UDP port {port} on {address} is taken: {source}; `ss -ulpn 'sport = :{port}'` shows by whom")]
+    #[error(
+        "UDP port {port} on {address} is taken: {source}; `ss -ulpn 'sport = :{port}'` shows by whom"
+    )]
     Taken {
         /// The address.
         address: IpAddr,
@@ -55,7 +69,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The address is not on this machine, or not permitted.
-    #[error("can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?")]
+    #[error(
+        "can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?"
+    )]
     Bind {
         /// The address.
         address: IpAddr,
@@ -80,30 +96,47 @@ pub fn open(
     addresses: &[IpAddr],
     port: u16,
     workers: usize,
+    options: Options<'_>,
 ) -> Result<Vec<UplinkQueue>, OpenError> {
     let binds = bind_addresses(addresses);
     // With SO_REUSEPORT a second instance could bind too and steal half of the
     // traffic: a first bind without it finds out whether anybody is there.
     for &address in &binds {
-        let probe = Socket::bind(SocketAddr::new(address, port), false);
+        let probe = Socket::bind(SocketAddr::new(address, port), false, options);
         match probe {
             Ok(_) => {}
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(OpenError::Taken { address, port, source });
+                return Err(OpenError::Taken {
+                    address,
+                    port,
+                    source,
+                });
             }
             // A machine without IPv6: the wildcard is not worth an error.
             Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-            Err(source) => return Err(OpenError::Bind { address, port, source }),
+            Err(source) => {
+                return Err(OpenError::Bind {
+                    address,
+                    port,
+                    source,
+                });
+            }
         }
     }
     (0..workers)
         .map(|_| {
             let mut sockets = [None, None];
             for &address in &binds {
-                match Socket::bind(SocketAddr::new(address, port), true) {
+                match Socket::bind(SocketAddr::new(address, port), true, options) {
                     Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
                     Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-                    Err(source) => return Err(OpenError::Bind { address, port, source }),
+                    Err(source) => {
+                        return Err(OpenError::Bind {
+                            address,
+                            port,
+                            source,
+                        });
+                    }
                 }
             }
             let [v4, v6] = sockets;
@@ -118,10 +151,15 @@ pub fn open(
 }
 
 fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
     let mut binds = Vec::new();
     for wildcard in any {
-        let mut family = addresses.iter().filter(|a| a.is_ipv4() == wildcard.is_ipv4());
+        let mut family = addresses
+            .iter()
+            .filter(|a| a.is_ipv4() == wildcard.is_ipv4());
         match (family.next(), family.next()) {
             (Some(&only), None) => binds.push(only),
             (Some(_), Some(_)) => binds.push(wildcard),
@@ -157,7 +195,11 @@ impl Rx {
         let mut bytes = 0;
         let mut coalesced = false;
         let mut first = 0;
-        let budget = if self.coalesced { MESSAGES_COALESCED } else { MESSAGES };
+        let budget = if self.coalesced {
+            MESSAGES_COALESCED
+        } else {
+            MESSAGES
+        };
         for socket in self.sockets.iter().flatten() {
             let count = self.received.receive(socket, first, budget - first);
             for message in self.received.messages(first..first + count) {
@@ -172,9 +214,14 @@ impl Rx {
         }
         self.coalesced = coalesced;
         if !self.datagrams.is_empty() {
-            uplink.counters.received(self.datagrams.len() as u64, bytes as u64);
+            uplink
+                .counters
+                .received(self.datagrams.len() as u64, bytes as u64);
         }
-        Burst { datagrams: &mut self.datagrams }
+        Burst {
+            datagrams: &mut self.datagrams,
+            punted: false,
+        }
     }
 
     /// Cuts a coalesced message into its datagrams.
@@ -199,10 +246,8 @@ impl Rx {
         }
     }
 
-    pub(super) fn descriptors(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        for socket in self.sockets.iter().flatten() {
-            visit(socket.as_fd());
-        }
+    pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
+        list.extend(self.sockets.iter().flatten().map(|socket| socket.as_fd()));
     }
 }
 
@@ -312,7 +357,10 @@ impl Tx {
                 .take_while(|group| group.path.endpoint.is_ipv6() == v6)
                 .count();
             let Some(socket) = self.sockets[usize::from(v6)].clone() else {
-                let lost: usize = self.groups[first..first + run].iter().map(|g| g.count).sum();
+                let lost: usize = self.groups[first..first + run]
+                    .iter()
+                    .map(|g| g.count)
+                    .sum();
                 counters.drops.add(DropReason::UplinkDown, lost as u64);
                 first += run;
                 continue;
@@ -358,7 +406,9 @@ impl Tx {
                     1
                 }
                 _ => {
-                    counters.drops.add(DropReason::UplinkRefused, groups[0].count as u64);
+                    counters
+                        .drops
+                        .add(DropReason::UplinkRefused, groups[0].count as u64);
                     1
                 }
             },

@@ -243,10 +243,13 @@ impl<K: Key, V: Copy + Eq, const B: usize> Ranges<K, V, B> {
         let mut index = 0;
         for &(base, entries) in self.levels.get(..self.depth)?.iter().rev() {
             let node = self.nodes.get(base + index)?;
-            let not_above: usize = node.0.iter().map(|start| usize::from(*start <= key)).sum();
+            // Counted in 32 bits, the width of an IPv4 comparison's lanes.
+            let not_above: u32 = node.0.iter().map(|start| u32::from(*start <= key)).sum();
             // The first start of the whole table is 0, so the count is never 0; the
             // filling counts only for the highest address, which is in the last range.
-            index = (index * B + not_above).min(entries).checked_sub(1)?;
+            index = (index * B + not_above as usize)
+                .min(entries)
+                .checked_sub(1)?;
         }
         *self.values.get(index)?
     }
@@ -385,14 +388,15 @@ mod tests {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            u128::from(state >> 32)
+            u32::try_from(state >> 32).unwrap()
         };
         let mut routes = Vec::new();
         for value in 0..50_000u32 {
-            let len = 8 + (next() % 25) as u8;
-            let v4 = Ipv4Addr::from_bits(next() as u32);
+            let len = 8 + u8::try_from(next() % 25).unwrap();
+            let v4 = Ipv4Addr::from_bits(next());
             routes.push((Prefix::new(v4.into(), len).unwrap(), value));
-            let v6 = Ipv6Addr::from_bits((next() << 96) | (next() << 64) | (next() << 32));
+            let v6 = u128::from(next()) << 96 | u128::from(next()) << 64;
+            let v6 = Ipv6Addr::from_bits(v6);
             routes.push((Prefix::new(v6.into(), 4 * len).unwrap(), value));
         }
         let fib = Fib::build(routes.iter().copied());

@@ -87,6 +87,7 @@ pub struct Plan {
     /// Payload bytes per segment, at least 1.
     size: usize,
     count: usize,
+    recut: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +193,7 @@ impl Plan {
             end,
             size: (end - payload_offset).max(1),
             count: 1,
+            recut: false,
         })
     }
 
@@ -288,6 +290,7 @@ impl Plan {
             end,
             size,
             count,
+            recut: size != usize::from(vnet.gso_size),
         })
     }
 
@@ -295,6 +298,13 @@ impl Plan {
     #[inline]
     pub const fn count(&self) -> usize {
         self.count
+    }
+
+    /// True if the sender's segments were too large and [`Plan::recut`] made smaller ones:
+    /// the sender should be told of the MTU all the same.
+    #[inline]
+    pub const fn is_recut(&self) -> bool {
+        self.recut
     }
 
     /// Bytes that [`Plan::write_headers`] writes: IP and layer 4.
@@ -325,7 +335,11 @@ impl Plan {
     /// The packet `index`; an empty one past the last.
     #[inline]
     pub fn segment(&self, index: usize) -> Segment {
-        let start = (self.payload_offset + self.size.saturating_mul(index)).min(self.end);
+        let start = self
+            .size
+            .saturating_mul(index)
+            .saturating_add(self.payload_offset)
+            .min(self.end);
         let end = (start + self.size).min(self.end);
         Segment {
             payload: start..end,
@@ -334,8 +348,8 @@ impl Plan {
     }
 
     /// Writes IP and layer 4 headers of packet `index` at the start of `out` and returns
-    /// their length, [`Plan::header_len`]; 0 if `out` is too short or `head` is not the
-    /// head that was planned with.
+    /// their length, [`Plan::header_len`]; 0 if there is no such packet, `out` is too
+    /// short or `head` is not the head that was planned with.
     ///
     /// `payload` is the sum of exactly the bytes at [`Segment::payload`], started anew.
     #[inline]
@@ -353,6 +367,9 @@ impl Plan {
         ) else {
             return 0;
         };
+        if index >= self.count {
+            return 0;
+        }
         out.copy_from_slice(from);
         let done = match self.work {
             Work::Copy => true,
@@ -466,15 +483,18 @@ impl Plan {
     }
 }
 
-/// Sums of the header bytes that all segments share.
+/// Sums of the header bytes that all segments share: those of the whole header, less
+/// (in one's complement: plus the complement of) the fields that change.
 fn bases(headers: &Headers, head: &[u8], l4: Cut) -> Option<(Checksum, Checksum)> {
     let mut ip_base = Checksum::ZERO;
-    let mut l4_base = match headers.l3 {
+    let mut l4_base = match &headers.l3 {
         L3::V4(ip) => {
             let header = head.get(headers.l3_offset..headers.l4_offset)?;
-            ip_base.add(header.get(..2)?);
-            ip_base.add(header.get(6..10)?);
-            ip_base.add(header.get(12..)?);
+            let fixed = header.first_chunk::<20>()?;
+            ip_base = Checksum::of(header);
+            ip_base.add_u16(!ip.total_len);
+            ip_base.add_u16(!ip.id);
+            ip_base.add_u16(!u16::from_be_bytes([fixed[10], fixed[11]]));
             Checksum::pseudo_v4(ip.source, ip.destination, ip.protocol, 0)
         }
         L3::V6(ip) => Checksum::pseudo_v6(ip.source, ip.destination, ip.protocol, 0),
@@ -482,11 +502,15 @@ fn bases(headers: &Headers, head: &[u8], l4: Cut) -> Option<(Checksum, Checksum)
     };
     let header = head.get(headers.l4_offset..headers.payload_offset)?;
     match l4 {
-        Cut::Tcp { .. } => {
-            l4_base.add(header.get(..4)?);
-            l4_base.add(header.get(8..12)?);
-            l4_base.add(header.get(14..16)?);
-            l4_base.add(header.get(18..)?);
+        Cut::Tcp {
+            sequence,
+            offset_flags,
+        } => {
+            let fixed = header.first_chunk::<20>()?;
+            l4_base.add(header);
+            l4_base.add_u32(!sequence);
+            l4_base.add_u16(!offset_flags);
+            l4_base.add_u16(!u16::from_be_bytes([fixed[16], fixed[17]]));
         }
         Cut::Udp => l4_base.add(header.get(..4)?),
     }

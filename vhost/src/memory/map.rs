@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::{io, ptr};
 
@@ -29,6 +29,8 @@ pub(crate) struct Mapping {
     start: NonNull<u8>,
     reserved: NonNull<u8>,
     reserved_length: usize,
+    /// Device and inode of the file.
+    identity: (u64, u64),
     watch: sigbus::Watch,
 }
 
@@ -73,8 +75,7 @@ impl Mapping {
     pub(crate) fn new(file: &File, offset: u64, size: u64) -> Result<Self, MappingError> {
         let system = |error| MappingError::System { size, error };
         let metadata = file.metadata().map_err(system)?;
-        let kind = metadata.file_type();
-        if !kind.is_file() || kind.is_char_device() {
+        if !metadata.file_type().is_file() {
             return Err(MappingError::NotAFile);
         }
         let end = offset.checked_add(size).ok_or(MappingError::Wraps)?;
@@ -144,10 +145,12 @@ impl Mapping {
         };
         // SAFETY: `offset - page_start` is less than a page and the region ends by `length`.
         let start = unsafe { mapped.add(offset - page_start) };
+        let identity = (metadata.dev(), metadata.ino());
         Ok(Self {
             start,
             reserved,
             reserved_length,
+            identity,
             watch,
         })
     }
@@ -155,6 +158,12 @@ impl Mapping {
     /// The first byte of the region.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
+    }
+
+    /// True if `file` is the one that is mapped.
+    pub(crate) fn is_of(&self, file: &File) -> bool {
+        file.metadata()
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
     }
 
     /// True once an access found that the file had been truncated.

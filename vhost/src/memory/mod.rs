@@ -37,6 +37,8 @@ struct Region {
     description: RegionDescription,
     host: NonNull<u8>,
     mapping: Arc<Mapping>,
+    /// How often it was added: QEMU before 8 adds and removes each region once per queue pair.
+    references: u32,
 }
 
 // SAFETY: `host` points into `mapping`, which is Send and Sync and lives as long as this;
@@ -88,6 +90,15 @@ impl GuestMemory {
         if description.size == 0 {
             return Err(MemoryError::Wraps);
         }
+        let mut regions = self.regions.clone();
+        if let Some(same) = regions
+            .iter_mut()
+            .find(|region| region.description == description)
+            && same.mapping.is_of(file)
+        {
+            same.references = same.references.saturating_add(1);
+            return Ok(Self { regions });
+        }
         if self.regions.len() >= crate::limits::MEMORY_REGIONS_MAX {
             return Err(MemoryError::TooMany);
         }
@@ -101,7 +112,6 @@ impl GuestMemory {
             }
         }
         let mapping = Arc::new(Mapping::new(file, description.offset, description.size)?);
-        let mut regions = self.regions.clone();
         let at = regions.partition_point(|region| region.description.guest < description.guest);
         regions.insert(
             at,
@@ -109,6 +119,7 @@ impl GuestMemory {
                 description,
                 host: mapping.start(),
                 mapping,
+                references: 1,
             },
         );
         Ok(Self { regions })
@@ -121,16 +132,27 @@ impl GuestMemory {
         description: RegionDescription,
     ) -> Result<Self, MemoryError> {
         let mut regions = self.regions.clone();
-        let before = regions.len();
-        regions.retain(|region| {
+        let at = regions.iter().position(|region| {
             let own = region.description;
             (own.guest, own.size, own.frontend)
-                != (description.guest, description.size, description.frontend)
+                == (description.guest, description.size, description.frontend)
         });
-        if regions.len() == before {
-            return Err(MemoryError::Unknown);
+        let at = at.ok_or(MemoryError::Unknown)?;
+        regions[at].references -= 1;
+        if regions[at].references == 0 {
+            regions.remove(at);
         }
         Ok(Self { regions })
+    }
+
+    /// True if `other` has the same regions, mapped at the same place.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.regions.len() == other.regions.len()
+            && self
+                .regions
+                .iter()
+                .zip(&other.regions)
+                .all(|(one, two)| Arc::ptr_eq(&one.mapping, &two.mapping))
     }
 
     /// True when there is no region.

@@ -34,7 +34,7 @@ use crate::memory::{DirtyLog, GuestMemory};
 use kick::Kick;
 use packed::PackedRing;
 use split::SplitRing;
-use walk::Walk;
+use walk::{Chain, Walk};
 
 /// Why a ring was stopped: what the guest or its VMM did. The names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,36 +203,39 @@ impl Active {
     }
 }
 
-/// What a burst needs of a layout to walk it; `give_back` and `publish` are called on the
-/// layouts themselves.
-pub(crate) trait WalkLayout {
+/// What both layouts can do. Chains go back in the order in which they were walked.
+pub(crate) trait RingLayout {
+    /// Where the ring stands, as GET_VRING_BASE tells it.
+    fn base(&self) -> u32;
+
+    /// Forgets what was walked and not given back.
+    fn rewind(&mut self);
+
+    /// A lower bound of the chains that are available at the cursor; 0 only if there is none.
+    /// A layout that can know more looks again unless it knows of `wanted`.
     fn available(&mut self, wanted: u16) -> Result<u16, RingFault>;
+
+    /// Prefetches the descriptors of the next `count` chains.
     fn prefetch(&self, count: u16);
-    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<walk::Chain, RingFault>;
+
+    /// Walks the chain at the cursor, which must be available, and moves the cursor.
+    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault>;
+
+    /// Gives the oldest walked chain back, with `written` bytes in it. The guest sees it after
+    /// [`publish`](Self::publish).
+    fn give_back(&mut self, chain: &Chain, written: u32);
+
+    /// Makes everything that was given back visible, and logs those writes. Returns whether the
+    /// guest wants a call.
+    fn publish(&mut self, log: Option<&DirtyLog>) -> bool;
+
+    /// Asks the guest to kick for the next chain. True if there are chains already: for those,
+    /// no kick comes.
+    fn enable_notifications(&mut self) -> bool;
+
+    /// Asks the guest not to kick.
+    fn disable_notifications(&mut self);
 }
-
-macro_rules! walk_layout {
-    ($ring:ty) => {
-        impl WalkLayout for $ring {
-            #[inline]
-            fn available(&mut self, wanted: u16) -> Result<u16, RingFault> {
-                self.available(wanted)
-            }
-
-            #[inline]
-            fn prefetch(&self, count: u16) {
-                self.prefetch(count);
-            }
-
-            #[inline]
-            fn walk(&mut self, walk: &mut Walk<'_>) -> Result<walk::Chain, RingFault> {
-                self.walk(walk)
-            }
-        }
-    };
-}
-walk_layout!(SplitRing);
-walk_layout!(PackedRing);
 
 /// What the lock guards.
 #[derive(Default)]
@@ -244,7 +247,7 @@ pub(crate) struct RingState {
 /// A burst's private memory, allocated once per ring.
 pub(crate) struct Scratch {
     pub(crate) segments: Vec<Segment>,
-    pub(crate) chains: Vec<walk::Chain>,
+    pub(crate) chains: Vec<Chain>,
     /// Guest TX only: filled by the first fetch.
     pub(crate) frames: Vec<tx::TxFrame>,
 }

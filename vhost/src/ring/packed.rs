@@ -12,7 +12,7 @@ use crate::memory::{DirtyLog, raw};
 
 use super::split::needs_event;
 use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
-use super::{RingFault, RingPlan};
+use super::{RingFault, RingLayout, RingPlan};
 
 const AVAILABLE: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -86,7 +86,7 @@ impl PackedRing {
                 .memory
                 .resolve_frontend(address, length)
                 .ok_or(RingFault::RingAddress)?;
-            if address % align != 0 || host.addr().get() as u64 % align != 0 {
+            if !address.is_multiple_of(align) || !(host.addr().get() as u64).is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             Ok((host, guest))
@@ -123,25 +123,9 @@ impl PackedRing {
         ring.disable_notifications();
         Ok(ring)
     }
+}
 
-    /// Where the ring stands, as GET_VRING_BASE tells it: used position above, available below.
-    pub(super) fn base(&self) -> u32 {
-        let word = u32::from(self.next.word());
-        word << 16 | word
-    }
-
-    /// Forgets what was walked and not taken.
-    #[inline]
-    pub(super) fn rewind(&mut self) {
-        self.cursor = self.next;
-    }
-
-    /// 1 if the descriptor at the cursor is available, else 0: the layout has no index to ask.
-    #[inline]
-    pub(super) fn available(&mut self, _wanted: u16) -> Result<u16, RingFault> {
-        Ok(u16::from(self.is_available(self.cursor)))
-    }
-
+impl PackedRing {
     #[inline]
     fn is_available(&self, position: Position) -> bool {
         let flags_at = usize::from(position.index) * DESCRIPTOR + FLAGS_AT;
@@ -149,10 +133,29 @@ impl PackedRing {
         let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
         (flags & AVAILABLE != 0) == position.wrap && (flags & USED != 0) != position.wrap
     }
+}
+
+impl RingLayout for PackedRing {
+    fn base(&self) -> u32 {
+        let word = u32::from(self.next.word());
+        word << 16 | word
+    }
+
+    /// Forgets what was walked and not taken.
+    #[inline]
+    fn rewind(&mut self) {
+        self.cursor = self.next;
+    }
+
+    /// 1 if the descriptor at the cursor is available, else 0: the layout has no index to ask.
+    #[inline]
+    fn available(&mut self, _wanted: u16) -> Result<u16, RingFault> {
+        Ok(u16::from(self.is_available(self.cursor)))
+    }
 
     /// Prefetches the descriptors of the next `count` chains.
     #[inline]
-    pub(super) fn prefetch(&self, count: u16) {
+    fn prefetch(&self, count: u16) {
         let mut position = self.cursor;
         for _ in 0..count.div_ceil(4) {
             // SAFETY: positions stay below the size.
@@ -165,7 +168,7 @@ impl PackedRing {
     }
 
     /// Walks the chain at the cursor, which must be available, and moves the cursor.
-    pub(super) fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
+    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
         let mut builder = Builder::new(walk);
         let mut position = self.cursor;
         let mut entries = 0u16;
@@ -173,7 +176,7 @@ impl PackedRing {
             builder.count(usize::from(self.size))?;
             // SAFETY: positions stay below the size.
             let descriptor = unsafe {
-                Descriptor::read(
+                Descriptor::read_packed(
                     self.descriptors
                         .add(usize::from(position.index) * DESCRIPTOR),
                 )
@@ -189,7 +192,7 @@ impl PackedRing {
                     builder.count(crate::limits::CHAIN_MAX)?;
                     // SAFETY: `index` is less than `count`, and the table was resolved with all
                     // of its entries.
-                    let entry = unsafe { Descriptor::read(table.add(index * DESCRIPTOR)) };
+                    let entry = unsafe { Descriptor::read_packed(table.add(index * DESCRIPTOR)) };
                     if entry.flags & INDIRECT != 0 {
                         return Err(RingFault::IndirectNested);
                     }
@@ -209,7 +212,7 @@ impl PackedRing {
     /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
     /// [`publish`](Self::publish).
     #[inline]
-    pub(super) fn give_back(&mut self, chain: &Chain, written: u32) {
+    fn give_back(&mut self, chain: &Chain, written: u32) {
         let wrap_flags = if self.next.wrap { AVAILABLE | USED } else { 0 };
         // A used descriptor says with WRITE that its length counts (section 2.8.6).
         let flags = wrap_flags | if written > 0 { super::walk::WRITE } else { 0 };
@@ -231,7 +234,7 @@ impl PackedRing {
     }
 
     /// Makes everything that was given back visible. Returns whether the guest wants a call.
-    pub(super) fn publish(&mut self, log: Option<&DirtyLog>) -> bool {
+    fn publish(&mut self, log: Option<&DirtyLog>) -> bool {
         let Some((index, flags)) = self.held.take() else {
             return false;
         };
@@ -271,7 +274,7 @@ impl PackedRing {
     }
 
     /// Asks the guest to kick for the next chain. True if chains came meanwhile.
-    pub(super) fn enable_notifications(&mut self) -> bool {
+    fn enable_notifications(&mut self) -> bool {
         self.notifying = true;
         // SAFETY: the device's event area was resolved with 4 bytes, aligned to 4.
         unsafe {
@@ -287,7 +290,7 @@ impl PackedRing {
     }
 
     /// Asks the guest not to kick.
-    pub(super) fn disable_notifications(&mut self) {
+    fn disable_notifications(&mut self) {
         if !self.notifying {
             return;
         }

@@ -20,9 +20,9 @@ use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
 use crate::memory::{DirtyLog, raw};
 
-use super::tx::{publish, walk_chains};
-use super::walk::{Chain, Direction, Walk};
-use super::{Attempt, Ring, RingFault, RingState, Segment, with_layout};
+use super::tx::{HEADER_LEN, publish, walk_chains};
+use super::walk::{Direction, Walk};
+use super::{Attempt, Ring, RingFault, RingLayout, RingState, Segment, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is
 /// about one burst of another worker's.
@@ -272,11 +272,7 @@ impl RxBurst<'_> {
             for chain in &self.state.scratch.chains[self.staged..] {
                 count += 1;
                 // The header must lie in the first chain, and every chain must help.
-                let least = if count == 1 {
-                    VnetHeader::LEN as u32
-                } else {
-                    1
-                };
+                let least = if count == 1 { HEADER_LEN } else { 1 };
                 if chain.bad.is_some() || chain.bytes < least {
                     is_bad = true;
                     break;
@@ -399,7 +395,7 @@ impl Writer<'_> {
                 );
             }
             if present == *header {
-                self.offset = VnetHeader::LEN as u32;
+                self.offset = HEADER_LEN;
                 return;
             }
         }

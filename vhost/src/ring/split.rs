@@ -16,7 +16,7 @@ use std::sync::atomic::{Ordering, fence};
 use crate::memory::raw;
 
 use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
-use super::{RingFault, RingPlan};
+use super::{RingFault, RingLayout, RingPlan};
 
 const AVAIL_NO_INTERRUPT: u16 = 1;
 const USED_NO_NOTIFY: u16 = 1;
@@ -52,7 +52,7 @@ impl SplitRing {
         }
         let size = u64::from(plan.size);
         let resolve = |address: u64, align: u64, length: u64| {
-            if address % align != 0 {
+            if !address.is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             let (host, guest) = plan
@@ -60,7 +60,7 @@ impl SplitRing {
                 .resolve_frontend(address, length)
                 .ok_or(RingFault::RingAddress)?;
             // The host address must be aligned too: a frontend chooses its own addresses.
-            if host.addr().get() as u64 % align != 0 {
+            if !(host.addr().get() as u64).is_multiple_of(align) {
                 return Err(RingFault::RingAddress);
             }
             Ok((host, guest))
@@ -88,22 +88,59 @@ impl SplitRing {
         ring.disable_notifications();
         Ok(ring)
     }
+}
 
-    /// Where the ring stands, as GET_VRING_BASE tells it.
-    pub(super) fn base(&self) -> u32 {
+impl SplitRing {
+    fn walk_indirect(
+        builder: &mut Builder,
+        walk: &mut Walk<'_>,
+        descriptor: Descriptor,
+    ) -> Result<(), RingFault> {
+        let (table, entries) = indirect_table(walk, descriptor)?;
+        let mut index = 0usize;
+        loop {
+            builder.count(crate::limits::CHAIN_MAX)?;
+            // SAFETY: `index` is less than `entries`, and the table was resolved with all of
+            // them.
+            let entry = unsafe { Descriptor::read(table.add(index * DESCRIPTOR)) };
+            if entry.flags & INDIRECT != 0 {
+                return Err(RingFault::IndirectNested);
+            }
+            builder.add(walk, entry);
+            if entry.flags & NEXT == 0 {
+                return Ok(());
+            }
+            index = usize::from(entry.last);
+            if index >= entries {
+                return Err(RingFault::DescriptorOutOfRange);
+            }
+        }
+    }
+
+    #[inline]
+    fn head(&self, position: u16) -> u16 {
+        let slot = usize::from(position & (self.size - 1));
+        // SAFETY: the slot is less than the size, and the available ring was resolved with all
+        // of its entries, aligned to 2.
+        unsafe { raw::load_acquire(self.available.add(HEADER + 2 * slot).cast()) }
+    }
+}
+
+impl RingLayout for SplitRing {
+    fn base(&self) -> u32 {
         u32::from(self.next)
     }
 
     /// Forgets what was walked and not taken.
     #[inline]
-    pub(super) fn rewind(&mut self) {
+    fn rewind(&mut self) {
         self.cursor = self.next;
     }
 
     /// Chains that are available beyond the cursor. Loads the guest's index if fewer than
     /// `wanted` are known.
     #[inline]
-    pub(super) fn available(&mut self, wanted: u16) -> Result<u16, RingFault> {
+    fn available(&mut self, wanted: u16) -> Result<u16, RingFault> {
         let known = self.seen.wrapping_sub(self.cursor);
         if known >= wanted {
             return Ok(known);
@@ -122,7 +159,7 @@ impl SplitRing {
 
     /// Prefetches the descriptors of the next `count` chains.
     #[inline]
-    pub(super) fn prefetch(&self, count: u16) {
+    fn prefetch(&self, count: u16) {
         for ahead in 0..count {
             let head = self.head(self.cursor.wrapping_add(ahead)) & (self.size - 1);
             // SAFETY: `head` is less than the size of the table.
@@ -131,7 +168,7 @@ impl SplitRing {
     }
 
     /// Walks the chain at the cursor, which must be available, and moves the cursor.
-    pub(super) fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
+    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
         let head = self.head(self.cursor);
         if head >= self.size {
             return Err(RingFault::DescriptorOutOfRange);
@@ -163,36 +200,10 @@ impl SplitRing {
         Ok(builder.finish(walk, head, 1))
     }
 
-    fn walk_indirect(
-        builder: &mut Builder,
-        walk: &mut Walk<'_>,
-        descriptor: Descriptor,
-    ) -> Result<(), RingFault> {
-        let (table, entries) = indirect_table(walk, descriptor)?;
-        let mut index = 0usize;
-        loop {
-            builder.count(crate::limits::CHAIN_MAX)?;
-            // SAFETY: `index` is less than `entries`, and the table was resolved with all of
-            // them.
-            let entry = unsafe { Descriptor::read(table.add(index * DESCRIPTOR)) };
-            if entry.flags & INDIRECT != 0 {
-                return Err(RingFault::IndirectNested);
-            }
-            builder.add(walk, entry);
-            if entry.flags & NEXT == 0 {
-                return Ok(());
-            }
-            index = usize::from(entry.last);
-            if index >= entries {
-                return Err(RingFault::DescriptorOutOfRange);
-            }
-        }
-    }
-
     /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
     /// [`publish`](Self::publish).
     #[inline]
-    pub(super) fn give_back(&mut self, chain: &Chain, written: u32) {
+    fn give_back(&mut self, chain: &Chain, written: u32) {
         let slot = usize::from(self.next & (self.size - 1));
         let entry = u64::from(chain.id) | u64::from(written) << 32;
         // SAFETY: the slot is less than the size, and the used ring was resolved with all of
@@ -206,7 +217,7 @@ impl SplitRing {
 
     /// Makes everything that was given back visible. Returns whether the guest wants a call.
     /// `log` is told of the writes.
-    pub(super) fn publish(&mut self, log: Option<&crate::memory::DirtyLog>) -> bool {
+    fn publish(&mut self, log: Option<&crate::memory::DirtyLog>) -> bool {
         let old = self.published;
         let new = self.next;
         if old == new {
@@ -247,7 +258,7 @@ impl SplitRing {
 
     /// Asks the guest to kick for the next chain. True if chains came meanwhile: then there is
     /// no kick for them.
-    pub(super) fn enable_notifications(&mut self) -> bool {
+    fn enable_notifications(&mut self) -> bool {
         self.notifying = true;
         // SAFETY: the used ring was resolved with its event index.
         unsafe {
@@ -265,29 +276,22 @@ impl SplitRing {
     }
 
     /// Asks the guest not to kick.
-    pub(super) fn disable_notifications(&mut self) {
+    fn disable_notifications(&mut self) {
         if !self.notifying {
             return;
         }
         self.notifying = false;
-        // With an event index it is enough not to move it: the guest kicks once in 2^16 chains.
-        if !self.event_idx {
-            // SAFETY: the used ring was resolved with its flags.
-            unsafe { raw::store_release(self.used.cast(), USED_NO_NOTIFY) };
+        // SAFETY: the used ring was resolved with its flags and its event index.
+        unsafe {
+            if self.event_idx {
+                // The chain before the next one: as far away as an index can be. It need not
+                // move along: the guest then kicks once in 2^16 chains.
+                let at = HEADER + 8 * usize::from(self.size);
+                raw::store_release(self.used.add(at).cast(), self.next.wrapping_sub(1));
+            } else {
+                raw::store_release(self.used.cast(), USED_NO_NOTIFY);
+            }
         }
-    }
-
-    #[inline]
-    fn head(&self, position: u16) -> u16 {
-        let slot = usize::from(position & (self.size - 1));
-        // SAFETY: the slot is less than the size, and the available ring was resolved with all
-        // of its entries, aligned to 2.
-        u16::from_le(unsafe {
-            self.available
-                .add(HEADER + 2 * slot)
-                .cast::<u16>()
-                .read_volatile()
-        })
     }
 }
 

@@ -22,7 +22,11 @@ use crate::limits;
 use crate::memory::raw;
 
 use super::walk::{Chain, Direction, Walk};
-use super::{Active, Attempt, Ring, RingFault, RingState, Segment, kick, with_layout};
+use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, kick, with_layout};
+
+/// Bytes of the header ahead of each frame.
+#[allow(clippy::cast_possible_truncation, reason = "it is 12")]
+pub(super) const HEADER_LEN: u32 = VnetHeader::LEN as u32;
 
 /// A port's guest TX ring.
 pub struct GuestTx {
@@ -416,7 +420,7 @@ pub(super) fn publish(ring: &Ring, active: &mut Active) {
 }
 
 /// Walks up to `max` chains ahead of the ring's position, prefetching as it goes.
-pub(super) fn walk_chains<L: super::WalkLayout>(
+pub(super) fn walk_chains<L: RingLayout>(
     layout: &mut L,
     max: usize,
     mut walk: Walk<'_>,
@@ -444,9 +448,7 @@ pub(super) fn walk_chains<L: super::WalkLayout>(
 #[inline]
 fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(), PortDrop> {
     let header_len = VnetHeader::LEN;
-    let len = bytes
-        .checked_sub(header_len as u32)
-        .ok_or(PortDrop::TooShort)?;
+    let len = bytes.checked_sub(HEADER_LEN).ok_or(PortDrop::TooShort)?;
     if len < limits::FRAME_MIN {
         return Err(PortDrop::TooShort);
     }
@@ -471,7 +473,10 @@ fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(
     }
     frame.vnet = VnetHeader::read(&header);
     frame.len = len;
-    frame.head_len = head_len as u16;
+    #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_MAX")]
+    {
+        frame.head_len = head_len as u16;
+    }
     Ok(())
 }
 

@@ -55,7 +55,23 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Reads a descriptor once.
+    /// Reads a descriptor of the packed layout once: there, id and flags are the other way
+    /// round.
+    ///
+    /// # Safety
+    /// `pointer` is valid for reads of 16 bytes.
+    #[inline]
+    pub(super) unsafe fn read_packed(pointer: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let split = unsafe { Self::read(pointer) };
+        Self {
+            flags: split.last,
+            last: split.flags,
+            ..split
+        }
+    }
+
+    /// Reads a descriptor of the split layout once.
     ///
     /// # Safety
     /// `pointer` is valid for reads of 16 bytes.
@@ -193,7 +209,7 @@ pub(super) fn indirect_table(
     }
     let length = descriptor.length as usize;
     let entries = length / DESCRIPTOR;
-    if length % DESCRIPTOR != 0 || entries == 0 || entries > limits::CHAIN_MAX {
+    if !length.is_multiple_of(DESCRIPTOR) || entries == 0 || entries > limits::CHAIN_MAX {
         return Err(RingFault::IndirectLength);
     }
     match walk

@@ -16,7 +16,7 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 
 use crate::KeyBytes;
-use crate::lanes::{Compute, Group, Span};
+use crate::lanes::{Compute, Group, Span, Stream};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -30,12 +30,87 @@ impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
     const LANES: usize = 16;
 
     #[inline(always)]
+    unsafe fn fill(
+        group: &mut Group,
+        at: usize,
+        stream: Stream,
+        block: u32,
+        source: *const u8,
+        destination: *mut u8,
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe { fill::<SUM>(group, at, stream, block, source, destination) }
+    }
+
+    #[inline(always)]
     unsafe fn compute(&mut self, group: &Group) {
         // SAFETY: the caller's contract.
-        unsafe {
-            keystream(group, self.keystream);
-            apply::<EXACT, SUM>(group, self.keystream, self.sums);
+        unsafe { compute::<EXACT, SUM>(group, self.keystream, self.sums) }
+    }
+}
+
+/// One function, never inlined: it is called once per sixteen lanes from several places.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn compute<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    blocks: &mut [__m512i; 16],
+    sums: &mut [__m512i; 64],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        keystream(group, blocks);
+        apply::<EXACT, SUM>(group, blocks, sums);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn fill<const SUM: bool>(
+    group: &mut Group,
+    at: usize,
+    stream: Stream,
+    block: u32,
+    source: *const u8,
+    destination: *mut u8,
+) {
+    let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let strides = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
+    let far = _mm512_set1_epi64(512);
+    let words = |value: u32| _mm512_set1_epi32(value as i32);
+    // SAFETY: `at` is below 16 and the arrays have 32 elements.
+    unsafe {
+        let put = |array: *mut u32, value| _mm512_storeu_si512(array.add(at).cast(), value);
+        put(
+            group.block.as_mut_ptr(),
+            _mm512_add_epi32(words(block), iota),
+        );
+        put(group.counter_low.as_mut_ptr(), words(stream.counter as u32));
+        put(
+            group.counter_high.as_mut_ptr(),
+            words((stream.counter >> 32) as u32),
+        );
+        put(group.span.as_mut_ptr().cast(), words(Span::FULL.bits()));
+        if SUM {
+            put(group.slot.as_mut_ptr(), words(stream.slot));
         }
+        let put = |array: *mut *const u8, value, step| {
+            _mm512_storeu_si512(array.add(at).cast(), value);
+            _mm512_storeu_si512(array.add(at + 8).cast(), _mm512_add_epi64(value, step));
+        };
+        let lines = |start: *const u8| _mm512_add_epi64(_mm512_set1_epi64(start as i64), strides);
+        let none = _mm512_setzero_si512();
+        put(
+            group.key.as_mut_ptr().cast(),
+            _mm512_set1_epi64(stream.key as i64),
+            none,
+        );
+        put(group.source.as_mut_ptr(), lines(source), far);
+        put(
+            group.destination.as_mut_ptr().cast(),
+            lines(destination),
+            far,
+        );
     }
 }
 
@@ -99,8 +174,141 @@ macro_rules! four {
     };
 }
 
+/// The keystream of a group's lanes, one register of `out` each.
+///
+/// # Safety
+/// As [`Compute::compute`].
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
+pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match group.used {
+            0..=4 => beside::<1>(group, out),
+            5..=8 => beside::<2>(group, out),
+            9.. => sixteen(group, out),
+        }
+    }
+}
+
+/// Up to eight blocks, four to a set of registers: a register holds a row of the state (four words)
+/// of four blocks. Sixteen blocks take less per block, but a few are sooner done like this.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
+    let zero = _mm_setzero_si128();
+    let sigma = _mm512_broadcast_i32x4(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
+    let mut start = [[_mm512_setzero_si512(); 4]; SETS];
+    for (set, rows) in start.iter_mut().enumerate() {
+        let first = 4 * set;
+        // SAFETY: used lanes' keys are readable, unused ones read the first one's; arrays have 32
+        // elements.
+        unsafe {
+            let key = |lane: usize, half: usize| {
+                let key = group.key[if lane < group.used { lane } else { 0 }];
+                _mm_loadu_si128(key.cast::<__m128i>().add(half))
+            };
+            let quarter = |array: &[u32; 32]| _mm_loadu_si128(array.as_ptr().add(first).cast());
+            let (block, low, high) = (
+                quarter(&group.block),
+                quarter(&group.counter_low),
+                quarter(&group.counter_high),
+            );
+            let (b01, b23) = (
+                _mm_unpacklo_epi32(block, zero),
+                _mm_unpackhi_epi32(block, zero),
+            );
+            let (n01, n23) = (_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
+            *rows = [
+                sigma,
+                join([
+                    key(first, 0),
+                    key(first + 1, 0),
+                    key(first + 2, 0),
+                    key(first + 3, 0),
+                ]),
+                join([
+                    key(first, 1),
+                    key(first + 1, 1),
+                    key(first + 2, 1),
+                    key(first + 3, 1),
+                ]),
+                join([
+                    _mm_unpacklo_epi64(b01, n01),
+                    _mm_unpackhi_epi64(b01, n01),
+                    _mm_unpacklo_epi64(b23, n23),
+                    _mm_unpackhi_epi64(b23, n23),
+                ]),
+            ];
+        }
+    }
+    let mut x = start;
+    for _ in 0..10 {
+        half_round(&mut x);
+        for [_, b, c, d] in &mut x {
+            *b = _mm512_shuffle_epi32::<0b00_11_10_01>(*b);
+            *c = _mm512_shuffle_epi32::<0b01_00_11_10>(*c);
+            *d = _mm512_shuffle_epi32::<0b10_01_00_11>(*d);
+        }
+        half_round(&mut x);
+        for [_, b, c, d] in &mut x {
+            *b = _mm512_shuffle_epi32::<0b10_01_00_11>(*b);
+            *c = _mm512_shuffle_epi32::<0b01_00_11_10>(*c);
+            *d = _mm512_shuffle_epi32::<0b00_11_10_01>(*d);
+        }
+    }
+    for set in 0..SETS {
+        let mut rows = start[set];
+        for (row, x) in rows.iter_mut().zip(x[set]) {
+            *row = _mm512_add_epi32(*row, x);
+        }
+        let [a, b, c, d] = rows;
+        // Rows' quarters become blocks.
+        let (ab, ab2) = (
+            _mm512_shuffle_i32x4::<0x44>(a, b),
+            _mm512_shuffle_i32x4::<0xee>(a, b),
+        );
+        let (cd, cd2) = (
+            _mm512_shuffle_i32x4::<0x44>(c, d),
+            _mm512_shuffle_i32x4::<0xee>(c, d),
+        );
+        out[4 * set] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+        out[4 * set + 1] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+        out[4 * set + 2] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);
+        out[4 * set + 3] = _mm512_shuffle_i32x4::<0xdd>(ab2, cd2);
+    }
+}
+
+/// Four quarters make a register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn join(q: [__m128i; 4]) -> __m512i {
+    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[0]), q[1]);
+    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[2]), q[3]);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+}
+
+/// Four quarter rounds of each block, sets side by side.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn half_round<const SETS: usize>(x: &mut [[__m512i; 4]; SETS]) {
+    macro_rules! step {
+        ($a:literal $b:literal $d:literal $r:literal) => {
+            for rows in &mut *x {
+                rows[$a] = _mm512_add_epi32(rows[$a], rows[$b]);
+                rows[$d] = _mm512_rol_epi32::<$r>(_mm512_xor_si512(rows[$d], rows[$a]));
+            }
+        };
+    }
+    step!(0 1 3 16);
+    step!(2 3 1 12);
+    step!(0 1 3 8);
+    step!(2 3 1 7);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, low, high) = unsafe {
         (
@@ -111,7 +319,12 @@ unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
         )
     };
     let zero = _mm512_setzero_si512();
-    let sigma = SIGMA.map(|word| _mm512_set1_epi32(word));
+    let sigma = [
+        _mm512_set1_epi32(SIGMA[0]),
+        _mm512_set1_epi32(SIGMA[1]),
+        _mm512_set1_epi32(SIGMA[2]),
+        _mm512_set1_epi32(SIGMA[3]),
+    ];
     let start = [
         sigma[0], sigma[1], sigma[2], sigma[3], key[0], key[1], key[2], key[3], key[4], key[5],
         key[6], key[7], block, zero, low, high,
@@ -174,7 +387,7 @@ unsafe fn apply<const EXACT: bool, const SUM: bool>(
     keystream: &[__m512i; 16],
     sums: &mut [__m512i; 64],
 ) {
-    for lane in 0..group.used {
+    for lane in 0..group.used.min(16) {
         let (span, source) = (group.span[lane], group.source[lane]);
         let destination = group.destination[lane];
         // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither

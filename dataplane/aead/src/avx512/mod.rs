@@ -28,6 +28,9 @@ enum Avx512 {}
 impl Vector for Avx512 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Sixteen<'s, EXACT, SUM>;
 
+    const TEXTS: usize = 8;
+    const SCALAR_BLOCKS: usize = 18;
+
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
@@ -44,9 +47,9 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts) }
+        unsafe { poly::authenticate(keys, texts, streams) }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use super::{Group, Room};
+use super::{Group, Options, Room};
 use crate::limits;
 
 /// Bytes asked of the kernel for each direction.
@@ -41,7 +41,11 @@ impl Socket {
     }
 
     /// Binds to `address`; `shared` lets the other workers bind to it too.
-    pub(super) fn bind(address: SocketAddr, shared: bool) -> io::Result<Self> {
+    pub(super) fn bind(
+        address: SocketAddr,
+        shared: bool,
+        options: Options<'_>,
+    ) -> io::Result<Self> {
         let v6 = address.is_ipv6();
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
         let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -53,6 +57,12 @@ impl Socket {
         if shared {
             socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
+        if let Some(device) = options.device {
+            socket.bind_to_device(device)?;
+        }
+        if let Some(mark) = options.fwmark {
+            socket.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+        }
         if v6 {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
@@ -63,12 +73,17 @@ impl Socket {
             socket.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             socket.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
             // WireGuard sends with DF clear.
-            socket.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+            socket.set(
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DONT,
+            )?;
         }
         // Best effort: smaller buffers and no GRO only cost speed.
-        for (force, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-        {
+        for (force, plain) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
             if socket.set(libc::SOL_SOCKET, force, SOCKET_BUFFER).is_err() {
                 let _ = socket.set(libc::SOL_SOCKET, plain, SOCKET_BUFFER);
             }
@@ -92,6 +107,15 @@ impl Socket {
         check(result).map(drop)
     }
 
+    fn bind_to_device(&self, device: &str) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(device.len()).unwrap_or(0);
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        // SAFETY: the name's bytes live for the call; the kernel reads `len` of them.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, device.as_ptr().cast(), len) };
+        check(result).map(drop)
+    }
+
     /// Sends groups as one message each; answers how many the kernel took.
     ///
     /// `lens[room]` is the length of the datagram in that room.
@@ -104,7 +128,10 @@ impl Socket {
 
         let base = groups.first().map_or(0, |group| group.first);
         let last = groups.last().map_or(0, |group| group.first + group.count);
-        for ((piece, room), len) in pieces.iter_mut().zip(&rooms[base..last]).zip(&lens[base..last])
+        for ((piece, room), len) in pieces
+            .iter_mut()
+            .zip(&rooms[base..last])
+            .zip(&lens[base..last])
         {
             piece.iov_base = room.start.as_ptr().cast();
             piece.iov_len = *len as usize;
@@ -144,14 +171,22 @@ impl Socket {
         }
         match group.path.source {
             Some(IpAddr::V4(address)) if !self.v6 => {
-                let spec = libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
+                let spec = libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                };
                 let any = libc::in_addr { s_addr: 0 };
-                let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: spec, ipi_addr: any };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: spec,
+                    ipi_addr: any,
+                };
                 writer.put(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             Some(IpAddr::V6(address)) if self.v6 => {
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
                     ipi6_ifindex: 0,
                 };
                 writer.put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
@@ -176,7 +211,11 @@ impl ControlWriter<'_> {
         if end > CONTROL_BYTES {
             return;
         }
-        let header = libc::cmsghdr { cmsg_len: len as usize, cmsg_level: level, cmsg_type: kind };
+        let header = libc::cmsghdr {
+            cmsg_len: len as usize,
+            cmsg_level: level,
+            cmsg_type: kind,
+        };
         let start = self.control.0[self.len..end].as_mut_ptr();
         // SAFETY: `start` has room for header and value (`end` was checked), and is
         // aligned to 8 because `Control` is and every space is a multiple of 8.
@@ -251,7 +290,13 @@ impl Received {
         // lengths it states, all owned by `self` and borrowed for the call.
         let received = unsafe {
             let flags = libc::MSG_DONTWAIT;
-            libc::recvmmsg(socket.raw(), headers.as_mut_ptr(), len, flags, ptr::null_mut())
+            libc::recvmmsg(
+                socket.raw(),
+                headers.as_mut_ptr(),
+                len,
+                flags,
+                ptr::null_mut(),
+            )
         };
         usize::try_from(received).unwrap_or(0)
     }
@@ -324,7 +369,9 @@ fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
             let raw = libc::sockaddr_in {
                 sin_family: family(libc::AF_INET),
                 sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
                 sin_zero: [0; 8],
             };
             // SAFETY: every sockaddr fits into, and is aligned like, the storage.
@@ -336,7 +383,9 @@ fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
                 sin6_family: family(libc::AF_INET6),
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
                 sin6_scope_id: v6.scope_id(),
             };
             // SAFETY: as above.
@@ -375,5 +424,9 @@ fn socklen<T>() -> libc::socklen_t {
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
