@@ -168,6 +168,7 @@ impl Engine {
             mtu: tunnel.config.mtu,
             network: network.and_then(|network| self.network_index(&network.name)),
             allowed: Fib::build(allowed),
+            mac1: tunnel.device.mac1(),
             sessions: Arc::clone(&tunnel.sessions),
         }
     }
@@ -182,7 +183,7 @@ impl Engine {
         Uplink {
             index: UplinkIndex::from_slot(slot),
             name: uplink.config.name.to_string(),
-            addresses: uplink.config.addresses.iter().map(IpNet::addr).collect(),
+            addresses: uplink.addresses(),
             tunnels,
             counters: Arc::clone(&uplink.counters),
         }

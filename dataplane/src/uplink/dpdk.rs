@@ -47,7 +47,7 @@ use crate::{
 mod classify;
 mod encap;
 
-use classify::{Checks, Verdict, classify};
+use classify::{Accepted, Checks, Verdict, classify};
 use encap::{HEADERS_MAX, Template, UdpChecksum};
 
 const _: () = assert!(culvert_dpdk_sys::HEADROOM as usize >= HEADERS_MAX);
@@ -391,35 +391,36 @@ impl Rx {
                 if let Some(ahead) = held.get(position + 4) {
                     ahead.prefetch();
                 }
-                let mbuf = &mut held[position];
+                let mbuf = &held[position];
                 let checks = Checks {
                     ip: mbuf.rx_ip_checksum(),
                     udp: mbuf.rx_l4_checksum(),
                     partial: self.partial,
                 };
-                let verdict = if mbuf.segments() == 1 {
-                    classify(mbuf.bytes(), checks, self.mac, uplink)
-                } else {
-                    Verdict::Drop(DropReason::OuterMalformed)
-                };
-                match verdict {
-                    Verdict::Datagram {
+                let accept = |datagram: Accepted| {
+                    let Accepted {
                         payload,
                         source,
                         local,
                         tunnel,
                         ecn,
-                    } => {
-                        let payload = &mut mbuf.bytes_mut()[payload];
-                        bytes += payload.len() as u64;
-                        let len = u32::try_from(payload.len()).unwrap_or(0);
-                        let start = NonNull::from(payload).cast();
-                        // SAFETY: the payload lies in an mbuf that `held` owns until the
-                        // next `receive`, one datagram per mbuf.
-                        let datagram =
-                            unsafe { Datagram::new(start, len, source, Some(local), tunnel, ecn) };
-                        self.datagrams.push(datagram);
-                    }
+                    } = datagram;
+                    let len = u32::try_from(payload.len()).unwrap_or(0);
+                    bytes += u64::from(len);
+                    // SAFETY: the payload lies in the bytes of an mbuf that `held` owns
+                    // until the next `receive`, one datagram per mbuf.
+                    self.datagrams.push(unsafe {
+                        let start = NonNull::new_unchecked(mbuf.data().add(payload.start));
+                        Datagram::new(start, len, source, Some(local), tunnel, ecn)
+                    });
+                };
+                let verdict = if mbuf.segments() == 1 {
+                    classify(mbuf.bytes(), checks, self.mac, uplink, accept)
+                } else {
+                    Verdict::Drop(DropReason::OuterMalformed)
+                };
+                match verdict {
+                    Verdict::Datagram => {}
                     Verdict::Host => {
                         punt(mbuf.bytes(), uplink, host);
                         punted = true;
@@ -466,15 +467,14 @@ enum TxSlot {
 }
 
 impl TxSlot {
-    /// Sends what the queue takes; the rest stays in the burst.
-    fn send(&mut self, burst: &mut MbufBurst) {
+    /// Sends what the queue takes; the rest stays in the burst. Answers how many
+    /// frames were dropped because the link has become too narrow for them.
+    fn send(&mut self, burst: &mut MbufBurst) -> u64 {
         match self {
             Self::Own(queue) => send_all(queue, burst),
             Self::Shared(queue) => {
-                send_all(
-                    &mut queue.lock().unwrap_or_else(PoisonError::into_inner),
-                    burst,
-                );
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                send_all(&mut queue, burst)
             }
         }
     }
@@ -498,14 +498,16 @@ impl TxSlot {
     }
 }
 
-fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) {
+fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) -> u64 {
+    let oversized = queue.oversized();
     // Some drivers free descriptors only when they are asked to send.
     for _ in 0..ATTEMPTS {
         if burst.is_empty() {
-            return;
+            break;
         }
         queue.burst(burst);
     }
+    queue.oversized() - oversized
 }
 
 /// The sending half.
@@ -656,13 +658,17 @@ impl Tx {
 
         // 2. Send; what the queue doesn't take is lost.
         let (packets, bytes) = totals(&burst);
-        self.queue.send(&mut burst);
-        let (lost, lost_bytes) = totals(&burst);
-        if lost > 0 {
-            counters.drops.add(DropReason::UplinkFull, lost);
+        let narrow = self.queue.send(&mut burst);
+        let (full, full_bytes) = totals(&burst);
+        if full > 0 {
+            counters.drops.add(DropReason::UplinkFull, full);
         }
-        if packets > lost {
-            counters.sent(packets - lost, bytes - lost_bytes);
+        if narrow > 0 {
+            counters.drops.add(DropReason::UplinkRefused, narrow);
+        }
+        let sent = packets - full - narrow;
+        if sent > 0 {
+            counters.sent(sent, bytes - full_bytes);
         }
     }
 
@@ -681,8 +687,7 @@ impl Tx {
         bytes.copy_from_slice(frame);
         padding.fill(0);
         mbuf.set_len(u16::try_from(len).expect("no more than the room, which is a u16"));
-        self.queue.send(&mut burst);
-        burst.is_empty()
+        self.queue.send(&mut burst) == 0 && burst.is_empty()
     }
 }
 
