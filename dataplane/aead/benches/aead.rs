@@ -52,7 +52,9 @@ fn main() {
     }
     open(&options, &imix(36), "imix");
     for (place, bytes) in [("l2", 512 << 10), ("dram", 320 << 20)] {
-        if options.case.as_ref().is_some_and(|wanted| !format!("fused-{place}").contains(wanted) && !wanted.contains(place)) {
+        if options.case.as_ref().is_some_and(|wanted| {
+            !format!("fused-{place}").contains(wanted) && !wanted.contains(place)
+        }) {
             continue;
         }
         let pool: Vec<u8> = (0..bytes).map(|i: usize| (i * 31) as u8).collect();

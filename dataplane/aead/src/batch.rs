@@ -154,7 +154,9 @@ impl Order {
         let mut all = [u32::MAX; MOST];
         all[..self.len].copy_from_slice(&self.entries[..self.len]);
         for &entry in &all[..self.len] {
-            let rank = all.iter().fold(0u32, |rank, &other| rank + u32::from(other < entry));
+            let rank = all
+                .iter()
+                .fold(0u32, |rank, &other| rank + u32::from(other < entry));
             self.entries[rank as usize & (MOST - 1)] = entry;
         }
     }
@@ -551,11 +553,16 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        let mut texts = [Text { start: (&raw const ZEROS).cast(), len: 0 }; 8];
+        let mut texts = [Text {
+            start: (&raw const ZEROS).cast(),
+            len: 0,
+        }; 8];
         for lane in 0..count {
             texts[lane] = text(start + lane);
         }
-        let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else { return };
+        let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
+            return;
+        };
         // SAFETY: the caller's contract.
         let tags = unsafe { K::tags(keys, &texts, streams) };
         for (lane, &tag) in tags.iter().enumerate().take(count) {

@@ -6,11 +6,11 @@
 #![allow(unsafe_code, reason = "calls kernels that need processor features")]
 
 #[cfg(target_arch = "x86_64")]
-use crate::{avx2, avx512};
-#[cfg(target_arch = "x86_64")]
 use crate::batch::Scratch;
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::{PayloadSum, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// A way to compute, bound to what the processor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,8 +24,15 @@ pub(crate) struct Poly {
 impl Poly {
     #[inline(always)]
     pub(crate) fn new(key: &Line) -> Self {
-        let r = [key.0[0] & 0x0fff_fffc_0fff_ffff, key.0[1] & 0x0fff_fffc_0fff_fffc];
-        Self { h: [0; 3], r, s: r[1] + (r[1] >> 2) }
+        let r = [
+            key.0[0] & 0x0fff_fffc_0fff_ffff,
+            key.0[1] & 0x0fff_fffc_0fff_fffc,
+        ];
+        Self {
+            h: [0; 3],
+            r,
+            s: r[1] + (r[1] >> 2),
+        }
     }
 
     /// Adds a whole block and multiplies by `r`.

@@ -191,7 +191,9 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     for lane in 0..4 {
         let pad = per_step * steps - blocks(&texts[lane / S]);
         let text = texts[lane / S].start;
-        begin[lane] = text.wrapping_sub(16 * pad as usize).wrapping_add(64 * (lane % S));
+        begin[lane] = text
+            .wrapping_sub(16 * pad as usize)
+            .wrapping_add(64 * (lane % S));
     }
     // The first step in which all texts have begun at its first byte.
     let begun = (per_step * steps - least).div_ceil(per_step);
@@ -205,11 +207,18 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             unsafe { edges::<S>(&begin, texts, step, last) }
         } else {
             // SAFETY: all texts have begun and none ends.
-            (unsafe { load::<S>(&begin, step) }, [_mm256_set1_epi64x(HIGH_BIT); 4])
+            (
+                unsafe { load::<S>(&begin, step) },
+                [_mm256_set1_epi64x(HIGH_BIT); 4],
+            )
         };
         let mut accumulator = [zero; 5];
         // Blocks that no packet has, in the first step, are not multiplied.
-        let first = if S == 1 && step == 0 { most.wrapping_neg() % 4 } else { 0 };
+        let first = if S == 1 && step == 0 {
+            most.wrapping_neg() % 4
+        } else {
+            0
+        };
         if first < 2 {
             let m = limbs(columns[2], columns[3], high_bits[1]);
             multiply(&mut accumulator, &m, &r3);
@@ -268,7 +277,9 @@ unsafe fn load<const S: usize>(begin: &[*const u8; 4], step: u32) -> [__m256i; 8
     let zero = _mm256_setzero_si256();
     let (mut first, mut second) = ([zero; 4], [zero; 4]);
     for lane in 0..4 {
-        let place = begin[lane].wrapping_add(64 * S * step as usize).cast::<__m256i>();
+        let place = begin[lane]
+            .wrapping_add(64 * S * step as usize)
+            .cast::<__m256i>();
         // SAFETY: the caller's contract.
         unsafe {
             first[lane] = _mm256_loadu_si256(place);
@@ -309,7 +320,13 @@ unsafe fn edges<const S: usize>(
         if from < to {
             let inside = part.as_mut_ptr().cast::<u8>().wrapping_add(from as usize);
             // SAFETY: those bytes lie in the text, and as many in the part.
-            unsafe { copy(place.wrapping_add(from as usize), inside, (to - from) as usize) };
+            unsafe {
+                copy(
+                    place.wrapping_add(from as usize),
+                    inside,
+                    (to - from) as usize,
+                )
+            };
         }
         if last && lane % S == S - 1 {
             part[7] = len as u64;
@@ -318,7 +335,11 @@ unsafe fn edges<const S: usize>(
         first[lane] = _mm256_setr_epi64x(p[0], p[1], p[2], p[3]);
         second[lane] = _mm256_setr_epi64x(p[4], p[5], p[6], p[7]);
         for block in 0..4 {
-            bits[block][lane] = if at >= -16 * block as i64 { HIGH_BIT } else { 0 };
+            bits[block][lane] = if at >= -16 * block as i64 {
+                HIGH_BIT
+            } else {
+                0
+            };
         }
     }
     let mut high_bits = [zero; 4];

@@ -214,12 +214,25 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
                 quarter(&group.counter_low),
                 quarter(&group.counter_high),
             );
-            let (b01, b23) = (_mm_unpacklo_epi32(block, zero), _mm_unpackhi_epi32(block, zero));
+            let (b01, b23) = (
+                _mm_unpacklo_epi32(block, zero),
+                _mm_unpackhi_epi32(block, zero),
+            );
             let (n01, n23) = (_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
             *rows = [
                 sigma,
-                join([key(first, 0), key(first + 1, 0), key(first + 2, 0), key(first + 3, 0)]),
-                join([key(first, 1), key(first + 1, 1), key(first + 2, 1), key(first + 3, 1)]),
+                join([
+                    key(first, 0),
+                    key(first + 1, 0),
+                    key(first + 2, 0),
+                    key(first + 3, 0),
+                ]),
+                join([
+                    key(first, 1),
+                    key(first + 1, 1),
+                    key(first + 2, 1),
+                    key(first + 3, 1),
+                ]),
                 join([
                     _mm_unpacklo_epi64(b01, n01),
                     _mm_unpackhi_epi64(b01, n01),
@@ -251,8 +264,14 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
         }
         let [a, b, c, d] = rows;
         // Rows' quarters become blocks.
-        let (ab, ab2) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0xee>(a, b));
-        let (cd, cd2) = (_mm512_shuffle_i32x4::<0x44>(c, d), _mm512_shuffle_i32x4::<0xee>(c, d));
+        let (ab, ab2) = (
+            _mm512_shuffle_i32x4::<0x44>(a, b),
+            _mm512_shuffle_i32x4::<0xee>(a, b),
+        );
+        let (cd, cd2) = (
+            _mm512_shuffle_i32x4::<0x44>(c, d),
+            _mm512_shuffle_i32x4::<0xee>(c, d),
+        );
         out[4 * set] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
         out[4 * set + 1] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
         out[4 * set + 2] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);

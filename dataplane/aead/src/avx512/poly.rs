@@ -216,7 +216,9 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     for lane in 0..8 {
         let pad = per_step * steps - blocks(&texts[lane / S]);
         start[lane] = texts[lane / S].start;
-        begin[lane] = start[lane].wrapping_sub(16 * pad as usize).wrapping_add(64 * (lane % S));
+        begin[lane] = start[lane]
+            .wrapping_sub(16 * pad as usize)
+            .wrapping_add(64 * (lane % S));
         len[lane] = u64::from(texts[lane / S].len);
     }
     // The first step in which all texts have begun at its first byte.
@@ -244,22 +246,41 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
         unsafe { edges.load(0) }
     } else {
         // SAFETY: all texts have begun and none ends.
-        (unsafe { load::<S>(&begin, 0) }, [_mm512_set1_epi64(HIGH_BIT); 4])
+        (
+            unsafe { load::<S>(&begin, 0) },
+            [_mm512_set1_epi64(HIGH_BIT); 4],
+        )
     };
     if last {
         columns[7] = _mm512_or_si512(columns[7], lens);
     }
     let mut accumulator = [zero; 6];
     if S > 1 || most % 4 == 0 {
-        multiply(&mut accumulator, &limbs(columns[0], columns[1], high_bits[0]), &r4);
+        multiply(
+            &mut accumulator,
+            &limbs(columns[0], columns[1], high_bits[0]),
+            &r4,
+        );
     }
     if S > 1 || matches!(most % 4, 0 | 3) {
-        multiply(&mut accumulator, &limbs(columns[2], columns[3], high_bits[1]), &r3);
+        multiply(
+            &mut accumulator,
+            &limbs(columns[2], columns[3], high_bits[1]),
+            &r3,
+        );
     }
     if S > 1 || most % 4 != 1 {
-        multiply(&mut accumulator, &limbs(columns[4], columns[5], high_bits[2]), &r2);
+        multiply(
+            &mut accumulator,
+            &limbs(columns[4], columns[5], high_bits[2]),
+            &r2,
+        );
     }
-    multiply(&mut accumulator, &limbs(columns[6], columns[7], high_bits[3]), &r);
+    multiply(
+        &mut accumulator,
+        &limbs(columns[6], columns[7], high_bits[3]),
+        &r,
+    );
     let mut h = carry(&accumulator);
 
     // 4. Four blocks of each stream per step.
@@ -270,15 +291,30 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             unsafe { edges.load(64 * S as u32 * step) }
         } else {
             // SAFETY: all texts have begun and none ends.
-            (unsafe { load::<S>(&begin, step) }, [_mm512_set1_epi64(HIGH_BIT); 4])
+            (
+                unsafe { load::<S>(&begin, step) },
+                [_mm512_set1_epi64(HIGH_BIT); 4],
+            )
         };
         if last {
             columns[7] = _mm512_or_si512(columns[7], lens);
         }
         let mut accumulator = [zero; 6];
-        multiply(&mut accumulator, &limbs(columns[2], columns[3], high_bits[1]), &r3);
-        multiply(&mut accumulator, &limbs(columns[4], columns[5], high_bits[2]), &r2);
-        multiply(&mut accumulator, &limbs(columns[6], columns[7], high_bits[3]), &r);
+        multiply(
+            &mut accumulator,
+            &limbs(columns[2], columns[3], high_bits[1]),
+            &r3,
+        );
+        multiply(
+            &mut accumulator,
+            &limbs(columns[4], columns[5], high_bits[2]),
+            &r2,
+        );
+        multiply(
+            &mut accumulator,
+            &limbs(columns[6], columns[7], high_bits[3]),
+            &r,
+        );
         let m = limbs(columns[0], columns[1], high_bits[0]);
         if S == 1 {
             multiply(&mut accumulator, &sum(&h, &m), &r4);
@@ -350,8 +386,7 @@ impl Edges {
         let at = _mm512_sub_epi64(address, self.starts);
         let from = _mm512_max_epi64(_mm512_sub_epi64(zero, at), zero);
         let to = _mm512_max_epi64(_mm512_sub_epi64(self.lens, at), zero);
-        let mask =
-            _mm512_andnot_si512(_mm512_sllv_epi64(ones, to), _mm512_sllv_epi64(ones, from));
+        let mask = _mm512_andnot_si512(_mm512_sllv_epi64(ones, to), _mm512_sllv_epi64(ones, from));
         // Where nothing is loaded the address may be far from the text: its start is as good.
         let some = _mm512_test_epi64_mask(mask, mask);
         let address = _mm512_mask_mov_epi64(self.starts, some, address);
