@@ -168,9 +168,10 @@ impl Order {
 }
 
 #[inline(always)]
-fn stream(key: &KeyBytes, counter: u64, slot: usize) -> Stream {
+fn stream(key: &KeyBytes, salt: u32, counter: u64, slot: usize) -> Stream {
     Stream {
         key,
+        salt,
         counter,
         slot: slot as u32,
     }
@@ -220,7 +221,7 @@ unsafe fn seal_lanes<K: Vector>(
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
         job.done = true;
-        let stream = stream(job.key, job.counter, slot);
+        let stream = stream(job.key, job.salt, job.counter, slot);
         // SAFETY: the job's pointers (see `seal`); a slot's line takes a whole block.
         unsafe {
             let key = keys.wrapping_add(slot).cast();
@@ -271,7 +272,7 @@ unsafe fn seal_heads_last<K: Vector, F>(
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
         job.done = true;
-        let stream = stream(job.key, job.counter, slot);
+        let stream = stream(job.key, job.salt, job.counter, slot);
         // SAFETY: the job's pointers (see `seal`).
         unsafe {
             let head = if job.in_place {
@@ -319,7 +320,7 @@ unsafe fn seal_heads_last<K: Vector, F>(
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
-        let stream = stream(job.key, job.counter, slot);
+        let stream = stream(job.key, job.salt, job.counter, slot);
         // SAFETY: as in `seal_lanes`.
         unsafe {
             let key = keys.wrapping_add(slot).cast();
@@ -348,6 +349,9 @@ unsafe fn in_place<C: Compute>(
     to: u32,
     len: u32,
 ) {
+    if from == to {
+        return;
+    }
     debug_assert!(from % 64 == 0 && (to % 64 == 0 || to == len));
     let block = from / 64;
     let whole = to / 64 - block;
@@ -575,6 +579,7 @@ unsafe fn tags<K: Vector>(
 /// What opening needs of a job.
 pub(crate) trait Open {
     fn key(&self) -> &KeyBytes;
+    fn salt(&self) -> u32;
     fn counter(&self) -> u64;
     fn text(&self) -> Text;
     fn state(&mut self) -> &mut State;
@@ -587,6 +592,10 @@ macro_rules! open {
             #[inline(always)]
             fn key(&self) -> &KeyBytes {
                 self.key
+            }
+            #[inline(always)]
+            fn salt(&self) -> u32 {
+                self.salt
             }
             #[inline(always)]
             fn counter(&self) -> u64 {
@@ -628,7 +637,7 @@ unsafe fn verify_some<K: Vector, J: Open>(
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &jobs[order.index(first, slot)];
-        let stream = stream(job.key(), job.counter(), slot);
+        let stream = stream(job.key(), job.salt(), job.counter(), slot);
         let key = keys.wrapping_add(slot).cast();
         // SAFETY: a slot's line takes a whole block.
         unsafe { pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key) };
@@ -694,7 +703,7 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
             for slot in 0..order.len {
                 let job = &jobs[order.index(first, slot)];
                 if job.ok() {
-                    let stream = stream(job.key, job.counter, slot);
+                    let stream = stream(job.key, job.salt, job.counter, slot);
                     in_place(
                         &mut pipeline,
                         stream,
@@ -722,7 +731,7 @@ pub(crate) unsafe fn decrypt<K: Vector>(scratch: &mut Scratch, jobs: &mut [Decry
     let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for job in jobs.iter() {
-        let stream = stream(job.key, job.counter, 0);
+        let stream = stream(job.key, job.salt, job.counter, 0);
         let mut at = job.range.start;
         for destination in job.destinations {
             let mut to = destination.start.as_ptr();

@@ -85,6 +85,8 @@ unsafe fn fill<const SUM: bool>(
     unsafe {
         let to = group.block.as_mut_ptr().add(at).cast();
         _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_set1_epi32(block as i32), iota));
+        let to = group.salt.as_mut_ptr().add(at).cast();
+        _mm256_storeu_si256(to, _mm256_set1_epi32(stream.salt as i32));
         let to = group.counter_low.as_mut_ptr().add(at).cast();
         _mm256_storeu_si256(to, _mm256_set1_epi32(stream.counter as i32));
         let to = group.counter_high.as_mut_ptr().add(at).cast();
@@ -222,10 +224,11 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
 #[target_feature(enable = "avx2,bmi2")]
 unsafe fn eight(group: &Group, out: &mut [__m256i; 32]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
-    let (key, block, low, high) = unsafe {
+    let (key, block, salt, low, high) = unsafe {
         (
             key_rows(group),
             _mm256_load_si256(group.block.as_ptr().cast()),
+            _mm256_load_si256(group.salt.as_ptr().cast()),
             _mm256_load_si256(group.counter_low.as_ptr().cast()),
             _mm256_load_si256(group.counter_high.as_ptr().cast()),
         )
@@ -244,7 +247,7 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32]) {
         key[6],
         key[7],
         block,
-        _mm256_setzero_si256(),
+        salt,
         low,
         high,
     ];
@@ -296,11 +299,11 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m256i; 32]) {
             _mm256_permute2x128_si256::<0x31>(key_a, key_b),
             _mm256_setr_epi32(
                 word(&group.block, a),
-                0,
+                word(&group.salt, a),
                 word(&group.counter_low, a),
                 word(&group.counter_high, a),
                 word(&group.block, b),
-                0,
+                word(&group.salt, b),
                 word(&group.counter_low, b),
                 word(&group.counter_high, b),
             ),
