@@ -18,6 +18,7 @@ use core::arch::x86_64::*;
 use crate::KeyBytes;
 use crate::lanes::{Compute, Group, Span, Stream};
 use crate::raw;
+use crate::scalar::{Share, Side};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -27,6 +28,8 @@ pub(crate) struct Eight<'s, const EXACT: bool, const SUM: bool> {
     pub(crate) keystream: &'s mut [__m256i; 32],
     /// Two registers per slot.
     pub(crate) sums: &'s mut [__m256i; 128],
+    /// Poly1305 to mix into the rounds.
+    pub(crate) side: Option<&'s mut Side>,
 }
 
 impl<const EXACT: bool, const SUM: bool> Compute for Eight<'_, EXACT, SUM> {
@@ -42,13 +45,20 @@ impl<const EXACT: bool, const SUM: bool> Compute for Eight<'_, EXACT, SUM> {
         destination: *mut u8,
     ) {
         // SAFETY: the caller's contract.
-        unsafe { fill::<SUM>(group, at, stream, block, source, destination) }
+        unsafe { fill(group, at, stream, block, source, destination) }
     }
 
     #[inline(always)]
     unsafe fn compute(&mut self, group: &Group) {
         // SAFETY: the caller's contract.
-        unsafe { compute::<EXACT, SUM>(group, self.keystream, self.sums) }
+        unsafe {
+            match &mut self.side {
+                None => compute::<EXACT, SUM>(group, self.keystream, self.sums),
+                Some(side) => {
+                    compute_beside::<EXACT, SUM>(group, self.keystream, self.sums, side);
+                }
+            }
+        }
     }
 }
 
@@ -67,9 +77,60 @@ unsafe fn compute<const EXACT: bool, const SUM: bool>(
     }
 }
 
+/// The same with Poly1305 of earlier blocks on the side.
+#[inline(never)]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    blocks: &mut [__m256i; 32],
+    sums: &mut [__m256i; 128],
+    side: &mut Side,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if group.used <= 4 {
+            keystream(group, blocks);
+        } else {
+            match side.share() {
+                Share::Nothing => keystream(group, blocks),
+                Share::One(stream, rounds) => {
+                    let mut poly = side.streams[stream].poly;
+                    let place = side.place(stream);
+                    eight(group, blocks, |round| {
+                        if round < rounds {
+                            poly.blocks(place.wrapping_add(64 * round as usize), 4);
+                        }
+                    });
+                    side.went(stream, poly, 4 * rounds);
+                }
+                Share::Both(rounds) => {
+                    let [mut a, mut b] = [side.streams[0].poly, side.streams[1].poly];
+                    let (place_a, place_b) = (side.place(0), side.place(1));
+                    eight(group, blocks, |round| {
+                        if round < rounds {
+                            let offset = 32 * round as usize;
+                            let (from_a, from_b) =
+                                (place_a.wrapping_add(offset), place_b.wrapping_add(offset));
+                            a.blocks(from_a, 1);
+                            b.blocks(from_b, 1);
+                            a.blocks(from_a.wrapping_add(16), 1);
+                            b.blocks(from_b.wrapping_add(16), 1);
+                        }
+                    });
+                    side.went(0, a, 2 * rounds);
+                    side.went(1, b, 2 * rounds);
+                }
+            }
+        }
+        apply::<EXACT, SUM>(group, blocks, sums);
+    }
+    let last = group.used.clamp(1, 8) - 1;
+    side.computed(group.slot[last], group.block[last]);
+}
+
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn fill<const SUM: bool>(
+unsafe fn fill(
     group: &mut Group,
     at: usize,
     stream: Stream,
@@ -93,10 +154,8 @@ unsafe fn fill<const SUM: bool>(
         _mm256_storeu_si256(to, _mm256_set1_epi32((stream.counter >> 32) as i32));
         let to = group.span.as_mut_ptr().add(at).cast();
         _mm256_storeu_si256(to, _mm256_set1_epi32(Span::FULL.bits() as i32));
-        if SUM {
-            let to = group.slot.as_mut_ptr().add(at).cast();
-            _mm256_storeu_si256(to, _mm256_set1_epi32(stream.slot as i32));
-        }
+        let to = group.slot.as_mut_ptr().add(at).cast();
+        _mm256_storeu_si256(to, _mm256_set1_epi32(stream.slot as i32));
         let key = _mm256_set1_epi64x(stream.key as i64);
         put_pointers(group.key.as_mut_ptr().add(at).cast(), key, none);
         let lines = _mm256_add_epi64(_mm256_set1_epi64x(source as i64), strides);
@@ -215,14 +274,14 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
         match group.used {
             0..=2 => beside::<1>(group, out),
             3..=4 => beside::<2>(group, out),
-            5.. => eight(group, out),
+            5.. => eight(group, out, |_| ()),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn eight(group: &Group, out: &mut [__m256i; 32]) {
+unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u32)) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -253,7 +312,8 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32]) {
     ];
     let shuffles = shuffles();
     let mut x = start;
-    for _ in 0..10 {
+    for round in 0..10 {
+        beside(round);
         four!(x, shuffle shuffles.by_16, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
         four!(x, 12 20, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_8, (0 4 12) (1 5 13) (2 6 14) (3 7 15));

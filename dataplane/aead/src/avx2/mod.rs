@@ -11,8 +11,9 @@ mod chacha;
 mod poly;
 
 use crate::PayloadSum;
-use crate::batch::{self, Line, Scratch, Text, Vector};
+use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::scalar::Side;
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -25,12 +26,19 @@ impl Vector for Avx2 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Eight<'s, EXACT, SUM>;
 
     const TEXTS: usize = 4;
-    const SCALAR_BLOCKS: usize = 18;
+    const SCALAR_BLOCKS: usize = 33;
+    const TOGETHER: u32 = 1024;
+    const SIDE: u32 = 256;
+    const AHEAD: usize = AHEAD;
+    // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
+    const SEAL: (usize, usize) = (usize::MAX, 8);
+    const OPEN: (usize, usize) = (16 << 10, 2);
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; 64],
+        side: Option<&'s mut Side>,
     ) -> chacha::Eight<'s, EXACT, SUM> {
         // SAFETY: a line is 64 bytes, aligned to 64, as a register's place in memory; all bit
         // patterns are both.
@@ -38,6 +46,7 @@ impl Vector for Avx2 {
             chacha::Eight {
                 keystream: &mut *(&raw mut *keystream).cast(),
                 sums: &mut *(&raw mut *sums).cast(),
+                side,
             }
         }
     }

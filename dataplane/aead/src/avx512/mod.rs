@@ -13,6 +13,7 @@ mod poly;
 use crate::PayloadSum;
 use crate::batch::{self, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::scalar::Side;
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -30,11 +31,18 @@ impl Vector for Avx512 {
 
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
+    const TOGETHER: u32 = 0;
+    const SIDE: u32 = u32::MAX;
+    const AHEAD: usize = 16;
+    // What stays in the first-level cache until Poly1305 has read it.
+    const SEAL: (usize, usize) = (32 << 10, 8);
+    const OPEN: (usize, usize) = (32 << 10, 8);
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; 64],
+        _side: Option<&'s mut Side>,
     ) -> chacha::Sixteen<'s, EXACT, SUM> {
         // SAFETY: a line is 64 bytes, aligned to 64, as a register's place in memory; all bit
         // patterns are both.
