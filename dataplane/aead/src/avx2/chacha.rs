@@ -96,9 +96,9 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
                 Share::One(stream, rounds) => {
                     let mut poly = side.streams[stream].poly;
                     let place = side.place(stream);
-                    eight(group, blocks, |round| {
+                    eight(group, blocks, |round, part| {
                         if round < rounds {
-                            poly.blocks(place.wrapping_add(64 * round as usize), 4);
+                            poly.blocks(place.wrapping_add(64 * round as usize + 16 * part), 1);
                         }
                     });
                     side.went(stream, poly, 4 * rounds);
@@ -106,15 +106,13 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
                 Share::Both(rounds) => {
                     let [mut a, mut b] = [side.streams[0].poly, side.streams[1].poly];
                     let (place_a, place_b) = (side.place(0), side.place(1));
-                    eight(group, blocks, |round| {
+                    eight(group, blocks, |round, part| {
+                        let offset = 32 * round as usize + 16 * (part / 2);
                         if round < rounds {
-                            let offset = 32 * round as usize;
-                            let (from_a, from_b) =
-                                (place_a.wrapping_add(offset), place_b.wrapping_add(offset));
-                            a.blocks(from_a, 1);
-                            b.blocks(from_b, 1);
-                            a.blocks(from_a.wrapping_add(16), 1);
-                            b.blocks(from_b.wrapping_add(16), 1);
+                            match part % 2 {
+                                0 => a.blocks(place_a.wrapping_add(offset), 1),
+                                _ => b.blocks(place_b.wrapping_add(offset), 1),
+                            }
                         }
                     });
                     side.went(0, a, 2 * rounds);
@@ -274,14 +272,14 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
         match group.used {
             0..=2 => beside::<1>(group, out),
             3..=4 => beside::<2>(group, out),
-            5.. => eight(group, out, |_| ()),
+            5.. => eight(group, out, |_, _| ()),
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u32)) {
+unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u32, usize)) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -313,14 +311,17 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u
     let shuffles = shuffles();
     let mut x = start;
     for round in 0..10 {
-        beside(round);
         four!(x, shuffle shuffles.by_16, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        beside(round, 0);
         four!(x, 12 20, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_8, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        beside(round, 1);
         four!(x, 7 25, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_16, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        beside(round, 2);
         four!(x, 12 20, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
         four!(x, shuffle shuffles.by_8, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        beside(round, 3);
         four!(x, 7 25, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
     }
     let mut half = [_mm256_setzero_si256(); 8];

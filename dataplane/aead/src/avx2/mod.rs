@@ -27,7 +27,7 @@ impl Vector for Avx2 {
 
     const TEXTS: usize = 4;
     const SCALAR_BLOCKS: usize = 33;
-    const TOGETHER: u32 = 1024;
+    const TOGETHER: u32 = 200;
     const SIDE: u32 = 256;
     const AHEAD: usize = AHEAD;
     // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
