@@ -88,15 +88,13 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        if group.used <= 4 {
-            keystream(group, blocks);
-        } else {
+        {
             match side.share() {
                 Share::Nothing => keystream(group, blocks),
                 Share::One(stream, rounds) => {
                     let mut poly = side.streams[stream].poly;
                     let place = side.place(stream);
-                    eight(group, blocks, |round, part| {
+                    keystream_beside(group, blocks, |round, part| {
                         if round < rounds {
                             poly.blocks(place.wrapping_add(64 * round as usize + 16 * part), 1);
                         }
@@ -106,7 +104,7 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
                 Share::Both(rounds) => {
                     let [mut a, mut b] = [side.streams[0].poly, side.streams[1].poly];
                     let (place_a, place_b) = (side.place(0), side.place(1));
-                    eight(group, blocks, |round, part| {
+                    keystream_beside(group, blocks, |round, part| {
                         let offset = 32 * round as usize + 16 * (part / 2);
                         if round < rounds {
                             match part % 2 {
@@ -270,9 +268,27 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
     // SAFETY: the caller's contract.
     unsafe {
         match group.used {
-            0..=2 => beside::<1>(group, out),
-            3..=4 => beside::<2>(group, out),
-            5.. => eight(group, out, |_, _| ()),
+            0..=2 => few::<1>(group, out, |_, _| ()),
+            3..=4 => few::<2>(group, out, |_, _| ()),
+            5..=6 => few::<3>(group, out, |_, _| ()),
+            7.. => eight(group, out, |_, _| ()),
+        }
+    }
+}
+
+/// The same with something on the side, four times per double round.
+///
+/// # Safety
+/// As [`Compute::compute`].
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: impl FnMut(u32, usize)) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if group.used <= 4 {
+            few::<2>(group, out, beside);
+        } else {
+            eight(group, out, beside);
         }
     }
 }
@@ -336,11 +352,15 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u
     }
 }
 
-/// Up to four blocks, two to a set of registers: a register holds a row of the state (four words) of
+/// Up to six blocks, two to a set of registers: a register holds a row of the state (four words) of
 /// two blocks.
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m256i; 32]) {
+unsafe fn few<const SETS: usize>(
+    group: &Group,
+    out: &mut [__m256i; 32],
+    mut beside: impl FnMut(u32, usize),
+) {
     let sigma = _mm256_broadcastsi128_si256(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
     let mut start = [[_mm256_setzero_si256(); 4]; SETS];
     for (set, rows) in start.iter_mut().enumerate() {
@@ -372,13 +392,17 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m256i; 32]) {
     }
     let shuffles = shuffles();
     let mut x = start;
-    for _ in 0..10 {
+    for round in 0..10 {
+        beside(round, 0);
+        beside(round, 1);
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
             *b = _mm256_shuffle_epi32::<0b00_11_10_01>(*b);
             *c = _mm256_shuffle_epi32::<0b01_00_11_10>(*c);
             *d = _mm256_shuffle_epi32::<0b10_01_00_11>(*d);
         }
+        beside(round, 2);
+        beside(round, 3);
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
             *b = _mm256_shuffle_epi32::<0b10_01_00_11>(*b);
