@@ -1,1 +1,17 @@
 //! Culvert: configuration, control core, command line.
+//!
+//! - [`config`]: the YAML file, from text to types, with every mistake named.
+//! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
+//! - [`api`]: the control socket, its server and its client; [`state`] is what it tells.
+//! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
+//! - [`cli`]: the commands of the binary `culvert`.
+
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod keys;
+pub mod process;
+pub mod state;

@@ -1,1 +1,36 @@
-//! Scenarios with real peers, guests and faults.
+//! What the scenarios and the demo are made of: namespaces, processes, guests, real peers, captures.
+//!
+//! In: the built `culvert`, Debian's programs (QEMU, wireguard-go, dpdk-testpmd, tcpdump, tshark) and root.
+//! Out: values that stand for something running on this machine and end with it: dropping a [`Process`] ends
+//! that process, dropping a [`Namespace`] removes it.
+//! Never: traffic outside loopback and the namespaces made here; a signal to a process not started here.
+//!
+//! Nothing here knows Culvert from inside: it reads what an operator can read (exit codes, `show --json`, logs).
+
+#![forbid(unsafe_code)]
+
+mod capture;
+mod culvert;
+mod guest;
+mod needs;
+mod network;
+mod process;
+mod scenario;
+mod testpmd;
+mod topology;
+mod transfer;
+mod wireguard_go;
+
+pub use capture::{Capture, Crossing};
+pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
+pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use needs::Part;
+pub use network::{Namespace, Veth, sweep};
+pub use process::{Limit, Process, eventually, run};
+pub use scenario::Scenario;
+pub use testpmd::{Counted, Testpmd, TestpmdSpec};
+pub use topology::{
+    Far, GUEST_MTU, Host, HostSpec, Outer, PORT, PeerSpec, PortSpec, SocketMode, TwoHosts, Uplink,
+};
+pub use transfer::{Moved, tcp_transfer, udp_exchange};
+pub use wireguard_go::WireguardGo;

@@ -9,6 +9,13 @@
 //! 4.5 nothing is found, above 10 something surely is. It prints and judges nothing: a busy machine
 //! makes noise, and a figure is to be read beside its repetition.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a bench may panic, and makes text and figures of numbers"
+)]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -12,6 +12,11 @@
 //! 3. open: key lanes, tags, lanes of those packets whose tag was right.
 
 #![allow(unsafe_code, reason = "a named room: pointers of jobs become lanes")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
 
 use core::ptr;
 use core::slice;
@@ -158,7 +163,7 @@ impl Order {
         };
         let (mut text, mut sorted) = (0, true);
         for (offset, job) in jobs[first..].iter().enumerate().take(MOST) {
-            if text >= most && order.len % multiple == 0 {
+            if text >= most && order.len.is_multiple_of(multiple) {
                 break;
             }
             order.next = first + offset + 1;
@@ -437,7 +442,7 @@ unsafe fn in_place<C: Compute>(
     if from == to {
         return;
     }
-    debug_assert!(from % 64 == 0 && (to % 64 == 0 || to == len));
+    debug_assert!(from.is_multiple_of(64) && (to.is_multiple_of(64) || to == len));
     let block = from / 64;
     let whole = to / 64 - block;
     let at = text.wrapping_add(from as usize);

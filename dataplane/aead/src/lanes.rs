@@ -9,6 +9,11 @@
 //! group's time to arrive.
 
 #![allow(unsafe_code, reason = "a named room: pointers of lanes")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
 
 use core::ptr;
 

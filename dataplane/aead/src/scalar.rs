@@ -9,6 +9,11 @@
 //! branches depend on the length only.
 
 #![allow(unsafe_code, reason = "a named room: reads texts of jobs")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
 
 use crate::batch::{Line, Text};
 

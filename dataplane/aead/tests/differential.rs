@@ -5,6 +5,13 @@
 //! reference is the `chacha20poly1305` crate; where speed matters more than kinship, ring, which a
 //! part of the cases compare with the crate.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a test may panic, and makes text of numbers"
+)]
+
 use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use culvert_aead::{

@@ -1,5 +1,12 @@
 //! Published vectors: RFC 8439 and Wycheproof, on every kernel that this processor has.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a test may panic, and makes text of numbers"
+)]
+
 use culvert_aead::{Engine, Kernel, OpenJob, SealJob, Sealed, SegmentMut, TAG_LEN, TAILROOM};
 use serde_json::Value;
 

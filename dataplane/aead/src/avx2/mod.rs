@@ -4,6 +4,13 @@
 //! **Never**: called without those features; [`is_available`] says.
 
 #![allow(unsafe_code, reason = "a named room: SIMD kernels")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::cast_sign_loss,
+    reason = "words go to lanes and back; loads and stores are unaligned"
+)]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their prefix")]
 #![allow(clippy::needless_range_loop, reason = "lanes and limbs have numbers")]
 

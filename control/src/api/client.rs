@@ -1,0 +1,164 @@
+//! The other end of the control socket: what `show` and `apply` ask.
+//!
+//! In: a run directory. Out: answers as types. Never: a terminal.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use serde::de::DeserializeOwned;
+
+use super::{ApplyBody, Refusal};
+use crate::process;
+use crate::state::{Applied, State};
+
+/// Longer than the server waits for its engine.
+const PATIENCE: Duration = Duration::from_secs(70);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error(
+        "no culvert runs in {run_dir}: start one with `culvert run -c FILE`, or name its run directory with --run-dir",
+        run_dir = .0.display()
+    )]
+    NotRunning(PathBuf),
+    /// The socket's mode keeps this user out.
+    #[error("may not open {socket}: run as root, or as a user that the socket's group has", socket = .0.display())]
+    Forbidden(PathBuf),
+    /// The connection broke.
+    #[error("the control socket {socket}: {error}", socket = .socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened, in words.
+        error: String,
+    },
+    /// The server said no.
+    #[error("{}", .0.error)]
+    Refused(Refusal),
+}
+
+/// A run directory's control socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    run_dir: PathBuf,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The client of the process that uses that run directory.
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
+            run_dir: run_dir.to_owned(),
+            socket: process::api_socket(run_dir),
+        }
+    }
+
+    /// Everything that `show` prints.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn state(&self) -> Result<State, ClientError> {
+        self.ask(Method::GET, "/v1/state", Vec::new())
+    }
+
+    /// Applies a configuration's text.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or the configuration is refused.
+    pub fn apply(&self, body: &ApplyBody) -> Result<Applied, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        self.ask(Method::POST, "/v1/apply", body)
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.map_err(|error| self.broken(&error))?;
+        let exchange = self.exchange(method, path, body);
+        let (status, body) = runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, exchange).await })
+            .map_err(|_| self.broken(&"no answer in time"))??;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.broken(&error));
+        }
+        let unnamed = |_| Refusal {
+            error: format!("{status}: {}", String::from_utf8_lossy(&body)),
+            report: String::new(),
+            needs_restart: Vec::new(),
+        };
+        Err(ClientError::Refused(
+            serde_json::from_slice(&body).unwrap_or_else(unnamed),
+        ))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.unconnected(&error))?;
+        let io = hyper_util::rt::TokioIo::new(stream);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
+            .await
+            .map_err(|error| self.broken(&error))?;
+        // Ends with the runtime; its errors come out of the request as well.
+        tokio::spawn(connection);
+        let request = axum::http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "culvert")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.broken(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(&error))?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.broken(&error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn unconnected(&self, error: &io::Error) -> ClientError {
+        let kind = error.kind();
+        if kind == io::ErrorKind::PermissionDenied {
+            ClientError::Forbidden(self.socket.clone())
+        } else if matches!(
+            kind,
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+        ) {
+            ClientError::NotRunning(self.run_dir.clone())
+        } else {
+            self.broken(error)
+        }
+    }
+
+    fn broken(&self, error: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            error: error.to_string(),
+        }
+    }
+}

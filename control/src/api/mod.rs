@@ -1,0 +1,213 @@
+//! What the outside asks of the engine.
+//!
+//! In: requests from the control socket and from signals. Out: the same requests at the engine's
+//! loop, which answers each through its [`Reply`]. Never: the engine's state: it stays on its
+//! thread.
+//!
+//! [`channel`] makes the two ends. The engine's end has a file descriptor that is readable while
+//! requests wait, so it fits into a poll set.
+
+pub mod client;
+pub mod server;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::state::{Applied, State};
+
+/// Requests that may wait at the engine; the next sender is refused.
+const WAITING: usize = 64;
+
+/// One thing asked of the engine.
+#[derive(Debug)]
+pub enum Request {
+    /// Everything that `show` prints.
+    State {
+        /// Takes the answer.
+        reply: Reply<Box<State>>,
+    },
+    /// A checked configuration to replace the running one.
+    Apply {
+        /// The whole new configuration.
+        config: Box<Config>,
+        /// Takes what changed, or why nothing did.
+        reply: Reply<Result<Applied, ApplyError>>,
+    },
+    /// Finish what was begun, then end.
+    Drain,
+}
+
+/// Why a checked configuration was not applied. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// These settings are fixed at the start: a restart takes them over.
+    #[error("needs a restart: {}", .0.join("; "))]
+    NeedsRestart(Vec<String>),
+    /// Something that the new configuration names can't be had.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Takes one answer. Dropping it tells the asker that there is none.
+#[derive(Debug)]
+pub struct Reply<T>(oneshot::Sender<T>);
+
+impl<T> Reply<T> {
+    /// A reply and where it arrives.
+    pub fn new() -> (Self, oneshot::Receiver<T>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Answers; nothing happens if the asker has left.
+    pub fn send(self, answer: T) {
+        drop(self.0.send(answer));
+    }
+}
+
+/// Hands a configuration to the engine and waits for what becomes of it.
+///
+/// # Errors
+///
+/// When the engine refuses it, or takes no requests.
+pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
+    let (reply, answer) = Reply::new();
+    let config = Box::new(config);
+    let request = Request::Apply { config, reply };
+    requester
+        .send(request)
+        .map_err(|error| ApplyError::Failed(error.to_string()))?;
+    let unanswered = |_| Err(ApplyError::Failed(SendError::Ended.to_string()));
+    answer.blocking_recv().unwrap_or_else(unanswered)
+}
+
+/// Logs what an `apply` did.
+pub fn log_applied(applied: &Applied) {
+    if applied.changes.is_empty() {
+        tracing::info!(
+            generation = applied.generation,
+            "configuration applied: nothing changed"
+        );
+        return;
+    }
+    tracing::info!(generation = applied.generation, "configuration applied");
+    for change in &applied.changes {
+        tracing::info!("applied: {change}");
+    }
+}
+
+/// The body of `POST /v1/apply`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct ApplyBody {
+    /// The file's absolute path: for messages, and where relative key files begin.
+    pub path: std::path::PathBuf,
+    /// The file's text.
+    pub text: String,
+}
+
+/// The body of every answer that is not the one asked for.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Refusal {
+    /// What is wrong, in one line.
+    pub error: String,
+    /// The rendered report of a configuration with mistakes, else empty.
+    #[serde(default)]
+    pub report: String,
+    /// What needs a restart, if that is why.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
+}
+
+/// Makes the two ends of the way to the engine.
+///
+/// # Errors
+///
+/// When the system has no file descriptor left.
+pub fn channel() -> std::io::Result<(Requester, Requests)> {
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let (sender, receiver) = mpsc::sync_channel(WAITING);
+    let requester = Requester {
+        sender,
+        wake: Arc::clone(&wake),
+    };
+    Ok((requester, Requests { receiver, wake }))
+}
+
+/// The end of those who ask.
+#[derive(Clone, Debug)]
+pub struct Requester {
+    sender: mpsc::SyncSender<Request>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The engine did not take a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Too many requests wait already.
+    #[error("too many requests wait for an answer")]
+    Full,
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Ended,
+}
+
+impl Requester {
+    /// Hands a request to the engine without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When too many wait already, or the engine has ended.
+    pub fn send(&self, request: Request) -> Result<(), SendError> {
+        self.sender.try_send(request).map_err(|error| match error {
+            mpsc::TrySendError::Full(_) => SendError::Full,
+            mpsc::TrySendError::Disconnected(_) => SendError::Ended,
+        })?;
+        // Fails only when the counter is full, and then the engine is awake anyway.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+/// The engine's end.
+#[derive(Debug)]
+pub struct Requests {
+    receiver: mpsc::Receiver<Request>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Requests {
+    /// The next request, if one waits. Clears the file descriptor's readiness first, so that a
+    /// request that arrives later makes it readable again: call until `None`.
+    pub fn try_next(&self) -> Option<Request> {
+        self.clear();
+        self.receiver.try_recv().ok()
+    }
+
+    /// The next request; waits for it, at most `timeout`. `None`: none came, or nobody is left who
+    /// could ask.
+    pub fn wait(&self, timeout: Option<Duration>) -> Option<Request> {
+        let request = match timeout {
+            None => self.receiver.recv().ok(),
+            Some(timeout) => self.receiver.recv_timeout(timeout).ok(),
+        };
+        self.clear();
+        request
+    }
+
+    fn clear(&self) {
+        // Fails with EAGAIN when nothing was signalled.
+        let _ = rustix::io::read(&*self.wake, &mut [0u8; 8]);
+    }
+}
+
+impl AsFd for Requests {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}

@@ -1,0 +1,192 @@
+//! The control socket: HTTP/1.1 over `api.sock` in the run directory, mode 0660.
+//!
+//! In: `GET /v1/state`, `POST /v1/apply`. Out: JSON; requests to the engine. Never: the engine's
+//! thread: this one has its own, with tokio's single-threaded runtime.
+//!
+//! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Json, State as AxumState};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::time::timeout;
+
+use super::{Applied, ApplyBody, ApplyError, Refusal, Reply, Request, Requester, SendError};
+use crate::config;
+
+/// The largest body: a configuration of the greatest length as a JSON string, and its path.
+const BODY: usize = 80 << 20;
+
+/// How long the engine may take for an answer; it looks at its requests many times a second.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an `apply` may take: a DPDK device may come and go meanwhile.
+const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The control socket of this process; removed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+}
+
+/// Opens the control socket and serves it on a thread of its own. A stale socket is replaced: the
+/// caller holds the run directory's lock.
+///
+/// # Errors
+///
+/// When the socket can't be made.
+pub fn serve(path: &Path, requester: Requester) -> io::Result<Server> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    let server = Server {
+        path: path.to_owned(),
+    };
+    // The run directory keeps others out until here.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let run = move || {
+        let served = runtime.block_on(async {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            axum::serve(listener, router(requester)).await
+        });
+        if let Err(error) = served {
+            tracing::error!(%error, "the control socket has ended");
+        }
+    };
+    thread::Builder::new().name("api".into()).spawn(run)?;
+    Ok(server)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn router(requester: Requester) -> axum::Router {
+    axum::Router::new()
+        .route("/v1/state", get(state))
+        .route("/v1/apply", post(apply))
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(requester)
+}
+
+async fn state(AxumState(requester): AxumState<Requester>) -> Response {
+    let (reply, answer) = Reply::new();
+    if let Err(error) = requester.send(Request::State { reply }) {
+        return unavailable(error);
+    }
+    match timeout(PATIENCE, answer).await {
+        Ok(Ok(state)) => Json(state).into_response(),
+        Ok(Err(_)) => unavailable(SendError::Ended),
+        Err(_) => late(),
+    }
+}
+
+async fn apply(
+    AxumState(requester): AxumState<Requester>,
+    Json(body): Json<ApplyBody>,
+) -> Response {
+    // Reading key files and a long text must not hold up another client's `show`.
+    let checked =
+        tokio::task::spawn_blocking(move || config::parse(&body.text, &body.path, &config::Disk))
+            .await;
+    let config = match checked {
+        Ok(Ok((config, _))) => config,
+        Ok(Err(report)) => return mistaken(&report),
+        Err(_) => return failed("the configuration could not be checked"),
+    };
+    let (reply, answer) = Reply::new();
+    let request = Request::Apply {
+        config: Box::new(config),
+        reply,
+    };
+    if let Err(error) = requester.send(request) {
+        return unavailable(error);
+    }
+    match timeout(APPLY_PATIENCE, answer).await {
+        Ok(Ok(answer)) => applied(answer),
+        Ok(Err(_)) => unavailable(SendError::Ended),
+        Err(_) => late(),
+    }
+}
+
+fn applied(answer: Result<Applied, ApplyError>) -> Response {
+    match answer {
+        Ok(applied) => Json(applied).into_response(),
+        Err(ApplyError::NeedsRestart(what)) => {
+            let error = ApplyError::NeedsRestart(what.clone()).to_string();
+            refuse(
+                StatusCode::CONFLICT,
+                Refusal {
+                    error,
+                    report: String::new(),
+                    needs_restart: what,
+                },
+            )
+        }
+        Err(ApplyError::Failed(error)) => failed(&error),
+    }
+}
+
+fn mistaken(report: &config::Report) -> Response {
+    let error = match report.errors() {
+        1 => "the configuration has a mistake".into(),
+        errors => format!("the configuration has {errors} mistakes"),
+    };
+    let report = report.render(false);
+    refuse(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal {
+            error,
+            report,
+            needs_restart: Vec::new(),
+        },
+    )
+}
+
+fn failed(error: &str) -> Response {
+    plain(StatusCode::INTERNAL_SERVER_ERROR, error)
+}
+
+fn unavailable(error: SendError) -> Response {
+    plain(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+}
+
+fn late() -> Response {
+    plain(
+        StatusCode::GATEWAY_TIMEOUT,
+        "the engine did not answer in time",
+    )
+}
+
+fn plain(status: StatusCode, error: &str) -> Response {
+    let error = error.to_owned();
+    refuse(
+        status,
+        Refusal {
+            error,
+            report: String::new(),
+            needs_restart: Vec::new(),
+        },
+    )
+}
+
+fn refuse(status: StatusCode, refusal: Refusal) -> Response {
+    (status, Json(refusal)).into_response()
+}

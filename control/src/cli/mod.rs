@@ -1,0 +1,180 @@
+//! The commands of the binary `culvert`.
+//!
+//! In: arguments. Out: text for people on stdout, mistakes on stderr, an exit status: 0 it worked,
+//! 1 it did not, 2 the command line was wrong. Never: colour where nobody sees it (`NO_COLOR`,
+//! pipes).
+
+mod apply;
+mod check;
+mod keys;
+mod reference;
+mod run;
+mod schema;
+mod show;
+mod table;
+mod units;
+
+use std::io::{self, IsTerminal, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::process::DEFAULT_RUN_DIR;
+
+/// Why a command did not work, in words for the operator.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// One line; printed as `culvert: …`.
+    Line(String),
+    /// Text that is complete in itself.
+    Report(String),
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Line(error.to_string())
+    }
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  (umask 077; culvert genkey > /etc/culvert/wg0.key)
+  culvert pubkey < /etc/culvert/wg0.key      # what the far end's configuration needs
+  culvert check /etc/culvert/culvert.yaml    # every mistake with its line
+  culvert run -c /etc/culvert/culvert.yaml
+  culvert show                               # in another terminal
+
+Every key of the configuration: configs/README.md, or `culvert schema` for editors.";
+
+/// A virtual switch that carries guests' packets through WireGuard.
+#[derive(Debug, Parser)]
+#[command(name = "culvert", version, about, after_help = AFTER_HELP, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a configuration until SIGTERM or SIGINT; SIGHUP applies the file again
+    Run {
+        /// The configuration
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Find every mistake in a configuration; needs neither devices nor a running culvert
+    Check {
+        /// The configuration
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the configuration's JSON schema, for editors
+    Schema {
+        /// Print the reference of all keys for people, in Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
+    /// Print a new private key, as `wg genkey` does
+    Genkey,
+    /// Read a private key from standard input and print its public key, as `wg pubkey` does
+    Pubkey,
+    /// Print a new preshared key, as `wg genpsk` does
+    Genpsk,
+    /// Show what a running culvert does
+    Show {
+        /// One part; without it, all but routes and neighbors
+        part: Option<Part>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Apply a configuration to a running culvert; what did not change is not disturbed
+    Apply {
+        /// The configuration
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// The directory of sockets, locks and persistent state: one per running culvert
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR, env = "CULVERT_RUN_DIR")]
+    run_dir: PathBuf,
+}
+
+/// A part of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Ports and uplinks: link, traffic, drops
+    Ports,
+    /// Peers: endpoint, last handshake, traffic
+    Peers,
+    /// Routes of every network and uplink
+    Routes,
+    /// Neighbors of every network and uplink
+    Neighbors,
+    /// Cores: load, bursts, sleeps, what each serves
+    Cores,
+    /// Every drop counter that is not zero
+    Drops,
+}
+
+/// The binary's whole life.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let text = match failure {
+                Failure::Line(line) => format!("culvert: {line}\n"),
+                Failure::Report(text) => text,
+            };
+            // Nobody is left to tell when stderr is gone.
+            let _ = io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config, place } => run::run(&config, &place.run_dir),
+        Command::Check { config } => check::run(&config),
+        Command::Schema { markdown: true } => print(&reference::text()),
+        Command::Schema { markdown: false } => print(&schema::text()),
+        Command::Genkey => keys::genkey(),
+        Command::Pubkey => keys::pubkey(),
+        Command::Genpsk => keys::genpsk(),
+        Command::Show { part, json, place } => show::run(&place.run_dir, part, json),
+        Command::Apply { config, place } => apply::run(&config, &place.run_dir),
+        Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Line(format!("can't write: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a stream's reader wants colours (<https://no-color.org>).
+fn wants_color(stream: &impl IsTerminal) -> bool {
+    let unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    stream.is_terminal() && unset("NO_COLOR") && !dumb
+}

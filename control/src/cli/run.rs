@@ -1,0 +1,46 @@
+//! `culvert run -c FILE`: the order of a start and of an end.
+
+use std::path::Path;
+
+use super::{Failure, check};
+use crate::process::{self, Notify, RunDir, signals};
+use crate::{api, engine};
+
+/// 1. Nothing secret is in memory yet: shut the process's memory off.
+/// 2. Signals are blocked before the first thread.
+/// 3. The whole configuration is checked before anything is touched.
+/// 4. The run directory is locked; only then may stale sockets in it be replaced.
+/// 5. The control socket and signals are served; the engine takes the calling thread.
+/// 6. The engine has drained: the control socket goes, the locks after it.
+pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
+    process::harden()?;
+    signals::block()?;
+    process::log::init();
+    let loaded = check::load(config)?;
+    // Relative paths would change their meaning with the working directory.
+    let config = std::path::absolute(config)?;
+    let run_dir = RunDir::open(run_dir)?;
+    let notify = Notify;
+    let (requester, requests) = api::channel()?;
+    let socket = run_dir.api_socket();
+    let server = api::server::serve(&socket, requester.clone()).map_err(|error| {
+        Failure::Line(format!(
+            "can't open the control socket {}: {error}",
+            socket.display()
+        ))
+    })?;
+    signals::serve(config.clone(), requester, notify)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %loaded.node,
+        config = %config.display(),
+        run_dir = %run_dir.path().display(),
+        "starting"
+    );
+    let ended = engine::run(loaded, &run_dir, requests, &notify);
+    notify.stopping();
+    drop(server);
+    ended.map_err(|error| Failure::Line(error.to_string()))?;
+    tracing::info!("ended");
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! A file without a mistake becomes the model: defaults are filled in here and nowhere else.
+//!
+//! In: drafts that were read and compared without an error. Out: a [`Config`]. Never: a message:
+//! `None` means that a mistake was overlooked before, which is a defect of this program.
+
+use std::path::Path;
+
+use super::draft::{self, PortKind, UplinkKind, Workers};
+use super::{
+    Config, Cores, DpdkUplink, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Peer,
+    Port, PortDriver, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    VhostUserPort, WorkerCore, WorkerIndex, limits,
+};
+
+/// The model of a file.
+pub(super) fn config(file: draft::File, source: &Path) -> Option<Config> {
+    let cores = cores(&file.cores);
+    let workers = cores.workers.len();
+    let memory = memory(&file);
+    let mut turn = 0;
+    let ports = file
+        .ports
+        .iter()
+        .map(|draft| port(draft, &file, workers, &mut turn))
+        .collect::<Option<_>>()?;
+    let networks = file
+        .networks
+        .iter()
+        .map(|draft| network(draft, &file))
+        .collect::<Option<_>>()?;
+    let tunnels = file
+        .tunnels
+        .iter()
+        .map(|draft| tunnel(draft, &file))
+        .collect::<Option<_>>()?;
+    let uplinks = file
+        .uplinks
+        .iter()
+        .map(|draft| uplink(draft, workers))
+        .collect::<Option<_>>()?;
+    Some(Config {
+        source: source.to_owned(),
+        node: file.node.map_or_else(host_name, |at| at.value),
+        cores,
+        memory,
+        uplinks,
+        tunnels,
+        networks,
+        ports,
+    })
+}
+
+/// How many workers a file asks for.
+pub(super) fn worker_count(cores: &draft::Cores) -> usize {
+    match &cores.workers {
+        None => 1,
+        Some(Workers::Count(count)) => usize::from(*count),
+        Some(Workers::Pinned(cpus)) => cpus.len(),
+    }
+}
+
+/// An uplink's MTU in bytes.
+pub(super) fn uplink_mtu(uplink: &draft::Uplink) -> u32 {
+    uplink.mtu.map_or(limits::MTU_DEFAULT, |at| at.value)
+}
+
+/// A tunnel's MTU in bytes; `None` while its uplink is unknown.
+pub(super) fn tunnel_mtu(tunnel: &draft::Tunnel, file: &draft::File) -> Option<u32> {
+    let derived = || {
+        let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
+            &uplink.name.value
+        })?;
+        Some(
+            uplink_mtu(uplink)
+                .saturating_sub(limits::TUNNEL_OVERHEAD)
+                .max(limits::MTU_MIN),
+        )
+    };
+    tunnel.mtu.map(|at| at.value).or_else(derived)
+}
+
+/// A network's MTU in bytes.
+pub(super) fn network_mtu(network: &draft::Network, file: &draft::File) -> u32 {
+    let tunnel = || {
+        find(&file.tunnels, network.tunnel.as_ref(), |tunnel| {
+            &tunnel.name.value
+        })
+    };
+    let derived = || tunnel().and_then(|tunnel| tunnel_mtu(tunnel, file));
+    network
+        .mtu
+        .map(|at| at.value)
+        .or_else(derived)
+        .unwrap_or(limits::MTU_DEFAULT)
+}
+
+/// The draft that a reference names.
+pub(super) fn find<'d, D>(
+    drafts: &'d [D],
+    reference: Option<&super::section::At<Name>>,
+    name: impl Fn(&D) -> &Name,
+) -> Option<&'d D> {
+    let reference = &reference?.value;
+    drafts.iter().find(|draft| name(draft) == reference)
+}
+
+fn cores(draft: &draft::Cores) -> Cores {
+    let workers = match &draft.workers {
+        Some(Workers::Pinned(cpus)) => cpus
+            .iter()
+            .map(|cpu| WorkerCore {
+                cpu: Some(cpu.value),
+            })
+            .collect(),
+        Some(Workers::Count(_)) | None => vec![WorkerCore { cpu: None }; worker_count(draft)],
+    };
+    Cores {
+        control: draft.control.map(|at| at.value),
+        workers,
+        poll: draft.poll,
+    }
+}
+
+fn memory(file: &draft::File) -> Memory {
+    let uplinks = file.uplinks.iter().map(uplink_mtu);
+    let networks = file
+        .networks
+        .iter()
+        .map(|network| network_mtu(network, file));
+    let largest = uplinks
+        .chain(networks)
+        .max()
+        .unwrap_or_default()
+        .max(limits::MTU_DEFAULT);
+    Memory {
+        hugepages: file.memory.hugepages,
+        megabytes: file.memory.megabytes.unwrap_or(256),
+        mtu_max: narrow(file.memory.mtu_max.map_or(largest, |at| at.value)),
+    }
+}
+
+fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
+    let driver = match draft.kind? {
+        UplinkKind::Dpdk => UplinkDriver::Dpdk(DpdkUplink {
+            device: draft.device.as_ref()?.value.clone(),
+            rx_descriptors: draft.rx_descriptors.unwrap_or(1024),
+            tx_descriptors: draft.tx_descriptors.unwrap_or(1024),
+        }),
+        UplinkKind::Udp => UplinkDriver::Udp(UdpUplink {
+            device: draft.interface.clone(),
+            fwmark: draft.fwmark,
+        }),
+    };
+    let queues = draft.queues.map_or(workers, |at| at.value as usize);
+    let assigned = draft
+        .queue_workers
+        .as_ref()
+        .map(|at| at.value.iter().map(|at| worker(at.value)).collect());
+    let round_robin = || {
+        (0..queues)
+            .map(|queue| WorkerIndex(narrow_usize(queue % workers.max(1))))
+            .collect()
+    };
+    Some(Uplink {
+        name: draft.name.value.clone(),
+        driver,
+        addresses: draft.addresses.iter().map(|at| at.value).collect(),
+        routes: draft.routes.iter().map(uplink_route).collect(),
+        mtu: narrow(uplink_mtu(draft)),
+        queues: narrow_usize(queues),
+        queue_workers: assigned.unwrap_or_else(round_robin),
+    })
+}
+
+fn uplink_route(draft: &draft::UplinkRoute) -> UplinkRoute {
+    UplinkRoute {
+        to: draft
+            .to
+            .value
+            .unwrap_or_else(|| everything(draft.via.value.is_ipv4())),
+        via: draft.via.value,
+    }
+}
+
+/// `default` of one family.
+pub(super) fn everything(ipv4: bool) -> IpNet {
+    if ipv4 {
+        IpNet::V4(ipnet::Ipv4Net::default())
+    } else {
+        IpNet::V6(ipnet::Ipv6Net::default())
+    }
+}
+
+fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
+    Some(Tunnel {
+        name: draft.name.value.clone(),
+        uplink: draft.uplink.as_ref()?.value.clone(),
+        listen_port: draft.listen_port?.value,
+        mtu: narrow(tunnel_mtu(draft, file)?),
+        private_key_file: draft.private_key_file.as_ref()?.value.clone(),
+        private_key: draft.private_key.clone()?,
+        peers: draft.peers.iter().map(peer).collect::<Option<_>>()?,
+    })
+}
+
+fn peer(draft: &draft::Peer) -> Option<Peer> {
+    let mut allowed_ips: Vec<IpNet> = draft.allowed_ips.iter().map(|at| at.value).collect();
+    allowed_ips.sort_unstable();
+    allowed_ips.dedup();
+    Some(Peer {
+        name: draft.name.value.clone(),
+        public_key: draft.public_key.as_ref()?.value,
+        preshared_key: draft.preshared_key.clone(),
+        endpoint: draft.endpoint.as_ref().map(|at| at.value.clone()),
+        allowed_ips,
+        persistent_keepalive: draft.persistent_keepalive,
+    })
+}
+
+fn network(draft: &draft::Network, file: &draft::File) -> Option<Network> {
+    let name = draft.name.value.clone();
+    Some(Network {
+        gateways: draft.gateways.iter().map(|at| at.value).collect(),
+        gateway_mac: draft
+            .gateway_mac
+            .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
+        tunnel: draft.tunnel.as_ref().map(|at| at.value.clone()),
+        routes: draft
+            .routes
+            .iter()
+            .map(network_route)
+            .collect::<Option<_>>()?,
+        mtu: narrow(network_mtu(draft, file)),
+        name,
+    })
+}
+
+fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
+    let (to, next_hop) = match &draft.next_hop {
+        draft::NextHop::Peer(peer) => (draft.to.value?, NextHop::Peer(peer.value.clone())),
+        draft::NextHop::Unreachable => (draft.to.value?, NextHop::Unreachable),
+        draft::NextHop::Guest(guest) => {
+            let to = draft
+                .to
+                .value
+                .unwrap_or_else(|| everything(guest.value.is_ipv4()));
+            (to, NextHop::Guest(guest.value))
+        }
+    };
+    Some(NetworkRoute { to, next_hop })
+}
+
+/// `turn` is the worker that the next queue without an assignment goes to: queues of all ports
+/// take turns, so that many ports of one queue use all workers.
+fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usize) -> Option<Port> {
+    let name = draft.name.value.clone();
+    let network = find(&file.networks, draft.network.as_ref(), |network| {
+        &network.name.value
+    })?;
+    let interface = || {
+        draft
+            .interface
+            .as_ref()
+            .map_or_else(|| name.to_string(), |at| at.value.clone())
+    };
+    let driver = match draft.kind {
+        PortKind::Tun => PortDriver::Tun {
+            interface: interface(),
+        },
+        PortKind::Tap => PortDriver::Tap {
+            interface: interface(),
+        },
+        PortKind::VhostUser => PortDriver::VhostUser(VhostUserPort {
+            socket: socket(draft),
+            mode: draft.socket_mode,
+            owner: draft.owner.clone(),
+            group: draft.group.clone(),
+            permissions: draft.permissions.unwrap_or(0o660),
+        }),
+    };
+    let queues = draft.queues.map_or(1, |at| at.value);
+    let mut next_turn = || {
+        let index = *turn % workers.max(1);
+        *turn += 1;
+        WorkerIndex(narrow_usize(index))
+    };
+    let assigned = draft
+        .queue_workers
+        .as_ref()
+        .map(|at| at.value.iter().map(|at| worker(at.value)).collect());
+    Some(Port {
+        driver,
+        queues: narrow(queues),
+        queue_workers: assigned.unwrap_or_else(|| (0..queues).map(|_| next_turn()).collect()),
+        network: network.name.value.clone(),
+        mac: draft
+            .mac
+            .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
+        addresses: draft.addresses.iter().map(|at| at.value).collect(),
+        guard: draft.guard,
+        mtu: narrow(network_mtu(network, file)),
+        offloads: draft.offloads,
+        name,
+    })
+}
+
+/// Where a port's socket is: what the file says, else `NAME.sock` in the run directory.
+pub(super) fn socket(draft: &draft::Port) -> SocketPath {
+    match &draft.socket {
+        Some(at) if at.value.is_absolute() => SocketPath::Absolute(at.value.clone()),
+        Some(at) => SocketPath::InRunDir(at.value.clone()),
+        None => SocketPath::InRunDir(format!("{}.sock", draft.name.value).into()),
+    }
+}
+
+fn worker(index: u32) -> WorkerIndex {
+    WorkerIndex(narrow(index))
+}
+
+/// This machine's name as far as a [`Name`] can hold it.
+fn host_name() -> Name {
+    let uname = rustix::system::uname();
+    let text = uname.nodename().to_string_lossy();
+    let plain: String = text
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "._-".contains(*c))
+        .take(Name::MAX_LEN)
+        .collect();
+    let fallback = || Name::new("culvert").expect("a word is a name");
+    Name::new(plain.trim_start_matches(['.', '-'])).unwrap_or_else(fallback)
+}
+
+fn narrow(value: u32) -> u16 {
+    u16::try_from(value).expect("the tables keep these numbers below 65536")
+}
+
+fn narrow_usize(value: usize) -> u16 {
+    u16::try_from(value).expect("queues and workers are counted in hundreds")
+}

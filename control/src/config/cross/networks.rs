@@ -1,0 +1,269 @@
+//! Networks: gateways, tunnels, routes, MTU.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Seen, dangling, family, is_ipv4, prefixes, reserved};
+use crate::config::build::{self, find};
+use crate::config::draft::{File, Network, NextHop, Tunnel};
+use crate::config::report::{Report, Span};
+
+pub(super) fn check(file: &File, report: &mut Report) {
+    let mut used = HashMap::new();
+    for network in &file.networks {
+        gateways(network, report);
+        let tunnel = find(&file.tunnels, network.tunnel.as_ref(), |tunnel| {
+            &tunnel.name.value
+        });
+        if let Some(reference) = &network.tunnel {
+            let title = format!("network `{}`", network.name.value);
+            if tunnel.is_none() {
+                let known = file.tunnels.iter().map(|tunnel| &tunnel.name.value);
+                dangling(reference, "tunnel", &title, known, report);
+            } else if let Some((first, line)) = used.get(&reference.value) {
+                report
+                    .error(reference.span, format!("{title} uses tunnel `{}`, as network `{first}` does", reference.value))
+                    .help(format!("the first stands in line {line}: two networks on one tunnel would leak into each other"))
+                    .help("give this network a tunnel of its own, with another `listen_port`");
+            } else {
+                used.insert(&reference.value, (&network.name.value, reference.span.line));
+            }
+        }
+        routes(network, tunnel, report);
+        if let Some(tunnel) = tunnel {
+            shadowed(network, tunnel, report);
+            mtu(network, tunnel, file, report);
+        }
+    }
+}
+
+fn gateways(network: &Network, report: &mut Report) {
+    let name = &network.name.value;
+    let mut addresses = Seen::default();
+    for (index, gateway) in network.gateways.iter().enumerate() {
+        if let Some(kind) = reserved(&gateway.value) {
+            let mistake = report.error(
+                gateway.span,
+                format!(
+                    "`gateway` of network `{name}` is {}, which is {kind}",
+                    gateway.value
+                ),
+            );
+            if let Some(host) = super::other_host(&gateway.value) {
+                mistake.help(format!(
+                    "expected an address that a host can have, as in `{host}/{}`",
+                    gateway.value.prefix_len()
+                ));
+            }
+        }
+        if let Some(line) = addresses.insert(gateway.value.addr(), gateway.span) {
+            report
+                .error(
+                    gateway.span,
+                    format!(
+                        "`gateway` of network `{name}` has {} twice",
+                        gateway.value.addr()
+                    ),
+                )
+                .help(format!("it stands in line {line} already"));
+            continue;
+        }
+        let overlaps = |other: &IpNet| {
+            *other != gateway.value
+                && other.trunc() != gateway.value.trunc()
+                && (other.contains(&gateway.value.trunc())
+                    || gateway.value.contains(&other.trunc()))
+        };
+        if let Some(other) = network.gateways[..index]
+            .iter()
+            .find(|at| overlaps(&at.value))
+        {
+            report
+                .error(
+                    gateway.span,
+                    format!(
+                        "`gateway` of network `{name}` has {}, which overlaps {}",
+                        gateway.value, other.value
+                    ),
+                )
+                .help("expected prefixes apart from each other, or the same prefix twice");
+        }
+    }
+}
+
+fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
+    let title = format!("a route of network `{}`", network.name.value);
+    let mut seen = allowed(tunnel);
+    for route in &network.routes {
+        let to = match &route.next_hop {
+            NextHop::Guest(via) => {
+                guest(network, &title, route.to.value, via.value, via.span, report);
+                route
+                    .to
+                    .value
+                    .unwrap_or_else(|| build::everything(via.value.is_ipv4()))
+            }
+            NextHop::Peer(_) | NextHop::Unreachable => {
+                if let NextHop::Peer(reference) = &route.next_hop {
+                    peer(network, tunnel, &title, reference, report);
+                }
+                let Some(to) = route.to.value else {
+                    report
+                        .error(
+                            route.to.span,
+                            format!("{title} leads to `default` of either family"),
+                        )
+                        .help("expected `0.0.0.0/0` or `::/0` here");
+                    continue;
+                };
+                to
+            }
+        };
+        if let Some((what, line)) = seen.insert(to, ("a route", route.to.span.line)) {
+            report
+                .error(
+                    route.to.span,
+                    format!("{title} leads to {to}, which has {what} already"),
+                )
+                .help(format!("it stands in line {line}: keep one of the two"));
+        }
+        let own = |net: &IpNet| net.trunc() == to;
+        if network.gateways.iter().any(|at| own(&at.value)) {
+            report
+                .error(
+                    route.to.span,
+                    format!("{title} leads to {to}, which is the network's own prefix"),
+                )
+                .help("the network's guests are reached directly: remove the route");
+        }
+    }
+}
+
+/// The prefixes that the peers' allowed IPs lead to.
+fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, usize)> {
+    let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
+    let prefixes = peers.flat_map(|peer| &peer.allowed_ips);
+    prefixes
+        .map(|at| (at.value, ("a peer's `allowed_ips`", at.span.line)))
+        .collect()
+}
+
+fn peer(
+    network: &Network,
+    tunnel: Option<&Tunnel>,
+    title: &str,
+    reference: &crate::config::section::At<crate::config::Name>,
+    report: &mut Report,
+) {
+    let Some(tunnel) = tunnel else {
+        if network.tunnel.is_none() {
+            report
+                .error(
+                    reference.span,
+                    format!(
+                        "{title} leads to the peer `{}`, but the network has no tunnel",
+                        reference.value
+                    ),
+                )
+                .help("add `tunnel: NAME` to the network, or lead the route to a guest by `via`");
+        }
+        return;
+    };
+    if !tunnel
+        .peers
+        .iter()
+        .any(|peer| peer.name.value == reference.value)
+    {
+        let known = tunnel.peers.iter().map(|peer| &peer.name.value);
+        let kind = format!("peer of tunnel `{}`", tunnel.name.value);
+        dangling(reference, &kind, title, known, report);
+    }
+}
+
+fn guest(
+    network: &Network,
+    title: &str,
+    to: Option<IpNet>,
+    via: IpAddr,
+    span: Span,
+    report: &mut Report,
+) {
+    if let Some(to) = to
+        && is_ipv4(&to) != via.is_ipv4()
+    {
+        report
+            .error(
+                span,
+                format!(
+                    "{title} leads to {to} by the {} guest {via}",
+                    family(via.is_ipv4())
+                ),
+            )
+            .help(format!("expected an {} address", family(is_ipv4(&to))));
+        return;
+    }
+    let own = network.gateways.iter().any(|at| at.value.addr() == via);
+    let inside = network.gateways.iter().any(|at| at.value.contains(&via));
+    if own {
+        report
+            .error(
+                span,
+                format!("{title} goes by {via}, which is the network's own gateway"),
+            )
+            .help("expected the address of a guest");
+    } else if !inside && !network.gateways.is_empty() {
+        let inside = prefixes(network.gateways.iter().map(|at| &at.value));
+        report
+            .error(
+                span,
+                format!("{title} goes by {via}, which is not in the network"),
+            )
+            .help(format!("expected an address inside {inside}"));
+    }
+}
+
+/// Allowed IPs inside the network's own prefix: guests answer ARP for themselves only.
+fn shadowed(network: &Network, tunnel: &Tunnel, report: &mut Report) {
+    for peer in &tunnel.peers {
+        for prefix in &peer.allowed_ips {
+            let inside = network
+                .gateways
+                .iter()
+                .find(|at| at.value.contains(&prefix.value));
+            if let Some(gateway) = inside {
+                report
+                    .warning(
+                        prefix.span,
+                        format!(
+                            "{} of peer `{}` lies in network `{}` itself",
+                            prefix.value, peer.name.value, network.name.value
+                        ),
+                    )
+                    .help(format!(
+                        "guests take {} for their own link and never ask the gateway for it",
+                        gateway.value.trunc()
+                    ));
+            }
+        }
+    }
+}
+
+fn mtu(network: &Network, tunnel: &Tunnel, file: &File, report: &mut Report) {
+    let (Some(mtu), Some(inner)) = (network.mtu, build::tunnel_mtu(tunnel, file)) else {
+        return;
+    };
+    if mtu.value > inner {
+        report
+            .warning(
+                mtu.span,
+                format!(
+                    "network `{}` has an MTU of {}, its tunnel only {inner}",
+                    network.name.value, mtu.value
+                ),
+            )
+            .help("larger packets into the tunnel are answered with \"fragmentation needed\"")
+            .help(format!("expected at most {inner}, or leave it out"));
+    }
+}

@@ -1,0 +1,218 @@
+//! Ports: networks, MAC and IP addresses, sockets, interfaces, queues.
+
+use std::path::Path;
+
+use super::{Seen, dangling, prefixes, queue_workers, reserved};
+use crate::config::build::{self, find};
+use crate::config::draft::{File, Network, Port, PortKind};
+use crate::config::report::Report;
+use crate::config::{Guard, IpNet, SocketPath, limits};
+
+pub(super) fn check(file: &File, report: &mut Report) {
+    let mut macs = Seen::default();
+    let mut addresses = Seen::default();
+    let mut places = Seen::default();
+    for port in &file.ports {
+        let title = format!("port `{}`", port.name.value);
+        let network = find(&file.networks, port.network.as_ref(), |network| {
+            &network.name.value
+        });
+        if let (Some(reference), None) = (&port.network, network) {
+            let known = file.networks.iter().map(|network| &network.name.value);
+            dangling(reference, "network", &title, known, report);
+        }
+        if let Some(network) = network {
+            mac(port, network, &mut macs, report);
+            for address in &port.addresses {
+                if let Some(line) =
+                    addresses.insert((&network.name.value, address.value), address.span)
+                {
+                    report
+                        .error(
+                            address.span,
+                            format!(
+                                "{title} has {}, which another port of its network has",
+                                address.value
+                            ),
+                        )
+                        .help(format!(
+                            "it stands in line {line} already: an address belongs to one port"
+                        ));
+                }
+            }
+            inside(port, network, report);
+        }
+        place(port, &mut places, report);
+        guard(port, report);
+        let queues = port.queues.map_or(1, |at| at.value as usize);
+        queue_workers(&title, port.queue_workers.as_ref(), queues, file, report);
+    }
+}
+
+fn mac<'f>(
+    port: &Port,
+    network: &'f Network,
+    seen: &mut Seen<(&'f crate::config::Name, crate::config::MacAddr)>,
+    report: &mut Report,
+) {
+    let Some(mac) = port.mac else { return };
+    let name = &port.name.value;
+    if let Some(line) = seen.insert((&network.name.value, mac.value), mac.span) {
+        report
+            .error(
+                mac.span,
+                format!(
+                    "port `{name}` has the MAC address {} of another port of its network",
+                    mac.value
+                ),
+            )
+            .help(format!(
+                "it stands in line {line} already: expected one for each port"
+            ));
+    }
+    let gateway = network.gateway_mac.map_or_else(
+        || crate::config::MacAddr::derived(network.name.value.as_str()),
+        |at| at.value,
+    );
+    if gateway == mac.value {
+        report
+            .error(
+                mac.span,
+                format!("port `{name}` has the MAC address of its network's gateway, {gateway}"),
+            )
+            .help("expected another, or set the network's `gateway_mac`");
+    }
+}
+
+fn inside(port: &Port, network: &Network, report: &mut Report) {
+    for address in &port.addresses {
+        let title = format!("port `{}`", port.name.value);
+        let gateways = || network.gateways.iter().map(|at| &at.value);
+        let Some(gateway) = gateways().find(|net| net.contains(&address.value)) else {
+            // A network whose gateway was reported has no prefix to compare with.
+            if !network.gateways.is_empty() {
+                report
+                    .error(
+                        address.span,
+                        format!(
+                            "{title} has {}, which is outside of network `{}`",
+                            address.value, network.name.value
+                        ),
+                    )
+                    .help(format!(
+                        "expected an address inside {}",
+                        prefixes(gateways())
+                    ));
+            }
+            continue;
+        };
+        if gateways().any(|net| net.addr() == address.value) {
+            report
+                .error(
+                    address.span,
+                    format!(
+                        "{title} has {}, which is its network's gateway",
+                        address.value
+                    ),
+                )
+                .help("expected an address of its own");
+            continue;
+        }
+        let host = IpNet::new(address.value, gateway.prefix_len()).ok();
+        if let Some(kind) = host.as_ref().and_then(reserved) {
+            report
+                .error(
+                    address.span,
+                    format!("{title} has {}, which is {kind}", address.value),
+                )
+                .help("expected an address that a host can have");
+        }
+    }
+}
+
+/// Sockets and interfaces: one port each, and names that the system takes.
+fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
+    let title = format!("port `{}`", port.name.value);
+    if port.kind != PortKind::VhostUser {
+        let (interface, span) = match &port.interface {
+            Some(at) => (at.value.clone(), at.span),
+            None => (port.name.value.to_string(), port.name.span),
+        };
+        if let Some(line) = seen.insert(format!("interface {interface}"), span) {
+            report
+                .error(
+                    span,
+                    format!("{title} has the interface `{interface}` of another port"),
+                )
+                .help(format!(
+                    "the first stands in line {line}: expected one for each port"
+                ));
+        }
+        return;
+    }
+    let span = port.socket.as_ref().map_or(port.name.span, |at| at.span);
+    let (path, shown) = match build::socket(port) {
+        SocketPath::Absolute(path) => (path.clone(), path),
+        // Two ports may write the same file in two ways only if one of them is absolute, and then
+        // the run directory decides: the locks see to that.
+        SocketPath::InRunDir(path) => (Path::new("RUN_DIR").join(&path), path),
+    };
+    let path = plain(&path);
+    if let Some(line) = seen.insert(path.clone(), span) {
+        report
+            .error(
+                span,
+                format!(
+                    "{title} has the socket `{}` of another port",
+                    shown.display()
+                ),
+            )
+            .help(format!(
+                "the first stands in line {line}: expected one for each port"
+            ));
+    }
+    if path.len() > limits::SOCKET_PATH {
+        report
+            .error(
+                span,
+                format!("{title} has a socket path of {} bytes", path.len()),
+            )
+            .help(format!(
+                "expected at most {}: that is all the system has room for",
+                limits::SOCKET_PATH
+            ));
+    }
+    let reserved = shown
+        .to_str()
+        .is_some_and(|name| matches!(name, "api.sock" | "lock"));
+    if reserved || shown.file_name().is_none() {
+        report
+            .error(
+                span,
+                format!(
+                    "{title} has the socket `{}`, a name that is taken in the run directory",
+                    shown.display()
+                ),
+            )
+            .help(format!(
+                "expected another name, as in `{}-port.sock`",
+                port.name.value
+            ));
+    }
+}
+
+/// A path without `.` and doubled slashes.
+fn plain(path: &Path) -> String {
+    path.components()
+        .collect::<std::path::PathBuf>()
+        .display()
+        .to_string()
+}
+
+fn guard(port: &Port, report: &mut Report) {
+    if port.guard == Guard::Strict && port.addresses.is_empty() {
+        report
+            .warning(port.name.span, format!("port `{}` has no `addresses`, so its strict guard lets no IP packet of the guest pass", port.name.value))
+            .help("give it `addresses: [...]`, or `guard: mac` for a guest that chooses its own");
+    }
+}

@@ -1,0 +1,341 @@
+//! Tunnels and peers: uplinks, listen ports, MTU, keys, endpoints, allowed IPs.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Seen, dangling, family};
+use crate::config::build::{self, find};
+use crate::config::draft::{File, Peer, Tunnel, Uplink, UplinkKind};
+use crate::config::report::Report;
+use crate::config::{Endpoint, Name, limits};
+
+pub(super) fn check(file: &File, report: &mut Report) {
+    let names: HashSet<&Name> = file
+        .tunnels
+        .iter()
+        .map(|tunnel| &tunnel.name.value)
+        .collect();
+    let references = file
+        .networks
+        .iter()
+        .filter_map(|network| network.tunnel.as_ref());
+    let used: HashSet<&Name> = references.map(|at| &at.value).collect();
+    // A misspelt reference was meant for one of them.
+    let all_known = used.is_subset(&names);
+    for tunnel in &file.tunnels {
+        let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
+            &uplink.name.value
+        });
+        if let (Some(reference), None) = (&tunnel.uplink, uplink) {
+            let known = file.uplinks.iter().map(|uplink| &uplink.name.value);
+            dangling(
+                reference,
+                "uplink",
+                &format!("tunnel `{}`", tunnel.name.value),
+                known,
+                report,
+            );
+        }
+        if let Some(uplink) = uplink {
+            mtu(tunnel, uplink, report);
+            endpoints(tunnel, uplink, report);
+        }
+        keys(tunnel, report);
+        allowed_ips(tunnel, report);
+        if all_known && !used.contains(&tunnel.name.value) {
+            report
+                .warning(
+                    tunnel.name.span,
+                    format!("no network uses tunnel `{}`", tunnel.name.value),
+                )
+                .help(format!(
+                    "to use it: `tunnel: {}` in one of the networks",
+                    tunnel.name.value
+                ));
+        }
+    }
+    listen_ports(file, report);
+}
+
+/// Two tunnels collide where their uplinks share an address: on one uplink always, on two kernel
+/// uplinks if one has every address or both have the same one.
+fn listen_ports(file: &File, report: &mut Report) {
+    let uplink_of = |tunnel: &Tunnel| {
+        find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
+            &uplink.name.value
+        })
+    };
+    let mut by_port = std::collections::BTreeMap::<u16, Vec<&Tunnel>>::new();
+    for tunnel in &file.tunnels {
+        let Some(port) = tunnel.listen_port else {
+            continue;
+        };
+        let earlier = by_port.entry(port.value).or_default();
+        let collides = |other: &&&Tunnel| match (uplink_of(tunnel), uplink_of(other)) {
+            (Some(one), Some(two)) => share_sockets(one, two),
+            _ => false,
+        };
+        if let Some(first) = earlier.iter().find(collides) {
+            let line = first.listen_port.map_or(0, |at| at.span.line);
+            report
+                .error(
+                    port.span,
+                    format!(
+                        "tunnel `{}` listens on port {}, as tunnel `{}` does",
+                        tunnel.name.value, port.value, first.name.value
+                    ),
+                )
+                .help(format!(
+                    "the first stands in line {line}: expected a port for each tunnel of an uplink"
+                ));
+        }
+        earlier.push(tunnel);
+    }
+}
+
+fn share_sockets(one: &Uplink, two: &Uplink) -> bool {
+    if one.name.value == two.name.value {
+        return true;
+    }
+    let kernel = |uplink: &Uplink| uplink.kind == Some(UplinkKind::Udp);
+    let any = |uplink: &Uplink| uplink.addresses.is_empty();
+    let common = || {
+        let has = |address: IpAddr| two.addresses.iter().any(|at| at.value.addr() == address);
+        one.addresses.iter().any(|at| has(at.value.addr()))
+    };
+    // Sockets bound to different interfaces never meet (socket(7), SO_BINDTODEVICE).
+    let apart =
+        one.interface.is_some() && two.interface.is_some() && one.interface != two.interface;
+    kernel(one) && kernel(two) && !apart && (any(one) || any(two) || common())
+}
+
+fn mtu(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
+    let Some(mtu) = tunnel.mtu else {
+        let (outside, least) = (
+            build::uplink_mtu(uplink),
+            limits::MTU_MIN + limits::TUNNEL_OVERHEAD,
+        );
+        if outside < least {
+            let span = uplink.mtu.map_or(uplink.name.span, |at| at.span);
+            report
+                .error(
+                    span,
+                    format!(
+                        "uplink `{}` has an MTU of {outside}, too small for tunnel `{}`",
+                        uplink.name.value, tunnel.name.value
+                    ),
+                )
+                .help(format!(
+                    "a tunnel carries {} bytes and adds {}: expected at least {least}",
+                    limits::MTU_MIN,
+                    limits::TUNNEL_OVERHEAD
+                ));
+        }
+        return;
+    };
+    // Without addresses nothing rules IPv6 out but the peers' endpoints.
+    let v6_address = uplink.addresses.iter().any(|at| !super::is_ipv4(&at.value));
+    let v6_endpoint = tunnel
+        .peers
+        .iter()
+        .filter_map(|peer| peer.endpoint.as_ref())
+        .any(|endpoint| matches!(&endpoint.value, Endpoint::Address(address) if address.is_ipv6()));
+    let (overhead, outer) = if v6_address || v6_endpoint {
+        (limits::TUNNEL_OVERHEAD, "IPv6")
+    } else {
+        (limits::TUNNEL_OVERHEAD_V4, "IPv4")
+    };
+    let outside = build::uplink_mtu(uplink);
+    if mtu.value + overhead > outside {
+        report
+            .error(
+                mtu.span,
+                format!(
+                    "tunnel `{}` has an MTU of {}, too large for its uplink's {outside}",
+                    tunnel.name.value, mtu.value
+                ),
+            )
+            .help(format!(
+                "WireGuard over {outer} adds {overhead} bytes: expected at most {}",
+                outside.saturating_sub(overhead)
+            ));
+    }
+}
+
+fn keys(tunnel: &Tunnel, report: &mut Report) {
+    let own = tunnel.private_key.as_ref().map(|key| key.public_key());
+    let mut seen = Seen::default();
+    for peer in &tunnel.peers {
+        let Some(key) = &peer.public_key else {
+            continue;
+        };
+        let name = &peer.name.value;
+        if key.value.as_bytes() == &[0; crate::keys::KEY_LEN] {
+            report
+                .error(
+                    key.span,
+                    format!("`public_key` of peer `{name}` is all zeros"),
+                )
+                .help("expected what `culvert pubkey` printed at the far end");
+            continue;
+        }
+        if own == Some(key.value) {
+            report
+                .error(
+                    key.span,
+                    format!(
+                        "peer `{name}` has the key of tunnel `{}` itself",
+                        tunnel.name.value
+                    ),
+                )
+                .help("expected the far end's public key: run `culvert pubkey` there");
+        }
+        if let Some(line) = seen.insert(key.value, key.span) {
+            report
+                .error(
+                    key.span,
+                    format!("a second peer with that public key: `{name}`"),
+                )
+                .help(format!(
+                    "the first stands in line {line}: a key belongs to one peer of a tunnel"
+                ));
+        }
+    }
+}
+
+fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
+    let mut seen = Seen::default();
+    for peer in &tunnel.peers {
+        let Some(endpoint) = &peer.endpoint else {
+            continue;
+        };
+        match &endpoint.value {
+            Endpoint::Host { name, .. } if uplink.kind == Some(UplinkKind::Dpdk) => {
+                report
+                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the DNS name `{name}`", peer.name.value))
+                    .help("names are resolved by the kernel, which a `dpdk` uplink goes past: expected `ADDRESS:PORT`");
+            }
+            Endpoint::Host { .. } => {}
+            Endpoint::Address(address) => {
+                if let Some(line) = seen.insert(*address, endpoint.span) {
+                    report
+                        .warning(
+                            endpoint.span,
+                            format!(
+                                "a second peer of tunnel `{}` at {address}",
+                                tunnel.name.value
+                            ),
+                        )
+                        .help(format!(
+                            "the first stands in line {line}: one of the two will not answer"
+                        ));
+                }
+                reachable(tunnel, peer, uplink, address.ip(), address.port(), report);
+            }
+        }
+    }
+}
+
+fn reachable(
+    tunnel: &Tunnel,
+    peer: &Peer,
+    uplink: &Uplink,
+    address: IpAddr,
+    port: u16,
+    report: &mut Report,
+) {
+    let Some(endpoint) = &peer.endpoint else {
+        return;
+    };
+    if uplink.addresses.is_empty() {
+        return;
+    }
+    let title = format!("`endpoint` of peer `{}`", peer.name.value);
+    let own = uplink.addresses.iter().any(|at| at.value.addr() == address);
+    if own && tunnel.listen_port.is_some_and(|at| at.value == port) {
+        report
+            .error(
+                endpoint.span,
+                format!("{title} is tunnel `{}` itself", tunnel.name.value),
+            )
+            .help("expected the far end's address and port");
+        return;
+    }
+    let same_family = |net: &IpNet| super::is_ipv4(net) == address.is_ipv4();
+    if !uplink.addresses.iter().any(|at| same_family(&at.value)) {
+        let family = family(address.is_ipv4());
+        report
+            .error(
+                endpoint.span,
+                format!(
+                    "{title} is {family}, but uplink `{}` has no {family} address",
+                    uplink.name.value
+                ),
+            )
+            .help(format!(
+                "add one to its `addresses` in line {}, or give the peer's other address",
+                uplink.addresses[0].span.line
+            ));
+        return;
+    }
+    let on_link = uplink
+        .addresses
+        .iter()
+        .any(|at| at.value.contains(&address));
+    let routed = uplink.routes.iter().any(|route| match route.to.value {
+        Some(to) => to.contains(&address),
+        None => route.via.value.is_ipv4() == address.is_ipv4(),
+    });
+    if uplink.kind == Some(UplinkKind::Dpdk) && !on_link && !routed {
+        report
+            .warning(
+                endpoint.span,
+                format!(
+                    "uplink `{}` has no route to {title}, {address}",
+                    uplink.name.value
+                ),
+            )
+            .help("add one to its `routes`, as in `routes: [{ to: default, via: ROUTER }]`");
+    }
+}
+
+fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
+    let mut owners = std::collections::HashMap::new();
+    for (index, peer) in tunnel.peers.iter().enumerate() {
+        for prefix in &peer.allowed_ips {
+            let Some((owner, line)) = owners.insert(prefix.value, (index, prefix.span.line)) else {
+                continue;
+            };
+            // The first one keeps its place in later messages.
+            owners.insert(prefix.value, (owner, line));
+            let name = &peer.name.value;
+            if owner == index {
+                report
+                    .warning(
+                        prefix.span,
+                        format!("`allowed_ips` of peer `{name}` has {} twice", prefix.value),
+                    )
+                    .help(format!("it stands in line {line} already"));
+                continue;
+            }
+            let first = tunnel
+                .peers
+                .get(owner)
+                .map_or("", |peer| peer.name.value.as_str());
+            report
+                .error(
+                    prefix.span,
+                    format!(
+                        "`allowed_ips` of peer `{name}` has {}, which is peer `{first}`'s",
+                        prefix.value
+                    ),
+                )
+                .help(format!(
+                    "it stands in line {line} already: a prefix belongs to one peer of a tunnel"
+                ))
+                .help("to send a part of it elsewhere, give the other peer a longer prefix");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Uplinks: devices, addresses, routes, queues.
+
+use std::net::IpAddr;
+
+use super::{Seen, family, is_ipv4, prefixes, queue_workers, reserved};
+use crate::config::build;
+use crate::config::draft::{File, Uplink, UplinkKind};
+use crate::config::report::Report;
+
+pub(super) fn check(file: &File, report: &mut Report) {
+    let mut devices = Seen::default();
+    let mut addresses = Seen::default();
+    for uplink in &file.uplinks {
+        if let Some(device) = &uplink.device
+            && let Some(line) = devices.insert(device.value.name.clone(), device.span)
+        {
+            report
+                .error(
+                    device.span,
+                    format!("the device `{}` has an uplink already", device.value.name),
+                )
+                .help(format!(
+                    "the first stands in line {line}: expected one uplink a device"
+                ));
+        }
+        for address in &uplink.addresses {
+            if let Some(line) = addresses.insert(address.value.addr(), address.span) {
+                report
+                    .error(
+                        address.span,
+                        format!("the address {} stands twice", address.value.addr()),
+                    )
+                    .help(format!(
+                        "it stands in line {line} already: an address belongs to one uplink"
+                    ));
+            }
+            if let Some(kind) = reserved(&address.value) {
+                report
+                    .error(
+                        address.span,
+                        format!(
+                            "uplink `{}` has {}, which is {kind}",
+                            uplink.name.value, address.value
+                        ),
+                    )
+                    .help("expected an address that a host can have");
+            }
+        }
+        routes(uplink, report);
+        let queues = uplink
+            .queues
+            .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
+        let title = format!("uplink `{}`", uplink.name.value);
+        queue_workers(&title, uplink.queue_workers.as_ref(), queues, file, report);
+    }
+}
+
+fn routes(uplink: &Uplink, report: &mut Report) {
+    if uplink.kind != Some(UplinkKind::Dpdk) {
+        return;
+    }
+    let title = format!("a route of uplink `{}`", uplink.name.value);
+    let mut seen = Seen::default();
+    for route in &uplink.routes {
+        let via = route.via.value;
+        if let Some(to) = route.to.value
+            && is_ipv4(&to) != via.is_ipv4()
+        {
+            report
+                .error(
+                    route.via.span,
+                    format!(
+                        "{title} leads {} by the {} router {via}",
+                        to,
+                        family(via.is_ipv4())
+                    ),
+                )
+                .help(format!(
+                    "expected a router with an {} address",
+                    family(is_ipv4(&to))
+                ));
+            continue;
+        }
+        let to = route
+            .to
+            .value
+            .unwrap_or_else(|| build::everything(via.is_ipv4()));
+        if let Some(line) = seen.insert(to, route.to.span) {
+            report
+                .error(
+                    route.to.span,
+                    format!("{title} leads to {to} a second time"),
+                )
+                .help(format!(
+                    "the first stands in line {line}: keep one of the two"
+                ));
+        }
+        let on_link = |address: IpAddr| {
+            uplink
+                .addresses
+                .iter()
+                .any(|net| net.value.contains(&address))
+        };
+        if !uplink.addresses.is_empty() && !on_link(via) {
+            report
+                .error(
+                    route.via.span,
+                    format!("{title} goes by {via}, which is not on the uplink's link"),
+                )
+                .help(format!(
+                    "expected an address inside {}",
+                    prefixes(uplink.addresses.iter().map(|at| &at.value))
+                ));
+        } else if uplink.addresses.iter().any(|net| net.value.addr() == via) {
+            report
+                .error(
+                    route.via.span,
+                    format!("{title} goes by {via}, which is the uplink's own address"),
+                )
+                .help("expected the address of the next router");
+        }
+    }
+}

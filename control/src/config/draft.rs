@@ -1,0 +1,141 @@
+//! Values with their spans, as the file has them: what is between the tree and the model.
+//!
+//! In: [`super::read`] builds these. Out: [`super::cross`] compares them and [`super::build`] turns
+//! them into the model. Never: a default: what the file doesn't say is `None` here, and so is what
+//! was reported already.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::section::At;
+use super::{
+    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll,
+    SocketMode,
+};
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+
+/// The whole file.
+#[derive(Default)]
+pub(super) struct File {
+    pub(super) node: Option<At<Name>>,
+    pub(super) cores: Cores,
+    pub(super) memory: Memory,
+    pub(super) uplinks: Vec<Uplink>,
+    pub(super) tunnels: Vec<Tunnel>,
+    pub(super) networks: Vec<Network>,
+    pub(super) ports: Vec<Port>,
+}
+
+#[derive(Default)]
+pub(super) struct Cores {
+    pub(super) control: Option<At<CpuId>>,
+    pub(super) workers: Option<Workers>,
+    pub(super) poll: Poll,
+}
+
+pub(super) enum Workers {
+    Pinned(Vec<At<CpuId>>),
+    Count(u16),
+}
+
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) hugepages: Hugepages,
+    pub(super) megabytes: Option<u32>,
+    pub(super) mtu_max: Option<At<u32>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum UplinkKind {
+    Dpdk,
+    Udp,
+}
+
+pub(super) struct Uplink {
+    pub(super) name: At<Name>,
+    /// `None`: the section is broken, nothing else of it is known.
+    pub(super) kind: Option<UplinkKind>,
+    pub(super) device: Option<At<DpdkDevice>>,
+    pub(super) interface: Option<String>,
+    pub(super) addresses: Vec<At<IpNet>>,
+    pub(super) routes: Vec<UplinkRoute>,
+    pub(super) mtu: Option<At<u32>>,
+    pub(super) queues: Option<At<u32>>,
+    pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
+    pub(super) rx_descriptors: Option<u16>,
+    pub(super) tx_descriptors: Option<u16>,
+    pub(super) fwmark: Option<u32>,
+}
+
+pub(super) struct UplinkRoute {
+    /// `None` is `default`.
+    pub(super) to: At<Option<IpNet>>,
+    pub(super) via: At<IpAddr>,
+}
+
+pub(super) struct Tunnel {
+    pub(super) name: At<Name>,
+    pub(super) uplink: Option<At<Name>>,
+    pub(super) listen_port: Option<At<u16>>,
+    pub(super) mtu: Option<At<u32>>,
+    pub(super) private_key_file: Option<At<PathBuf>>,
+    pub(super) private_key: Option<PrivateKey>,
+    pub(super) peers: Vec<Peer>,
+}
+
+pub(super) struct Peer {
+    pub(super) name: At<Name>,
+    pub(super) public_key: Option<At<PublicKey>>,
+    pub(super) preshared_key: Option<PresharedKey>,
+    pub(super) endpoint: Option<At<Endpoint>>,
+    pub(super) allowed_ips: Vec<At<IpNet>>,
+    pub(super) persistent_keepalive: Option<u16>,
+}
+
+pub(super) struct Network {
+    pub(super) name: At<Name>,
+    pub(super) gateways: Vec<At<IpNet>>,
+    pub(super) gateway_mac: Option<At<MacAddr>>,
+    pub(super) tunnel: Option<At<Name>>,
+    pub(super) routes: Vec<NetworkRoute>,
+    pub(super) mtu: Option<At<u32>>,
+}
+
+pub(super) struct NetworkRoute {
+    /// `None` is `default`.
+    pub(super) to: At<Option<IpNet>>,
+    pub(super) next_hop: NextHop,
+}
+
+pub(super) enum NextHop {
+    Peer(At<Name>),
+    Guest(At<IpAddr>),
+    Unreachable,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum PortKind {
+    VhostUser,
+    Tun,
+    Tap,
+}
+
+pub(super) struct Port {
+    pub(super) name: At<Name>,
+    pub(super) kind: PortKind,
+    pub(super) network: Option<At<Name>>,
+    pub(super) mac: Option<At<MacAddr>>,
+    pub(super) addresses: Vec<At<IpAddr>>,
+    pub(super) guard: Guard,
+    pub(super) queues: Option<At<u32>>,
+    pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
+    pub(super) socket: Option<At<PathBuf>>,
+    pub(super) socket_mode: SocketMode,
+    pub(super) owner: Option<Account>,
+    pub(super) group: Option<Account>,
+    pub(super) permissions: Option<u32>,
+    pub(super) interface: Option<At<String>>,
+    pub(super) offloads: Offloads,
+}

@@ -1,0 +1,32 @@
+//! The limits of a configuration, and where each comes from.
+
+/// Workers. DPDK 22.11 is built for 128 lcores; the control core is one.
+pub(super) const WORKERS: u32 = 127;
+
+/// Queue pairs of a port, queues of an uplink (virtio 1.2 section 5.1.5 allows 32768; no peer
+/// offers more than 128).
+pub(super) const QUEUES: u32 = 128;
+
+/// The least MTU that IPv6 may be sent over (RFC 8200 section 5).
+pub(super) const MTU_MIN: u32 = 1280;
+
+/// The largest: a jumbo frame as NICs have it, and room for a header in 16 bits.
+pub(super) const MTU_MAX: u32 = 65_455;
+
+/// What WireGuard adds over IPv6: 40 (IPv6) + 8 (UDP) + 16 (header) + 16 (tag).
+pub(super) const TUNNEL_OVERHEAD: u32 = 80;
+
+/// What it adds over IPv4, where the header has 20 bytes.
+pub(super) const TUNNEL_OVERHEAD_V4: u32 = 60;
+
+/// The MTU of an uplink or of a network without a tunnel, unless the file says another.
+pub(super) const MTU_DEFAULT: u32 = 1500;
+
+/// A socket's path with its final NUL (`sun_path` of unix(7)).
+pub(super) const SOCKET_PATH: usize = 107;
+
+/// An interface's name without its final NUL (`IFNAMSIZ`).
+pub(super) const INTERFACE_NAME: usize = 15;
+
+/// Mistakes shown for one file; the rest is counted.
+pub(super) const MISTAKES_SHOWN: usize = 200;

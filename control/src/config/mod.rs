@@ -1,0 +1,103 @@
+//! The configuration file: text in, types out.
+//!
+//! In: a YAML file and the key files that it names. Out: a [`Config`] in which every reference
+//! resolves and every value is in range, or a [`Report`] of every mistake in the file. Never:
+//! devices, sockets or DNS: a file can be checked on any machine.
+//!
+//! The way of a file: `raw` makes a tree with spans of the text; `read` reads the tree by the tables
+//! of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
+//! `build` turns a file without a mistake into a [`Config`].
+
+mod build;
+mod cross;
+mod device;
+mod draft;
+mod keyfile;
+mod limits;
+mod model;
+mod raw;
+mod read;
+mod report;
+pub mod schema;
+mod section;
+mod value;
+
+use std::path::Path;
+
+pub use ipnet::IpNet;
+
+pub use keyfile::{Disk, KeyFileError, KeyFiles};
+pub use model::{
+    Account, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink, Endpoint, Guard, Hugepages,
+    MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver,
+    SocketMode, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
+    WorkerCore, WorkerIndex,
+};
+pub use report::{Mistake, Report, Severity, Span};
+
+/// Reads and checks a file.
+///
+/// # Errors
+///
+/// Every mistake in it. The report that comes with a [`Config`] holds warnings only.
+pub fn load(path: &Path) -> Result<(Config, Report), Report> {
+    let text = read_text(path).map_err(|error| {
+        let mut report = Report::new(path, "");
+        let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
+        mistake.help(
+            "expected the path of a YAML file, as in `culvert check /etc/culvert/culvert.yaml`",
+        );
+        report
+    })?;
+    parse(&text, path, &Disk)
+}
+
+/// Checks a text as if it stood in the file `path`.
+///
+/// # Errors
+///
+/// Every mistake in it. The report that comes with a [`Config`] holds warnings only.
+pub fn parse(text: &str, path: &Path, keys: &dyn KeyFiles) -> Result<(Config, Report), Report> {
+    let mut report = Report::new(path, text);
+    let config = check(text, path, keys, &mut report);
+    report.sort();
+    match config {
+        Some(config) if report.errors() == 0 => Ok((config, report)),
+        _ => Err(report),
+    }
+}
+
+fn check(text: &str, path: &Path, keys: &dyn KeyFiles, report: &mut Report) -> Option<Config> {
+    let root = raw::read(text, report)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut reader = read::Reader {
+        report,
+        keys,
+        folder,
+    };
+    let file = reader.file(&root)?;
+    cross::check(&file, report);
+    if report.errors() > 0 {
+        return None;
+    }
+    let config = build::config(file, path);
+    if config.is_none() {
+        // Every gap in a draft has been reported; if one was not, say so rather than panic.
+        report.error(
+            Span::default(),
+            "the file is incomplete in a way this program can't name",
+        );
+    }
+    config
+}
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    use std::io::Read as _;
+    let limit = u64::try_from(raw::MAX_TEXT_LEN).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    // One byte more than the limit, so that a file of any length ends with the right message.
+    std::fs::File::open(path)?
+        .take(limit.saturating_add(1))
+        .read_to_string(&mut text)?;
+    Ok(text)
+}

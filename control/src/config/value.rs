@@ -1,0 +1,446 @@
+//! Single values: text to types, each with a message that shows what would have been right.
+//!
+//! In: one node and what it is called. Out: the value, or a mistake in the report. Never: other
+//! values of the file.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::limits;
+use super::raw::{Node, Value};
+use super::report::Report;
+use super::schema::Form;
+use super::section::{list, nearest};
+use super::{Account, Endpoint, MacAddr, Name};
+use crate::keys::{KEY_TEXT_LEN, PublicKey};
+
+/// What a value of that form looks like.
+pub(super) fn example(form: &Form) -> String {
+    match form {
+        Form::Text => "…".into(),
+        Form::Name | Form::Reference(_) => "NAME".into(),
+        Form::Integer { min, max } if min == max => min.to_string(),
+        Form::Integer { min, max } => format!("<{min} to {max}>"),
+        Form::Bool => "true".into(),
+        Form::Choice(words) => words.join(" | "),
+        Form::Path => "/path/to/file".into(),
+        Form::Key => "<44 characters of base64>".into(),
+        Form::Interface => "192.0.2.10/24".into(),
+        Form::Prefix => "10.1.2.0/24".into(),
+        Form::Destination => "default".into(),
+        Form::Address => "192.0.2.1".into(),
+        Form::Endpoint => "192.0.2.11:51820".into(),
+        Form::Mac => "\"52:54:00:00:00:01\"".into(),
+        Form::Seconds { .. } => "25s".into(),
+        Form::Permissions => "0660".into(),
+        Form::Account => "root".into(),
+        Form::List(item) => format!("[{}]", example(item)),
+        Form::Tables(_) => "[…]".into(),
+        Form::Table(_) | Form::Named(_) => "{…}".into(),
+        Form::Either(first, _) => example(first),
+    }
+}
+
+/// A single value's text.
+pub(super) fn text<'n>(node: &'n Node, what: &str, report: &mut Report) -> Option<&'n str> {
+    match &node.value {
+        Value::Text(text) if text.is_empty() => {
+            report.error(node.span, format!("{what} is empty"));
+            None
+        }
+        Value::Text(text) if text.contains(char::is_control) => {
+            report
+                .error(
+                    node.span,
+                    format!("{what} has a line break or a control character"),
+                )
+                .help("expected text on one line");
+            None
+        }
+        Value::Text(text) => Some(text),
+        other @ (Value::Null | Value::List(_) | Value::Map(_)) => {
+            let message = format!("{what} is {}, expected a single value", other.form());
+            report.error(node.span, message);
+            None
+        }
+    }
+}
+
+/// An operator's name.
+pub(super) fn name(node: &Node, what: &str, report: &mut Report) -> Option<Name> {
+    let text = text(node, what, report)?;
+    let name = Name::new(text);
+    if name.is_none() {
+        report.error(node.span, format!("{what} is `{text}`")).help(format!(
+            "expected 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter, a digit or `_`",
+            Name::MAX_LEN
+        ));
+    }
+    name
+}
+
+/// A whole number in a range.
+pub(super) fn integer(
+    node: &Node,
+    what: &str,
+    min: u32,
+    max: u32,
+    report: &mut Report,
+) -> Option<u32> {
+    let text = text(node, what, report)?;
+    let number = parse_integer(text);
+    match number {
+        Some(number) if (u64::from(min)..=u64::from(max)).contains(&number) => {
+            // In range of two u32, so it is one.
+            u32::try_from(number).ok()
+        }
+        _ => {
+            let expected = if min == max {
+                format!("expected {min}")
+            } else {
+                format!("expected a whole number from {min} to {max}")
+            };
+            report
+                .error(node.span, format!("{what} is `{text}`"))
+                .help(expected);
+            None
+        }
+    }
+}
+
+/// Decimal digits, or `0x` and hexadecimal ones (fwmark is often written so).
+fn parse_integer(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    // from_str_radix takes a sign.
+    let plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain
+        .then(|| u64::from_str_radix(digits, radix).ok())
+        .flatten()
+}
+
+/// `true` or `false`, or YAML 1.1's other words for them.
+pub(super) fn boolean(node: &Node, what: &str, report: &mut Report) -> Option<bool> {
+    let text = text(node, what, report)?;
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => {
+            report
+                .error(node.span, format!("{what} is `{text}`"))
+                .help("expected `true` or `false`");
+            None
+        }
+    }
+}
+
+/// One of some words.
+pub(super) fn choice(
+    node: &Node,
+    what: &str,
+    words: &'static [&'static str],
+    report: &mut Report,
+) -> Option<&'static str> {
+    let text = text(node, what, report)?;
+    if let Some(word) = words.iter().find(|word| **word == text) {
+        return Some(word);
+    }
+    let mistake = report.error(node.span, format!("{what} is `{text}`"));
+    mistake.help(format!("expected one of: {}", list(words.iter().copied())));
+    if let Some(near) = nearest(text, words.iter().copied()) {
+        mistake.help(format!("did you mean `{near}`?"));
+    }
+    None
+}
+
+/// A path.
+pub(super) fn path(node: &Node, what: &str, report: &mut Report) -> Option<PathBuf> {
+    text(node, what, report).map(PathBuf::from)
+}
+
+/// A public key.
+pub(super) fn public_key(node: &Node, what: &str, report: &mut Report) -> Option<PublicKey> {
+    let text = text(node, what, report)?;
+    if let Ok(key) = PublicKey::from_base64(text) {
+        return Some(key);
+    }
+    let message = match text.chars().count() {
+        KEY_TEXT_LEN => format!("{what} is no key: it is not the base64 of 32 bytes"),
+        len => format!("{what} is no key: it has {len} characters of {KEY_TEXT_LEN}"),
+    };
+    report
+        .error(node.span, message)
+        .help("expected what `culvert pubkey` or `wg pubkey` printed at the far end");
+    None
+}
+
+/// An address with its prefix length; the host bits count.
+pub(super) fn interface(node: &Node, what: &str, report: &mut Report) -> Option<IpNet> {
+    let text = text(node, what, report)?;
+    if let Ok(net) = text.parse::<IpNet>() {
+        return usable(net.addr(), node, what, report).then_some(net);
+    }
+    let mistake = report.error(node.span, format!("{what} has `{text}`"));
+    match text.parse::<IpAddr>() {
+        Ok(address) => {
+            let usual = if address.is_ipv4() { 24 } else { 64 };
+            mistake.help(format!(
+                "expected an address with the length of its prefix, as in `{address}/{usual}`"
+            ));
+        }
+        Err(_) => {
+            mistake.help("expected an address with the length of its prefix, as in `192.0.2.10/24` or `2001:db8::10/64`");
+        }
+    }
+    None
+}
+
+/// A prefix; host bits are cleared with a warning, a bare address is a host.
+pub(super) fn prefix(node: &Node, what: &str, report: &mut Report) -> Option<IpNet> {
+    let text = text(node, what, report)?;
+    let parsed = text.parse::<IpNet>();
+    if let Ok(net) = parsed.or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+        if net.trunc() != net {
+            report
+                .warning(
+                    node.span,
+                    format!("{what} has `{net}`, which has bits beyond its prefix"),
+                )
+                .help(format!(
+                    "it is taken as `{}`: write that, or `{}` for one address",
+                    net.trunc(),
+                    net.addr()
+                ));
+        }
+        return Some(net.trunc());
+    }
+    let mistake = report.error(node.span, format!("{what} has `{text}`"));
+    mistake.help("expected a prefix, as in `10.1.2.0/24` or `fd00:2::/64`");
+    None
+}
+
+/// Where a route leads to: a prefix, or `default` (`None`).
+pub(super) fn destination(node: &Node, what: &str, report: &mut Report) -> Option<Option<IpNet>> {
+    if matches!(&node.value, Value::Text(text) if text == "default") {
+        return Some(None);
+    }
+    prefix(node, what, report).map(Some)
+}
+
+/// An IP address.
+pub(super) fn address(node: &Node, what: &str, report: &mut Report) -> Option<IpAddr> {
+    let text = text(node, what, report)?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return usable(address, node, what, report).then_some(address);
+    }
+    let mistake = report.error(node.span, format!("{what} has `{text}`"));
+    match text.parse::<IpNet>() {
+        Ok(net) => mistake.help(format!(
+            "expected an address without a prefix length: `{}`",
+            net.addr()
+        )),
+        Err(_) => mistake.help("expected an IP address, as in `10.1.1.10` or `fd00:1::10`"),
+    };
+    None
+}
+
+/// Whether a host can have that address.
+fn usable(address: IpAddr, node: &Node, what: &str, report: &mut Report) -> bool {
+    let mapped = |v6: Ipv6Addr| v6.to_ipv4_mapped().is_some();
+    let kind = if address.is_unspecified() {
+        "the unspecified address"
+    } else if address.is_multicast() {
+        "a multicast address"
+    } else if address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        "the broadcast address"
+    } else if matches!(address, IpAddr::V6(v6) if mapped(v6)) {
+        "an IPv4 address in IPv6's clothes"
+    } else {
+        return true;
+    };
+    report
+        .error(
+            node.span,
+            format!("{what} has `{address}`, which is {kind}"),
+        )
+        .help("expected an address that a host can have");
+    false
+}
+
+/// A peer's endpoint.
+pub(super) fn endpoint(node: &Node, what: &str, report: &mut Report) -> Option<Endpoint> {
+    let text = text(node, what, report)?;
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        if address.port() == 0 {
+            report.error(node.span, format!("{what} has port 0"));
+            return None;
+        }
+        return usable(address.ip(), node, what, report).then_some(Endpoint::Address(address));
+    }
+    if let Some(endpoint) = host_and_port(text) {
+        return Some(endpoint);
+    }
+    let mistake = report.error(node.span, format!("{what} is `{text}`"));
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(v4)) => mistake.help(format!("the port is missing: `{v4}:51820`")),
+        Ok(IpAddr::V6(v6)) => mistake.help(format!("the port is missing: `[{v6}]:51820`")),
+        Err(_) => mistake.help(
+            "expected `ADDRESS:PORT`, `[IPV6-ADDRESS]:PORT` or `DNS-NAME:PORT`, as in `192.0.2.11:51820`",
+        ),
+    };
+    None
+}
+
+/// `NAME:PORT` with a name as RFC 1123 section 2.1 has it, not looking like an IPv4 address.
+fn host_and_port(text: &str) -> Option<Endpoint> {
+    let (name, port) = text.rsplit_once(':')?;
+    let port = port
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| port.parse().ok())??;
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let labels = name.strip_suffix('.').unwrap_or(name);
+    let last_is_word = labels
+        .rsplit('.')
+        .next()?
+        .bytes()
+        .any(|byte| byte.is_ascii_alphabetic());
+    let well_formed =
+        port != 0 && name.len() <= 253 && labels.split('.').all(label) && last_is_word;
+    well_formed.then(|| Endpoint::Host {
+        name: name.to_owned(),
+        port,
+    })
+}
+
+/// A unicast Ethernet address.
+pub(super) fn mac(node: &Node, what: &str, report: &mut Report) -> Option<MacAddr> {
+    let text = text(node, what, report)?;
+    let Some(mac) = MacAddr::parse(text) else {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help("expected six pairs of hexadecimal digits, as in \"52:54:00:00:00:01\"");
+        return None;
+    };
+    if mac == MacAddr([0; 6]) {
+        report
+            .error(node.span, format!("{what} is all zeros"))
+            .help("expected a unicast address, as in \"52:54:00:00:00:01\"");
+        return None;
+    }
+    if mac.is_group() {
+        let mut unicast = mac;
+        unicast.0[0] &= !1;
+        report
+            .error(node.span, format!("{what} is the group address {mac}"))
+            .help(format!(
+                "expected a unicast address: the first byte must be even, as in \"{unicast}\""
+            ));
+        return None;
+    }
+    Some(mac)
+}
+
+/// A duration in whole seconds; `off` is 0.
+pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) -> Option<u32> {
+    let text = text(node, what, report)?;
+    if matches!(text, "off" | "0" | "0s") {
+        return Some(0);
+    }
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim() {
+        "s" => Some(1),
+        "m" | "min" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    let total = factor
+        .zip(number.parse::<u32>().ok())
+        .and_then(|(factor, number)| number.checked_mul(factor));
+    if let Some(seconds) = total.filter(|seconds| (1..=max).contains(seconds)) {
+        return Some(seconds);
+    }
+    let mistake = report.error(node.span, format!("{what} is `{text}`"));
+    if unit.is_empty() && !number.is_empty() {
+        mistake.help(format!("the unit is missing: `{number}s`"));
+    } else if unit.trim() == "ms" {
+        mistake.help("expected whole seconds, as in `25s`");
+    } else {
+        mistake.help(format!(
+            "expected `1s` to `{max}s` (`m` and `h` work too), or `off`"
+        ));
+    }
+    None
+}
+
+/// Permission bits in octal.
+pub(super) fn permissions(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
+    let text = text(node, what, report)?;
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let octal =
+        (3..=4).contains(&digits.len()) && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let bits = octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten();
+    if bits.is_none_or(|bits| bits > 0o777) {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help("expected octal digits, as in `0660`");
+        return None;
+    }
+    bits
+}
+
+/// A user or a group.
+pub(super) fn account(node: &Node, what: &str, report: &mut Report) -> Option<Account> {
+    let text = text(node, what, report)?;
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // u32::MAX means "unchanged" to chown(2).
+        let id = text.parse().ok().filter(|id| *id != u32::MAX);
+        if id.is_none() {
+            report
+                .error(node.span, format!("{what} is `{text}`"))
+                .help("expected a name, or a number below 4294967295");
+        }
+        return id.map(Account::Id);
+    }
+    if text.contains([':', '/', ' ']) {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help("expected one name or number: `socket_owner` and `socket_group` are two keys");
+        return None;
+    }
+    Some(Account::Name(text.to_owned()))
+}
+
+/// An interface's name (`dev_valid_name` of the kernel).
+pub(super) fn interface_name(node: &Node, what: &str, report: &mut Report) -> Option<String> {
+    let text = text(node, what, report)?;
+    if is_interface_name(text) {
+        return Some(text.to_owned());
+    }
+    report
+        .error(node.span, format!("{what} is `{text}`"))
+        .help(format!(
+            "expected an interface's name: at most {} characters without spaces, `/` and `:`",
+            limits::INTERFACE_NAME
+        ));
+    None
+}
+
+/// Whether the kernel would take that name for an interface.
+pub(super) fn is_interface_name(text: &str) -> bool {
+    (1..=limits::INTERFACE_NAME).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':'))
+}

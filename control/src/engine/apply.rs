@@ -1,0 +1,492 @@
+//! Changes: from the running configuration to a new one.
+//!
+//! In: a checked configuration. Out: the new state of things, or an error and no change
+//! at all. Never: a session interrupted that the change does not concern.
+//!
+//! 1. What is fixed while the process runs is compared; a difference needs a restart.
+//! 2. What can fail (sockets, ports) is opened beside the old things.
+//! 3. Nothing fails from here on: peers and tunnels are changed, a snapshot is
+//!    published, workers adopt it at their next burst.
+//! 4. When all workers have, the old things are closed.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_dataplane::{
+    control_link::Command,
+    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    uplink::UplinkQueue,
+};
+use culvert_wireguard::Now;
+
+use super::{
+    Engine, GREETING, GREETING_STEP,
+    ports::{PortState, needs_reopening},
+    tunnels::TunnelState,
+};
+use crate::{
+    api::ApplyError,
+    config::{self, Config, Name, WorkerIndex},
+    state::Applied,
+};
+
+/// How long workers may take to adopt a snapshot: they do at their next burst.
+const ADOPTION: Duration = Duration::from_secs(1);
+
+/// What was opened before anything was changed.
+#[derive(Default)]
+struct Prepared {
+    /// Ports by their name.
+    ports: Vec<PortState>,
+    /// Ports whose socket an old port still has: they open when that one is closed.
+    late: Vec<config::Port>,
+    /// Sockets of new tunnels, and of tunnels that move to another port.
+    tunnels: Vec<(Name, Vec<UplinkQueue>)>,
+}
+
+impl Engine {
+    /// Applies a configuration, logs what changed.
+    pub(super) fn apply(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
+        let applied = self.change(config, now)?;
+        crate::api::log_applied(&applied);
+        Ok(applied)
+    }
+
+    /// Steps 1 to 4.
+    pub(super) fn change(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
+        let fixed = self.fixed_differences(&config);
+        if !fixed.is_empty() {
+            return Err(ApplyError::NeedsRestart(fixed));
+        }
+        if config == self.config && self.generation > 0 {
+            return Ok(Applied {
+                generation: self.generation,
+                changes: Vec::new(),
+            });
+        }
+        let prepared = self.prepare(&config).map_err(ApplyError::Failed)?;
+        let mut changes = Vec::new();
+        self.change_tunnels(&config, prepared.tunnels, now, &mut changes);
+        let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
+        self.note_other_changes(&config, &mut changes);
+        self.config = config;
+        self.publish();
+        drop(closing);
+        if !prepared.late.is_empty() {
+            self.open_late(prepared.late, &mut changes);
+            self.publish();
+        }
+        Ok(Applied {
+            generation: self.generation,
+            changes,
+        })
+    }
+
+    /// Step 1: what differs and can't be changed while the process runs.
+    fn fixed_differences(&self, new: &Config) -> Vec<String> {
+        let old = &self.config;
+        let mut differences = Vec::new();
+        let mut fixed = |differs: bool, what: String| {
+            if differs {
+                differences.push(what);
+            }
+        };
+        fixed(old.cores != new.cores, "`cores` changed".into());
+        fixed(old.memory != new.memory, "`memory` changed".into());
+        for uplink in &new.uplinks {
+            match self
+                .uplinks
+                .iter()
+                .find(|(_, u)| u.config.name == uplink.name)
+            {
+                None => fixed(true, format!("uplink {} is new", uplink.name)),
+                Some((_, old)) => {
+                    fixed(
+                        old.config != *uplink,
+                        format!("uplink {} changed", uplink.name),
+                    );
+                }
+            }
+        }
+        for (_, uplink) in self.uplinks.iter() {
+            let name = &uplink.config.name;
+            fixed(new.uplink(name).is_none(), format!("uplink {name} is gone"));
+        }
+        for tunnel in &new.tunnels {
+            if let Some((_, old)) = self.tunnels.iter().find(|(_, t)| t.name == tunnel.name) {
+                fixed(
+                    old.config.uplink != tunnel.uplink,
+                    format!("tunnel {} moves to another uplink", tunnel.name),
+                );
+                let max = old.peers_max();
+                fixed(
+                    tunnel.peers.len() > max,
+                    format!(
+                        "tunnel {} has room for {max} peers since its start",
+                        tunnel.name
+                    ),
+                );
+            }
+        }
+        differences
+    }
+
+    /// Step 2.
+    fn prepare(&self, new: &Config) -> Result<Prepared, String> {
+        let mut prepared = Prepared::default();
+        let mut next_tunnel = self.tunnels.next();
+        for tunnel in &new.tunnels {
+            let old = self.tunnels.iter().find(|(_, t)| t.name == tunnel.name);
+            let slot = match old {
+                Some((_, old)) if old.config.listen_port == tunnel.listen_port => continue,
+                Some((slot, _)) => slot,
+                None => next_tunnel,
+            };
+            if old.is_none() {
+                next_tunnel = self.tunnels.places().max(next_tunnel + 1);
+            }
+            let (index, uplink) = self
+                .uplinks
+                .iter()
+                .find(|(_, uplink)| uplink.config.name == tunnel.uplink)
+                .ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))?;
+            let queues = uplink.open_tunnel(
+                UplinkIndex::from_slot(index),
+                TunnelIndex::from_slot(slot),
+                tunnel.listen_port,
+                self.workers.count(),
+            )?;
+            prepared.tunnels.push((tunnel.name.clone(), queues));
+        }
+        for port in &new.ports {
+            match self.ports.iter().find(|(_, p)| p.config.name == port.name) {
+                Some((_, old)) if !needs_reopening(&old.config, port) => {}
+                _ if self.ports.iter().any(|(_, p)| same_socket(&p.config, port)) => {
+                    prepared.late.push(port.clone());
+                }
+                _ => {
+                    let opened = PortState::open(port.clone(), &self.run_dir, &self.ears)?;
+                    prepared.ports.push(opened);
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    fn change_tunnels(
+        &mut self,
+        new: &Config,
+        mut sockets: Vec<(Name, Vec<UplinkQueue>)>,
+        now: Now,
+        changes: &mut Vec<String>,
+    ) {
+        let gone: Vec<_> = self
+            .tunnels
+            .iter()
+            .filter(|(_, tunnel)| new.tunnel(&tunnel.name).is_none())
+            .map(|(slot, tunnel)| (slot, tunnel.name.clone()))
+            .collect();
+        // New ones first: `prepare` gave them the places that are vacant now.
+        for tunnel in &new.tunnels {
+            let queues = sockets
+                .iter()
+                .position(|(name, _)| name == &tunnel.name)
+                .map(|position| sockets.swap_remove(position).1);
+            let slot = match self.tunnel_slot(&tunnel.name) {
+                Some(slot) => {
+                    self.change_tunnel(slot, tunnel, queues, changes);
+                    slot
+                }
+                None => {
+                    changes.push(format!("tunnel {} added", tunnel.name));
+                    self.add_tunnel(new, tunnel, queues.unwrap_or_default())
+                }
+            };
+            self.change_peers(slot, tunnel, now, changes);
+        }
+        for (slot, name) in gone {
+            changes.push(format!("tunnel {name} removed"));
+            self.remove_tunnel(slot);
+        }
+    }
+
+    fn add_tunnel(
+        &mut self,
+        new: &Config,
+        tunnel: &config::Tunnel,
+        queues: Vec<UplinkQueue>,
+    ) -> usize {
+        let uplink = self
+            .uplinks
+            .iter()
+            .find(|(_, u)| u.config.name == tunnel.uplink);
+        let uplink = uplink.map_or(0, |(slot, _)| slot);
+        let mut state = TunnelState::new(tunnel.clone(), uplink);
+        state.config.peers.clear();
+        let slot = self.tunnels.insert(state);
+        let owners = new.uplink_of(tunnel).queue_workers.clone();
+        self.attach(&owners, queues);
+        slot
+    }
+
+    /// Gives each worker a queue: those that the configuration names for a queue first,
+    /// then the others, so that every worker can send.
+    pub(super) fn attach(&mut self, owners: &[WorkerIndex], queues: Vec<UplinkQueue>) {
+        let mut order: Vec<usize> = Vec::new();
+        let named = owners.iter().map(|worker| usize::from(worker.0));
+        for worker in named.chain(0..self.workers.count()) {
+            if worker < self.workers.count() && !order.contains(&worker) {
+                order.push(worker);
+            }
+        }
+        for (worker, queue) in order.into_iter().zip(queues) {
+            self.workers
+                .send(worker, Command::AttachUplink(Box::new(queue)));
+        }
+    }
+
+    fn change_tunnel(
+        &mut self,
+        slot: usize,
+        new: &config::Tunnel,
+        queues: Option<Vec<UplinkQueue>>,
+        changes: &mut Vec<String>,
+    ) {
+        let Some(tunnel) = self.tunnels.get_mut(slot) else {
+            return;
+        };
+        let uplink = tunnel.uplink;
+        if tunnel.config.private_key != new.private_key {
+            tunnel.device.set_private_key(Some(new.private_key.clone()));
+            changes.push(format!("tunnel {}: private key changed", new.name));
+        }
+        if tunnel.config.mtu != new.mtu {
+            changes.push(format!("tunnel {}: mtu {}", new.name, new.mtu));
+        }
+        if tunnel.config.listen_port != new.listen_port {
+            changes.push(format!(
+                "tunnel {}: listen port {}",
+                new.name, new.listen_port
+            ));
+        }
+        let peers = std::mem::take(&mut tunnel.config.peers);
+        tunnel.config = config::Tunnel {
+            peers,
+            ..new.clone()
+        };
+        if let Some(queues) = queues.filter(|queues| !queues.is_empty()) {
+            let index = TunnelIndex::from_slot(slot);
+            self.tell_all(|| Command::DetachUplink(UplinkIndex::from_slot(uplink), Some(index)));
+            let owners = self
+                .uplinks
+                .get(uplink)
+                .map(|u| u.config.queue_workers.clone());
+            self.attach(&owners.unwrap_or_default(), queues);
+        }
+    }
+
+    fn change_peers(
+        &mut self,
+        slot: usize,
+        new: &config::Tunnel,
+        now: Now,
+        changes: &mut Vec<String>,
+    ) {
+        let present: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.tunnel == slot)
+            .map(|(place, peer)| (place, peer.config.clone()))
+            .collect();
+        let tunnel_name = &new.name;
+        for (place, old) in &present {
+            if !new
+                .peers
+                .iter()
+                .any(|peer| peer.public_key == old.public_key)
+            {
+                changes.push(format!("peer {tunnel_name}/{} removed", old.name));
+                self.remove_peer(*place);
+            }
+        }
+        let mut added = Vec::new();
+        for peer in &new.peers {
+            let old = present
+                .iter()
+                .find(|(_, old)| old.public_key == peer.public_key);
+            if let Some((place, old)) = old {
+                if old != peer {
+                    changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
+                    let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(*place));
+                    if let (Some(tunnel), Some(state)) = (tunnel, state) {
+                        tunnel.update_peer(state, peer.clone(), now);
+                    }
+                }
+                continue;
+            }
+            let endpoint = self.first_endpoint(tunnel_name, peer);
+            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                continue;
+            };
+            match tunnel.add_peer(slot, peer.clone(), endpoint, &mut self.peers, now) {
+                Ok(place) => {
+                    changes.push(format!("peer {tunnel_name}/{} added", peer.name));
+                    if endpoint.is_some() {
+                        added.push(place);
+                    }
+                }
+                // The check of the configuration leaves no reason for it.
+                Err(error) => {
+                    changes.push(format!("peer {tunnel_name}/{}: {error}", peer.name));
+                }
+            }
+        }
+        self.greet(&added, now);
+    }
+
+    /// Plans the first handshakes of new peers, spread over time.
+    fn greet(&mut self, peers: &[usize], now: Now) {
+        let count = u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
+        let step = GREETING_STEP.min(GREETING / count);
+        let mut due = now.monotonic;
+        for &peer in peers {
+            self.greetings.push_back((due, peer));
+            due = due + step;
+        }
+        self.greetings
+            .make_contiguous()
+            .sort_by_key(|&(due, _)| due);
+    }
+
+    fn remove_peer(&mut self, place: usize) {
+        let Some(peer) = self.peers.remove(place) else {
+            return;
+        };
+        self.greetings.retain(|&(_, greeted)| greeted != place);
+        self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(place)));
+        if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
+            let key = super::endpoint_key(&tunnel.name, &peer.config);
+            self.endpoints.forget(&key);
+            tunnel.device.remove_peer(peer.cell.id);
+            let mut wishes = Vec::new();
+            tunnel.drain(&mut self.peers, &mut wishes);
+            tunnel.peers.remove(&peer.cell.id);
+            peer.cell.publish_keypair(None);
+        }
+    }
+
+    fn remove_tunnel(&mut self, slot: usize) {
+        let places: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.tunnel == slot)
+            .map(|(place, _)| place)
+            .collect();
+        for place in places {
+            self.remove_peer(place);
+        }
+        let Some(mut tunnel) = self.tunnels.remove(slot) else {
+            return;
+        };
+        tunnel.device.bring_down();
+        let uplink = UplinkIndex::from_slot(tunnel.uplink);
+        let index = TunnelIndex::from_slot(slot);
+        self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
+    }
+
+    /// Exchanges ports; answers those to be closed once no worker knows them.
+    fn change_ports(
+        &mut self,
+        new: &Config,
+        mut opened: Vec<PortState>,
+        late: &[config::Port],
+        changes: &mut Vec<String>,
+    ) -> Vec<PortState> {
+        let mut closing = Vec::new();
+        let present: Vec<_> = self
+            .ports
+            .iter()
+            .map(|(slot, port)| (slot, port.config.name.clone()))
+            .collect();
+        for (slot, name) in present {
+            let reopened = opened.iter().any(|port| port.config.name == name)
+                || late.iter().any(|port| port.name == name);
+            match new.port(&name) {
+                None => changes.push(format!("port {name} removed")),
+                Some(_) if reopened => changes.push(format!("port {name} reopened")),
+                Some(config) => {
+                    if let Some(port) = self.ports.get_mut(slot)
+                        && port.config != *config
+                    {
+                        changes.push(format!("port {name} changed"));
+                        port.config = config.clone();
+                    }
+                    continue;
+                }
+            }
+            closing.extend(self.ports.remove(slot));
+        }
+        for port in opened.drain(..) {
+            if !changes.contains(&format!("port {} reopened", port.config.name)) {
+                changes.push(format!("port {} added", port.config.name));
+            }
+            self.ports.insert(port);
+        }
+        closing
+    }
+
+    /// Opens ports whose sockets were taken by ports that are closed now.
+    fn open_late(&mut self, late: Vec<config::Port>, changes: &mut Vec<String>) {
+        for config in late {
+            let name = config.name.clone();
+            match PortState::open(config, &self.run_dir, &self.ears) {
+                Ok(port) => {
+                    self.ports.insert(port);
+                }
+                Err(error) => {
+                    tracing::error!(port = %name, error, "can't reopen a port");
+                    changes.push(format!("port {name} is down: {error}"));
+                }
+            }
+        }
+    }
+
+    fn note_other_changes(&self, new: &Config, changes: &mut Vec<String>) {
+        for network in &new.networks {
+            match self.config.network(&network.name) {
+                None => changes.push(format!("network {} added", network.name)),
+                Some(old) if old != network => {
+                    changes.push(format!("network {} changed", network.name));
+                }
+                Some(_) => {}
+            }
+        }
+        for network in &self.config.networks {
+            if new.network(&network.name).is_none() {
+                changes.push(format!("network {} removed", network.name));
+            }
+        }
+    }
+
+    /// Publishes a snapshot and waits until all workers go by it, so that what only
+    /// older ones knew can be closed.
+    fn publish(&mut self) {
+        self.generation += 1;
+        let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
+        self.workers.wake_all();
+        if !self.workers.await_generation(self.generation, ADOPTION) {
+            tracing::warn!("a worker is slow to adopt the new configuration");
+        }
+        self.retired.push(old);
+        self.retired
+            .retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+}
+
+fn same_socket(a: &config::Port, b: &config::Port) -> bool {
+    match (&a.driver, &b.driver) {
+        (config::PortDriver::VhostUser(a), config::PortDriver::VhostUser(b)) => {
+            a.socket == b.socket
+        }
+        (a, b) => a == b,
+    }
+}

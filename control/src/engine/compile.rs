@@ -1,0 +1,229 @@
+//! The snapshot compiler: from the configuration and what is open to what workers read.
+//!
+//! In: ports, networks, tunnels, peers, uplinks. Out: one immutable `Snapshot`. Never:
+//! anything that can fail: what could has been opened before.
+
+use std::{net::IpAddr, sync::Arc};
+
+use culvert_dataplane::{
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+    snapshot::{Guard, Network, NextHop, Port, Snapshot, Tunnel},
+    uplink::Uplink,
+};
+use culvert_wire::{
+    MacAddr,
+    fib::{Fib, Prefix},
+};
+use ipnet::IpNet;
+
+use super::Engine;
+use crate::config::{self, NextHop as ConfigHop};
+
+impl Engine {
+    /// Compiles the present state of things as snapshot `generation`.
+    pub(super) fn compile(&self, generation: u64) -> Snapshot {
+        Snapshot {
+            generation,
+            ports: table(self.ports.places(), self.ports.iter(), |slot, port| {
+                Some(Arc::new(self.compile_port(slot, port)?))
+            }),
+            networks: self
+                .config
+                .networks
+                .iter()
+                .map(|network| Some(self.compile_network(network)))
+                .collect(),
+            tunnels: table(self.tunnels.places(), self.tunnels.iter(), |_, tunnel| {
+                Some(self.compile_tunnel(tunnel))
+            }),
+            peers: table(self.peers.places(), self.peers.iter(), |_, peer| {
+                Some(Arc::clone(&peer.cell))
+            }),
+            uplinks: table(
+                self.uplinks.places(),
+                self.uplinks.iter(),
+                |slot, uplink| Some(Arc::new(self.compile_uplink(slot, uplink))),
+            ),
+            workers: self.compile_workers(),
+        }
+    }
+
+    fn compile_port(&self, slot: usize, port: &super::ports::PortState) -> Option<Port> {
+        let config = &port.config;
+        Some(Port {
+            index: PortIndex::from_slot(slot),
+            name: config.name.to_string(),
+            network: self.network_index(&config.network)?,
+            mac: MacAddr(config.mac.octets()),
+            addresses: config.addresses.clone(),
+            guard: match config.guard {
+                config::Guard::Strict => Guard::Strict,
+                config::Guard::Mac => Guard::Mac,
+                config::Guard::Off => Guard::Off,
+            },
+            guest: Arc::clone(&port.guest),
+            queues: config.queues,
+            drops: Arc::clone(&port.drops),
+        })
+    }
+
+    fn compile_network(&self, network: &config::Network) -> Network {
+        let mut macs: Vec<_> = self
+            .ports
+            .iter()
+            .filter(|(_, port)| port.config.network == network.name)
+            .map(|(slot, port)| {
+                (
+                    MacAddr(port.config.mac.octets()),
+                    PortIndex::from_slot(slot),
+                )
+            })
+            .collect();
+        macs.sort_unstable_by_key(|&(mac, _)| mac);
+        let tunnel = network
+            .tunnel
+            .as_ref()
+            .and_then(|name| self.tunnel_slot(name));
+        Network {
+            name: network.name.to_string(),
+            gateway_mac: MacAddr(network.gateway_mac.octets()),
+            gateways: network.gateways.iter().map(IpNet::addr).collect(),
+            tunnel: tunnel.map(TunnelIndex::from_slot),
+            macs,
+            routes: Fib::build(self.network_routes(network, tunnel)),
+        }
+    }
+
+    /// A network's routes. Of equal prefixes the later one counts, so they come in the
+    /// order of their strength: the gateway's prefixes, the peers' allowed IPs, the
+    /// operator's routes, the ports, the gateway.
+    fn network_routes(
+        &self,
+        network: &config::Network,
+        tunnel: Option<usize>,
+    ) -> Vec<(Prefix, NextHop)> {
+        let mut routes = Vec::new();
+        let mut add = |net: IpNet, next_hop| routes.extend(prefix(net).map(|p| (p, next_hop)));
+        for gateway in &network.gateways {
+            add(gateway.trunc(), NextHop::Unreachable);
+        }
+        for (slot, peer) in self
+            .peers
+            .iter()
+            .filter(|(_, peer)| Some(peer.tunnel) == tunnel)
+        {
+            for net in &peer.config.allowed_ips {
+                add(*net, NextHop::Peer(PeerIndex::from_slot(slot)));
+            }
+        }
+        let ports = || {
+            self.ports
+                .iter()
+                .filter(|(_, p)| p.config.network == network.name)
+        };
+        let guest = |address: IpAddr| {
+            ports()
+                .find(|(_, port)| port.config.addresses.contains(&address))
+                .map(|(slot, _)| NextHop::Port(PortIndex::from_slot(slot)))
+        };
+        for route in &network.routes {
+            let next_hop = match &route.next_hop {
+                ConfigHop::Peer(name) => self
+                    .peers
+                    .iter()
+                    .find(|(_, peer)| Some(peer.tunnel) == tunnel && &peer.config.name == name)
+                    .map(|(slot, _)| NextHop::Peer(PeerIndex::from_slot(slot))),
+                ConfigHop::Guest(address) => guest(*address),
+                ConfigHop::Unreachable => None,
+            };
+            add(route.to, next_hop.unwrap_or(NextHop::Unreachable));
+        }
+        for (slot, port) in ports() {
+            for &address in &port.config.addresses {
+                add(
+                    IpNet::from(address),
+                    NextHop::Port(PortIndex::from_slot(slot)),
+                );
+            }
+        }
+        for gateway in &network.gateways {
+            add(IpNet::from(gateway.addr()), NextHop::Gateway);
+        }
+        routes
+    }
+
+    fn compile_tunnel(&self, tunnel: &super::tunnels::TunnelState) -> Tunnel {
+        let network = self.config.network_of_tunnel(&tunnel.name);
+        let allowed = tunnel.peers.values().flat_map(|&slot| {
+            let nets = self
+                .peers
+                .get(slot)
+                .map_or(&[][..], |peer| &peer.config.allowed_ips);
+            nets.iter()
+                .filter_map(move |net| Some((prefix(*net)?, PeerIndex::from_slot(slot))))
+        });
+        Tunnel {
+            name: tunnel.name.to_string(),
+            uplink: UplinkIndex::from_slot(tunnel.uplink),
+            mtu: tunnel.config.mtu,
+            network: network.and_then(|network| self.network_index(&network.name)),
+            allowed: Fib::build(allowed),
+            mac1: tunnel.device.mac1(),
+            sessions: Arc::clone(&tunnel.sessions),
+        }
+    }
+
+    fn compile_uplink(&self, slot: usize, uplink: &super::uplinks::UplinkState) -> Uplink {
+        let tunnels = self
+            .tunnels
+            .iter()
+            .filter(|(_, tunnel)| tunnel.uplink == slot)
+            .map(|(index, tunnel)| (tunnel.config.listen_port, TunnelIndex::from_slot(index)))
+            .collect();
+        Uplink {
+            index: UplinkIndex::from_slot(slot),
+            name: uplink.config.name.to_string(),
+            addresses: uplink.addresses(),
+            tunnels,
+            counters: Arc::clone(&uplink.counters),
+        }
+    }
+
+    /// Which worker polls which guest ring.
+    fn compile_workers(&self) -> Vec<Vec<(PortIndex, u16)>> {
+        let mut workers = vec![Vec::new(); self.workers.count()];
+        for (slot, port) in self.ports.iter() {
+            for (queue, worker) in port.config.queue_workers.iter().enumerate() {
+                let Ok(queue) = u16::try_from(queue) else {
+                    continue;
+                };
+                if let Some(queues) = workers.get_mut(usize::from(worker.0)) {
+                    queues.push((PortIndex::from_slot(slot), queue));
+                }
+            }
+        }
+        workers
+    }
+
+    fn network_index(&self, name: &config::Name) -> Option<NetworkIndex> {
+        let position = self.config.networks.iter().position(|n| &n.name == name)?;
+        Some(NetworkIndex::from_slot(position))
+    }
+}
+
+/// A FIB prefix; host bits are cleared.
+fn prefix(net: IpNet) -> Option<Prefix> {
+    Prefix::new(net.network(), net.prefix_len())
+}
+
+fn table<'t, S: 't, T>(
+    places: usize,
+    items: impl Iterator<Item = (usize, &'t S)>,
+    compile: impl Fn(usize, &'t S) -> Option<T>,
+) -> Vec<Option<T>> {
+    let mut table: Vec<Option<T>> = (0..places).map(|_| None).collect();
+    for (slot, item) in items {
+        table[slot] = compile(slot, item);
+    }
+    table
+}

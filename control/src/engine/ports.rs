@@ -1,0 +1,202 @@
+//! Guest ports: opened, watched and closed.
+//!
+//! In: the configured ports, events of their sessions. Out: open vhost-user ports, the
+//! lines that an operator waits for. Never: a packet.
+
+use std::{
+    path::Path,
+    sync::{Arc, mpsc::SyncSender},
+};
+
+use culvert_dataplane::{control_link::Attention, drops::Drops, wake::Wake};
+use culvert_vhost::{self as vhost, LinkDown, PortEvent};
+use culvert_wire::MacAddr;
+
+use crate::config::{self, Account, PortDriver, SocketMode};
+
+/// An open port.
+pub(super) struct PortState {
+    pub(super) config: config::Port,
+    pub(super) guest: Arc<vhost::Port>,
+    pub(super) drops: Arc<Drops>,
+    pub(super) connected: bool,
+    pub(super) link_up: bool,
+    pub(super) features: u64,
+    pub(super) queues: u16,
+}
+
+/// What a port's session thread says, with the port's name.
+pub(super) type PortNews = (config::Name, PortEvent);
+
+/// What a session thread needs to make itself heard.
+#[derive(Clone)]
+pub(super) struct Ears {
+    pub(super) news: SyncSender<PortNews>,
+    pub(super) attention: Arc<Attention>,
+    /// Workers look at a ring anew when it starts.
+    pub(super) doorbells: Vec<Arc<Wake>>,
+}
+
+impl PortState {
+    pub(super) fn open(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
+        let vhost_config = vhost_config(&config, run_dir)?;
+        let name = config.name.clone();
+        let ears = ears.clone();
+        let tell = move |event| {
+            // A full queue means that the control core has not listened for long; it
+            // sees the port's state in the rings all the same.
+            let _ = ears.news.try_send((name.clone(), event));
+            ears.attention.wake().notify();
+            ears.doorbells.iter().for_each(|wake| wake.notify());
+        };
+        let guest = vhost::Port::open(vhost_config, tell)
+            .map_err(|error| format!("port {}: {error}", config.name))?;
+        Ok(Self {
+            config,
+            guest: Arc::new(guest),
+            drops: Arc::default(),
+            connected: false,
+            link_up: false,
+            features: 0,
+            queues: 0,
+        })
+    }
+
+    /// Notes and logs an event.
+    pub(super) fn heard(&mut self, event: PortEvent) {
+        let port = &self.config.name;
+        match event {
+            PortEvent::Connected => {
+                self.connected = true;
+                tracing::info!(%port, "VMM connected");
+            }
+            PortEvent::LinkUp {
+                features,
+                queue_pairs,
+                ..
+            } => {
+                self.link_up = true;
+                self.features = features;
+                self.queues = queue_pairs;
+                tracing::info!(%port, queues = queue_pairs, "guest connected");
+            }
+            PortEvent::QueuesChanged { queue_pairs } => {
+                self.queues = queue_pairs;
+                tracing::info!(%port, queues = queue_pairs, "guest changed its queues");
+            }
+            PortEvent::LinkDown { reason } => {
+                self.link_up = false;
+                self.queues = 0;
+                match reason {
+                    LinkDown::Fault(fault) => {
+                        tracing::warn!(%port, ?fault, "guest gone: it broke its rings");
+                    }
+                    _ => tracing::info!(%port, ?reason, "guest gone"),
+                }
+            }
+            PortEvent::RingStopped { ring, fault } => {
+                tracing::warn!(%port, ring, ?fault, "a ring of the guest's was stopped");
+            }
+            PortEvent::Announce { mac } => {
+                tracing::info!(%port, %mac, "the VMM asks to announce the guest");
+            }
+            PortEvent::MtuSet { mtu } => tracing::debug!(%port, mtu, "the VMM set the MTU"),
+            PortEvent::Disconnected { reason } => {
+                self.connected = false;
+                self.link_up = false;
+                self.queues = 0;
+                tracing::info!(%port, reason, "VMM disconnected");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether two configurations need the port to be opened anew.
+pub(super) fn needs_reopening(old: &config::Port, new: &config::Port) -> bool {
+    old.driver != new.driver
+        || old.queues != new.queues
+        || old.mac != new.mac
+        || old.mtu != new.mtu
+        || old.offloads != new.offloads
+}
+
+fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConfig, String> {
+    let PortDriver::VhostUser(driver) = &config.driver else {
+        return Err(format!(
+            "port {}: its driver is not available in this version: use vhost-user",
+            config.name
+        ));
+    };
+    let account = |account: &Option<Account>, kind: Kind| {
+        account.as_ref().map(|a| number(a, kind)).transpose()
+    };
+    let failed = |error: String| format!("port {}: {error}", config.name);
+    let mut vhost = vhost::PortConfig::new(
+        config.name.as_str(),
+        driver.socket.resolve(run_dir),
+        MacAddr(config.mac.octets()),
+    );
+    vhost.socket_mode = match driver.mode {
+        SocketMode::Server => vhost::SocketMode::Server,
+        SocketMode::Client => vhost::SocketMode::Client,
+    };
+    vhost.access = vhost::SocketAccess {
+        owner: account(&driver.owner, Kind::User).map_err(failed)?,
+        group: account(&driver.group, Kind::Group).map_err(failed)?,
+        mode: driver.permissions,
+    };
+    vhost.queue_pairs = config.queues;
+    vhost.mtu = Some(config.mtu);
+    vhost.offloads = offloads(&config.offloads);
+    if !config.offloads.mergeable {
+        vhost.rings -= vhost::RingOptions::MRG_RXBUF;
+    }
+    if !config.offloads.packed {
+        vhost.rings -= vhost::RingOptions::PACKED;
+    }
+    vhost.state_file = Some(run_dir.join(format!("{}.rings", config.name)));
+    Ok(vhost)
+}
+
+fn offloads(wanted: &config::Offloads) -> vhost::Offloads {
+    use vhost::Offloads as O;
+    [
+        (wanted.checksum, O::CSUM | O::GUEST_CSUM),
+        (wanted.tso4, O::HOST_TSO4 | O::GUEST_TSO4),
+        (wanted.tso6, O::HOST_TSO6 | O::GUEST_TSO6),
+        (wanted.ecn, O::HOST_ECN | O::GUEST_ECN),
+        (wanted.uso, O::HOST_USO | O::GUEST_USO4 | O::GUEST_USO6),
+    ]
+    .into_iter()
+    .filter(|(on, _)| *on)
+    .fold(O::empty(), |all, (_, bits)| all | bits)
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    User,
+    Group,
+}
+
+fn number(account: &Account, kind: Kind) -> Result<u32, String> {
+    let name = match account {
+        Account::Id(id) => return Ok(*id),
+        Account::Name(name) => name,
+    };
+    let found = match kind {
+        Kind::User => nix::unistd::User::from_name(name).map(|u| u.map(|u| u.uid.as_raw())),
+        Kind::Group => nix::unistd::Group::from_name(name).map(|g| g.map(|g| g.gid.as_raw())),
+    };
+    let (kind, command) = match kind {
+        Kind::User => ("user", "useradd --system"),
+        Kind::Group => ("group", "groupadd --system"),
+    };
+    match found {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(format!(
+            "there is no {kind} {name}: `{command} {name}` makes it"
+        )),
+        Err(error) => Err(format!("can't look up the {kind} {name}: {error}")),
+    }
+}

@@ -1,0 +1,99 @@
+//! Numbered places for things that come and go with the configuration.
+//!
+//! In: things to keep. Out: numbers that stay while the thing does. Never: a number
+//! given out again while another was free for longer.
+
+use std::collections::VecDeque;
+
+/// A table whose free places are taken in turn.
+#[derive(Debug)]
+pub(super) struct Slots<T> {
+    items: Vec<Option<T>>,
+    vacant: VecDeque<usize>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self {
+            items: Vec::new(),
+            vacant: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Slots<T> {
+    /// The place that the next `insert` takes.
+    pub(super) fn next(&self) -> usize {
+        self.vacant.front().copied().unwrap_or(self.items.len())
+    }
+
+    /// Keeps `item`; answers its place.
+    pub(super) fn insert(&mut self, item: T) -> usize {
+        match self.vacant.pop_front() {
+            Some(slot) => {
+                self.items[slot] = Some(item);
+                slot
+            }
+            None => {
+                self.items.push(Some(item));
+                self.items.len() - 1
+            }
+        }
+    }
+
+    /// Takes the item out of its place.
+    pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
+        let item = self.items.get_mut(slot)?.take()?;
+        self.vacant.push_back(slot);
+        Some(item)
+    }
+
+    pub(super) fn get(&self, slot: usize) -> Option<&T> {
+        self.items.get(slot)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+        self.items.get_mut(slot)?.as_mut()
+    }
+
+    /// All items with their places.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.items
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, item)| Some((slot, item.as_ref()?)))
+    }
+
+    /// All items with their places.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
+        self.items
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(slot, item)| Some((slot, item.as_mut()?)))
+    }
+
+    /// The number of places, taken or not.
+    pub(super) fn places(&self) -> usize {
+        self.items.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Slots;
+
+    #[test]
+    fn the_longest_vacant_place_is_taken_first() {
+        let mut slots = Slots::default();
+        assert_eq!(
+            [slots.insert('a'), slots.insert('b'), slots.insert('c')],
+            [0, 1, 2]
+        );
+        assert_eq!(slots.remove(1), Some('b'));
+        assert_eq!(slots.remove(0), Some('a'));
+        assert_eq!(slots.next(), 1);
+        assert_eq!(slots.insert('d'), 1);
+        assert_eq!(slots.insert('e'), 0);
+        assert_eq!(slots.get(2), Some(&'c'));
+    }
+}

@@ -1,0 +1,331 @@
+//! Tunnels and their peers: the protocol's state machines, and what the workers see of
+//! them.
+//!
+//! In: handshake messages, signals that workers raised, deadlines, configuration. Out:
+//! published keypairs and paths, commands to workers, log lines an operator waits for.
+//! Never: a packet's payload, a secret key in a log.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use culvert_dataplane::{
+    ids::{PeerIndex, TunnelIndex},
+    peer::{Peer as Cell, signal},
+    sessions::{Session, SessionTable},
+};
+use culvert_wireguard::{
+    Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
+    PresharedKey, Traffic, Transmit,
+};
+use rand_core::UnwrapErr;
+
+use super::slots::Slots;
+use crate::config::{self, Endpoint, Name};
+
+/// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
+/// keeps allocation constant in time.
+const SLOTS_PER_PEER: usize = 8;
+/// Slots of a tunnel's table at the least: room to add peers while it runs.
+const SLOTS_MIN: usize = 1 << 16;
+
+/// A peer, as the control core keeps it.
+pub(super) struct PeerState {
+    pub(super) cell: Arc<Cell>,
+    pub(super) config: config::Peer,
+    pub(super) tunnel: usize,
+    /// The local address that the peer last wrote to: the source of answers.
+    pub(super) local: Option<IpAddr>,
+    /// Whether the operator was last told that it is there.
+    pub(super) is_up: bool,
+    /// When its next hop was last asked for.
+    pub(super) refreshed: Instant,
+    /// The peer has to be given a new path.
+    pub(super) path_is_stale: bool,
+}
+
+impl PeerState {
+    /// The configured endpoint as text, to tell a changed configuration.
+    pub(super) fn configured_endpoint(&self) -> Option<String> {
+        self.config.endpoint.as_ref().map(ToString::to_string)
+    }
+}
+
+/// A tunnel, as the control core keeps it.
+pub(super) struct TunnelState {
+    pub(super) name: Name,
+    pub(super) config: config::Tunnel,
+    pub(super) uplink: usize,
+    pub(super) device: Device,
+    pub(super) sessions: Arc<SessionTable>,
+    /// Place in the engine's table of peers, by the device's.
+    pub(super) peers: HashMap<PeerId, usize>,
+    /// Handshake messages that came to nothing, by reason.
+    pub(super) drops: BTreeMap<&'static str, u64>,
+}
+
+/// What a tunnel wants of the engine after it was driven.
+pub(super) enum Wish {
+    /// Send this handshake message.
+    Transmit(Transmit),
+    /// Flush what waits for the peer, or send an empty packet.
+    Keepalive(usize),
+    /// Flush what waits for the peer.
+    Flush(usize),
+    /// Drop what waits for the peer.
+    DropStaged(usize),
+    /// The peer's path must be built anew.
+    Path(usize),
+}
+
+impl TunnelState {
+    pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
+        let slots = (config.peers.len() * SLOTS_PER_PEER)
+            .max(SLOTS_MIN)
+            .next_power_of_two();
+        let sessions = Arc::new(SessionTable::new(slots));
+        let device = Device::new(
+            culvert_wireguard::Config {
+                index_slots: u32::try_from(sessions.slots()).unwrap_or(1 << 31),
+                ..Default::default()
+            },
+            Some(config.private_key.clone()),
+            Box::new(UnwrapErr(getrandom::SysRng)),
+        );
+        Self {
+            name: config.name.clone(),
+            config,
+            uplink,
+            device,
+            sessions,
+            peers: HashMap::new(),
+            drops: BTreeMap::new(),
+        }
+    }
+
+    /// Peers that the receiver-index table has room for.
+    pub(super) fn peers_max(&self) -> usize {
+        self.sessions.slots() / (SLOTS_PER_PEER / 2)
+    }
+
+    /// Adds a configured peer; `endpoint` is where it is thought to be.
+    pub(super) fn add_peer(
+        &mut self,
+        tunnel: usize,
+        config: config::Peer,
+        endpoint: Option<SocketAddr>,
+        peers: &mut Slots<PeerState>,
+        now: Now,
+    ) -> Result<usize, culvert_wireguard::ConfigError> {
+        let id = self.device.add_peer(
+            PeerConfig {
+                public_key: config.public_key,
+                preshared_key: preshared(&config),
+                persistent_keepalive: keepalive(&config),
+                endpoint,
+            },
+            now,
+        )?;
+        let slot = peers.next();
+        let cell = Arc::new(Cell::new(
+            PeerIndex::from_slot(slot),
+            TunnelIndex::from_slot(tunnel),
+            id,
+        ));
+        self.peers.insert(id, slot);
+        peers.insert(PeerState {
+            cell,
+            config,
+            tunnel,
+            local: None,
+            is_up: false,
+            refreshed: now.monotonic,
+            path_is_stale: true,
+        });
+        Ok(slot)
+    }
+
+    /// Takes over what changed in a peer's configuration. Its session goes on.
+    pub(super) fn update_peer(&mut self, peer: &mut PeerState, config: config::Peer, now: Now) {
+        let old = &peer.config;
+        let endpoint = match &config.endpoint {
+            Some(Endpoint::Address(address)) if old.endpoint != config.endpoint => Some(*address),
+            Some(_) | None => None,
+        };
+        peer.path_is_stale |= endpoint.is_some();
+        let update = PeerUpdate {
+            preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
+            persistent_keepalive: (old.persistent_keepalive != config.persistent_keepalive)
+                .then(|| keepalive(&config).unwrap_or_default()),
+            endpoint,
+        };
+        self.device.update_peer(peer.cell.id, update, now);
+        peer.config = config;
+    }
+
+    /// A handshake message from the wire.
+    pub(super) fn handshake(
+        &mut self,
+        message: &[u8],
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        backlog: usize,
+        peers: &mut Slots<PeerState>,
+        now: Now,
+    ) {
+        let verdict = self.device.handle_handshake(message, source, backlog, now);
+        let id = match verdict {
+            Handshake::InitiationAccepted(id)
+            | Handshake::ResponseAccepted(id)
+            | Handshake::CookieAccepted(id) => id,
+            Handshake::CookieSent => {
+                self.count("handshake-cookie-sent");
+                return;
+            }
+            Handshake::Dropped(reason) => {
+                self.count(drop_name(reason));
+                return;
+            }
+        };
+        if let Some(peer) = self.peers.get(&id).and_then(|slot| peers.get_mut(*slot)) {
+            peer.cell.traffic.received(1, message.len() as u64);
+            if peer.local != local && verdict != Handshake::CookieAccepted(id) {
+                peer.local = local;
+                peer.path_is_stale = true;
+            }
+        }
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.drops.entry(name).or_default() += 1;
+    }
+
+    /// What workers noticed about a peer since the last look.
+    pub(super) fn signals(&mut self, peer: &mut PeerState, bits: u32, now: Now) {
+        let id = peer.cell.id;
+        let at = |bit: u32| (bits & bit != 0).then_some(now.monotonic);
+        if bits & signal::CONFIRMED != 0 {
+            self.device
+                .handle_confirmed(id, peer.cell.confirmed_index(), now);
+        }
+        if bits & signal::MOVED != 0
+            && let Some(endpoint) = peer.cell.take_moved()
+        {
+            self.device.handle_endpoint(id, endpoint);
+        }
+        let traffic = Traffic {
+            data_sent: at(signal::DATA_SENT),
+            data_received: at(signal::DATA_RECEIVED),
+            keepalive_sent: at(signal::KEEPALIVE_SENT),
+            keepalive_received: at(signal::KEEPALIVE_RECEIVED),
+        };
+        if traffic != Traffic::default() {
+            self.device.handle_traffic(id, traffic, now);
+        }
+        if bits & signal::KEY_WANTED != 0 {
+            self.device.initiate(id, now);
+        }
+        if bits & signal::NEXT_HOP_WANTED != 0 {
+            peer.path_is_stale = true;
+        }
+    }
+
+    /// Carries out the device's events and collects what is left for the engine.
+    pub(super) fn drain(&mut self, peers: &mut Slots<PeerState>, wishes: &mut Vec<Wish>) {
+        while let Some(event) = self.device.poll_event() {
+            self.event(event, peers, wishes);
+        }
+        while let Some(message) = self.device.poll_transmit() {
+            wishes.push(Wish::Transmit(message));
+        }
+    }
+
+    fn event(&mut self, event: Event, peers: &mut Slots<PeerState>, wishes: &mut Vec<Wish>) {
+        match event {
+            Event::KeypairAdded { peer, keypair } => {
+                if let Some(peer) = self.state(peer, peers) {
+                    let peer = Arc::clone(&peer.cell);
+                    self.sessions.publish(Session { keypair, peer });
+                }
+            }
+            Event::KeypairRemoved { local_index, .. } => self.sessions.remove(local_index),
+            Event::CurrentKeypair { peer, keypair } => {
+                if let Some(peer) = self.state(peer, peers) {
+                    peer.cell.publish_keypair(keypair);
+                }
+            }
+            Event::SendKeepalive { peer } => {
+                wishes.extend(self.peers.get(&peer).copied().map(Wish::Keepalive));
+            }
+            Event::FlushStaged { peer } => {
+                wishes.extend(self.peers.get(&peer).copied().map(Wish::Flush));
+            }
+            Event::DropStaged { peer } => {
+                wishes.extend(self.peers.get(&peer).copied().map(Wish::DropStaged));
+            }
+            Event::EndpointMoved { peer, .. } => {
+                wishes.extend(self.peers.get(&peer).copied().map(Wish::Path));
+            }
+            Event::SourceStale { peer } => {
+                if let Some(state) = self.state(peer, peers) {
+                    state.local = None;
+                }
+                wishes.extend(self.peers.get(&peer).copied().map(Wish::Path));
+            }
+            Event::HandshakeCompleted { peer, .. } => {
+                let tunnel = self.name.clone();
+                let endpoint = self.device.peer(peer).and_then(|status| status.endpoint);
+                if let Some(state) = self.state(peer, peers)
+                    && !std::mem::replace(&mut state.is_up, true)
+                {
+                    let endpoint = endpoint.map_or_else(String::new, |e| e.to_string());
+                    tracing::info!(%tunnel, peer = %state.config.name, endpoint, "peer is up: first handshake");
+                }
+            }
+            Event::HandshakeGivenUp { peer } => {
+                let tunnel = self.name.clone();
+                if let Some(state) = self.state(peer, peers) {
+                    state.is_up = false;
+                    tracing::warn!(%tunnel, peer = %state.config.name, "peer is silent: no answer to handshakes for 90 s");
+                }
+            }
+            Event::PeerRemoved { .. } => {}
+        }
+    }
+
+    fn state<'p>(&self, id: PeerId, peers: &'p mut Slots<PeerState>) -> Option<&'p mut PeerState> {
+        peers.get_mut(*self.peers.get(&id)?)
+    }
+}
+
+fn preshared(config: &config::Peer) -> PresharedKey {
+    config.preshared_key.clone().unwrap_or_default()
+}
+
+fn keepalive(config: &config::Peer) -> Option<Duration> {
+    config
+        .persistent_keepalive
+        .map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// The stable name under which operators see why a handshake message was dropped.
+fn drop_name(reason: HandshakeDrop) -> &'static str {
+    match reason {
+        HandshakeDrop::Malformed => "handshake-malformed",
+        HandshakeDrop::NoIdentity => "handshake-no-identity",
+        HandshakeDrop::InvalidMac1 => "handshake-mac1-invalid",
+        HandshakeDrop::RateLimited => "handshake-rate-limited",
+        HandshakeDrop::Undecryptable => "handshake-undecryptable",
+        HandshakeDrop::UnknownPeer => "handshake-peer-unknown",
+        HandshakeDrop::ReplayedTimestamp => "handshake-replayed",
+        HandshakeDrop::InitiationFlood => "handshake-too-soon",
+        HandshakeDrop::UnknownIndex => "handshake-index-unknown",
+        HandshakeDrop::UnexpectedResponse => "handshake-response-unexpected",
+        HandshakeDrop::UnexpectedCookie => "handshake-cookie-unexpected",
+        HandshakeDrop::NoFreeIndex => "handshake-no-free-index",
+        HandshakeDrop::Down => "handshake-tunnel-down",
+    }
+}

@@ -1,0 +1,335 @@
+//! Uplinks: devices and sockets, and the way to an endpoint through them.
+//!
+//! In: the configured uplinks, frames for the host stack. Out: queues for the workers,
+//! paths, frames to send. Never: an mbuf or a socket of a worker's.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+#[cfg(feature = "dpdk")]
+use culvert_dataplane::uplink::dpdk;
+use culvert_dataplane::{
+    host::{HostConfig, HostStack, Resolution},
+    ids::{TunnelIndex, UplinkIndex},
+    path::{Link, Path},
+    uplink::{UplinkCounters, UplinkQueue, udp},
+};
+use culvert_wire::MacAddr;
+use culvert_wireguard::Instant;
+
+use super::EngineError;
+use crate::config::{self, UplinkDriver};
+
+/// An uplink, as the control core keeps it.
+pub(super) struct UplinkState {
+    pub(super) config: config::Uplink,
+    pub(super) counters: Arc<UplinkCounters>,
+    pub(super) link_up: Option<bool>,
+    pub(super) speed_mbps: Option<u64>,
+    pub(super) kind: Kind,
+}
+
+/// What an uplink is made of.
+pub(super) enum Kind {
+    /// Kernel sockets, one set per tunnel.
+    Udp,
+    /// A device, with the host stack that the machine needs beside it.
+    #[cfg(feature = "dpdk")]
+    Dpdk {
+        device: Box<dpdk::DpdkUplink>,
+        host: Box<HostStack>,
+    },
+}
+
+impl UplinkState {
+    /// Opens an uplink; a DPDK device brings one queue per worker.
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
+    pub(super) fn open(
+        config: config::Uplink,
+        index: UplinkIndex,
+        workers: usize,
+        dpdk: &Dpdk,
+        now: Instant,
+    ) -> Result<(Self, Vec<UplinkQueue>), EngineError> {
+        match &config.driver {
+            UplinkDriver::Udp(_) => {
+                let state = Self {
+                    config,
+                    counters: Arc::default(),
+                    link_up: None,
+                    speed_mbps: None,
+                    kind: Kind::Udp,
+                };
+                Ok((state, Vec::new()))
+            }
+            #[cfg(not(feature = "dpdk"))]
+            UplinkDriver::Dpdk(_) => Err(EngineError::Start(format!(
+                "uplink {}: this build has no DPDK: use `driver: udp`, or build with the feature `dpdk`",
+                config.name
+            ))),
+            #[cfg(feature = "dpdk")]
+            UplinkDriver::Dpdk(driver) => {
+                let addresses: Vec<_> = config.addresses.iter().map(|net| net.addr()).collect();
+                let devargs = driver.device.devargs();
+                let wanted = dpdk::Config {
+                    uplink: index,
+                    device: &devargs,
+                    addresses: &addresses,
+                    mtu: config.mtu,
+                    workers,
+                    queues: usize::from(config.queues),
+                    descriptors: [Some(driver.rx_descriptors), Some(driver.tx_descriptors)],
+                };
+                let (device, queues) = dpdk::open(dpdk.eal()?, &wanted).map_err(|error| {
+                    EngineError::Start(format!("uplink {}: {error}", config.name))
+                })?;
+                let host = HostStack::new(host_config(&config, device.mac()), now);
+                let state = Self {
+                    config,
+                    counters: Arc::default(),
+                    link_up: None,
+                    speed_mbps: None,
+                    kind: Kind::Dpdk {
+                        device: Box::new(device),
+                        host: Box::new(host),
+                    },
+                };
+                Ok((state, queues))
+            }
+        }
+    }
+
+    /// Opens a tunnel's port on a UDP uplink: one queue per worker. A DPDK uplink needs
+    /// none.
+    pub(super) fn open_tunnel(
+        &self,
+        index: UplinkIndex,
+        tunnel: TunnelIndex,
+        port: u16,
+        workers: usize,
+    ) -> Result<Vec<UplinkQueue>, String> {
+        match &self.config.driver {
+            UplinkDriver::Dpdk(_) => Ok(Vec::new()),
+            UplinkDriver::Udp(driver) => {
+                let addresses: Vec<_> = self.config.addresses.iter().map(|n| n.addr()).collect();
+                let options = udp::Options {
+                    device: driver.device.as_deref(),
+                    fwmark: driver.fwmark,
+                };
+                udp::open(index, tunnel, &addresses, port, workers, options)
+                    .map_err(|error| format!("uplink {}: {error}", self.config.name))
+            }
+        }
+    }
+
+    /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
+    /// last wrote to.
+    pub(super) fn path(
+        &mut self,
+        endpoint: SocketAddr,
+        local: Option<IpAddr>,
+        port: u16,
+        now: Instant,
+    ) -> Path {
+        let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
+        match &mut self.kind {
+            Kind::Udp => Path {
+                endpoint,
+                source,
+                link: Link::Kernel,
+            },
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk { host, .. } => match host.resolve(endpoint.ip(), now) {
+                Resolution::Resolved {
+                    source: first,
+                    link,
+                } => Path {
+                    endpoint,
+                    source: Some(source.unwrap_or(first)),
+                    link: with_port(link, port),
+                },
+                Resolution::Pending | Resolution::NoRoute => Path {
+                    endpoint,
+                    source,
+                    link: Link::Unresolved,
+                },
+            },
+        }
+    }
+
+    /// The addresses that are ours on this link, a host stack's link-local one included.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        match self.host_ref() {
+            Some(host) => host.addresses().collect(),
+            None => self.config.addresses.iter().map(|net| net.addr()).collect(),
+        }
+    }
+
+    /// The host stack, if this uplink needs one.
+    pub(super) fn host(&mut self) -> Option<&mut HostStack> {
+        match &mut self.kind {
+            Kind::Udp => None,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk { host, .. } => Some(host),
+        }
+    }
+
+    /// The host stack, to look at.
+    pub(super) fn host_ref(&self) -> Option<&HostStack> {
+        match &self.kind {
+            Kind::Udp => None,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk { host, .. } => Some(host),
+        }
+    }
+
+    /// Looks at the link; logs when it went up or down.
+    pub(super) fn watch_link(&mut self) {
+        match &self.kind {
+            Kind::Udp => {}
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk { device, .. } => {
+                let Ok(link) = device.link() else { return };
+                self.speed_mbps = link.speed_mbps.map(u64::from);
+                if self.link_up.replace(link.up) != Some(link.up) {
+                    let uplink = &self.config.name;
+                    if link.up {
+                        tracing::info!(%uplink, "link up");
+                    } else {
+                        tracing::warn!(%uplink, "link down");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the device. The workers have ended and their queues are gone.
+    pub(super) fn close(&mut self) {
+        match &mut self.kind {
+            Kind::Udp => {}
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk { device, .. } => {
+                if let Err(error) = device.close() {
+                    tracing::warn!(uplink = %self.config.name, %error, "can't close the device");
+                }
+            }
+        }
+    }
+}
+
+/// The host stack knows no UDP: the port is the tunnel's.
+#[cfg(feature = "dpdk")]
+fn with_port(link: Link, port: u16) -> Link {
+    match link {
+        Link::Ethernet {
+            source,
+            destination,
+            ..
+        } => Link::Ethernet {
+            source,
+            destination,
+            port,
+        },
+        other @ (Link::Kernel | Link::Unresolved) => other,
+    }
+}
+
+#[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "DPDK only"))]
+fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
+    HostConfig {
+        mac,
+        addresses: config
+            .addresses
+            .iter()
+            .map(|net| (net.addr(), net.prefix_len()))
+            .collect(),
+        routes: config
+            .routes
+            .iter()
+            .map(|route| (route.to.network(), route.to.prefix_len(), route.via))
+            .collect(),
+        mtu: config.mtu,
+    }
+}
+
+/// DPDK's environment: started once, when a configured uplink needs it.
+#[derive(Default)]
+pub(super) struct Dpdk {
+    #[cfg(feature = "dpdk")]
+    eal: Option<dpdk::sys::Eal>,
+}
+
+impl Dpdk {
+    /// Starts DPDK if `config` has an uplink for it.
+    pub(super) fn start(config: &config::Config) -> Result<Self, EngineError> {
+        #[cfg(feature = "dpdk")]
+        if config
+            .uplinks
+            .iter()
+            .any(|uplink| matches!(uplink.driver, UplinkDriver::Dpdk(_)))
+        {
+            return start_eal(config).map(|eal| Self { eal: Some(eal) });
+        }
+        let _ = config;
+        Ok(Self::default())
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn eal(&self) -> Result<dpdk::sys::Eal, EngineError> {
+        self.eal.ok_or_else(|| {
+            EngineError::Start("the first DPDK uplink of a running process needs a restart".into())
+        })
+    }
+
+    /// What every worker's thread does first: it makes itself known to DPDK, whose
+    /// caches it may use from then on.
+    pub(super) fn thread_setup(&self) -> super::workers::ThreadSetup {
+        #[cfg(feature = "dpdk")]
+        if let Some(eal) = self.eal {
+            return Arc::new(move || match dpdk::sys::Registration::new(eal) {
+                Ok(registration) => Box::new(registration),
+                Err(error) => {
+                    tracing::warn!(%error, "a worker has no place in DPDK: it will be slow");
+                    Box::new(())
+                }
+            });
+        }
+        Arc::new(|| Box::new(()))
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
+    use dpdk::sys::{Eal, EalConfig, Hugepages, LogLevel, Pci};
+
+    let has_pci = config.uplinks.iter().any(|uplink| match &uplink.driver {
+        UplinkDriver::Dpdk(driver) => driver.device.bus == config::DpdkBus::Pci,
+        UplinkDriver::Udp(_) => false,
+    });
+    Eal::init(EalConfig {
+        hugepages: match config.memory.hugepages {
+            config::Hugepages::Auto => Hugepages::Auto,
+            config::Hugepages::Required => Hugepages::Required,
+            config::Hugepages::Off => Hugepages::Off,
+        },
+        memory_mb: config.memory.megabytes,
+        cpus: config
+            .cores
+            .control
+            .map(|cpu| usize::from(cpu.0))
+            .into_iter()
+            .collect(),
+        pci: if has_pci { Pci::Idle } else { Pci::Off },
+        log: Some(Box::new(|level, line: &str| match level {
+            LogLevel::Critical | LogLevel::Error => tracing::error!(target: "dpdk", "{line}"),
+            LogLevel::Warning => tracing::warn!(target: "dpdk", "{line}"),
+            LogLevel::Notice | LogLevel::Info | LogLevel::Debug => {
+                tracing::debug!(target: "dpdk", "{line}");
+            }
+        })),
+        ..EalConfig::default()
+    })
+    .map_err(|error| EngineError::Start(error.to_string()))
+}

@@ -1,0 +1,158 @@
+//! The workers' threads.
+//!
+//! In: the configured cores. Out: running workers with the control core's ends of
+//! their links. Never: a worker that ends unnoticed.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use culvert_dataplane::{
+    control_link::{self, Attention, Command, ControlEnd},
+    ids::WorkerIndex,
+    snapshot::SnapshotCell,
+    wake::Wake,
+    worker::{Polling, Worker, WorkerStats},
+};
+use rustix::thread::CpuSet;
+
+use super::EngineError;
+use crate::config::{Cores, CpuId, Poll};
+
+/// What every worker's thread does before it works and undoes when it ends.
+pub(super) type ThreadSetup = Arc<dyn Fn() -> Box<dyn std::any::Any> + Send + Sync>;
+
+/// One worker, seen from the control core.
+pub(super) struct WorkerHandle {
+    pub(super) cpu: Option<CpuId>,
+    pub(super) link: ControlEnd,
+    pub(super) stats: Arc<WorkerStats>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// All workers.
+pub(super) struct Workers(pub(super) Vec<WorkerHandle>);
+
+impl Workers {
+    pub(super) fn start(
+        cores: &Cores,
+        snapshots: &Arc<SnapshotCell>,
+        attention: &Arc<Attention>,
+        setup: &ThreadSetup,
+    ) -> Result<Self, EngineError> {
+        let count = cores.workers.len();
+        let polling = match cores.poll {
+            Poll::Adaptive => Polling::Adaptive,
+            Poll::Busy => Polling::Busy,
+        };
+        let mut workers = Self(Vec::with_capacity(count));
+        for (index, core) in cores.workers.iter().enumerate() {
+            let failed = |error: io::Error| EngineError::start("can't start a worker", &error);
+            let (worker_end, link) =
+                control_link::link(Arc::clone(attention), count).map_err(failed)?;
+            let stats = Arc::new(WorkerStats::default());
+            let worker = Worker::new(
+                WorkerIndex::from_slot(index),
+                Arc::clone(snapshots),
+                worker_end,
+                polling,
+                Arc::clone(&stats),
+            );
+            let setup = Arc::clone(setup);
+            let cpu = core.cpu;
+            let thread = thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    pin(cpu);
+                    let _registration = setup();
+                    worker.run();
+                })
+                .map_err(failed)?;
+            workers.0.push(WorkerHandle {
+                cpu,
+                link,
+                stats,
+                thread: Some(thread),
+            });
+        }
+        Ok(workers)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Gives one worker a command; a worker that is that far behind loses it.
+    pub(super) fn send(&mut self, worker: usize, command: Command) -> bool {
+        self.0
+            .get_mut(worker)
+            .is_some_and(|worker| worker.link.send(command).is_ok())
+    }
+
+    /// The doorbells, for those who publish something to all workers.
+    pub(super) fn doorbells(&self) -> Vec<Arc<Wake>> {
+        self.0.iter().map(|w| Arc::clone(w.link.wake())).collect()
+    }
+
+    pub(super) fn wake_all(&self) {
+        for worker in &self.0 {
+            worker.link.wake().notify();
+        }
+    }
+
+    /// Waits until every worker goes by snapshot `generation`, at most `patience`.
+    pub(super) fn await_generation(&self, generation: u64, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while !self
+            .0
+            .iter()
+            .all(|w| w.stats.generation.load(Ordering::Acquire) >= generation)
+        {
+            if Instant::now() >= end {
+                return false;
+            }
+            self.wake_all();
+            thread::sleep(Duration::from_micros(200));
+        }
+        true
+    }
+
+    /// The number of a worker that has ended without being asked to.
+    pub(super) fn dead(&self) -> Option<usize> {
+        self.0
+            .iter()
+            .position(|w| w.thread.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    /// Ends all workers after their current turn.
+    pub(super) fn stop(&mut self) {
+        for worker in &mut self.0 {
+            // A full queue is being worked off: try again until there is room.
+            while worker.thread.as_ref().is_some_and(|t| !t.is_finished())
+                && worker.link.send(Command::Stop).is_err()
+            {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        for worker in &mut self.0 {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+/// Binds the calling thread to a CPU; without one the scheduler chooses.
+pub(super) fn pin(cpu: Option<CpuId>) {
+    let Some(CpuId(cpu)) = cpu else { return };
+    let mut set = CpuSet::new();
+    set.set(usize::from(cpu));
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %error, "can't bind a thread to this CPU; it floats");
+    }
+}

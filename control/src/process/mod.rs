@@ -1,0 +1,31 @@
+//! What a process owes its machine: run directory, locks, signals, systemd, logging.
+//!
+//! In: the command line. Out: a [`RunDir`] that nobody else has, locks for what two processes must
+//! not share, signals as requests, messages to systemd. Never: packets.
+//!
+//! Order at the start, all of it before the first thread: [`harden`], [`signals::block`],
+//! [`log::init`]; then the configuration, then [`RunDir::open`].
+
+pub mod lock;
+pub mod log;
+mod notify;
+mod run_dir;
+pub mod signals;
+
+pub use lock::{LockError, SocketLock, UdpLock, lock_socket, lock_udp};
+pub use notify::Notify;
+pub(crate) use run_dir::api_socket;
+pub use run_dir::{DEFAULT_RUN_DIR, RunDir, RunDirError};
+
+/// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the
+/// same user.
+///
+/// # Errors
+///
+/// When the kernel refuses; the caller should not go on to read keys.
+pub fn harden() -> std::io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+    nix::sys::prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What a running Culvert tells about itself: the body of `GET /v1/state` and what `show` prints.
+//!
+//! In: the engine fills these in. Out: JSON, tables. Never: a private or preshared key.
+//!
+//! Counters count from the start of the process. Times are seconds; `unix` times count from 1970.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// This machine's name from the configuration.
+    pub node: String,
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// The configuration's file.
+    pub config: String,
+    /// How often a configuration was applied, the first one included.
+    pub generation: u64,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// In the configuration's order.
+    pub ports: Vec<Port>,
+    /// In the configuration's order.
+    pub uplinks: Vec<Uplink>,
+    /// In the configuration's order, tunnel by tunnel.
+    pub peers: Vec<Peer>,
+    /// Network by network.
+    pub routes: Vec<Route>,
+    /// By place and address.
+    pub neighbors: Vec<Neighbor>,
+    /// The control core first, if it reports itself, then the workers.
+    pub cores: Vec<Core>,
+    /// Every drop counter that is not zero.
+    pub drops: Vec<Drop>,
+}
+
+/// Packets and bytes one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets: at a port, frames as the guest sees them.
+    pub packets: u64,
+    /// Bytes of those packets.
+    pub bytes: u64,
+}
+
+/// One port. `rx` is what Culvert received from the guest, `tx` what it sent to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// `vhost-user`, `tun` or `tap`.
+    pub driver: String,
+    /// The socket's path or the interface's name.
+    pub socket: String,
+    /// Whether the guest's side is there.
+    pub connected: bool,
+    /// Whether packets can pass.
+    pub link_up: bool,
+    /// What was negotiated with the guest, by the names of the specification.
+    pub features: Vec<String>,
+    /// Queue pairs in use.
+    pub queues: u16,
+    /// Queue pairs offered.
+    pub queues_max: u16,
+    /// The guest's Ethernet address.
+    pub mac: String,
+    /// The MTU that the guest was offered, in bytes.
+    pub mtu: u16,
+    /// From the guest.
+    pub rx: Traffic,
+    /// To the guest.
+    pub tx: Traffic,
+    /// Lost packets by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One uplink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// `dpdk` or `udp`.
+    pub driver: String,
+    /// The device, if it has one.
+    pub device: String,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Mbit/s, if the device tells.
+    pub speed_mbps: Option<u64>,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// In bytes.
+    pub mtu: u16,
+    /// RX and TX queues.
+    pub queues: u16,
+    /// From the wire.
+    pub rx: Traffic,
+    /// To the wire.
+    pub tx: Traffic,
+    /// Lost packets by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One peer of one tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The tunnel's name.
+    pub tunnel: String,
+    /// The peer's name.
+    pub name: String,
+    /// In base64.
+    pub public_key: String,
+    /// Whether a preshared key is set.
+    pub preshared_key: bool,
+    /// Where it was heard last, or where the configuration says.
+    pub endpoint: Option<SocketAddr>,
+    /// Its prefixes.
+    pub allowed_ips: Vec<String>,
+    /// When the last handshake was complete, in seconds since 1970.
+    pub last_handshake_unix: Option<u64>,
+    /// Seconds since then.
+    pub last_handshake_age_s: Option<u64>,
+    /// `none`, `handshake`, `current`, `expired`: whether there is a key to seal with.
+    pub keypair: String,
+    /// Seconds between keepalives.
+    pub persistent_keepalive_s: Option<u16>,
+    /// Sealed bytes and packets from it.
+    pub rx: Traffic,
+    /// Sealed bytes and packets to it.
+    pub tx: Traffic,
+    /// Packets that wait for a key.
+    pub staged: u64,
+    /// Lost packets by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One route of a network or of an uplink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// `network blue` or `uplink wan0`: which table.
+    pub table: String,
+    /// The prefix.
+    pub to: String,
+    /// In words: `peer hv-b (wg0)`, `via 10.1.1.20`, `on-link`, `unreachable`.
+    pub next_hop: String,
+    /// Where it came from: `gateway`, `allowed-ips`, `config`.
+    pub source: String,
+}
+
+/// One neighbor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Neighbor {
+    /// `network blue` or `uplink wan0`.
+    pub place: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address, once known.
+    pub mac: Option<String>,
+    /// `reachable`, `stale`, `probing`, `incomplete`, `static`.
+    pub state: String,
+    /// Seconds since it was confirmed.
+    pub age_s: Option<u64>,
+    /// The port behind which it lies.
+    pub port: Option<String>,
+}
+
+/// One core.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Core {
+    /// `control`, or a worker's place in the configuration: `worker 0`.
+    pub name: String,
+    /// The CPU it is pinned to.
+    pub cpu: Option<u16>,
+    /// The share of the time with work, 0 to 1, over the last second or so.
+    pub busy: f64,
+    /// Bursts that held a packet.
+    pub bursts: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// How often it went to sleep.
+    pub sleeps: u64,
+    /// What it serves: `vm1:0`, `wan0:1`.
+    pub queues: Vec<String>,
+}
+
+/// One drop counter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Where: `port vm1`, `peer wg0/hv-b`, `uplink wan0`, `worker 0`.
+    pub scope: String,
+    /// Why.
+    pub reason: String,
+    /// How many packets.
+    pub packets: u64,
+}
+
+/// What `apply` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The configuration's number from now on.
+    pub generation: u64,
+    /// What changed, one line each: `port vm2 added`. Empty: nothing did.
+    pub changes: Vec<String>,
+}

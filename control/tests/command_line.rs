@@ -1,0 +1,411 @@
+//! The binary's commands: exit statuses, messages, keys as `wg` has them, a whole life of `run`.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{culvert, run, stderr, stdout};
+
+/// Nothing that needs a device: any engine can run it.
+const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
+
+fn piped(mut command: Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn command(program: &str, argument: &str) -> Command {
+    let mut command = if program == "culvert" {
+        culvert()
+    } else {
+        Command::new(program)
+    };
+    command.arg(argument);
+    command
+}
+
+#[test]
+fn keys_are_those_of_wg() {
+    if Command::new("wg").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no `wg` (apt install wireguard-tools)");
+        return;
+    }
+    for maker in ["wg", "culvert"] {
+        let key = stdout(&command(maker, "genkey").output().unwrap());
+        assert_eq!((key.len(), key.ends_with("=\n")), (45, true), "{maker}");
+        let public = |program| stdout(&piped(command(program, "pubkey"), &key));
+        assert_eq!(public("wg"), public("culvert"), "{maker}");
+        assert_eq!(
+            stdout(&command(maker, "genpsk").output().unwrap()).len(),
+            45
+        );
+    }
+    // Not clamped: `wg` clamps while it computes, and so must we.
+    let unclamped = "//////////////////////////////////////////8=\n";
+    assert_eq!(
+        stdout(&piped(command("wg", "pubkey"), unclamped)),
+        stdout(&piped(command("culvert", "pubkey"), unclamped))
+    );
+    let twice: Vec<String> = (0..2)
+        .map(|_| stdout(&command("culvert", "genkey").output().unwrap()))
+        .collect();
+    assert_ne!(twice[0], twice[1]);
+}
+
+#[test]
+fn pubkey_refuses_what_is_no_key() {
+    let long = "A".repeat(1000);
+    for input in [
+        "",
+        "short\n",
+        "!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!!\n",
+        &long,
+    ] {
+        let output = piped(command("culvert", "pubkey"), input);
+        assert_eq!(output.status.code(), Some(1), "{input}");
+        assert!(
+            stderr(&output).contains("no private key"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(stdout(&output), "");
+    }
+}
+
+#[test]
+fn genkey_warns_of_a_file_for_everybody() {
+    let folder = tempfile::tempdir().unwrap();
+    for (mode, warned) in [(0o644, true), (0o600, false)] {
+        let path = folder.path().join(format!("{mode:o}"));
+        let file = fs::File::create(&path).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(mode))
+            .unwrap();
+        let output = culvert().arg("genkey").stdout(file).output().unwrap();
+        assert_eq!(stderr(&output).contains("others can read"), warned);
+        assert_eq!(fs::read_to_string(path).unwrap().len(), 45);
+    }
+}
+
+#[test]
+fn check_tells_by_its_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.yaml");
+    fs::write(&good, SMALL).unwrap();
+    let output = culvert().arg("check").arg(&good).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        stdout(&output),
+        format!(
+            "{}: ok: 1 worker, 0 uplinks, 0 tunnels, 0 peers, 0 networks, 0 ports\n",
+            good.display()
+        )
+    );
+    assert_eq!(stderr(&output), "");
+
+    let bad = folder.path().join("bad.yaml");
+    fs::write(&bad, "version: 2\nnetwork: {}\nnode: [a]\n").unwrap();
+    let output = culvert().arg("check").arg(&bad).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output), "");
+    let text = stderr(&output);
+    for place in [":1:10: error:", ":2:1: error:", ":3:7: error:"] {
+        assert!(
+            text.contains(&format!("{}{place}", bad.display())),
+            "{text}"
+        );
+    }
+    assert!(text.ends_with("bad.yaml: 3 mistakes\n"), "{text}");
+    assert!(!text.contains('\x1b'), "colour in a pipe");
+
+    let output = culvert()
+        .args(["check", "/nonexistent.yaml"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).starts_with("/nonexistent.yaml: error: can't read the file"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn key_files_are_read_with_care() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("tunnel.yaml");
+    fs::write(
+        &config,
+        "version: 1\nuplinks: { u: { driver: udp } }\nnetworks: { n: { gateway: 10.0.0.1/24, tunnel: t } }\n\
+         tunnels: { t: { uplink: u, listen_port: 1, private_key_file: t.key } }\n",
+    )
+    .unwrap();
+    let check = || culvert().arg("check").arg(&config).output().unwrap();
+    let key = folder.path().join("t.key");
+    assert!(
+        stderr(&check()).contains(&format!("(umask 077; culvert genkey > {})", key.display())),
+        "{}",
+        stderr(&check())
+    );
+    fs::write(&key, command("culvert", "genkey").output().unwrap().stdout).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(
+        stderr(&check()).contains(&format!("chmod 600 {}", key.display())),
+        "{}",
+        stderr(&check())
+    );
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(check().status.success(), "{}", stderr(&check()));
+    fs::write(&key, "x".repeat(100_000)).unwrap();
+    assert!(stderr(&check()).contains("something else than one key"));
+    fs::remove_file(&key).unwrap();
+    fs::create_dir(&key).unwrap();
+    assert!(
+        stderr(&check()).contains("not a file"),
+        "{}",
+        stderr(&check())
+    );
+    fs::remove_dir(&key).unwrap();
+    // Nobody writes to it: opening it must not wait.
+    nix::unistd::mkfifo(&key, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(
+        stderr(&check()).contains("not a file"),
+        "{}",
+        stderr(&check())
+    );
+}
+
+#[test]
+fn help_and_version() {
+    let help = culvert().arg("--help").output().unwrap();
+    for word in [
+        "run", "check", "schema", "genkey", "pubkey", "genpsk", "show", "apply", "version",
+    ] {
+        assert!(stdout(&help).contains(word), "{word}");
+    }
+    let version = stdout(&culvert().arg("version").output().unwrap());
+    assert_eq!(
+        version,
+        stdout(&culvert().arg("--version").output().unwrap())
+    );
+    assert_eq!(
+        culvert().arg("rnu").output().unwrap().status.code(),
+        Some(2)
+    );
+    assert_eq!(culvert().output().unwrap().status.code(), Some(2));
+}
+
+/// A running `culvert run`, killed if the test fails.
+struct Run {
+    child: Child,
+    notifications: UnixDatagram,
+}
+
+impl Run {
+    fn start(config: &Path, run_dir: &Path, folder: &Path) -> Self {
+        let socket = folder.join("notify");
+        let _ = fs::remove_file(&socket);
+        let notifications = UnixDatagram::bind(&socket).unwrap();
+        notifications
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let child = culvert()
+            .args(["run", "-c"])
+            .arg(config)
+            .arg("--run-dir")
+            .arg(run_dir)
+            .env("NOTIFY_SOCKET", &socket)
+            .stderr(fs::File::create(folder.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let run = Self {
+            child,
+            notifications,
+        };
+        run.expect("READY=1");
+        run
+    }
+
+    /// Waits for that line, and skips others.
+    fn expect(&self, line: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = match self.notifications.recv(&mut buffer) {
+                Ok(len) => len,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => panic!("no {line}: {error}"),
+            };
+            if String::from_utf8_lossy(&buffer[..len])
+                .lines()
+                .any(|got| got == line)
+            {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_whole_life() {
+    use nix::sys::signal::Signal;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("small.yaml");
+    fs::write(&config, SMALL).unwrap();
+    let run_dir = folder.path().join("a/run");
+    let mut life = Run::start(&config, &run_dir, folder.path());
+
+    // What it left on disk, and to whom.
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&run_dir), 0o750);
+    assert_eq!(mode(&run_dir.join("api.sock")), 0o660);
+
+    // No core dumps.
+    let limits = fs::read_to_string(format!("/proc/{}/limits", life.child.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap();
+    assert_eq!(
+        core.split_ascii_whitespace().collect::<Vec<_>>()[4..6],
+        ["0", "0"]
+    );
+
+    // A second one is refused and disturbs nothing.
+    let second = run(&["run", "-c", config.to_str().unwrap()], &run_dir);
+    assert_eq!(second.status.code(), Some(1));
+    let text = stderr(&second);
+    assert!(
+        text.contains(&format!("culvert (pid {})", life.child.id())),
+        "{text}"
+    );
+    assert!(text.contains("--run-dir"), "{text}");
+    assert!(run_dir.join("api.sock").exists());
+
+    // SIGHUP with a bad file: reported, nothing changed, still there.
+    fs::write(&config, "version: 1\nnetwrks: {}\n").unwrap();
+    life.signal(Signal::SIGHUP);
+    life.expect("RELOADING=1");
+    life.expect("READY=1");
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(
+        log.contains("small.yaml:2:1: unknown key `netwrks`"),
+        "{log}"
+    );
+    assert!(log.contains("nothing was changed"), "{log}");
+
+    // SIGTERM ends it cleanly.
+    let asked = Instant::now();
+    life.signal(Signal::SIGTERM);
+    life.expect("STOPPING=1");
+    let status = life.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(
+        asked.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        asked.elapsed()
+    );
+    assert!(!run_dir.join("api.sock").exists());
+
+    // A killed one leaves its socket; the next one takes it over.
+    fs::write(&config, SMALL).unwrap();
+    let killed = Run::start(&config, &run_dir, folder.path());
+    drop(killed);
+    assert!(run_dir.join("api.sock").exists());
+    let mut next = Run::start(&config, &run_dir, folder.path());
+    next.signal(Signal::SIGINT);
+    assert!(next.child.wait().unwrap().success());
+}
+
+#[test]
+fn nothing_starts_with_a_bad_file_or_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.yaml");
+    fs::write(&config, "version: 1\n").unwrap();
+    let run_dir = folder.path().join("run");
+    let output = run(&["run", "-c", config.to_str().unwrap()], &run_dir);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("the file has no `networks`"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!run_dir.exists());
+
+    fs::write(&config, SMALL).unwrap();
+    fs::create_dir(&run_dir).unwrap();
+    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let output = run(&["run", "-c", config.to_str().unwrap()], &run_dir);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("chmod 0750"),
+        "{}",
+        stderr(&output)
+    );
+
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let output = run(&["run", "-c", config.to_str().unwrap()], &file);
+    assert!(
+        stderr(&output).contains("is not a directory"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn log_lines_carry_a_priority_for_journald() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.yaml");
+    fs::write(&config, "version: 1\n").unwrap();
+    let log = |journal: bool| {
+        let mut command = culvert();
+        command
+            .args(["run", "-c"])
+            .arg(&config)
+            .env("CULVERT_LOG", "a=b=c");
+        if journal {
+            command.env("JOURNAL_STREAM", "8:12345");
+        }
+        stderr(&command.output().unwrap())
+    };
+    assert!(
+        log(true).starts_with("<4>CULVERT_LOG can't be read"),
+        "{}",
+        log(true)
+    );
+    assert!(
+        log(false).contains("Z  WARN CULVERT_LOG can't be read"),
+        "{}",
+        log(false)
+    );
+}

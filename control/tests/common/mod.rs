@@ -1,0 +1,189 @@
+//! An engine of answers from a script, and the commands to ask it with.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use culvert::api::{self, ApplyError, Request, Requester};
+use culvert::config::Config;
+use culvert::state::{Applied, Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Uplink};
+
+/// A state with something in every part.
+pub(crate) fn state() -> State {
+    State {
+        node: "hv-a".into(),
+        version: "0.1.0".into(),
+        pid: 4711,
+        config: "/etc/culvert/hv-a.yaml".into(),
+        generation: 3,
+        uptime_s: 3661,
+        ports: vec![Port {
+            name: "vm1".into(),
+            network: "blue".into(),
+            driver: "vhost-user".into(),
+            socket: "/run/culvert/vm1.sock".into(),
+            connected: true,
+            link_up: true,
+            features: vec!["VERSION_1".into(), "CSUM".into()],
+            queues: 1,
+            queues_max: 2,
+            mac: "52:54:00:00:00:01".into(),
+            mtu: 1420,
+            rx: Traffic {
+                packets: 10,
+                bytes: 1536,
+            },
+            tx: Traffic {
+                packets: 12,
+                bytes: 100,
+            },
+            drops: [("ring-full".to_owned(), 3), ("guard-mac".to_owned(), 4)].into(),
+        }],
+        uplinks: vec![Uplink {
+            name: "wan0".into(),
+            driver: "dpdk".into(),
+            device: "0000:3b:00.0".into(),
+            link_up: true,
+            speed_mbps: Some(25_000),
+            addresses: vec!["192.0.2.10/24".into()],
+            mtu: 1500,
+            queues: 2,
+            ..Uplink::default()
+        }],
+        peers: vec![Peer {
+            tunnel: "wg0".into(),
+            name: "hv-b".into(),
+            public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
+            endpoint: Some("192.0.2.11:51820".parse().unwrap()),
+            last_handshake_unix: Some(1_700_000_000),
+            last_handshake_age_s: Some(65),
+            keypair: "current".into(),
+            rx: Traffic {
+                packets: 1,
+                bytes: 5 << 20,
+            },
+            staged: 2,
+            ..Peer::default()
+        }],
+        routes: vec![Route {
+            table: "network blue".into(),
+            to: "10.1.2.0/24".into(),
+            next_hop: "peer hv-b (wg0)".into(),
+            source: "allowed-ips".into(),
+        }],
+        neighbors: vec![Neighbor {
+            place: "uplink wan0".into(),
+            address: "192.0.2.11".parse().unwrap(),
+            mac: None,
+            state: "incomplete".into(),
+            age_s: None,
+            port: None,
+        }],
+        cores: vec![Core {
+            name: "worker 0".into(),
+            cpu: Some(1),
+            busy: 0.125,
+            bursts: 4,
+            packets: 10,
+            sleeps: 7,
+            queues: vec!["vm1:0".into(), "wan0:0".into()],
+        }],
+        drops: vec![Drop {
+            scope: "port vm1".into(),
+            reason: "ring-full".into(),
+            packets: 3,
+        }],
+    }
+}
+
+/// A control socket in a run directory of its own, with an engine behind it.
+pub(crate) struct Running {
+    pub(crate) run_dir: PathBuf,
+    pub(crate) applied: mpsc::Receiver<Config>,
+    requester: Requester,
+    engine: Option<JoinHandle<()>>,
+    _server: api::server::Server,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    /// Answers every `apply` with `answer`.
+    pub(crate) fn start(answer: Result<Applied, ApplyError>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (requester, requests) = api::channel().unwrap();
+        let server =
+            api::server::serve(&folder.path().join("api.sock"), requester.clone()).unwrap();
+        let (sender, applied) = mpsc::channel();
+        let engine = std::thread::spawn(move || {
+            while let Some(request) = requests.wait(None) {
+                match request {
+                    Request::State { reply } => reply.send(Box::new(state())),
+                    Request::Apply { config, reply } => {
+                        sender.send(*config).unwrap();
+                        reply.send(answer.clone());
+                    }
+                    Request::Drain => break,
+                }
+            }
+        });
+        Self {
+            run_dir: folder.path().to_owned(),
+            applied,
+            requester,
+            engine: Some(engine),
+            _server: server,
+            _folder: folder,
+        }
+    }
+
+    /// Ends the engine; the socket stays.
+    pub(crate) fn end_engine(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            self.requester.send(Request::Drain).unwrap();
+            engine.join().unwrap();
+        }
+    }
+}
+
+impl std::ops::Drop for Running {
+    fn drop(&mut self) {
+        self.end_engine();
+    }
+}
+
+/// The binary, with nothing of this terminal.
+pub(crate) fn culvert() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+    for name in [
+        "CULVERT_RUN_DIR",
+        "CULVERT_LOG",
+        "NOTIFY_SOCKET",
+        "JOURNAL_STREAM",
+        "NO_COLOR",
+        "WATCHDOG_USEC",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn run(arguments: &[&str], run_dir: &Path) -> Output {
+    culvert()
+        .args(arguments)
+        .arg("--run-dir")
+        .arg(run_dir)
+        .output()
+        .unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}

@@ -1,0 +1,216 @@
+//! `show` and `apply` against the control socket, with an engine that answers from a script.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use culvert::api::ApplyError;
+use culvert::api::client::{Client, ClientError};
+use culvert::state::{Applied, State};
+
+use common::{Running, culvert, run, state, stderr, stdout};
+
+fn nothing() -> Result<Applied, ApplyError> {
+    Ok(Applied::default())
+}
+
+const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
+
+#[test]
+fn the_state_arrives_as_it_was() {
+    let running = Running::start(nothing());
+    assert_eq!(Client::new(&running.run_dir).state().unwrap(), state());
+    let mode = std::fs::metadata(running.run_dir.join("api.sock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn show_prints_tables() {
+    let running = Running::start(nothing());
+    let output = run(&["show"], &running.run_dir);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "\
+hv-a: culvert 0.1.0, pid 4711, up 1 hour, 1 minute, 1 second, /etc/culvert/hv-a.yaml (generation 3)
+
+PORT  NETWORK  LINK  QUEUES  RX PACKETS        RX  TX PACKETS     TX  DROPS   MTU  SOCKET
+vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  1420  /run/culvert/vm1.sock
+
+UPLINK  DRIVER  LINK  QUEUES  RX PACKETS   RX  TX PACKETS   TX  DROPS   MTU  ADDRESSES
+wan0    dpdk    25G        2           0  0 B           0  0 B      0  1500  192.0.2.10/24
+
+TUNNEL  PEER  ENDPOINT          LATEST HANDSHAKE         KEYPAIR        RX   TX  STAGED  DROPS  PUBLIC KEY
+wg0     hv-b  192.0.2.11:51820  1 minute, 5 seconds ago  current  5.00 MiB  0 B       2      0  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
+
+CORE      CPU  BUSY  BURSTS  PACKETS  PER BURST  SLEEPS  QUEUES
+worker 0    1  12 %       4       10        2.5       7  vm1:0 wan0:0
+
+DROPPED AT  REASON     PACKETS
+port vm1    ring-full        3
+"
+    );
+}
+
+#[test]
+fn show_prints_one_part() {
+    let running = Running::start(nothing());
+    let part = |name: &str| stdout(&run(&["show", name], &running.run_dir));
+    assert_eq!(
+        part("routes"),
+        "TABLE         TO           NEXT HOP         FROM\nnetwork blue  10.1.2.0/24  peer hv-b (wg0)  allowed-ips\n"
+    );
+    assert!(
+        part("neighbors").contains("uplink wan0  192.0.2.11  -    incomplete  never"),
+        "{}",
+        part("neighbors")
+    );
+    assert!(part("ports").contains("wan0"));
+    assert!(!part("peers").contains("vm1"));
+    let unknown = run(&["show", "prots"], &running.run_dir);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(stderr(&unknown).contains("ports"), "{}", stderr(&unknown));
+}
+
+#[test]
+fn show_prints_json() {
+    let running = Running::start(nothing());
+    let all: State =
+        serde_json::from_str(&stdout(&run(&["show", "--json"], &running.run_dir))).unwrap();
+    assert_eq!(all, state());
+    let part: serde_json::Value = serde_json::from_str(&stdout(&run(
+        &["show", "peers", "--json"],
+        &running.run_dir,
+    )))
+    .unwrap();
+    assert_eq!(part["peers"][0]["last_handshake_unix"], 1_700_000_000);
+    assert_eq!(part.as_object().unwrap().len(), 1);
+}
+
+#[test]
+fn apply_hands_the_checked_file_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("small.yaml");
+    std::fs::write(&file, SMALL).unwrap();
+    let changes = vec![
+        "peer wg0/hv-b changed".to_owned(),
+        "port vm2 added".to_owned(),
+    ];
+    let running = Running::start(Ok(Applied {
+        generation: 4,
+        changes,
+    }));
+    let output = run(&["apply", file.to_str().unwrap()], &running.run_dir);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "generation 4:\n  peer wg0/hv-b changed\n  port vm2 added\n"
+    );
+    let config = running.applied.recv().unwrap();
+    assert_eq!(config.node.as_str(), "small");
+    assert_eq!(config.source, file);
+}
+
+#[test]
+fn apply_of_a_file_with_mistakes_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.yaml");
+    std::fs::write(&file, "version: 1\nnetwork: {}\n").unwrap();
+    let running = Running::start(nothing());
+    let output = run(&["apply", file.to_str().unwrap()], &running.run_dir);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains("bad.yaml:2:1: error: unknown key `network`"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean `networks`?"), "{text}");
+    assert!(
+        text.contains("not applied: the configuration has a mistake"),
+        "{text}"
+    );
+    assert!(running.applied.try_recv().is_err());
+}
+
+#[test]
+fn apply_says_what_needs_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("small.yaml");
+    std::fs::write(&file, SMALL).unwrap();
+    let running = Running::start(Err(ApplyError::NeedsRestart(vec![
+        "cores.workers".into(),
+        "memory.mtu_max".into(),
+    ])));
+    let output = run(&["apply", file.to_str().unwrap()], &running.run_dir);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stderr(&output),
+        "culvert: not applied: needs a restart: cores.workers; memory.mtu_max\n"
+    );
+}
+
+#[test]
+fn nobody_at_home() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&["show"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("no culvert runs in"),
+        "{}",
+        stderr(&output)
+    );
+    // A socket that a killed process left behind.
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join("api.sock")).unwrap());
+    let error = Client::new(folder.path()).state().unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning(_)), "{error}");
+}
+
+#[test]
+fn an_engine_that_ended_is_named() {
+    let mut running = Running::start(nothing());
+    running.end_engine();
+    let error = Client::new(&running.run_dir).state().unwrap_err();
+    assert_eq!(error.to_string(), "the engine has ended");
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_the_next_one_answered() {
+    use std::io::{Read as _, Write as _};
+    let running = Running::start(nothing());
+    let connect =
+        || std::os::unix::net::UnixStream::connect(running.run_dir.join("api.sock")).unwrap();
+    for garbage in [
+        &b"\x00\xff\x16\x03 garbage\r\n\r\n"[..],
+        b"POST /v1/apply HTTP/1.1\r\nhost: c\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n{x}",
+        b"GET /v2/none HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n",
+        b"DELETE /v1/state HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n",
+    ] {
+        let mut stream = connect();
+        stream.write_all(garbage).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    drop(connect());
+    assert_eq!(Client::new(&running.run_dir).state().unwrap().pid, 4711);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let running = Running::start(nothing());
+    let mut child = culvert()
+        .args(["show", "--run-dir"])
+        .arg(&running.run_dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(Path::new(&running.run_dir).exists());
+}

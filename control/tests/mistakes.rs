@@ -1,0 +1,816 @@
+//! Every mistake is found, stands where it is, and says how to mend it.
+//!
+//! Each case changes the good configuration below. `⟦` marks where the caret must stand; it is
+//! taken out before the text is read.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+use std::path::Path;
+
+use culvert::config::{self, KeyFileError, KeyFiles, Report, Severity};
+use zeroize::Zeroizing;
+
+const GOOD: &str = r#"version: 1
+node: hv-a
+cores: { control: 0, workers: [1, 2], poll: adaptive }
+uplinks:
+  wan0:
+    driver: dpdk
+    device: "0000:3b:00.0"
+    addresses: [192.0.2.10/24]
+    routes: [{ to: default, via: 192.0.2.1 }]
+    mtu: 1500
+  lan0:
+    driver: udp
+tunnels:
+  wg0:
+    uplink: wan0
+    listen_port: 51820
+    private_key_file: /keys/good
+    peers:
+      hv-b:
+        public_key: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+        preshared_key_file: /keys/psk
+        endpoint: 192.0.2.11:51820
+        allowed_ips: [10.1.2.0/24, "fd00:2::/64"]
+        persistent_keepalive: 25s
+      hv-c:
+        public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+        allowed_ips: [10.1.3.0/24]
+networks:
+  blue:
+    gateway: [10.1.1.1/24, "fd00:1::1/64"]
+    tunnel: wg0
+    routes: [{ to: 10.9.0.0/16, via: 10.1.1.20 }]
+  red:
+    gateway: 10.2.0.1/16
+ports:
+  vm1:
+    driver: vhost-user
+    socket: /run/vms/vm1.sock
+    queues: 2
+    network: blue
+    mac: "52:54:00:00:00:01"
+    addresses: [10.1.1.10, "fd00:1::10"]
+    guard: strict
+  vm2:
+    network: blue
+    mac: "52:54:00:00:00:02"
+    addresses: 10.1.1.11
+"#;
+
+/// The private key whose public key is `OWN_PUBLIC`.
+const OWN_PRIVATE: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+const OWN_PUBLIC: &str = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+
+struct Keys;
+
+impl KeyFiles for Keys {
+    fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        match path.to_str().unwrap() {
+            "/keys/good" | "/keys/psk" => Ok(Zeroizing::new(OWN_PRIVATE.into())),
+            "/keys/open" => Err(KeyFileError::Exposed { mode: 0o644 }),
+            "/keys/other" => Ok(Zeroizing::new("not a key".into())),
+            _ => Err(KeyFileError::Missing),
+        }
+    }
+}
+
+fn report(text: &str) -> Report {
+    match config::parse(text, Path::new("hv.yaml"), &Keys) {
+        Ok((_, report)) | Err(report) => report,
+    }
+}
+
+/// The good configuration with one text replaced; the text must be there once.
+fn changed(old: &str, new: &str) -> String {
+    assert_eq!(
+        GOOD.matches(old).count(),
+        1,
+        "{old:?} stands once in the good configuration"
+    );
+    GOOD.replacen(old, new, 1)
+}
+
+/// Checks the only mistake of a text.
+#[track_caller]
+fn only(severity: Severity, marked: &str, message: &str, help: &str) {
+    let before = &marked[..marked.find('⟦').expect("a mark")];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let report = report(&marked.replacen('⟦', "", 1));
+    let shown = report.render(false);
+    assert_eq!(report.mistakes().len(), 1, "{shown}");
+    let mistake = &report.mistakes()[0];
+    assert_eq!(mistake.severity, severity, "{shown}");
+    assert_eq!(
+        (mistake.span.line, mistake.span.column),
+        (line, column),
+        "{shown}"
+    );
+    assert!(
+        mistake.message.contains(message),
+        "no {message:?} in\n{shown}"
+    );
+    assert!(
+        mistake.help.join("\n").contains(help),
+        "no {help:?} in\n{shown}"
+    );
+}
+
+#[track_caller]
+fn error(old: &str, new: &str, message: &str, help: &str) {
+    only(Severity::Error, &changed(old, new), message, help);
+}
+
+#[track_caller]
+fn warning(old: &str, new: &str, message: &str, help: &str) {
+    only(Severity::Warning, &changed(old, new), message, help);
+}
+
+#[test]
+fn the_good_configuration_has_no_mistake() {
+    // `lan0` and `red` are there for the cases below; nothing has to use them.
+    let report = report(GOOD);
+    assert_eq!(report.mistakes(), [], "{}", report.render(false));
+}
+
+#[test]
+fn unknown_and_doubled_keys() {
+    error(
+        "    listen_port: 51820",
+        "    listen_port: 51820\n    ⟦listenport: 1",
+        "unknown key `listenport` in tunnel `wg0`",
+        "did you mean `listen_port`?",
+    );
+    error(
+        "node: hv-a",
+        "node: hv-a\n⟦tunels: {}",
+        "unknown key `tunels` in the file",
+        "did you mean `tunnels`?",
+    );
+    error(
+        "poll: adaptive",
+        "⟦polling_mode: busy",
+        "unknown key `polling_mode` in `cores`",
+        "expected one of: `control`, `workers`, `poll`",
+    );
+    error(
+        "    guard: strict",
+        "    guard: strict\n    ⟦guard: off",
+        "`guard` stands twice in port `vm1`",
+        "line 43 already",
+    );
+    error("  vm2:", "  ⟦vm1:", "a second port named `vm1`", "line 36");
+    error(
+        "node: hv-a",
+        "node: hv-a\n⟦[a, b]: 1",
+        "a list is no key",
+        "expected a word",
+    );
+    // A place for anchors, at the top only.
+    assert_eq!(
+        report(&changed("node: hv-a", "node: hv-a\nx-defaults: { a: 1 }")).mistakes(),
+        []
+    );
+    error(
+        "    guard: strict",
+        "    ⟦x-guard: strict",
+        "unknown key `x-guard`",
+        "did you mean `guard`?",
+    );
+}
+
+#[test]
+fn missing_keys() {
+    error(
+        "version: 1\n",
+        "⟦",
+        "the file has no `version`",
+        "expected `version: 1`",
+    );
+    error(
+        "  wg0:\n    uplink: wan0\n",
+        "  ⟦wg0:\n",
+        "tunnel `wg0` has no `uplink`",
+        "`uplink: NAME`",
+    );
+    let text = changed("    mac: \"52:54:00:00:00:01\"\n", "").replace("  vm1:", "  ⟦vm1:");
+    only(
+        Severity::Error,
+        &text,
+        "port `vm1` has no `mac`",
+        "`mac: \"52:54:00:00:00:01\"`",
+    );
+    let text = changed("    addresses: [192.0.2.10/24]\n", "").replace("  wan0:", "  ⟦wan0:");
+    only(
+        Severity::Error,
+        &text,
+        "uplink `wan0` has no `addresses`",
+        "[192.0.2.10/24]",
+    );
+}
+
+#[test]
+fn values_of_the_wrong_form() {
+    error(
+        "version: 1",
+        "version: ⟦2",
+        "`version` of the file is `2`",
+        "expected 1",
+    );
+    error(
+        "listen_port: 51820",
+        "listen_port: ⟦70000",
+        "`listen_port` of tunnel `wg0` is `70000`",
+        "from 1 to 65535",
+    );
+    error(
+        "listen_port: 51820",
+        "listen_port: ⟦[1]",
+        "is a list, expected a single value",
+        "",
+    );
+    error(
+        "    gateway: 10.2.0.1/16",
+        "    gateway:\n      ⟦x: 1",
+        "is a map, expected a list",
+        "`[a, b]`",
+    );
+    error(
+        "node: hv-a",
+        "node: ⟦hv a",
+        "`node` of the file is `hv a`",
+        "letters, digits",
+    );
+    error(
+        "guard: strict",
+        "guard: ⟦strickt",
+        "`guard` of port `vm1` is `strickt`",
+        "did you mean `strict`?",
+    );
+    error(
+        "driver: vhost-user",
+        "driver: ⟦vhostuser",
+        "`driver` of port `vm1`",
+        "did you mean `vhost-user`?",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦192.0.2.11",
+        "`endpoint` of peer `hv-b`",
+        "the port is missing: `192.0.2.11:51820`",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦\"2001:db8::1\"",
+        "`endpoint` of peer `hv-b`",
+        "the port is missing: `[2001:db8::1]:51820`",
+    );
+    error(
+        "keepalive: 25s",
+        "keepalive: ⟦25",
+        "`persistent_keepalive`",
+        "the unit is missing: `25s`",
+    );
+    error(
+        "keepalive: 25s",
+        "keepalive: ⟦100h",
+        "`persistent_keepalive`",
+        "`65535s`",
+    );
+    error(
+        "10.1.1.10,",
+        "⟦10.1.1.10/24,",
+        "has `10.1.1.10/24`",
+        "without a prefix length: `10.1.1.10`",
+    );
+    error(
+        "gateway: 10.2.0.1/16",
+        "gateway: ⟦10.2.0.1",
+        "has `10.2.0.1`",
+        "as in `10.2.0.1/24`",
+    );
+    error(
+        "[10.1.3.0/24]",
+        "[⟦10.1.3/24]",
+        "`allowed_ips` of peer `hv-c` has `10.1.3/24`",
+        "expected a prefix",
+    );
+    error(
+        "\"52:54:00:00:00:01\"",
+        "⟦52:54:00:00:00",
+        "`mac` of port `vm1`",
+        "six pairs of hexadecimal digits",
+    );
+    error(
+        "\"52:54:00:00:00:01\"",
+        "⟦01:00:5e:00:00:01",
+        "the group address",
+        "the first byte must be even",
+    );
+    error(
+        "queues: 2",
+        "queues: ⟦0",
+        "`queues` of port `vm1` is `0`",
+        "from 1 to 128",
+    );
+    error(
+        "    guard: strict",
+        "    guard: strict\n    socket_permissions: ⟦\"0999\"",
+        "`socket_permissions`",
+        "as in `0660`",
+    );
+    error(
+        "vms/vm1.sock\n",
+        "vms/vm1.sock\n    offloads: { ⟦tso4: true, checksum: false }\n",
+        "`tso4` of `offloads` of port `vm1` is on without `checksum`",
+        "switch",
+    );
+    error(
+        "poll: adaptive",
+        "poll: ⟦buzy",
+        "`poll` of `cores` is `buzy`",
+        "did you mean `busy`?",
+    );
+}
+
+#[test]
+fn devices() {
+    error(
+        "\"0000:3b:00.0\"",
+        "⟦eth1",
+        "`device` of uplink `wan0` is `eth1`",
+        "`net_af_packet0,iface=eth1`",
+    );
+    error(
+        "\"0000:3b:00.0\"",
+        "⟦net_af_paket0,iface=eth1",
+        "net_af_paket0",
+        "did you mean `net_af_packet0`?",
+    );
+    error("\"0000:3b:00.0\"", "⟦net_tap", "is `net_tap`", "`net_tap0`");
+    error(
+        "\"0000:3b:00.0\"",
+        "⟦net_af_packet0",
+        "names no interface",
+        "`net_af_packet0,iface=eth1`",
+    );
+    error(
+        "    driver: udp",
+        "    driver: udp\n    ⟦routes: []",
+        "`routes` in uplink `lan0` is only for `dpdk` uplinks",
+        "the kernel's routes",
+    );
+    error(
+        "    mtu: 1500",
+        "    mtu: 1500\n    ⟦fwmark: 1",
+        "only for `udp` uplinks",
+        "driver: udp",
+    );
+    error(
+        "    mtu: 1500",
+        "    mtu: 1500\n    rx_descriptors: ⟦1000",
+        "is `1000`",
+        "`1024`",
+    );
+}
+
+#[test]
+fn keys_and_their_files() {
+    error(
+        "/keys/good",
+        "⟦/keys/none",
+        "the file is missing",
+        "(umask 077; culvert genkey > /keys/none)",
+    );
+    error(
+        "/keys/psk",
+        "⟦/keys/none",
+        "the file is missing",
+        "(umask 077; culvert genpsk > /keys/none)",
+    );
+    error(
+        "/keys/good",
+        "⟦/keys/open",
+        "permissions are 0644",
+        "chmod 600 /keys/open",
+    );
+    error(
+        "/keys/good",
+        "⟦/keys/other",
+        "something else than one key",
+        "culvert genkey",
+    );
+    error(
+        "    private_key_file: /keys/good",
+        "    ⟦private_key: aaaa",
+        "unknown key `private_key`",
+        "`private_key_file: /etc/culvert/NAME.key`",
+    );
+    error(
+        "        preshared_key_file: /keys/psk",
+        "        ⟦preshared_key: aaaa",
+        "unknown key `preshared_key`",
+        "keys are never written into the configuration",
+    );
+    error(
+        "\"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\"",
+        "⟦3p7bfXt9w=",
+        "it has 10 characters of 44",
+        "culvert pubkey",
+    );
+    error(
+        "\"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\"",
+        &format!("⟦{OWN_PUBLIC}"),
+        "has the key of tunnel `wg0` itself",
+        "far end's public key",
+    );
+    error(
+        "\"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\"",
+        "⟦hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        "a second peer with that public key: `hv-c`",
+        "line 20",
+    );
+    error(
+        "\"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\"",
+        "⟦AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "all zeros",
+        "far end",
+    );
+}
+
+#[test]
+fn a_key_in_the_file_is_never_shown() {
+    for (old, new) in [
+        (
+            "private_key_file: /keys/good",
+            format!("private_key_file: {OWN_PRIVATE}"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("private_key: {OWN_PRIVATE}"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("PrivateKey: \"{OWN_PRIVATE}\" # mine"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("private_key: |\n      {OWN_PRIVATE}"),
+        ),
+        (
+            "preshared_key_file: /keys/psk",
+            format!("preshared_key: {OWN_PRIVATE}"),
+        ),
+        (
+            "via: 10.1.1.20 }",
+            format!("psk: {OWN_PRIVATE}, via: 10.1.1.20 }}"),
+        ),
+    ] {
+        let text = changed(old, &new);
+        let report = report(&text);
+        assert_eq!(report.errors(), 1, "{}", report.render(false));
+        for shown in [report.render(false), report.render(true)] {
+            assert!(!shown.contains(&OWN_PRIVATE[..8]), "{shown}");
+        }
+    }
+    let text = changed(
+        "private_key_file: /keys/good",
+        &format!("private_key_file: {OWN_PRIVATE}"),
+    );
+    assert!(report(&text).render(false).contains("holds a key itself"));
+}
+
+#[test]
+fn no_configuration_shows_its_keys() {
+    let (config, _) = config::parse(GOOD, Path::new("hv.yaml"), &Keys).unwrap();
+    let shown = format!("{config:?} {config:#?}");
+    assert!(shown.contains("/keys/good"));
+    assert!(!shown.contains(OWN_PRIVATE));
+    assert!(
+        !shown.contains("200, 9, 243"),
+        "the first bytes of the private key"
+    );
+}
+
+#[test]
+fn references() {
+    error(
+        "    uplink: wan0",
+        "    uplink: ⟦wan1",
+        "tunnel `wg0` names the uplink `wan1`, which there is not",
+        "did you mean `wan0`?",
+    );
+    error(
+        "    tunnel: wg0",
+        "    tunnel: ⟦wg9x",
+        "network `blue` names the tunnel",
+        "expected one of: `wg0`",
+    );
+    error(
+        "queues: 2\n    network: blue",
+        "queues: 2\n    network: ⟦bleu",
+        "port `vm1` names the network `bleu`",
+        "did you mean `blue`?",
+    );
+    error(
+        "via: 10.1.1.20 }",
+        "peer: ⟦hv-d }",
+        "names the peer of tunnel `wg0` `hv-d`",
+        "did you mean `hv-b`?",
+    );
+}
+
+#[test]
+fn collisions() {
+    error(
+        "\"52:54:00:00:00:02\"",
+        "⟦\"52:54:00:00:00:01\"",
+        "port `vm2` has the MAC address",
+        "line 41 already",
+    );
+    error(
+        "addresses: 10.1.1.11",
+        "addresses: ⟦10.1.1.10",
+        "port `vm2` has 10.1.1.10, which another port",
+        "line 42",
+    );
+    error(
+        "  vm2:\n",
+        "  vm2:\n    socket: ⟦/run/vms//vm1.sock\n",
+        "has the socket `/run/vms//vm1.sock` of another port",
+        "line 38",
+    );
+    error(
+        "    gateway: 10.2.0.1/16",
+        "    gateway: 10.2.0.1/16\n    tunnel: ⟦wg0",
+        "network `red` uses tunnel `wg0`, as network `blue` does",
+        "leak into each other",
+    );
+    error(
+        "[10.1.3.0/24]",
+        "[⟦10.1.2.0/24]",
+        "which is peer `hv-b`'s",
+        "line 23 already",
+    );
+    error(
+        "to: 10.9.0.0/16",
+        "to: ⟦10.1.3.0/24",
+        "which has a peer's `allowed_ips` already",
+        "line 27",
+    );
+    error(
+        "workers: [1, 2]",
+        "workers: [1, ⟦1]",
+        "CPU 1 has a worker already",
+        "one worker a CPU",
+    );
+    warning(
+        "control: 0",
+        "control: ⟦2",
+        "share CPU 2",
+        "leave CPU 2 out of `workers`",
+    );
+    let second = "networks:\n";
+    let tunnel = "  wg1:\n    uplink: wan0\n    listen_port: ⟦51820\n    private_key_file: /keys/good\nnetworks:\n";
+    let text = changed(second, tunnel).replace("  red:\n", "  red:\n    tunnel: wg1\n");
+    only(
+        Severity::Error,
+        &text,
+        "tunnel `wg1` listens on port 51820, as tunnel `wg0` does",
+        "line 16",
+    );
+}
+
+#[test]
+fn addresses_that_do_not_fit() {
+    error(
+        "[10.1.1.10,",
+        "[⟦10.1.9.10,",
+        "which is outside of network `blue`",
+        "inside `10.1.1.0/24`, `fd00:1::/64`",
+    );
+    error(
+        "[10.1.1.10,",
+        "[⟦10.1.1.1,",
+        "which is its network's gateway",
+        "of its own",
+    );
+    error(
+        "[10.1.1.10,",
+        "[⟦10.1.1.255,",
+        "which is the broadcast address",
+        "a host can have",
+    );
+    error(
+        "gateway: 10.2.0.1/16",
+        "gateway: ⟦10.2.0.0/16",
+        "which is the address of its network",
+        "`10.2.0.1/16`",
+    );
+    error(
+        "via: 192.0.2.1 }",
+        "via: ⟦198.51.100.1 }",
+        "not on the uplink's link",
+        "inside `192.0.2.0/24`",
+    );
+    error(
+        "via: 192.0.2.1 }",
+        "via: ⟦\"2001:db8::1\" }",
+        "not on the uplink's link",
+        "inside `192.0.2.0/24`",
+    );
+    error(
+        "via: 10.1.1.20",
+        "via: ⟦10.2.1.20",
+        "which is not in the network",
+        "`10.1.1.0/24`",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦\"[2001:db8::11]:51820\"",
+        "is IPv6, but uplink `wan0` has no IPv6 address",
+        "line 8",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦192.0.2.10:51820",
+        "is tunnel `wg0` itself",
+        "far end's address",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦hv-b.example:51820",
+        "the DNS name `hv-b.example`",
+        "expected `ADDRESS:PORT`",
+    );
+    let no_route = changed("    routes: [{ to: default, via: 192.0.2.1 }]\n", "")
+        .replace("192.0.2.11:51820", "⟦198.51.100.7:51820");
+    only(
+        Severity::Warning,
+        &no_route,
+        "has no route to",
+        "to: default",
+    );
+    warning(
+        "[10.1.3.0/24]",
+        "[⟦10.1.3.7/24]",
+        "bits beyond its prefix",
+        "`10.1.3.0/24`",
+    );
+    warning(
+        "[10.1.3.0/24]",
+        "[⟦10.1.1.128/25]",
+        "lies in network `blue` itself",
+        "own link",
+    );
+    warning(
+        "  vm2:\n    network: blue\n    mac: \"52:54:00:00:00:02\"\n    addresses: 10.1.1.11",
+        "  ⟦vm2:\n    network: blue\n    mac: \"52:54:00:00:00:02\"",
+        "no `addresses`",
+        "`guard: mac`",
+    );
+}
+
+#[test]
+fn mtus() {
+    error(
+        "    listen_port: 51820",
+        "    listen_port: 51820\n    mtu: ⟦1500",
+        "too large for its uplink's 1500",
+        "at most 1440",
+    );
+    error(
+        "    mtu: 1500",
+        "    mtu: ⟦1300",
+        "uplink `wan0` has an MTU of 1300, too small for tunnel `wg0`",
+        "at least 1360",
+    );
+    warning(
+        "    tunnel: wg0",
+        "    tunnel: wg0\n    mtu: ⟦1500",
+        "its tunnel only 1420",
+        "at most 1420",
+    );
+    let text = changed("node: hv-a", "node: hv-a\nmemory: { mtu_max: 1499 }")
+        .replace("mtu: 1500", "mtu: ⟦1500");
+    let text = text
+        .replace("  lan0:\n", "  lan0:\n    mtu: 1400\n")
+        .replace("10.2.0.1/16\n", "10.2.0.1/16\n    mtu: 1400\n");
+    only(
+        Severity::Error,
+        &text,
+        "uplink `wan0` has an MTU of 1500, more than `mtu_max`",
+        "line 3 is 1499",
+    );
+}
+
+#[test]
+fn queues_and_workers() {
+    error(
+        "    queues: 2",
+        "    queues: 2\n    queue_workers: ⟦[0]",
+        "has 1 workers for 2 queues",
+        "one worker for each queue",
+    );
+    error(
+        "    queues: 2",
+        "    queues: 2\n    queue_workers: [0, ⟦2]",
+        "port `vm1` has no worker 2",
+        "from 0 to 1",
+    );
+}
+
+#[test]
+fn text_that_is_not_yaml() {
+    only(
+        Severity::Error,
+        "version: 1\nnode: ⟦[a",
+        "unclosed bracket",
+        "not YAML",
+    );
+    only(
+        Severity::Error,
+        "version: 1\n⟦\tnode: a",
+        "a tab",
+        "with spaces",
+    );
+    only(
+        Severity::Error,
+        "version: 1\n---\n⟦version: 1",
+        "a second YAML document",
+        "one document",
+    );
+    only(
+        Severity::Error,
+        "⟦[1, 2]",
+        "the file is a list, expected a map",
+        "`version`",
+    );
+    only(
+        Severity::Error,
+        "version: 1\nnetworks: {}\nnode: ⟦*nobody",
+        "anchor",
+        "not YAML",
+    );
+}
+
+#[test]
+fn all_mistakes_come_in_one_run_in_the_order_of_lines() {
+    let text = GOOD
+        .replace("listen_port", "listenport")
+        .replace("guard: strict", "guard: strickt")
+        .replace("uplink: wan0", "uplink: wan9")
+        .replace("10.1.1.10,", "10.7.7.7,")
+        .replace("/keys/good", "/keys/none");
+    let report = report(&text);
+    let lines: Vec<usize> = report
+        .mistakes()
+        .iter()
+        .map(|mistake| mistake.span.line)
+        .collect();
+    assert_eq!(lines, [15, 16, 17, 42, 43], "{}", report.render(false));
+    assert_eq!(report.errors(), 5);
+}
+
+#[test]
+fn a_mistake_is_shown_with_its_line_and_a_caret() {
+    let text = changed("guard: strict", "guard: strickt");
+    assert_eq!(
+        report(&text).render(false),
+        "\
+hv.yaml:43:12: error: `guard` of port `vm1` is `strickt`
+   |
+43 |     guard: strickt
+   |            ^^^^^^^
+   = expected one of: `strict`, `mac`, `off`
+   = did you mean `strict`?
+
+"
+    );
+}
+
+#[test]
+fn aliases_point_at_their_use() {
+    let text = changed("    guard: strict", "    guard: ⟦*mode")
+        .replace("node: hv-a", "x-mode: &mode strickt\nnode: hv-a");
+    only(
+        Severity::Error,
+        &text,
+        "is `strickt`",
+        "did you mean `strict`?",
+    );
+}
+
+#[test]
+fn an_alias_bomb_ends_early() {
+    let mut text = String::from("version: 1\nx-a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n");
+    for (this, last) in ('b'..='j').zip('a'..) {
+        let items = vec![format!("*{last}"); 10].join(", ");
+        text += &format!("x-{this}: &{this} [{items}]\n");
+    }
+    let report = report(&text);
+    assert_eq!(report.errors(), 1, "{}", report.render(false));
+    assert!(report.mistakes()[0].span.line > 2);
+}

@@ -1,0 +1,239 @@
+//! Answers: what a gateway says to its guests.
+//!
+//! In: ARP requests, neighbor solicitations, echo requests to the gateway, and packets
+//! that can't go on. Out: one frame each into the asking guest's ring. Never: an answer
+//! to an ICMP error, to a group, or beyond the rate limit.
+//!
+//! ARP and ND are answered for the gateway, for the network's other ports (a guest
+//! never needs to hear another's broadcasts to find it) and for whatever a peer of the
+//! tunnel has within the guest's own prefix (proxy ARP).
+
+use std::net::IpAddr;
+
+use culvert_wire::{
+    EtherType, MacAddr,
+    arp::ArpPacket,
+    ether,
+    icmp::{self, IcmpError},
+    nd::{self, NdMessage},
+    parse::{Headers, L3, L4},
+};
+
+use crate::{
+    deliver::{self, ETHERNET},
+    drops::DropReason,
+    frames::Frames,
+    guard,
+    limits::HOST_FRAME_MAX,
+    snapshot::{Network, NextHop, Port},
+    turn::{Tools, Turn},
+};
+
+/// What a guest is to be told.
+#[derive(Clone, Copy)]
+pub(crate) enum Question {
+    /// Who has the address that the ARP request asks for.
+    Arp { owner: MacAddr },
+    /// Who has the address that the solicitation asks for.
+    Neighbor { owner: MacAddr, router: bool },
+    /// An echo request to the gateway.
+    Echo,
+    /// The packet is larger than the tunnel takes.
+    TooBig { mtu: u16 },
+    /// The packet's hop limit ran out here.
+    HopLimit,
+    /// There is no way to the packet's destination.
+    Unreachable,
+}
+
+/// The answer to an ARP packet; `None` if it concerns the other ports (an
+/// announcement or a reply).
+pub(crate) fn arp(
+    port: &Port,
+    network: &Network,
+    headers: &Headers,
+    head: &[u8],
+) -> Result<Option<Question>, DropReason> {
+    let arp =
+        ArpPacket::parse(&head[headers.l3_offset..]).map_err(|_| DropReason::FrameMalformed)?;
+    if !guard::is_arp_request(&arp) || arp.sender == arp.target {
+        return Ok(None);
+    }
+    owner(port, network, arp.target.into())
+        .map(|owner| owner.map(|(owner, _)| Question::Arp { owner }))
+}
+
+/// The answer to a neighbor discovery message; `None` if it concerns the other ports.
+pub(crate) fn neighbor(
+    port: &Port,
+    network: &Network,
+    headers: &Headers,
+    head: &[u8],
+) -> Result<Option<Question>, DropReason> {
+    match NdMessage::parse(headers, head).map_err(|_| DropReason::FrameMalformed)? {
+        NdMessage::Solicitation { target, .. } => owner(port, network, target.into())
+            .map(|owner| owner.map(|(owner, router)| Question::Neighbor { owner, router })),
+        NdMessage::Advertisement { .. } => Ok(None),
+        NdMessage::RouterSolicitation { .. } => Err(DropReason::NoListener),
+    }
+}
+
+/// Whom `address` belongs to in the eyes of `port`, and whether that is the gateway.
+fn owner(
+    port: &Port,
+    network: &Network,
+    address: IpAddr,
+) -> Result<Option<(MacAddr, bool)>, DropReason> {
+    match network.routes.lookup(address) {
+        Some(NextHop::Gateway | NextHop::Peer(_)) => Ok(Some((network.gateway_mac, true))),
+        // Its own address: duplicate detection must hear nothing.
+        Some(NextHop::Port(index)) if index == port.index => Err(DropReason::NeighborUnknown),
+        Some(NextHop::Port(index)) => {
+            let owner = network.macs.iter().find(|&&(_, port)| port == index);
+            Ok(owner.map(|&(mac, _)| (mac, false)))
+        }
+        // A link-local address: whoever has it may answer for itself.
+        None if matches!(address, IpAddr::V6(a) if a.is_unicast_link_local()) => Ok(None),
+        Some(NextHop::Unreachable) | None => Err(DropReason::NeighborUnknown),
+    }
+}
+
+/// Whether the packet is an echo request.
+pub(crate) fn is_echo_request(headers: &Headers) -> bool {
+    match headers.l4 {
+        L4::Icmp4(icmp) => icmp.kind == 8,
+        L4::Icmp6(icmp) => icmp.kind == 128,
+        L4::Tcp(_) | L4::Udp(_) | L4::Fragment | L4::Malformed | L4::Other => false,
+    }
+}
+
+/// Answers `questions`, each from the same port.
+pub(crate) fn answer<'h, F: Frames>(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    port: &Port,
+    network: &Network,
+    frames: &F,
+    questions: impl Iterator<Item = (usize, &'h Headers, Question)>,
+) {
+    for (frame, headers, question) in questions {
+        let head = frames.head(frame);
+        let mut out = [0; HOST_FRAME_MAX];
+        let len = match question {
+            Question::Arp { owner } => ArpPacket::parse(&head[headers.l3_offset..])
+                .map_or(0, |request| request.reply(owner).write_frame(&mut out)),
+            Question::Neighbor { owner, router } => {
+                advertisement(headers, head, owner, router, &mut out)
+            }
+            Question::Echo => {
+                let len = headers.l3_offset + headers.ip_len;
+                echo(network, headers, head, len, &mut out, |rest, offset| {
+                    frames.copy(frame, offset, rest)
+                })
+            }
+            Question::TooBig { mtu } => {
+                let error = IcmpError::TooBig { mtu: mtu.into() };
+                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
+            }
+            Question::HopLimit => {
+                let error = IcmpError::TimeExceeded;
+                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
+            }
+            Question::Unreachable => {
+                let error = IcmpError::Unreachable;
+                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
+            }
+        };
+        if len > 0 {
+            deliver::own(port, turn.worker, &out[..len]);
+        }
+    }
+}
+
+fn advertisement(
+    headers: &Headers,
+    head: &[u8],
+    owner: MacAddr,
+    router: bool,
+    out: &mut [u8],
+) -> usize {
+    match NdMessage::parse(headers, head) {
+        Ok(NdMessage::Solicitation {
+            source,
+            target,
+            source_mac,
+        }) => {
+            let asker = source_mac.unwrap_or(headers.ether.source);
+            nd::write_advertisement(source, asker, target, owner, router, out)
+        }
+        Ok(NdMessage::Advertisement { .. } | NdMessage::RouterSolicitation { .. }) | Err(_) => 0,
+    }
+}
+
+/// Writes the reply to an echo request; `rest` fetches what lies beyond the head.
+fn echo(
+    network: &Network,
+    headers: &Headers,
+    head: &[u8],
+    len: usize,
+    out: &mut [u8; HOST_FRAME_MAX],
+    mut rest: impl FnMut(&mut [u8], usize) -> bool,
+) -> usize {
+    let Some(frame) = out.get_mut(..len) else {
+        return 0;
+    };
+    let known = head.len().min(len);
+    frame[..known].copy_from_slice(&head[..known]);
+    if known < len && !rest(&mut frame[known..], known) {
+        return 0;
+    }
+    let (ethernet, packet) = frame.split_at_mut(ETHERNET);
+    let Some(len) = icmp::echo_reply_in_place(packet) else {
+        return 0;
+    };
+    ethernet.copy_from_slice(&ether::header(
+        headers.ether.source,
+        network.gateway_mac,
+        headers.ether.ether_type,
+    ));
+    ETHERNET + len
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one answer, named at each call"
+)]
+fn icmp_error(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    port: &Port,
+    network: &Network,
+    headers: &Headers,
+    head: &[u8],
+    error: IcmpError,
+    out: &mut [u8],
+) -> usize {
+    let v4 = matches!(headers.l3, L3::V4(_));
+    let Some(&source) = network
+        .gateways
+        .iter()
+        .find(|gateway| gateway.is_ipv4() == v4)
+    else {
+        return 0;
+    };
+    if !tools.errors.take(turn.now) {
+        port.drops.add(DropReason::IcmpLimited, 1);
+        return 0;
+    }
+    let (ethernet, packet) = out.split_at_mut(ETHERNET);
+    let Ok(len) = icmp::write_error(error, headers, head, source, packet) else {
+        return 0;
+    };
+    let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
+    ethernet.copy_from_slice(&ether::header(
+        headers.ether.source,
+        network.gateway_mac,
+        ether_type,
+    ));
+    ETHERNET + len
+}

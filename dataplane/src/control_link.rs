@@ -1,0 +1,229 @@
+//! Between a worker and the control core: attention, punts and commands.
+//!
+//! In: from workers, peers that need attention, handshake messages and frames
+//! for the host stack; from the control core, commands. Out: the same, at the
+//! other end. Never: a wait; a full queue drops by name at the producer.
+//!
+//! Threads: one `WorkerEnd` per worker, one `ControlEnd` per worker at the
+//! control core, one `Attention` shared by all. Attention is a bitmap, so a
+//! full queue loses no signal.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::{
+    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    limits,
+    path::Path,
+    uplink::UplinkQueue,
+    wake::Wake,
+};
+
+/// The peers that have signals for the control core, and its doorbell.
+#[derive(Debug)]
+pub struct Attention {
+    dirty: Box<[AtomicU64]>,
+    wake: Wake,
+}
+
+impl Attention {
+    /// No peer needs attention.
+    ///
+    /// # Errors
+    /// When the doorbell can't be made.
+    pub fn new() -> io::Result<Self> {
+        let dirty = (0..limits::PEERS / 64).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self {
+            dirty,
+            wake: Wake::new()?,
+        })
+    }
+
+    /// Marks `peer`; `urgent` wakes the control core.
+    pub fn mark(&self, peer: PeerIndex, urgent: bool) {
+        if let Some(word) = self.dirty.get(peer.slot() / 64) {
+            word.fetch_or(1 << (peer.slot() % 64), Ordering::Release);
+        }
+        if urgent {
+            self.wake.notify();
+        }
+    }
+
+    /// The control core's doorbell.
+    pub fn wake(&self) -> &Wake {
+        &self.wake
+    }
+
+    /// Control core: calls `visit` for each marked peer and unmarks it.
+    pub fn sweep(&self, mut visit: impl FnMut(PeerIndex)) {
+        for (position, word) in self.dirty.iter().enumerate() {
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                visit(PeerIndex::from_slot(
+                    position * 64 + bits.trailing_zeros() as usize,
+                ));
+                bits &= bits - 1;
+            }
+        }
+    }
+}
+
+/// Bytes of bounded length, stored in place so that a queue needs no heap.
+#[derive(Clone, Copy)]
+pub struct Inline<const N: usize> {
+    len: u16,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Inline<N> {
+    /// A copy of `bytes`; `None` if they are too long.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut inline = Self {
+            len: u16::try_from(bytes.len()).ok()?,
+            bytes: [0; N],
+        };
+        inline.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(inline)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// A handshake message from the wire, not yet looked at.
+pub struct HandshakePunt {
+    /// The tunnel whose port it came to.
+    pub tunnel: TunnelIndex,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// The local address it came to, if known.
+    pub local: Option<IpAddr>,
+    /// The message.
+    pub message: Inline<{ limits::HANDSHAKE_MAX }>,
+}
+
+/// A frame from the wire for the control core's host stack.
+pub struct HostPunt {
+    /// Where it came from.
+    pub uplink: UplinkIndex,
+    /// The Ethernet frame.
+    pub frame: Inline<{ limits::HOST_FRAME_MAX }>,
+}
+
+/// What the control core asks of a worker.
+pub enum Command {
+    /// Send a WireGuard handshake message.
+    Handshake {
+        /// The tunnel it belongs to.
+        tunnel: TunnelIndex,
+        /// The way to its endpoint.
+        path: Arc<Path>,
+        /// The message.
+        message: Inline<{ limits::HANDSHAKE_MAX }>,
+    },
+    /// Send an Ethernet frame made by the host stack.
+    Frame {
+        /// The uplink to send it on.
+        uplink: UplinkIndex,
+        /// The frame.
+        frame: Box<[u8]>,
+    },
+    /// Seal and send an empty packet.
+    Keepalive(PeerIndex),
+    /// The peer has a key: send what waited for it.
+    FlushStaged(PeerIndex),
+    /// The handshake was given up: drop what waited for it.
+    DropStaged(PeerIndex),
+    /// Own this queue from now on.
+    AttachUplink(Box<UplinkQueue>),
+    /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
+    DetachUplink(UplinkIndex, Option<TunnelIndex>),
+    /// Finish the turn and end.
+    Stop,
+}
+
+/// A worker's end of its link.
+pub struct WorkerEnd {
+    /// Commands from the control core.
+    pub commands: Consumer<Command>,
+    /// Handshake messages to the control core.
+    pub handshakes: Producer<HandshakePunt>,
+    /// Frames to the host stack.
+    pub host: Producer<HostPunt>,
+    /// Peers that need attention.
+    pub attention: Arc<Attention>,
+    /// The worker's own doorbell.
+    pub wake: Arc<Wake>,
+}
+
+/// The control core's end of a worker's link.
+pub struct ControlEnd {
+    /// Commands to the worker; use `send`.
+    commands: Producer<Command>,
+    /// Handshake messages from the worker.
+    pub handshakes: Consumer<HandshakePunt>,
+    /// Frames for the host stack.
+    pub host: Consumer<HostPunt>,
+    wake: Arc<Wake>,
+}
+
+impl ControlEnd {
+    /// Gives the worker a command and wakes it; a full queue gives it back.
+    ///
+    /// # Errors
+    /// The command, when the worker is that far behind.
+    pub fn send(&mut self, command: Command) -> Result<(), Command> {
+        let result = self
+            .commands
+            .push(command)
+            .map_err(|rtrb::PushError::Full(c)| c);
+        self.wake.notify();
+        result
+    }
+
+    /// The worker's doorbell, for a snapshot or anything else that it looks for.
+    #[must_use]
+    pub fn wake(&self) -> &Arc<Wake> {
+        &self.wake
+    }
+}
+
+/// A link for one worker of `workers`.
+///
+/// # Errors
+/// When the worker's doorbell can't be made.
+pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd, ControlEnd)> {
+    let wake = Arc::new(Wake::new()?);
+    let (commands_in, commands) = RingBuffer::new(limits::COMMAND_QUEUE);
+    let (handshakes, handshakes_out) = RingBuffer::new(limits::HANDSHAKE_QUEUE / workers.max(1));
+    let (host, host_out) = RingBuffer::new(limits::HOST_QUEUE);
+    let worker = WorkerEnd {
+        commands,
+        handshakes,
+        host,
+        attention,
+        wake: Arc::clone(&wake),
+    };
+    let control = ControlEnd {
+        commands: commands_in,
+        handshakes: handshakes_out,
+        host: host_out,
+        wake,
+    };
+    Ok((worker, control))
+}

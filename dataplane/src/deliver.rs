@@ -1,0 +1,184 @@
+//! Deliver: frames into guest RX rings.
+//!
+//! In: frames from another guest, with their metadata; decrypted packets. Out: frames
+//! in the guest's ring, cut and checksummed exactly as far as the guest did not
+//! negotiate otherwise. Never: two RX rings held at once, a wait for buffers.
+
+use std::net::IpAddr;
+
+use culvert_vhost::{GuestRx, Offloads, RxBurst};
+use culvert_wire::{
+    Checksum, VnetHeader,
+    coalesce::Accept,
+    ether,
+    parse::{HEAD_LEN, Headers},
+    segment::{Plan, forwardable},
+};
+
+use crate::{
+    frames::Frames,
+    ids::PortIndex,
+    seal::decrement_hop_limit,
+    snapshot::{Network, Port},
+    turn::{Tools, Turn},
+};
+
+/// Bytes of an Ethernet header.
+pub(crate) const ETHERNET: usize = ether::HEADER_LEN;
+
+/// The guest queue that takes a flow with this hash: any of those that run, always the
+/// same one for a flow while the guest does not change its queues.
+pub(crate) fn queue(port: &Port, hash: u32) -> u16 {
+    let live = |queue: &u16| port.guest.guest_rx(*queue).is_live();
+    let count = u32::try_from((0..port.queues).filter(live).count())
+        .unwrap_or(0)
+        .max(1);
+    (0..port.queues)
+        .filter(live)
+        .nth((hash % count) as usize)
+        .unwrap_or(0)
+}
+
+/// The guest RX ring that takes a flow with this hash.
+fn ring(port: &Port, hash: u32) -> &GuestRx {
+    port.guest.guest_rx(queue(port, hash))
+}
+
+/// A hash of a flow's addresses and ports: the same for all packets of a flow, and
+/// spread well enough for a few queues.
+pub(crate) fn flow_hash(source: IpAddr, destination: IpAddr, ports: Option<(u16, u16)>) -> u32 {
+    let fold = |address: IpAddr| match address {
+        IpAddr::V4(a) => u64::from(a.to_bits()),
+        IpAddr::V6(a) => {
+            let [high, low] = [a.to_bits() >> 64, a.to_bits() & u128::from(u64::MAX)];
+            u64::try_from(high).unwrap_or(0) ^ u64::try_from(low).unwrap_or(0)
+        }
+    };
+    let (from, to) = ports.unwrap_or_default();
+    let mixed = fold(source)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(23)
+        ^ fold(destination).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+        ^ (u64::from(from) << 16 | u64::from(to)).wrapping_mul(0x1656_67b1_9e37_79f9);
+    u32::try_from(mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).unwrap_or(0)
+}
+
+/// What of a burst may be joined for a guest.
+pub(crate) fn accept(offloads: Offloads) -> Accept {
+    Accept {
+        csum: offloads.contains(Offloads::GUEST_CSUM),
+        tso4: offloads.contains(Offloads::GUEST_TSO4),
+        tso6: offloads.contains(Offloads::GUEST_TSO6),
+        ecn: offloads.contains(Offloads::GUEST_ECN),
+        uso4: offloads.contains(Offloads::GUEST_USO4),
+        uso6: offloads.contains(Offloads::GUEST_USO6),
+    }
+}
+
+/// Delivers frames of a burst to a port of the same network.
+pub(crate) fn switched<'h, F: Frames>(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    network: &Network,
+    target: PortIndex,
+    frames: &F,
+    chosen: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
+) {
+    let Some(port) = turn.snapshot.port(target) else {
+        return;
+    };
+    // Frames of one guest queue go to one queue of the other: order holds.
+    let ring = ring(port, turn.worker);
+    let mut rx = match ring.lock_briefly() {
+        Ok(rx) => rx,
+        Err(reason) => {
+            ring.counters().add_drops(reason, chosen.count() as u64);
+            return;
+        }
+    };
+    let offloads = rx.offloads();
+    for (frame, headers, routed) in chosen {
+        let mut head = [0; HEAD_LEN];
+        let private = frames.head(frame);
+        let head = &mut head[..private.len()];
+        head.copy_from_slice(private);
+        if routed {
+            let (ethernet, packet) = head.split_at_mut(ETHERNET);
+            ethernet[..6].copy_from_slice(&port.mac.0);
+            ethernet[6..12].copy_from_slice(&network.gateway_mac.0);
+            decrement_hop_limit(packet);
+        }
+        // It was found to be valid when the frame was classified.
+        let Ok(vnet) = forwardable(frames.vnet(frame), headers, private) else {
+            continue;
+        };
+        if accepts(&vnet, offloads) {
+            // The ring counts what it drops.
+            let _ = frames.deliver(frame, &vnet, head, &mut rx);
+        } else {
+            cut(tools, frames, frame, headers, head, &mut rx);
+        }
+    }
+}
+
+/// Whether a guest takes a frame with this metadata as it is.
+fn accepts(vnet: &VnetHeader, offloads: Offloads) -> bool {
+    let kind = match vnet.gso_kind() {
+        VnetHeader::GSO_NONE => Offloads::empty(),
+        VnetHeader::GSO_TCPV4 => Offloads::GUEST_TSO4,
+        VnetHeader::GSO_TCPV6 => Offloads::GUEST_TSO6,
+        VnetHeader::GSO_UDP_L4 => Offloads::GUEST_USO4 | Offloads::GUEST_USO6,
+        _ => return false,
+    };
+    let ecn = if vnet.gso_type & VnetHeader::GSO_ECN != 0 {
+        Offloads::GUEST_ECN
+    } else {
+        Offloads::empty()
+    };
+    let checksum = if vnet.needs_csum() {
+        Offloads::GUEST_CSUM
+    } else {
+        Offloads::empty()
+    };
+    offloads.contains(kind | ecn | checksum)
+}
+
+/// Cuts a frame, or completes its checksum, for a guest that can't do so itself.
+fn cut<F: Frames>(
+    tools: &mut Tools,
+    frames: &F,
+    frame: usize,
+    headers: &Headers,
+    head: &[u8],
+    rx: &mut RxBurst<'_>,
+) {
+    let Ok(plan) = Plan::new(frames.vnet(frame), headers, head, usize::from(u16::MAX)) else {
+        return;
+    };
+    for index in 0..plan.count() {
+        let segment = plan.segment(index);
+        let payload = ETHERNET + plan.header_len();
+        let end = payload + segment.payload.len();
+        let out = &mut tools.scratch[..end];
+        if !frames.copy(frame, segment.payload.start, &mut out[payload..]) {
+            return;
+        }
+        out[..ETHERNET].copy_from_slice(&head[..ETHERNET]);
+        let (front, data) = out.split_at_mut(payload);
+        plan.write_headers(index, head, Checksum::of(data), &mut front[ETHERNET..]);
+        // The ring counts what it drops.
+        let _ = rx.deliver(&VnetHeader::default(), &[&*out]);
+    }
+}
+
+/// Delivers one frame that we made to a port.
+pub(crate) fn own(port: &Port, hash: u32, frame: &[u8]) {
+    let ring = ring(port, hash);
+    match ring.lock_briefly() {
+        Ok(mut rx) => {
+            // The ring counts what it drops.
+            let _ = rx.deliver(&VnetHeader::default(), &[frame]);
+        }
+        Err(reason) => ring.counters().add_drops(reason, 1),
+    }
+}

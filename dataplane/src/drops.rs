@@ -1,0 +1,171 @@
+//! Why packets are lost: every reason has a name and a counter per scope.
+//!
+//! In: a reason at the place of the drop. Out: counts by name for `show`, the
+//! API and metrics. Never: a drop that isn't counted here.
+//!
+//! Counters are relaxed atomics: exact totals, no ordering with anything else.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name),* }
+
+        impl DropReason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable name under which operators see the reason.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // From a guest.
+    /// The guest's frame is shorter than its headers say, or not parseable.
+    FrameMalformed => "frame-malformed",
+    /// The guest's frame is larger than 64 KiB.
+    FrameTooLarge => "frame-too-large",
+    /// The virtio-net header contradicts the packet.
+    OffloadInvalid => "offload-invalid",
+    /// The source MAC is not the port's.
+    GuardMac => "guard-mac",
+    /// The source address is not the port's.
+    GuardAddress => "guard-address",
+    /// An ARP or neighbor-discovery message claims what is not the port's.
+    GuardNeighbor => "guard-neighbor",
+    /// Neither IPv4, IPv6 nor ARP, and not for a port of the network.
+    EtherTypeUnknown => "ether-type-unknown",
+    /// The destination MAC belongs to nobody on the network.
+    MacUnknown => "mac-unknown",
+    /// Nobody answers to the address that was asked for.
+    NeighborUnknown => "neighbor-unknown",
+    /// Broadcast or multicast with no other port to take it.
+    NoListener => "no-listener",
+    /// No route to the destination.
+    NoRoute => "no-route",
+    /// The hop limit ran out.
+    TtlExceeded => "ttl-exceeded",
+    /// Larger than the tunnel's MTU; the sender was told.
+    TooBig => "too-big",
+    /// Addressed to the gateway itself, which does not serve it.
+    GatewayNotServed => "gateway-not-served",
+    // Towards a peer.
+    /// The peer has no endpoint yet.
+    NoEndpoint => "no-endpoint",
+    /// The link-layer address of the next hop is not resolved yet.
+    NextHopUnresolved => "next-hop-unresolved",
+    /// The oldest packet waiting for a handshake made room for a newer one.
+    StagedOverflow => "staged-overflow",
+    /// Packets that waited for a handshake which was given up.
+    StagedExpired => "staged-expired",
+    /// The keypair may not send any more (age or count).
+    KeypairSpent => "keypair-spent",
+    /// The uplink took fewer datagrams than it was given.
+    UplinkFull => "uplink-full",
+    /// The uplink refused the datagram (kernel error).
+    UplinkRefused => "uplink-refused",
+    /// The uplink is down or not configured on this worker.
+    UplinkDown => "uplink-down",
+    // From the wire.
+    /// Not a WireGuard message, or of an impossible length.
+    DatagramMalformed => "datagram-malformed",
+    /// No session with that receiver index.
+    ReceiverUnknown => "receiver-unknown",
+    /// The session is too old to receive.
+    KeypairExpired => "keypair-expired",
+    /// The tag does not verify.
+    TagInvalid => "tag-invalid",
+    /// The counter was seen before or lies behind the window.
+    Replayed => "replayed",
+    /// The inner packet is no IPv4 or IPv6 packet.
+    InnerMalformed => "inner-malformed",
+    /// The inner source address is not in the peer's allowed IPs.
+    SourceNotAllowed => "source-not-allowed",
+    /// Congestion was met outside, and the inner packet can't be marked.
+    CongestionUnmarkable => "congestion-unmarkable",
+    /// A handshake message whose mac1 was not made for this tunnel's key.
+    HandshakeMac1Invalid => "handshake-mac1-invalid",
+    /// The handshake queue is full.
+    HandshakeQueueFull => "handshake-queue-full",
+    /// The host stack's queue is full.
+    HostQueueFull => "host-queue-full",
+    /// An outer IPv4, UDP or ICMP checksum is wrong.
+    OuterChecksum => "outer-checksum",
+    /// The outer packet is malformed.
+    OuterMalformed => "outer-malformed",
+    /// An outer IP fragment, which WireGuard over DPDK does not reassemble.
+    OuterFragment => "outer-fragment",
+    /// Not addressed to one of the uplink's addresses or tunnels.
+    NotForUs => "not-for-us",
+    // Towards a guest: the port's rings count what is lost there themselves.
+    /// More ICMP errors than the limit.
+    IcmpLimited => "icmp-limited",
+}
+
+/// One scope's drop counters (a port, a peer, an uplink).
+#[derive(Debug)]
+pub struct Drops {
+    counts: [AtomicU64; DropReason::ALL.len()],
+}
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self {
+            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+}
+
+impl Drops {
+    /// Counts `n` packets lost for `reason`.
+    pub fn add(&self, reason: DropReason, n: u64) {
+        self.counts[reason as usize].fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// How many were lost for `reason`.
+    #[must_use]
+    pub fn count(&self, reason: DropReason) -> u64 {
+        self.counts[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// All reasons that have occurred, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|&reason| (reason, self.count(reason)))
+            .filter(|&(_, n)| n > 0)
+    }
+
+    /// The number of packets lost for any reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.iter().map(|(_, n)| n).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_counters_separate() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        let drops = Drops::default();
+        drops.add(DropReason::Replayed, 3);
+        drops.add(DropReason::TooBig, 1);
+        assert_eq!(drops.count(DropReason::Replayed), 3);
+        assert_eq!(drops.total(), 4);
+        assert_eq!(drops.iter().count(), 2);
+    }
+}

@@ -1,0 +1,619 @@
+//! Inbound: one burst from an uplink to the guests.
+//!
+//! In: datagrams of one uplink queue. Out: frames in guest RX rings, packets back to
+//! other peers, handshake messages for the control core. Never: plaintext of a packet
+//! that does not verify, a decision before its tag is verified, a packet held beyond
+//! the burst.
+//!
+//! 1. `claim`: which session each datagram belongs to; handshakes are punted.
+//! 2. `open`: all tags at once, then the plaintext in place.
+//! 3. `accept`: replay window (one lock per session and burst), endpoint, counters.
+//! 4. `admit`: the inner source must be the peer's; ECN moves inward.
+//! 5. `route`: to a port of the tunnel's network, to the gateway, to another peer.
+//! 6. `deliver_to`: per guest ring, coalesced as far as the guest takes it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use arrayvec::ArrayVec;
+use culvert_aead::{Jobs, OpenJob};
+use culvert_wire::{
+    EtherType, VnetHeader,
+    coalesce::Accept,
+    ether,
+    parse::{Headers, L3, parse_ip},
+    segment::Plan,
+};
+use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, Kind, data_len};
+
+use crate::{
+    answer,
+    control_link::{HandshakePunt, Inline},
+    deliver::{self, ETHERNET},
+    drops::DropReason,
+    frames::OwnFrame,
+    ids::PortIndex,
+    limits::UPLINK_BURST,
+    peer::{Peer, signal},
+    seal::{self, Admission, Departure, decrement_hop_limit},
+    sessions::Session,
+    snapshot::NextHop,
+    turn::{Sending, Tools, Turn},
+    uplink::{Datagram, Uplink},
+};
+
+/// The sessions of a burst, each once per run of datagrams.
+type Sessions = ArrayVec<Arc<Session>, UPLINK_BURST>;
+
+/// A datagram that belongs to a session.
+#[derive(Clone, Copy)]
+struct Claim {
+    datagram: usize,
+    session: usize,
+    counter: u64,
+}
+
+/// A packet that was opened and is not a keepalive.
+struct Arrival {
+    datagram: usize,
+    session: usize,
+    headers: Headers,
+    to: Destination,
+}
+
+/// Where an inner packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Destination {
+    /// A guest RX ring of a port.
+    Ring(PortIndex, u16),
+    /// Another peer of the same tunnel, or this one.
+    Peer(crate::ids::PeerIndex),
+    /// The gateway: an echo request.
+    Gateway,
+}
+
+/// Carries a burst of datagrams inward.
+pub(crate) fn inbound(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    link: &mut Punt<'_>,
+    uplink: &Uplink,
+    datagrams: &mut [Datagram],
+) {
+    for burst in datagrams.chunks_mut(UPLINK_BURST) {
+        let mut sessions = Sessions::new();
+        let claims = claim(turn, link, uplink, burst, &mut sessions);
+        let opened = open(tools, burst, &claims, &sessions);
+        let accepted = accept(turn, burst, opened, &sessions);
+        let arrivals = admit(turn, burst, accepted, &sessions);
+        forward(turn, tools, sending, burst, &arrivals, &sessions);
+        deliver_all(turn, tools, burst, &arrivals);
+    }
+}
+
+/// Where handshake messages go.
+pub(crate) struct Punt<'a> {
+    pub(crate) handshakes: &'a mut rtrb::Producer<HandshakePunt>,
+}
+
+impl Punt<'_> {
+    fn push(&mut self, datagram: &Datagram) -> bool {
+        let Some(message) = Inline::new(datagram.bytes()) else {
+            return false;
+        };
+        self.handshakes
+            .push(HandshakePunt {
+                tunnel: datagram.tunnel,
+                source: datagram.source,
+                local: datagram.local,
+                message,
+            })
+            .is_ok()
+    }
+}
+
+/// Step 1.
+fn claim(
+    turn: &Turn<'_>,
+    punt: &mut Punt<'_>,
+    uplink: &Uplink,
+    burst: &[Datagram],
+    sessions: &mut Sessions,
+) -> ArrayVec<Claim, UPLINK_BURST> {
+    let drops = &uplink.counters.drops;
+    let mut claims = ArrayVec::new();
+    let mut punted = false;
+    for (index, datagram) in burst.iter().enumerate() {
+        let header = match Kind::of(datagram.bytes()) {
+            Some(Kind::Data) => DataHeader::parse(datagram.bytes()),
+            Some(Kind::Initiation | Kind::Response | Kind::CookieReply) => {
+                if !admits(turn, datagram) {
+                    drops.add(DropReason::HandshakeMac1Invalid, 1);
+                } else if punt.push(datagram) {
+                    punted = true;
+                } else {
+                    drops.add(DropReason::HandshakeQueueFull, 1);
+                }
+                continue;
+            }
+            None => None,
+        };
+        let Some(header) = header else {
+            drops.add(DropReason::DatagramMalformed, 1);
+            continue;
+        };
+        let known = sessions.last().is_some_and(|last: &Arc<Session>| {
+            last.keypair.local_index() == header.receiver && last.peer.tunnel == datagram.tunnel
+        });
+        if !known {
+            let found = turn
+                .snapshot
+                .tunnel(datagram.tunnel)
+                .and_then(|tunnel| tunnel.sessions.find(header.receiver));
+            let Some(session) = found.as_deref().and_then(Option::as_ref) else {
+                drops.add(DropReason::ReceiverUnknown, 1);
+                continue;
+            };
+            if !session.keypair.receivable(turn.now) {
+                session.peer.drops.add(DropReason::KeypairExpired, 1);
+                continue;
+            }
+            sessions.push(Arc::clone(session));
+        }
+        claims.push(Claim {
+            datagram: index,
+            session: sessions.len() - 1,
+            counter: header.counter,
+        });
+    }
+    if punted {
+        turn.attention.wake().notify();
+    }
+    claims
+}
+
+/// Whether a handshake message is meant for its tunnel at all (whitepaper, section
+/// 5.4.4): what isn't costs the control core nothing.
+fn admits(turn: &Turn<'_>, datagram: &Datagram) -> bool {
+    turn.snapshot
+        .tunnel(datagram.tunnel)
+        .and_then(|tunnel| tunnel.mac1.as_ref())
+        .is_some_and(|mac1| mac1.admits(datagram.bytes()))
+}
+
+/// Step 2: verifies and decrypts in place; keeps the claims that verified.
+fn open(
+    tools: &mut Tools,
+    burst: &mut [Datagram],
+    claims: &[Claim],
+    sessions: &Sessions,
+) -> ArrayVec<Claim, UPLINK_BURST> {
+    let mut jobs = Jobs::<OpenJob<'_>, UPLINK_BURST>::new();
+    let mut next = 0;
+    for (index, datagram) in burst.iter_mut().enumerate() {
+        let Some(claim) = claims.get(next).filter(|claim| claim.datagram == index) else {
+            continue;
+        };
+        next += 1;
+        let key = sessions[claim.session].keypair.receiving_key();
+        let sealed = &mut datagram.bytes_mut()[DATA_HEADER_LEN..];
+        // A claim's datagram holds at least a header and a tag.
+        let Ok(job) = OpenJob::in_place(key, claim.counter, sealed) else {
+            break;
+        };
+        if jobs.push(job).is_err() {
+            break;
+        }
+    }
+    tools.engine.open(&mut jobs);
+    let mut opened = ArrayVec::new();
+    for (claim, job) in claims.iter().zip(jobs.iter()) {
+        if job.ok() {
+            opened.push(*claim);
+        } else {
+            sessions[claim.session]
+                .peer
+                .drops
+                .add(DropReason::TagInvalid, 1);
+        }
+    }
+    opened
+}
+
+/// Step 3.
+fn accept(
+    turn: &Turn<'_>,
+    burst: &[Datagram],
+    mut opened: ArrayVec<Claim, UPLINK_BURST>,
+    sessions: &Sessions,
+) -> ArrayVec<Claim, UPLINK_BURST> {
+    let mut kept = 0;
+    let mut start = 0;
+    while start < opened.len() {
+        let session = &sessions[opened[start].session];
+        let peer = &session.peer;
+        let run = opened[start..]
+            .iter()
+            .take_while(|claim| claim.session == opened[start].session)
+            .count();
+        let first = kept;
+        {
+            let mut window = session.keypair.replay();
+            for position in start..start + run {
+                let claim = opened[position];
+                if window.accept(claim.counter) {
+                    opened[kept] = claim;
+                    kept += 1;
+                } else {
+                    peer.drops.add(DropReason::Replayed, 1);
+                }
+            }
+        }
+        start += run;
+        if kept > first {
+            note_received(turn, burst, &opened[first..kept], session);
+        }
+    }
+    opened.truncate(kept);
+    opened
+}
+
+/// What authenticated packets of one session tell: the peer is there, and where.
+fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
+    let peer = &session.peer;
+    if session.keypair.confirm() {
+        peer.raise_confirmed(session.keypair.local_index(), turn.attention);
+    }
+    let mut bytes = 0;
+    let mut signals = 0;
+    for claim in claims {
+        let len = burst[claim.datagram].bytes().len();
+        bytes += len;
+        signals |= match len == data_len(0) {
+            true => signal::KEEPALIVE_RECEIVED,
+            false => signal::DATA_RECEIVED,
+        };
+    }
+    peer.traffic.received(claims.len() as u64, bytes as u64);
+    peer.raise(signals, turn.attention);
+    if let Some(last) = claims.last() {
+        peer.note_source(burst[last.datagram].source, turn.attention);
+    }
+}
+
+/// Steps 4 and 5.
+fn admit(
+    turn: &Turn<'_>,
+    burst: &mut [Datagram],
+    accepted: ArrayVec<Claim, UPLINK_BURST>,
+    sessions: &Sessions,
+) -> ArrayVec<Arrival, UPLINK_BURST> {
+    let mut arrivals = ArrayVec::new();
+    for claim in accepted {
+        let datagram = &mut burst[claim.datagram];
+        if datagram.bytes().len() == data_len(0) {
+            continue;
+        }
+        let peer = &sessions[claim.session].peer;
+        match admit_one(turn, datagram, peer) {
+            Ok((headers, to)) => {
+                let Claim {
+                    datagram, session, ..
+                } = claim;
+                arrivals.push(Arrival {
+                    datagram,
+                    session,
+                    headers,
+                    to,
+                });
+            }
+            Err(reason) => peer.drops.add(reason, 1),
+        }
+    }
+    arrivals
+}
+
+fn admit_one(
+    turn: &Turn<'_>,
+    datagram: &mut Datagram,
+    peer: &Peer,
+) -> Result<(Headers, Destination), DropReason> {
+    let ecn = datagram.ecn;
+    let packet = plaintext_mut(datagram);
+    let headers = parse_ip(packet).map_err(|_| DropReason::InnerMalformed)?;
+    let (source, destination) = headers.addresses().ok_or(DropReason::InnerMalformed)?;
+    let tunnel = turn
+        .snapshot
+        .tunnel(peer.tunnel)
+        .ok_or(DropReason::NoRoute)?;
+    if tunnel.allowed.lookup(source) != Some(peer.index) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    decapsulate_ecn(packet, &headers, ecn)?;
+    let network = tunnel
+        .network
+        .and_then(|network| turn.snapshot.network(network));
+    let network = network.ok_or(DropReason::NoRoute)?;
+    let next_hop = network
+        .routes
+        .lookup(destination)
+        .ok_or(DropReason::NoRoute)?;
+    let hop_limit = match &headers.l3 {
+        L3::V4(ip) => ip.ttl,
+        L3::V6(ip) => ip.hop_limit,
+        L3::Arp | L3::Other => return Err(DropReason::InnerMalformed),
+    };
+    match next_hop {
+        NextHop::Gateway if answer::is_echo_request(&headers) => {
+            Ok((headers, Destination::Gateway))
+        }
+        NextHop::Gateway => Err(DropReason::GatewayNotServed),
+        NextHop::Unreachable => Err(DropReason::NoRoute),
+        NextHop::Port(_) | NextHop::Peer(_) if hop_limit <= 1 => Err(DropReason::TtlExceeded),
+        NextHop::Peer(peer) => Ok((headers, Destination::Peer(peer))),
+        NextHop::Port(port) => {
+            let queue = queue(turn, port, &headers, source, destination)?;
+            decrement_hop_limit(packet);
+            Ok((headers, Destination::Ring(port, queue)))
+        }
+    }
+}
+
+/// The inner packet of an opened data message, padding included.
+fn plaintext(datagram: &Datagram) -> &[u8] {
+    let bytes = datagram.bytes();
+    &bytes[DATA_HEADER_LEN..bytes.len() - culvert_aead::TAG_LEN]
+}
+
+fn plaintext_mut(datagram: &mut Datagram) -> &mut [u8] {
+    let bytes = datagram.bytes_mut();
+    let end = bytes.len() - culvert_aead::TAG_LEN;
+    &mut bytes[DATA_HEADER_LEN..end]
+}
+
+/// RFC 6040, section 4.2: congestion met outside is marked inside; a packet that can't
+/// be marked is dropped for it.
+fn decapsulate_ecn(packet: &mut [u8], headers: &Headers, outer: u8) -> Result<(), DropReason> {
+    const CE: u8 = 3;
+    if outer != CE {
+        return Ok(());
+    }
+    match headers.traffic_class().unwrap_or(0) & 3 {
+        0 => Err(DropReason::CongestionUnmarkable),
+        CE => Ok(()),
+        _ => {
+            mark_congestion(packet);
+            Ok(())
+        }
+    }
+}
+
+fn mark_congestion(packet: &mut [u8]) {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let old = u16::from_be_bytes([packet[0], packet[1]]);
+            packet[1] |= 3;
+            let new = u16::from_be_bytes([packet[0], packet[1]]);
+            let field = u16::from_be_bytes([packet[10], packet[11]]);
+            let field = culvert_wire::checksum::update(field, old, new);
+            packet[10..12].copy_from_slice(&field.to_be_bytes());
+        }
+        Some(6) if packet.len() >= 2 => packet[1] |= 0x30,
+        _ => {}
+    }
+}
+
+/// The queue of the port that this flow goes to.
+fn queue(
+    turn: &Turn<'_>,
+    port: PortIndex,
+    headers: &Headers,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Result<u16, DropReason> {
+    let port = turn.snapshot.port(port).ok_or(DropReason::NoRoute)?;
+    if port.queues <= 1 {
+        return Ok(0);
+    }
+    Ok(deliver::queue(
+        port,
+        deliver::flow_hash(source, destination, headers.ports()),
+    ))
+}
+
+/// Packets that leave again: to other peers, and echo replies.
+///
+/// The plaintext lies behind the 16 bytes of the data header; an Ethernet header that
+/// nobody sees takes the last 14 of them, so that the packet looks like any frame.
+fn forward(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    burst: &mut [Datagram],
+    arrivals: &[Arrival],
+    sessions: &Sessions,
+) {
+    for arrival in arrivals {
+        let (target, routed) = match arrival.to {
+            Destination::Ring(..) => continue,
+            Destination::Peer(peer) => (turn.snapshot.peer(peer), true),
+            Destination::Gateway => (Some(&sessions[arrival.session].peer), false),
+        };
+        let Some(target) = target else { continue };
+        let datagram = &mut burst[arrival.datagram];
+        let mut len = arrival.headers.ip_len;
+        if !routed {
+            match culvert_wire::icmp::echo_reply_in_place(plaintext_mut(datagram)) {
+                Some(reply) => len = reply,
+                None => {
+                    target.drops.add(DropReason::GatewayNotServed, 1);
+                    continue;
+                }
+            }
+        }
+        let start = DATA_HEADER_LEN - ETHERNET;
+        let bytes = &mut datagram.bytes_mut()[start..DATA_HEADER_LEN + len];
+        let ether_type = match arrival.headers.l3 {
+            L3::V4(_) => EtherType::IPV4,
+            L3::V6(_) | L3::Arp | L3::Other => EtherType::IPV6,
+        };
+        let zero = culvert_wire::MacAddr::ZERO;
+        bytes[..ETHERNET].copy_from_slice(&ether::header(zero, zero, ether_type));
+        let frame = OwnFrame {
+            vnet: VnetHeader::default(),
+            bytes,
+        };
+        send_back(turn, tools, sending, target, &frame, routed);
+    }
+}
+
+fn send_back(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    peer: &Arc<Peer>,
+    frame: &OwnFrame<'_>,
+    routed: bool,
+) {
+    let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
+        return;
+    };
+    let mtu = usize::from(tunnel.mtu);
+    let head = &frame.bytes[..frame.bytes.len().min(culvert_wire::parse::HEAD_LEN)];
+    let len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
+    let Ok(headers) = culvert_wire::parse_frame(head, len) else {
+        return;
+    };
+    let Ok(plan) = Plan::new(&frame.vnet, &headers, head, mtu) else {
+        peer.drops.add(DropReason::TooBig, 1);
+        return;
+    };
+    match seal::admission(turn, peer) {
+        Admission::Ready => {
+            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let departure = Departure {
+                frame: 0,
+                peer,
+                plan,
+                mtu,
+                tos,
+                routed,
+            };
+            if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {
+                peer.drops.add(DropReason::UplinkFull, 1);
+            }
+        }
+        Admission::KeyWanted => {
+            let overflow = |_| peer.drops.add(DropReason::StagedOverflow, 1);
+            tools.staged.push(peer.index, frame, 0, overflow);
+        }
+        Admission::Refused(reason) => peer.drops.add(reason, 1),
+    }
+}
+
+/// Step 6, ring by ring.
+fn deliver_all(turn: &Turn<'_>, tools: &mut Tools, burst: &[Datagram], arrivals: &[Arrival]) {
+    let mut done = ArrayVec::<(PortIndex, u16), UPLINK_BURST>::new();
+    for arrival in arrivals {
+        let Destination::Ring(port, queue) = arrival.to else {
+            continue;
+        };
+        if done.contains(&(port, queue)) {
+            continue;
+        }
+        done.push((port, queue));
+        deliver_to(turn, tools, burst, arrivals, port, queue);
+    }
+}
+
+fn deliver_to(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    burst: &[Datagram],
+    arrivals: &[Arrival],
+    port: PortIndex,
+    queue: u16,
+) {
+    let Some(port) = turn.snapshot.port(port) else {
+        return;
+    };
+    let Some(network) = turn.snapshot.network(port.network) else {
+        return;
+    };
+    let here = || {
+        arrivals
+            .iter()
+            .filter(|a| a.to == Destination::Ring(port.index, queue))
+    };
+    let ring = port.guest.guest_rx(queue);
+    let mut rx = match ring.lock_briefly() {
+        Ok(rx) => rx,
+        Err(reason) => {
+            ring.counters().add_drops(reason, here().count() as u64);
+            return;
+        }
+    };
+    let accept = deliver::accept(rx.offloads());
+    let ethernet = |v4: bool| {
+        let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
+        ether::header(port.mac, network.gateway_mac, ether_type)
+    };
+    if here().nth(1).is_none() || accept == Accept::NONE {
+        // Nothing to join.
+        for arrival in here() {
+            let packet = &plaintext(&burst[arrival.datagram])[..arrival.headers.ip_len];
+            let header = ethernet(matches!(arrival.headers.l3, L3::V4(_)));
+            // The ring counts what it drops.
+            let _ = rx.deliver(&VnetHeader::default(), &[&header, packet]);
+        }
+        return;
+    }
+    tools.coalescer.begin(accept, ETHERNET);
+    for arrival in here() {
+        let packet = plaintext(&burst[arrival.datagram]);
+        let index = u32::try_from(arrival.datagram).unwrap_or(0);
+        // It was made for a whole burst.
+        let _ = tools.coalescer.push(index, &arrival.headers, packet);
+    }
+    for group in tools.coalescer.groups() {
+        let first = group.members().next();
+        let lead = first.map_or(&[][..], |m| plaintext(&burst[m.index as usize]));
+        let header = ethernet(lead.first().is_some_and(|first| first >> 4 == 4));
+        let mut parts = ArrayVec::<&[u8], { UPLINK_BURST + 2 }>::new();
+        parts.push(&header);
+        if !group.header.is_empty() {
+            parts.push(group.header);
+        }
+        for member in group.members() {
+            parts.push(&plaintext(&burst[member.index as usize])[member.range()]);
+        }
+        // The ring counts what it drops.
+        let _ = rx.deliver(&group.vnet, &parts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_wire::Checksum;
+
+    use super::*;
+
+    #[test]
+    fn congestion_marks_keep_the_header_checksum_right() {
+        let mut packet = [
+            0x45, 2, 0, 20, 1, 2, 0x40, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let sum = Checksum::of(&packet).complement();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let headers = parse_ip(&packet).unwrap();
+        decapsulate_ecn(&mut packet, &headers, 3).unwrap();
+        assert_eq!(packet[1], 3);
+        assert!(Checksum::of(&packet).is_valid());
+        packet[1] = 0;
+        let headers = parse_ip(&packet).unwrap();
+        assert_eq!(
+            decapsulate_ecn(&mut packet, &headers, 3),
+            Err(DropReason::CongestionUnmarkable)
+        );
+    }
+}

@@ -1,0 +1,78 @@
+//! Every bound of the data path, by name, with the reason for its value.
+//!
+//! In: nothing. Out: constants. Never: a bound written as a bare number elsewhere.
+
+/// Frames taken from one guest ring per turn: what one poll may cost others.
+pub const GUEST_BURST: usize = 32;
+
+/// Wire packets sealed, reserved and sent together. A 64 KiB super-frame is cut
+/// into about 45; 64 fill the SIMD lanes and one `UDP_SEGMENT` send.
+pub const SUB_BATCH: usize = 64;
+
+/// Datagrams taken from an uplink per turn: enough for 64 KiB to come together
+/// when a super-frame's segments arrive back to back.
+pub const UPLINK_BURST: usize = 128;
+
+/// Source pieces that one wire packet may be gathered from before it is copied
+/// instead: a guest may scatter its payload over one-byte descriptors.
+pub const SOURCE_SEGMENTS: usize = 8;
+
+/// The longest inner IP + L4 header: 60 + 60 bytes for IPv4 with all options,
+/// or what of an IPv6 chain lies within the private head copy.
+pub const INNER_HEADER: usize = 256;
+
+/// The largest guest frame: an Ethernet header and a 64 KiB IP packet.
+pub const FRAME_MAX: usize = 65_535 + 14;
+
+/// The largest sealed datagram's room when no uplink asks for more: a 9,000-byte
+/// Ethernet payload.
+pub const DATAGRAM_MAX: usize = 9_216;
+
+/// Peers over all tunnels (the dirty bitmap and session tables are sized by it).
+pub const PEERS: usize = 131_072;
+
+/// Slots in a tunnel's receiver-index table per start: a keypair triple and a
+/// handshake for each peer, rounded up, at the least this many.
+pub const SESSION_SLOTS_MIN: usize = 1_024;
+
+/// Handshake messages waiting for the control core, over all workers
+/// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`).
+pub const HANDSHAKE_QUEUE: usize = 4_096;
+
+/// The largest handshake message: an initiation (whitepaper section 5.4.2).
+pub const HANDSHAKE_MAX: usize = 148;
+
+/// Frames waiting for the control core's host stack, per worker.
+pub const HOST_QUEUE: usize = 256;
+
+/// The largest frame handed to the host stack: what its protocols (ARP, ND,
+/// ICMP echo) need; longer ones are dropped by name.
+pub const HOST_FRAME_MAX: usize = 2_048;
+
+/// Commands waiting for one worker.
+pub const COMMAND_QUEUE: usize = 8_192;
+
+/// Bytes of frames without a key that one worker holds, over all peers.
+pub const STAGED_BYTES: usize = 4 << 20;
+
+/// Frames without a key that one worker holds for one peer (the kernel's
+/// `MAX_STAGED_PACKETS`).
+pub const STAGED_PER_PEER: usize = 128;
+
+/// Frames without a key that one worker holds, over all peers.
+pub const STAGED_FRAMES: usize = 4_096;
+
+/// ICMP errors that one worker may send per second (RFC 4443 section 2.4(f)).
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+
+/// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).
+pub const HOST_NEIGHBORS: usize = 1_024;
+
+/// Frames of a host stack that wait to be sent.
+pub const HOST_OUTPUT: usize = 256;
+
+/// How many of [`HOST_OUTPUT`] answers to others leave free for our own questions.
+pub const HOST_OUTPUT_RESERVED: usize = 64;
+
+/// Answers of a host stack per second, of each kind (neighbors, echo).
+pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;

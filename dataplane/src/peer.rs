@@ -1,0 +1,188 @@
+//! A peer's cell: what changes by itself, beside the immutable snapshot.
+//!
+//! In: keypairs and paths published by the control core; traffic noted by the
+//! workers. Out: the keypair and path to seal with; sticky signals for the
+//! control core. Never: a lock or an allocation per packet (an endpoint that
+//! moves takes a lock, once per burst).
+//!
+//! Threads: any worker reads and signals; only the control core publishes and
+//! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use culvert_wireguard::{Keypair, PeerId};
+
+use crate::{
+    control_link::Attention,
+    drops::Drops,
+    ids::{PeerIndex, TunnelIndex},
+    path::Path,
+};
+
+/// What workers tell the control core about a peer: bits that stay set until
+/// the control core has taken them.
+pub mod signal {
+    /// A data packet was sealed and sent.
+    pub const DATA_SENT: u32 = 1;
+    /// A data packet (not a keepalive) was opened.
+    pub const DATA_RECEIVED: u32 = 1 << 1;
+    /// A keepalive was opened.
+    pub const KEEPALIVE_RECEIVED: u32 = 1 << 2;
+    /// A packet waits for a key.
+    pub const KEY_WANTED: u32 = 1 << 3;
+    /// The first packet on the keypair `confirmed_index` was opened.
+    pub const CONFIRMED: u32 = 1 << 4;
+    /// An authenticated packet came from another endpoint.
+    pub const MOVED: u32 = 1 << 5;
+    /// A keepalive was sealed and sent.
+    pub const KEEPALIVE_SENT: u32 = 1 << 6;
+    /// Packets are waiting and the path has no next hop.
+    pub const NEXT_HOP_WANTED: u32 = 1 << 7;
+
+    /// What the control core should hear of at once, not at its next sweep.
+    pub const URGENT: u32 = KEY_WANTED | CONFIRMED | MOVED | NEXT_HOP_WANTED;
+}
+
+/// A peer's traffic, as `wg show` counts it: bytes of whole WireGuard messages.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Messages sent.
+    pub tx_packets: AtomicU64,
+    /// Bytes of messages sent.
+    pub tx_bytes: AtomicU64,
+    /// Messages received and authenticated.
+    pub rx_packets: AtomicU64,
+    /// Bytes of messages received and authenticated.
+    pub rx_bytes: AtomicU64,
+}
+
+impl Traffic {
+    /// Counts messages sent.
+    pub fn sent(&self, packets: u64, bytes: u64) {
+        self.tx_packets.fetch_add(packets, Ordering::Relaxed);
+        self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts messages received.
+    pub fn received(&self, packets: u64, bytes: u64) {
+        self.rx_packets.fetch_add(packets, Ordering::Relaxed);
+        self.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A peer as the workers see it.
+#[derive(Debug)]
+pub struct Peer {
+    /// The peer's number over all tunnels.
+    pub index: PeerIndex,
+    /// The tunnel it belongs to.
+    pub tunnel: TunnelIndex,
+    /// Its slot in the tunnel's protocol state.
+    pub id: PeerId,
+    /// Messages and bytes.
+    pub traffic: Traffic,
+    /// Packets lost on the way to or from this peer.
+    pub drops: Drops,
+    current: ArcSwapOption<Keypair>,
+    path: ArcSwapOption<Path>,
+    signals: AtomicU32,
+    confirmed_index: AtomicU32,
+    moved: Mutex<Option<SocketAddr>>,
+}
+
+impl Peer {
+    /// A peer without key or path.
+    #[must_use]
+    pub fn new(index: PeerIndex, tunnel: TunnelIndex, id: PeerId) -> Self {
+        Self {
+            index,
+            tunnel,
+            id,
+            traffic: Traffic::default(),
+            drops: Drops::default(),
+            current: ArcSwapOption::empty(),
+            path: ArcSwapOption::empty(),
+            signals: AtomicU32::new(0),
+            confirmed_index: AtomicU32::new(0),
+            moved: Mutex::new(None),
+        }
+    }
+
+    /// The keypair to seal with.
+    pub fn keypair(&self) -> Guard<Option<Arc<Keypair>>> {
+        self.current.load()
+    }
+
+    /// The way to the peer's endpoint.
+    pub fn path(&self) -> Guard<Option<Arc<Path>>> {
+        self.path.load()
+    }
+
+    /// Control core: seal with `keypair` from now on.
+    pub fn publish_keypair(&self, keypair: Option<Arc<Keypair>>) {
+        self.current.store(keypair);
+    }
+
+    /// Control core: send along `path` from now on.
+    pub fn publish_path(&self, path: Option<Path>) {
+        self.path.store(path.map(Arc::new));
+    }
+
+    /// Worker: raises `bits`, and the control core's attention if they are new.
+    pub fn raise(&self, bits: u32, attention: &Attention) {
+        if self.signals.load(Ordering::Relaxed) & bits == bits {
+            return;
+        }
+        self.signals.fetch_or(bits, Ordering::Release);
+        attention.mark(self.index, bits & signal::URGENT != 0);
+    }
+
+    /// Worker: the first packet on the unconfirmed keypair `local_index` came.
+    pub fn raise_confirmed(&self, local_index: u32, attention: &Attention) {
+        self.confirmed_index.store(local_index, Ordering::Relaxed);
+        self.raise(signal::CONFIRMED, attention);
+    }
+
+    /// Worker: an authenticated packet came from `source`. Unless that is where
+    /// we send already, the control core is told.
+    pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
+        if self
+            .path
+            .load()
+            .as_ref()
+            .is_some_and(|path| path.endpoint == source)
+        {
+            return;
+        }
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        self.raise(signal::MOVED, attention);
+    }
+
+    /// Control core: takes the signals raised since the last call.
+    #[must_use]
+    pub fn take_signals(&self) -> u32 {
+        self.signals.swap(0, Ordering::Acquire)
+    }
+
+    /// Control core: the keypair that `CONFIRMED` speaks of.
+    #[must_use]
+    pub fn confirmed_index(&self) -> u32 {
+        self.confirmed_index.load(Ordering::Relaxed)
+    }
+
+    /// Control core: the endpoint that `MOVED` speaks of.
+    #[must_use]
+    pub fn take_moved(&self) -> Option<SocketAddr> {
+        self.moved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}

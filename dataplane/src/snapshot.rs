@@ -1,0 +1,172 @@
+//! The configuration as workers read it: immutable, swapped at a burst boundary.
+//!
+//! In: what the control core compiled from the YAML. Out: ports, networks, routes,
+//! tunnels, peers by index. Never: anything that changes by itself (keypairs,
+//! endpoints and counters lie in cells that snapshots share).
+//!
+//! Threads: any worker reads; the control core makes a new one and frees the old.
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use culvert_vhost as vhost;
+use culvert_wire::{MacAddr, fib::Fib};
+use culvert_wireguard::cookie::Mac1;
+
+use crate::{
+    drops::Drops,
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+    peer::Peer,
+    sessions::SessionTable,
+    uplink::Uplink,
+};
+
+/// Where a network's traffic goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// The gateway's own address.
+    Gateway,
+    /// A port of this network.
+    Port(PortIndex),
+    /// A peer of the network's tunnel.
+    Peer(PeerIndex),
+    /// Nobody's: an address of the gateway's prefix without a port, or by the operator's
+    /// word.
+    Unreachable,
+}
+
+/// What of a guest's frames is checked against its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Source MAC, source IP, ARP and ND.
+    Strict,
+    /// The source MAC.
+    Mac,
+    /// Nothing.
+    Off,
+}
+
+/// A guest port.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub index: PortIndex,
+    /// The operator's name for it.
+    pub name: String,
+    /// Its network.
+    pub network: NetworkIndex,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// The guest's IP addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What of its frames is checked.
+    pub guard: Guard,
+    /// The rings.
+    pub guest: Arc<vhost::Port>,
+    /// The number of queue pairs.
+    pub queues: u16,
+    /// Frames from the guest that went nowhere; its rings count the rest.
+    pub drops: Arc<Drops>,
+}
+
+/// A network: ports behind one gateway.
+#[derive(Debug)]
+pub struct Network {
+    /// The operator's name for it.
+    pub name: String,
+    /// The gateway's MAC address.
+    pub gateway_mac: MacAddr,
+    /// The gateway's addresses.
+    pub gateways: Vec<IpAddr>,
+    /// The tunnel that its traffic takes.
+    pub tunnel: Option<TunnelIndex>,
+    /// Who has which MAC address, sorted.
+    pub macs: Vec<(MacAddr, PortIndex)>,
+    /// Who has which IP address.
+    pub routes: Fib<NextHop>,
+}
+
+impl Network {
+    /// The port that has `mac`.
+    #[must_use]
+    pub fn port_by_mac(&self, mac: MacAddr) -> Option<PortIndex> {
+        let position = self.macs.binary_search_by_key(&mac, |&(mac, _)| mac).ok()?;
+        self.macs.get(position).map(|&(_, port)| port)
+    }
+}
+
+/// A tunnel: one WireGuard interface.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The operator's name for it.
+    pub name: String,
+    /// Where its datagrams go.
+    pub uplink: UplinkIndex,
+    /// The largest inner IP packet.
+    pub mtu: u16,
+    /// The network behind it.
+    pub network: Option<NetworkIndex>,
+    /// Which peer may send from which address.
+    pub allowed: Fib<PeerIndex>,
+    /// The check that lets a handshake message into the queue.
+    pub mac1: Option<Mac1>,
+    /// Receiver indices; lives as long as the tunnel.
+    pub sessions: Arc<SessionTable>,
+}
+
+/// The rings that one worker polls.
+pub type GuestQueues = Vec<(PortIndex, u16)>;
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts snapshots.
+    pub generation: u64,
+    /// By `PortIndex`.
+    pub ports: Vec<Option<Arc<Port>>>,
+    /// By `NetworkIndex`.
+    pub networks: Vec<Option<Network>>,
+    /// By `TunnelIndex`.
+    pub tunnels: Vec<Option<Tunnel>>,
+    /// By `PeerIndex`.
+    pub peers: Vec<Option<Arc<Peer>>>,
+    /// By `UplinkIndex`.
+    pub uplinks: Vec<Option<Arc<Uplink>>>,
+    /// By `WorkerIndex`.
+    pub workers: Vec<GuestQueues>,
+}
+
+impl Snapshot {
+    /// The port `index`.
+    #[must_use]
+    pub fn port(&self, index: PortIndex) -> Option<&Arc<Port>> {
+        self.ports.get(index.slot())?.as_ref()
+    }
+
+    /// The network `index`.
+    #[must_use]
+    pub fn network(&self, index: NetworkIndex) -> Option<&Network> {
+        self.networks.get(index.slot())?.as_ref()
+    }
+
+    /// The tunnel `index`.
+    #[must_use]
+    pub fn tunnel(&self, index: TunnelIndex) -> Option<&Tunnel> {
+        self.tunnels.get(index.slot())?.as_ref()
+    }
+
+    /// The peer `index`.
+    #[must_use]
+    pub fn peer(&self, index: PeerIndex) -> Option<&Arc<Peer>> {
+        self.peers.get(index.slot())?.as_ref()
+    }
+
+    /// The uplink `index`.
+    #[must_use]
+    pub fn uplink(&self, index: UplinkIndex) -> Option<&Arc<Uplink>> {
+        self.uplinks.get(index.slot())?.as_ref()
+    }
+}
+
+/// Where the current snapshot is published.
+pub type SnapshotCell = ArcSwap<Snapshot>;

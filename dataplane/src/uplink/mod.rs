@@ -1,0 +1,322 @@
+//! Uplinks: where sealed datagrams leave and arrive.
+//!
+//! In: rooms filled with sealed datagrams, each with its path; bursts from the
+//! network. Out: datagrams on the wire; received datagrams with their source and
+//! tunnel; everything else for the host stack. Never: a look into a datagram's
+//! content, a wait, an allocation per packet.
+//!
+//! A queue belongs to one worker. Its halves are separate, so that a received
+//! burst can be held while something else is sent.
+//!
+//! ```text
+//!  room   |<- headroom: Ethernet, IP, UDP ->|<- datagram, up to room.len() - TAILROOM ->|<- TAILROOM ->|
+//!                                           ^ Room::bytes_mut starts here
+//! ```
+
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+pub mod udp;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::BorrowedFd,
+    ptr::NonNull,
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use crate::{
+    control_link::HostPunt,
+    drops::Drops,
+    ids::{TunnelIndex, UplinkIndex},
+    path::Path,
+};
+
+/// An uplink as the snapshot holds it: what a worker needs to tell its datagrams
+/// apart.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Its number.
+    pub index: UplinkIndex,
+    /// The operator's name for it.
+    pub name: String,
+    /// Its own addresses (DPDK: nobody else answers for them).
+    pub addresses: Vec<IpAddr>,
+    /// UDP ports and the tunnels that listen on them.
+    pub tunnels: Vec<(u16, TunnelIndex)>,
+    /// What went through it.
+    pub counters: Arc<UplinkCounters>,
+}
+
+impl Uplink {
+    /// The tunnel that listens on `port`.
+    #[must_use]
+    pub fn tunnel(&self, port: u16) -> Option<TunnelIndex> {
+        self.tunnels
+            .iter()
+            .find(|&&(listen, _)| listen == port)
+            .map(|&(_, tunnel)| tunnel)
+    }
+}
+
+/// An uplink's counters: datagrams, without the host stack's frames.
+#[derive(Debug, Default)]
+pub struct UplinkCounters {
+    /// Datagrams received.
+    pub rx_packets: AtomicU64,
+    /// Bytes of datagrams received.
+    pub rx_bytes: AtomicU64,
+    /// Datagrams handed to the device or kernel.
+    pub tx_packets: AtomicU64,
+    /// Bytes of datagrams handed to the device or kernel.
+    pub tx_bytes: AtomicU64,
+    /// Losses.
+    pub drops: Drops,
+}
+
+impl UplinkCounters {
+    fn received(&self, packets: u64, bytes: u64) {
+        self.rx_packets.fetch_add(packets, Ordering::Relaxed);
+        self.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn sent(&self, packets: u64, bytes: u64) {
+        self.tx_packets.fetch_add(packets, Ordering::Relaxed);
+        self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A received UDP payload, in memory of its queue.
+pub struct Datagram {
+    start: NonNull<u8>,
+    len: u32,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// The local address it came to, if known.
+    pub local: Option<IpAddr>,
+    /// The tunnel whose port it came to.
+    pub tunnel: TunnelIndex,
+    /// The outer header's ECN bits.
+    pub ecn: u8,
+}
+
+#[allow(unsafe_code, reason = "a named room: views of a queue's own buffers")]
+impl Datagram {
+    /// # Safety
+    /// `start..start + len` is private memory of the queue, overlaps no other
+    /// datagram, and stays valid and unshared until the queue's next `receive`.
+    unsafe fn new(
+        start: NonNull<u8>,
+        len: u32,
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        tunnel: TunnelIndex,
+        ecn: u8,
+    ) -> Self {
+        Self {
+            start,
+            len,
+            source,
+            local,
+            tunnel,
+            ecn,
+        }
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: by the contract of `new`; a `Datagram` is only reachable through
+        // a borrow of its queue, so `receive` can't be called meanwhile.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
+    }
+
+    /// The payload, to be opened in place. Nothing behind its end may be written:
+    /// the next datagram may lie there.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` makes the view unique.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len as usize) }
+    }
+}
+
+/// Room for one outgoing datagram.
+pub struct Room {
+    start: NonNull<u8>,
+    len: u32,
+}
+
+#[allow(unsafe_code, reason = "a named room: views of a queue's own buffers")]
+impl Room {
+    /// # Safety
+    /// `start..start + len` is private memory of the queue that overlaps no other
+    /// room, valid until the queue has sent or dropped the room.
+    unsafe fn new(start: NonNull<u8>, len: u32) -> Self {
+        Self { start, len }
+    }
+
+    /// The memory: the datagram starts at 0 and may be up to
+    /// `len() - culvert_aead::TAILROOM` bytes long.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: by the contract of `new`; `&mut self` makes the view unique.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len as usize) }
+    }
+}
+
+/// The burst that `Rx::receive` brought.
+pub struct Burst<'a> {
+    /// The datagrams, in the order of their arrival.
+    pub datagrams: &'a mut [Datagram],
+    /// Whether a frame was handed to the host stack: the control core wants waking.
+    pub punted: bool,
+}
+
+/// The receiving half of a queue.
+pub enum Rx {
+    /// Kernel sockets.
+    Udp(udp::Rx),
+    /// A DPDK device's queue.
+    #[cfg(feature = "dpdk")]
+    Dpdk(dpdk::Rx),
+}
+
+impl Rx {
+    /// Receives at most `limits::UPLINK_BURST` datagrams; what is not a datagram
+    /// for one of the uplink's tunnels goes to `host` or is dropped by name.
+    /// The last burst's buffers are given back first.
+    pub fn receive(&mut self, uplink: &Uplink, host: &mut rtrb::Producer<HostPunt>) -> Burst<'_> {
+        match self {
+            Self::Udp(rx) => {
+                let _ = host;
+                rx.receive(uplink)
+            }
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(rx) => rx.receive(uplink, host),
+        }
+    }
+
+    /// Adds what to poll before sleeping; a queue without descriptors must be looked at
+    /// again after a short time.
+    pub fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
+        match self {
+            Self::Udp(rx) => rx.descriptors(list),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(rx) => rx.descriptors(list),
+        }
+    }
+}
+
+/// The sending half of a queue.
+///
+/// Calling order: `reserve`, fill `rooms()` from the first on, `commit` each in
+/// order, `flush`. Rooms that were not committed stay reserved.
+pub enum Tx {
+    /// Kernel sockets.
+    Udp(udp::Tx),
+    /// A DPDK device's queue.
+    #[cfg(feature = "dpdk")]
+    Dpdk(dpdk::Tx),
+}
+
+impl Tx {
+    /// Makes up to `count` (at most `limits::SUB_BATCH`) rooms available and says
+    /// how many there are: fewer when buffers or the device's queue run short.
+    pub fn reserve(&mut self, count: usize) -> usize {
+        match self {
+            Self::Udp(tx) => tx.reserve(count),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.reserve(count),
+        }
+    }
+
+    /// The reserved rooms.
+    pub fn rooms(&mut self) -> &mut [Room] {
+        match self {
+            Self::Udp(tx) => tx.rooms(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.rooms(),
+        }
+    }
+
+    /// The longest datagram that a room can carry along any path.
+    #[must_use]
+    pub fn datagram_max(&self) -> usize {
+        match self {
+            Self::Udp(tx) => tx.datagram_max(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.datagram_max(),
+        }
+    }
+
+    /// Says that the next room holds a datagram of `len` bytes for `path` with the
+    /// outer traffic class `tos`.
+    pub fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+        match self {
+            Self::Udp(tx) => tx.commit(len, path, tos),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.commit(len, path, tos),
+        }
+    }
+
+    /// Sends what was committed. What does not go out is counted in
+    /// `counters.drops` and never sent again.
+    pub fn flush(&mut self, counters: &UplinkCounters) {
+        match self {
+            Self::Udp(tx) => tx.flush(counters),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.flush(counters),
+        }
+    }
+
+    /// Sends an Ethernet frame that the host stack made. `false`: this uplink has
+    /// no Ethernet of its own, or no room.
+    pub fn send_frame(&mut self, frame: &[u8]) -> bool {
+        match self {
+            Self::Udp(_) => {
+                let _ = frame;
+                false
+            }
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.send_frame(frame),
+        }
+    }
+}
+
+/// One worker's queue of one uplink.
+pub struct UplinkQueue {
+    /// The uplink.
+    pub uplink: UplinkIndex,
+    /// The tunnel, when the queue serves only one (a UDP socket does).
+    pub tunnel: Option<TunnelIndex>,
+    /// The receiving half.
+    pub rx: Rx,
+    /// The sending half.
+    pub tx: Tx,
+}
+
+impl fmt::Debug for UplinkQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UplinkQueue")
+            .field("uplink", &self.uplink)
+            .field("tunnel", &self.tunnel)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asserts that a queue can be sent to its worker.
+#[allow(
+    unsafe_code,
+    reason = "a named room: ownership of a queue's buffers moves with it"
+)]
+// SAFETY: datagrams and rooms point into buffers that their queue alone owns, and
+// a queue is used by one worker at a time.
+unsafe impl Send for Datagram {}
+#[allow(
+    unsafe_code,
+    reason = "a named room: ownership of a queue's buffers moves with it"
+)]
+// SAFETY: as for `Datagram`.
+unsafe impl Send for Room {}

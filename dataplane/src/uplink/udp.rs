@@ -1,0 +1,445 @@
+//! The UDP uplink: kernel sockets with batches, `UDP_SEGMENT` and `UDP_GRO`.
+//!
+//! In: sealed datagrams with their paths; bursts from the sockets. Out: one
+//! `sendmmsg` per sub-batch, one `recvmmsg` per socket and burst. Never: an
+//! allocation after opening, a blocking call, a write behind a datagram's end
+//! (with GRO the next one lies there).
+//!
+//! Threads: each worker owns a queue: its own sockets, bound to the same port with
+//! `SO_REUSEPORT`; the kernel spreads peers over them by address and port.
+
+#![allow(
+    unsafe_code,
+    reason = "a named room: the kernel's message headers and our own buffers"
+)]
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    ptr::NonNull,
+    sync::Arc,
+};
+
+use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use crate::{
+    drops::DropReason,
+    ids::{TunnelIndex, UplinkIndex},
+    limits,
+    path::Path,
+};
+
+mod socket;
+
+use socket::{Message, Received, Socket};
+
+/// Messages asked for at once while datagrams come one by one.
+const MESSAGES: usize = 64;
+/// Messages asked for at once while the kernel coalesces: each may hold 64 datagrams.
+const MESSAGES_COALESCED: usize = 8;
+/// Bytes per message: the longest UDP payload.
+const MESSAGE_BYTES: usize = 65_536;
+/// Datagrams in one coalesced message (the kernel's `UDP_GRO_CNT_MAX` is 64).
+const DATAGRAMS_PER_MESSAGE: usize = 128;
+/// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
+const SEGMENTED_BYTES: usize = 65_507;
+
+/// What an operator may ask of the sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options<'a> {
+    /// Only this interface (`SO_BINDTODEVICE`).
+    pub device: Option<&'a str>,
+    /// The mark of outgoing packets (`SO_MARK`).
+    pub fwmark: Option<u32>,
+}
+
+/// Why a UDP uplink can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Somebody listens there already.
+    #[error(
+        "UDP port {port} on {address} is taken: {source}; `ss -ulpn 'sport = :{port}'` shows by whom"
+    )]
+    Taken {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The address is not on this machine, or not permitted.
+    #[error(
+        "can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?"
+    )]
+    Bind {
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: u16,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+/// Opens one queue per worker for a tunnel's port.
+///
+/// `addresses` are the uplink's: with exactly one of a family the socket is bound
+/// to it, otherwise to the wildcard of each family that is wanted (both when there
+/// are none).
+///
+/// # Errors
+/// When the port is taken or the address can't be bound.
+pub fn open(
+    uplink: UplinkIndex,
+    tunnel: TunnelIndex,
+    addresses: &[IpAddr],
+    port: u16,
+    workers: usize,
+    options: Options<'_>,
+) -> Result<Vec<UplinkQueue>, OpenError> {
+    let binds = bind_addresses(addresses);
+    // With SO_REUSEPORT a second instance could bind too and steal half of the
+    // traffic: a first bind without it finds out whether anybody is there.
+    for &address in &binds {
+        let probe = Socket::bind(SocketAddr::new(address, port), false, options);
+        match probe {
+            Ok(_) => {}
+            Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+                return Err(OpenError::Taken {
+                    address,
+                    port,
+                    source,
+                });
+            }
+            // A machine without IPv6: the wildcard is not worth an error.
+            Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+            Err(source) => {
+                return Err(OpenError::Bind {
+                    address,
+                    port,
+                    source,
+                });
+            }
+        }
+    }
+    (0..workers)
+        .map(|_| {
+            let mut sockets = [None, None];
+            for &address in &binds {
+                match Socket::bind(SocketAddr::new(address, port), true, options) {
+                    Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
+                    Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+                    Err(source) => {
+                        return Err(OpenError::Bind {
+                            address,
+                            port,
+                            source,
+                        });
+                    }
+                }
+            }
+            let [v4, v6] = sockets;
+            Ok(UplinkQueue {
+                uplink,
+                tunnel: Some(tunnel),
+                rx: super::Rx::Udp(Rx::new([v4.clone(), v6.clone()], tunnel)),
+                tx: super::Tx::Udp(Tx::new([v4, v6])),
+            })
+        })
+        .collect()
+}
+
+fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    let mut binds = Vec::new();
+    for wildcard in any {
+        let mut family = addresses
+            .iter()
+            .filter(|a| a.is_ipv4() == wildcard.is_ipv4());
+        match (family.next(), family.next()) {
+            (Some(&only), None) => binds.push(only),
+            (Some(_), Some(_)) => binds.push(wildcard),
+            (None, _) if addresses.is_empty() => binds.push(wildcard),
+            (None, _) => {}
+        }
+    }
+    binds
+}
+
+/// The receiving half.
+pub struct Rx {
+    sockets: [Option<Arc<Socket>>; 2],
+    tunnel: TunnelIndex,
+    received: Box<Received>,
+    datagrams: Vec<Datagram>,
+    coalesced: bool,
+}
+
+impl Rx {
+    fn new(sockets: [Option<Arc<Socket>>; 2], tunnel: TunnelIndex) -> Self {
+        Self {
+            sockets,
+            tunnel,
+            received: Box::new(Received::new(MESSAGES, MESSAGE_BYTES)),
+            datagrams: Vec::with_capacity(MESSAGES * DATAGRAMS_PER_MESSAGE),
+            coalesced: false,
+        }
+    }
+
+    pub(super) fn receive(&mut self, uplink: &Uplink) -> Burst<'_> {
+        self.datagrams.clear();
+        let mut bytes = 0;
+        let mut coalesced = false;
+        let mut first = 0;
+        let budget = if self.coalesced {
+            MESSAGES_COALESCED
+        } else {
+            MESSAGES
+        };
+        for socket in self.sockets.iter().flatten() {
+            let count = self.received.receive(socket, first, budget - first);
+            for message in self.received.messages(first..first + count) {
+                bytes += message.len;
+                coalesced |= message.segment < message.len;
+                Self::split(&message, self.tunnel, &mut self.datagrams);
+            }
+            first += count;
+            if first == budget {
+                break;
+            }
+        }
+        self.coalesced = coalesced;
+        if !self.datagrams.is_empty() {
+            uplink
+                .counters
+                .received(self.datagrams.len() as u64, bytes as u64);
+        }
+        Burst {
+            datagrams: &mut self.datagrams,
+            punted: false,
+        }
+    }
+
+    /// Cuts a coalesced message into its datagrams.
+    fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) {
+        let mut offset = 0;
+        while offset < message.len && datagrams.len() < datagrams.capacity() {
+            let len = message.segment.min(message.len - offset);
+            // SAFETY: the message's bytes lie in a buffer of `received`, which the
+            // kernel writes only in `receive`; pieces don't overlap.
+            let datagram = unsafe {
+                Datagram::new(
+                    message.start.add(offset),
+                    u32::try_from(len).unwrap_or(0),
+                    message.source,
+                    message.local,
+                    tunnel,
+                    message.ecn,
+                )
+            };
+            datagrams.push(datagram);
+            offset += len;
+        }
+    }
+
+    pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
+        list.extend(self.sockets.iter().flatten().map(|socket| socket.as_fd()));
+    }
+}
+
+/// Committed rooms that leave as one message.
+struct Group {
+    path: Arc<Path>,
+    tos: u8,
+    first: usize,
+    count: usize,
+    /// Bytes of each datagram but the last, which may be shorter.
+    size: usize,
+    bytes: usize,
+    /// The last datagram was shorter: nothing may follow.
+    closed: bool,
+}
+
+/// The sending half.
+pub struct Tx {
+    sockets: [Option<Arc<Socket>>; 2],
+    rooms: Vec<Room>,
+    /// Owns what `rooms` point to.
+    _memory: Box<[u8]>,
+    reserved: usize,
+    lens: Vec<u32>,
+    groups: Vec<Group>,
+    /// The kernel takes several datagrams as one message.
+    segmentation: bool,
+}
+
+impl Tx {
+    /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
+    /// compete for the same cache sets.
+    const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;
+
+    fn new(sockets: [Option<Arc<Socket>>; 2]) -> Self {
+        let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
+        let rooms = memory
+            .chunks_exact_mut(Self::STRIDE)
+            .map(|chunk| {
+                let len = u32::try_from(chunk.len()).unwrap_or(0);
+                // SAFETY: chunks are disjoint parts of `_memory`, which lives as
+                // long as the rooms and is touched through them alone.
+                unsafe { Room::new(NonNull::from(chunk).cast(), len) }
+            })
+            .collect();
+        Self {
+            sockets,
+            rooms,
+            _memory: memory,
+            reserved: 0,
+            lens: Vec::with_capacity(limits::SUB_BATCH),
+            groups: Vec::with_capacity(limits::SUB_BATCH),
+            segmentation: true,
+        }
+    }
+
+    pub(super) fn reserve(&mut self, count: usize) -> usize {
+        self.reserved = count.min(limits::SUB_BATCH);
+        self.reserved
+    }
+
+    pub(super) fn rooms(&mut self) -> &mut [Room] {
+        &mut self.rooms[..self.reserved]
+    }
+
+    #[expect(clippy::unused_self, reason = "a DPDK queue's limit is its own")]
+    pub(super) fn datagram_max(&self) -> usize {
+        limits::DATAGRAM_MAX
+    }
+
+    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+        let room = self.lens.len();
+        self.lens.push(u32::try_from(len).unwrap_or(0));
+        if let Some(group) = self.groups.last_mut() {
+            let fits = self.segmentation
+                && !group.closed
+                && group.tos == tos
+                && len <= group.size
+                && group.count < limits::SUB_BATCH
+                && group.bytes + len <= SEGMENTED_BYTES
+                && (Arc::ptr_eq(&group.path, path) || group.path.as_ref() == path.as_ref());
+            if fits {
+                group.count += 1;
+                group.bytes += len;
+                group.closed = len < group.size;
+                return;
+            }
+        }
+        self.groups.push(Group {
+            path: Arc::clone(path),
+            tos,
+            first: room,
+            count: 1,
+            size: len,
+            bytes: len,
+            closed: false,
+        });
+    }
+
+    pub(super) fn flush(&mut self, counters: &UplinkCounters) {
+        let mut first = 0;
+        while first < self.groups.len() {
+            // A run of groups of one family goes out in one call.
+            let v6 = self.groups[first].path.endpoint.is_ipv6();
+            let run = self.groups[first..]
+                .iter()
+                .take_while(|group| group.path.endpoint.is_ipv6() == v6)
+                .count();
+            let Some(socket) = self.sockets[usize::from(v6)].clone() else {
+                let lost: usize = self.groups[first..first + run]
+                    .iter()
+                    .map(|g| g.count)
+                    .sum();
+                counters.drops.add(DropReason::UplinkDown, lost as u64);
+                first += run;
+                continue;
+            };
+            first += self.send_run(&socket, first, run, counters);
+        }
+        self.groups.clear();
+        self.lens.clear();
+        self.reserved = 0;
+    }
+
+    /// Sends `run` groups from `first` on; answers how many are done with, sent or
+    /// dropped: at least one.
+    fn send_run(
+        &mut self,
+        socket: &Socket,
+        first: usize,
+        run: usize,
+        counters: &UplinkCounters,
+    ) -> usize {
+        let groups = &self.groups[first..first + run];
+        match socket.send(groups, &self.rooms, &self.lens) {
+            Ok(sent) => {
+                let done = &groups[..sent];
+                counters.sent(
+                    done.iter().map(|g| g.count as u64).sum(),
+                    done.iter().map(|g| g.bytes as u64).sum(),
+                );
+                sent.max(1)
+            }
+            Err(errno) => match errno.raw_os_error() {
+                // The socket's buffer is full: what is left is dropped, not kept;
+                // the tunnel's senders slow down for it.
+                Some(libc::EAGAIN | libc::ENOBUFS) => {
+                    let lost: usize = groups.iter().map(|g| g.count).sum();
+                    counters.drops.add(DropReason::UplinkFull, lost as u64);
+                    run
+                }
+                // Some kernels and devices refuse segmentation: go on without it.
+                Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
+                    self.segmentation = false;
+                    self.send_singly(socket, first, counters);
+                    1
+                }
+                _ => {
+                    counters
+                        .drops
+                        .add(DropReason::UplinkRefused, groups[0].count as u64);
+                    1
+                }
+            },
+        }
+    }
+
+    /// Sends one group's datagrams as messages of their own.
+    fn send_singly(&self, socket: &Socket, group: usize, counters: &UplinkCounters) {
+        let group = &self.groups[group];
+        for room in group.first..group.first + group.count {
+            let bytes = self.lens[room] as usize;
+            let single = Group {
+                path: Arc::clone(&group.path),
+                tos: group.tos,
+                first: room,
+                count: 1,
+                size: bytes,
+                bytes,
+                closed: true,
+            };
+            match socket.send(&[single], &self.rooms, &self.lens) {
+                Ok(_) => counters.sent(1, bytes as u64),
+                Err(_) => counters.drops.add(DropReason::UplinkRefused, 1),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let fd: &OwnedFd = self.fd();
+        fd.as_fd()
+    }
+}

@@ -1,0 +1,432 @@
+//! One UDP socket: `sendmmsg` and `recvmmsg` with their control messages.
+//!
+//! In: groups of committed rooms; buffers to receive into. Out: what the kernel
+//! took; messages with source, local address, ECN and segment size. Never: a
+//! blocking call, an address or length that the kernel did not write itself.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    ops::Range,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    ptr::{self, NonNull},
+};
+
+use super::{Group, Options, Room};
+use crate::limits;
+
+/// Bytes asked of the kernel for each direction.
+const SOCKET_BUFFER: libc::c_int = 8 << 20;
+/// Room for the control messages of one message, either way.
+const CONTROL_BYTES: usize = 128;
+/// `UDP_SEGMENT` and `UDP_GRO` (linux/udp.h).
+const UDP_SEGMENT: libc::c_int = 103;
+const UDP_GRO: libc::c_int = 104;
+
+/// Control messages must be aligned like their header.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Control([u8; CONTROL_BYTES]);
+
+/// A bound, non-blocking socket of one family.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    v6: bool,
+}
+
+impl Socket {
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Binds to `address`; `shared` lets the other workers bind to it too.
+    pub(super) fn bind(
+        address: SocketAddr,
+        shared: bool,
+        options: Options<'_>,
+    ) -> io::Result<Self> {
+        let v6 = address.is_ipv6();
+        let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: no pointers are involved.
+        let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_UDP) })?;
+        // SAFETY: `fd` was just made and belongs to nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = Self { fd, v6 };
+        if shared {
+            socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        }
+        if let Some(device) = options.device {
+            socket.bind_to_device(device)?;
+        }
+        if let Some(mark) = options.fwmark {
+            socket.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+        }
+        if v6 {
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            let dont = libc::IPV6_PMTUDISC_DONT;
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, dont)?;
+        } else {
+            socket.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+            socket.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            // WireGuard sends with DF clear.
+            socket.set(
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DONT,
+            )?;
+        }
+        // Best effort: smaller buffers and no GRO only cost speed.
+        for (force, plain) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
+            if socket.set(libc::SOL_SOCKET, force, SOCKET_BUFFER).is_err() {
+                let _ = socket.set(libc::SOL_SOCKET, plain, SOCKET_BUFFER);
+            }
+        }
+        let _ = socket.set(libc::SOL_UDP, UDP_GRO, 1);
+        let (name, len) = to_raw(address);
+        // SAFETY: `name` is a valid address of `len` bytes.
+        check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), len) })?;
+        Ok(socket)
+    }
+
+    fn raw(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+        let len = socklen::<libc::c_int>();
+        // SAFETY: the option's value is an int of `len` bytes.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, (&raw const value).cast(), len) };
+        check(result).map(drop)
+    }
+
+    fn bind_to_device(&self, device: &str) -> io::Result<()> {
+        let len = libc::socklen_t::try_from(device.len()).unwrap_or(0);
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        // SAFETY: the name's bytes live for the call; the kernel reads `len` of them.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, device.as_ptr().cast(), len) };
+        check(result).map(drop)
+    }
+
+    /// Sends groups as one message each; answers how many the kernel took.
+    ///
+    /// `lens[room]` is the length of the datagram in that room.
+    pub(super) fn send(&self, groups: &[Group], rooms: &[Room], lens: &[u32]) -> io::Result<usize> {
+        // SAFETY: all of these are plain C structures for which zero is valid.
+        let mut headers: [libc::mmsghdr; limits::SUB_BATCH] = unsafe { mem::zeroed() };
+        let mut names: [libc::sockaddr_storage; limits::SUB_BATCH] = unsafe { mem::zeroed() };
+        let mut pieces: [libc::iovec; limits::SUB_BATCH] = unsafe { mem::zeroed() };
+        let mut controls = [Control([0; CONTROL_BYTES]); limits::SUB_BATCH];
+
+        let base = groups.first().map_or(0, |group| group.first);
+        let last = groups.last().map_or(0, |group| group.first + group.count);
+        for ((piece, room), len) in pieces
+            .iter_mut()
+            .zip(&rooms[base..last])
+            .zip(&lens[base..last])
+        {
+            piece.iov_base = room.start.as_ptr().cast();
+            piece.iov_len = *len as usize;
+        }
+        for (slot, group) in groups.iter().enumerate() {
+            let (name, len) = to_raw(group.path.endpoint);
+            names[slot] = name;
+            let header = &mut headers[slot].msg_hdr;
+            header.msg_name = (&raw mut names[slot]).cast();
+            header.msg_namelen = len;
+            header.msg_iov = &raw mut pieces[group.first - base];
+            header.msg_iovlen = group.count;
+            header.msg_control = controls[slot].0.as_mut_ptr().cast();
+            header.msg_controllen = self.write_control(group, &mut controls[slot]);
+        }
+        let count = libc::c_uint::try_from(groups.len()).unwrap_or(0);
+        // SAFETY: each header points to a name, pieces and control bytes that live
+        // until the call returns; pieces point to rooms of at least their length.
+        let sent = unsafe { libc::sendmmsg(self.raw(), headers.as_mut_ptr(), count, 0) };
+        check(sent).map(|sent| usize::try_from(sent).unwrap_or(0))
+    }
+
+    /// Writes a group's control messages; answers their length.
+    fn write_control(&self, group: &Group, control: &mut Control) -> usize {
+        let mut writer = ControlWriter { control, len: 0 };
+        if group.count > 1 {
+            let size = u16::try_from(group.size).unwrap_or(u16::MAX);
+            writer.put(libc::SOL_UDP, UDP_SEGMENT, size);
+        }
+        if group.tos != 0 {
+            let (level, kind) = if self.v6 {
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+            } else {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            };
+            writer.put(level, kind, libc::c_int::from(group.tos));
+        }
+        match group.path.source {
+            Some(IpAddr::V4(address)) if !self.v6 => {
+                let spec = libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                };
+                let any = libc::in_addr { s_addr: 0 };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: spec,
+                    ipi_addr: any,
+                };
+                writer.put(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            Some(IpAddr::V6(address)) if self.v6 => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
+                    ipi6_ifindex: 0,
+                };
+                writer.put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+            Some(_) | None => {}
+        }
+        writer.len
+    }
+}
+
+struct ControlWriter<'a> {
+    control: &'a mut Control,
+    len: usize,
+}
+
+impl ControlWriter<'_> {
+    fn put<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
+        let size = u32::try_from(size_of::<T>()).unwrap_or(0);
+        // SAFETY: pure arithmetic.
+        let (len, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+        let end = self.len + space as usize;
+        if end > CONTROL_BYTES {
+            return;
+        }
+        let header = libc::cmsghdr {
+            cmsg_len: len as usize,
+            cmsg_level: level,
+            cmsg_type: kind,
+        };
+        let start = self.control.0[self.len..end].as_mut_ptr();
+        // SAFETY: `start` has room for header and value (`end` was checked), and is
+        // aligned to 8 because `Control` is and every space is a multiple of 8.
+        unsafe {
+            ptr::write_unaligned(start.cast(), header);
+            ptr::write_unaligned(start.add(size_of::<libc::cmsghdr>()).cast(), value);
+        }
+        self.len = end;
+    }
+}
+
+/// A received message: one datagram, or several of `segment` bytes each.
+pub(super) struct Message {
+    pub(super) start: NonNull<u8>,
+    pub(super) len: usize,
+    pub(super) segment: usize,
+    pub(super) source: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+    pub(super) ecn: u8,
+}
+
+/// Buffers to receive into, and what the kernel wrote about them.
+pub(super) struct Received {
+    memory: Box<[u8]>,
+    message_bytes: usize,
+    headers: Vec<libc::mmsghdr>,
+    names: Vec<libc::sockaddr_storage>,
+    pieces: Vec<libc::iovec>,
+    controls: Vec<Control>,
+}
+
+// SAFETY: the headers' pointers are written anew in each `receive`, into vectors that
+// move with the value; between calls nobody follows them.
+unsafe impl Send for Received {}
+
+impl Received {
+    pub(super) fn new(messages: usize, message_bytes: usize) -> Self {
+        // SAFETY: plain C structures for which zero is valid.
+        let (header, name, piece) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        Self {
+            memory: vec![0; messages * message_bytes].into_boxed_slice(),
+            message_bytes,
+            headers: vec![header; messages],
+            names: vec![name; messages],
+            pieces: vec![piece; messages],
+            controls: vec![Control([0; CONTROL_BYTES]); messages],
+        }
+    }
+
+    /// Receives up to `count` messages into the slots from `first` on; answers how
+    /// many came.
+    pub(super) fn receive(&mut self, socket: &Socket, first: usize, count: usize) -> usize {
+        let slots = first..first + count;
+        for slot in slots.clone() {
+            let start = slot * self.message_bytes;
+            let buffer = &mut self.memory[start..start + self.message_bytes];
+            self.pieces[slot].iov_base = buffer.as_mut_ptr().cast();
+            self.pieces[slot].iov_len = buffer.len();
+            let header = &mut self.headers[slot];
+            header.msg_len = 0;
+            header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
+            header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
+            header.msg_hdr.msg_iov = &raw mut self.pieces[slot];
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = self.controls[slot].0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL_BYTES;
+            header.msg_hdr.msg_flags = 0;
+        }
+        let headers = &mut self.headers[slots];
+        let len = libc::c_uint::try_from(headers.len()).unwrap_or(0);
+        // SAFETY: each header points to a name, a buffer and control bytes of the
+        // lengths it states, all owned by `self` and borrowed for the call.
+        let received = unsafe {
+            let flags = libc::MSG_DONTWAIT;
+            libc::recvmmsg(
+                socket.raw(),
+                headers.as_mut_ptr(),
+                len,
+                flags,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(received).unwrap_or(0)
+    }
+
+    /// The messages in `slots`, which the last `receive` filled. What is truncated or
+    /// of an unknown family is passed over.
+    pub(super) fn messages(&mut self, slots: Range<usize>) -> impl Iterator<Item = Message> + '_ {
+        slots.filter_map(|slot| {
+            let header = &self.headers[slot];
+            let len = (header.msg_len as usize).min(self.message_bytes);
+            if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+                return None;
+            }
+            let source = from_raw(&self.names[slot])?;
+            let mut message = Message {
+                start: NonNull::from(&mut self.memory[slot * self.message_bytes..]).cast(),
+                len,
+                segment: len.max(1),
+                source,
+                local: None,
+                ecn: 0,
+            };
+            read_control(&header.msg_hdr, &mut message);
+            Some(message)
+        })
+    }
+}
+
+fn read_control(header: &libc::msghdr, message: &mut Message) {
+    // SAFETY: the kernel wrote `msg_controllen` bytes of well-formed control messages
+    // to `msg_control`; each value is read only if its type says what it is, and the
+    // kernel pads values to 8 bytes, so the reads stay inside.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(header);
+        while let Some(head) = control.as_ref() {
+            let value = libc::CMSG_DATA(control);
+            match (head.cmsg_level, head.cmsg_type) {
+                (libc::SOL_UDP, UDP_GRO) => {
+                    let size = ptr::read_unaligned(value.cast::<libc::c_int>());
+                    if let Ok(size @ 1..) = usize::try_from(size) {
+                        message.segment = size;
+                    }
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => message.ecn = *value & 3,
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    let class = ptr::read_unaligned(value.cast::<libc::c_int>());
+                    message.ecn = u8::try_from(class & 3).unwrap_or(0);
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = ptr::read_unaligned(value.cast::<libc::in_pktinfo>());
+                    let octets = info.ipi_spec_dst.s_addr.to_ne_bytes();
+                    message.local = Some(Ipv4Addr::from(octets).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = ptr::read_unaligned(value.cast::<libc::in6_pktinfo>());
+                    message.local = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                }
+                _ => {}
+            }
+            control = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+}
+
+fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: zero is a valid sockaddr_storage.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let len = match address {
+        SocketAddr::V4(v4) => {
+            let raw = libc::sockaddr_in {
+                sin_family: family(libc::AF_INET),
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: every sockaddr fits into, and is aligned like, the storage.
+            unsafe { ptr::write((&raw mut storage).cast(), raw) };
+            socklen::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: family(libc::AF_INET6),
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: v6.ip().octets(),
+                },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { ptr::write((&raw mut storage).cast(), raw) };
+            socklen::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, len)
+}
+
+fn from_raw(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that this is a sockaddr_in.
+            let raw: libc::sockaddr_in = unsafe { ptr::read(ptr::from_ref(storage).cast()) };
+            let ip = Ipv4Addr::from(raw.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddrV4::new(ip, u16::from_be(raw.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that this is a sockaddr_in6.
+            let raw: libc::sockaddr_in6 = unsafe { ptr::read(ptr::from_ref(storage).cast()) };
+            let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+            let port = u16::from_be(raw.sin6_port);
+            Some(SocketAddrV6::new(ip, port, 0, raw.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn family(family: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).unwrap_or(0)
+}
+
+fn socklen<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

@@ -1,0 +1,527 @@
+//! A worker: one thread that polls its rings and queues, run to completion.
+//!
+//! In: guest TX rings and uplink queues that it owns; commands. Out: everything that
+//! `inbound` and `outbound` send and deliver. Never: a lock that others hold for long,
+//! a wait while there is work, a log per packet.
+//!
+//! One turn, in order:
+//! 1. the snapshot, once;
+//! 2. commands from the control core;
+//! 3. each uplink queue: one burst inward;
+//! 4. each guest queue: one burst outward, as long as its byte credit lasts;
+//! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks, sockets.
+//!
+//! Sleep, in order: announce, ask every guest for kicks and look at every ring once
+//! more, look at commands and snapshot once more, then poll. Whoever produces
+//! publishes first and rings the doorbell after.
+
+use std::{
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::Cache;
+use culvert_wireguard::Instant;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::{
+    clock,
+    control_link::{Command, WorkerEnd},
+    drops::DropReason,
+    frames::GuestFrames,
+    ids::{PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+    inbound::{self, Punt},
+    limits::GUEST_BURST,
+    outbound, seal,
+    snapshot::{GuestQueues, Port, Snapshot, SnapshotCell},
+    turn::{Sending, Tools, Turn},
+    uplink::{Rx, Tx, UplinkQueue},
+};
+
+/// How a worker waits for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// It never sleeps: the core is its own.
+    Busy,
+    /// After an idle spell it sleeps until something happens.
+    Adaptive,
+}
+
+/// How long an adaptive worker looks for work before it sleeps.
+const SPIN: Duration = Duration::from_micros(30);
+/// The first and the longest sleep beside queues that can't wake the worker.
+const NAP_MIN: Duration = Duration::from_micros(50);
+/// See `NAP_MIN`.
+const NAP_MAX: Duration = Duration::from_millis(1);
+/// The longest sleep when everything can wake the worker.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Bytes that a guest queue may send per turn: two super-frames. What it overdraws it
+/// waits for, so queues share by bytes (deficit round robin).
+const QUANTUM: i64 = 128 << 10;
+
+/// What a worker did, for `show cores` and `top`.
+#[derive(Debug, Default)]
+pub struct WorkerStats {
+    /// Turns made.
+    pub turns: AtomicU64,
+    /// Turns that found work.
+    pub busy_turns: AtomicU64,
+    /// Nanoseconds spent in turns that found work.
+    pub busy_nanos: AtomicU64,
+    /// Nanoseconds spent looking and finding nothing.
+    pub idle_nanos: AtomicU64,
+    /// Nanoseconds asleep.
+    pub sleep_nanos: AtomicU64,
+    /// Times that it slept.
+    pub sleeps: AtomicU64,
+    /// Frames from guests.
+    pub guest_frames: AtomicU64,
+    /// Datagrams from uplinks.
+    pub datagrams: AtomicU64,
+    /// The generation of the snapshot that the worker goes by.
+    pub generation: AtomicU64,
+}
+
+/// A worker.
+pub struct Worker {
+    index: WorkerIndex,
+    snapshots: Arc<SnapshotCell>,
+    link: WorkerEnd,
+    polling: Polling,
+    stats: Arc<WorkerStats>,
+    tools: Tools,
+    rx: Vec<(UplinkIndex, Option<TunnelIndex>, Rx)>,
+    tx: Vec<Tx>,
+    by_tunnel: Vec<Option<usize>>,
+    /// The snapshot that `by_tunnel` and `credits` were made for.
+    generation: Option<u64>,
+    credits: Vec<i64>,
+    now: Instant,
+    idle_since: Option<Instant>,
+    nap: Duration,
+    stopping: bool,
+}
+
+impl Worker {
+    /// A worker without queues of uplinks: they come as commands.
+    #[must_use]
+    pub fn new(
+        index: WorkerIndex,
+        snapshots: Arc<SnapshotCell>,
+        link: WorkerEnd,
+        polling: Polling,
+        stats: Arc<WorkerStats>,
+    ) -> Self {
+        Self {
+            index,
+            snapshots,
+            link,
+            polling,
+            stats,
+            tools: Tools::new(),
+            rx: Vec::new(),
+            tx: Vec::new(),
+            by_tunnel: Vec::new(),
+            generation: None,
+            credits: Vec::new(),
+            now: clock::monotonic(),
+            idle_since: None,
+            nap: NAP_MIN,
+            stopping: false,
+        }
+    }
+
+    /// Works until `Command::Stop`.
+    pub fn run(mut self) {
+        let mut snapshots = Cache::new(Arc::clone(&self.snapshots));
+        self.now = clock::monotonic();
+        while !self.stopping {
+            let snapshot = Arc::clone(snapshots.load());
+            if self.generation != Some(snapshot.generation) {
+                self.adopt(&snapshot);
+            }
+            let found = self.turn(&snapshot);
+            let now = clock::monotonic();
+            self.account(found, now);
+            if found {
+                self.idle_since = None;
+                self.nap = NAP_MIN;
+            } else if self.polling == Polling::Adaptive {
+                let since = *self.idle_since.get_or_insert(now);
+                if now.since(since) >= SPIN {
+                    self.sleep(&snapshot);
+                }
+            }
+        }
+        // The last packets (a guest's RST, a peer's) have been sent; queues close here.
+    }
+
+    fn account(&mut self, found: bool, now: Instant) {
+        let nanos = now.as_nanos().saturating_sub(self.now.as_nanos());
+        self.now = now;
+        let stats = &self.stats;
+        let add = |counter: &AtomicU64, n| {
+            counter.store(
+                counter.load(Ordering::Relaxed).wrapping_add(n),
+                Ordering::Relaxed,
+            );
+        };
+        add(&stats.turns, 1);
+        if found {
+            add(&stats.busy_turns, 1);
+            add(&stats.busy_nanos, nanos);
+        } else {
+            add(&stats.idle_nanos, nanos);
+        }
+    }
+
+    /// Prepares what depends on the snapshot.
+    fn adopt(&mut self, snapshot: &Snapshot) {
+        self.generation = Some(snapshot.generation);
+        self.stats
+            .generation
+            .store(snapshot.generation, Ordering::Release);
+        self.credits = vec![0; self.queues(snapshot).len()];
+        let position = |tunnel: TunnelIndex| {
+            let uplink = snapshot.tunnel(tunnel)?.uplink;
+            self.rx
+                .iter()
+                .position(|&(at, only, _)| at == uplink && only.is_none_or(|only| only == tunnel))
+        };
+        self.by_tunnel = (0..snapshot.tunnels.len())
+            .map(|t| position(TunnelIndex::from_slot(t)))
+            .collect();
+    }
+
+    fn queues<'s>(&self, snapshot: &'s Snapshot) -> &'s [(PortIndex, u16)] {
+        snapshot
+            .workers
+            .get(self.index.slot())
+            .map_or(&[], GuestQueues::as_slice)
+    }
+
+    /// Steps 2 to 4; whether there was anything to do.
+    fn turn(&mut self, snapshot: &Snapshot) -> bool {
+        let mut found = false;
+        while let Ok(command) = self.link.commands.pop() {
+            found = true;
+            self.obey(snapshot, command);
+        }
+        for queue in 0..self.rx.len() {
+            found |= self.inward(snapshot, queue);
+        }
+        for position in 0..self.queues(snapshot).len() {
+            found |= self.outward(snapshot, position);
+        }
+        found
+    }
+
+    /// Step 3: one burst of one uplink queue.
+    fn inward(&mut self, snapshot: &Snapshot, queue: usize) -> bool {
+        let Self {
+            rx,
+            tx,
+            by_tunnel,
+            link,
+            tools,
+            stats,
+            now,
+            index,
+            ..
+        } = self;
+        let Some((uplink, _, rx)) = rx.get_mut(queue) else {
+            return false;
+        };
+        let Some(uplink) = snapshot.uplink(*uplink) else {
+            return false;
+        };
+        let burst = rx.receive(uplink, &mut link.host);
+        let count = burst.datagrams.len();
+        if count == 0 {
+            return burst.punted;
+        }
+        if burst.punted {
+            link.attention.wake().notify();
+        }
+        stats.datagrams.fetch_add(count as u64, Ordering::Relaxed);
+        let turn = Turn {
+            snapshot,
+            now: *now,
+            attention: &link.attention,
+            worker: index.0,
+        };
+        let mut sending = Sending::new(tx, by_tunnel);
+        let mut punt = Punt {
+            handshakes: &mut link.handshakes,
+        };
+        inbound::inbound(
+            &turn,
+            tools,
+            &mut sending,
+            &mut punt,
+            uplink,
+            burst.datagrams,
+        );
+        true
+    }
+
+    /// Step 4: one burst of one guest queue.
+    fn outward(&mut self, snapshot: &Snapshot, position: usize) -> bool {
+        let Some(&(port, queue)) = self.queues(snapshot).get(position) else {
+            return false;
+        };
+        let Some(port) = snapshot.port(port) else {
+            return false;
+        };
+        let Some(credit) = self.credits.get_mut(position) else {
+            return false;
+        };
+        let ring = port.guest.guest_tx(queue);
+        if !ring.is_live() {
+            return false;
+        }
+        *credit = (*credit + QUANTUM).min(QUANTUM);
+        if *credit <= 0 {
+            return true;
+        }
+        let Some(mut burst) = ring.try_lock() else {
+            return false;
+        };
+        let fetched = burst.fetch(GUEST_BURST);
+        if fetched == 0 {
+            return false;
+        }
+        burst.disable_notifications();
+        let mut count = 0;
+        while count < fetched && *credit > 0 {
+            *credit -= i64::from(burst.frame(count).len);
+            count += 1;
+        }
+        let Self {
+            tx,
+            by_tunnel,
+            link,
+            tools,
+            stats,
+            now,
+            index,
+            ..
+        } = self;
+        let turn = Turn {
+            snapshot,
+            now: *now,
+            attention: &link.attention,
+            worker: index.0,
+        };
+        let mut sending = Sending::new(tx, by_tunnel);
+        let frames = GuestFrames::new(&burst, count);
+        let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
+        burst.complete(done);
+        stats.guest_frames.fetch_add(done as u64, Ordering::Relaxed);
+        true
+    }
+
+    /// Step 2.
+    fn obey(&mut self, snapshot: &Snapshot, command: Command) {
+        match command {
+            Command::Handshake {
+                tunnel,
+                path,
+                message,
+            } => {
+                self.send_handshake(snapshot, tunnel, &path, message.as_slice());
+            }
+            Command::Frame { uplink, frame } => {
+                let queue = self.rx.iter().position(|&(at, _, _)| at == uplink);
+                let sent = queue
+                    .and_then(|queue| self.tx.get_mut(queue))
+                    .is_some_and(|tx| tx.send_frame(&frame));
+                if !sent && let Some(uplink) = snapshot.uplink(uplink) {
+                    uplink.counters.drops.add(DropReason::UplinkFull, 1);
+                }
+            }
+            Command::Keepalive(peer) => {
+                self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
+                    let waited = tools.staged.holds(peer.index);
+                    outbound::flush_staged(turn, tools, sending, peer);
+                    if !waited {
+                        seal::keepalive(turn, tools, sending, peer);
+                    }
+                })
+            }
+            Command::FlushStaged(peer) => {
+                self.with_peer(snapshot, peer, outbound::flush_staged);
+            }
+            Command::DropStaged(peer) => {
+                let dropped = self.tools.staged.discard(peer);
+                if let Some(peer) = snapshot.peer(peer).filter(|_| dropped > 0) {
+                    peer.drops.add(DropReason::StagedExpired, dropped);
+                }
+            }
+            Command::AttachUplink(queue) => {
+                let UplinkQueue {
+                    uplink,
+                    tunnel,
+                    rx,
+                    tx,
+                } = *queue;
+                self.rx.push((uplink, tunnel, rx));
+                self.tx.push(tx);
+                self.generation = None;
+                self.adopt(snapshot);
+            }
+            Command::DetachUplink(uplink, tunnel) => {
+                while let Some(position) = self
+                    .rx
+                    .iter()
+                    .position(|&(at, only, _)| at == uplink && (tunnel.is_none() || only == tunnel))
+                {
+                    self.rx.swap_remove(position);
+                    self.tx.swap_remove(position);
+                }
+                self.adopt(snapshot);
+            }
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn with_peer(
+        &mut self,
+        snapshot: &Snapshot,
+        peer: PeerIndex,
+        act: impl FnOnce(&Turn<'_>, &mut Tools, &mut Sending<'_>, &Arc<crate::peer::Peer>),
+    ) {
+        let Self {
+            tx,
+            by_tunnel,
+            link,
+            tools,
+            now,
+            index,
+            ..
+        } = self;
+        let Some(peer) = snapshot.peer(peer) else {
+            return;
+        };
+        let turn = Turn {
+            snapshot,
+            now: *now,
+            attention: &link.attention,
+            worker: index.0,
+        };
+        act(&turn, tools, &mut Sending::new(tx, by_tunnel), peer);
+    }
+
+    fn send_handshake(
+        &mut self,
+        snapshot: &Snapshot,
+        tunnel: TunnelIndex,
+        path: &Arc<crate::path::Path>,
+        message: &[u8],
+    ) {
+        /// The kernel's `HANDSHAKE_DSCP`: class AF41, 0x88 as an octet.
+        const HANDSHAKE_TOS: u8 = 0x88;
+        let uplink = snapshot
+            .tunnel(tunnel)
+            .and_then(|tunnel| snapshot.uplink(tunnel.uplink));
+        let Some(uplink) = uplink else { return };
+        let mut sending = Sending::new(&mut self.tx, &self.by_tunnel);
+        let Some(tx) = sending
+            .position(tunnel)
+            .and_then(|position| sending.queue(position))
+        else {
+            uplink.counters.drops.add(DropReason::UplinkDown, 1);
+            return;
+        };
+        let room = match tx.reserve(1) {
+            0 => None,
+            _ => tx
+                .rooms()
+                .first_mut()
+                .and_then(|r| r.bytes_mut().get_mut(..message.len())),
+        };
+        let Some(room) = room else {
+            uplink.counters.drops.add(DropReason::UplinkFull, 1);
+            return;
+        };
+        room.copy_from_slice(message);
+        tx.commit(message.len(), path, HANDSHAKE_TOS);
+        tx.flush(&uplink.counters);
+    }
+
+    /// Step 5.
+    fn sleep(&mut self, snapshot: &Snapshot) {
+        self.link.wake.announce();
+        let stays_awake = self.arm(snapshot)
+            || !self.link.commands.is_empty()
+            || self.snapshots.load().generation != snapshot.generation;
+        if !stays_awake {
+            self.wait(snapshot);
+        }
+        self.link.wake.awake();
+        let now = clock::monotonic();
+        let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
+        self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
+        self.stats.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.now = now;
+        self.idle_since = None;
+    }
+
+    /// Asks all guests for kicks; whether work arrived meanwhile.
+    fn arm(&self, snapshot: &Snapshot) -> bool {
+        let mut found = false;
+        for (port, queue) in self.guest_rings(snapshot) {
+            let ring = port.guest.guest_tx(queue);
+            if ring.is_live() {
+                // Held by the session thread: look again at once.
+                found |= ring
+                    .try_lock()
+                    .is_none_or(|mut burst| burst.enable_notifications());
+            }
+        }
+        found
+    }
+
+    fn guest_rings<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Port, u16)> {
+        self.queues(snapshot)
+            .iter()
+            .filter_map(|&(port, queue)| Some((snapshot.port(port)?.as_ref(), queue)))
+    }
+
+    fn wait(&mut self, snapshot: &Snapshot) {
+        let mut polled = vec![PollFd::new(&*self.link.wake, PollFlags::IN)];
+        for (port, queue) in self.guest_rings(snapshot) {
+            polled.push(PollFd::from_borrowed_fd(
+                port.guest.guest_tx(queue).kick_fd(),
+                PollFlags::IN,
+            ));
+        }
+        let mut blind = false;
+        let mut sockets = Vec::new();
+        for (_, _, rx) in &self.rx {
+            let before = sockets.len();
+            rx.descriptors(&mut sockets);
+            blind |= sockets.len() == before;
+        }
+        polled.extend(
+            sockets
+                .iter()
+                .map(|fd: &BorrowedFd<'_>| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
+        );
+        let timeout = if blind { self.nap } else { SLEEP_MAX };
+        // An interrupted or failed poll is an early end of the sleep.
+        let _ = poll(
+            &mut polled,
+            rustix::time::Timespec::try_from(timeout).ok().as_ref(),
+        );
+        drop(polled);
+        self.nap = (self.nap * 2).min(NAP_MAX);
+        for (port, queue) in self.guest_rings(snapshot) {
+            port.guest.guest_tx(queue).clear_kick();
+        }
+    }
+}

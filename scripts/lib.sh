@@ -1,0 +1,140 @@
+# shellcheck shell=bash
+# What the scripts share: progress lines, root, packages, hugepages, a trap that cleans up.
+#
+# In:    sourced by every script here, after `set -euo pipefail`; callers sit in the repository's root.
+# Out:   functions only. Nothing runs by being sourced but the clock and ROOT.
+# Never: writes outside target/ and the run's own temporary folder, or ends a process it did not start.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+STARTED=$EPOCHREALTIME
+
+# One visible line of progress, with the seconds since the script began.
+say() {
+    local elapsed=$(( (${EPOCHREALTIME/[.,]/} - ${STARTED/[.,]/}) / 1000 ))
+    printf '[%3d.%03d s] %s\n' $((elapsed / 1000)) $((elapsed % 1000)) "$*" >&2
+}
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "this needs root and there is no sudo: $*"
+    fi
+}
+
+# Cargo runs what it built (tests, the demo) as root; building stays with the user who owns the toolchain.
+run_built_as_root() {
+    [ "$(id -u)" = 0 ] && return
+    command -v sudo >/dev/null || die "the scenarios make network namespaces: run this as root or install sudo"
+    export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env"
+}
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = 'ii ' ]
+}
+
+# Installs those of the named packages that are missing, and says which.
+need_packages() {
+    command -v dpkg-query >/dev/null || die "this is no Debian system; install by hand: $*"
+    local missing=() name log installer
+    for name in "$@"; do
+        installed "$name" || missing+=("$name")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    say "installing ${missing[*]}"
+    log=$(mktemp)
+    apt_install "${missing[@]}" </dev/null >"$log" 2>&1 &
+    installer=$!
+    while sleep 5 && kill -0 $installer 2>/dev/null; do
+        say "  $(grep -c '^Setting up' "$log" || true) packages set up; apt: $(tail -n 1 "$log" | cut -c 1-60)"
+    done
+    if ! wait $installer; then
+        tail -n 40 "$log" >&2
+        rm -f "$log"
+        die "apt could not install ${missing[*]}; on Debian 12 or 13, try: apt-get update && apt-get install ${missing[*]}"
+    fi
+    rm -f "$log"
+}
+
+apt_install() {
+    as_root apt-get update -q &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+# To build: a C toolchain, DPDK, and what bindgen wants.
+BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
+# To run: a guest, real peers, and eyes on the wire.
+# (dpdk-testpmd is in dpdk-dev.)
+SCENARIO_PACKAGES=(
+    qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
+    wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 procps
+)
+
+need_cargo() {
+    # sudo resets PATH; rustup's folder is the usual one.
+    command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+    command -v cargo >/dev/null || die "cargo was not found: install Rust (https://rustup.rs) and try again"
+}
+
+# bindgen takes the newest libclang it meets, with the headers of the default clang: keep the two together.
+need_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return
+    local folder
+    folder=$(clang -print-resource-dir)
+    folder=${folder%/lib*/clang/*}/lib
+    if compgen -G "$folder/libclang*.so*" >/dev/null; then
+        export LIBCLANG_PATH=$folder
+    fi
+}
+
+# DPDK's memory. Takes 2 MiB pages only when the machine has none, and remembers how to give them back.
+# A machine that refuses them still works: the config then says `no_huge`.
+HUGEPAGES_TAKEN=0
+HUGEPAGES_MOUNTED=0
+hugepages_up() {
+    # Two culverts and two guests of testpmd take less than 1 GiB.
+    local want=512 pages=/proc/sys/vm/nr_hugepages
+    [ -r $pages ] || return 0
+    if [ "$(cat $pages)" = 0 ]; then
+        echo "$want" | as_root tee $pages >/dev/null || return 0
+        HUGEPAGES_TAKEN=1
+    fi
+    if ! grep -q ' hugetlbfs ' /proc/mounts; then
+        as_root mkdir -p /dev/hugepages
+        as_root mount -t hugetlbfs none /dev/hugepages && HUGEPAGES_MOUNTED=1
+    fi
+    return 0
+}
+
+hugepages_down() {
+    if [ "$HUGEPAGES_MOUNTED" = 1 ]; then
+        as_root umount /dev/hugepages 2>/dev/null || true
+        HUGEPAGES_MOUNTED=0
+    fi
+    if [ "$HUGEPAGES_TAKEN" = 1 ]; then
+        echo 0 | as_root tee /proc/sys/vm/nr_hugepages >/dev/null || true
+        HUGEPAGES_TAKEN=0
+    fi
+}
+
+# Namespaces and scratch folders of runs that have ended without removing them: their names carry the run's
+# process id.
+sweep() {
+    local name pid
+    for name in $(ip netns list 2>/dev/null | grep -o '^cv-[0-9]*-[^ ]*' || true); do
+        pid=${name#cv-}
+        [ -e "/proc/${pid%%-*}" ] || as_root ip netns del "$name" 2>/dev/null || true
+    done
+    for name in "${TMPDIR:-/tmp}"/cv-[0-9]*-[0-9]*; do
+        pid=${name##*/cv-}
+        [ ! -d "$name" ] || [ -e "/proc/${pid%%-*}" ] || as_root rm -rf "$name"
+    done
+}

@@ -1,0 +1,138 @@
+//! What a scenario needs of the machine.
+//!
+//! In: the parts that a scenario names. Out: go on, or skip with a printed reason.
+//! Never: skips silently. A missing part fails the scenario unless `CULVERT_TEST_SKIP` (a comma-separated list of
+//! part names, or `all`) allows for just that part; a skipped scenario is also noted in
+//! `target/scenarios/skipped`, which `scripts/test` prints at its end.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Something that a machine may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Root (namespaces, packet sockets).
+    Root,
+    /// `/dev/net/tun` (wireguard-go).
+    Tun,
+    /// QEMU and the guest image.
+    Qemu,
+    /// Debian's wireguard-go and `wg`.
+    WireguardGo,
+    /// dpdk-testpmd.
+    Testpmd,
+    /// 192 free hugepages of 2 MiB (testpmd's memory as a guest).
+    Hugepages,
+    /// tcpdump and tshark.
+    Capture,
+    /// iperf3.
+    Iperf,
+}
+
+impl Part {
+    /// Its name in `CULVERT_TEST_SKIP`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Tun => "tun",
+            Self::Qemu => "qemu",
+            Self::WireguardGo => "wireguard-go",
+            Self::Testpmd => "testpmd",
+            Self::Hugepages => "hugepages",
+            Self::Capture => "capture",
+            Self::Iperf => "iperf3",
+        }
+    }
+
+    /// Why it is missing, and what would mend that.
+    fn missing(self) -> Option<String> {
+        let programs: &[&str] = match self {
+            Self::Root => {
+                return (!rustix::process::geteuid().is_root())
+                    .then(|| "not root; run scripts/test, which uses sudo".to_owned());
+            }
+            Self::Tun => {
+                return File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/net/tun")
+                    .err()
+                    .map(|error| format!("/dev/net/tun: {error}; try: modprobe tun"));
+            }
+            Self::Qemu => {
+                let image = guest_image();
+                if !image.join("initrd").is_file() {
+                    return Some(format!(
+                        "no guest image in {}; run: scripts/guest-image",
+                        image.display()
+                    ));
+                }
+                &["qemu-system-x86_64"]
+            }
+            Self::WireguardGo => &["wireguard-go", "wg"],
+            Self::Testpmd => &["dpdk-testpmd"],
+            Self::Hugepages => {
+                let free =
+                    fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+                let free: u32 = free
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok())
+                    .unwrap_or(0);
+                return (free < 192).then(|| {
+                    format!("{free} free hugepages, 192 are wanted; try: echo 512 > /proc/sys/vm/nr_hugepages")
+                });
+            }
+            Self::Capture => &["tcpdump", "tshark"],
+            Self::Iperf => &["iperf3"],
+        };
+        programs
+            .iter()
+            .find(|name| !in_path(name))
+            .map(|name| format!("no program '{name}'; run: scripts/test, which installs it"))
+    }
+}
+
+/// Goes through the parts: `true` to go on, `false` to skip.
+pub(crate) fn check(scenario: &str, parts: &[Part]) -> Result<bool> {
+    let allowed = env::var("CULVERT_TEST_SKIP").unwrap_or_default();
+    for part in parts {
+        let Some(why) = part.missing() else { continue };
+        let name = part.name();
+        if !allowed.split(',').any(|word| word == name || word == "all") {
+            bail!("{scenario} needs '{name}': {why} (CULVERT_TEST_SKIP={name} skips it)");
+        }
+        let line = format!("SKIPPED {scenario}: {name}: {why}");
+        println!("{line}");
+        let folder = target().join("scenarios");
+        fs::create_dir_all(&folder)?;
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("skipped"))?;
+        writeln!(file, "{line}")?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// The build's output folder.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    )
+}
+
+/// Where scripts/guest-image leaves its image.
+pub(crate) fn guest_image() -> PathBuf {
+    target().join("guest")
+}
+
+fn in_path(name: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+}

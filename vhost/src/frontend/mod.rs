@@ -1,0 +1,543 @@
+//! The driver's side: a VMM and its guest's driver in one, for tests, generators and fuzzing.
+//!
+//! In: a connected socket or a path, a choice of features. Out: frames to and from a backend,
+//! and every message of the protocol by hand.
+//! Never: used by the data path.
+//!
+//! Threads: none of its own; the caller drives it.
+
+mod driver;
+mod memory;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use culvert_wire::VnetHeader;
+use rustix::event::EventfdFlags;
+use vhost::vhost_user::message::FrontendReq;
+
+use crate::config::{Offloads, PROTOCOL_FEATURES, RingOptions};
+use crate::session::message::{Message, MessageError, MessageReader, NEED_REPLY};
+
+pub use driver::{Areas, Driver, Piece};
+pub use memory::SharedMemory;
+
+const VERSION_1: u64 = 1 << 32;
+const MQ: u64 = 1 << 22;
+
+/// What a frontend asks for.
+#[derive(Clone, Debug)]
+pub struct FrontendConfig {
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// Entries per ring.
+    pub ring_size: u16,
+    /// Offloads to acknowledge, as far as they are offered.
+    pub offloads: Offloads,
+    /// Ring options to acknowledge, as far as they are offered.
+    pub rings: RingOptions,
+    /// Use indirect tables for what the frontend sends.
+    pub indirect: bool,
+    /// Bytes of one buffer of the guest RX ring.
+    pub buffer_len: u32,
+    /// Longest piece of a frame that is sent.
+    pub piece_len: u32,
+    /// Bytes of guest memory.
+    pub memory: usize,
+    /// First guest address.
+    pub guest: u64,
+}
+
+impl Default for FrontendConfig {
+    fn default() -> Self {
+        Self {
+            queue_pairs: 1,
+            ring_size: 256,
+            offloads: Offloads::all(),
+            rings: RingOptions::all() - RingOptions::PACKED,
+            indirect: false,
+            buffer_len: 2048,
+            piece_len: 65_536,
+            memory: 256 << 20,
+            guest: 0x4000_0000,
+        }
+    }
+}
+
+/// One ring with its buffers.
+#[derive(Debug)]
+pub struct Queue {
+    /// The ring.
+    pub driver: Driver,
+    kick: OwnedFd,
+    call: OwnedFd,
+    /// Guest memory, `stride` bytes per chain id, and an indirect table behind each.
+    buffers: u64,
+    stride: u64,
+    table: u64,
+}
+
+/// A frontend with its connection and its memory.
+#[derive(Debug)]
+pub struct Frontend {
+    stream: UnixStream,
+    reader: MessageReader,
+    /// The guest's memory.
+    pub memory: SharedMemory,
+    /// Rings by vhost-user index: 2q is guest RX, 2q + 1 guest TX.
+    pub queues: Vec<Queue>,
+    config: FrontendConfig,
+    features: u64,
+    offered: u64,
+}
+
+/// Room for an indirect table per chain.
+const TABLE: u64 = 16 * 64;
+/// Room for the longest frame with its header.
+const FRAME_ROOM: u64 = 68 * 1024;
+
+impl Frontend {
+    /// Connects to a listening backend, negotiates, shares memory and starts all rings.
+    ///
+    /// # Errors
+    /// The socket or the backend refuses.
+    pub fn connect(path: &Path, config: FrontendConfig) -> io::Result<Self> {
+        let mut frontend = Self::attach(UnixStream::connect(path)?, config)?;
+        frontend.negotiate()?;
+        frontend.share_memory()?;
+        frontend.start()?;
+        Ok(frontend)
+    }
+
+    /// A frontend on a connected socket that has said nothing yet.
+    ///
+    /// # Errors
+    /// The kernel refuses memory or descriptors.
+    pub fn attach(stream: UnixStream, config: FrontendConfig) -> io::Result<Self> {
+        let mut memory = SharedMemory::new(config.guest, config.memory)?;
+        let queues = (0..2 * config.queue_pairs)
+            .map(|index| {
+                let is_rx = index % 2 == 0;
+                let entries = u64::from(config.ring_size);
+                let driver = Driver::new(
+                    &mut memory,
+                    config.ring_size,
+                    config.rings.contains(RingOptions::PACKED),
+                    config.rings.contains(RingOptions::EVENT_IDX),
+                );
+                let stride = if is_rx {
+                    u64::from(config.buffer_len)
+                } else {
+                    FRAME_ROOM
+                };
+                let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+                Ok(Queue {
+                    driver,
+                    kick: rustix::event::eventfd(0, flags)?,
+                    call: rustix::event::eventfd(0, flags)?,
+                    buffers: memory.take(entries * stride, 4096),
+                    stride,
+                    table: memory.take(entries * TABLE, 16),
+                })
+            })
+            .collect::<io::Result<_>>()?;
+        let reader = MessageReader::default();
+        Ok(Self {
+            stream,
+            reader,
+            memory,
+            queues,
+            config,
+            features: 0,
+            offered: 0,
+        })
+    }
+
+    /// Features that were acknowledged.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Features that the backend offered.
+    pub fn offered(&self) -> u64 {
+        self.offered
+    }
+
+    /// Takes another connection, as a VMM does when its backend is back; the rings stay.
+    ///
+    /// # Errors
+    /// The socket or the backend refuses.
+    pub fn reconnect(&mut self, path: &Path) -> io::Result<()> {
+        self.stream = UnixStream::connect(path)?;
+        self.reader = MessageReader::default();
+        self.negotiate()?;
+        self.share_memory()
+    }
+
+    /// Asks for features and acknowledges what both sides want.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn negotiate(&mut self) -> io::Result<()> {
+        self.offered = self.ask_u64(FrontendReq::GET_FEATURES)?;
+        let protocol = self.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)?;
+        self.tell_u64(FrontendReq::SET_PROTOCOL_FEATURES, protocol)?;
+        self.tell(FrontendReq::SET_OWNER, &[], &[])?;
+        let wanted = self.config.offloads.bits() | self.config.rings.bits() | VERSION_1 | MQ;
+        self.set_features(wanted & self.offered | PROTOCOL_FEATURES)
+    }
+
+    /// Acknowledges features.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn set_features(&mut self, features: u64) -> io::Result<()> {
+        self.features = features;
+        self.tell_u64(FrontendReq::SET_FEATURES, features)
+    }
+
+    /// Passes the memory on.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn share_memory(&mut self) -> io::Result<()> {
+        let mut body = Vec::new();
+        body.extend(1u32.to_ne_bytes());
+        body.extend(0u32.to_ne_bytes());
+        for word in [
+            self.memory.guest(),
+            self.memory.size(),
+            self.memory.user(),
+            0,
+        ] {
+            body.extend(word.to_ne_bytes());
+        }
+        let fd = self.memory.fd().try_clone_to_owned()?;
+        self.tell(FrontendReq::SET_MEM_TABLE, &body, &[fd.as_fd()])
+    }
+
+    /// Starts all rings from the beginning and fills the guest RX rings.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn start(&mut self) -> io::Result<()> {
+        for index in 0..self.queues.len() {
+            let base = self.queues[index].driver.first_base();
+            self.start_ring(index, base, None)?;
+        }
+        for pair in 0..self.config.queue_pairs {
+            self.fill(pair);
+        }
+        Ok(())
+    }
+
+    /// Starts one ring at `base`; `log` is the guest address under which its used ring is logged.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn start_ring(&mut self, index: usize, base: u32, log: Option<u64>) -> io::Result<()> {
+        let queue = &self.queues[index];
+        let size = u32::from(queue.driver.size());
+        let call = queue.call.try_clone()?;
+        let kick = queue.kick.try_clone()?;
+        let number = u32::try_from(index).map_err(io::Error::other)?;
+        self.tell_state(FrontendReq::SET_VRING_NUM, number, size)?;
+        self.tell_state(FrontendReq::SET_VRING_BASE, number, base)?;
+        self.set_ring_address(index, log)?;
+        self.tell_fd(FrontendReq::SET_VRING_CALL, number, call.as_fd())?;
+        self.tell_fd(FrontendReq::SET_VRING_KICK, number, kick.as_fd())?;
+        self.tell_state(FrontendReq::SET_VRING_ENABLE, number, 1)
+    }
+
+    /// Tells a ring's addresses.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn set_ring_address(&mut self, index: usize, log: Option<u64>) -> io::Result<()> {
+        let areas = self.queues[index].driver.areas();
+        let number = u32::try_from(index).map_err(io::Error::other)?;
+        let mut body = Vec::new();
+        body.extend(number.to_ne_bytes());
+        body.extend(u32::from(log.is_some()).to_ne_bytes());
+        for guest in [areas.descriptors, areas.device, areas.driver] {
+            body.extend(self.memory.user_of(guest).to_ne_bytes());
+        }
+        body.extend(log.unwrap_or(0).to_ne_bytes());
+        self.tell(FrontendReq::SET_VRING_ADDR, &body, &[])
+    }
+
+    /// Stops a ring; returns where it stood.
+    ///
+    /// # Errors
+    /// The backend refuses.
+    pub fn stop_ring(&mut self, index: usize) -> io::Result<u32> {
+        let number = u32::try_from(index).map_err(io::Error::other)?;
+        let mut body = number.to_ne_bytes().to_vec();
+        body.extend(0u32.to_ne_bytes());
+        self.send(FrontendReq::GET_VRING_BASE as u32, 1, &body, &[])?;
+        let reply = self.receive()?;
+        let base = reply.get(4..8).and_then(|bytes| bytes.try_into().ok());
+        base.map(u32::from_ne_bytes)
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Offers all free buffers of a guest RX ring; returns their number.
+    pub fn fill(&mut self, pair: u16) -> usize {
+        let queue = &mut self.queues[2 * usize::from(pair)];
+        let mut filled = 0;
+        while let Some(id) = queue.driver.next_id(1) {
+            let guest = queue.buffers + u64::from(id) * queue.stride;
+            let piece = Piece {
+                guest,
+                len: self.config.buffer_len,
+                is_writable: true,
+            };
+            if queue.driver.add(&self.memory, &[piece], None).is_none() {
+                break;
+            }
+            filled += 1;
+        }
+        if queue.driver.needs_kick(&self.memory) {
+            signal(queue.kick.as_fd());
+        }
+        filled
+    }
+
+    /// Takes one frame that came, and offers its buffers again.
+    ///
+    /// # Panics
+    /// If the backend breaks the rules of the ring.
+    pub fn receive_frame(&mut self, pair: u16) -> Option<(VnetHeader, Vec<u8>)> {
+        let index = 2 * usize::from(pair);
+        let is_mergeable = self.features & RingOptions::MRG_RXBUF.bits() != 0;
+        let queue = &mut self.queues[index];
+        let (id, written) = queue.driver.collect(&self.memory)?;
+        let mut bytes = read_buffer(&self.memory, queue, id, written);
+        if bytes.len() < VnetHeader::LEN {
+            // An empty buffer came back: the backend could not use it.
+            self.fill(pair);
+            return None;
+        }
+        let header: [u8; VnetHeader::LEN] =
+            bytes[..VnetHeader::LEN].try_into().expect("twelve bytes");
+        let header = VnetHeader::read(&header);
+        let more = if is_mergeable {
+            header.num_buffers - 1
+        } else {
+            0
+        };
+        for _ in 0..more {
+            let (id, written) = queue
+                .driver
+                .collect(&self.memory)
+                .expect("all buffers of a frame come back at once");
+            bytes.extend(read_buffer(&self.memory, queue, id, written));
+        }
+        bytes.drain(..VnetHeader::LEN);
+        self.fill(pair);
+        Some((header, bytes))
+    }
+
+    /// Sends one frame; false if the guest TX ring is full.
+    ///
+    /// # Panics
+    /// If the frame is longer than any.
+    pub fn send_frame(&mut self, pair: u16, vnet: &VnetHeader, frame: &[u8]) -> bool {
+        let mut bytes = vnet.write().to_vec();
+        bytes.extend(frame);
+        self.send_bytes(pair, &bytes)
+    }
+
+    /// Sends bytes as they are: header and frame together.
+    ///
+    /// # Panics
+    /// If there are more than any frame has.
+    pub fn send_bytes(&mut self, pair: u16, bytes: &[u8]) -> bool {
+        assert!(
+            bytes.len() as u64 <= FRAME_ROOM,
+            "a frame that fits its buffer"
+        );
+        self.reap(pair);
+        let queue = &mut self.queues[2 * usize::from(pair) + 1];
+        let pieces = bytes.len().div_ceil(self.config.piece_len as usize).max(1);
+        let entries = if self.config.indirect { 1 } else { pieces };
+        let Some(id) = u16::try_from(entries)
+            .ok()
+            .and_then(|n| queue.driver.next_id(n))
+        else {
+            return false;
+        };
+        let guest = queue.buffers + u64::from(id) * queue.stride;
+        self.memory.write(guest, bytes);
+        let step = self.config.piece_len;
+        let total = u32::try_from(bytes.len()).expect("a short frame");
+        let pieces: Vec<Piece> = (0..u32::try_from(pieces).expect("few pieces"))
+            .map(|index| Piece {
+                guest: guest + u64::from(index * step),
+                len: step.min(total - index * step),
+                is_writable: false,
+            })
+            .collect();
+        let table = self
+            .config
+            .indirect
+            .then_some(queue.table + u64::from(id) * TABLE);
+        let added = queue.driver.add(&self.memory, &pieces, table);
+        if queue.driver.needs_kick(&self.memory) {
+            signal(queue.kick.as_fd());
+        }
+        added.is_some()
+    }
+
+    /// Takes back the buffers of frames that were sent; returns their number.
+    pub fn reap(&mut self, pair: u16) -> usize {
+        let queue = &mut self.queues[2 * usize::from(pair) + 1];
+        std::iter::from_fn(|| queue.driver.collect(&self.memory)).count()
+    }
+
+    /// Kicks a ring, asked for or not.
+    pub fn kick(&self, index: usize) {
+        signal(self.queues[index].kick.as_fd());
+    }
+
+    /// Takes the calls that a ring got; returns their number.
+    pub fn take_calls(&self, index: usize) -> u64 {
+        let mut count = [0u8; 8];
+        match rustix::io::read(&self.queues[index].call, &mut count) {
+            Ok(_) => u64::from_ne_bytes(count),
+            Err(_) => 0,
+        }
+    }
+
+    /// Sends a request with a 64-bit value and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_u64(&mut self, request: FrontendReq, value: u64) -> io::Result<()> {
+        self.tell(request, &value.to_ne_bytes(), &[])
+    }
+
+    /// Sends a request about a ring and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_state(&mut self, request: FrontendReq, index: u32, value: u32) -> io::Result<()> {
+        let mut body = index.to_ne_bytes().to_vec();
+        body.extend(value.to_ne_bytes());
+        self.tell(request, &body, &[])
+    }
+
+    /// Sends a ring's descriptor and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_fd(
+        &mut self,
+        request: FrontendReq,
+        index: u32,
+        fd: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.tell(request, &u64::from(index).to_ne_bytes(), &[fd])
+    }
+
+    /// Sends a request and waits for the acknowledgement, if that is negotiated by now.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell(
+        &mut self,
+        request: FrontendReq,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        // SET_PROTOCOL_FEATURES is the first message that is acknowledged.
+        self.send(request as u32, 1 | NEED_REPLY, body, fds)?;
+        let reply = self.receive()?;
+        if request == FrontendReq::SET_LOG_BASE {
+            // Answered with itself.
+            return Ok(());
+        }
+        match reply.as_slice().try_into().map(u64::from_ne_bytes) {
+            Ok(0) => Ok(()),
+            Ok(_) | Err(_) => Err(io::Error::other(format!("{request:?} was refused"))),
+        }
+    }
+
+    /// Sends a request and returns the 64-bit value of its reply.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn ask_u64(&mut self, request: FrontendReq) -> io::Result<u64> {
+        self.send(request as u32, 1, &[], &[])?;
+        let reply = self.receive()?;
+        let value = reply.as_slice().try_into().map(u64::from_ne_bytes);
+        value.map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Sends any message, well-formed or not.
+    ///
+    /// # Errors
+    /// The backend is gone.
+    pub fn send(
+        &mut self,
+        request: u32,
+        flags: u32,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let fds = fds
+            .iter()
+            .map(BorrowedFd::try_clone_to_owned)
+            .collect::<io::Result<_>>()?;
+        let message = Message {
+            request,
+            flags,
+            body: body.to_vec(),
+            fds,
+        };
+        Ok(message.send(&self.stream)?)
+    }
+
+    /// Waits for a reply and returns its body.
+    ///
+    /// # Errors
+    /// The backend is gone.
+    pub fn receive(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let mut fds = [rustix::event::PollFd::new(
+                &self.stream,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, None)?;
+            match self.reader.read(&self.stream) {
+                Ok(Some(message)) => return Ok(message.body),
+                Ok(None) => {}
+                Err(MessageError::Closed | MessageError::Cut) => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+}
+
+fn read_buffer(memory: &SharedMemory, queue: &Queue, id: u16, written: u32) -> Vec<u8> {
+    assert!(
+        u64::from(written) <= queue.stride,
+        "no more written than the buffer holds"
+    );
+    let mut bytes = vec![0; written as usize];
+    memory.read(queue.buffers + u64::from(id) * queue.stride, &mut bytes);
+    bytes
+}
+
+fn signal(fd: BorrowedFd<'_>) {
+    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,222 @@
+//! From descriptors to checked segments: what both layouts share.
+//!
+//! In: private copies of descriptors. Out: segments of guest memory, a chain's summary.
+//! Never: a descriptor read twice, an address that was not translated with its length.
+
+use crate::counters::PortDrop;
+use crate::limits;
+use crate::memory::GuestMemory;
+
+use super::{RingFault, Segment};
+
+/// `VRING_DESC_F_NEXT`: the chain goes on.
+pub(super) const NEXT: u16 = 1;
+/// `VRING_DESC_F_WRITE`: the device writes.
+pub(super) const WRITE: u16 = 2;
+/// `VRING_DESC_F_INDIRECT`: the buffer is a table.
+pub(super) const INDIRECT: u16 = 4;
+/// Bytes of a descriptor.
+pub(super) const DESCRIPTOR: usize = 16;
+
+/// The direction that a ring's buffers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The guest wrote, we read (guest TX).
+    Readable,
+    /// We write (guest RX).
+    Writable,
+}
+
+/// One chain that was walked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chain {
+    /// The id by which it goes back.
+    pub(crate) id: u16,
+    /// Ring entries that it occupies (always 1 in a split ring's available ring).
+    pub(crate) entries: u16,
+    /// Index of its first segment in the burst.
+    pub(crate) first: usize,
+    /// Number of segments.
+    pub(crate) count: usize,
+    /// Sum of their lengths.
+    pub(crate) bytes: u32,
+    /// Why it can't be used, if so.
+    pub(crate) bad: Option<PortDrop>,
+}
+
+/// A private copy of a descriptor's address, length and flags.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Descriptor {
+    pub(super) address: u64,
+    pub(super) length: u32,
+    pub(super) flags: u16,
+    /// `next` in a split ring, the buffer id in a packed one.
+    pub(super) last: u16,
+}
+
+impl Descriptor {
+    /// Reads a descriptor of the packed layout once: there, id and flags are the other way
+    /// round.
+    ///
+    /// # Safety
+    /// `pointer` is valid for reads of 16 bytes.
+    #[inline]
+    pub(super) unsafe fn read_packed(pointer: *const u8) -> Self {
+        // SAFETY: the caller's promise.
+        let split = unsafe { Self::read(pointer) };
+        Self {
+            flags: split.last,
+            last: split.flags,
+            ..split
+        }
+    }
+
+    /// Reads a descriptor of the split layout once.
+    ///
+    /// # Safety
+    /// `pointer` is valid for reads of 16 bytes.
+    #[inline]
+    pub(super) unsafe fn read(pointer: *const u8) -> Self {
+        let mut bytes = [0u8; DESCRIPTOR];
+        // SAFETY: the caller's promise; `bytes` is ours.
+        unsafe { crate::memory::raw::copy(pointer, bytes.as_mut_ptr(), DESCRIPTOR) };
+        Self::parse(u128::from_le_bytes(bytes))
+    }
+
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the fields are cut out of one word"
+    )]
+    pub(super) const fn parse(word: u128) -> Self {
+        Self {
+            address: word as u64,
+            length: (word >> 64) as u32,
+            flags: (word >> 96) as u16,
+            last: (word >> 112) as u16,
+        }
+    }
+}
+
+/// What a walk needs besides the ring.
+pub(crate) struct Walk<'a> {
+    pub(crate) memory: &'a GuestMemory,
+    pub(crate) hint: &'a mut usize,
+    pub(crate) segments: &'a mut Vec<Segment>,
+    pub(crate) direction: Direction,
+    pub(crate) indirect: bool,
+}
+
+/// A chain while it is being walked.
+pub(super) struct Builder {
+    first: usize,
+    bytes: u64,
+    descriptors: usize,
+    bad: Option<PortDrop>,
+}
+
+impl Builder {
+    pub(super) fn new(walk: &Walk<'_>) -> Self {
+        Self {
+            first: walk.segments.len(),
+            bytes: 0,
+            descriptors: 0,
+            bad: None,
+        }
+    }
+
+    /// Counts a descriptor; a chain that is too long is a loop or an attack.
+    #[inline]
+    pub(super) fn count(&mut self, limit: usize) -> Result<(), RingFault> {
+        self.descriptors += 1;
+        if self.descriptors > limit {
+            Err(RingFault::ChainTooLong)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds a descriptor's buffer.
+    #[inline]
+    pub(super) fn add(&mut self, walk: &mut Walk<'_>, descriptor: Descriptor) {
+        if self.bad.is_some() {
+            return;
+        }
+        if (descriptor.flags & WRITE != 0) != (walk.direction == Direction::Writable) {
+            self.bad = Some(PortDrop::WrongDirection);
+            return;
+        }
+        let mut address = descriptor.address;
+        let mut left = descriptor.length;
+        self.bytes += u64::from(left);
+        // Most buffers lie in one region; one that crosses into an adjacent region is two
+        // segments.
+        while left > 0 {
+            let Some((host, length)) = walk.memory.translate(address, left, walk.hint) else {
+                self.bad = Some(PortDrop::BadAddress);
+                return;
+            };
+            if walk.segments.len() >= limits::SEGMENTS_MAX {
+                self.bad = Some(PortDrop::TooLong);
+                return;
+            }
+            walk.segments.push(Segment {
+                address: host,
+                length,
+                guest: address,
+            });
+            left -= length;
+            let Some(next) = address.checked_add(u64::from(length)) else {
+                if left > 0 {
+                    self.bad = Some(PortDrop::BadAddress);
+                }
+                return;
+            };
+            address = next;
+        }
+    }
+
+    /// The finished chain.
+    #[inline]
+    pub(super) fn finish(mut self, walk: &mut Walk<'_>, id: u16, entries: u16) -> Chain {
+        let bytes = u32::try_from(self.bytes).unwrap_or_else(|_| {
+            self.bad.get_or_insert(PortDrop::TooLong);
+            u32::MAX
+        });
+        if self.bad.is_some() {
+            walk.segments.truncate(self.first);
+        }
+        let count = walk.segments.len() - self.first;
+        Chain {
+            id,
+            entries,
+            first: self.first,
+            count,
+            bytes,
+            bad: self.bad,
+        }
+    }
+}
+
+/// Checks an indirect table and returns its address and number of entries.
+#[inline]
+pub(super) fn indirect_table(
+    walk: &mut Walk<'_>,
+    descriptor: Descriptor,
+) -> Result<(*const u8, usize), RingFault> {
+    if !walk.indirect {
+        return Err(RingFault::IndirectNotNegotiated);
+    }
+    let length = descriptor.length as usize;
+    let entries = length / DESCRIPTOR;
+    if !length.is_multiple_of(DESCRIPTOR) || entries == 0 || entries > limits::CHAIN_MAX {
+        return Err(RingFault::IndirectLength);
+    }
+    match walk
+        .memory
+        .translate(descriptor.address, descriptor.length, walk.hint)
+    {
+        Some((table, room)) if room == descriptor.length => Ok((table.as_ptr(), entries)),
+        Some(_) | None => Err(RingFault::IndirectAddress),
+    }
+}
