@@ -6,6 +6,13 @@
 //! else the machine does meets all of them; the figure is each one's fastest turn, per packet. Jobs
 //! are made anew for every burst, as a worker makes them.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a bench may panic, and makes text and figures of numbers"
+)]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

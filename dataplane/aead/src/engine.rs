@@ -6,11 +6,11 @@
 #![allow(unsafe_code, reason = "calls kernels that need processor features")]
 
 #[cfg(target_arch = "x86_64")]
-use crate::avx512;
-#[cfg(target_arch = "x86_64")]
 use crate::batch::Scratch;
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::{PayloadSum, portable};
+#[cfg(target_arch = "x86_64")]
+use crate::{avx2, avx512};
 
 /// A way to compute, bound to what the processor can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,10 @@ impl Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => avx512::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx512 => false,
-            Self::Avx2 => false,
+            Self::Avx512 | Self::Avx2 => false,
             Self::Portable => true,
         }
     }
@@ -106,6 +107,9 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx512 => unsafe { avx512::seal(&mut self.scratch, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx2 => unsafe { avx2::seal(&mut self.scratch, jobs) },
             _ => portable::seal(jobs, &mut None::<fn(usize, PayloadSum, &mut [u8])>),
         }
     }
@@ -123,6 +127,9 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx512 => unsafe { avx512::seal_with(&mut self.scratch, jobs, &mut finish) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx2 => unsafe { avx2::seal_with(&mut self.scratch, jobs, &mut finish) },
             _ => portable::seal(jobs, &mut Some(finish)),
         }
     }
@@ -134,6 +141,9 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx512 => unsafe { avx512::open(&mut self.scratch, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx2 => unsafe { avx2::open(&mut self.scratch, jobs) },
             _ => portable::open(jobs),
         }
     }
@@ -144,6 +154,9 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx512 => unsafe { avx512::verify(&mut self.scratch, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx2 => unsafe { avx2::verify(&mut self.scratch, jobs) },
             _ => portable::verify(jobs),
         }
     }
@@ -154,6 +167,9 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx512 => unsafe { avx512::decrypt(&mut self.scratch, jobs) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an engine's kernel is available.
+            Kernel::Avx2 => unsafe { avx2::decrypt(&mut self.scratch, jobs) },
             _ => portable::decrypt(jobs),
         }
     }

@@ -142,6 +142,8 @@ impl<'a> From<&'a mut [u8]> for SegmentMut<'a> {
 /// The buffer holds text, tag and [`TAILROOM`]; what the tailroom holds afterwards is undefined.
 pub struct SealJob<'a> {
     pub(crate) key: &'a KeyBytes,
+    /// The first word of the nonce as a little-endian number; zero in WireGuard.
+    pub(crate) salt: u32,
     pub(crate) counter: u64,
     /// What follows the head, or nothing when all of the text is in the destination already.
     pub(crate) source: &'a [Segment<'a>],
@@ -159,6 +161,14 @@ pub struct SealJob<'a> {
 }
 
 impl<'a> SealJob<'a> {
+    /// The same with other first four bytes of the nonce than WireGuard's zeros.
+    #[inline]
+    #[must_use]
+    pub fn with_salt(mut self, salt: [u8; 4]) -> Self {
+        self.salt = u32::from_le_bytes(salt);
+        self
+    }
+
     /// Seals `buffer[..len]` in place and puts the tag behind it.
     ///
     /// # Errors
@@ -173,6 +183,7 @@ impl<'a> SealJob<'a> {
         let (destination, len) = room(buffer, len)?;
         Ok(Self {
             key,
+            salt: 0,
             counter,
             source: &[],
             destination,
@@ -290,6 +301,8 @@ fn room(buffer: &mut [u8], len: usize) -> Result<(NonNull<u8>, u32), JobError> {
 /// packets may lie back to back (as `UDP_GRO` delivers them).
 pub struct OpenJob<'a> {
     pub(crate) key: &'a KeyBytes,
+    /// The first word of the nonce as a little-endian number; zero in WireGuard.
+    pub(crate) salt: u32,
     pub(crate) counter: u64,
     pub(crate) text: NonNull<u8>,
     /// Without the tag, which follows the text.
@@ -306,6 +319,14 @@ pub(crate) enum State {
 }
 
 impl<'a> OpenJob<'a> {
+    /// The same with other first four bytes of the nonce than WireGuard's zeros.
+    #[inline]
+    #[must_use]
+    pub fn with_salt(mut self, salt: [u8; 4]) -> Self {
+        self.salt = u32::from_le_bytes(salt);
+        self
+    }
+
     /// Opens `buffer`, which is ciphertext and tag and nothing else, in place.
     ///
     /// # Errors
@@ -320,6 +341,7 @@ impl<'a> OpenJob<'a> {
         let text = NonNull::from(buffer).cast();
         Ok(Self {
             key,
+            salt: 0,
             counter,
             text,
             len,
@@ -361,6 +383,8 @@ fn text_len(sealed: usize) -> Result<u32, JobError> {
 /// goes.
 pub struct Sealed<'a> {
     pub(crate) key: &'a KeyBytes,
+    /// The first word of the nonce as a little-endian number; zero in WireGuard.
+    pub(crate) salt: u32,
     pub(crate) counter: u64,
     pub(crate) text: NonNull<u8>,
     pub(crate) len: u32,
@@ -369,6 +393,14 @@ pub struct Sealed<'a> {
 }
 
 impl<'a> Sealed<'a> {
+    /// The same with other first four bytes of the nonce than WireGuard's zeros.
+    #[inline]
+    #[must_use]
+    pub fn with_salt(mut self, salt: [u8; 4]) -> Self {
+        self.salt = u32::from_le_bytes(salt);
+        self
+    }
+
     /// `bytes` is ciphertext and tag and nothing else, in private memory; it is only read.
     ///
     /// # Errors
@@ -379,6 +411,7 @@ impl<'a> Sealed<'a> {
         let text = NonNull::from(bytes).cast();
         Ok(Self {
             key,
+            salt: 0,
             counter,
             text,
             len,
@@ -431,6 +464,7 @@ impl<'a> Sealed<'a> {
         };
         Ok(DecryptJob {
             key: self.key,
+            salt: self.salt,
             counter: self.counter,
             text: self.text,
             range: start..end,
@@ -442,6 +476,8 @@ impl<'a> Sealed<'a> {
 /// A range of a verified packet's text to decrypt.
 pub struct DecryptJob<'a> {
     pub(crate) key: &'a KeyBytes,
+    /// The first word of the nonce as a little-endian number; zero in WireGuard.
+    pub(crate) salt: u32,
     pub(crate) counter: u64,
     /// The start of the packet's text, not of the range.
     pub(crate) text: NonNull<u8>,

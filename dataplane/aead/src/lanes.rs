@@ -9,6 +9,11 @@
 //! group's time to arrive.
 
 #![allow(unsafe_code, reason = "a named room: pointers of lanes")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
 
 use core::ptr;
 
@@ -56,6 +61,7 @@ impl Span {
 #[repr(C, align(64))]
 pub(crate) struct Group {
     pub(crate) block: [u32; MOST],
+    pub(crate) salt: [u32; MOST],
     pub(crate) counter_low: [u32; MOST],
     pub(crate) counter_high: [u32; MOST],
     pub(crate) span: [Span; MOST],
@@ -73,6 +79,7 @@ impl Group {
     pub(crate) const fn new() -> Self {
         Self {
             block: [0; MOST],
+            salt: [0; MOST],
             counter_low: [0; MOST],
             counter_high: [0; MOST],
             span: [Span(0); MOST],
@@ -124,6 +131,8 @@ pub(crate) trait Compute {
 #[derive(Clone, Copy)]
 pub(crate) struct Stream {
     pub(crate) key: *const KeyBytes,
+    /// The first word of the nonce.
+    pub(crate) salt: u32,
     pub(crate) counter: u64,
     pub(crate) slot: u32,
 }
@@ -205,6 +214,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         let (group, at) = (&mut self.groups[self.current], self.used);
         group.joins(at, stream.key);
         group.block[at] = block;
+        group.salt[at] = stream.salt;
         group.counter_low[at] = stream.counter as u32;
         group.counter_high[at] = (stream.counter >> 32) as u32;
         group.span[at] = span;

@@ -57,7 +57,7 @@ where
         }
         let cipher = ChaCha20Poly1305::new(job.key.into());
         if let Ok(computed) =
-            cipher.encrypt_inout_detached(&nonce(job.counter).into(), &[], text.into())
+            cipher.encrypt_inout_detached(&nonce(job.salt, job.counter).into(), &[], text.into())
         {
             tag.copy_from_slice(&computed);
         }
@@ -74,8 +74,12 @@ pub(crate) fn open(jobs: &mut [OpenJob<'_>]) {
         let mut expected = Tag::default();
         expected.copy_from_slice(tag);
         let cipher = ChaCha20Poly1305::new(job.key.into());
-        let opened =
-            cipher.decrypt_inout_detached(&nonce(job.counter).into(), &[], text.into(), &expected);
+        let opened = cipher.decrypt_inout_detached(
+            &nonce(job.salt, job.counter).into(),
+            &[],
+            text.into(),
+            &expected,
+        );
         job.state = if opened.is_ok() {
             State::Verified
         } else {
@@ -91,7 +95,7 @@ pub(crate) fn verify(jobs: &mut [Sealed<'_>]) {
         // SAFETY: the job was made from a `&[u8]` of exactly this size, which it still borrows.
         let sealed = unsafe { slice::from_raw_parts(job.text.as_ptr(), len + TAG_LEN) };
         let (text, tag) = sealed.split_at(len);
-        let mut key = poly_key(job.key, job.counter);
+        let mut key = poly_key(job.key, nonce(job.salt, job.counter));
         let mut computed = authenticate(&key, text);
         let same: bool = computed.ct_eq(tag).into();
         key.zeroize();
@@ -104,7 +108,7 @@ pub(crate) fn verify(jobs: &mut [Sealed<'_>]) {
 pub(crate) fn decrypt(jobs: &mut [DecryptJob<'_>]) {
     let mut block = [0; 64];
     for job in jobs {
-        let mut cipher = ChaCha20::new(job.key.into(), &nonce(job.counter).into());
+        let mut cipher = ChaCha20::new(job.key.into(), &nonce(job.salt, job.counter).into());
         let mut at = job.range.start as usize;
         cipher.seek(64 + u64::from(job.range.start));
         for destination in job.destinations {
@@ -131,15 +135,16 @@ pub(crate) fn decrypt(jobs: &mut [DecryptJob<'_>]) {
     block.zeroize();
 }
 
-fn nonce(counter: u64) -> [u8; 12] {
+fn nonce(salt: u32, counter: u64) -> [u8; 12] {
     let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&salt.to_le_bytes());
     nonce[4..].copy_from_slice(&counter.to_le_bytes());
     nonce
 }
 
-fn poly_key(key: &KeyBytes, counter: u64) -> [u8; 32] {
+fn poly_key(key: &KeyBytes, nonce: [u8; 12]) -> [u8; 32] {
     let mut poly_key = [0; 32];
-    ChaCha20::new(key.into(), &nonce(counter).into()).apply_keystream(&mut poly_key);
+    ChaCha20::new(key.into(), &nonce.into()).apply_keystream(&mut poly_key);
     poly_key
 }
 

@@ -7,32 +7,78 @@
 
 #![allow(unsafe_code, reason = "a named room: raw memory")]
 
-#[cfg(not(target_arch = "x86_64"))]
-use core::ptr;
+#[cfg(target_arch = "x86_64")]
+use core::arch::asm;
+#[cfg(target_arch = "x86_64")]
+use core::arch::x86_64::__m128i;
+
+/// Copies `len` bytes out of memory that may change meanwhile. Each byte is read exactly once.
+///
+/// The loads are assembly: the compiler can neither split nor repeat them, and it may not assume
+/// anything about the memory they read.
+///
+/// # Safety
+/// `source..source+len` is mapped and readable; `destination..destination+len` is private, writable
+/// and disjoint from it.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) unsafe fn read(mut source: *const u8, mut destination: *mut u8, mut len: usize) {
+    /// Moves one power of two through a register.
+    macro_rules! piece {
+        ($size:literal, $type:ty, $class:ident, $code:literal) => {
+            let word: $type;
+            asm!($code, out($class) word, in(reg) source,
+                options(nostack, preserves_flags, readonly));
+            destination.cast::<$type>().write_unaligned(word);
+            source = source.wrapping_add($size);
+            destination = destination.wrapping_add($size);
+        };
+    }
+    // SAFETY: the caller's contract; the pieces together are `len`.
+    unsafe {
+        if len >= 512 {
+            asm!(
+                "rep movsb",
+                inout("rsi") source => _,
+                inout("rdi") destination => _,
+                inout("rcx") len => _,
+                options(nostack, preserves_flags),
+            );
+            return;
+        }
+        while len >= 16 {
+            piece!(16, __m128i, xmm_reg, "movdqu {}, [{}]");
+            len -= 16;
+        }
+        if len & 8 != 0 {
+            piece!(8, u64, reg, "mov {}, [{}]");
+        }
+        if len & 4 != 0 {
+            piece!(4, u32, reg, "mov {:e}, [{}]");
+        }
+        if len & 2 != 0 {
+            piece!(2, u16, reg, "movzx {:e}, word ptr [{}]");
+        }
+        if len & 1 != 0 {
+            let byte: u8;
+            asm!("mov {}, [{}]", out(reg_byte) byte, in(reg) source,
+                options(nostack, preserves_flags, readonly));
+            destination.write(byte);
+        }
+    }
+}
 
 /// Copies `len` bytes out of memory that may change meanwhile. Each byte is read exactly once.
 ///
 /// # Safety
 /// `source..source+len` is mapped and readable; `destination..destination+len` is private, writable
 /// and disjoint from it.
+#[cfg(not(target_arch = "x86_64"))]
 #[inline]
 pub(crate) unsafe fn read(source: *const u8, destination: *mut u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller's contract. The compiler can neither split nor repeat an asm's loads, and
-    // it may not assume anything about the memory it reads.
-    unsafe {
-        core::arch::asm!(
-            "rep movsb",
-            inout("rsi") source => _,
-            inout("rdi") destination => _,
-            inout("rcx") len => _,
-            options(nostack, preserves_flags),
-        );
-    }
-    #[cfg(not(target_arch = "x86_64"))]
     for i in 0..len {
         // SAFETY: the caller's contract; `i` is below `len`.
-        unsafe { destination.add(i).write(ptr::read_volatile(source.add(i))) };
+        unsafe { destination.add(i).write(source.add(i).read_volatile()) };
     }
 }
 
@@ -43,14 +89,6 @@ pub(crate) unsafe fn read(source: *const u8, destination: *mut u8, len: usize) {
 /// writable and disjoint from it.
 #[inline]
 pub(crate) unsafe fn write(source: *const u8, destination: *mut u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `read`, with the roles exchanged.
-    unsafe {
-        read(source, destination, len);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    for i in 0..len {
-        // SAFETY: the caller's contract; `i` is below `len`.
-        unsafe { ptr::write_volatile(destination.add(i), source.add(i).read()) };
-    }
+    // SAFETY: as in `read`, with the roles exchanged: what is written is never read back.
+    unsafe { read(source, destination, len) }
 }

@@ -9,6 +9,11 @@
 //! branches depend on the length only.
 
 #![allow(unsafe_code, reason = "a named room: reads texts of jobs")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
 
 use crate::batch::{Line, Text};
 
@@ -108,5 +113,280 @@ pub(crate) unsafe fn authenticate(key: &Line, text: Text) -> [u64; 2] {
     unsafe {
         poly.blocks(text.start, whole);
         poly.finish(text.start.add(16 * whole), text.len, key)
+    }
+}
+
+/// The tags of several texts of about one length, their blocks interleaved: a multiplication's
+/// latency is the other texts' time.
+///
+/// # Safety
+/// Texts are readable and private.
+#[inline(always)]
+pub(crate) unsafe fn together<const N: usize>(keys: &[Line], texts: &[Text; N]) -> [[u64; 2]; N] {
+    let mut polys: [Poly; N] = [Poly::new(&keys[0]); N];
+    let mut common = u32::MAX;
+    for i in 0..N {
+        polys[i] = Poly::new(&keys[i]);
+        common = common.min(texts[i].len / 16);
+    }
+    let common = common as usize;
+    for block in 0..common {
+        for i in 0..N {
+            // SAFETY: the caller's contract; every text has this block.
+            unsafe { polys[i].blocks(texts[i].start.add(16 * block), 1) };
+        }
+    }
+    let mut tags = [[0; 2]; N];
+    for i in 0..N {
+        let whole = texts[i].len as usize / 16;
+        // SAFETY: as above.
+        unsafe {
+            polys[i].blocks(texts[i].start.add(16 * common), whole - common);
+            tags[i] = polys[i].finish(texts[i].start.add(16 * whole), texts[i].len, &keys[i]);
+        }
+    }
+    tags
+}
+
+/// Poly1305 on the side: two packets' blocks for a kernel to mix into its ChaCha20 rounds, where the
+/// integer units would idle under the vector units' work.
+pub(crate) struct Side {
+    texts: [Text; 64],
+    pub(crate) tags: [[u64; 2]; 64],
+    keys: *const Line,
+    count: usize,
+    next: usize,
+    /// Sealing: the text grows while we follow. Opening: it has been there all the time.
+    grows: bool,
+    /// Slots whose one-time key is computed.
+    keyed: usize,
+    /// Sealing: slots before `reached.0` are complete, that one is so up to `reached.1` bytes.
+    reached: (usize, u32),
+    pub(crate) streams: [Stream; 2],
+}
+
+/// A packet on its way through Poly1305.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    slot: usize,
+    pub(crate) poly: Poly,
+    /// Bytes done.
+    at: u32,
+}
+
+const IDLE: usize = usize::MAX;
+
+/// What a group's rounds shall do on the side.
+#[derive(Clone, Copy)]
+pub(crate) enum Share {
+    Nothing,
+    /// Four blocks of one stream in each of so many double rounds.
+    One(usize, u32),
+    /// Two blocks of each stream.
+    Both(u32),
+}
+
+impl Side {
+    pub(crate) const fn new() -> Self {
+        const IDLE_STREAM: Stream = Stream {
+            slot: IDLE,
+            poly: Poly {
+                h: [0; 3],
+                r: [0; 2],
+                s: 0,
+            },
+            at: 0,
+        };
+        Self {
+            texts: [Text {
+                start: core::ptr::null(),
+                len: 0,
+            }; 64],
+            tags: [[0; 2]; 64],
+            keys: core::ptr::null(),
+            count: 0,
+            next: 0,
+            grows: false,
+            keyed: 0,
+            reached: (0, 0),
+            streams: [IDLE_STREAM; 2],
+        }
+    }
+
+    /// Begins with the slots from `first` on.
+    ///
+    /// # Safety
+    /// `keys` and texts stay readable and private until `drain` has returned.
+    #[inline(always)]
+    pub(crate) unsafe fn begin(
+        &mut self,
+        first: usize,
+        count: usize,
+        grows: bool,
+        keys: *const Line,
+        text: impl Fn(usize) -> Text,
+    ) {
+        for slot in first..count {
+            self.texts[slot] = text(slot);
+        }
+        (self.next, self.count, self.grows, self.keys) = (first, count, grows, keys);
+        (self.keyed, self.reached) = (0, (0, 0));
+    }
+
+    /// Notes what a group has computed.
+    #[inline(always)]
+    pub(crate) fn computed(&mut self, slot: u32, block: u32) {
+        let slot = slot as usize;
+        self.reached = (slot, 64 * block);
+        self.keyed = if self.grows || block == 0 {
+            slot + 1
+        } else {
+            self.count
+        };
+    }
+
+    #[inline(always)]
+    fn key(&self, slot: usize) -> &Line {
+        // SAFETY: slots have keys (`begin`).
+        unsafe { &*self.keys.add(slot) }
+    }
+
+    /// Whole blocks that a stream could take now.
+    #[inline(always)]
+    fn available(&self, stream: &Stream) -> u32 {
+        if stream.slot == IDLE {
+            return 0;
+        }
+        let len = self.texts[stream.slot].len;
+        let there = match self.grows {
+            true if stream.slot > self.reached.0 => 0,
+            true if stream.slot == self.reached.0 => len.min(self.reached.1),
+            _ => len,
+        };
+        there / 16 - stream.at / 16
+    }
+
+    /// Ends streams that are through, begins others, and says what there is to do.
+    #[inline(always)]
+    pub(crate) fn share(&mut self) -> Share {
+        for i in 0..2 {
+            loop {
+                let mut stream = self.streams[i];
+                if stream.slot == IDLE {
+                    if self.next >= self.count || self.next >= self.keyed {
+                        break;
+                    }
+                    let poly = Poly::new(self.key(self.next));
+                    stream = Stream {
+                        slot: self.next,
+                        poly,
+                        at: 0,
+                    };
+                    self.streams[i] = stream;
+                    self.next += 1;
+                }
+                let (text, key) = (self.texts[stream.slot], self.key(stream.slot));
+                let complete = !self.grows
+                    || stream.slot < self.reached.0
+                    || (stream.slot == self.reached.0 && self.reached.1 >= text.len);
+                let left = text.len / 16 - stream.at / 16;
+                if !complete || left >= 4 {
+                    break;
+                }
+                // SAFETY: the text is complete and readable.
+                unsafe {
+                    stream
+                        .poly
+                        .blocks(text.start.add(stream.at as usize), left as usize);
+                    let rest = text.start.add((text.len & !15) as usize);
+                    self.tags[stream.slot] = stream.poly.finish(rest, text.len, key);
+                }
+                self.streams[i].slot = IDLE;
+            }
+        }
+        let (a, b) = (
+            self.available(&self.streams[0]),
+            self.available(&self.streams[1]),
+        );
+        if a >= 2 && b >= 2 {
+            Share::Both((a / 2).min(b / 2).min(10))
+        } else if a >= 4 {
+            Share::One(0, (a / 4).min(10))
+        } else if b >= 4 {
+            Share::One(1, (b / 4).min(10))
+        } else {
+            Share::Nothing
+        }
+    }
+
+    /// Where a stream goes on.
+    #[inline(always)]
+    pub(crate) fn place(&self, stream: usize) -> *const u8 {
+        let stream = &self.streams[stream];
+        self.texts[stream.slot & 63]
+            .start
+            .wrapping_add(stream.at as usize)
+    }
+
+    /// Notes that a stream went on.
+    #[inline(always)]
+    pub(crate) fn went(&mut self, stream: usize, poly: Poly, blocks: u32) {
+        self.streams[stream].poly = poly;
+        self.streams[stream].at += 16 * blocks;
+    }
+
+    /// Ends what is left, when everything is computed.
+    ///
+    /// # Safety
+    /// As [`Side::begin`].
+    #[inline(always)]
+    pub(crate) unsafe fn drain(&mut self) {
+        (self.grows, self.keyed) = (false, self.count);
+        loop {
+            let (share, places) = (self.share(), [self.place(0), self.place(1)]);
+            let [mut a, mut b] = [self.streams[0].poly, self.streams[1].poly];
+            match share {
+                Share::Nothing => break,
+                Share::One(i, rounds) => {
+                    let mut poly = self.streams[i].poly;
+                    // SAFETY: those blocks are there.
+                    unsafe { poly.blocks(places[i], 4 * rounds as usize) };
+                    self.went(i, poly, 4 * rounds);
+                }
+                Share::Both(rounds) => {
+                    for block in 0..2 * rounds as usize {
+                        // SAFETY: those blocks are there.
+                        unsafe {
+                            a.blocks(places[0].add(16 * block), 1);
+                            b.blocks(places[1].add(16 * block), 1);
+                        }
+                    }
+                    self.went(0, a, 2 * rounds);
+                    self.went(1, b, 2 * rounds);
+                }
+            }
+        }
+    }
+
+    /// Forgets keys and states.
+    pub(crate) fn wipe(&mut self) {
+        for stream in &mut self.streams {
+            // SAFETY: a stream is writable. Volatile, or the compiler would leave it out.
+            unsafe {
+                let poly = Poly {
+                    h: [0; 3],
+                    r: [0; 2],
+                    s: 0,
+                };
+                core::ptr::write_volatile(
+                    stream,
+                    Stream {
+                        slot: IDLE,
+                        poly,
+                        at: 0,
+                    },
+                );
+            }
+        }
     }
 }

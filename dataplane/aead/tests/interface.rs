@@ -1,5 +1,12 @@
 //! The interface by example, on every kernel that this processor has.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a test may panic, and makes text of numbers"
+)]
+
 use culvert_aead::{
     Engine, JobError, Jobs, Kernel, OpenJob, SealJob, Sealed, Segment, SegmentMut, Segments,
     TAG_LEN, TAILROOM,

@@ -85,6 +85,7 @@ unsafe fn fill<const SUM: bool>(
             group.block.as_mut_ptr(),
             _mm512_add_epi32(words(block), iota),
         );
+        put(group.salt.as_mut_ptr(), words(stream.salt));
         put(group.counter_low.as_mut_ptr(), words(stream.counter as u32));
         put(
             group.counter_high.as_mut_ptr(),
@@ -196,7 +197,6 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
-    let zero = _mm_setzero_si128();
     let sigma = _mm512_broadcast_i32x4(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
     let mut start = [[_mm512_setzero_si512(); 4]; SETS];
     for (set, rows) in start.iter_mut().enumerate() {
@@ -209,14 +209,15 @@ unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
                 _mm_loadu_si128(key.cast::<__m128i>().add(half))
             };
             let quarter = |array: &[u32; 32]| _mm_loadu_si128(array.as_ptr().add(first).cast());
-            let (block, low, high) = (
+            let (block, salt, low, high) = (
                 quarter(&group.block),
+                quarter(&group.salt),
                 quarter(&group.counter_low),
                 quarter(&group.counter_high),
             );
             let (b01, b23) = (
-                _mm_unpacklo_epi32(block, zero),
-                _mm_unpackhi_epi32(block, zero),
+                _mm_unpacklo_epi32(block, salt),
+                _mm_unpackhi_epi32(block, salt),
             );
             let (n01, n23) = (_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
             *rows = [
@@ -310,15 +311,15 @@ fn half_round<const SETS: usize>(x: &mut [[__m512i; 4]; SETS]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
-    let (key, block, low, high) = unsafe {
+    let (key, block, salt, low, high) = unsafe {
         (
             key_rows(group),
             _mm512_load_si512(group.block.as_ptr().cast()),
+            _mm512_load_si512(group.salt.as_ptr().cast()),
             _mm512_load_si512(group.counter_low.as_ptr().cast()),
             _mm512_load_si512(group.counter_high.as_ptr().cast()),
         )
     };
-    let zero = _mm512_setzero_si512();
     let sigma = [
         _mm512_set1_epi32(SIGMA[0]),
         _mm512_set1_epi32(SIGMA[1]),
@@ -327,7 +328,7 @@ unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
     ];
     let start = [
         sigma[0], sigma[1], sigma[2], sigma[3], key[0], key[1], key[2], key[3], key[4], key[5],
-        key[6], key[7], block, zero, low, high,
+        key[6], key[7], block, salt, low, high,
     ];
     let mut x = start;
     for _ in 0..10 {

@@ -4,6 +4,13 @@
 //! **Never**: called without those features; [`is_available`] says.
 
 #![allow(unsafe_code, reason = "a named room: SIMD kernels")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::cast_sign_loss,
+    reason = "words go to lanes and back; loads and stores are unaligned"
+)]
 #![allow(clippy::wildcard_imports, reason = "intrinsics carry their prefix")]
 #![allow(clippy::needless_range_loop, reason = "lanes and limbs have numbers")]
 
@@ -13,6 +20,7 @@ mod poly;
 use crate::PayloadSum;
 use crate::batch::{self, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::scalar::Side;
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -30,11 +38,18 @@ impl Vector for Avx512 {
 
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
+    const TOGETHER: u32 = 0;
+    const SIDE: u32 = u32::MAX;
+    const AHEAD: usize = 16;
+    // What stays in the first-level cache until Poly1305 has read it.
+    const SEAL: (usize, usize) = (32 << 10, 8);
+    const OPEN: (usize, usize) = (32 << 10, 8);
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; 64],
+        _side: Option<&'s mut Side>,
     ) -> chacha::Sixteen<'s, EXACT, SUM> {
         // SAFETY: a line is 64 bytes, aligned to 64, as a register's place in memory; all bit
         // patterns are both.

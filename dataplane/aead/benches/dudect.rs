@@ -1,0 +1,173 @@
+//! Does the time of a seal or of an open depend on secrets? A statistical test in the manner of
+//! dudect (Reparaz, Balasch, Verbauwhede, 2017).
+//!
+//! `cargo bench -p culvert-aead --bench dudect [-- --kernel avx512|avx2|portable]`
+//!
+//! Two classes of inputs of the same lengths are timed in random order: zeros (key, text, tag)
+//! against random ones; and, in opening, tags that are wrong in their first byte against tags wrong
+//! in their last. Welch's t over the lower nine tenths of the times (the rest is interrupts): below
+//! 4.5 nothing is found, above 10 something surely is. It prints and judges nothing: a busy machine
+//! makes noise, and a figure is to be read beside its repetition.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::manual_is_multiple_of,
+    clippy::unwrap_used,
+    reason = "a bench may panic, and makes text and figures of numbers"
+)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use culvert_aead::{Engine, Kernel, OpenJob, SealJob, Sealed, TAG_LEN, TAILROOM};
+
+const SAMPLES: usize = 60_000;
+const LEN: usize = 192;
+const BATCH: usize = 8;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let json = words.iter().any(|word| word == "--json");
+    let wanted = words
+        .iter()
+        .position(|word| word == "--kernel")
+        .and_then(|at| words.get(at + 1));
+    for kernel in Kernel::ALL {
+        if wanted.is_some_and(|name| name != kernel.name()) {
+            continue;
+        }
+        let Some(mut engine) = Engine::with_kernel(kernel) else {
+            continue;
+        };
+        for (case, t) in [
+            ("seal: zeros against random", seals(&mut engine)),
+            ("verify: zeros against random", verifies(&mut engine)),
+            (
+                "open: first byte of the tag wrong against last",
+                opens(&mut engine),
+            ),
+        ] {
+            if json {
+                println!(
+                    "{{\"section\":\"aead\",\"case\":\"dudect/{}/{case}\",\"unit\":\"t\",\"value\":{t:.2}}}",
+                    kernel.name()
+                );
+            } else {
+                println!("{:<9} {case:<48} |t| = {t:.2}", kernel.name());
+            }
+        }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = (self.next() >> 24) as u8;
+        }
+    }
+}
+
+fn seals(engine: &mut Engine) -> f64 {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut key = [0; 32];
+    let mut buffers = vec![[0; LEN + TAG_LEN + TAILROOM]; BATCH];
+    welch(|class| {
+        // Both classes write the same memory in the same way before the clock runs.
+        random.fill(&mut key);
+        let mask = if class { 0xff } else { 0 };
+        key.iter_mut().for_each(|byte| *byte &= mask);
+        for buffer in &mut buffers {
+            random.fill(buffer);
+            buffer.iter_mut().for_each(|byte| *byte &= mask);
+        }
+        let key = black_box(&key);
+        let start = Instant::now();
+        let mut rest = buffers.iter_mut();
+        let mut jobs: [SealJob<'_>; BATCH] = std::array::from_fn(|i| {
+            let buffer = rest.next().expect("as many buffers");
+            SealJob::in_place(key, i as u64, buffer, LEN).expect("room")
+        });
+        engine.seal(&mut jobs);
+        start.elapsed().as_nanos() as f64
+    })
+}
+
+fn verifies(engine: &mut Engine) -> f64 {
+    let mut random = Random(0xfeed_5678_9abc_def1);
+    let mut key = [0; 32];
+    let mut buffers = vec![[0; LEN + TAG_LEN]; BATCH];
+    welch(|class| {
+        random.fill(&mut key);
+        let mask = if class { 0xff } else { 0 };
+        key.iter_mut().for_each(|byte| *byte &= mask);
+        for buffer in &mut buffers {
+            random.fill(buffer);
+            buffer.iter_mut().for_each(|byte| *byte &= mask);
+        }
+        let key = black_box(&key);
+        let start = Instant::now();
+        let mut rest = buffers.iter();
+        let mut jobs: [Sealed<'_>; BATCH] = std::array::from_fn(|i| {
+            let buffer = rest.next().expect("as many buffers");
+            Sealed::new(key, i as u64, buffer).expect("a tag")
+        });
+        engine.verify(&mut jobs);
+        start.elapsed().as_nanos() as f64
+    })
+}
+
+fn opens(engine: &mut Engine) -> f64 {
+    let key = [3; 32];
+    let mut sealed = vec![[7; LEN + TAG_LEN + TAILROOM]; BATCH];
+    for (i, buffer) in sealed.iter_mut().enumerate() {
+        engine.seal(&mut [SealJob::in_place(&key, i as u64, buffer, LEN).expect("room")]);
+    }
+    let mut buffers = sealed.clone();
+    welch(|class| {
+        for (buffer, sealed) in buffers.iter_mut().zip(&sealed) {
+            buffer.copy_from_slice(sealed);
+            buffer[LEN + usize::from(class) * (TAG_LEN - 1)] ^= 1;
+        }
+        let start = Instant::now();
+        let mut rest = buffers.iter_mut();
+        let mut jobs: [OpenJob<'_>; BATCH] = std::array::from_fn(|i| {
+            let buffer = rest.next().expect("as many buffers");
+            OpenJob::in_place(&key, i as u64, &mut buffer[..LEN + TAG_LEN]).expect("a tag")
+        });
+        engine.open(&mut jobs);
+        start.elapsed().as_nanos() as f64
+    })
+}
+
+/// Welch's t between the two classes' times.
+fn welch(mut time: impl FnMut(bool) -> f64) -> f64 {
+    let mut random = Random(0x0dd_ba11);
+    let mut times = [Vec::new(), Vec::new()];
+    for sample in 0..SAMPLES {
+        let class = random.next() >> 40 & 1 == 1;
+        let time = time(class);
+        if sample > SAMPLES / 20 {
+            times[usize::from(class)].push(time);
+        }
+    }
+    let mut all: Vec<f64> = times.iter().flatten().copied().collect();
+    all.sort_by(f64::total_cmp);
+    let limit = all[all.len() * 9 / 10];
+    let moments = times.map(|times| {
+        let kept: Vec<f64> = times.into_iter().filter(|&time| time <= limit).collect();
+        let mean = kept.iter().sum::<f64>() / kept.len() as f64;
+        let variance =
+            kept.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / (kept.len() - 1) as f64;
+        (mean, variance / kept.len() as f64)
+    });
+    ((moments[0].0 - moments[1].0) / (moments[0].1 + moments[1].1).sqrt()).abs()
+}

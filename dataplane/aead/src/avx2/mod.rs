@@ -1,0 +1,112 @@
+//! The AVX2 kernel: eight ChaCha20 blocks and four Poly1305 packets side by side.
+//!
+//! **In**: bursts, on a processor with AVX2 and BMI2. **Out**: as every kernel.
+//! **Never**: called without those features; [`is_available`] says.
+
+#![allow(unsafe_code, reason = "a named room: SIMD kernels")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::cast_sign_loss,
+    reason = "words go to lanes and back; loads and stores are unaligned"
+)]
+#![allow(clippy::wildcard_imports, reason = "intrinsics carry their prefix")]
+#![allow(clippy::needless_range_loop, reason = "lanes and limbs have numbers")]
+
+mod chacha;
+mod poly;
+
+use crate::PayloadSum;
+use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
+use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::scalar::Side;
+
+/// Whether this processor has what the kernel needs.
+pub(crate) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2")
+}
+
+enum Avx2 {}
+
+impl Vector for Avx2 {
+    type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Eight<'s, EXACT, SUM>;
+
+    const TEXTS: usize = 4;
+    const SCALAR_BLOCKS: usize = 33;
+    const TOGETHER: u32 = 200;
+    const SIDE: u32 = 256;
+    const AHEAD: usize = AHEAD;
+    // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
+    const SEAL: (usize, usize) = (usize::MAX, 8);
+    const OPEN: (usize, usize) = (16 << 10, 2);
+
+    #[inline(always)]
+    fn lanes<'s, const EXACT: bool, const SUM: bool>(
+        keystream: &'s mut [Line; 16],
+        sums: &'s mut [Line; 64],
+        side: Option<&'s mut Side>,
+    ) -> chacha::Eight<'s, EXACT, SUM> {
+        // SAFETY: a line is 64 bytes, aligned to 64, as a register's place in memory; all bit
+        // patterns are both.
+        unsafe {
+            chacha::Eight {
+                keystream: &mut *(&raw mut *keystream).cast(),
+                sums: &mut *(&raw mut *sums).cast(),
+                side,
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+        // SAFETY: the caller's contract.
+        unsafe { poly::authenticate(keys, texts, streams) }
+    }
+}
+
+/// The way in: everything that is inlined below is compiled for the kernel's features.
+///
+/// # Safety
+/// [`is_available`] said yes.
+#[target_feature(enable = "avx2,bmi2")]
+pub(crate) unsafe fn seal(scratch: &mut Scratch, jobs: &mut [SealJob<'_>]) {
+    // SAFETY: the caller's contract.
+    unsafe { batch::seal::<Avx2, fn(usize, PayloadSum, &mut [u8])>(scratch, jobs, &mut None) }
+}
+
+/// # Safety
+/// [`is_available`] said yes.
+#[target_feature(enable = "avx2,bmi2")]
+pub(crate) unsafe fn seal_with(
+    scratch: &mut Scratch,
+    jobs: &mut [SealJob<'_>],
+    finish: &mut dyn FnMut(usize, PayloadSum, &mut [u8]),
+) {
+    // SAFETY: the caller's contract.
+    unsafe { batch::seal::<Avx2, _>(scratch, jobs, &mut Some(finish)) }
+}
+
+/// # Safety
+/// [`is_available`] said yes.
+#[target_feature(enable = "avx2,bmi2")]
+pub(crate) unsafe fn open(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
+    // SAFETY: the caller's contract.
+    unsafe { batch::open::<Avx2>(scratch, jobs) }
+}
+
+/// # Safety
+/// [`is_available`] said yes.
+#[target_feature(enable = "avx2,bmi2")]
+pub(crate) unsafe fn verify(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
+    // SAFETY: the caller's contract.
+    unsafe { batch::verify::<Avx2>(scratch, jobs) }
+}
+
+/// # Safety
+/// [`is_available`] said yes.
+#[target_feature(enable = "avx2,bmi2")]
+pub(crate) unsafe fn decrypt(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
+    // SAFETY: the caller's contract.
+    unsafe { batch::decrypt::<Avx2>(scratch, jobs) }
+}
