@@ -223,7 +223,7 @@ impl Culvert {
     }
 
     /// Starts it again after [`Culvert::kill`] or [`Culvert::stop`], with the same file and run directory.
-    pub fn restart(self, scenario: &Scenario, namespace: Option<&Namespace>) -> Result<Self> {
+    pub fn restart(mut self, scenario: &Scenario, namespace: Option<&Namespace>) -> Result<Self> {
         let yaml = fs::read_to_string(&self.config)?;
         let name = self.name.clone();
         drop(self);
@@ -272,6 +272,15 @@ impl Culvert {
             .arg(&self.run_dir)
             .stdin(Stdio::null());
         Ok(command)
+    }
+}
+
+impl Drop for Culvert {
+    fn drop(&mut self) {
+        // Its last words, for the logs of a scenario that failed.
+        if let Ok(text) = self.call(&["show"]) {
+            let _ = fs::write(self.config.with_extension("show.log"), text);
+        }
     }
 }
 
