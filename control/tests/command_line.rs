@@ -381,3 +381,31 @@ fn nothing_starts_with_a_bad_file_or_directory() {
         stderr(&output)
     );
 }
+
+#[test]
+fn log_lines_carry_a_priority_for_journald() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.yaml");
+    fs::write(&config, "version: 1\n").unwrap();
+    let log = |journal: bool| {
+        let mut command = culvert();
+        command
+            .args(["run", "-c"])
+            .arg(&config)
+            .env("CULVERT_LOG", "a=b=c");
+        if journal {
+            command.env("JOURNAL_STREAM", "8:12345");
+        }
+        stderr(&command.output().unwrap())
+    };
+    assert!(
+        log(true).starts_with("<4>CULVERT_LOG can't be read"),
+        "{}",
+        log(true)
+    );
+    assert!(
+        log(false).contains("Z  WARN CULVERT_LOG can't be read"),
+        "{}",
+        log(false)
+    );
+}

@@ -441,12 +441,57 @@ fn keys_and_their_files() {
 }
 
 #[test]
-fn a_key_in_a_files_place_is_never_shown() {
-    let text = changed("/keys/good", OWN_PRIVATE);
-    let shown = report(&text);
-    let message = &shown.mistakes()[0].message;
-    assert!(message.contains("holds a key itself"), "{message}");
-    assert!(!message.contains(OWN_PRIVATE));
+fn a_key_in_the_file_is_never_shown() {
+    for (old, new) in [
+        (
+            "private_key_file: /keys/good",
+            format!("private_key_file: {OWN_PRIVATE}"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("private_key: {OWN_PRIVATE}"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("PrivateKey: \"{OWN_PRIVATE}\" # mine"),
+        ),
+        (
+            "private_key_file: /keys/good",
+            format!("private_key: |\n      {OWN_PRIVATE}"),
+        ),
+        (
+            "preshared_key_file: /keys/psk",
+            format!("preshared_key: {OWN_PRIVATE}"),
+        ),
+        (
+            "via: 10.1.1.20 }",
+            format!("psk: {OWN_PRIVATE}, via: 10.1.1.20 }}"),
+        ),
+    ] {
+        let text = changed(old, &new);
+        let report = report(&text);
+        assert_eq!(report.errors(), 1, "{}", report.render(false));
+        for shown in [report.render(false), report.render(true)] {
+            assert!(!shown.contains(&OWN_PRIVATE[..8]), "{shown}");
+        }
+    }
+    let text = changed(
+        "private_key_file: /keys/good",
+        &format!("private_key_file: {OWN_PRIVATE}"),
+    );
+    assert!(report(&text).render(false).contains("holds a key itself"));
+}
+
+#[test]
+fn no_configuration_shows_its_keys() {
+    let (config, _) = config::parse(GOOD, Path::new("hv.yaml"), &Keys).unwrap();
+    let shown = format!("{config:?} {config:#?}");
+    assert!(shown.contains("/keys/good"));
+    assert!(!shown.contains(OWN_PRIVATE));
+    assert!(
+        !shown.contains("200, 9, 243"),
+        "the first bytes of the private key"
+    );
 }
 
 #[test]

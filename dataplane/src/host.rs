@@ -8,12 +8,44 @@
 //! Owned by the control core; one stack per uplink. Everything is bounded (`limits`),
 //! nothing that the network sends can panic, and what is ignored is counted by name.
 
-use std::net::IpAddr;
+mod message;
+mod neighbors;
+mod routes;
+#[cfg(test)]
+mod tests;
 
-use culvert_wire::MacAddr;
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use culvert_wire::{
+    MacAddr,
+    arp::{ArpError, ArpPacket, Operation},
+    ether,
+    nd::{self, NdError, NdMessage},
+    parse::{Headers, L3, L4, parse_frame},
+};
 use culvert_wireguard::Instant;
 
-use crate::path::Link;
+pub use self::routes::link_local;
+use self::{
+    neighbors::{Answer, Neighbors, Said, Solicit, Unheard},
+    routes::Routes,
+};
+use crate::{limits, path::Link};
+
+/// How often an address is announced, and how far apart (RFC 5227, section 1.1:
+/// `ANNOUNCE_NUM`, `ANNOUNCE_INTERVAL`).
+const ANNOUNCEMENTS: u8 = 2;
+const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How often an address is defended at the most (RFC 5227: `DEFEND_INTERVAL`).
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+const REPLY_PERIOD: Duration = Duration::from_secs(1);
+
+const ECHO_REQUEST_V4: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
 
 /// What the stack is and where it sits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,69 +115,471 @@ pub struct NeighborInfo {
     pub confirmed: Option<Instant>,
 }
 
-/// The stack. Feed it with `handle_*` and `resolve`, then take what `poll_frame`,
-/// `poll_event` and `poll_timeout` have, in this order.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
+        /// Why a frame was ignored or not sent.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum HostDrop { $($(#[$doc])* $name),* }
+
+        impl HostDrop {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable name under which operators see the reason.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Cut short, contradicting itself, or failing a check of its protocol.
+    Malformed => "malformed",
+    /// Another's frame, packet or question.
+    NotForUs => "not-for-us",
+    /// Our own frame come back.
+    Looped => "looped",
+    /// A protocol or message that the stack doesn't serve.
+    NotServed => "not-served",
+    /// An announcement or answer of a neighbor that nobody asked for.
+    Unsolicited => "unsolicited",
+    /// Someone else says to have an address of ours.
+    AddressConflict => "address-conflict",
+    /// More questions than are answered per second.
+    RateLimited => "rate-limited",
+    /// An echo request that may not be answered: a fragment, a wrong checksum, a source
+    /// that isn't one host.
+    EchoRefused => "echo-refused",
+    /// An echo request longer than the link's MTU.
+    EchoTooLong => "echo-too-long",
+    /// No room for another neighbor.
+    NeighborsFull => "neighbors-full",
+    /// No room for another frame to send.
+    OutputFull => "output-full",
+}
+
+/// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame` and
+/// `poll_event` have, then sleep until [`HostStack::poll_timeout`].
 pub struct HostStack {
-    config: HostConfig,
+    mac: MacAddr,
+    mtu: u16,
+    routes: Routes,
+    neighbors: Neighbors,
+    output: VecDeque<Vec<u8>>,
+    announcements_left: u8,
+    announce_at: Option<Instant>,
+    defended: Option<Instant>,
+    neighbor_replies: Budget,
+    echo_replies: Budget,
+    drops: [u64; HostDrop::ALL.len()],
 }
 
 impl HostStack {
     /// A stack that announces its addresses.
     #[must_use]
-    pub fn new(config: HostConfig, _now: Instant) -> Self {
-        Self { config }
+    pub fn new(config: HostConfig, now: Instant) -> Self {
+        let routes = Routes::new(&config);
+        let mut neighbors = Neighbors::default();
+        neighbors.reconfigure(routes.routers(), |_| false);
+        let mut stack = Self {
+            mac: config.mac,
+            mtu: config.mtu,
+            routes,
+            neighbors,
+            output: VecDeque::new(),
+            announcements_left: 0,
+            announce_at: None,
+            defended: None,
+            neighbor_replies: Budget::new(now),
+            echo_replies: Budget::new(now),
+            drops: [0; HostDrop::ALL.len()],
+        };
+        stack.announce(now);
+        stack
     }
 
-    /// Takes a new configuration; neighbors that are still on-link are kept.
-    pub fn reconfigure(&mut self, config: HostConfig, _now: Instant) {
-        self.config = config;
+    /// Takes a new configuration and announces the addresses if they or the hardware
+    /// address changed. Neighbors that are still on-link are kept; those that aren't are
+    /// lost (with an event), and a new hardware address changes all of them.
+    pub fn reconfigure(&mut self, config: HostConfig, now: Instant) {
+        let routes = Routes::new(&config);
+        let same = routes.addresses().eq(self.routes.addresses()) && config.mac == self.mac;
+        self.neighbors
+            .reconfigure(routes.routers(), |address| routes.is_neighbor(address));
+        if config.mac != self.mac {
+            self.neighbors.touch_all();
+        }
+        self.mac = config.mac;
+        self.mtu = config.mtu;
+        self.routes = routes;
+        if !same {
+            self.announce(now);
+        }
+    }
+
+    /// Announces all addresses, now and again a little later; also useful when the link
+    /// has come up.
+    pub fn announce(&mut self, now: Instant) {
+        self.announcements_left = ANNOUNCEMENTS;
+        self.announce_once(now);
     }
 
     /// Takes an Ethernet frame from the wire.
-    pub fn handle_frame(&mut self, _frame: &[u8], _now: Instant) {}
+    pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+        if let Err(reason) = self.frame(frame, now) {
+            self.count(reason);
+        }
+    }
 
     /// The way to `destination`; asks the next hop if it isn't known.
-    pub fn resolve(&mut self, _destination: IpAddr, _now: Instant) -> Resolution {
-        Resolution::NoRoute
+    ///
+    /// A next hop is asked three times, a second apart; when none of that is answered,
+    /// only another call has it asked again. From the first call on it is in use: it is
+    /// kept fresh, and whatever changes about it is an event.
+    pub fn resolve(&mut self, destination: IpAddr, now: Instant) -> Resolution {
+        let Some(next_hop) = self.next_hop(destination) else {
+            return Resolution::NoRoute;
+        };
+        let (Some(source), Some(_asker)) = (
+            self.routes.source(destination, next_hop),
+            self.routes.asker(next_hop),
+        ) else {
+            return Resolution::NoRoute;
+        };
+        match self.neighbors.ask(next_hop, now) {
+            Answer::Known(destination) => {
+                return Resolution::Resolved {
+                    source,
+                    link: Link::Ethernet {
+                        source: self.mac,
+                        destination,
+                        port: 0,
+                    },
+                };
+            }
+            Answer::Ask(solicit) => self.solicit(solicit),
+            Answer::Waiting => {}
+            Answer::Full => self.count(HostDrop::NeighborsFull),
+        }
+        Resolution::Pending
     }
 
     /// Which neighbor `destination` goes through.
     #[must_use]
-    pub fn next_hop(&self, _destination: IpAddr) -> Option<IpAddr> {
-        None
+    pub fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.routes.next_hop(destination)
     }
 
     /// The next frame to send.
     pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
-        None
+        self.output.pop_front()
     }
 
-    /// The next event.
+    /// The next event. Several changes of one neighbor between two calls are one event.
     pub fn poll_event(&mut self) -> Option<HostEvent> {
-        None
+        let address = self.neighbors.poll_changed()?;
+        Some(HostEvent::Neighbor { address })
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce_once(now);
+        }
+        if self.neighbors.next().is_some_and(|at| at <= now) {
+            // What finds no room stays due: poll_frame makes room.
+            let room = limits::HOST_OUTPUT.saturating_sub(self.output.len());
+            for solicit in self.neighbors.expire(now, room) {
+                self.solicit(solicit);
+            }
+        }
+    }
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        match (self.announce_at, self.neighbors.next()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// All neighbors, in the order of their addresses.
     pub fn neighbors(&self) -> impl Iterator<Item = NeighborInfo> + '_ {
-        std::iter::empty()
+        self.neighbors.iter()
     }
 
     /// Own addresses, the link-local one among them: what a classifier must let pass.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.config.addresses.iter().map(|&(address, _)| address)
+        self.routes.addresses()
     }
 
     /// What was ignored, by name, with counts above 0.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        std::iter::empty()
+        HostDrop::ALL
+            .iter()
+            .map(|&reason| (reason.name(), self.dropped(reason)))
+            .filter(|&(_, n)| n > 0)
+    }
+
+    /// How often `reason` occurred.
+    #[must_use]
+    pub const fn dropped(&self, reason: HostDrop) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
+        let len = u32::try_from(frame.len()).map_err(|_| HostDrop::Malformed)?;
+        let headers = parse_frame(frame, len).map_err(|_| HostDrop::Malformed)?;
+        let ether = headers.ether;
+        if ether.source == self.mac {
+            return Err(HostDrop::Looped);
+        }
+        if !ether.source.is_unicast() {
+            return Err(HostDrop::Malformed);
+        }
+        if ether.destination != self.mac && !ether.destination.is_multicast() {
+            return Err(HostDrop::NotForUs);
+        }
+        match (headers.l3, headers.l4) {
+            (L3::Arp, _) => self.arp(&headers, frame, now),
+            (L3::V4(_), L4::Icmp4(icmp)) if icmp.kind == ECHO_REQUEST_V4 => {
+                self.echo(&headers, frame, now)
+            }
+            (L3::V6(_), L4::Icmp6(icmp)) if icmp.kind == ECHO_REQUEST_V6 => {
+                self.echo(&headers, frame, now)
+            }
+            (L3::V6(ip), L4::Icmp6(_)) => self.nd(&headers, ip.destination, frame, now),
+            (L3::V4(_) | L3::V6(_), L4::Malformed) => Err(HostDrop::Malformed),
+            (L3::V4(_) | L3::V6(_) | L3::Other, _) => Err(HostDrop::NotServed),
+        }
+    }
+
+    fn arp(&mut self, headers: &Headers, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
+        let packet =
+            ArpPacket::parse(&frame[headers.l3_offset..]).map_err(|error| match error {
+                ArpError::Truncated | ArpError::Sender => HostDrop::Malformed,
+                ArpError::Unsupported | ArpError::Operation => HostDrop::NotServed,
+            })?;
+        let sender = IpAddr::V4(packet.sender);
+        self.check_claim(sender, packet.sender_mac, now)?;
+        if packet.sender == packet.target {
+            return self.hear(sender, announced(packet.sender_mac), now);
+        }
+        if !self.routes.owns(packet.target.into()) {
+            return Err(HostDrop::NotForUs);
+        }
+        match packet.operation {
+            Operation::Request => {
+                self.take_question(now)?;
+                self.reply(message::arp(&packet.reply(self.mac)));
+                self.learn(sender, packet.sender_mac, now)
+            }
+            Operation::Reply => {
+                let said = Said {
+                    solicited: headers.ether.destination == self.mac,
+                    ..announced(packet.sender_mac)
+                };
+                self.hear(sender, said, now)
+            }
+        }
+    }
+
+    fn nd(
+        &mut self,
+        headers: &Headers,
+        destination: Ipv6Addr,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        let message = NdMessage::parse(headers, frame).map_err(|error| match error {
+            NdError::OtherType => HostDrop::NotServed,
+            NdError::Truncated
+            | NdError::HopLimit
+            | NdError::Code
+            | NdError::Checksum
+            | NdError::Option
+            | NdError::Target
+            | NdError::Unspecified
+            | NdError::SolicitedGroup => HostDrop::Malformed,
+        })?;
+        if !destination.is_multicast() && !self.routes.owns(destination.into()) {
+            return Err(HostDrop::NotForUs);
+        }
+        match message {
+            NdMessage::Solicitation {
+                source,
+                target,
+                source_mac,
+            } => {
+                let asker_mac = source_mac.unwrap_or(headers.ether.source);
+                self.check_claim(source.into(), asker_mac, now)?;
+                if !self.routes.owns(target.into()) {
+                    return Err(HostDrop::NotForUs);
+                }
+                self.take_question(now)?;
+                let mac = self.mac;
+                self.reply(message::nd(|out| {
+                    nd::write_advertisement(source, asker_mac, target, mac, false, out)
+                }));
+                source_mac.map_or(Ok(()), |mac| self.learn(source.into(), mac, now))
+            }
+            NdMessage::Advertisement {
+                target,
+                target_mac,
+                solicited,
+                replace,
+                ..
+            } => {
+                let claimed_by = target_mac.unwrap_or(headers.ether.source);
+                self.check_claim(target.into(), claimed_by, now)?;
+                let said = Said {
+                    mac: target_mac,
+                    solicited,
+                    replace,
+                };
+                self.hear(target.into(), said, now)
+            }
+            NdMessage::RouterSolicitation { .. } => Err(HostDrop::NotServed),
+        }
+    }
+
+    fn echo(&mut self, headers: &Headers, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
+        let ours = headers
+            .addresses()
+            .is_some_and(|(_, destination)| self.routes.owns(destination));
+        if !ours || headers.ether.destination != self.mac {
+            return Err(HostDrop::NotForUs);
+        }
+        if headers.ip_len > usize::from(self.mtu) {
+            return Err(HostDrop::EchoTooLong);
+        }
+        let reply = message::echo_reply(self.mac, headers, frame).ok_or(HostDrop::EchoRefused)?;
+        if !self.echo_replies.take(now) {
+            return Err(HostDrop::RateLimited);
+        }
+        self.reply(reply);
+        Ok(())
+    }
+
+    /// Whoever says to be at an address of ours is told otherwise, now and then (RFC
+    /// 5227, section 2.4 b; it may be that the other gives in).
+    fn check_claim(&mut self, address: IpAddr, mac: MacAddr, now: Instant) -> Result<(), HostDrop> {
+        if mac == self.mac {
+            return Err(HostDrop::Looped);
+        }
+        if !self.routes.owns(address) {
+            return Ok(());
+        }
+        let rested = self
+            .defended
+            .is_none_or(|at| at.is_older_than(DEFEND_INTERVAL, now));
+        if rested {
+            self.defended = Some(now);
+            self.reply(message::announcement(self.mac, address));
+        }
+        Err(HostDrop::AddressConflict)
+    }
+
+    fn take_question(&mut self, now: Instant) -> Result<(), HostDrop> {
+        if self.neighbor_replies.take(now) {
+            Ok(())
+        } else {
+            Err(HostDrop::RateLimited)
+        }
+    }
+
+    /// Who asks for us will hear from us or be asked for soon: it is worth remembering.
+    fn learn(&mut self, address: IpAddr, mac: MacAddr, now: Instant) -> Result<(), HostDrop> {
+        if !self.routes.is_neighbor(address) {
+            return Ok(());
+        }
+        self.neighbors
+            .hear_question(address, mac, now)
+            .map_err(ignored)
+    }
+
+    fn hear(&mut self, address: IpAddr, said: Said, now: Instant) -> Result<(), HostDrop> {
+        self.neighbors.hear(address, said, now).map_err(ignored)
+    }
+
+    fn announce_once(&mut self, now: Instant) {
+        let addresses: Vec<_> = self.routes.addresses().collect();
+        for address in addresses {
+            self.reply(message::announcement(self.mac, address));
+        }
+        self.announcements_left = self.announcements_left.saturating_sub(1);
+        self.announce_at = (self.announcements_left > 0).then(|| now + ANNOUNCE_AGAIN_AFTER);
+    }
+
+    fn solicit(&mut self, solicit: Solicit) {
+        let frame = self
+            .routes
+            .asker(solicit.address)
+            .and_then(|source| message::solicitation(self.mac, source, solicit));
+        if let Some(frame) = frame {
+            self.send(frame, limits::HOST_OUTPUT);
+        }
+    }
+
+    fn reply(&mut self, frame: Vec<u8>) {
+        self.send(frame, limits::HOST_OUTPUT - limits::HOST_OUTPUT_RESERVED);
+    }
+
+    fn send(&mut self, frame: Vec<u8>, room: usize) {
+        debug_assert!(frame.len() > ether::HEADER_LEN, "a frame was not written");
+        if self.output.len() < room {
+            self.output.push_back(frame);
+        } else {
+            self.count(HostDrop::OutputFull);
+        }
+    }
+
+    const fn count(&mut self, reason: HostDrop) {
+        self.drops[reason as usize] += 1;
+    }
+}
+
+/// What an announcement says: everyone should know, nobody asked.
+const fn announced(mac: MacAddr) -> Said {
+    Said {
+        mac: Some(mac),
+        solicited: false,
+        replace: true,
+    }
+}
+
+const fn ignored(unheard: Unheard) -> HostDrop {
+    match unheard {
+        Unheard::Unknown => HostDrop::Unsolicited,
+        Unheard::NoAddress => HostDrop::Malformed,
+        Unheard::Full => HostDrop::NeighborsFull,
+    }
+}
+
+/// Answers that may still be given in this second.
+struct Budget {
+    since: Instant,
+    left: u32,
+}
+
+impl Budget {
+    const fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            left: limits::HOST_REPLIES_PER_SECOND,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if self.since.is_older_than(REPLY_PERIOD, now) {
+            *self = Self::new(now);
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
     }
 }

@@ -54,6 +54,7 @@ fn main() {
             );
             config.socket_mode = mode;
             config.queue_pairs = queues;
+            config.state_file = Some(format!("{socket}.state").into());
             let name = config.name.clone();
             Port::open(config, move |event| eprintln!("{name}: {event:?}")).expect("a port")
         })

@@ -15,6 +15,8 @@ pub const BURST_MAX: usize = 64;
 pub const SEGMENTS_MAX: usize = 4096;
 /// Bytes of a frame's private copy: room for Ethernet, IPv6 with extensions and TCP.
 pub const HEAD_MAX: usize = 256;
+/// Buffers that one frame may fill. Linux offers at least 1526 bytes in each: 43 for the longest.
+pub const FRAME_CHAINS_MAX: usize = 128;
 /// Longest frame: Ethernet with two VLAN tags around the longest IPv6 packet.
 pub const FRAME_MAX: u32 = 14 + 8 + 40 + 65535;
 /// Shortest frame: an Ethernet header.

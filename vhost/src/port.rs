@@ -18,7 +18,7 @@ use crate::event::{PortError, PortEvent};
 use crate::limits;
 use crate::ring::rx::GuestRx;
 use crate::ring::tx::GuestTx;
-use crate::ring::{Ring, kick};
+use crate::ring::{Keeper, Ring, kick};
 use crate::session::{self, Endpoint};
 
 /// An open port.
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) tx: Box<[GuestTx]>,
     pub(crate) rx: Box<[GuestRx]>,
     pub(crate) counters: PortCounters,
+    /// Where packed rings stood.
+    pub(crate) keeper: Arc<Keeper>,
     /// Readable when the session thread has to look: the port closes, or a ring failed.
     pub(crate) alarm: Arc<OwnedFd>,
     pub(crate) is_closing: std::sync::atomic::AtomicBool,
@@ -85,12 +87,16 @@ impl Port {
             .map(|_| Ok(GuestRx::new(ring()?)))
             .collect::<Result<_, _>>()?;
         let endpoint = Endpoint::open(&config)?;
+        let rings = 2 * usize::from(config.queue_pairs);
+        let keeper = Keeper::new(config.state_file.as_deref(), rings)
+            .map_err(system("mapping the state file of packed rings"))?;
         let events: session::Events = Arc::new(events);
         let shared = Arc::new(Shared {
             config,
             tx,
             rx,
             counters: PortCounters::default(),
+            keeper: Arc::new(keeper),
             alarm,
             is_closing: false.into(),
         });

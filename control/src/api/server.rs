@@ -128,10 +128,7 @@ async fn apply(
 
 fn applied(answer: Result<Applied, ApplyError>) -> Response {
     match answer {
-        Ok(applied) => {
-            super::log_applied(&applied);
-            Json(applied).into_response()
-        }
+        Ok(applied) => Json(applied).into_response(),
         Err(ApplyError::NeedsRestart(what)) => {
             let error = ApplyError::NeedsRestart(what.clone()).to_string();
             refuse(

@@ -4,17 +4,19 @@
 //! resolves and every value is in range, or a [`Report`] of every mistake in the file. Never:
 //! devices, sockets or DNS: a file can be checked on any machine.
 //!
-//! The way of a file: `raw` makes a tree with spans of the text; `draft` reads the tree by the
-//! tables of [`schema`] into values that carry their spans; `cross` compares them with each other;
+//! The way of a file: `raw` makes a tree with spans of the text; `read` reads the tree by the tables
+//! of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
 //! `build` turns a file without a mistake into a [`Config`].
 
 mod build;
 mod cross;
+mod device;
 mod draft;
 mod keyfile;
 mod limits;
 mod model;
 mod raw;
+mod read;
 mod report;
 pub mod schema;
 mod section;
@@ -68,7 +70,7 @@ pub fn parse(text: &str, path: &Path, keys: &dyn KeyFiles) -> Result<(Config, Re
 fn check(text: &str, path: &Path, keys: &dyn KeyFiles, report: &mut Report) -> Option<Config> {
     let root = raw::read(text, report)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut reader = draft::Reader {
+    let mut reader = read::Reader {
         report,
         keys,
         folder,

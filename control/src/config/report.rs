@@ -1,6 +1,7 @@
 //! Mistakes in a configuration file, and how they are shown.
 //!
-//! In: what was found wrong, and where. Out: text for people. Never: the contents of key files.
+//! In: what was found wrong, and where. Out: text for people. Never: the contents of key files, or a
+//! key that was written into the file by mistake: its letters are shown as `*`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub struct Report {
     file: PathBuf,
     text: String,
     mistakes: Vec<Mistake>,
+    /// Texts that are not shown.
+    secrets: Vec<String>,
 }
 
 impl Report {
@@ -53,6 +56,7 @@ impl Report {
             file: file.to_owned(),
             text: text.to_owned(),
             mistakes: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 
@@ -64,6 +68,13 @@ impl Report {
     /// Adds a warning and gives it back for its help lines.
     pub(crate) fn warning(&mut self, span: Span, message: impl Into<String>) -> &mut Mistake {
         self.push(Severity::Warning, span, message.into())
+    }
+
+    /// Keeps a text of the file from being shown.
+    pub(crate) fn hide(&mut self, secret: &str) {
+        // One letter would hide half of every line, and is no secret.
+        let lines = secret.lines().map(str::trim).filter(|line| line.len() > 1);
+        self.secrets.extend(lines.map(String::from));
     }
 
     /// The mistakes, in the order of the file's lines.
@@ -119,6 +130,14 @@ impl Report {
         self.mistakes.iter().filter(same).count()
     }
 
+    /// A line without its secrets, as wide as before.
+    fn hidden(&self, line: &str) -> String {
+        let hide = |line: String, secret: &String| {
+            line.replace(secret.as_str(), &"*".repeat(secret.chars().count()))
+        };
+        self.secrets.iter().fold(line.to_owned(), hide)
+    }
+
     fn render_one(&self, out: &mut String, mistake: &Mistake, paint: Paint) {
         let (word, tone) = match mistake.severity {
             Severity::Error => ("error", Paint::RED),
@@ -157,6 +176,7 @@ impl Report {
             .checked_sub(1)
             .and_then(|n| self.text.lines().nth(n));
         let Some(line) = line else { return 1 };
+        let line = &self.hidden(line);
         let number = span.line.to_string();
         let margin = number.len();
         let before = span.column.saturating_sub(1);

@@ -82,7 +82,7 @@ impl<'n> Section<'n> {
         if self.table.key(name).is_none() {
             if !(std::ptr::eq(self.table, &raw const super::schema::FILE) && name.starts_with("x-"))
             {
-                self.report_unknown(name, key.span, report);
+                self.report_unknown(name, key.span, value, report);
             }
             return;
         }
@@ -97,7 +97,10 @@ impl<'n> Section<'n> {
         self.entries.insert(name, (key.span, value));
     }
 
-    fn report_unknown(&mut self, name: &str, span: Span, report: &mut Report) {
+    fn report_unknown(&mut self, name: &str, span: Span, value: &Node, report: &mut Report) {
+        if let (Some(_), Value::Text(secret)) = (inline_secret(name), &value.value) {
+            report.hide(secret);
+        }
         let mistake = report.error(span, format!("unknown key `{name}` in {}", self.title));
         let table = self.table;
         if let Some(file_key) = inline_secret(name) {

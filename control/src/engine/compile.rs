@@ -182,7 +182,7 @@ impl Engine {
         Uplink {
             index: UplinkIndex::from_slot(slot),
             name: uplink.config.name.to_string(),
-            addresses: uplink.config.addresses.iter().map(IpNet::addr).collect(),
+            addresses: uplink.addresses(),
             tunnels,
             counters: Arc::clone(&uplink.counters),
         }

@@ -306,8 +306,10 @@ impl Engine {
         self.take_signals(now);
         self.pass_deadlines(now);
         self.drain_tunnels(now);
+        // Neighbors make paths, and paths ask for neighbors.
         self.drain_hosts(now);
         self.rebuild_paths(now.monotonic);
+        self.drain_hosts(now);
         if now.monotonic >= self.chores_due {
             self.chores_due = now.monotonic + CHORES;
             self.chores(now.monotonic)?;
@@ -455,7 +457,8 @@ impl Engine {
         let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else {
             return;
         };
-        let path = uplink.path(message.to, local, now);
+        let port = tunnel.config.listen_port;
+        let path = uplink.path(message.to, local, port, now);
         if path.link == Link::Unresolved {
             if self.unrouted.len() == UNROUTED_MAX {
                 self.unrouted.pop_front();
@@ -547,7 +550,8 @@ impl Engine {
             .device
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
-        let path = endpoint.map(|endpoint| uplink.path(endpoint, peer.local, now));
+        let port = tunnel.config.listen_port;
+        let path = endpoint.map(|endpoint| uplink.path(endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
             peer.cell.publish_path(path);
         }

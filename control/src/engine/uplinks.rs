@@ -3,7 +3,10 @@
 //! In: the configured uplinks, frames for the host stack. Out: queues for the workers,
 //! paths, frames to send. Never: an mbuf or a socket of a worker's.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 #[cfg(feature = "dpdk")]
 use culvert_dataplane::uplink::dpdk;
@@ -121,11 +124,13 @@ impl UplinkState {
         }
     }
 
-    /// The way to `endpoint`; `local` is the address that its peer last wrote to.
+    /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
+    /// last wrote to.
     pub(super) fn path(
         &mut self,
         endpoint: SocketAddr,
-        local: Option<std::net::IpAddr>,
+        local: Option<IpAddr>,
+        port: u16,
         now: Instant,
     ) -> Path {
         let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
@@ -143,7 +148,7 @@ impl UplinkState {
                 } => Path {
                     endpoint,
                     source: Some(source.unwrap_or(first)),
-                    link,
+                    link: with_port(link, port),
                 },
                 Resolution::Pending | Resolution::NoRoute => Path {
                     endpoint,
@@ -151,6 +156,14 @@ impl UplinkState {
                     link: Link::Unresolved,
                 },
             },
+        }
+    }
+
+    /// The addresses that are ours on this link, a host stack's link-local one included.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        match self.host_ref() {
+            Some(host) => host.addresses().collect(),
+            None => self.config.addresses.iter().map(|net| net.addr()).collect(),
         }
     }
 
@@ -203,6 +216,23 @@ impl UplinkState {
                 }
             }
         }
+    }
+}
+
+/// The host stack knows no UDP: the port is the tunnel's.
+#[cfg(feature = "dpdk")]
+fn with_port(link: Link, port: u16) -> Link {
+    match link {
+        Link::Ethernet {
+            source,
+            destination,
+            ..
+        } => Link::Ethernet {
+            source,
+            destination,
+            port,
+        },
+        other @ (Link::Kernel | Link::Unresolved) => other,
     }
 }
 

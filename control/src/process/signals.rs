@@ -7,17 +7,24 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Notify;
 use crate::api::{Request, Requester, SendError};
+use crate::config::Report;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
 const INTERRUPTED: i32 = 130;
+
+/// Mistakes of a file that are logged; `culvert check` prints them all.
+const MISTAKES_LOGGED: usize = 20;
 
 fn set() -> SigSet {
     let mut set = SigSet::empty();
@@ -44,33 +51,32 @@ pub fn block() -> io::Result<()> {
 /// When the system has no thread or file descriptor left.
 pub fn serve(config: PathBuf, requester: Requester, notify: Notify) -> io::Result<()> {
     let signals = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC)?;
-    let run = move || serve_forever(&signals, &config, &requester, notify);
+    let reload = Arc::new(Reload {
+        config,
+        requester,
+        notify,
+        running: AtomicBool::new(false),
+    });
+    let run = move || serve_forever(&signals, &reload);
     thread::Builder::new().name("signals".into()).spawn(run)?;
     Ok(())
 }
 
-fn serve_forever(
-    signals: &SignalFd,
-    config: &std::path::Path,
-    requester: &Requester,
-    notify: Notify,
-) {
+fn serve_forever(signals: &SignalFd, reload: &Arc<Reload>) {
     let mut draining = false;
     loop {
         let signal = match signals.read_signal() {
             Ok(Some(signal)) => signal,
-            Ok(None) => continue,
-            Err(nix::errno::Errno::EINTR) => continue,
+            Ok(None) | Err(Errno::EINTR) => continue,
             Err(error) => {
                 tracing::error!(%error, "signals can't be read any more");
                 return;
             }
         };
-        match i32::try_from(signal.ssi_signo)
-            .ok()
-            .and_then(|number| Signal::try_from(number).ok())
-        {
-            Some(Signal::SIGHUP) => reload(config, requester, notify),
+        let number = i32::try_from(signal.ssi_signo).ok();
+        match number.and_then(|number| Signal::try_from(number).ok()) {
+            Some(Signal::SIGHUP) if draining => {}
+            Some(Signal::SIGHUP) => start_reload(reload),
             Some(signal) if draining => {
                 tracing::warn!("second {signal}: ending at once");
                 std::process::exit(INTERRUPTED);
@@ -78,8 +84,8 @@ fn serve_forever(
             Some(signal) => {
                 draining = true;
                 tracing::info!("{signal}: draining");
-                notify.stopping();
-                drain(requester);
+                reload.notify.stopping();
+                drain(&reload.requester);
             }
             None => {}
         }
@@ -92,31 +98,56 @@ fn drain(requester: &Requester) {
     }
 }
 
-fn reload(config: &std::path::Path, requester: &Requester, notify: Notify) {
-    tracing::info!(config = %config.display(), "SIGHUP: applying the configuration again");
-    notify.reloading();
-    let checked = crate::config::load(config);
-    match checked {
-        Err(report) => {
-            let errors = report.errors();
-            tracing::error!(config = %config.display(), errors, "the configuration has mistakes; nothing was changed");
-            for mistake in report.mistakes() {
-                let place = mistake.span;
-                tracing::error!(
-                    "{}:{}:{}: {}",
-                    config.display(),
-                    place.line,
-                    place.column,
-                    mistake.message
-                );
+/// Applies the file on a thread of its own, so that a slow engine doesn't keep the next signal waiting.
+fn start_reload(reload: &Arc<Reload>) {
+    if reload.running.swap(true, Ordering::AcqRel) {
+        tracing::warn!("SIGHUP: the last one is still being applied");
+        return;
+    }
+    let own = Arc::clone(reload);
+    let run = move || {
+        own.run();
+        own.running.store(false, Ordering::Release);
+    };
+    if let Err(error) = thread::Builder::new().name("reload".into()).spawn(run) {
+        reload.running.store(false, Ordering::Release);
+        tracing::error!(%error, "SIGHUP: no thread is left to apply the configuration");
+    }
+}
+
+/// What a SIGHUP needs.
+struct Reload {
+    config: PathBuf,
+    requester: Requester,
+    notify: Notify,
+    running: AtomicBool,
+}
+
+impl Reload {
+    fn run(&self) {
+        let config = self.config.display();
+        tracing::info!(%config, "SIGHUP: applying the configuration again");
+        self.notify.reloading();
+        match crate::config::load(&self.config) {
+            Err(report) => self.log(&report),
+            // The engine logs what it changed.
+            Ok((new, _)) => {
+                if let Err(error) = crate::api::apply_blocking(&self.requester, new) {
+                    tracing::error!(%error, "the configuration was not applied; nothing was changed");
+                }
             }
         }
-        Ok((config, _)) => match crate::api::apply_blocking(requester, config) {
-            Ok(applied) => crate::api::log_applied(&applied),
-            Err(error) => {
-                tracing::error!(%error, "the configuration was not applied; nothing was changed")
-            }
-        },
+        self.notify.ready();
     }
-    notify.ready();
+
+    fn log(&self, report: &Report) {
+        let config = self.config.display();
+        let errors = report.errors();
+        tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
+        for mistake in report.mistakes().iter().take(MISTAKES_LOGGED) {
+            let place = mistake.span;
+            let message = &mistake.message;
+            tracing::error!("{config}:{}:{}: {message}", place.line, place.column);
+        }
+    }
 }

@@ -47,7 +47,7 @@ use crate::{
 mod classify;
 mod encap;
 
-use classify::{Checks, Verdict, classify};
+use classify::{Accepted, Checks, Verdict, classify};
 use encap::{HEADERS_MAX, Template, UdpChecksum};
 
 const _: () = assert!(culvert_dpdk_sys::HEADROOM as usize >= HEADERS_MAX);
@@ -391,35 +391,36 @@ impl Rx {
                 if let Some(ahead) = held.get(position + 4) {
                     ahead.prefetch();
                 }
-                let mbuf = &mut held[position];
+                let mbuf = &held[position];
                 let checks = Checks {
                     ip: mbuf.rx_ip_checksum(),
                     udp: mbuf.rx_l4_checksum(),
                     partial: self.partial,
                 };
-                let verdict = if mbuf.segments() == 1 {
-                    classify(mbuf.bytes(), checks, self.mac, uplink)
-                } else {
-                    Verdict::Drop(DropReason::OuterMalformed)
-                };
-                match verdict {
-                    Verdict::Datagram {
+                let accept = |datagram: Accepted| {
+                    let Accepted {
                         payload,
                         source,
                         local,
                         tunnel,
                         ecn,
-                    } => {
-                        let payload = &mut mbuf.bytes_mut()[payload];
-                        bytes += payload.len() as u64;
-                        let len = u32::try_from(payload.len()).unwrap_or(0);
-                        let start = NonNull::from(payload).cast();
-                        // SAFETY: the payload lies in an mbuf that `held` owns until the
-                        // next `receive`, one datagram per mbuf.
-                        let datagram =
-                            unsafe { Datagram::new(start, len, source, Some(local), tunnel, ecn) };
-                        self.datagrams.push(datagram);
-                    }
+                    } = datagram;
+                    let len = u32::try_from(payload.len()).unwrap_or(0);
+                    bytes += u64::from(len);
+                    // SAFETY: the payload lies in the bytes of an mbuf that `held` owns
+                    // until the next `receive`, one datagram per mbuf.
+                    self.datagrams.push(unsafe {
+                        let start = NonNull::new_unchecked(mbuf.data().add(payload.start));
+                        Datagram::new(start, len, source, Some(local), tunnel, ecn)
+                    });
+                };
+                let verdict = if mbuf.segments() == 1 {
+                    classify(mbuf.bytes(), checks, self.mac, uplink, accept)
+                } else {
+                    Verdict::Drop(DropReason::OuterMalformed)
+                };
+                match verdict {
+                    Verdict::Datagram => {}
                     Verdict::Host => {
                         punt(mbuf.bytes(), uplink, host);
                         punted = true;

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Why not a poptrie: its depth follows the prefixes' length, so IPv6 /64s cost eight
-//! dependent loads where this takes six at 100,000 prefixes and one at ten; it counts
+//! dependent loads where this takes six at 100,000 prefixes and two at ten; it counts
 //! bits, which costs a dozen instructions on a processor baseline without POPCNT, where
 //! this compares, which every baseline vectorises; and its worst case depends on who
 //! chooses the prefixes, where this one is the logarithm of their number. Memory is 12

@@ -22,10 +22,15 @@ use std::ops::Range;
 use crate::bytes::put_be16;
 use crate::checksum::Checksum;
 use crate::ipv6;
-use crate::parse::{Headers, L3, L4};
-use crate::tcp::{self, flags};
-use crate::udp;
+use crate::parse::{Headers, L3};
+use crate::tcp::flags;
 use crate::vnet::VnetHeader;
+
+mod check;
+
+use check::{Checked, check_cut, check_partial};
+
+pub use check::forwardable;
 
 /// Packets that one frame may become: enough for 64 KiB at an MSS of 512, half of what
 /// the least MTU of IPv6 leads to.
@@ -166,17 +171,7 @@ impl Plan {
         let mut payload_offset = headers.payload_offset;
         let mut work = Work::Copy;
         if vnet.needs_csum() {
-            // Not only TCP and UDP right behind IP: a tunnel inside the guest leaves its
-            // inner packet's checksum partial.
-            if headers.l4 == L4::Fragment {
-                return Err(SegmentError::Fragment);
-            }
-            let start = usize::from(vnet.csum_start);
-            let field = start + usize::from(vnet.csum_offset);
-            let in_packet = start >= headers.l4_offset && field + 2 <= end;
-            if !in_packet || field + 2 > head.len() {
-                return Err(SegmentError::ChecksumPlace);
-            }
+            let (start, field) = check_partial(vnet, headers, head)?;
             payload_offset = payload_offset.max(field + 2);
             work = Work::Complete { start, field };
         }
@@ -204,63 +199,15 @@ impl Plan {
         mtu: usize,
         recut: bool,
     ) -> Result<Self, SegmentError> {
-        // 1. The kind against the protocols that we parsed.
-        let family = match headers.l3 {
-            L3::V4(ip) => Family::V4 { id: ip.id },
-            L3::V6(_) => Family::V6,
-            L3::Arp | L3::Other => return Err(SegmentError::WrongProtocol),
-        };
-        let (l4, checksum_offset) = match (vnet.gso_kind(), family, headers.l4) {
-            (_, _, L4::Fragment) => return Err(SegmentError::Fragment),
-            (_, _, L4::Malformed) => return Err(SegmentError::Malformed),
-            (VnetHeader::GSO_TCPV4, Family::V4 { .. }, L4::Tcp(tcp))
-            | (VnetHeader::GSO_TCPV6, Family::V6, L4::Tcp(tcp)) => {
-                if tcp.flags & (flags::SYN | flags::RST | flags::URG) != 0 {
-                    return Err(SegmentError::TcpFlags);
-                }
-                let offset_flags = head
-                    .get(headers.l4_offset + 12..headers.l4_offset + 14)
-                    .ok_or(SegmentError::Malformed)?;
-                let cut = Cut::Tcp {
-                    sequence: tcp.sequence,
-                    offset_flags: u16::from_be_bytes([offset_flags[0], offset_flags[1]]),
-                };
-                (cut, tcp::CHECKSUM_OFFSET)
-            }
-            (VnetHeader::GSO_UDP_L4, _, L4::Udp(udp)) => {
-                if vnet.gso_type != VnetHeader::GSO_UDP_L4 {
-                    return Err(SegmentError::WrongProtocol);
-                }
-                if headers.l4_offset + usize::from(udp.length) != headers.l3_offset + headers.ip_len
-                {
-                    return Err(SegmentError::UdpLength);
-                }
-                (Cut::Udp, udp::CHECKSUM_OFFSET)
-            }
-            (VnetHeader::GSO_TCPV4 | VnetHeader::GSO_TCPV6 | VnetHeader::GSO_UDP_L4, _, _) => {
-                return Err(SegmentError::WrongProtocol);
-            }
-            _ => return Err(SegmentError::UnknownKind),
-        };
-
-        // 2. The other fields.
-        let end = headers.l3_offset + headers.ip_len;
-        if !vnet.needs_csum() {
-            return Err(SegmentError::NotPartial);
-        }
-        if usize::from(vnet.csum_start) != headers.l4_offset || vnet.csum_offset != checksum_offset
-        {
-            return Err(SegmentError::ChecksumPlace);
-        }
-        if usize::from(vnet.hdr_len) > end {
-            return Err(SegmentError::HeaderLength);
-        }
-        let mut size = usize::from(vnet.gso_size);
-        if size == 0 {
-            return Err(SegmentError::ZeroSize);
-        }
+        // 1. and 2.: the metadata against the parse.
+        let Checked {
+            family,
+            l4,
+            mut size,
+        } = check_cut(vnet, headers, head)?;
 
         // 3. The size against the MTU, the count against the limit.
+        let end = headers.l3_offset + headers.ip_len;
         let payload_len = end - headers.payload_offset;
         let header_len = headers.payload_offset - headers.l3_offset;
         if header_len + size.min(payload_len) > mtu {

@@ -9,7 +9,7 @@ mod common;
 
 use common::{ETHERNET, Super, assert_sound, segments};
 use culvert_wire::coalesce::{Accept, Coalescer};
-use culvert_wire::segment::{Plan, SEGMENTS_MAX, SegmentError};
+use culvert_wire::segment::{Plan, SEGMENTS_MAX, SegmentError, forwardable};
 use culvert_wire::{Checksum, VnetHeader, parse_frame, parse_ip};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -352,6 +352,45 @@ fn lies_in_the_metadata_have_names() {
         };
         assert_eq!(refused(&small, place), SegmentError::ChecksumPlace);
     }
+}
+
+#[test]
+fn only_checked_metadata_reaches_another_guest() {
+    let tcp = Super::tcp(false, vec![7; 5000], 1360);
+    let frame = tcp.frame();
+    let head = &frame[..256];
+    let headers = parse_frame(head, frame.len() as u32).unwrap();
+    let good = tcp.vnet(ETHERNET);
+    let pass = |change: &dyn Fn(&mut VnetHeader)| {
+        let mut vnet = good;
+        change(&mut vnet);
+        forwardable(&vnet, &headers, head)
+    };
+    // What it says is handed on; what it claims beyond that is not.
+    assert_eq!(pass(&|_| ()), Ok(good));
+    assert_eq!(pass(&|v| v.hdr_len = 0), Ok(good));
+    assert_eq!(pass(&|v| v.hdr_len = 1500), Ok(good));
+    assert_eq!(pass(&|v| v.num_buffers = 9), Ok(good));
+    assert_eq!(pass(&|v| v.flags |= 0xfe), Ok(good));
+    let nothing = |v: &mut VnetHeader| {
+        *v = VnetHeader {
+            flags: VnetHeader::DATA_VALID,
+            gso_size: 7,
+            csum_start: 9,
+            ..VnetHeader::default()
+        };
+    };
+    assert_eq!(pass(&nothing), Ok(VnetHeader::default()));
+    assert_eq!(pass(&|v| v.gso_size = 1), Err(SegmentError::TooMany));
+    assert_eq!(pass(&|v| v.gso_size = 0), Err(SegmentError::ZeroSize));
+    assert_eq!(
+        pass(&|v| v.csum_start = 6000),
+        Err(SegmentError::ChecksumPlace)
+    );
+    assert_eq!(
+        pass(&|v| (v.gso_type, v.csum_start) = (0, 6000)),
+        Err(SegmentError::ChecksumPlace)
+    );
 }
 
 #[test]

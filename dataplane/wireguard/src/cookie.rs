@@ -49,6 +49,17 @@ impl Mac1 {
         }
     }
 
+    /// Fills in the mac1 of an initiation or response. Anyone can: it proves only that the sender knows whom it
+    /// calls. False if the length is neither's.
+    pub fn fill(&self, datagram: &mut [u8]) -> bool {
+        let Some((body, _)) = split(datagram) else {
+            return false;
+        };
+        let (at, mac1) = (body.len(), self.of(body));
+        datagram[at..at + MAC_LEN].copy_from_slice(&mac1);
+        true
+    }
+
     /// Whether the mac1 of an initiation or response is valid.
     pub(crate) fn verify(&self, datagram: &[u8]) -> bool {
         let Some((body, [mac1, _])) = split(datagram) else {
@@ -293,7 +304,11 @@ mod tests {
         }
         for len in [0, 1, 32, 64, 91, 93, 147, 149] {
             assert!(!checker.verify_mac1(&vec![0; len]));
+            assert!(!Mac1::new(&receiver).fill(&mut vec![0; len]));
         }
+        let mut junk = message::new_response();
+        assert!(Mac1::new(&receiver).fill(&mut junk));
+        assert!(checker.verify_mac1(&junk));
     }
 
     #[test]

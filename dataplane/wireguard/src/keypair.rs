@@ -163,7 +163,8 @@ impl Keypair {
         Ok(())
     }
 
-    /// Whether packets on this keypair may be opened: it is young enough and the counters haven't run out.
+    /// Whether packets on this keypair may be opened: it was not removed and is young enough. (When the counters
+    /// have run out, the replay window refuses.)
     #[must_use]
     pub fn receivable(&self, now: Instant) -> bool {
         if !self.receives.load(Ordering::Acquire) {

@@ -13,6 +13,7 @@
 //! Inside: [`split`] and `packed` walk the two layouts behind one enum, chosen once per burst;
 //! [`tx`] and [`rx`] are what workers see.
 
+mod keep;
 pub(crate) mod kick;
 mod packed;
 pub(crate) mod rx;
@@ -31,6 +32,7 @@ use crate::config::Offloads;
 use crate::counters::RingCounters;
 use crate::memory::{DirtyLog, GuestMemory};
 
+pub(crate) use keep::Keeper;
 use kick::Kick;
 use packed::PackedRing;
 use split::SplitRing;
@@ -157,6 +159,9 @@ pub(crate) struct RingPlan {
     pub(crate) base: u32,
     pub(crate) log: Option<Arc<DirtyLog>>,
     pub(crate) call: Option<Arc<OwnedFd>>,
+    /// Where packed rings keep their positions, and this ring's index there.
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) index: usize,
 }
 
 /// One checked piece of a buffer.
@@ -221,6 +226,9 @@ pub(crate) trait RingLayout {
     /// Walks the chain at the cursor, which must be available, and moves the cursor.
     fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault>;
 
+    /// Makes sure that the next `count` chains given back become visible together.
+    fn keep_together(&mut self, count: usize);
+
     /// Gives the oldest walked chain back, with `written` bytes in it. The guest sees it after
     /// [`publish`](Self::publish).
     fn give_back(&mut self, chain: &Chain, written: u32);
@@ -230,11 +238,11 @@ pub(crate) trait RingLayout {
     fn publish(&mut self, log: Option<&DirtyLog>) -> bool;
 
     /// Asks the guest to kick for the next chain. True if there are chains already: for those,
-    /// no kick comes.
-    fn enable_notifications(&mut self) -> bool;
+    /// no kick comes. The write is logged.
+    fn enable_notifications(&mut self, log: Option<&DirtyLog>) -> bool;
 
     /// Asks the guest not to kick.
-    fn disable_notifications(&mut self);
+    fn disable_notifications(&mut self, log: Option<&DirtyLog>);
 }
 
 /// What the lock guards.

@@ -4,12 +4,15 @@
 //! Never: a position beyond the ring's size.
 //!
 //! Buffers go back in the order in which they came, so the used position is always the position
-//! of the oldest chain taken: there is one position, `next`, with one wrap bit.
+//! of the oldest chain taken: there is one position, `next`, with one wrap bit. What is given
+//! back goes through the journal of [`keep`](super::keep), so that a crash loses nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::memory::{DirtyLog, raw};
 
+use super::keep::{Given, JOURNAL, Keeper, Last, Slot};
 use super::split::needs_event;
 use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
 use super::{RingFault, RingLayout, RingPlan};
@@ -50,6 +53,13 @@ impl Position {
         }
     }
 
+    const fn of_word(word: u16) -> Self {
+        Self {
+            index: word & 0x7fff,
+            wrap: word >> 15 != 0,
+        }
+    }
+
     const fn word(self) -> u16 {
         self.index | (self.wrap as u16) << 15
     }
@@ -67,11 +77,17 @@ pub(crate) struct PackedRing {
     event_idx: bool,
     next: Position,
     cursor: Position,
-    /// The first descriptor given back since the last publication: its flags are held back so
-    /// that the guest sees all or nothing.
-    held: Option<(u16, u16)>,
-    /// Descriptors given back since the last publication.
+    keeper: Arc<Keeper>,
+    /// The ring's slot in the keeper.
+    ring: usize,
+    /// Chains in the journal, given back but not on the ring yet.
+    noted: usize,
+    /// Where the last of them lies.
+    last: Position,
+    /// Entries given back since the last publication.
     moved: u16,
+    /// Where the last publication ended.
+    published: u16,
     notifying: bool,
 }
 
@@ -99,14 +115,7 @@ impl PackedRing {
             clippy::cast_possible_truncation,
             reason = "the low half is the position"
         )]
-        let word = plan.base as u16;
-        let next = Position {
-            index: word & 0x7fff,
-            wrap: word >> 15 != 0,
-        };
-        if next.index >= plan.size {
-            return Err(RingFault::Position);
-        }
+        let told = Position::of_word(plan.base as u16);
         let mut ring = Self {
             size: plan.size,
             descriptors: descriptors.as_ptr(),
@@ -114,13 +123,27 @@ impl PackedRing {
             device_event: device_event.as_ptr(),
             log: plan.addresses.log.map(|_| (ring_guest, event_guest)),
             event_idx: plan.features.event_idx(),
-            next,
-            cursor: next,
-            held: None,
+            next: told,
+            cursor: told,
+            keeper: Arc::clone(&plan.keeper),
+            ring: plan.index,
+            noted: 0,
+            last: told,
             moved: 0,
+            published: 0,
             notifying: true,
         };
-        ring.disable_notifications();
+        ring.next = match ring.recover(ring_guest) {
+            Some(kept) => kept,
+            None if told.index < plan.size => {
+                ring.slot().begin(plan.size, ring_guest, told.word());
+                told
+            }
+            None => return Err(RingFault::Position),
+        };
+        ring.cursor = ring.next;
+        ring.published = ring.next.index;
+        ring.disable_notifications(plan.log.as_deref());
         Ok(ring)
     }
 }
@@ -132,6 +155,130 @@ impl PackedRing {
         // SAFETY: positions stay below the size, and the ring was resolved with its length.
         let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
         (flags & AVAILABLE != 0) == position.wrap && (flags & USED != 0) != position.wrap
+    }
+}
+
+impl PackedRing {
+    fn slot(&self) -> &Slot {
+        self.keeper.slot(self.ring)
+    }
+
+    /// Bits 7 and 15 of a descriptor's flags: available and used.
+    fn bits(&self, index: u16) -> (bool, bool) {
+        let flags_at = usize::from(index) * DESCRIPTOR + FLAGS_AT;
+        // SAFETY: callers pass indices below the size, and the ring was resolved with its
+        // length.
+        let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
+        (flags & AVAILABLE != 0, flags & USED != 0)
+    }
+
+    /// Length and id of a descriptor.
+    fn body(&self, index: u16) -> (u32, u16) {
+        // SAFETY: callers pass indices below the size.
+        let descriptor = unsafe {
+            Descriptor::read_packed(self.descriptors.add(usize::from(index) * DESCRIPTOR))
+        };
+        (descriptor.length, descriptor.last)
+    }
+
+    /// The position that was kept, after finishing what a process that died had begun; `None`
+    /// if nothing was kept, or if it is of another life of the ring.
+    fn recover(&self, guest: u64) -> Option<Position> {
+        let kept = Position::of_word(self.slot().position(self.size, guest)?);
+        let mut position = kept;
+        if let Some((count, after)) = self.slot().committed() {
+            let first = self.slot().noted(0);
+            if first.index != kept.index || first.index >= self.size {
+                return None;
+            }
+            if self.bits(first.index) == (kept.wrap, !kept.wrap) {
+                // Died before the guest saw it: finish.
+                self.write_noted(count);
+            }
+            let given = self.slot().noted(count - 1);
+            let last = Position {
+                index: given.index,
+                wrap: given.flags & USED != 0,
+            };
+            let (id, written) = (given.id, given.written);
+            self.slot().done(
+                Last {
+                    word: last.word(),
+                    id,
+                    written,
+                },
+                after,
+            );
+            position = Position::of_word(after);
+        }
+        if position.index >= self.size {
+            return None;
+        }
+        let Some(last) = self.slot().last() else {
+            // Nothing was ever given back: it stands where it began, unless this is another
+            // beginning.
+            return (position == self.next).then_some(position);
+        };
+        let (index, wrap) = (last.word & 0x7fff, last.word >> 15 != 0);
+        if index >= self.size {
+            return None;
+        }
+        // A rebooted guest has a fresh ring at the same place. Ours is the one whose last used
+        // descriptor still is what we wrote, or which the guest has lapped: then all others are
+        // available, too.
+        let is_intact =
+            self.bits(index) == (wrap, wrap) && self.body(index) == (last.written, last.id);
+        let is_ahead = self.bits(position.index) != (position.wrap, position.wrap);
+        let is_lapped = self.bits(index) == (!wrap, wrap) && self.is_available(position);
+        (is_intact && is_ahead || is_lapped).then_some(position)
+    }
+
+    /// Writes the first `count` entries of the journal to the ring, the first one's flags last.
+    fn write_noted(&self, count: usize) {
+        for at in (0..count).rev() {
+            let given = self.slot().noted(at);
+            if given.index >= self.size {
+                // Only a damaged file has it.
+                continue;
+            }
+            let place = usize::from(given.index) * DESCRIPTOR;
+            let body = u64::from(given.written) | u64::from(given.id) << 32;
+            // SAFETY: the index is below the size. Bytes 8 to 13 are length and id.
+            unsafe {
+                raw::copy(
+                    body.to_le_bytes().as_ptr(),
+                    self.descriptors.add(place + 8),
+                    6,
+                );
+                let flags = self.descriptors.add(place + FLAGS_AT);
+                raw::store_release(flags.cast(), given.flags);
+            }
+        }
+    }
+
+    /// Logs a write to the device's event area.
+    fn log_notification(&self, log: Option<&DirtyLog>) {
+        if let (Some(log), Some((_, event))) = (log, self.log) {
+            log.mark(event, 4);
+        }
+    }
+
+    /// Puts the journal on the ring.
+    fn flush(&mut self) {
+        if self.noted == 0 {
+            return;
+        }
+        let after = self.next.word();
+        self.slot().commit(self.noted, after);
+        self.write_noted(self.noted);
+        let given = self.slot().noted(self.noted - 1);
+        let last = Last {
+            word: self.last.word(),
+            id: given.id,
+            written: given.written,
+        };
+        self.slot().done(last, after);
+        self.noted = 0;
     }
 }
 
@@ -209,6 +356,12 @@ impl RingLayout for PackedRing {
         Ok(builder.finish(walk, id, entries))
     }
 
+    fn keep_together(&mut self, count: usize) {
+        if self.noted + count > JOURNAL {
+            self.flush();
+        }
+    }
+
     /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
     /// [`publish`](Self::publish).
     #[inline]
@@ -216,41 +369,40 @@ impl RingLayout for PackedRing {
         let wrap_flags = if self.next.wrap { AVAILABLE | USED } else { 0 };
         // A used descriptor says with WRITE that its length counts (section 2.8.6).
         let flags = wrap_flags | if written > 0 { super::walk::WRITE } else { 0 };
-        let at = usize::from(self.next.index) * DESCRIPTOR;
-        let body = u64::from(written) | u64::from(chain.id) << 32;
-        // SAFETY: positions stay below the size. Bytes 8 to 13 are length and id.
-        unsafe {
-            let body = body.to_le_bytes();
-            raw::copy(body.as_ptr(), self.descriptors.add(at + 8), 6);
+        if self.noted == JOURNAL {
+            self.flush();
         }
-        if self.held.is_some() {
-            // SAFETY: as above.
-            unsafe { raw::store_release(self.descriptors.add(at + FLAGS_AT).cast(), flags) };
-        } else {
-            self.held = Some((self.next.index, flags));
-        }
+        let given = Given {
+            index: self.next.index,
+            flags,
+            id: chain.id,
+            written,
+        };
+        self.slot().note(self.noted, given);
+        self.noted += 1;
+        self.last = self.next;
         self.next.advance(chain.entries, self.size);
         self.moved = self.moved.wrapping_add(chain.entries);
     }
 
     /// Makes everything that was given back visible. Returns whether the guest wants a call.
     fn publish(&mut self, log: Option<&DirtyLog>) -> bool {
-        let Some((index, flags)) = self.held.take() else {
+        if self.moved == 0 {
             return false;
-        };
-        let at = usize::from(index) * DESCRIPTOR + FLAGS_AT;
-        // SAFETY: `index` was a position, below the size.
-        unsafe { raw::store_release(self.descriptors.add(at).cast(), flags) };
+        }
+        self.flush();
         if let (Some(log), Some((ring, _))) = (log, self.log) {
-            let run = self.moved.min(self.size - index);
+            let first = self.published;
+            let run = self.moved.min(self.size - first);
             log.mark(
-                ring.wrapping_add(16 * u64::from(index)),
+                ring.wrapping_add(16 * u64::from(first)),
                 16 * u64::from(run),
             );
             if self.moved > run {
                 log.mark(ring, 16 * u64::from(self.moved - run));
             }
         }
+        self.published = self.next.index;
         let new = self.next.index;
         let old = new.wrapping_sub(self.moved);
         self.moved = 0;
@@ -274,7 +426,7 @@ impl RingLayout for PackedRing {
     }
 
     /// Asks the guest to kick for the next chain. True if chains came meanwhile.
-    fn enable_notifications(&mut self) -> bool {
+    fn enable_notifications(&mut self, log: Option<&DirtyLog>) -> bool {
         self.notifying = true;
         // SAFETY: the device's event area was resolved with 4 bytes, aligned to 4.
         unsafe {
@@ -285,17 +437,19 @@ impl RingLayout for PackedRing {
                 raw::store_release(self.device_event.add(2).cast(), EVENT_ENABLE);
             }
         }
+        self.log_notification(log);
         fence(Ordering::SeqCst);
         self.is_available(self.next)
     }
 
     /// Asks the guest not to kick.
-    fn disable_notifications(&mut self) {
+    fn disable_notifications(&mut self, log: Option<&DirtyLog>) {
         if !self.notifying {
             return;
         }
         self.notifying = false;
         // SAFETY: as above.
         unsafe { raw::store_release(self.device_event.add(2).cast(), EVENT_DISABLE) };
+        self.log_notification(log);
     }
 }

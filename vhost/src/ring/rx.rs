@@ -250,6 +250,7 @@ impl RxBurst<'_> {
         // 3. All but the last go back full.
         let mut left = need;
         with_layout!(&mut active.layout, layout => {
+            layout.keep_together(count);
             for chain in chains {
                 let written = u64::from(chain.bytes).min(left);
                 left -= written;
@@ -281,7 +282,7 @@ impl RxBurst<'_> {
                 if sum >= need {
                     return Ok((self.staged, count));
                 }
-                if !is_mergeable {
+                if !is_mergeable || count == limits::FRAME_CHAINS_MAX {
                     return Err(PortDrop::FrameTooBig);
                 }
             }

@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use crate::memory::raw;
+use crate::memory::{DirtyLog, raw};
 
 use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
 use super::{RingFault, RingLayout, RingPlan};
@@ -71,13 +71,13 @@ impl SplitRing {
         let (used, used_guest) = resolve(plan.addresses.device, 4, 4 + 8 * size + 2)?;
         // SAFETY: `used` holds at least 4 bytes and is aligned.
         let position = unsafe { raw::load_acquire(used.as_ptr().add(2).cast()) };
-        let _ = used_guest;
         let mut ring = Self {
             size: plan.size,
             descriptors: descriptors.as_ptr(),
             available: available.as_ptr(),
             used: used.as_ptr(),
-            log: plan.addresses.log,
+            // Our own translation: the frontend's figure is only taken as its wish to log.
+            log: plan.addresses.log.map(|_| used_guest),
             event_idx: plan.features.event_idx(),
             next: position,
             cursor: position,
@@ -85,12 +85,24 @@ impl SplitRing {
             published: position,
             notifying: true,
         };
-        ring.disable_notifications();
+        ring.disable_notifications(plan.log.as_deref());
         Ok(ring)
     }
 }
 
 impl SplitRing {
+    /// Logs a write to the used ring's flags or event index.
+    fn log_notification(&self, log: Option<&DirtyLog>) {
+        if let (Some(log), Some(guest)) = (log, self.log) {
+            let at = if self.event_idx {
+                4 + 8 * u64::from(self.size)
+            } else {
+                0
+            };
+            log.mark(guest.wrapping_add(at), 2);
+        }
+    }
+
     fn walk_indirect(
         builder: &mut Builder,
         walk: &mut Walk<'_>,
@@ -200,6 +212,8 @@ impl RingLayout for SplitRing {
         Ok(builder.finish(walk, head, 1))
     }
 
+    fn keep_together(&mut self, _count: usize) {}
+
     /// Gives the oldest chain back, with `written` bytes in it. Seen by the guest after
     /// [`publish`](Self::publish).
     #[inline]
@@ -217,7 +231,7 @@ impl RingLayout for SplitRing {
 
     /// Makes everything that was given back visible. Returns whether the guest wants a call.
     /// `log` is told of the writes.
-    fn publish(&mut self, log: Option<&crate::memory::DirtyLog>) -> bool {
+    fn publish(&mut self, log: Option<&DirtyLog>) -> bool {
         let old = self.published;
         let new = self.next;
         if old == new {
@@ -258,7 +272,7 @@ impl RingLayout for SplitRing {
 
     /// Asks the guest to kick for the next chain. True if chains came meanwhile: then there is
     /// no kick for them.
-    fn enable_notifications(&mut self) -> bool {
+    fn enable_notifications(&mut self, log: Option<&DirtyLog>) -> bool {
         self.notifying = true;
         // SAFETY: the used ring was resolved with its event index.
         unsafe {
@@ -269,6 +283,7 @@ impl RingLayout for SplitRing {
                 raw::store_release(self.used.cast(), 0);
             }
         }
+        self.log_notification(log);
         fence(Ordering::SeqCst);
         // SAFETY: as in `available`.
         let index = unsafe { raw::load_acquire(self.available.add(2).cast()) };
@@ -276,7 +291,7 @@ impl RingLayout for SplitRing {
     }
 
     /// Asks the guest not to kick.
-    fn disable_notifications(&mut self) {
+    fn disable_notifications(&mut self, log: Option<&DirtyLog>) {
         if !self.notifying {
             return;
         }
@@ -292,6 +307,7 @@ impl RingLayout for SplitRing {
                 raw::store_release(self.used.cast(), USED_NO_NOTIFY);
             }
         }
+        self.log_notification(log);
     }
 }
 

@@ -334,13 +334,15 @@ impl TxBurst<'_> {
         let Some(active) = self.state.active.as_mut() else {
             return false;
         };
-        with_layout!(&mut active.layout, layout => layout.enable_notifications())
+        let log = active.log.as_deref();
+        with_layout!(&mut active.layout, layout => layout.enable_notifications(log))
     }
 
     /// Asks the guest not to kick, while the worker polls. Cheap if it was asked already.
     pub fn disable_notifications(&mut self) {
         if let Some(active) = self.state.active.as_mut() {
-            with_layout!(&mut active.layout, layout => layout.disable_notifications());
+            let log = active.log.as_deref();
+            with_layout!(&mut active.layout, layout => layout.disable_notifications(log));
         }
     }
 

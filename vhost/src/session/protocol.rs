@@ -211,6 +211,8 @@ impl Protocol {
             base: setup.base,
             log: self.log.clone().filter(|_| self.features.log_all()),
             call: setup.call.clone(),
+            keeper: Arc::clone(&self.shared.keeper),
+            index,
         };
         match ring.start(plan) {
             Ok(()) => {
@@ -410,6 +412,8 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         if let Some(ring) = self.shared.ring(at) {
             let _ = ring.kick.set(None);
         }
+        // From here on the frontend knows where the ring stands.
+        self.shared.keeper.forget(at);
         Ok(VhostUserVringState::new(index, base))
     }
 

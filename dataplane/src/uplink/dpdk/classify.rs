@@ -43,30 +43,41 @@ pub(super) struct Checks {
 }
 
 /// What becomes of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A datagram for one of the uplink's tunnels.
-    Datagram {
-        /// Where its payload lies in the frame.
-        payload: Range<usize>,
-        /// Where it came from.
-        source: SocketAddr,
-        /// The address of ours it came to.
-        local: IpAddr,
-        /// The tunnel.
-        tunnel: TunnelIndex,
-        /// The outer ECN bits.
-        ecn: u8,
-    },
+    /// A datagram for one of the uplink's tunnels, which `accept` was given.
+    Datagram,
     /// For the host stack.
     Host,
     /// For nobody.
     Drop(DropReason),
 }
 
-/// Gives a frame its verdict.
+/// A datagram for one of the uplink's tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// Where its payload lies in the frame.
+    pub(super) payload: Range<usize>,
+    /// Where it came from.
+    pub(super) source: SocketAddr,
+    /// The address of ours it came to.
+    pub(super) local: IpAddr,
+    /// The tunnel.
+    pub(super) tunnel: TunnelIndex,
+    /// The outer ECN bits.
+    pub(super) ecn: u8,
+}
+
+/// Gives a frame its verdict. A datagram is handed to `accept`, so that its parts
+/// are written once, where they stay.
 #[inline]
-pub(super) fn classify(frame: &[u8], checks: Checks, mac: MacAddr, uplink: &Uplink) -> Verdict {
+pub(super) fn classify(
+    frame: &[u8],
+    checks: Checks,
+    mac: MacAddr,
+    uplink: &Uplink,
+    accept: impl FnOnce(Accepted),
+) -> Verdict {
     let Some(ethernet) = EthernetView::new(frame) else {
         return Verdict::Drop(DropReason::OuterMalformed);
     };
@@ -77,19 +88,21 @@ pub(super) fn classify(frame: &[u8], checks: Checks, mac: MacAddr, uplink: &Upli
     let unicast = destination == mac;
     let packet = &frame[ether::HEADER_LEN..];
     let verdict = match ethernet.ether_type() {
-        EtherType::IPV4 => ipv4(packet, checks, unicast, uplink),
-        EtherType::IPV6 => ipv6(packet, checks, unicast, uplink),
+        EtherType::IPV4 => ipv4(packet, checks, unicast, uplink, accept),
+        EtherType::IPV6 => ipv6(packet, checks, unicast, uplink, accept),
         EtherType::ARP => arp(packet, uplink),
         _ => Err(DropReason::NotForUs),
     };
     verdict.unwrap_or_else(Verdict::Drop)
 }
 
+#[inline]
 fn ipv4(
     packet: &[u8],
     checks: Checks,
     unicast: bool,
     uplink: &Uplink,
+    accept: impl FnOnce(Accepted),
 ) -> Result<Verdict, DropReason> {
     // 1. The header is whole, and so is the packet.
     let header = Ipv4View::new(packet).ok_or(DropReason::OuterMalformed)?;
@@ -121,26 +134,33 @@ fn ipv4(
     }
 
     // 3. A tunnel's datagram, or the host stack's.
-    let ecn = header.tos() & 3;
     match header.protocol() {
         PROTOCOL_UDP => {
-            let source = IpAddr::V4(header.source());
             let l4 = &packet[header_len..total_len];
             let seed =
                 |len| Checksum::pseudo_v4(header.source(), header.destination(), PROTOCOL_UDP, len);
             let udp = udp(l4, checks, uplink, true, seed)?;
-            Ok(udp.verdict(ether::HEADER_LEN + header_len, source, local, ecn))
+            accept(Accepted {
+                payload: udp.payload(ether::HEADER_LEN + header_len),
+                source: SocketAddr::new(IpAddr::V4(header.source()), udp.source_port),
+                local,
+                tunnel: udp.tunnel,
+                ecn: header.tos() & 3,
+            });
+            Ok(Verdict::Datagram)
         }
         PROTOCOL_ICMP => Ok(Verdict::Host),
         _ => Err(DropReason::NotForUs),
     }
 }
 
+#[inline]
 fn ipv6(
     packet: &[u8],
     checks: Checks,
     unicast: bool,
     uplink: &Uplink,
+    accept: impl FnOnce(Accepted),
 ) -> Result<Verdict, DropReason> {
     let header = Ipv6View::new(packet).ok_or(DropReason::OuterMalformed)?;
     let total_len = ipv6::HEADER_LEN + usize::from(header.payload_len());
@@ -150,16 +170,21 @@ fn ipv6(
     let destination = header.destination();
     let local = IpAddr::V6(destination);
     let ours = uplink.addresses.contains(&local);
-    let ecn = header.traffic_class() & 3;
     match header.next_header() {
         PROTOCOL_ICMPV6 if ours || asks_neighbors(destination, uplink) => Ok(Verdict::Host),
         _ if !ours || !unicast => Err(DropReason::NotForUs),
         PROTOCOL_UDP => {
-            let source = IpAddr::V6(header.source());
             let l4 = &packet[ipv6::HEADER_LEN..total_len];
             let seed = |len| Checksum::pseudo_v6(header.source(), destination, PROTOCOL_UDP, len);
             let udp = udp(l4, checks, uplink, false, seed)?;
-            Ok(udp.verdict(ether::HEADER_LEN + ipv6::HEADER_LEN, source, local, ecn))
+            accept(Accepted {
+                payload: udp.payload(ether::HEADER_LEN + ipv6::HEADER_LEN),
+                source: SocketAddr::new(IpAddr::V6(header.source()), udp.source_port),
+                local,
+                tunnel: udp.tunnel,
+                ecn: header.traffic_class() & 3,
+            });
+            Ok(Verdict::Datagram)
         }
         PROTOCOL_FRAGMENT => Err(DropReason::OuterFragment),
         _ => Err(DropReason::NotForUs),
@@ -202,19 +227,16 @@ struct Udp {
 }
 
 impl Udp {
-    fn verdict(&self, offset: usize, source: IpAddr, local: IpAddr, ecn: u8) -> Verdict {
-        Verdict::Datagram {
-            payload: offset + UDP_HEADER..offset + self.len,
-            source: SocketAddr::new(source, self.source_port),
-            local,
-            tunnel: self.tunnel,
-            ecn,
-        }
+    /// Where the payload lies when the datagram begins at `offset`.
+    #[inline]
+    fn payload(&self, offset: usize) -> Range<usize> {
+        offset + UDP_HEADER..offset + self.len
     }
 }
 
 /// `optional`: a checksum of 0 means "none" (IPv4); over IPv6 it is wrong (RFC 8200,
 /// section 8.1).
+#[inline]
 fn udp(
     l4: &[u8],
     checks: Checks,
@@ -349,7 +371,16 @@ mod tests {
     }
 
     fn verdict(frame: &[u8]) -> Verdict {
-        classify(frame, UNKNOWN, MAC, &uplink())
+        with(UNKNOWN, frame).0
+    }
+
+    fn with(checks: Checks, frame: &[u8]) -> (Verdict, Option<Accepted>) {
+        let mut accepted = None;
+        let verdict = classify(frame, checks, MAC, &uplink(), |parts| {
+            accepted = Some(parts)
+        });
+        assert_eq!(accepted.is_some(), verdict == Verdict::Datagram);
+        (verdict, accepted)
     }
 
     #[track_caller]
@@ -362,22 +393,22 @@ mod tests {
         for payload in [&b""[..], b"x", b"a sealed datagram"] {
             let mut frame = v4(payload);
             frame.extend([0; 6]); // Ethernet's padding is not the datagram's
-            let expected = Verdict::Datagram {
+            let expected = Accepted {
                 payload: 42..42 + payload.len(),
                 source: SocketAddr::new(THEIR_V4.into(), 4_000),
                 local: OUR_V4.into(),
                 tunnel: TunnelIndex(3),
                 ecn: 2,
             };
-            assert_eq!(verdict(&frame), expected);
-            let expected = Verdict::Datagram {
+            assert_eq!(with(UNKNOWN, &frame).1, Some(expected));
+            let expected = Accepted {
                 payload: 62..62 + payload.len(),
                 source: SocketAddr::new(THEIR_V6.into(), 4_000),
                 local: OUR_V6.into(),
                 tunnel: TunnelIndex(3),
                 ecn: 1,
             };
-            assert_eq!(verdict(&v6(payload)), expected);
+            assert_eq!(with(UNKNOWN, &v6(payload)).1, Some(expected));
         }
     }
 
@@ -390,16 +421,13 @@ mod tests {
             udp: RxChecksum::Good,
             ..UNKNOWN
         };
-        assert!(matches!(
-            classify(&corrupt, nic, MAC, &uplink()),
-            Verdict::Datagram { .. }
-        ));
+        assert!(matches!(with(nic, &corrupt).0, Verdict::Datagram));
         let nic = Checks {
             udp: RxChecksum::Bad,
             ..UNKNOWN
         };
         assert_eq!(
-            classify(&v4(b"x"), nic, MAC, &uplink()),
+            with(nic, &v4(b"x")).0,
             Verdict::Drop(DropReason::OuterChecksum)
         );
 
@@ -410,23 +438,20 @@ mod tests {
             ip: RxChecksum::Good,
             ..UNKNOWN
         };
-        assert!(matches!(
-            classify(&header, nic, MAC, &uplink()),
-            Verdict::Datagram { .. }
-        ));
+        assert!(matches!(with(nic, &header).0, Verdict::Datagram));
         let nic = Checks {
             ip: RxChecksum::Bad,
             ..UNKNOWN
         };
         assert_eq!(
-            classify(&v4(b"x"), nic, MAC, &uplink()),
+            with(nic, &v4(b"x")).0,
             Verdict::Drop(DropReason::OuterChecksum)
         );
 
         // No checksum: fine over IPv4, not over IPv6.
         let mut none = v4(b"payload");
         none[40..42].fill(0);
-        assert!(matches!(verdict(&none), Verdict::Datagram { .. }));
+        assert!(matches!(verdict(&none), Verdict::Datagram));
         let mut none = v6(b"payload");
         none[60..62].fill(0);
         assert_dropped(&none, DropReason::OuterChecksum);
@@ -440,12 +465,9 @@ mod tests {
             partial: true,
             ..UNKNOWN
         };
-        assert!(matches!(
-            classify(&partial, kernel, MAC, &uplink()),
-            Verdict::Datagram { .. }
-        ));
+        assert!(matches!(with(kernel, &partial).0, Verdict::Datagram));
         assert_eq!(
-            classify(&corrupt, kernel, MAC, &uplink()),
+            with(kernel, &corrupt).0,
             Verdict::Drop(DropReason::OuterChecksum)
         );
     }
@@ -552,9 +574,7 @@ mod tests {
                         partial: true,
                     },
                 ] {
-                    if let Verdict::Datagram { payload, .. } =
-                        classify(&bent, checks, MAC, &uplink())
-                    {
+                    if let Some(Accepted { payload, .. }) = with(checks, &bent).1 {
                         assert!(payload.start <= payload.end && payload.end <= bent.len());
                     }
                 }

@@ -37,20 +37,31 @@ pub(super) enum UdpChecksum {
     Offload,
 }
 
-/// The addresses of a path, by family.
-#[derive(Clone, Copy, Debug)]
-enum Addresses {
-    V4(Ipv4Addr, Ipv4Addr),
-    V6(Ipv6Addr, Ipv6Addr),
+const V4_HEADERS: usize = ether::HEADER_LEN + ipv4::HEADER_LEN + UDP_HEADER;
+const V6_HEADERS: usize = HEADERS_MAX;
+
+/// A path's headers with every field that its datagrams share, and the sums of
+/// these fields: what remains per datagram is a copy and four 16-bit additions.
+#[derive(Debug)]
+enum Headers {
+    V4 {
+        bytes: [u8; V4_HEADERS],
+        ip_sum: Checksum,
+        udp_sum: Checksum,
+    },
+    V6 {
+        bytes: [u8; V6_HEADERS],
+        udp_sum: Checksum,
+    },
 }
 
 /// A path's headers, worked out once for all datagrams that take it.
 #[derive(Debug)]
 pub(super) struct Template {
     path: Arc<Path>,
-    ethernet: [u8; ether::HEADER_LEN],
-    addresses: Addresses,
-    ports: [u8; 4],
+    headers: Headers,
+    /// What the UDP checksum covers beyond the pseudo-header and the length.
+    ports_sum: Checksum,
 }
 
 impl Template {
@@ -68,18 +79,23 @@ impl Template {
             Link::Unresolved => return Err(DropReason::NextHopUnresolved),
             Link::Kernel => return Err(DropReason::UplinkRefused),
         };
-        let (addresses, ether_type) = match (path.source, path.endpoint.ip()) {
-            (Some(IpAddr::V4(from)), IpAddr::V4(to)) => (Addresses::V4(from, to), EtherType::IPV4),
-            (Some(IpAddr::V6(from)), IpAddr::V6(to)) => (Addresses::V6(from, to), EtherType::IPV6),
+        let ethernet = |ether_type| ether::header(destination, source, ether_type);
+        let mut udp = [0; UDP_HEADER];
+        udp[..2].copy_from_slice(&port.to_be_bytes());
+        udp[2..4].copy_from_slice(&path.endpoint.port().to_be_bytes());
+        let headers = match (path.source, path.endpoint.ip()) {
+            (Some(IpAddr::V4(from)), IpAddr::V4(to)) => {
+                v4(ethernet(EtherType::IPV4), from, to, udp)
+            }
+            (Some(IpAddr::V6(from)), IpAddr::V6(to)) => {
+                v6(ethernet(EtherType::IPV6), from, to, udp)
+            }
             _ => return Err(DropReason::UplinkRefused),
         };
-        let [a, b] = port.to_be_bytes();
-        let [c, d] = path.endpoint.port().to_be_bytes();
         Ok(Self {
             path: Arc::clone(path),
-            ethernet: ether::header(destination, source, ether_type),
-            addresses,
-            ports: [a, b, c, d],
+            headers,
+            ports_sum: Checksum::of(&udp),
         })
     }
 
@@ -91,67 +107,135 @@ impl Template {
 
     /// Bytes of the headers.
     pub(super) fn len(&self) -> usize {
-        let ip = match self.addresses {
-            Addresses::V4(..) => ipv4::HEADER_LEN,
-            Addresses::V6(..) => ipv6::HEADER_LEN,
-        };
-        ether::HEADER_LEN + ip + UDP_HEADER
+        match self.headers {
+            Headers::V4 { .. } => V4_HEADERS,
+            Headers::V6 { .. } => V6_HEADERS,
+        }
     }
 
     /// Whether the headers are IPv6.
     pub(super) fn is_v6(&self) -> bool {
-        matches!(self.addresses, Addresses::V6(..))
+        matches!(self.headers, Headers::V6 { .. })
     }
 
     /// Writes the headers into the first `len()` bytes of `frame`, whose rest is
     /// the datagram. `id` is the IPv4 identification.
+    #[inline]
     pub(super) fn write(&self, frame: &mut [u8], tos: u8, id: u16, checksum: UdpChecksum) {
-        let (headers, datagram) = frame.split_at_mut(self.len());
-        let udp_len = u16::try_from(UDP_HEADER + datagram.len())
+        let udp_len = u16::try_from(frame.len() - self.len() + UDP_HEADER)
             .expect("a frame is bounded by its buffer of less than 64 KiB");
-        let (ethernet, rest) = headers.split_at_mut(ether::HEADER_LEN);
-        ethernet.copy_from_slice(&self.ethernet);
-        let (ip, udp) = rest.split_at_mut(rest.len() - UDP_HEADER);
-
-        let mut sum = match self.addresses {
-            Addresses::V4(source, destination) => {
-                ip.copy_from_slice(&ipv4::header(&ipv4::Ipv4Fields {
-                    source,
-                    destination,
-                    tos,
-                    id,
-                    dont_fragment: false,
-                    ttl: TTL,
-                    protocol: PROTOCOL_UDP,
-                    total_len: udp_len + 20,
-                }));
-                Checksum::pseudo_v4(source, destination, PROTOCOL_UDP, u32::from(udp_len))
+        let [len_high, len_low] = udp_len.to_be_bytes();
+        let in_front = "the caller made room for the headers";
+        match &self.headers {
+            Headers::V4 {
+                bytes,
+                ip_sum,
+                udp_sum,
+            } => {
+                let (headers, datagram) = frame.split_first_chunk_mut().expect(in_front);
+                let total_len = udp_len + 20;
+                let mut sum = *ip_sum;
+                sum.add_u16(u16::from(tos));
+                sum.add_u16(total_len);
+                sum.add_u16(id);
+                *headers = *bytes;
+                headers[15] = tos;
+                headers[16..18].copy_from_slice(&total_len.to_be_bytes());
+                headers[18..20].copy_from_slice(&id.to_be_bytes());
+                headers[24..26].copy_from_slice(&sum.complement().to_be_bytes());
+                headers[38] = len_high;
+                headers[39] = len_low;
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum);
+                headers[40..42].copy_from_slice(&field);
             }
-            Addresses::V6(source, destination) => {
-                ip.copy_from_slice(&ipv6::header(&ipv6::Ipv6Fields {
-                    source,
-                    destination,
-                    traffic_class: tos,
-                    hop_limit: TTL,
-                    next_header: PROTOCOL_UDP,
-                    payload_len: udp_len,
-                }));
-                Checksum::pseudo_v6(source, destination, PROTOCOL_UDP, u32::from(udp_len))
+            Headers::V6 { bytes, udp_sum } => {
+                let (headers, datagram) = frame.split_first_chunk_mut().expect(in_front);
+                *headers = *bytes;
+                headers[14] |= tos >> 4;
+                headers[15] = tos << 4;
+                headers[18] = len_high;
+                headers[19] = len_low;
+                headers[58] = len_high;
+                headers[59] = len_low;
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum);
+                headers[60..62].copy_from_slice(&field);
             }
-        };
+        }
+    }
 
-        udp[..4].copy_from_slice(&self.ports);
-        udp[4..6].copy_from_slice(&udp_len.to_be_bytes());
-        udp[6..8].fill(0);
-        let field = match checksum {
-            UdpChecksum::Offload => sum.value(),
+    /// The UDP checksum field. `sum` is the pseudo-header's without the length.
+    #[inline]
+    fn udp_field(
+        &self,
+        mut sum: Checksum,
+        udp_len: u16,
+        datagram: &[u8],
+        checksum: UdpChecksum,
+    ) -> [u8; 2] {
+        sum.add_u16(udp_len);
+        match checksum {
+            UdpChecksum::Offload => sum.value().to_be_bytes(),
             UdpChecksum::Software => {
-                sum.add(udp);
+                sum.append(self.ports_sum);
+                sum.add_u16(udp_len);
                 sum.add(datagram);
-                sum.complement_udp()
+                sum.complement_udp().to_be_bytes()
             }
-        };
-        udp[6..8].copy_from_slice(&field.to_be_bytes());
+        }
+    }
+}
+
+/// IPv4 headers with TOS, length, identification and both checksums left at 0.
+fn v4(
+    ethernet: [u8; ether::HEADER_LEN],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    udp: [u8; UDP_HEADER],
+) -> Headers {
+    let mut ip = ipv4::header(&ipv4::Ipv4Fields {
+        source,
+        destination,
+        tos: 0,
+        id: 0,
+        dont_fragment: false,
+        ttl: TTL,
+        protocol: PROTOCOL_UDP,
+        total_len: 0,
+    });
+    ip[10..12].fill(0);
+    let mut bytes = [0; V4_HEADERS];
+    bytes[..14].copy_from_slice(&ethernet);
+    bytes[14..34].copy_from_slice(&ip);
+    bytes[34..].copy_from_slice(&udp);
+    Headers::V4 {
+        bytes,
+        ip_sum: Checksum::of(&ip),
+        udp_sum: Checksum::pseudo_v4(source, destination, PROTOCOL_UDP, 0),
+    }
+}
+
+/// IPv6 headers with traffic class, lengths and checksum left at 0.
+fn v6(
+    ethernet: [u8; ether::HEADER_LEN],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    udp: [u8; UDP_HEADER],
+) -> Headers {
+    let ip = ipv6::header(&ipv6::Ipv6Fields {
+        source,
+        destination,
+        traffic_class: 0,
+        hop_limit: TTL,
+        next_header: PROTOCOL_UDP,
+        payload_len: 0,
+    });
+    let mut bytes = [0; V6_HEADERS];
+    bytes[..14].copy_from_slice(&ethernet);
+    bytes[14..54].copy_from_slice(&ip);
+    bytes[54..].copy_from_slice(&udp);
+    Headers::V6 {
+        bytes,
+        udp_sum: Checksum::pseudo_v6(source, destination, PROTOCOL_UDP, 0),
     }
 }
 
@@ -159,7 +243,7 @@ impl Template {
 mod tests {
     use std::net::SocketAddr;
 
-    use culvert_wire::{Ipv4View, MacAddr};
+    use culvert_wire::{Ipv4View, Ipv6View, MacAddr};
 
     use super::*;
 
@@ -214,9 +298,35 @@ mod tests {
             frame[HEADERS_MAX..].copy_from_slice(&word.to_be_bytes());
             template.write(&mut frame, 0, 0, UdpChecksum::Software);
             assert_ne!(frame[60..62], [0, 0]);
+            let mut sum = Checksum::pseudo_v6(
+                "2001:db8::10".parse().unwrap(),
+                "2001:db8::11".parse().unwrap(),
+                17,
+                10,
+            );
+            sum.add(&frame[54..]);
+            assert!(sum.is_valid());
             seen |= frame[60..62] == [0xff, 0xff];
         }
         assert!(seen);
+    }
+
+    #[test]
+    fn an_ipv6_header_carries_its_traffic_class() {
+        let path = path("[2001:db8::11]:51821", "2001:db8::10");
+        let template = Template::new(&path).unwrap();
+        let mut frame = vec![0xaa; HEADERS_MAX + 300];
+        template.write(&mut frame, 0x8a, 7, UdpChecksum::Software);
+        let ip = Ipv6View::new(&frame[14..]).unwrap();
+        assert_eq!(
+            (ip.version(), ip.traffic_class(), ip.flow_label()),
+            (6, 0x8a, 0)
+        );
+        assert_eq!(
+            (ip.payload_len(), ip.next_header(), ip.hop_limit()),
+            (308, 17, 64)
+        );
+        assert_eq!(frame[54..60], [0xca, 0x6c, 0xca, 0x6d, 1, 52]);
     }
 
     #[test]

@@ -72,9 +72,23 @@ unsafe fn sum_raw(pointer: *const u8, len: usize) -> u64 {
     sum + unsafe { x86::sum_rest(pointer.add(done), len - done) }
 }
 
+/// # Safety
+///
+/// `pointer` must be valid for reads of `len` bytes.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
 unsafe fn sum_raw(pointer: *const u8, len: usize) -> u64 {
+    // SAFETY: the same range.
+    unsafe { sum_volatile(pointer, len) }
+}
+
+/// For processors without a kernel of their own.
+///
+/// # Safety
+///
+/// `pointer` must be valid for reads of `len` bytes.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+unsafe fn sum_volatile(pointer: *const u8, len: usize) -> u64 {
     let mut sum = 0u64;
     // Volatile loads must be aligned: single bytes up to a boundary, then words.
     let lead = pointer.align_offset(8).min(len);
@@ -95,7 +109,7 @@ unsafe fn sum_raw(pointer: *const u8, len: usize) -> u64 {
         middle += (word >> 32) + (word & 0xffff_ffff);
     }
     let middle = super::fold(middle);
-    sum += u64::from(if lead % 2 != 0 {
+    sum += u64::from(if !lead.is_multiple_of(2) {
         middle.swap_bytes()
     } else {
         middle
@@ -293,6 +307,10 @@ mod x86 {
                     // asked for.
                     unsafe {
                         let want = sum_rest(pointer, steps * STEP);
+                        // Of 16-bit words where the pointer is odd: the same when folded.
+                        let volatile = super::super::sum_volatile(pointer, steps * STEP);
+                        let fold = super::super::super::fold;
+                        assert_eq!(fold(volatile), fold(want));
                         assert_eq!(sum_sse2(pointer, steps), want);
                         if is_x86_feature_detected!("avx2") {
                             assert_eq!(sum_avx2(pointer, steps), want);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use culvert_wireguard::cookie::Mac1;
 use culvert_wireguard::limits::{REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES};
 use culvert_wireguard::message::Kind;
 use culvert_wireguard::{
@@ -604,9 +605,7 @@ fn a_forged_response_leaves_the_handshake_open() {
     // A mac1 is made with the public key: anyone can.
     let mut forged = response.clone();
     forged[50] ^= 1;
-    let key = blake2s_key(&world.nodes[0].public_key);
-    let mac = blake2s_mac(&key, &forged[..60]);
-    forged[60..76].copy_from_slice(&mac);
+    assert!(Mac1::new(&world.nodes[0].public_key).fill(&mut forged));
     world.inject(0, address(6), &forged);
     assert_eq!(
         world.nodes[0].verdicts,
@@ -618,25 +617,6 @@ fn a_forged_response_leaves_the_handshake_open() {
         world.nodes[0].verdicts.last(),
         Some(&Handshake::ResponseAccepted(world.peer(0, 1)))
     );
-}
-
-fn blake2s_key(receiver: &PublicKey) -> [u8; 32] {
-    use blake2::Digest as _;
-    blake2::Blake2s256::new()
-        .chain_update(b"mac1----")
-        .chain_update(receiver.as_bytes())
-        .finalize()
-        .into()
-}
-
-fn blake2s_mac(key: &[u8; 32], body: &[u8]) -> [u8; 16] {
-    use blake2::digest::consts::U16;
-    use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _};
-    blake2::Blake2sMac::<U16>::new_from_slice(key)
-        .unwrap()
-        .chain(body)
-        .finalize_fixed()
-        .into()
 }
 
 #[test]
@@ -746,6 +726,57 @@ fn without_an_endpoint_nothing_is_sent_until_the_peer_calls() {
     world.settle();
     assert_eq!(world.payloads(0), [b"where are you?"]);
     assert_eq!(world.endpoint(1, 0), Some(address(0)));
+}
+
+#[test]
+fn the_last_handshake_is_a_time_and_counts_when_it_is_confirmed() {
+    let mut world = World::new(2, 1);
+    let status = |world: &World, node: usize| {
+        let peer = world.peer(node, 1 - node);
+        world.nodes[node].device.peer(peer).unwrap().last_handshake
+    };
+    world.faults.loss = 100;
+    world.send(0, 1, b"x");
+    let initiation = bytes_of(&world, 0, Kind::Initiation);
+    world.inject(1, address(0), &initiation);
+    assert_eq!((status(&world, 0), status(&world, 1)), (None, None));
+    let response = bytes_of(&world, 1, Kind::Response);
+    world.run(ms(500));
+    let at = world.now().unix;
+    world.inject(0, address(1), &response);
+    assert_eq!((status(&world, 0), status(&world, 1)), (Some(at), None));
+    let data = bytes_of(&world, 0, Kind::Data);
+    world.run(ms(500));
+    world.inject(1, address(0), &data);
+    assert_eq!(status(&world, 1), Some(at + ms(500)));
+    world.run(secs(60));
+    assert_eq!(status(&world, 0), Some(at), "it doesn't age");
+}
+
+#[test]
+fn empty_and_oversized_datagrams_do_no_harm() {
+    let mut world = World::new(2, 1);
+    world.connect(0, 1);
+    let index = world.keypairs(1)[0].local_index();
+    for kind in 0..=5 {
+        for len in [0, 1, 3, 4, 15, 16, 31, 32, 33, 1_500, 65_507, 65_535] {
+            let mut datagram = vec![0; len];
+            let head = [[kind, 0, 0, 0], index.to_le_bytes()].concat();
+            for (byte, value) in datagram.iter_mut().zip(head) {
+                *byte = value;
+            }
+            world.inject(1, address(0), &datagram);
+        }
+    }
+    assert!(
+        world.nodes[1]
+            .data_drops
+            .iter()
+            .all(|reason| *reason == "forged")
+    );
+    world.send(0, 1, b"still there");
+    world.settle();
+    assert_eq!(world.payloads(1), [b"still there"]);
 }
 
 #[test]

@@ -285,6 +285,35 @@ fn the_initiator_renews_when_it_sends_after_120_s() {
 }
 
 #[test]
+fn packets_that_a_renewal_overtakes_still_arrive() {
+    let (mut world, _) = connected(secs(120));
+    let before: Vec<_> = [(0, 1), (1, 0)]
+        .into_iter()
+        .map(|(a, b)| {
+            let peer = world.peer(a, b);
+            // Sealed, but held up on the way.
+            world.send_to(a, peer, b"overtaken");
+            let sent = world
+                .wire
+                .iter()
+                .rev()
+                .find(|sent| sent.from == a && sent.kind() == Kind::Data);
+            (b, sent.unwrap().clone())
+        })
+        .collect();
+    world.lose_in_flight();
+    world.run(secs(6));
+    assert!(
+        world.keypairs(0).len() == 2 && world.keypairs(1).len() == 2,
+        "a renewal took place"
+    );
+    for (to, sent) in before {
+        world.inject(to, sent.source, &sent.bytes);
+        assert_eq!(world.payloads(to), [b"overtaken"]);
+    }
+}
+
+#[test]
 fn the_responder_doesnt_renew() {
     let (mut world, born) = connected(secs(119));
     for _ in 0..50 {

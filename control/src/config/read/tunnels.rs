@@ -1,0 +1,137 @@
+//! Tunnels, their peers, and the key files of both.
+
+use std::path::{Path, PathBuf};
+
+use culvert_wireguard::keys::KeyError;
+
+use super::{Reader, narrow};
+use crate::config::draft::{Peer, Tunnel};
+use crate::config::keyfile::KeyFileError;
+use crate::config::section::{At, Section};
+use crate::config::{Name, value};
+use crate::keys::{PresharedKey, PrivateKey};
+
+impl Reader<'_> {
+    pub(super) fn tunnel(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Tunnel {
+        let mut tunnel = Tunnel {
+            name,
+            uplink: None,
+            listen_port: None,
+            mtu: None,
+            private_key_file: None,
+            private_key: None,
+            peers: Vec::new(),
+        };
+        let Some(section) = section else {
+            return tunnel;
+        };
+        tunnel.uplink = section.get("uplink", self.report, value::name);
+        tunnel.listen_port = section
+            .integer("listen_port", self.report)
+            .map(|at| At::new(narrow(at.value), at.span));
+        tunnel.mtu = section.integer("mtu", self.report);
+        tunnel.private_key_file = self.key_path(&section, "private_key_file");
+        tunnel.private_key = tunnel.private_key_file.as_ref().and_then(|file| {
+            self.secret(file, "the private key", "genkey", PrivateKey::from_base64)
+        });
+        let peers = section.named("peers", self.report);
+        tunnel.peers = peers
+            .into_iter()
+            .map(|(name, section)| self.peer(name, section))
+            .collect();
+        tunnel
+    }
+
+    fn peer(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Peer {
+        let mut peer = Peer {
+            name,
+            public_key: None,
+            preshared_key: None,
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+        };
+        let Some(section) = section else { return peer };
+        peer.public_key = section.get("public_key", self.report, value::public_key);
+        peer.preshared_key = self
+            .key_path(&section, "preshared_key_file")
+            .and_then(|file| {
+                self.secret(
+                    &file,
+                    "the preshared key",
+                    "genpsk",
+                    PresharedKey::from_base64,
+                )
+            });
+        peer.endpoint = section.get("endpoint", self.report, value::endpoint);
+        peer.allowed_ips = section.list("allowed_ips", self.report, value::prefix);
+        let keepalive = section.get("persistent_keepalive", self.report, |node, what, report| {
+            value::seconds(node, what, u32::from(u16::MAX), report)
+        });
+        peer.persistent_keepalive = keepalive
+            .map(|at| narrow(at.value))
+            .filter(|seconds| *seconds != 0);
+        peer
+    }
+
+    fn key_path(&mut self, section: &Section<'_>, key: &str) -> Option<At<PathBuf>> {
+        let at = section.get(key, self.report, value::path)?;
+        // 44 characters that end in `=`: a key where its file should stand. Never print it.
+        let text = at.value.to_string_lossy();
+        if text.len() == crate::keys::KEY_TEXT_LEN && text.ends_with('=') {
+            self.report.hide(&text);
+            self.report
+                .error(
+                    at.span,
+                    format!("`{key}` of {} holds a key itself", section.title()),
+                )
+                .help("expected the path of a file that holds it and that only its owner can read");
+            return None;
+        }
+        Some(At::new(self.folder.join(at.value), at.span))
+    }
+
+    fn secret<K>(
+        &mut self,
+        file: &At<PathBuf>,
+        what: &str,
+        command: &str,
+        parse: impl FnOnce(&str) -> Result<K, KeyError>,
+    ) -> Option<K> {
+        let path = file.value.display();
+        let parsed = self
+            .keys
+            .read(&file.value)
+            .and_then(|text| parse(&text).map_err(|_| KeyFileError::NotAKey));
+        let error = match parsed {
+            Ok(key) => return Some(key),
+            Err(error) => error,
+        };
+        let mistake = self.report.error(
+            file.span,
+            format!("{what} in `{path}` can't be used: {error}"),
+        );
+        let quoted = shell_quoted(&file.value);
+        let make = format!("to make a new one: (umask 077; culvert {command} > {quoted})");
+        match error {
+            KeyFileError::Missing | KeyFileError::NotAKey => mistake.help(make),
+            KeyFileError::Exposed { .. } => mistake.help(format!("to mend it: chmod 600 {quoted}")),
+            KeyFileError::NotAFile => mistake.help("expected a file with one line of base64"),
+            KeyFileError::Io(_) => mistake.help("run it as the file's owner, usually root"),
+        };
+        None
+    }
+}
+
+/// A path as a shell takes it.
+fn shell_quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| {
+        c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '%')
+    };
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}

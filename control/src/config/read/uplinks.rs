@@ -1,0 +1,88 @@
+//! Uplinks.
+
+use super::{Reader, narrow};
+use crate::config::draft::{Uplink, UplinkKind, UplinkRoute};
+use crate::config::section::{At, Section};
+use crate::config::{Name, device, value};
+
+impl Reader<'_> {
+    pub(super) fn uplink(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Uplink {
+        let mut uplink = Uplink {
+            name,
+            kind: None,
+            device: None,
+            interface: None,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            mtu: None,
+            queues: None,
+            queue_workers: None,
+            rx_descriptors: None,
+            tx_descriptors: None,
+            fwmark: None,
+        };
+        let Some(section) = section else {
+            return uplink;
+        };
+        uplink.addresses = section.list("addresses", self.report, value::interface);
+        uplink.routes = section
+            .tables("routes", self.report)
+            .iter()
+            .filter_map(|route| self.uplink_route(route))
+            .collect();
+        uplink.mtu = section.integer("mtu", self.report);
+        uplink.queues = section.integer("queues", self.report);
+        uplink.queue_workers = self.queue_workers(&section);
+        uplink.rx_descriptors = self.descriptors(&section, "rx_descriptors");
+        uplink.tx_descriptors = self.descriptors(&section, "tx_descriptors");
+        uplink.fwmark = section.integer("fwmark", self.report).map(|at| at.value);
+        match section.choice("driver", self.report).map(|at| at.value) {
+            Some("dpdk") => {
+                uplink.kind = Some(UplinkKind::Dpdk);
+                uplink.device = section.get("device", self.report, device::dpdk_device);
+                self.need(&section, &["device", "addresses"], "a `dpdk` uplink");
+                self.refuse(
+                    &section,
+                    &["fwmark"],
+                    "for `udp` uplinks",
+                    "remove it, or choose `driver: udp`",
+                );
+            }
+            Some(_) => {
+                uplink.kind = Some(UplinkKind::Udp);
+                uplink.interface = section
+                    .get("device", self.report, value::interface_name)
+                    .map(|at| at.value);
+                self.refuse(
+                    &section,
+                    &["routes", "rx_descriptors", "tx_descriptors"],
+                    "for `dpdk` uplinks",
+                    "remove it: the kernel's routes and devices carry a `udp` uplink",
+                );
+            }
+            None => {}
+        }
+        uplink
+    }
+
+    fn uplink_route(&mut self, route: &Section<'_>) -> Option<UplinkRoute> {
+        let to = route.get("to", self.report, value::destination);
+        let via = route.get("via", self.report, value::address);
+        Some(UplinkRoute { to: to?, via: via? })
+    }
+
+    fn descriptors(&mut self, section: &Section<'_>, key: &str) -> Option<u16> {
+        let at = section.integer(key, self.report)?;
+        if !at.value.is_power_of_two() {
+            let title = section.title();
+            self.report
+                .error(at.span, format!("`{key}` of {title} is `{}`", at.value))
+                .help(format!(
+                    "expected a power of two, as in `{}`",
+                    at.value.next_power_of_two().min(32768)
+                ));
+            return None;
+        }
+        Some(narrow(at.value))
+    }
+}

@@ -1,0 +1,411 @@
+//! The neighbor table: reachability as RFC 4861 section 7.3 describes it, for both
+//! families.
+//!
+//! In: questions of the control core, what neighbors say, the time. Out: link-layer
+//! addresses, solicitations to send, neighbors that changed. Never: a frame, a judgement
+//! on who may be a neighbor (`routes`).
+//!
+//! ```text
+//!   ask ─▶ Incomplete ──answer──▶ Reachable ──30 s──▶ Stale ──5 s──▶ Probing
+//!              │ 3 × 1 s            ▲  ▲                (in use)      │  │ 3 × 1 s
+//!              ▼                    │  └──────────answer──────────────┘  ▼
+//!           Failed ──ask, 1 s──▶ Incomplete                           Failed
+//! ```
+//!
+//! A neighbor is in use from the first question about it for as long as it answers: the
+//! paths that workers send by don't ask again. What was only heard of is kept too, as
+//! stale, but is the first to go when the table is full; the routers of the
+//! configuration never go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use culvert_wire::MacAddr;
+use culvert_wireguard::Instant;
+
+use super::{NeighborInfo, NeighborState};
+use crate::limits;
+
+/// RFC 4861, section 10: `MAX_MULTICAST_SOLICIT` and `MAX_UNICAST_SOLICIT`.
+const TRIES_MAX: u8 = 3;
+/// RFC 4861, section 10: `RETRANS_TIMER`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// RFC 4861, section 10: `REACHABLE_TIME`.
+const REACHABLE_FOR: Duration = Duration::from_secs(30);
+/// RFC 4861, section 10: `DELAY_FIRST_PROBE_TIME`.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// How long after a question an answer still confirms: all of its tries.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long a neighbor that doesn't answer is remembered for operators to see.
+const FAILED_KEPT: Duration = Duration::from_mins(1);
+
+/// A question for a neighbor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Solicit {
+    pub(super) address: IpAddr,
+    /// Whom to ask; `None`: everyone.
+    pub(super) mac: Option<MacAddr>,
+}
+
+/// What is known of a neighbor that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Known(MacAddr),
+    /// Unknown: it must be asked now.
+    Ask(Solicit),
+    /// Unknown, and asked already.
+    Waiting,
+    /// Unknown, and no room to remember that it was asked.
+    Full,
+}
+
+/// What a neighbor said of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub(super) mac: Option<MacAddr>,
+    /// It answers a question.
+    pub(super) solicited: bool,
+    /// It replaces what is known.
+    pub(super) replace: bool,
+}
+
+/// Why what was heard is not remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// Nobody asked for that neighbor.
+    Unknown,
+    /// It doesn't say what was asked.
+    NoAddress,
+    /// No room.
+    Full,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: NeighborState,
+    mac: Option<MacAddr>,
+    /// When it last answered.
+    confirmed: Option<Instant>,
+    /// When it was last resolved; `None`: only heard of.
+    used: Option<Instant>,
+    heard: Instant,
+    /// When it was last asked, and how often since it last answered.
+    asked: Option<Instant>,
+    tries: u8,
+    deadline: Option<Instant>,
+}
+
+/// The table. All deadlines are at or after `next`.
+#[derive(Default)]
+pub(super) struct Neighbors {
+    entries: BTreeMap<IpAddr, Entry>,
+    routers: BTreeSet<IpAddr>,
+    changed: BTreeSet<IpAddr>,
+    next: Option<Instant>,
+}
+
+impl Neighbors {
+    /// Forgets who is no neighbor any more; `routers` will never be evicted.
+    pub(super) fn reconfigure(
+        &mut self,
+        routers: &BTreeSet<IpAddr>,
+        is_neighbor: impl Fn(IpAddr) -> bool,
+    ) {
+        self.routers.clone_from(routers);
+        let changed = &mut self.changed;
+        self.entries.retain(|&address, entry| {
+            let kept = is_neighbor(address);
+            if !kept && entry.mac.is_some() && entry.used.is_some() {
+                changed.insert(address);
+            }
+            kept
+        });
+    }
+
+    /// Every known neighbor in use counts as changed.
+    pub(super) fn touch_all(&mut self) {
+        let known = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.mac.is_some() && entry.used.is_some());
+        self.changed.extend(known.map(|(&address, _)| address));
+    }
+
+    /// Where `address` is; it is in use from now on.
+    pub(super) fn ask(&mut self, address: IpAddr, now: Instant) -> Answer {
+        if !self.entries.contains_key(&address) {
+            if !self.make_room(address, true) {
+                return Answer::Full;
+            }
+            self.entries.insert(address, Entry::new(now));
+        }
+        let Some(entry) = self.entries.get_mut(&address) else {
+            return Answer::Full;
+        };
+        entry.used = Some(now);
+        let rested = entry
+            .asked
+            .is_none_or(|asked| asked.is_older_than(RETRY_AFTER, now));
+        let answer = match (entry.mac, entry.state) {
+            (Some(mac), state) => {
+                if state == NeighborState::Stale && entry.deadline.is_none() {
+                    entry.deadline = Some(now + PROBE_AFTER);
+                }
+                Answer::Known(mac)
+            }
+            (None, NeighborState::Failed) if rested => {
+                entry.tries = 0;
+                entry.state = NeighborState::Incomplete;
+                Answer::Ask(entry.solicit(address, now))
+            }
+            (None, _) => Answer::Waiting,
+        };
+        self.next = earlier(self.next, entry.deadline);
+        answer
+    }
+
+    /// Takes what `address`, known or not, said in asking for us.
+    pub(super) fn hear_question(
+        &mut self,
+        address: IpAddr,
+        mac: MacAddr,
+        now: Instant,
+    ) -> Result<(), Unheard> {
+        if !self.entries.contains_key(&address) {
+            if !self.make_room(address, false) {
+                return Err(Unheard::Full);
+            }
+            self.entries.insert(address, Entry::new(now));
+        }
+        self.hear(
+            address,
+            Said {
+                mac: Some(mac),
+                solicited: false,
+                replace: true,
+            },
+            now,
+        )
+    }
+
+    /// Takes what `address`, if known, said (RFC 4861, section 7.2.5).
+    pub(super) fn hear(
+        &mut self,
+        address: IpAddr,
+        said: Said,
+        now: Instant,
+    ) -> Result<(), Unheard> {
+        let entry = self.entries.get_mut(&address).ok_or(Unheard::Unknown)?;
+        entry.heard = now;
+        // What we didn't ask for confirms nothing, whatever it says of itself.
+        let confirms = said.solicited
+            && entry
+                .asked
+                .is_some_and(|asked| !asked.is_older_than(ANSWER_WITHIN, now));
+        let differs = said.mac.is_some_and(|mac| entry.mac != Some(mac));
+        match entry.mac {
+            None if said.mac.is_none() => return Err(Unheard::NoAddress),
+            Some(_) if differs && !said.replace => {
+                if entry.state == NeighborState::Reachable {
+                    entry.stale(now);
+                }
+            }
+            None | Some(_) => {
+                entry.mac = said.mac.or(entry.mac);
+                if differs && entry.used.is_some() {
+                    self.changed.insert(address);
+                }
+                if confirms {
+                    entry.reachable(now);
+                } else if differs {
+                    entry.stale(now);
+                }
+            }
+        }
+        self.next = earlier(self.next, entry.deadline);
+        Ok(())
+    }
+
+    /// Does what is due, as far as there is `room` for solicitations.
+    pub(super) fn expire(&mut self, now: Instant, room: usize) -> Vec<Solicit> {
+        let mut solicits = Vec::new();
+        let mut forgotten = Vec::new();
+        self.next = None;
+        for (&address, entry) in &mut self.entries {
+            let due = entry.deadline.is_some_and(|deadline| deadline <= now);
+            if due && solicits.len() < room {
+                let had = entry.mac;
+                let kept = self.routers.contains(&address);
+                match entry.expire(address, now) {
+                    Due::Solicit(solicit) => solicits.push(solicit),
+                    Due::Forget if kept => {}
+                    Due::Forget => forgotten.push(address),
+                    Due::Nothing => {}
+                }
+                if had != entry.mac {
+                    self.changed.insert(address);
+                }
+            }
+            self.next = earlier(self.next, entry.deadline);
+        }
+        for address in forgotten {
+            self.entries.remove(&address);
+        }
+        solicits
+    }
+
+    /// When [`Self::expire`] has something to do, or earlier.
+    pub(super) const fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// A neighbor in use whose link-layer address became known, changed or was lost.
+    pub(super) fn poll_changed(&mut self) -> Option<IpAddr> {
+        self.changed.pop_first()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = NeighborInfo> + '_ {
+        self.entries.iter().map(|(&address, entry)| NeighborInfo {
+            address,
+            mac: entry.mac,
+            state: entry.state,
+            confirmed: entry.confirmed,
+        })
+    }
+
+    /// Room for one more, by evicting if need be; `asked`: by us, not by the network.
+    fn make_room(&mut self, address: IpAddr, asked: bool) -> bool {
+        if self.entries.len() < limits::HOST_NEIGHBORS {
+            return true;
+        }
+        let worth_max = match (self.routers.contains(&address), asked) {
+            (true, _) if self.changed.len() < limits::HOST_NEIGHBORS => Worth::InUse,
+            (true, _) => Worth::Unanswered,
+            (false, true) => Worth::Failed,
+            (false, false) => Worth::Unused,
+        };
+        let victim = self
+            .entries
+            .iter()
+            .filter(|(address, _)| !self.routers.contains(address))
+            .map(|(&address, entry)| (entry.worth(), address))
+            .filter(|&((worth, _), _)| worth <= worth_max)
+            .min();
+        let Some((_, victim)) = victim else {
+            return false;
+        };
+        let evicted = self.entries.remove(&victim);
+        if evicted.is_some_and(|entry| entry.used.is_some() && entry.mac.is_some()) {
+            self.changed.insert(victim);
+        }
+        true
+    }
+}
+
+/// What an entry is worth to us, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// Heard of, never resolved.
+    Unused,
+    /// Resolved, but it doesn't answer.
+    Failed,
+    /// Asked, may still answer.
+    Unanswered,
+    /// Paths lead through it.
+    InUse,
+}
+
+/// What an entry's deadline asks for.
+enum Due {
+    Solicit(Solicit),
+    Forget,
+    Nothing,
+}
+
+impl Entry {
+    /// One of which nothing is known: as if it had failed long ago.
+    const fn new(now: Instant) -> Self {
+        Self {
+            state: NeighborState::Failed,
+            mac: None,
+            confirmed: None,
+            used: None,
+            heard: now,
+            asked: None,
+            tries: 0,
+            deadline: None,
+        }
+    }
+
+    fn worth(&self) -> (Worth, Instant) {
+        match (self.used, self.state) {
+            (None, _) => (Worth::Unused, self.heard),
+            (Some(used), NeighborState::Failed) => (Worth::Failed, used),
+            (Some(used), NeighborState::Incomplete) => (Worth::Unanswered, used),
+            (
+                Some(used),
+                NeighborState::Reachable | NeighborState::Stale | NeighborState::Probing,
+            ) => (Worth::InUse, used),
+        }
+    }
+
+    fn solicit(&mut self, address: IpAddr, now: Instant) -> Solicit {
+        self.tries += 1;
+        self.asked = Some(now);
+        self.deadline = Some(now + RETRY_AFTER);
+        Solicit {
+            address,
+            mac: self.mac,
+        }
+    }
+
+    fn reachable(&mut self, now: Instant) {
+        self.state = NeighborState::Reachable;
+        self.confirmed = Some(now);
+        self.asked = None;
+        self.deadline = Some(now + REACHABLE_FOR);
+    }
+
+    /// What is in use is probed soon (the RFC's DELAY), the rest when it is resolved.
+    fn stale(&mut self, now: Instant) {
+        self.state = NeighborState::Stale;
+        self.deadline = self.used.map(|_| now + PROBE_AFTER);
+    }
+
+    fn expire(&mut self, address: IpAddr, now: Instant) -> Due {
+        match self.state {
+            NeighborState::Incomplete | NeighborState::Probing if self.tries < TRIES_MAX => {
+                Due::Solicit(self.solicit(address, now))
+            }
+            NeighborState::Incomplete | NeighborState::Probing => {
+                self.state = NeighborState::Failed;
+                self.mac = None;
+                self.deadline = Some(now + FAILED_KEPT);
+                Due::Nothing
+            }
+            NeighborState::Reachable => {
+                self.stale(now);
+                Due::Nothing
+            }
+            NeighborState::Stale => {
+                self.state = NeighborState::Probing;
+                self.tries = 0;
+                Due::Solicit(self.solicit(address, now))
+            }
+            NeighborState::Failed => {
+                self.deadline = None;
+                Due::Forget
+            }
+        }
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
