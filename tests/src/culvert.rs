@@ -223,7 +223,7 @@ impl Culvert {
     }
 
     /// Starts it again after [`Culvert::kill`] or [`Culvert::stop`], with the same file and run directory.
-    pub fn restart(mut self, scenario: &Scenario, namespace: Option<&Namespace>) -> Result<Self> {
+    pub fn restart(self, scenario: &Scenario, namespace: Option<&Namespace>) -> Result<Self> {
         let yaml = fs::read_to_string(&self.config)?;
         let name = self.name.clone();
         drop(self);
