@@ -12,7 +12,7 @@ use culvert_wire::{
     coalesce::Accept,
     ether,
     parse::{HEAD_LEN, Headers},
-    segment::Plan,
+    segment::{Plan, forwardable},
 };
 
 use crate::{
@@ -108,10 +108,13 @@ pub(crate) fn switched<'h, F: Frames>(
             ethernet[6..12].copy_from_slice(&network.gateway_mac.0);
             decrement_hop_limit(packet);
         }
-        let vnet = frames.vnet(frame);
-        if accepts(vnet, offloads) {
+        // It was found to be valid when the frame was classified.
+        let Ok(vnet) = forwardable(frames.vnet(frame), headers, private) else {
+            continue;
+        };
+        if accepts(&vnet, offloads) {
             // The ring counts what it drops.
-            let _ = frames.deliver(frame, vnet, head, &mut rx);
+            let _ = frames.deliver(frame, &vnet, head, &mut rx);
         } else {
             cut(tools, frames, frame, headers, head, &mut rx);
         }

@@ -91,6 +91,8 @@ reasons! {
     SourceNotAllowed => "source-not-allowed",
     /// Congestion was met outside, and the inner packet can't be marked.
     CongestionUnmarkable => "congestion-unmarkable",
+    /// A handshake message whose mac1 was not made for this tunnel's key.
+    HandshakeMac1Invalid => "handshake-mac1-invalid",
     /// The handshake queue is full.
     HandshakeQueueFull => "handshake-queue-full",
     /// The host stack's queue is full.

@@ -127,7 +127,9 @@ fn claim(
         let header = match Kind::of(datagram.bytes()) {
             Some(Kind::Data) => DataHeader::parse(datagram.bytes()),
             Some(Kind::Initiation | Kind::Response | Kind::CookieReply) => {
-                if punt.push(datagram) {
+                if !admits(turn, datagram) {
+                    drops.add(DropReason::HandshakeMac1Invalid, 1);
+                } else if punt.push(datagram) {
                     punted = true;
                 } else {
                     drops.add(DropReason::HandshakeQueueFull, 1);
@@ -168,6 +170,15 @@ fn claim(
         turn.attention.wake().notify();
     }
     claims
+}
+
+/// Whether a handshake message is meant for its tunnel at all (whitepaper, section
+/// 5.4.4): what isn't costs the control core nothing.
+fn admits(turn: &Turn<'_>, datagram: &Datagram) -> bool {
+    turn.snapshot
+        .tunnel(datagram.tunnel)
+        .and_then(|tunnel| tunnel.mac1.as_ref())
+        .is_some_and(|mac1| mac1.admits(datagram.bytes()))
 }
 
 /// Step 2: verifies and decrypts in place; keeps the claims that verified.

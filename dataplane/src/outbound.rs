@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use culvert_wire::{
     parse::{Headers, L3, parse_frame},
-    segment::{Plan, SegmentError},
+    segment::{self, Plan, SegmentError},
 };
 
 use crate::{
@@ -130,22 +130,30 @@ fn classify<'s, F: Frames>(
         return (Verdict::Drop(reason), None);
     }
     let verdict = match &headers.l3 {
-        L3::Arp => answer::arp(port, network, &headers, head).map_or_else(
-            |reason| Verdict::Drop(reason),
-            |question| question.map_or(Verdict::Flood, |q| Verdict::Answer(q, None)),
-        ),
+        L3::Arp => asked(answer::arp(port, network, &headers, head)),
         L3::V6(_) if guard::is_neighbor_discovery(&headers) => {
-            answer::neighbor(port, network, &headers, head).map_or_else(
-                |reason| Verdict::Drop(reason),
-                |question| question.map_or(Verdict::Flood, |q| Verdict::Answer(q, None)),
-            )
+            asked(answer::neighbor(port, network, &headers, head))
         }
         L3::V4(_) | L3::V6(_) if headers.ether.destination == network.gateway_mac => {
             route(turn, tools, sending, network, frames, frame, &headers)
         }
         L3::V4(_) | L3::V6(_) | L3::Other => switch(port, network, &headers),
     };
+    let passes_on = matches!(verdict, Verdict::Port { .. } | Verdict::Flood);
+    if passes_on && segment::forwardable(frames.vnet(frame), &headers, head).is_err() {
+        return (Verdict::Drop(DropReason::OffloadInvalid), None);
+    }
     (verdict, Some(headers))
+}
+
+/// What becomes of an ARP or neighbor discovery message: what the gateway can't answer
+/// concerns the other ports.
+fn asked<'s>(question: Result<Option<Question>, DropReason>) -> Verdict<'s> {
+    match question {
+        Ok(Some(question)) => Verdict::Answer(question, None),
+        Ok(None) => Verdict::Flood,
+        Err(reason) => Verdict::Drop(reason),
+    }
 }
 
 /// Layer 2: by MAC address, within the network.
@@ -271,7 +279,7 @@ fn settle<F: Frames>(
     let mut answers = false;
     for (frame, (verdict, _)) in verdicts.iter().enumerate() {
         match *verdict {
-            Verdict::Tunnel { .. } => {}
+            Verdict::Tunnel { plan, .. } => answers |= plan.is_recut(),
             Verdict::Stage(peer) => stage(turn, tools, frames, frame, peer),
             Verdict::Port { port, .. } => {
                 if !targets.contains(&port) {
@@ -314,6 +322,11 @@ fn settle<F: Frames>(
             .enumerate()
             .filter_map(|(frame, (verdict, headers))| match *verdict {
                 Verdict::Answer(question, _) => Some((frame, headers.as_ref()?, question)),
+                // It went out in smaller pieces; its sender should know why.
+                Verdict::Tunnel { plan, mtu, .. } if plan.is_recut() => {
+                    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                    Some((frame, headers.as_ref()?, Question::TooBig { mtu }))
+                }
                 Verdict::Tunnel { .. }
                 | Verdict::Stage(_)
                 | Verdict::Port { .. }

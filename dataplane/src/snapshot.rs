@@ -11,6 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 use culvert_vhost as vhost;
 use culvert_wire::{MacAddr, fib::Fib};
+use culvert_wireguard::cookie::Mac1;
 
 use crate::{
     drops::Drops,
@@ -107,6 +108,8 @@ pub struct Tunnel {
     pub network: Option<NetworkIndex>,
     /// Which peer may send from which address.
     pub allowed: Fib<PeerIndex>,
+    /// The check that lets a handshake message into the queue.
+    pub mac1: Option<Mac1>,
     /// Receiver indices; lives as long as the tunnel.
     pub sessions: Arc<SessionTable>,
 }

@@ -168,6 +168,7 @@ impl Engine {
             mtu: tunnel.config.mtu,
             network: network.and_then(|network| self.network_index(&network.name)),
             allowed: Fib::build(allowed),
+            mac1: tunnel.device.mac1(),
             sessions: Arc::clone(&tunnel.sessions),
         }
     }

@@ -12,12 +12,15 @@
 use std::{
     ffi::{CStr, CString, c_char},
     os::fd::{OwnedFd, RawFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use crate::{
     devargs::Devargs,
-    eal::{Eal, Errno},
+    eal::{Eal, Errno, Pci},
     ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
@@ -72,6 +75,9 @@ pub struct Started {
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) id: u16,
+    mtu: u16,
+    /// Bytes of the longest frame that may be sent now.
+    pub(crate) frame_limit: AtomicU32,
     /// The RX queues' pools live as long as the driver may take from them.
     pools: Vec<Arc<Mempool>>,
 }
@@ -104,11 +110,14 @@ impl Device {
     /// # Errors
     ///
     /// [`DeviceError`] with what DPDK said and what may mend it. Nothing stays plugged.
-    pub fn plug(_eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
+    pub fn plug(eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
         let bad = || DeviceError::Devargs(devargs.to_owned());
         let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
         let name = parsed.device_name();
         let c_name = CString::new(name.as_str()).map_err(|_| bad())?;
+        if parsed.is_pci() && eal.pci() == Pci::Off {
+            return Err(DeviceError::PciOff(name));
+        }
         if port_by_name(&c_name).is_some() {
             return Err(DeviceError::InUse(name));
         }
@@ -245,11 +254,15 @@ impl Device {
     }
 
     /// Bytes of the longest Ethernet frame (without FCS) it may be given with this MTU. On a kernel device
-    /// it is the interface's own MTU that counts, as it is now.
+    /// it is the interface's own MTU that counts, as it was when the device was plugged.
     #[must_use]
     pub fn frame_limit(&self, mtu: u16) -> u32 {
+        self.limit(mtu, self.kernel_mtu)
+    }
+
+    fn limit(&self, mtu: u16, kernel_mtu: Option<u32>) -> u32 {
         let limit = u32::from(mtu) + ETHERNET;
-        match (self.kernel_mtu, Devargs::parse(&self.devargs)) {
+        match (kernel_mtu, Devargs::parse(&self.devargs)) {
             (Some(kernel_mtu), Some(parsed)) => limit.min(parsed.frame_limit(kernel_mtu)),
             _ => limit,
         }
@@ -325,6 +338,8 @@ impl Device {
         // From here on the driver may hold the pools, even when it fails half-way.
         let port = Arc::new(Port {
             id: self.id,
+            mtu: config.mtu,
+            frame_limit: AtomicU32::new(self.frame_limit(config.mtu)),
             pools: pools.to_vec(),
         });
         self.started = Some(Arc::clone(&port));
@@ -342,7 +357,6 @@ impl Device {
 
         // 3. Hand out the queues.
         let multicast = self.receive_multicast();
-        let frame_limit = self.frame_limit(config.mtu);
         // Without one for each, nobody knows whose they are.
         let mut sockets = std::mem::take(&mut self.sockets);
         if sockets.len() != rx_queues {
@@ -354,16 +368,15 @@ impl Device {
                 .map(|queue| RxQueue::new(Arc::clone(&port), queue, sockets.next()))
                 .collect(),
             tx: (0..tx_queues)
-                .map(|queue| {
-                    TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors, frame_limit)
-                })
+                .map(|queue| TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors))
                 .collect(),
             offloads,
             multicast,
         })
     }
 
-    /// The link's state, without waiting for it.
+    /// The link's state, without waiting for it. On a kernel device it also looks at the interface's MTU:
+    /// should that have been lowered, queues stop sending what it doesn't carry.
     ///
     /// # Errors
     ///
@@ -379,9 +392,17 @@ impl Device {
             ffi::culvert_port_link(self.id, &raw mut link)
         })?;
         // A driver on a kernel interface calls its link up whenever it is started itself.
-        let running = self
-            .interface()
-            .and_then(|interface| kernel::is_running(&interface).ok());
+        let interface = self.interface();
+        let running = interface
+            .as_deref()
+            .and_then(|interface| kernel::is_running(interface).ok());
+        let mtu = interface
+            .as_deref()
+            .and_then(|interface| kernel::mtu(interface).ok());
+        if let (Some(port), Some(mtu)) = (&self.started, mtu) {
+            let limit = self.limit(port.mtu, Some(mtu));
+            port.frame_limit.store(limit, Ordering::Relaxed);
+        }
         Ok(Link {
             up: link.up != 0 && running.unwrap_or(true),
             speed_mbps: (link.speed_mbps != 0 && link.speed_mbps != u32::MAX)

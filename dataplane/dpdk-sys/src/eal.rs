@@ -103,6 +103,7 @@ impl Default for EalConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct Eal {
     memory: Memory,
+    pci: Pci,
 }
 
 /// An errno as DPDK names it.
@@ -198,7 +199,10 @@ impl Eal {
         let (result, log) = log::capture(|| guarded_init(c_arguments));
         remove_runtime_dir(&config.file_prefix);
         if result == 0 {
-            return Ok(Self { memory });
+            return Ok(Self {
+                memory,
+                pci: config.pci,
+            });
         }
         Err(EalError::Init {
             error: Errno::from_return(result),
@@ -220,6 +224,12 @@ impl Eal {
     #[must_use]
     pub fn memory(self) -> Memory {
         self.memory
+    }
+
+    /// Whether PCI devices can be plugged.
+    #[must_use]
+    pub fn pci(self) -> Pci {
+        self.pci
     }
 
     /// The thread's lcore id, if it is registered.

@@ -8,7 +8,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use crate::{burst::MbufBurst, device::Port, ffi, kernel};
@@ -73,17 +73,15 @@ pub struct TxQueue {
     port: Arc<Port>,
     queue: u16,
     descriptors: u16,
-    frame_limit: u32,
     oversized: u64,
 }
 
 impl TxQueue {
-    pub(crate) fn new(port: Arc<Port>, queue: u16, descriptors: u16, frame_limit: u32) -> Self {
+    pub(crate) fn new(port: Arc<Port>, queue: u16, descriptors: u16) -> Self {
         Self {
             port,
             queue,
             descriptors,
-            frame_limit,
             oversized: 0,
         }
     }
@@ -95,8 +93,9 @@ impl TxQueue {
     /// caller doesn't make them; one that slipped through would wedge the queue.
     #[inline]
     pub fn burst(&mut self, burst: &mut MbufBurst) -> usize {
-        if burst.iter().any(|mbuf| mbuf.frame_len() > self.frame_limit) {
-            self.drop_oversized(burst);
+        let limit = self.frame_limit();
+        if burst.iter().any(|mbuf| mbuf.frame_len() > limit) {
+            self.drop_oversized(burst, limit);
         }
         let (port, queue) = (self.port.id, self.queue);
         // SAFETY: as in `RxQueue::burst`; the driver takes ownership of the first mbufs, as many as it says.
@@ -104,9 +103,9 @@ impl TxQueue {
     }
 
     #[cold]
-    fn drop_oversized(&mut self, burst: &mut MbufBurst) {
+    fn drop_oversized(&mut self, burst: &mut MbufBurst, limit: u32) {
         let before = burst.len();
-        burst.retain(|mbuf| mbuf.frame_len() <= self.frame_limit);
+        burst.retain(|mbuf| mbuf.frame_len() <= limit);
         self.oversized += (before - burst.len()) as u64;
     }
 
@@ -127,11 +126,11 @@ impl TxQueue {
         }
     }
 
-    /// Bytes of the longest Ethernet frame (without FCS) that may be sent.
+    /// Bytes of the longest Ethernet frame (without FCS) that may be sent now.
     #[inline]
     #[must_use]
     pub fn frame_limit(&self) -> u32 {
-        self.frame_limit
+        self.port.frame_limit.load(Ordering::Relaxed)
     }
 
     /// Descriptors of the queue.

@@ -156,9 +156,22 @@ fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs
     assert_eq!(started.rx[0].burst(&mut received), 0);
     assert!(!readable(wake, 0), "all were taken");
 
-    // 4. Away, so that it can be plugged again.
+    // 4. A lowered MTU is noticed before a frame wedges the queue.
+    common::run("ip link set dp0 mtu 1400");
+    device.link().unwrap();
+    burst
+        .push(common::frame(&pool, &frame(device.mac(), 5, 1415)))
+        .unwrap();
+    burst
+        .push(common::frame(&pool, &frame(device.mac(), 6, 1414)))
+        .unwrap();
+    assert_eq!(started.tx[0].burst(&mut burst), 1);
+    assert_eq!(receive(peer, &mut buffer), frame(device.mac(), 6, 1414));
+    common::run(&format!("ip link set dp0 mtu {mtu}"));
+
+    // 5. Away, so that it can be plugged again.
     let stats = device.stats().unwrap();
-    assert_eq!(stats.tx_packets, 3);
+    assert_eq!(stats.tx_packets, 4);
     assert!(stats.rx_packets >= 3);
     drop(started);
     device.close().unwrap();

@@ -10,11 +10,12 @@ mod common;
 use std::{fs, sync::Arc};
 
 use culvert_dpdk_sys::{
-    Device, DeviceConfig, Eal, EalConfig, EalError, Hugepages, MbufBurst, Memory, Mempool, Offloads,
+    Device, DeviceConfig, DeviceError, Eal, EalConfig, EalError, Hugepages, MbufBurst, Memory,
+    Mempool, Offloads, Pci,
 };
 
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-const PAGES: u64 = 64; // the 128 MiB of common::eal
+const PAGES: u64 = 64; // 128 MiB
 
 #[test]
 fn hugepages_are_taken() {
@@ -32,7 +33,13 @@ fn hugepages_are_taken() {
         println!("skipped: {PAGES} hugepages could not be reserved (needs root and free memory)");
         return;
     };
-    let (eal, lines) = common::eal(Hugepages::Required);
+    let config = EalConfig {
+        hugepages: Hugepages::Required,
+        memory_mb: 128,
+        pci: Pci::Off,
+        ..EalConfig::default()
+    };
+    let eal = Eal::init(config).unwrap();
     assert_eq!(eal.memory(), Memory::Hugepages);
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let prefix = format!("culvert-{}", std::process::id());
@@ -58,7 +65,10 @@ fn hugepages_are_taken() {
     assert_eq!(started.tx[0].burst(&mut burst), 1);
     assert_eq!(started.rx[0].burst(&mut burst), 1);
     assert_eq!(burst[0].bytes(), [7; 60]);
-    drop(lines);
+    // A process without the bus says so.
+    let error = Device::plug(eal, "0000:fe:1f.7", 1).unwrap_err();
+    assert!(matches!(error, DeviceError::PciOff(_)));
+    assert!(error.to_string().contains("restart"), "{error}");
 }
 
 /// Reserved hugepages beyond those that were there, given back at the end (the pages in use follow when the

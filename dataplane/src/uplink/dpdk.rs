@@ -467,15 +467,14 @@ enum TxSlot {
 }
 
 impl TxSlot {
-    /// Sends what the queue takes; the rest stays in the burst.
-    fn send(&mut self, burst: &mut MbufBurst) {
+    /// Sends what the queue takes; the rest stays in the burst. Answers how many
+    /// frames were dropped because the link has become too narrow for them.
+    fn send(&mut self, burst: &mut MbufBurst) -> u64 {
         match self {
             Self::Own(queue) => send_all(queue, burst),
             Self::Shared(queue) => {
-                send_all(
-                    &mut queue.lock().unwrap_or_else(PoisonError::into_inner),
-                    burst,
-                );
+                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                send_all(&mut queue, burst)
             }
         }
     }
@@ -499,14 +498,16 @@ impl TxSlot {
     }
 }
 
-fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) {
+fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) -> u64 {
+    let oversized = queue.oversized();
     // Some drivers free descriptors only when they are asked to send.
     for _ in 0..ATTEMPTS {
         if burst.is_empty() {
-            return;
+            break;
         }
         queue.burst(burst);
     }
+    queue.oversized() - oversized
 }
 
 /// The sending half.
@@ -657,13 +658,17 @@ impl Tx {
 
         // 2. Send; what the queue doesn't take is lost.
         let (packets, bytes) = totals(&burst);
-        self.queue.send(&mut burst);
-        let (lost, lost_bytes) = totals(&burst);
-        if lost > 0 {
-            counters.drops.add(DropReason::UplinkFull, lost);
+        let narrow = self.queue.send(&mut burst);
+        let (full, full_bytes) = totals(&burst);
+        if full > 0 {
+            counters.drops.add(DropReason::UplinkFull, full);
         }
-        if packets > lost {
-            counters.sent(packets - lost, bytes - lost_bytes);
+        if narrow > 0 {
+            counters.drops.add(DropReason::UplinkRefused, narrow);
+        }
+        let sent = packets - full - narrow;
+        if sent > 0 {
+            counters.sent(sent, bytes - full_bytes);
         }
     }
 
@@ -682,8 +687,7 @@ impl Tx {
         bytes.copy_from_slice(frame);
         padding.fill(0);
         mbuf.set_len(u16::try_from(len).expect("no more than the room, which is a u16"));
-        self.queue.send(&mut burst);
-        burst.is_empty()
+        self.queue.send(&mut burst) == 0 && burst.is_empty()
     }
 }
 

@@ -18,6 +18,11 @@ pub enum DeviceError {
         "not a DPDK device: {0:?} (expected a PCI address as 0000:3b:00.0, or a virtual device as net_af_packet0,iface=eth1)"
     )]
     Devargs(String),
+    /// The process has no PCI bus.
+    #[error(
+        "DPDK was started without PCI devices: to use {0}, restart with it in the configuration"
+    )]
+    PciOff(String),
     /// The device would spread packets over queues that nobody polls.
     #[error(
         "{devargs}: {pairs} queue pairs, and {queues} workers: \
