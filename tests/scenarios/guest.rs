@@ -130,6 +130,7 @@ fn a_guest_reboots() -> Result<()> {
         let (mut vm_a, mut vm_b) = started(scenario, &mut hosts, SocketMode::Server, MTU_OFFERED)?;
         vm_a.wait_ping("10.1.2.10", FIRST_PING)?;
         vm_a.sh(&background_ping("10.1.2.10"), COMMAND)?;
+        std::thread::sleep(Duration::from_secs(1));
         scenario.say("rebooting vm-b");
         vm_b.reboot()?;
         vm_b.wait_up()?;

@@ -275,6 +275,15 @@ impl Culvert {
     }
 }
 
+impl Drop for Culvert {
+    fn drop(&mut self) {
+        // Its last words, for the logs of a scenario that failed.
+        if let Ok(text) = self.call(&["show"]) {
+            let _ = fs::write(self.config.with_extension("show.log"), text);
+        }
+    }
+}
+
 /// What `show --json` tells of a port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortCounts {
