@@ -97,13 +97,16 @@ fn converse(shared: &Shared, stream: &UnixStream, shim: &mut Shim) -> String {
                 shared.counters.messages.fetch_add(1, Ordering::Relaxed);
                 replies.clear();
                 let handled = shim.handle(message, &mut replies);
-                let sent = send(stream, &replies, shared);
-                shim.with(Protocol::tell_link);
-                if let Err(refusal) = handled {
+                if handled.is_err() {
+                    // Before the VMM can know.
                     shared
                         .counters
                         .refused_sessions
                         .fetch_add(1, Ordering::Relaxed);
+                }
+                let sent = send(stream, &replies, shared);
+                shim.with(Protocol::tell_link);
+                if let Err(refusal) = handled {
                     return refusal.to_string();
                 }
                 if let Err(error) = sent {
