@@ -27,7 +27,10 @@ pub mod limits;
 #[allow(unsafe_code, reason = "a named room: mappings, signals, raw copies")]
 mod memory;
 mod port;
-#[allow(unsafe_code, reason = "a named room: ring entries in guest memory")]
+#[allow(
+    unsafe_code,
+    reason = "a named room: ring entries in guest memory, signals by asynchronous requests"
+)]
 mod ring;
 mod session;
 

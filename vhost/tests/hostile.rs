@@ -15,7 +15,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Bench, header, is_up, pattern, take_frames};
@@ -1206,6 +1206,8 @@ fn event_descriptors_that_the_vmm_makes_blocking() {
         set_blocking(&kick, true);
         let (bench, frontend) = in_time({
             let done = Arc::new(AtomicBool::new(false));
+            let bursts = Arc::new(AtomicUsize::new(0));
+            let seen_bursts = Arc::clone(&bursts);
             let (is_done, fd) = (Arc::clone(&done), call.try_clone().unwrap());
             move || {
                 // The worker's side, both directions.
@@ -1215,6 +1217,7 @@ fn event_descriptors_that_the_vmm_makes_blocking() {
                         let mut burst = bench.port().guest_rx(0).try_lock().unwrap();
                         let frame = pattern(60, seed as u64);
                         burst.deliver(&VnetHeader::default(), &[&frame]).unwrap();
+                        bursts.fetch_add(1, Ordering::Relaxed);
                         drop(burst);
                         assert!(frontend.receive_frame(0).unwrap().1 == frame);
                         assert!(frontend.send_frame(0, &header(0), &frame));
@@ -1226,14 +1229,22 @@ fn event_descriptors_that_the_vmm_makes_blocking() {
                 deliver(10);
                 // Nobody kicked.
                 bench.port().guest_tx(0).clear_kick();
-                // The VMM empties and fills the counter all the time, between any look at it
-                // and the signal.
+                // The VMM empties the counter and fills it again, once per burst, at moments that
+                // drift over the burst: so also between a look at it and a write. A worker that
+                // was caught so waits for ever.
                 let filler = std::thread::spawn(move || {
+                    let (mut seen, mut delay) = (0, 0);
                     while !is_done.load(Ordering::Relaxed) {
+                        let now = seen_bursts.load(Ordering::Relaxed);
+                        if now == seen {
+                            std::hint::spin_loop();
+                            continue;
+                        }
+                        (seen, delay) = (now, (delay + 7) % 2000);
+                        (0..delay).for_each(|_| std::hint::spin_loop());
                         set_blocking(&fd, false);
                         fill(&fd);
                         set_blocking(&fd, true);
-                        std::thread::yield_now();
                     }
                 });
                 deliver(5000);
