@@ -24,7 +24,10 @@ use culvert_wireguard::{
 use rand_core::UnwrapErr;
 
 use super::slots::Slots;
-use crate::config::{self, Endpoint, Name};
+use crate::{
+    config::{self, Endpoint, Name},
+    process::UdpLock,
+};
 
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
 /// keeps allocation constant in time.
@@ -65,6 +68,8 @@ pub(super) struct TunnelState {
     pub(super) peers: HashMap<PeerId, usize>,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
+    /// Keeps other processes away from the tunnel's port.
+    pub(super) lock: UdpLock,
 }
 
 /// What a tunnel wants of the engine after it was driven.
@@ -82,7 +87,7 @@ pub(super) enum Wish {
 }
 
 impl TunnelState {
-    pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
+    pub(super) fn new(config: config::Tunnel, uplink: usize, lock: UdpLock) -> Self {
         let slots = (config.peers.len() * SLOTS_PER_PEER)
             .max(SLOTS_MIN)
             .next_power_of_two();
@@ -103,6 +108,7 @@ impl TunnelState {
             sessions,
             peers: HashMap::new(),
             drops: BTreeMap::new(),
+            lock,
         }
     }
 
