@@ -9,7 +9,11 @@
 //!    published, workers adopt it at their next burst.
 //! 4. When all workers have, the old things are closed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_dataplane::{
     control_link::Command,
@@ -304,35 +308,30 @@ impl Engine {
         now: Now,
         changes: &mut Vec<String>,
     ) {
-        let present: Vec<_> = self
+        let present: HashMap<_, _> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.tunnel == slot)
-            .map(|(place, peer)| (place, peer.config.clone()))
+            .map(|(place, peer)| (peer.config.public_key, place))
             .collect();
+        let wanted: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
         let tunnel_name = &new.name;
-        for (place, old) in &present {
-            if !new
-                .peers
-                .iter()
-                .any(|peer| peer.public_key == old.public_key)
-            {
-                changes.push(format!("peer {tunnel_name}/{} removed", old.name));
-                self.remove_peer(*place);
+        for (key, &place) in &present {
+            if !wanted.contains(key) {
+                let name = self.peers.get(place).map(|peer| peer.config.name.clone());
+                changes.extend(name.map(|name| format!("peer {tunnel_name}/{name} removed")));
+                self.remove_peer(place);
             }
         }
         let mut added = Vec::new();
         for peer in &new.peers {
-            let old = present
-                .iter()
-                .find(|(_, old)| old.public_key == peer.public_key);
-            if let Some((place, old)) = old {
-                if old != peer {
+            if let Some(&place) = present.get(&peer.public_key) {
+                let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(place));
+                if let (Some(tunnel), Some(state)) = (tunnel, state)
+                    && state.config != *peer
+                {
                     changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
-                    let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(*place));
-                    if let (Some(tunnel), Some(state)) = (tunnel, state) {
-                        tunnel.update_peer(state, peer.clone(), now);
-                    }
+                    tunnel.update_peer(state, peer.clone(), now);
                 }
                 continue;
             }

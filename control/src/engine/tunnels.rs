@@ -48,6 +48,8 @@ pub(super) struct PeerState {
     pub(super) refreshed: Instant,
     /// The peer has to be given a new path.
     pub(super) path_is_stale: bool,
+    /// The endpoint that was last kept for a restart.
+    pub(super) noted: Option<SocketAddr>,
 }
 
 impl PeerState {
@@ -150,6 +152,7 @@ impl TunnelState {
             is_up: false,
             refreshed: now.monotonic,
             path_is_stale: true,
+            noted: None,
         });
         Ok(slot)
     }
@@ -169,6 +172,8 @@ impl TunnelState {
             endpoint,
         };
         self.device.update_peer(peer.cell.id, update, now);
+        // What is kept says what the configuration said.
+        peer.noted = None;
         peer.config = config;
     }
 

@@ -336,6 +336,10 @@ fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
         pci: if has_pci { Pci::Idle } else { Pci::Off },
         log: Some(Box::new(|level, line: &str| match level {
             LogLevel::Critical | LogLevel::Error => tracing::error!(target: "dpdk", "{line}"),
+            // DPDK looks for pages of every size; `memory` says what is needed.
+            LogLevel::Warning if line.contains("hugepages reported on node") => {
+                tracing::debug!(target: "dpdk", "{line}");
+            }
             LogLevel::Warning => tracing::warn!(target: "dpdk", "{line}"),
             LogLevel::Notice | LogLevel::Info | LogLevel::Debug => {
                 tracing::debug!(target: "dpdk", "{line}");
