@@ -84,9 +84,11 @@ need_cargo() {
     command -v cargo >/dev/null || die "cargo was not found: install Rust (https://rustup.rs) and try again"
 }
 
-# bindgen takes the newest libclang it meets, with the headers of the default clang: keep the two together.
+# Where several libclang are installed, bindgen takes the newest, with the headers of the default clang: keep the
+# two together. With a single one nothing is set, so that cargo run by hand builds nothing again.
 need_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] && return
+    [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    [ "$(compgen -G '/usr/lib/llvm-*/lib/libclang.so*' | cut -d / -f 4 | sort -u | wc -l)" -gt 1 ] || return 0
     local folder
     folder=$(clang -print-resource-dir)
     folder=${folder%/lib*/clang/*}/lib
