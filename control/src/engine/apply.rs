@@ -68,7 +68,11 @@ impl Engine {
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
         }
-        if config == self.config && self.generation > 0 {
+        let same = Config {
+            source: self.config.source.clone(),
+            ..config.clone()
+        } == self.config;
+        if same && self.generation > 0 {
             return Ok(Applied {
                 generation: self.generation,
                 changes: Vec::new(),

@@ -9,9 +9,9 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use culvert_dataplane::uplink::dpdk;
+use culvert_dataplane::{host::Resolution, uplink::dpdk};
 use culvert_dataplane::{
-    host::{HostConfig, HostStack, Resolution},
+    host::{HostConfig, HostStack},
     ids::{TunnelIndex, UplinkIndex},
     path::{Link, Path},
     uplink::{UplinkCounters, UplinkQueue, udp},
@@ -23,6 +23,7 @@ use super::EngineError;
 use crate::config::{self, UplinkDriver};
 
 /// Seconds that a link may take to come up after its device was opened.
+#[cfg(feature = "dpdk")]
 const LINK_PATIENCE: u8 = 3;
 
 /// An uplink, as the control core keeps it.
@@ -32,6 +33,7 @@ pub(super) struct UplinkState {
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
     /// Looks at the link that may still find it down before that is news.
+    #[cfg(feature = "dpdk")]
     patience: u8,
     pub(super) kind: Kind,
 }
@@ -65,7 +67,8 @@ impl UplinkState {
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
-                    patience: LINK_PATIENCE,
+                    #[cfg(feature = "dpdk")]
+                    patience: 0,
                     kind: Kind::Udp,
                 };
                 Ok((state, Vec::new()))
@@ -133,6 +136,7 @@ impl UplinkState {
 
     /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
     /// last wrote to.
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
     pub(super) fn path(
         &mut self,
         endpoint: SocketAddr,
