@@ -224,10 +224,14 @@ impl Rx {
         }
     }
 
-    /// Cuts a coalesced message into its datagrams.
+    /// Cuts a coalesced message into its datagrams; an empty one is a datagram too, and
+    /// is dropped by name like any other that is no message.
     fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) {
         let mut offset = 0;
-        while offset < message.len && datagrams.len() < datagrams.capacity() {
+        loop {
+            if datagrams.len() == datagrams.capacity() {
+                return;
+            }
             let len = message.segment.min(message.len - offset);
             // SAFETY: the message's bytes lie in a buffer of `received`, which the
             // kernel writes only in `receive`; pieces don't overlap.
@@ -243,6 +247,9 @@ impl Rx {
             };
             datagrams.push(datagram);
             offset += len;
+            if offset >= message.len {
+                return;
+            }
         }
     }
 
