@@ -224,14 +224,10 @@ impl Rx {
         }
     }
 
-    /// Cuts a coalesced message into its datagrams; an empty one is a datagram too, and
-    /// is dropped by name like any other that is no message.
+    /// Cuts a coalesced message into its datagrams.
     fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) {
         let mut offset = 0;
-        loop {
-            if datagrams.len() == datagrams.capacity() {
-                return;
-            }
+        while datagrams.len() < datagrams.capacity() {
             let len = message.segment.min(message.len - offset);
             // SAFETY: the message's bytes lie in a buffer of `received`, which the
             // kernel writes only in `receive`; pieces don't overlap.
@@ -245,10 +241,11 @@ impl Rx {
                     message.ecn,
                 )
             };
+            // An empty message is a datagram, too: it is dropped by name.
             datagrams.push(datagram);
             offset += len;
-            if offset >= message.len {
-                return;
+            if len == 0 || offset >= message.len {
+                break;
             }
         }
     }
