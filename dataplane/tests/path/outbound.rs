@@ -403,6 +403,19 @@ fn a_worker_without_the_uplink_names_what_it_loses() {
 }
 
 #[test]
+fn an_endpoint_that_the_uplink_can_not_reach_is_named() {
+    let mut site = Site::new(Options::default());
+    // An uplink of IPv4 alone; an address that the kernel refuses.
+    for endpoint in ["[::1]:9", "255.255.255.255:9"] {
+        site.path_to(endpoint.parse().unwrap());
+        site.send_plain(0, &v4().echo(b"x"));
+    }
+    site.uplink_drops(&[(DropReason::UplinkDown, 1), (DropReason::UplinkRefused, 1)]);
+    site.peer_drops(&[]);
+    assert!(site.sealed().is_empty());
+}
+
+#[test]
 fn outer_ecn_is_the_inner() {
     let mut a = Site::new(Options::default());
     let mut b = Site::new(Options {
