@@ -146,6 +146,16 @@ pub(crate) fn answer<'h, F: Frames>(
         };
         if len > 0 {
             deliver::own(port, turn.worker, &out[..len]);
+            continue;
+        }
+        match question {
+            Question::Arp { .. } | Question::Neighbor { .. } => {
+                port.drops.add(DropReason::NeighborUnknown, 1);
+            }
+            // Malformed, or too long for an answer in one piece.
+            Question::Echo => port.drops.add(DropReason::GatewayNotServed, 1),
+            // The frame itself has been counted.
+            Question::TooBig { .. } | Question::HopLimit | Question::Unreachable => {}
         }
     }
 }

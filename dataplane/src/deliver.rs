@@ -16,6 +16,7 @@ use culvert_wire::{
 };
 
 use crate::{
+    drops::DropReason,
     frames::Frames,
     ids::PortIndex,
     seal::decrement_hop_limit,
@@ -75,16 +76,17 @@ pub(crate) fn accept(offloads: Offloads) -> Accept {
     }
 }
 
-/// Delivers frames of a burst to a port of the same network.
+/// Delivers frames of a burst of `sender` to a port of the same network.
 pub(crate) fn switched<'h, F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
-    network: &Network,
+    (sender, network): (&Port, &Network),
     target: PortIndex,
     frames: &F,
     chosen: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
 ) {
     let Some(port) = turn.snapshot.port(target) else {
+        sender.drops.add(DropReason::NoRoute, chosen.count() as u64);
         return;
     };
     // Frames of one guest queue go to one queue of the other: order holds.
@@ -109,14 +111,18 @@ pub(crate) fn switched<'h, F: Frames>(
             decrement_hop_limit(packet);
         }
         // It was found to be valid when the frame was classified.
-        let Ok(vnet) = forwardable(frames.vnet(frame), headers, private) else {
-            continue;
+        let vnet = forwardable(frames.vnet(frame), headers, private);
+        let done = match vnet {
+            Ok(vnet) if accepts(&vnet, offloads) => {
+                // The ring counts what it drops.
+                let _ = frames.deliver(frame, &vnet, head, &mut rx);
+                true
+            }
+            Ok(_) => cut(tools, frames, frame, headers, head, &mut rx),
+            Err(_) => false,
         };
-        if accepts(&vnet, offloads) {
-            // The ring counts what it drops.
-            let _ = frames.deliver(frame, &vnet, head, &mut rx);
-        } else {
-            cut(tools, frames, frame, headers, head, &mut rx);
+        if !done {
+            sender.drops.add(DropReason::OffloadInvalid, 1);
         }
     }
 }
@@ -143,7 +149,8 @@ fn accepts(vnet: &VnetHeader, offloads: Offloads) -> bool {
     offloads.contains(kind | ecn | checksum)
 }
 
-/// Cuts a frame, or completes its checksum, for a guest that can't do so itself.
+/// Cuts a frame, or completes its checksum, for a guest that can't do so itself; `false`
+/// if it can't be done (an IPv6 packet may be longer than any that is cut).
 fn cut<F: Frames>(
     tools: &mut Tools,
     frames: &F,
@@ -151,9 +158,9 @@ fn cut<F: Frames>(
     headers: &Headers,
     head: &[u8],
     rx: &mut RxBurst<'_>,
-) {
+) -> bool {
     let Ok(plan) = Plan::new(frames.vnet(frame), headers, head, usize::from(u16::MAX)) else {
-        return;
+        return false;
     };
     for index in 0..plan.count() {
         let segment = plan.segment(index);
@@ -161,7 +168,7 @@ fn cut<F: Frames>(
         let end = payload + segment.payload.len();
         let out = &mut tools.scratch[..end];
         if !frames.copy(frame, segment.payload.start, &mut out[payload..]) {
-            return;
+            return index > 0;
         }
         out[..ETHERNET].copy_from_slice(&head[..ETHERNET]);
         let (front, data) = out.split_at_mut(payload);
@@ -169,6 +176,7 @@ fn cut<F: Frames>(
         // The ring counts what it drops.
         let _ = rx.deliver(&VnetHeader::default(), &[&*out]);
     }
+    true
 }
 
 /// Delivers one frame that we made to a port.

@@ -439,7 +439,11 @@ fn forward(
             Destination::Peer(peer) => (turn.snapshot.peer(peer), true),
             Destination::Gateway => (Some(&sessions[arrival.session].peer), false),
         };
-        let Some(target) = target else { continue };
+        let Some(target) = target else {
+            let peer = &sessions[arrival.session].peer;
+            peer.drops.add(DropReason::NoRoute, 1);
+            continue;
+        };
         let datagram = &mut burst[arrival.datagram];
         let mut len = arrival.headers.ip_len;
         if !routed {
@@ -476,12 +480,14 @@ fn send_back(
     routed: bool,
 ) {
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
+        peer.drops.add(DropReason::NoRoute, 1);
         return;
     };
     let mtu = usize::from(tunnel.mtu);
     let head = &frame.bytes[..frame.bytes.len().min(culvert_wire::parse::HEAD_LEN)];
     let len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
     let Ok(headers) = culvert_wire::parse_frame(head, len) else {
+        peer.drops.add(DropReason::InnerMalformed, 1);
         return;
     };
     let Ok(plan) = Plan::new(&frame.vnet, &headers, head, mtu) else {
@@ -504,8 +510,15 @@ fn send_back(
             }
         }
         Admission::KeyWanted => {
-            let overflow = |_| peer.drops.add(DropReason::StagedOverflow, 1);
-            tools.staged.push(peer.index, frame, 0, overflow);
+            // Whoever's frame made room.
+            let overflow = |index| {
+                if let Some(peer) = turn.snapshot.peer(index) {
+                    peer.drops.add(DropReason::StagedOverflow, 1);
+                }
+            };
+            if !tools.staged.push(peer.index, frame, 0, overflow) {
+                peer.drops.add(DropReason::FrameTooLarge, 1);
+            }
         }
         Admission::Refused(reason) => peer.drops.add(reason, 1),
     }

@@ -65,6 +65,7 @@ pub(crate) fn outbound<F: Frames>(
     frames: &F,
 ) -> usize {
     let Some(network) = turn.snapshot.network(port.network) else {
+        port.drops.add(DropReason::NoRoute, frames.count() as u64);
         return frames.count();
     };
     let mut verdicts = ArrayVec::<(Verdict<'_>, Option<Headers>), GUEST_BURST>::new();
@@ -311,7 +312,7 @@ fn settle<F: Frames>(
                 | Verdict::Answer(..)
                 | Verdict::Drop(_) => None,
             });
-        deliver::switched(turn, tools, network, target, frames, chosen);
+        deliver::switched(turn, tools, (port, network), target, frames, chosen);
     }
     if floods {
         flood(turn, tools, port, network, frames, verdicts);
@@ -383,7 +384,7 @@ fn flood<F: Frames>(
         .filter(|&&(_, other)| other != port.index)
     {
         heard = true;
-        deliver::switched(turn, tools, network, other, frames, flooded());
+        deliver::switched(turn, tools, (port, network), other, frames, flooded());
     }
     if !heard {
         port.drops
@@ -431,6 +432,7 @@ fn send_own(
     let head = frame.head(0);
     let len = u32::try_from(frame.len(0)).unwrap_or(u32::MAX);
     let Ok(headers) = parse_frame(head, len) else {
+        peer.drops.add(DropReason::FrameMalformed, 1);
         return;
     };
     match Plan::recut(frame.vnet(0), &headers, head, mtu) {

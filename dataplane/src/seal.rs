@@ -240,21 +240,27 @@ fn reserve_counters(
     runs: &mut ArrayVec<Run, SUB_BATCH>,
     datagram_max: usize,
 ) -> ArrayVec<Packet, SUB_BATCH> {
+    // A tunnel's MTU may be more than the uplink's rooms hold.
+    let too_long = |packet: &Packet| {
+        let departure = &departures[packet.departure];
+        let len = departure.plan.segment(packet.segment).len;
+        data_len(padded_len(len, departure.mtu)) > datagram_max
+    };
     let mut kept = 0;
     let mut start = 0;
     while start < packets.len() {
-        let departure = &departures[packets[start].departure];
-        let peer = departure.peer;
+        let peer = departures[packets[start].departure].peer;
+        let is_too_long = too_long(&packets[start]);
         let end = start
             + packets[start..]
                 .iter()
                 .take_while(|p| Arc::ptr_eq(departures[p.departure].peer, peer))
+                .take_while(|p| too_long(p) == is_too_long)
                 .count();
-        let longest = data_len(padded_len(departure.plan.len_max(), departure.mtu));
         let keypair = peer.keypair();
         let path = peer.path();
         let reserved = match (keypair.as_ref(), path.as_ref()) {
-            _ if longest > datagram_max => Err(DropReason::TooBig),
+            _ if is_too_long => Err(DropReason::TooBig),
             (None, _) => Err(DropReason::KeypairSpent),
             (_, None) => Err(DropReason::NoEndpoint),
             (Some(keypair), Some(path)) => keypair

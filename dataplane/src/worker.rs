@@ -141,23 +141,35 @@ impl Worker {
         self.now = clock::monotonic();
         while !self.stopping {
             let snapshot = Arc::clone(snapshots.load());
-            if self.generation != Some(snapshot.generation) {
-                self.adopt(&snapshot);
-            }
-            let found = self.turn(&snapshot);
-            let now = clock::monotonic();
-            self.account(found, now);
-            if found {
+            if self.pass(&snapshot) {
                 self.idle_since = None;
                 self.nap = NAP_MIN;
             } else if self.polling == Polling::Adaptive {
-                let since = *self.idle_since.get_or_insert(now);
-                if now.since(since) >= SPIN {
+                let since = *self.idle_since.get_or_insert(self.now);
+                if self.now.since(since) >= SPIN {
                     self.sleep(&snapshot);
                 }
             }
         }
         // The last packets (a guest's RST, a peer's) have been sent; queues close here.
+    }
+
+    /// Makes one turn, without sleep, and says whether there was anything to do: for
+    /// tests and simulations, where bursts must be the same in every run.
+    pub fn step(&mut self) -> bool {
+        self.now = clock::monotonic();
+        let snapshot = self.snapshots.load_full();
+        self.pass(&snapshot)
+    }
+
+    /// Steps 1 to 4, with their time.
+    fn pass(&mut self, snapshot: &Snapshot) -> bool {
+        if self.generation != Some(snapshot.generation) {
+            self.adopt(snapshot);
+        }
+        let found = self.turn(snapshot);
+        self.account(found, clock::monotonic());
+        found
     }
 
     fn account(&mut self, found: bool, now: Instant) {

@@ -227,7 +227,7 @@ impl Rx {
     /// Cuts a coalesced message into its datagrams.
     fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) {
         let mut offset = 0;
-        while offset < message.len && datagrams.len() < datagrams.capacity() {
+        while datagrams.len() < datagrams.capacity() {
             let len = message.segment.min(message.len - offset);
             // SAFETY: the message's bytes lie in a buffer of `received`, which the
             // kernel writes only in `receive`; pieces don't overlap.
@@ -241,8 +241,12 @@ impl Rx {
                     message.ecn,
                 )
             };
+            // An empty message is a datagram, too: it is dropped by name.
             datagrams.push(datagram);
             offset += len;
+            if len == 0 || offset >= message.len {
+                break;
+            }
         }
     }
 

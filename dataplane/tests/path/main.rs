@@ -1,0 +1,16 @@
+//! The data path end to end, in one process and without root: guests are vhost-user
+//! frontends, uplinks are sockets on the loopback, the far end is another worker or the
+//! tests themselves with a cipher of their own.
+//!
+//! In: frames and datagrams, honest and hostile. Out: assertions on bytes and on named
+//! counters. Never: a wait for time to pass; workers are stepped by hand, but for the
+//! tests about threads.
+
+mod hostile;
+mod inbound;
+mod local;
+mod outbound;
+mod packets;
+mod staged;
+mod support;
+mod threads;

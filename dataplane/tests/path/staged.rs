@@ -1,0 +1,149 @@
+//! Frames that wait for a key.
+
+use culvert_dataplane::{control_link::Command, drops::DropReason, limits, peer::signal};
+use culvert_wire::VnetHeader;
+
+use crate::{
+    packets::{Ip, ip, noise, offload, read},
+    support::{Options, Site},
+};
+
+fn inner() -> Ip {
+    ip("10.0.0.2", "10.1.0.2")
+}
+
+fn keyless() -> Site {
+    Site::new(Options {
+        keyed: false,
+        ..Options::default()
+    })
+}
+
+fn number(n: usize) -> Vec<u8> {
+    u32::try_from(n).unwrap().to_be_bytes().to_vec()
+}
+
+#[test]
+fn frames_wait_for_a_key_and_go_before_newer_ones() {
+    let mut site = keyless();
+    for n in 0..5 {
+        site.send_plain(0, &inner().udp((5, 6), &number(n), false));
+    }
+    assert!(site.sealed().is_empty());
+    assert_eq!(site.peers[0].take_signals(), signal::KEY_WANTED);
+    // Asked once: the control core has it until it takes it; then again.
+    site.send_plain(0, &inner().udp((5, 6), &number(5), false));
+    assert_eq!(site.peers[0].take_signals(), signal::KEY_WANTED);
+
+    site.publish_key();
+    let index = site.peers[0].index;
+    site.command(Command::FlushStaged(index));
+    site.send_plain(0, &inner().udp((5, 6), &number(6), false));
+    let sealed = site.sealed();
+    assert_eq!(sealed.len(), 7);
+    for (n, (counter, plaintext)) in sealed.iter().enumerate() {
+        let seen = read(plaintext);
+        assert_eq!(*counter, n as u64);
+        assert_eq!((seen.payload(), seen.hop_limit), (&number(n)[..], 63));
+    }
+    site.no_drops();
+}
+
+#[test]
+fn a_newer_frame_does_not_overtake_when_the_key_comes_without_a_command() {
+    let mut site = keyless();
+    site.send_plain(0, &inner().udp((5, 6), &number(0), false));
+    // A super-frame waits uncut.
+    let data = noise(10_000, 1);
+    let tcp = inner().tcp(1, 0x10, &data, true);
+    site.send(0, &offload(&tcp, VnetHeader::GSO_TCPV4, 1380), &tcp);
+    site.publish_key();
+    site.send_plain(0, &inner().udp((5, 6), &number(1), false));
+    let sealed: Vec<_> = site.sealed().iter().map(|(_, p)| read(p)).collect();
+    assert_eq!(sealed.first().unwrap().payload(), number(0));
+    assert_eq!(sealed.last().unwrap().payload(), number(1));
+    let middle = &sealed[1..sealed.len() - 1];
+    assert_eq!(middle.len(), data.len().div_ceil(1380));
+    assert_eq!(
+        middle
+            .iter()
+            .flat_map(|s| s.payload().to_vec())
+            .collect::<Vec<_>>(),
+        data
+    );
+    site.no_drops();
+}
+
+#[test]
+fn the_oldest_frames_make_room_by_name() {
+    let mut site = keyless();
+    let more = 40;
+    for n in 0..limits::STAGED_PER_PEER + more {
+        site.send_plain(0, &inner().udp((5, 6), &number(n), false));
+    }
+    site.peer_drops(&[(DropReason::StagedOverflow, more as u64)]);
+    site.publish_key();
+    let index = site.peers[0].index;
+    site.command(Command::FlushStaged(index));
+    site.settle();
+    let sealed = site.sealed();
+    assert_eq!(sealed.len(), limits::STAGED_PER_PEER);
+    for (n, (_, plaintext)) in sealed.iter().enumerate() {
+        assert_eq!(read(plaintext).payload(), number(n + more));
+    }
+}
+
+#[test]
+fn frames_of_a_handshake_that_was_given_up_are_named() {
+    let mut site = keyless();
+    for n in 0..9 {
+        site.send_plain(0, &inner().udp((5, 6), &number(n), false));
+    }
+    let index = site.peers[0].index;
+    site.command(Command::DropStaged(index));
+    site.settle();
+    site.peer_drops(&[(DropReason::StagedExpired, 9)]);
+    site.publish_key();
+    site.command(Command::FlushStaged(index));
+    site.settle();
+    assert!(site.sealed().is_empty());
+}
+
+#[test]
+fn a_keepalive_is_sent_unless_something_waited() {
+    let mut site = keyless();
+    site.send_plain(0, &inner().udp((5, 6), &number(0), false));
+    site.publish_key();
+    let index = site.peers[0].index;
+    site.command(Command::Keepalive(index));
+    site.settle();
+    let sealed = site.sealed();
+    assert_eq!(sealed.len(), 1);
+    assert_eq!(read(&sealed[0].1).payload(), number(0));
+    site.command(Command::Keepalive(index));
+    site.settle();
+    assert_eq!(site.sealed(), [(1, vec![])]);
+    assert_ne!(site.peers[0].take_signals() & signal::KEEPALIVE_SENT, 0);
+    site.no_drops();
+}
+
+#[test]
+fn an_expired_keypair_wants_another() {
+    let mut site = Site::new(Options {
+        key_age: 181,
+        ..Options::default()
+    });
+    site.send_plain(0, &inner().udp((5, 6), &number(0), false));
+    assert!(site.sealed().is_empty());
+    assert_eq!(site.peers[0].take_signals(), signal::KEY_WANTED);
+    site.options.key_age = 0;
+    site.publish_key();
+    site.send_plain(0, &inner().udp((5, 6), &number(1), false));
+    let sealed: Vec<_> = site
+        .sealed()
+        .iter()
+        .map(|(_, p)| read(p).payload().to_vec())
+        .collect();
+    assert_eq!(sealed, [number(0), number(1)]);
+    site.no_drops();
+}
