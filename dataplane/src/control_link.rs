@@ -187,6 +187,10 @@ impl ControlEnd {
     ///
     /// # Errors
     /// The command, when the worker is that far behind.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the command goes back to where it came from, once per command"
+    )]
     pub fn send(&mut self, command: Command) -> Result<(), Command> {
         let result = self
             .commands

@@ -63,8 +63,7 @@ fn packets_go_from_guest_to_guest_through_two_workers() {
 #[test]
 fn a_sealed_packet_is_padded_to_16_within_the_mtu() {
     let mut site = Site::new(Options::default());
-    let mut counter = 0;
-    for len in [0, 3, 4, 5, 1380, 1391, 1392] {
+    for (counter, len) in (0..).zip([0, 3, 4, 5, 1380, 1391, 1392]) {
         let sent = v4().udp((5, 6), &noise(len, 2), false);
         site.send_plain(0, &sent);
         let sealed = site.sealed();
@@ -76,7 +75,6 @@ fn a_sealed_packet_is_padded_to_16_within_the_mtu() {
         );
         let seen = read(plaintext);
         assert_eq!((seen.hop_limit, seen.l4), (63, read(&sent).l4));
-        counter += 1;
     }
     site.no_drops();
     assert_ne!(site.peers[0].take_signals() & signal::DATA_SENT, 0);

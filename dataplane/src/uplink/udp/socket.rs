@@ -122,7 +122,9 @@ impl Socket {
     pub(super) fn send(&self, groups: &[Group], rooms: &[Room], lens: &[u32]) -> io::Result<usize> {
         // SAFETY: all of these are plain C structures for which zero is valid.
         let mut headers: [libc::mmsghdr; limits::SUB_BATCH] = unsafe { mem::zeroed() };
+        // SAFETY: as above.
         let mut names: [libc::sockaddr_storage; limits::SUB_BATCH] = unsafe { mem::zeroed() };
+        // SAFETY: as above.
         let mut pieces: [libc::iovec; limits::SUB_BATCH] = unsafe { mem::zeroed() };
         let mut controls = [Control([0; CONTROL_BYTES]); limits::SUB_BATCH];
 
