@@ -69,15 +69,21 @@ pub(crate) fn outbound<F: Frames>(
         return frames.count();
     };
     let mut verdicts = ArrayVec::<(Verdict<'_>, Option<Headers>), GUEST_BURST>::new();
+    let mut staging = false;
     for frame in 0..frames.count().min(GUEST_BURST) {
-        verdicts.push(classify(
-            turn,
-            tools,
-            sending,
-            (port, network),
-            frames,
-            frame,
-        ));
+        let (mut verdict, headers) = classify(turn, tools, sending, (port, network), frames, frame);
+        // A key that came in the middle of the burst: no frame overtakes those that
+        // wait; the control core's word to flush is on its way.
+        if staging
+            && let Verdict::Tunnel { peer, .. } = verdict
+            && verdicts
+                .iter()
+                .any(|(v, _)| matches!(v, Verdict::Stage(p) if p.index == peer.index))
+        {
+            verdict = Verdict::Stage(peer);
+        }
+        staging |= matches!(verdict, Verdict::Stage(_));
+        verdicts.push((verdict, headers));
     }
     let departures = departures(&verdicts);
     let gone = seal::seal(turn, tools, sending, frames, &departures);

@@ -6,6 +6,12 @@
 //! counters. Never: a wait for time to pass; workers are stepped by hand, but for the
 //! tests about threads.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "in a test a panic is the finding"
+)]
+
 mod hostile;
 mod inbound;
 mod local;

@@ -5,7 +5,7 @@ use culvert_wire::VnetHeader;
 
 use crate::{
     packets::{Ip, ip, noise, offload, read},
-    support::{GATEWAY, GUEST, Options, Site, frame, packet},
+    support::{GATEWAY, GUEST, Options, Site, count, frame, packet},
 };
 
 const PLAIN: VnetHeader = VnetHeader {
@@ -28,9 +28,10 @@ fn v6() -> Ip {
 
 #[test]
 fn packets_go_from_guest_to_guest_through_two_workers() {
-    for over_v6 in [false, true] {
+    for (over_v6, packed) in [(false, false), (true, false), (false, true)] {
         let near = Options {
             v6: over_v6,
+            packed,
             ..Options::default()
         };
         let mut a = Site::new(near.clone());
@@ -63,8 +64,7 @@ fn packets_go_from_guest_to_guest_through_two_workers() {
 #[test]
 fn a_sealed_packet_is_padded_to_16_within_the_mtu() {
     let mut site = Site::new(Options::default());
-    let mut counter = 0;
-    for len in [0, 3, 4, 5, 1380, 1391, 1392] {
+    for (counter, len) in (0..).zip([0, 3, 4, 5, 1380, 1391, 1392]) {
         let sent = v4().udp((5, 6), &noise(len, 2), false);
         site.send_plain(0, &sent);
         let sealed = site.sealed();
@@ -76,7 +76,6 @@ fn a_sealed_packet_is_padded_to_16_within_the_mtu() {
         );
         let seen = read(plaintext);
         assert_eq!((seen.hop_limit, seen.l4), (63, read(&sent).l4));
-        counter += 1;
     }
     site.no_drops();
     assert_ne!(site.peers[0].take_signals() & signal::DATA_SENT, 0);
@@ -176,6 +175,53 @@ fn scattered_payload_gives_the_same_plaintext() {
         site.no_drops();
     }
     assert!(plaintexts.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_burst_for_two_peers_keeps_each_ones_order() {
+    // The second peer's keypair has so many counters left.
+    for left in [u64::MAX, 3] {
+        let mut site = Site::new(Options::default());
+        let (mut far, keypair) = site.second();
+        let limit = culvert_wireguard::limits::REJECT_AFTER_MESSAGES;
+        if left < limit {
+            keypair.skip_counters(limit - left);
+        }
+        let mut expected = [Vec::new(), Vec::new()];
+        for n in 0..30 {
+            let to = usize::from(n % 3 == 1);
+            let inner = ip("10.0.0.2", ["10.1.0.2", "10.8.0.2"][to]);
+            let data = noise(if n % 5 == 0 { 10_000 } else { 700 }, n);
+            let sent = inner.udp((5, 6), &data, true);
+            let vnet = match data.len() > 1_000 {
+                true => offload(&sent, VnetHeader::GSO_UDP_L4, 1_000),
+                false => offload(&sent, 0, 0),
+            };
+            site.offer(0, &vnet, &frame(GUEST[0], GATEWAY, &sent));
+            expected[to].extend(data);
+        }
+        site.settle();
+        let spent = site.peers[1].drops.count(DropReason::KeypairSpent);
+        assert_eq!(spent > 0, left < limit);
+        let mut got: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
+        let mut counters = [0, if left < limit { limit - left } else { 0 }];
+        for (to, far) in [(0, &mut site.far), (1, &mut far)] {
+            while far.received < count(&site.peers[to].traffic.tx_packets) {
+                let Some((counter, plaintext)) = far.receive() else {
+                    continue;
+                };
+                assert_eq!(counter, counters[to]);
+                counters[to] += 1;
+                got[to].extend(read(&plaintext).payload());
+            }
+        }
+        assert_eq!(got[0], expected[0]);
+        if left > limit {
+            assert_eq!(got[1], expected[1]);
+        }
+        assert!(counters[1] <= limit);
+        site.no_drops();
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ use culvert_dataplane::{
     worker::{Polling, Worker, WorkerStats},
 };
 use culvert_vhost::{
-    self as vhost, Offloads, PortConfig, PortDrop,
+    self as vhost, Offloads, PortConfig, PortDrop, RingOptions,
     frontend::{Frontend, FrontendConfig},
 };
 use culvert_wire::{
@@ -62,6 +62,8 @@ pub(crate) struct Options {
     /// Seconds ago that the keypairs were made.
     pub(crate) key_age: u64,
     pub(crate) role: Role,
+    /// Guests drive packed rings.
+    pub(crate) packed: bool,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             v6: false,
             key_age: 0,
             role: Role::Initiator,
+            packed: false,
         }
     }
 }
@@ -226,6 +229,34 @@ impl Site {
             peer: Arc::clone(&self.peers[0]),
         });
         self.peers[0].publish_keypair(Some(keypair));
+    }
+
+    /// Gives peer 1 a keypair and a far end of its own.
+    pub(crate) fn second(&self) -> (Far, Arc<Keypair>) {
+        let far = Far {
+            socket: Far::socket(self.address),
+            to: self.address,
+            keys: [key(8), key(7)],
+            receiver: index(7),
+            expects: index(8),
+            counter: 0,
+            sent: Cell::new(0),
+            received: 0,
+        };
+        let keypair = Arc::new(Keypair::from_parts(
+            PeerId(1),
+            Role::Initiator,
+            (index(7), index(8)),
+            (key(7), key(8)),
+            clock::monotonic(),
+        ));
+        self.peers[1].publish_keypair(Some(Arc::clone(&keypair)));
+        self.peers[1].publish_path(Some(Path {
+            endpoint: far.socket.local_addr().unwrap(),
+            source: None,
+            link: Link::Kernel,
+        }));
+        (far, keypair)
     }
 
     pub(crate) fn path_to(&self, endpoint: SocketAddr) {
@@ -503,6 +534,10 @@ pub(crate) fn guest(dir: &TempDir, options: &Options, n: usize, offloads: Offloa
         queue_pairs: options.queue_pairs,
         offloads,
         piece_len: options.piece_len,
+        rings: match options.packed {
+            true => RingOptions::all(),
+            false => RingOptions::all() - RingOptions::PACKED,
+        },
         memory: 64 << 20,
         ..FrontendConfig::default()
     };

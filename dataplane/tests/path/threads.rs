@@ -220,8 +220,7 @@ fn a_guest_that_vanishes_in_traffic_harms_nobody_else() {
     let mut site = Site::new(Options::default());
     let running = Running::start(&mut site);
     let mut n = 0;
-    let mut answered = 0;
-    for round in 0..10 {
+    for round in 0..10u32 {
         for _ in 0..100 {
             send(
                 &mut site,
@@ -251,14 +250,13 @@ fn a_guest_that_vanishes_in_traffic_harms_nobody_else() {
         n += 1;
         let rx = port.guest.guest_rx(0).counters();
         wait("the loss is named", || {
-            (rx.drops(PortDrop::NotReady) > round).then_some(())
+            (rx.drops(PortDrop::NotReady) > round.into()).then_some(())
         });
         // The other guest and the tunnel go on.
         site.far
-            .send_packets(&[numbered("10.1.0.2", "10.0.0.2", 1, answered)]);
+            .send_packets(&[numbered("10.1.0.2", "10.0.0.2", 1, round)]);
         let (_, got) = wait("inbound", || site.guests[0].receive_frame(0));
-        assert_eq!(parts(&got), [answered]);
-        answered += 1;
+        assert_eq!(parts(&got), [round]);
         site.guests
             .push(guest(&site.dir, &options, 1, options.offloads[1]));
         wait("the rings start", || {
