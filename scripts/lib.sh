@@ -84,9 +84,11 @@ need_cargo() {
     command -v cargo >/dev/null || die "cargo was not found: install Rust (https://rustup.rs) and try again"
 }
 
-# bindgen takes the newest libclang it meets, with the headers of the default clang: keep the two together.
+# Where several libclang are installed, bindgen takes the newest, with the headers of the default clang: keep the
+# two together. With a single one nothing is set, so that cargo run by hand builds nothing again.
 need_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] && return
+    [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    [ "$(compgen -G '/usr/lib/llvm-*/lib/libclang.so*' | cut -d / -f 4 | sort -u | wc -l)" -gt 1 ] || return 0
     local folder
     folder=$(clang -print-resource-dir)
     folder=${folder%/lib*/clang/*}/lib
@@ -95,33 +97,32 @@ need_libclang() {
     fi
 }
 
-# DPDK's memory. Takes 2 MiB pages only when the machine has none, and remembers how to give them back.
-# A machine that refuses them still works: the config then says `no_huge`.
-HUGEPAGES_TAKEN=0
-HUGEPAGES_MOUNTED=0
+# DPDK's memory: two culverts and two guests of testpmd take less than 1 GiB of 2 MiB pages. Reserves what is
+# missing of that, and gives it back. A machine that refuses still works, on ordinary pages, but for testpmd.
+HUGEPAGES_BEFORE=
+HUGEPAGES_MOUNTED=no
 hugepages_up() {
-    # Two culverts and two guests of testpmd take less than 1 GiB.
-    local want=512 pages=/proc/sys/vm/nr_hugepages
-    [ -r $pages ] || return 0
-    if [ "$(cat $pages)" = 0 ]; then
-        echo "$want" | as_root tee $pages >/dev/null || return 0
-        HUGEPAGES_TAKEN=1
+    local want=512 pages=/proc/sys/vm/nr_hugepages free
+    free=$(cat /sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages 2>/dev/null) || return 0
+    if [ "$free" -lt $want ]; then
+        HUGEPAGES_BEFORE=$(cat $pages)
+        echo $((HUGEPAGES_BEFORE + want - free)) | as_root tee $pages >/dev/null || true
     fi
     if ! grep -q ' hugetlbfs ' /proc/mounts; then
         as_root mkdir -p /dev/hugepages
-        as_root mount -t hugetlbfs none /dev/hugepages && HUGEPAGES_MOUNTED=1
+        as_root mount -t hugetlbfs none /dev/hugepages && HUGEPAGES_MOUNTED=yes
     fi
     return 0
 }
 
 hugepages_down() {
-    if [ "$HUGEPAGES_MOUNTED" = 1 ]; then
+    if [ $HUGEPAGES_MOUNTED = yes ]; then
         as_root umount /dev/hugepages 2>/dev/null || true
-        HUGEPAGES_MOUNTED=0
+        HUGEPAGES_MOUNTED=no
     fi
-    if [ "$HUGEPAGES_TAKEN" = 1 ]; then
-        echo 0 | as_root tee /proc/sys/vm/nr_hugepages >/dev/null || true
-        HUGEPAGES_TAKEN=0
+    if [ -n "$HUGEPAGES_BEFORE" ]; then
+        echo "$HUGEPAGES_BEFORE" | as_root tee /proc/sys/vm/nr_hugepages >/dev/null || true
+        HUGEPAGES_BEFORE=
     fi
 }
 

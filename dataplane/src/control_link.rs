@@ -183,21 +183,12 @@ pub struct ControlEnd {
 }
 
 impl ControlEnd {
-    /// Gives the worker a command and wakes it; a full queue gives it back.
-    ///
-    /// # Errors
-    /// The command, when the worker is that far behind.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the command goes back to where it came from, once per command"
-    )]
-    pub fn send(&mut self, command: Command) -> Result<(), Command> {
-        let result = self
-            .commands
-            .push(command)
-            .map_err(|rtrb::PushError::Full(c)| c);
+    /// Gives the worker a command and wakes it; `false` if the worker is so far behind
+    /// that its queue is full, and the command is lost.
+    pub fn send(&mut self, command: Command) -> bool {
+        let taken = self.commands.push(command).is_ok();
         self.wake.notify();
-        result
+        taken
     }
 
     /// The worker's doorbell, for a snapshot or anything else that it looks for.

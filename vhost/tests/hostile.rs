@@ -12,8 +12,9 @@
 mod common;
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ use common::{Bench, header, is_up, pattern, take_frames};
 use culvert_vhost::frontend::{Frontend, FrontendConfig};
 use culvert_vhost::{LinkDown, PortDrop, PortEvent, RingFault, RingOptions};
 use culvert_wire::VnetHeader;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::OFlags;
 use vhost::vhost_user::message::FrontendReq;
 
 const NEXT: u16 = 1;
@@ -520,8 +523,8 @@ fn ring_indices_out_of_range_in_every_message() {
             .unwrap();
         assert!(frontend.receive().is_err());
     }
-    let flags = rustix::event::EventfdFlags::CLOEXEC;
-    let fd = rustix::event::eventfd(0, flags).unwrap();
+    let flags = EventfdFlags::CLOEXEC;
+    let fd = eventfd(0, flags).unwrap();
     for request in [
         FrontendReq::SET_VRING_KICK,
         FrontendReq::SET_VRING_CALL,
@@ -561,7 +564,7 @@ fn a_call_descriptor_that_is_full_stops_nobody() {
     let bench = Bench::new(|_| {});
     let mut frontend = bench.connect(config);
     // A blocking eventfd with its counter at the end: a write to it would wait for ever.
-    let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     frontend
         .tell_fd(FrontendReq::SET_VRING_CALL, 0, fd.as_fd())
@@ -994,8 +997,8 @@ fn repeated_messages_leak_no_descriptors() {
     let config = FrontendConfig::default();
     let bench = Bench::new(|_| {});
     let mut frontend = bench.connect(config);
-    let flags = rustix::event::EventfdFlags::CLOEXEC;
-    let fd = rustix::event::eventfd(0, flags).unwrap();
+    let flags = EventfdFlags::CLOEXEC;
+    let fd = eventfd(0, flags).unwrap();
     let memory = frontend.memory.fd().try_clone_to_owned().unwrap();
     let mut log = 4096u64.to_ne_bytes().to_vec();
     log.extend(0u64.to_ne_bytes());
@@ -1023,7 +1026,7 @@ fn repeated_messages_leak_no_descriptors() {
     }
     // Ours and the frontend's own, none of the port's: it maps and closes.
     assert_eq!(count(inode), 2);
-    let highest = rustix::event::eventfd(0, flags).unwrap().as_raw_fd();
+    let highest = eventfd(0, flags).unwrap().as_raw_fd();
     assert!(highest < 1500, "descriptor {highest} of {limit:?}");
 }
 
@@ -1044,7 +1047,7 @@ fn a_thousand_connections_leave_nothing_behind() {
         bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
         ended += 1;
     }
-    let probe = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let probe = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     assert!(probe.as_raw_fd() < 500);
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     assert!(
@@ -1153,4 +1156,104 @@ fn the_configuration_space_is_read_within_its_bounds() {
         )
         .unwrap();
     assert!(frontend.receive().is_err());
+}
+
+/// Runs `work` on a thread of its own; a thread that waits for ever fails the test.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver
+        .recv_timeout(common::PATIENCE)
+        .expect("a worker that never waits")
+}
+
+fn set_blocking(fd: &OwnedFd, is_blocking: bool) {
+    let flags = rustix::fs::fcntl_getfl(fd).unwrap();
+    let is_set = flags - OFlags::NONBLOCK;
+    let flags = if is_blocking {
+        is_set
+    } else {
+        is_set | OFlags::NONBLOCK
+    };
+    rustix::fs::fcntl_setfl(fd, flags).unwrap();
+}
+
+/// Leaves no room for a signal.
+fn fill(fd: &OwnedFd) {
+    let _ = rustix::io::read(fd, &mut [0u8; 8]);
+    let _ = rustix::io::write(fd, &(u64::MAX - 1).to_ne_bytes());
+}
+
+#[test]
+fn event_descriptors_that_the_vmm_makes_blocking() {
+    for mut config in layouts() {
+        // A call for every burst.
+        config.rings -= RingOptions::EVENT_IDX;
+        let bench = Bench::new(|_| {});
+        let mut frontend = bench.connect(config);
+        let new = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let (kick, call) = (new(), new());
+        for ring in [RX, TX] {
+            for (request, fd) in [
+                (FrontendReq::SET_VRING_CALL, &call),
+                (FrontendReq::SET_VRING_KICK, &kick),
+            ] {
+                frontend.tell_fd(request, ring as u32, fd.as_fd()).unwrap();
+            }
+        }
+        fill(&call);
+        set_blocking(&call, true);
+        set_blocking(&kick, true);
+        let (bench, frontend) = in_time({
+            let done = Arc::new(AtomicBool::new(false));
+            let (is_done, fd) = (Arc::clone(&done), call.try_clone().unwrap());
+            move || {
+                // The worker's side, both directions.
+                let mut deliver = |count: usize| {
+                    let before = bench.port().guest_rx(0).counters().calls();
+                    for seed in 0..count {
+                        let mut burst = bench.port().guest_rx(0).try_lock().unwrap();
+                        let frame = pattern(60, seed as u64);
+                        burst.deliver(&VnetHeader::default(), &[&frame]).unwrap();
+                        drop(burst);
+                        assert!(frontend.receive_frame(0).unwrap().1 == frame);
+                        assert!(frontend.send_frame(0, &header(0), &frame));
+                        assert!(take_frames(bench.port(), 0)[0].1 == frame);
+                    }
+                    let after = bench.port().guest_rx(0).counters().calls();
+                    assert_eq!(after - before, count as u64);
+                };
+                deliver(10);
+                // Nobody kicked.
+                bench.port().guest_tx(0).clear_kick();
+                // The VMM empties and fills the counter all the time, between any look at it
+                // and the signal.
+                let filler = std::thread::spawn(move || {
+                    while !is_done.load(Ordering::Relaxed) {
+                        set_blocking(&fd, false);
+                        fill(&fd);
+                        set_blocking(&fd, true);
+                        std::thread::yield_now();
+                    }
+                });
+                deliver(5000);
+                done.store(true, Ordering::Relaxed);
+                filler.join().unwrap();
+                (bench, frontend)
+            }
+        });
+        // The session's side: a ring that starts calls the guest.
+        fill(&call);
+        set_blocking(&call, true);
+        let _ = in_time(move || {
+            let mut frontend = frontend;
+            for enable in [0, 1] {
+                frontend
+                    .tell_state(FrontendReq::SET_VRING_ENABLE, 0, enable)
+                    .unwrap();
+            }
+            bench.wait(|event| is_up(event, 1));
+            (bench, frontend)
+        });
+    }
 }

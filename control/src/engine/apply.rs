@@ -9,7 +9,11 @@
 //!    published, workers adopt it at their next burst.
 //! 4. When all workers have, the old things are closed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_dataplane::{
     control_link::Command,
@@ -26,6 +30,7 @@ use super::{
 use crate::{
     api::ApplyError,
     config::{self, Config, Name, WorkerIndex},
+    process::{UdpLock, lock_udp},
     state::Applied,
 };
 
@@ -40,7 +45,13 @@ struct Prepared {
     /// Ports whose socket an old port still has: they open when that one is closed.
     late: Vec<config::Port>,
     /// Sockets of new tunnels, and of tunnels that move to another port.
-    tunnels: Vec<(Name, Vec<UplinkQueue>)>,
+    tunnels: Vec<(Name, Sockets)>,
+}
+
+/// A tunnel's port: locked, and on a UDP uplink bound.
+struct Sockets {
+    lock: UdpLock,
+    queues: Vec<UplinkQueue>,
 }
 
 impl Engine {
@@ -57,7 +68,11 @@ impl Engine {
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
         }
-        if config == self.config && self.generation > 0 {
+        let same = Config {
+            source: self.config.source.clone(),
+            ..config.clone()
+        } == self.config;
+        if same && self.generation > 0 {
             return Ok(Applied {
                 generation: self.generation,
                 changes: Vec::new(),
@@ -149,13 +164,18 @@ impl Engine {
                 .iter()
                 .find(|(_, uplink)| uplink.config.name == tunnel.uplink)
                 .ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))?;
+            let addresses: Vec<_> = uplink.config.addresses.iter().map(|n| n.addr()).collect();
+            let lock = lock_udp(&addresses, tunnel.listen_port)
+                .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
             let queues = uplink.open_tunnel(
                 UplinkIndex::from_slot(index),
                 TunnelIndex::from_slot(slot),
                 tunnel.listen_port,
                 self.workers.count(),
             )?;
-            prepared.tunnels.push((tunnel.name.clone(), queues));
+            prepared
+                .tunnels
+                .push((tunnel.name.clone(), Sockets { lock, queues }));
         }
         for port in &new.ports {
             match self.ports.iter().find(|(_, p)| p.config.name == port.name) {
@@ -175,7 +195,7 @@ impl Engine {
     fn change_tunnels(
         &mut self,
         new: &Config,
-        mut sockets: Vec<(Name, Vec<UplinkQueue>)>,
+        mut sockets: Vec<(Name, Sockets)>,
         now: Now,
         changes: &mut Vec<String>,
     ) {
@@ -187,19 +207,21 @@ impl Engine {
             .collect();
         // New ones first: `prepare` gave them the places that are vacant now.
         for tunnel in &new.tunnels {
-            let queues = sockets
+            let opened = sockets
                 .iter()
                 .position(|(name, _)| name == &tunnel.name)
                 .map(|position| sockets.swap_remove(position).1);
-            let slot = match self.tunnel_slot(&tunnel.name) {
-                Some(slot) => {
-                    self.change_tunnel(slot, tunnel, queues, changes);
+            let slot = match (self.tunnel_slot(&tunnel.name), opened) {
+                (Some(slot), opened) => {
+                    self.change_tunnel(slot, tunnel, opened, changes);
                     slot
                 }
-                None => {
+                (None, Some(opened)) => {
                     changes.push(format!("tunnel {} added", tunnel.name));
-                    self.add_tunnel(new, tunnel, queues.unwrap_or_default())
+                    self.add_tunnel(new, tunnel, opened)
                 }
+                // `prepare` opens every new tunnel.
+                (None, None) => continue,
             };
             self.change_peers(slot, tunnel, now, changes);
         }
@@ -209,22 +231,17 @@ impl Engine {
         }
     }
 
-    fn add_tunnel(
-        &mut self,
-        new: &Config,
-        tunnel: &config::Tunnel,
-        queues: Vec<UplinkQueue>,
-    ) -> usize {
+    fn add_tunnel(&mut self, new: &Config, tunnel: &config::Tunnel, opened: Sockets) -> usize {
         let uplink = self
             .uplinks
             .iter()
             .find(|(_, u)| u.config.name == tunnel.uplink);
         let uplink = uplink.map_or(0, |(slot, _)| slot);
-        let mut state = TunnelState::new(tunnel.clone(), uplink);
+        let mut state = TunnelState::new(tunnel.clone(), uplink, opened.lock);
         state.config.peers.clear();
         let slot = self.tunnels.insert(state);
         let owners = new.uplink_of(tunnel).queue_workers.clone();
-        self.attach(&owners, queues);
+        self.attach(&owners, opened.queues);
         slot
     }
 
@@ -248,7 +265,7 @@ impl Engine {
         &mut self,
         slot: usize,
         new: &config::Tunnel,
-        queues: Option<Vec<UplinkQueue>>,
+        opened: Option<Sockets>,
         changes: &mut Vec<String>,
     ) {
         let Some(tunnel) = self.tunnels.get_mut(slot) else {
@@ -273,7 +290,11 @@ impl Engine {
             peers,
             ..new.clone()
         };
-        if let Some(queues) = queues.filter(|queues| !queues.is_empty()) {
+        let Some(Sockets { lock, queues }) = opened else {
+            return;
+        };
+        tunnel.lock = lock;
+        if !queues.is_empty() {
             let index = TunnelIndex::from_slot(slot);
             self.tell_all(|| Command::DetachUplink(UplinkIndex::from_slot(uplink), Some(index)));
             let owners = self
@@ -291,35 +312,30 @@ impl Engine {
         now: Now,
         changes: &mut Vec<String>,
     ) {
-        let present: Vec<_> = self
+        let present: HashMap<_, _> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.tunnel == slot)
-            .map(|(place, peer)| (place, peer.config.clone()))
+            .map(|(place, peer)| (peer.config.public_key, place))
             .collect();
+        let wanted: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
         let tunnel_name = &new.name;
-        for (place, old) in &present {
-            if !new
-                .peers
-                .iter()
-                .any(|peer| peer.public_key == old.public_key)
-            {
-                changes.push(format!("peer {tunnel_name}/{} removed", old.name));
-                self.remove_peer(*place);
+        for (key, &place) in &present {
+            if !wanted.contains(key) {
+                let name = self.peers.get(place).map(|peer| peer.config.name.clone());
+                changes.extend(name.map(|name| format!("peer {tunnel_name}/{name} removed")));
+                self.remove_peer(place);
             }
         }
         let mut added = Vec::new();
         for peer in &new.peers {
-            let old = present
-                .iter()
-                .find(|(_, old)| old.public_key == peer.public_key);
-            if let Some((place, old)) = old {
-                if old != peer {
+            if let Some(&place) = present.get(&peer.public_key) {
+                let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(place));
+                if let (Some(tunnel), Some(state)) = (tunnel, state)
+                    && state.config != *peer
+                {
                     changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
-                    let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(*place));
-                    if let (Some(tunnel), Some(state)) = (tunnel, state) {
-                        tunnel.update_peer(state, peer.clone(), now);
-                    }
+                    tunnel.update_peer(state, peer.clone(), now);
                 }
                 continue;
             }

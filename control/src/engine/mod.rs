@@ -574,18 +574,18 @@ impl Engine {
     }
 
     fn note_endpoints(&mut self) {
-        for (_, peer) in self.peers.iter() {
+        for (_, peer) in self.peers.iter_mut() {
             let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
                 continue;
             };
-            let endpoint = tunnel
-                .device
-                .peer(peer.cell.id)
-                .and_then(|status| status.endpoint);
-            if let Some(endpoint) = endpoint {
+            let status = tunnel.device.peer(peer.cell.id);
+            let Some(endpoint) = status.and_then(|status| status.endpoint) else {
+                continue;
+            };
+            if peer.noted.replace(endpoint) != Some(endpoint) {
                 let key = endpoint_key(&tunnel.name, &peer.config);
-                self.endpoints
-                    .note(key, peer.configured_endpoint(), endpoint);
+                let configured = peer.configured_endpoint();
+                self.endpoints.note(key, configured, endpoint);
             }
         }
     }

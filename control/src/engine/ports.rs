@@ -12,7 +12,10 @@ use culvert_dataplane::{control_link::Attention, drops::Drops, wake::Wake};
 use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
 
-use crate::config::{self, Account, PortDriver, SocketMode};
+use crate::{
+    config::{self, Account, PortDriver, SocketMode},
+    process::{SocketLock, lock_socket},
+};
 
 /// An open port.
 pub(super) struct PortState {
@@ -23,6 +26,8 @@ pub(super) struct PortState {
     pub(super) link_up: bool,
     pub(super) features: u64,
     pub(super) queues: u16,
+    /// Keeps other processes away from a socket that we listen on.
+    _lock: Option<SocketLock>,
 }
 
 /// What a port's session thread says, with the port's name.
@@ -40,6 +45,13 @@ pub(super) struct Ears {
 impl PortState {
     pub(super) fn open(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
         let vhost_config = vhost_config(&config, run_dir)?;
+        let lock = match vhost_config.socket_mode {
+            vhost::SocketMode::Server => Some(
+                lock_socket(&vhost_config.socket)
+                    .map_err(|error| format!("port {}: {error}", config.name))?,
+            ),
+            vhost::SocketMode::Client => None,
+        };
         let name = config.name.clone();
         let ears = ears.clone();
         let tell = move |event| {
@@ -59,6 +71,7 @@ impl PortState {
             link_up: false,
             features: 0,
             queues: 0,
+            _lock: lock,
         })
     }
 
@@ -91,7 +104,9 @@ impl PortState {
                     LinkDown::Fault(fault) => {
                         tracing::warn!(%port, ?fault, "guest gone: it broke its rings");
                     }
-                    _ => tracing::info!(%port, ?reason, "guest gone"),
+                    LinkDown::Stopped | LinkDown::Disconnected | _ => {
+                        tracing::info!(%port, ?reason, "guest gone");
+                    }
                 }
             }
             PortEvent::RingStopped { ring, fault } => {

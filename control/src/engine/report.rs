@@ -184,17 +184,14 @@ impl Engine {
     fn report_peers(&self, now: Now) -> Vec<Peer> {
         let mut peers = Vec::new();
         for tunnel in &self.config.tunnels {
-            let Some(slot) = self.tunnel_slot(&tunnel.name) else {
-                continue;
-            };
-            let Some(state) = self.tunnels.get(slot) else {
+            let slot = self.tunnel_slot(&tunnel.name);
+            let Some(state) = slot.and_then(|slot| self.tunnels.get(slot)) else {
                 continue;
             };
             for config in &tunnel.peers {
-                let found = self.peers.iter().find(|(_, peer)| {
-                    peer.tunnel == slot && peer.config.public_key == config.public_key
-                });
-                if let Some((_, peer)) = found
+                let id = state.device.find(&config.public_key);
+                let place = id.and_then(|id| state.peers.get(&id));
+                if let Some(peer) = place.and_then(|place| self.peers.get(*place))
                     && let Some(status) = state.device.peer(peer.cell.id)
                 {
                     peers.push(report_peer(tunnel.name.to_string(), peer, &status, now));

@@ -24,7 +24,10 @@ use culvert_wireguard::{
 use rand_core::UnwrapErr;
 
 use super::slots::Slots;
-use crate::config::{self, Endpoint, Name};
+use crate::{
+    config::{self, Endpoint, Name},
+    process::UdpLock,
+};
 
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
 /// keeps allocation constant in time.
@@ -45,6 +48,8 @@ pub(super) struct PeerState {
     pub(super) refreshed: Instant,
     /// The peer has to be given a new path.
     pub(super) path_is_stale: bool,
+    /// The endpoint that was last kept for a restart.
+    pub(super) noted: Option<SocketAddr>,
 }
 
 impl PeerState {
@@ -65,6 +70,8 @@ pub(super) struct TunnelState {
     pub(super) peers: HashMap<PeerId, usize>,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
+    /// Keeps other processes away from the tunnel's port.
+    pub(super) lock: UdpLock,
 }
 
 /// What a tunnel wants of the engine after it was driven.
@@ -82,7 +89,7 @@ pub(super) enum Wish {
 }
 
 impl TunnelState {
-    pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
+    pub(super) fn new(config: config::Tunnel, uplink: usize, lock: UdpLock) -> Self {
         let slots = (config.peers.len() * SLOTS_PER_PEER)
             .max(SLOTS_MIN)
             .next_power_of_two();
@@ -103,6 +110,7 @@ impl TunnelState {
             sessions,
             peers: HashMap::new(),
             drops: BTreeMap::new(),
+            lock,
         }
     }
 
@@ -144,6 +152,7 @@ impl TunnelState {
             is_up: false,
             refreshed: now.monotonic,
             path_is_stale: true,
+            noted: None,
         });
         Ok(slot)
     }
@@ -163,6 +172,8 @@ impl TunnelState {
             endpoint,
         };
         self.device.update_peer(peer.cell.id, update, now);
+        // What is kept says what the configuration said.
+        peer.noted = None;
         peer.config = config;
     }
 

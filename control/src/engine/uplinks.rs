@@ -9,9 +9,9 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use culvert_dataplane::uplink::dpdk;
+use culvert_dataplane::{host::Resolution, uplink::dpdk};
 use culvert_dataplane::{
-    host::{HostConfig, HostStack, Resolution},
+    host::{HostConfig, HostStack},
     ids::{TunnelIndex, UplinkIndex},
     path::{Link, Path},
     uplink::{UplinkCounters, UplinkQueue, udp},
@@ -22,12 +22,19 @@ use culvert_wireguard::Instant;
 use super::EngineError;
 use crate::config::{self, UplinkDriver};
 
+/// Seconds that a link may take to come up after its device was opened.
+#[cfg(feature = "dpdk")]
+const LINK_PATIENCE: u8 = 3;
+
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
+    /// Looks at the link that may still find it down before that is news.
+    #[cfg(feature = "dpdk")]
+    patience: u8,
     pub(super) kind: Kind,
 }
 
@@ -60,6 +67,8 @@ impl UplinkState {
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
+                    #[cfg(feature = "dpdk")]
+                    patience: 0,
                     kind: Kind::Udp,
                 };
                 Ok((state, Vec::new()))
@@ -91,6 +100,7 @@ impl UplinkState {
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
+                    patience: LINK_PATIENCE,
                     kind: Kind::Dpdk {
                         device: Box::new(device),
                         host: Box::new(host),
@@ -126,6 +136,7 @@ impl UplinkState {
 
     /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
     /// last wrote to.
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
     pub(super) fn path(
         &mut self,
         endpoint: SocketAddr,
@@ -193,6 +204,11 @@ impl UplinkState {
             Kind::Dpdk { device, .. } => {
                 let Ok(link) = device.link() else { return };
                 self.speed_mbps = link.speed_mbps.map(u64::from);
+                if self.link_up.is_none() && !link.up && self.patience > 0 {
+                    // A device that was just opened may take a moment.
+                    self.patience -= 1;
+                    return;
+                }
                 if self.link_up.replace(link.up) != Some(link.up) {
                     let uplink = &self.config.name;
                     if link.up {
@@ -324,6 +340,10 @@ fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
         pci: if has_pci { Pci::Idle } else { Pci::Off },
         log: Some(Box::new(|level, line: &str| match level {
             LogLevel::Critical | LogLevel::Error => tracing::error!(target: "dpdk", "{line}"),
+            // DPDK looks for pages of every size; `memory` says what is needed.
+            LogLevel::Warning if line.contains("hugepages reported on node") => {
+                tracing::debug!(target: "dpdk", "{line}");
+            }
             LogLevel::Warning => tracing::warn!(target: "dpdk", "{line}"),
             LogLevel::Notice | LogLevel::Info | LogLevel::Debug => {
                 tracing::debug!(target: "dpdk", "{line}");

@@ -89,7 +89,7 @@ impl Workers {
     pub(super) fn send(&mut self, worker: usize, command: Command) -> bool {
         self.0
             .get_mut(worker)
-            .is_some_and(|worker| worker.link.send(command).is_ok())
+            .is_some_and(|worker| worker.link.send(command))
     }
 
     /// The doorbells, for those who publish something to all workers.
@@ -132,7 +132,7 @@ impl Workers {
         for worker in &mut self.0 {
             // A full queue is being worked off: try again until there is room.
             while worker.thread.as_ref().is_some_and(|t| !t.is_finished())
-                && worker.link.send(Command::Stop).is_err()
+                && !worker.link.send(Command::Stop)
             {
                 thread::sleep(Duration::from_micros(200));
             }

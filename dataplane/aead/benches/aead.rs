@@ -25,8 +25,8 @@ const SIZES: [usize; 6] = [64, 128, 256, 512, 1420, 8192];
 const BATCHES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// Turns of each contender in one case, and how long a turn lasts at least.
-const TURNS: usize = 40;
-const TURN: Duration = Duration::from_micros(100);
+const TURNS: usize = 120;
+const TURN: Duration = Duration::from_micros(40);
 
 struct Options {
     json: bool,

@@ -34,7 +34,7 @@ impl<T, const N: usize> Jobs<T, N> {
     ///
     /// # Errors
     /// Gives the item back when the array is full.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, item: T) -> Result<(), T> {
         match self.items.get_mut(self.len) {
             Some(slot) => {

@@ -173,7 +173,7 @@ impl<'a> SealJob<'a> {
     ///
     /// # Errors
     /// [`JobError::NoRoom`] unless `buffer.len() >= len + TAG_LEN + TAILROOM`, [`JobError::TooLong`].
-    #[inline]
+    #[inline(always)]
     pub fn in_place(
         key: &'a KeyBytes,
         counter: u64,
@@ -201,7 +201,7 @@ impl<'a> SealJob<'a> {
     ///
     /// # Errors
     /// As [`SealJob::gather`].
-    #[inline]
+    #[inline(always)]
     pub fn copy(
         key: &'a KeyBytes,
         counter: u64,
@@ -220,7 +220,7 @@ impl<'a> SealJob<'a> {
     /// # Errors
     /// [`JobError::NoRoom`] unless `destination.len() >= len + TAG_LEN + TAILROOM`,
     /// [`JobError::SourceTooLong`] unless head and segments fit into `len`, [`JobError::TooLong`].
-    #[inline]
+    #[inline(always)]
     pub fn gather(
         key: &'a KeyBytes,
         counter: u64,
@@ -250,7 +250,7 @@ impl<'a> SealJob<'a> {
     /// # Errors
     /// [`JobError::SourceTooLong`] when the head is longer than the text or than what the segments
     /// leave of it.
-    #[inline]
+    #[inline(always)]
     pub fn with_head(mut self, head: usize) -> Result<Self, JobError> {
         let longest = if self.in_place {
             self.len
@@ -285,7 +285,7 @@ impl<'a> SealJob<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn room(buffer: &mut [u8], len: usize) -> Result<(NonNull<u8>, u32), JobError> {
     if len > MAX_LEN {
         return Err(JobError::TooLong);
@@ -331,7 +331,7 @@ impl<'a> OpenJob<'a> {
     ///
     /// # Errors
     /// [`JobError::TooShort`] without room for a tag, [`JobError::TooLong`].
-    #[inline]
+    #[inline(always)]
     pub fn in_place(
         key: &'a KeyBytes,
         counter: u64,

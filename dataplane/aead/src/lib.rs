@@ -37,10 +37,18 @@
 //! burst and no lifetime to launder. What is worth keeping, the scratch memory for keystream and
 //! Poly1305 keys, belongs to the [`Engine`], which a worker makes once.
 //!
+//! # What is wiped
+//!
+//! One-time keys, keystream and Poly1305 states in the engine's scratch, at the end of every call.
+//! Not wiped: registers, and what the compiler spilled from them to the stack.
+//!
 //! # Rooms
 //!
-//! `job` and `arena` are the interface, `engine` chooses the kernel, `portable` is the kernel of
-//! every machine, `raw` reads memory that others may write.
+//! `job` and `arena` are the interface, `engine` chooses the kernel. `portable` is the kernel of every
+//! machine. `batch` leads a burst through a vector kernel (`avx512`, `avx2`): it orders packets,
+//! `lanes` flattens them into blocks, `scalar` authenticates where words are quicker than vectors.
+//! Another vector kernel (NEON) is one more implementation of `batch::Vector`. `raw` reads memory that
+//! others may write. Each kernel's head says why it is constant time.
 
 #![deny(unsafe_code)]
 

@@ -204,7 +204,7 @@ fn a_burst_for_two_peers_keeps_each_ones_order() {
         let spent = site.peers[1].drops.count(DropReason::KeypairSpent);
         assert_eq!(spent > 0, left < limit);
         let mut got: [Vec<u8>; 2] = [Vec::new(), Vec::new()];
-        let mut counters = [0, if left < limit { limit - left } else { 0 }];
+        let mut counters = [0, limit.saturating_sub(left)];
         for (to, far) in [(0, &mut site.far), (1, &mut far)] {
             while far.received < count(&site.peers[to].traffic.tx_packets) {
                 let Some((counter, plaintext)) = far.receive() else {

@@ -182,7 +182,7 @@ impl Site {
         }
         if options.uplink {
             for (control, queue) in controls.iter_mut().zip(queues) {
-                assert!(control.send(Command::AttachUplink(Box::new(queue))).is_ok());
+                assert!(control.send(Command::AttachUplink(Box::new(queue))));
             }
         }
         let far = Far::new(&options, address);
@@ -291,7 +291,7 @@ impl Site {
     }
 
     pub(crate) fn command(&mut self, command: Command) {
-        assert!(self.controls[0].send(command).is_ok());
+        assert!(self.controls[0].send(command));
     }
 
     /// Publishes a changed snapshot.

@@ -31,7 +31,7 @@ impl Running {
 
     fn stop(self, site: &mut Site) {
         for control in &mut site.controls {
-            assert!(control.send(Command::Stop).is_ok());
+            assert!(control.send(Command::Stop));
         }
         for thread in self.0 {
             thread.join().unwrap();

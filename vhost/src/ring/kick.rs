@@ -2,13 +2,17 @@
 //!
 //! In: descriptors from the frontend, verified to be eventfds. Out: a stable descriptor per ring
 //! that a worker can sleep on, whatever the frontend replaces meanwhile.
-//! Never: a write that blocks.
+//! Never: a read or a write that blocks.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::epoll;
+use rustix::io::ReadWriteFlags;
+
+/// An offset that means none, for what isn't a file.
+const CURRENT_POSITION: u64 = u64::MAX;
 
 /// A ring's kick: an epoll instance that holds the frontend's current eventfd.
 #[derive(Debug)]
@@ -57,13 +61,20 @@ impl Kick {
         };
         current.as_ref().is_some_and(|kick| {
             let mut count = [0u8; 8];
-            rustix::io::read(kick.as_fd(), &mut count).is_ok()
+            // Not a plain read: the frontend may have cleared `O_NONBLOCK` meanwhile.
+            rustix::io::preadv2(
+                kick.as_fd(),
+                &mut [IoSliceMut::new(&mut count)],
+                CURRENT_POSITION,
+                ReadWriteFlags::NOWAIT,
+            )
+            .is_ok()
         })
     }
 }
 
-/// Checks that `descriptor` is an eventfd and makes it non-blocking, so that neither reading
-/// nor writing it can ever stop a worker.
+/// Checks that `descriptor` is an eventfd and makes it non-blocking. The frontend can undo the
+/// latter, so that nothing here relies on it.
 pub(crate) fn verified(descriptor: OwnedFd) -> io::Result<Arc<OwnedFd>> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
     if link.as_os_str() != "anon_inode:[eventfd]" {
@@ -79,7 +90,8 @@ pub(crate) fn verified(descriptor: OwnedFd) -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(descriptor))
 }
 
-/// Adds 1 to an eventfd. A full counter is as good as a signal.
+/// Adds 1 to an eventfd of our own, which is non-blocking. A full counter is as good as a
+/// signal. For a frontend's, see [`call`](super::call).
 pub(crate) fn signal(descriptor: BorrowedFd<'_>) {
     let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
 }

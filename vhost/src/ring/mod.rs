@@ -13,6 +13,7 @@
 //! Inside: [`split`] and `packed` walk the two layouts behind one enum, chosen once per burst;
 //! [`tx`] and [`rx`] are what workers see.
 
+pub(crate) mod call;
 mod keep;
 pub(crate) mod kick;
 mod packed;
@@ -379,7 +380,7 @@ impl Ring {
         if let Some(active) = &mut self.lock().active {
             active.call = call;
             if let Some(call) = &active.call {
-                kick::signal(call.as_fd());
+                call::signal(call.as_fd());
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::memory::raw;
 
 use super::walk::{Chain, Direction, Walk};
-use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, kick, with_layout};
+use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, call, with_layout};
 
 /// Bytes of the header ahead of each frame.
 #[allow(clippy::cast_possible_truncation, reason = "it is 12")]
@@ -416,7 +416,7 @@ pub(super) fn publish(ring: &Ring, active: &mut Active) {
     let log = active.log.as_deref();
     let wants_call = with_layout!(&mut active.layout, layout => layout.publish(log));
     if wants_call && let Some(call) = &active.call {
-        kick::signal(call.as_fd());
+        call::signal(call.as_fd());
         ring.counters.add_call();
     }
 }

@@ -27,7 +27,7 @@ use crate::event::{LinkDown, PortEvent};
 use crate::limits;
 use crate::memory::{DirtyLog, GuestMemory, RegionDescription};
 use crate::port::Shared;
-use crate::ring::{Negotiated, Ring, RingAddresses, RingFault, RingPlan, kick};
+use crate::ring::{Negotiated, Ring, RingAddresses, RingFault, RingPlan, call, kick};
 
 use super::Events;
 
@@ -153,7 +153,7 @@ impl Protocol {
     fn break_down(&mut self, index: usize, fault: RingFault) {
         self.rings[index].fault = Some(fault);
         if let Some(error) = &self.rings[index].error {
-            kick::signal(error.as_fd());
+            call::signal(error.as_fd());
         }
         tracing::trace!(
             port = self.shared.config.name,
@@ -220,7 +220,7 @@ impl Protocol {
                 // Whatever the guest made available before is there to be found; a call tells
                 // it that whatever the last backend gave back is there, too.
                 if let Some(call) = &setup.call {
-                    kick::signal(call.as_fd());
+                    call::signal(call.as_fd());
                 }
             }
             Err(fault) => {

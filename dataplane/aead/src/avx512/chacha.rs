@@ -187,12 +187,13 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
         match group.used {
             0..=4 => beside::<1>(group, out),
             5..=8 => beside::<2>(group, out),
-            9.. => sixteen(group, out),
+            9..=12 => beside::<3>(group, out),
+            13.. => sixteen(group, out),
         }
     }
 }
 
-/// Up to eight blocks, four to a set of registers: a register holds a row of the state (four words)
+/// Up to twelve blocks, four to a set of registers: a register holds a row of the state (four words)
 /// of four blocks. Sixteen blocks take less per block, but a few are sooner done like this.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]

@@ -120,7 +120,7 @@ impl Socket {
     ///
     /// `lens[room]` is the length of the datagram in that room.
     pub(super) fn send(&self, groups: &[Group], rooms: &[Room], lens: &[u32]) -> io::Result<usize> {
-        // SAFETY: all of these are plain C structures for which zero is valid.
+        // SAFETY: plain C structures for which zero is valid.
         let mut headers: [libc::mmsghdr; limits::SUB_BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut names: [libc::sockaddr_storage; limits::SUB_BATCH] = unsafe { mem::zeroed() };
