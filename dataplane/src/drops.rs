@@ -72,6 +72,8 @@ reasons! {
     UplinkFull => "uplink-full",
     /// The uplink refused the datagram (kernel error).
     UplinkRefused => "uplink-refused",
+    /// The worker that should send it is too far behind with commands.
+    CommandQueueFull => "command-queue-full",
     /// The uplink is down or not configured on this worker.
     UplinkDown => "uplink-down",
     // From the wire.

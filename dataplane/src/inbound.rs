@@ -513,10 +513,13 @@ fn send_back(
             // Whoever's frame made room.
             let overflow = |index| {
                 if let Some(peer) = turn.snapshot.peer(index) {
+                    peer.note_unstaged(1);
                     peer.drops.add(DropReason::StagedOverflow, 1);
                 }
             };
-            if !tools.staged.push(peer.index, frame, 0, overflow) {
+            if tools.staged.push(peer.index, frame, 0, overflow) {
+                peer.note_staged();
+            } else {
                 peer.drops.add(DropReason::FrameTooLarge, 1);
             }
         }

@@ -353,10 +353,13 @@ fn stage<F: Frames>(
 ) {
     let overflow = |index| {
         if let Some(peer) = turn.snapshot.peer(index) {
+            peer.note_unstaged(1);
             peer.drops.add(DropReason::StagedOverflow, 1);
         }
     };
-    if !tools.staged.push(peer.index, frames, frame, overflow) {
+    if tools.staged.push(peer.index, frames, frame, overflow) {
+        peer.note_staged();
+    } else {
         peer.drops.add(DropReason::FrameTooLarge, 1);
     }
 }
@@ -415,6 +418,7 @@ pub(crate) fn flush_staged(
             tools.scratch = scratch;
             return;
         };
+        peer.note_unstaged(1);
         let len = bytes.len();
         scratch[..len].copy_from_slice(bytes);
         let frame = crate::frames::OwnFrame {

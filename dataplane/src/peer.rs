@@ -90,6 +90,8 @@ pub struct Peer {
     pub traffic: Traffic,
     /// Packets lost on the way to or from this peer.
     pub drops: Drops,
+    /// Frames that wait for a key, over all workers.
+    pub staged: AtomicU64,
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
@@ -107,6 +109,7 @@ impl Peer {
             id,
             traffic: Traffic::default(),
             drops: Drops::default(),
+            staged: AtomicU64::new(0),
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: AtomicU32::new(0),
@@ -123,6 +126,16 @@ impl Peer {
     /// The way to the peer's endpoint.
     pub fn path(&self) -> Guard<Option<Arc<Path>>> {
         self.path.load()
+    }
+
+    /// Worker: a frame waits for a key.
+    pub fn note_staged(&self) {
+        self.staged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Worker: `n` frames wait no longer.
+    pub fn note_unstaged(&self, n: u64) {
+        self.staged.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// Control core: seal with `keypair` from now on.

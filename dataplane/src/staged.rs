@@ -12,13 +12,13 @@
 //!                 ^ front's start                ^ head
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use culvert_wire::VnetHeader;
 
 use crate::{frames::Frames, ids::PeerIndex, limits};
 
-struct Entry {
+struct Waiting {
     peer: PeerIndex,
     vnet: VnetHeader,
     start: usize,
@@ -29,11 +29,12 @@ struct Entry {
 /// One worker's waiting frames.
 pub(crate) struct Staged {
     memory: Box<[u8]>,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Waiting>,
     /// Where the next frame goes.
     head: usize,
-    /// Entries that are not dead.
-    live: usize,
+    /// Frames that wait, by peer: a look-up per packet must not cost more because some
+    /// guest fills the ring. No peer is here without a frame.
+    waiting: HashMap<PeerIndex, usize>,
 }
 
 impl Staged {
@@ -42,17 +43,17 @@ impl Staged {
             memory: vec![0; limits::STAGED_BYTES].into_boxed_slice(),
             entries: VecDeque::with_capacity(limits::STAGED_FRAMES),
             head: 0,
-            live: 0,
+            waiting: HashMap::with_capacity(limits::STAGED_FRAMES),
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.live == 0
+        self.waiting.is_empty()
     }
 
     /// Whether a frame waits for `peer`.
     pub(crate) fn holds(&self, peer: PeerIndex) -> bool {
-        self.live > 0 && self.entries.iter().any(|e| e.peer == peer && !e.dead)
+        self.waiting.contains_key(&peer)
     }
 
     /// Copies frame `i` behind the others. `dropped` hears of each older frame that
@@ -68,18 +69,9 @@ impl Staged {
         if len > limits::FRAME_MAX {
             return false;
         }
-        let waiting = self
-            .entries
-            .iter()
-            .filter(|e| e.peer == peer && !e.dead)
-            .count();
-        if waiting >= limits::STAGED_PER_PEER {
-            let oldest = self.entries.iter_mut().find(|e| e.peer == peer && !e.dead);
-            if let Some(oldest) = oldest {
-                oldest.dead = true;
-                self.live -= 1;
-                dropped(peer);
-            }
+        let waiting = self.waiting.get(&peer).copied().unwrap_or(0);
+        if waiting >= limits::STAGED_PER_PEER && self.take(peer).is_some() {
+            dropped(peer);
         }
         while self.entries.len() >= limits::STAGED_FRAMES {
             self.pop_front(&mut dropped);
@@ -94,8 +86,8 @@ impl Staged {
             return false;
         }
         self.head = start + len;
-        self.live += 1;
-        self.entries.push_back(Entry {
+        *self.waiting.entry(peer).or_default() += 1;
+        self.entries.push_back(Waiting {
             peer,
             vnet: *frames.vnet(i),
             start,
@@ -129,7 +121,7 @@ impl Staged {
         if let Some(entry) = self.entries.pop_front()
             && !entry.dead
         {
-            self.live -= 1;
+            self.forget_one(entry.peer);
             dropped(entry.peer);
         }
         self.trim();
@@ -144,16 +136,28 @@ impl Staged {
     /// The oldest frame that waits for `peer`, taken out; its bytes stay valid until
     /// the next `push`.
     pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(VnetHeader, &[u8])> {
+        if !self.holds(peer) {
+            return None;
+        }
         let position = self
             .entries
             .iter()
             .position(|e| e.peer == peer && !e.dead)?;
         let entry = &mut self.entries[position];
         entry.dead = true;
-        self.live -= 1;
         let (vnet, range) = (entry.vnet, entry.start..entry.start + entry.len);
+        self.forget_one(peer);
         self.trim();
         Some((vnet, &self.memory[range]))
+    }
+
+    fn forget_one(&mut self, peer: PeerIndex) {
+        if let Entry::Occupied(mut waiting) = self.waiting.entry(peer) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
     }
 
     /// Drops all that waits for `peer`; answers how many frames.

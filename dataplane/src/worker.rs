@@ -371,6 +371,7 @@ impl Worker {
             Command::DropStaged(peer) => {
                 let dropped = self.tools.staged.discard(peer);
                 if let Some(peer) = snapshot.peer(peer).filter(|_| dropped > 0) {
+                    peer.note_unstaged(dropped);
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
             }

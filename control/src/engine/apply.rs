@@ -374,11 +374,11 @@ impl Engine {
     }
 
     fn remove_peer(&mut self, place: usize) {
-        let Some(peer) = self.peers.remove(place) else {
+        let Some(peer) = self.peers.take(place) else {
             return;
         };
+        self.leaving.push(place);
         self.greetings.retain(|&(_, greeted)| greeted != place);
-        self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(place)));
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
             let key = super::endpoint_key(&tunnel.name, &peer.config);
             self.endpoints.forget(&key);
@@ -483,13 +483,28 @@ impl Engine {
         }
     }
 
+    /// Lets new peers have the numbers of removed ones. No worker can stage a frame for
+    /// them any more, and none is left when this command is done: a frame for one peer
+    /// is never sent to another that got its number.
+    fn release_peers(&mut self) {
+        for place in std::mem::take(&mut self.leaving) {
+            if self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(place))) {
+                self.peers.vacate(place);
+            } else {
+                self.leaving.push(place);
+            }
+        }
+    }
+
     /// Publishes a snapshot and waits until all workers go by it, so that what only
     /// older ones knew can be closed.
     fn publish(&mut self) {
         self.generation += 1;
         let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
         self.workers.wake_all();
-        if !self.workers.await_generation(self.generation, ADOPTION) {
+        if self.workers.await_generation(self.generation, ADOPTION) {
+            self.release_peers();
+        } else {
             tracing::warn!("a worker is slow to adopt the new configuration");
         }
         self.retired.push(old);

@@ -39,6 +39,7 @@ use std::{
 use culvert_dataplane::{
     clock,
     control_link::{Attention, Command, Inline},
+    drops::DropReason,
     ids::{PeerIndex, TunnelIndex, UplinkIndex},
     path::Link,
     peer::signal,
@@ -134,6 +135,8 @@ struct Engine {
     uplinks: Slots<UplinkState>,
     tunnels: Slots<TunnelState>,
     peers: Slots<PeerState>,
+    /// Places of removed peers that workers may still know.
+    leaving: Vec<usize>,
     ports: Slots<PortState>,
     ears: Ears,
     news: Receiver<PortNews>,
@@ -177,6 +180,7 @@ impl Engine {
             uplinks: Slots::default(),
             tunnels: Slots::default(),
             peers: Slots::default(),
+            leaving: Vec::new(),
             ports: Slots::default(),
             ears,
             news,
@@ -441,10 +445,13 @@ impl Engine {
         self.wishes = wishes;
     }
 
-    fn tell_all(&mut self, command: impl Fn() -> Command) {
+    /// Gives every worker a command; `false` if one of them was too far behind for it.
+    fn tell_all(&mut self, command: impl Fn() -> Command) -> bool {
+        let mut all = true;
         for worker in 0..self.workers.count() {
-            self.workers.send(worker, command());
+            all &= self.workers.send(worker, command());
         }
+        all
     }
 
     /// Sends a handshake message, or keeps it until its next hop is known.
@@ -454,7 +461,8 @@ impl Engine {
         };
         let peer = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
         let local = peer.and_then(|peer| self.peers.get(peer)?.local);
-        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else {
+        let uplink_slot = tunnel.uplink;
+        let Some(uplink) = self.uplinks.get_mut(uplink_slot) else {
             return;
         };
         let port = tunnel.config.listen_port;
@@ -479,7 +487,11 @@ impl Engine {
             path: Arc::new(path),
             message: inline,
         };
-        self.workers.send(worker, command);
+        if !self.workers.send(worker, command)
+            && let Some(uplink) = self.uplinks.get(uplink_slot)
+        {
+            uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
+        }
     }
 
     /// Sends what the host stacks made; neighbors that changed change paths.

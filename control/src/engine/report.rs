@@ -363,7 +363,7 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
             packets: traffic.tx_packets.load(Ordering::Relaxed),
             bytes: traffic.tx_bytes.load(Ordering::Relaxed),
         },
-        staged: 0,
+        staged: peer.cell.staged.load(Ordering::Relaxed),
         drops: named(&peer.cell.drops),
     }
 }

@@ -43,9 +43,19 @@ impl<T> Slots<T> {
 
     /// Takes the item out of its place.
     pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
-        let item = self.items.get_mut(slot)?.take()?;
-        self.vacant.push_back(slot);
+        let item = self.take(slot)?;
+        self.vacate(slot);
         Some(item)
+    }
+
+    /// Takes the item out, but nobody gets its place before `vacate`.
+    pub(super) fn take(&mut self, slot: usize) -> Option<T> {
+        self.items.get_mut(slot)?.take()
+    }
+
+    /// Lets others have a place that `take` emptied.
+    pub(super) fn vacate(&mut self, slot: usize) {
+        self.vacant.push_back(slot);
     }
 
     pub(super) fn get(&self, slot: usize) -> Option<&T> {
@@ -95,5 +105,15 @@ mod tests {
         assert_eq!(slots.insert('d'), 1);
         assert_eq!(slots.insert('e'), 0);
         assert_eq!(slots.get(2), Some(&'c'));
+    }
+
+    #[test]
+    fn a_place_that_is_kept_is_given_to_nobody() {
+        let mut slots = Slots::default();
+        slots.insert('a');
+        assert_eq!(slots.take(0), Some('a'));
+        assert_eq!(slots.insert('b'), 1);
+        slots.vacate(0);
+        assert_eq!(slots.insert('c'), 0);
     }
 }

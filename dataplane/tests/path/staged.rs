@@ -1,5 +1,7 @@
 //! Frames that wait for a key.
 
+use std::sync::atomic::Ordering;
+
 use culvert_dataplane::{control_link::Command, drops::DropReason, limits, peer::signal};
 use culvert_wire::VnetHeader;
 
@@ -34,6 +36,7 @@ fn frames_wait_for_a_key_and_go_before_newer_ones() {
     // Asked once: the control core has it until it takes it; then again.
     site.send_plain(0, &inner().udp((5, 6), &number(5), false));
     assert_eq!(site.peers[0].take_signals(), signal::KEY_WANTED);
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 6);
 
     site.publish_key();
     let index = site.peers[0].index;
@@ -41,6 +44,7 @@ fn frames_wait_for_a_key_and_go_before_newer_ones() {
     site.send_plain(0, &inner().udp((5, 6), &number(6), false));
     let sealed = site.sealed();
     assert_eq!(sealed.len(), 7);
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 0);
     for (n, (counter, plaintext)) in sealed.iter().enumerate() {
         let seen = read(plaintext);
         assert_eq!(*counter, n as u64);
@@ -103,6 +107,7 @@ fn frames_of_a_handshake_that_was_given_up_are_named() {
     site.command(Command::DropStaged(index));
     site.settle();
     site.peer_drops(&[(DropReason::StagedExpired, 9)]);
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 0);
     site.publish_key();
     site.command(Command::FlushStaged(index));
     site.settle();
