@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod keys;
+pub mod netlink;
 pub mod process;
 pub mod state;
 pub mod uapi;
