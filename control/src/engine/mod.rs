@@ -10,17 +10,20 @@
 //! handshakes gets a fixed share of a round, so nothing else waits for long.
 //!
 //! Rooms: [`tunnels`] the protocol, [`uplinks`] devices and next hops, [`ports`]
-//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`report`]
-//! what `show` prints, [`endpoints`] what survives a restart.
+//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`]
+//! snapshots, [`apply`] changes, [`uapi`] what `wg` asks, [`drift`] what it changed against
+//! the file, [`report`] what `show` prints, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
+mod drift;
 mod endpoints;
 mod interfaces;
 mod ports;
 mod report;
 mod slots;
 mod tunnels;
+mod uapi;
 mod uplinks;
 mod workers;
 
@@ -53,6 +56,7 @@ use rustix::{
 };
 
 use self::{
+    apply::Manner,
     endpoints::Endpoints,
     interfaces::InterfaceEvent,
     ports::{Ears, PortNews, PortState},
@@ -62,10 +66,11 @@ use self::{
     workers::Workers,
 };
 use crate::{
-    api::{Request, Requests},
+    api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
     netlink::LinkWatch,
     process::{Notify, RunDir},
+    uapi::server::Server,
 };
 
 /// Handshake messages per round: about 10 ms of X25519.
@@ -114,10 +119,10 @@ impl EngineError {
 pub fn run(
     config: Config,
     run_dir: &RunDir,
-    requests: Requests,
+    (requester, requests): (Requester, Requests),
     notify: &Notify,
 ) -> Result<(), EngineError> {
-    let mut engine = Engine::start(config, run_dir)?;
+    let mut engine = Engine::start(config, run_dir, requester)?;
     notify.ready();
     let result = engine.serve(&requests, notify);
     engine.stop();
@@ -127,7 +132,11 @@ pub fn run(
 /// Everything that the control core owns.
 struct Engine {
     config: Config,
+    /// What the file said when it was last applied: what differs from it is drift.
+    ruled: Option<Config>,
     run_dir: PathBuf,
+    /// Serves `wg`.
+    server: Server,
     generation: u64,
     started: Instant,
     snapshots: Arc<SnapshotCell>,
@@ -158,8 +167,10 @@ struct Engine {
 impl Engine {
     /// Opens everything, in the order of dependence; the first thing that can't be had
     /// ends it, and what was opened before closes itself.
-    fn start(config: Config, run_dir: &RunDir) -> Result<Self, EngineError> {
+    fn start(config: Config, run_dir: &RunDir, requester: Requester) -> Result<Self, EngineError> {
         let now = clock::now();
+        let server = Server::start(requester)
+            .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
             .map(Arc::new)
             .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
@@ -175,7 +186,9 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
+            ruled: Some(config.clone()),
             run_dir: run_dir.path().to_owned(),
+            server,
             generation: 0,
             started: now.monotonic,
             snapshots,
@@ -208,7 +221,7 @@ impl Engine {
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
             engine
-                .change(config, now)
+                .change(config, &Manner::default(), now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
@@ -241,6 +254,9 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.device.bring_down();
         }
+        for (_, tunnel) in self.tunnels.iter_mut() {
+            tunnel.served = None;
+        }
         self.note_endpoints();
         self.endpoints.save();
         self.ports = Slots::default();
@@ -261,6 +277,7 @@ impl Engine {
                 match request {
                     Request::State { reply } => reply.send(Box::new(self.report(now))),
                     Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
+                    Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                     Request::Drain => {
                         tracing::info!("draining");
                         return Ok(());
