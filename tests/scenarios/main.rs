@@ -7,4 +7,8 @@ mod kernel_wireguard;
 mod lifecycle;
 mod standins;
 mod testpmd;
+mod tun_loops;
+mod tun_peers;
+mod tun_roaming;
+mod tun_traffic;
 mod wireguard_go;
