@@ -377,8 +377,13 @@ pub fn outside(side: u8) -> [String; 2] {
 impl Pair {
     /// Lays the cable and starts both; they know each other, and nobody's endpoint.
     pub fn lay(scenario: &Scenario, programs: [Program; 2]) -> Result<Self> {
-        let a = End::make(scenario, "a", programs[0], 51821)?;
-        let b = End::make(scenario, "b", programs[1], 51822)?;
+        Self::lay_as(scenario, "", programs)
+    }
+
+    /// The same beside other pairs: the label tells their namespaces apart.
+    pub fn lay_as(scenario: &Scenario, label: &str, programs: [Program; 2]) -> Result<Self> {
+        let a = End::make(scenario, &format!("{label}a"), programs[0], 51821)?;
+        let b = End::make(scenario, &format!("{label}b"), programs[1], 51822)?;
         let veth = crate::network::Veth::join(&a.namespace, &b.namespace)?;
         for (end, side) in [(&a, 1), (&b, 2)] {
             let [four, six] = outside(side);
@@ -410,6 +415,11 @@ impl Pair {
     /// Tells both where the other is.
     pub fn meet(&self, outer: crate::topology::Outer) -> Result<()> {
         self.tell_a(outer)?;
+        self.tell_b(outer)
+    }
+
+    /// Tells `b` where `a` is.
+    pub fn tell_b(&self, outer: crate::topology::Outer) -> Result<()> {
         let words = format!(
             "peer {} endpoint {}",
             self.a.public(),
