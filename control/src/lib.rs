@@ -13,5 +13,6 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod keys;
+pub mod netlink;
 pub mod process;
 pub mod state;

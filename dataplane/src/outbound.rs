@@ -42,6 +42,7 @@ enum Verdict<'s> {
         mtu: usize,
         plan: Plan,
         tos: u8,
+        routed: bool,
     },
     /// It waits for the peer's key.
     Stage(&'s Arc<Peer>),
@@ -103,13 +104,14 @@ fn departures<'s>(
             mtu,
             plan,
             tos,
+            routed,
         } => Some(Departure {
             frame,
             peer,
             plan,
             mtu,
             tos,
-            routed: true,
+            routed,
         }),
         Verdict::Stage(_)
         | Verdict::Port { .. }
@@ -135,6 +137,10 @@ fn classify<'s, F: Frames>(
     };
     if let Err(reason) = guard::check(port, &headers, head) {
         return (Verdict::Drop(reason), None);
+    }
+    if network.plain.is_some() {
+        let verdict = plain(turn, tools, sending, network, frames, frame, &headers);
+        return (verdict, Some(headers));
     }
     let verdict = match &headers.l3 {
         L3::Arp => asked(answer::arp(port, network, &headers, head)),
@@ -218,7 +224,7 @@ fn route<'s, F: Frames>(
             let Some(peer) = turn.snapshot.peer(peer) else {
                 return Verdict::Answer(Question::Unreachable, Some(DropReason::NoRoute));
             };
-            to_peer(turn, tools, sending, frames, frame, headers, peer)
+            to_peer(turn, tools, sending, (frames, frame), headers, peer, true)
         }
         Some(NextHop::Port(port)) => Verdict::Port { port, routed: true },
         Some(NextHop::Unreachable | NextHop::Gateway) | None => {
@@ -227,14 +233,36 @@ fn route<'s, F: Frames>(
     }
 }
 
+/// A network without a router: whatever it is, it goes to the peer whose address it is,
+/// as it is.
+fn plain<'s, F: Frames>(
+    turn: &Turn<'s>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    network: &'s Network,
+    frames: &F,
+    frame: usize,
+    headers: &Headers,
+) -> Verdict<'s> {
+    let Some((_, destination)) = headers.addresses() else {
+        return Verdict::Drop(DropReason::EtherTypeUnknown);
+    };
+    match network.routes.lookup(destination) {
+        Some(NextHop::Peer(peer)) if let Some(peer) = turn.snapshot.peer(peer) => {
+            to_peer(turn, tools, sending, (frames, frame), headers, peer, false)
+        }
+        _ => Verdict::Answer(Question::Unreachable, Some(DropReason::NoRoute)),
+    }
+}
+
 fn to_peer<'s, F: Frames>(
     turn: &Turn<'s>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    frames: &F,
-    frame: usize,
+    (frames, frame): (&F, usize),
     headers: &Headers,
     peer: &'s Arc<Peer>,
+    routed: bool,
 ) -> Verdict<'s> {
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
         return Verdict::Drop(DropReason::NoRoute);
@@ -262,6 +290,7 @@ fn to_peer<'s, F: Frames>(
                 mtu,
                 plan,
                 tos,
+                routed,
             }
         }
         Admission::KeyWanted => Verdict::Stage(peer),
@@ -387,11 +416,12 @@ fn flood<F: Frames>(
             })
     };
     let mut heard = false;
-    for &(_, other) in network
-        .macs
-        .iter()
-        .filter(|&&(_, other)| other != port.index)
-    {
+    // An interface that speaks IP alone has no neighbors, and hears no broadcast.
+    let hears = |index: PortIndex| {
+        let other = turn.snapshot.port(index);
+        index != port.index && other.is_none_or(|other| !other.guest.is_ip_only())
+    };
+    for &(_, other) in network.macs.iter().filter(|&&(_, other)| hears(other)) {
         heard = true;
         deliver::switched(turn, tools, (port, network), other, frames, flooded());
     }
@@ -412,6 +442,8 @@ pub(crate) fn flush_staged(
         return;
     };
     let mtu = usize::from(tunnel.mtu);
+    let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
+    let routed = network.is_none_or(|network| network.plain.is_none());
     while let Admission::Ready = seal::admission(turn, peer) {
         let mut scratch = std::mem::take(&mut tools.scratch);
         let Some((vnet, bytes)) = tools.staged.take(peer.index) else {
@@ -425,7 +457,7 @@ pub(crate) fn flush_staged(
             vnet,
             bytes: &scratch[..len],
         };
-        send_own(turn, tools, sending, peer, mtu, &frame);
+        send_own(turn, tools, sending, peer, (mtu, routed), &frame);
         tools.scratch = scratch;
     }
 }
@@ -436,7 +468,7 @@ fn send_own(
     tools: &mut Tools,
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
-    mtu: usize,
+    (mtu, routed): (usize, bool),
     frame: &crate::frames::OwnFrame<'_>,
 ) {
     let head = frame.head(0);
@@ -454,7 +486,7 @@ fn send_own(
                 plan,
                 mtu,
                 tos,
-                routed: true,
+                routed,
             };
             if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {
                 peer.drops.add(DropReason::UplinkFull, plan.count() as u64);

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Config, Cores, DpdkUplink, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Peer,
-    Port, PortDriver, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop,
+    Peer, Port, PortDriver, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
@@ -297,11 +297,21 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
             .mac
             .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
         addresses: draft.addresses.iter().map(|at| at.value).collect(),
-        guard: draft.guard,
+        guard: guard(draft, network),
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
         name,
     })
+}
+
+/// What of a port's frames is checked; a plain network has nothing to check by.
+pub(super) fn guard(port: &draft::Port, network: &draft::Network) -> Guard {
+    let default = if network.plain {
+        Guard::Off
+    } else {
+        Guard::Strict
+    };
+    port.guard.map_or(default, |at| at.value)
 }
 
 /// Where a port's socket is: what the file says, else `NAME.sock` in the run directory.

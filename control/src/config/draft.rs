@@ -96,6 +96,8 @@ pub(super) struct Peer {
 
 pub(super) struct Network {
     pub(super) name: At<Name>,
+    /// No `gateway` is written: a network without a router.
+    pub(super) plain: bool,
     pub(super) gateways: Vec<At<IpNet>>,
     pub(super) gateway_mac: Option<At<MacAddr>>,
     pub(super) tunnel: Option<At<Name>>,
@@ -128,7 +130,8 @@ pub(super) struct Port {
     pub(super) network: Option<At<Name>>,
     pub(super) mac: Option<At<MacAddr>>,
     pub(super) addresses: Vec<At<IpAddr>>,
-    pub(super) guard: Guard,
+    /// `None` is the default.
+    pub(super) guard: Option<At<Guard>>,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
     pub(super) socket: Option<At<PathBuf>>,

@@ -352,12 +352,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A layer-2 segment that ports join, with Culvert as its router.
+/// A layer-2 segment that ports join, with Culvert as its router; or a plain network, which is
+/// one tun port and a tunnel, and where the host routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// The operator's name for it.
     pub name: Name,
-    /// The router's addresses with the network's prefixes.
+    /// The router's addresses with the network's prefixes; none in a plain network.
     pub gateways: Vec<IpNet>,
     /// The router's MAC address; derived from the network's name unless the file has one.
     pub gateway_mac: MacAddr,
@@ -367,6 +368,14 @@ pub struct Network {
     pub routes: Vec<NetworkRoute>,
     /// The MTU that guests are offered, in bytes.
     pub mtu: u16,
+}
+
+impl Network {
+    /// Whether it has no router of ours: packets pass between its one tun port and its tunnel as
+    /// they are, and the peers' allowed IPs alone decide where they go.
+    pub fn is_plain(&self) -> bool {
+        self.gateways.is_empty()
+    }
 }
 
 /// A route of a network.
@@ -404,7 +413,8 @@ pub struct Port {
     pub network: Name,
     /// The guest's MAC address.
     pub mac: MacAddr,
-    /// The guest's addresses, each inside a gateway's prefix of its network.
+    /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
+    /// any). A tun or tap port's are given to its interface.
     pub addresses: Vec<IpAddr>,
     /// What of a guest's frames is checked against `mac` and `addresses`.
     pub guard: Guard,

@@ -22,11 +22,7 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::Now;
 
-use super::{
-    Engine, GREETING, GREETING_STEP,
-    ports::{PortState, needs_reopening},
-    tunnels::TunnelState,
-};
+use super::{Engine, GREETING, GREETING_STEP, ports::PortState, tunnels::TunnelState};
 use crate::{
     api::ApplyError,
     config::{self, Config, Name, WorkerIndex},
@@ -72,7 +68,8 @@ impl Engine {
             source: self.config.source.clone(),
             ..config.clone()
         } == self.config;
-        if same && self.generation > 0 {
+        let whole = self.ports.iter().all(|(_, port)| !port.is_gone());
+        if same && whole && self.generation > 0 {
             return Ok(Applied {
                 generation: self.generation,
                 changes: Vec::new(),
@@ -179,12 +176,13 @@ impl Engine {
         }
         for port in &new.ports {
             match self.ports.iter().find(|(_, p)| p.config.name == port.name) {
-                Some((_, old)) if !needs_reopening(&old.config, port) => {}
-                _ if self.ports.iter().any(|(_, p)| same_socket(&p.config, port)) => {
+                Some((_, old)) if !old.needs_reopening(port) => {}
+                _ if self.ports.iter().any(|(_, p)| p.occupies(port)) => {
                     prepared.late.push(port.clone());
                 }
                 _ => {
-                    let opened = PortState::open(port.clone(), &self.run_dir, &self.ears)?;
+                    let network = new.network_of(port);
+                    let opened = PortState::open(port.clone(), network, &self.run_dir, &self.ears)?;
                     prepared.ports.push(opened);
                 }
             }
@@ -434,7 +432,8 @@ impl Engine {
                         && port.config != *config
                     {
                         changes.push(format!("port {name} changed"));
-                        port.config = config.clone();
+                        let old = std::mem::replace(&mut port.config, config.clone());
+                        adjust(port, (&old, &self.config), (config, new), changes);
                     }
                     continue;
                 }
@@ -454,7 +453,8 @@ impl Engine {
     fn open_late(&mut self, late: Vec<config::Port>, changes: &mut Vec<String>) {
         for config in late {
             let name = config.name.clone();
-            match PortState::open(config, &self.run_dir, &self.ears) {
+            let network = self.config.network_of(&config).clone();
+            match PortState::open(config, &network, &self.run_dir, &self.ears) {
                 Ok(port) => {
                     self.ports.insert(port);
                 }
@@ -498,7 +498,7 @@ impl Engine {
 
     /// Publishes a snapshot and waits until all workers go by it, so that what only
     /// older ones knew can be closed.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.generation += 1;
         let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
         self.workers.wake_all();
@@ -513,11 +513,36 @@ impl Engine {
     }
 }
 
-fn same_socket(a: &config::Port, b: &config::Port) -> bool {
-    match (&a.driver, &b.driver) {
-        (config::PortDriver::VhostUser(a), config::PortDriver::VhostUser(b)) => {
-            a.socket == b.socket
+impl PortState {
+    /// Whether it has the socket or the interface that `other` wants.
+    fn occupies(&self, other: &config::Port) -> bool {
+        use config::PortDriver::{Tap, Tun, VhostUser};
+        match (&self.config.driver, &other.driver) {
+            (VhostUser(a), VhostUser(b)) => a.socket == b.socket,
+            (
+                Tun { interface: a } | Tap { interface: a },
+                Tun { interface: b } | Tap { interface: b },
+            ) => a == b && !self.is_gone(),
+            (VhostUser(_), _) | (_, VhostUser(_)) => false,
         }
-        (a, b) => a == b,
+    }
+}
+
+/// Carries a change of a port over to its interface, if it has one.
+fn adjust(
+    port: &mut PortState,
+    (old, old_config): (&config::Port, &Config),
+    (new, new_config): (&config::Port, &Config),
+    changes: &mut Vec<String>,
+) {
+    let Some(interface) = &mut port.interface else {
+        return;
+    };
+    let old = (old, old_config.network_of(old));
+    let new = (new, new_config.network_of(new));
+    if let Err(error) = interface.adjust(old, new) {
+        let name = &port.config.name;
+        tracing::warn!(port = %name, error, "can't change an interface");
+        changes.push(format!("port {name}: {error}"));
     }
 }

@@ -10,12 +10,13 @@
 //! handshakes gets a fixed share of a round, so nothing else waits for long.
 //!
 //! Rooms: [`tunnels`] the protocol, [`uplinks`] devices and next hops, [`ports`]
-//! guests, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`report`]
+//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`report`]
 //! what `show` prints, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
 mod endpoints;
+mod interfaces;
 mod ports;
 mod report;
 mod slots;
@@ -53,6 +54,7 @@ use rustix::{
 
 use self::{
     endpoints::Endpoints,
+    interfaces::InterfaceEvent,
     ports::{Ears, PortNews, PortState},
     slots::Slots,
     tunnels::{PeerState, TunnelState, Wish},
@@ -62,6 +64,7 @@ use self::{
 use crate::{
     api::{Request, Requests},
     config::{Config, Endpoint, Name},
+    netlink::LinkWatch,
     process::{Notify, RunDir},
 };
 
@@ -140,6 +143,8 @@ struct Engine {
     ports: Slots<PortState>,
     ears: Ears,
     news: Receiver<PortNews>,
+    /// The kernel's news of interfaces.
+    links: Option<LinkWatch>,
     endpoints: Endpoints,
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, usize)>,
@@ -184,6 +189,8 @@ impl Engine {
             ports: Slots::default(),
             ears,
             news,
+            // Listens before the first interface is made: nothing is missed.
+            links: interfaces::watch(),
             endpoints: Endpoints::open(run_dir.path()),
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
@@ -278,10 +285,15 @@ impl Engine {
         let timeout = self
             .next_deadline()
             .map_or(ROUND, |due| due.since(now).min(ROUND));
-        let mut polled = [
+        let mut polled = vec![
             PollFd::new(self.attention.wake(), PollFlags::IN),
             PollFd::from_borrowed_fd(requests.as_fd(), PollFlags::IN),
         ];
+        polled.extend(
+            self.links
+                .iter()
+                .map(|links| PollFd::new(links, PollFlags::IN)),
+        );
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
     }
@@ -306,6 +318,7 @@ impl Engine {
                 port.heard(event);
             }
         }
+        self.take_links();
         let more = self.take_handshakes(now) | self.take_frames(now.monotonic);
         self.take_signals(now);
         self.pass_deadlines(now);
@@ -319,6 +332,25 @@ impl Engine {
             self.chores(now.monotonic)?;
         }
         Ok(more)
+    }
+
+    /// What has become of interfaces. An MTU that the host gave to the interface of a
+    /// plain network is its tunnel's from then on.
+    fn take_links(&mut self) {
+        let mut follow = false;
+        while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
+            for (_, port) in self.ports.iter_mut() {
+                let was_up = port.link_up;
+                let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
+                for event in events.into_iter().flatten() {
+                    port.heard_interface(event);
+                    follow |= matches!(event, InterfaceEvent::Mtu(_));
+                }
+            }
+        }
+        if follow {
+            self.publish();
+        }
     }
 
     fn take_handshakes(&mut self, now: Now) -> bool {

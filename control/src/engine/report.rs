@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use culvert_dataplane::{drops::Drops, host::NeighborState, worker::WorkerStats};
+use culvert_dataplane::{drops::Drops, host::NeighborState, snapshot::Guest, worker::WorkerStats};
 use culvert_vhost::{PortDrop, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
@@ -112,9 +112,24 @@ impl Engine {
             };
             let queues = || 0..config.queues;
             let mut drops = named(&port.drops);
-            for queue in queues() {
-                add_ring_drops(&mut drops, port.guest.guest_tx(queue).counters());
-                add_ring_drops(&mut drops, port.guest.guest_rx(queue).counters());
+            let (mut rx, mut tx) = (Traffic::default(), Traffic::default());
+            match &port.guest {
+                Guest::Vhost(guest) => {
+                    for queue in queues() {
+                        add_ring_drops(&mut drops, guest.guest_tx(queue).counters());
+                        add_ring_drops(&mut drops, guest.guest_rx(queue).counters());
+                    }
+                    rx = ring_traffic(queues().map(|q| guest.guest_tx(q).counters()));
+                    tx = ring_traffic(queues().map(|q| guest.guest_rx(q).counters()));
+                }
+                Guest::Tun(tun) => {
+                    for (from, to) in queues().filter_map(|q| tun.traffic(q)) {
+                        for (sum, part) in [(&mut rx, from), (&mut tx, to)] {
+                            sum.packets += part.frames();
+                            sum.bytes += part.bytes();
+                        }
+                    }
+                }
             }
             Some(Port {
                 name: config.name.to_string(),
@@ -131,9 +146,11 @@ impl Engine {
                 queues: port.queues,
                 queues_max: config.queues,
                 mac: config.mac.to_string(),
-                mtu: config.mtu,
-                rx: ring_traffic(queues().map(|q| port.guest.guest_tx(q).counters())),
-                tx: ring_traffic(queues().map(|q| port.guest.guest_rx(q).counters())),
+                mtu: port.interface.as_ref().map_or(config.mtu, |interface| {
+                    u16::try_from(interface.mtu).unwrap_or(u16::MAX)
+                }),
+                rx,
+                tx,
                 drops,
             })
         };

@@ -24,7 +24,7 @@ use culvert_dataplane::{
     path::{Link, Path},
     peer::Peer,
     sessions::{Session, SessionTable},
-    snapshot::{Guard, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
     uplink::{Uplink, UplinkQueue, udp},
     worker::{Polling, Worker, WorkerStats},
 };
@@ -504,6 +504,7 @@ fn network(s: u8) -> Network {
         tunnel: Some(TunnelIndex(0)),
         macs: vec![(GUEST[0], PortIndex(0)), (GUEST[1], PortIndex(1))],
         routes: Fib::build(routes),
+        plain: None,
     }
 }
 
@@ -522,7 +523,7 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
             format!("fd00:{s}::{host}").parse().unwrap(),
         ],
         guard: options.guard,
-        guest: Arc::new(vhost::Port::open(config, |_| {}).unwrap()),
+        guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: options.queue_pairs,
         drops: Arc::default(),
     })
