@@ -9,7 +9,7 @@
 //! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -39,7 +39,7 @@ pub mod signal {
     pub const KEY_WANTED: u32 = 1 << 3;
     /// The first packet on the keypair `confirmed_index` was opened.
     pub const CONFIRMED: u32 = 1 << 4;
-    /// An authenticated packet came from another endpoint.
+    /// An authenticated packet came from another endpoint, or to another address of ours.
     pub const MOVED: u32 = 1 << 5;
     /// A keepalive was sealed and sent.
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
@@ -77,6 +77,9 @@ impl Traffic {
     }
 }
 
+/// Where an authenticated packet came from, and which of our addresses it was sent to.
+pub type Origin = (SocketAddr, Option<IpAddr>);
+
 /// A peer as the workers see it.
 #[derive(Debug)]
 pub struct Peer {
@@ -96,7 +99,7 @@ pub struct Peer {
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
     confirmed_index: AtomicU32,
-    moved: Mutex<Option<SocketAddr>>,
+    moved: Mutex<Option<Origin>>,
 }
 
 impl Peer {
@@ -163,18 +166,18 @@ impl Peer {
         self.raise(signal::CONFIRMED, attention);
     }
 
-    /// Worker: an authenticated packet came from `source`. Unless that is where
-    /// we send already, the control core is told.
-    pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
-        if self
-            .path
-            .load()
-            .as_ref()
-            .is_some_and(|path| path.endpoint == source)
+    /// Worker: an authenticated packet came from `source`, sent to our address
+    /// `local`. Unless that is how we send already, the control core is told:
+    /// answers leave from the address that was written to.
+    pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
+        if let Some(path) = self.path.load().as_ref()
+            && path.endpoint == source
+            && (local.is_none() || path.source == local)
         {
+            path.confirm_source();
             return;
         }
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
         self.raise(signal::MOVED, attention);
     }
 
@@ -190,9 +193,9 @@ impl Peer {
         self.confirmed_index.load(Ordering::Relaxed)
     }
 
-    /// Control core: the endpoint that `MOVED` speaks of.
+    /// Control core: what `MOVED` speaks of.
     #[must_use]
-    pub fn take_moved(&self) -> Option<SocketAddr> {
+    pub fn take_moved(&self) -> Option<Origin> {
         self.moved
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -242,8 +242,12 @@ impl TunnelState {
                 .handle_confirmed(id, peer.cell.confirmed_index(), now);
         }
         if bits & signal::MOVED != 0
-            && let Some(endpoint) = peer.cell.take_moved()
+            && let Some((endpoint, local)) = peer.cell.take_moved()
         {
+            if local.is_some() && peer.local != local {
+                peer.local = local;
+                peer.path_is_stale = true;
+            }
             self.device.handle_endpoint(id, endpoint);
         }
         let traffic = Traffic {

@@ -166,26 +166,20 @@ impl UplinkState {
     ) -> Path {
         let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
         match &mut self.kind {
-            Kind::Udp => Path {
-                endpoint,
-                source,
-                link: Link::Kernel,
-            },
+            Kind::Udp => Path::new(endpoint, source, Link::Kernel),
             #[cfg(feature = "dpdk")]
             Kind::Dpdk { host, .. } => match host.resolve(endpoint.ip(), now) {
                 Resolution::Resolved {
                     source: first,
                     link,
-                } => Path {
+                } => Path::new(
                     endpoint,
-                    source: Some(source.unwrap_or(first)),
-                    link: with_port(link, port),
-                },
-                Resolution::Pending | Resolution::NoRoute => Path {
-                    endpoint,
-                    source,
-                    link: Link::Unresolved,
-                },
+                    Some(source.unwrap_or(first)),
+                    with_port(link, port),
+                ),
+                Resolution::Pending | Resolution::NoRoute => {
+                    Path::new(endpoint, source, Link::Unresolved)
+                }
             },
         }
     }

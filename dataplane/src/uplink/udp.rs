@@ -407,6 +407,7 @@ impl Tx {
 
     pub(super) fn flush(&mut self, counters: &UplinkCounters) {
         let mut first = 0;
+        let mut retried = false;
         while first < self.groups.len() {
             // A run of groups of one family goes out in one call.
             let v6 = self.groups[first].path.endpoint.is_ipv6();
@@ -423,7 +424,9 @@ impl Tx {
                 first += run;
                 continue;
             };
-            first += self.send_run(&socket, first, run, counters);
+            let done = self.send_run(&socket, first, run, retried, counters);
+            retried = done == 0;
+            first += done;
         }
         self.groups.clear();
         self.lens.clear();
@@ -431,12 +434,13 @@ impl Tx {
     }
 
     /// Sends `run` groups from `first` on; answers how many are done with, sent or
-    /// dropped: at least one.
+    /// dropped: at least one, unless the first may pass at a second try.
     fn send_run(
         &mut self,
         socket: &Socket,
         first: usize,
         run: usize,
+        retried: bool,
         counters: &UplinkCounters,
     ) -> usize {
         let groups = &self.groups[first..first + run];
@@ -456,6 +460,14 @@ impl Tx {
                     let lost: usize = groups.iter().map(|g| g.count).sum();
                     counters.drops.add(DropReason::UplinkFull, lost as u64);
                     run
+                }
+                // The address that we sent from is gone (IPv4 says the one or the
+                // other by version, IPv6 EINVAL): the kernel chooses another.
+                Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL)
+                    if !retried && groups[0].path.usable_source().is_some() =>
+                {
+                    groups[0].path.refuse_source();
+                    0
                 }
                 // Some kernels and devices refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {

@@ -342,9 +342,25 @@ fn an_endpoint_that_moves_is_reported() {
         site.far.send_from(&other, &message);
         site.settle();
         assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
-        let moved: Option<SocketAddr> = site.peers[0].take_moved();
+        let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|(source, _)| source);
         assert_eq!(moved, Some(other.local_addr().unwrap()));
     }
+}
+
+#[test]
+fn the_address_that_was_written_to_is_reported() {
+    let mut site = site();
+    let far = site.far.socket.local_addr().unwrap();
+    site.path_from("127.0.0.9".parse().unwrap(), far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
+    let moved = site.peers[0].take_moved();
+    assert_eq!(moved, Some((far, Some(site.address.ip()))));
+    site.path_to(far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_eq!(site.peers[0].take_signals() & signal::MOVED, 0);
 }
 
 #[test]
