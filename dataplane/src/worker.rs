@@ -52,8 +52,14 @@ pub enum Polling {
     Adaptive,
 }
 
-/// How long an adaptive worker looks for work before it sleeps.
+/// How long an adaptive worker looks for work before it sleeps, at most.
 const SPIN: Duration = Duration::from_micros(30);
+/// The least that it looks when each look is a system call.
+const SPIN_MIN: Duration = Duration::from_micros(2);
+fn spin_max() -> Duration {
+    static MAX: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    Duration::from_micros(*MAX.get_or_init(|| std::env::var("CULVERT_SPIN").ok().and_then(|v| v.parse().ok()).unwrap_or(30)))
+}
 /// The first and the longest sleep beside queues that can't wake the worker.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// See `NAP_MIN`.
@@ -103,6 +109,8 @@ pub struct Worker {
     credits: Vec<i64>,
     now: Instant,
     idle_since: Option<Instant>,
+    /// How long it looks before it sleeps.
+    spin: Duration,
     nap: Duration,
     stopping: bool,
 }
@@ -131,6 +139,7 @@ impl Worker {
             credits: Vec::new(),
             now: clock::monotonic(),
             idle_since: None,
+            spin: SPIN,
             nap: NAP_MIN,
             stopping: false,
         }
@@ -147,7 +156,7 @@ impl Worker {
                 self.nap = NAP_MIN;
             } else if self.polling == Polling::Adaptive {
                 let since = *self.idle_since.get_or_insert(self.now);
-                if self.now.since(since) >= SPIN {
+                if self.now.since(since) >= self.spin {
                     self.sleep(&snapshot);
                 }
             }
@@ -510,8 +519,24 @@ impl Worker {
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
         self.stats.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.spin = self.next_spin(snapshot, Duration::from_nanos(slept));
         self.now = now;
         self.idle_since = None;
+    }
+
+    /// How long to look next time, after a sleep of this length.
+    ///
+    /// A guest's ring is a load from memory, and waking us by a kick costs the guest more than looking costs us. A
+    /// socket or an interface is a system call per look, and its kernel wakes us cheaply: there it pays to look only
+    /// while work comes so close that a sleep ends before the looking would have.
+    fn next_spin(&self, snapshot: &Snapshot, slept: Duration) -> Duration {
+        let is_cheap = self.guest_rings(snapshot).any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
+            || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
+        match () {
+            () if is_cheap => SPIN,
+            () if slept < spin_max() => (self.spin * 2).clamp(SPIN_MIN, spin_max()),
+            () => (self.spin / 2).max(SPIN_MIN.min(spin_max())),
+        }
     }
 
     /// Asks all guests for kicks; whether work arrived meanwhile.

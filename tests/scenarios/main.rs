@@ -9,6 +9,7 @@ mod standins;
 mod testpmd;
 mod tun_interop;
 mod tun_loops;
+mod tun_offloads;
 mod tun_peers;
 mod tun_roaming;
 mod tun_traffic;

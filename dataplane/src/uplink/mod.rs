@@ -198,6 +198,16 @@ impl Rx {
         }
     }
 
+    /// Whether a look at it is a load from memory; otherwise it is a system call.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        match self {
+            Self::Udp(_) => false,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => true,
+        }
+    }
+
     /// Adds what to poll before sleeping; a queue without descriptors must be looked at
     /// again after a short time.
     pub fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
