@@ -446,6 +446,8 @@ fn an_interface_follows_its_host() -> Result<()> {
         iperf(scenario, &pair.a, "10.9.0.2", &[])?;
 
         scenario.say("deleted under traffic");
+        let sent = || -> Result<u64> { Ok(pair.a.port()?["rx"]["bytes"].as_u64().unwrap_or(0)) };
+        let before = sent()?;
         let mut traffic = Process::start("iperf3-client", scenario.scratch(), {
             let mut command = pair.a.namespace.program("iperf3");
             command.args(["-t", "20", "-c", "10.9.0.2"]);
@@ -453,8 +455,7 @@ fn an_interface_follows_its_host() -> Result<()> {
         })?;
         eventually("traffic", PATIENCE, || {
             traffic.must_run()?;
-            let sent = pair.a.port()?["rx"]["bytes"].as_u64().unwrap_or(0);
-            Ok((sent > 50_000_000).then_some(()))
+            Ok((sent()? > before + 50_000_000).then_some(()))
         })?;
         pair.a.namespace.ip("link delete t0")?;
         eventually("`show` to say that the port is gone", PATIENCE, || {
