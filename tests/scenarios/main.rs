@@ -7,4 +7,5 @@ mod kernel_wireguard;
 mod lifecycle;
 mod standins;
 mod testpmd;
+mod tun;
 mod wireguard_go;
