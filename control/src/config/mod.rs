@@ -34,6 +34,7 @@ pub use model::{
     VhostUserPort, WorkerCore, WorkerIndex,
 };
 pub use report::{Mistake, Report, Severity, Span};
+pub use value::is_interface_name;
 
 /// Reads and checks a file.
 ///

@@ -462,7 +462,7 @@ pub(super) fn interface_name(node: &Node, what: &str, report: &mut Report) -> Op
 }
 
 /// Whether the kernel would take that name for an interface.
-pub(super) fn is_interface_name(text: &str) -> bool {
+pub fn is_interface_name(text: &str) -> bool {
     (1..=limits::INTERFACE_NAME).contains(&text.len())
         && !matches!(text, "." | "..")
         && !text.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':'))

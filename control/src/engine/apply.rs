@@ -23,7 +23,8 @@ use culvert_dataplane::{
 use culvert_wireguard::Now;
 
 use super::{
-    Engine, GREETING, GREETING_STEP, ports::PortState, tunnels::TunnelState, uplinks::UplinkState,
+    Engine, GREETING, GREETING_STEP, interfaces::Keeper, ports::PortState, tunnels::TunnelState,
+    uplinks::UplinkState,
 };
 use crate::{
     api::ApplyError,
@@ -222,7 +223,7 @@ impl Engine {
                 }
                 _ => {
                     let network = new.network_of(port);
-                    let opened = PortState::open(port.clone(), network, &self.run_dir, &self.ears)?;
+                    let opened = self.open_port(port.clone(), network)?;
                     prepared.ports.push(opened);
                 }
             }
@@ -536,12 +537,25 @@ impl Engine {
         closing
     }
 
+    fn open_port(
+        &self,
+        port: config::Port,
+        network: &config::Network,
+    ) -> Result<PortState, String> {
+        let keeper = if self.lone {
+            Keeper::Host
+        } else {
+            Keeper::Configuration
+        };
+        PortState::open(port, network, &self.run_dir, &self.ears, keeper)
+    }
+
     /// Opens ports whose sockets were taken by ports that are closed now.
     fn open_late(&mut self, late: Vec<config::Port>, changes: &mut Vec<String>) {
         for config in late {
             let name = config.name.clone();
             let network = self.config.network_of(&config).clone();
-            match PortState::open(config, &network, &self.run_dir, &self.ears) {
+            match self.open_port(config, &network) {
                 Ok(port) => {
                     self.ports.insert(port);
                 }

@@ -43,6 +43,10 @@ const SLOT: usize = 66_688;
 /// The pieces that one frame may be written from: a header, and a burst's packets.
 const PIECES_MAX: usize = UPLINK_BURST + 3;
 
+/// How far offsets move when an Ethernet header is put ahead or taken off.
+const SHIFT: u16 = 14;
+
+const _: () = assert!(ETHERNET == 14);
 const _: () = assert!(SLOT > BODY + FRAME_MAX);
 
 /// Frames that passed one way.
@@ -76,13 +80,13 @@ impl TunTraffic {
 /// Metadata of an IP packet as metadata of the Ethernet frame around it.
 #[must_use]
 pub fn shift_in(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_add(ETHERNET as u16))
+    shifted(vnet, |offset| offset.saturating_add(SHIFT))
 }
 
 /// Metadata of an Ethernet frame as metadata of the IP packet within.
 #[must_use]
 pub fn shift_out(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_sub(ETHERNET as u16))
+    shifted(vnet, |offset| offset.saturating_sub(SHIFT))
 }
 
 fn shifted(vnet: &VnetHeader, shift: impl Fn(u16) -> u16) -> VnetHeader {
@@ -435,93 +439,4 @@ impl Drop for Writer<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-    const PORT: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-
-    /// A TCP super-frame's metadata as the kernel gives it for a packet.
-    const PACKET: VnetHeader = VnetHeader {
-        flags: VnetHeader::NEEDS_CSUM,
-        gso_type: VnetHeader::GSO_TCPV4,
-        hdr_len: 52,
-        gso_size: 1368,
-        csum_start: 20,
-        csum_offset: 16,
-        num_buffers: 0,
-    };
-
-    fn read_into(layer: Layer, vnet: &VnetHeader, body: &[u8]) -> Vec<u8> {
-        let mut room = vec![0xee; SLOT];
-        room[VNET..BODY].copy_from_slice(&vnet.write());
-        room[BODY..BODY + body.len()].copy_from_slice(body);
-        let adopted = adopt(layer, &mut room, body.len(), (GATEWAY, PORT));
-        let (vnet, len) = adopted.unwrap();
-        let incoming = TunFrames {
-            layer,
-            memory: &room,
-            frames: &[Frame { vnet, slot: 0, len }],
-        };
-        assert_eq!((incoming.count(), incoming.len(0)), (1, len));
-        incoming.whole(0).to_vec()
-    }
-
-    #[test]
-    fn metadata_moves_by_an_ethernet_header_and_back() {
-        let frame = shift_in(&PACKET);
-        assert_eq!((frame.csum_start, frame.hdr_len), (34, 66));
-        // The checksum's place counts from its start.
-        assert_eq!((frame.csum_offset, frame.gso_size), (16, 1368));
-        assert_eq!(shift_out(&frame), PACKET);
-    }
-
-    #[test]
-    fn metadata_that_says_nothing_stays_so() {
-        let plain = VnetHeader::default();
-        assert_eq!(shift_in(&plain), plain);
-        assert_eq!(shift_out(&plain), plain);
-        let valid = VnetHeader {
-            flags: VnetHeader::DATA_VALID,
-            ..plain
-        };
-        assert_eq!(shift_in(&valid), valid);
-    }
-
-    #[test]
-    fn packets_become_frames_from_the_port_to_the_gateway() {
-        for (first, ether_type) in [(0x45, EtherType::IPV4), (0x60, EtherType::IPV6)] {
-            let mut packet = vec![7; 60];
-            packet[0] = first;
-            let frame = read_into(Layer::Ip, &PACKET, &packet);
-            assert_eq!(frame[..ETHERNET], ether::header(GATEWAY, PORT, ether_type));
-            assert_eq!(frame[ETHERNET..], packet);
-        }
-    }
-
-    #[test]
-    fn frames_of_a_tap_stay_as_they_are() {
-        let frame = vec![9; 100];
-        assert_eq!(read_into(Layer::Ethernet, &PACKET, &frame), frame);
-    }
-
-    #[test]
-    fn what_is_no_packet_and_what_is_too_long_has_a_name() {
-        let mut room = vec![0; SLOT];
-        let mut read = |layer, body| adopt(layer, &mut room, body, (GATEWAY, PORT)).unwrap_err();
-        assert_eq!(read(Layer::Ip, 60), DropReason::EtherTypeUnknown);
-        assert_eq!(read(Layer::Ethernet, 14), DropReason::FrameMalformed);
-        assert_eq!(
-            read(Layer::Ethernet, FRAME_MAX + 1),
-            DropReason::FrameTooLarge
-        );
-        room[BODY] = 0x45;
-        let mut read = |body| adopt(Layer::Ip, &mut room, body, (GATEWAY, PORT));
-        assert_eq!(read(0).unwrap_err(), DropReason::FrameMalformed);
-        assert_eq!(
-            read(FRAME_MAX - ETHERNET + 1).unwrap_err(),
-            DropReason::FrameTooLarge
-        );
-        assert_eq!(read(FRAME_MAX - ETHERNET).unwrap().1, FRAME_MAX);
-    }
-}
+mod tests;
