@@ -150,24 +150,22 @@ impl Interface {
         Ok(())
     }
 
-    /// What news of links mean for this interface.
+    /// What news of links mean for this interface. They may be older than what was done to
+    /// it since, so the interface itself is looked at.
     pub(super) fn hears(&mut self, news: &LinkNews, was_up: bool) -> Vec<InterfaceEvent> {
         match news {
-            LinkNews::Changed(link) if link.index == self.index => self.compare(link, was_up),
-            LinkNews::Deleted(link) if link.index == self.index => self.lost(),
-            LinkNews::Changed(_) | LinkNews::Deleted(_) => Vec::new(),
-            LinkNews::Missed => self.look(was_up),
+            LinkNews::Changed(link) | LinkNews::Deleted(link) if link.index != self.index => {
+                Vec::new()
+            }
+            LinkNews::Changed(_) | LinkNews::Deleted(_) | LinkNews::Missed => self.look(was_up),
         }
     }
 
-    /// Looks at the interface itself.
-    pub(super) fn look(&mut self, was_up: bool) -> Vec<InterfaceEvent> {
-        match netlink().and_then(|mut netlink| {
-            netlink
-                .link_by_index(self.index)
-                .map_err(|error| error.to_string())
-        }) {
-            Ok(Some(link)) if link.name == self.tun.interface() => self.compare(&link, was_up),
+    fn look(&mut self, was_up: bool) -> Vec<InterfaceEvent> {
+        let look = |mut netlink: Netlink| netlink.link_by_index(self.index);
+        match Netlink::open().and_then(look) {
+            // Whatever its name is now.
+            Ok(Some(link)) if link.tun.is_some() => self.compare(&link, was_up),
             Ok(_) => self.lost(),
             // No news then.
             Err(_) => Vec::new(),
