@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::section::At;
 use super::{
     Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll,
-    SocketMode,
+    SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -82,6 +82,8 @@ pub(super) struct Tunnel {
     pub(super) mtu: Option<At<u32>>,
     pub(super) private_key_file: Option<At<PathBuf>>,
     pub(super) private_key: Option<PrivateKey>,
+    pub(super) fwmark: Option<At<u32>>,
+    pub(super) uapi: Option<At<Uapi>>,
     pub(super) peers: Vec<Peer>,
 }
 

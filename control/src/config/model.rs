@@ -293,14 +293,19 @@ pub struct Tunnel {
     pub name: Name,
     /// Where its datagrams leave and arrive.
     pub uplink: Name,
-    /// Its UDP port on every address of the uplink.
+    /// Its UDP port on every address of the uplink. 0 asks for any free one; a running configuration has its
+    /// number.
     pub listen_port: u16,
+    /// The mark on its packets (`SO_MARK`; UDP uplinks only); 0 is none.
+    pub fwmark: u32,
     /// The largest inner IP packet, in bytes.
     pub mtu: u16,
-    /// Where the private key came from.
+    /// Where the private key came from; empty if from no file.
     pub private_key_file: PathBuf,
-    /// Its identity.
-    pub private_key: PrivateKey,
+    /// Its identity. The file's tunnels have one; without, nothing is sent or answered.
+    pub private_key: Option<PrivateKey>,
+    /// Whether and where `wg` finds it.
+    pub uapi: Uapi,
     /// In the file's order; no two share a public key or an allowed prefix.
     pub peers: Vec<Peer>,
 }
@@ -310,6 +315,18 @@ impl Tunnel {
     pub fn peer(&self, name: &Name) -> Option<&Peer> {
         self.peers.iter().find(|peer| &peer.name == name)
     }
+}
+
+/// Whether and under which name `wg` finds a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uapi {
+    /// Under the tunnel's name, if that can be had.
+    #[default]
+    Auto,
+    /// Under this name, or the configuration is refused.
+    Name(Name),
+    /// Not at all.
+    Off,
 }
 
 /// The far end of a tunnel.

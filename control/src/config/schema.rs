@@ -364,6 +364,21 @@ pub static TUNNEL: Table = Table {
             Default("the uplink's mtu - 80"),
             "The largest inner packet, in bytes: 1420 for 1500 outside.",
         ),
+        key(
+            "fwmark",
+            Integer {
+                min: 0,
+                max: u32::MAX,
+            },
+            Default("the uplink's fwmark"),
+            "The mark on its outgoing packets, for the kernel's policy routing; `0` is none (udp only).",
+        ),
+        key(
+            "uapi",
+            Either(&Bool, &Form::Name),
+            Default("the tunnel's name, if that can be had"),
+            "The name under which `wg` finds the tunnel, by a socket in `/var/run/wireguard`: at most 15 characters. `true`: the tunnel's name. `false`: no socket. With `true` or a name, a socket that can't be had is an error; by default it is a line in the log.",
+        ),
         key("peers", Named(&PEER), Default("{}"), "The far ends."),
     ],
 };

@@ -25,6 +25,16 @@ pub(super) struct Interface {
     pub(super) gone: bool,
 }
 
+/// Who sets an interface up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// We do, as the configuration says.
+    Configuration,
+    /// Whoever asked for it, as with an interface of the kernel's. It is made down, and down means that its tunnel
+    /// rests.
+    Host,
+}
+
 /// What has become of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InterfaceEvent {
@@ -41,8 +51,12 @@ pub(super) enum InterfaceEvent {
 }
 
 impl Interface {
-    /// Makes the interface, or attaches to a persistent one, and sets it up.
-    pub(super) fn open(config: &config::Port, network: &config::Network) -> Result<Self, String> {
+    /// Makes the interface, or attaches to a persistent one, and sets it up; answers whether it is up then.
+    pub(super) fn open(
+        config: &config::Port,
+        network: &config::Network,
+        keeper: Keeper,
+    ) -> Result<(Self, bool), String> {
         let (name, layer) = match &config.driver {
             PortDriver::Tun { interface } => (interface, Layer::Ip),
             PortDriver::Tap { interface } => (interface, Layer::Ethernet),
@@ -71,18 +85,39 @@ impl Interface {
             mtu: link.mtu,
             gone: false,
         };
+        interface.set_mtu(&mut netlink, &link, config)?;
+        if keeper == Keeper::Host {
+            return Ok((interface, link.up));
+        }
         interface.set_up(&mut netlink, &link, config)?;
         for address in addresses(config, network) {
             netlink
                 .add_address(interface.index, address)
                 .map_err(|error| refused(name, &format!("the address {address}"), &error, &format!("`ip address add {address} dev {name}` says more; leave `addresses` out to set them by other means")))?;
         }
-        Ok(interface)
+        Ok((interface, true))
     }
 
-    /// MTU, Ethernet address, up: what is so already needs no right to set it.
-    fn set_up(
+    fn set_mtu(
         &mut self,
+        netlink: &mut Netlink,
+        link: &Link,
+        config: &config::Port,
+    ) -> Result<(), String> {
+        let (name, mtu) = (&link.name, u32::from(config.mtu));
+        if link.mtu != mtu {
+            netlink.set_mtu(link.index, mtu).map_err(|error| {
+                let by_hand = format!("`ip link set {name} mtu {mtu}` says more");
+                refused(name, &format!("an MTU of {mtu}"), &error, &by_hand)
+            })?;
+        }
+        self.mtu = mtu;
+        Ok(())
+    }
+
+    /// Ethernet address, up: what is so already needs no right to set it.
+    fn set_up(
+        &self,
         netlink: &mut Netlink,
         link: &Link,
         config: &config::Port,
@@ -100,14 +135,6 @@ impl Interface {
                 )
             })?;
         }
-        let mtu = u32::from(config.mtu);
-        if link.mtu != mtu {
-            netlink.set_mtu(link.index, mtu).map_err(|error| {
-                let by_hand = format!("`ip link set {name} mtu {mtu}` says more");
-                refused(name, &format!("an MTU of {mtu}"), &error, &by_hand)
-            })?;
-        }
-        self.mtu = mtu;
         if !link.up {
             netlink.set_up(link.index).map_err(|error| {
                 let by_hand = format!("`ip link set {name} up` says more");
@@ -134,6 +161,7 @@ impl Interface {
             .and_then(|link| link.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|error| format!("can't look at the interface {name}: {error}"))?;
         if old.0.mtu != new.0.mtu || old.0.mac != new.0.mac {
+            self.set_mtu(&mut netlink, &link, new.0)?;
             self.set_up(&mut netlink, &link, new.0)?;
         }
         let (before, after) = (addresses(old.0, old.1), addresses(new.0, new.1));

@@ -10,17 +10,20 @@
 //! handshakes gets a fixed share of a round, so nothing else waits for long.
 //!
 //! Rooms: [`tunnels`] the protocol, [`uplinks`] devices and next hops, [`ports`]
-//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`report`]
-//! what `show` prints, [`endpoints`] what survives a restart.
+//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`]
+//! snapshots, [`apply`] changes, [`uapi`] what `wg` asks, [`drift`] what it changed against
+//! the file, [`report`] what `show` prints, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
+mod drift;
 mod endpoints;
 mod interfaces;
 mod ports;
 mod report;
 mod slots;
 mod tunnels;
+mod uapi;
 mod uplinks;
 mod workers;
 
@@ -53,6 +56,7 @@ use rustix::{
 };
 
 use self::{
+    apply::Manner,
     endpoints::Endpoints,
     interfaces::InterfaceEvent,
     ports::{Ears, PortNews, PortState},
@@ -62,10 +66,11 @@ use self::{
     workers::Workers,
 };
 use crate::{
-    api::{Request, Requests},
+    api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
     netlink::LinkWatch,
     process::{Notify, RunDir},
+    uapi::server::{Served, Server, Socket},
 };
 
 /// Handshake messages per round: about 10 ms of X25519.
@@ -106,18 +111,39 @@ impl EngineError {
     }
 }
 
+/// What a run needs besides a configuration.
+pub struct Surroundings<'s> {
+    /// Where sockets lie and endpoints are kept. Without one, nothing is kept.
+    pub run_dir: Option<&'s RunDir>,
+    /// For those who ask the engine on their own account.
+    pub requester: Requester,
+    /// The engine's end.
+    pub requests: Requests,
+    /// The service manager.
+    pub notify: &'s Notify,
+    /// Called once everything is open.
+    pub ready: Box<dyn FnOnce() + 's>,
+    /// The configuration is one interface in the place of a kernel's: it is the host's to set up, no file rules it,
+    /// `wg` finds its tunnel by this socket, and the run ends when it is deleted.
+    pub lone: Option<Socket>,
+}
+
 /// Runs a configuration on the calling thread until [`Request::Drain`] arrives.
 ///
 /// # Errors
 ///
 /// When something that the configuration names can't be had.
-pub fn run(
-    config: Config,
-    run_dir: &RunDir,
-    requests: Requests,
-    notify: &Notify,
-) -> Result<(), EngineError> {
-    let mut engine = Engine::start(config, run_dir)?;
+pub fn run(config: Config, surroundings: Surroundings<'_>) -> Result<(), EngineError> {
+    let Surroundings {
+        run_dir,
+        requester,
+        requests,
+        notify,
+        ready,
+        lone,
+    } = surroundings;
+    let mut engine = Engine::start(config, run_dir, requester, lone)?;
+    ready();
     notify.ready();
     let result = engine.serve(&requests, notify);
     engine.stop();
@@ -127,7 +153,15 @@ pub fn run(
 /// Everything that the control core owns.
 struct Engine {
     config: Config,
+    /// What the file said when it was last applied: what differs from it is drift.
+    ruled: Option<Config>,
     run_dir: PathBuf,
+    /// Serves `wg`.
+    server: Server,
+    /// One interface in the place of a kernel's.
+    lone: bool,
+    /// Where `wg` finds its tunnel.
+    lone_socket: Option<Served>,
     generation: u64,
     started: Instant,
     snapshots: Arc<SnapshotCell>,
@@ -158,8 +192,15 @@ struct Engine {
 impl Engine {
     /// Opens everything, in the order of dependence; the first thing that can't be had
     /// ends it, and what was opened before closes itself.
-    fn start(config: Config, run_dir: &RunDir) -> Result<Self, EngineError> {
+    fn start(
+        config: Config,
+        run_dir: Option<&RunDir>,
+        requester: Requester,
+        lone: Option<Socket>,
+    ) -> Result<Self, EngineError> {
         let now = clock::now();
+        let server = Server::start(requester)
+            .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
             .map(Arc::new)
             .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
@@ -175,7 +216,11 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
-            run_dir: run_dir.path().to_owned(),
+            ruled: lone.is_none().then(|| config.clone()),
+            run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
+            server,
+            lone: lone.is_some(),
+            lone_socket: None,
             generation: 0,
             started: now.monotonic,
             snapshots,
@@ -191,7 +236,7 @@ impl Engine {
             news,
             // Listens before the first interface is made: nothing is missed.
             links: interfaces::watch(),
-            endpoints: Endpoints::open(run_dir.path()),
+            endpoints: Endpoints::open(run_dir.map(RunDir::path)),
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
@@ -208,10 +253,11 @@ impl Engine {
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
             engine
-                .change(config, now)
+                .change(config, &Manner::default(), now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
+        let opened = opened.and_then(|()| engine.serve_lone(lone));
         match opened {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -235,11 +281,16 @@ impl Engine {
 
     /// Ends everything: workers first, then what they worked on.
     fn stop(&mut self) {
+        // First, so that another may have the name at once.
+        self.lone_socket = None;
         self.workers.stop();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.device.bring_down();
+        }
+        for (_, tunnel) in self.tunnels.iter_mut() {
+            tunnel.served = None;
         }
         self.note_endpoints();
         self.endpoints.save();
@@ -261,6 +312,7 @@ impl Engine {
                 match request {
                     Request::State { reply } => reply.send(Box::new(self.report(now))),
                     Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
+                    Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                     Request::Drain => {
                         tracing::info!("draining");
                         return Ok(());
@@ -268,6 +320,10 @@ impl Engine {
                 }
             }
             let more = self.round(now)?;
+            if self.lone && self.ports.iter().any(|(_, port)| port.is_gone()) {
+                tracing::info!("the interface was deleted");
+                return Ok(());
+            }
             if let Some(interval) = watchdog
                 && now.monotonic.since(alive) >= interval
             {
@@ -318,7 +374,7 @@ impl Engine {
                 port.heard(event);
             }
         }
-        self.take_links();
+        self.take_links(now);
         let more = self.take_handshakes(now) | self.take_frames(now.monotonic);
         self.take_signals(now);
         self.pass_deadlines(now);
@@ -336,21 +392,73 @@ impl Engine {
 
     /// What has become of interfaces. An MTU that the host gave to the interface of a
     /// plain network is its tunnel's from then on.
-    fn take_links(&mut self) {
+    fn take_links(&mut self, now: Now) {
         let mut follow = false;
+        let mut switched = Vec::new();
         while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
             for (_, port) in self.ports.iter_mut() {
                 let was_up = port.link_up;
                 let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
                 for event in events.into_iter().flatten() {
+                    if event == InterfaceEvent::Deleted && self.lone {
+                        // It was to end so.
+                        continue;
+                    }
                     port.heard_interface(event);
-                    follow |= matches!(event, InterfaceEvent::Mtu(_));
+                    match event {
+                        InterfaceEvent::Mtu(_) => follow = true,
+                        // Where its news don't come from, it may be up.
+                        InterfaceEvent::Up | InterfaceEvent::Moved => {
+                            switched.push((port.config.network.clone(), true));
+                        }
+                        InterfaceEvent::Down => {
+                            switched.push((port.config.network.clone(), false));
+                        }
+                        InterfaceEvent::Deleted => {}
+                    }
                 }
             }
+        }
+        for (network, up) in switched {
+            self.switch(&network, up, now);
         }
         if follow {
             self.publish();
         }
+    }
+
+    /// The tunnel of a plain network rests while its interface is down, as the kernel's do.
+    fn switch(&mut self, network: &Name, up: bool, now: Now) {
+        let network = self.config.network(network).filter(|n| n.is_plain());
+        let tunnel = network.and_then(|network| network.tunnel.as_ref());
+        let slot = tunnel.and_then(|name| self.tunnel_slot(name));
+        if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
+            if up {
+                tunnel.device.bring_up(now);
+            } else {
+                tunnel.device.bring_down();
+            }
+        }
+    }
+
+    /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
+    fn serve_lone(&mut self, socket: Option<Socket>) -> Result<(), EngineError> {
+        let Some(socket) = socket else {
+            return Ok(());
+        };
+        let down = self.ports.iter().any(|(_, port)| !port.link_up);
+        let Some((_, tunnel)) = self.tunnels.iter_mut().next() else {
+            return Ok(());
+        };
+        if down {
+            tunnel.device.bring_down();
+        }
+        let served = self.server.serve(socket, tunnel.name.clone());
+        self.lone_socket = Some(
+            served
+                .map_err(|error| EngineError::start("can't serve the socket for `wg`", &error))?,
+        );
+        Ok(())
     }
 
     fn take_handshakes(&mut self, now: Now) -> bool {

@@ -13,7 +13,7 @@ use culvert_dataplane::{control_link::Attention, drops::Drops, snapshot::Guest, 
 use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
 
-use super::interfaces::{Interface, InterfaceEvent};
+use super::interfaces::{Interface, InterfaceEvent, Keeper};
 use crate::{
     config::{self, Account, PortDriver, SocketMode},
     process::{SocketLock, lock_socket},
@@ -52,23 +52,30 @@ impl PortState {
         network: &config::Network,
         run_dir: &Path,
         ears: &Ears,
+        keeper: Keeper,
     ) -> Result<Self, String> {
         match &config.driver {
             PortDriver::VhostUser(_) => Self::open_vhost(config, run_dir, ears),
-            PortDriver::Tun { .. } | PortDriver::Tap { .. } => Self::open_tun(config, network),
+            PortDriver::Tun { .. } | PortDriver::Tap { .. } => {
+                Self::open_tun(config, network, keeper)
+            }
         }
     }
 
-    fn open_tun(config: config::Port, network: &config::Network) -> Result<Self, String> {
-        let interface = Interface::open(&config, network)
+    fn open_tun(
+        config: config::Port,
+        network: &config::Network,
+        keeper: Keeper,
+    ) -> Result<Self, String> {
+        let (interface, up) = Interface::open(&config, network, keeper)
             .map_err(|error| format!("port {}: {error}", config.name))?;
         let tun = &interface.tun;
-        tracing::info!(port = %config.name, interface = tun.interface(), mtu = interface.mtu, queues = tun.queues(), "interface up");
+        tracing::info!(port = %config.name, interface = tun.interface(), mtu = interface.mtu, queues = tun.queues(), up, "interface open");
         Ok(Self {
             guest: Guest::Tun(Arc::clone(tun)),
             drops: Arc::default(),
             connected: true,
-            link_up: true,
+            link_up: up,
             features: tun.offloads().bits(),
             queues: config.queues,
             interface: Some(interface),
@@ -176,7 +183,9 @@ impl PortState {
 
     /// Whether its interface was deleted.
     pub(super) fn is_gone(&self) -> bool {
-        self.interface.as_ref().is_some_and(|at| at.gone)
+        self.interface
+            .as_ref()
+            .is_some_and(|at| at.gone || at.tun.is_gone())
     }
 
     /// Notes and logs what has become of its interface.

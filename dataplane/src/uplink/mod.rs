@@ -297,6 +297,18 @@ pub struct UplinkQueue {
     pub tx: Tx,
 }
 
+impl UplinkQueue {
+    /// What sets the mark of a UDP queue's sockets.
+    #[must_use]
+    pub fn marker(&self) -> Option<udp::Marker> {
+        match &self.tx {
+            Tx::Udp(tx) => Some(tx.marker()),
+            #[cfg(feature = "dpdk")]
+            Tx::Dpdk(_) => None,
+        }
+    }
+}
+
 impl fmt::Debug for UplinkQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UplinkQueue")

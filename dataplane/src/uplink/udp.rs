@@ -41,6 +41,8 @@ const MESSAGES_COALESCED: usize = 8;
 const MESSAGE_BYTES: usize = 65_536;
 /// Datagrams in one coalesced message (the kernel's `UDP_GRO_CNT_MAX` is 64).
 const DATAGRAMS_PER_MESSAGE: usize = 128;
+/// Ports that are tried for one that is free in both families.
+const PORT_TRIES: usize = 100;
 /// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
 const SEGMENTED_BYTES: usize = 65_507;
 
@@ -170,6 +172,53 @@ fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
     binds
 }
 
+/// Sets the mark of a queue's sockets while a worker uses them.
+#[derive(Clone, Debug)]
+pub struct Marker([Option<Arc<Socket>>; 2]);
+
+impl Marker {
+    /// Marks what leaves from now on (`SO_MARK`); 0 is no mark.
+    ///
+    /// # Errors
+    /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
+    pub fn mark(&self, mark: u32) -> io::Result<()> {
+        self.0.iter().flatten().try_for_each(|socket| socket.mark(mark))
+    }
+}
+
+/// A UDP port that is free on all of `addresses`, or on the machine when there are none: nobody else has it at
+/// this moment.
+///
+/// # Errors
+/// When the kernel has none, or the addresses can't be bound.
+pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    let binds = bind_addresses(addresses);
+    for _ in 0..PORT_TRIES {
+        let mut sockets = Vec::new();
+        let mut port = 0;
+        for &address in &binds {
+            match Socket::bind(SocketAddr::new(address, port), false, options) {
+                Ok(socket) => {
+                    port = socket.port()?;
+                    sockets.push(socket);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    taken = error;
+                    port = 0;
+                    break;
+                }
+                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if port != 0 {
+            return Ok(port);
+        }
+    }
+    Err(taken)
+}
+
 /// The receiving half.
 pub struct Rx {
     sockets: [Option<Arc<Socket>>; 2],
@@ -282,6 +331,11 @@ pub struct Tx {
 }
 
 impl Tx {
+    /// For the control core, which doesn't own the queue.
+    pub(super) fn marker(&self) -> Marker {
+        Marker(self.sockets.clone())
+    }
+
     /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
     /// compete for the same cache sets.
     const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;

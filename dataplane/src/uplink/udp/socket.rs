@@ -61,7 +61,7 @@ impl Socket {
             socket.bind_to_device(device)?;
         }
         if let Some(mark) = options.fwmark {
-            socket.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+            socket.mark(mark)?;
         }
         if v6 {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -93,6 +93,21 @@ impl Socket {
         // SAFETY: `name` is a valid address of `len` bytes.
         check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), len) })?;
         Ok(socket)
+    }
+
+    /// Marks what leaves from now on.
+    pub(super) fn mark(&self, mark: u32) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())
+    }
+
+    /// The port that it is bound to.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        // SAFETY: zero is a valid sockaddr_storage.
+        let mut name: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let mut len = socklen::<libc::sockaddr_storage>();
+        // SAFETY: `name` has room for `len` bytes; both live for the call.
+        check(unsafe { libc::getsockname(self.raw(), (&raw mut name).cast(), &raw mut len) })?;
+        Ok(from_raw(&name).map_or(0, |address| address.port()))
     }
 
     fn raw(&self) -> RawFd {
