@@ -8,6 +8,7 @@ mod lifecycle;
 mod standins;
 mod testpmd;
 mod tun;
+mod tun_flood;
 mod tun_interop;
 mod tun_loops;
 mod tun_peers;
