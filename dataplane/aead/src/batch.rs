@@ -659,10 +659,8 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        let mut texts = [Text {
-            start: (&raw const ZEROS).cast(),
-            len: 0,
-        }; 8];
+        // Lanes that are left over do the longest text again: it needs no masks that others don't.
+        let mut texts = [text(end - 1); 8];
         for lane in 0..count {
             texts[lane] = text(start + lane);
         }
