@@ -303,6 +303,9 @@ fn sink(port: &Port, buffers: &mut [[u8; 2176]]) {
         return;
     };
     let frames = tx.fetch(BURST);
+    for _ in 0..frames.eq(&0).then(|| pace()).unwrap_or(0) {
+        std::hint::spin_loop();
+    }
     for (index, buffer) in buffers.iter_mut().enumerate().take(frames) {
         let frame = tx.frame(index);
         let head = frame.head();
@@ -317,6 +320,16 @@ fn sink(port: &Port, buffers: &mut [[u8; 2176]]) {
     tx.complete(frames);
 }
 
+fn pace() -> usize {
+    static P: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *P.get_or_init(|| {
+        std::env::var("PACE")
+            .ok()
+            .and_then(|p| p.parse().ok())
+            .unwrap_or(0)
+    })
+}
+
 /// Sends a burst to the guest, each frame with its headers written anew.
 fn source(port: &Port, buffers: &mut [[u8; 2176]], headers: &[u8; 42], size: usize) {
     let Ok(mut rx) = port.guest_rx(0).try_lock() else {
@@ -325,9 +338,13 @@ fn source(port: &Port, buffers: &mut [[u8; 2176]], headers: &[u8; 42], size: usi
     rx.expect(BURST);
     for buffer in buffers.iter_mut().take(BURST) {
         buffer[..headers.len()].copy_from_slice(headers);
-        std::hint::black_box(&mut *buffer);
+    }
+    std::hint::black_box(&mut *buffers);
+    for buffer in buffers.iter().take(BURST) {
         let sent = rx.deliver(&VnetHeader::default(), &[&buffer[..size]]);
         if sent.is_err() {
+            drop(rx);
+            for _ in 0..pace() { std::hint::spin_loop(); }
             break;
         }
     }
@@ -344,8 +361,8 @@ struct Testpmd {
 impl Testpmd {
     fn guest(socket: &Path, ring: &str) -> Self {
         let device = format!(
-            "net_virtio_user0,path={},queues=1,queue_size=256,{ring}",
-            socket.display()
+            "net_virtio_user0,path={},queues=1,queue_size=256,{ring}{}",
+            socket.display(), std::env::var("RING").unwrap_or_default()
         );
         Self::start("guest", &device, GUEST)
     }
@@ -355,16 +372,10 @@ impl Testpmd {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         // To a pipe, testpmd would hold its answers back.
         let mut child = Command::new("setpriv")
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "--",
-                "stdbuf",
-                "-oL",
-                "dpdk-testpmd",
-            ])
+            .args(["--pdeathsig", "KILL", "--", "stdbuf", "-oL", "dpdk-testpmd"])
             .arg(format!("--lcores=0@(0,1),1@{processor}"))
             .args(["--no-pci", "--in-memory", "--no-telemetry"])
+            .args(["--force-max-simd-bitwidth=512"])
             .args(["-m", "192", "--single-file-segments"])
             .arg(format!("--file-prefix=cv{}-{serial}", std::process::id()))
             .args(["--vdev", device, "--", "-i", "--total-num-mbufs=16384"])
