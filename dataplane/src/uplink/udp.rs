@@ -182,7 +182,10 @@ impl Marker {
     /// # Errors
     /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
     pub fn mark(&self, mark: u32) -> io::Result<()> {
-        self.0.iter().flatten().try_for_each(|socket| socket.mark(mark))
+        self.0
+            .iter()
+            .flatten()
+            .try_for_each(|socket| socket.mark(mark))
     }
 }
 
