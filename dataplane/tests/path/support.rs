@@ -396,7 +396,7 @@ impl Site {
 
     /// Frames lost at a port's rings, both directions.
     pub(crate) fn ring_drops(&self, port: usize) -> u64 {
-        let guest = &self.ports[port].guest;
+        let guest = self.ports[port].guest.vhost().unwrap();
         (0..self.options.queue_pairs)
             .flat_map(|q| [guest.guest_rx(q).counters(), guest.guest_tx(q).counters()])
             .flat_map(|counters| PortDrop::ALL.map(|reason| counters.drops(reason)))
