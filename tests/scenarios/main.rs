@@ -7,6 +7,8 @@ mod kernel_wireguard;
 mod lifecycle;
 mod standins;
 mod testpmd;
+mod tun;
+mod tun_flood;
 mod tun_interop;
 mod tun_loops;
 mod tun_offloads;

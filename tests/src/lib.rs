@@ -11,6 +11,7 @@
 
 mod capture;
 mod culvert;
+mod flood;
 mod guest;
 mod iperf;
 mod needs;
@@ -26,6 +27,7 @@ mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
+pub use flood::{Flood, Siege};
 pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
 pub use iperf::{Flow, Iperf};
 pub use needs::Part;

@@ -19,9 +19,10 @@ use rustix::process::Signal;
 
 use crate::culvert::{Keys, culvert_binary};
 use crate::needs::{Part, boringtun, gotatun};
-use crate::network::Namespace;
+use crate::network::{Namespace, Veth};
 use crate::process::{Limit, Process, bounded, eventually, run, tail};
 use crate::scenario::Scenario;
+use crate::topology::{GUEST_MTU, Outer};
 
 const START: Limit = Duration::from_secs(20);
 const ANSWER: Limit = Duration::from_secs(20);
@@ -371,7 +372,7 @@ pub struct Pair {
     /// The key that they share.
     pub preshared: PathBuf,
     /// The cable.
-    pub veth: crate::network::Veth,
+    pub veth: Veth,
 }
 
 /// The addresses of a side, `1` or `2`, inside the tunnel.
@@ -394,7 +395,7 @@ impl Pair {
     pub fn lay_as(scenario: &Scenario, label: &str, programs: [Program; 2]) -> Result<Self> {
         let a = End::make(scenario, &format!("{label}a"), programs[0], 51821)?;
         let b = End::make(scenario, &format!("{label}b"), programs[1], 51822)?;
-        let veth = crate::network::Veth::join(&a.namespace, &b.namespace)?;
+        let veth = Veth::join(&a.namespace, &b.namespace)?;
         for (end, side) in [(&a, 1), (&b, 2)] {
             let [four, six] = outside(side);
             veth.address(&end.namespace, &format!("{four}/24"))?;
@@ -408,53 +409,72 @@ impl Pair {
             veth,
         };
         for (end, other, side) in [(&pair.a, &pair.b, 1), (&pair.b, &pair.a, 2)] {
-            let [four, six] = inside(3 - side);
-            end.tunnel.set(&format!(
-                "peer {} preshared-key {} allowed-ips {four}/32,{six}/128",
-                other.public(),
-                pair.preshared.display()
-            ))?;
+            let rest = pair.introduction(3 - side);
+            end.tunnel.set(&format!("peer {} {rest}", other.public()))?;
             let [four, six] = inside(side);
             let addresses = [format!("{four}/24"), format!("{six}/64")];
-            end.tunnel
-                .up(&end.namespace, &addresses, crate::topology::GUEST_MTU)?;
+            end.tunnel.up(&end.namespace, &addresses, GUEST_MTU)?;
         }
         Ok(pair)
     }
 
     /// Tells both where the other is.
-    pub fn meet(&self, outer: crate::topology::Outer) -> Result<()> {
+    pub fn meet(&self, outer: Outer) -> Result<()> {
         self.tell_a(outer)?;
         self.tell_b(outer)
     }
 
+    /// Does without the preshared key from now on.
+    pub fn forget_preshared(&mut self) -> Result<()> {
+        // An empty file is no key to `wg`.
+        self.preshared = "/dev/null".into();
+        for (end, other) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            if end.tunnel.program() != Program::Boringtun {
+                end.tunnel
+                    .set(&format!("peer {} preshared-key /dev/null", other.public()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Tells `b` where `a` is.
-    pub fn tell_b(&self, outer: crate::topology::Outer) -> Result<()> {
-        let words = format!(
-            "peer {} endpoint {}",
-            self.a.public(),
-            socket(outer, 1, self.a.port)
-        );
-        self.b.tunnel.set(&words)
+    pub fn tell_b(&self, outer: Outer) -> Result<()> {
+        self.tell(&self.b, &self.a, 1, outer)
     }
 
     /// Tells `a` where `b` is.
-    pub fn tell_a(&self, outer: crate::topology::Outer) -> Result<()> {
-        let words = format!(
-            "peer {} endpoint {}",
-            self.b.public(),
-            socket(outer, 2, self.b.port)
-        );
-        self.a.tunnel.set(&words)
+    pub fn tell_a(&self, outer: Outer) -> Result<()> {
+        self.tell(&self.a, &self.b, 2, outer)
+    }
+
+    fn tell(&self, end: &End, other: &End, side: u8, outer: Outer) -> Result<()> {
+        let peer = format!("peer {}", other.public());
+        let endpoint = format!("endpoint {}", socket(outer, side, other.port));
+        if end.tunnel.program() == Program::Boringtun {
+            // It changes no peer that it has.
+            end.tunnel.set(&format!("{peer} remove"))?;
+            let rest = self.introduction(side);
+            return end.tunnel.set(&format!("{peer} {rest} {endpoint}"));
+        }
+        end.tunnel.set(&format!("{peer} {endpoint}"))
+    }
+
+    /// What an end is told about the side's key and addresses.
+    fn introduction(&self, side: u8) -> String {
+        let [four, six] = inside(side);
+        format!(
+            "preshared-key {} allowed-ips {four}/32,{six}/128",
+            self.preshared.display()
+        )
     }
 }
 
 /// Address and port of a side, as `wg` writes them.
-pub fn socket(outer: crate::topology::Outer, side: u8, port: u16) -> String {
+pub fn socket(outer: Outer, side: u8, port: u16) -> String {
     let [four, six] = outside(side);
     match outer {
-        crate::topology::Outer::V4 => format!("{four}:{port}"),
-        crate::topology::Outer::V6 => format!("[{six}]:{port}"),
+        Outer::V4 => format!("{four}:{port}"),
+        Outer::V6 => format!("[{six}]:{port}"),
     }
 }
 

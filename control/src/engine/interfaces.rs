@@ -242,9 +242,10 @@ fn netlink() -> Result<Netlink, String> {
 }
 
 fn refused(name: &str, what: &str, error: &io::Error, by_hand: &str) -> String {
-    let right = match error.kind() {
-        io::ErrorKind::PermissionDenied => " (it takes CAP_NET_ADMIN)",
-        _ => "",
+    let right = if error.kind() == io::ErrorKind::PermissionDenied {
+        " (it takes CAP_NET_ADMIN)"
+    } else {
+        ""
     };
     let by_hand = match by_hand {
         "" => String::new(),

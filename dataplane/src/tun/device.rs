@@ -43,6 +43,10 @@ const TUN_F_TSO_ECN: libc::c_uint = 0x08;
 /// Both at once: the driver knows no other way. Since Linux 6.2.
 const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
 
+/// The header with `num_buffers`, as virtio 1.x has it: `VnetHeader::LEN`.
+const VNET_HEADER_LEN: libc::c_int = 12;
+const _: () = assert!(VnetHeader::LEN == 12);
+
 /// Opens all queues; answers what of the wanted offloads there is.
 pub(super) fn open(config: &TunConfig) -> Result<(Vec<OwnedFd>, Offloads), TunError> {
     let multi_queue = match config.claim {
@@ -63,9 +67,12 @@ pub(super) fn open(config: &TunConfig) -> Result<(Vec<OwnedFd>, Offloads), TunEr
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => forbidden(config, error),
-                _ => TunError::NoDriver(error),
+            .map_err(|error| {
+                if error.kind() == io::ErrorKind::PermissionDenied {
+                    forbidden(config, error)
+                } else {
+                    TunError::NoDriver(error)
+                }
             })?;
         let fd = OwnedFd::from(fd);
         let kind = match config.layer {
@@ -88,11 +95,7 @@ pub(super) fn open(config: &TunConfig) -> Result<(Vec<OwnedFd>, Offloads), TunEr
                 source,
             })
         };
-        set(
-            TUNSETVNETHDRSZ,
-            VnetHeader::LEN as libc::c_int,
-            "the vnet header's size",
-        )?;
+        set(TUNSETVNETHDRSZ, VNET_HEADER_LEN, "the vnet header's size")?;
         set(TUNSETVNETLE, 1, "the vnet header's byte order")?;
         queues.push(fd);
     }

@@ -43,6 +43,10 @@ const SLOT: usize = 66_688;
 /// The pieces that one frame may be written from: a header, and a burst's packets.
 const PIECES_MAX: usize = UPLINK_BURST + 3;
 
+/// How far offsets move when an Ethernet header is put ahead or taken off.
+const SHIFT: u16 = 14;
+
+const _: () = assert!(ETHERNET == 14);
 const _: () = assert!(SLOT > BODY + FRAME_MAX);
 
 /// Frames that passed one way.
@@ -76,13 +80,13 @@ impl TunTraffic {
 /// Metadata of an IP packet as metadata of the Ethernet frame around it.
 #[must_use]
 pub fn shift_in(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_add(ETHERNET as u16))
+    shifted(vnet, |offset| offset.saturating_add(SHIFT))
 }
 
 /// Metadata of an Ethernet frame as metadata of the IP packet within.
 #[must_use]
 pub fn shift_out(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_sub(ETHERNET as u16))
+    shifted(vnet, |offset| offset.saturating_sub(SHIFT))
 }
 
 fn shifted(vnet: &VnetHeader, shift: impl Fn(u16) -> u16) -> VnetHeader {
@@ -433,3 +437,6 @@ impl Drop for Writer<'_> {
         self.queue.to_host.add(self.frames, self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;

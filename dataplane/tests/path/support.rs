@@ -396,7 +396,7 @@ impl Site {
 
     /// Frames lost at a port's rings, both directions.
     pub(crate) fn ring_drops(&self, port: usize) -> u64 {
-        let guest = &self.ports[port].guest;
+        let guest = self.ports[port].guest.vhost().unwrap();
         (0..self.options.queue_pairs)
             .flat_map(|q| [guest.guest_rx(q).counters(), guest.guest_tx(q).counters()])
             .flat_map(|counters| PortDrop::ALL.map(|reason| counters.drops(reason)))
@@ -464,7 +464,7 @@ fn prefix(text: &str, len: u8) -> Prefix {
     Prefix::new(text.parse().unwrap(), len).unwrap()
 }
 
-fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
+pub(crate) fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
     let other = 1 - s;
     vec![
         (prefix(&format!("10.{other}.0.0"), 16), PeerIndex(0)),

@@ -55,6 +55,7 @@ fn plain(network: &Network, file: &File, report: &mut Report) {
             .error(network.name.span, format!("{title} and no `tunnel`"))
             .help("without a router a network is one `tun` port and a `tunnel`: add `tunnel: NAME`")
             .help(ROUTER);
+        return;
     }
     let mut ports = file
         .ports
