@@ -52,14 +52,10 @@ pub enum Polling {
     Adaptive,
 }
 
-/// How long an adaptive worker looks for work before it sleeps, at most.
+/// How long an adaptive worker looks for work before it sleeps.
 const SPIN: Duration = Duration::from_micros(30);
-/// The least that it looks when each look is a system call.
-const SPIN_MIN: Duration = Duration::from_micros(2);
-fn spin_max() -> Duration {
-    static MAX: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    Duration::from_micros(*MAX.get_or_init(|| std::env::var("CULVERT_SPIN").ok().and_then(|v| v.parse().ok()).unwrap_or(30)))
-}
+/// The least and the most that it looks when each look is a system call: the most is what two sleeps cost.
+const SPIN_CALLS: [Duration; 2] = [Duration::from_micros(1), Duration::from_micros(10)];
 /// The first and the longest sleep beside queues that can't wake the worker.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// See `NAP_MIN`.
@@ -515,6 +511,7 @@ impl Worker {
             self.wait(snapshot);
         }
         self.link.wake.awake();
+        self.rx.iter_mut().for_each(|(_, _, rx)| rx.woken());
         let now = clock::monotonic();
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
@@ -532,10 +529,13 @@ impl Worker {
     fn next_spin(&self, snapshot: &Snapshot, slept: Duration) -> Duration {
         let is_cheap = self.guest_rings(snapshot).any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
             || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
-        match () {
-            () if is_cheap => SPIN,
-            () if slept < spin_max() => (self.spin * 2).clamp(SPIN_MIN, spin_max()),
-            () => (self.spin / 2).max(SPIN_MIN.min(spin_max())),
+        let [least, most] = SPIN_CALLS;
+        if is_cheap {
+            SPIN
+        } else if slept < most {
+            (self.spin * 2).clamp(least, most)
+        } else {
+            (self.spin / 2).clamp(least, most)
         }
     }
 

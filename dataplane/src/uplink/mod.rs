@@ -208,6 +208,15 @@ impl Rx {
         }
     }
 
+    /// The worker slept until something woke it: look at everything, once.
+    pub fn woken(&mut self) {
+        match self {
+            Self::Udp(rx) => rx.woken(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => {}
+        }
+    }
+
     /// Whether something may wait that none of the descriptors tells of, because more
     /// than its share was received: look again after a short time.
     #[must_use]
