@@ -344,7 +344,9 @@ fn source(port: &Port, buffers: &mut [[u8; 2176]], headers: &[u8; 42], size: usi
         let sent = rx.deliver(&VnetHeader::default(), &[&buffer[..size]]);
         if sent.is_err() {
             drop(rx);
-            for _ in 0..pace() { std::hint::spin_loop(); }
+            for _ in 0..pace() {
+                std::hint::spin_loop();
+            }
             break;
         }
     }
@@ -362,7 +364,8 @@ impl Testpmd {
     fn guest(socket: &Path, ring: &str) -> Self {
         let device = format!(
             "net_virtio_user0,path={},queues=1,queue_size=256,{ring}{}",
-            socket.display(), std::env::var("RING").unwrap_or_default()
+            socket.display(),
+            std::env::var("RING").unwrap_or_default()
         );
         Self::start("guest", &device, GUEST)
     }
