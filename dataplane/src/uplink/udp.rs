@@ -396,7 +396,7 @@ impl Tx {
 
     /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
     /// compete for the same cache sets.
-    const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;
+    const STRIDE: usize = limits::DATAGRAM_MAX.next_multiple_of(64) + culvert_aead::TAILROOM + 128;
 
     fn new(sockets: Sockets) -> Self {
         let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
