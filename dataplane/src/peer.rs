@@ -5,8 +5,8 @@
 //! control core. Never: a lock or an allocation per packet (an endpoint that
 //! moves takes a lock, once per burst).
 //!
-//! Threads: any worker reads and signals; only the control core publishes and
-//! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+//! Threads: any worker reads and signals, and follows a peer that moves; only the
+//! control core publishes otherwise and takes signals. A cell survives snapshots: a rekey rebuilds nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,7 +23,7 @@ use crate::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
-    path::Path,
+    path::{Link, Path},
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -146,7 +146,7 @@ impl Peer {
         self.current.store(keypair);
     }
 
-    /// Control core: send along `path` from now on.
+    /// Control core, or a worker that follows the peer: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
     }
@@ -167,15 +167,21 @@ impl Peer {
     }
 
     /// Worker: an authenticated packet came from `source`, sent to our address
-    /// `local`. Unless that is how we send already, the control core is told:
-    /// answers leave from the address that was written to.
+    /// `local`. Unless that is how we send already, answers go there at once, from
+    /// the address that was written to, and the control core is told. (An answer that
+    /// still went the old way would move the peer's idea of us back.)
     pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
-        if let Some(path) = self.path.load().as_ref()
-            && path.endpoint == source
-            && (local.is_none() || path.source == local)
-        {
-            path.confirm_source();
-            return;
+        if let Some(path) = self.path.load().as_ref() {
+            if path.endpoint == source && (local.is_none() || path.source == local) {
+                path.confirm_source();
+                return;
+            }
+            // Where the link layer is ours, another address may have another next
+            // hop, which the control core finds.
+            if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
+                let source_address = local.or(path.source);
+                self.publish_path(Some(Path::new(source, source_address, path.link)));
+            }
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
         self.raise(signal::MOVED, attention);
