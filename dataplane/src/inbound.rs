@@ -263,7 +263,7 @@ fn accept(
 fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
     let peer = &session.peer;
     if session.keypair.confirm() {
-        peer.raise_confirmed(session.keypair.local_index(), turn.attention);
+        peer.raise_confirmed(&session.keypair, turn.attention);
     }
     let mut bytes = 0;
     let mut signals = 0;
@@ -278,7 +278,8 @@ fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session:
     peer.traffic.received(claims.len() as u64, bytes as u64);
     peer.raise(signals, turn.attention);
     if let Some(last) = claims.last() {
-        peer.note_source(burst[last.datagram].source, turn.attention);
+        let datagram = &burst[last.datagram];
+        peer.note_source(datagram.source, datagram.local, turn.attention);
     }
 }
 

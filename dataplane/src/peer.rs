@@ -5,11 +5,14 @@
 //! control core. Never: a lock or an allocation per packet (an endpoint that
 //! moves takes a lock, once per burst).
 //!
-//! Threads: any worker reads and signals; only the control core publishes and
-//! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+//! Threads: any worker reads and signals; the control core publishes and takes signals.
+//! What an authentic packet proves (that its keypair may be sealed with, and where its
+//! peer is) counts from the next packet on: there, a worker publishes ahead of the
+//! control core, which hears of it and has the last word. A cell survives snapshots: a
+//! rekey rebuilds nothing.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -23,7 +26,7 @@ use crate::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
-    path::Path,
+    path::{Link, Path},
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -77,6 +80,9 @@ impl Traffic {
     }
 }
 
+/// Where an authentic packet came from, and the address of ours that it came to.
+pub type Moved = (SocketAddr, Option<IpAddr>);
+
 /// A peer as the workers see it.
 #[derive(Debug)]
 pub struct Peer {
@@ -96,7 +102,7 @@ pub struct Peer {
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
     confirmed_index: AtomicU32,
-    moved: Mutex<Option<SocketAddr>>,
+    moved: Mutex<Option<Moved>>,
 }
 
 impl Peer {
@@ -157,24 +163,37 @@ impl Peer {
         attention.mark(self.index, bits & signal::URGENT != 0);
     }
 
-    /// Worker: the first packet on the unconfirmed keypair `local_index` came.
-    pub fn raise_confirmed(&self, local_index: u32, attention: &Attention) {
-        self.confirmed_index.store(local_index, Ordering::Relaxed);
+    /// Worker: the first packet on the unconfirmed `keypair` came. The answer to it is
+    /// sealed with that keypair already: the peer may have no older one.
+    pub fn raise_confirmed(&self, keypair: &Arc<Keypair>, attention: &Attention) {
+        self.current.rcu(|current| match current {
+            Some(current) if current.created() >= keypair.created() => Some(Arc::clone(current)),
+            Some(_) | None => Some(Arc::clone(keypair)),
+        });
+        self.confirmed_index
+            .store(keypair.local_index(), Ordering::Relaxed);
         self.raise(signal::CONFIRMED, attention);
     }
 
-    /// Worker: an authenticated packet came from `source`. Unless that is where
-    /// we send already, the control core is told.
-    pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
-        if self
-            .path
-            .load()
-            .as_ref()
-            .is_some_and(|path| path.endpoint == source)
-        {
+    /// Worker: an authenticated packet came from `source` to our address `local`. Unless
+    /// that is the way that we send already, the control core is told; and if the kernel
+    /// finds next hops, the answer takes the new way already.
+    pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
+        let path = self.path.load();
+        let path = path.as_ref();
+        if path.is_some_and(|path| {
+            path.endpoint == source && (path.source == local || local.is_none())
+        }) {
             return;
         }
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
+        if path.is_some_and(|path| path.link == Link::Kernel) {
+            self.publish_path(Some(Path {
+                endpoint: source,
+                source: local,
+                link: Link::Kernel,
+            }));
+        }
         self.raise(signal::MOVED, attention);
     }
 
@@ -190,9 +209,9 @@ impl Peer {
         self.confirmed_index.load(Ordering::Relaxed)
     }
 
-    /// Control core: the endpoint that `MOVED` speaks of.
+    /// Control core: what `MOVED` speaks of.
     #[must_use]
-    pub fn take_moved(&self) -> Option<SocketAddr> {
+    pub fn take_moved(&self) -> Option<Moved> {
         self.moved
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

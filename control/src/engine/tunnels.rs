@@ -242,9 +242,12 @@ impl TunnelState {
                 .handle_confirmed(id, peer.cell.confirmed_index(), now);
         }
         if bits & signal::MOVED != 0
-            && let Some(endpoint) = peer.cell.take_moved()
+            && let Some((endpoint, local)) = peer.cell.take_moved()
         {
             self.device.handle_endpoint(id, endpoint);
+            // Answers leave from where the peer wrote to.
+            peer.local = local.or(peer.local);
+            peer.path_is_stale = true;
         }
         let traffic = Traffic {
             data_sent: at(signal::DATA_SENT),

@@ -30,6 +30,8 @@ const LINK_PATIENCE: u8 = 3;
 pub(super) struct UplinkState {
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
+    /// Of its counters, when it was last looked at.
+    pub(super) sources_refused: u64,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
     /// Looks at the link that may still find it down before that is news.
@@ -65,6 +67,7 @@ impl UplinkState {
                 let state = Self {
                     config,
                     counters: Arc::default(),
+                    sources_refused: 0,
                     link_up: None,
                     speed_mbps: None,
                     #[cfg(feature = "dpdk")]
@@ -98,6 +101,7 @@ impl UplinkState {
                 let state = Self {
                     config,
                     counters: Arc::default(),
+                    sources_refused: 0,
                     link_up: None,
                     speed_mbps: None,
                     patience: LINK_PATIENCE,

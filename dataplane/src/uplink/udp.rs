@@ -18,7 +18,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
@@ -182,7 +182,10 @@ impl Marker {
     /// # Errors
     /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
     pub fn mark(&self, mark: u32) -> io::Result<()> {
-        self.0.iter().flatten().try_for_each(|socket| socket.mark(mark))
+        self.0
+            .iter()
+            .flatten()
+            .try_for_each(|socket| socket.mark(mark))
     }
 }
 
@@ -307,6 +310,8 @@ impl Rx {
 /// Committed rooms that leave as one message.
 struct Group {
     path: Arc<Path>,
+    /// The path's source, unless the kernel refuses it.
+    source: Option<IpAddr>,
     tos: u8,
     first: usize,
     count: usize,
@@ -396,6 +401,7 @@ impl Tx {
         }
         self.groups.push(Group {
             path: Arc::clone(path),
+            source: path.source,
             tos,
             first: room,
             count: 1,
@@ -457,6 +463,17 @@ impl Tx {
                     counters.drops.add(DropReason::UplinkFull, lost as u64);
                     run
                 }
+                // The address that the peer wrote to is not ours any more: the kernel
+                // chooses another now, the control core forgets it soon.
+                Some(libc::EINVAL) if groups[0].source.is_some() => {
+                    counters.sources_refused.fetch_add(1, Ordering::Relaxed);
+                    let gone = groups[0].source;
+                    for group in &mut self.groups[first..first + run] {
+                        group.source = group.source.filter(|_| group.source != gone);
+                    }
+                    // Each try has one source less.
+                    self.send_run(socket, first, run, counters)
+                }
                 // Some kernels and devices refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
                     self.segmentation = false;
@@ -480,6 +497,7 @@ impl Tx {
             let bytes = self.lens[room] as usize;
             let single = Group {
                 path: Arc::clone(&group.path),
+                source: group.source,
                 tos: group.tos,
                 first: room,
                 count: 1,
