@@ -278,8 +278,8 @@ fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session:
     peer.traffic.received(claims.len() as u64, bytes as u64);
     peer.raise(signals, turn.attention);
     if let Some(last) = claims.last() {
-        let datagram = &burst[last.datagram];
-        peer.note_source(datagram.source, datagram.local, turn.attention);
+        let last = &burst[last.datagram];
+        peer.note_source(last.source, last.local, turn.attention);
     }
 }
 

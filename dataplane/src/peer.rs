@@ -42,7 +42,7 @@ pub mod signal {
     pub const KEY_WANTED: u32 = 1 << 3;
     /// The first packet on the keypair `confirmed_index` was opened.
     pub const CONFIRMED: u32 = 1 << 4;
-    /// An authenticated packet came from another endpoint.
+    /// An authenticated packet came from another endpoint, or to another address of ours.
     pub const MOVED: u32 = 1 << 5;
     /// A keepalive was sealed and sent.
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
@@ -80,8 +80,8 @@ impl Traffic {
     }
 }
 
-/// Where an authentic packet came from, and the address of ours that it came to.
-pub type Moved = (SocketAddr, Option<IpAddr>);
+/// Where an authenticated packet came from, and which of our addresses it was sent to.
+pub type Origin = (SocketAddr, Option<IpAddr>);
 
 /// A peer as the workers see it.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub struct Peer {
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
     confirmed_index: AtomicU32,
-    moved: Mutex<Option<Moved>>,
+    moved: Mutex<Option<Origin>>,
 }
 
 impl Peer {
@@ -175,24 +175,22 @@ impl Peer {
         self.raise(signal::CONFIRMED, attention);
     }
 
-    /// Worker: an authenticated packet came from `source` to our address `local`. Unless
-    /// that is the way that we send already, the control core is told; and if the kernel
-    /// finds next hops, the answer takes the new way already.
+    /// Worker: an authenticated packet came from `source`, sent to our address
+    /// `local`. Unless that is how we send already, the control core is told:
+    /// answers leave from the address that was written to. If the kernel finds next
+    /// hops, the very next packet does.
     pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
         let path = self.path.load();
-        let path = path.as_ref();
-        if path.is_some_and(|path| {
-            path.endpoint == source && (path.source == local || local.is_none())
-        }) {
+        if let Some(path) = path.as_ref()
+            && path.endpoint == source
+            && (local.is_none() || path.source == local)
+        {
+            path.confirm_source();
             return;
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
-        if path.is_some_and(|path| path.link == Link::Kernel) {
-            self.publish_path(Some(Path {
-                endpoint: source,
-                source: local,
-                link: Link::Kernel,
-            }));
+        if path.as_ref().is_some_and(|path| path.link == Link::Kernel) {
+            self.publish_path(Some(Path::new(source, local, Link::Kernel)));
         }
         self.raise(signal::MOVED, attention);
     }
@@ -211,7 +209,7 @@ impl Peer {
 
     /// Control core: what `MOVED` speaks of.
     #[must_use]
-    pub fn take_moved(&self) -> Option<Moved> {
+    pub fn take_moved(&self) -> Option<Origin> {
         self.moved
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

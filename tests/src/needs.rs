@@ -31,6 +31,10 @@ pub enum Part {
     Capture,
     /// iperf3.
     Iperf,
+    /// nft, and a kernel with its NAT.
+    Nftables,
+    /// boringtun-cli.
+    Boringtun,
 }
 
 impl Part {
@@ -45,6 +49,8 @@ impl Part {
             Self::Hugepages => "hugepages",
             Self::Capture => "capture",
             Self::Iperf => "iperf3",
+            Self::Nftables => "nftables",
+            Self::Boringtun => "boringtun",
         }
     }
 
@@ -88,6 +94,15 @@ impl Part {
             }
             Self::Capture => &["tcpdump", "tshark"],
             Self::Iperf => &["iperf3"],
+            Self::Nftables => &["nft"],
+            Self::Boringtun => {
+                return boringtun().is_none().then(|| {
+                    format!(
+                        "no program 'boringtun-cli'; try: cargo install --locked boringtun-cli --root {}",
+                        target().join("boringtun").display()
+                    )
+                });
+            }
         };
         programs
             .iter()
@@ -125,6 +140,16 @@ pub(crate) fn target() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
     )
+}
+
+/// boringtun-cli: on PATH, or where scripts/test installs it.
+pub(crate) fn boringtun() -> Option<PathBuf> {
+    let installed = target().join("boringtun/bin/boringtun-cli");
+    if in_path("boringtun-cli") {
+        Some("boringtun-cli".into())
+    } else {
+        installed.is_file().then_some(installed)
+    }
 }
 
 /// Where scripts/guest-image leaves its image.

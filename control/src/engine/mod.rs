@@ -30,12 +30,11 @@ mod workers;
 use std::{
     collections::VecDeque,
     error::Error,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::Ordering,
         mpsc::{Receiver, sync_channel},
     },
     time::Duration,
@@ -721,35 +720,10 @@ impl Engine {
         }
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
-        self.forget_sources();
         self.note_endpoints();
         self.endpoints.save();
         self.meters.read(&self.workers, now);
         Ok(())
-    }
-
-    /// Forgets addresses that peers wrote to and that are this machine's no more.
-    fn forget_sources(&mut self) {
-        let mut refused = Vec::new();
-        for (slot, uplink) in self.uplinks.iter_mut() {
-            let count = uplink.counters.sources_refused.load(Ordering::Relaxed);
-            if std::mem::replace(&mut uplink.sources_refused, count) != count {
-                refused.push(slot);
-            }
-        }
-        if refused.is_empty() {
-            return;
-        }
-        // A socket can be bound to own addresses alone.
-        let own = |address| UdpSocket::bind((address, 0)).is_ok();
-        for (_, peer) in self.peers.iter_mut() {
-            let tunnel = self.tunnels.get(peer.tunnel);
-            let concerned = tunnel.is_some_and(|tunnel| refused.contains(&tunnel.uplink));
-            if concerned && peer.local.is_some_and(|address| !own(address)) {
-                peer.local = None;
-                peer.path_is_stale = true;
-            }
-        }
     }
 
     fn note_endpoints(&mut self) {

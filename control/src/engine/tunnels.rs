@@ -245,8 +245,8 @@ impl TunnelState {
             && let Some((endpoint, local)) = peer.cell.take_moved()
         {
             self.device.handle_endpoint(id, endpoint);
-            // Answers leave from where the peer wrote to.
             peer.local = local.or(peer.local);
+            // A worker may have published a path of its own.
             peer.path_is_stale = true;
         }
         let traffic = Traffic {

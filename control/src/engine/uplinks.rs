@@ -30,8 +30,6 @@ const LINK_PATIENCE: u8 = 3;
 pub(super) struct UplinkState {
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
-    /// Of its counters, when it was last looked at.
-    pub(super) sources_refused: u64,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
     /// Looks at the link that may still find it down before that is news.
@@ -67,7 +65,6 @@ impl UplinkState {
                 let state = Self {
                     config,
                     counters: Arc::default(),
-                    sources_refused: 0,
                     link_up: None,
                     speed_mbps: None,
                     #[cfg(feature = "dpdk")]
@@ -101,7 +98,6 @@ impl UplinkState {
                 let state = Self {
                     config,
                     counters: Arc::default(),
-                    sources_refused: 0,
                     link_up: None,
                     speed_mbps: None,
                     patience: LINK_PATIENCE,
@@ -170,26 +166,20 @@ impl UplinkState {
     ) -> Path {
         let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
         match &mut self.kind {
-            Kind::Udp => Path {
-                endpoint,
-                source,
-                link: Link::Kernel,
-            },
+            Kind::Udp => Path::new(endpoint, source, Link::Kernel),
             #[cfg(feature = "dpdk")]
             Kind::Dpdk { host, .. } => match host.resolve(endpoint.ip(), now) {
                 Resolution::Resolved {
                     source: first,
                     link,
-                } => Path {
+                } => Path::new(
                     endpoint,
-                    source: Some(source.unwrap_or(first)),
-                    link: with_port(link, port),
-                },
-                Resolution::Pending | Resolution::NoRoute => Path {
-                    endpoint,
-                    source,
-                    link: Link::Unresolved,
-                },
+                    Some(source.unwrap_or(first)),
+                    with_port(link, port),
+                ),
+                Resolution::Pending | Resolution::NoRoute => {
+                    Path::new(endpoint, source, Link::Unresolved)
+                }
             },
         }
     }

@@ -86,13 +86,8 @@ impl Scratch {
     #[inline(always)]
     fn wipe(&mut self, slots: usize) {
         let secret = &mut self.secret;
-        for line in secret.poly_keys[..slots]
-            .iter_mut()
-            .chain(&mut secret.keystream)
-        {
-            // SAFETY: a line is writable. Volatile, or the compiler would leave it out.
-            unsafe { ptr::write_volatile(line, ZEROS) };
-        }
+        wipe_lines(&mut secret.poly_keys[..slots]);
+        wipe_lines(&mut secret.keystream);
         secret.side.wipe();
     }
 }
@@ -108,6 +103,15 @@ pub(crate) trait Vector {
         sums: &'s mut [Line; MOST],
         side: Option<&'s mut Side>,
     ) -> Self::Lanes<'s, EXACT, SUM>;
+
+    /// Blocks of one packet from its key on, computed and used at once when the packet is alone.
+    const ALONE: usize;
+
+    /// The keystream of `lanes` blocks of one packet from block 0 on; at most `ALONE`.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features; the key is readable.
+    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]);
 
     /// Texts whose tags are computed side by side.
     const TEXTS: usize;
@@ -223,6 +227,23 @@ pub(crate) unsafe fn seal<K: Vector, F>(
 ) where
     F: FnMut(usize, PayloadSum, &mut [u8]),
 {
+    if let ([job], None) = (&mut *jobs, &finish)
+        && !job.done
+        && job.in_place
+    {
+        job.done = true;
+        let alone = Alone {
+            stream: stream(job.key, job.salt, job.counter, 0),
+            text: job.destination.as_ptr(),
+            len: job.len,
+        };
+        if alone.fits::<K>() {
+            // SAFETY: the job's buffer has room for text and tag.
+            unsafe { put_tag(job, alone.seal::<K>(scratch)) };
+            return;
+        }
+        job.done = false;
+    }
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
         let order = Order::new(jobs, first, K::SEAL, |job| (!job.done).then_some(job.len));
@@ -241,6 +262,132 @@ pub(crate) unsafe fn seal<K: Vector, F>(
         first = order.next;
     }
     scratch.wipe(slots);
+}
+
+/// A short packet that is the whole burst: neither order nor lanes, only its blocks.
+struct Alone {
+    stream: Stream,
+    text: *mut u8,
+    len: u32,
+}
+
+impl Alone {
+    /// The key's block and the text's.
+    #[inline(always)]
+    fn lanes(&self) -> usize {
+        1 + self.len.div_ceil(64) as usize
+    }
+
+    #[inline(always)]
+    fn fits<K: Vector>(&self) -> bool {
+        self.lanes() <= K::ALONE
+    }
+
+    /// Encrypts in place; returns the tag.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features. The text is private, it and 16 bytes behind it are
+    /// readable, and it `fits`.
+    #[inline(always)]
+    unsafe fn seal<K: Vector>(self, scratch: &mut Scratch) -> [u64; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let blocks = &mut scratch.secret.ahead;
+            K::keystream(&mut scratch.groups[0], self.stream, self.lanes(), blocks);
+            self.combine(blocks);
+            let tag = self.tag::<K>(blocks);
+            wipe_lines(&mut blocks[..self.lanes()]);
+            tag
+        }
+    }
+
+    /// Verifies, and decrypts in place what verified.
+    ///
+    /// # Safety
+    /// As [`Alone::seal`]; the tag is behind the text.
+    #[inline(always)]
+    unsafe fn open<K: Vector>(self, scratch: &mut Scratch) -> State {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let blocks = &mut scratch.secret.ahead;
+            K::keystream(&mut scratch.groups[0], self.stream, self.lanes(), blocks);
+            let text = Text {
+                start: self.text,
+                len: self.len,
+            };
+            let state = verdict(text, self.tag::<K>(blocks));
+            if state == State::Verified {
+                self.combine(blocks);
+            }
+            wipe_lines(&mut blocks[..self.lanes()]);
+            state
+        }
+    }
+
+    /// Text and keystream.
+    ///
+    /// # Safety
+    /// Nobody else has a reference to the text.
+    #[inline(always)]
+    unsafe fn combine(&self, blocks: &[Line; AHEAD]) {
+        // SAFETY: the caller's contract.
+        let text = unsafe { slice::from_raw_parts_mut(self.text, self.len as usize) };
+        let (whole, rest) = text.as_chunks_mut::<64>();
+        let count = whole.len();
+        for (block, line) in whole.iter_mut().zip(&blocks[1..]) {
+            for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(line.0) {
+                *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+            }
+        }
+        let last = blocks[1 + count].0;
+        let (words, bytes) = rest.as_chunks_mut::<8>();
+        let mut last = last.iter();
+        for (bytes, word) in words.iter_mut().zip(&mut last) {
+            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+        }
+        if let Some(word) = last.next() {
+            for (byte, key) in bytes.iter_mut().zip(word.to_ne_bytes()) {
+                *byte ^= key;
+            }
+        }
+    }
+
+    /// The tag of the text as it is.
+    ///
+    /// # Safety
+    /// As [`Alone::seal`].
+    #[inline(always)]
+    unsafe fn tag<K: Vector>(&self, blocks: &[Line; AHEAD]) -> [u64; 2] {
+        let text = Text {
+            start: self.text,
+            len: self.len,
+        };
+        // SAFETY: the caller's contract.
+        unsafe {
+            if self.len as usize / 16 < K::SCALAR_BLOCKS {
+                return scalar::authenticate(&blocks[0], text);
+            }
+            let streams = if self.len < 512 {
+                K::TEXTS / 2
+            } else {
+                K::TEXTS
+            };
+            let mut keys = [const { Line([0; 8]) }; 8];
+            keys[0] = Line(blocks[0].0);
+            let [tag, ..] = K::tags(&keys, &[text; 8], streams);
+            wipe_lines(&mut keys[..1]);
+            tag
+        }
+    }
+}
+
+/// Wipes lines of keystream.
+#[inline(always)]
+fn wipe_lines(lines: &mut [Line]) {
+    for line in lines {
+        // SAFETY: a line is writable. Volatile, or the compiler would leave it out.
+        unsafe { ptr::write_volatile(line, ZEROS) };
+    }
 }
 
 /// All lanes, in the order of the text.
@@ -659,10 +806,8 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        let mut texts = [Text {
-            start: (&raw const ZEROS).cast(),
-            len: 0,
-        }; 8];
+        // Lanes that are left over do the longest text again: it needs no masks that others don't.
+        let mut texts = [text(end - 1); 8];
         for lane in 0..count {
             texts[lane] = text(start + lane);
         }
@@ -782,6 +927,20 @@ pub(crate) unsafe fn verify<K: Vector>(scratch: &mut Scratch, jobs: &mut [Sealed
 /// The processor has the kernel's features.
 #[inline(always)]
 pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
+    if let [job] = &mut *jobs
+        && job.waits()
+    {
+        let alone = Alone {
+            stream: stream(job.key, job.salt, job.counter, 0),
+            text: job.text.as_ptr(),
+            len: job.len,
+        };
+        if alone.fits::<K>() {
+            // SAFETY: the job's buffer holds text and tag.
+            job.state = unsafe { alone.open::<K>(scratch) };
+            return;
+        }
+    }
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
         let order = Order::new(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
@@ -911,10 +1070,7 @@ unsafe fn open_ahead<K: Vector>(
         }
         from = from.wrapping_add(64 * lanes(job));
     }
-    for line in &mut scratch.secret.ahead[..total] {
-        // SAFETY: a line is writable. Volatile, or the compiler would leave it out.
-        unsafe { ptr::write_volatile(line, ZEROS) };
-    }
+    wipe_lines(&mut scratch.secret.ahead[..total]);
     true
 }
 

@@ -182,6 +182,8 @@ pub(crate) enum Share {
     Nothing,
     /// Four blocks of one stream in each of so many double rounds.
     One(usize, u32),
+    /// Two blocks of one stream: it may lag, until another one goes beside it.
+    Half(usize, u32),
     /// Two blocks of each stream.
     Both(u32),
 }
@@ -308,8 +310,14 @@ impl Side {
             self.available(&self.streams[0]),
             self.available(&self.streams[1]),
         );
+        // One stream alone waits for its own multiplications: better two at half the pace.
+        let more = self.next < self.count;
         if a >= 2 && b >= 2 {
             Share::Both((a / 2).min(b / 2).min(10))
+        } else if more && a >= 2 {
+            Share::Half(0, (a / 2).min(10))
+        } else if more && b >= 2 {
+            Share::Half(1, (b / 2).min(10))
         } else if a >= 4 {
             Share::One(0, (a / 4).min(10))
         } else if b >= 4 {
@@ -352,6 +360,12 @@ impl Side {
                     // SAFETY: those blocks are there.
                     unsafe { poly.blocks(places[i], 4 * rounds as usize) };
                     self.went(i, poly, 4 * rounds);
+                }
+                Share::Half(i, rounds) => {
+                    let mut poly = self.streams[i].poly;
+                    // SAFETY: those blocks are there.
+                    unsafe { poly.blocks(places[i], 2 * rounds as usize) };
+                    self.went(i, poly, 2 * rounds);
                 }
                 Share::Both(rounds) => {
                     for block in 0..2 * rounds as usize {

@@ -74,9 +74,6 @@ pub struct UplinkCounters {
     pub tx_packets: AtomicU64,
     /// Bytes of datagrams handed to the device or kernel.
     pub tx_bytes: AtomicU64,
-    /// Times that the kernel refused a source address (UDP): some peer's isn't ours any
-    /// more.
-    pub sources_refused: AtomicU64,
     /// Losses.
     pub drops: Drops,
 }

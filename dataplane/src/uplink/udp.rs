@@ -18,7 +18,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
@@ -310,8 +310,6 @@ impl Rx {
 /// Committed rooms that leave as one message.
 struct Group {
     path: Arc<Path>,
-    /// The path's source, unless the kernel refuses it.
-    source: Option<IpAddr>,
     tos: u8,
     first: usize,
     count: usize,
@@ -401,7 +399,6 @@ impl Tx {
         }
         self.groups.push(Group {
             path: Arc::clone(path),
-            source: path.source,
             tos,
             first: room,
             count: 1,
@@ -413,6 +410,7 @@ impl Tx {
 
     pub(super) fn flush(&mut self, counters: &UplinkCounters) {
         let mut first = 0;
+        let mut retried = false;
         while first < self.groups.len() {
             // A run of groups of one family goes out in one call.
             let v6 = self.groups[first].path.endpoint.is_ipv6();
@@ -429,7 +427,9 @@ impl Tx {
                 first += run;
                 continue;
             };
-            first += self.send_run(&socket, first, run, counters);
+            let done = self.send_run(&socket, first, run, retried, counters);
+            retried = done == 0;
+            first += done;
         }
         self.groups.clear();
         self.lens.clear();
@@ -437,12 +437,13 @@ impl Tx {
     }
 
     /// Sends `run` groups from `first` on; answers how many are done with, sent or
-    /// dropped: at least one.
+    /// dropped: at least one, unless the first may pass at a second try.
     fn send_run(
         &mut self,
         socket: &Socket,
         first: usize,
         run: usize,
+        retried: bool,
         counters: &UplinkCounters,
     ) -> usize {
         let groups = &self.groups[first..first + run];
@@ -463,16 +464,13 @@ impl Tx {
                     counters.drops.add(DropReason::UplinkFull, lost as u64);
                     run
                 }
-                // The address that the peer wrote to is not ours any more: the kernel
-                // chooses another now, the control core forgets it soon.
-                Some(libc::EINVAL) if groups[0].source.is_some() => {
-                    counters.sources_refused.fetch_add(1, Ordering::Relaxed);
-                    let gone = groups[0].source;
-                    for group in &mut self.groups[first..first + run] {
-                        group.source = group.source.filter(|_| group.source != gone);
-                    }
-                    // Each try has one source less.
-                    self.send_run(socket, first, run, counters)
+                // The address that we sent from is gone (IPv4 says the one or the
+                // other by version, IPv6 EINVAL): the kernel chooses another.
+                Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL)
+                    if !retried && groups[0].path.usable_source().is_some() =>
+                {
+                    groups[0].path.refuse_source();
+                    0
                 }
                 // Some kernels and devices refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
@@ -497,7 +495,6 @@ impl Tx {
             let bytes = self.lens[room] as usize;
             let single = Group {
                 path: Arc::clone(&group.path),
-                source: group.source,
                 tos: group.tos,
                 first: room,
                 count: 1,

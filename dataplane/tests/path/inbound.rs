@@ -1,5 +1,7 @@
 //! Tunnel to guest.
 
+use std::net::SocketAddr;
+
 use culvert_dataplane::{drops::DropReason, peer::signal};
 use culvert_vhost::Offloads;
 use culvert_wire::VnetHeader;
@@ -205,8 +207,7 @@ fn only_the_peers_own_addresses_may_be_inner_sources() {
     assert!(site.frames(0).is_empty());
     site.peer_drops(&[(DropReason::SourceNotAllowed, 4)]);
     // The peer is there all the same.
-    let signals = site.peers[0].take_signals();
-    assert_eq!(signals & !signal::MOVED, signal::DATA_RECEIVED);
+    assert_eq!(site.peers[0].take_signals(), signal::DATA_RECEIVED);
 }
 
 #[test]
@@ -322,10 +323,6 @@ fn handshakes_reach_the_control_core_only_with_their_mac() {
 #[test]
 fn an_endpoint_that_moves_is_reported_and_answered_at_once() {
     let mut site = site();
-    // The first packet tells which of our addresses it came to.
-    site.far.send_packets(&[v4().echo(b"x")]);
-    site.settle();
-    let _ = (site.peers[0].take_signals(), site.peers[0].take_moved());
     site.far.send_packets(&[v4().echo(b"x")]);
     site.settle();
     assert_eq!(site.peers[0].take_signals() & signal::MOVED, 0);
@@ -346,14 +343,30 @@ fn an_endpoint_that_moves_is_reported_and_answered_at_once() {
         site.far.send_from(&other, &message);
         site.settle();
         assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
-        let (moved, local) = site.peers[0].take_moved().unwrap();
-        assert_eq!(moved, other.local_addr().unwrap());
-        assert_eq!(local, Some(site.address.ip()));
+        let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|(source, _)| source);
+        assert_eq!(moved, Some(other.local_addr().unwrap()));
         // The control core has not heard of it yet.
         let path = site.peers[0].path().as_deref().cloned().unwrap();
-        assert_eq!((path.endpoint, path.source), (moved, local));
+        assert_eq!(Some(path.endpoint), moved);
+        assert_eq!(path.source, Some(site.address.ip()));
         site.peers[0].publish_path(before.clone());
     }
+}
+
+#[test]
+fn the_address_that_was_written_to_is_reported() {
+    let mut site = site();
+    let far = site.far.socket.local_addr().unwrap();
+    site.path_from("127.0.0.9".parse().unwrap(), far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
+    let moved = site.peers[0].take_moved();
+    assert_eq!(moved, Some((far, Some(site.address.ip()))));
+    site.path_to(far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_eq!(site.peers[0].take_signals() & signal::MOVED, 0);
 }
 
 #[test]
@@ -369,11 +382,11 @@ fn the_first_packet_confirms_a_responders_keypair() {
     site.far.send(&keepalive);
     site.settle();
     assert_eq!(
-        site.peers[0].take_signals() & !signal::MOVED,
+        site.peers[0].take_signals(),
         signal::CONFIRMED | signal::KEEPALIVE_RECEIVED
     );
     assert_eq!(site.peers[0].confirmed_index(), site.far.receiver);
-    // The control core has not heard of it yet, and the worker seals with it.
+    // The control core has not heard of it yet.
     assert!(site.peers[0].keypair().is_some());
     // The next frame takes those that wait with it.
     site.send_plain(0, &ip("10.0.0.2", "10.1.0.2").echo(b"goes"));

@@ -462,6 +462,27 @@ fn an_endpoint_that_the_uplink_can_not_reach_is_named() {
 }
 
 #[test]
+fn what_left_from_an_address_that_is_gone_leaves_from_another() {
+    for (v6, gone) in [(false, "192.0.2.1"), (true, "2001:db8::1")] {
+        let mut site = Site::new(Options {
+            v6,
+            ..Options::default()
+        });
+        let far = site.far.socket.local_addr().unwrap();
+        site.path_from(gone.parse().unwrap(), far);
+        for _ in 0..2 {
+            // Several datagrams in one message, and a single one.
+            let sent = v4().tcp(7, 0x10, &noise(10_000, 3), true);
+            let got = super_frame(&mut site, &sent, VnetHeader::GSO_TCPV4, 1360);
+            assert_eq!(got.len(), 8);
+            site.send_plain(0, &v4().echo(b"x"));
+            assert_eq!(site.sealed().len(), 1);
+        }
+        site.no_drops();
+    }
+}
+
+#[test]
 fn outer_ecn_is_the_inner() {
     let mut a = Site::new(Options::default());
     let mut b = Site::new(Options {

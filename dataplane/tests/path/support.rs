@@ -251,20 +251,20 @@ impl Site {
             clock::monotonic(),
         ));
         self.peers[1].publish_keypair(Some(Arc::clone(&keypair)));
-        self.peers[1].publish_path(Some(Path {
-            endpoint: far.socket.local_addr().unwrap(),
-            source: None,
-            link: Link::Kernel,
-        }));
+        self.peers[1].publish_path(Some(Path::new(
+            far.socket.local_addr().unwrap(),
+            Some(self.address.ip()),
+            Link::Kernel,
+        )));
         (far, keypair)
     }
 
     pub(crate) fn path_to(&self, endpoint: SocketAddr) {
-        self.peers[0].publish_path(Some(Path {
-            endpoint,
-            source: None,
-            link: Link::Kernel,
-        }));
+        self.path_from(self.address.ip(), endpoint);
+    }
+
+    pub(crate) fn path_from(&self, source: IpAddr, endpoint: SocketAddr) {
+        self.peers[0].publish_path(Some(Path::new(endpoint, Some(source), Link::Kernel)));
     }
 
     /// Steps all workers until they have all that the far end sent and find no more.

@@ -126,7 +126,8 @@ impl Frontend {
                     config.ring_size,
                     config.rings.contains(RingOptions::PACKED),
                     config.rings.contains(RingOptions::EVENT_IDX),
-                );
+                )
+                .in_order(config.rings.contains(RingOptions::IN_ORDER));
                 let stride = if is_rx {
                     u64::from(config.buffer_len)
                 } else {

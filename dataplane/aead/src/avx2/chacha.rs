@@ -101,6 +101,16 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
                     });
                     side.went(stream, poly, 4 * rounds);
                 }
+                Share::Half(stream, rounds) => {
+                    let mut poly = side.streams[stream].poly;
+                    let place = side.place(stream);
+                    keystream_beside(group, blocks, |round, part| {
+                        if round < rounds && part % 2 == 0 {
+                            poly.blocks(place.wrapping_add(32 * round as usize + 8 * part), 1);
+                        }
+                    });
+                    side.went(stream, poly, 2 * rounds);
+                }
                 Share::Both(rounds) => {
                     let [mut a, mut b] = [side.streams[0].poly, side.streams[1].poly];
                     let (place_a, place_b) = (side.place(0), side.place(1));

@@ -17,9 +17,12 @@
 mod chacha;
 mod poly;
 
+use core::ptr;
+
 use crate::PayloadSum;
 use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::lanes::{Compute, Group, Stream};
 use crate::scalar::Side;
 
 /// Whether this processor has what the kernel needs.
@@ -32,6 +35,8 @@ enum Avx2 {}
 impl Vector for Avx2 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Eight<'s, EXACT, SUM>;
 
+    // Twice as many as a group of few, which is done sooner than a full one.
+    const ALONE: usize = 12;
     const TEXTS: usize = 4;
     const SCALAR_BLOCKS: usize = 33;
     const TOGETHER: u32 = 200;
@@ -55,6 +60,23 @@ impl Vector for Avx2 {
                 sums: &mut *(&raw mut *sums).cast(),
                 side,
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]) {
+        let mut first = 0;
+        while first < lanes {
+            let (block, count) = (first as u32, (lanes - first).min(6));
+            // SAFETY: the caller's contract; lines are registers' places (see `lanes`), and there
+            // are 16 from any of the first twelve on.
+            unsafe {
+                let (none, to) = (ptr::null(), ptr::null_mut());
+                chacha::Eight::<false, false>::fill(group, 0, stream, block, none, to);
+                (group.used, group.one_key) = (count, true);
+                chacha::keystream(group, &mut *out.as_mut_ptr().add(first).cast());
+            }
+            first += count;
         }
     }
 

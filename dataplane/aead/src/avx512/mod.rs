@@ -17,9 +17,12 @@
 mod chacha;
 mod poly;
 
+use core::ptr;
+
 use crate::PayloadSum;
-use crate::batch::{self, Line, Scratch, Text, Vector};
+use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
+use crate::lanes::{Compute, Group, Stream};
 use crate::scalar::Side;
 
 /// Whether this processor has what the kernel needs.
@@ -36,6 +39,7 @@ enum Avx512 {}
 impl Vector for Avx512 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Sixteen<'s, EXACT, SUM>;
 
+    const ALONE: usize = 16;
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
     const TOGETHER: u32 = 0;
@@ -58,6 +62,23 @@ impl Vector for Avx512 {
                 keystream: &mut *(&raw mut *keystream).cast(),
                 sums: &mut *(&raw mut *sums).cast(),
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]) {
+        // SAFETY: the caller's contract; lines are registers' places (see `lanes`).
+        unsafe {
+            chacha::Sixteen::<false, false>::fill(
+                group,
+                0,
+                stream,
+                0,
+                ptr::null(),
+                ptr::null_mut(),
+            );
+            (group.used, group.one_key) = (lanes, true);
+            chacha::keystream(group, &mut *(&raw mut *out).cast());
         }
     }
 

@@ -186,7 +186,7 @@ impl Socket {
             };
             writer.put(level, kind, libc::c_int::from(group.tos));
         }
-        match group.source {
+        match group.path.usable_source() {
             Some(IpAddr::V4(address)) if !self.v6 => {
                 let spec = libc::in_addr {
                     s_addr: u32::from_ne_bytes(address.octets()),
