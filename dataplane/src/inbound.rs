@@ -263,7 +263,7 @@ fn accept(
 fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
     let peer = &session.peer;
     if session.keypair.confirm() {
-        peer.raise_confirmed(session.keypair.local_index(), turn.attention);
+        peer.raise_confirmed(&session.keypair, turn.attention);
     }
     let mut bytes = 0;
     let mut signals = 0;

@@ -480,7 +480,10 @@ pub(crate) fn flush_staged(
     let mtu = usize::from(tunnel.mtu);
     let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
     let routed = network.is_none_or(|network| network.plain.is_none());
-    while let Admission::Ready = seal::admission(turn, peer) {
+    // With nothing to send, no key is wanted.
+    while tools.staged.holds(peer.index)
+        && let Admission::Ready = seal::admission(turn, peer)
+    {
         let mut scratch = std::mem::take(&mut tools.scratch);
         let Some((vnet, bytes)) = tools.staged.take(peer.index) else {
             tools.scratch = scratch;

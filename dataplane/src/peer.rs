@@ -5,8 +5,11 @@
 //! control core. Never: a lock or an allocation per packet (an endpoint that
 //! moves takes a lock, once per burst).
 //!
-//! Threads: any worker reads and signals, and follows a peer that moves; only the
-//! control core publishes otherwise and takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+//! Threads: any worker reads and signals; the control core publishes and takes signals.
+//! What an authentic packet proves (that its keypair may be sealed with, and where its
+//! peer is) counts from the next packet on: there, a worker publishes ahead of the
+//! control core, which hears of it and has the last word. A cell survives snapshots: a
+//! rekey rebuilds nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -160,9 +163,15 @@ impl Peer {
         attention.mark(self.index, bits & signal::URGENT != 0);
     }
 
-    /// Worker: the first packet on the unconfirmed keypair `local_index` came.
-    pub fn raise_confirmed(&self, local_index: u32, attention: &Attention) {
-        self.confirmed_index.store(local_index, Ordering::Relaxed);
+    /// Worker: the first packet on the unconfirmed `keypair` came. The answer to it is
+    /// sealed with that keypair already: the peer may have no older one.
+    pub fn raise_confirmed(&self, keypair: &Arc<Keypair>, attention: &Attention) {
+        self.current.rcu(|current| match current {
+            Some(current) if current.created() >= keypair.created() => Some(Arc::clone(current)),
+            Some(_) | None => Some(Arc::clone(keypair)),
+        });
+        self.confirmed_index
+            .store(keypair.local_index(), Ordering::Relaxed);
         self.raise(signal::CONFIRMED, attention);
     }
 
@@ -179,8 +188,8 @@ impl Peer {
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
             if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
-                let source_address = local.or(path.source);
-                self.publish_path(Some(Path::new(source, source_address, path.link)));
+                let known = path.source.filter(|known| known.is_ipv4() == source.is_ipv4());
+                self.publish_path(Some(Path::new(source, local.or(known), path.link)));
             }
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));

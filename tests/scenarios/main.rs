@@ -14,4 +14,5 @@ mod tun_loops;
 mod tun_peers;
 mod tun_roaming;
 mod tun_traffic;
+mod uapi;
 mod wireguard_go;

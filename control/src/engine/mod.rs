@@ -284,8 +284,6 @@ impl Engine {
 
     /// Ends everything: workers first, then what they worked on.
     fn stop(&mut self) {
-        // First, so that another may have the name at once.
-        self.lone_socket = None;
         self.workers.stop();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();
@@ -304,6 +302,9 @@ impl Engine {
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.close();
         }
+        self.tunnels = Slots::default();
+        // Last: who waits for this name finds the interface's and the UDP port free.
+        self.lone_socket = None;
     }
 
     /// Works until it is asked to end.
