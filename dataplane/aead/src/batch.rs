@@ -509,16 +509,15 @@ unsafe fn seal_lanes<K: Vector>(
         // SAFETY: the job's pointers (see `seal`); a slot's line takes a whole block.
         unsafe {
             let key = keys.wrapping_add(slot).cast();
-            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+            let (zeros, text) = ((&raw const ZEROS).cast(), job.destination.as_ptr());
+            if job.in_place && job.len >= 64 {
+                pipeline.two(stream, zeros, key, text, text);
+                in_place(&mut pipeline, stream, text, 64, job.len, job.len);
+                continue;
+            }
+            pipeline.one(stream, 0, Span::FULL, zeros, key);
             if job.in_place {
-                in_place(
-                    &mut pipeline,
-                    stream,
-                    job.destination.as_ptr(),
-                    0,
-                    job.len,
-                    job.len,
-                );
+                in_place(&mut pipeline, stream, text, 0, job.len, job.len);
             } else {
                 let head = gather_head(job);
                 in_place(
