@@ -18,12 +18,13 @@
     reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
 )]
 
+use core::ops::Range;
 use core::ptr;
 use core::slice;
 
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed, State};
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
-use crate::scalar::Side;
+use crate::scalar::{Poly, Side};
 use crate::{KeyBytes, PayloadSum, TAG_LEN, raw, scalar, sum};
 
 /// Packets of a sub-batch.
@@ -104,14 +105,35 @@ pub(crate) trait Vector {
         side: Option<&'s mut Side>,
     ) -> Self::Lanes<'s, EXACT, SUM>;
 
-    /// Blocks of one packet from its key on, computed and used at once when the packet is alone.
+    /// The most blocks, its key's among them, of a packet that is worked on without lanes when it is
+    /// alone.
     const ALONE: usize;
 
-    /// The keystream of `lanes` blocks of one packet from block 0 on; at most `ALONE`.
+    /// How many of them are computed at a time.
+    const AT_ONCE: usize;
+
+    /// Their keystream's lines are written in multiples of so many.
+    const WRITTEN: usize;
+
+    /// The keystream of up to `AT_ONCE` blocks of one packet.
     ///
     /// # Safety
     /// The processor has the kernel's features; the key is readable.
-    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]);
+    unsafe fn keystream(group: &mut Group, blocks: Blocks, out: &mut [Line; 16]);
+
+    /// The same with Poly1305 of up to `count` blocks from `text` on beside it. Returns how many it
+    /// took.
+    ///
+    /// # Safety
+    /// As `keystream`; the text is readable.
+    unsafe fn keystream_beside(
+        group: &mut Group,
+        blocks: Blocks,
+        out: &mut [Line; 16],
+        poly: &mut Poly,
+        text: *const u8,
+        count: u32,
+    ) -> u32;
 
     /// Texts whose tags are computed side by side.
     const TEXTS: usize;
@@ -140,6 +162,13 @@ pub(crate) trait Vector {
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private.
     unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
+}
+
+/// Blocks of one packet.
+pub(crate) struct Blocks {
+    pub(crate) stream: Stream,
+    pub(crate) first: u32,
+    pub(crate) count: usize,
 }
 
 /// A sub-batch: jobs by slot, in the order of their lengths.
@@ -292,11 +321,8 @@ impl Alone {
     unsafe fn seal<K: Vector>(self, scratch: &mut Scratch) -> [u64; 2] {
         // SAFETY: the caller's contract.
         unsafe {
-            let blocks = &mut scratch.secret.ahead;
-            K::keystream(&mut scratch.groups[0], self.stream, self.lanes(), blocks);
-            self.combine(blocks);
-            let tag = self.tag::<K>(blocks);
-            wipe_lines(&mut blocks[..self.lanes()]);
+            let tag = self.pass::<K>(scratch, true);
+            wipe_lines(&mut scratch.secret.ahead[..self.lanes().next_multiple_of(K::WRITTEN)]);
             tag
         }
     }
@@ -309,39 +335,96 @@ impl Alone {
     unsafe fn open<K: Vector>(self, scratch: &mut Scratch) -> State {
         // SAFETY: the caller's contract.
         unsafe {
-            let blocks = &mut scratch.secret.ahead;
-            K::keystream(&mut scratch.groups[0], self.stream, self.lanes(), blocks);
-            let text = Text {
-                start: self.text,
-                len: self.len,
-            };
-            let state = verdict(text, self.tag::<K>(blocks));
+            let tag = self.pass::<K>(scratch, false);
+            let state = verdict(self.text(), tag);
             if state == State::Verified {
-                self.combine(blocks);
+                self.combine(&scratch.secret.ahead, 1..self.lanes());
             }
-            wipe_lines(&mut blocks[..self.lanes()]);
+            wipe_lines(&mut scratch.secret.ahead[..self.lanes().next_multiple_of(K::WRITTEN)]);
             state
         }
     }
 
-    /// Text and keystream.
+    #[inline(always)]
+    fn text(&self) -> Text {
+        Text {
+            start: self.text,
+            len: self.len,
+        }
+    }
+
+    /// Computes all blocks, and the tag of the ciphertext: which is made on the way (`seals`), or has
+    /// been there and stays.
+    ///
+    /// # Safety
+    /// As [`Alone::seal`].
+    #[inline(always)]
+    unsafe fn pass<K: Vector>(&self, scratch: &mut Scratch, seals: bool) -> [u64; 2] {
+        let (group, ahead) = (&mut scratch.groups[0], &mut scratch.secret.ahead);
+        let blocks = |first: usize| Blocks {
+            stream: self.stream,
+            first: first as u32,
+            count: (self.lanes() - first).min(K::AT_ONCE),
+        };
+        let whole = self.len / 16;
+        let mut poly = None;
+        let (mut lane, mut taken) = (0, 0);
+        // SAFETY: the caller's contract; ciphertext is read where it is complete.
+        unsafe {
+            while lane < self.lanes() {
+                let now = blocks(lane);
+                let next = lane + now.count;
+                let Some(out) = ahead[lane..].first_chunk_mut() else {
+                    break;
+                };
+                match &mut poly {
+                    None => K::keystream(group, now, out),
+                    Some(poly) => {
+                        // The key's block is not the text's.
+                        let there = if seals { 4 * (lane as u32 - 1) } else { whole };
+                        let text = self.text.wrapping_add(16 * taken as usize);
+                        let count = there - taken;
+                        taken += K::keystream_beside(group, now, out, poly, text, count);
+                    }
+                }
+                if poly.is_none() && next < self.lanes() {
+                    poly = Some(Poly::new(&ahead[0]));
+                }
+                if seals {
+                    self.combine(ahead, lane.max(1)..next);
+                }
+                lane = next;
+            }
+            let Some(mut poly) = poly else {
+                return self.tag::<K>(&ahead[0]);
+            };
+            poly.blocks(self.text.add(16 * taken as usize), (whole - taken) as usize);
+            poly.finish(self.text.add(16 * whole as usize), self.len, &ahead[0])
+        }
+    }
+
+    /// Text and keystream of some lanes.
     ///
     /// # Safety
     /// Nobody else has a reference to the text.
     #[inline(always)]
-    unsafe fn combine(&self, blocks: &[Line; AHEAD]) {
+    unsafe fn combine(&self, ahead: &[Line; AHEAD], lanes: Range<usize>) {
+        let (start, end) = (64 * (lanes.start - 1), 64 * (lanes.end - 1));
+        let len = end.min(self.len as usize) - start;
         // SAFETY: the caller's contract.
-        let text = unsafe { slice::from_raw_parts_mut(self.text, self.len as usize) };
+        let text = unsafe { slice::from_raw_parts_mut(self.text.add(start), len) };
         let (whole, rest) = text.as_chunks_mut::<64>();
-        let count = whole.len();
-        for (block, line) in whole.iter_mut().zip(&blocks[1..]) {
+        let mut lines = ahead[lanes].iter();
+        for (block, line) in whole.iter_mut().zip(&mut lines) {
             for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(line.0) {
                 *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
             }
         }
-        let last = blocks[1 + count].0;
+        let Some(last) = lines.next() else {
+            return;
+        };
         let (words, bytes) = rest.as_chunks_mut::<8>();
-        let mut last = last.iter();
+        let mut last = last.0.iter();
         for (bytes, word) in words.iter_mut().zip(&mut last) {
             *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
         }
@@ -352,20 +435,16 @@ impl Alone {
         }
     }
 
-    /// The tag of the text as it is.
+    /// The tag of a text that is complete.
     ///
     /// # Safety
     /// As [`Alone::seal`].
     #[inline(always)]
-    unsafe fn tag<K: Vector>(&self, blocks: &[Line; AHEAD]) -> [u64; 2] {
-        let text = Text {
-            start: self.text,
-            len: self.len,
-        };
+    unsafe fn tag<K: Vector>(&self, key: &Line) -> [u64; 2] {
         // SAFETY: the caller's contract.
         unsafe {
             if self.len as usize / 16 < K::SCALAR_BLOCKS {
-                return scalar::authenticate(&blocks[0], text);
+                return scalar::authenticate(key, self.text());
             }
             let streams = if self.len < 512 {
                 K::TEXTS / 2
@@ -373,8 +452,8 @@ impl Alone {
                 K::TEXTS
             };
             let mut keys = [const { Line([0; 8]) }; 8];
-            keys[0] = Line(blocks[0].0);
-            let [tag, ..] = K::tags(&keys, &[text; 8], streams);
+            keys[0] = *key;
+            let [tag, ..] = K::tags(&keys, &[self.text(); 8], streams);
             wipe_lines(&mut keys[..1]);
             tag
         }
@@ -430,16 +509,15 @@ unsafe fn seal_lanes<K: Vector>(
         // SAFETY: the job's pointers (see `seal`); a slot's line takes a whole block.
         unsafe {
             let key = keys.wrapping_add(slot).cast();
-            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+            let (zeros, text) = ((&raw const ZEROS).cast(), job.destination.as_ptr());
+            if job.in_place && job.len >= 64 {
+                pipeline.two(stream, zeros, key, text, text);
+                in_place(&mut pipeline, stream, text, 64, job.len, job.len);
+                continue;
+            }
+            pipeline.one(stream, 0, Span::FULL, zeros, key);
             if job.in_place {
-                in_place(
-                    &mut pipeline,
-                    stream,
-                    job.destination.as_ptr(),
-                    0,
-                    job.len,
-                    job.len,
-                );
+                in_place(&mut pipeline, stream, text, 0, job.len, job.len);
             } else {
                 let head = gather_head(job);
                 in_place(
