@@ -18,7 +18,7 @@ mod queue;
 
 use std::{
     io,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -152,13 +152,30 @@ impl Tun {
     /// When the driver, the right, the name or the queues can't be had.
     pub fn open(config: &TunConfig) -> Result<Self, TunError> {
         let (descriptors, offloads) = device::open(config)?;
-        Ok(Self {
-            interface: config.interface.clone(),
-            layer: config.layer,
+        Ok(Self::from_descriptors(
+            config.interface.clone(),
+            config.layer,
+            offloads,
+            descriptors,
+        ))
+    }
+
+    /// Takes descriptors, one per queue, that somebody else opened: non-blocking, with vnet
+    /// headers of 12 bytes and these offloads set.
+    #[must_use]
+    pub fn from_descriptors(
+        interface: String,
+        layer: Layer,
+        offloads: Offloads,
+        descriptors: Vec<OwnedFd>,
+    ) -> Self {
+        Self {
+            interface,
+            layer,
             queues: descriptors.into_iter().map(Queue::new).collect(),
             offloads,
             gone: AtomicBool::new(false),
-        })
+        }
     }
 
     /// The name that it was opened under.

@@ -557,7 +557,7 @@ impl Worker {
         for (_, _, rx) in &self.rx {
             let before = sockets.len();
             rx.descriptors(&mut sockets);
-            blind |= sockets.len() == before;
+            blind |= sockets.len() == before || rx.owed();
         }
         polled.extend(
             sockets

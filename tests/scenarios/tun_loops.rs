@@ -199,7 +199,7 @@ fn namespaces_are_left_clean() -> Result<()> {
         a.wait_ping("10.0.0.2", FIRST)?;
         // While packets flow.
         let mut pinging = a.namespace.program("ping");
-        pinging.args(["-q", "-f", "-c", "2000", "-W", "1", "10.0.0.2"]);
+        pinging.args(["-q", "-f", "-w", "2", "10.0.0.2"]);
         let pinging = thread::spawn(move || bounded(&mut pinging, COMMAND));
         thread::sleep(Duration::from_millis(200));
         a.namespace

@@ -14,9 +14,11 @@
 //! measure, in both directions. What the hosts do with a frame is the same: from the guest, all
 //! of it is copied out of guest memory into a private buffer (`net_vhost` fills an mbuf, and
 //! testpmd frees it); to the guest, each frame's headers are written anew into a private buffer
-//! (testpmd's txonly) that is then copied into the guest's. Bursts are of 32.
+//! (testpmd's txonly) that is then copied into the guest's. Bursts are of 32. The guests take the
+//! faster of net_virtio_user's paths for each layout, or else a guest would be what is measured.
 //!
-//! Usage: cargo bench -p culvert-vhost [--bench vhost] -- [--json] [--pairs N] [--case TEXT]
+//! Usage: cargo bench -p culvert-vhost --bench vhost --
+//!        [--json] [--pairs N] [--case TEXT] [--guest OPTIONS_OF_NET_VIRTIO_USER]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -38,6 +40,15 @@ const BURST: usize = 32;
 /// How long a host and a guest run before they are measured, and how long they are.
 const WARM: Duration = Duration::from_millis(150);
 const SPAN: Duration = Duration::from_millis(500);
+/// Layouts, with the options of their guests.
+const GUESTS: [(&str, &str, &str); 2] = [
+    ("split", "packed_vq=0", "mrg_rxbuf=1,in_order=1"),
+    (
+        "packed",
+        "packed_vq=1",
+        "mrg_rxbuf=0,in_order=1,vectorized=1",
+    ),
+];
 /// How long testpmd may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,6 +56,8 @@ struct Options {
     json: bool,
     pairs: usize,
     case: String,
+    /// net_virtio_user's options beyond the layout, instead of the usual ones.
+    guest: Option<String>,
 }
 
 impl Options {
@@ -53,6 +66,7 @@ impl Options {
             json: false,
             pairs: 9,
             case: String::new(),
+            guest: None,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -63,6 +77,7 @@ impl Options {
                     options.pairs = number.expect("--pairs takes a number");
                 }
                 "--case" => options.case = words.next().expect("--case takes a text"),
+                "--guest" => options.guest = words.next(),
                 // Cargo's own.
                 "--bench" => {}
                 _ => panic!("no option {word}"),
@@ -116,14 +131,15 @@ fn main() {
             "Mpps, medians", "culvert", "dpdk net_vhost", "ratio", "least .. most", "target"
         );
     }
-    for (layout, ring) in [("split", "packed_vq=0"), ("packed", "packed_vq=1")] {
+    for (layout, ring, usual) in GUESTS {
+        let ring = format!("{ring},{}", options.guest.as_deref().unwrap_or(usual));
         let mut cases = cases(layout);
         cases.retain(|case| case.name.contains(&options.case));
         if cases.is_empty() {
             continue;
         }
-        let mut own = Own::start(&folder.join(format!("own-{layout}")), ring);
-        let mut reference = Reference::start(&folder.join(format!("reference-{layout}")), ring);
+        let mut own = Own::start(&folder.join(format!("own-{layout}")), &ring);
+        let mut reference = Reference::start(&folder.join(format!("reference-{layout}")), &ring);
         for case in &cases {
             eprint!("{}:", case.name);
             let pairs: Vec<(f64, f64)> = (0..options.pairs)
@@ -303,9 +319,6 @@ fn sink(port: &Port, buffers: &mut [[u8; 2176]]) {
         return;
     };
     let frames = tx.fetch(BURST);
-    for _ in 0..frames.eq(&0).then(|| pace()).unwrap_or(0) {
-        std::hint::spin_loop();
-    }
     for (index, buffer) in buffers.iter_mut().enumerate().take(frames) {
         let frame = tx.frame(index);
         let head = frame.head();
@@ -318,16 +331,6 @@ fn sink(port: &Port, buffers: &mut [[u8; 2176]]) {
     }
     std::hint::black_box(&mut *buffers);
     tx.complete(frames);
-}
-
-fn pace() -> usize {
-    static P: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *P.get_or_init(|| {
-        std::env::var("PACE")
-            .ok()
-            .and_then(|p| p.parse().ok())
-            .unwrap_or(0)
-    })
 }
 
 /// Sends a burst to the guest, each frame with its headers written anew.
@@ -343,10 +346,6 @@ fn source(port: &Port, buffers: &mut [[u8; 2176]], headers: &[u8; 42], size: usi
     for buffer in buffers.iter().take(BURST) {
         let sent = rx.deliver(&VnetHeader::default(), &[&buffer[..size]]);
         if sent.is_err() {
-            drop(rx);
-            for _ in 0..pace() {
-                std::hint::spin_loop();
-            }
             break;
         }
     }
@@ -363,9 +362,8 @@ struct Testpmd {
 impl Testpmd {
     fn guest(socket: &Path, ring: &str) -> Self {
         let device = format!(
-            "net_virtio_user0,path={},queues=1,queue_size=256,{ring}{}",
-            socket.display(),
-            std::env::var("RING").unwrap_or_default()
+            "net_virtio_user0,path={},queues=1,queue_size=256,{ring}",
+            socket.display()
         );
         Self::start("guest", &device, GUEST)
     }
@@ -378,6 +376,7 @@ impl Testpmd {
             .args(["--pdeathsig", "KILL", "--", "stdbuf", "-oL", "dpdk-testpmd"])
             .arg(format!("--lcores=0@(0,1),1@{processor}"))
             .args(["--no-pci", "--in-memory", "--no-telemetry"])
+            // The vectorised path of a packed ring wants AVX-512.
             .args(["--force-max-simd-bitwidth=512"])
             .args(["-m", "192", "--single-file-segments"])
             .arg(format!("--file-prefix=cv{}-{serial}", std::process::id()))

@@ -198,6 +198,17 @@ impl Rx {
         }
     }
 
+    /// Whether something may wait that none of the descriptors tells of, because more
+    /// than its share was received: look again after a short time.
+    #[must_use]
+    pub fn owed(&self) -> bool {
+        match self {
+            Self::Udp(rx) => rx.owed(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => false,
+        }
+    }
+
     /// Adds what to poll before sleeping; a queue without descriptors must be looked at
     /// again after a short time.
     pub fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {

@@ -6,7 +6,8 @@
 //! (with GRO the next one lies there).
 //!
 //! Threads: each worker owns a queue: its own sockets, bound to the same port with
-//! `SO_REUSEPORT`; the kernel spreads peers over them by address and port.
+//! `SO_REUSEPORT`. The kernel spreads sessions over them, and hands handshake messages
+//! to sockets of their own ([`calls`]), which the first worker reads.
 
 #![allow(
     unsafe_code,
@@ -29,14 +30,18 @@ use crate::{
     path::Path,
 };
 
+mod calls;
 mod socket;
 
+use calls::Calls;
 use socket::{Message, Received, Socket};
 
 /// Messages asked for at once while datagrams come one by one.
 const MESSAGES: usize = 64;
 /// Messages asked for at once while the kernel coalesces: each may hold 64 datagrams.
 const MESSAGES_COALESCED: usize = 8;
+/// Slots for handshake messages behind those.
+const CALLS: usize = limits::CALLS_PER_TURN;
 /// Bytes per message: the longest UDP payload.
 const MESSAGE_BYTES: usize = 65_536;
 /// Datagrams in one coalesced message (the kernel's `UDP_GRO_CNT_MAX` is 64).
@@ -125,31 +130,62 @@ pub fn open(
             }
         }
     }
-    (0..workers)
-        .map(|_| {
-            let mut sockets = [None, None];
-            for &address in &binds {
-                match Socket::bind(SocketAddr::new(address, port), true, options) {
-                    Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
-                    Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-                    Err(source) => {
-                        return Err(OpenError::Bind {
-                            address,
-                            port,
-                            source,
-                        });
-                    }
+    // One set of sockets of both families.
+    let bind = || -> Result<Sockets, OpenError> {
+        let mut sockets = [None, None];
+        for &address in &binds {
+            match Socket::bind(SocketAddr::new(address, port), true, options) {
+                Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
+                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+                Err(source) => {
+                    return Err(OpenError::Bind {
+                        address,
+                        port,
+                        source,
+                    });
                 }
             }
-            let [v4, v6] = sockets;
-            Ok(UplinkQueue {
-                uplink,
-                tunnel: Some(tunnel),
-                rx: super::Rx::Udp(Rx::new([v4.clone(), v6.clone()], tunnel)),
-                tx: super::Tx::Udp(Tx::new([v4, v6])),
-            })
+        }
+        Ok(sockets)
+    };
+    let data = (0..workers)
+        .map(|_| bind())
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut calls = calls_of(&data, &bind)?;
+    Ok(data
+        .into_iter()
+        .map(|sockets| UplinkQueue {
+            uplink,
+            tunnel: Some(tunnel),
+            rx: super::Rx::Udp(Rx::new(sockets.clone(), calls.take(), tunnel)),
+            tx: super::Tx::Udp(Tx::new(sockets)),
         })
-        .collect()
+        .collect())
+}
+
+/// A socket per family.
+type Sockets = [Option<Arc<Socket>>; 2];
+
+/// The lanes for handshake messages, the first worker's to read. A kernel that can't
+/// sort (before 4.5) has none, and all comes to the data sockets.
+fn calls_of(
+    data: &[Sockets],
+    bind: &dyn Fn() -> Result<Sockets, OpenError>,
+) -> Result<Option<Calls>, OpenError> {
+    let rules = calls::sorting(u32::try_from(data.len()).unwrap_or(1));
+    // Until the lanes are there, what is sorted to them goes by the kernel's own rule.
+    let sorted = |sockets: &Sockets| {
+        let mut families = sockets.iter().flatten();
+        families.all(|socket| socket.sort(&rules).is_ok())
+    };
+    if !data.first().is_some_and(sorted) {
+        return Ok(None);
+    }
+    let lanes = [bind()?, bind()?];
+    for socket in lanes.iter().flatten().flatten() {
+        socket.bound(limits::CALLS_BUFFER);
+    }
+    Ok(Some(Calls::new(lanes)))
 }
 
 fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
@@ -224,7 +260,8 @@ pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> 
 
 /// The receiving half.
 pub struct Rx {
-    sockets: [Option<Arc<Socket>>; 2],
+    sockets: Sockets,
+    calls: Option<Calls>,
     tunnel: TunnelIndex,
     received: Box<Received>,
     datagrams: Vec<Datagram>,
@@ -232,11 +269,12 @@ pub struct Rx {
 }
 
 impl Rx {
-    fn new(sockets: [Option<Arc<Socket>>; 2], tunnel: TunnelIndex) -> Self {
+    fn new(sockets: Sockets, calls: Option<Calls>, tunnel: TunnelIndex) -> Self {
         Self {
             sockets,
+            calls,
             tunnel,
-            received: Box::new(Received::new(MESSAGES, MESSAGE_BYTES)),
+            received: Box::new(Received::new(MESSAGES + CALLS, MESSAGE_BYTES)),
             datagrams: Vec::with_capacity(MESSAGES * DATAGRAMS_PER_MESSAGE),
             coalesced: false,
         }
@@ -265,6 +303,16 @@ impl Rx {
             }
         }
         self.coalesced = coalesced;
+        // The slots behind are free: the buffers are made for the larger budget.
+        if let Some(calls) = &mut self.calls
+            && calls.is_due(first == 0)
+        {
+            let count = calls.receive(&mut self.received, first, MESSAGES + CALLS);
+            for message in self.received.messages(first..first + count) {
+                bytes += message.len;
+                Self::split(&message, self.tunnel, &mut self.datagrams);
+            }
+        }
         if !self.datagrams.is_empty() {
             uplink
                 .counters
@@ -304,6 +352,13 @@ impl Rx {
 
     pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         list.extend(self.sockets.iter().flatten().map(|socket| socket.as_fd()));
+        if let Some(calls) = &self.calls {
+            calls.descriptors(list);
+        }
+    }
+
+    pub(super) fn owed(&self) -> bool {
+        self.calls.as_ref().is_some_and(Calls::owed)
     }
 }
 
@@ -322,7 +377,7 @@ struct Group {
 
 /// The sending half.
 pub struct Tx {
-    sockets: [Option<Arc<Socket>>; 2],
+    sockets: Sockets,
     rooms: Vec<Room>,
     /// Owns what `rooms` point to.
     _memory: Box<[u8]>,
@@ -343,7 +398,7 @@ impl Tx {
     /// compete for the same cache sets.
     const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;
 
-    fn new(sockets: [Option<Arc<Socket>>; 2]) -> Self {
+    fn new(sockets: Sockets) -> Self {
         let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
         let rooms = memory
             .chunks_exact_mut(Self::STRIDE)

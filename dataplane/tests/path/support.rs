@@ -464,7 +464,7 @@ fn prefix(text: &str, len: u8) -> Prefix {
     Prefix::new(text.parse().unwrap(), len).unwrap()
 }
 
-fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
+pub(crate) fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
     let other = 1 - s;
     vec![
         (prefix(&format!("10.{other}.0.0"), 16), PeerIndex(0)),

@@ -114,7 +114,7 @@ pub(crate) fn prefetch_write(pointer: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults; processors without this one do nothing.
     unsafe {
-        std::arch::asm!("prefetchw [{p}]", p = in(reg) pointer,
+        std::arch::asm!("prefetchw [{p}]", p = in(reg) pointer.addr(),
             options(nostack, preserves_flags, nomem));
     }
     #[cfg(not(target_arch = "x86_64"))]

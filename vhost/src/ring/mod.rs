@@ -229,6 +229,10 @@ pub(crate) trait RingLayout {
     /// to be available, up to `max` are wanted.
     fn prefetch(&self, ready: u16, max: u16);
 
+    /// Prefetches for the next burst, when this one came to no end of what the guest offers: the
+    /// lines are on their way while the worker does something else.
+    fn look_ahead(&self, count: u16);
+
     /// The descriptor at the cursor, read once, and the id of its chain, if that ends with it.
     /// `None` if no chain is available.
     fn peek(&mut self) -> Result<Option<(Descriptor, u16)>, RingFault>;

@@ -20,6 +20,8 @@ use super::{RingFault, RingLayout, RingPlan};
 const AVAILABLE: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 const FLAGS_AT: usize = 14;
+/// Descriptors in a cache line of 64 bytes.
+const PER_LINE: u16 = 4;
 
 const EVENT_ENABLE: u16 = 0;
 const EVENT_DISABLE: u16 = 1;
@@ -53,7 +55,7 @@ impl Position {
         let sum = self.index() + entries;
         let lap = self.0 & 0x8000;
         self.0 = if sum >= size {
-            sum - size | lap ^ 0x8000
+            (sum - size) | (lap ^ 0x8000)
         } else {
             sum | lap
         };
@@ -81,6 +83,8 @@ pub(crate) struct PackedRing {
     last: Position,
     /// Chains that go back with nothing written share one used descriptor.
     is_batched: bool,
+    /// The last of several that do.
+    batch: Option<u16>,
     /// Entries given back since the last publication.
     moved: u16,
     /// Where the last publication ended.
@@ -128,6 +132,7 @@ impl PackedRing {
             last: told,
             // Only of guest TX rings: buffers to be written would count as full (section 2.8.9).
             is_batched: plan.features.in_order() && !plan.index.is_multiple_of(2),
+            batch: None,
             moved: 0,
             published: 0,
             notifying: true,
@@ -160,6 +165,19 @@ impl PackedRing {
         // SAFETY: positions stay below the size, and the ring was resolved with its length.
         let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
         is_available(flags, position.wrap())
+    }
+
+    /// Prefetches the line of a descriptor, to be written unless one used descriptor stands for
+    /// many.
+    #[inline]
+    fn prefetch_line(&self, position: Position) {
+        // SAFETY: positions stay below the size.
+        let line = unsafe { self.descriptor(position) };
+        if self.is_batched {
+            raw::prefetch(line);
+        } else {
+            raw::prefetch_write(line);
+        }
     }
 
     /// Where the descriptor of a position lies.
@@ -279,6 +297,10 @@ impl PackedRing {
             return;
         }
         let after = self.next.0;
+        if let Some(id) = self.batch.take() {
+            let given = self.slot().noted(0);
+            self.slot().note(0, Given { id, ..given });
+        }
         self.slot().commit(self.noted, after);
         self.write_noted(self.noted);
         let given = self.slot().noted(self.noted - 1);
@@ -321,11 +343,15 @@ impl RingLayout for PackedRing {
             // The guest is about to write there: leave it its lines.
             return;
         }
-        position = self.cursor;
-        for _ in 0..max.div_ceil(4) {
-            // SAFETY: positions stay below the size.
-            raw::prefetch_write(unsafe { self.descriptor(position) });
-            position.advance(4.min(self.size), self.size);
+        self.look_ahead(max);
+    }
+
+    #[inline]
+    fn look_ahead(&self, count: u16) {
+        let mut position = self.cursor;
+        for _ in 0..count.min(self.size).div_ceil(PER_LINE) {
+            self.prefetch_line(position);
+            position.advance(PER_LINE.min(self.size), self.size);
         }
     }
 
@@ -346,6 +372,11 @@ impl RingLayout for PackedRing {
     #[inline]
     fn step(&mut self) {
         self.cursor.advance(1, self.size);
+        if !self.is_batched && self.cursor.index().is_multiple_of(PER_LINE) {
+            let mut ahead = self.cursor;
+            ahead.advance((2 * PER_LINE).min(self.size), self.size);
+            self.prefetch_line(ahead);
+        }
     }
 
     fn walk(
@@ -403,10 +434,7 @@ impl RingLayout for PackedRing {
         if self.is_batched && self.noted > 0 {
             // With IN_ORDER the id of the last buffer, at the place of the first, stands for
             // all: the other descriptors stay as they are, and the guest keeps their lines.
-            let slot = self.slot();
-            let given = slot.noted(self.noted - 1);
-            let id = chain.id;
-            slot.note(self.noted - 1, Given { id, ..given });
+            self.batch = Some(chain.id);
             self.next.advance(chain.entries, self.size);
             self.moved = self.moved.wrapping_add(chain.entries);
             return;
@@ -701,7 +729,7 @@ mod tests {
                 if is_filled {
                     guest.fill(0..SIZE, AVAILABLE);
                 }
-                let fresh = Position(0 | 0x8000);
+                let fresh = Position(0x8000);
                 assert_eq!(
                     guest.ring().next,
                     fresh,

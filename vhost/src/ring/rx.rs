@@ -28,7 +28,7 @@ use super::{Attempt, Ring, RingFault, RingLayout, RingState, Segment, with_layou
 /// about one burst of another worker's.
 const SPINS: u32 = 2000;
 /// Chains walked ahead of need, so that their buffers are on the way into the cache.
-const STAGE: usize = 32;
+const STAGE: u16 = 32;
 
 /// A port's guest RX ring.
 pub struct GuestRx {
@@ -65,7 +65,8 @@ impl GuestRx {
                     staged: 0,
                     frames: 0,
                     bytes: 0,
-                    expected: STAGE,
+                    expected: usize::from(STAGE),
+                    is_dry: false,
                     is_failed: false,
                 })
             }
@@ -115,6 +116,8 @@ pub struct RxBurst<'a> {
     frames: u64,
     bytes: u64,
     expected: usize,
+    /// The guest's buffers ran out.
+    is_dry: bool,
     is_failed: bool,
 }
 
@@ -155,7 +158,7 @@ impl RxBurst<'_> {
 
     /// Says how many frames will be delivered, so that no more buffers are looked at ahead.
     pub fn expect(&mut self, frames: usize) {
-        self.expected = frames.clamp(1, STAGE);
+        self.expected = frames.clamp(1, usize::from(STAGE));
     }
 
     /// Delivers one frame, given as pieces of private memory.
@@ -393,7 +396,10 @@ impl RxBurst<'_> {
                 // The scratch is full of buffers too small for any frame.
                 Err(PortDrop::FrameTooBig)
             }
-            Ok(()) => Err(PortDrop::RingFull),
+            Ok(()) => {
+                self.is_dry = true;
+                Err(PortDrop::RingFull)
+            }
             Err(fault) => {
                 self.is_failed = true;
                 self.ring.fail(fault);
@@ -414,7 +420,12 @@ impl Drop for RxBurst<'_> {
                 self.ring.fail(RingFault::MemoryTruncated);
             }
         }
-        with_layout!(&mut active.layout, layout => layout.rewind());
+        with_layout!(&mut active.layout, layout => {
+            layout.rewind();
+            if self.frames >= u64::from(STAGE) && !self.is_dry && !self.is_failed {
+                layout.look_ahead(STAGE);
+            }
+        });
         if self.frames > 0 {
             self.ring.counters.add_traffic(self.frames, self.bytes);
         }

@@ -186,6 +186,11 @@ impl RingLayout for SplitRing {
     }
 
     #[inline]
+    fn look_ahead(&self, count: u16) {
+        self.prefetch(self.seen.wrapping_sub(self.cursor).min(count), count);
+    }
+
+    #[inline]
     fn peek(&mut self) -> Result<Option<(Descriptor, u16)>, RingFault> {
         if self.seen == self.cursor && self.available(1)? == 0 {
             return Ok(None);

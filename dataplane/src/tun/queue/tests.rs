@@ -1,7 +1,7 @@
 //! A queue whose other end is a socket instead of the kernel's interface: one message is
 //! one frame, as with the real one.
 
-use std::{os::fd::OwnedFd, sync::atomic::AtomicBool};
+use std::os::fd::OwnedFd;
 
 use culvert_vhost::Offloads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -99,13 +99,7 @@ fn what_is_no_packet_and_what_is_too_long_has_a_name() {
 fn tun(layer: Layer) -> (Tun, OwnedFd) {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (ours, host) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    let tun = Tun {
-        interface: "t0".into(),
-        layer,
-        queues: Box::new([Queue::new(ours)]),
-        offloads: Offloads::all(),
-        gone: AtomicBool::new(false),
-    };
+    let tun = Tun::from_descriptors("t0".into(), layer, Offloads::all(), vec![ours]);
     (tun, host)
 }
 

@@ -22,6 +22,50 @@ const CONTROL_BYTES: usize = 128;
 /// `UDP_SEGMENT` and `UDP_GRO` (linux/udp.h).
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
+/// linux/socket.h.
+const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+
+/// One instruction of a classic BPF program.
+#[derive(Clone, Copy)]
+pub(super) struct Rule(libc::sock_filter);
+
+impl Rule {
+    const fn new(code: u32, jf: u8, k: u32) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "codes have 16 bits")]
+        let code = code as u16;
+        Self(libc::sock_filter { code, jt: 0, jf, k })
+    }
+
+    /// Loads the message's byte at an offset.
+    pub(super) const fn load_byte(at: u32) -> Self {
+        Self::new(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, at)
+    }
+
+    /// Loads the message's four bytes at an offset.
+    pub(super) const fn load_word(at: u32) -> Self {
+        Self::new(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, at)
+    }
+
+    /// What was loaded becomes its rest.
+    pub(super) const fn modulo(by: u32) -> Self {
+        Self::new(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, by)
+    }
+
+    /// Skips so many instructions unless this was loaded.
+    pub(super) const fn unless_equal(value: u32, skip: u8) -> Self {
+        Self::new(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, value)
+    }
+
+    /// Chooses this socket.
+    pub(super) const fn answer(socket: u32) -> Self {
+        Self::new(libc::BPF_RET | libc::BPF_K, 0, socket)
+    }
+
+    /// Chooses the socket that was loaded.
+    pub(super) const fn answer_loaded() -> Self {
+        Self::new(libc::BPF_RET | libc::BPF_A, 0, 0)
+    }
+}
 
 /// Control messages must be aligned like their header.
 #[repr(C, align(8))]
@@ -93,6 +137,33 @@ impl Socket {
         // SAFETY: `name` is a valid address of `len` bytes.
         check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), len) })?;
         Ok(socket)
+    }
+
+    /// Bounds what waits to be received. The kernel counts its own part, and doubles.
+    pub(super) fn bound(&self, bytes: libc::c_int) {
+        let bytes = bytes / 2;
+        for force in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
+            if self.set(libc::SOL_SOCKET, force, bytes).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Lets a program choose the socket of the port's group for each message, by the
+    /// order in which they were bound.
+    pub(super) fn sort(&self, rules: &[Rule]) -> io::Result<()> {
+        let mut filter: Vec<libc::sock_filter> = rules.iter().map(|rule| rule.0).collect();
+        let program = libc::sock_fprog {
+            len: libc::c_ushort::try_from(filter.len()).unwrap_or(0),
+            filter: filter.as_mut_ptr(),
+        };
+        let (level, name) = (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF);
+        let len = socklen::<libc::sock_fprog>();
+        // SAFETY: the program and its instructions live for the call; the kernel
+        // checks and copies them.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, (&raw const program).cast(), len) };
+        check(result).map(drop)
     }
 
     /// Marks what leaves from now on.
