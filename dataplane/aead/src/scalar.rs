@@ -452,6 +452,12 @@ impl Side {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_wiped(&self) -> bool {
+        let idle = |stream: &Stream| stream.poly.h == [0; 3] && stream.poly.r == [0; 2];
+        self.streams.iter().all(idle)
+    }
+
     /// Forgets keys and states.
     pub(crate) fn wipe(&mut self) {
         for stream in &mut self.streams {
