@@ -107,7 +107,7 @@ fn work(guest: &Guest) {
             assert_eq!(burst.copy(index, 0, &mut bytes), bytes.len());
             assert_eq!(frame.head(), &bytes[..frame.head().len()]);
             for (address, length) in burst.ranges(index, 0, u32::MAX) {
-                assert!(!address.as_ptr().is_null() && length > 0);
+                assert!(length > 0, "{address:?}");
             }
         }
         burst.complete(frames / 2);
