@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use culvert_wire::{
+    VnetHeader,
     parse::{Headers, L3, L4, parse_frame},
     segment::{self, Plan, SegmentError},
 };
@@ -268,7 +269,11 @@ fn to_peer<'s, F: Frames>(
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
-    let mtu = usize::from(tunnel.mtu);
+    let mut mtu = usize::from(tunnel.mtu);
+    if !routed && frames.vnet(frame).gso_type == VnetHeader::GSO_NONE {
+        // The interface let it pass: its MTU has just changed, and the news is on its way.
+        mtu = mtu.max(headers.ip_len);
+    }
     let plan = match Plan::recut(frames.vnet(frame), headers, frames.head(frame), mtu) {
         Ok(plan) => plan,
         Err(SegmentError::TooBig { .. }) => {
