@@ -54,6 +54,8 @@ pub enum Polling {
 
 /// How long an adaptive worker looks for work before it sleeps.
 const SPIN: Duration = Duration::from_micros(30);
+/// The least and the most that it looks when each look is a system call: the most is what two sleeps cost.
+const SPIN_CALLS: [Duration; 2] = [Duration::from_micros(1), Duration::from_micros(10)];
 /// The first and the longest sleep beside queues that can't wake the worker.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// See `NAP_MIN`.
@@ -103,6 +105,8 @@ pub struct Worker {
     credits: Vec<i64>,
     now: Instant,
     idle_since: Option<Instant>,
+    /// How long it looks before it sleeps.
+    spin: Duration,
     nap: Duration,
     stopping: bool,
 }
@@ -131,6 +135,7 @@ impl Worker {
             credits: Vec::new(),
             now: clock::monotonic(),
             idle_since: None,
+            spin: SPIN,
             nap: NAP_MIN,
             stopping: false,
         }
@@ -147,7 +152,7 @@ impl Worker {
                 self.nap = NAP_MIN;
             } else if self.polling == Polling::Adaptive {
                 let since = *self.idle_since.get_or_insert(self.now);
-                if self.now.since(since) >= SPIN {
+                if self.now.since(since) >= self.spin {
                     self.sleep(&snapshot);
                 }
             }
@@ -506,12 +511,32 @@ impl Worker {
             self.wait(snapshot);
         }
         self.link.wake.awake();
+        self.rx.iter_mut().for_each(|(_, _, rx)| rx.woken());
         let now = clock::monotonic();
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
         self.stats.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.spin = self.next_spin(snapshot, Duration::from_nanos(slept));
         self.now = now;
         self.idle_since = None;
+    }
+
+    /// How long to look next time, after a sleep of this length.
+    ///
+    /// A guest's ring is a load from memory, and waking us by a kick costs the guest more than looking costs us. A
+    /// socket or an interface is a system call per look, and its kernel wakes us cheaply: there it pays to look only
+    /// while work comes so close that a sleep ends before the looking would have.
+    fn next_spin(&self, snapshot: &Snapshot, slept: Duration) -> Duration {
+        let is_cheap = self.guest_rings(snapshot).any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
+            || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
+        let [least, most] = SPIN_CALLS;
+        if is_cheap {
+            SPIN
+        } else if slept < most {
+            (self.spin * 2).clamp(least, most)
+        } else {
+            (self.spin / 2).clamp(least, most)
+        }
     }
 
     /// Asks all guests for kicks; whether work arrived meanwhile.

@@ -11,6 +11,7 @@ mod tun;
 mod tun_flood;
 mod tun_interop;
 mod tun_loops;
+mod tun_offloads;
 mod tun_peers;
 mod tun_roaming;
 mod tun_traffic;

@@ -20,6 +20,7 @@ mod process;
 mod scenario;
 mod testpmd;
 mod topology;
+mod trains;
 mod transfer;
 mod tunnel;
 mod wireguard_go;
@@ -37,6 +38,7 @@ pub use testpmd::{Counted, Testpmd, TestpmdSpec};
 pub use topology::{
     Far, GUEST_MTU, Host, HostSpec, Outer, PORT, PeerSpec, PortSpec, SocketMode, TwoHosts, Uplink,
 };
+pub use trains::{Trains, trains};
 pub use transfer::{Moved, tcp_transfer, udp_exchange};
 pub use tunnel::{End, Pair, Program, Tunnel, inside, key_file, key_text, outside, ping, socket};
 pub use wireguard_go::WireguardGo;

@@ -35,6 +35,8 @@ pub enum Part {
     Nftables,
     /// boringtun-cli.
     Boringtun,
+    /// gotatun.
+    Gotatun,
 }
 
 impl Part {
@@ -51,6 +53,7 @@ impl Part {
             Self::Iperf => "iperf3",
             Self::Nftables => "nftables",
             Self::Boringtun => "boringtun",
+            Self::Gotatun => "gotatun",
         }
     }
 
@@ -95,14 +98,8 @@ impl Part {
             Self::Capture => &["tcpdump", "tshark"],
             Self::Iperf => &["iperf3"],
             Self::Nftables => &["nft"],
-            Self::Boringtun => {
-                return boringtun().is_none().then(|| {
-                    format!(
-                        "no program 'boringtun-cli'; try: cargo install --locked boringtun-cli --root {}",
-                        target().join("boringtun").display()
-                    )
-                });
-            }
+            Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
+            Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
         };
         programs
             .iter()
@@ -142,14 +139,37 @@ pub(crate) fn target() -> PathBuf {
     )
 }
 
-/// boringtun-cli: on PATH, or where scripts/test installs it.
+/// boringtun-cli: on PATH, or where scripts install it.
 pub(crate) fn boringtun() -> Option<PathBuf> {
-    let installed = target().join("boringtun/bin/boringtun-cli");
-    if in_path("boringtun-cli") {
-        Some("boringtun-cli".into())
-    } else {
-        installed.is_file().then_some(installed)
+    installed("boringtun-cli")
+}
+
+/// gotatun: the same.
+pub(crate) fn gotatun() -> Option<PathBuf> {
+    installed("gotatun")
+}
+
+/// A program on PATH, in `cargo install`'s folder, or in one under the build's.
+fn installed(program: &str) -> Option<PathBuf> {
+    if in_path(program) {
+        return Some(program.into());
     }
+    let mut roots = vec![target().join("boringtun"), target().join("peers")];
+    roots.extend(env::var_os("CARGO_HOME").map(PathBuf::from));
+    roots.extend(env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    roots
+        .into_iter()
+        .map(|root| root.join("bin").join(program))
+        .find(|path| path.is_file())
+}
+
+fn missing_crate(name: &str, found: &Option<PathBuf>) -> Option<String> {
+    found.is_none().then(|| {
+        format!(
+            "it is not installed; try: cargo install --locked {name} --root {}",
+            target().join("peers").display()
+        )
+    })
 }
 
 /// Where scripts/guest-image leaves its image.

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::culvert::{Keys, culvert_binary};
-use crate::needs::{Part, boringtun};
+use crate::needs::{Part, boringtun, gotatun};
 use crate::network::{Namespace, Veth};
 use crate::process::{Limit, Process, bounded, eventually, run, tail};
 use crate::scenario::Scenario;
@@ -36,6 +36,8 @@ pub enum Program {
     WireguardGo,
     /// Cloudflare's boringtun.
     Boringtun,
+    /// Mullvad's gotatun.
+    Gotatun,
 }
 
 impl Program {
@@ -44,6 +46,7 @@ impl Program {
         match std::env::var("CULVERT_TEST_TUN").as_deref() {
             Ok("wireguard-go") => Self::WireguardGo,
             Ok("boringtun") => Self::Boringtun,
+            Ok("gotatun") => Self::Gotatun,
             Ok(_) | Err(_) => Self::Culvert,
         }
     }
@@ -54,14 +57,17 @@ impl Program {
             Self::Culvert => "culvert",
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun",
+            Self::Gotatun => "gotatun",
         }
     }
 
     /// What the machine must have for it.
     pub fn parts(self) -> Vec<Part> {
         let mut parts = vec![Part::Root, Part::Tun, Part::WireguardGo];
-        if self == Self::Boringtun {
-            parts.push(Part::Boringtun);
+        match self {
+            Self::Boringtun => parts.push(Part::Boringtun),
+            Self::Gotatun => parts.push(Part::Gotatun),
+            Self::Culvert | Self::WireguardGo => {}
         }
         parts
     }
@@ -80,6 +86,10 @@ impl Program {
             Self::Boringtun => {
                 command = namespace.program(boringtun().context("boringtun-cli is missing")?);
                 // It gives up root otherwise, and with it the mark and the control socket's folder.
+                command.args(["-f", interface, "--disable-drop-privileges"]);
+            }
+            Self::Gotatun => {
+                command = namespace.program(gotatun().context("gotatun is missing")?);
                 command.args(["-f", interface, "--disable-drop-privileges"]);
             }
         }

@@ -213,6 +213,25 @@ impl Rx {
         }
     }
 
+    /// Whether a look at it is a load from memory; otherwise it is a system call.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        match self {
+            Self::Udp(_) => false,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => true,
+        }
+    }
+
+    /// The worker slept until something woke it: look at everything, once.
+    pub fn woken(&mut self) {
+        match self {
+            Self::Udp(rx) => rx.woken(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => {}
+        }
+    }
+
     /// Whether something may wait that none of the descriptors tells of, because more
     /// than its share was received: look again after a short time.
     #[must_use]

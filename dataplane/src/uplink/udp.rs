@@ -46,6 +46,10 @@ const CALLS: usize = limits::CALLS_PER_TURN;
 const MESSAGE_BYTES: usize = 65_536;
 /// Datagrams in one coalesced message (the kernel's `UDP_GRO_CNT_MAX` is 64).
 const DATAGRAMS_PER_MESSAGE: usize = 128;
+/// Looks in vain after which a socket is looked at less often, and how often then.
+const QUIET: u32 = 16;
+/// See `QUIET`.
+const QUIET_EVERY: u32 = 7;
 /// Ports that are tried for one that is free in both families.
 const PORT_TRIES: usize = 100;
 /// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
@@ -266,6 +270,12 @@ pub struct Rx {
     received: Box<Received>,
     datagrams: Vec<Datagram>,
     coalesced: bool,
+    /// Looks so far; whose turn it is to be first.
+    looks: u32,
+    /// Looks at each socket since it had something.
+    quiet: [u32; 2],
+    /// The worker slept: anything may have come.
+    woken: bool,
 }
 
 impl Rx {
@@ -277,7 +287,15 @@ impl Rx {
             received: Box::new(Received::new(MESSAGES + CALLS, MESSAGE_BYTES)),
             datagrams: Vec::with_capacity(MESSAGES * DATAGRAMS_PER_MESSAGE),
             coalesced: false,
+            looks: 0,
+            quiet: [0; 2],
+            woken: true,
         }
+    }
+
+    /// The worker slept, and something woke it.
+    pub(super) fn woken(&mut self) {
+        self.woken = true;
     }
 
     pub(super) fn receive(&mut self, uplink: &Uplink) -> Burst<'_> {
@@ -290,8 +308,24 @@ impl Rx {
         } else {
             MESSAGES
         };
-        for socket in self.sockets.iter().flatten() {
+        let woken = std::mem::take(&mut self.woken);
+        self.looks = self.looks.wrapping_add(1);
+        // Neither family may starve the other.
+        let families = if self.looks.is_multiple_of(2) { [0, 1] } else { [1, 0] };
+        for family in families {
+            let Some(socket) = &self.sockets[family] else {
+                continue;
+            };
+            // Each look is a system call. What was quiet for long wakes the worker, or is found a few looks later.
+            let is_quiet = self.quiet[family] >= QUIET;
+            if is_quiet && !woken && !self.looks.is_multiple_of(QUIET_EVERY) {
+                continue;
+            }
             let count = self.received.receive(socket, first, budget - first);
+            self.quiet[family] = match count {
+                0 => self.quiet[family].saturating_add(1),
+                _ => 0,
+            };
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 coalesced |= message.segment < message.len;
@@ -305,7 +339,7 @@ impl Rx {
         self.coalesced = coalesced;
         // The slots behind are free: the buffers are made for the larger budget.
         if let Some(calls) = &mut self.calls
-            && calls.is_due(first == 0)
+            && calls.is_due(woken)
         {
             let count = calls.receive(&mut self.received, first, MESSAGES + CALLS);
             for message in self.received.messages(first..first + count) {

@@ -96,6 +96,50 @@ fn a_burst_arrives_packet_by_packet_where_the_guest_takes_no_super_frames() {
 }
 
 #[test]
+fn a_train_of_datagrams_arrives_as_one_where_the_guest_takes_it() {
+    for (inner, uso) in [(v4(), Offloads::GUEST_USO4), (v6(), Offloads::GUEST_USO6)] {
+        for offloads in [Offloads::all(), Offloads::all() - uso] {
+            let mut site = Site::new(Options {
+                offloads: [offloads; 2],
+                ..Options::default()
+            });
+            let (size, count, ports) = (1_000, 20, (4_000, 5_000));
+            let data = noise(size * count - 300, 1);
+            let sent: Vec<_> = data
+                .chunks(size)
+                .map(|part| inner.udp(ports, part, false))
+                .collect();
+            site.far.send_packets(&sent);
+            site.settle();
+            let frames = site.frames(0);
+            let head = if inner.source.is_ipv4() { 20 } else { 40 };
+            if offloads.contains(uso) {
+                let [(vnet, got)] = frames.as_slice() else {
+                    panic!("one frame, not {}", frames.len());
+                };
+                assert_eq!(vnet.gso_type, VnetHeader::GSO_UDP_L4);
+                assert_eq!(usize::from(vnet.gso_size), size);
+                assert_eq!(vnet.flags, VnetHeader::NEEDS_CSUM);
+                assert_eq!((vnet.csum_start, vnet.csum_offset), (14 + head, 6));
+                assert_eq!(vnet.hdr_len, 14 + head + 8);
+                let seen = read_seeded(packet(got, GATEWAY, GUEST[0]));
+                assert_eq!(seen.payload(), data);
+                assert_eq!(seen.hop_limit, 63);
+            } else {
+                // A datagram's size is its meaning: each comes as it was sent.
+                assert_eq!(frames.len(), count);
+                for ((_, got), sent) in frames.iter().zip(&sent) {
+                    let mut expected = read(sent);
+                    expected.hop_limit = 63;
+                    assert_eq!(read(packet(got, GATEWAY, GUEST[0])), expected);
+                }
+            }
+            site.no_drops();
+        }
+    }
+}
+
+#[test]
 fn packets_with_wrong_checksums_or_gaps_are_not_joined() {
     let mut site = site();
     let mut sent = flow(v4(), &noise(5_000, 1), 1_000);

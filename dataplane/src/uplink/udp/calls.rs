@@ -92,10 +92,11 @@ impl Calls {
         }
     }
 
-    /// Whether it is the lanes' turn: always when there is nothing else to do.
-    pub(super) fn is_due(&mut self, idle: bool) -> bool {
+    /// Whether it is the lanes' turn: every so often, and at once when the worker was woken. Their descriptors wake
+    /// it, so messages wait for no more than a few looks.
+    pub(super) fn is_due(&mut self, woken: bool) -> bool {
         self.turns += 1;
-        let due = idle || self.turns >= limits::CALLS_EVERY;
+        let due = woken || self.turns >= limits::CALLS_EVERY;
         if due {
             self.turns = 0;
         }

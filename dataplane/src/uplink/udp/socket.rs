@@ -328,53 +328,78 @@ pub(super) struct Message {
 }
 
 /// Buffers to receive into, and what the kernel wrote about them.
+///
+/// A look at a socket without datagrams costs the system call alone: headers are made once, and mended only where
+/// the kernel wrote.
 pub(super) struct Received {
     memory: Box<[u8]>,
     message_bytes: usize,
-    headers: Vec<libc::mmsghdr>,
-    names: Vec<libc::sockaddr_storage>,
-    pieces: Vec<libc::iovec>,
-    controls: Vec<Control>,
+    headers: Box<[libc::mmsghdr]>,
+    names: Box<[libc::sockaddr_storage]>,
+    /// The headers point to them.
+    _pieces: Box<[libc::iovec]>,
+    /// The headers point to them.
+    _controls: Box<[Control]>,
+    /// Slots from the first on that the kernel may have written to.
+    used: usize,
 }
 
-// SAFETY: the headers' pointers are written anew in each `receive`, into vectors that
-// move with the value; between calls nobody follows them.
+// SAFETY: the headers' pointers lead into boxed slices, which stay where they are when the value moves; they are
+// followed only in `receive` and `messages`, which borrow it.
 unsafe impl Send for Received {}
 
 impl Received {
     pub(super) fn new(messages: usize, message_bytes: usize) -> Self {
         // SAFETY: plain C structures for which zero is valid.
-        let (header, name, piece) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        let (header, name, piece): (libc::mmsghdr, libc::sockaddr_storage, libc::iovec) =
+            unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        let mut memory = vec![0; messages * message_bytes].into_boxed_slice();
+        let mut headers = vec![header; messages].into_boxed_slice();
+        let mut names = vec![name; messages].into_boxed_slice();
+        let mut pieces = vec![piece; messages].into_boxed_slice();
+        let mut controls = vec![Control([0; CONTROL_BYTES]); messages].into_boxed_slice();
+        let memory_start = memory.as_mut_ptr();
+        let (names_start, pieces_start, controls_start) = (
+            names.as_mut_ptr(),
+            pieces.as_mut_ptr(),
+            controls.as_mut_ptr(),
+        );
+        for (slot, header) in headers.iter_mut().enumerate() {
+            // SAFETY: `slot` is below the number of names, pieces, controls and buffers.
+            unsafe {
+                let piece = pieces_start.add(slot);
+                (*piece).iov_base = memory_start.add(slot * message_bytes).cast();
+                (*piece).iov_len = message_bytes;
+                header.msg_hdr.msg_name = names_start.add(slot).cast();
+                header.msg_hdr.msg_iov = piece;
+                header.msg_hdr.msg_control = controls_start.add(slot).cast();
+            }
+            header.msg_hdr.msg_iovlen = 1;
+        }
         Self {
-            memory: vec![0; messages * message_bytes].into_boxed_slice(),
+            memory,
             message_bytes,
-            headers: vec![header; messages],
-            names: vec![name; messages],
-            pieces: vec![piece; messages],
-            controls: vec![Control([0; CONTROL_BYTES]); messages],
+            headers,
+            names,
+            _pieces: pieces,
+            _controls: controls,
+            used: messages,
         }
     }
 
     /// Receives up to `count` messages into the slots from `first` on; answers how
-    /// many came.
+    /// many came. A burst begins with slot 0.
     pub(super) fn receive(&mut self, socket: &Socket, first: usize, count: usize) -> usize {
-        let slots = first..first + count;
-        for slot in slots.clone() {
-            let start = slot * self.message_bytes;
-            let buffer = &mut self.memory[start..start + self.message_bytes];
-            self.pieces[slot].iov_base = buffer.as_mut_ptr().cast();
-            self.pieces[slot].iov_len = buffer.len();
-            let header = &mut self.headers[slot];
-            header.msg_len = 0;
-            header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
-            header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
-            header.msg_hdr.msg_iov = &raw mut self.pieces[slot];
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = self.controls[slot].0.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = CONTROL_BYTES;
-            header.msg_hdr.msg_flags = 0;
+        if first == 0 {
+            for header in &mut self.headers[..self.used] {
+                header.msg_len = 0;
+                header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
+                header.msg_hdr.msg_controllen = CONTROL_BYTES;
+                header.msg_hdr.msg_flags = 0;
+            }
+            self.used = 0;
         }
-        let headers = &mut self.headers[slots];
+        let headers = &mut self.headers[first..first + count];
         let len = libc::c_uint::try_from(headers.len()).unwrap_or(0);
         // SAFETY: each header points to a name, a buffer and control bytes of the
         // lengths it states, all owned by `self` and borrowed for the call.
@@ -388,7 +413,10 @@ impl Received {
                 ptr::null_mut(),
             )
         };
-        usize::try_from(received).unwrap_or(0)
+        let received = usize::try_from(received).unwrap_or(0);
+        // A message that ended in an error left its traces one slot behind.
+        self.used = (first + received + 1).min(self.headers.len());
+        received
     }
 
     /// The messages in `slots`, which the last `receive` filled. What is truncated or
