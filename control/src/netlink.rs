@@ -37,6 +37,8 @@ const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTMGRP_LINK: u32 = 1;
+/// Routes of both families, and rules.
+const RTMGRP_ROUTES: u32 = 0x40 | 0x400 | 0x80;
 // linux/if.h
 const IFF_UP: u32 = 0x1;
 // linux/if_link.h
@@ -293,6 +295,34 @@ impl LinkWatch {
 impl AsFd for LinkWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Whether the kernel's routes have changed.
+#[derive(Debug)]
+pub struct RouteWatch(OwnedFd);
+
+impl RouteWatch {
+    /// Listens in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> io::Result<Self> {
+        open(RTMGRP_ROUTES).map(Self)
+    }
+
+    /// Whether they have since the last look.
+    pub fn changed(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        let mut changed = false;
+        // A thousand messages at the most: what is left is for the next look.
+        for _ in 0..1000 {
+            match read(&self.0, &mut buffer) {
+                Ok(_) | Err(Errno::NOBUFS) => changed = true,
+                Err(_) => break,
+            }
+        }
+        changed
     }
 }
 

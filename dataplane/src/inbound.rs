@@ -39,7 +39,7 @@ use crate::{
     sessions::Session,
     snapshot::NextHop,
     turn::{Sending, Tools, Turn},
-    uplink::{Datagram, Uplink},
+    uplink::{Datagram, Outer, Uplink},
 };
 
 /// The sessions of a burst, each once per run of datagrams.
@@ -263,7 +263,7 @@ fn accept(
 fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
     let peer = &session.peer;
     if session.keypair.confirm() {
-        peer.raise_confirmed(session.keypair.local_index(), turn.attention);
+        peer.raise_confirmed(&session.keypair, turn.attention);
     }
     let mut bytes = 0;
     let mut signals = 0;
@@ -502,13 +502,13 @@ fn send_back(
     };
     match seal::admission(turn, peer) {
         Admission::Ready => {
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let outer = Outer::from(headers.traffic_class().unwrap_or(0) & 3);
             let departure = Departure {
                 frame: 0,
                 peer,
                 plan,
                 mtu,
-                tos,
+                outer,
                 routed,
             };
             if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {

@@ -24,9 +24,10 @@ pub const INNER_HEADER: usize = 256;
 /// The largest guest frame: an Ethernet header and a 64 KiB IP packet.
 pub const FRAME_MAX: usize = 65_535 + 14;
 
-/// The largest sealed datagram's room when no uplink asks for more: a 9,000-byte
-/// Ethernet payload.
-pub const DATAGRAM_MAX: usize = 9_216;
+/// The largest sealed datagram of a UDP uplink: what fits into one over IPv4
+/// (65,535 bytes less the headers). An interface may have an MTU of tens of
+/// kilobytes, and the kernel cuts. Memory that no datagram reaches is never touched.
+pub const DATAGRAM_MAX: usize = 65_507;
 
 /// Peers over all tunnels (the dirty bitmap and session tables are sized by it).
 pub const PEERS: usize = 131_072;

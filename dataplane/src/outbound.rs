@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use culvert_wire::{
-    parse::{Headers, L3, parse_frame},
+    VnetHeader,
+    parse::{Headers, L3, L4, parse_frame},
     segment::{self, Plan, SegmentError},
 };
 
@@ -31,6 +32,7 @@ use crate::{
     seal::{self, Admission, Departure},
     snapshot::{Network, NextHop, Port},
     turn::{Sending, Tools, Turn},
+    uplink::Outer,
 };
 
 /// What becomes of a frame. Set once.
@@ -41,7 +43,7 @@ enum Verdict<'s> {
         peer: &'s Arc<Peer>,
         mtu: usize,
         plan: Plan,
-        tos: u8,
+        outer: Outer,
         routed: bool,
     },
     /// It waits for the peer's key.
@@ -103,14 +105,14 @@ fn departures<'s>(
             peer,
             mtu,
             plan,
-            tos,
+            outer,
             routed,
         } => Some(Departure {
             frame,
             peer,
             plan,
             mtu,
-            tos,
+            outer,
             routed,
         }),
         Verdict::Stage(_)
@@ -267,7 +269,11 @@ fn to_peer<'s, F: Frames>(
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
-    let mtu = usize::from(tunnel.mtu);
+    let mut mtu = usize::from(tunnel.mtu);
+    if !routed && frames.vnet(frame).gso_type == VnetHeader::GSO_NONE {
+        // The interface let it pass: its MTU has just changed, and the news is on its way.
+        mtu = mtu.max(headers.ip_len);
+    }
     let plan = match Plan::recut(frames.vnet(frame), headers, frames.head(frame), mtu) {
         Ok(plan) => plan,
         Err(SegmentError::TooBig { .. }) => {
@@ -283,13 +289,14 @@ fn to_peer<'s, F: Frames>(
             if !tools.staged.is_empty() && tools.staged.holds(peer.index) {
                 flush_staged(turn, tools, sending, peer);
             }
-            // RFC 6040, section 4.1: the outer header carries the inner ECN field.
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let Some(outer) = outer(headers, frames.head(frame), routed) else {
+                return Verdict::Drop(DropReason::TtlExceeded);
+            };
             Verdict::Tunnel {
                 peer,
                 mtu,
                 plan,
-                tos,
+                outer,
                 routed,
             }
         }
@@ -298,6 +305,40 @@ fn to_peer<'s, F: Frames>(
             Verdict::Answer(Question::Unreachable, Some(DropReason::NoEndpoint))
         }
         Admission::Refused(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// What the outer IP header takes from the inner one: its ECN field (RFC 6040, section
+/// 4.1). `None` if the packet has been through too many tunnels.
+///
+/// What is not routed keeps its hop limit. So two tunnels whose endpoints lie behind
+/// each other would carry a packet round for ever, larger each time, and cut to ever
+/// more pieces. Therefore a packet that may itself come out of a tunnel hands its hop
+/// limit, less one, on to the packet around it.
+fn outer(headers: &Headers, head: &[u8], routed: bool) -> Option<Outer> {
+    let tos = headers.traffic_class().unwrap_or(0) & 3;
+    if routed || !may_be_sealed(headers, head) {
+        return Some(Outer::from(tos));
+    }
+    let hop_limit = match &headers.l3 {
+        L3::V4(ip) => ip.ttl,
+        L3::V6(ip) => ip.hop_limit,
+        _ => return Some(Outer::from(tos)),
+    };
+    let hops = hop_limit.checked_sub(1).filter(|&hops| hops > 0)?;
+    Some(Outer { tos, hops })
+}
+
+/// Whether this looks like a WireGuard message (whitepaper, section 5.4), or is a
+/// fragment, which may be a piece of one.
+fn may_be_sealed(headers: &Headers, head: &[u8]) -> bool {
+    match headers.l4 {
+        L4::Fragment => true,
+        L4::Udp(_) => {
+            let payload = head.get(headers.payload_offset..);
+            payload.is_some_and(|payload| matches!(payload, [1..=4, 0, 0, 0, ..]))
+        }
+        _ => false,
     }
 }
 
@@ -444,7 +485,10 @@ pub(crate) fn flush_staged(
     let mtu = usize::from(tunnel.mtu);
     let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
     let routed = network.is_none_or(|network| network.plain.is_none());
-    while let Admission::Ready = seal::admission(turn, peer) {
+    // With nothing to send, no key is wanted.
+    while tools.staged.holds(peer.index)
+        && let Admission::Ready = seal::admission(turn, peer)
+    {
         let mut scratch = std::mem::take(&mut tools.scratch);
         let Some((vnet, bytes)) = tools.staged.take(peer.index) else {
             tools.scratch = scratch;
@@ -479,13 +523,16 @@ fn send_own(
     };
     match Plan::recut(frame.vnet(0), &headers, head, mtu) {
         Ok(plan) => {
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let Some(outer) = outer(&headers, head, routed) else {
+                peer.drops.add(DropReason::TtlExceeded, 1);
+                return;
+            };
             let departure = Departure {
                 frame: 0,
                 peer,
                 plan,
                 mtu,
-                tos,
+                outer,
                 routed,
             };
             if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {

@@ -5,8 +5,11 @@
 //! control core. Never: a lock or an allocation per packet (an endpoint that
 //! moves takes a lock, once per burst).
 //!
-//! Threads: any worker reads and signals; only the control core publishes and
-//! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+//! Threads: any worker reads and signals; the control core publishes and takes signals.
+//! What an authentic packet proves (that its keypair may be sealed with, and where its
+//! peer is) counts from the next packet on: there, a worker publishes ahead of the
+//! control core, which hears of it and has the last word. A cell survives snapshots: a
+//! rekey rebuilds nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,7 +26,7 @@ use crate::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
-    path::Path,
+    path::{Link, Path},
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -146,7 +149,7 @@ impl Peer {
         self.current.store(keypair);
     }
 
-    /// Control core: send along `path` from now on.
+    /// Control core, or a worker that follows the peer: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
     }
@@ -160,22 +163,34 @@ impl Peer {
         attention.mark(self.index, bits & signal::URGENT != 0);
     }
 
-    /// Worker: the first packet on the unconfirmed keypair `local_index` came.
-    pub fn raise_confirmed(&self, local_index: u32, attention: &Attention) {
-        self.confirmed_index.store(local_index, Ordering::Relaxed);
+    /// Worker: the first packet on the unconfirmed `keypair` came. The answer to it is
+    /// sealed with that keypair already: the peer may have no older one.
+    pub fn raise_confirmed(&self, keypair: &Arc<Keypair>, attention: &Attention) {
+        self.current.rcu(|current| match current {
+            Some(current) if current.created() >= keypair.created() => Some(Arc::clone(current)),
+            Some(_) | None => Some(Arc::clone(keypair)),
+        });
+        self.confirmed_index
+            .store(keypair.local_index(), Ordering::Relaxed);
         self.raise(signal::CONFIRMED, attention);
     }
 
     /// Worker: an authenticated packet came from `source`, sent to our address
-    /// `local`. Unless that is how we send already, the control core is told:
-    /// answers leave from the address that was written to.
+    /// `local`. Unless that is how we send already, answers go there at once, from
+    /// the address that was written to, and the control core is told. (An answer that
+    /// still went the old way would move the peer's idea of us back.)
     pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
-        if let Some(path) = self.path.load().as_ref()
-            && path.endpoint == source
-            && (local.is_none() || path.source == local)
-        {
-            path.confirm_source();
-            return;
+        if let Some(path) = self.path.load().as_ref() {
+            if path.endpoint == source && (local.is_none() || path.source == local) {
+                path.confirm_source();
+                return;
+            }
+            // Where the link layer is ours, another address may have another next
+            // hop, which the control core finds.
+            if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
+                let known = path.source.filter(|known| known.is_ipv4() == source.is_ipv4());
+                self.publish_path(Some(Path::new(source, local.or(known), path.link)));
+            }
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
         self.raise(signal::MOVED, attention);

@@ -497,7 +497,7 @@ impl Worker {
             return;
         };
         room.copy_from_slice(message);
-        tx.commit(message.len(), path, HANDSHAKE_TOS);
+        tx.commit(message.len(), path, HANDSHAKE_TOS.into());
         tx.flush(&uplink.counters);
     }
 

@@ -15,4 +15,5 @@ mod tun_offloads;
 mod tun_peers;
 mod tun_roaming;
 mod tun_traffic;
+mod uapi;
 mod wireguard_go;

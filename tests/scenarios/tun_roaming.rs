@@ -38,8 +38,8 @@ fn roaming() -> Result<()> {
     Scenario::run("roaming", &parts(), |scenario| {
         let pair = Pair::lay(scenario, us())?;
         let (a, b) = (&pair.a, &pair.b);
-        pair.tell_a(Outer::V4)?;
         ensure!(b.tunnel.endpoint(a.public())? == "(none)");
+        pair.tell_a(Outer::V4)?;
         a.wait_ping("10.0.0.2", FIRST)?;
         ensure!(b.tunnel.endpoint(a.public())? == socket(Outer::V4, 1, 51821));
 

@@ -33,7 +33,10 @@ fn counters_are_exact() -> Result<()> {
         ensure!(pair.a.tunnel.latest_handshake(pair.b.public())? == 0);
         ensure!(pair.a.tunnel.transfer(pair.b.public())? == (0, 0));
         pair.meet(Outer::V4)?;
-        ping(&pair.b.namespace, "10.0.0.1", 10, "")?;
+        let words = [
+            "ping", "-q", "-c", "10", "-i", "0.05", "-W", "2", "10.0.0.1",
+        ];
+        pair.b.namespace.run(&words, COMMAND)?;
 
         // 84 bytes each, padded to 96. b begins; a answers, and b confirms with the first ping.
         let pings = 10 * (96 + DATA);

@@ -1061,6 +1061,45 @@ fn a_thousand_connections_leave_nothing_behind() {
     );
 }
 
+/// Descriptors that are open, and kilobytes that are resident.
+fn footprint() -> (usize, usize) {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let (_, line) = status.split_once("VmRSS:").unwrap();
+    (
+        fds,
+        line.split_whitespace().next().unwrap().parse().unwrap(),
+    )
+}
+
+#[test]
+#[ignore = "takes minutes; scripts/test --long runs it"]
+fn a_hundred_thousand_connections_leak_nothing() {
+    let config = FrontendConfig {
+        memory: 1 << 20,
+        ring_size: 4,
+        buffer_len: 1600,
+        ..FrontendConfig::default()
+    };
+    let bench = Bench::new(|_| {});
+    let connect = |count: usize| {
+        for _ in 0..count {
+            let mut frontend = Frontend::connect(&bench.path(), config.clone()).unwrap();
+            assert!(frontend.send_frame(0, &header(0), &[7; 60]));
+            drop(frontend);
+            bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
+        }
+    };
+    // What is allocated once is allocated by then.
+    connect(1000);
+    let before = footprint();
+    connect(99_000);
+    let after = footprint();
+    println!("(descriptors, KiB resident): {before:?}, and {after:?} at the end");
+    assert_eq!(before.0, after.0);
+    assert!(after.1 < before.1 + 2048, "{before:?} {after:?}");
+}
+
 #[test]
 fn a_vmm_that_reads_no_replies_is_given_up() {
     let bench = Bench::new(|_| {});

@@ -442,7 +442,10 @@ impl Engine {
                 }
             }
         }
-        self.greet(&added, now);
+        if !self.lone {
+            // What `wg` drives is silent until there is something to say.
+            self.greet(&added, now);
+        }
     }
 
     /// Plans the first handshakes of new peers, spread over time.

@@ -23,6 +23,8 @@ pub(super) struct Interface {
     pub(super) mtu: u32,
     /// It was deleted under us.
     pub(super) gone: bool,
+    /// It is in another network namespace: its number means nothing here any more.
+    moved: bool,
 }
 
 /// Who sets an interface up.
@@ -84,6 +86,7 @@ impl Interface {
             index: link.index,
             mtu: link.mtu,
             gone: false,
+            moved: false,
         };
         interface.set_mtu(&mut netlink, &link, config)?;
         if keeper == Keeper::Host {
@@ -151,7 +154,7 @@ impl Interface {
         old: (&config::Port, &config::Network),
         new: (&config::Port, &config::Network),
     ) -> Result<(), String> {
-        if self.gone {
+        if self.gone || self.moved {
             return Ok(());
         }
         let name = self.tun.interface().to_owned();
@@ -182,6 +185,7 @@ impl Interface {
     /// it since, so the interface itself is looked at.
     pub(super) fn hears(&mut self, news: &LinkNews, was_up: bool) -> Vec<InterfaceEvent> {
         match news {
+            _ if self.gone || self.moved => Vec::new(),
             LinkNews::Changed(link) | LinkNews::Deleted(link) if link.index != self.index => {
                 Vec::new()
             }
@@ -217,10 +221,8 @@ impl Interface {
     }
 
     fn lost(&mut self) -> Vec<InterfaceEvent> {
-        if self.gone {
-            return Vec::new();
-        }
         if self.tun.is_attached() {
+            self.moved = true;
             return vec![InterfaceEvent::Moved];
         }
         self.gone = true;

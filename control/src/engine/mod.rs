@@ -35,6 +35,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, sync_channel},
     },
     time::Duration,
@@ -68,7 +69,7 @@ use self::{
 use crate::{
     api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
-    netlink::LinkWatch,
+    netlink::{LinkWatch, RouteWatch},
     process::{Notify, RunDir},
     uapi::server::{Served, Server, Socket},
 };
@@ -179,6 +180,7 @@ struct Engine {
     news: Receiver<PortNews>,
     /// The kernel's news of interfaces.
     links: Option<LinkWatch>,
+    routes: Option<RouteWatch>,
     endpoints: Endpoints,
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, usize)>,
@@ -236,6 +238,7 @@ impl Engine {
             news,
             // Listens before the first interface is made: nothing is missed.
             links: interfaces::watch(),
+            routes: RouteWatch::open().ok(),
             endpoints: Endpoints::open(run_dir.map(RunDir::path)),
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
@@ -281,8 +284,6 @@ impl Engine {
 
     /// Ends everything: workers first, then what they worked on.
     fn stop(&mut self) {
-        // First, so that another may have the name at once.
-        self.lone_socket = None;
         self.workers.stop();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();
@@ -292,12 +293,18 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.served = None;
         }
+        if self.routes.as_mut().is_some_and(RouteWatch::changed) {
+            self.forget_sources();
+        }
         self.note_endpoints();
         self.endpoints.save();
         self.ports = Slots::default();
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.close();
         }
+        self.tunnels = Slots::default();
+        // Last: who waits for this name finds the interface's and the UDP port free.
+        self.lone_socket = None;
     }
 
     /// Works until it is asked to end.
@@ -564,12 +571,15 @@ impl Engine {
             for wish in wishes.drain(..) {
                 match wish {
                     Wish::Transmit(message) => self.transmit(slot, message, now.monotonic),
-                    Wish::Keepalive(peer) => {
-                        let peer = PeerIndex::from_slot(peer);
-                        for worker in 1..self.workers.count() {
-                            self.workers.send(worker, Command::FlushStaged(peer));
+                    Wish::Keepalive(slot) => {
+                        let peer = PeerIndex::from_slot(slot);
+                        let waits = |peer: &PeerState| peer.cell.staged.load(Ordering::Relaxed);
+                        if self.peers.get(slot).is_some_and(|peer| waits(peer) > 0) {
+                            // What waits confirms the key as well.
+                            self.tell_all(|| Command::FlushStaged(peer));
+                        } else {
+                            self.workers.send(0, Command::Keepalive(peer));
                         }
-                        self.workers.send(0, Command::Keepalive(peer));
                     }
                     Wish::Flush(peer) => {
                         self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(peer)));
@@ -723,6 +733,18 @@ impl Engine {
         self.endpoints.save();
         self.meters.read(&self.workers, now);
         Ok(())
+    }
+
+    /// Lets the kernel choose again from which of its addresses peers are written to:
+    /// another route may be the better one now.
+    fn forget_sources(&mut self) {
+        for (_, peer) in self.peers.iter_mut() {
+            let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
+            let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
+            if uplink.is_some_and(|uplink| uplink.host_ref().is_none()) {
+                peer.path_is_stale |= peer.local.take().is_some();
+            }
+        }
     }
 
     fn note_endpoints(&mut self) {

@@ -244,11 +244,10 @@ impl TunnelState {
         if bits & signal::MOVED != 0
             && let Some((endpoint, local)) = peer.cell.take_moved()
         {
-            if local.is_some() && peer.local != local {
-                peer.local = local;
-                peer.path_is_stale = true;
-            }
             self.device.handle_endpoint(id, endpoint);
+            peer.local = local.or(peer.local);
+            // A worker may have published a path of its own.
+            peer.path_is_stale = true;
         }
         let traffic = Traffic {
             data_sent: at(signal::DATA_SENT),

@@ -143,6 +143,21 @@ impl Datagram {
     }
 }
 
+/// What the outer IP header takes from the inner packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outer {
+    /// The traffic class.
+    pub tos: u8,
+    /// The hop limit; 0 leaves it to the uplink.
+    pub hops: u8,
+}
+
+impl From<u8> for Outer {
+    fn from(tos: u8) -> Self {
+        Self { tos, hops: 0 }
+    }
+}
+
 /// Room for one outgoing datagram.
 pub struct Room {
     start: NonNull<u8>,
@@ -281,13 +296,14 @@ impl Tx {
         }
     }
 
-    /// Says that the next room holds a datagram of `len` bytes for `path` with the
-    /// outer traffic class `tos`.
-    pub fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+    /// Says that the next room holds a datagram of `len` bytes for `path` with these
+    /// fields of the outer IP header.
+    pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         match self {
-            Self::Udp(tx) => tx.commit(len, path, tos),
+            Self::Udp(tx) => tx.commit(len, path, outer),
+            // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.commit(len, path, tos),
+            Self::Dpdk(tx) => tx.commit(len, path, outer.tos),
         }
     }
 

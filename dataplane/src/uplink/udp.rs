@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::{
     drops::DropReason,
     ids::{TunnelIndex, UplinkIndex},
@@ -399,7 +399,7 @@ impl Rx {
 /// Committed rooms that leave as one message.
 struct Group {
     path: Arc<Path>,
-    tos: u8,
+    outer: Outer,
     first: usize,
     count: usize,
     /// Bytes of each datagram but the last, which may be shorter.
@@ -430,7 +430,7 @@ impl Tx {
 
     /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
     /// compete for the same cache sets.
-    const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;
+    const STRIDE: usize = limits::DATAGRAM_MAX.next_multiple_of(64) + culvert_aead::TAILROOM + 128;
 
     fn new(sockets: Sockets) -> Self {
         let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
@@ -468,13 +468,13 @@ impl Tx {
         limits::DATAGRAM_MAX
     }
 
-    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         let room = self.lens.len();
         self.lens.push(u32::try_from(len).unwrap_or(0));
         if let Some(group) = self.groups.last_mut() {
             let fits = self.segmentation
                 && !group.closed
-                && group.tos == tos
+                && group.outer == outer
                 && len <= group.size
                 && group.count < limits::SUB_BATCH
                 && group.bytes + len <= SEGMENTED_BYTES
@@ -488,7 +488,7 @@ impl Tx {
         }
         self.groups.push(Group {
             path: Arc::clone(path),
-            tos,
+            outer,
             first: room,
             count: 1,
             size: len,
@@ -584,7 +584,7 @@ impl Tx {
             let bytes = self.lens[room] as usize;
             let single = Group {
                 path: Arc::clone(&group.path),
-                tos: group.tos,
+                outer: group.outer,
                 first: room,
                 count: 1,
                 size: bytes,

@@ -365,7 +365,7 @@ fn handshakes_reach_the_control_core_only_with_their_mac() {
 }
 
 #[test]
-fn an_endpoint_that_moves_is_reported() {
+fn an_endpoint_that_moves_is_reported_and_answered_at_once() {
     let mut site = site();
     site.far.send_packets(&[v4().echo(b"x")]);
     site.settle();
@@ -375,6 +375,7 @@ fn an_endpoint_that_moves_is_reported() {
     site.attention.sweep(|peer| seen.push(peer));
     assert_eq!(seen, [site.peers[0].index]);
 
+    let before = site.peers[0].path().as_deref().cloned();
     let other = Far::socket(site.address);
     // A keepalive moves it too; and so does a packet from a wrong inner source.
     for plaintext in [
@@ -388,6 +389,11 @@ fn an_endpoint_that_moves_is_reported() {
         assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
         let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|(source, _)| source);
         assert_eq!(moved, Some(other.local_addr().unwrap()));
+        // The control core has not heard of it yet.
+        let path = site.peers[0].path().as_deref().cloned().unwrap();
+        assert_eq!(Some(path.endpoint), moved);
+        assert_eq!(path.source, Some(site.address.ip()));
+        site.peers[0].publish_path(before.clone());
     }
 }
 
@@ -424,6 +430,8 @@ fn the_first_packet_confirms_a_responders_keypair() {
         signal::CONFIRMED | signal::KEEPALIVE_RECEIVED
     );
     assert_eq!(site.peers[0].confirmed_index(), site.far.receiver);
+    // The control core has not heard of it yet.
+    assert!(site.peers[0].keypair().is_some());
     // The next frame takes those that wait with it.
     site.send_plain(0, &ip("10.0.0.2", "10.1.0.2").echo(b"goes"));
     let sealed = site.sealed();

@@ -351,7 +351,7 @@ fn a_plain_network_delivers_whatever_a_peer_may_send() {
             let sent = ip("10.1.0.2", to)
                 .hops(hop_limit)
                 .udp((5, 6), &noise(100, 8), false);
-            site.far.send_packets(&[sent.clone()]);
+            site.far.send_packets(std::slice::from_ref(&sent));
             site.settle();
             assert_eq!(host.one(), (PLAIN, sent));
         }

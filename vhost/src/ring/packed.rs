@@ -336,14 +336,18 @@ impl RingLayout for PackedRing {
     /// ones go.
     #[inline]
     fn prefetch(&self, _ready: u16, max: u16) {
-        let max = max.min(self.size);
-        let mut position = self.cursor;
-        position.advance(max - 1, self.size);
-        if !self.is_available(position) {
-            // The guest is about to write there: leave it its lines.
-            return;
+        // As far as is surely available. Beyond, the guest is about to write: it keeps its lines,
+        // and a look at flags that it did not write yet finds them in our own cache.
+        let mut span = max.min(self.size);
+        while span > PER_LINE {
+            let mut position = self.cursor;
+            position.advance(span - 1, self.size);
+            if self.is_available(position) {
+                self.look_ahead(span);
+                return;
+            }
+            span /= 2;
         }
-        self.look_ahead(max);
     }
 
     #[inline]

@@ -20,10 +20,10 @@ mod poly;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
+use crate::batch::{self, AHEAD, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
-use crate::lanes::{Compute, Group, Stream};
-use crate::scalar::Side;
+use crate::lanes::{Compute, Group};
+use crate::scalar::{Poly, Side};
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -35,8 +35,10 @@ enum Avx2 {}
 impl Vector for Avx2 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Eight<'s, EXACT, SUM>;
 
-    // Twice as many as a group of few, which is done sooner than a full one.
-    const ALONE: usize = 12;
+    const ALONE: usize = 18;
+    // A few are sooner done than a full group, and Poly1305 can begin.
+    const AT_ONCE: usize = 6;
+    const WRITTEN: usize = 6;
     const TEXTS: usize = 4;
     const SCALAR_BLOCKS: usize = 33;
     const TOGETHER: u32 = 200;
@@ -64,19 +66,27 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]) {
-        let mut first = 0;
-        while first < lanes {
-            let (block, count) = (first as u32, (lanes - first).min(6));
-            // SAFETY: the caller's contract; lines are registers' places (see `lanes`), and there
-            // are 16 from any of the first twelve on.
-            unsafe {
-                let (none, to) = (ptr::null(), ptr::null_mut());
-                chacha::Eight::<false, false>::fill(group, 0, stream, block, none, to);
-                (group.used, group.one_key) = (count, true);
-                chacha::keystream(group, &mut *out.as_mut_ptr().add(first).cast());
-            }
-            first += count;
+    unsafe fn keystream(group: &mut Group, blocks: Blocks, out: &mut [Line; 16]) {
+        // SAFETY: the caller's contract; lines are registers' places (see `lanes`).
+        unsafe {
+            prepare(group, blocks);
+            chacha::keystream(group, &mut *(&raw mut *out).cast());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keystream_beside(
+        group: &mut Group,
+        blocks: Blocks,
+        out: &mut [Line; 16],
+        poly: &mut Poly,
+        text: *const u8,
+        count: u32,
+    ) -> u32 {
+        // SAFETY: as above.
+        unsafe {
+            prepare(group, blocks);
+            chacha::alone_beside(group, &mut *(&raw mut *out).cast(), poly, text, count)
         }
     }
 
@@ -85,6 +95,18 @@ impl Vector for Avx2 {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, streams) }
     }
+}
+
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+unsafe fn prepare(group: &mut Group, blocks: Blocks) {
+    let (none, to) = (ptr::null(), ptr::null_mut());
+    // SAFETY: the caller's contract.
+    unsafe {
+        chacha::Eight::<false, false>::fill(group, 0, blocks.stream, blocks.first, none, to);
+    }
+    (group.used, group.one_key) = (blocks.count, true);
 }
 
 /// The way in: everything that is inlined below is compiled for the kernel's features.

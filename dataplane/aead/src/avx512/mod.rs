@@ -20,10 +20,10 @@ mod poly;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
-use crate::lanes::{Compute, Group, Stream};
-use crate::scalar::Side;
+use crate::lanes::{Compute, Group};
+use crate::scalar::{Poly, Side};
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -40,6 +40,8 @@ impl Vector for Avx512 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Sixteen<'s, EXACT, SUM>;
 
     const ALONE: usize = 16;
+    const AT_ONCE: usize = 16;
+    const WRITTEN: usize = 4;
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
     const TOGETHER: u32 = 0;
@@ -66,20 +68,29 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn keystream(group: &mut Group, stream: Stream, lanes: usize, out: &mut [Line; AHEAD]) {
+    unsafe fn keystream(group: &mut Group, blocks: Blocks, out: &mut [Line; 16]) {
         // SAFETY: the caller's contract; lines are registers' places (see `lanes`).
         unsafe {
-            chacha::Sixteen::<false, false>::fill(
-                group,
-                0,
-                stream,
-                0,
-                ptr::null(),
-                ptr::null_mut(),
-            );
-            (group.used, group.one_key) = (lanes, true);
+            let (none, to) = (ptr::null(), ptr::null_mut());
+            chacha::Sixteen::<false, false>::fill(group, 0, blocks.stream, blocks.first, none, to);
+            (group.used, group.one_key) = (blocks.count, true);
             chacha::keystream(group, &mut *(&raw mut *out).cast());
         }
+    }
+
+    /// Without anything beside it: Poly1305 in vectors is sooner done.
+    #[inline(always)]
+    unsafe fn keystream_beside(
+        group: &mut Group,
+        blocks: Blocks,
+        out: &mut [Line; 16],
+        _poly: &mut Poly,
+        _text: *const u8,
+        _count: u32,
+    ) -> u32 {
+        // SAFETY: the caller's contract.
+        unsafe { Self::keystream(group, blocks, out) };
+        0
     }
 
     #[inline(always)]

@@ -249,13 +249,15 @@ impl Socket {
             let size = u16::try_from(group.size).unwrap_or(u16::MAX);
             writer.put(libc::SOL_UDP, UDP_SEGMENT, size);
         }
-        if group.tos != 0 {
-            let (level, kind) = if self.v6 {
-                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
-            } else {
-                (libc::IPPROTO_IP, libc::IP_TOS)
-            };
-            writer.put(level, kind, libc::c_int::from(group.tos));
+        let (level, tos, hops) = if self.v6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_HOPLIMIT)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL)
+        };
+        for (kind, value) in [(tos, group.outer.tos), (hops, group.outer.hops)] {
+            if value != 0 {
+                writer.put(level, kind, libc::c_int::from(value));
+            }
         }
         match group.path.usable_source() {
             Some(IpAddr::V4(address)) if !self.v6 => {
