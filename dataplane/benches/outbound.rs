@@ -93,7 +93,12 @@ fn main() {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => json = true,
-            "--pairs" => pairs = words.next().and_then(|word| word.parse().ok()).expect("--pairs takes a number"),
+            "--pairs" => {
+                pairs = words
+                    .next()
+                    .and_then(|word| word.parse().ok())
+                    .expect("--pairs takes a number")
+            }
             "--case" => wanted = words.next().expect("--case takes a text"),
             // Cargo's own.
             "--bench" => {}
@@ -105,7 +110,12 @@ fn main() {
     if !json {
         println!(
             "{:32} {:>12} {:>12} {:>7} {:>15} {:>7}",
-            "ns per 64 KiB frame, medians", "culvert", "aead alone", "cost", "least .. most", "target"
+            "ns per 64 KiB frame, medians",
+            "culvert",
+            "aead alone",
+            "cost",
+            "least .. most",
+            "target"
         );
     }
     for frames in FRAMES {
@@ -295,7 +305,9 @@ impl Rig {
             Frontend::connect(&dir.path().join("guest"), FrontendConfig::default()).unwrap();
         let stride = FRAME.next_multiple_of(64) as u64 + 192;
         let most = FRAMES.into_iter().max().unwrap_or(1);
-        let at: Vec<u64> = (0..most).map(|_| frontend.memory.take(stride, 64)).collect();
+        let at: Vec<u64> = (0..most)
+            .map(|_| frontend.memory.take(stride, 64))
+            .collect();
         let source = at
             .iter()
             .map(|&guest| {
@@ -367,7 +379,8 @@ impl Rig {
                 let mut jobs = Jobs::<SealJob<'_>>::new();
                 for (source, room) in payload.iter().zip(&mut self.rooms) {
                     let len = usize::from(MTU).next_multiple_of(16).min(usize::from(MTU));
-                    let job = SealJob::gather(&key, self.counter, HEADERS, source, &mut room[16..], len);
+                    let job =
+                        SealJob::gather(&key, self.counter, HEADERS, source, &mut room[16..], len);
                     self.counter += 1;
                     assert!(jobs.push(job.unwrap()).is_ok());
                 }

@@ -188,7 +188,9 @@ impl Peer {
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
             if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
-                let known = path.source.filter(|known| known.is_ipv4() == source.is_ipv4());
+                let known = path
+                    .source
+                    .filter(|known| known.is_ipv4() == source.is_ipv4());
                 self.publish_path(Some(Path::new(source, local.or(known), path.link)));
             }
         }

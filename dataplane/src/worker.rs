@@ -527,7 +527,9 @@ impl Worker {
     /// socket or an interface is a system call per look, and its kernel wakes us cheaply: there it pays to look only
     /// while work comes so close that a sleep ends before the looking would have.
     fn next_spin(&self, snapshot: &Snapshot, slept: Duration) -> Duration {
-        let is_cheap = self.guest_rings(snapshot).any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
+        let is_cheap = self
+            .guest_rings(snapshot)
+            .any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
             || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
         let [least, most] = SPIN_CALLS;
         if is_cheap {

@@ -129,7 +129,13 @@ fn must_be_right(pair: &Pair) -> Result<()> {
 struct Watch(Process);
 
 impl Watch {
-    fn start(scenario: &Scenario, name: &str, end: &culvert_tests::End, filter: &str, count: u32) -> Result<Self> {
+    fn start(
+        scenario: &Scenario,
+        name: &str,
+        end: &culvert_tests::End,
+        filter: &str,
+        count: u32,
+    ) -> Result<Self> {
         let mut command = end.namespace.program("tcpdump");
         command.args(["-i", end.tunnel.interface(), "-n", "-l", "-v", "-Z", "root"]);
         command.args(["-c", &count.to_string(), filter]);
@@ -178,7 +184,8 @@ fn super_frames_arrive_whole() -> Result<()> {
                 let seen = watch.finish()?;
                 ensure!(!seen.contains("incorrect"), "wrong checksums:\n{seen}");
                 if *ecn == 1 {
-                    let marked = seen.matches("tos 0x2").count() + seen.matches("class 0x02").count();
+                    let marked =
+                        seen.matches("tos 0x2").count() + seen.matches("class 0x02").count();
                     ensure!(marked >= 15, "no ECN-capable transport in:\n{seen}");
                 }
             }
@@ -277,33 +284,37 @@ fn toggle(pair: &Pair, over: &AtomicBool) -> Result<usize> {
 /// with its checksums complete on the interface itself. The sender's kernel still hands over super-frames.
 #[test]
 fn without_offloads_every_checksum_is_there() -> Result<()> {
-    Scenario::run("without_offloads_every_checksum_is_there", &parts(), |scenario| {
-        let pair = lay(scenario)?;
-        // The kernel of b completes what it sends itself, and cuts it.
-        for feature in ["tx", "tso", "gso", "tx-udp-segmentation"] {
-            let words = ["ethtool", "-K", pair.b.tunnel.interface(), feature, "off"];
-            pair.b.namespace.run(&words, COMMAND)?;
-        }
-        let server = Iperf::serve(scenario, &pair.b.namespace, 5201)?;
-        for address in inside(2) {
-            let family = if address.contains(':') { "ip6" } else { "ip" };
-            let watch = Watch::start(
-                scenario,
-                &format!("tcpdump-{family}"),
-                &pair.b,
-                &format!("{family} and tcp src port 5201"),
-                500,
-            )?;
-            server.send(&pair.a.namespace, &address, "-n 32M -R")?;
-            let seen = watch.finish()?;
-            ensure!(!seen.contains("incorrect"), "wrong checksums:\n{seen}");
-            ensure!(
-                seen.matches("(correct)").count() >= 400,
-                "tcpdump judged hardly any checksum:\n{seen}"
-            );
-        }
-        must_be_right(&pair)
-    })
+    Scenario::run(
+        "without_offloads_every_checksum_is_there",
+        &parts(),
+        |scenario| {
+            let pair = lay(scenario)?;
+            // The kernel of b completes what it sends itself, and cuts it.
+            for feature in ["tx", "tso", "gso", "tx-udp-segmentation"] {
+                let words = ["ethtool", "-K", pair.b.tunnel.interface(), feature, "off"];
+                pair.b.namespace.run(&words, COMMAND)?;
+            }
+            let server = Iperf::serve(scenario, &pair.b.namespace, 5201)?;
+            for address in inside(2) {
+                let family = if address.contains(':') { "ip6" } else { "ip" };
+                let watch = Watch::start(
+                    scenario,
+                    &format!("tcpdump-{family}"),
+                    &pair.b,
+                    &format!("{family} and tcp src port 5201"),
+                    500,
+                )?;
+                server.send(&pair.a.namespace, &address, "-n 32M -R")?;
+                let seen = watch.finish()?;
+                ensure!(!seen.contains("incorrect"), "wrong checksums:\n{seen}");
+                ensure!(
+                    seen.matches("(correct)").count() >= 400,
+                    "tcpdump judged hardly any checksum:\n{seen}"
+                );
+            }
+            must_be_right(&pair)
+        },
+    )
 }
 
 #[test]
@@ -316,9 +327,11 @@ fn a_file_arrives_as_it_was_sent() -> Result<()> {
 #[test]
 #[ignore = "takes about a minute; scripts/test --long runs it"]
 fn ten_gigabytes_arrive_as_they_were_sent() -> Result<()> {
-    Scenario::run("ten_gigabytes_arrive_as_they_were_sent", &parts(), |scenario| {
-        file(scenario, 10_000)
-    })
+    Scenario::run(
+        "ten_gigabytes_arrive_as_they_were_sent",
+        &parts(),
+        |scenario| file(scenario, 10_000),
+    )
 }
 
 /// Sends a stream of `megabytes` through the tunnel; both ends hash it.
@@ -355,7 +368,10 @@ fn file(scenario: &Scenario, megabytes: u32) -> Result<()> {
         anyhow::Ok((sent?, received?))
     })?;
     let took = start.elapsed().as_secs_f64();
-    ensure!(sent.len() > 40 && sent == received, "{sent} is not {received}");
+    ensure!(
+        sent.len() > 40 && sent == received,
+        "{sent} is not {received}"
+    );
     let count: u64 = fs::read_to_string(path("count"))?.trim().parse()?;
     ensure!(count == u64::from(megabytes) << 20, "{count} bytes came");
     scenario.say(format!(

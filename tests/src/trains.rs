@@ -111,7 +111,9 @@ fn receive(socket: &UdpSocket, total: usize, length: impl Fn(usize) -> usize) ->
         trains.messages += 1;
         trains.longest = trains.longest.max(len);
         for bytes in buffer[..len].chunks(size.max(1)) {
-            let number = bytes.first_chunk::<4>().context("a datagram without number")?;
+            let number = bytes
+                .first_chunk::<4>()
+                .context("a datagram without number")?;
             let index = usize::try_from(u32::from_be_bytes(*number))?;
             ensure!(index < total, "a datagram with the number {index}");
             ensure!(!seen[index], "datagram {index} came twice");
@@ -138,7 +140,9 @@ fn datagram(index: usize, length: usize) -> Vec<u8> {
     let mut state = u64::from(number) | 1 << 40;
     let mut bytes = number.to_be_bytes().to_vec();
     bytes.extend((4..length).map(|_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     }));
     bytes

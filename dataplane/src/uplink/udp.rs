@@ -311,7 +311,11 @@ impl Rx {
         let woken = std::mem::take(&mut self.woken);
         self.looks = self.looks.wrapping_add(1);
         // Neither family may starve the other.
-        let families = if self.looks.is_multiple_of(2) { [0, 1] } else { [1, 0] };
+        let families = if self.looks.is_multiple_of(2) {
+            [0, 1]
+        } else {
+            [1, 0]
+        };
         for family in families {
             let Some(socket) = &self.sockets[family] else {
                 continue;

@@ -55,7 +55,11 @@ impl Options {
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} takes a value"));
+            let mut value = || {
+                words
+                    .next()
+                    .with_context(|| format!("{word} takes a value"))
+            };
             match word.as_str() {
                 "--json" => options.json = true,
                 "--rounds" => options.rounds = value()?.parse().context("--rounds")?,
@@ -223,7 +227,10 @@ fn bench(scenario: &Scenario, options: &Options) -> Result<()> {
         scenario.say(format!("laying a pair of {}", program.name()));
         rigs.push((program, Rig::lay(scenario, program)?));
     }
-    for load in LOADS.iter().filter(|load| load.name.contains(&options.case)) {
+    for load in LOADS
+        .iter()
+        .filter(|load| load.name.contains(&options.case))
+    {
         let mut results = BTreeMap::<&str, Vec<Figures>>::new();
         for round in 0..options.rounds {
             // Who comes first changes.
