@@ -180,3 +180,69 @@ impl Default for Engine {
         Self::new()
     }
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::{Engine, Kernel};
+    use crate::batch::Line;
+    use crate::{Jobs, OpenJob, SealJob, Sealed, TAG_LEN, TAILROOM};
+
+    /// Every line of keys, keystream and states in the scratch is zero.
+    fn wiped(engine: &Engine) -> bool {
+        let secret = &engine.scratch.secret;
+        let zero = |line: &Line| line.0 == [0; 8];
+        secret.poly_keys.iter().all(zero)
+            && secret.keystream.iter().all(zero)
+            && secret.ahead.iter().all(zero)
+            && secret.side.is_wiped()
+    }
+
+    #[test]
+    fn every_call_wipes_its_secrets() {
+        let kernels = Kernel::ALL.into_iter().filter_map(Engine::with_kernel);
+        for mut engine in kernels {
+            let kernel = engine.kernel();
+            for batch in [1, 2, 3, 5, 8, 17, 64] {
+                for len in [
+                    0, 1, 63, 64, 65, 300, 383, 384, 512, 700, 961, 1100, 1420, 5000,
+                ] {
+                    let key = [7; 32];
+                    let mut buffers = vec![vec![1; len + TAG_LEN + TAILROOM]; batch];
+                    let mut jobs = Jobs::<_, 64>::new();
+                    for buffer in &mut buffers {
+                        let job = SealJob::in_place(&key, 3, buffer, len).expect("room");
+                        assert!(jobs.push(job).is_ok());
+                    }
+                    if batch % 2 == 0 {
+                        engine.seal_with(&mut jobs, |_, _, _| ());
+                    } else {
+                        engine.seal(&mut jobs);
+                    }
+                    assert!(wiped(&engine), "{kernel:?}: seal {batch} of {len}");
+
+                    // One packet of the burst is broken.
+                    buffers[batch / 2][len] ^= 1;
+                    let mut jobs = Jobs::<_, 64>::new();
+                    for buffer in &buffers {
+                        let job = Sealed::new(&key, 3, &buffer[..len + TAG_LEN]).expect("a tag");
+                        assert!(jobs.push(job).is_ok());
+                    }
+                    engine.verify(&mut jobs);
+                    assert!(wiped(&engine), "{kernel:?}: verify {batch} of {len}");
+
+                    let mut jobs = Jobs::<_, 64>::new();
+                    for buffer in &mut buffers {
+                        let sealed = &mut buffer[..len + TAG_LEN];
+                        let job = OpenJob::in_place(&key, 3, sealed).expect("a tag");
+                        assert!(jobs.push(job).is_ok());
+                    }
+                    engine.open(&mut jobs);
+                    for (i, job) in jobs.iter().enumerate() {
+                        assert_eq!(job.ok(), i != batch / 2, "{kernel:?}: {batch} of {len}");
+                    }
+                    assert!(wiped(&engine), "{kernel:?}: open {batch} of {len}");
+                }
+            }
+        }
+    }
+}

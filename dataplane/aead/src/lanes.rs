@@ -139,8 +139,8 @@ pub(crate) struct Stream {
 
 /// Fills groups and has them computed one group late.
 pub(crate) struct Pipeline<'g, C: Compute> {
-    groups: &'g mut [Group; 2],
-    current: usize,
+    current: &'g mut Group,
+    other: &'g mut Group,
     used: usize,
     waiting: bool,
     pub(crate) compute: C,
@@ -149,9 +149,10 @@ pub(crate) struct Pipeline<'g, C: Compute> {
 impl<'g, C: Compute> Pipeline<'g, C> {
     #[inline(always)]
     pub(crate) fn new(groups: &'g mut [Group; 2], compute: C) -> Self {
+        let [current, other] = groups;
         Self {
-            groups,
-            current: 0,
+            current,
+            other,
             used: 0,
             waiting: false,
             compute,
@@ -172,7 +173,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         mut destination: *mut u8,
     ) {
         while count > 0 {
-            let (group, at) = (&mut self.groups[self.current], self.used);
+            let (group, at) = (&mut *self.current, self.used);
             let fits = count.min(C::LANES - at);
             if fits == 1 {
                 // SAFETY: the caller's contract.
@@ -211,7 +212,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         source: *const u8,
         destination: *mut u8,
     ) {
-        let (group, at) = (&mut self.groups[self.current], self.used);
+        let (group, at) = (&mut *self.current, self.used & (MOST - 1));
         group.joins(at, stream.key);
         group.block[at] = block;
         group.salt[at] = stream.salt;
@@ -227,6 +228,53 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         unsafe { self.took(1) };
     }
 
+    /// A packet's first two blocks: its key's, which goes to a line, and the first one of its text.
+    ///
+    /// # Safety
+    /// As [`Pipeline::run`].
+    #[inline(always)]
+    pub(crate) unsafe fn two(
+        &mut self,
+        stream: Stream,
+        zeros: *const u8,
+        line: *mut u8,
+        source: *const u8,
+        destination: *mut u8,
+    ) {
+        if self.used + 2 > C::LANES {
+            // SAFETY: the caller's contract.
+            unsafe {
+                self.one(stream, 0, Span::FULL, zeros, line);
+                self.one(stream, 1, Span::FULL, source, destination);
+            }
+            return;
+        }
+        let (group, at) = (&mut *self.current, self.used);
+        group.joins(at, stream.key);
+        let twice = |word: u32| u64::from(word) << 32 | u64::from(word);
+        // SAFETY: two lanes from `at` on are in the arrays.
+        unsafe {
+            let put = |array: *mut u32, words: u64| {
+                array.add(at).cast::<u64>().write_unaligned(words);
+            };
+            put(group.block.as_mut_ptr(), 1 << 32);
+            put(group.salt.as_mut_ptr(), twice(stream.salt));
+            put(group.counter_low.as_mut_ptr(), twice(stream.counter as u32));
+            put(
+                group.counter_high.as_mut_ptr(),
+                twice((stream.counter >> 32) as u32),
+            );
+            put(group.span.as_mut_ptr().cast(), twice(Span::FULL.bits()));
+            put(group.slot.as_mut_ptr(), twice(stream.slot));
+            *group.key.as_mut_ptr().add(at).cast() = [stream.key; 2];
+            *group.source.as_mut_ptr().add(at).cast() = [zeros, source];
+            *group.destination.as_mut_ptr().add(at).cast() = [line, destination];
+        }
+        prefetch(source);
+        // SAFETY: the caller's contract.
+        unsafe { self.took(2) };
+    }
+
     #[inline(always)]
     unsafe fn took(&mut self, lanes: usize) {
         self.used += lanes;
@@ -239,13 +287,12 @@ impl<'g, C: Compute> Pipeline<'g, C> {
     /// Closes the current group and computes the one before it.
     #[inline(always)]
     unsafe fn turn(&mut self) {
-        let group = &mut self.groups[self.current];
-        group.used = self.used;
-        self.current ^= 1;
+        self.current.used = self.used;
+        core::mem::swap(&mut self.current, &mut self.other);
         self.used = 0;
         if self.waiting {
             // SAFETY: the caller's contract; this group was closed by the turn before.
-            unsafe { self.compute.compute(&self.groups[self.current]) };
+            unsafe { self.compute.compute(self.current) };
         }
         self.waiting = true;
     }
@@ -262,7 +309,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         }
         if self.waiting {
             // SAFETY: the caller's contract; the last turn closed this group.
-            unsafe { self.compute.compute(&self.groups[self.current ^ 1]) };
+            unsafe { self.compute.compute(self.other) };
         }
         self.waiting = false;
     }

@@ -9,8 +9,6 @@
 
 #[cfg(target_arch = "x86_64")]
 use core::arch::asm;
-#[cfg(target_arch = "x86_64")]
-use core::arch::x86_64::__m128i;
 
 /// Copies `len` bytes out of memory that may change meanwhile. Each byte is read exactly once.
 ///
@@ -46,12 +44,11 @@ pub(crate) unsafe fn read(mut source: *const u8, mut destination: *mut u8, mut l
             );
             return;
         }
-        while len >= 16 {
-            piece!(16, __m128i, xmm_reg, "movdqu {}, [{}]");
-            len -= 16;
-        }
-        if len & 8 != 0 {
+        // Not through xmm registers: their old instructions keep the upper halves, and a kernel that
+        // has just filled those would wait for them, thousands of cycles per packet.
+        while len >= 8 {
             piece!(8, u64, reg, "mov {}, [{}]");
+            len -= 8;
         }
         if len & 4 != 0 {
             piece!(4, u32, reg, "mov {:e}, [{}]");

@@ -182,8 +182,83 @@ pub(crate) enum Share {
     Nothing,
     /// Four blocks of one stream in each of so many double rounds.
     One(usize, u32),
+    /// Two blocks of one stream: it may lag, until another one goes beside it.
+    Half(usize, u32),
     /// Two blocks of each stream.
     Both(u32),
+}
+
+/// What is done on the side of each double round, in four parts.
+pub(crate) trait Beside {
+    /// # Safety
+    /// The blocks to do are readable.
+    unsafe fn part(&mut self, round: u32, part: usize);
+}
+
+/// Nothing is done on the side.
+impl Beside for () {
+    #[inline(always)]
+    unsafe fn part(&mut self, _round: u32, _part: usize) {}
+}
+
+/// A stream on its way, in registers as far as those suffice.
+#[derive(Clone, Copy)]
+pub(crate) struct Walk {
+    pub(crate) poly: Poly,
+    pub(crate) at: *const u8,
+}
+
+impl Walk {
+    #[inline(always)]
+    unsafe fn step(&mut self) {
+        // SAFETY: the caller's contract.
+        unsafe { self.poly.blocks(self.at, 1) };
+        self.at = self.at.wrapping_add(16);
+    }
+}
+
+/// `BLOCKS` (2 to 4) of one stream in each of so many double rounds.
+pub(crate) struct Single<const BLOCKS: usize> {
+    pub(crate) walk: Walk,
+    pub(crate) rounds: u32,
+}
+
+impl<const BLOCKS: usize> Beside for Single<BLOCKS> {
+    #[inline(always)]
+    unsafe fn part(&mut self, round: u32, part: usize) {
+        // Two are set apart, three or four follow each other.
+        let turn = if BLOCKS == 2 {
+            part.is_multiple_of(2)
+        } else {
+            part < BLOCKS
+        };
+        if turn && round < self.rounds {
+            // SAFETY: the caller's contract.
+            unsafe { self.walk.step() };
+        }
+    }
+}
+
+/// Two blocks of two streams each.
+pub(crate) struct Double {
+    pub(crate) a: Walk,
+    pub(crate) b: Walk,
+    pub(crate) rounds: u32,
+}
+
+impl Beside for Double {
+    #[inline(always)]
+    unsafe fn part(&mut self, round: u32, part: usize) {
+        if round < self.rounds {
+            let walk = if part.is_multiple_of(2) {
+                &mut self.a
+            } else {
+                &mut self.b
+            };
+            // SAFETY: the caller's contract.
+            unsafe { walk.step() };
+        }
+    }
 }
 
 impl Side {
@@ -308,8 +383,14 @@ impl Side {
             self.available(&self.streams[0]),
             self.available(&self.streams[1]),
         );
+        // One stream alone waits for its own multiplications: better two at half the pace.
+        let more = self.next < self.count;
         if a >= 2 && b >= 2 {
             Share::Both((a / 2).min(b / 2).min(10))
+        } else if more && a >= 2 {
+            Share::Half(0, (a / 2).min(10))
+        } else if more && b >= 2 {
+            Share::Half(1, (b / 2).min(10))
         } else if a >= 4 {
             Share::One(0, (a / 4).min(10))
         } else if b >= 4 {
@@ -321,17 +402,16 @@ impl Side {
 
     /// Where a stream goes on.
     #[inline(always)]
-    pub(crate) fn place(&self, stream: usize) -> *const u8 {
-        let stream = &self.streams[stream];
-        self.texts[stream.slot & 63]
-            .start
-            .wrapping_add(stream.at as usize)
+    pub(crate) fn walk(&self, stream: usize) -> Walk {
+        let Stream { slot, poly, at } = self.streams[stream];
+        let at = self.texts[slot & 63].start.wrapping_add(at as usize);
+        Walk { poly, at }
     }
 
     /// Notes that a stream went on.
     #[inline(always)]
-    pub(crate) fn went(&mut self, stream: usize, poly: Poly, blocks: u32) {
-        self.streams[stream].poly = poly;
+    pub(crate) fn went(&mut self, stream: usize, walk: Walk, blocks: u32) {
+        self.streams[stream].poly = walk.poly;
         self.streams[stream].at += 16 * blocks;
     }
 
@@ -343,29 +423,39 @@ impl Side {
     pub(crate) unsafe fn drain(&mut self) {
         (self.grows, self.keyed) = (false, self.count);
         loop {
-            let (share, places) = (self.share(), [self.place(0), self.place(1)]);
-            let [mut a, mut b] = [self.streams[0].poly, self.streams[1].poly];
-            match share {
-                Share::Nothing => break,
-                Share::One(i, rounds) => {
-                    let mut poly = self.streams[i].poly;
-                    // SAFETY: those blocks are there.
-                    unsafe { poly.blocks(places[i], 4 * rounds as usize) };
-                    self.went(i, poly, 4 * rounds);
-                }
-                Share::Both(rounds) => {
-                    for block in 0..2 * rounds as usize {
-                        // SAFETY: those blocks are there.
-                        unsafe {
-                            a.blocks(places[0].add(16 * block), 1);
-                            b.blocks(places[1].add(16 * block), 1);
-                        }
+            let share = self.share();
+            let [mut a, mut b] = [self.walk(0), self.walk(1)];
+            // SAFETY: those blocks are there.
+            unsafe {
+                match share {
+                    Share::Nothing => break,
+                    Share::One(i, rounds) => {
+                        let mut walk = self.walk(i);
+                        walk.poly.blocks(walk.at, 4 * rounds as usize);
+                        self.went(i, walk, 4 * rounds);
                     }
-                    self.went(0, a, 2 * rounds);
-                    self.went(1, b, 2 * rounds);
+                    Share::Half(i, rounds) => {
+                        let mut walk = self.walk(i);
+                        walk.poly.blocks(walk.at, 2 * rounds as usize);
+                        self.went(i, walk, 2 * rounds);
+                    }
+                    Share::Both(rounds) => {
+                        for _ in 0..2 * rounds {
+                            a.step();
+                            b.step();
+                        }
+                        self.went(0, a, 2 * rounds);
+                        self.went(1, b, 2 * rounds);
+                    }
                 }
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_wiped(&self) -> bool {
+        let idle = |stream: &Stream| stream.poly.h == [0; 3] && stream.poly.r == [0; 2];
+        self.streams.iter().all(idle)
     }
 
     /// Forgets keys and states.

@@ -18,7 +18,7 @@ use core::arch::x86_64::*;
 use crate::KeyBytes;
 use crate::lanes::{Compute, Group, Span, Stream};
 use crate::raw;
-use crate::scalar::{Share, Side};
+use crate::scalar::{Beside, Double, Poly, Share, Side, Single, Walk};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -92,29 +92,23 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
             match side.share() {
                 Share::Nothing => keystream(group, blocks),
                 Share::One(stream, rounds) => {
-                    let mut poly = side.streams[stream].poly;
-                    let place = side.place(stream);
-                    keystream_beside(group, blocks, |round, part| {
-                        if round < rounds {
-                            poly.blocks(place.wrapping_add(64 * round as usize + 16 * part), 1);
-                        }
-                    });
-                    side.went(stream, poly, 4 * rounds);
+                    let walk = side.walk(stream);
+                    let mut beside = Single::<4> { walk, rounds };
+                    keystream_beside(group, blocks, &mut beside);
+                    side.went(stream, beside.walk, 4 * rounds);
+                }
+                Share::Half(stream, rounds) => {
+                    let walk = side.walk(stream);
+                    let mut beside = Single::<2> { walk, rounds };
+                    keystream_beside(group, blocks, &mut beside);
+                    side.went(stream, beside.walk, 2 * rounds);
                 }
                 Share::Both(rounds) => {
-                    let [mut a, mut b] = [side.streams[0].poly, side.streams[1].poly];
-                    let (place_a, place_b) = (side.place(0), side.place(1));
-                    keystream_beside(group, blocks, |round, part| {
-                        let offset = 32 * round as usize + 16 * (part / 2);
-                        if round < rounds {
-                            match part % 2 {
-                                0 => a.blocks(place_a.wrapping_add(offset), 1),
-                                _ => b.blocks(place_b.wrapping_add(offset), 1),
-                            }
-                        }
-                    });
-                    side.went(0, a, 2 * rounds);
-                    side.went(1, b, 2 * rounds);
+                    let (a, b) = (side.walk(0), side.walk(1));
+                    let mut beside = Double { a, b, rounds };
+                    keystream_beside(group, blocks, &mut beside);
+                    side.went(0, beside.a, 2 * rounds);
+                    side.went(1, beside.b, 2 * rounds);
                 }
             }
         }
@@ -268,10 +262,58 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
     // SAFETY: the caller's contract.
     unsafe {
         match group.used {
-            0..=2 => few::<1>(group, out, |_, _| ()),
-            3..=4 => few::<2>(group, out, |_, _| ()),
-            5..=6 => few::<3>(group, out, |_, _| ()),
-            7.. => eight(group, out, |_, _| ()),
+            0..=2 => few::<1>(group, out, &mut ()),
+            3..=4 => few::<2>(group, out, &mut ()),
+            5..=6 => few::<3>(group, out, &mut ()),
+            7.. => eight(group, out, &mut ()),
+        }
+    }
+}
+
+/// Up to six blocks with Poly1305 of two blocks beside each double round. Returns how many it took.
+///
+/// # Safety
+/// As [`Compute::compute`]; `count` blocks are readable at `text`.
+#[inline(never)]
+#[target_feature(enable = "avx2,bmi2")]
+pub(super) unsafe fn alone_beside(
+    group: &Group,
+    out: &mut [__m256i; 32],
+    poly: &mut Poly,
+    text: *const u8,
+    count: u32,
+) -> u32 {
+    let walk = Walk {
+        poly: *poly,
+        at: text,
+    };
+    // SAFETY: the caller's contract.
+    unsafe {
+        // Three are a little more than a double round hides, but less than three alone.
+        if count >= 30 {
+            let mut beside = Single::<3> { walk, rounds: 10 };
+            few_beside(group, out, &mut beside);
+            *poly = beside.walk.poly;
+            30
+        } else {
+            let rounds = (count / 2).min(10);
+            let mut beside = Single::<2> { walk, rounds };
+            few_beside(group, out, &mut beside);
+            *poly = beside.walk.poly;
+            2 * rounds
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn few_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if group.used <= 4 {
+            few::<2>(group, out, beside);
+        } else {
+            few::<3>(group, out, beside);
         }
     }
 }
@@ -282,7 +324,7 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
 /// As [`Compute::compute`].
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: impl FnMut(u32, usize)) {
+unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
     // SAFETY: the caller's contract.
     unsafe {
         if group.used <= 4 {
@@ -295,7 +337,7 @@ unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: impl 
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u32, usize)) {
+unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -328,16 +370,20 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u
     let mut x = start;
     for round in 0..10 {
         four!(x, shuffle shuffles.by_16, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
-        beside(round, 0);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 0) };
         four!(x, 12 20, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_8, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
-        beside(round, 1);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 1) };
         four!(x, 7 25, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_16, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
-        beside(round, 2);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 2) };
         four!(x, 12 20, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
         four!(x, shuffle shuffles.by_8, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
-        beside(round, 3);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 3) };
         four!(x, 7 25, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
     }
     let mut half = [_mm256_setzero_si256(); 8];
@@ -356,11 +402,7 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], mut beside: impl FnMut(u
 /// two blocks.
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn few<const SETS: usize>(
-    group: &Group,
-    out: &mut [__m256i; 32],
-    mut beside: impl FnMut(u32, usize),
-) {
+unsafe fn few<const SETS: usize>(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
     let sigma = _mm256_broadcastsi128_si256(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
     let mut start = [[_mm256_setzero_si256(); 4]; SETS];
     for (set, rows) in start.iter_mut().enumerate() {
@@ -393,16 +435,20 @@ unsafe fn few<const SETS: usize>(
     let shuffles = shuffles();
     let mut x = start;
     for round in 0..10 {
-        beside(round, 0);
-        beside(round, 1);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 0) };
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 1) };
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
             *b = _mm256_shuffle_epi32::<0b00_11_10_01>(*b);
             *c = _mm256_shuffle_epi32::<0b01_00_11_10>(*c);
             *d = _mm256_shuffle_epi32::<0b10_01_00_11>(*d);
         }
-        beside(round, 2);
-        beside(round, 3);
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 2) };
+        // SAFETY: the blocks to do are readable.
+        unsafe { beside.part(round, 3) };
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
             *b = _mm256_shuffle_epi32::<0b10_01_00_11>(*b);

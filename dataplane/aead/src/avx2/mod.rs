@@ -17,10 +17,13 @@
 mod chacha;
 mod poly;
 
+use core::ptr;
+
 use crate::PayloadSum;
-use crate::batch::{self, AHEAD, Line, Scratch, Text, Vector};
+use crate::batch::{self, AHEAD, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
-use crate::scalar::Side;
+use crate::lanes::{Compute, Group};
+use crate::scalar::{Poly, Side};
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -32,6 +35,10 @@ enum Avx2 {}
 impl Vector for Avx2 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Eight<'s, EXACT, SUM>;
 
+    const ALONE: usize = 18;
+    // A few are sooner done than a full group, and Poly1305 can begin.
+    const AT_ONCE: usize = 6;
+    const WRITTEN: usize = 6;
     const TEXTS: usize = 4;
     const SCALAR_BLOCKS: usize = 33;
     const TOGETHER: u32 = 200;
@@ -59,10 +66,47 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn keystream(group: &mut Group, blocks: Blocks, out: &mut [Line; 16]) {
+        // SAFETY: the caller's contract; lines are registers' places (see `lanes`).
+        unsafe {
+            prepare(group, blocks);
+            chacha::keystream(group, &mut *(&raw mut *out).cast());
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn keystream_beside(
+        group: &mut Group,
+        blocks: Blocks,
+        out: &mut [Line; 16],
+        poly: &mut Poly,
+        text: *const u8,
+        count: u32,
+    ) -> u32 {
+        // SAFETY: as above.
+        unsafe {
+            prepare(group, blocks);
+            chacha::alone_beside(group, &mut *(&raw mut *out).cast(), poly, text, count)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, streams) }
     }
+}
+
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+unsafe fn prepare(group: &mut Group, blocks: Blocks) {
+    let (none, to) = (ptr::null(), ptr::null_mut());
+    // SAFETY: the caller's contract.
+    unsafe {
+        chacha::Eight::<false, false>::fill(group, 0, blocks.stream, blocks.first, none, to);
+    }
+    (group.used, group.one_key) = (blocks.count, true);
 }
 
 /// The way in: everything that is inlined below is compiled for the kernel's features.

@@ -17,10 +17,13 @@
 mod chacha;
 mod poly;
 
+use core::ptr;
+
 use crate::PayloadSum;
-use crate::batch::{self, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
-use crate::scalar::Side;
+use crate::lanes::{Compute, Group};
+use crate::scalar::{Poly, Side};
 
 /// Whether this processor has what the kernel needs.
 pub(crate) fn is_available() -> bool {
@@ -36,6 +39,9 @@ enum Avx512 {}
 impl Vector for Avx512 {
     type Lanes<'s, const EXACT: bool, const SUM: bool> = chacha::Sixteen<'s, EXACT, SUM>;
 
+    const ALONE: usize = 16;
+    const AT_ONCE: usize = 16;
+    const WRITTEN: usize = 4;
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
     const TOGETHER: u32 = 0;
@@ -59,6 +65,32 @@ impl Vector for Avx512 {
                 sums: &mut *(&raw mut *sums).cast(),
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn keystream(group: &mut Group, blocks: Blocks, out: &mut [Line; 16]) {
+        // SAFETY: the caller's contract; lines are registers' places (see `lanes`).
+        unsafe {
+            let (none, to) = (ptr::null(), ptr::null_mut());
+            chacha::Sixteen::<false, false>::fill(group, 0, blocks.stream, blocks.first, none, to);
+            (group.used, group.one_key) = (blocks.count, true);
+            chacha::keystream(group, &mut *(&raw mut *out).cast());
+        }
+    }
+
+    /// Without anything beside it: Poly1305 in vectors is sooner done.
+    #[inline(always)]
+    unsafe fn keystream_beside(
+        group: &mut Group,
+        blocks: Blocks,
+        out: &mut [Line; 16],
+        _poly: &mut Poly,
+        _text: *const u8,
+        _count: u32,
+    ) -> u32 {
+        // SAFETY: the caller's contract.
+        unsafe { Self::keystream(group, blocks, out) };
+        0
     }
 
     #[inline(always)]

@@ -13,9 +13,12 @@
 //!
 //! ```text
 //!            step 0           step 1           step 2
-//! packet 0   [m0 m1 m2 m3]    [m4 m5 m6 m7]    [m8 m9 m10 lengths]
-//! packet 1   [ 0  0  0  0]    [ 0 m0 m1 m2]    [m3 m4 m5  lengths]
+//! packet 0   [m0 m1 m2 m3]    [m4 m5 m6 m7]    [m8 m9 m10 m11]    lengths
+//! packet 1   [ 0  0  0  0]    [ 0 m0 m1 m2]    [m3 m4 m5  m6 ]    lengths
 //! ```
+//!
+//! Only steps in which a text begins or a block isn't whole are loaded with masks: of packets of one
+//! length that is a multiple of 64, none.
 //!
 //! Fewer than five texts take two, four or eight lanes each: a text's steps are dealt to streams,
 //! which go on by `r^8`, `r^16` or `r^32` and meet at the end.
@@ -202,14 +205,15 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     let stride = if S >= 8 { product(&r16.r, &r16) } else { r16 };
 
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
-    let blocks = |text: &Text| text.len.div_ceil(16) + 1;
-    let (mut most, mut least) = (0, u32::MAX);
+    let blocks = |text: &Text| text.len.div_ceil(16);
+    let (mut most, mut least, mut parts) = (0, u32::MAX, 0);
     for lane in 0..8 / S {
         most = most.max(blocks(&texts[lane]));
         least = least.min(blocks(&texts[lane]));
+        parts |= texts[lane].len % 16;
     }
     let per_step = 4 * S as u32;
-    let steps = most.div_ceil(per_step);
+    let steps = most.div_ceil(per_step).max(1);
     let mut begin = [ptr::null::<u8>(); 8];
     let mut start = [ptr::null::<u8>(); 8];
     let mut len = [0u64; 8];
@@ -231,17 +235,11 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             lens: _mm512_loadu_si512(len.as_ptr().cast()),
         }
     };
-    // Lengths are the last block of each text's last stream.
-    let lens = match S {
-        8 => _mm512_maskz_mov_epi64(0x80, edges.lens),
-        4 => _mm512_maskz_mov_epi64(0x88, edges.lens),
-        2 => _mm512_maskz_mov_epi64(0xaa, edges.lens),
-        _ => edges.lens,
-    };
+    // Only a last step in which a block isn't whole needs masks.
+    let masked = if parts == 0 { u32::MAX } else { steps - 1 };
 
     // 3. The first step takes the blocks that some packet has; h is zero.
-    let last = steps == 1;
-    let (mut columns, high_bits) = if begun > 0 || last {
+    let (columns, high_bits) = if begun > 0 || masked == 0 {
         // SAFETY: texts are readable.
         unsafe { edges.load(0) }
     } else {
@@ -251,9 +249,6 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             [_mm512_set1_epi64(HIGH_BIT); 4],
         )
     };
-    if last {
-        columns[7] = _mm512_or_si512(columns[7], lens);
-    }
     let mut accumulator = [zero; 6];
     if S > 1 || most % 4 == 0 {
         multiply(
@@ -285,8 +280,7 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 4. Four blocks of each stream per step.
     for step in 1..steps {
-        let last = step + 1 == steps;
-        let (mut columns, high_bits) = if step < begun || last {
+        let (columns, high_bits) = if step < begun || step == masked {
             // SAFETY: texts are readable.
             unsafe { edges.load(64 * S as u32 * step) }
         } else {
@@ -296,9 +290,6 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
-        if last {
-            columns[7] = _mm512_or_si512(columns[7], lens);
-        }
         let mut accumulator = [zero; 6];
         multiply(
             &mut accumulator,
@@ -350,7 +341,12 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
         ];
         h = sum(&product(&h, &r16).r, &next);
     }
-    let tags = finish(&h, s);
+    // 6. The lengths (of no associated data, and the text's) are the last block.
+    let mut accumulator = [zero; 6];
+    let high_bit = _mm512_set1_epi64(HIGH_BIT);
+    let lengths = limbs(zero, edges.lens, high_bit);
+    multiply(&mut accumulator, &sum(&h, &lengths), &r);
+    let tags = finish(&carry(&accumulator), s);
     let mut packets = [[0; 2]; 8];
     for packet in 0..8 / S {
         packets[packet] = [tags[0][packet * S], tags[1][packet * S]];

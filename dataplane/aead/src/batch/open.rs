@@ -1,0 +1,341 @@
+//! Opening a burst: keys, tags, and the texts of packets whose tag was right.
+//!
+//! **In**: jobs of sealed packets. **Out**: verdicts, plaintext in place or at its destinations.
+//! **Never**: a byte written of a packet that does not verify.
+
+#![allow(unsafe_code, reason = "a named room: pointers of jobs become lanes")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::needless_range_loop,
+    reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
+)]
+
+use core::slice;
+
+use super::alone::Alone;
+use super::{
+    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags, wipe_lines,
+};
+use crate::KeyBytes;
+use crate::job::{DecryptJob, OpenJob, Sealed, State};
+use crate::lanes::{Pipeline, Span};
+
+/// What opening needs of a job.
+pub(crate) trait Open {
+    fn key(&self) -> &KeyBytes;
+    fn salt(&self) -> u32;
+    fn counter(&self) -> u64;
+    fn text(&self) -> Text;
+    fn state(&mut self) -> &mut State;
+    fn waits(&self) -> bool;
+}
+
+macro_rules! open {
+    ($type:ident) => {
+        impl Open for $type<'_> {
+            #[inline(always)]
+            fn key(&self) -> &KeyBytes {
+                self.key
+            }
+            #[inline(always)]
+            fn salt(&self) -> u32 {
+                self.salt
+            }
+            #[inline(always)]
+            fn counter(&self) -> u64 {
+                self.counter
+            }
+            #[inline(always)]
+            fn text(&self) -> Text {
+                Text {
+                    start: self.text.as_ptr(),
+                    len: self.len,
+                }
+            }
+            #[inline(always)]
+            fn state(&mut self) -> &mut State {
+                &mut self.state
+            }
+            #[inline(always)]
+            fn waits(&self) -> bool {
+                self.state == State::Waiting
+            }
+        }
+    };
+}
+
+open!(OpenJob);
+open!(Sealed);
+
+/// Verifies a sub-batch: key lanes, tags, comparison.
+#[inline(always)]
+unsafe fn verify_some<K: Vector, J: Open>(
+    scratch: &mut Scratch,
+    jobs: &mut [J],
+    first: usize,
+    order: &Order,
+) {
+    let secret = &mut scratch.secret;
+    let keys = secret.poly_keys.as_mut_ptr();
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for slot in 0..order.len {
+        let job = &jobs[order.index(first, slot)];
+        let stream = stream(job.key(), job.salt(), job.counter(), slot);
+        let key = keys.wrapping_add(slot).cast();
+        // SAFETY: a slot's line takes a whole block.
+        unsafe { pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key) };
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+    let mut verdicts = [State::Failed; MOST];
+    // SAFETY: texts and tags lie in the jobs' buffers.
+    unsafe {
+        let text = |slot| jobs[order.index(first, slot)].text();
+        tags::<K>(scratch, order.len, text, |slot, tag| {
+            verdicts[slot] = verdict(text(slot), tag);
+        });
+    }
+    for slot in 0..order.len {
+        *jobs[order.index(first, slot)].state() = verdicts[slot];
+    }
+}
+
+/// Verifies all jobs that were not looked at before.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn verify<K: Vector>(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
+    let (mut first, mut slots) = (0, 0);
+    while first < jobs.len() {
+        let order = Order::new(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        slots = slots.max(order.len);
+        // SAFETY: pointers of jobs are good for their lengths.
+        unsafe { verify_some::<K, _>(scratch, jobs, first, &order) };
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// Opens all jobs that were not looked at before, in place.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
+    if let [job] = &mut *jobs
+        && job.waits()
+    {
+        let alone = Alone {
+            stream: stream(job.key, job.salt, job.counter, 0),
+            text: job.text.as_ptr(),
+            len: job.len,
+        };
+        if alone.fits::<K>() {
+            // SAFETY: the job's buffer holds text and tag.
+            job.state = unsafe { alone.open::<K>(scratch) };
+            return;
+        }
+    }
+    let (mut first, mut slots) = (0, 0);
+    while first < jobs.len() {
+        let order = Order::new(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        slots = slots.max(order.len);
+        // SAFETY: pointers of jobs are good for their lengths.
+        unsafe {
+            if open_ahead::<K>(scratch, jobs, first, &order) {
+                first = order.next;
+                continue;
+            }
+            verify_some::<K, _>(scratch, jobs, first, &order);
+            let secret = &mut scratch.secret;
+            let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+            let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+            for slot in 0..order.len {
+                let job = &jobs[order.index(first, slot)];
+                if job.ok() {
+                    let stream = stream(job.key, job.salt, job.counter, slot);
+                    in_place(
+                        &mut pipeline,
+                        stream,
+                        job.text.as_ptr(),
+                        0,
+                        job.len,
+                        job.len,
+                    );
+                }
+            }
+            pipeline.finish();
+        }
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// Opens a sub-batch whose keystream fits into the scratch: no round waits for a verdict, and
+/// Poly1305 can go on the side. `false`: it doesn't fit.
+#[inline(always)]
+unsafe fn open_ahead<K: Vector>(
+    scratch: &mut Scratch,
+    jobs: &mut [OpenJob<'_>],
+    first: usize,
+    order: &Order,
+) -> bool {
+    let lanes = |job: &OpenJob<'_>| job.len.div_ceil(64) as usize;
+    let mut total = 0;
+    for slot in 0..order.len {
+        total += lanes(&jobs[order.index(first, slot)]);
+    }
+    if total > AHEAD || total + order.len > K::AHEAD {
+        return false;
+    }
+    // 1. All lanes, keys first; on the side, tags of long texts as soon as keys are there. Zeros
+    //    in place make keystream.
+    let secret = &mut scratch.secret;
+    let keys = secret.poly_keys.as_mut_ptr();
+    let ahead = secret.ahead.as_mut_ptr().cast::<u8>();
+    let text = |jobs: &[OpenJob<'_>], slot| jobs[order.index(first, slot)].text();
+    let side = aside::<K>(order, |slot| text(jobs, slot).len);
+    if side < order.len {
+        // SAFETY: ciphertexts are private and stay.
+        unsafe {
+            secret
+                .side
+                .begin(side, order.len, false, keys, |slot| text(jobs, slot))
+        };
+    }
+    let beside = if side < order.len {
+        Some(&mut secret.side)
+    } else {
+        None
+    };
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    // SAFETY: lines take whole blocks.
+    unsafe {
+        for slot in 0..order.len {
+            let job = &jobs[order.index(first, slot)];
+            let key = keys.wrapping_add(slot).cast();
+            let stream = stream(job.key, job.salt, job.counter, slot);
+            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+        }
+        let mut to = ahead;
+        for slot in 0..order.len {
+            let job = &jobs[order.index(first, slot)];
+            let stream = stream(job.key, job.salt, job.counter, slot);
+            pipeline.run(stream, 1, lanes(job), to, to);
+            to = to.wrapping_add(64 * lanes(job));
+        }
+        pipeline.finish();
+    }
+    // 2. Verdicts.
+    let mut verdicts = [State::Failed; MOST];
+    // SAFETY: texts and tags lie in the jobs' buffers.
+    unsafe {
+        if side < order.len {
+            secret.side.drain();
+            for slot in side..order.len {
+                verdicts[slot] = verdict(text(jobs, slot), secret.side.tags[slot]);
+            }
+        }
+        tags::<K>(
+            scratch,
+            side,
+            |slot| text(jobs, slot),
+            |slot, tag| {
+                verdicts[slot] = verdict(text(jobs, slot), tag);
+            },
+        );
+    }
+    // 3. Texts of packets that verified.
+    let mut from = ahead.cast_const();
+    for slot in 0..order.len {
+        let job = &mut jobs[order.index(first, slot)];
+        job.state = verdicts[slot];
+        if job.ok() {
+            // SAFETY: the job borrows its buffer mutably; the lanes above filled this keystream.
+            let (text, keystream) = unsafe {
+                (
+                    slice::from_raw_parts_mut(job.text.as_ptr(), job.len as usize),
+                    slice::from_raw_parts(from, job.len as usize),
+                )
+            };
+            for (byte, key) in text.iter_mut().zip(keystream) {
+                *byte ^= key;
+            }
+        }
+        from = from.wrapping_add(64 * lanes(job));
+    }
+    wipe_lines(&mut scratch.secret.ahead[..total]);
+    true
+}
+
+/// Compares a tag with the one behind a text.
+///
+/// # Safety
+/// A tag is readable behind the text.
+#[inline(always)]
+pub(super) unsafe fn verdict(text: Text, tag: [u64; 2]) -> State {
+    // SAFETY: the caller's contract.
+    let there = unsafe {
+        text.start
+            .add(text.len as usize)
+            .cast::<[u64; 2]>()
+            .read_unaligned()
+    };
+    // No early end: all bits meet in one word, and only that is looked at.
+    let difference = (there[0] ^ tag[0].to_le()) | (there[1] ^ tag[1].to_le());
+    if difference == 0 {
+        State::Verified
+    } else {
+        State::Failed
+    }
+}
+
+/// Decrypts ranges of verified texts.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+pub(crate) unsafe fn decrypt<K: Vector>(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
+    let secret = &mut scratch.secret;
+    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+    let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+    for job in jobs.iter() {
+        let stream = stream(job.key, job.salt, job.counter, 0);
+        let mut at = job.range.start;
+        for destination in job.destinations {
+            let mut to = destination.start.as_ptr();
+            let end = at + destination.len as u32;
+            // SAFETY: the range lies in the text; destinations take their lengths.
+            unsafe {
+                while at < end {
+                    let (block, skip) = (at / 64, at % 64);
+                    let whole = if skip == 0 { (end - at) / 64 } else { 0 };
+                    let source = job
+                        .text
+                        .as_ptr()
+                        .wrapping_add(64 * block as usize)
+                        .cast_const();
+                    if whole > 0 {
+                        pipeline.run(stream, block + 1, whole as usize, source, to);
+                        at += 64 * whole;
+                        to = to.wrapping_add(64 * whole as usize);
+                    } else {
+                        // A part of a block; a block in two destinations is computed twice.
+                        let stop = (end - 64 * block).min(64);
+                        let span = Span::new(skip, stop, stop);
+                        let start = to.wrapping_sub(skip as usize);
+                        pipeline.one(stream, block + 1, span, source, start);
+                        at += stop - skip;
+                        to = to.wrapping_add((stop - skip) as usize);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { pipeline.finish() };
+    scratch.wipe(0);
+}
