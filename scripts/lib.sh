@@ -75,13 +75,23 @@ BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
 # (dpdk-testpmd is in dpdk-dev.)
 SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
-    wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 procps
+    wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 nftables procps
 )
 
 need_cargo() {
     # sudo resets PATH; rustup's folder is the usual one.
     command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
     command -v cargo >/dev/null || die "cargo was not found: install Rust (https://rustup.rs) and try again"
+}
+
+# A peer that comes from no Debian package. It is built once, into target/; where that can't be done, the scenario
+# that needs it fails and says so.
+need_boringtun() {
+    local root=${CARGO_TARGET_DIR:-target}/boringtun
+    command -v boringtun-cli >/dev/null || [ -x "$root/bin/boringtun-cli" ] && return
+    say "building boringtun-cli"
+    cargo install --locked --quiet boringtun-cli --root "$root" --target-dir "$root/build" || return 0
+    rm -rf "$root/build"
 }
 
 # Where several libclang are installed, bindgen takes the newest, with the headers of the default clang: keep the

@@ -3,6 +3,7 @@
 //! - [`config`]: the YAML file, from text to types, with every mistake named.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells.
+//! - [`uapi`]: the sockets that `wg` speaks to.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
 
@@ -13,5 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod keys;
+pub mod netlink;
 pub mod process;
 pub mod state;
+pub mod uapi;

@@ -28,6 +28,9 @@ pub struct State {
     pub ports: Vec<Port>,
     /// In the configuration's order.
     pub uplinks: Vec<Uplink>,
+    /// In the configuration's order.
+    #[serde(default)]
+    pub tunnels: Vec<Tunnel>,
     /// In the configuration's order, tunnel by tunnel.
     pub peers: Vec<Peer>,
     /// Network by network.
@@ -109,6 +112,29 @@ pub struct Uplink {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// One tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its name.
+    pub name: String,
+    /// Its uplink.
+    pub uplink: String,
+    /// In base64, if it has an identity.
+    pub public_key: Option<String>,
+    /// Its UDP port.
+    pub listen_port: u16,
+    /// The mark on its packets; 0 is none.
+    pub fwmark: u32,
+    /// The largest inner packet, in bytes.
+    pub mtu: u16,
+    /// How many peers it has.
+    pub peers: usize,
+    /// The socket by which `wg` finds it, if it has one.
+    pub uapi: Option<String>,
+    /// What `wg` changed against the file, peers apart.
+    pub drift: Vec<String>,
+}
+
 /// One peer of one tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
@@ -140,6 +166,9 @@ pub struct Peer {
     pub staged: u64,
     /// Lost packets by reason.
     pub drops: BTreeMap<String, u64>,
+    /// What `wg` changed against the file: its keys, or `not in the file`.
+    #[serde(default)]
+    pub drift: Vec<String>,
 }
 
 /// One route of a network or of an uplink.

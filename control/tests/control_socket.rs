@@ -46,6 +46,9 @@ vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  142
 UPLINK  DRIVER  LINK  QUEUES  RX PACKETS   RX  TX PACKETS   TX  DROPS   MTU  ADDRESSES
 wan0    dpdk    25G        2           0  0 B           0  0 B      0  1500  192.0.2.10/24
 
+TUNNEL  UPLINK   PORT  FWMARK  PEERS   MTU  WG                           PUBLIC KEY                                    DRIFT
+wg0     wan0    51821       -      1  1420  /var/run/wireguard/wg0.sock  HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=  listen_port (file: 51820)
+
 TUNNEL  PEER  ENDPOINT          LATEST HANDSHAKE         KEYPAIR        RX   TX  STAGED  DROPS  PUBLIC KEY
 wg0     hv-b  192.0.2.11:51820  1 minute, 5 seconds ago  current  5.00 MiB  0 B       2      0  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
 
@@ -90,7 +93,8 @@ fn show_prints_json() {
     )))
     .unwrap();
     assert_eq!(part["peers"][0]["last_handshake_unix"], 1_700_000_000);
-    assert_eq!(part.as_object().unwrap().len(), 1);
+    assert_eq!(part["tunnels"][0]["drift"][0], "listen_port (file: 51820)");
+    assert_eq!(part.as_object().unwrap().len(), 2);
 }
 
 #[test]

@@ -583,6 +583,85 @@ fn collisions() {
     );
 }
 
+/// The good configuration with a plain network in place of blue, changed.
+fn plain(old: &str, new: &str) -> String {
+    let good = changed("node: hv-a", "node: hv-a");
+    let (front, _) = good.split_once("  blue:").unwrap();
+    let plain = format!(
+        "{front}{}",
+        r#"  blue:
+    tunnel: wg0
+  red:
+    gateway: 10.2.0.1/16
+ports:
+  vm1:
+    driver: tun
+    network: blue
+    interface: wg0
+    addresses: [10.1.1.10, "fd00:1::10"]
+"#
+    );
+    assert_eq!(plain.matches(old).count(), 1, "{old}");
+    plain.replace(old, new)
+}
+
+#[test]
+fn networks_without_a_router() {
+    let plain_error = |old: &str, new: &str, message: &str, help: &str| {
+        only(Severity::Error, &plain(old, new), message, help);
+    };
+    assert_eq!(report(&plain("vm1", "vm1")).mistakes(), []);
+    assert_eq!(
+        report(&plain("    driver: tun", "    driver: tun\n    guard: off")).mistakes(),
+        []
+    );
+    error(
+        "  red:\n    gateway: 10.2.0.1/16",
+        "  ⟦red: {}",
+        "network `red` has no `gateway` and no `tunnel`",
+        "give the network a `gateway: ADDRESS/LENGTH`",
+    );
+    let portless = plain("    network: blue", "    network: red\n    guard: off")
+        .replace("  blue:", "  ⟦blue:")
+        .replace("[10.1.1.10, \"fd00:1::10\"]", "[10.2.0.10]");
+    only(
+        Severity::Error,
+        &portless,
+        "network `blue` has no `gateway` and no port",
+        "`driver: tun`",
+    );
+    plain_error(
+        "  vm1:\n    driver: tun",
+        "  ⟦vm1:\n    mac: \"52:54:00:00:00:01\"\n    driver: tap",
+        "port `vm1` is no `tun` port, and its network `blue` has no `gateway`",
+        "only IP packets can pass",
+    );
+    plain_error(
+        "    driver: tun",
+        "    driver: tun\n    guard: ⟦strict",
+        "port `vm1` has a guard, and its network `blue` has no `gateway`",
+        "`guard: off`",
+    );
+    plain_error(
+        "    interface: wg0",
+        "    interface: wg0\n  ⟦vm2:\n    driver: tun\n    network: blue",
+        "port `vm2` is the second of network `blue`, which has no `gateway`",
+        "a network has one port",
+    );
+    plain_error(
+        "    tunnel: wg0",
+        "    tunnel: wg0\n    gateway_mac: ⟦\"52:54:00:00:00:09\"",
+        "network `blue` has no `gateway`, but a `gateway_mac`",
+        "remove it",
+    );
+    plain_error(
+        "    tunnel: wg0",
+        "    tunnel: wg0\n    routes: [{ to: ⟦10.9.0.0/16, peer: hv-b }]",
+        "network `blue` has no `gateway`, but `routes`",
+        "`allowed_ips` are the only routes",
+    );
+}
+
 #[test]
 fn addresses_that_do_not_fit() {
     error(

@@ -224,11 +224,14 @@ fn icmp_error(
     out: &mut [u8],
 ) -> usize {
     let v4 = matches!(headers.l3, L3::V4(_));
-    let Some(&source) = network
-        .gateways
-        .iter()
-        .find(|gateway| gateway.is_ipv4() == v4)
-    else {
+    let gateway = || network.gateways.iter().find(|g| g.is_ipv4() == v4).copied();
+    // In a plain network we have no address: the packet's destination speaks for itself,
+    // and that way the answer passes a reverse path filter.
+    let source = match network.plain {
+        Some(_) => headers.addresses().map(|(_, destination)| destination),
+        None => gateway(),
+    };
+    let Some(source) = source else {
         return 0;
     };
     if !tools.errors.take(turn.now) {

@@ -1,12 +1,13 @@
-//! Deliver: frames into guest RX rings.
+//! Deliver: frames into guest RX rings and interfaces.
 //!
 //! In: frames from another guest, with their metadata; decrypted packets. Out: frames
-//! in the guest's ring, cut and checksummed exactly as far as the guest did not
-//! negotiate otherwise. Never: two RX rings held at once, a wait for buffers.
+//! in the guest's ring or the host's interface, cut and checksummed exactly as far as
+//! the guest did not negotiate otherwise. Never: two RX rings held at once, a wait for
+//! buffers.
 
 use std::net::IpAddr;
 
-use culvert_vhost::{GuestRx, Offloads, RxBurst};
+use culvert_vhost::{Offloads, RxBurst};
 use culvert_wire::{
     Checksum, VnetHeader,
     coalesce::Accept,
@@ -20,7 +21,8 @@ use crate::{
     frames::Frames,
     ids::PortIndex,
     seal::decrement_hop_limit,
-    snapshot::{Network, Port},
+    snapshot::{Guest, Network, Port},
+    tun::Writer,
     turn::{Tools, Turn},
 };
 
@@ -30,7 +32,7 @@ pub(crate) const ETHERNET: usize = ether::HEADER_LEN;
 /// The guest queue that takes a flow with this hash: any of those that run, always the
 /// same one for a flow while the guest does not change its queues.
 pub(crate) fn queue(port: &Port, hash: u32) -> u16 {
-    let live = |queue: &u16| port.guest.guest_rx(*queue).is_live();
+    let live = |queue: &u16| port.guest.takes(*queue);
     let count = u32::try_from((0..port.queues).filter(live).count())
         .unwrap_or(0)
         .max(1);
@@ -40,9 +42,92 @@ pub(crate) fn queue(port: &Port, hash: u32) -> u16 {
         .unwrap_or(0)
 }
 
-/// The guest RX ring that takes a flow with this hash.
-fn ring(port: &Port, hash: u32) -> &GuestRx {
-    port.guest.guest_rx(queue(port, hash))
+/// A queue of a port that takes frames, held for one burst.
+pub(crate) enum Outlet<'p> {
+    /// A guest RX ring.
+    Ring(RxBurst<'p>),
+    /// A queue of an interface.
+    Tun(Writer<'p>),
+}
+
+impl<'p> Outlet<'p> {
+    /// Takes queue `queue` of `port`; a ring that can't be had has counted the loss of
+    /// `count` frames.
+    pub(crate) fn open(port: &'p Port, queue: u16, count: impl FnOnce() -> usize) -> Option<Self> {
+        match &port.guest {
+            Guest::Vhost(guest) => {
+                let ring = guest.guest_rx(queue);
+                match ring.lock_briefly() {
+                    Ok(rx) => Some(Self::Ring(rx)),
+                    Err(reason) => {
+                        ring.counters().add_drops(reason, count() as u64);
+                        None
+                    }
+                }
+            }
+            Guest::Tun(tun) if tun.is_gone() => {
+                port.drops.add(DropReason::InterfaceDown, count() as u64);
+                None
+            }
+            Guest::Tun(tun) => Writer::new(tun, queue, &port.drops).map(Self::Tun),
+        }
+    }
+
+    /// What the receiver takes.
+    pub(crate) fn offloads(&self) -> Offloads {
+        match self {
+            Self::Ring(rx) => rx.offloads(),
+            Self::Tun(writer) => writer.tun().offloads(),
+        }
+    }
+
+    /// Delivers a frame whose parts lie one behind the other; the first part holds at
+    /// least its Ethernet header. What is lost has been counted.
+    pub(crate) fn deliver(&mut self, vnet: &VnetHeader, parts: &[&[u8]]) {
+        match self {
+            Self::Ring(rx) => {
+                let _ = rx.deliver(vnet, parts);
+            }
+            Self::Tun(writer) => writer.deliver(vnet, parts),
+        }
+    }
+
+    /// Delivers frame `i`, with `head` in place of its first bytes. What is lost has been
+    /// counted; `false` if its bytes can't be had.
+    fn forward<F: Frames>(
+        &mut self,
+        frames: &F,
+        i: usize,
+        vnet: &VnetHeader,
+        head: &[u8],
+        scratch: &mut [u8],
+    ) -> bool {
+        match self {
+            Self::Ring(rx) => {
+                let _ = frames.deliver(i, vnet, head, rx);
+                true
+            }
+            Self::Tun(writer) => {
+                let known = head.len();
+                let rest = match frames.private(i) {
+                    Some(whole) => whole.get(known..).unwrap_or_default(),
+                    // Guest memory is not for system calls: it may be unmapped under us.
+                    None => {
+                        let Some(rest) = scratch.get_mut(..frames.len(i).saturating_sub(known))
+                        else {
+                            return false;
+                        };
+                        if !frames.copy(i, known, rest) {
+                            return false;
+                        }
+                        rest
+                    }
+                };
+                writer.deliver(vnet, &[head, rest]);
+                true
+            }
+        }
+    }
 }
 
 /// A hash of a flow's addresses and ports: the same for all packets of a flow, and
@@ -90,15 +175,11 @@ pub(crate) fn switched<'h, F: Frames>(
         return;
     };
     // Frames of one guest queue go to one queue of the other: order holds.
-    let ring = ring(port, turn.worker);
-    let mut rx = match ring.lock_briefly() {
-        Ok(rx) => rx,
-        Err(reason) => {
-            ring.counters().add_drops(reason, chosen.count() as u64);
-            return;
-        }
+    let to = queue(port, turn.worker);
+    let Some(mut outlet) = Outlet::open(port, to, || chosen.clone().count()) else {
+        return;
     };
-    let offloads = rx.offloads();
+    let offloads = outlet.offloads();
     for (frame, headers, routed) in chosen {
         let mut head = [0; HEAD_LEN];
         let private = frames.head(frame);
@@ -114,11 +195,9 @@ pub(crate) fn switched<'h, F: Frames>(
         let vnet = forwardable(frames.vnet(frame), headers, private);
         let done = match vnet {
             Ok(vnet) if accepts(&vnet, offloads) => {
-                // The ring counts what it drops.
-                let _ = frames.deliver(frame, &vnet, head, &mut rx);
-                true
+                outlet.forward(frames, frame, &vnet, head, &mut tools.scratch)
             }
-            Ok(_) => cut(tools, frames, frame, headers, head, &mut rx),
+            Ok(_) => cut(tools, frames, frame, headers, head, &mut outlet),
             Err(_) => false,
         };
         if !done {
@@ -157,7 +236,7 @@ fn cut<F: Frames>(
     frame: usize,
     headers: &Headers,
     head: &[u8],
-    rx: &mut RxBurst<'_>,
+    outlet: &mut Outlet<'_>,
 ) -> bool {
     let Ok(plan) = Plan::new(frames.vnet(frame), headers, head, usize::from(u16::MAX)) else {
         return false;
@@ -173,20 +252,14 @@ fn cut<F: Frames>(
         out[..ETHERNET].copy_from_slice(&head[..ETHERNET]);
         let (front, data) = out.split_at_mut(payload);
         plan.write_headers(index, head, Checksum::of(data), &mut front[ETHERNET..]);
-        // The ring counts what it drops.
-        let _ = rx.deliver(&VnetHeader::default(), &[&*out]);
+        outlet.deliver(&VnetHeader::default(), &[&*out]);
     }
     true
 }
 
 /// Delivers one frame that we made to a port.
 pub(crate) fn own(port: &Port, hash: u32, frame: &[u8]) {
-    let ring = ring(port, hash);
-    match ring.lock_briefly() {
-        Ok(mut rx) => {
-            // The ring counts what it drops.
-            let _ = rx.deliver(&VnetHeader::default(), &[frame]);
-        }
-        Err(reason) => ring.counters().add_drops(reason, 1),
+    if let Some(mut outlet) = Outlet::open(port, queue(port, hash), || 1) {
+        outlet.deliver(&VnetHeader::default(), &[frame]);
     }
 }

@@ -107,6 +107,15 @@ reasons! {
     OuterFragment => "outer-fragment",
     /// Not addressed to one of the uplink's addresses or tunnels.
     NotForUs => "not-for-us",
+    // Towards an interface of the host's.
+    /// The host takes frames of this interface more slowly than they come.
+    InterfaceFull => "interface-full",
+    /// The interface is down, or was deleted.
+    InterfaceDown => "interface-down",
+    /// The kernel refuses the frame's offload metadata, or its form.
+    InterfaceRefused => "interface-refused",
+    /// Neither IPv4 nor IPv6, for an interface that carries packets alone.
+    InterfaceNotIp => "interface-not-ip",
     // Towards a guest: the port's rings count what is lost there themselves.
     /// More ICMP errors than the limit.
     IcmpLimited => "icmp-limited",

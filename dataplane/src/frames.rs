@@ -1,6 +1,7 @@
 //! Frames on their way out, wherever their bytes lie.
 //!
-//! In: a burst of frames in a guest's memory, or frames that were staged in ours.
+//! In: a burst of frames in a guest's memory or in an interface's buffers, or frames
+//! that were staged in ours.
 //! Out: their offload metadata, a private copy of their first bytes, and their
 //! payload as segments to seal from or bytes to copy. Never: a decision on bytes
 //! outside of the private copy.
@@ -43,6 +44,9 @@ pub(crate) trait Frames {
     /// so many.
     fn copy(&self, i: usize, offset: usize, to: &mut [u8]) -> bool;
 
+    /// All bytes of frame `i` where they are private and in one piece.
+    fn private(&self, i: usize) -> Option<&[u8]>;
+
     /// Delivers frame `i` to a guest, with `head` in place of its first bytes.
     ///
     /// # Errors
@@ -53,7 +57,10 @@ pub(crate) trait Frames {
         vnet: &VnetHeader,
         head: &[u8],
         rx: &mut RxBurst<'_>,
-    ) -> Result<(), PortDrop>;
+    ) -> Result<(), PortDrop> {
+        let whole = self.private(i).unwrap_or_default();
+        rx.deliver(vnet, &[head, &whole[head.len().min(whole.len())..]])
+    }
 }
 
 /// A burst in a guest's memory.
@@ -114,6 +121,10 @@ impl Frames for GuestFrames<'_, '_> {
         self.burst.copy(i, offset, to) == to.len()
     }
 
+    fn private(&self, _: usize) -> Option<&[u8]> {
+        None
+    }
+
     fn deliver(
         &self,
         i: usize,
@@ -171,16 +182,7 @@ impl Frames for OwnFrame<'_> {
         }
     }
 
-    fn deliver(
-        &self,
-        _: usize,
-        vnet: &VnetHeader,
-        head: &[u8],
-        rx: &mut RxBurst<'_>,
-    ) -> Result<(), PortDrop> {
-        rx.deliver(
-            vnet,
-            &[head, &self.bytes[head.len().min(self.bytes.len())..]],
-        )
+    fn private(&self, _: usize) -> Option<&[u8]> {
+        Some(self.bytes)
     }
 }

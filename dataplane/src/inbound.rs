@@ -9,8 +9,9 @@
 //! 2. `open`: all tags at once, then the plaintext in place.
 //! 3. `accept`: replay window (one lock per session and burst), endpoint, counters.
 //! 4. `admit`: the inner source must be the peer's; ECN moves inward.
-//! 5. `route`: to a port of the tunnel's network, to the gateway, to another peer.
-//! 6. `deliver_to`: per guest ring, coalesced as far as the guest takes it.
+//! 5. `route`: to a port of the tunnel's network, to the gateway, to another peer; of a
+//!    plain network always to its one port, untouched.
+//! 6. `deliver_to`: per guest ring or interface queue, coalesced as far as it is taken.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -28,7 +29,7 @@ use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, Kind, data_len};
 use crate::{
     answer,
     control_link::{HandshakePunt, Inline},
-    deliver::{self, ETHERNET},
+    deliver::{self, ETHERNET, Outlet},
     drops::DropReason,
     frames::OwnFrame,
     ids::PortIndex,
@@ -38,7 +39,7 @@ use crate::{
     sessions::Session,
     snapshot::NextHop,
     turn::{Sending, Tools, Turn},
-    uplink::{Datagram, Uplink},
+    uplink::{Datagram, Outer, Uplink},
 };
 
 /// The sessions of a burst, each once per run of datagrams.
@@ -63,7 +64,7 @@ struct Arrival {
 /// Where an inner packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Destination {
-    /// A guest RX ring of a port.
+    /// A guest RX ring of a port, or a queue of its interface.
     Ring(PortIndex, u16),
     /// Another peer of the same tunnel, or this one.
     Peer(crate::ids::PeerIndex),
@@ -262,7 +263,7 @@ fn accept(
 fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
     let peer = &session.peer;
     if session.keypair.confirm() {
-        peer.raise_confirmed(session.keypair.local_index(), turn.attention);
+        peer.raise_confirmed(&session.keypair, turn.attention);
     }
     let mut bytes = 0;
     let mut signals = 0;
@@ -277,7 +278,8 @@ fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session:
     peer.traffic.received(claims.len() as u64, bytes as u64);
     peer.raise(signals, turn.attention);
     if let Some(last) = claims.last() {
-        peer.note_source(burst[last.datagram].source, turn.attention);
+        let last = &burst[last.datagram];
+        peer.note_source(last.source, last.local, turn.attention);
     }
 }
 
@@ -334,6 +336,10 @@ fn admit_one(
         .network
         .and_then(|network| turn.snapshot.network(network));
     let network = network.ok_or(DropReason::NoRoute)?;
+    if let Some(port) = network.plain {
+        let queue = queue(turn, port, &headers, source, destination)?;
+        return Ok((headers, Destination::Ring(port, queue)));
+    }
     let next_hop = network
         .routes
         .lookup(destination)
@@ -496,13 +502,13 @@ fn send_back(
     };
     match seal::admission(turn, peer) {
         Admission::Ready => {
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let outer = Outer::from(headers.traffic_class().unwrap_or(0) & 3);
             let departure = Departure {
                 frame: 0,
                 peer,
                 plan,
                 mtu,
-                tos,
+                outer,
                 routed,
             };
             if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {
@@ -561,15 +567,10 @@ fn deliver_to(
             .iter()
             .filter(|a| a.to == Destination::Ring(port.index, queue))
     };
-    let ring = port.guest.guest_rx(queue);
-    let mut rx = match ring.lock_briefly() {
-        Ok(rx) => rx,
-        Err(reason) => {
-            ring.counters().add_drops(reason, here().count() as u64);
-            return;
-        }
+    let Some(mut outlet) = Outlet::open(port, queue, || here().count()) else {
+        return;
     };
-    let accept = deliver::accept(rx.offloads());
+    let accept = deliver::accept(outlet.offloads());
     let ethernet = |v4: bool| {
         let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
         ether::header(port.mac, network.gateway_mac, ether_type)
@@ -579,8 +580,7 @@ fn deliver_to(
         for arrival in here() {
             let packet = &plaintext(&burst[arrival.datagram])[..arrival.headers.ip_len];
             let header = ethernet(matches!(arrival.headers.l3, L3::V4(_)));
-            // The ring counts what it drops.
-            let _ = rx.deliver(&VnetHeader::default(), &[&header, packet]);
+            outlet.deliver(&VnetHeader::default(), &[&header, packet]);
         }
         return;
     }
@@ -603,8 +603,7 @@ fn deliver_to(
         for member in group.members() {
             parts.push(&plaintext(&burst[member.index as usize])[member.range()]);
         }
-        // The ring counts what it drops.
-        let _ = rx.deliver(&group.vnet, &parts);
+        outlet.deliver(&group.vnet, &parts);
     }
 }
 

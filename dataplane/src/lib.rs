@@ -8,8 +8,9 @@
 //! `outbound` classifies it (`guard`, `answer`), routes it by the [`snapshot`] and
 //! hands it to `seal`, which fills rooms of an [`uplink`]. What an uplink receives goes
 //! through `inbound` to `deliver`. Beside the way stand [`peer`] (what changes by
-//! itself), [`sessions`] (receiver indices), `staged` (frames without a key) and
-//! [`control_link`] (to and from the control core).
+//! itself), [`sessions`] (receiver indices), `staged` (frames without a key), [`tun`]
+//! (an interface of the host in a guest's place) and [`control_link`] (to and from the
+//! control core).
 
 #![deny(unsafe_code)]
 
@@ -31,6 +32,7 @@ mod seal;
 pub mod sessions;
 pub mod snapshot;
 mod staged;
+pub mod tun;
 mod turn;
 pub mod uplink;
 pub mod wake;

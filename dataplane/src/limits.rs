@@ -24,9 +24,10 @@ pub const INNER_HEADER: usize = 256;
 /// The largest guest frame: an Ethernet header and a 64 KiB IP packet.
 pub const FRAME_MAX: usize = 65_535 + 14;
 
-/// The largest sealed datagram's room when no uplink asks for more: a 9,000-byte
-/// Ethernet payload.
-pub const DATAGRAM_MAX: usize = 9_216;
+/// The largest sealed datagram of a UDP uplink: what fits into one over IPv4
+/// (65,535 bytes less the headers). An interface may have an MTU of tens of
+/// kilobytes, and the kernel cuts. Memory that no datagram reaches is never touched.
+pub const DATAGRAM_MAX: usize = 65_507;
 
 /// Peers over all tunnels (the dirty bitmap and session tables are sized by it).
 pub const PEERS: usize = 131_072;
@@ -38,6 +39,23 @@ pub const SESSION_SLOTS_MIN: usize = 1_024;
 /// Handshake messages waiting for the control core, over all workers
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`).
 pub const HANDSHAKE_QUEUE: usize = 4_096;
+
+/// Handshake messages without a cookie that a worker takes per second: what a flood
+/// of them may cost is then some hundredths of a core.
+pub const CALLS_PER_SECOND: u32 = 32_768;
+
+/// How many of them it takes at once after a quiet time.
+pub const CALLS_BURST: u32 = 4_096;
+
+/// Handshake messages taken together.
+pub const CALLS_PER_TURN: usize = 64;
+
+/// Bursts of data after which it is the handshake messages' turn.
+pub const CALLS_EVERY: u32 = 8;
+
+/// Bytes of socket buffer for handshake messages of one kind: about 4,096 of them
+/// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`), which it counts as 768 each.
+pub const CALLS_BUFFER: i32 = 2 << 20;
 
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;

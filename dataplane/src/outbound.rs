@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use culvert_wire::{
-    parse::{Headers, L3, parse_frame},
+    VnetHeader,
+    parse::{Headers, L3, L4, parse_frame},
     segment::{self, Plan, SegmentError},
 };
 
@@ -31,6 +32,7 @@ use crate::{
     seal::{self, Admission, Departure},
     snapshot::{Network, NextHop, Port},
     turn::{Sending, Tools, Turn},
+    uplink::Outer,
 };
 
 /// What becomes of a frame. Set once.
@@ -41,7 +43,8 @@ enum Verdict<'s> {
         peer: &'s Arc<Peer>,
         mtu: usize,
         plan: Plan,
-        tos: u8,
+        outer: Outer,
+        routed: bool,
     },
     /// It waits for the peer's key.
     Stage(&'s Arc<Peer>),
@@ -102,14 +105,15 @@ fn departures<'s>(
             peer,
             mtu,
             plan,
-            tos,
+            outer,
+            routed,
         } => Some(Departure {
             frame,
             peer,
             plan,
             mtu,
-            tos,
-            routed: true,
+            outer,
+            routed,
         }),
         Verdict::Stage(_)
         | Verdict::Port { .. }
@@ -135,6 +139,10 @@ fn classify<'s, F: Frames>(
     };
     if let Err(reason) = guard::check(port, &headers, head) {
         return (Verdict::Drop(reason), None);
+    }
+    if network.plain.is_some() {
+        let verdict = plain(turn, tools, sending, network, frames, frame, &headers);
+        return (verdict, Some(headers));
     }
     let verdict = match &headers.l3 {
         L3::Arp => asked(answer::arp(port, network, &headers, head)),
@@ -218,7 +226,7 @@ fn route<'s, F: Frames>(
             let Some(peer) = turn.snapshot.peer(peer) else {
                 return Verdict::Answer(Question::Unreachable, Some(DropReason::NoRoute));
             };
-            to_peer(turn, tools, sending, frames, frame, headers, peer)
+            to_peer(turn, tools, sending, (frames, frame), headers, peer, true)
         }
         Some(NextHop::Port(port)) => Verdict::Port { port, routed: true },
         Some(NextHop::Unreachable | NextHop::Gateway) | None => {
@@ -227,19 +235,45 @@ fn route<'s, F: Frames>(
     }
 }
 
+/// A network without a router: whatever it is, it goes to the peer whose address it is,
+/// as it is.
+fn plain<'s, F: Frames>(
+    turn: &Turn<'s>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    network: &'s Network,
+    frames: &F,
+    frame: usize,
+    headers: &Headers,
+) -> Verdict<'s> {
+    let Some((_, destination)) = headers.addresses() else {
+        return Verdict::Drop(DropReason::EtherTypeUnknown);
+    };
+    match network.routes.lookup(destination) {
+        Some(NextHop::Peer(peer)) if let Some(peer) = turn.snapshot.peer(peer) => {
+            to_peer(turn, tools, sending, (frames, frame), headers, peer, false)
+        }
+        _ => Verdict::Answer(Question::Unreachable, Some(DropReason::NoRoute)),
+    }
+}
+
 fn to_peer<'s, F: Frames>(
     turn: &Turn<'s>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    frames: &F,
-    frame: usize,
+    (frames, frame): (&F, usize),
     headers: &Headers,
     peer: &'s Arc<Peer>,
+    routed: bool,
 ) -> Verdict<'s> {
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
         return Verdict::Drop(DropReason::NoRoute);
     };
-    let mtu = usize::from(tunnel.mtu);
+    let mut mtu = usize::from(tunnel.mtu);
+    if !routed && frames.vnet(frame).gso_type == VnetHeader::GSO_NONE {
+        // The interface let it pass: its MTU has just changed, and the news is on its way.
+        mtu = mtu.max(headers.ip_len);
+    }
     let plan = match Plan::recut(frames.vnet(frame), headers, frames.head(frame), mtu) {
         Ok(plan) => plan,
         Err(SegmentError::TooBig { .. }) => {
@@ -255,13 +289,15 @@ fn to_peer<'s, F: Frames>(
             if !tools.staged.is_empty() && tools.staged.holds(peer.index) {
                 flush_staged(turn, tools, sending, peer);
             }
-            // RFC 6040, section 4.1: the outer header carries the inner ECN field.
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let Some(outer) = outer(headers, frames.head(frame), routed) else {
+                return Verdict::Drop(DropReason::TtlExceeded);
+            };
             Verdict::Tunnel {
                 peer,
                 mtu,
                 plan,
-                tos,
+                outer,
+                routed,
             }
         }
         Admission::KeyWanted => Verdict::Stage(peer),
@@ -269,6 +305,40 @@ fn to_peer<'s, F: Frames>(
             Verdict::Answer(Question::Unreachable, Some(DropReason::NoEndpoint))
         }
         Admission::Refused(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// What the outer IP header takes from the inner one: its ECN field (RFC 6040, section
+/// 4.1). `None` if the packet has been through too many tunnels.
+///
+/// What is not routed keeps its hop limit. So two tunnels whose endpoints lie behind
+/// each other would carry a packet round for ever, larger each time, and cut to ever
+/// more pieces. Therefore a packet that may itself come out of a tunnel hands its hop
+/// limit, less one, on to the packet around it.
+fn outer(headers: &Headers, head: &[u8], routed: bool) -> Option<Outer> {
+    let tos = headers.traffic_class().unwrap_or(0) & 3;
+    if routed || !may_be_sealed(headers, head) {
+        return Some(Outer::from(tos));
+    }
+    let hop_limit = match &headers.l3 {
+        L3::V4(ip) => ip.ttl,
+        L3::V6(ip) => ip.hop_limit,
+        _ => return Some(Outer::from(tos)),
+    };
+    let hops = hop_limit.checked_sub(1).filter(|&hops| hops > 0)?;
+    Some(Outer { tos, hops })
+}
+
+/// Whether this looks like a WireGuard message (whitepaper, section 5.4), or is a
+/// fragment, which may be a piece of one.
+fn may_be_sealed(headers: &Headers, head: &[u8]) -> bool {
+    match headers.l4 {
+        L4::Fragment => true,
+        L4::Udp(_) => {
+            let payload = head.get(headers.payload_offset..);
+            payload.is_some_and(|payload| matches!(payload, [1..=4, 0, 0, 0, ..]))
+        }
+        _ => false,
     }
 }
 
@@ -387,11 +457,12 @@ fn flood<F: Frames>(
             })
     };
     let mut heard = false;
-    for &(_, other) in network
-        .macs
-        .iter()
-        .filter(|&&(_, other)| other != port.index)
-    {
+    // An interface that speaks IP alone has no neighbors, and hears no broadcast.
+    let hears = |index: PortIndex| {
+        let other = turn.snapshot.port(index);
+        index != port.index && other.is_none_or(|other| !other.guest.is_ip_only())
+    };
+    for &(_, other) in network.macs.iter().filter(|&&(_, other)| hears(other)) {
         heard = true;
         deliver::switched(turn, tools, (port, network), other, frames, flooded());
     }
@@ -412,7 +483,12 @@ pub(crate) fn flush_staged(
         return;
     };
     let mtu = usize::from(tunnel.mtu);
-    while let Admission::Ready = seal::admission(turn, peer) {
+    let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
+    let routed = network.is_none_or(|network| network.plain.is_none());
+    // With nothing to send, no key is wanted.
+    while tools.staged.holds(peer.index)
+        && let Admission::Ready = seal::admission(turn, peer)
+    {
         let mut scratch = std::mem::take(&mut tools.scratch);
         let Some((vnet, bytes)) = tools.staged.take(peer.index) else {
             tools.scratch = scratch;
@@ -425,7 +501,7 @@ pub(crate) fn flush_staged(
             vnet,
             bytes: &scratch[..len],
         };
-        send_own(turn, tools, sending, peer, mtu, &frame);
+        send_own(turn, tools, sending, peer, (mtu, routed), &frame);
         tools.scratch = scratch;
     }
 }
@@ -436,7 +512,7 @@ fn send_own(
     tools: &mut Tools,
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
-    mtu: usize,
+    (mtu, routed): (usize, bool),
     frame: &crate::frames::OwnFrame<'_>,
 ) {
     let head = frame.head(0);
@@ -447,14 +523,17 @@ fn send_own(
     };
     match Plan::recut(frame.vnet(0), &headers, head, mtu) {
         Ok(plan) => {
-            let tos = headers.traffic_class().unwrap_or(0) & 3;
+            let Some(outer) = outer(&headers, head, routed) else {
+                peer.drops.add(DropReason::TtlExceeded, 1);
+                return;
+            };
             let departure = Departure {
                 frame: 0,
                 peer,
                 plan,
                 mtu,
-                tos,
-                routed: true,
+                outer,
+                routed,
             };
             if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {
                 peer.drops.add(DropReason::UplinkFull, plan.count() as u64);

@@ -4,7 +4,10 @@
 //! immutable `Path` that workers write from. Never: a look-up per packet; a
 //! changed neighbor or endpoint makes a new `Path`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use culvert_wire::MacAddr;
 
@@ -17,7 +20,68 @@ pub struct Path {
     pub source: Option<IpAddr>,
     /// What lies below IP.
     pub link: Link,
+    refused: Refused,
 }
+
+impl Path {
+    /// A way to `endpoint`.
+    #[must_use]
+    pub fn new(endpoint: SocketAddr, source: Option<IpAddr>, link: Link) -> Self {
+        Self {
+            endpoint,
+            source,
+            link,
+            refused: Refused::default(),
+        }
+    }
+
+    /// The local address to send from, as long as it is one of this machine's.
+    #[must_use]
+    pub fn usable_source(&self) -> Option<IpAddr> {
+        self.source.filter(|_| !self.refused.is_set())
+    }
+
+    /// Notes that the kernel does not send from `source` any more: the address was
+    /// taken away, and the peer will follow us to another one.
+    pub fn refuse_source(&self) {
+        self.refused.set(true);
+    }
+
+    /// Notes that the peer wrote to `source`: the address is there.
+    pub fn confirm_source(&self) {
+        if self.refused.is_set() {
+            self.refused.set(false);
+        }
+    }
+}
+
+/// Whether the kernel refused a path's source. It does not make a path another one.
+#[derive(Debug, Default)]
+struct Refused(AtomicBool);
+
+impl Refused {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, refused: bool) {
+        self.0.store(refused, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Refused {
+    fn clone(&self) -> Self {
+        Self(AtomicBool::new(self.is_set()))
+    }
+}
+
+impl PartialEq for Refused {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Refused {}
 
 /// What a path knows of the link layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

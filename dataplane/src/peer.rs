@@ -5,11 +5,14 @@
 //! control core. Never: a lock or an allocation per packet (an endpoint that
 //! moves takes a lock, once per burst).
 //!
-//! Threads: any worker reads and signals; only the control core publishes and
-//! takes signals. A cell survives snapshots: a rekey rebuilds nothing.
+//! Threads: any worker reads and signals; the control core publishes and takes signals.
+//! What an authentic packet proves (that its keypair may be sealed with, and where its
+//! peer is) counts from the next packet on: there, a worker publishes ahead of the
+//! control core, which hears of it and has the last word. A cell survives snapshots: a
+//! rekey rebuilds nothing.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -23,7 +26,7 @@ use crate::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
-    path::Path,
+    path::{Link, Path},
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -39,7 +42,7 @@ pub mod signal {
     pub const KEY_WANTED: u32 = 1 << 3;
     /// The first packet on the keypair `confirmed_index` was opened.
     pub const CONFIRMED: u32 = 1 << 4;
-    /// An authenticated packet came from another endpoint.
+    /// An authenticated packet came from another endpoint, or to another address of ours.
     pub const MOVED: u32 = 1 << 5;
     /// A keepalive was sealed and sent.
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
@@ -77,6 +80,9 @@ impl Traffic {
     }
 }
 
+/// Where an authenticated packet came from, and which of our addresses it was sent to.
+pub type Origin = (SocketAddr, Option<IpAddr>);
+
 /// A peer as the workers see it.
 #[derive(Debug)]
 pub struct Peer {
@@ -96,7 +102,7 @@ pub struct Peer {
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
     confirmed_index: AtomicU32,
-    moved: Mutex<Option<SocketAddr>>,
+    moved: Mutex<Option<Origin>>,
 }
 
 impl Peer {
@@ -143,7 +149,7 @@ impl Peer {
         self.current.store(keypair);
     }
 
-    /// Control core: send along `path` from now on.
+    /// Control core, or a worker that follows the peer: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
     }
@@ -157,24 +163,38 @@ impl Peer {
         attention.mark(self.index, bits & signal::URGENT != 0);
     }
 
-    /// Worker: the first packet on the unconfirmed keypair `local_index` came.
-    pub fn raise_confirmed(&self, local_index: u32, attention: &Attention) {
-        self.confirmed_index.store(local_index, Ordering::Relaxed);
+    /// Worker: the first packet on the unconfirmed `keypair` came. The answer to it is
+    /// sealed with that keypair already: the peer may have no older one.
+    pub fn raise_confirmed(&self, keypair: &Arc<Keypair>, attention: &Attention) {
+        self.current.rcu(|current| match current {
+            Some(current) if current.created() >= keypair.created() => Some(Arc::clone(current)),
+            Some(_) | None => Some(Arc::clone(keypair)),
+        });
+        self.confirmed_index
+            .store(keypair.local_index(), Ordering::Relaxed);
         self.raise(signal::CONFIRMED, attention);
     }
 
-    /// Worker: an authenticated packet came from `source`. Unless that is where
-    /// we send already, the control core is told.
-    pub fn note_source(&self, source: SocketAddr, attention: &Attention) {
-        if self
-            .path
-            .load()
-            .as_ref()
-            .is_some_and(|path| path.endpoint == source)
-        {
-            return;
+    /// Worker: an authenticated packet came from `source`, sent to our address
+    /// `local`. Unless that is how we send already, answers go there at once, from
+    /// the address that was written to, and the control core is told. (An answer that
+    /// still went the old way would move the peer's idea of us back.)
+    pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
+        if let Some(path) = self.path.load().as_ref() {
+            if path.endpoint == source && (local.is_none() || path.source == local) {
+                path.confirm_source();
+                return;
+            }
+            // Where the link layer is ours, another address may have another next
+            // hop, which the control core finds.
+            if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
+                let known = path
+                    .source
+                    .filter(|known| known.is_ipv4() == source.is_ipv4());
+                self.publish_path(Some(Path::new(source, local.or(known), path.link)));
+            }
         }
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(source);
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
         self.raise(signal::MOVED, attention);
     }
 
@@ -190,9 +210,9 @@ impl Peer {
         self.confirmed_index.load(Ordering::Relaxed)
     }
 
-    /// Control core: the endpoint that `MOVED` speaks of.
+    /// Control core: what `MOVED` speaks of.
     #[must_use]
-    pub fn take_moved(&self) -> Option<SocketAddr> {
+    pub fn take_moved(&self) -> Option<Origin> {
         self.moved
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -37,7 +37,7 @@ use crate::{
     path::Path,
     peer::{Peer, signal},
     turn::{Sending, Tools, Turn},
-    uplink::Tx,
+    uplink::{Outer, Tx},
 };
 
 /// A frame that leaves through a tunnel.
@@ -50,8 +50,8 @@ pub(crate) struct Departure<'s> {
     pub(crate) plan: Plan,
     /// The tunnel's MTU: padding stays within it.
     pub(crate) mtu: usize,
-    /// The outer traffic class: the inner ECN bits.
-    pub(crate) tos: u8,
+    /// The outer IP header's part: the inner ECN bits.
+    pub(crate) outer: Outer,
     /// The frame was routed, so its hop limit falls by one.
     pub(crate) routed: bool,
 }
@@ -218,7 +218,7 @@ fn sub_batch<F: Frames>(
         tx.commit(
             data_len(padded_len(len, departure.mtu)),
             &runs[packet.run].path,
-            departure.tos,
+            departure.outer,
         );
     }
     note_sent(turn, departures, &packets[..built]);
@@ -429,7 +429,7 @@ pub(crate) fn keepalive(
         return;
     };
     tools.engine.seal(&mut [job]);
-    tx.commit(data_len(0), path, 0);
+    tx.commit(data_len(0), path, Outer::default());
     tx.flush(&uplink.counters);
     peer.traffic.sent(1, data_len(0) as u64);
     peer.raise(signal::KEEPALIVE_SENT, turn.attention);

@@ -18,6 +18,7 @@ use crate::{
     ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     peer::Peer,
     sessions::SessionTable,
+    tun::{Layer, Tun},
     uplink::Uplink,
 };
 
@@ -46,6 +47,45 @@ pub enum Guard {
     Off,
 }
 
+/// What is behind a port.
+#[derive(Clone, Debug)]
+pub enum Guest {
+    /// A virtual machine: its rings.
+    Vhost(Arc<vhost::Port>),
+    /// The host, or a container: an interface of the kernel's.
+    Tun(Arc<Tun>),
+}
+
+impl Guest {
+    /// The port of a virtual machine.
+    #[must_use]
+    pub fn vhost(&self) -> Option<&Arc<vhost::Port>> {
+        match self {
+            Self::Vhost(port) => Some(port),
+            Self::Tun(_) => None,
+        }
+    }
+
+    /// Whether frames to queue `queue` can arrive.
+    #[must_use]
+    pub fn takes(&self, queue: u16) -> bool {
+        match self {
+            Self::Vhost(port) => port.guest_rx(queue).is_live(),
+            Self::Tun(tun) => !tun.is_gone(),
+        }
+    }
+
+    /// Whether it speaks IP alone: neighbors, broadcasts and other protocols are nothing
+    /// to it.
+    #[must_use]
+    pub fn is_ip_only(&self) -> bool {
+        match self {
+            Self::Vhost(_) => false,
+            Self::Tun(tun) => tun.layer() == Layer::Ip,
+        }
+    }
+}
+
 /// A guest port.
 #[derive(Debug)]
 pub struct Port {
@@ -61,8 +101,8 @@ pub struct Port {
     pub addresses: Vec<IpAddr>,
     /// What of its frames is checked.
     pub guard: Guard,
-    /// The rings.
-    pub guest: Arc<vhost::Port>,
+    /// Its rings or its interface.
+    pub guest: Guest,
     /// The number of queue pairs.
     pub queues: u16,
     /// Frames from the guest that went nowhere; its rings count the rest.
@@ -82,8 +122,12 @@ pub struct Network {
     pub tunnel: Option<TunnelIndex>,
     /// Who has which MAC address, sorted.
     pub macs: Vec<(MacAddr, PortIndex)>,
-    /// Who has which IP address.
+    /// Who has which IP address. Of a plain network: peers alone.
     pub routes: Fib<NextHop>,
+    /// A network without a router of ours: this one port, and its tunnel. Packets pass
+    /// between them untouched, as through a WireGuard interface of the kernel's; where
+    /// they go beyond is for the host's own routes to say.
+    pub plain: Option<PortIndex>,
 }
 
 impl Network {
@@ -114,7 +158,7 @@ pub struct Tunnel {
     pub sessions: Arc<SessionTable>,
 }
 
-/// The rings that one worker polls.
+/// The guest queues that one worker polls.
 pub type GuestQueues = Vec<(PortIndex, u16)>;
 
 /// All of it.

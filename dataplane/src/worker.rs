@@ -1,6 +1,6 @@
 //! A worker: one thread that polls its rings and queues, run to completion.
 //!
-//! In: guest TX rings and uplink queues that it owns; commands. Out: everything that
+//! In: guest TX rings, interfaces' and uplinks' queues that it owns; commands. Out: everything that
 //! `inbound` and `outbound` send and deliver. Never: a lock that others hold for long,
 //! a wait while there is work, a log per packet.
 //!
@@ -9,7 +9,8 @@
 //! 2. commands from the control core;
 //! 3. each uplink queue: one burst inward;
 //! 4. each guest queue: one burst outward, as long as its byte credit lasts;
-//! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks, sockets.
+//! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks,
+//!    interfaces, sockets.
 //!
 //! Sleep, in order: announce, ask every guest for kicks and look at every ring once
 //! more, look at commands and snapshot once more, then poll. Whoever produces
@@ -37,7 +38,7 @@ use crate::{
     inbound::{self, Punt},
     limits::GUEST_BURST,
     outbound, seal,
-    snapshot::{GuestQueues, Port, Snapshot, SnapshotCell},
+    snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
     turn::{Sending, Tools, Turn},
     uplink::{Rx, Tx, UplinkQueue},
 };
@@ -53,6 +54,8 @@ pub enum Polling {
 
 /// How long an adaptive worker looks for work before it sleeps.
 const SPIN: Duration = Duration::from_micros(30);
+/// The least and the most that it looks when each look is a system call: the most is what two sleeps cost.
+const SPIN_CALLS: [Duration; 2] = [Duration::from_micros(1), Duration::from_micros(10)];
 /// The first and the longest sleep beside queues that can't wake the worker.
 const NAP_MIN: Duration = Duration::from_micros(50);
 /// See `NAP_MIN`.
@@ -102,6 +105,8 @@ pub struct Worker {
     credits: Vec<i64>,
     now: Instant,
     idle_since: Option<Instant>,
+    /// How long it looks before it sleeps.
+    spin: Duration,
     nap: Duration,
     stopping: bool,
 }
@@ -130,6 +135,7 @@ impl Worker {
             credits: Vec::new(),
             now: clock::monotonic(),
             idle_since: None,
+            spin: SPIN,
             nap: NAP_MIN,
             stopping: false,
         }
@@ -146,7 +152,7 @@ impl Worker {
                 self.nap = NAP_MIN;
             } else if self.polling == Polling::Adaptive {
                 let since = *self.idle_since.get_or_insert(self.now);
-                if self.now.since(since) >= SPIN {
+                if self.now.since(since) >= self.spin {
                     self.sleep(&snapshot);
                 }
             }
@@ -292,26 +298,9 @@ impl Worker {
         let Some(credit) = self.credits.get_mut(position) else {
             return false;
         };
-        let ring = port.guest.guest_tx(queue);
-        if !ring.is_live() {
-            return false;
-        }
         *credit = (*credit + QUANTUM).min(QUANTUM);
         if *credit <= 0 {
             return true;
-        }
-        let Some(mut burst) = ring.try_lock() else {
-            return false;
-        };
-        let fetched = burst.fetch(GUEST_BURST);
-        if fetched == 0 {
-            return false;
-        }
-        burst.disable_notifications();
-        let mut count = 0;
-        while count < fetched && *credit > 0 {
-            *credit -= i64::from(burst.frame(count).len);
-            count += 1;
         }
         let Self {
             tx,
@@ -321,8 +310,12 @@ impl Worker {
             stats,
             now,
             index,
+            credits,
             ..
         } = self;
+        let Some(credit) = credits.get_mut(position) else {
+            return false;
+        };
         let turn = Turn {
             snapshot,
             now: *now,
@@ -330,11 +323,53 @@ impl Worker {
             worker: index.0,
         };
         let mut sending = Sending::new(tx, by_tunnel);
-        let frames = GuestFrames::new(&burst, count);
-        let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
-        burst.complete(done);
+        let (fetched, done) = match &port.guest {
+            Guest::Vhost(guest) => {
+                let ring = guest.guest_tx(queue);
+                if !ring.is_live() {
+                    return false;
+                }
+                let Some(mut burst) = ring.try_lock() else {
+                    return false;
+                };
+                let fetched = burst.fetch(GUEST_BURST);
+                if fetched == 0 {
+                    return false;
+                }
+                burst.disable_notifications();
+                let mut count = 0;
+                while count < fetched && *credit > 0 {
+                    *credit -= i64::from(burst.frame(count).len);
+                    count += 1;
+                }
+                let frames = GuestFrames::new(&burst, count);
+                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
+                burst.complete(done);
+                (fetched, done)
+            }
+            Guest::Tun(tun) => {
+                let Some(network) = snapshot.network(port.network) else {
+                    return false;
+                };
+                let Some(mut burst) = tun.try_lock(queue) else {
+                    return false;
+                };
+                let header = (network.gateway_mac, port.mac);
+                let fetched = burst.fetch(header, *credit, &port.drops);
+                if fetched == 0 {
+                    return false;
+                }
+                let frames = burst.frames(fetched);
+                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
+                let bytes: usize = (0..done).map(|i| burst.len(i)).sum();
+                *credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
+                burst.complete(done);
+                // What found no room is looked at again after a nap, not at once.
+                (done, done)
+            }
+        };
         stats.guest_frames.fetch_add(done as u64, Ordering::Relaxed);
-        true
+        fetched > 0
     }
 
     /// Step 2.
@@ -462,7 +497,7 @@ impl Worker {
             return;
         };
         room.copy_from_slice(message);
-        tx.commit(message.len(), path, HANDSHAKE_TOS);
+        tx.commit(message.len(), path, HANDSHAKE_TOS.into());
         tx.flush(&uplink.counters);
     }
 
@@ -476,19 +511,45 @@ impl Worker {
             self.wait(snapshot);
         }
         self.link.wake.awake();
+        self.rx.iter_mut().for_each(|(_, _, rx)| rx.woken());
         let now = clock::monotonic();
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
         self.stats.sleeps.fetch_add(1, Ordering::Relaxed);
+        self.spin = self.next_spin(snapshot, Duration::from_nanos(slept));
         self.now = now;
         self.idle_since = None;
+    }
+
+    /// How long to look next time, after a sleep of this length.
+    ///
+    /// A guest's ring is a load from memory, and waking us by a kick costs the guest more than looking costs us. A
+    /// socket or an interface is a system call per look, and its kernel wakes us cheaply: there it pays to look only
+    /// while work comes so close that a sleep ends before the looking would have.
+    fn next_spin(&self, snapshot: &Snapshot, slept: Duration) -> Duration {
+        let is_cheap = self
+            .guest_rings(snapshot)
+            .any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
+            || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
+        let [least, most] = SPIN_CALLS;
+        if is_cheap {
+            SPIN
+        } else if slept < most {
+            (self.spin * 2).clamp(least, most)
+        } else {
+            (self.spin / 2).clamp(least, most)
+        }
     }
 
     /// Asks all guests for kicks; whether work arrived meanwhile.
     fn arm(&self, snapshot: &Snapshot) -> bool {
         let mut found = false;
         for (port, queue) in self.guest_rings(snapshot) {
-            let ring = port.guest.guest_tx(queue);
+            // An interface's descriptor stays readable while there is a frame.
+            let Guest::Vhost(guest) = &port.guest else {
+                continue;
+            };
+            let ring = guest.guest_tx(queue);
             if ring.is_live() {
                 // Held by the session thread: look again at once.
                 found |= ring
@@ -507,18 +568,23 @@ impl Worker {
 
     fn wait(&mut self, snapshot: &Snapshot) {
         let mut polled = vec![PollFd::new(&*self.link.wake, PollFlags::IN)];
-        for (port, queue) in self.guest_rings(snapshot) {
-            polled.push(PollFd::from_borrowed_fd(
-                port.guest.guest_tx(queue).kick_fd(),
-                PollFlags::IN,
-            ));
-        }
         let mut blind = false;
+        for (port, queue) in self.guest_rings(snapshot) {
+            let fd = match &port.guest {
+                Guest::Vhost(guest) => Some(guest.guest_tx(queue).kick_fd()),
+                Guest::Tun(tun) => {
+                    // Nothing tells when there is room again for what is held back.
+                    blind |= tun.holds(queue);
+                    tun.readable_fd(queue)
+                }
+            };
+            polled.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         let mut sockets = Vec::new();
         for (_, _, rx) in &self.rx {
             let before = sockets.len();
             rx.descriptors(&mut sockets);
-            blind |= sockets.len() == before;
+            blind |= sockets.len() == before || rx.owed();
         }
         polled.extend(
             sockets
@@ -534,7 +600,9 @@ impl Worker {
         drop(polled);
         self.nap = (self.nap * 2).min(NAP_MAX);
         for (port, queue) in self.guest_rings(snapshot) {
-            port.guest.guest_tx(queue).clear_kick();
+            if let Guest::Vhost(guest) = &port.guest {
+                guest.guest_tx(queue).clear_kick();
+            }
         }
     }
 }

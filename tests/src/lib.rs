@@ -11,26 +11,34 @@
 
 mod capture;
 mod culvert;
+mod flood;
 mod guest;
+mod iperf;
 mod needs;
 mod network;
 mod process;
 mod scenario;
 mod testpmd;
 mod topology;
+mod trains;
 mod transfer;
+mod tunnel;
 mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
+pub use flood::{Flood, Siege};
 pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use iperf::{Flow, Iperf};
 pub use needs::Part;
 pub use network::{Namespace, Veth, sweep};
-pub use process::{Limit, Process, eventually, run};
+pub use process::{Limit, Process, bounded, eventually, run};
 pub use scenario::Scenario;
 pub use testpmd::{Counted, Testpmd, TestpmdSpec};
 pub use topology::{
     Far, GUEST_MTU, Host, HostSpec, Outer, PORT, PeerSpec, PortSpec, SocketMode, TwoHosts, Uplink,
 };
+pub use trains::{Trains, trains};
 pub use transfer::{Moved, tcp_transfer, udp_exchange};
+pub use tunnel::{End, Pair, Program, Tunnel, inside, key_file, key_text, outside, ping, socket};
 pub use wireguard_go::WireguardGo;

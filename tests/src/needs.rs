@@ -31,6 +31,12 @@ pub enum Part {
     Capture,
     /// iperf3.
     Iperf,
+    /// nft, and a kernel with its NAT.
+    Nftables,
+    /// boringtun-cli.
+    Boringtun,
+    /// gotatun.
+    Gotatun,
 }
 
 impl Part {
@@ -45,6 +51,9 @@ impl Part {
             Self::Hugepages => "hugepages",
             Self::Capture => "capture",
             Self::Iperf => "iperf3",
+            Self::Nftables => "nftables",
+            Self::Boringtun => "boringtun",
+            Self::Gotatun => "gotatun",
         }
     }
 
@@ -88,6 +97,9 @@ impl Part {
             }
             Self::Capture => &["tcpdump", "tshark"],
             Self::Iperf => &["iperf3"],
+            Self::Nftables => &["nft"],
+            Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
+            Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
         };
         programs
             .iter()
@@ -125,6 +137,39 @@ pub(crate) fn target() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
     )
+}
+
+/// boringtun-cli: on PATH, or where scripts install it.
+pub(crate) fn boringtun() -> Option<PathBuf> {
+    installed("boringtun-cli")
+}
+
+/// gotatun: the same.
+pub(crate) fn gotatun() -> Option<PathBuf> {
+    installed("gotatun")
+}
+
+/// A program on PATH, in `cargo install`'s folder, or in one under the build's.
+fn installed(program: &str) -> Option<PathBuf> {
+    if in_path(program) {
+        return Some(program.into());
+    }
+    let mut roots = vec![target().join("boringtun"), target().join("peers")];
+    roots.extend(env::var_os("CARGO_HOME").map(PathBuf::from));
+    roots.extend(env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    roots
+        .into_iter()
+        .map(|root| root.join("bin").join(program))
+        .find(|path| path.is_file())
+}
+
+fn missing_crate(name: &str, found: &Option<PathBuf>) -> Option<String> {
+    found.is_none().then(|| {
+        format!(
+            "it is not installed; try: cargo install --locked {name} --root {}",
+            target().join("peers").display()
+        )
+    })
 }
 
 /// Where scripts/guest-image leaves its image.

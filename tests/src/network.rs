@@ -60,6 +60,20 @@ impl Namespace {
         )
     }
 
+    /// Carries out commands of nft's own language.
+    pub fn nft(&self, commands: &str) -> Result<()> {
+        // Its parser wants a line's end behind a block.
+        let lines = commands.replace("; }", ";\n}").replace("} }", "}\n}");
+        self.run(&["nft", &lines], SET_UP)?;
+        Ok(())
+    }
+
+    /// `sysctl -w <setting>`, `name=value`.
+    pub fn sysctl(&self, setting: &str) -> Result<()> {
+        self.run(&["sysctl", "-qw", setting], SET_UP)?;
+        Ok(())
+    }
+
     /// Calls `inside` on a thread of its own that lives in the namespace: sockets made there belong to it.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let handle = File::open(Path::new("/run/netns").join(&self.name))?;

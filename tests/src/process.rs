@@ -49,7 +49,7 @@ pub fn run(command: &mut Command, limit: Limit) -> Result<String> {
 }
 
 /// Status, standard output and standard error of a command that may fail.
-pub(crate) fn bounded(command: &mut Command, limit: Limit) -> Result<(ExitStatus, String, String)> {
+pub fn bounded(command: &mut Command, limit: Limit) -> Result<(ExitStatus, String, String)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

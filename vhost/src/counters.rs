@@ -105,8 +105,15 @@ impl RingCounters {
     }
 
     pub(crate) fn add_traffic(&self, frames: u64, bytes: u64) {
-        self.frames.fetch_add(frames, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        // Only the ring's holder is here, so these need not be locked operations.
+        let add = |counter: &AtomicU64, more| {
+            counter.store(
+                counter.load(Ordering::Relaxed).wrapping_add(more),
+                Ordering::Relaxed,
+            );
+        };
+        add(&self.frames, frames);
+        add(&self.bytes, bytes);
     }
 
     pub(crate) fn add_kick(&self) {

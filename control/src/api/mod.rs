@@ -18,8 +18,9 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, Name};
 use crate::state::{Applied, State};
+use crate::uapi::{Answer, Ask};
 
 /// Requests that may wait at the engine; the next sender is refused.
 const WAITING: usize = 64;
@@ -38,6 +39,15 @@ pub enum Request {
         config: Box<Config>,
         /// Takes what changed, or why nothing did.
         reply: Reply<Result<Applied, ApplyError>>,
+    },
+    /// A request of `wg`'s protocol.
+    Uapi {
+        /// The tunnel that it is for.
+        tunnel: Name,
+        /// What is asked.
+        ask: Ask,
+        /// Takes the answer.
+        reply: Reply<Answer>,
     },
     /// Finish what was begun, then end.
     Drain,
@@ -164,9 +174,14 @@ impl Requester {
     ///
     /// When too many wait already, or the engine has ended.
     pub fn send(&self, request: Request) -> Result<(), SendError> {
+        self.offer(request).map_err(|(error, _)| error)
+    }
+
+    /// As [`Requester::send`]; gives the request back that was not taken.
+    pub(crate) fn offer(&self, request: Request) -> Result<(), (SendError, Request)> {
         self.sender.try_send(request).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => SendError::Full,
-            mpsc::TrySendError::Disconnected(_) => SendError::Ended,
+            mpsc::TrySendError::Full(request) => (SendError::Full, request),
+            mpsc::TrySendError::Disconnected(request) => (SendError::Ended, request),
         })?;
         // Fails only when the counter is full, and then the engine is awake anyway.
         let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());

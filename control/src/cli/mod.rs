@@ -12,6 +12,7 @@ mod run;
 mod schema;
 mod show;
 mod table;
+mod tun;
 mod units;
 
 use std::io::{self, IsTerminal, Write as _};
@@ -64,6 +65,16 @@ enum Command {
         config: PathBuf,
         #[command(flatten)]
         place: Place,
+    },
+    /// Be a WireGuard interface, as `wireguard-go INTERFACE` is: for `wg`, `wg-quick` and whatever drives it
+    #[command(after_help = tun::AFTER_HELP)]
+    Tun {
+        /// Stay in the foreground
+        #[arg(short, long)]
+        foreground: bool,
+        /// The interface, which is made; `%d` in it becomes a number
+        #[arg(value_name = "INTERFACE")]
+        interface: String,
     },
     /// Find every mistake in a configuration; needs neither devices nor a running culvert
     Check {
@@ -131,7 +142,7 @@ pub(crate) enum Part {
 
 /// The binary's whole life.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(tun::arguments(std::env::args_os()));
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -149,6 +160,10 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run { config, place } => run::run(&config, &place.run_dir),
+        Command::Tun {
+            foreground,
+            interface,
+        } => tun::run(&interface, foreground),
         Command::Check { config } => check::run(&config),
         Command::Schema { markdown: true } => print(&reference::text()),
         Command::Schema { markdown: false } => print(&schema::text()),

@@ -29,7 +29,7 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
             socket.display()
         ))
     })?;
-    signals::serve(config.clone(), requester, notify)?;
+    signals::serve(Some(config.clone()), requester.clone(), notify)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %loaded.node,
@@ -37,7 +37,17 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
         run_dir = %run_dir.path().display(),
         "starting"
     );
-    let ended = engine::run(loaded, &run_dir, requests, &notify);
+    let ended = engine::run(
+        loaded,
+        engine::Surroundings {
+            run_dir: Some(&run_dir),
+            requester,
+            requests,
+            notify: &notify,
+            ready: Box::new(|| {}),
+            lone: None,
+        },
+    );
     notify.stopping();
     drop(server);
     ended.map_err(|error| Failure::Line(error.to_string()))?;

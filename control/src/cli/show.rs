@@ -26,7 +26,7 @@ fn json_of(state: &State, part: Option<Part>) -> Value {
     match part {
         None => json!(state),
         Some(Part::Ports) => json!({ "ports": state.ports, "uplinks": state.uplinks }),
-        Some(Part::Peers) => json!({ "peers": state.peers }),
+        Some(Part::Peers) => json!({ "tunnels": state.tunnels, "peers": state.peers }),
         Some(Part::Routes) => json!({ "routes": state.routes }),
         Some(Part::Neighbors) => json!({ "neighbors": state.neighbors }),
         Some(Part::Cores) => json!({ "cores": state.cores }),
@@ -37,14 +37,15 @@ fn json_of(state: &State, part: Option<Part>) -> Value {
 fn text(state: &State, part: Option<Part>, bold: bool) -> String {
     let tables: Vec<Table> = match part {
         None => {
-            let mut tables = vec![ports(state), uplinks(state), peers(state), cores(state)];
+            let mut tables = vec![ports(state), uplinks(state)];
+            tables.extend([tunnels(state), peers(state), cores(state)]);
             if !state.drops.is_empty() {
                 tables.push(drops(state));
             }
             tables
         }
         Some(Part::Ports) => vec![ports(state), uplinks(state)],
-        Some(Part::Peers) => vec![peers(state)],
+        Some(Part::Peers) => vec![tunnels(state), peers(state)],
         Some(Part::Routes) => vec![routes(state)],
         Some(Part::Neighbors) => vec![neighbors(state)],
         Some(Part::Cores) => vec![cores(state)],
@@ -149,8 +150,44 @@ fn uplinks(state: &State) -> Table {
     table
 }
 
+fn tunnels(state: &State) -> Table {
+    let drifted = state.tunnels.iter().any(|tunnel| !tunnel.drift.is_empty());
+    let mut columns = vec![
+        ("TUNNEL", Left),
+        ("UPLINK", Left),
+        ("PORT", Right),
+        ("FWMARK", Right),
+        ("PEERS", Right),
+        ("MTU", Right),
+        ("WG", Left),
+        ("PUBLIC KEY", Left),
+    ];
+    columns.extend(drifted.then_some(("DRIFT", Left)));
+    let mut table = Table::new(&columns);
+    for tunnel in &state.tunnels {
+        let fwmark = match tunnel.fwmark {
+            0 => "-".into(),
+            mark => format!("{mark:#x}"),
+        };
+        let mut row = vec![
+            tunnel.name.clone(),
+            tunnel.uplink.clone(),
+            tunnel.listen_port.to_string(),
+            fwmark,
+            tunnel.peers.to_string(),
+            tunnel.mtu.to_string(),
+            tunnel.uapi.clone().unwrap_or_else(|| "-".into()),
+            tunnel.public_key.clone().unwrap_or_else(|| "-".into()),
+        ];
+        row.extend(drifted.then(|| tunnel.drift.join(", ")));
+        table.row(row);
+    }
+    table
+}
+
 fn peers(state: &State) -> Table {
-    let mut table = Table::new(&[
+    let drifted = state.peers.iter().any(|peer| !peer.drift.is_empty());
+    let mut columns = vec![
         ("TUNNEL", Left),
         ("PEER", Left),
         ("ENDPOINT", Left),
@@ -161,12 +198,15 @@ fn peers(state: &State) -> Table {
         ("STAGED", Right),
         ("DROPS", Right),
         ("PUBLIC KEY", Left),
-    ]);
+    ];
+    // What `wg` changed; the file's next apply takes it back.
+    columns.extend(drifted.then_some(("DRIFT", Left)));
+    let mut table = Table::new(&columns);
     for peer in &state.peers {
         let endpoint = peer
             .endpoint
             .map_or_else(|| "unknown".into(), |endpoint| endpoint.to_string());
-        table.row(vec![
+        let mut row = vec![
             peer.tunnel.clone(),
             peer.name.clone(),
             endpoint,
@@ -177,7 +217,9 @@ fn peers(state: &State) -> Table {
             peer.staged.to_string(),
             peer.drops.values().sum::<u64>().to_string(),
             peer.public_key.clone(),
-        ]);
+        ];
+        row.extend(drifted.then(|| peer.drift.join(", ")));
+        table.row(row);
     }
     table
 }

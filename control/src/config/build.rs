@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Config, Cores, DpdkUplink, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Peer,
-    Port, PortDriver, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop,
+    Peer, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
@@ -192,13 +192,25 @@ pub(super) fn everything(ipv4: bool) -> IpNet {
 }
 
 fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
+    let uplink = find(&file.uplinks, draft.uplink.as_ref(), |uplink| {
+        &uplink.name.value
+    })?;
     Some(Tunnel {
         name: draft.name.value.clone(),
         uplink: draft.uplink.as_ref()?.value.clone(),
         listen_port: draft.listen_port?.value,
+        fwmark: draft
+            .fwmark
+            .map(|at| at.value)
+            .or(uplink.fwmark)
+            .unwrap_or(0),
         mtu: narrow(tunnel_mtu(draft, file)?),
         private_key_file: draft.private_key_file.as_ref()?.value.clone(),
-        private_key: draft.private_key.clone()?,
+        private_key: Some(draft.private_key.clone()?),
+        uapi: draft
+            .uapi
+            .as_ref()
+            .map_or_else(Uapi::default, |at| at.value.clone()),
         peers: draft.peers.iter().map(peer).collect::<Option<_>>()?,
     })
 }
@@ -297,11 +309,21 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
             .mac
             .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
         addresses: draft.addresses.iter().map(|at| at.value).collect(),
-        guard: draft.guard,
+        guard: guard(draft, network),
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
         name,
     })
+}
+
+/// What of a port's frames is checked; a plain network has nothing to check by.
+pub(super) fn guard(port: &draft::Port, network: &draft::Network) -> Guard {
+    let default = if network.plain {
+        Guard::Off
+    } else {
+        Guard::Strict
+    };
+    port.guard.map_or(default, |at| at.value)
 }
 
 /// Where a port's socket is: what the file says, else `NAME.sock` in the run directory.

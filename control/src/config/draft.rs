@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::section::At;
 use super::{
     Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll,
-    SocketMode,
+    SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -82,6 +82,8 @@ pub(super) struct Tunnel {
     pub(super) mtu: Option<At<u32>>,
     pub(super) private_key_file: Option<At<PathBuf>>,
     pub(super) private_key: Option<PrivateKey>,
+    pub(super) fwmark: Option<At<u32>>,
+    pub(super) uapi: Option<At<Uapi>>,
     pub(super) peers: Vec<Peer>,
 }
 
@@ -96,6 +98,8 @@ pub(super) struct Peer {
 
 pub(super) struct Network {
     pub(super) name: At<Name>,
+    /// No `gateway` is written: a network without a router.
+    pub(super) plain: bool,
     pub(super) gateways: Vec<At<IpNet>>,
     pub(super) gateway_mac: Option<At<MacAddr>>,
     pub(super) tunnel: Option<At<Name>>,
@@ -128,7 +132,8 @@ pub(super) struct Port {
     pub(super) network: Option<At<Name>>,
     pub(super) mac: Option<At<MacAddr>>,
     pub(super) addresses: Vec<At<IpAddr>>,
-    pub(super) guard: Guard,
+    /// `None` is the default.
+    pub(super) guard: Option<At<Guard>>,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
     pub(super) socket: Option<At<PathBuf>>,

@@ -30,10 +30,11 @@ pub use keyfile::{Disk, KeyFileError, KeyFiles};
 pub use model::{
     Account, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink, Endpoint, Guard, Hugepages,
     MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver,
-    SocketMode, SocketPath, Tunnel, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
-    WorkerCore, WorkerIndex,
+    SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    VhostUserPort, WorkerCore, WorkerIndex,
 };
 pub use report::{Mistake, Report, Severity, Span};
+pub use value::is_interface_name;
 
 /// Reads and checks a file.
 ///

@@ -293,14 +293,19 @@ pub struct Tunnel {
     pub name: Name,
     /// Where its datagrams leave and arrive.
     pub uplink: Name,
-    /// Its UDP port on every address of the uplink.
+    /// Its UDP port on every address of the uplink. 0 asks for any free one; a running configuration has its
+    /// number.
     pub listen_port: u16,
+    /// The mark on its packets (`SO_MARK`; UDP uplinks only); 0 is none.
+    pub fwmark: u32,
     /// The largest inner IP packet, in bytes.
     pub mtu: u16,
-    /// Where the private key came from.
+    /// Where the private key came from; empty if from no file.
     pub private_key_file: PathBuf,
-    /// Its identity.
-    pub private_key: PrivateKey,
+    /// Its identity. The file's tunnels have one; without, nothing is sent or answered.
+    pub private_key: Option<PrivateKey>,
+    /// Whether and where `wg` finds it.
+    pub uapi: Uapi,
     /// In the file's order; no two share a public key or an allowed prefix.
     pub peers: Vec<Peer>,
 }
@@ -310,6 +315,18 @@ impl Tunnel {
     pub fn peer(&self, name: &Name) -> Option<&Peer> {
         self.peers.iter().find(|peer| &peer.name == name)
     }
+}
+
+/// Whether and under which name `wg` finds a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uapi {
+    /// Under the tunnel's name, if that can be had.
+    #[default]
+    Auto,
+    /// Under this name, or the configuration is refused.
+    Name(Name),
+    /// Not at all.
+    Off,
 }
 
 /// The far end of a tunnel.
@@ -352,12 +369,13 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A layer-2 segment that ports join, with Culvert as its router.
+/// A layer-2 segment that ports join, with Culvert as its router; or a plain network, which is
+/// one tun port and a tunnel, and where the host routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// The operator's name for it.
     pub name: Name,
-    /// The router's addresses with the network's prefixes.
+    /// The router's addresses with the network's prefixes; none in a plain network.
     pub gateways: Vec<IpNet>,
     /// The router's MAC address; derived from the network's name unless the file has one.
     pub gateway_mac: MacAddr,
@@ -367,6 +385,14 @@ pub struct Network {
     pub routes: Vec<NetworkRoute>,
     /// The MTU that guests are offered, in bytes.
     pub mtu: u16,
+}
+
+impl Network {
+    /// Whether it has no router of ours: packets pass between its one tun port and its tunnel as
+    /// they are, and the peers' allowed IPs alone decide where they go.
+    pub fn is_plain(&self) -> bool {
+        self.gateways.is_empty()
+    }
 }
 
 /// A route of a network.
@@ -404,7 +430,8 @@ pub struct Port {
     pub network: Name,
     /// The guest's MAC address.
     pub mac: MacAddr,
-    /// The guest's addresses, each inside a gateway's prefix of its network.
+    /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
+    /// any). A tun or tap port's are given to its interface.
     pub addresses: Vec<IpAddr>,
     /// What of a guest's frames is checked against `mac` and `addresses`.
     pub guard: Guard,

@@ -183,7 +183,7 @@ pub static FILE: Table = Table {
             "networks",
             Named(&NETWORK),
             Required,
-            "Layer-2 segments that ports join, each with Culvert as its router.",
+            "Layer-2 segments that ports join, each with Culvert as its router; and plain networks, without one.",
         ),
         key(
             "ports",
@@ -364,6 +364,21 @@ pub static TUNNEL: Table = Table {
             Default("the uplink's mtu - 80"),
             "The largest inner packet, in bytes: 1420 for 1500 outside.",
         ),
+        key(
+            "fwmark",
+            Integer {
+                min: 0,
+                max: u32::MAX,
+            },
+            Default("the uplink's fwmark"),
+            "The mark on its outgoing packets, for the kernel's policy routing; `0` is none (udp only).",
+        ),
+        key(
+            "uapi",
+            Either(&Bool, &Form::Name),
+            Default("the tunnel's name, if that can be had"),
+            "The name under which `wg` finds the tunnel, by a socket in `/var/run/wireguard`: at most 15 characters. `true`: the tunnel's name. `false`: no socket. With `true` or a name, a socket that can't be had is an error; by default it is a line in the log.",
+        ),
         key("peers", Named(&PEER), Default("{}"), "The far ends."),
     ],
 };
@@ -414,8 +429,8 @@ pub static NETWORK: Table = Table {
         key(
             "gateway",
             List(&Interface),
-            Required,
-            "The router's addresses with the network's prefixes.",
+            Default("none: a plain network"),
+            "The router's addresses with the network's prefixes. A plain network has no router: it is one `tun` port and a `tunnel`, packets pass as they are, the peers' allowed IPs decide where they go, and the host's own routes what goes into the interface.",
         ),
         key(
             "gateway_mac",
@@ -485,7 +500,7 @@ pub static PORT: Table = Table {
             "driver",
             Choice(&["vhost-user", "tun", "tap"]),
             Default("vhost-user"),
-            "`vhost-user`: a virtual machine. `tun`, `tap`: an interface of the host.",
+            "`vhost-user`: a virtual machine. `tun`, `tap`: an interface of the host, for IP packets or for Ethernet frames.",
         ),
         key(
             "network",
@@ -503,12 +518,12 @@ pub static PORT: Table = Table {
             "addresses",
             List(&Address),
             Default("[]"),
-            "The guest's addresses, inside the prefixes of the network's gateway.",
+            "The guest's addresses, inside the prefixes of the network's gateway. Those of a `tun` or `tap` port are given to its interface, with the gateway's prefix length (in a plain network: as single addresses).",
         ),
         key(
             "guard",
             Choice(&["strict", "mac", "off"]),
-            Default("strict"),
+            Default("strict; off in a plain network"),
             "`strict`: source MAC, source IP, ARP and ND must be the port's own. `mac`: the source MAC must. `off`: for guests that route or bridge.",
         ),
         key("queues", QUEUES, Default("1"), "Queue pairs."),
@@ -552,7 +567,7 @@ pub static PORT: Table = Table {
             "interface",
             Text,
             Default("the port's name"),
-            "The interface's name (tun and tap only).",
+            "The interface's name (tun and tap only). It is made, and goes away with Culvert; a persistent one is taken as it is and stays.",
         ),
         key(
             "offloads",

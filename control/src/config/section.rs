@@ -38,6 +38,11 @@ pub(super) struct Section<'n> {
 }
 
 impl<'n> Section<'n> {
+    /// Whether a key that is not known was probably meant to be this one.
+    pub(super) fn misspells(&self, name: &str) -> bool {
+        self.misspelt.contains(&name)
+    }
+
     /// Reads a map's keys; reports unknown, doubled and missing ones.
     pub(super) fn open(
         node: &'n Node,

@@ -13,7 +13,7 @@ use super::raw::{Node, Value};
 use super::report::Report;
 use super::schema::Form;
 use super::section::{list, nearest};
-use super::{Account, Endpoint, MacAddr, Name};
+use super::{Account, Endpoint, MacAddr, Name, Uapi};
 use crate::keys::{KEY_TEXT_LEN, PublicKey};
 
 /// What a value of that form looks like.
@@ -136,6 +136,29 @@ pub(super) fn boolean(node: &Node, what: &str, report: &mut Report) -> Option<bo
             None
         }
     }
+}
+
+/// `true`, `false`, or the name under which `wg` shall find a tunnel.
+pub(super) fn uapi(node: &Node, what: &str, tunnel: &Name, report: &mut Report) -> Option<Uapi> {
+    let text = text(node, what, report)?;
+    let (name, meant) = match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => (tunnel.as_str(), "the tunnel's name"),
+        "false" | "no" | "off" => return Some(Uapi::Off),
+        _ => (text, "the name"),
+    };
+    if crate::uapi::is_name(name) {
+        return Name::new(name).map(Uapi::Name);
+    }
+    report
+        .error(
+            node.span,
+            format!("{what} is `{text}`, but `wg` can't know {meant} `{name}`"),
+        )
+        .help(format!(
+            "expected a name of at most {} characters, as in `uapi: wg0`, or `false`",
+            crate::uapi::NAME_MAX
+        ));
+    None
 }
 
 /// One of some words.
@@ -439,7 +462,7 @@ pub(super) fn interface_name(node: &Node, what: &str, report: &mut Report) -> Op
 }
 
 /// Whether the kernel would take that name for an interface.
-pub(super) fn is_interface_name(text: &str) -> bool {
+pub fn is_interface_name(text: &str) -> bool {
     (1..=limits::INTERFACE_NAME).contains(&text.len())
         && !matches!(text, "." | "..")
         && !text.contains(|c: char| c.is_whitespace() || matches!(c, '/' | ':'))

@@ -18,24 +18,27 @@ use std::{
 use culvert_dataplane::{
     control_link::Command,
     ids::{PeerIndex, TunnelIndex, UplinkIndex},
-    uplink::UplinkQueue,
+    uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;
 
 use super::{
-    Engine, GREETING, GREETING_STEP,
-    ports::{PortState, needs_reopening},
-    tunnels::TunnelState,
+    Engine, GREETING, GREETING_STEP, interfaces::Keeper, ports::PortState, tunnels::TunnelState,
+    uplinks::UplinkState,
 };
 use crate::{
     api::ApplyError,
     config::{self, Config, Name, WorkerIndex},
     process::{UdpLock, lock_udp},
     state::Applied,
+    uapi::carry::Nuances,
 };
 
 /// How long workers may take to adopt a snapshot: they do at their next burst.
 const ADOPTION: Duration = Duration::from_secs(1);
+
+/// Ports that are tried when any will do.
+const PORT_TRIES: usize = 20;
 
 /// What was opened before anything was changed.
 #[derive(Default)]
@@ -50,20 +53,38 @@ struct Prepared {
 
 /// A tunnel's port: locked, and on a UDP uplink bound.
 struct Sockets {
+    port: u16,
     lock: UdpLock,
     queues: Vec<UplinkQueue>,
+}
+
+/// How a change is meant.
+#[derive(Default)]
+pub(super) struct Manner {
+    /// `wg` asked for it: only what it says is done. New peers are not called, and where they were heard last
+    /// doesn't count.
+    pub(super) by_wg: bool,
+    /// What the configuration can't say.
+    pub(super) nuances: Nuances,
 }
 
 impl Engine {
     /// Applies a configuration, logs what changed.
     pub(super) fn apply(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
-        let applied = self.change(config, now)?;
+        let ruled = config.clone();
+        let applied = self.change(config, &Manner::default(), now)?;
+        self.ruled = Some(ruled);
         crate::api::log_applied(&applied);
         Ok(applied)
     }
 
     /// Steps 1 to 4.
-    pub(super) fn change(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
+    pub(super) fn change(
+        &mut self,
+        mut config: Config,
+        manner: &Manner,
+        now: Now,
+    ) -> Result<Applied, ApplyError> {
         let fixed = self.fixed_differences(&config);
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
@@ -72,7 +93,9 @@ impl Engine {
             source: self.config.source.clone(),
             ..config.clone()
         } == self.config;
-        if same && self.generation > 0 {
+        let whole = self.ports.iter().all(|(_, port)| !port.is_gone());
+        let plain = manner.nuances == Nuances::default();
+        if same && whole && plain && self.generation > 0 {
             return Ok(Applied {
                 generation: self.generation,
                 changes: Vec::new(),
@@ -80,12 +103,20 @@ impl Engine {
         }
         let prepared = self.prepare(&config).map_err(ApplyError::Failed)?;
         let mut changes = Vec::new();
-        self.change_tunnels(&config, prepared.tunnels, now, &mut changes);
+        for (name, sockets) in &prepared.tunnels {
+            // From here on the configuration has the number that was chosen.
+            let tunnel = config.tunnels.iter_mut().find(|t| &t.name == name);
+            if let Some(tunnel) = tunnel {
+                tunnel.listen_port = sockets.port;
+            }
+        }
+        self.change_tunnels(&config, prepared.tunnels, manner, now, &mut changes);
         let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
         self.note_other_changes(&config, &mut changes);
         self.config = config;
         self.publish();
         drop(closing);
+        self.serve_wg();
         if !prepared.late.is_empty() {
             self.open_late(prepared.late, &mut changes);
             self.publish();
@@ -164,27 +195,35 @@ impl Engine {
                 .iter()
                 .find(|(_, uplink)| uplink.config.name == tunnel.uplink)
                 .ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))?;
-            let addresses: Vec<_> = uplink.config.addresses.iter().map(|n| n.addr()).collect();
-            let lock = lock_udp(&addresses, tunnel.listen_port)
-                .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
-            let queues = uplink.open_tunnel(
-                UplinkIndex::from_slot(index),
-                TunnelIndex::from_slot(slot),
-                tunnel.listen_port,
-                self.workers.count(),
-            )?;
-            prepared
-                .tunnels
-                .push((tunnel.name.clone(), Sockets { lock, queues }));
+            let open = |port| -> Result<Sockets, String> {
+                let addresses: Vec<_> = uplink.config.addresses.iter().map(|n| n.addr()).collect();
+                let lock = lock_udp(&addresses, port)
+                    .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+                let queues = uplink.open_tunnel(
+                    UplinkIndex::from_slot(index),
+                    TunnelIndex::from_slot(slot),
+                    port,
+                    tunnel.fwmark,
+                    self.workers.count(),
+                )?;
+                Ok(Sockets { port, lock, queues })
+            };
+            let sockets = match tunnel.listen_port {
+                0 => self.choose_port(index, uplink, open)?,
+                port => open(port)?,
+            };
+            prepared.tunnels.push((tunnel.name.clone(), sockets));
         }
+        self.check_wg_names(new)?;
         for port in &new.ports {
             match self.ports.iter().find(|(_, p)| p.config.name == port.name) {
-                Some((_, old)) if !needs_reopening(&old.config, port) => {}
-                _ if self.ports.iter().any(|(_, p)| same_socket(&p.config, port)) => {
+                Some((_, old)) if !old.needs_reopening(port) => {}
+                _ if self.ports.iter().any(|(_, p)| p.occupies(port)) => {
                     prepared.late.push(port.clone());
                 }
                 _ => {
-                    let opened = PortState::open(port.clone(), &self.run_dir, &self.ears)?;
+                    let network = new.network_of(port);
+                    let opened = self.open_port(port.clone(), network)?;
                     prepared.ports.push(opened);
                 }
             }
@@ -192,10 +231,33 @@ impl Engine {
         Ok(prepared)
     }
 
+    /// Opens a port that is free. Somebody may take it between the look and the bind: then another.
+    fn choose_port(
+        &self,
+        index: usize,
+        uplink: &UplinkState,
+        open: impl Fn(u16) -> Result<Sockets, String>,
+    ) -> Result<Sockets, String> {
+        let mut refused = String::new();
+        for _ in 0..PORT_TRIES {
+            let port = uplink.free_port()?;
+            let mut own = self.tunnels.iter().filter(|(_, t)| t.uplink == index);
+            if own.any(|(_, tunnel)| tunnel.config.listen_port == port) {
+                continue;
+            }
+            match open(port) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
     fn change_tunnels(
         &mut self,
         new: &Config,
         mut sockets: Vec<(Name, Sockets)>,
+        manner: &Manner,
         now: Now,
         changes: &mut Vec<String>,
     ) {
@@ -223,7 +285,7 @@ impl Engine {
                 // `prepare` opens every new tunnel.
                 (None, None) => continue,
             };
-            self.change_peers(slot, tunnel, now, changes);
+            self.change_peers(slot, tunnel, manner, now, changes);
         }
         for (slot, name) in gone {
             changes.push(format!("tunnel {name} removed"));
@@ -239,6 +301,7 @@ impl Engine {
         let uplink = uplink.map_or(0, |(slot, _)| slot);
         let mut state = TunnelState::new(tunnel.clone(), uplink, opened.lock);
         state.config.peers.clear();
+        state.markers = markers(&opened.queues);
         let slot = self.tunnels.insert(state);
         let owners = new.uplink_of(tunnel).queue_workers.clone();
         self.attach(&owners, opened.queues);
@@ -273,7 +336,7 @@ impl Engine {
         };
         let uplink = tunnel.uplink;
         if tunnel.config.private_key != new.private_key {
-            tunnel.device.set_private_key(Some(new.private_key.clone()));
+            tunnel.device.set_private_key(new.private_key.clone());
             changes.push(format!("tunnel {}: private key changed", new.name));
         }
         if tunnel.config.mtu != new.mtu {
@@ -285,15 +348,29 @@ impl Engine {
                 new.name, new.listen_port
             ));
         }
+        if tunnel.config.fwmark != new.fwmark {
+            changes.push(format!("tunnel {}: fwmark {}", new.name, new.fwmark));
+            for marker in &tunnel.markers {
+                if let Err(error) = marker.mark(new.fwmark) {
+                    tracing::warn!(tunnel = %new.name, fwmark = new.fwmark, %error, "can't mark packets");
+                }
+            }
+        }
         let peers = std::mem::take(&mut tunnel.config.peers);
         tunnel.config = config::Tunnel {
             peers,
             ..new.clone()
         };
-        let Some(Sockets { lock, queues }) = opened else {
+        let Some(Sockets { lock, queues, .. }) = opened else {
             return;
         };
         tunnel.lock = lock;
+        tunnel.markers = markers(&queues);
+        for (_, peer) in self.peers.iter_mut().filter(|(_, p)| p.tunnel == slot) {
+            // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).
+            peer.local = None;
+            peer.path_is_stale = true;
+        }
         if !queues.is_empty() {
             let index = TunnelIndex::from_slot(slot);
             self.tell_all(|| Command::DetachUplink(UplinkIndex::from_slot(uplink), Some(index)));
@@ -309,10 +386,12 @@ impl Engine {
         &mut self,
         slot: usize,
         new: &config::Tunnel,
+        manner: &Manner,
         now: Now,
         changes: &mut Vec<String>,
     ) {
-        let present: HashMap<_, _> = self
+        let anew = &manner.nuances.made_anew;
+        let mut present: HashMap<_, _> = self
             .peers
             .iter()
             .filter(|(_, peer)| peer.tunnel == slot)
@@ -320,33 +399,40 @@ impl Engine {
             .collect();
         let wanted: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
         let tunnel_name = &new.name;
-        for (key, &place) in &present {
-            if !wanted.contains(key) {
-                let name = self.peers.get(place).map(|peer| peer.config.name.clone());
+        present.retain(|key, place| {
+            let stays = wanted.contains(key) && !anew.contains(key);
+            if !stays {
+                let name = self.peers.get(*place).map(|peer| peer.config.name.clone());
                 changes.extend(name.map(|name| format!("peer {tunnel_name}/{name} removed")));
-                self.remove_peer(place);
+                self.remove_peer(*place);
             }
-        }
+            stays
+        });
         let mut added = Vec::new();
         for peer in &new.peers {
             if let Some(&place) = present.get(&peer.public_key) {
                 let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(place));
+                let endpoint = manner.nuances.endpoints.get(&peer.public_key).copied();
                 if let (Some(tunnel), Some(state)) = (tunnel, state)
-                    && state.config != *peer
+                    && (state.config != *peer || endpoint.is_some())
                 {
                     changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
-                    tunnel.update_peer(state, peer.clone(), now);
+                    tunnel.update_peer(state, peer.clone(), endpoint, now);
                 }
                 continue;
             }
-            let endpoint = self.first_endpoint(tunnel_name, peer);
+            let endpoint = if manner.by_wg {
+                manner.nuances.endpoints.get(&peer.public_key).copied()
+            } else {
+                self.first_endpoint(tunnel_name, peer)
+            };
             let Some(tunnel) = self.tunnels.get_mut(slot) else {
                 continue;
             };
             match tunnel.add_peer(slot, peer.clone(), endpoint, &mut self.peers, now) {
                 Ok(place) => {
                     changes.push(format!("peer {tunnel_name}/{} added", peer.name));
-                    if endpoint.is_some() {
+                    if endpoint.is_some() && !manner.by_wg {
                         added.push(place);
                     }
                 }
@@ -356,7 +442,10 @@ impl Engine {
                 }
             }
         }
-        self.greet(&added, now);
+        if !self.lone {
+            // What `wg` drives is silent until there is something to say.
+            self.greet(&added, now);
+        }
     }
 
     /// Plans the first handshakes of new peers, spread over time.
@@ -434,7 +523,8 @@ impl Engine {
                         && port.config != *config
                     {
                         changes.push(format!("port {name} changed"));
-                        port.config = config.clone();
+                        let old = std::mem::replace(&mut port.config, config.clone());
+                        adjust(port, (&old, &self.config), (config, new), changes);
                     }
                     continue;
                 }
@@ -450,11 +540,25 @@ impl Engine {
         closing
     }
 
+    fn open_port(
+        &self,
+        port: config::Port,
+        network: &config::Network,
+    ) -> Result<PortState, String> {
+        let keeper = if self.lone {
+            Keeper::Host
+        } else {
+            Keeper::Configuration
+        };
+        PortState::open(port, network, &self.run_dir, &self.ears, keeper)
+    }
+
     /// Opens ports whose sockets were taken by ports that are closed now.
     fn open_late(&mut self, late: Vec<config::Port>, changes: &mut Vec<String>) {
         for config in late {
             let name = config.name.clone();
-            match PortState::open(config, &self.run_dir, &self.ears) {
+            let network = self.config.network_of(&config).clone();
+            match self.open_port(config, &network) {
                 Ok(port) => {
                     self.ports.insert(port);
                 }
@@ -498,7 +602,7 @@ impl Engine {
 
     /// Publishes a snapshot and waits until all workers go by it, so that what only
     /// older ones knew can be closed.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.generation += 1;
         let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
         self.workers.wake_all();
@@ -513,11 +617,40 @@ impl Engine {
     }
 }
 
-fn same_socket(a: &config::Port, b: &config::Port) -> bool {
-    match (&a.driver, &b.driver) {
-        (config::PortDriver::VhostUser(a), config::PortDriver::VhostUser(b)) => {
-            a.socket == b.socket
+fn markers(queues: &[UplinkQueue]) -> Vec<Marker> {
+    queues.iter().filter_map(UplinkQueue::marker).collect()
+}
+
+impl PortState {
+    /// Whether it has the socket or the interface that `other` wants.
+    fn occupies(&self, other: &config::Port) -> bool {
+        use config::PortDriver::{Tap, Tun, VhostUser};
+        match (&self.config.driver, &other.driver) {
+            (VhostUser(a), VhostUser(b)) => a.socket == b.socket,
+            (
+                Tun { interface: a } | Tap { interface: a },
+                Tun { interface: b } | Tap { interface: b },
+            ) => a == b && !self.is_gone(),
+            (VhostUser(_), _) | (_, VhostUser(_)) => false,
         }
-        (a, b) => a == b,
+    }
+}
+
+/// Carries a change of a port over to its interface, if it has one.
+fn adjust(
+    port: &mut PortState,
+    (old, old_config): (&config::Port, &Config),
+    (new, new_config): (&config::Port, &Config),
+    changes: &mut Vec<String>,
+) {
+    let Some(interface) = &mut port.interface else {
+        return;
+    };
+    let old = (old, old_config.network_of(old));
+    let new = (new, new_config.network_of(new));
+    if let Err(error) = interface.adjust(old, new) {
+        let name = &port.config.name;
+        tracing::warn!(port = %name, error, "can't change an interface");
+        changes.push(format!("port {name}: {error}"));
     }
 }

@@ -19,6 +19,9 @@ use ipnet::IpNet;
 use super::Engine;
 use crate::config::{self, NextHop as ConfigHop};
 
+/// The largest inner packet that an uplink's rooms hold sealed.
+const INNER_MAX: u16 = 9_168;
+
 impl Engine {
     /// Compiles the present state of things as snapshot `generation`.
     pub(super) fn compile(&self, generation: u64) -> Snapshot {
@@ -61,7 +64,7 @@ impl Engine {
                 config::Guard::Mac => Guard::Mac,
                 config::Guard::Off => Guard::Off,
             },
-            guest: Arc::clone(&port.guest),
+            guest: port.guest.clone(),
             queues: config.queues,
             drops: Arc::clone(&port.drops),
         })
@@ -91,7 +94,17 @@ impl Engine {
             tunnel: tunnel.map(TunnelIndex::from_slot),
             macs,
             routes: Fib::build(self.network_routes(network, tunnel)),
+            plain: self
+                .plain_port(network)
+                .map(|(slot, _)| PortIndex::from_slot(slot)),
         }
+    }
+
+    /// The one port of a plain network.
+    fn plain_port(&self, network: &config::Network) -> Option<(usize, &super::ports::PortState)> {
+        self.ports
+            .iter()
+            .find(|(_, port)| network.is_plain() && port.config.network == network.name)
     }
 
     /// A network's routes. Of equal prefixes the later one counts, so they come in the
@@ -115,6 +128,9 @@ impl Engine {
             for net in &peer.config.allowed_ips {
                 add(*net, NextHop::Peer(PeerIndex::from_slot(slot)));
             }
+        }
+        if network.is_plain() {
+            return routes;
         }
         let ports = || {
             self.ports
@@ -165,12 +181,23 @@ impl Engine {
         Tunnel {
             name: tunnel.name.to_string(),
             uplink: UplinkIndex::from_slot(tunnel.uplink),
-            mtu: tunnel.config.mtu,
+            mtu: self.tunnel_mtu(&tunnel.config, network),
             network: network.and_then(|network| self.network_index(&network.name)),
             allowed: Fib::build(allowed),
             mac1: tunnel.device.mac1(),
             sessions: Arc::clone(&tunnel.sessions),
         }
+    }
+
+    /// A tunnel's MTU: of a plain network it is what its interface has now, as with the
+    /// kernel's WireGuard interfaces.
+    fn tunnel_mtu(&self, tunnel: &config::Tunnel, network: Option<&config::Network>) -> u16 {
+        let interface = network
+            .and_then(|network| self.plain_port(network))
+            .and_then(|(_, port)| port.interface.as_ref());
+        interface.map_or(tunnel.mtu, |interface| {
+            u16::try_from(interface.mtu).map_or(INNER_MAX, |mtu| mtu.min(INNER_MAX))
+        })
     }
 
     fn compile_uplink(&self, slot: usize, uplink: &super::uplinks::UplinkState) -> Uplink {

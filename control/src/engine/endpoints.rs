@@ -24,18 +24,19 @@ struct Remembered {
 /// The file and its contents, by tunnel and public key.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    path: PathBuf,
+    /// Without one, nothing is kept.
+    path: Option<PathBuf>,
     known: BTreeMap<String, Remembered>,
     changed: bool,
 }
 
 impl Endpoints {
     /// Reads the file, if there is a readable one.
-    pub(super) fn open(run_dir: &Path) -> Self {
-        let path = run_dir.join("endpoints.json");
-        let known = fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
+    pub(super) fn open(run_dir: Option<&Path>) -> Self {
+        let path = run_dir.map(|run_dir| run_dir.join("endpoints.json"));
+        let known = path
+            .as_ref()
+            .and_then(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
             .unwrap_or_default();
         Self {
             path,
@@ -72,14 +73,15 @@ impl Endpoints {
         if !std::mem::take(&mut self.changed) {
             return;
         }
+        let Some(path) = &self.path else { return };
         let write = || -> std::io::Result<()> {
-            let new = self.path.with_extension("json.new");
+            let new = path.with_extension("json.new");
             let mut file = fs::File::create(&new)?;
             file.write_all(&serde_json::to_vec_pretty(&self.known)?)?;
-            fs::rename(&new, &self.path)
+            fs::rename(&new, path)
         };
         if let Err(error) = write() {
-            tracing::warn!(path = %self.path.display(), %error, "can't keep the peers' endpoints");
+            tracing::warn!(path = %path.display(), %error, "can't keep the peers' endpoints");
         }
     }
 }
@@ -92,15 +94,15 @@ mod tests {
     fn endpoints_survive_unless_the_configuration_changes() {
         let folder = tempfile::tempdir().unwrap();
         let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
-        let mut endpoints = Endpoints::open(folder.path());
+        let mut endpoints = Endpoints::open(Some(folder.path()));
         endpoints.note("wg0/key".into(), Some("192.0.2.1:1".into()), place);
         endpoints.save();
-        let mut endpoints = Endpoints::open(folder.path());
+        let mut endpoints = Endpoints::open(Some(folder.path()));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.1:1")), Some(place));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.2:1")), None);
         assert_eq!(endpoints.last("wg0/other", None), None);
         endpoints.forget("wg0/key");
         endpoints.save();
-        assert!(Endpoints::open(folder.path()).known.is_empty());
+        assert!(Endpoints::open(Some(folder.path())).known.is_empty());
     }
 }

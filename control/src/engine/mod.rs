@@ -10,16 +10,20 @@
 //! handshakes gets a fixed share of a round, so nothing else waits for long.
 //!
 //! Rooms: [`tunnels`] the protocol, [`uplinks`] devices and next hops, [`ports`]
-//! guests, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`report`]
-//! what `show` prints, [`endpoints`] what survives a restart.
+//! guests, [`interfaces`] the kernel's side of tun ports, [`workers`] threads, [`compile`]
+//! snapshots, [`apply`] changes, [`uapi`] what `wg` asks, [`drift`] what it changed against
+//! the file, [`report`] what `show` prints, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
+mod drift;
 mod endpoints;
+mod interfaces;
 mod ports;
 mod report;
 mod slots;
 mod tunnels;
+mod uapi;
 mod uplinks;
 mod workers;
 
@@ -31,6 +35,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, sync_channel},
     },
     time::Duration,
@@ -52,7 +57,9 @@ use rustix::{
 };
 
 use self::{
+    apply::Manner,
     endpoints::Endpoints,
+    interfaces::InterfaceEvent,
     ports::{Ears, PortNews, PortState},
     slots::Slots,
     tunnels::{PeerState, TunnelState, Wish},
@@ -60,9 +67,11 @@ use self::{
     workers::Workers,
 };
 use crate::{
-    api::{Request, Requests},
+    api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
+    netlink::{LinkWatch, RouteWatch},
     process::{Notify, RunDir},
+    uapi::server::{Served, Server, Socket},
 };
 
 /// Handshake messages per round: about 10 ms of X25519.
@@ -103,18 +112,39 @@ impl EngineError {
     }
 }
 
+/// What a run needs besides a configuration.
+pub struct Surroundings<'s> {
+    /// Where sockets lie and endpoints are kept. Without one, nothing is kept.
+    pub run_dir: Option<&'s RunDir>,
+    /// For those who ask the engine on their own account.
+    pub requester: Requester,
+    /// The engine's end.
+    pub requests: Requests,
+    /// The service manager.
+    pub notify: &'s Notify,
+    /// Called once everything is open.
+    pub ready: Box<dyn FnOnce() + 's>,
+    /// The configuration is one interface in the place of a kernel's: it is the host's to set up, no file rules it,
+    /// `wg` finds its tunnel by this socket, and the run ends when it is deleted.
+    pub lone: Option<Socket>,
+}
+
 /// Runs a configuration on the calling thread until [`Request::Drain`] arrives.
 ///
 /// # Errors
 ///
 /// When something that the configuration names can't be had.
-pub fn run(
-    config: Config,
-    run_dir: &RunDir,
-    requests: Requests,
-    notify: &Notify,
-) -> Result<(), EngineError> {
-    let mut engine = Engine::start(config, run_dir)?;
+pub fn run(config: Config, surroundings: Surroundings<'_>) -> Result<(), EngineError> {
+    let Surroundings {
+        run_dir,
+        requester,
+        requests,
+        notify,
+        ready,
+        lone,
+    } = surroundings;
+    let mut engine = Engine::start(config, run_dir, requester, lone)?;
+    ready();
     notify.ready();
     let result = engine.serve(&requests, notify);
     engine.stop();
@@ -124,7 +154,15 @@ pub fn run(
 /// Everything that the control core owns.
 struct Engine {
     config: Config,
+    /// What the file said when it was last applied: what differs from it is drift.
+    ruled: Option<Config>,
     run_dir: PathBuf,
+    /// Serves `wg`.
+    server: Server,
+    /// One interface in the place of a kernel's.
+    lone: bool,
+    /// Where `wg` finds its tunnel.
+    lone_socket: Option<Served>,
     generation: u64,
     started: Instant,
     snapshots: Arc<SnapshotCell>,
@@ -140,6 +178,9 @@ struct Engine {
     ports: Slots<PortState>,
     ears: Ears,
     news: Receiver<PortNews>,
+    /// The kernel's news of interfaces.
+    links: Option<LinkWatch>,
+    routes: Option<RouteWatch>,
     endpoints: Endpoints,
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, usize)>,
@@ -153,8 +194,15 @@ struct Engine {
 impl Engine {
     /// Opens everything, in the order of dependence; the first thing that can't be had
     /// ends it, and what was opened before closes itself.
-    fn start(config: Config, run_dir: &RunDir) -> Result<Self, EngineError> {
+    fn start(
+        config: Config,
+        run_dir: Option<&RunDir>,
+        requester: Requester,
+        lone: Option<Socket>,
+    ) -> Result<Self, EngineError> {
         let now = clock::now();
+        let server = Server::start(requester)
+            .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
             .map(Arc::new)
             .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
@@ -170,7 +218,11 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
-            run_dir: run_dir.path().to_owned(),
+            ruled: lone.is_none().then(|| config.clone()),
+            run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
+            server,
+            lone: lone.is_some(),
+            lone_socket: None,
             generation: 0,
             started: now.monotonic,
             snapshots,
@@ -184,7 +236,10 @@ impl Engine {
             ports: Slots::default(),
             ears,
             news,
-            endpoints: Endpoints::open(run_dir.path()),
+            // Listens before the first interface is made: nothing is missed.
+            links: interfaces::watch(),
+            routes: RouteWatch::open().ok(),
+            endpoints: Endpoints::open(run_dir.map(RunDir::path)),
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
@@ -201,10 +256,11 @@ impl Engine {
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
             engine
-                .change(config, now)
+                .change(config, &Manner::default(), now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
+        let opened = opened.and_then(|()| engine.serve_lone(lone));
         match opened {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -234,12 +290,21 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.device.bring_down();
         }
+        for (_, tunnel) in self.tunnels.iter_mut() {
+            tunnel.served = None;
+        }
+        if self.routes.as_mut().is_some_and(RouteWatch::changed) {
+            self.forget_sources();
+        }
         self.note_endpoints();
         self.endpoints.save();
         self.ports = Slots::default();
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.close();
         }
+        self.tunnels = Slots::default();
+        // Last: who waits for this name finds the interface's and the UDP port free.
+        self.lone_socket = None;
     }
 
     /// Works until it is asked to end.
@@ -254,6 +319,7 @@ impl Engine {
                 match request {
                     Request::State { reply } => reply.send(Box::new(self.report(now))),
                     Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
+                    Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                     Request::Drain => {
                         tracing::info!("draining");
                         return Ok(());
@@ -261,6 +327,10 @@ impl Engine {
                 }
             }
             let more = self.round(now)?;
+            if self.lone && self.ports.iter().any(|(_, port)| port.is_gone()) {
+                tracing::info!("the interface was deleted");
+                return Ok(());
+            }
             if let Some(interval) = watchdog
                 && now.monotonic.since(alive) >= interval
             {
@@ -278,10 +348,15 @@ impl Engine {
         let timeout = self
             .next_deadline()
             .map_or(ROUND, |due| due.since(now).min(ROUND));
-        let mut polled = [
+        let mut polled = vec![
             PollFd::new(self.attention.wake(), PollFlags::IN),
             PollFd::from_borrowed_fd(requests.as_fd(), PollFlags::IN),
         ];
+        polled.extend(
+            self.links
+                .iter()
+                .map(|links| PollFd::new(links, PollFlags::IN)),
+        );
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
     }
@@ -306,6 +381,7 @@ impl Engine {
                 port.heard(event);
             }
         }
+        self.take_links(now);
         let more = self.take_handshakes(now) | self.take_frames(now.monotonic);
         self.take_signals(now);
         self.pass_deadlines(now);
@@ -319,6 +395,77 @@ impl Engine {
             self.chores(now.monotonic)?;
         }
         Ok(more)
+    }
+
+    /// What has become of interfaces. An MTU that the host gave to the interface of a
+    /// plain network is its tunnel's from then on.
+    fn take_links(&mut self, now: Now) {
+        let mut follow = false;
+        let mut switched = Vec::new();
+        while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
+            for (_, port) in self.ports.iter_mut() {
+                let was_up = port.link_up;
+                let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
+                for event in events.into_iter().flatten() {
+                    if event == InterfaceEvent::Deleted && self.lone {
+                        // It was to end so.
+                        continue;
+                    }
+                    port.heard_interface(event);
+                    match event {
+                        InterfaceEvent::Mtu(_) => follow = true,
+                        // Where its news don't come from, it may be up.
+                        InterfaceEvent::Up | InterfaceEvent::Moved => {
+                            switched.push((port.config.network.clone(), true));
+                        }
+                        InterfaceEvent::Down => {
+                            switched.push((port.config.network.clone(), false));
+                        }
+                        InterfaceEvent::Deleted => {}
+                    }
+                }
+            }
+        }
+        for (network, up) in switched {
+            self.switch(&network, up, now);
+        }
+        if follow {
+            self.publish();
+        }
+    }
+
+    /// The tunnel of a plain network rests while its interface is down, as the kernel's do.
+    fn switch(&mut self, network: &Name, up: bool, now: Now) {
+        let network = self.config.network(network).filter(|n| n.is_plain());
+        let tunnel = network.and_then(|network| network.tunnel.as_ref());
+        let slot = tunnel.and_then(|name| self.tunnel_slot(name));
+        if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
+            if up {
+                tunnel.device.bring_up(now);
+            } else {
+                tunnel.device.bring_down();
+            }
+        }
+    }
+
+    /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
+    fn serve_lone(&mut self, socket: Option<Socket>) -> Result<(), EngineError> {
+        let Some(socket) = socket else {
+            return Ok(());
+        };
+        let down = self.ports.iter().any(|(_, port)| !port.link_up);
+        let Some((_, tunnel)) = self.tunnels.iter_mut().next() else {
+            return Ok(());
+        };
+        if down {
+            tunnel.device.bring_down();
+        }
+        let served = self.server.serve(socket, tunnel.name.clone());
+        self.lone_socket = Some(
+            served
+                .map_err(|error| EngineError::start("can't serve the socket for `wg`", &error))?,
+        );
+        Ok(())
     }
 
     fn take_handshakes(&mut self, now: Now) -> bool {
@@ -424,12 +571,15 @@ impl Engine {
             for wish in wishes.drain(..) {
                 match wish {
                     Wish::Transmit(message) => self.transmit(slot, message, now.monotonic),
-                    Wish::Keepalive(peer) => {
-                        let peer = PeerIndex::from_slot(peer);
-                        for worker in 1..self.workers.count() {
-                            self.workers.send(worker, Command::FlushStaged(peer));
+                    Wish::Keepalive(slot) => {
+                        let peer = PeerIndex::from_slot(slot);
+                        let waits = |peer: &PeerState| peer.cell.staged.load(Ordering::Relaxed);
+                        if self.peers.get(slot).is_some_and(|peer| waits(peer) > 0) {
+                            // What waits confirms the key as well.
+                            self.tell_all(|| Command::FlushStaged(peer));
+                        } else {
+                            self.workers.send(0, Command::Keepalive(peer));
                         }
-                        self.workers.send(0, Command::Keepalive(peer));
                     }
                     Wish::Flush(peer) => {
                         self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(peer)));
@@ -583,6 +733,18 @@ impl Engine {
         self.endpoints.save();
         self.meters.read(&self.workers, now);
         Ok(())
+    }
+
+    /// Lets the kernel choose again from which of its addresses peers are written to:
+    /// another route may be the better one now.
+    fn forget_sources(&mut self) {
+        for (_, peer) in self.peers.iter_mut() {
+            let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
+            let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
+            if uplink.is_some_and(|uplink| uplink.host_ref().is_none()) {
+                peer.path_is_stale |= peer.local.take().is_some();
+            }
+        }
     }
 
     fn note_endpoints(&mut self) {

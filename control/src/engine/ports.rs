@@ -1,17 +1,19 @@
 //! Guest ports: opened, watched and closed.
 //!
-//! In: the configured ports, events of their sessions. Out: open vhost-user ports, the
-//! lines that an operator waits for. Never: a packet.
+//! In: the configured ports, events of their sessions and interfaces. Out: open
+//! vhost-user ports, tun and tap interfaces, the lines that an operator waits for.
+//! Never: a packet.
 
 use std::{
     path::Path,
     sync::{Arc, mpsc::SyncSender},
 };
 
-use culvert_dataplane::{control_link::Attention, drops::Drops, wake::Wake};
+use culvert_dataplane::{control_link::Attention, drops::Drops, snapshot::Guest, wake::Wake};
 use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
 
+use super::interfaces::{Interface, InterfaceEvent, Keeper};
 use crate::{
     config::{self, Account, PortDriver, SocketMode},
     process::{SocketLock, lock_socket},
@@ -20,7 +22,9 @@ use crate::{
 /// An open port.
 pub(super) struct PortState {
     pub(super) config: config::Port,
-    pub(super) guest: Arc<vhost::Port>,
+    pub(super) guest: Guest,
+    /// Of a tun or tap port.
+    pub(super) interface: Option<Interface>,
     pub(super) drops: Arc<Drops>,
     pub(super) connected: bool,
     pub(super) link_up: bool,
@@ -43,7 +47,44 @@ pub(super) struct Ears {
 }
 
 impl PortState {
-    pub(super) fn open(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
+    pub(super) fn open(
+        config: config::Port,
+        network: &config::Network,
+        run_dir: &Path,
+        ears: &Ears,
+        keeper: Keeper,
+    ) -> Result<Self, String> {
+        match &config.driver {
+            PortDriver::VhostUser(_) => Self::open_vhost(config, run_dir, ears),
+            PortDriver::Tun { .. } | PortDriver::Tap { .. } => {
+                Self::open_tun(config, network, keeper)
+            }
+        }
+    }
+
+    fn open_tun(
+        config: config::Port,
+        network: &config::Network,
+        keeper: Keeper,
+    ) -> Result<Self, String> {
+        let (interface, up) = Interface::open(&config, network, keeper)
+            .map_err(|error| format!("port {}: {error}", config.name))?;
+        let tun = &interface.tun;
+        tracing::info!(port = %config.name, interface = tun.interface(), mtu = interface.mtu, queues = tun.queues(), up, "interface open");
+        Ok(Self {
+            guest: Guest::Tun(Arc::clone(tun)),
+            drops: Arc::default(),
+            connected: true,
+            link_up: up,
+            features: tun.offloads().bits(),
+            queues: config.queues,
+            interface: Some(interface),
+            config,
+            _lock: None,
+        })
+    }
+
+    fn open_vhost(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
         let vhost_config = vhost_config(&config, run_dir)?;
         let lock = match vhost_config.socket_mode {
             vhost::SocketMode::Server => Some(
@@ -65,7 +106,8 @@ impl PortState {
             .map_err(|error| format!("port {}: {error}", config.name))?;
         Ok(Self {
             config,
-            guest: Arc::new(guest),
+            guest: Guest::Vhost(Arc::new(guest)),
+            interface: None,
             drops: Arc::default(),
             connected: false,
             link_up: false,
@@ -127,21 +169,60 @@ impl PortState {
     }
 }
 
-/// Whether two configurations need the port to be opened anew.
-pub(super) fn needs_reopening(old: &config::Port, new: &config::Port) -> bool {
-    old.driver != new.driver
-        || old.queues != new.queues
-        || old.mac != new.mac
-        || old.mtu != new.mtu
-        || old.offloads != new.offloads
+impl PortState {
+    /// Whether a configuration needs the port to be opened anew. An interface is kept
+    /// where that can be: with it would go what the host has put on it.
+    pub(super) fn needs_reopening(&self, new: &config::Port) -> bool {
+        let old = &self.config;
+        let stays = old.driver == new.driver
+            && old.queues == new.queues
+            && old.offloads == new.offloads
+            && !self.is_gone();
+        !stays || (self.interface.is_none() && (old.mac != new.mac || old.mtu != new.mtu))
+    }
+
+    /// Whether its interface was deleted.
+    pub(super) fn is_gone(&self) -> bool {
+        self.interface
+            .as_ref()
+            .is_some_and(|at| at.gone || at.tun.is_gone())
+    }
+
+    /// Notes and logs what has become of its interface.
+    pub(super) fn heard_interface(&mut self, event: InterfaceEvent) {
+        let port = &self.config.name;
+        let interface = self
+            .interface
+            .as_ref()
+            .map_or("", |interface| interface.tun.interface());
+        match event {
+            InterfaceEvent::Up => {
+                self.link_up = true;
+                tracing::info!(%port, interface, "interface up");
+            }
+            InterfaceEvent::Down => {
+                self.link_up = false;
+                tracing::info!(%port, interface, "interface down");
+            }
+            InterfaceEvent::Mtu(mtu) => {
+                tracing::info!(%port, interface, mtu, "the interface's MTU was changed");
+            }
+            InterfaceEvent::Moved => {
+                tracing::info!(%port, interface, "the interface was moved to another network namespace: its link state and MTU are not followed there");
+            }
+            InterfaceEvent::Deleted => {
+                self.connected = false;
+                self.link_up = false;
+                self.queues = 0;
+                tracing::error!(%port, interface, "the interface was deleted: the port is gone; `culvert apply` makes it anew");
+            }
+        }
+    }
 }
 
 fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConfig, String> {
     let PortDriver::VhostUser(driver) = &config.driver else {
-        return Err(format!(
-            "port {}: its driver is not available in this version: use vhost-user",
-            config.name
-        ));
+        return Err(format!("port {}: it has no socket", config.name));
     };
     let account = |account: &Option<Account>, kind: Kind| {
         account.as_ref().map(|a| number(a, kind)).transpose()
@@ -174,7 +255,7 @@ fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConf
     Ok(vhost)
 }
 
-fn offloads(wanted: &config::Offloads) -> vhost::Offloads {
+pub(super) fn offloads(wanted: &config::Offloads) -> vhost::Offloads {
     use vhost::Offloads as O;
     [
         (wanted.checksum, O::CSUM | O::GUEST_CSUM),

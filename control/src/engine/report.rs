@@ -2,16 +2,19 @@
 //!
 //! In: counters and states of everything. Out: one `State`. Never: a secret, a change.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering,
+};
 
-use culvert_dataplane::{drops::Drops, host::NeighborState, worker::WorkerStats};
+use culvert_dataplane::{drops::Drops, host::NeighborState, snapshot::Guest, worker::WorkerStats};
 use culvert_vhost::{PortDrop, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
-use super::{Engine, tunnels::PeerState, workers::Workers};
+use super::{Engine, drift, tunnels::PeerState, workers::Workers};
 use crate::{
     config::{self, PortDriver, UplinkDriver},
-    state::{Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Uplink},
+    state::{Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink},
 };
 
 /// Virtio feature bits worth showing (virtio 1.2, sections 5.1.3 and 6).
@@ -86,6 +89,7 @@ impl Engine {
             uptime_s: now.monotonic.since(self.started).as_secs(),
             ports: self.report_ports(),
             uplinks: self.report_uplinks(),
+            tunnels: self.report_tunnels(),
             peers: self.report_peers(now),
             routes: self.report_routes(),
             neighbors: self.report_neighbors(now.monotonic),
@@ -112,9 +116,24 @@ impl Engine {
             };
             let queues = || 0..config.queues;
             let mut drops = named(&port.drops);
-            for queue in queues() {
-                add_ring_drops(&mut drops, port.guest.guest_tx(queue).counters());
-                add_ring_drops(&mut drops, port.guest.guest_rx(queue).counters());
+            let (mut rx, mut tx) = (Traffic::default(), Traffic::default());
+            match &port.guest {
+                Guest::Vhost(guest) => {
+                    for queue in queues() {
+                        add_ring_drops(&mut drops, guest.guest_tx(queue).counters());
+                        add_ring_drops(&mut drops, guest.guest_rx(queue).counters());
+                    }
+                    rx = ring_traffic(queues().map(|q| guest.guest_tx(q).counters()));
+                    tx = ring_traffic(queues().map(|q| guest.guest_rx(q).counters()));
+                }
+                Guest::Tun(tun) => {
+                    for (from, to) in queues().filter_map(|q| tun.traffic(q)) {
+                        for (sum, part) in [(&mut rx, from), (&mut tx, to)] {
+                            sum.packets += part.frames();
+                            sum.bytes += part.bytes();
+                        }
+                    }
+                }
             }
             Some(Port {
                 name: config.name.to_string(),
@@ -131,9 +150,11 @@ impl Engine {
                 queues: port.queues,
                 queues_max: config.queues,
                 mac: config.mac.to_string(),
-                mtu: config.mtu,
-                rx: ring_traffic(queues().map(|q| port.guest.guest_tx(q).counters())),
-                tx: ring_traffic(queues().map(|q| port.guest.guest_rx(q).counters())),
+                mtu: port.interface.as_ref().map_or(config.mtu, |interface| {
+                    u16::try_from(interface.mtu).unwrap_or(u16::MAX)
+                }),
+                rx,
+                tx,
                 drops,
             })
         };
@@ -181,6 +202,31 @@ impl Engine {
         self.uplinks.iter().map(uplink).collect()
     }
 
+    fn report_tunnels(&self) -> Vec<Tunnel> {
+        let tunnel = |config: &config::Tunnel| {
+            let state = self.tunnel_slot(&config.name);
+            let state = state.and_then(|slot| self.tunnels.get(slot))?;
+            let ruled = self.ruled.as_ref();
+            Some(Tunnel {
+                name: config.name.to_string(),
+                uplink: config.uplink.to_string(),
+                public_key: state.device.public_key().map(|key| key.to_base64()),
+                listen_port: config.listen_port,
+                fwmark: config.fwmark,
+                mtu: config.mtu,
+                peers: config.peers.len(),
+                uapi: state
+                    .served
+                    .as_ref()
+                    .map(|(_, served)| served.path().display().to_string()),
+                drift: ruled.map_or_else(Vec::new, |ruled| {
+                    drift::of_tunnel(config, ruled.tunnel(&config.name))
+                }),
+            })
+        };
+        self.config.tunnels.iter().filter_map(tunnel).collect()
+    }
+
     fn report_peers(&self, now: Now) -> Vec<Peer> {
         let mut peers = Vec::new();
         for tunnel in &self.config.tunnels {
@@ -188,13 +234,19 @@ impl Engine {
             let Some(state) = slot.and_then(|slot| self.tunnels.get(slot)) else {
                 continue;
             };
+            let ruled = self.ruled.as_ref().and_then(|r| r.tunnel(&tunnel.name));
+            let ruled: Option<HashMap<_, _>> = ruled.map(|tunnel| drift::by_key(tunnel).collect());
             for config in &tunnel.peers {
                 let id = state.device.find(&config.public_key);
                 let place = id.and_then(|id| state.peers.get(&id));
                 if let Some(peer) = place.and_then(|place| self.peers.get(*place))
                     && let Some(status) = state.device.peer(peer.cell.id)
                 {
-                    peers.push(report_peer(tunnel.name.to_string(), peer, &status, now));
+                    let mut told = report_peer(tunnel.name.to_string(), peer, &status, now);
+                    if let Some(ruled) = &ruled {
+                        told.drift = drift::of_peer(config, ruled.get(&config.public_key).copied());
+                    }
+                    peers.push(told);
                 }
             }
         }
@@ -365,6 +417,7 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
         },
         staged: peer.cell.staged.load(Ordering::Relaxed),
         drops: named(&peer.cell.drops),
+        drift: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ use culvert_dataplane::{
     ids::{PeerIndex, TunnelIndex},
     peer::{Peer as Cell, signal},
     sessions::{Session, SessionTable},
+    uplink::udp::Marker,
 };
 use culvert_wireguard::{
     Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
@@ -27,6 +28,7 @@ use super::slots::Slots;
 use crate::{
     config::{self, Endpoint, Name},
     process::UdpLock,
+    uapi::server::Served,
 };
 
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
@@ -72,6 +74,10 @@ pub(super) struct TunnelState {
     pub(super) drops: BTreeMap<&'static str, u64>,
     /// Keeps other processes away from the tunnel's port.
     pub(super) lock: UdpLock,
+    /// Set the mark of its sockets.
+    pub(super) markers: Vec<Marker>,
+    /// Where `wg` finds it, and under which name.
+    pub(super) served: Option<(Name, Served)>,
 }
 
 /// What a tunnel wants of the engine after it was driven.
@@ -99,7 +105,7 @@ impl TunnelState {
                 index_slots: u32::try_from(sessions.slots()).unwrap_or(1 << 31),
                 ..Default::default()
             },
-            Some(config.private_key.clone()),
+            config.private_key.clone(),
             Box::new(UnwrapErr(getrandom::SysRng)),
         );
         Self {
@@ -111,6 +117,8 @@ impl TunnelState {
             peers: HashMap::new(),
             drops: BTreeMap::new(),
             lock,
+            markers: Vec::new(),
+            served: None,
         }
     }
 
@@ -157,13 +165,24 @@ impl TunnelState {
         Ok(slot)
     }
 
-    /// Takes over what changed in a peer's configuration. Its session goes on.
-    pub(super) fn update_peer(&mut self, peer: &mut PeerState, config: config::Peer, now: Now) {
+    /// Takes over what changed in a peer's configuration. Its session goes on. `endpoint` counts even if the
+    /// configuration had it before: the peer may have moved since.
+    pub(super) fn update_peer(
+        &mut self,
+        peer: &mut PeerState,
+        config: config::Peer,
+        endpoint: Option<SocketAddr>,
+        now: Now,
+    ) {
         let old = &peer.config;
-        let endpoint = match &config.endpoint {
+        let endpoint = endpoint.or(match &config.endpoint {
             Some(Endpoint::Address(address)) if old.endpoint != config.endpoint => Some(*address),
             Some(_) | None => None,
-        };
+        });
+        if endpoint.is_some() {
+            // It was learned on the way from the old place.
+            peer.local = None;
+        }
         peer.path_is_stale |= endpoint.is_some();
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
@@ -223,9 +242,12 @@ impl TunnelState {
                 .handle_confirmed(id, peer.cell.confirmed_index(), now);
         }
         if bits & signal::MOVED != 0
-            && let Some(endpoint) = peer.cell.take_moved()
+            && let Some((endpoint, local)) = peer.cell.take_moved()
         {
             self.device.handle_endpoint(id, endpoint);
+            peer.local = local.or(peer.local);
+            // A worker may have published a path of its own.
+            peer.path_is_stale = true;
         }
         let traffic = Traffic {
             data_sent: at(signal::DATA_SENT),

@@ -118,6 +118,7 @@ impl UplinkState {
         index: UplinkIndex,
         tunnel: TunnelIndex,
         port: u16,
+        fwmark: u32,
         workers: usize,
     ) -> Result<Vec<UplinkQueue>, String> {
         match &self.config.driver {
@@ -126,12 +127,31 @@ impl UplinkState {
                 let addresses: Vec<_> = self.config.addresses.iter().map(|n| n.addr()).collect();
                 let options = udp::Options {
                     device: driver.device.as_deref(),
-                    fwmark: driver.fwmark,
+                    fwmark: (fwmark != 0).then_some(fwmark),
                 };
                 udp::open(index, tunnel, &addresses, port, workers, options)
                     .map_err(|error| format!("uplink {}: {error}", self.config.name))
             }
         }
+    }
+
+    /// A UDP port that nobody else has.
+    pub(super) fn free_port(&self) -> Result<u16, String> {
+        // Of a DPDK device's ports, which the kernel doesn't know, any may be taken by a tunnel of ours: the caller
+        // looks at those.
+        let (addresses, device) = match &self.config.driver {
+            UplinkDriver::Dpdk(_) => (vec![IpAddr::from([127, 0, 0, 1])], None),
+            UplinkDriver::Udp(driver) => {
+                let addresses = self.config.addresses.iter().map(|n| n.addr()).collect();
+                (addresses, driver.device.as_deref())
+            }
+        };
+        let options = udp::Options {
+            device,
+            fwmark: None,
+        };
+        udp::free_port(&addresses, options)
+            .map_err(|error| format!("uplink {}: no free UDP port: {error}", self.config.name))
     }
 
     /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
@@ -146,26 +166,20 @@ impl UplinkState {
     ) -> Path {
         let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
         match &mut self.kind {
-            Kind::Udp => Path {
-                endpoint,
-                source,
-                link: Link::Kernel,
-            },
+            Kind::Udp => Path::new(endpoint, source, Link::Kernel),
             #[cfg(feature = "dpdk")]
             Kind::Dpdk { host, .. } => match host.resolve(endpoint.ip(), now) {
                 Resolution::Resolved {
                     source: first,
                     link,
-                } => Path {
+                } => Path::new(
                     endpoint,
-                    source: Some(source.unwrap_or(first)),
-                    link: with_port(link, port),
-                },
-                Resolution::Pending | Resolution::NoRoute => Path {
-                    endpoint,
-                    source,
-                    link: Link::Unresolved,
-                },
+                    Some(source.unwrap_or(first)),
+                    with_port(link, port),
+                ),
+                Resolution::Pending | Resolution::NoRoute => {
+                    Path::new(endpoint, source, Link::Unresolved)
+                }
             },
         }
     }

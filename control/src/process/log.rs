@@ -16,16 +16,21 @@ use tracing_subscriber::registry::LookupSpan;
 /// The environment variable with tracing's directives.
 const VARIABLE: &str = "CULVERT_LOG";
 
-/// Sets up the process's log, once. A directive that can't be read is reported and `info` holds.
+/// Sets up the process's log, once. A directive that can't be read is reported and the default holds.
 pub fn init() {
+    init_with("info");
+}
+
+/// As [`init`], with what holds where the environment says nothing else.
+pub fn init_with(default: &str) {
     let directives = std::env::var(VARIABLE).unwrap_or_default();
     let parsed = EnvFilter::builder().parse(if directives.is_empty() {
-        "info"
+        default
     } else {
         &directives
     });
     let mistake = parsed.as_ref().err().map(ToString::to_string);
-    let filter = parsed.unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = parsed.unwrap_or_else(|_| EnvFilter::new(default));
     let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
         Lines::Journal
     } else if io::stderr().is_terminal()

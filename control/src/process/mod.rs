@@ -1,4 +1,4 @@
-//! What a process owes its machine: run directory, locks, signals, systemd, logging.
+//! What a process owes its machine: run directory, locks, a life in the background, signals, systemd, logging.
 //!
 //! In: the command line. Out: a [`RunDir`] that nobody else has, locks for what two processes must
 //! not share, signals as requests, messages to systemd. Never: packets.
@@ -6,12 +6,14 @@
 //! Order at the start, all of it before the first thread: [`harden`], [`signals::block`],
 //! [`log::init`]; then the configuration, then [`RunDir::open`].
 
+mod daemon;
 pub mod lock;
 pub mod log;
 mod notify;
 mod run_dir;
 pub mod signals;
 
+pub use daemon::{Ready, handed, in_background};
 pub use lock::{LockError, SocketLock, UdpLock, lock_socket, lock_udp};
 pub use notify::Notify;
 pub(crate) use run_dir::api_socket;

@@ -6,7 +6,7 @@
 //! or SIGINT ends the process at once.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -44,12 +44,12 @@ pub fn block() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the thread that turns signals into requests.
+/// Starts the thread that turns signals into requests. Without a configuration file, SIGHUP drains, too.
 ///
 /// # Errors
 ///
 /// When the system has no thread or file descriptor left.
-pub fn serve(config: PathBuf, requester: Requester, notify: Notify) -> io::Result<()> {
+pub fn serve(config: Option<PathBuf>, requester: Requester, notify: Notify) -> io::Result<()> {
     let signals = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC)?;
     let reload = Arc::new(Reload {
         config,
@@ -76,7 +76,7 @@ fn serve_forever(signals: &SignalFd, reload: &Arc<Reload>) {
         let number = i32::try_from(signal.ssi_signo).ok();
         match number.and_then(|number| Signal::try_from(number).ok()) {
             Some(Signal::SIGHUP) if draining => {}
-            Some(Signal::SIGHUP) => start_reload(reload),
+            Some(Signal::SIGHUP) if reload.config.is_some() => start_reload(reload),
             Some(signal) if draining => {
                 tracing::warn!("second {signal}: ending at once");
                 std::process::exit(INTERRUPTED);
@@ -117,7 +117,7 @@ fn start_reload(reload: &Arc<Reload>) {
 
 /// What a SIGHUP needs.
 struct Reload {
-    config: PathBuf,
+    config: Option<PathBuf>,
     requester: Requester,
     notify: Notify,
     running: AtomicBool,
@@ -125,11 +125,12 @@ struct Reload {
 
 impl Reload {
     fn run(&self) {
-        let config = self.config.display();
+        let Some(path) = &self.config else { return };
+        let config = path.display();
         tracing::info!(%config, "SIGHUP: applying the configuration again");
         self.notify.reloading();
-        match crate::config::load(&self.config) {
-            Err(report) => self.log(&report),
+        match crate::config::load(path) {
+            Err(report) => log(&report, path),
             // The engine logs what it changed.
             Ok((new, _)) => {
                 if let Err(error) = crate::api::apply_blocking(&self.requester, new) {
@@ -139,15 +140,15 @@ impl Reload {
         }
         self.notify.ready();
     }
+}
 
-    fn log(&self, report: &Report) {
-        let config = self.config.display();
-        let errors = report.errors();
-        tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
-        for mistake in report.mistakes().iter().take(MISTAKES_LOGGED) {
-            let place = mistake.span;
-            let message = &mistake.message;
-            tracing::error!("{config}:{}:{}: {message}", place.line, place.column);
-        }
+fn log(report: &Report, path: &Path) {
+    let config = path.display();
+    let errors = report.errors();
+    tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
+    for mistake in report.mistakes().iter().take(MISTAKES_LOGGED) {
+        let place = mistake.span;
+        let message = &mistake.message;
+        tracing::error!("{config}:{}:{}: {message}", place.line, place.column);
     }
 }

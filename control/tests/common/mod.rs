@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 
 use culvert::api::{self, ApplyError, Request, Requester};
 use culvert::config::Config;
-use culvert::state::{Applied, Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Uplink};
+use culvert::state::{
+    Applied, Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
+};
 
 /// A state with something in every part.
 pub(crate) fn state() -> State {
@@ -53,6 +55,17 @@ pub(crate) fn state() -> State {
             mtu: 1500,
             queues: 2,
             ..Uplink::default()
+        }],
+        tunnels: vec![Tunnel {
+            name: "wg0".into(),
+            uplink: "wan0".into(),
+            public_key: Some("HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=".into()),
+            listen_port: 51821,
+            mtu: 1420,
+            peers: 1,
+            uapi: Some("/var/run/wireguard/wg0.sock".into()),
+            drift: vec!["listen_port (file: 51820)".into()],
+            ..Tunnel::default()
         }],
         peers: vec![Peer {
             tunnel: "wg0".into(),
@@ -126,6 +139,7 @@ impl Running {
                         sender.send(*config).unwrap();
                         reply.send(answer.clone());
                     }
+                    Request::Uapi { .. } => panic!("nobody asks here as `wg` does"),
                     Request::Drain => break,
                 }
             }

@@ -143,6 +143,21 @@ impl Datagram {
     }
 }
 
+/// What the outer IP header takes from the inner packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outer {
+    /// The traffic class.
+    pub tos: u8,
+    /// The hop limit; 0 leaves it to the uplink.
+    pub hops: u8,
+}
+
+impl From<u8> for Outer {
+    fn from(tos: u8) -> Self {
+        Self { tos, hops: 0 }
+    }
+}
+
 /// Room for one outgoing datagram.
 pub struct Room {
     start: NonNull<u8>,
@@ -195,6 +210,36 @@ impl Rx {
             }
             #[cfg(feature = "dpdk")]
             Self::Dpdk(rx) => rx.receive(uplink, host),
+        }
+    }
+
+    /// Whether a look at it is a load from memory; otherwise it is a system call.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        match self {
+            Self::Udp(_) => false,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => true,
+        }
+    }
+
+    /// The worker slept until something woke it: look at everything, once.
+    pub fn woken(&mut self) {
+        match self {
+            Self::Udp(rx) => rx.woken(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => {}
+        }
+    }
+
+    /// Whether something may wait that none of the descriptors tells of, because more
+    /// than its share was received: look again after a short time.
+    #[must_use]
+    pub fn owed(&self) -> bool {
+        match self {
+            Self::Udp(rx) => rx.owed(),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => false,
         }
     }
 
@@ -251,13 +296,14 @@ impl Tx {
         }
     }
 
-    /// Says that the next room holds a datagram of `len` bytes for `path` with the
-    /// outer traffic class `tos`.
-    pub fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+    /// Says that the next room holds a datagram of `len` bytes for `path` with these
+    /// fields of the outer IP header.
+    pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         match self {
-            Self::Udp(tx) => tx.commit(len, path, tos),
+            Self::Udp(tx) => tx.commit(len, path, outer),
+            // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.commit(len, path, tos),
+            Self::Dpdk(tx) => tx.commit(len, path, outer.tos),
         }
     }
 
@@ -295,6 +341,18 @@ pub struct UplinkQueue {
     pub rx: Rx,
     /// The sending half.
     pub tx: Tx,
+}
+
+impl UplinkQueue {
+    /// What sets the mark of a UDP queue's sockets.
+    #[must_use]
+    pub fn marker(&self) -> Option<udp::Marker> {
+        match &self.tx {
+            Tx::Udp(tx) => Some(tx.marker()),
+            #[cfg(feature = "dpdk")]
+            Tx::Dpdk(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for UplinkQueue {

@@ -6,7 +6,8 @@
 //! (with GRO the next one lies there).
 //!
 //! Threads: each worker owns a queue: its own sockets, bound to the same port with
-//! `SO_REUSEPORT`; the kernel spreads peers over them by address and port.
+//! `SO_REUSEPORT`. The kernel spreads sessions over them, and hands handshake messages
+//! to sockets of their own ([`calls`]), which the first worker reads.
 
 #![allow(
     unsafe_code,
@@ -21,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::{
     drops::DropReason,
     ids::{TunnelIndex, UplinkIndex},
@@ -29,18 +30,28 @@ use crate::{
     path::Path,
 };
 
+mod calls;
 mod socket;
 
+use calls::Calls;
 use socket::{Message, Received, Socket};
 
 /// Messages asked for at once while datagrams come one by one.
 const MESSAGES: usize = 64;
 /// Messages asked for at once while the kernel coalesces: each may hold 64 datagrams.
 const MESSAGES_COALESCED: usize = 8;
+/// Slots for handshake messages behind those.
+const CALLS: usize = limits::CALLS_PER_TURN;
 /// Bytes per message: the longest UDP payload.
 const MESSAGE_BYTES: usize = 65_536;
 /// Datagrams in one coalesced message (the kernel's `UDP_GRO_CNT_MAX` is 64).
 const DATAGRAMS_PER_MESSAGE: usize = 128;
+/// Looks in vain after which a socket is looked at less often, and how often then.
+const QUIET: u32 = 16;
+/// See `QUIET`.
+const QUIET_EVERY: u32 = 7;
+/// Ports that are tried for one that is free in both families.
+const PORT_TRIES: usize = 100;
 /// The longest payload that one `UDP_SEGMENT` send carries over IPv4.
 const SEGMENTED_BYTES: usize = 65_507;
 
@@ -123,31 +134,62 @@ pub fn open(
             }
         }
     }
-    (0..workers)
-        .map(|_| {
-            let mut sockets = [None, None];
-            for &address in &binds {
-                match Socket::bind(SocketAddr::new(address, port), true, options) {
-                    Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
-                    Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-                    Err(source) => {
-                        return Err(OpenError::Bind {
-                            address,
-                            port,
-                            source,
-                        });
-                    }
+    // One set of sockets of both families.
+    let bind = || -> Result<Sockets, OpenError> {
+        let mut sockets = [None, None];
+        for &address in &binds {
+            match Socket::bind(SocketAddr::new(address, port), true, options) {
+                Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
+                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+                Err(source) => {
+                    return Err(OpenError::Bind {
+                        address,
+                        port,
+                        source,
+                    });
                 }
             }
-            let [v4, v6] = sockets;
-            Ok(UplinkQueue {
-                uplink,
-                tunnel: Some(tunnel),
-                rx: super::Rx::Udp(Rx::new([v4.clone(), v6.clone()], tunnel)),
-                tx: super::Tx::Udp(Tx::new([v4, v6])),
-            })
+        }
+        Ok(sockets)
+    };
+    let data = (0..workers)
+        .map(|_| bind())
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut calls = calls_of(&data, &bind)?;
+    Ok(data
+        .into_iter()
+        .map(|sockets| UplinkQueue {
+            uplink,
+            tunnel: Some(tunnel),
+            rx: super::Rx::Udp(Rx::new(sockets.clone(), calls.take(), tunnel)),
+            tx: super::Tx::Udp(Tx::new(sockets)),
         })
-        .collect()
+        .collect())
+}
+
+/// A socket per family.
+type Sockets = [Option<Arc<Socket>>; 2];
+
+/// The lanes for handshake messages, the first worker's to read. A kernel that can't
+/// sort (before 4.5) has none, and all comes to the data sockets.
+fn calls_of(
+    data: &[Sockets],
+    bind: &dyn Fn() -> Result<Sockets, OpenError>,
+) -> Result<Option<Calls>, OpenError> {
+    let rules = calls::sorting(u32::try_from(data.len()).unwrap_or(1));
+    // Until the lanes are there, what is sorted to them goes by the kernel's own rule.
+    let sorted = |sockets: &Sockets| {
+        let mut families = sockets.iter().flatten();
+        families.all(|socket| socket.sort(&rules).is_ok())
+    };
+    if !data.first().is_some_and(sorted) {
+        return Ok(None);
+    }
+    let lanes = [bind()?, bind()?];
+    for socket in lanes.iter().flatten().flatten() {
+        socket.bound(limits::CALLS_BUFFER);
+    }
+    Ok(Some(Calls::new(lanes)))
 }
 
 fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
@@ -170,24 +212,90 @@ fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
     binds
 }
 
+/// Sets the mark of a queue's sockets while a worker uses them.
+#[derive(Clone, Debug)]
+pub struct Marker([Option<Arc<Socket>>; 2]);
+
+impl Marker {
+    /// Marks what leaves from now on (`SO_MARK`); 0 is no mark.
+    ///
+    /// # Errors
+    /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
+    pub fn mark(&self, mark: u32) -> io::Result<()> {
+        self.0
+            .iter()
+            .flatten()
+            .try_for_each(|socket| socket.mark(mark))
+    }
+}
+
+/// A UDP port that is free on all of `addresses`, or on the machine when there are none: nobody else has it at
+/// this moment.
+///
+/// # Errors
+/// When the kernel has none, or the addresses can't be bound.
+pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> {
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    let binds = bind_addresses(addresses);
+    for _ in 0..PORT_TRIES {
+        let mut sockets = Vec::new();
+        let mut port = 0;
+        for &address in &binds {
+            match Socket::bind(SocketAddr::new(address, port), false, options) {
+                Ok(socket) => {
+                    port = socket.port()?;
+                    sockets.push(socket);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    taken = error;
+                    port = 0;
+                    break;
+                }
+                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if port != 0 {
+            return Ok(port);
+        }
+    }
+    Err(taken)
+}
+
 /// The receiving half.
 pub struct Rx {
-    sockets: [Option<Arc<Socket>>; 2],
+    sockets: Sockets,
+    calls: Option<Calls>,
     tunnel: TunnelIndex,
     received: Box<Received>,
     datagrams: Vec<Datagram>,
     coalesced: bool,
+    /// Looks so far; whose turn it is to be first.
+    looks: u32,
+    /// Looks at each socket since it had something.
+    quiet: [u32; 2],
+    /// The worker slept: anything may have come.
+    woken: bool,
 }
 
 impl Rx {
-    fn new(sockets: [Option<Arc<Socket>>; 2], tunnel: TunnelIndex) -> Self {
+    fn new(sockets: Sockets, calls: Option<Calls>, tunnel: TunnelIndex) -> Self {
         Self {
             sockets,
+            calls,
             tunnel,
-            received: Box::new(Received::new(MESSAGES, MESSAGE_BYTES)),
+            received: Box::new(Received::new(MESSAGES + CALLS, MESSAGE_BYTES)),
             datagrams: Vec::with_capacity(MESSAGES * DATAGRAMS_PER_MESSAGE),
             coalesced: false,
+            looks: 0,
+            quiet: [0; 2],
+            woken: true,
         }
+    }
+
+    /// The worker slept, and something woke it.
+    pub(super) fn woken(&mut self) {
+        self.woken = true;
     }
 
     pub(super) fn receive(&mut self, uplink: &Uplink) -> Burst<'_> {
@@ -200,8 +308,28 @@ impl Rx {
         } else {
             MESSAGES
         };
-        for socket in self.sockets.iter().flatten() {
+        let woken = std::mem::take(&mut self.woken);
+        self.looks = self.looks.wrapping_add(1);
+        // Neither family may starve the other.
+        let families = if self.looks.is_multiple_of(2) {
+            [0, 1]
+        } else {
+            [1, 0]
+        };
+        for family in families {
+            let Some(socket) = &self.sockets[family] else {
+                continue;
+            };
+            // Each look is a system call. What was quiet for long wakes the worker, or is found a few looks later.
+            let is_quiet = self.quiet[family] >= QUIET;
+            if is_quiet && !woken && !self.looks.is_multiple_of(QUIET_EVERY) {
+                continue;
+            }
             let count = self.received.receive(socket, first, budget - first);
+            self.quiet[family] = match count {
+                0 => self.quiet[family].saturating_add(1),
+                _ => 0,
+            };
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 coalesced |= message.segment < message.len;
@@ -213,6 +341,16 @@ impl Rx {
             }
         }
         self.coalesced = coalesced;
+        // The slots behind are free: the buffers are made for the larger budget.
+        if let Some(calls) = &mut self.calls
+            && calls.is_due(woken)
+        {
+            let count = calls.receive(&mut self.received, first, MESSAGES + CALLS);
+            for message in self.received.messages(first..first + count) {
+                bytes += message.len;
+                Self::split(&message, self.tunnel, &mut self.datagrams);
+            }
+        }
         if !self.datagrams.is_empty() {
             uplink
                 .counters
@@ -252,13 +390,20 @@ impl Rx {
 
     pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         list.extend(self.sockets.iter().flatten().map(|socket| socket.as_fd()));
+        if let Some(calls) = &self.calls {
+            calls.descriptors(list);
+        }
+    }
+
+    pub(super) fn owed(&self) -> bool {
+        self.calls.as_ref().is_some_and(Calls::owed)
     }
 }
 
 /// Committed rooms that leave as one message.
 struct Group {
     path: Arc<Path>,
-    tos: u8,
+    outer: Outer,
     first: usize,
     count: usize,
     /// Bytes of each datagram but the last, which may be shorter.
@@ -270,7 +415,7 @@ struct Group {
 
 /// The sending half.
 pub struct Tx {
-    sockets: [Option<Arc<Socket>>; 2],
+    sockets: Sockets,
     rooms: Vec<Room>,
     /// Owns what `rooms` point to.
     _memory: Box<[u8]>,
@@ -282,11 +427,16 @@ pub struct Tx {
 }
 
 impl Tx {
+    /// For the control core, which doesn't own the queue.
+    pub(super) fn marker(&self) -> Marker {
+        Marker(self.sockets.clone())
+    }
+
     /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
     /// compete for the same cache sets.
-    const STRIDE: usize = limits::DATAGRAM_MAX + culvert_aead::TAILROOM + 64;
+    const STRIDE: usize = limits::DATAGRAM_MAX.next_multiple_of(64) + culvert_aead::TAILROOM + 128;
 
-    fn new(sockets: [Option<Arc<Socket>>; 2]) -> Self {
+    fn new(sockets: Sockets) -> Self {
         let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
         let rooms = memory
             .chunks_exact_mut(Self::STRIDE)
@@ -322,13 +472,13 @@ impl Tx {
         limits::DATAGRAM_MAX
     }
 
-    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         let room = self.lens.len();
         self.lens.push(u32::try_from(len).unwrap_or(0));
         if let Some(group) = self.groups.last_mut() {
             let fits = self.segmentation
                 && !group.closed
-                && group.tos == tos
+                && group.outer == outer
                 && len <= group.size
                 && group.count < limits::SUB_BATCH
                 && group.bytes + len <= SEGMENTED_BYTES
@@ -342,7 +492,7 @@ impl Tx {
         }
         self.groups.push(Group {
             path: Arc::clone(path),
-            tos,
+            outer,
             first: room,
             count: 1,
             size: len,
@@ -353,6 +503,7 @@ impl Tx {
 
     pub(super) fn flush(&mut self, counters: &UplinkCounters) {
         let mut first = 0;
+        let mut retried = false;
         while first < self.groups.len() {
             // A run of groups of one family goes out in one call.
             let v6 = self.groups[first].path.endpoint.is_ipv6();
@@ -369,7 +520,9 @@ impl Tx {
                 first += run;
                 continue;
             };
-            first += self.send_run(&socket, first, run, counters);
+            let done = self.send_run(&socket, first, run, retried, counters);
+            retried = done == 0;
+            first += done;
         }
         self.groups.clear();
         self.lens.clear();
@@ -377,12 +530,13 @@ impl Tx {
     }
 
     /// Sends `run` groups from `first` on; answers how many are done with, sent or
-    /// dropped: at least one.
+    /// dropped: at least one, unless the first may pass at a second try.
     fn send_run(
         &mut self,
         socket: &Socket,
         first: usize,
         run: usize,
+        retried: bool,
         counters: &UplinkCounters,
     ) -> usize {
         let groups = &self.groups[first..first + run];
@@ -402,6 +556,14 @@ impl Tx {
                     let lost: usize = groups.iter().map(|g| g.count).sum();
                     counters.drops.add(DropReason::UplinkFull, lost as u64);
                     run
+                }
+                // The address that we sent from is gone (IPv4 says the one or the
+                // other by version, IPv6 EINVAL): the kernel chooses another.
+                Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL)
+                    if !retried && groups[0].path.usable_source().is_some() =>
+                {
+                    groups[0].path.refuse_source();
+                    0
                 }
                 // Some kernels and devices refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
@@ -426,7 +588,7 @@ impl Tx {
             let bytes = self.lens[room] as usize;
             let single = Group {
                 path: Arc::clone(&group.path),
-                tos: group.tos,
+                outer: group.outer,
                 first: room,
                 count: 1,
                 size: bytes,

@@ -136,7 +136,12 @@ fn lost(drops: &Drops) -> u64 {
 
 /// Frames that a guest's RX ring delivered or lost by name.
 fn inward(site: &Site, port: usize) -> u64 {
-    let counters = site.ports[port].guest.guest_rx(0).counters();
+    let counters = site.ports[port]
+        .guest
+        .vhost()
+        .unwrap()
+        .guest_rx(0)
+        .counters();
     counters.frames() + PortDrop::ALL.map(|r| counters.drops(r)).iter().sum::<u64>()
 }
 
@@ -169,7 +174,7 @@ impl Ends {
     }
 
     fn sum(&self, site: &Site) -> u64 {
-        let tx = site.ports[0].guest.guest_tx(0).counters();
+        let tx = site.ports[0].guest.vhost().unwrap().guest_tx(0).counters();
         count(&site.peers[0].traffic.tx_packets)
             + site.peers.iter().map(|peer| lost(&peer.drops)).sum::<u64>()
             + site.ports.iter().map(|port| lost(&port.drops)).sum::<u64>()

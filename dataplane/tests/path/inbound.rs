@@ -96,6 +96,50 @@ fn a_burst_arrives_packet_by_packet_where_the_guest_takes_no_super_frames() {
 }
 
 #[test]
+fn a_train_of_datagrams_arrives_as_one_where_the_guest_takes_it() {
+    for (inner, uso) in [(v4(), Offloads::GUEST_USO4), (v6(), Offloads::GUEST_USO6)] {
+        for offloads in [Offloads::all(), Offloads::all() - uso] {
+            let mut site = Site::new(Options {
+                offloads: [offloads; 2],
+                ..Options::default()
+            });
+            let (size, count, ports) = (1_000, 20, (4_000, 5_000));
+            let data = noise(size * count - 300, 1);
+            let sent: Vec<_> = data
+                .chunks(size)
+                .map(|part| inner.udp(ports, part, false))
+                .collect();
+            site.far.send_packets(&sent);
+            site.settle();
+            let frames = site.frames(0);
+            let head = if inner.source.is_ipv4() { 20 } else { 40 };
+            if offloads.contains(uso) {
+                let [(vnet, got)] = frames.as_slice() else {
+                    panic!("one frame, not {}", frames.len());
+                };
+                assert_eq!(vnet.gso_type, VnetHeader::GSO_UDP_L4);
+                assert_eq!(usize::from(vnet.gso_size), size);
+                assert_eq!(vnet.flags, VnetHeader::NEEDS_CSUM);
+                assert_eq!((vnet.csum_start, vnet.csum_offset), (14 + head, 6));
+                assert_eq!(vnet.hdr_len, 14 + head + 8);
+                let seen = read_seeded(packet(got, GATEWAY, GUEST[0]));
+                assert_eq!(seen.payload(), data);
+                assert_eq!(seen.hop_limit, 63);
+            } else {
+                // A datagram's size is its meaning: each comes as it was sent.
+                assert_eq!(frames.len(), count);
+                for ((_, got), sent) in frames.iter().zip(&sent) {
+                    let mut expected = read(sent);
+                    expected.hop_limit = 63;
+                    assert_eq!(read(packet(got, GATEWAY, GUEST[0])), expected);
+                }
+            }
+            site.no_drops();
+        }
+    }
+}
+
+#[test]
 fn packets_with_wrong_checksums_or_gaps_are_not_joined() {
     let mut site = site();
     let mut sent = flow(v4(), &noise(5_000, 1), 1_000);
@@ -321,7 +365,7 @@ fn handshakes_reach_the_control_core_only_with_their_mac() {
 }
 
 #[test]
-fn an_endpoint_that_moves_is_reported() {
+fn an_endpoint_that_moves_is_reported_and_answered_at_once() {
     let mut site = site();
     site.far.send_packets(&[v4().echo(b"x")]);
     site.settle();
@@ -331,6 +375,7 @@ fn an_endpoint_that_moves_is_reported() {
     site.attention.sweep(|peer| seen.push(peer));
     assert_eq!(seen, [site.peers[0].index]);
 
+    let before = site.peers[0].path().as_deref().cloned();
     let other = Far::socket(site.address);
     // A keepalive moves it too; and so does a packet from a wrong inner source.
     for plaintext in [
@@ -342,9 +387,30 @@ fn an_endpoint_that_moves_is_reported() {
         site.far.send_from(&other, &message);
         site.settle();
         assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
-        let moved: Option<SocketAddr> = site.peers[0].take_moved();
+        let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|(source, _)| source);
         assert_eq!(moved, Some(other.local_addr().unwrap()));
+        // The control core has not heard of it yet.
+        let path = site.peers[0].path().as_deref().cloned().unwrap();
+        assert_eq!(Some(path.endpoint), moved);
+        assert_eq!(path.source, Some(site.address.ip()));
+        site.peers[0].publish_path(before.clone());
     }
+}
+
+#[test]
+fn the_address_that_was_written_to_is_reported() {
+    let mut site = site();
+    let far = site.far.socket.local_addr().unwrap();
+    site.path_from("127.0.0.9".parse().unwrap(), far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
+    let moved = site.peers[0].take_moved();
+    assert_eq!(moved, Some((far, Some(site.address.ip()))));
+    site.path_to(far);
+    site.far.send_packets(&[v4().echo(b"x")]);
+    site.settle();
+    assert_eq!(site.peers[0].take_signals() & signal::MOVED, 0);
 }
 
 #[test]
@@ -364,6 +430,8 @@ fn the_first_packet_confirms_a_responders_keypair() {
         signal::CONFIRMED | signal::KEEPALIVE_RECEIVED
     );
     assert_eq!(site.peers[0].confirmed_index(), site.far.receiver);
+    // The control core has not heard of it yet.
+    assert!(site.peers[0].keypair().is_some());
     // The next frame takes those that wait with it.
     site.send_plain(0, &ip("10.0.0.2", "10.1.0.2").echo(b"goes"));
     let sealed = site.sealed();

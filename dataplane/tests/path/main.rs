@@ -20,3 +20,4 @@ mod packets;
 mod staged;
 mod support;
 mod threads;
+mod tun;

@@ -260,10 +260,10 @@ fn a_packet_larger_than_the_tunnel_is_answered() {
 fn datagrams_that_no_room_holds_are_dropped_by_name_alone() {
     // A tunnel wider than the uplink's rooms.
     let mut site = Site::new(Options {
-        mtu: 12_000,
+        mtu: 65_535,
         ..Options::default()
     });
-    for len in [100, 11_000, 200, 9_500, 300] {
+    for len in [100, 65_480, 200, 65_470, 300] {
         let sent = v4().udp((5, 6), &noise(len, 6), false);
         site.offer(0, &PLAIN, &frame(GUEST[0], GATEWAY, &sent));
     }
@@ -459,6 +459,27 @@ fn an_endpoint_that_the_uplink_can_not_reach_is_named() {
     site.uplink_drops(&[(DropReason::UplinkDown, 1), (DropReason::UplinkRefused, 1)]);
     site.peer_drops(&[]);
     assert!(site.sealed().is_empty());
+}
+
+#[test]
+fn what_left_from_an_address_that_is_gone_leaves_from_another() {
+    for (v6, gone) in [(false, "192.0.2.1"), (true, "2001:db8::1")] {
+        let mut site = Site::new(Options {
+            v6,
+            ..Options::default()
+        });
+        let far = site.far.socket.local_addr().unwrap();
+        site.path_from(gone.parse().unwrap(), far);
+        for _ in 0..2 {
+            // Several datagrams in one message, and a single one.
+            let sent = v4().tcp(7, 0x10, &noise(10_000, 3), true);
+            let got = super_frame(&mut site, &sent, VnetHeader::GSO_TCPV4, 1360);
+            assert_eq!(got.len(), 8);
+            site.send_plain(0, &v4().echo(b"x"));
+            assert_eq!(site.sealed().len(), 1);
+        }
+        site.no_drops();
+    }
 }
 
 #[test]

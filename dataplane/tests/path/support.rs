@@ -24,7 +24,7 @@ use culvert_dataplane::{
     path::{Link, Path},
     peer::Peer,
     sessions::{Session, SessionTable},
-    snapshot::{Guard, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
     uplink::{Uplink, UplinkQueue, udp},
     worker::{Polling, Worker, WorkerStats},
 };
@@ -251,20 +251,20 @@ impl Site {
             clock::monotonic(),
         ));
         self.peers[1].publish_keypair(Some(Arc::clone(&keypair)));
-        self.peers[1].publish_path(Some(Path {
-            endpoint: far.socket.local_addr().unwrap(),
-            source: None,
-            link: Link::Kernel,
-        }));
+        self.peers[1].publish_path(Some(Path::new(
+            far.socket.local_addr().unwrap(),
+            Some(self.address.ip()),
+            Link::Kernel,
+        )));
         (far, keypair)
     }
 
     pub(crate) fn path_to(&self, endpoint: SocketAddr) {
-        self.peers[0].publish_path(Some(Path {
-            endpoint,
-            source: None,
-            link: Link::Kernel,
-        }));
+        self.path_from(self.address.ip(), endpoint);
+    }
+
+    pub(crate) fn path_from(&self, source: IpAddr, endpoint: SocketAddr) {
+        self.peers[0].publish_path(Some(Path::new(endpoint, Some(source), Link::Kernel)));
     }
 
     /// Steps all workers until they have all that the far end sent and find no more.
@@ -396,7 +396,7 @@ impl Site {
 
     /// Frames lost at a port's rings, both directions.
     pub(crate) fn ring_drops(&self, port: usize) -> u64 {
-        let guest = &self.ports[port].guest;
+        let guest = self.ports[port].guest.vhost().unwrap();
         (0..self.options.queue_pairs)
             .flat_map(|q| [guest.guest_rx(q).counters(), guest.guest_tx(q).counters()])
             .flat_map(|counters| PortDrop::ALL.map(|reason| counters.drops(reason)))
@@ -464,7 +464,7 @@ fn prefix(text: &str, len: u8) -> Prefix {
     Prefix::new(text.parse().unwrap(), len).unwrap()
 }
 
-fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
+pub(crate) fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
     let other = 1 - s;
     vec![
         (prefix(&format!("10.{other}.0.0"), 16), PeerIndex(0)),
@@ -504,6 +504,7 @@ fn network(s: u8) -> Network {
         tunnel: Some(TunnelIndex(0)),
         macs: vec![(GUEST[0], PortIndex(0)), (GUEST[1], PortIndex(1))],
         routes: Fib::build(routes),
+        plain: None,
     }
 }
 
@@ -522,7 +523,7 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
             format!("fd00:{s}::{host}").parse().unwrap(),
         ],
         guard: options.guard,
-        guest: Arc::new(vhost::Port::open(config, |_| {}).unwrap()),
+        guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: options.queue_pairs,
         drops: Arc::default(),
     })

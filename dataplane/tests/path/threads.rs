@@ -239,7 +239,7 @@ fn a_guest_that_vanishes_in_traffic_harms_nobody_else() {
         site.guests.truncate(1);
         let port = Arc::clone(&site.ports[1]);
         wait("the rings stop", || {
-            (!port.guest.guest_rx(0).is_live()).then_some(())
+            (!port.guest.vhost().unwrap().guest_rx(0).is_live()).then_some(())
         });
         send(
             &mut site,
@@ -248,7 +248,7 @@ fn a_guest_that_vanishes_in_traffic_harms_nobody_else() {
             &frame(GUEST[0], GUEST[1], &numbered("10.0.0.2", "10.0.0.3", 1, n)),
         );
         n += 1;
-        let rx = port.guest.guest_rx(0).counters();
+        let rx = port.guest.vhost().unwrap().guest_rx(0).counters();
         wait("the loss is named", || {
             (rx.drops(PortDrop::NotReady) > round.into()).then_some(())
         });
@@ -260,11 +260,16 @@ fn a_guest_that_vanishes_in_traffic_harms_nobody_else() {
         site.guests
             .push(guest(&site.dir, &options, 1, options.offloads[1]));
         wait("the rings start", || {
-            port.guest.guest_rx(0).is_live().then_some(())
+            port.guest
+                .vhost()
+                .unwrap()
+                .guest_rx(0)
+                .is_live()
+                .then_some(())
         });
     }
     let port = Arc::clone(&site.ports[1]);
-    let rx = port.guest.guest_rx(0).counters();
+    let rx = port.guest.vhost().unwrap().guest_rx(0).counters();
     let lost = || {
         PortDrop::ALL
             .iter()

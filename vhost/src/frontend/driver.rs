@@ -4,6 +4,7 @@
 //! Never: a socket. The layouts are written from the specification, not shared with the
 //! backend's, so that each checks the other.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
 use super::memory::SharedMemory;
@@ -51,6 +52,13 @@ pub struct Driver {
     used_wrap: bool,
     /// Chains added since the last look whether to kick.
     added: u16,
+    /// IN_ORDER was negotiated: one used descriptor of a packed ring may stand for several
+    /// chains.
+    is_in_order: bool,
+    /// The chains that are out, in the order in which they were added.
+    order: VecDeque<u16>,
+    /// In order: the last chain that the used descriptor at hand stands for.
+    batch: Option<u16>,
 }
 
 impl Driver {
@@ -76,9 +84,19 @@ impl Driver {
             used: 0,
             used_wrap: true,
             added: 0,
+            is_in_order: false,
+            order: VecDeque::new(),
+            batch: None,
         };
         driver.reset(memory);
         driver
+    }
+
+    /// The same ring with IN_ORDER negotiated.
+    #[must_use]
+    pub fn in_order(mut self, is_in_order: bool) -> Self {
+        self.is_in_order = is_in_order;
+        self
     }
 
     /// Starts over, as a rebooted guest does.
@@ -94,6 +112,7 @@ impl Driver {
         self.tails = vec![Vec::new(); usize::from(self.size)];
         self.room = self.size;
         (self.available, self.used, self.added) = (0, 0, 0);
+        (self.batch, self.order) = (None, VecDeque::new());
         (self.available_wrap, self.used_wrap) = (true, true);
     }
 
@@ -148,6 +167,7 @@ impl Driver {
             self.add_split(memory, id, pieces, table);
         }
         self.entries[usize::from(id)] = entries;
+        self.order.push_back(id);
         self.room -= entries;
         self.added += if self.is_packed { entries } else { 1 };
         Some(id)
@@ -266,6 +286,7 @@ impl Driver {
         };
         let entries = std::mem::take(&mut self.entries[usize::from(id)]);
         assert!(entries > 0, "chain {id} came back, but it was not out");
+        self.order.retain(|&other| other != id);
         if self.is_packed {
             self.used += entries;
             if self.used >= self.size {
@@ -293,7 +314,10 @@ impl Driver {
         Some((u16::try_from(id).expect("an id of ours"), written))
     }
 
-    fn used_packed(&self, memory: &SharedMemory) -> Option<(u16, u32)> {
+    fn used_packed(&mut self, memory: &SharedMemory) -> Option<(u16, u32)> {
+        if let Some(last) = self.batch {
+            return Some((self.next_of_batch(last), 0));
+        }
         let at = self.areas.descriptors + 16 * u64::from(self.used);
         let flags = memory.load(at + 14);
         let is_used = (flags >> 15 & 1 != 0) == self.used_wrap;
@@ -304,7 +328,23 @@ impl Driver {
         let mut bytes = [0u8; 6];
         memory.read(at + 8, &mut bytes);
         let written = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-        Some((u16::from_le_bytes([bytes[4], bytes[5]]), written))
+        let id = u16::from_le_bytes([bytes[4], bytes[5]]);
+        if self.is_in_order && self.order.front() != Some(&id) {
+            assert_eq!(written, 0, "a batch of buffers that were to be written");
+            return Some((self.next_of_batch(id), 0));
+        }
+        Some((id, written))
+    }
+
+    /// The oldest chain that is out, where a used descriptor stands for all up to `last`.
+    fn next_of_batch(&mut self, last: u16) -> u16 {
+        let next = *self.order.front().expect("a chain that is out");
+        assert!(
+            self.order.contains(&last),
+            "chain {last} came back, but it was not out"
+        );
+        self.batch = (next != last).then_some(last);
+        next
     }
 
     /// True if the device wants a kick for what was added since the last call.

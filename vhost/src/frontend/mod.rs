@@ -126,7 +126,8 @@ impl Frontend {
                     config.ring_size,
                     config.rings.contains(RingOptions::PACKED),
                     config.rings.contains(RingOptions::EVENT_IDX),
-                );
+                )
+                .in_order(config.rings.contains(RingOptions::IN_ORDER));
                 let stride = if is_rx {
                     u64::from(config.buffer_len)
                 } else {
@@ -174,6 +175,12 @@ impl Frontend {
         self.reader = MessageReader::default();
         self.negotiate()?;
         self.share_memory()
+    }
+
+    /// Takes another connection and says nothing on it; memory and rings stay.
+    pub fn reattach(&mut self, stream: UnixStream) {
+        self.stream = stream;
+        self.reader = MessageReader::default();
     }
 
     /// Asks for features and acknowledges what both sides want.
@@ -395,6 +402,16 @@ impl Frontend {
     pub fn reap(&mut self, pair: u16) -> usize {
         let queue = &mut self.queues[2 * usize::from(pair) + 1];
         std::iter::from_fn(|| queue.driver.collect(&self.memory)).count()
+    }
+
+    /// The descriptor by which a ring is kicked.
+    pub fn kick_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.queues[index].kick.as_fd()
+    }
+
+    /// The descriptor by which a ring calls.
+    pub fn call_fd(&self, index: usize) -> BorrowedFd<'_> {
+        self.queues[index].call.as_fd()
     }
 
     /// Kicks a ring, asked for or not.

@@ -7,7 +7,7 @@
 //! on x86-64, so that the compiler can neither split, repeat nor elide them, and as volatile
 //! bytes elsewhere.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 /// Loads a ring index with acquire ordering.
 ///
@@ -30,6 +30,26 @@ pub(crate) unsafe fn store_release(pointer: *mut u16, value: u16) {
     unsafe { AtomicU16::from_ptr(pointer) }.store(value.to_le(), Ordering::Release);
 }
 
+/// Loads the second half of a packed descriptor with acquire ordering.
+///
+/// # Safety
+/// `pointer` is valid for reads and aligned to 8.
+#[inline]
+pub(crate) unsafe fn load_acquire_word(pointer: *const u64) -> u64 {
+    // SAFETY: as in `load_acquire`.
+    u64::from_le(unsafe { AtomicU64::from_ptr(pointer.cast_mut()) }.load(Ordering::Acquire))
+}
+
+/// Stores the second half of a packed descriptor with release ordering.
+///
+/// # Safety
+/// `pointer` is valid for writes and aligned to 8.
+#[inline]
+pub(crate) unsafe fn store_release_word(pointer: *mut u64, value: u64) {
+    // SAFETY: as in `load_acquire`.
+    unsafe { AtomicU64::from_ptr(pointer) }.store(value.to_le(), Ordering::Release);
+}
+
 /// Copies `length` bytes from `source` to `destination`, each read and written once.
 ///
 /// # Safety
@@ -49,6 +69,56 @@ pub(crate) unsafe fn copy(source: *const u8, destination: *mut u8, length: usize
 pub(crate) unsafe fn words(source: *const u8) -> (u64, u64) {
     // SAFETY: the caller's promise is that of `imp::words`.
     unsafe { imp::words(source) }
+}
+
+/// Reads 12 little-endian bytes at any alignment, each once, as a word of 8 and one of 4.
+///
+/// Into registers: bytes that go over the stack in pieces of another width can't be forwarded
+/// from the store buffer, and wait there behind our stores to the guest's lines.
+///
+/// # Safety
+/// `source` is valid for reads of 12 bytes.
+#[inline]
+pub(crate) unsafe fn header_words(source: *const u8) -> (u64, u32) {
+    // SAFETY: the caller's promise is that of `imp::header_words`.
+    unsafe { imp::header_words(source) }
+}
+
+/// Writes 12 little-endian bytes at any alignment.
+///
+/// # Safety
+/// `destination` is valid for writes of 12 bytes.
+#[inline]
+pub(crate) unsafe fn store_header_words(destination: *mut u8, low: u64, high: u32) {
+    // SAFETY: the caller's promise is that of `imp::store_word`; 12 bytes are 8 and 4.
+    unsafe {
+        imp::store_word(destination, low);
+        imp::store_half(destination.add(8), high);
+    }
+}
+
+/// Writes a little-endian word at any alignment.
+///
+/// # Safety
+/// `destination` is valid for writes of 8 bytes.
+#[inline]
+pub(crate) unsafe fn store_word(destination: *mut u8, value: u64) {
+    // SAFETY: the caller's promise is that of `imp::store_word`.
+    unsafe { imp::store_word(destination, value) }
+}
+
+/// Tells the processor that the line at `pointer` will be written soon, so that it is taken
+/// from the guest's core ahead of time. Any address is harmless.
+#[inline]
+pub(crate) fn prefetch_write(pointer: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults; processors without this one do nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{p}]", p = in(reg) pointer.addr(),
+            options(nostack, preserves_flags, nomem));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
 }
 
 /// Tells the processor that the line at `pointer` will be read soon. Any address is harmless.
@@ -178,6 +248,40 @@ mod imp {
         (low, high)
     }
 
+    /// A word of 8 bytes and one of 4, in two loads.
+    #[inline(always)]
+    pub(super) unsafe fn header_words(source: *const u8) -> (u64, u32) {
+        let (low, high): (u64, u32);
+        // SAFETY: 12 bytes are valid for reads (caller).
+        unsafe {
+            asm!(
+                "mov {low}, qword ptr [{s}]",
+                "mov {high:e}, dword ptr [{s} + 8]",
+                s = in(reg) source, low = out(reg) low, high = lateout(reg) high,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+        (low, high)
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn store_word(destination: *mut u8, value: u64) {
+        // SAFETY: 8 bytes are valid for writes (caller).
+        unsafe {
+            asm!("mov qword ptr [{d}], {v}", d = in(reg) destination, v = in(reg) value,
+                options(nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn store_half(destination: *mut u8, value: u32) {
+        // SAFETY: 4 bytes are valid for writes (caller).
+        unsafe {
+            asm!("mov dword ptr [{d}], {v:e}", d = in(reg) destination, v = in(reg) value,
+                options(nostack, preserves_flags));
+        }
+    }
+
     #[inline(always)]
     unsafe fn vectors4(source: *const u8, destination: *mut u8) {
         // SAFETY: 64 bytes are valid at both ends (caller).
@@ -248,6 +352,29 @@ mod imp {
         let word = u128::from_le_bytes(bytes);
         #[allow(clippy::cast_possible_truncation, reason = "the halves of a word")]
         (word as u64, (word >> 64) as u64)
+    }
+
+    #[inline]
+    pub(super) unsafe fn header_words(source: *const u8) -> (u64, u32) {
+        let (mut low, mut high) = ([0u8; 8], [0u8; 4]);
+        // SAFETY: 12 bytes are valid for reads (caller), and both arrays are ours.
+        unsafe {
+            copy(source, low.as_mut_ptr(), 8);
+            copy(source.add(8), high.as_mut_ptr(), 4);
+        }
+        (u64::from_le_bytes(low), u32::from_le_bytes(high))
+    }
+
+    #[inline]
+    pub(super) unsafe fn store_word(destination: *mut u8, value: u64) {
+        // SAFETY: 8 bytes are valid for writes (caller).
+        unsafe { copy(value.to_le_bytes().as_ptr(), destination, 8) };
+    }
+
+    #[inline]
+    pub(super) unsafe fn store_half(destination: *mut u8, value: u32) {
+        // SAFETY: 4 bytes are valid for writes (caller).
+        unsafe { copy(value.to_le_bytes().as_ptr(), destination, 4) };
     }
 
     #[inline]

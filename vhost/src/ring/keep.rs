@@ -31,16 +31,16 @@ pub(super) const JOURNAL: usize = 240;
 /// Bytes per ring.
 const SLOT: usize = 4096;
 /// Marks a slot whose position counts.
-const VALID: u32 = 0x6376_7274;
+const VALID: u32 = 0x6376_7275;
 
 /// One used descriptor to be.
 #[derive(Debug)]
 #[repr(C)]
 struct Entry {
-    /// Index of the descriptor, its flags above.
-    place: AtomicU32,
-    id: AtomicU32,
-    written: AtomicU64,
+    /// The descriptor's second half: bytes written, id and flags.
+    word: AtomicU64,
+    /// Its index.
+    index: AtomicU64,
 }
 
 /// What is kept of one ring.
@@ -73,6 +73,14 @@ pub(super) struct Given {
     pub(super) flags: u16,
     pub(super) id: u16,
     pub(super) written: u32,
+}
+
+impl Given {
+    /// The descriptor's second half.
+    #[inline]
+    pub(super) fn word(&self) -> u64 {
+        u64::from(self.written) | u64::from(self.id) << 32 | u64::from(self.flags) << 48
+    }
 }
 
 /// The last descriptor given back.
@@ -126,22 +134,20 @@ impl Slot {
     #[inline]
     pub(super) fn note(&self, at: usize, given: Given) {
         let entry = &self.entries[at];
-        let place = u32::from(given.index) | u32::from(given.flags) << 16;
-        entry.place.store(place, Ordering::Relaxed);
-        entry.id.store(given.id.into(), Ordering::Relaxed);
-        entry.written.store(given.written.into(), Ordering::Relaxed);
+        entry.word.store(given.word(), Ordering::Relaxed);
+        entry.index.store(given.index.into(), Ordering::Relaxed);
     }
 
     /// Entry `at` of the journal.
     #[inline]
     pub(super) fn noted(&self, at: usize) -> Given {
         let entry = &self.entries[at];
-        let place = entry.place.load(Ordering::Relaxed);
+        let word = entry.word.load(Ordering::Relaxed);
         Given {
-            index: place as u16,
-            flags: (place >> 16) as u16,
-            id: entry.id.load(Ordering::Relaxed) as u16,
-            written: entry.written.load(Ordering::Relaxed) as u32,
+            index: entry.index.load(Ordering::Relaxed) as u16,
+            flags: (word >> 48) as u16,
+            id: (word >> 32) as u16,
+            written: word as u32,
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) use keep::Keeper;
 use kick::Kick;
 use packed::PackedRing;
 use split::SplitRing;
-use walk::{Chain, Walk};
+use walk::{Chain, Descriptor, Walk};
 
 /// Why a ring was stopped: what the guest or its VMM did. The names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,10 @@ impl Negotiated {
 
     pub(crate) const fn event_idx(self) -> bool {
         self.has(virtio_ring::VIRTIO_RING_F_EVENT_IDX)
+    }
+
+    pub(crate) const fn in_order(self) -> bool {
+        self.has(virtio_config::VIRTIO_F_IN_ORDER)
     }
 
     pub(crate) const fn indirect(self) -> bool {
@@ -221,11 +225,24 @@ pub(crate) trait RingLayout {
     /// A layout that can know more looks again unless it knows of `wanted`.
     fn available(&mut self, wanted: u16) -> Result<u16, RingFault>;
 
-    /// Prefetches the descriptors of the next `count` chains.
-    fn prefetch(&self, count: u16);
+    /// Prefetches what a walk will read and write that begins here: `ready` chains are known
+    /// to be available, up to `max` are wanted.
+    fn prefetch(&self, ready: u16, max: u16);
 
-    /// Walks the chain at the cursor, which must be available, and moves the cursor.
-    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault>;
+    /// Prefetches for the next burst, when this one came to no end of what the guest offers: the
+    /// lines are on their way while the worker does something else.
+    fn look_ahead(&self, count: u16);
+
+    /// The descriptor at the cursor, read once, and the id of its chain, if that ends with it.
+    /// `None` if no chain is available.
+    fn peek(&mut self) -> Result<Option<(Descriptor, u16)>, RingFault>;
+
+    /// Moves the cursor over the chain at it, which is a single descriptor.
+    fn step(&mut self);
+
+    /// Walks the chain at the cursor, which [`peek`](Self::peek) told of, and moves the cursor.
+    fn walk(&mut self, first: Descriptor, id: u16, walk: &mut Walk<'_>)
+    -> Result<Chain, RingFault>;
 
     /// Makes sure that the next `count` chains given back become visible together.
     fn keep_together(&mut self, count: usize);

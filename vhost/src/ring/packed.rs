@@ -20,48 +20,45 @@ use super::{RingFault, RingLayout, RingPlan};
 const AVAILABLE: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 const FLAGS_AT: usize = 14;
+/// Descriptors in a cache line of 64 bytes.
+const PER_LINE: u16 = 4;
 
 const EVENT_ENABLE: u16 = 0;
 const EVENT_DISABLE: u16 = 1;
 const EVENT_DESCRIPTOR: u16 = 2;
 
-/// A position in the ring with its wrap bit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Position {
-    index: u16,
-    wrap: bool,
+/// A position in the ring: the index, the wrap bit above. One word, so that it is stored and
+/// loaded in one piece: a load over two younger stores waits for both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Position(u16);
+
+impl std::fmt::Debug for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in lap {}", self.index(), u8::from(self.wrap()))
+    }
 }
 
 impl Position {
     #[inline]
-    fn advance(&mut self, entries: u16, size: u16) {
-        // Both are at most 32768, so the sum fits.
-        let sum = u32::from(self.index) + u32::from(entries);
-        if sum >= u32::from(size) {
-            self.wrap = !self.wrap;
-        }
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "reduced below the ring's size"
-        )]
-        {
-            self.index = (if sum >= u32::from(size) {
-                sum - u32::from(size)
-            } else {
-                sum
-            }) as u16;
-        }
+    const fn index(self) -> u16 {
+        self.0 & 0x7fff
     }
 
-    const fn of_word(word: u16) -> Self {
-        Self {
-            index: word & 0x7fff,
-            wrap: word >> 15 != 0,
-        }
+    #[inline]
+    const fn wrap(self) -> bool {
+        self.0 >> 15 != 0
     }
 
-    const fn word(self) -> u16 {
-        self.index | (self.wrap as u16) << 15
+    #[inline]
+    const fn advance(&mut self, entries: u16, size: u16) {
+        // Both are at most 32768, and the index is less: the sum fits.
+        let sum = self.index() + entries;
+        let lap = self.0 & 0x8000;
+        self.0 = if sum >= size {
+            (sum - size) | (lap ^ 0x8000)
+        } else {
+            sum | lap
+        };
     }
 }
 
@@ -84,6 +81,10 @@ pub(crate) struct PackedRing {
     noted: usize,
     /// Where the last of them lies.
     last: Position,
+    /// Chains that go back with nothing written share one used descriptor.
+    is_batched: bool,
+    /// The last of several that do.
+    batch: Option<u16>,
     /// Entries given back since the last publication.
     moved: u16,
     /// Where the last publication ended.
@@ -115,7 +116,7 @@ impl PackedRing {
             clippy::cast_possible_truncation,
             reason = "the low half is the position"
         )]
-        let told = Position::of_word(plan.base as u16);
+        let told = Position(plan.base as u16);
         let mut ring = Self {
             size: plan.size,
             descriptors: descriptors.as_ptr(),
@@ -129,32 +130,67 @@ impl PackedRing {
             ring: plan.index,
             noted: 0,
             last: told,
+            // Only of guest TX rings: buffers to be written would count as full (section 2.8.9).
+            is_batched: plan.features.in_order() && !plan.index.is_multiple_of(2),
+            batch: None,
             moved: 0,
             published: 0,
             notifying: true,
         };
         ring.next = match ring.recover(ring_guest) {
             Some(kept) => kept,
-            None if told.index < plan.size => {
-                ring.slot().begin(plan.size, ring_guest, told.word());
+            None if told.index() < plan.size => {
+                ring.slot().begin(plan.size, ring_guest, told.0);
                 told
             }
             None => return Err(RingFault::Position),
         };
         ring.cursor = ring.next;
-        ring.published = ring.next.index;
+        ring.published = ring.next.index();
         ring.disable_notifications(plan.log.as_deref());
         Ok(ring)
     }
 }
 
+/// True if these flags make a descriptor available in the lap with this wrap bit.
+#[inline]
+const fn is_available(flags: u16, wrap: bool) -> bool {
+    (flags & AVAILABLE != 0) == wrap && (flags & USED != 0) != wrap
+}
+
 impl PackedRing {
     #[inline]
     fn is_available(&self, position: Position) -> bool {
-        let flags_at = usize::from(position.index) * DESCRIPTOR + FLAGS_AT;
+        let flags_at = usize::from(position.index()) * DESCRIPTOR + FLAGS_AT;
         // SAFETY: positions stay below the size, and the ring was resolved with its length.
         let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
-        (flags & AVAILABLE != 0) == position.wrap && (flags & USED != 0) != position.wrap
+        is_available(flags, position.wrap())
+    }
+
+    /// Prefetches the line of a descriptor, to be written unless one used descriptor stands for
+    /// many.
+    #[inline]
+    fn prefetch_line(&self, position: Position) {
+        // SAFETY: positions stay below the size.
+        let line = unsafe { self.descriptor(position) };
+        if self.is_batched {
+            raw::prefetch(line);
+        } else {
+            raw::prefetch_write(line);
+        }
+    }
+
+    /// Where the descriptor of a position lies.
+    ///
+    /// # Safety
+    /// The position is below the ring's size.
+    #[inline]
+    unsafe fn descriptor(&self, position: Position) -> *mut u8 {
+        // SAFETY: the ring was resolved with its length.
+        unsafe {
+            self.descriptors
+                .add(usize::from(position.index()) * DESCRIPTOR)
+        }
     }
 }
 
@@ -184,34 +220,31 @@ impl PackedRing {
     /// The position that was kept, after finishing what a process that died had begun; `None`
     /// if nothing was kept, or if it is of another life of the ring.
     fn recover(&self, guest: u64) -> Option<Position> {
-        let kept = Position::of_word(self.slot().position(self.size, guest)?);
+        let kept = Position(self.slot().position(self.size, guest)?);
         let mut position = kept;
         if let Some((count, after)) = self.slot().committed() {
             let first = self.slot().noted(0);
-            if first.index != kept.index || first.index >= self.size {
+            if first.index != kept.index() || first.index >= self.size {
                 return None;
             }
-            if self.bits(first.index) == (kept.wrap, !kept.wrap) {
+            if self.bits(first.index) == (kept.wrap(), !kept.wrap()) {
                 // Died before the guest saw it: finish.
                 self.write_noted(count);
             }
             let given = self.slot().noted(count - 1);
-            let last = Position {
-                index: given.index,
-                wrap: given.flags & USED != 0,
-            };
+            let last = given.index | given.flags & USED;
             let (id, written) = (given.id, given.written);
             self.slot().done(
                 Last {
-                    word: last.word(),
+                    word: last,
                     id,
                     written,
                 },
                 after,
             );
-            position = Position::of_word(after);
+            position = Position(after);
         }
-        if position.index >= self.size {
+        if position.index() >= self.size {
             return None;
         }
         let Some(last) = self.slot().last() else {
@@ -228,31 +261,26 @@ impl PackedRing {
         // available, too.
         let is_intact =
             self.bits(index) == (wrap, wrap) && self.body(index) == (last.written, last.id);
-        let is_ahead = self.bits(position.index) != (position.wrap, position.wrap);
+        let is_ahead = self.bits(position.index()) != (position.wrap(), position.wrap());
         let is_lapped = self.bits(index) == (!wrap, wrap) && self.is_available(position);
         (is_intact && is_ahead || is_lapped).then_some(position)
     }
 
     /// Writes the first `count` entries of the journal to the ring, the first one's flags last.
     fn write_noted(&self, count: usize) {
-        for at in (0..count).rev() {
-            let given = self.slot().noted(at);
+        let slot = self.slot();
+        for at in (1..count).chain([0]) {
+            let given = slot.noted(at);
             if given.index >= self.size {
                 // Only a damaged file has it.
                 continue;
             }
             let place = usize::from(given.index) * DESCRIPTOR;
-            let body = u64::from(given.written) | u64::from(given.id) << 32;
-            // SAFETY: the index is below the size. Bytes 8 to 13 are length and id.
-            unsafe {
-                raw::copy(
-                    body.to_le_bytes().as_ptr(),
-                    self.descriptors.add(place + 8),
-                    6,
-                );
-                let flags = self.descriptors.add(place + FLAGS_AT);
-                raw::store_release(flags.cast(), given.flags);
-            }
+            // Bytes 8 to 15: length, id and flags.
+            let word =
+                u64::from(given.written) | u64::from(given.id) << 32 | u64::from(given.flags) << 48;
+            // SAFETY: the index is below the size, and descriptors are aligned to 16.
+            unsafe { raw::store_release_word(self.descriptors.add(place + 8).cast(), word) };
         }
     }
 
@@ -268,12 +296,16 @@ impl PackedRing {
         if self.noted == 0 {
             return;
         }
-        let after = self.next.word();
+        let after = self.next.0;
+        if let Some(id) = self.batch.take() {
+            let given = self.slot().noted(0);
+            self.slot().note(0, Given { id, ..given });
+        }
         self.slot().commit(self.noted, after);
         self.write_noted(self.noted);
         let given = self.slot().noted(self.noted - 1);
         let last = Last {
-            word: self.last.word(),
+            word: self.last.0,
             id: given.id,
             written: given.written,
         };
@@ -284,7 +316,7 @@ impl PackedRing {
 
 impl RingLayout for PackedRing {
     fn base(&self) -> u32 {
-        let word = u32::from(self.next.word());
+        let word = u32::from(self.next.0);
         word << 16 | word
     }
 
@@ -300,34 +332,69 @@ impl RingLayout for PackedRing {
         Ok(u16::from(self.is_available(self.cursor)))
     }
 
-    /// Prefetches the descriptors of the next `count` chains.
+    /// Prefetches the descriptors behind the first one, to be written too: that is where used
+    /// ones go.
     #[inline]
-    fn prefetch(&self, count: u16) {
-        let mut position = self.cursor;
-        for _ in 0..count.div_ceil(4) {
-            // SAFETY: positions stay below the size.
-            raw::prefetch(unsafe {
-                self.descriptors
-                    .add(usize::from(position.index) * DESCRIPTOR)
-            });
-            position.advance(4.min(self.size), self.size);
+    fn prefetch(&self, _ready: u16, max: u16) {
+        // As far as is surely available. Beyond, the guest is about to write: it keeps its lines,
+        // and a look at flags that it did not write yet finds them in our own cache.
+        let mut span = max.min(self.size);
+        while span > PER_LINE {
+            let mut position = self.cursor;
+            position.advance(span - 1, self.size);
+            if self.is_available(position) {
+                self.look_ahead(span);
+                return;
+            }
+            span /= 2;
         }
     }
 
-    /// Walks the chain at the cursor, which must be available, and moves the cursor.
-    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
+    #[inline]
+    fn look_ahead(&self, count: u16) {
+        let mut position = self.cursor;
+        for _ in 0..count.min(self.size).div_ceil(PER_LINE) {
+            self.prefetch_line(position);
+            position.advance(PER_LINE.min(self.size), self.size);
+        }
+    }
+
+    #[inline]
+    fn peek(&mut self) -> Result<Option<(Descriptor, u16)>, RingFault> {
+        let position = self.cursor;
+        // SAFETY: positions stay below the size; descriptors are aligned to 16. The half with
+        // the flags is loaded first, with acquire ordering.
+        unsafe {
+            let at = self.descriptor(position);
+            let rest = raw::load_acquire_word(at.add(8).cast());
+            let descriptor = Descriptor::of_packed(raw::load_acquire_word(at.cast()), rest);
+            let is_ours = is_available(descriptor.flags, position.wrap());
+            Ok(is_ours.then_some((descriptor, descriptor.last)))
+        }
+    }
+
+    #[inline]
+    fn step(&mut self) {
+        self.cursor.advance(1, self.size);
+        if !self.is_batched && self.cursor.index().is_multiple_of(PER_LINE) {
+            let mut ahead = self.cursor;
+            ahead.advance((2 * PER_LINE).min(self.size), self.size);
+            self.prefetch_line(ahead);
+        }
+    }
+
+    fn walk(
+        &mut self,
+        first: Descriptor,
+        _id: u16,
+        walk: &mut Walk<'_>,
+    ) -> Result<Chain, RingFault> {
         let mut builder = Builder::new(walk);
         let mut position = self.cursor;
+        let mut descriptor = first;
         let mut entries = 0u16;
         let id = loop {
             builder.count(usize::from(self.size))?;
-            // SAFETY: positions stay below the size.
-            let descriptor = unsafe {
-                Descriptor::read_packed(
-                    self.descriptors
-                        .add(usize::from(position.index) * DESCRIPTOR),
-                )
-            };
             position.advance(1, self.size);
             entries += 1;
             if descriptor.flags & INDIRECT != 0 {
@@ -351,6 +418,8 @@ impl RingLayout for PackedRing {
             if descriptor.flags & NEXT == 0 {
                 break descriptor.last;
             }
+            // SAFETY: positions stay below the size.
+            descriptor = unsafe { Descriptor::read_packed(self.descriptor(position)) };
         };
         self.cursor = position;
         Ok(builder.finish(walk, id, entries))
@@ -366,14 +435,26 @@ impl RingLayout for PackedRing {
     /// [`publish`](Self::publish).
     #[inline]
     fn give_back(&mut self, chain: &Chain, written: u32) {
-        let wrap_flags = if self.next.wrap { AVAILABLE | USED } else { 0 };
+        if self.is_batched && self.noted > 0 {
+            // With IN_ORDER the id of the last buffer, at the place of the first, stands for
+            // all: the other descriptors stay as they are, and the guest keeps their lines.
+            self.batch = Some(chain.id);
+            self.next.advance(chain.entries, self.size);
+            self.moved = self.moved.wrapping_add(chain.entries);
+            return;
+        }
+        let wrap_flags = if self.next.wrap() {
+            AVAILABLE | USED
+        } else {
+            0
+        };
         // A used descriptor says with WRITE that its length counts (section 2.8.6).
         let flags = wrap_flags | if written > 0 { super::walk::WRITE } else { 0 };
         if self.noted == JOURNAL {
             self.flush();
         }
         let given = Given {
-            index: self.next.index,
+            index: self.next.index(),
             flags,
             id: chain.id,
             written,
@@ -402,8 +483,8 @@ impl RingLayout for PackedRing {
                 log.mark(ring, 16 * u64::from(self.moved - run));
             }
         }
-        self.published = self.next.index;
-        let new = self.next.index;
+        self.published = self.next.index();
+        let new = self.next.index();
         let old = new.wrapping_sub(self.moved);
         self.moved = 0;
         fence(Ordering::SeqCst);
@@ -416,7 +497,7 @@ impl RingLayout for PackedRing {
             EVENT_DISABLE => false,
             EVENT_DESCRIPTOR if self.event_idx => {
                 let mut wanted = word & 0x7fff;
-                if (word >> 15 != 0) != self.next.wrap {
+                if (word >> 15 != 0) != self.next.wrap() {
                     wanted = wanted.wrapping_sub(self.size);
                 }
                 needs_event(wanted, new, old)
@@ -431,7 +512,7 @@ impl RingLayout for PackedRing {
         // SAFETY: the device's event area was resolved with 4 bytes, aligned to 4.
         unsafe {
             if self.event_idx {
-                raw::store_release(self.device_event.cast(), self.next.word());
+                raw::store_release(self.device_event.cast(), self.next.0);
                 raw::store_release(self.device_event.add(2).cast(), EVENT_DESCRIPTOR);
             } else {
                 raw::store_release(self.device_event.add(2).cast(), EVENT_ENABLE);
@@ -551,7 +632,11 @@ mod tests {
                 direction: Direction::Readable,
                 indirect: false,
             };
-            (0..count).map(|_| ring.walk(&mut walk).unwrap()).collect()
+            let mut next = || {
+                let (first, id) = ring.peek().unwrap().unwrap();
+                ring.walk(first, id, &mut walk).unwrap()
+            };
+            (0..count).map(|_| next()).collect()
         }
 
         fn give_back(&self, ring: &mut PackedRing, count: usize) {
@@ -570,13 +655,7 @@ mod tests {
         // Dies with three more in the journal.
         guest.give_back(&mut ring, 3);
         let ring = guest.ring();
-        assert_eq!(
-            ring.next,
-            Position {
-                index: 2,
-                wrap: true
-            }
-        );
+        assert_eq!(ring.next, Position(2 | 0x8000));
         assert_eq!(guest.flags(1), AVAILABLE | USED);
         assert_eq!(guest.flags(2), AVAILABLE);
     }
@@ -589,7 +668,7 @@ mod tests {
             guest.give_back(&mut ring, 2);
             ring.publish(None);
             guest.give_back(&mut ring, 3);
-            ring.slot().commit(3, ring.next.word());
+            ring.slot().commit(3, ring.next.0);
             // Written so far, from the last one down; the first one comes last.
             for index in (5 - written)..5 {
                 guest.write(16 * u64::from(index) + 8, &0u32.to_le_bytes());
@@ -599,13 +678,7 @@ mod tests {
                 );
             }
             let ring = guest.ring();
-            assert_eq!(
-                ring.next,
-                Position {
-                    index: 5,
-                    wrap: true
-                }
-            );
+            assert_eq!(ring.next, Position(5 | 0x8000));
             for index in 0..SIZE {
                 let is_used = guest.flags(index) & USED != 0;
                 assert_eq!(is_used, index < 5, "{written} written, descriptor {index}");
@@ -618,18 +691,12 @@ mod tests {
         let guest = Guest::new();
         let mut ring = guest.ring();
         guest.give_back(&mut ring, 3);
-        ring.slot().commit(3, ring.next.word());
+        ring.slot().commit(3, ring.next.0);
         ring.write_noted(3);
         // The guest uses the first two again, in the next lap.
         guest.fill(0..2, USED);
         let ring = guest.ring();
-        assert_eq!(
-            ring.next,
-            Position {
-                index: 3,
-                wrap: true
-            }
-        );
+        assert_eq!(ring.next, Position(3 | 0x8000));
         assert_eq!(guest.flags(0), USED);
         assert_eq!(guest.flags(1), USED);
     }
@@ -641,23 +708,11 @@ mod tests {
         guest.give_back(&mut ring, 8);
         ring.publish(None);
         guest.fill(0..SIZE, USED);
-        assert_eq!(
-            guest.ring().next,
-            Position {
-                index: 0,
-                wrap: false
-            }
-        );
+        assert_eq!(guest.ring().next, Position(0));
         let mut ring = guest.ring();
         guest.give_back(&mut ring, 3);
         ring.publish(None);
-        assert_eq!(
-            guest.ring().next,
-            Position {
-                index: 3,
-                wrap: false
-            }
-        );
+        assert_eq!(guest.ring().next, Position(3));
     }
 
     #[test]
@@ -678,10 +733,7 @@ mod tests {
                 if is_filled {
                     guest.fill(0..SIZE, AVAILABLE);
                 }
-                let fresh = Position {
-                    index: 0,
-                    wrap: true,
-                };
+                let fresh = Position(0x8000);
                 assert_eq!(
                     guest.ring().next,
                     fresh,

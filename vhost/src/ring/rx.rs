@@ -20,15 +20,15 @@ use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
 use crate::memory::{DirtyLog, raw};
 
-use super::tx::{HEADER_LEN, publish, walk_chains};
-use super::walk::{Direction, Walk};
+use super::tx::{HEADER_LEN, publish};
+use super::walk::{Direction, Walk, walk_chains};
 use super::{Attempt, Ring, RingFault, RingLayout, RingState, Segment, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is
 /// about one burst of another worker's.
 const SPINS: u32 = 2000;
 /// Chains walked ahead of need, so that their buffers are on the way into the cache.
-const STAGE: usize = 32;
+const STAGE: u16 = 32;
 
 /// A port's guest RX ring.
 pub struct GuestRx {
@@ -65,7 +65,8 @@ impl GuestRx {
                     staged: 0,
                     frames: 0,
                     bytes: 0,
-                    expected: STAGE,
+                    expected: usize::from(STAGE),
+                    is_dry: false,
                     is_failed: false,
                 })
             }
@@ -115,6 +116,8 @@ pub struct RxBurst<'a> {
     frames: u64,
     bytes: u64,
     expected: usize,
+    /// The guest's buffers ran out.
+    is_dry: bool,
     is_failed: bool,
 }
 
@@ -155,7 +158,7 @@ impl RxBurst<'_> {
 
     /// Says how many frames will be delivered, so that no more buffers are looked at ahead.
     pub fn expect(&mut self, frames: usize) {
-        self.expected = frames.clamp(1, STAGE);
+        self.expected = frames.clamp(1, usize::from(STAGE));
     }
 
     /// Delivers one frame, given as pieces of private memory.
@@ -164,6 +167,18 @@ impl RxBurst<'_> {
     /// The reason, already counted, if the frame was dropped.
     pub fn deliver(&mut self, vnet: &VnetHeader, parts: &[&[u8]]) -> Result<(), PortDrop> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
+        if let Some(target) = self.place_alone(vnet, len) {
+            let mut target = target.as_ptr();
+            for part in parts {
+                // SAFETY: the parts are as long together as what was taken for them; private
+                // memory is disjoint from the guest's.
+                unsafe {
+                    raw::copy(part.as_ptr(), target, part.len());
+                    target = target.add(part.len());
+                }
+            }
+            return Ok(());
+        }
         self.place(vnet, len, |writer| {
             for part in parts {
                 writer.write(part.as_ptr(), part.len());
@@ -194,6 +209,47 @@ impl RxBurst<'_> {
                 writer.write(address.as_ptr(), length);
             }
         })
+    }
+
+    /// The usual shape: the next chain is known, is a single segment and holds the frame. Writes
+    /// the header, gives the chain back, and returns where the frame goes: the guest doesn't
+    /// look there before the burst is published.
+    #[inline]
+    fn place_alone(&mut self, vnet: &VnetHeader, len: u64) -> Option<NonNull<u8>> {
+        let RingState { active, scratch } = &mut *self.state;
+        let chain = scratch.chains.get(self.staged)?;
+        let need = len + VnetHeader::LEN as u64;
+        if self.is_failed
+            || chain.bad.is_some()
+            || chain.count != 1
+            || need > u64::from(chain.bytes)
+            || len > u64::from(limits::FRAME_MAX)
+        {
+            return None;
+        }
+        // What is logged is logged after it was written: elsewhere.
+        let active = active.as_mut().filter(|active| active.log.is_none())?;
+        let segment = scratch.segments.get(chain.first as usize)?;
+        let (low, high) = words_of(vnet, 1);
+        // SAFETY: the segment is all of the chain, so it holds header and frame, and was checked
+        // for this burst.
+        let target = unsafe {
+            let header = segment.address.as_ptr();
+            if raw::header_words(header) != (low, high) {
+                raw::store_header_words(header, low, high);
+            }
+            segment.address.add(VnetHeader::LEN)
+        };
+        #[allow(clippy::cast_possible_truncation, reason = "at most the frame's limit")]
+        let written = need as u32;
+        with_layout!(&mut active.layout, layout => {
+            layout.keep_together(1);
+            layout.give_back(chain, written);
+        });
+        self.staged += 1;
+        self.frames += 1;
+        self.bytes += len;
+        Some(target)
     }
 
     /// Takes buffers for a frame of `len` bytes, writes its header, lets `fill` write the rest,
@@ -236,16 +292,14 @@ impl RxBurst<'_> {
         };
         let chains = &scratch.chains[first..first + count];
         // 2. The header says how many.
-        let mut header = *vnet;
-        header.num_buffers = u16::try_from(count).unwrap_or(u16::MAX);
-        let start = chains[0].first;
-        let end = chains[count - 1].first + chains[count - 1].count;
+        let start = chains[0].segments().start;
+        let end = chains[count - 1].segments().end;
         let mut writer = Writer {
             segments: &scratch.segments[start..end],
             offset: 0,
             log: active.log.as_deref(),
         };
-        writer.write_header(&header.write());
+        writer.write_header(vnet, u16::try_from(count).unwrap_or(u16::MAX));
         fill(&mut writer);
         // 3. All but the last go back full.
         let mut left = need;
@@ -342,7 +396,10 @@ impl RxBurst<'_> {
                 // The scratch is full of buffers too small for any frame.
                 Err(PortDrop::FrameTooBig)
             }
-            Ok(()) => Err(PortDrop::RingFull),
+            Ok(()) => {
+                self.is_dry = true;
+                Err(PortDrop::RingFull)
+            }
             Err(fault) => {
                 self.is_failed = true;
                 self.ring.fail(fault);
@@ -363,11 +420,28 @@ impl Drop for RxBurst<'_> {
                 self.ring.fail(RingFault::MemoryTruncated);
             }
         }
-        with_layout!(&mut active.layout, layout => layout.rewind());
+        with_layout!(&mut active.layout, layout => {
+            layout.rewind();
+            if self.frames >= u64::from(STAGE) && !self.is_dry && !self.is_failed {
+                layout.look_ahead(STAGE);
+            }
+        });
         if self.frames > 0 {
             self.ring.counters.add_traffic(self.frames, self.bytes);
         }
     }
+}
+
+/// The header's 12 bytes as two words.
+#[inline]
+fn words_of(header: &VnetHeader, num_buffers: u16) -> (u64, u32) {
+    let low = u64::from(header.flags)
+        | u64::from(header.gso_type) << 8
+        | u64::from(header.hdr_len) << 16
+        | u64::from(header.gso_size) << 32
+        | u64::from(header.csum_start) << 48;
+    let high = u32::from(header.csum_offset) | u32::from(num_buffers) << 16;
+    (low, high)
 }
 
 /// Writes into the segments of a frame's chains, one after the other.
@@ -382,25 +456,29 @@ impl Writer<'_> {
     /// Writes the virtio-net header, unless the guest's buffer already holds the same bytes:
     /// a write would take the line away from the guest's core for nothing.
     #[inline]
-    fn write_header(&mut self, header: &[u8; VnetHeader::LEN]) {
-        if let Some(segment) = self.segments.first()
-            && segment.length as usize >= VnetHeader::LEN
-        {
-            let mut present = [0u8; VnetHeader::LEN];
-            // SAFETY: the segment holds that many bytes, checked for this burst.
-            unsafe {
-                raw::copy(
-                    segment.address.as_ptr(),
-                    present.as_mut_ptr(),
-                    VnetHeader::LEN,
-                );
-            }
-            if present == *header {
+    fn write_header(&mut self, vnet: &VnetHeader, num_buffers: u16) {
+        match self.segments {
+            [segment, ..] if segment.length > HEADER_LEN => {
+                let (low, high) = words_of(vnet, num_buffers);
+                // SAFETY: the segment holds that many bytes, checked for this burst.
+                unsafe {
+                    if raw::header_words(segment.address.as_ptr()) != (low, high) {
+                        raw::store_header_words(segment.address.as_ptr(), low, high);
+                        if let Some(log) = self.log {
+                            log.mark(segment.guest, u64::from(HEADER_LEN));
+                        }
+                    }
+                }
                 self.offset = HEADER_LEN;
-                return;
+            }
+            _ => {
+                let header = VnetHeader {
+                    num_buffers,
+                    ..*vnet
+                };
+                self.write(header.write().as_ptr(), VnetHeader::LEN);
             }
         }
-        self.write(header.as_ptr(), VnetHeader::LEN);
     }
 
     /// Writes `length` bytes from `source`, which is valid for reads of them. The caller has

@@ -169,29 +169,57 @@ impl RingLayout for SplitRing {
         Ok(ahead.saturating_sub(walked))
     }
 
-    /// Prefetches the descriptors of the next `count` chains.
+    /// Prefetches the descriptors of the chains that are ready, and their used entries.
     #[inline]
-    fn prefetch(&self, count: u16) {
-        for ahead in 0..count {
+    fn prefetch(&self, ready: u16, _max: u16) {
+        // 8 entries lie in 64 bytes.
+        for ahead in (0..ready + 7).step_by(8) {
+            let slot = usize::from(self.cursor.wrapping_add(ahead) & (self.size - 1));
+            // SAFETY: the slot is less than the size of the used ring.
+            raw::prefetch_write(unsafe { self.used.add(HEADER + slot * 8) });
+        }
+        for ahead in 0..ready {
             let head = self.head(self.cursor.wrapping_add(ahead)) & (self.size - 1);
             // SAFETY: `head` is less than the size of the table.
             raw::prefetch(unsafe { self.descriptors.add(usize::from(head) * DESCRIPTOR) });
         }
     }
 
-    /// Walks the chain at the cursor, which must be available, and moves the cursor.
-    fn walk(&mut self, walk: &mut Walk<'_>) -> Result<Chain, RingFault> {
+    #[inline]
+    fn look_ahead(&self, count: u16) {
+        self.prefetch(self.seen.wrapping_sub(self.cursor).min(count), count);
+    }
+
+    #[inline]
+    fn peek(&mut self) -> Result<Option<(Descriptor, u16)>, RingFault> {
+        if self.seen == self.cursor && self.available(1)? == 0 {
+            return Ok(None);
+        }
         let head = self.head(self.cursor);
         if head >= self.size {
             return Err(RingFault::DescriptorOutOfRange);
         }
+        // SAFETY: `head` is less than the size of the table.
+        let descriptor =
+            unsafe { Descriptor::read(self.descriptors.add(usize::from(head) * DESCRIPTOR)) };
+        Ok(Some((descriptor, head)))
+    }
+
+    #[inline]
+    fn step(&mut self) {
+        self.cursor = self.cursor.wrapping_add(1);
+    }
+
+    fn walk(
+        &mut self,
+        first: Descriptor,
+        head: u16,
+        walk: &mut Walk<'_>,
+    ) -> Result<Chain, RingFault> {
         let mut builder = Builder::new(walk);
-        let mut index = head;
+        let mut descriptor = first;
         loop {
             builder.count(usize::from(self.size))?;
-            // SAFETY: `index` is less than the size of the table.
-            let descriptor =
-                unsafe { Descriptor::read(self.descriptors.add(usize::from(index) * DESCRIPTOR)) };
             if descriptor.flags & INDIRECT != 0 {
                 if descriptor.flags & NEXT != 0 {
                     return Err(RingFault::IndirectNested);
@@ -203,10 +231,13 @@ impl RingLayout for SplitRing {
             if descriptor.flags & NEXT == 0 {
                 break;
             }
-            index = descriptor.last;
+            let index = descriptor.last;
             if index >= self.size {
                 return Err(RingFault::DescriptorOutOfRange);
             }
+            // SAFETY: `index` is less than the size of the table.
+            descriptor =
+                unsafe { Descriptor::read(self.descriptors.add(usize::from(index) * DESCRIPTOR)) };
         }
         self.cursor = self.cursor.wrapping_add(1);
         Ok(builder.finish(walk, head, 1))
@@ -223,8 +254,7 @@ impl RingLayout for SplitRing {
         // SAFETY: the slot is less than the size, and the used ring was resolved with all of
         // its entries, aligned to 4.
         unsafe {
-            let entry_at = self.used.add(HEADER + slot * 8);
-            raw::copy(entry.to_le_bytes().as_ptr(), entry_at, 8);
+            raw::store_word(self.used.add(HEADER + slot * 8), entry);
         }
         self.next = self.next.wrapping_add(1);
     }

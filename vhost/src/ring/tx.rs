@@ -21,7 +21,7 @@ use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
 use crate::memory::raw;
 
-use super::walk::{Chain, Direction, Walk};
+use super::walk::{Direction, Walk, walk_chains};
 use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, call, with_layout};
 
 /// Bytes of the header ahead of each frame.
@@ -202,12 +202,12 @@ impl TxBurst<'_> {
         let mut frames = 0;
         for (index, chain) in scratch.chains.iter_mut().enumerate() {
             if chain.bad.is_none() {
-                let segments = &scratch.segments[chain.first..chain.first + chain.count];
+                let segments = &scratch.segments[chain.segments()];
                 match read_frame(segments, chain.bytes, &mut scratch.frames[frames]) {
                     Ok(()) => {
                         let frame = &mut scratch.frames[frames];
-                        frame.first = chain.first;
-                        frame.count = chain.count;
+                        frame.first = chain.first as usize;
+                        frame.count = chain.count as usize;
                         frame.chains = index + 1;
                         frames += 1;
                     }
@@ -284,22 +284,19 @@ impl TxBurst<'_> {
         {
             chains += 1;
         }
+        let mut bytes = 0;
         with_layout!(&mut active.layout, layout => {
             for chain in &scratch.chains[..chains] {
                 layout.give_back(chain, 0);
+                match chain.bad {
+                    None => bytes += u64::from(chain.bytes - HEADER_LEN),
+                    Some(reason) => self.ring.counters.add_drops(reason, 1),
+                }
             }
             layout.rewind();
         });
-        for chain in &scratch.chains[..chains] {
-            if let Some(reason) = chain.bad {
-                self.ring.counters.add_drops(reason, 1);
-            }
-        }
         self.completed_frames += frames as u64;
-        self.completed_bytes += scratch.frames[..frames]
-            .iter()
-            .map(|frame| u64::from(frame.len))
-            .sum::<u64>();
+        self.completed_bytes += bytes;
         scratch.chains.clear();
         self.frames = 0;
     }
@@ -421,31 +418,6 @@ pub(super) fn publish(ring: &Ring, active: &mut Active) {
     }
 }
 
-/// Walks up to `max` chains ahead of the ring's position, prefetching as it goes.
-pub(super) fn walk_chains<L: RingLayout>(
-    layout: &mut L,
-    max: usize,
-    mut walk: Walk<'_>,
-    chains: &mut Vec<Chain>,
-) -> Result<(), RingFault> {
-    let max = u16::try_from(max).unwrap_or(u16::MAX);
-    let ready = layout.available(max)?.min(max);
-    layout.prefetch(if ready < max { ready } else { max });
-    for _ in 0..max {
-        if walk.segments.len() + limits::CHAIN_MAX > limits::SEGMENTS_MAX
-            || layout.available(1)? == 0
-        {
-            break;
-        }
-        let chain = layout.walk(&mut walk)?;
-        if let Some(segment) = walk.segments.get(chain.first) {
-            raw::prefetch(segment.address.as_ptr());
-        }
-        chains.push(chain);
-    }
-    Ok(())
-}
-
 /// Reads header and head of a chain into `frame`.
 #[inline]
 fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(), PortDrop> {
@@ -458,28 +430,47 @@ fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(
         return Err(PortDrop::TooLong);
     }
     let head_len = (len as usize).min(limits::HEAD_MAX);
-    let mut header = [0u8; VnetHeader::LEN];
     let first = segments[0];
     if first.length as usize >= header_len + head_len {
         // The usual shape: all that is wanted lies in the first buffer.
-        // SAFETY: the segment holds that many bytes; both destinations are private and large
+        // SAFETY: the segment holds that many bytes; the destination is private and large
         // enough.
         unsafe {
-            raw::copy(first.address.as_ptr(), header.as_mut_ptr(), header_len);
+            let (low, high) = raw::header_words(first.address.as_ptr());
+            frame.vnet = header_of(low, high);
             let head = first.address.as_ptr().add(header_len);
             raw::copy(head, frame.head.as_mut_ptr(), head_len);
         }
     } else {
+        let mut header = [0u8; VnetHeader::LEN];
         gather(segments, 0, &mut header);
         gather(segments, header_len as u64, &mut frame.head[..head_len]);
+        frame.vnet = VnetHeader::read(&header);
     }
-    frame.vnet = VnetHeader::read(&header);
     frame.len = len;
     #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_MAX")]
     {
         frame.head_len = head_len as u16;
     }
     Ok(())
+}
+
+/// The header whose 12 bytes are these words.
+#[inline]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the fields are cut out of words"
+)]
+const fn header_of(low: u64, high: u32) -> VnetHeader {
+    VnetHeader {
+        flags: low as u8,
+        gso_type: (low >> 8) as u8,
+        hdr_len: (low >> 16) as u16,
+        gso_size: (low >> 32) as u16,
+        csum_start: (low >> 48) as u16,
+        csum_offset: high as u16,
+        num_buffers: (high >> 16) as u16,
+    }
 }
 
 /// Copies bytes that may lie in any number of segments.

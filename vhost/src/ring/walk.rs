@@ -3,11 +3,13 @@
 //! In: private copies of descriptors. Out: segments of guest memory, a chain's summary.
 //! Never: a descriptor read twice, an address that was not translated with its length.
 
+use culvert_wire::VnetHeader;
+
 use crate::counters::PortDrop;
 use crate::limits;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, raw};
 
-use super::{RingFault, Segment};
+use super::{RingFault, RingLayout, Segment};
 
 /// `VRING_DESC_F_NEXT`: the chain goes on.
 pub(super) const NEXT: u16 = 1;
@@ -35,18 +37,26 @@ pub(crate) struct Chain {
     /// Ring entries that it occupies (always 1 in a split ring's available ring).
     pub(crate) entries: u16,
     /// Index of its first segment in the burst.
-    pub(crate) first: usize,
+    pub(crate) first: u32,
     /// Number of segments.
-    pub(crate) count: usize,
+    pub(crate) count: u32,
     /// Sum of their lengths.
     pub(crate) bytes: u32,
     /// Why it can't be used, if so.
     pub(crate) bad: Option<PortDrop>,
 }
 
+impl Chain {
+    /// Its segments among those of the burst.
+    #[inline]
+    pub(crate) fn segments(&self) -> std::ops::Range<usize> {
+        self.first as usize..self.first as usize + self.count as usize
+    }
+}
+
 /// A private copy of a descriptor's address, length and flags.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor {
+pub(crate) struct Descriptor {
     pub(super) address: u64,
     pub(super) length: u32,
     pub(super) flags: u16,
@@ -63,11 +73,22 @@ impl Descriptor {
     #[inline]
     pub(super) unsafe fn read_packed(pointer: *const u8) -> Self {
         // SAFETY: the caller's promise.
-        let split = unsafe { Self::read(pointer) };
+        let (address, rest) = unsafe { raw::words(pointer) };
+        Self::of_packed(address, rest)
+    }
+
+    /// A descriptor of the packed layout, of its two words.
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the fields are cut out of a word"
+    )]
+    pub(super) const fn of_packed(address: u64, rest: u64) -> Self {
         Self {
-            flags: split.last,
-            last: split.flags,
-            ..split
+            address,
+            length: rest as u32,
+            flags: (rest >> 48) as u16,
+            last: (rest >> 32) as u16,
         }
     }
 
@@ -78,7 +99,7 @@ impl Descriptor {
     #[inline]
     pub(super) unsafe fn read(pointer: *const u8) -> Self {
         // SAFETY: the caller's promise.
-        let (address, rest) = unsafe { crate::memory::raw::words(pointer) };
+        let (address, rest) = unsafe { raw::words(pointer) };
         #[allow(
             clippy::cast_possible_truncation,
             reason = "the fields are cut out of a word"
@@ -181,14 +202,88 @@ impl Builder {
             walk.segments.truncate(self.first);
         }
         let count = walk.segments.len() - self.first;
+        #[allow(clippy::cast_possible_truncation, reason = "at most SEGMENTS_MAX")]
         Chain {
             id,
             entries,
-            first: self.first,
-            count,
+            first: self.first as u32,
+            count: count as u32,
             bytes,
             bad: self.bad,
         }
+    }
+}
+
+/// Walks up to `max` chains ahead of the ring's position, prefetching as it goes.
+pub(super) fn walk_chains<L: RingLayout>(
+    layout: &mut L,
+    max: usize,
+    mut walk: Walk<'_>,
+    chains: &mut Vec<Chain>,
+) -> Result<(), RingFault> {
+    let max = u16::try_from(max).unwrap_or(u16::MAX);
+    let is_written = walk.direction == Direction::Writable;
+    let ready = layout.available(max)?.min(max);
+    if ready == 0 {
+        return Ok(());
+    }
+    layout.prefetch(ready, max);
+    let wanted = if is_written { WRITE } else { 0 };
+    for _ in 0..max {
+        if walk.segments.len() + limits::CHAIN_MAX > limits::SEGMENTS_MAX {
+            break;
+        }
+        let Some((descriptor, id)) = layout.peek()? else {
+            break;
+        };
+        // The usual shape is a single buffer in a single region. It is kept apart from all
+        // others because it is worth being kept in registers.
+        let alone = descriptor.flags & (NEXT | INDIRECT | WRITE) == wanted;
+        let first = walk.segments.len();
+        if alone
+            && descriptor.length > 0
+            && let Some((host, length)) =
+                walk.memory
+                    .translate(descriptor.address, descriptor.length, walk.hint)
+            && length == descriptor.length
+        {
+            prefetch_buffer(host.as_ptr(), length, is_written);
+            walk.segments.push(Segment {
+                address: host,
+                length,
+                guest: descriptor.address,
+            });
+            #[allow(clippy::cast_possible_truncation, reason = "at most SEGMENTS_MAX")]
+            chains.push(Chain {
+                id,
+                entries: 1,
+                first: first as u32,
+                count: 1,
+                bytes: length,
+                bad: None,
+            });
+            layout.step();
+            continue;
+        }
+        let chain = layout.walk(descriptor, id, &mut walk)?;
+        if let Some(segment) = walk.segments.get(first) {
+            prefetch_buffer(segment.address.as_ptr(), segment.length, is_written);
+        }
+        chains.push(chain);
+    }
+    Ok(())
+}
+
+/// Prefetches the lines of a buffer that hold the virtio-net header and the frame's first bytes.
+#[inline]
+fn prefetch_buffer(address: *const u8, length: u32, is_written: bool) {
+    // Where drivers put the frame on a line of its own, the header's line is only read.
+    let frame = address.wrapping_add(VnetHeader::LEN);
+    raw::prefetch(address);
+    if is_written {
+        raw::prefetch_write(frame);
+    } else if length > 64 {
+        raw::prefetch(frame.wrapping_add(40));
     }
 }
 

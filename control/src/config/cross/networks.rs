@@ -6,14 +6,18 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Seen, dangling, family, is_ipv4, prefixes, reserved};
+use crate::config::Guard;
 use crate::config::build::{self, find};
-use crate::config::draft::{File, Network, NextHop, Tunnel};
+use crate::config::draft::{File, Network, NextHop, PortKind, Tunnel};
 use crate::config::report::{Report, Span};
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut used = HashMap::new();
     for network in &file.networks {
         gateways(network, report);
+        if network.plain {
+            plain(network, file, report);
+        }
         let tunnel = find(&file.tunnels, network.tunnel.as_ref(), |tunnel| {
             &tunnel.name.value
         });
@@ -31,11 +35,91 @@ pub(super) fn check(file: &File, report: &mut Report) {
                 used.insert(&reference.value, (&network.name.value, reference.span.line));
             }
         }
-        routes(network, tunnel, report);
+        if !network.plain {
+            routes(network, tunnel, report);
+        }
         if let Some(tunnel) = tunnel {
             shadowed(network, tunnel, report);
             mtu(network, tunnel, file, report);
         }
+    }
+}
+
+/// A network without a router is the way between one interface and one tunnel.
+fn plain(network: &Network, file: &File, report: &mut Report) {
+    const ROUTER: &str = "give the network a `gateway: ADDRESS/LENGTH` to have Culvert route in it";
+    let name = &network.name.value;
+    let title = format!("network `{name}` has no `gateway`");
+    if network.tunnel.is_none() {
+        report
+            .error(network.name.span, format!("{title} and no `tunnel`"))
+            .help("without a router a network is one `tun` port and a `tunnel`: add `tunnel: NAME`")
+            .help(ROUTER);
+        return;
+    }
+    let mut ports = file
+        .ports
+        .iter()
+        .filter(|port| port.network.as_ref().is_some_and(|at| at.value == *name));
+    match ports.next() {
+        None => {
+            report
+                .error(network.name.span, format!("{title} and no port"))
+                .help("without a router a network is one `tun` port and a `tunnel`: add a port with `driver: tun`")
+                .help(ROUTER);
+        }
+        Some(port) if port.kind != PortKind::Tun => {
+            report
+                .error(
+                    port.name.span,
+                    format!(
+                        "port `{}` is no `tun` port, and its network `{name}` has no `gateway`",
+                        port.name.value
+                    ),
+                )
+                .help("without a router only IP packets can pass: choose `driver: tun`")
+                .help(ROUTER);
+        }
+        Some(port) => {
+            if let Some(guard) = port.guard
+                && guard.value != Guard::Off
+            {
+                report
+                    .error(
+                        guard.span,
+                        format!(
+                            "port `{}` has a guard, and its network `{name}` has no `gateway`",
+                            port.name.value
+                        ),
+                    )
+                    .help("what comes from the interface is for the host to say: remove it, or write `guard: off`")
+                    .help(ROUTER);
+            }
+        }
+    }
+    if let Some(second) = ports.next() {
+        report
+            .error(
+                second.name.span,
+                format!(
+                    "port `{}` is the second of network `{name}`, which has no `gateway`",
+                    second.name.value
+                ),
+            )
+            .help("without a router a network has one port: nothing says what goes to which")
+            .help(ROUTER);
+    }
+    if let Some(mac) = network.gateway_mac {
+        report
+            .error(mac.span, format!("{title}, but a `gateway_mac`"))
+            .help("remove it: there is no router that it could belong to")
+            .help(ROUTER);
+    }
+    if let Some(route) = network.routes.first() {
+        report
+            .error(route.to.span, format!("{title}, but `routes`"))
+            .help("the peers' `allowed_ips` are the only routes there: remove it")
+            .help(ROUTER);
     }
 }
 

@@ -43,7 +43,9 @@ pub(super) fn check(file: &File, report: &mut Report) {
             inside(port, network, report);
         }
         place(port, &mut places, report);
-        guard(port, report);
+        if let Some(network) = network {
+            guard(port, network, report);
+        }
         let queues = port.queues.map_or(1, |at| at.value as usize);
         queue_workers(&title, port.queue_workers.as_ref(), queues, file, report);
     }
@@ -209,8 +211,8 @@ fn plain(path: &Path) -> String {
         .to_string()
 }
 
-fn guard(port: &Port, report: &mut Report) {
-    if port.guard == Guard::Strict && port.addresses.is_empty() {
+fn guard(port: &Port, network: &Network, report: &mut Report) {
+    if build::guard(port, network) == Guard::Strict && port.addresses.is_empty() && !network.plain {
         report
             .warning(port.name.span, format!("port `{}` has no `addresses`, so its strict guard lets no IP packet of the guest pass", port.name.value))
             .help("give it `addresses: [...]`, or `guard: mac` for a guest that chooses its own");

@@ -9,7 +9,7 @@ use super::{Seen, dangling, family};
 use crate::config::build::{self, find};
 use crate::config::draft::{File, Peer, Tunnel, Uplink, UplinkKind};
 use crate::config::report::Report;
-use crate::config::{Endpoint, Name, limits};
+use crate::config::{Endpoint, Name, Uapi, limits};
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let names: HashSet<&Name> = file
@@ -42,6 +42,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
             mtu(tunnel, uplink, report);
             endpoints(tunnel, uplink, report);
         }
+        fwmark(tunnel, uplink, report);
         keys(tunnel, report);
         allowed_ips(tunnel, report);
         if all_known && !used.contains(&tunnel.name.value) {
@@ -57,6 +58,43 @@ pub(super) fn check(file: &File, report: &mut Report) {
         }
     }
     listen_ports(file, report);
+    uapi_names(file, report);
+}
+
+fn fwmark(tunnel: &Tunnel, uplink: Option<&Uplink>, report: &mut Report) {
+    if let Some(mark) = tunnel.fwmark
+        && uplink.is_some_and(|uplink| uplink.kind == Some(UplinkKind::Dpdk))
+    {
+        report
+            .error(
+                mark.span,
+                format!(
+                    "`fwmark` of tunnel `{}` is for `udp` uplinks",
+                    tunnel.name.value
+                ),
+            )
+            .help("remove it: the kernel doesn't route what leaves by a `dpdk` uplink");
+    }
+}
+
+fn uapi_names(file: &File, report: &mut Report) {
+    let mut seen = Seen::default();
+    for tunnel in &file.tunnels {
+        let Some(uapi) = &tunnel.uapi else { continue };
+        let Uapi::Name(name) = &uapi.value else {
+            continue;
+        };
+        if let Some(line) = seen.insert(name.clone(), uapi.span) {
+            report
+                .error(
+                    uapi.span,
+                    format!("a second tunnel has the `uapi` name `{name}`"),
+                )
+                .help(format!(
+                    "the first stands in line {line}: expected one name a tunnel"
+                ));
+        }
+    }
 }
 
 /// Two tunnels collide where their uplinks share an address: on one uplink always, on two kernel

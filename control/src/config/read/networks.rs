@@ -10,6 +10,7 @@ impl Reader<'_> {
     pub(super) fn network(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Network {
         let mut network = Network {
             name,
+            plain: false,
             gateways: Vec::new(),
             gateway_mac: None,
             tunnel: None,
@@ -19,6 +20,7 @@ impl Reader<'_> {
         let Some(section) = section else {
             return network;
         };
+        network.plain = section.node("gateway").is_none() && !section.misspells("gateway");
         network.gateways = section.list("gateway", self.report, value::interface);
         if matches!(section.node("gateway"), Some(Node { value: Value::List(items), .. }) if items.is_empty())
         {

@@ -27,17 +27,20 @@ impl Reader<'_> {
         } else {
             SocketMode::Server
         };
-        let guard = section.choice("guard", self.report).map(|at| at.value);
+        let guard = section.choice("guard", self.report);
         let port = Port {
             kind,
             network: section.get("network", self.report, value::name),
             mac: section.get("mac", self.report, value::mac),
             addresses: section.list("addresses", self.report, value::address),
-            guard: match guard {
-                Some("mac") => Guard::Mac,
-                Some("off") => Guard::Off,
-                _ => Guard::Strict,
-            },
+            guard: guard.map(|at| {
+                let guard = match at.value {
+                    "mac" => Guard::Mac,
+                    "off" => Guard::Off,
+                    _ => Guard::Strict,
+                };
+                At::new(guard, at.span)
+            }),
             queues: section.integer("queues", self.report),
             queue_workers: self.queue_workers(&section),
             socket: section.get("socket", self.report, value::path),

@@ -20,6 +20,8 @@ impl Reader<'_> {
             mtu: None,
             private_key_file: None,
             private_key: None,
+            fwmark: None,
+            uapi: None,
             peers: Vec::new(),
         };
         let Some(section) = section else {
@@ -33,6 +35,11 @@ impl Reader<'_> {
         tunnel.private_key_file = self.key_path(&section, "private_key_file");
         tunnel.private_key = tunnel.private_key_file.as_ref().and_then(|file| {
             self.secret(file, "the private key", "genkey", PrivateKey::from_base64)
+        });
+        tunnel.fwmark = section.integer("fwmark", self.report);
+        let own_name = tunnel.name.value.clone();
+        tunnel.uapi = section.get("uapi", self.report, |node, what, report| {
+            value::uapi(node, what, &own_name, report)
         });
         let peers = section.named("peers", self.report);
         tunnel.peers = peers

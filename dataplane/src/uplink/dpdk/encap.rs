@@ -248,15 +248,15 @@ mod tests {
     use super::*;
 
     fn path(endpoint: &str, source: &str) -> Arc<Path> {
-        Arc::new(Path {
-            endpoint: endpoint.parse().unwrap(),
-            source: Some(source.parse().unwrap()),
-            link: Link::Ethernet {
+        Arc::new(Path::new(
+            endpoint.parse().unwrap(),
+            Some(source.parse().unwrap()),
+            Link::Ethernet {
                 source: MacAddr([2, 0, 0, 0, 0, 1]),
                 destination: MacAddr([2, 0, 0, 0, 0, 2]),
                 port: 51_820,
             },
-        })
+        ))
     }
 
     #[test]

@@ -57,15 +57,15 @@ fn uplink() -> Uplink {
 
 fn path(endpoint: SocketAddr, source: MacAddr, destination: MacAddr) -> Arc<Path> {
     let own = addresses()[usize::from(endpoint.is_ipv6())];
-    Arc::new(Path {
+    Arc::new(Path::new(
         endpoint,
-        source: Some(own),
-        link: PathLink::Ethernet {
+        Some(own),
+        PathLink::Ethernet {
             source,
             destination,
             port: PORT,
         },
-    })
+    ))
 }
 
 fn halves(queue: &mut UplinkQueue) -> (&mut Rx, &mut Tx) {

@@ -22,6 +22,50 @@ const CONTROL_BYTES: usize = 128;
 /// `UDP_SEGMENT` and `UDP_GRO` (linux/udp.h).
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
+/// linux/socket.h.
+const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+
+/// One instruction of a classic BPF program.
+#[derive(Clone, Copy)]
+pub(super) struct Rule(libc::sock_filter);
+
+impl Rule {
+    const fn new(code: u32, jf: u8, k: u32) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "codes have 16 bits")]
+        let code = code as u16;
+        Self(libc::sock_filter { code, jt: 0, jf, k })
+    }
+
+    /// Loads the message's byte at an offset.
+    pub(super) const fn load_byte(at: u32) -> Self {
+        Self::new(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, at)
+    }
+
+    /// Loads the message's four bytes at an offset.
+    pub(super) const fn load_word(at: u32) -> Self {
+        Self::new(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, at)
+    }
+
+    /// What was loaded becomes its rest.
+    pub(super) const fn modulo(by: u32) -> Self {
+        Self::new(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, by)
+    }
+
+    /// Skips so many instructions unless this was loaded.
+    pub(super) const fn unless_equal(value: u32, skip: u8) -> Self {
+        Self::new(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, value)
+    }
+
+    /// Chooses this socket.
+    pub(super) const fn answer(socket: u32) -> Self {
+        Self::new(libc::BPF_RET | libc::BPF_K, 0, socket)
+    }
+
+    /// Chooses the socket that was loaded.
+    pub(super) const fn answer_loaded() -> Self {
+        Self::new(libc::BPF_RET | libc::BPF_A, 0, 0)
+    }
+}
 
 /// Control messages must be aligned like their header.
 #[repr(C, align(8))]
@@ -61,7 +105,7 @@ impl Socket {
             socket.bind_to_device(device)?;
         }
         if let Some(mark) = options.fwmark {
-            socket.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())?;
+            socket.mark(mark)?;
         }
         if v6 {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
@@ -93,6 +137,48 @@ impl Socket {
         // SAFETY: `name` is a valid address of `len` bytes.
         check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), len) })?;
         Ok(socket)
+    }
+
+    /// Bounds what waits to be received. The kernel counts its own part, and doubles.
+    pub(super) fn bound(&self, bytes: libc::c_int) {
+        let bytes = bytes / 2;
+        for force in [libc::SO_RCVBUFFORCE, libc::SO_RCVBUF] {
+            if self.set(libc::SOL_SOCKET, force, bytes).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Lets a program choose the socket of the port's group for each message, by the
+    /// order in which they were bound.
+    pub(super) fn sort(&self, rules: &[Rule]) -> io::Result<()> {
+        let mut filter: Vec<libc::sock_filter> = rules.iter().map(|rule| rule.0).collect();
+        let program = libc::sock_fprog {
+            len: libc::c_ushort::try_from(filter.len()).unwrap_or(0),
+            filter: filter.as_mut_ptr(),
+        };
+        let (level, name) = (libc::SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF);
+        let len = socklen::<libc::sock_fprog>();
+        // SAFETY: the program and its instructions live for the call; the kernel
+        // checks and copies them.
+        let result =
+            unsafe { libc::setsockopt(self.raw(), level, name, (&raw const program).cast(), len) };
+        check(result).map(drop)
+    }
+
+    /// Marks what leaves from now on.
+    pub(super) fn mark(&self, mark: u32) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())
+    }
+
+    /// The port that it is bound to.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        // SAFETY: zero is a valid sockaddr_storage.
+        let mut name: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let mut len = socklen::<libc::sockaddr_storage>();
+        // SAFETY: `name` has room for `len` bytes; both live for the call.
+        check(unsafe { libc::getsockname(self.raw(), (&raw mut name).cast(), &raw mut len) })?;
+        Ok(from_raw(&name).map_or(0, |address| address.port()))
     }
 
     fn raw(&self) -> RawFd {
@@ -163,15 +249,17 @@ impl Socket {
             let size = u16::try_from(group.size).unwrap_or(u16::MAX);
             writer.put(libc::SOL_UDP, UDP_SEGMENT, size);
         }
-        if group.tos != 0 {
-            let (level, kind) = if self.v6 {
-                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
-            } else {
-                (libc::IPPROTO_IP, libc::IP_TOS)
-            };
-            writer.put(level, kind, libc::c_int::from(group.tos));
+        let (level, tos, hops) = if self.v6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_HOPLIMIT)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL)
+        };
+        for (kind, value) in [(tos, group.outer.tos), (hops, group.outer.hops)] {
+            if value != 0 {
+                writer.put(level, kind, libc::c_int::from(value));
+            }
         }
-        match group.path.source {
+        match group.path.usable_source() {
             Some(IpAddr::V4(address)) if !self.v6 => {
                 let spec = libc::in_addr {
                     s_addr: u32::from_ne_bytes(address.octets()),
@@ -240,53 +328,78 @@ pub(super) struct Message {
 }
 
 /// Buffers to receive into, and what the kernel wrote about them.
+///
+/// A look at a socket without datagrams costs the system call alone: headers are made once, and mended only where
+/// the kernel wrote.
 pub(super) struct Received {
     memory: Box<[u8]>,
     message_bytes: usize,
-    headers: Vec<libc::mmsghdr>,
-    names: Vec<libc::sockaddr_storage>,
-    pieces: Vec<libc::iovec>,
-    controls: Vec<Control>,
+    headers: Box<[libc::mmsghdr]>,
+    names: Box<[libc::sockaddr_storage]>,
+    /// The headers point to them.
+    _pieces: Box<[libc::iovec]>,
+    /// The headers point to them.
+    _controls: Box<[Control]>,
+    /// Slots from the first on that the kernel may have written to.
+    used: usize,
 }
 
-// SAFETY: the headers' pointers are written anew in each `receive`, into vectors that
-// move with the value; between calls nobody follows them.
+// SAFETY: the headers' pointers lead into boxed slices, which stay where they are when the value moves; they are
+// followed only in `receive` and `messages`, which borrow it.
 unsafe impl Send for Received {}
 
 impl Received {
     pub(super) fn new(messages: usize, message_bytes: usize) -> Self {
         // SAFETY: plain C structures for which zero is valid.
-        let (header, name, piece) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        let (header, name, piece): (libc::mmsghdr, libc::sockaddr_storage, libc::iovec) =
+            unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
+        let mut memory = vec![0; messages * message_bytes].into_boxed_slice();
+        let mut headers = vec![header; messages].into_boxed_slice();
+        let mut names = vec![name; messages].into_boxed_slice();
+        let mut pieces = vec![piece; messages].into_boxed_slice();
+        let mut controls = vec![Control([0; CONTROL_BYTES]); messages].into_boxed_slice();
+        let memory_start = memory.as_mut_ptr();
+        let (names_start, pieces_start, controls_start) = (
+            names.as_mut_ptr(),
+            pieces.as_mut_ptr(),
+            controls.as_mut_ptr(),
+        );
+        for (slot, header) in headers.iter_mut().enumerate() {
+            // SAFETY: `slot` is below the number of names, pieces, controls and buffers.
+            unsafe {
+                let piece = pieces_start.add(slot);
+                (*piece).iov_base = memory_start.add(slot * message_bytes).cast();
+                (*piece).iov_len = message_bytes;
+                header.msg_hdr.msg_name = names_start.add(slot).cast();
+                header.msg_hdr.msg_iov = piece;
+                header.msg_hdr.msg_control = controls_start.add(slot).cast();
+            }
+            header.msg_hdr.msg_iovlen = 1;
+        }
         Self {
-            memory: vec![0; messages * message_bytes].into_boxed_slice(),
+            memory,
             message_bytes,
-            headers: vec![header; messages],
-            names: vec![name; messages],
-            pieces: vec![piece; messages],
-            controls: vec![Control([0; CONTROL_BYTES]); messages],
+            headers,
+            names,
+            _pieces: pieces,
+            _controls: controls,
+            used: messages,
         }
     }
 
     /// Receives up to `count` messages into the slots from `first` on; answers how
-    /// many came.
+    /// many came. A burst begins with slot 0.
     pub(super) fn receive(&mut self, socket: &Socket, first: usize, count: usize) -> usize {
-        let slots = first..first + count;
-        for slot in slots.clone() {
-            let start = slot * self.message_bytes;
-            let buffer = &mut self.memory[start..start + self.message_bytes];
-            self.pieces[slot].iov_base = buffer.as_mut_ptr().cast();
-            self.pieces[slot].iov_len = buffer.len();
-            let header = &mut self.headers[slot];
-            header.msg_len = 0;
-            header.msg_hdr.msg_name = (&raw mut self.names[slot]).cast();
-            header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
-            header.msg_hdr.msg_iov = &raw mut self.pieces[slot];
-            header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control = self.controls[slot].0.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = CONTROL_BYTES;
-            header.msg_hdr.msg_flags = 0;
+        if first == 0 {
+            for header in &mut self.headers[..self.used] {
+                header.msg_len = 0;
+                header.msg_hdr.msg_namelen = socklen::<libc::sockaddr_storage>();
+                header.msg_hdr.msg_controllen = CONTROL_BYTES;
+                header.msg_hdr.msg_flags = 0;
+            }
+            self.used = 0;
         }
-        let headers = &mut self.headers[slots];
+        let headers = &mut self.headers[first..first + count];
         let len = libc::c_uint::try_from(headers.len()).unwrap_or(0);
         // SAFETY: each header points to a name, a buffer and control bytes of the
         // lengths it states, all owned by `self` and borrowed for the call.
@@ -300,7 +413,10 @@ impl Received {
                 ptr::null_mut(),
             )
         };
-        usize::try_from(received).unwrap_or(0)
+        let received = usize::try_from(received).unwrap_or(0);
+        // A message that ended in an error left its traces one slot behind.
+        self.used = (first + received + 1).min(self.headers.len());
+        received
     }
 
     /// The messages in `slots`, which the last `receive` filled. What is truncated or

@@ -1,0 +1,84 @@
+//! The configuration that `culvert tun` runs: one interface, one tunnel, the kernel's sockets.
+//!
+//! In: the interface's name. Out: a [`Config`]. Never: a file.
+
+use std::path::PathBuf;
+
+use crate::config::{
+    Config, Cores, Guard, Hugepages, MacAddr, Memory, Name, Network, Offloads, Poll, Port,
+    PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore, WorkerIndex,
+};
+
+/// Beyond so many workers one tunnel gains nothing.
+const WORKERS_MAX: usize = 4;
+/// The MTU of a new interface: 1500 outside, less IPv6, UDP and WireGuard.
+const MTU: u16 = 1420;
+/// The largest MTU that the host may give it.
+const MTU_MAX: u16 = 9168;
+
+/// One tun port, one plain network, one tunnel that `wg` will give a key, one uplink with all addresses of the
+/// machine; all of the same name, which nobody sees.
+pub(super) fn lone(interface: &str) -> Config {
+    let name = || Name::new("tun").expect("a word is a name");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = u16::try_from(cores.min(WORKERS_MAX)).unwrap_or(1);
+    let all_workers: Vec<_> = (0..workers).map(WorkerIndex).collect();
+    Config {
+        source: PathBuf::new(),
+        node: name(),
+        cores: Cores {
+            control: None,
+            workers: vec![WorkerCore { cpu: None }; usize::from(workers)],
+            poll: Poll::Adaptive,
+        },
+        memory: Memory {
+            hugepages: Hugepages::Off,
+            megabytes: 64,
+            mtu_max: MTU_MAX,
+        },
+        uplinks: vec![Uplink {
+            name: name(),
+            driver: UplinkDriver::Udp(UdpUplink::default()),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            mtu: 1500,
+            queues: workers,
+            queue_workers: all_workers.clone(),
+        }],
+        tunnels: vec![Tunnel {
+            name: name(),
+            uplink: name(),
+            listen_port: 0,
+            fwmark: 0,
+            mtu: MTU,
+            private_key_file: PathBuf::new(),
+            private_key: None,
+            // The engine is given the socket.
+            uapi: Uapi::Off,
+            peers: Vec::new(),
+        }],
+        networks: vec![Network {
+            name: name(),
+            gateways: Vec::new(),
+            gateway_mac: MacAddr::derived(interface),
+            tunnel: Some(name()),
+            routes: Vec::new(),
+            mtu: MTU,
+        }],
+        ports: vec![Port {
+            name: name(),
+            driver: PortDriver::Tun {
+                interface: interface.to_owned(),
+            },
+            queues: workers,
+            queue_workers: all_workers,
+            network: name(),
+            mac: MacAddr::derived("host"),
+            addresses: Vec::new(),
+            // The host is its own router.
+            guard: Guard::Off,
+            mtu: MTU,
+            offloads: Offloads::ALL,
+        }],
+    }
+}

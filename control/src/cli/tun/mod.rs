@@ -1,0 +1,152 @@
+//! `culvert tun INTERFACE`: a WireGuard interface without a file, as `wireguard-go INTERFACE` makes one.
+//!
+//! In: an interface's name, wireguard-go's environment variables. Out: the interface, a socket that `wg` finds it by;
+//! a process in the background, unless it is told otherwise. Never: a run directory, hugepages, a device of DPDK's.
+//!
+//! It ends when the interface is deleted, when the socket is removed, and on SIGTERM, SIGINT and SIGHUP.
+
+mod config;
+mod watch;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use crate::config::is_interface_name;
+use crate::process::{self, Notify, Ready, handed, in_background, signals};
+use crate::uapi::server::{DIRECTORY, OpenError, Socket};
+use crate::{api, engine};
+
+/// What the links that `wg-quick` needs are called.
+const LINK: &str = "culvert-tun";
+/// How long a process that ends may take to give its socket's name free.
+const SUCCESSION: Duration = Duration::from_secs(3);
+
+pub(super) const AFTER_HELP: &str = "\
+Environment, as of wireguard-go:
+  LOG_LEVEL              verbose or debug, error (the default), silent
+  WG_PROCESS_FOREGROUND  1: stay in the foreground
+  WG_UAPI_FD             a socket that listens for wg already
+
+With wg-quick:
+  ln -s \"$(command -v culvert)\" /usr/local/bin/culvert-tun
+  WG_QUICK_USERSPACE_IMPLEMENTATION=culvert-tun wg-quick up wg0";
+
+/// The command line: a program that is called `culvert-tun` is `culvert tun`.
+pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = all.collect();
+    let name = all.first().and_then(|first| Path::new(first).file_name());
+    if name.is_some_and(|name| name == LINK) {
+        all.insert(1, "tun".into());
+    }
+    all
+}
+
+/// 1. The background is another process, which comes here again and stays in the foreground.
+/// 2. Nothing secret is in memory yet: shut the process's memory off; signals are blocked before the first thread.
+/// 3. The socket: who has its name has the interface's.
+/// 4. The engine makes the interface, and takes the calling thread; whoever waits is told that it is ready.
+pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
+    let interface = &numbered(interface)?;
+    let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| value == "1");
+    if !foreground && !set("WG_PROCESS_FOREGROUND") {
+        return match in_background(LINK, &["--foreground", interface])? {
+            true => Ok(()),
+            false => Err(Failure::Report(String::new())),
+        };
+    }
+    process::harden()?;
+    signals::block()?;
+    let level = std::env::var("LOG_LEVEL").unwrap_or_default();
+    process::log::init_with(match level.as_str() {
+        "verbose" | "debug" => "debug",
+        "silent" => "off",
+        _ => "error",
+    });
+    let parent = Ready::from_parent()?;
+    let socket = socket(interface)?;
+    let path = socket.path().to_owned();
+    let (requester, requests) = api::channel()?;
+    signals::serve(None, requester.clone(), Notify)?;
+    let watched = requester.clone();
+    // Whoever asked for a level wants to see the lines.
+    let quiet = level.is_empty() || level == "silent";
+    tracing::debug!(interface, version = env!("CARGO_PKG_VERSION"), "starting");
+    engine::run(
+        config::lone(interface),
+        engine::Surroundings {
+            run_dir: None,
+            requester,
+            requests,
+            notify: &Notify,
+            ready: Box::new(move || {
+                watch::until_removed(path, watched);
+                parent.say(quiet);
+            }),
+            lone: Some(socket),
+        },
+    )
+    .map_err(|error| Failure::Line(format!("{interface}: {error}")))
+}
+
+/// The interface's name; the first number that is free in the place of `%d`, as the kernel chooses it.
+fn numbered(interface: &str) -> Result<String, Failure> {
+    let taken = |name: &str| Path::new("/sys/class/net").join(name).exists();
+    let name = match interface.split_once("%d") {
+        Some((before, behind)) => (0..100)
+            .map(|number| format!("{before}{number}{behind}"))
+            .find(|name| !taken(name))
+            .unwrap_or_default(),
+        None => interface.to_owned(),
+    };
+    if is_interface_name(&name) {
+        return Ok(name);
+    }
+    Err(Failure::Line(format!(
+        "`{interface}` can't be an interface's name: at most 15 characters without spaces, `/` and `:`"
+    )))
+}
+
+/// The socket for `wg`: one that was handed over, or a new one. An interface that was deleted a moment ago may have
+/// its socket still.
+fn socket(interface: &str) -> Result<Socket, Failure> {
+    let directory = Path::new(DIRECTORY);
+    if let Some(fd) = handed("WG_UAPI_FD")? {
+        return Ok(Socket::from_fd(fd, directory, interface));
+    }
+    let end = Instant::now() + SUCCESSION;
+    loop {
+        match Socket::open(directory, interface) {
+            Err(OpenError::InUse(_)) if Instant::now() < end => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_is_the_command() {
+        let of = |words: &[&str]| arguments(words.iter().map(OsString::from));
+        assert_eq!(
+            of(&["/usr/bin/culvert-tun", "-f", "wg0"]),
+            ["/usr/bin/culvert-tun", "tun", "-f", "wg0"]
+        );
+        assert_eq!(of(&["culvert", "tun", "wg0"]), ["culvert", "tun", "wg0"]);
+        assert!(of(&[]).is_empty());
+    }
+
+    #[test]
+    fn interfaces_may_be_numbered() {
+        assert_eq!(numbered("wg0").ok().as_deref(), Some("wg0"));
+        assert_eq!(numbered("cvnone%d").ok().as_deref(), Some("cvnone0"));
+        assert!(numbered("a/b").is_err());
+        assert!(numbered("sixteen-letters-").is_err());
+    }
+}

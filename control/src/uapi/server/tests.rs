@@ -1,0 +1,222 @@
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream as Stream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::api;
+use crate::uapi::{Change, Device};
+
+/// A socket with an engine behind it that knows one tunnel and counts what is asked.
+struct Running {
+    folder: tempfile::TempDir,
+    served: Option<Served>,
+    _server: Server,
+    sets: Arc<AtomicUsize>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (requester, requests) = api::channel().unwrap();
+        let sets = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&sets);
+        // Ends when the server, which has the other end, is gone.
+        thread::spawn(move || {
+            while let Some(request) = requests.wait(None) {
+                let Request::Uapi { tunnel, ask, reply } = request else {
+                    panic!("only `wg` asks here");
+                };
+                assert_eq!(tunnel.as_str(), "blue");
+                reply.send(match ask {
+                    Ask::Get => Answer::Device(Box::new(Device {
+                        listen_port: 7,
+                        ..Device::default()
+                    })),
+                    Ask::Set(changes) if changes.contains(&Change::ListenPort(1)) => {
+                        Answer::Refused(Errno::ADDRINUSE)
+                    }
+                    Ask::Set(changes) => {
+                        counted.fetch_add(changes.len(), Ordering::Relaxed);
+                        Answer::Done
+                    }
+                });
+            }
+        });
+        let server = Server::start(requester).unwrap();
+        let socket = Socket::open(folder.path(), "wg7").unwrap();
+        let served = server.serve(socket, Name::new("blue").unwrap()).unwrap();
+        Self {
+            folder,
+            served: Some(served),
+            _server: server,
+            sets,
+        }
+    }
+
+    fn connect(&self) -> Stream {
+        let stream = Stream::connect(self.path()).unwrap();
+        let limit = Some(Duration::from_secs(20));
+        stream.set_read_timeout(limit).unwrap();
+        stream.set_write_timeout(limit).unwrap();
+        stream
+    }
+
+    fn path(&self) -> PathBuf {
+        path(self.folder.path(), "wg7")
+    }
+
+    /// What comes back before the server closes.
+    fn say(&self, text: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+#[test]
+fn requests_of_one_connection_are_answered_in_order() {
+    let running = Running::start();
+    let text = "get=1\n\nset=1\nfwmark=3\n\nset=1\nlisten_port=1\n\nset=1\nx=1\n\nget=1\n\n";
+    assert_eq!(
+        running.say(text),
+        "listen_port=7\nerrno=0\n\nerrno=0\n\nerrno=-98\n\nerrno=-22\n\nlisten_port=7\nerrno=0\n\n"
+    );
+    assert_eq!(running.sets.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn what_stands_before_a_wrong_line_reaches_the_engine() {
+    let running = Running::start();
+    assert_eq!(
+        running.say("set=1\nfwmark=1\nfwmark=2\nfwmark=x\n\n"),
+        "errno=-22\n\n"
+    );
+    assert_eq!(running.sets.load(Ordering::Relaxed), 2);
+    // The engine's own error comes first in the request, so it is the one that is told.
+    assert_eq!(
+        running.say("set=1\nlisten_port=1\nfwmark=x\n\n"),
+        "errno=-98\n\n"
+    );
+}
+
+#[test]
+fn what_is_no_request_is_answered_and_cut_off() {
+    let running = Running::start();
+    assert_eq!(running.say("hello\nget=1\n\n"), "errno=-71\n\n");
+    assert_eq!(running.say("get=1\n"), "");
+}
+
+#[test]
+fn clients_that_never_end_their_line_hold_nobody_up() {
+    let running = Running::start();
+    let mut hostile: Vec<Stream> = (0..50).map(|_| running.connect()).collect();
+    for stream in &mut hostile {
+        stream.write_all(b"set=1\nprivate_key=00").unwrap();
+    }
+    // One that writes without end is cut off.
+    let mut flood = running.connect();
+    let _ = flood.write_all(&[b'x'; codec::LINE_MAX + 10]);
+    let mut answer = String::new();
+    let _ = flood.read_to_string(&mut answer);
+    assert_eq!(answer, "errno=-5\n\n");
+    assert_eq!(running.say("get=1\n\n"), "listen_port=7\nerrno=0\n\n");
+    drop(hostile);
+}
+
+#[test]
+fn a_client_that_never_reads_holds_nobody_up() {
+    let running = Running::start();
+    let mut deaf = running.connect();
+    deaf.set_nonblocking(true).unwrap();
+    // Until its own buffer is full because the answers fill the other one.
+    while deaf.write(&b"get=1\n\n".repeat(100)).is_ok() {}
+    assert_eq!(running.say("get=1\n\n"), "listen_port=7\nerrno=0\n\n");
+}
+
+#[test]
+fn a_hundred_clients_are_answered_at_once() {
+    let running = Running::start();
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| assert_eq!(running.say("set=1\nfwmark=3\n\n"), "errno=0\n\n"));
+        }
+    });
+    assert_eq!(running.sets.load(Ordering::Relaxed), 100);
+}
+
+#[test]
+fn the_socket_is_its_owners_and_goes_with_its_server() {
+    let mut running = Running::start();
+    let mode = fs::metadata(running.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let names = || fs::read_dir(running.folder.path()).unwrap().count();
+    assert_eq!(names(), 1, "nothing lies beside the socket");
+    running.served = None;
+    assert_eq!(names(), 0);
+}
+
+#[test]
+fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
+    let running = Running::start();
+    let folder = running.folder.path();
+    assert!(matches!(
+        Socket::open(folder, "wg7"),
+        Err(OpenError::InUse(_))
+    ));
+    assert!(matches!(probe(folder, "wg7"), Err(OpenError::InUse(_))));
+    assert_eq!(running.say("get=1\n\n"), "listen_port=7\nerrno=0\n\n");
+
+    drop(UnixListener::bind(path(folder, "stale")).unwrap());
+    assert!(probe(folder, "stale").is_ok());
+    let socket = Socket::open(folder, "stale").unwrap();
+    assert!(Stream::connect(socket.path()).is_ok());
+
+    fs::write(path(folder, "file"), "precious").unwrap();
+    assert!(matches!(
+        Socket::open(folder, "file"),
+        Err(OpenError::NotASocket(_))
+    ));
+    assert_eq!(
+        fs::read_to_string(path(folder, "file")).unwrap(),
+        "precious"
+    );
+}
+
+#[test]
+fn a_name_that_another_took_meanwhile_is_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = Socket::open(folder.path(), "wg7").unwrap();
+    fs::remove_file(socket.path()).unwrap();
+    let other = Socket::open(folder.path(), "wg7").unwrap();
+    drop(socket);
+    assert!(other.path().exists());
+}
+
+#[test]
+fn a_folder_that_others_write_to_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("wireguard");
+    fs::create_dir(&inside).unwrap();
+    fs::set_permissions(&inside, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(
+        Socket::open(&inside, "wg7"),
+        Err(OpenError::Exposed(_))
+    ));
+}
+
+#[test]
+fn a_socket_is_handed_over_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = Socket::open(folder.path(), "wg7").unwrap();
+    let fd = socket.into_fd();
+    let path = path(folder.path(), "wg7");
+    assert!(path.exists());
+    let again = Socket::from_fd(fd, folder.path(), "wg7");
+    assert!(Stream::connect(&path).is_ok());
+    drop(again);
+    assert!(!path.exists());
+}

@@ -1,0 +1,457 @@
+//! The whole way out against the seal alone: 64 KiB frames from a guest into a DPDK device that takes everything.
+//!
+//! In: two processors, libdpdk's `net_null`. Out: nanoseconds per frame both ways, and the median of the paired
+//! ratios.
+//! Never: a comparison of runs that were not next to each other in time, or of memory that is nearer to one side.
+//!
+//! ```text
+//!   processor 1: a guest's driver ── ring ── vhost port ── worker (processor 0) ── tunnel ── net_null
+//!   processor 1: writes memory    ──────────────────────── seal   (processor 0) ── buffers
+//! ```
+//! Both begin with the same number of frames that processor 1 has just written, and end when the last packet is
+//! sealed (and handed to the device). The seal's reference is `Engine::seal`, fused: it reads the payload where the
+//! other processor wrote it and writes packets into buffers of its own; it knows all of its jobs beforehand.
+//!
+//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT]
+
+#![allow(
+    unsafe_code,
+    reason = "a benchmark: memory that another processor writes"
+)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::unwrap_used,
+    reason = "a benchmark: it displays, and stops where it fails"
+)]
+
+use std::{
+    hint,
+    net::SocketAddr,
+    ptr::NonNull,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use culvert_aead::{Engine, Jobs, SealJob, Segment, TAG_LEN, TAILROOM};
+use culvert_dataplane::{
+    clock,
+    control_link::{self, Attention, Command},
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+    path::{Link, Path},
+    peer::Peer,
+    sessions::SessionTable,
+    snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    uplink::{
+        Uplink,
+        dpdk::{self, sys},
+    },
+    worker::{Polling, Worker, WorkerStats},
+};
+use culvert_vhost::{
+    self as vhost, PortConfig,
+    frontend::{Frontend, FrontendConfig},
+};
+use culvert_wire::{
+    MacAddr, VnetHeader,
+    fib::{Fib, Prefix},
+};
+use culvert_wireguard::{Keypair, PeerId, Role};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+const WORKER: usize = 0;
+const GUEST: usize = 1;
+
+const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
+const PORT: u16 = 51_820;
+
+const MTU: u16 = 1420;
+const ETHERNET: usize = 14;
+/// IPv4 and TCP without options.
+const HEADERS: usize = 40;
+const SEGMENT: usize = MTU as usize - HEADERS;
+/// Packets that a full frame becomes.
+const PACKETS: usize = 47;
+const PAYLOAD: usize = SEGMENT * PACKETS;
+const FRAME: usize = ETHERNET + HEADERS + PAYLOAD;
+
+/// Frames that are written before the clock starts. With two they are as fresh as can be, with sixteen they fill
+/// half of a usual second-level cache.
+const FRAMES: [usize; 2] = [2, 16];
+/// Times that a figure's run writes and takes them.
+const ROUNDS: usize = 200;
+
+fn main() {
+    let mut json = false;
+    let mut pairs = 9;
+    let mut wanted = String::new();
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => json = true,
+            "--pairs" => {
+                pairs = words
+                    .next()
+                    .and_then(|word| word.parse().ok())
+                    .expect("--pairs takes a number")
+            }
+            "--case" => wanted = words.next().expect("--case takes a text"),
+            // Cargo's own.
+            "--bench" => {}
+            _ => panic!("no option {word}"),
+        }
+    }
+    assert!(pairs > 0, "--pairs takes at least 1");
+    let mut rig = Rig::new();
+    if !json {
+        println!(
+            "{:32} {:>12} {:>12} {:>7} {:>15} {:>7}",
+            "ns per 64 KiB frame, medians",
+            "culvert",
+            "aead alone",
+            "cost",
+            "least .. most",
+            "target"
+        );
+    }
+    for frames in FRAMES {
+        let case = format!("outbound/vhost-to-net_null/{frames}x64KiB");
+        if !case.contains(&wanted) {
+            continue;
+        }
+        let results: Vec<(f64, f64)> = (0..pairs)
+            .map(|pair| {
+                if pair % 2 == 0 {
+                    let own = rig.whole_way(frames);
+                    (own, rig.seal_alone(frames))
+                } else {
+                    let reference = rig.seal_alone(frames);
+                    (rig.whole_way(frames), reference)
+                }
+            })
+            .collect();
+        let own = median(results.iter().map(|pair| pair.0));
+        let reference = median(results.iter().map(|pair| pair.1));
+        let costs = || results.iter().map(|pair| pair.0 / pair.1);
+        let cost = median(costs());
+        if json {
+            println!(
+                "{{\"section\":\"gso\",\"case\":\"{case}\",\"unit\":\"ns/frame\",\"value\":{own:.0},\
+                 \"reference\":\"aead alone\",\"reference_value\":{reference:.0},\"ratio\":{:.3}}}",
+                1.0 / cost
+            );
+        } else {
+            let least = costs().fold(f64::INFINITY, f64::min);
+            let most = costs().fold(0.0, f64::max);
+            println!(
+                "{case:32} {own:>12.0} {reference:>12.0} {cost:>7.3} {:>15} {:>7}{}",
+                format!("{least:.2} .. {most:.2}"),
+                "1.25",
+                if cost > 1.25 { "  short" } else { "" }
+            );
+        }
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn pin(processor: usize) {
+    let mut processors = CpuSet::new();
+    processors.set(processor);
+    sched_setaffinity(None, &processors).expect("two processors");
+}
+
+const IDLE: usize = 0;
+/// Post frames; or write the reference's memory.
+const POST: usize = 1 << 8;
+const WRITE: usize = 2 << 8;
+
+/// What the guest's processor is told, and how often it was done with it.
+#[derive(Default)]
+struct Orders {
+    order: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Orders {
+    /// Lets the other processor do something, and waits until it is done.
+    fn give(&self, order: usize) {
+        let before = self.done.load(Ordering::Acquire);
+        self.order.store(order, Ordering::Release);
+        while self.done.load(Ordering::Acquire) == before {
+            hint::spin_loop();
+        }
+    }
+}
+
+struct Rig {
+    worker: Worker,
+    uplink: Arc<Uplink>,
+    /// Keeps the device open.
+    _device: dpdk::DpdkUplink,
+    _control: control_link::ControlEnd,
+    _dir: tempfile::TempDir,
+    peer: Arc<Peer>,
+    orders: Arc<Orders>,
+    /// Where the reference's frames lie, in the guest's memory.
+    source: Vec<NonNull<u8>>,
+    engine: Engine,
+    rooms: Vec<Vec<u8>>,
+    counter: u64,
+}
+
+impl Rig {
+    fn new() -> Self {
+        pin(WORKER);
+        let eal = sys::Eal::init(sys::EalConfig {
+            memory_mb: 128,
+            ..sys::EalConfig::default()
+        })
+        .expect("EAL");
+        pin(WORKER);
+        let dir = tempfile::TempDir::new().unwrap();
+        let config = PortConfig::new("guest", dir.path().join("guest"), MAC);
+        let port = Arc::new(Port {
+            index: PortIndex(0),
+            name: config.name.clone(),
+            network: NetworkIndex(0),
+            mac: MAC,
+            addresses: vec!["10.0.0.2".parse().unwrap()],
+            guard: Guard::Strict,
+            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+            queues: 1,
+            drops: Arc::default(),
+        });
+        let own = "192.0.2.1".parse().unwrap();
+        let (device, queues) = dpdk::open(
+            eal,
+            &dpdk::Config {
+                uplink: UplinkIndex(0),
+                device: "net_null0,no-rx=1",
+                addresses: &[own],
+                mtu: 1500,
+                workers: 1,
+                queues: 1,
+                descriptors: [None, None],
+            },
+        )
+        .expect("net_null");
+        let uplink = Arc::new(Uplink {
+            index: UplinkIndex(0),
+            name: "null".into(),
+            addresses: vec![own],
+            tunnels: vec![(PORT, TunnelIndex(0))],
+            counters: Arc::default(),
+        });
+        let peer = Arc::new(Peer::new(PeerIndex(0), TunnelIndex(0), PeerId(0)));
+        let sessions = Arc::new(SessionTable::new(1024));
+        let behind = || Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap();
+        let snapshot = Snapshot {
+            generation: 1,
+            ports: vec![Some(port)],
+            networks: vec![Some(Network {
+                name: "network".into(),
+                gateway_mac: GATEWAY,
+                gateways: vec!["10.0.0.1".parse().unwrap()],
+                tunnel: Some(TunnelIndex(0)),
+                macs: vec![(MAC, PortIndex(0))],
+                routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),
+                plain: None,
+            })],
+            tunnels: vec![Some(Tunnel {
+                name: "tunnel".into(),
+                uplink: UplinkIndex(0),
+                mtu: MTU,
+                network: Some(NetworkIndex(0)),
+                allowed: Fib::build([(behind(), PeerIndex(0))]),
+                mac1: None,
+                sessions,
+            })],
+            peers: vec![Some(Arc::clone(&peer))],
+            uplinks: vec![Some(Arc::clone(&uplink))],
+            workers: vec![[(PortIndex(0), 0)].into_iter().collect()],
+        };
+        let endpoint: SocketAddr = "192.0.2.2:51820".parse().unwrap();
+        peer.publish_path(Some(Path::new(
+            endpoint,
+            Some(own),
+            Link::Ethernet {
+                source: device.mac(),
+                destination: GATEWAY,
+                port: PORT,
+            },
+        )));
+        let attention = Arc::new(Attention::new().unwrap());
+        let (end, mut control) = control_link::link(attention, 1).unwrap();
+        let worker = Worker::new(
+            WorkerIndex::from_slot(0),
+            Arc::new(SnapshotCell::from_pointee(snapshot)),
+            end,
+            Polling::Busy,
+            Arc::new(WorkerStats::default()),
+        );
+        for queue in queues {
+            assert!(control.send(Command::AttachUplink(Box::new(queue))));
+        }
+        let mut frontend =
+            Frontend::connect(&dir.path().join("guest"), FrontendConfig::default()).unwrap();
+        let stride = FRAME.next_multiple_of(64) as u64 + 192;
+        let most = FRAMES.into_iter().max().unwrap_or(1);
+        let at: Vec<u64> = (0..most)
+            .map(|_| frontend.memory.take(stride, 64))
+            .collect();
+        let source = at
+            .iter()
+            .map(|&guest| {
+                let user = usize::try_from(frontend.memory.user_of(guest)).unwrap();
+                NonNull::new(std::ptr::with_exposed_provenance_mut(user)).unwrap()
+            })
+            .collect();
+        let orders = Arc::new(Orders::default());
+        let heard = Arc::clone(&orders);
+        thread::spawn(move || drive(&mut frontend, &at, &heard));
+        let mut rig = Self {
+            worker,
+            uplink,
+            _device: device,
+            _control: control,
+            _dir: dir,
+            peer,
+            orders,
+            source,
+            engine: Engine::new(),
+            rooms: vec![vec![0; 16 + usize::from(MTU) + TAG_LEN + TAILROOM + 320]; 64],
+            counter: 0,
+        };
+        while rig.worker.step() {}
+        rig
+    }
+
+    /// Nanoseconds per frame from the guest's ring into the device.
+    fn whole_way(&mut self, frames: usize) -> f64 {
+        // A new key: none is used for longer than a figure takes.
+        self.peer.publish_keypair(Some(Arc::new(Keypair::from_parts(
+            PeerId(0),
+            Role::Initiator,
+            (1, 2),
+            ([1; 32], [2; 32]),
+            clock::monotonic(),
+        ))));
+        let sent = &self.uplink.counters.tx_packets;
+        let mut rounds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            self.orders.give(POST | frames);
+            let until = load(sent) + (frames * PACKETS) as u64;
+            let start = Instant::now();
+            while load(sent) < until {
+                self.worker.step();
+            }
+            rounds.push(start.elapsed());
+            assert_eq!(load(sent), until, "each frame is cut into {PACKETS}");
+        }
+        per_frame(&rounds, frames)
+    }
+
+    /// Nanoseconds per frame for sealing the same bytes.
+    fn seal_alone(&mut self, frames: usize) -> f64 {
+        let key = [1; 32];
+        let mut rounds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            self.orders.give(WRITE | frames);
+            let mut spent = Duration::ZERO;
+            for &start in &self.source[..frames] {
+                let payload: Vec<[Segment<'_>; 1]> = (0..PACKETS)
+                    .map(|packet| {
+                        let offset = ETHERNET + HEADERS + packet * SEGMENT;
+                        // SAFETY: the frame lies in the guest's memory, which is mapped as long as its thread runs:
+                        // for ever.
+                        [unsafe { Segment::from_raw(start.add(offset), SEGMENT) }]
+                    })
+                    .collect();
+                let mut jobs = Jobs::<SealJob<'_>>::new();
+                for (source, room) in payload.iter().zip(&mut self.rooms) {
+                    let len = usize::from(MTU).next_multiple_of(16).min(usize::from(MTU));
+                    let job =
+                        SealJob::gather(&key, self.counter, HEADERS, source, &mut room[16..], len);
+                    self.counter += 1;
+                    assert!(jobs.push(job.unwrap()).is_ok());
+                }
+                let start = Instant::now();
+                self.engine.seal(&mut jobs);
+                spent += start.elapsed();
+            }
+            rounds.push(spent);
+        }
+        per_frame(&rounds, frames)
+    }
+}
+
+/// Of the rounds' median: in some of them the machine did something else.
+fn per_frame(rounds: &[Duration], frames: usize) -> f64 {
+    median(rounds.iter().map(|spent| spent.as_nanos() as f64)) / frames as f64
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// The guest's processor.
+fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
+    pin(GUEST);
+    let mut frame = frame();
+    let vnet = VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        gso_type: VnetHeader::GSO_TCPV4,
+        hdr_len: (ETHERNET + HEADERS) as u16,
+        gso_size: SEGMENT as u16,
+        csum_start: (ETHERNET + 20) as u16,
+        csum_offset: 16,
+        num_buffers: 0,
+    };
+    let mut serial = 0u8;
+    loop {
+        let order = orders.order.swap(IDLE, Ordering::Acquire);
+        if order == IDLE {
+            hint::spin_loop();
+            continue;
+        }
+        for n in 0..order & 0xff {
+            serial = serial.wrapping_add(1);
+            frame[ETHERNET + HEADERS..].fill(serial);
+            if order & WRITE != 0 {
+                frontend.memory.write(at[n], &frame);
+            } else {
+                assert!(frontend.send_frame(0, &vnet, &frame), "room in the ring");
+            }
+        }
+        orders.done.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A TCP super-frame as a driver posts it: lengths of the whole, the checksum field seeded.
+fn frame() -> Vec<u8> {
+    let mut frame = Vec::with_capacity(FRAME);
+    frame.extend(GATEWAY.0);
+    frame.extend(MAC.0);
+    frame.extend([8, 0]);
+    let length = ((HEADERS + PAYLOAD) as u16).to_be_bytes();
+    let mut ip = [
+        0x45, 0, length[0], length[1], 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 2, 10, 1, 0, 2,
+    ];
+    let sum = culvert_wire::Checksum::of(&ip).complement();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    frame.extend(ip);
+    frame.extend([
+        0x30, 0x39, 0xd4, 0x31, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
+    ]);
+    frame.resize(FRAME, 0);
+    frame
+}
