@@ -19,7 +19,7 @@
 //!                           |<----------- padded to 16, sealed ---->|
 //! ```
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrayvec::ArrayVec;
 use culvert_aead::{Jobs, PayloadSum, SealJob, Segments, TAG_LEN};
@@ -60,6 +60,10 @@ pub(crate) struct Departure<'s> {
 struct Packet {
     departure: usize,
     segment: usize,
+    /// Where its payload lies in the frame.
+    payload: Range<usize>,
+    /// Its plaintext's length with padding.
+    len: usize,
     counter: u64,
     /// Which of the sub-batch's runs it belongs to.
     run: usize,
@@ -183,9 +187,12 @@ fn choose(
         }
         let take = rest.min(left);
         for index in segment..segment + take {
+            let cut = departure.plan.segment(index);
             packets.push(Packet {
                 departure: next,
                 segment: index,
+                payload: cut.payload,
+                len: padded_len(cut.len, departure.mtu),
                 counter: 0,
                 run: 0,
             });
@@ -213,13 +220,8 @@ fn sub_batch<F: Frames>(
     let packets = reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
     let built = build_and_seal(tools, tx, frames, departures, &packets, &runs);
     for packet in packets.iter().take(built) {
-        let departure = &departures[packet.departure];
-        let len = departure.plan.segment(packet.segment).len;
-        tx.commit(
-            data_len(padded_len(len, departure.mtu)),
-            &runs[packet.run].path,
-            departure.outer,
-        );
+        let outer = departures[packet.departure].outer;
+        tx.commit(data_len(packet.len), &runs[packet.run].path, outer);
     }
     note_sent(turn, departures, &packets[..built]);
     let uplink = departures
@@ -241,11 +243,7 @@ fn reserve_counters(
     datagram_max: usize,
 ) -> ArrayVec<Packet, SUB_BATCH> {
     // A tunnel's MTU may be more than the uplink's rooms hold.
-    let too_long = |packet: &Packet| {
-        let departure = &departures[packet.departure];
-        let len = departure.plan.segment(packet.segment).len;
-        data_len(padded_len(len, departure.mtu)) > datagram_max
-    };
+    let too_long = |packet: &Packet| data_len(packet.len) > datagram_max;
     let mut kept = 0;
     let mut start = 0;
     while start < packets.len() {
@@ -276,7 +274,9 @@ fn reserve_counters(
                     path: Arc::clone(path),
                 });
                 for (from, counter) in (start..end).zip(range) {
-                    packets.swap(kept, from);
+                    if kept != from {
+                        packets.swap(kept, from);
+                    }
                     packets[kept].counter = counter;
                     packets[kept].run = run;
                     kept += 1;
@@ -325,9 +325,8 @@ fn build_and_seal<F: Frames>(
             counter: packet.counter,
         }
         .write(header);
-        let segment = departure.plan.segment(packet.segment);
         let head = departure.plan.header_len();
-        let len = padded_len(segment.len, departure.mtu);
+        let (len, payload) = (packet.len, &packet.payload);
         if body.len() < len + TAG_LEN + culvert_aead::TAILROOM {
             break;
         }
@@ -335,13 +334,13 @@ fn build_and_seal<F: Frames>(
             write_head(packet, Checksum::ZERO, &mut body[..head]);
         }
         let key = keypair.sending_key();
-        let source = frames.segments(departure.frame, segment.payload.clone(), &room);
+        let source = frames.segments(departure.frame, payload.clone(), &room);
         let job = match source {
             Some(source) => SealJob::gather(key, packet.counter, head, source, body, len),
             None => {
                 // Scattered: gather it here first.
-                let end = head + segment.payload.len();
-                frames.copy(departure.frame, segment.payload.start, &mut body[head..end]);
+                let end = head + payload.len();
+                frames.copy(departure.frame, payload.start, &mut body[head..end]);
                 body[end..len].fill(0);
                 SealJob::in_place(key, packet.counter, body, len).and_then(|j| j.with_head(head))
             }
@@ -370,16 +369,7 @@ fn build_and_seal<F: Frames>(
 fn note_sent(turn: &Turn<'_>, departures: &[Departure<'_>], packets: &[Packet]) {
     for run in packets.chunk_by(|a, b| a.run == b.run) {
         let peer = departures[run[0].departure].peer;
-        let bytes: usize = run
-            .iter()
-            .map(|p| {
-                let departure = &departures[p.departure];
-                data_len(padded_len(
-                    departure.plan.segment(p.segment).len,
-                    departure.mtu,
-                ))
-            })
-            .sum();
+        let bytes: usize = run.iter().map(|packet| data_len(packet.len)).sum();
         peer.traffic.sent(run.len() as u64, bytes as u64);
         peer.raise(signal::DATA_SENT, turn.attention);
     }
