@@ -78,10 +78,8 @@ impl Flow {
     fn read(report: &Value) -> Result<Self> {
         let end = &report["end"];
         // TCP tells what was received; UDP's sum is the sender's, with what the receiver missed.
-        let (sum, lost) = match &end["sum_received"] {
-            Value::Null => (&end["sum"], end["sum"]["lost_packets"].as_u64()),
-            received => (received, received["lost_packets"].as_u64()),
-        };
+        let sum = end.get("sum_received").unwrap_or(&end["sum"]);
+        let lost = sum["lost_packets"].as_u64();
         let missing = || format!("no sum in iperf3's report: {report}");
         Ok(Self {
             received: sum["bytes"].as_u64().with_context(missing)?,

@@ -742,10 +742,10 @@ impl Engine {
         for (_, peer) in self.peers.iter_mut() {
             let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
             let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
-            if uplink.is_some_and(|uplink| uplink.host_ref().is_none()) {
-                if peer.local.take().is_some() {
-                    peer.outdate_path();
-                }
+            if uplink.is_some_and(|uplink| uplink.host_ref().is_none())
+                && peer.local.take().is_some()
+            {
+                peer.outdate_path();
             }
         }
     }

@@ -223,7 +223,6 @@ impl TunnelState {
         if endpoint.is_some() {
             // It was learned on the way from the old place.
             peer.local = None;
-            peer.outdate_path();
         }
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
@@ -232,6 +231,9 @@ impl TunnelState {
             endpoint,
         };
         self.device.update_peer(peer.cell.id, update, now);
+        if endpoint.is_some() {
+            peer.outdate_path();
+        }
         // What is kept says what the configuration said.
         peer.noted = None;
         peer.config = config;
