@@ -429,7 +429,13 @@ impl Engine {
             let Some(tunnel) = self.tunnels.get_mut(slot) else {
                 continue;
             };
-            match tunnel.add_peer(slot, peer.clone(), endpoint, (&mut self.peers, &self.outdated), now) {
+            match tunnel.add_peer(
+                slot,
+                peer.clone(),
+                endpoint,
+                (&mut self.peers, &self.outdated),
+                now,
+            ) {
                 Ok(place) => {
                     changes.push(format!("peer {tunnel_name}/{} added", peer.name));
                     if endpoint.is_some() && !manner.by_wg {
