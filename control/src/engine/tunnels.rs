@@ -220,10 +220,6 @@ impl TunnelState {
             Some(Endpoint::Address(address)) if old.endpoint != config.endpoint => Some(*address),
             Some(_) | None => None,
         });
-        if endpoint.is_some() {
-            // It was learned on the way from the old place.
-            peer.local = None;
-        }
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
             persistent_keepalive: (old.persistent_keepalive != config.persistent_keepalive)
@@ -232,6 +228,8 @@ impl TunnelState {
         };
         self.device.update_peer(peer.cell.id, update, now);
         if endpoint.is_some() {
+            // It was learned on the way from the old place.
+            peer.local = None;
             peer.outdate_path();
         }
         // What is kept says what the configuration said.
