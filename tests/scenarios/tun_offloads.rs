@@ -181,8 +181,9 @@ fn super_frames_arrive_whole() -> Result<()> {
                 )?;
                 let flow = server.send(&pair.a.namespace, &address, "-n 48M")?;
                 ensure!(flow.received >= 40 << 20, "{flow:?}");
+                // Their checksums are seeds for a NIC to complete, which tcpdump calls incorrect: the kernel's counters
+                // are the judge.
                 let seen = watch.finish()?;
-                ensure!(!seen.contains("incorrect"), "wrong checksums:\n{seen}");
                 if *ecn == 1 {
                     let marked =
                         seen.matches("tos 0x2").count() + seen.matches("class 0x02").count();

@@ -160,8 +160,7 @@ impl Rig {
         let (rate, amount) = match load.datagrams {
             None => (flow.bits_per_second / 1e9, flow.received as f64 / 1e6),
             Some(size) => {
-                let sent = (flow.received / size) as f64;
-                let received = sent - flow.lost as f64;
+                let received = (flow.received / size) as f64;
                 (received / f64::from(seconds) / 1e3, received / 1e3)
             }
         };
