@@ -323,7 +323,7 @@ fn outer(headers: &Headers, head: &[u8], routed: bool) -> Option<Outer> {
     let hop_limit = match &headers.l3 {
         L3::V4(ip) => ip.ttl,
         L3::V6(ip) => ip.hop_limit,
-        _ => return Some(Outer::from(tos)),
+        L3::Arp | L3::Other => return Some(Outer::from(tos)),
     };
     let hops = hop_limit.checked_sub(1).filter(|&hops| hops > 0)?;
     Some(Outer { tos, hops })
@@ -338,7 +338,7 @@ fn may_be_sealed(headers: &Headers, head: &[u8]) -> bool {
             let payload = head.get(headers.payload_offset..);
             payload.is_some_and(|payload| matches!(payload, [1..=4, 0, 0, 0, ..]))
         }
-        _ => false,
+        L4::Tcp(_) | L4::Icmp4(_) | L4::Icmp6(_) | L4::Malformed | L4::Other => false,
     }
 }
 

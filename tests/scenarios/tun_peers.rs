@@ -346,7 +346,7 @@ fn what_is_set_is_what_is_shown() -> Result<()> {
         ensure!(tunnel.peers()?.is_empty());
         tunnel.set(&format!("private-key {}", keys[0].private_file.display()))?;
         tunnel.set(&format!("peer {peer}"))?;
-        ensure!(tunnel.peers()? == [peer.clone()]);
+        ensure!(tunnel.peers()?.as_slice() == std::slice::from_ref(peer));
 
         scenario.say("a key is clamped: its lowest three bits don't count");
         let raised = format!("/{}", &private[1..]);

@@ -36,6 +36,9 @@ struct Ruled {
     far: Keys,
 }
 
+/// The settings that are not as the file says.
+type Drift = Vec<String>;
+
 impl Ruled {
     fn start(scenario: &Scenario) -> Result<Self> {
         let namespace = Namespace::make("ruled")?;
@@ -77,9 +80,9 @@ impl Ruled {
     }
 
     /// What drifted: at the tunnel, and at each peer by its name.
-    fn drift(&self) -> Result<(Vec<String>, Vec<(String, Vec<String>)>)> {
+    fn drift(&self) -> Result<(Drift, Vec<(String, Drift)>)> {
         let show = self.culvert.show()?;
-        let words = |value: &Value| -> Vec<String> {
+        let words = |value: &Value| -> Drift {
             let list = value.as_array().into_iter().flatten();
             list.filter_map(|word| Some(word.as_str()?.to_owned()))
                 .collect()

@@ -78,12 +78,7 @@ impl Flow {
     fn read(report: &Value) -> Result<Self> {
         let end = &report["end"];
         // TCP tells what was received; UDP's sum is the sender's, with what the receiver missed.
-        let received = &end["sum_received"];
-        let sum = if received.is_null() {
-            &end["sum"]
-        } else {
-            received
-        };
+        let sum = end.get("sum_received").unwrap_or(&end["sum"]);
         let lost = sum["lost_packets"].as_u64();
         let missing = || format!("no sum in iperf3's report: {report}");
         Ok(Self {

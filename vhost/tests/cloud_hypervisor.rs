@@ -13,6 +13,7 @@
 //! - *When the backend is gone*: it connects again, every 100 ms for a minute; SET_OWNER;
 //!   GET_FEATURES; SET_PROTOCOL_FEATURES as acknowledged before, without asking; then as when the
 //!   driver is ready.
+//!
 //! It keeps the control ring to itself, so there are two rings per pair.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -117,12 +118,12 @@ fn config() -> FrontendConfig {
 
 /// Frames both ways, each once and whole.
 fn assert_serves(bench: &Bench, frontend: &mut Frontend, seed: u64) {
-    for number in 0..100 {
-        let frame = pattern(60 + 41 * number, seed + number as u64);
-        assert!(frontend.send_frame(0, &header(number as u16), &frame));
+    for number in 0..100u16 {
+        let frame = pattern(60 + 41 * usize::from(number), seed + u64::from(number));
+        assert!(frontend.send_frame(0, &header(number), &frame));
         assert_eq!(
             take_frames(bench.port(), 0),
-            [(header(number as u16), frame.clone())]
+            [(header(number), frame.clone())]
         );
         bench
             .port()

@@ -369,7 +369,7 @@ impl Engine {
         for (_, peer) in self.peers.iter_mut().filter(|(_, p)| p.tunnel == slot) {
             // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).
             peer.local = None;
-            peer.path_is_stale = true;
+            peer.outdate_path();
         }
         if !queues.is_empty() {
             let index = TunnelIndex::from_slot(slot);
@@ -429,7 +429,13 @@ impl Engine {
             let Some(tunnel) = self.tunnels.get_mut(slot) else {
                 continue;
             };
-            match tunnel.add_peer(slot, peer.clone(), endpoint, &mut self.peers, now) {
+            match tunnel.add_peer(
+                slot,
+                peer.clone(),
+                endpoint,
+                (&mut self.peers, &self.outdated),
+                now,
+            ) {
                 Ok(place) => {
                     changes.push(format!("peer {tunnel_name}/{} added", peer.name));
                     if endpoint.is_some() && !manner.by_wg {

@@ -62,7 +62,7 @@ use self::{
     interfaces::InterfaceEvent,
     ports::{Ears, PortNews, PortState},
     slots::Slots,
-    tunnels::{PeerState, TunnelState, Wish},
+    tunnels::{OutdatedPaths, PeerState, TunnelState, Wish},
     uplinks::{Dpdk, UplinkState},
     workers::Workers,
 };
@@ -173,6 +173,7 @@ struct Engine {
     uplinks: Slots<UplinkState>,
     tunnels: Slots<TunnelState>,
     peers: Slots<PeerState>,
+    outdated: OutdatedPaths,
     /// Places of removed peers that workers may still know.
     leaving: Vec<usize>,
     ports: Slots<PortState>,
@@ -232,6 +233,7 @@ impl Engine {
             uplinks: Slots::default(),
             tunnels: Slots::default(),
             peers: Slots::default(),
+            outdated: OutdatedPaths::default(),
             leaving: Vec::new(),
             ports: Slots::default(),
             ears,
@@ -522,7 +524,7 @@ impl Engine {
             };
             let bits = peer.cell.take_signals();
             if bits & signal::DATA_SENT != 0 && now.monotonic.since(peer.refreshed) >= REFRESH {
-                peer.path_is_stale = true;
+                peer.outdate_path();
             }
             if let Some(tunnel) = tunnels.get_mut(peer.tunnel) {
                 tunnel.signals(peer, bits, now);
@@ -670,7 +672,9 @@ impl Engine {
                 let tunnel = self.tunnels.get(peer.tunnel).filter(|t| t.uplink == slot);
                 let endpoint = tunnel.and_then(|t| t.device.peer(peer.cell.id)?.endpoint);
                 let next_hop = endpoint.and_then(|endpoint| host.next_hop(endpoint.ip()));
-                peer.path_is_stale |= next_hop.is_some_and(|hop| changed.contains(&hop));
+                if next_hop.is_some_and(|hop| changed.contains(&hop)) {
+                    peer.outdate_path();
+                }
             }
         }
         if resolved
@@ -688,10 +692,8 @@ impl Engine {
     }
 
     fn rebuild_paths(&mut self, now: Instant) {
-        for slot in 0..self.peers.places() {
-            if self.peers.get(slot).is_some_and(|peer| peer.path_is_stale) {
-                self.rebuild_path(slot, now);
-            }
+        for slot in self.outdated.take() {
+            self.rebuild_path(slot, now);
         }
     }
 
@@ -700,8 +702,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
-        peer.path_is_stale = false;
-        peer.refreshed = now;
+        peer.renew_path(now);
         let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
             return;
         };
@@ -741,8 +742,10 @@ impl Engine {
         for (_, peer) in self.peers.iter_mut() {
             let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
             let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
-            if uplink.is_some_and(|uplink| uplink.host_ref().is_none()) {
-                peer.path_is_stale |= peer.local.take().is_some();
+            if uplink.is_some_and(|uplink| uplink.host_ref().is_none())
+                && peer.local.take().is_some()
+            {
+                peer.outdate_path();
             }
         }
     }

@@ -6,8 +6,10 @@
 //! Never: a packet's payload, a secret key in a log.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -48,13 +50,46 @@ pub(super) struct PeerState {
     pub(super) is_up: bool,
     /// When its next hop was last asked for.
     pub(super) refreshed: Instant,
-    /// The peer has to be given a new path.
-    pub(super) path_is_stale: bool,
+    /// Whether it has to be given a new path.
+    outdated: Outdated,
     /// The endpoint that was last kept for a restart.
     pub(super) noted: Option<SocketAddr>,
 }
 
+/// Places of peers that have to be given a new path; clones are one list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OutdatedPaths(Rc<RefCell<Vec<usize>>>);
+
+impl OutdatedPaths {
+    /// Takes the places off the list.
+    pub(super) fn take(&self) -> Vec<usize> {
+        self.0.take()
+    }
+}
+
+/// A peer's place on the list: there once at most.
+#[derive(Debug)]
+struct Outdated {
+    slot: usize,
+    listed: bool,
+    list: OutdatedPaths,
+}
+
 impl PeerState {
+    /// The peer has to be given a new path, soon.
+    pub(super) fn outdate_path(&mut self) {
+        let Outdated { slot, listed, list } = &mut self.outdated;
+        if !std::mem::replace(listed, true) {
+            list.0.borrow_mut().push(*slot);
+        }
+    }
+
+    /// The peer is given a new path now, which has its next hop asked for.
+    pub(super) fn renew_path(&mut self, now: Instant) {
+        self.outdated.listed = false;
+        self.refreshed = now;
+    }
+
     /// The configured endpoint as text, to tell a changed configuration.
     pub(super) fn configured_endpoint(&self) -> Option<String> {
         self.config.endpoint.as_ref().map(ToString::to_string)
@@ -133,7 +168,7 @@ impl TunnelState {
         tunnel: usize,
         config: config::Peer,
         endpoint: Option<SocketAddr>,
-        peers: &mut Slots<PeerState>,
+        (peers, outdated): (&mut Slots<PeerState>, &OutdatedPaths),
         now: Now,
     ) -> Result<usize, culvert_wireguard::ConfigError> {
         let id = self.device.add_peer(
@@ -152,16 +187,22 @@ impl TunnelState {
             id,
         ));
         self.peers.insert(id, slot);
-        peers.insert(PeerState {
+        let mut peer = PeerState {
             cell,
             config,
             tunnel,
             local: None,
             is_up: false,
             refreshed: now.monotonic,
-            path_is_stale: true,
+            outdated: Outdated {
+                slot,
+                listed: false,
+                list: outdated.clone(),
+            },
             noted: None,
-        });
+        };
+        peer.outdate_path();
+        peers.insert(peer);
         Ok(slot)
     }
 
@@ -179,11 +220,6 @@ impl TunnelState {
             Some(Endpoint::Address(address)) if old.endpoint != config.endpoint => Some(*address),
             Some(_) | None => None,
         });
-        if endpoint.is_some() {
-            // It was learned on the way from the old place.
-            peer.local = None;
-        }
-        peer.path_is_stale |= endpoint.is_some();
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
             persistent_keepalive: (old.persistent_keepalive != config.persistent_keepalive)
@@ -191,6 +227,11 @@ impl TunnelState {
             endpoint,
         };
         self.device.update_peer(peer.cell.id, update, now);
+        if endpoint.is_some() {
+            // It was learned on the way from the old place.
+            peer.local = None;
+            peer.outdate_path();
+        }
         // What is kept says what the configuration said.
         peer.noted = None;
         peer.config = config;
@@ -224,7 +265,7 @@ impl TunnelState {
             peer.cell.traffic.received(1, message.len() as u64);
             if peer.local != local && verdict != Handshake::CookieAccepted(id) {
                 peer.local = local;
-                peer.path_is_stale = true;
+                peer.outdate_path();
             }
         }
     }
@@ -247,7 +288,7 @@ impl TunnelState {
             self.device.handle_endpoint(id, endpoint);
             peer.local = local.or(peer.local);
             // A worker may have published a path of its own.
-            peer.path_is_stale = true;
+            peer.outdate_path();
         }
         let traffic = Traffic {
             data_sent: at(signal::DATA_SENT),
@@ -262,7 +303,7 @@ impl TunnelState {
             self.device.initiate(id, now);
         }
         if bits & signal::NEXT_HOP_WANTED != 0 {
-            peer.path_is_stale = true;
+            peer.outdate_path();
         }
     }
 

@@ -130,7 +130,7 @@ impl Engine {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an engine's kernel is available.
             Kernel::Avx2 => unsafe { avx2::seal_with(&mut self.scratch, jobs, &mut finish) },
-            _ => portable::seal(jobs, &mut Some(finish)),
+            _ => portable::seal(jobs, &mut Some(&mut finish)),
         }
     }
 

@@ -250,7 +250,7 @@ impl Beside for Double {
     #[inline(always)]
     unsafe fn part(&mut self, round: u32, part: usize) {
         if round < self.rounds {
-            let walk = if part % 2 == 0 {
+            let walk = if part.is_multiple_of(2) {
                 &mut self.a
             } else {
                 &mut self.b

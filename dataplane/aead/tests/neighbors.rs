@@ -43,7 +43,7 @@ fn packets_and_their_neighbors_stay_whole() {
 }
 
 fn one_burst(random: &mut Random, engine: &mut Engine, portable: &mut Engine, round: u64) {
-    let most = if round % 4 == 0 { 128 } else { 5 };
+    let most = if round.is_multiple_of(4) { 128 } else { 5 };
     let count = 1 + random.below(most);
     let key: [u8; 32] = random.bytes(32).try_into().unwrap();
     let counter = |index: usize| round * 128 + index as u64;

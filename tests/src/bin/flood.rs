@@ -94,6 +94,8 @@ fn measure(scenario: &Scenario, options: &Options) -> Result<()> {
         }
     }
     let flood = siege.flood_tunnel()?;
+    // Not before the tunnel is under load.
+    std::thread::sleep(Duration::from_secs(1));
     let start = Instant::now();
     siege
         .newcomer

@@ -370,15 +370,19 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside
     let mut x = start;
     for round in 0..10 {
         four!(x, shuffle shuffles.by_16, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 0) };
         four!(x, 12 20, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_8, (0 4 12) (1 5 13) (2 6 14) (3 7 15));
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 1) };
         four!(x, 7 25, (8 12 4) (9 13 5) (10 14 6) (11 15 7));
         four!(x, shuffle shuffles.by_16, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 2) };
         four!(x, 12 20, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
         four!(x, shuffle shuffles.by_8, (0 5 15) (1 6 12) (2 7 13) (3 4 14));
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 3) };
         four!(x, 7 25, (10 15 5) (11 12 6) (8 13 7) (9 14 4));
     }
@@ -431,7 +435,9 @@ unsafe fn few<const SETS: usize>(group: &Group, out: &mut [__m256i; 32], beside:
     let shuffles = shuffles();
     let mut x = start;
     for round in 0..10 {
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 0) };
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 1) };
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
@@ -439,7 +445,9 @@ unsafe fn few<const SETS: usize>(group: &Group, out: &mut [__m256i; 32], beside:
             *c = _mm256_shuffle_epi32::<0b01_00_11_10>(*c);
             *d = _mm256_shuffle_epi32::<0b10_01_00_11>(*d);
         }
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 2) };
+        // SAFETY: the blocks to do are readable.
         unsafe { beside.part(round, 3) };
         half_round(&mut x, shuffles);
         for [_, b, c, d] in &mut x {
