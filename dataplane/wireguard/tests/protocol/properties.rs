@@ -134,6 +134,8 @@ struct Model {
     checked: usize,
     /// When each node last called each address.
     called: HashMap<(usize, IpAddr), Instant>,
+    /// Some node has forgotten a peer, and how late it was when it last called it or heard from it.
+    forgot: bool,
 }
 
 impl Model {
@@ -152,6 +154,7 @@ impl Model {
             arrived: vec![HashSet::new(); nodes],
             checked: 0,
             called: HashMap::new(),
+            forgot: false,
         }
     }
 
@@ -212,6 +215,7 @@ impl Model {
             }
             Step::Forget { node, other } => {
                 self.called.clear();
+                self.forgot = true;
                 let peer = world.peer(node, other);
                 let preshared_key = world.nodes[node]
                     .device
@@ -317,6 +321,13 @@ impl Model {
             ..Faults::NONE
         };
         world.lose_in_flight();
+        // A node whose clock was set back calls with later timestamps all the same, as long as it remembers them. If
+        // not, it is refused until its clock has caught up (whitepaper, section 5.1), for hours perhaps.
+        if self.forgot {
+            world.unix_offset = 0;
+        }
+        // What workers saw of an attacker's doings is told before endpoints are set right, not after.
+        world.run(ms(300));
         for node in 0..world.nodes.len() {
             world.nodes[node].backlog = 0;
             for other in (0..world.nodes.len()).filter(|other| *other != node) {
@@ -473,4 +484,38 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.payloads(0), [b"unharmed"]);
     }
+}
+
+/// An attacker repeats a packet from a port of its own; the device learns of that only from the next sweep.
+#[test]
+fn an_endpoint_that_moves_before_a_sweep() {
+    let send = |packets| Step::Send {
+        from: 0,
+        to: 1,
+        packets,
+    };
+    let replay = |which, source| Step::Replay {
+        which,
+        source,
+        flip: None,
+    };
+    let faults = Faults {
+        sweep: ms(20),
+        ..Faults::NONE
+    };
+    let steps = [
+        send(1),
+        Step::Move {
+            node: 1,
+            port: 1_000,
+        },
+        Step::ClockSetBack { seconds: -36 },
+        replay(0, 1),
+        replay(1, 1),
+        Step::Faults(faults),
+        send(1),
+        Step::Forget { node: 0, other: 1 },
+        replay(2, 9),
+    ];
+    run(2, 0, &steps).unwrap();
 }
