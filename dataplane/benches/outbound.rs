@@ -410,9 +410,9 @@ fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
     let vnet = VnetHeader {
         flags: VnetHeader::NEEDS_CSUM,
         gso_type: VnetHeader::GSO_TCPV4,
-        hdr_len: (ETHERNET + HEADERS) as u16,
-        gso_size: SEGMENT as u16,
-        csum_start: (ETHERNET + 20) as u16,
+        hdr_len: small(ETHERNET + HEADERS),
+        gso_size: small(SEGMENT),
+        csum_start: small(ETHERNET + 20),
         csum_offset: 16,
         num_buffers: 0,
     };
@@ -423,11 +423,11 @@ fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
             hint::spin_loop();
             continue;
         }
-        for n in 0..order & 0xff {
+        for &at in at.iter().take(order & 0xff) {
             serial = serial.wrapping_add(1);
             frame[ETHERNET + HEADERS..].fill(serial);
             if order & WRITE != 0 {
-                frontend.memory.write(at[n], &frame);
+                frontend.memory.write(at, &frame);
             } else {
                 assert!(frontend.send_frame(0, &vnet, &frame), "room in the ring");
             }
@@ -436,13 +436,18 @@ fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
     }
 }
 
+/// A length of the frame, all of which are less than 64 KiB.
+fn small(len: usize) -> u16 {
+    u16::try_from(len).expect("less than 64 KiB")
+}
+
 /// A TCP super-frame as a driver posts it: lengths of the whole, the checksum field seeded.
 fn frame() -> Vec<u8> {
     let mut frame = Vec::with_capacity(FRAME);
     frame.extend(GATEWAY.0);
     frame.extend(MAC.0);
     frame.extend([8, 0]);
-    let length = ((HEADERS + PAYLOAD) as u16).to_be_bytes();
+    let length = small(HEADERS + PAYLOAD).to_be_bytes();
     let mut ip = [
         0x45, 0, length[0], length[1], 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 2, 10, 1, 0, 2,
     ];

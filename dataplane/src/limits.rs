@@ -29,6 +29,9 @@ pub const FRAME_MAX: usize = 65_535 + 14;
 /// kilobytes, and the kernel cuts. Memory that no datagram reaches is never touched.
 pub const DATAGRAM_MAX: usize = 65_507;
 
+/// The largest MTU of a DPDK uplink: a jumbo frame's Ethernet payload, with room to spare.
+pub const DEVICE_MTU_MAX: usize = 9_216;
+
 /// Peers over all tunnels (the dirty bitmap and session tables are sized by it).
 pub const PEERS: usize = 131_072;
 

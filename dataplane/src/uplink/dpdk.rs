@@ -112,7 +112,7 @@ pub enum OpenError {
     #[error(transparent)]
     Pool(#[from] MempoolError),
     /// The MTU can't carry IPv6's smallest packet, or is beyond our buffers.
-    #[error("an uplink's MTU is 1280 to {max} bytes, not {mtu}", max = limits::DATAGRAM_MAX)]
+    #[error("an uplink's MTU is 1280 to {max} bytes, not {mtu}", max = limits::DEVICE_MTU_MAX)]
     Mtu {
         /// The MTU asked for.
         mtu: u16,
@@ -136,7 +136,7 @@ pub struct DpdkUplink {
 /// what mends it.
 pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueue>), OpenError> {
     // 1. Plug; the device says how large its buffers must be.
-    if !(1_280..=limits::DATAGRAM_MAX).contains(&usize::from(config.mtu)) {
+    if !(1_280..=limits::DEVICE_MTU_MAX).contains(&usize::from(config.mtu)) {
         return Err(OpenError::Mtu { mtu: config.mtu });
     }
     let workers = config.workers.max(1);
