@@ -295,9 +295,6 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.served = None;
         }
-        if self.routes.as_mut().is_some_and(RouteWatch::changed) {
-            self.forget_sources();
-        }
         self.note_endpoints();
         self.endpoints.save();
         self.ports = Slots::default();
@@ -730,6 +727,9 @@ impl Engine {
         }
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if self.routes.as_mut().is_some_and(RouteWatch::changed) {
+            self.forget_sources();
+        }
         self.note_endpoints();
         self.endpoints.save();
         self.meters.read(&self.workers, now);
