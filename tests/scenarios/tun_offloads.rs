@@ -281,8 +281,8 @@ fn toggle(pair: &Pair, over: &AtomicBool) -> Result<usize> {
     Ok(count)
 }
 
-/// A receiver that can do nothing with offloads is given packets that need none: none longer than the MTU, and each
-/// with its checksums complete on the interface itself. The sender's kernel still hands over super-frames.
+/// A host whose kernel leaves nothing to the interface sends packets that need nothing: each has its checksums
+/// complete where it enters the tunnel, and they arrive so.
 #[test]
 fn without_offloads_every_checksum_is_there() -> Result<()> {
     Scenario::run(
