@@ -26,6 +26,7 @@ fn two_guests_over_udp() -> Result<()> {
 }
 
 #[test]
+#[ignore = "scripts/demo does the same; scripts/test --long runs it"]
 fn two_guests_over_dpdk() -> Result<()> {
     two_guests("two_guests_over_dpdk", Uplink::Dpdk, 1, SocketMode::Server)
 }

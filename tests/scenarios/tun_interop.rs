@@ -33,6 +33,7 @@ fn interop_wireguard_go() -> Result<()> {
 }
 
 #[test]
+#[ignore = "its peer takes minutes to build; scripts/test --long runs it"]
 fn interop_boringtun() -> Result<()> {
     interop("interop_boringtun", Program::Boringtun)
 }
