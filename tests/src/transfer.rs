@@ -12,7 +12,7 @@ use crate::process::Limit;
 
 /// A guest under TCG moves, seals and sums some megabytes a second at its worst.
 const TRANSFER: Limit = Duration::from_secs(180);
-const COMMAND: Limit = Duration::from_secs(20);
+const COMMAND: Limit = Duration::from_secs(60);
 
 /// A finished transfer.
 #[derive(Clone, Debug)]
