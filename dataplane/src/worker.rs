@@ -1,8 +1,8 @@
 //! A worker: one thread that polls its rings and queues, run to completion.
 //!
-//! In: guest TX rings, interfaces' and uplinks' queues that it owns; commands. Out: everything that
-//! `inbound` and `outbound` send and deliver. Never: a lock that others hold for long,
-//! a wait while there is work, a log per packet.
+//! In: guest TX rings, interfaces' and uplinks' queues that it owns; commands. Out:
+//! everything that `inbound` and `outbound` send and deliver. Never: a lock that others
+//! hold for long, a wait while there is work, a log per packet.
 //!
 //! One turn, in order:
 //! 1. the snapshot, once;
@@ -295,13 +295,6 @@ impl Worker {
         let Some(port) = snapshot.port(port) else {
             return false;
         };
-        let Some(credit) = self.credits.get_mut(position) else {
-            return false;
-        };
-        *credit = (*credit + QUANTUM).min(QUANTUM);
-        if *credit <= 0 {
-            return true;
-        }
         let Self {
             tx,
             by_tunnel,
@@ -316,6 +309,10 @@ impl Worker {
         let Some(credit) = credits.get_mut(position) else {
             return false;
         };
+        *credit = (*credit + QUANTUM).min(QUANTUM);
+        if *credit <= 0 {
+            return true;
+        }
         let turn = Turn {
             snapshot,
             now: *now,
