@@ -30,7 +30,7 @@ use culvert_wireguard::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
-    clock,
+    announce, clock,
     control_link::{Command, WorkerEnd},
     drops::DropReason,
     frames::GuestFrames,
@@ -406,6 +406,15 @@ impl Worker {
                     peer.note_unstaged(dropped);
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
+            }
+            Command::Announce(port) => {
+                let turn = Turn {
+                    snapshot,
+                    now: self.now,
+                    attention: &self.link.attention,
+                    worker: self.index.0,
+                };
+                announce::announce(&turn, port);
             }
             Command::AttachUplink(queue) => {
                 let UplinkQueue {
