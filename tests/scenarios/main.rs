@@ -5,8 +5,10 @@
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
+mod migration;
 mod standins;
 mod testpmd;
+mod testpmd_layouts;
 mod tun;
 mod tun_flood;
 mod tun_interop;

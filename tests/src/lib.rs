@@ -28,7 +28,7 @@ mod wireguard_go;
 pub use capture::{Capture, Crossing};
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
-pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
 pub use iperf::{Flow, Iperf};
 pub use needs::Part;
 pub use network::{Namespace, Veth, sweep};

@@ -17,7 +17,7 @@ use std::{
 
 use culvert_dataplane::{
     control_link::Command,
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    ids::{PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;
@@ -111,10 +111,15 @@ impl Engine {
             }
         }
         self.change_tunnels(&config, prepared.tunnels, manner, now, &mut changes);
+        let arrived = self.arrivals(&config);
         let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
         self.note_other_changes(&config, &mut changes);
         self.config = config;
         self.publish();
+        for slot in arrived {
+            let command = Command::Announce(PortIndex::from_slot(slot));
+            self.workers.send(0, command);
+        }
         drop(closing);
         self.serve_wg();
         if !prepared.late.is_empty() {
@@ -502,6 +507,21 @@ impl Engine {
         let uplink = UplinkIndex::from_slot(tunnel.uplink);
         let index = TunnelIndex::from_slot(slot);
         self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
+    }
+
+    /// Ports whose running guests have addresses that were not theirs before: others may know
+    /// those at the gateway's MAC address, if they were behind a peer.
+    fn arrivals(&self, new: &Config) -> Vec<usize> {
+        let arrived = self.ports.iter().filter(|(_, port)| {
+            let old = &port.config;
+            let gained = new.port(&old.name).is_some_and(|new| {
+                let is_new = |address| !old.addresses.contains(address);
+                let gained = new.network != old.network || new.addresses.iter().any(is_new);
+                gained && !port.needs_reopening(new)
+            });
+            port.interface.is_none() && port.link_up && gained
+        });
+        arrived.map(|(slot, _)| slot).collect()
     }
 
     /// Exchanges ports; answers those to be closed once no worker knows them.
