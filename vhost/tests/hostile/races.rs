@@ -128,7 +128,11 @@ fn indirect_tables_are_rewritten_while_they_are_walked() {
                     is_packed(&config),
                     &[(table, 64, INDIRECT, 0)],
                 );
-                let base = frontend.queues[TX].driver.first_base();
+                let driver = &frontend.queues[TX].driver;
+                let base = driver.first_base();
+                if !is_packed(&config) {
+                    frontend.memory.store(driver.areas().device + 2, 0);
+                }
                 frontend.start_ring(TX, base, None).unwrap();
                 // Each entry by turns: fine, beyond the memory, a table of its own, a loop, too
                 // long, in the wrong direction.
