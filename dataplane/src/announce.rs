@@ -1,8 +1,9 @@
-//! Announce: the other ports of a network hear where a guest is now.
+//! Announce: the ports of a network hear where a guest is now.
 //!
-//! In: a port whose guest has just come here, as its VMM says. Out: frames on the guest's
-//! behalf into every other port of its network that knows neighbors. Never: a frame to the
-//! guest itself or into a tunnel, which carries IP and no neighbors.
+//! In: a port whose guest has just come here, as its VMM says, or an address that has gone from
+//! here to a peer. Out: frames on the guest's behalf, or the gateway's, into every other port of
+//! the network that knows neighbors. Never: a frame to the guest itself or into a tunnel, which
+//! carries IP and no neighbors.
 //!
 //! Our own tables need not follow: MAC and IP addresses of ports are configured. What may be
 //! stale are the neighbor caches of other guests, and the tables of switches behind tap ports.
@@ -11,14 +12,15 @@
 use std::net::IpAddr;
 
 use culvert_wire::{
+    MacAddr,
     arp::{self, ArpPacket},
     nd,
 };
 
 use crate::{
     deliver,
-    ids::PortIndex,
-    snapshot::{Network, Port},
+    ids::{NetworkIndex, PortIndex},
+    snapshot::{Network, NextHop},
     turn::Turn,
 };
 
@@ -42,24 +44,40 @@ pub(crate) fn announce(turn: &Turn<'_>, port: PortIndex) {
     };
     let mut frame = [0; FRAME_MAX];
     let len = arp::write_reverse_request(port.mac, &mut frame);
-    tell(turn, port, network, &frame[..len]);
+    tell(turn, network, Some(port.index), &frame[..len]);
     for &address in &port.addresses {
-        let len = match address {
-            IpAddr::V4(address) => {
-                ArpPacket::announcement(port.mac, address).write_frame(&mut frame)
-            }
-            IpAddr::V6(address) => nd::write_unsolicited(address, port.mac, false, &mut frame),
-        };
-        tell(turn, port, network, &frame[..len]);
+        let len = write(address, port.mac, false, &mut frame);
+        tell(turn, network, Some(port.index), &frame[..len]);
     }
 }
 
-fn tell(turn: &Turn<'_>, port: &Port, network: &Network, frame: &[u8]) {
-    for &(_, other) in &network.macs {
-        let other = turn.snapshot.port(other);
-        let hears = |other: &&Port| other.index != port.index && !other.guest.is_ip_only();
-        if let Some(other) = other.map(AsRef::as_ref).filter(hears) {
-            deliver::own(other, turn.worker, frame);
+/// Announces the gateway for an address that was a port's, if it is a peer's now: the gateway
+/// answers for it from here on, and whoever had the guest's MAC address for it would ask late.
+pub(crate) fn announce_gone(turn: &Turn<'_>, network: NetworkIndex, address: IpAddr) {
+    let network = turn.snapshot.network(network);
+    let Some(network) = network.filter(|network| network.plain.is_none()) else {
+        return;
+    };
+    if let Some(NextHop::Peer(_)) = network.routes.lookup(address) {
+        let mut frame = [0; FRAME_MAX];
+        let len = write(address, network.gateway_mac, true, &mut frame);
+        tell(turn, network, None, &frame[..len]);
+    }
+}
+
+fn write(address: IpAddr, mac: MacAddr, is_router: bool, frame: &mut [u8; FRAME_MAX]) -> usize {
+    match address {
+        IpAddr::V4(address) => ArpPacket::announcement(mac, address).write_frame(frame),
+        IpAddr::V6(address) => nd::write_unsolicited(address, mac, is_router, frame),
+    }
+}
+
+fn tell(turn: &Turn<'_>, network: &Network, but: Option<PortIndex>, frame: &[u8]) {
+    for &(_, port) in network.macs.iter().filter(|&&(_, port)| Some(port) != but) {
+        if let Some(port) = turn.snapshot.port(port)
+            && !port.guest.is_ip_only()
+        {
+            deliver::own(port, turn.worker, frame);
         }
     }
 }

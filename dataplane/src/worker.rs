@@ -407,14 +407,9 @@ impl Worker {
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
             }
-            Command::Announce(port) => {
-                let turn = Turn {
-                    snapshot,
-                    now: self.now,
-                    attention: &self.link.attention,
-                    worker: self.index.0,
-                };
-                announce::announce(&turn, port);
+            Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
+            Command::AnnounceGone(network, address) => {
+                announce::announce_gone(&self.as_turn(snapshot), network, address);
             }
             Command::AttachUplink(queue) => {
                 let UplinkQueue {
@@ -440,6 +435,15 @@ impl Worker {
                 self.adopt(snapshot);
             }
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn as_turn<'a>(&'a self, snapshot: &'a Snapshot) -> Turn<'a> {
+        Turn {
+            snapshot,
+            now: self.now,
+            attention: &self.link.attention,
+            worker: self.index.0,
         }
     }
 

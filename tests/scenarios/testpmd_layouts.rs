@@ -161,7 +161,7 @@ fn yaml(scenario: &Scenario) -> String {
     let port = |index: usize| {
         let number = index + 1;
         format!(
-            "  vm{number}:\n    driver: vhost-user\n    socket: {}\n    network: blue\n    mac: \"{}\"\n    addresses: [10.1.1.1{index}]\n    mtu: 1500\n",
+            "  vm{number}:\n    driver: vhost-user\n    socket: {}\n    network: blue\n    mac: \"{}\"\n    addresses: [10.1.1.1{index}]\n",
             scenario.path(&format!("vm{number}.sock")).display(),
             MACS[index]
         )

@@ -17,7 +17,7 @@ use std::{
 
 use culvert_dataplane::{
     control_link::Command,
-    ids::{PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;
@@ -111,13 +111,12 @@ impl Engine {
             }
         }
         self.change_tunnels(&config, prepared.tunnels, manner, now, &mut changes);
-        let arrived = self.arrivals(&config);
+        let moved = self.moves(&config);
         let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
         self.note_other_changes(&config, &mut changes);
         self.config = config;
         self.publish();
-        for slot in arrived {
-            let command = Command::Announce(PortIndex::from_slot(slot));
+        for command in moved {
             self.workers.send(0, command);
         }
         drop(closing);
@@ -509,9 +508,10 @@ impl Engine {
         self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
     }
 
-    /// Ports whose running guests have addresses that were not theirs before: others may know
-    /// those at the gateway's MAC address, if they were behind a peer.
-    fn arrivals(&self, new: &Config) -> Vec<usize> {
+    /// What the ports of a network are to hear of a change. Running guests whose addresses were
+    /// not theirs before: others may know those at the gateway's MAC address, if they were behind
+    /// a peer. And addresses that are no port's any more: they may be behind a peer now.
+    fn moves(&self, new: &Config) -> Vec<Command> {
         let arrived = self.ports.iter().filter(|(_, port)| {
             let old = &port.config;
             let gained = new.port(&old.name).is_some_and(|new| {
@@ -521,7 +521,24 @@ impl Engine {
             });
             port.interface.is_none() && port.link_up && gained
         });
-        arrived.map(|(slot, _)| slot).collect()
+        let mut commands: Vec<_> = arrived
+            .map(|(slot, _)| Command::Announce(PortIndex::from_slot(slot)))
+            .collect();
+        let owns = |port: &config::Port, network: &Name, address| {
+            port.network == *network && port.addresses.contains(address)
+        };
+        for old in &self.config.ports {
+            // The snapshot has networks in the configuration's order.
+            let place = new.networks.iter().position(|n| n.name == old.network);
+            let Some(place) = place else { continue };
+            let network = NetworkIndex::from_slot(place);
+            let gone = old.addresses.iter().filter(|address| {
+                let mut ports = new.ports.iter();
+                !ports.any(|port| owns(port, &old.network, address))
+            });
+            commands.extend(gone.map(|&address| Command::AnnounceGone(network, address)));
+        }
+        commands
     }
 
     /// Exchanges ports; answers those to be closed once no worker knows them.

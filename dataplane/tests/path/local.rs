@@ -3,7 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use culvert_dataplane::{
-    control_link::Command, drops::DropReason, ids::PortIndex, snapshot::Guard,
+    control_link::Command,
+    drops::DropReason,
+    ids::{NetworkIndex, PortIndex},
+    snapshot::Guard,
 };
 use culvert_vhost::Offloads;
 use culvert_wire::{MacAddr, VnetHeader};
@@ -164,6 +167,32 @@ fn a_guest_that_came_is_announced_to_the_others() {
     assert_eq!(seen.l4[24..32], [&[2, 1], &GUEST[0].0[..]].concat());
     assert_eq!(told.len(), 3);
     assert!(site.frames(0).is_empty() && site.sealed().is_empty());
+    // Of addresses that were a port's, a peer's are the gateway's from now on; others are nobody's.
+    for (address, expected) in [
+        ("10.0.0.200", 1),
+        ("fd00::200", 1),
+        ("10.0.0.3", 0),
+        ("10.0.0.99", 0),
+    ] {
+        site.command(Command::AnnounceGone(
+            NetworkIndex(0),
+            address.parse().unwrap(),
+        ));
+        site.settle();
+        for guest in [0, 1] {
+            let told = site.frames(guest);
+            assert_eq!(told.len(), expected, "{address}");
+            for (_, frame) in told {
+                assert_eq!(frame[6..12], GATEWAY.0);
+                if address == "10.0.0.200" {
+                    assert_eq!(frame[22..32], [&GATEWAY.0[..], &[10, 0, 0, 200]].concat());
+                } else {
+                    // Router and override.
+                    assert_eq!(read(&frame[14..]).l4[4], 0xa0);
+                }
+            }
+        }
+    }
     // A port that is gone meanwhile, and one that nobody is beside.
     site.change(|snapshot| {
         snapshot.ports[1] = None;
