@@ -93,6 +93,8 @@ impl Testpmd {
         command.args(["-m", "192", "--single-file-segments"]);
         // The vectorised paths of packed rings want AVX-512.
         command.arg("--force-max-simd-bitwidth=512");
+        // Says which paths it takes.
+        command.arg("--log-level=pmd.net.virtio.init:info");
         command.arg(format!("--file-prefix=cv{}-{serial}", std::process::id()));
         for device in &spec.devices {
             command.args(["--vdev", device]);
