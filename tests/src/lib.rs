@@ -7,12 +7,13 @@
 //!
 //! Nothing here knows Culvert from inside: it reads what an operator can read (exit codes, `show --json`, logs).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod capture;
 mod culvert;
 mod flood;
 mod guest;
+mod handed;
 mod iperf;
 mod needs;
 mod network;
@@ -29,6 +30,7 @@ pub use capture::{Capture, Crossing};
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
 pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};
 pub use needs::Part;
 pub use network::{Namespace, Veth, sweep};

@@ -49,6 +49,7 @@ use culvert_dataplane::{
     path::Link,
     peer::signal,
     snapshot::{Snapshot, SnapshotCell},
+    tun::Tun,
 };
 use culvert_wireguard::{Instant, Now, Transmit};
 use rustix::{
@@ -125,8 +126,17 @@ pub struct Surroundings<'s> {
     /// Called once everything is open.
     pub ready: Box<dyn FnOnce() + 's>,
     /// The configuration is one interface in the place of a kernel's: it is the host's to set up, no file rules it,
-    /// `wg` finds its tunnel by this socket, and the run ends when it is deleted.
-    pub lone: Option<Socket>,
+    /// and the run ends when it is deleted.
+    pub lone: Option<Lone>,
+}
+
+/// What a lone interface is given.
+#[derive(Debug)]
+pub struct Lone {
+    /// Where `wg` finds its tunnel.
+    pub socket: Socket,
+    /// The interface, if it was handed over; else it is made.
+    pub tun: Option<Tun>,
 }
 
 /// Runs a configuration on the calling thread until [`Request::Drain`] arrives.
@@ -161,6 +171,8 @@ struct Engine {
     server: Server,
     /// One interface in the place of a kernel's.
     lone: bool,
+    /// That interface, if it was handed over.
+    lone_tun: Option<Arc<Tun>>,
     /// Where `wg` finds its tunnel.
     lone_socket: Option<Served>,
     generation: u64,
@@ -199,9 +211,13 @@ impl Engine {
         config: Config,
         run_dir: Option<&RunDir>,
         requester: Requester,
-        lone: Option<Socket>,
+        lone: Option<Lone>,
     ) -> Result<Self, EngineError> {
         let now = clock::now();
+        let is_lone = lone.is_some();
+        let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
+            (Some(lone.socket), lone.tun.map(Arc::new))
+        });
         let server = Server::start(requester)
             .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
@@ -219,10 +235,11 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
-            ruled: lone.is_none().then(|| config.clone()),
+            ruled: (!is_lone).then(|| config.clone()),
             run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
             server,
-            lone: lone.is_some(),
+            lone: is_lone,
+            lone_tun,
             lone_socket: None,
             generation: 0,
             started: now.monotonic,
@@ -262,7 +279,7 @@ impl Engine {
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
-        let opened = opened.and_then(|()| engine.serve_lone(lone));
+        let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
         match opened {
             Ok(()) => Ok(engine),
             Err(error) => {
