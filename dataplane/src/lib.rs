@@ -28,6 +28,7 @@ pub mod limits;
 mod outbound;
 pub mod path;
 pub mod peer;
+mod rate;
 mod seal;
 pub mod sessions;
 pub mod snapshot;

@@ -508,7 +508,6 @@ impl Worker {
             self.wait(snapshot);
         }
         self.link.wake.awake();
-        self.rx.iter_mut().for_each(|(_, _, rx)| rx.woken());
         let now = clock::monotonic();
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
@@ -578,10 +577,12 @@ impl Worker {
             polled.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
         let mut sockets = Vec::new();
+        let mut ends = Vec::with_capacity(self.rx.len());
         for (_, _, rx) in &self.rx {
             let before = sockets.len();
             rx.descriptors(&mut sockets);
             blind |= sockets.len() == before || rx.owed();
+            ends.push(sockets.len());
         }
         polled.extend(
             sockets
@@ -594,7 +595,14 @@ impl Worker {
             &mut polled,
             rustix::time::Timespec::try_from(timeout).ok().as_ref(),
         );
-        drop(polled);
+        let slept = clock::monotonic().since(self.now);
+        let answers = &polled[polled.len() - sockets.len()..];
+        let ready: Vec<bool> = answers.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut begin = 0;
+        for ((_, _, rx), end) in self.rx.iter_mut().zip(ends) {
+            rx.woken(&ready[begin..end], slept);
+            begin = end;
+        }
         self.nap = (self.nap * 2).min(NAP_MAX);
         for (port, queue) in self.guest_rings(snapshot) {
             if let Guest::Vhost(guest) = &port.guest {

@@ -51,7 +51,7 @@ use culvert_dataplane::{
     snapshot::{Snapshot, SnapshotCell},
     tun::Tun,
 };
-use culvert_wireguard::{Instant, Now, Transmit};
+use culvert_wireguard::{Instant, Now, Transmit, limits::UNDER_LOAD_BACKLOG};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
@@ -492,6 +492,14 @@ impl Engine {
             .iter()
             .map(|worker| worker.link.handshakes.slots())
             .sum();
+        if backlog == 0 {
+            return false;
+        }
+        // What waits in front of the workers counts, too.
+        let crowded = self.uplinks.iter().fold(false, |any, (_, uplink)| {
+            any | uplink.counters.crowded.swap(false, Ordering::Relaxed)
+        });
+        let crowd = if crowded { UNDER_LOAD_BACKLOG } else { 0 };
         for worker in &mut self.workers.0 {
             while left > 0
                 && let Ok(punt) = worker.link.handshakes.pop()
@@ -501,7 +509,8 @@ impl Engine {
                 if let Some(tunnel) = self.tunnels.get_mut(punt.tunnel.slot()) {
                     let message = punt.message.as_slice();
                     let (source, local) = (punt.source, punt.local);
-                    tunnel.handshake(message, source, local, backlog, &mut self.peers, now);
+                    let waiting = backlog.max(crowd);
+                    tunnel.handshake(message, source, local, waiting, &mut self.peers, now);
                 }
             }
         }
