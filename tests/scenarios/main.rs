@@ -5,6 +5,7 @@
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
+mod offloads;
 mod standins;
 mod testpmd;
 mod tun;
