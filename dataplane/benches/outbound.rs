@@ -12,7 +12,8 @@
 //! sealed (and handed to the device). The seal's reference is `Engine::seal`, fused: it reads the payload where the
 //! other processor wrote it and writes packets into buffers of its own; it knows all of its jobs beforehand.
 //!
-//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT]
+//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT] [--profile way|seal]
+//! With `--profile` one of the two runs alone, for a profiler to look at.
 
 #![allow(
     unsafe_code,
@@ -89,6 +90,7 @@ fn main() {
     let mut json = false;
     let mut pairs = 9;
     let mut wanted = String::new();
+    let mut profiled = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -100,6 +102,7 @@ fn main() {
                     .expect("--pairs takes a number")
             }
             "--case" => wanted = words.next().expect("--case takes a text"),
+            "--profile" => profiled = words.next(),
             // Cargo's own.
             "--bench" => {}
             _ => panic!("no option {word}"),
@@ -121,6 +124,15 @@ fn main() {
     for frames in FRAMES {
         let case = format!("outbound/vhost-to-net_null/{frames}x64KiB");
         if !case.contains(&wanted) {
+            continue;
+        }
+        if let Some(side) = &profiled {
+            let spent = (0..pairs).map(|_| match side.as_str() {
+                "way" => rig.whole_way(frames),
+                "seal" => rig.seal_alone(frames),
+                _ => panic!("--profile takes way or seal"),
+            });
+            println!("{case} {side}: {:.0} ns per frame", median(spent));
             continue;
         }
         let results: Vec<(f64, f64)> = (0..pairs)
