@@ -6,6 +6,7 @@ mod guest;
 mod kernel_wireguard;
 mod lifecycle;
 mod offloads;
+mod offloads_none;
 mod standins;
 mod testpmd;
 mod tun;

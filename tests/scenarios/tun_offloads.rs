@@ -20,9 +20,6 @@ use culvert_tests::{
 
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// What `ethtool -K` knows of a tun interface.
-const FEATURES: [&str; 6] = ["tso", "gso", "gro", "tx", "rx", "tx-udp-segmentation"];
-
 fn parts() -> Vec<Part> {
     let mut parts = Program::under_test().parts();
     parts.extend([Part::Iperf, Part::Capture]);
@@ -216,17 +213,29 @@ fn offloads_may_change_under_traffic() -> Result<()> {
     })
 }
 
-/// Switches each feature off and on in turn until it is over; answers how often.
+/// Switches every feature that can be switched off and on in turn until it is over; answers how often.
 fn toggle(pair: &Pair, over: &AtomicBool) -> Result<usize> {
+    let ends = [&pair.a, &pair.b];
+    let listed = ends[0]
+        .namespace
+        .run(&["ethtool", "-k", ends[0].tunnel.interface()], COMMAND)?;
+    let features: Vec<&str> = listed
+        .lines()
+        .skip(1)
+        .filter(|line| !line.contains("[fixed]"))
+        .filter_map(|line| Some(line.split(':').next()?.trim()))
+        .collect();
+    for feature in ["tx-udp-segmentation", "tcp-segmentation-offload"] {
+        ensure!(features.contains(&feature), "no {feature} in:\n{listed}");
+    }
     let mut count = 0;
     for round in 0.. {
-        for feature in FEATURES {
-            for end in [&pair.a, &pair.b] {
+        for feature in &features {
+            for end in ends {
                 if over.load(Ordering::Relaxed) && round > 0 {
                     return Ok(count);
                 }
                 let state = if round % 2 == 0 { "off" } else { "on" };
-                // Some are fixed; the kernel says so and goes on.
                 let words = ["ethtool", "-K", end.tunnel.interface(), feature, state];
                 if end.namespace.run(&words, COMMAND).is_ok() {
                     count += 1;
