@@ -5,6 +5,8 @@
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
+mod offloads;
+mod offloads_none;
 mod standins;
 mod testpmd;
 mod tun;

@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 mod capture;
+mod counters;
 mod culvert;
 mod flood;
 mod guest;
@@ -27,6 +28,7 @@ mod tunnel;
 mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
+pub use counters::Counters;
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
 pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
