@@ -64,8 +64,11 @@ pub const CALLS_PER_TURN: usize = 64;
 pub const CALLS_EVERY: u32 = 8;
 
 /// How long handshake messages may wait while the worker doesn't sleep, and while they are
-/// more than are taken.
-pub const CALLS_PERIOD: Duration = Duration::from_millis(1);
+/// more than are taken: waking it for a few at a time would cost more than they do.
+pub const CALLS_PERIOD: Duration = Duration::from_millis(4);
+
+/// The same while the worker sleeps most of the time.
+pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 
 /// Bytes of socket buffer for handshake messages of one kind: about 4,096 of them
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`), which it counts as 768 each.

@@ -565,6 +565,7 @@ impl Worker {
     fn wait(&mut self, snapshot: &Snapshot) {
         let mut polled = vec![PollFd::new(&*self.link.wake, PollFlags::IN)];
         let mut blind = false;
+        let mut timeout = SLEEP_MAX;
         for (port, queue) in self.guest_rings(snapshot) {
             let fd = match &port.guest {
                 Guest::Vhost(guest) => Some(guest.guest_tx(queue).kick_fd()),
@@ -581,7 +582,8 @@ impl Worker {
         for (_, _, rx) in &self.rx {
             let before = sockets.len();
             rx.descriptors(&mut sockets);
-            blind |= sockets.len() == before || rx.owed();
+            blind |= sockets.len() == before;
+            timeout = rx.owed().map_or(timeout, |owed| timeout.min(owed));
             ends.push(sockets.len());
         }
         polled.extend(
@@ -589,7 +591,9 @@ impl Worker {
                 .iter()
                 .map(|fd: &BorrowedFd<'_>| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
-        let timeout = if blind { self.nap } else { SLEEP_MAX };
+        if blind {
+            timeout = timeout.min(self.nap);
+        }
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(
             &mut polled,

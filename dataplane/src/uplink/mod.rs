@@ -237,14 +237,14 @@ impl Rx {
         }
     }
 
-    /// Whether something may wait that none of the descriptors tells of, because more
-    /// than its share was received: look again after a short time.
+    /// When to look again for what none of the descriptors tells of, because more than its
+    /// share was received.
     #[must_use]
-    pub fn owed(&self) -> bool {
+    pub fn owed(&self) -> Option<Duration> {
         match self {
             Self::Udp(rx) => rx.owed(),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(_) => false,
+            Self::Dpdk(_) => None,
         }
     }
 

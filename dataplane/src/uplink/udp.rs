@@ -355,7 +355,7 @@ impl Rx {
             && let Some(now) = calls.is_due()
         {
             let count = calls.receive(&mut self.received, first, MESSAGES + CALLS, now);
-            if calls.owed() {
+            if calls.is_crowded() {
                 uplink.counters.crowded.store(true, Ordering::Relaxed);
             }
             for message in self.received.messages(first..first + count) {
@@ -407,8 +407,8 @@ impl Rx {
         }
     }
 
-    pub(super) fn owed(&self) -> bool {
-        self.calls.as_ref().is_some_and(Calls::owed)
+    pub(super) fn owed(&self) -> Option<Duration> {
+        self.calls.as_ref().and_then(Calls::owed)
     }
 }
 

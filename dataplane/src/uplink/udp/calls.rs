@@ -144,12 +144,20 @@ impl Calls {
             return Some(clock::monotonic());
         }
         self.turns += 1;
-        if self.turns < limits::CALLS_EVERY && !self.owed() {
+        if self.turns < limits::CALLS_EVERY && !self.is_crowded() {
             return None;
         }
         self.turns = 0;
         let now = clock::monotonic();
-        (now.since(self.looked) >= limits::CALLS_PERIOD).then_some(now)
+        (now.since(self.looked) >= self.period()).then_some(now)
+    }
+
+    fn period(&self) -> Duration {
+        if self.idleness.idle {
+            limits::CALLS_PERIOD_IDLE
+        } else {
+            limits::CALLS_PERIOD
+        }
     }
 
     /// Receives into the slots from `first` on, at most to `end`; answers how many
@@ -179,8 +187,13 @@ impl Calls {
         next - first
     }
 
-    /// Whether the worker must look again without being woken.
-    pub(super) fn owed(&self) -> bool {
+    /// When the worker must look again without being woken, if it must.
+    pub(super) fn owed(&self) -> Option<Duration> {
+        self.is_crowded().then(|| self.period())
+    }
+
+    /// More come than are taken.
+    pub(super) fn is_crowded(&self) -> bool {
         self.lanes.iter().any(|lane| lane.crowded)
     }
 
