@@ -29,6 +29,7 @@ pub mod limits;
 mod outbound;
 pub mod path;
 pub mod peer;
+mod rate;
 mod seal;
 pub mod sessions;
 pub mod snapshot;

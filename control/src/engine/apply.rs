@@ -167,14 +167,6 @@ impl Engine {
                     old.config.uplink != tunnel.uplink,
                     format!("tunnel {} moves to another uplink", tunnel.name),
                 );
-                let max = old.peers_max();
-                fixed(
-                    tunnel.peers.len() > max,
-                    format!(
-                        "tunnel {} has room for {max} peers since its start",
-                        tunnel.name
-                    ),
-                );
             }
         }
         differences
@@ -412,6 +404,9 @@ impl Engine {
             }
             stays
         });
+        if let Some(tunnel) = self.tunnels.get_mut(slot) {
+            tunnel.make_room(new.peers.len());
+        }
         let mut added = Vec::new();
         for peer in &new.peers {
             if let Some(&place) = present.get(&peer.public_key) {
@@ -589,7 +584,7 @@ impl Engine {
         network: &config::Network,
     ) -> Result<PortState, String> {
         let keeper = if self.lone {
-            Keeper::Host
+            Keeper::Host(self.lone_tun.clone())
         } else {
             Keeper::Configuration
         };
