@@ -14,6 +14,7 @@ use culvert_vhost::frontend::FrontendConfig;
 use culvert_vhost::{LinkDown, Offloads, PortDrop, PortEvent, RingOptions};
 use culvert_wire::VnetHeader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use vhost::vhost_user::message::FrontendReq;
 
 const LENGTHS: [usize; 14] = [
@@ -325,6 +326,51 @@ fn several_queue_pairs_run_and_stop_one_by_one() {
         .unwrap();
     bench.wait(|event| is_up(event, 4));
     assert_eq!(take_frames(bench.port(), 3)[0].1, pattern(77, 7));
+}
+
+#[test]
+fn as_many_queue_pairs_as_there_may_be() {
+    // Each ring has some descriptors on both sides: more than the usual soft limit.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let pairs = culvert_vhost::limits::QUEUE_PAIRS_MAX;
+    let bench = Bench::new(|port| port.queue_pairs = pairs);
+    let mut frontend = bench.connect(FrontendConfig {
+        queue_pairs: pairs,
+        ring_size: 4,
+        buffer_len: 2048,
+        ..FrontendConfig::default()
+    });
+    for pair in 0..pairs {
+        let frame = pattern(200, pair.into());
+        assert!(frontend.send_frame(pair, &header(pair), &frame));
+    }
+    for pair in 0..pairs {
+        assert_eq!(
+            take_frames(bench.port(), pair)[0].1,
+            pattern(200, pair.into())
+        );
+        let mut burst = bench.port().guest_rx(pair).try_lock().unwrap();
+        let frame = pattern(300, pair.into());
+        burst.deliver(&header(pair), &[&frame]).unwrap();
+        drop(burst);
+        assert!(frontend.receive_frame(pair).unwrap().1 == frame);
+    }
+    // One more is refused with its reason.
+    let mut config = bench.config.clone();
+    config.queue_pairs = pairs + 1;
+    assert!(culvert_vhost::Port::open(config, |_| {}).is_err());
+}
+
+#[test]
+fn each_offload_can_be_switched_off() {
+    for off in Offloads::all() {
+        let bench = Bench::new(|port| port.offloads = Offloads::all() - off);
+        let frontend = bench.connect(FrontendConfig::default());
+        let offered = Offloads::from_bits_truncate(frontend.offered());
+        assert_eq!(offered, (Offloads::all() - off).legal(), "without {off:?}");
+    }
 }
 
 #[test]
