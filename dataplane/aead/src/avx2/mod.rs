@@ -20,7 +20,7 @@ mod poly;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, AHEAD, Blocks, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -43,10 +43,14 @@ impl Vector for Avx2 {
     const SCALAR_BLOCKS: usize = 33;
     const TOGETHER: u32 = 200;
     const SIDE: u32 = 256;
-    const AHEAD: usize = AHEAD;
     // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
     const SEAL: (usize, usize) = (usize::MAX, 8);
     const OPEN: (usize, usize) = (16 << 10, 2);
+
+    #[inline(always)]
+    fn ahead(_lanes: usize, _longest: u32) -> bool {
+        true
+    }
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
@@ -88,6 +92,13 @@ impl Vector for Avx2 {
             prepare(group, blocks);
             chacha::alone_beside(group, &mut *(&raw mut *out).cast(), poly, text, count)
         }
+    }
+
+    const SHORT: (u32, usize) = (0, usize::MAX);
+
+    #[inline(always)]
+    unsafe fn short_tags(_keys: &[Line; 16], _texts: &[Text; 16]) -> [[u64; 2]; 16] {
+        [[0; 2]; 16]
     }
 
     #[inline(always)]

@@ -46,10 +46,15 @@ impl Vector for Avx512 {
     const SCALAR_BLOCKS: usize = 18;
     const TOGETHER: u32 = 0;
     const SIDE: u32 = u32::MAX;
-    const AHEAD: usize = 16;
     // What stays in the first-level cache until Poly1305 has read it.
     const SEAL: (usize, usize) = (32 << 10, 8);
     const OPEN: (usize, usize) = (32 << 10, 8);
+
+    /// Texts of one block, planned together with their keys; else it costs a pass more than it saves.
+    #[inline(always)]
+    fn ahead(lanes: usize, longest: u32) -> bool {
+        lanes <= 32 || longest <= 64
+    }
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
@@ -91,6 +96,20 @@ impl Vector for Avx512 {
         // SAFETY: the caller's contract.
         unsafe { Self::keystream(group, blocks, out) };
         0
+    }
+
+    const SHORT: (u32, usize) = (64, 16);
+
+    #[inline(always)]
+    unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16] {
+        let (halves, texts) = (keys.as_chunks::<8>().0, texts.as_chunks::<8>().0);
+        let mut tags = [[0; 2]; 16];
+        if let ([a, b], [of_a, of_b]) = (halves, texts) {
+            // SAFETY: the caller's contract.
+            let computed = unsafe { poly::authenticate_short([a, b], &[*of_a, *of_b]) };
+            tags.as_chunks_mut::<8>().0.copy_from_slice(&computed);
+        }
+        tags
     }
 
     #[inline(always)]

@@ -62,8 +62,8 @@ pub(crate) struct Scratch {
 #[repr(C, align(64))]
 pub(crate) struct Secret {
     /// By slot: block 0 of the keystream, whose first half is the Poly1305 key. Any slot can be
-    /// taken for the first of eight.
-    pub(crate) poly_keys: [Line; MOST + 8],
+    /// taken for the first of sixteen.
+    pub(crate) poly_keys: [Line; MOST + 16],
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
     pub(crate) keystream: [Line; 16],
@@ -78,7 +78,7 @@ impl Scratch {
         Self {
             groups: [Group::new(), Group::new()],
             secret: Secret {
-                poly_keys: [LINE; MOST + 8],
+                poly_keys: [LINE; MOST + 16],
                 sums: [LINE; MOST],
                 keystream: [LINE; 16],
                 ahead: [LINE; AHEAD],
@@ -148,12 +148,22 @@ pub(crate) trait Vector {
     /// Up to this length texts are authenticated in words, three together, not in vectors.
     const TOGETHER: u32;
 
+    /// Up to this length, and if there are so many of them, sixteen texts are authenticated side by
+    /// side.
+    const SHORT: (u32, usize);
+
+    /// The tags of sixteen texts of that length.
+    ///
+    /// # Safety
+    /// As `tags`.
+    unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16];
+
     /// From this length on texts are authenticated on the side of ChaCha20's rounds.
     const SIDE: u32;
 
-    /// Sub-batches of at most so many lanes are opened with the keystream computed ahead of the
-    /// verdict, and combined after it.
-    const AHEAD: usize;
+    /// Whether a sub-batch is opened with the keystream computed ahead of the verdict, and combined
+    /// after it: by its lanes, at most `AHEAD` without those of keys, and its longest text.
+    fn ahead(lanes: usize, longest: u32) -> bool;
 
     /// Text of a sub-batch to seal, or a little more: up to a multiple of so many packets.
     const SEAL: (usize, usize);
@@ -219,15 +229,17 @@ impl Order {
     }
 
     /// By rank: entries differ, so the number of smaller ones is each one's place. No branch that
-    /// could be mispredicted, and the compiler counts with vectors.
+    /// could be mispredicted, and ranks are counted in vectors, without a sum across one.
     #[inline(always)]
     fn sort(&mut self) {
-        let mut all = [u32::MAX; MOST];
+        let (mut all, mut ranks) = ([u32::MAX; MOST], [0u32; MOST]);
         all[..self.len].copy_from_slice(&self.entries[..self.len]);
         for &entry in &all[..self.len] {
-            let rank = all
-                .iter()
-                .fold(0u32, |rank, &other| rank + u32::from(other < entry));
+            for (rank, &other) in ranks.iter_mut().zip(&all) {
+                *rank += u32::from(entry < other);
+            }
+        }
+        for (&entry, rank) in all[..self.len].iter().zip(ranks) {
             self.entries[rank as usize & (MOST - 1)] = entry;
         }
     }
@@ -269,6 +281,31 @@ fn aside<K: Vector>(order: &Order, len: impl Fn(usize) -> u32) -> usize {
     first
 }
 
+/// Text meets keystream.
+#[inline(always)]
+fn combine(text: &mut [u8], keystream: &[Line]) {
+    let (whole, rest) = text.as_chunks_mut::<64>();
+    let mut lines = keystream.iter();
+    for (block, line) in whole.iter_mut().zip(&mut lines) {
+        for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(line.0) {
+            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+        }
+    }
+    let Some(last) = lines.next() else {
+        return;
+    };
+    let (words, bytes) = rest.as_chunks_mut::<8>();
+    let mut last = last.0.iter();
+    for (bytes, word) in words.iter_mut().zip(&mut last) {
+        *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+    }
+    if let Some(word) = last.next() {
+        for (byte, key) in bytes.iter_mut().zip(word.to_ne_bytes()) {
+            *byte ^= key;
+        }
+    }
+}
+
 /// Lanes of `text[from..to]`, in place; `from` begins a block, `to` ends one or the text.
 #[inline(always)]
 unsafe fn in_place<C: Compute>(
@@ -288,7 +325,12 @@ unsafe fn in_place<C: Compute>(
     let at = text.wrapping_add(from as usize);
     // SAFETY: the caller's pointers.
     unsafe {
-        pipeline.run(stream, block + 1, whole as usize, at, at);
+        // A run's vectors are for more than one.
+        if whole == 1 {
+            pipeline.one(stream, block + 1, Span::FULL, at, at);
+        } else {
+            pipeline.run(stream, block + 1, whole as usize, at, at);
+        }
         let rest = to % 64;
         if rest > 0 {
             let at = text.wrapping_add((to - rest) as usize);
@@ -318,6 +360,26 @@ unsafe fn tags<K: Vector>(
             // SAFETY: the caller's contract.
             let tags = unsafe { scalar::together(keys, &texts) };
             for (lane, tag) in tags.into_iter().enumerate() {
+                put(start + lane, tag);
+            }
+            end = start;
+            continue;
+        }
+        if let (longest, least) = K::SHORT
+            && end >= least
+            && text(end - 1).len <= longest
+        {
+            let start = end.saturating_sub(16);
+            let mut texts = [text(end - 1); 16];
+            for lane in 0..end - start {
+                texts[lane] = text(start + lane);
+            }
+            let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
+                return;
+            };
+            // SAFETY: the caller's contract.
+            let tags = unsafe { K::short_tags(keys, &texts) };
+            for (lane, &tag) in tags.iter().enumerate().take(end - start) {
                 put(start + lane, tag);
             }
             end = start;
