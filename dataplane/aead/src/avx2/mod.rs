@@ -94,7 +94,8 @@ impl Vector for Avx2 {
         }
     }
 
-    const SHORT: (u32, usize) = (0, usize::MAX);
+    const SHORT: u32 = 0;
+    const FILLS: bool = false;
 
     #[inline(always)]
     unsafe fn short_tags(_keys: &[Line; 16], _texts: &[Text; 16]) -> [[u64; 2]; 16] {
@@ -102,7 +103,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, streams) }
     }

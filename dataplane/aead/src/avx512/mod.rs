@@ -98,7 +98,8 @@ impl Vector for Avx512 {
         0
     }
 
-    const SHORT: (u32, usize) = (64, 16);
+    const SHORT: u32 = 64;
+    const FILLS: bool = true;
 
     #[inline(always)]
     unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16] {
@@ -113,7 +114,7 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, streams) }
     }

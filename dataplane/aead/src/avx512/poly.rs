@@ -165,7 +165,7 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 /// The processor has the features; texts are readable and nobody writes them meanwhile.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 pub(crate) unsafe fn authenticate(
-    keys: &[Line; 8],
+    keys: [&Line; 8],
     texts: &[Text; 8],
     streams: usize,
 ) -> [[u64; 2]; 8] {
@@ -182,7 +182,7 @@ pub(crate) unsafe fn authenticate(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
     let zero = _mm512_setzero_si512();
     // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 8];
@@ -206,10 +206,9 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let blocks = |text: &Text| text.len.div_ceil(16);
-    let (mut most, mut least, mut parts) = (0, u32::MAX, 0);
+    let (mut most, mut parts) = (0, 0);
     for lane in 0..8 / S {
         most = most.max(blocks(&texts[lane]));
-        least = least.min(blocks(&texts[lane]));
         parts |= texts[lane].len % 16;
     }
     let per_step = 4 * S as u32;
@@ -217,16 +216,34 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     let mut begin = [ptr::null::<u8>(); 8];
     let mut start = [ptr::null::<u8>(); 8];
     let mut len = [0u64; 8];
+    // The step in which each text begins, and whether one begins behind the first step's start.
+    let (mut first, mut late, mut longest) = ([0u64; 8], false, 0);
     for lane in 0..8 {
         let pad = per_step * steps - blocks(&texts[lane / S]);
+        first[lane] = u64::from(pad / per_step);
+        late |= pad > 0;
+        if blocks(&texts[lane / S]) == most {
+            longest = lane / S;
+        }
         start[lane] = texts[lane / S].start;
         begin[lane] = start[lane]
             .wrapping_sub(16 * pad as usize)
             .wrapping_add(64 * (lane % S));
         len[lane] = u64::from(texts[lane / S].len);
     }
-    // The first step in which all texts have begun at its first byte.
-    let begun = (per_step * steps - least).div_ceil(per_step);
+    // Until a text begins, its lanes follow the longest one: that needs no masks. What they make of it
+    // is forgotten when theirs begins.
+    let mut place = begin;
+    for lane in 0..8 {
+        if first[lane] > 0 {
+            place[lane] = begin[longest * S + lane % S];
+        }
+    }
+    let next_after = |step: u32| {
+        let later = first.iter().filter(|&&first| first > u64::from(step));
+        later.min().map_or(u32::MAX, |&first| first as u32)
+    };
+    let mut next = next_after(0);
     // SAFETY: they are arrays of eight words.
     let edges = unsafe {
         Edges {
@@ -235,17 +252,19 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             lens: _mm512_loadu_si512(len.as_ptr().cast()),
         }
     };
+    // SAFETY: an array of eight words.
+    let firsts = unsafe { _mm512_loadu_si512(first.as_ptr().cast()) };
     // Only a last step in which a block isn't whole needs masks.
     let masked = if parts == 0 { u32::MAX } else { steps - 1 };
 
     // 3. The first step takes the blocks that some packet has; h is zero.
-    let (columns, high_bits) = if begun > 0 || masked == 0 {
+    let (columns, high_bits) = if late || masked == 0 {
         // SAFETY: texts are readable.
         unsafe { edges.load(0) }
     } else {
         // SAFETY: all texts have begun and none ends.
         (
-            unsafe { load::<S>(&begin, 0) },
+            unsafe { load::<S>(&place, 0) },
             [_mm512_set1_epi64(HIGH_BIT); 4],
         )
     };
@@ -280,13 +299,23 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 4. Four blocks of each stream per step.
     for step in 1..steps {
-        let (columns, high_bits) = if step < begun || step == masked {
+        let (columns, high_bits) = if step == next || step == masked {
+            let begins = _mm512_cmpeq_epi64_mask(firsts, _mm512_set1_epi64(i64::from(step)));
+            for limb in &mut h {
+                *limb = _mm512_mask_mov_epi64(*limb, begins, zero);
+            }
+            for lane in 0..8 {
+                if first[lane] == u64::from(step) {
+                    place[lane] = begin[lane];
+                }
+            }
+            next = next_after(step);
             // SAFETY: texts are readable.
             unsafe { edges.load(64 * S as u32 * step) }
         } else {
-            // SAFETY: all texts have begun and none ends.
+            // SAFETY: all texts, or others in their place, have begun and none ends.
             (
-                unsafe { load::<S>(&begin, step) },
+                unsafe { load::<S>(&place, step) },
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
@@ -314,6 +343,12 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             multiply(&mut accumulator, &h, &stride);
         }
         h = carry(&accumulator);
+    }
+
+    // Texts that never began have no blocks.
+    let begun = _mm512_cmplt_epi64_mask(firsts, _mm512_set1_epi64(i64::from(steps)));
+    for limb in &mut h {
+        *limb = _mm512_maskz_mov_epi64(begun, *limb);
     }
 
     // 5. Streams of one text meet, neighbours first.

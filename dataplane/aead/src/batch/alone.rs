@@ -161,10 +161,7 @@ impl Alone {
             } else {
                 K::TEXTS
             };
-            let mut keys = [const { Line([0; 8]) }; 8];
-            keys[0] = *key;
-            let [tag, ..] = K::tags(&keys, &[self.text(); 8], streams);
-            wipe_lines(&mut keys[..1]);
+            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], streams);
             tag
         }
     }

@@ -148,9 +148,11 @@ pub(crate) trait Vector {
     /// Up to this length texts are authenticated in words, three together, not in vectors.
     const TOGETHER: u32;
 
-    /// Up to this length, and if there are so many of them, sixteen texts are authenticated side by
-    /// side.
-    const SHORT: (u32, usize);
+    /// Up to this length sixteen texts are authenticated side by side, if there are so many.
+    const SHORT: u32;
+
+    /// Whether lanes that are left over take shorter texts at no price.
+    const FILLS: bool;
 
     /// The tags of sixteen texts of that length.
     ///
@@ -175,7 +177,7 @@ pub(crate) trait Vector {
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private.
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
 }
 
 /// Blocks of one packet.
@@ -350,10 +352,28 @@ unsafe fn tags<K: Vector>(
     text: impl Fn(usize) -> Text,
     mut put: impl FnMut(usize, [u64; 2]),
 ) {
+    // Sixteen short ones at a time first: their lanes were the first, the longest texts' may still be
+    // under way.
+    let mut begin = 0;
+    while K::SHORT > 0 && begin + 16 <= slots && text(begin + 15).len <= K::SHORT {
+        let mut texts = [text(begin); 16];
+        for lane in 1..16 {
+            texts[lane] = text(begin + lane);
+        }
+        let Some(keys) = scratch.secret.poly_keys[begin..].first_chunk() else {
+            return;
+        };
+        // SAFETY: the caller's contract.
+        let tags = unsafe { K::short_tags(keys, &texts) };
+        for (lane, &tag) in tags.iter().enumerate() {
+            put(begin + lane, tag);
+        }
+        begin += 16;
+    }
     let mut end = slots;
-    while end > 0 {
+    while end > begin {
         // 0. Words, three texts together, where multiplication is quicker than vectors.
-        if end >= 3 && text(end - 1).len <= K::TOGETHER {
+        if end >= begin + 3 && text(end - 1).len <= K::TOGETHER {
             let start = end - 3;
             let texts = [text(start), text(start + 1), text(start + 2)];
             let keys = &scratch.secret.poly_keys[start..end];
@@ -365,31 +385,11 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        if let (longest, least) = K::SHORT
-            && end >= least
-            && text(end - 1).len <= longest
-        {
-            let start = end.saturating_sub(16);
-            let mut texts = [text(end - 1); 16];
-            for lane in 0..end - start {
-                texts[lane] = text(start + lane);
-            }
-            let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
-                return;
-            };
-            // SAFETY: the caller's contract.
-            let tags = unsafe { K::short_tags(keys, &texts) };
-            for (lane, &tag) in tags.iter().enumerate().take(end - start) {
-                put(start + lane, tag);
-            }
-            end = start;
-            continue;
-        }
         // 1. Slots are ordered by length: take the longest, and those not shorter than its half.
         let longest = text(end - 1).len;
         let enough = if longest <= 256 { 0 } else { longest / 2 };
         let mut start = end - 1;
-        while start > 0 && end - start < K::TEXTS && text(start - 1).len >= enough {
+        while start > begin && end - start < K::TEXTS && text(start - 1).len >= enough {
             start -= 1;
         }
         // 2. Few packets share the lanes among them, as far as they have steps to share.
@@ -408,20 +408,25 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        // Lanes that are left over do the longest text again: it needs no masks that others don't.
-        let mut texts = [text(end - 1); 8];
+        // Lanes that are left over do the shortest texts, or the longest again.
+        let mut fill = 0;
+        if K::FILLS {
+            fill = (K::TEXTS / streams - count).min(start - begin);
+        }
+        let mut slot = [end - 1; 8];
         for lane in 0..count {
-            texts[lane] = text(start + lane);
+            slot[lane] = start + lane;
         }
-        let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
-            return;
-        };
+        for lane in 0..fill {
+            slot[count + lane] = begin + lane;
+        }
+        let keys = slot.map(|slot| &scratch.secret.poly_keys[slot]);
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &texts, streams) };
-        for (lane, &tag) in tags.iter().enumerate().take(count) {
-            put(start + lane, tag);
+        let tags = unsafe { K::tags(keys, &slot.map(&text), streams) };
+        for lane in 0..count + fill {
+            put(slot[lane], tags[lane]);
         }
-        end = start;
+        (begin, end) = (begin + fill, start);
     }
 }
 
