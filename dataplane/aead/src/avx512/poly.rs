@@ -457,7 +457,11 @@ pub(crate) unsafe fn authenticate_short<const N: usize>(
     for block in 4 - most as usize..4 {
         for n in 0..N {
             let mut accumulator = [zero; 6];
-            multiply(&mut accumulator, &sum(&h[n], &blocks[n][block]), &factors[n]);
+            multiply(
+                &mut accumulator,
+                &sum(&h[n], &blocks[n][block]),
+                &factors[n],
+            );
             h[n] = carry(&accumulator);
         }
     }

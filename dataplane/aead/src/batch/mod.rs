@@ -22,7 +22,7 @@ mod alone;
 mod open;
 mod seal;
 
-use core::ptr;
+use core::{ptr, slice};
 
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
 use crate::scalar::{Poly, Side};
@@ -102,11 +102,12 @@ pub(crate) trait Vector {
     /// The computation of a group: exact stores or whole ones, with sums or without.
     type Lanes<'s, const EXACT: bool, const SUM: bool>: Compute;
 
-    /// Borrows from the scratch what the computation needs.
+    /// Borrows from the scratch what the computation needs. `only_keystream`: all sources are zeros.
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; MOST],
         side: Option<&'s mut Side>,
+        only_keystream: bool,
     ) -> Self::Lanes<'s, EXACT, SUM>;
 
     /// The most blocks, its key's among them, of a packet that is worked on without lanes when it is
@@ -236,9 +237,16 @@ impl Order {
     fn sort(&mut self) {
         let (mut all, mut ranks) = ([u32::MAX; MOST], [0u32; MOST]);
         all[..self.len].copy_from_slice(&self.entries[..self.len]);
-        for &entry in &all[..self.len] {
-            for (rank, &other) in ranks.iter_mut().zip(&all) {
-                *rank += u32::from(entry < other);
+        let some = self.len.next_multiple_of(16).min(MOST);
+        let (all16, ranks16) = (
+            all[..some].as_chunks::<16>().0,
+            ranks[..some].as_chunks_mut::<16>().0,
+        );
+        for (others, ranks) in all16.iter().zip(ranks16) {
+            for &entry in &all[..self.len] {
+                for (rank, &other) in ranks.iter_mut().zip(others) {
+                    *rank += u32::from(entry < other);
+                }
             }
         }
         for (&entry, rank) in all[..self.len].iter().zip(ranks) {
@@ -306,6 +314,22 @@ fn combine(text: &mut [u8], keystream: &[Line]) {
             *byte ^= key;
         }
     }
+}
+
+/// The same, and wipes the keystream.
+#[inline(always)]
+fn combine_and_wipe(text: &mut [u8], keystream: &mut [Line]) {
+    let (whole, rest) = text.as_chunks_mut::<64>();
+    let (lines, last) = keystream.split_at_mut(whole.len());
+    for (block, line) in whole.iter_mut().zip(lines) {
+        let words = line.0;
+        wipe_lines(slice::from_mut(line));
+        for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+        }
+    }
+    combine(rest, last);
+    wipe_lines(last);
 }
 
 /// Lanes of `text[from..to]`, in place; `from` begins a block, `to` ends one or the text.

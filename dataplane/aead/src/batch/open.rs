@@ -14,7 +14,8 @@ use core::slice;
 
 use super::alone::Alone;
 use super::{
-    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine, in_place, stream, tags, wipe_lines,
+    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine_and_wipe, in_place, stream,
+    tags, wipe_lines,
 };
 use crate::KeyBytes;
 use crate::job::{DecryptJob, OpenJob, Sealed, State};
@@ -77,7 +78,7 @@ unsafe fn verify_some<K: Vector, J: Open>(
 ) {
     let secret = &mut scratch.secret;
     let keys = secret.poly_keys.as_mut_ptr();
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &jobs[order.index(first, slot)];
@@ -150,7 +151,8 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
             }
             verify_some::<K, _>(scratch, jobs, first, &order);
             let secret = &mut scratch.secret;
-            let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+            let compute =
+                K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
             let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
             for slot in 0..order.len {
                 let job = &jobs[order.index(first, slot)];
@@ -212,7 +214,7 @@ unsafe fn open_ahead<K: Vector>(
     } else {
         None
     };
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside, true);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     // SAFETY: lines take whole blocks.
     unsafe {
@@ -273,15 +275,16 @@ unsafe fn open_ahead<K: Vector>(
         let job = &mut jobs[order.index(first, slot)];
         job.state = verdicts[slot];
         let to = from + lanes(job);
+        let keystream = &mut scratch.secret.ahead[from..to];
         if job.ok() {
             // SAFETY: the job borrows its buffer mutably.
-            let text =
-                unsafe { slice::from_raw_parts_mut(job.text.as_ptr(), job.len as usize) };
-            combine(text, &scratch.secret.ahead[from..to]);
+            let text = unsafe { slice::from_raw_parts_mut(job.text.as_ptr(), job.len as usize) };
+            combine_and_wipe(text, keystream);
+        } else {
+            wipe_lines(keystream);
         }
         from = to;
     }
-    wipe_lines(&mut scratch.secret.ahead[..total]);
     true
 }
 
@@ -314,7 +317,7 @@ pub(super) unsafe fn verdict(text: Text, tag: [u64; 2]) -> State {
 #[inline(always)]
 pub(crate) unsafe fn decrypt<K: Vector>(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
     let secret = &mut scratch.secret;
-    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for job in jobs.iter() {
         let stream = stream(job.key, job.salt, job.counter, 0);
