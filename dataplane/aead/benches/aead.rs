@@ -8,6 +8,9 @@
 //! core to ourselves (`quiet` says how many did): on a machine shared with other guests the sibling
 //! thread is often theirs. A case that was hardly ever quiet says `disturbed`, and takes all turns.
 //! Jobs are made anew for every burst, as a worker makes them.
+//!
+//! Cases are `seal/KERNEL/KEYS/BATCH/SIZE`, `open/…` and `fused-l2/…`, `fused-dram/…`; `imix` is the mix
+//! beside ring, `imix-sum` beside our own bursts of its sizes.
 
 #![allow(
     clippy::cast_possible_truncation,

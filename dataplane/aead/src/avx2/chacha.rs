@@ -8,6 +8,8 @@
 //! As the AVX-512 kernel does it, with half the lanes and without rotate instructions: by 16 and 8
 //! bits a byte shuffle rotates, by 12 and 7 two shifts do.
 //!
+//! A full group of whole blocks meets its sources in registers; others' keystream is stored first.
+//!
 //! Constant time: additions, shifts, shuffles with constant patterns and exclusive-ors take the same
 //! time for all operands; the branches here depend on spans (lengths) and on whether two key
 //! *pointers* are the same.

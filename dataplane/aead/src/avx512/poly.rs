@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Only steps in which a text begins or a block isn't whole are loaded with masks: of packets of one
-//! length that is a multiple of 64, none.
+//! length that is a multiple of 64, none. Before a text begins, its lanes follow the longest one, and
+//! forget it when theirs begins; so a short text may fill a lane that is left over.
 //!
 //! Fewer than five texts take two, four or eight lanes each: a text's steps are dealt to streams,
 //! which go on by `r^8`, `r^16` or `r^32` and meet at the end.
