@@ -12,7 +12,8 @@
 //! sealed (and handed to the device). The seal's reference is `Engine::seal`, fused: it reads the payload where the
 //! other processor wrote it and writes packets into buffers of its own; it knows all of its jobs beforehand.
 //!
-//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT]
+//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT] [--profile way|seal]
+//! With `--profile` one of the two alone, for a profiler to look at.
 
 #![allow(
     unsafe_code,
@@ -82,13 +83,14 @@ const FRAME: usize = ETHERNET + HEADERS + PAYLOAD;
 /// Frames that are written before the clock starts. With two they are as fresh as can be, with sixteen they fill
 /// half of a usual second-level cache.
 const FRAMES: [usize; 2] = [2, 16];
-/// Times that a figure's run writes and takes them.
+/// Times that a pair of figures writes and takes them, for either side.
 const ROUNDS: usize = 200;
 
 fn main() {
     let mut json = false;
     let mut pairs = 9;
     let mut wanted = String::new();
+    let mut profiled = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -100,6 +102,7 @@ fn main() {
                     .expect("--pairs takes a number")
             }
             "--case" => wanted = words.next().expect("--case takes a text"),
+            "--profile" => profiled = words.next(),
             // Cargo's own.
             "--bench" => {}
             _ => panic!("no option {word}"),
@@ -123,17 +126,20 @@ fn main() {
         if !case.contains(&wanted) {
             continue;
         }
-        let results: Vec<(f64, f64)> = (0..pairs)
-            .map(|pair| {
-                if pair % 2 == 0 {
-                    let own = rig.whole_way(frames);
-                    (own, rig.seal_alone(frames))
-                } else {
-                    let reference = rig.seal_alone(frames);
-                    (rig.whole_way(frames), reference)
-                }
-            })
-            .collect();
+        if let Some(side) = &profiled {
+            let spent = (0..pairs).map(|_| {
+                rig.renew_key();
+                let rounds = (0..ROUNDS).map(|_| match side.as_str() {
+                    "way" => rig.whole_way(frames),
+                    "seal" => rig.seal_alone(frames),
+                    _ => panic!("--profile takes way or seal"),
+                });
+                median(rounds)
+            });
+            println!("{case} {side}: {:.0} ns per frame", median(spent));
+            continue;
+        }
+        let results: Vec<(f64, f64)> = (0..pairs).map(|_| rig.compare(frames)).collect();
         let own = median(results.iter().map(|pair| pair.0));
         let reference = median(results.iter().map(|pair| pair.1));
         let costs = || results.iter().map(|pair| pair.0 / pair.1);
@@ -335,9 +341,29 @@ impl Rig {
         rig
     }
 
-    /// Nanoseconds per frame from the guest's ring into the device.
-    fn whole_way(&mut self, frames: usize) -> f64 {
-        // A new key: none is used for longer than a figure takes.
+    /// Medians of rounds that take turns: within a millisecond the machine does not change its mind about clock
+    /// rates and caches as it does within a second.
+    fn compare(&mut self, frames: usize) -> (f64, f64) {
+        self.renew_key();
+        let rounds: Vec<(f64, f64)> = (0..ROUNDS)
+            .map(|round| {
+                if round % 2 == 0 {
+                    let own = self.whole_way(frames);
+                    (own, self.seal_alone(frames))
+                } else {
+                    let reference = self.seal_alone(frames);
+                    (self.whole_way(frames), reference)
+                }
+            })
+            .collect();
+        (
+            median(rounds.iter().map(|round| round.0)),
+            median(rounds.iter().map(|round| round.1)),
+        )
+    }
+
+    /// A new key: none is used for longer than a figure takes.
+    fn renew_key(&mut self) {
         self.peer.publish_keypair(Some(Arc::new(Keypair::from_parts(
             PeerId(0),
             Role::Initiator,
@@ -345,58 +371,54 @@ impl Rig {
             ([1; 32], [2; 32]),
             clock::monotonic(),
         ))));
+    }
+
+    /// Nanoseconds per frame from the guest's ring into the device.
+    fn whole_way(&mut self, frames: usize) -> f64 {
         let sent = &self.uplink.counters.tx_packets;
-        let mut rounds = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            self.orders.give(POST | frames);
-            let until = load(sent) + (frames * PACKETS) as u64;
-            let start = Instant::now();
-            while load(sent) < until {
-                self.worker.step();
-            }
-            rounds.push(start.elapsed());
-            assert_eq!(load(sent), until, "each frame is cut into {PACKETS}");
+        self.orders.give(POST | frames);
+        let until = load(sent) + (frames * PACKETS) as u64;
+        let start = Instant::now();
+        while load(sent) < until {
+            self.worker.step();
         }
-        per_frame(&rounds, frames)
+        let spent = start.elapsed();
+        assert_eq!(load(sent), until, "each frame is cut into {PACKETS}");
+        per_frame(spent, frames)
     }
 
     /// Nanoseconds per frame for sealing the same bytes.
     fn seal_alone(&mut self, frames: usize) -> f64 {
         let key = [1; 32];
-        let mut rounds = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            self.orders.give(WRITE | frames);
-            let mut spent = Duration::ZERO;
-            for &start in &self.source[..frames] {
-                let payload: Vec<[Segment<'_>; 1]> = (0..PACKETS)
-                    .map(|packet| {
-                        let offset = ETHERNET + HEADERS + packet * SEGMENT;
-                        // SAFETY: the frame lies in the guest's memory, which is mapped as long as its thread runs:
-                        // for ever.
-                        [unsafe { Segment::from_raw(start.add(offset), SEGMENT) }]
-                    })
-                    .collect();
-                let mut jobs = Jobs::<SealJob<'_>>::new();
-                for (source, room) in payload.iter().zip(&mut self.rooms) {
-                    let len = usize::from(MTU).next_multiple_of(16).min(usize::from(MTU));
-                    let job =
-                        SealJob::gather(&key, self.counter, HEADERS, source, &mut room[16..], len);
-                    self.counter += 1;
-                    assert!(jobs.push(job.unwrap()).is_ok());
-                }
-                let start = Instant::now();
-                self.engine.seal(&mut jobs);
-                spent += start.elapsed();
+        self.orders.give(WRITE | frames);
+        let mut spent = Duration::ZERO;
+        for &start in &self.source[..frames] {
+            let payload: Vec<[Segment<'_>; 1]> = (0..PACKETS)
+                .map(|packet| {
+                    let offset = ETHERNET + HEADERS + packet * SEGMENT;
+                    // SAFETY: the frame lies in the guest's memory, which is mapped as long as its thread runs: for
+                    // ever.
+                    [unsafe { Segment::from_raw(start.add(offset), SEGMENT) }]
+                })
+                .collect();
+            let mut jobs = Jobs::<SealJob<'_>>::new();
+            for (source, room) in payload.iter().zip(&mut self.rooms) {
+                let len = usize::from(MTU).next_multiple_of(16).min(usize::from(MTU));
+                let job =
+                    SealJob::gather(&key, self.counter, HEADERS, source, &mut room[16..], len);
+                self.counter += 1;
+                assert!(jobs.push(job.unwrap()).is_ok());
             }
-            rounds.push(spent);
+            let start = Instant::now();
+            self.engine.seal(&mut jobs);
+            spent += start.elapsed();
         }
-        per_frame(&rounds, frames)
+        per_frame(spent, frames)
     }
 }
 
-/// Of the rounds' median: in some of them the machine did something else.
-fn per_frame(rounds: &[Duration], frames: usize) -> f64 {
-    median(rounds.iter().map(|spent| spent.as_nanos() as f64)) / frames as f64
+fn per_frame(spent: Duration, frames: usize) -> f64 {
+    spent.as_nanos() as f64 / frames as f64
 }
 
 fn load(counter: &AtomicU64) -> u64 {

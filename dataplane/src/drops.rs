@@ -95,7 +95,7 @@ reasons! {
     CongestionUnmarkable => "congestion-unmarkable",
     /// A handshake message whose mac1 was not made for this tunnel's key.
     HandshakeMac1Invalid => "handshake-mac1-invalid",
-    /// The handshake queue is full.
+    /// More handshake messages come than are taken.
     HandshakeQueueFull => "handshake-queue-full",
     /// The host stack's queue is full.
     HostQueueFull => "host-queue-full",

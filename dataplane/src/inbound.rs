@@ -13,7 +13,10 @@
 //!    plain network always to its one port, untouched.
 //! 6. `deliver_to`: per guest ring or interface queue, coalesced as far as it is taken.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use arrayvec::ArrayVec;
 use culvert_aead::{Jobs, OpenJob};
@@ -24,7 +27,11 @@ use culvert_wire::{
     parse::{Headers, L3, parse_ip},
     segment::Plan,
 };
-use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, Kind, data_len};
+use culvert_wireguard::{
+    Instant,
+    cookie::carries_mac2,
+    message::{DATA_HEADER_LEN, DataHeader, Kind, data_len},
+};
 
 use crate::{
     answer,
@@ -33,7 +40,7 @@ use crate::{
     drops::DropReason,
     frames::OwnFrame,
     ids::PortIndex,
-    limits::UPLINK_BURST,
+    limits::{self, UPLINK_BURST},
     peer::{Peer, signal},
     seal::{self, Admission, Departure, decrement_hop_limit},
     sessions::Session,
@@ -83,7 +90,7 @@ pub(crate) fn inbound(
 ) {
     for burst in datagrams.chunks_mut(UPLINK_BURST) {
         let mut sessions = Sessions::new();
-        let claims = claim(turn, link, uplink, burst, &mut sessions);
+        let claims = claim(turn, tools, link, uplink, burst, &mut sessions);
         let opened = open(tools, burst, &claims, &sessions);
         let accepted = accept(turn, burst, opened, &sessions);
         let arrivals = admit(turn, burst, accepted, &sessions);
@@ -116,6 +123,7 @@ impl Punt<'_> {
 /// Step 1.
 fn claim(
     turn: &Turn<'_>,
+    tools: &mut Tools,
     punt: &mut Punt<'_>,
     uplink: &Uplink,
     burst: &[Datagram],
@@ -128,7 +136,10 @@ fn claim(
         let header = match Kind::of(datagram.bytes()) {
             Some(Kind::Data) => DataHeader::parse(datagram.bytes()),
             Some(Kind::Initiation | Kind::Response | Kind::CookieReply) => {
-                if !admits(turn, datagram) {
+                if !affords(tools, datagram, turn.now) {
+                    uplink.counters.crowded.store(true, Ordering::Relaxed);
+                    drops.add(DropReason::HandshakeQueueFull, 1);
+                } else if !admits(turn, datagram) {
                     drops.add(DropReason::HandshakeMac1Invalid, 1);
                 } else if punt.push(datagram) {
                     punted = true;
@@ -171,6 +182,17 @@ fn claim(
         turn.attention.wake().notify();
     }
     claims
+}
+
+/// Whether another handshake message of this kind may be looked at: a flood of them gets its share of the worker and
+/// no more. A flood without cookies takes nothing from those who were given one.
+fn affords(tools: &mut Tools, datagram: &Datagram, now: Instant) -> bool {
+    let bytes = datagram.bytes();
+    let plain = Kind::of(bytes) != Some(Kind::CookieReply) && !carries_mac2(bytes);
+    let rate = &mut tools.calls[usize::from(plain)];
+    let affords = rate.refill(limits::CALLS_PER_SECOND_IDLE, now) > 0;
+    rate.spend(1);
+    affords
 }
 
 /// Whether a handshake message is meant for its tunnel at all (whitepaper, section

@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+mod announce;
 mod answer;
 pub mod clock;
 pub mod control_link;
@@ -28,6 +29,7 @@ pub mod limits;
 mod outbound;
 pub mod path;
 pub mod peer;
+mod rate;
 mod seal;
 pub mod sessions;
 pub mod snapshot;

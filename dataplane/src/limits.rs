@@ -2,6 +2,8 @@
 //!
 //! In: nothing. Out: constants. Never: a bound written as a bare number elsewhere.
 
+use std::time::Duration;
+
 /// Frames taken from one guest ring per turn: what one poll may cost others.
 pub const GUEST_BURST: usize = 32;
 
@@ -43,18 +45,30 @@ pub const SESSION_SLOTS_MIN: usize = 1_024;
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`).
 pub const HANDSHAKE_QUEUE: usize = 4_096;
 
-/// Handshake messages without a cookie that a worker takes per second: what a flood
-/// of them may cost is then some hundredths of a core.
-pub const CALLS_PER_SECOND: u32 = 32_768;
+/// Handshake messages of one kind (with a cookie, without) that are taken per second from
+/// a tunnel's sockets while there are packets to carry. A processor answers some 4,000
+/// handshakes per second, and refuses some 200,000: a flood costs hundredths of one.
+pub const CALLS_PER_SECOND: u32 = 8_192;
 
-/// How many of them it takes at once after a quiet time.
-pub const CALLS_BURST: u32 = 4_096;
+/// The same while the worker sleeps most of the time; and what one worker takes from a
+/// device, in any case.
+pub const CALLS_PER_SECOND_IDLE: u32 = 65_536;
+
+/// How many of them are taken at once after a quiet time.
+pub const CALLS_BURST: u32 = 1_024;
 
 /// Handshake messages taken together.
 pub const CALLS_PER_TURN: usize = 64;
 
-/// Bursts of data after which it is the handshake messages' turn.
+/// Bursts of data after which the time is looked at: is it the handshake messages' turn?
 pub const CALLS_EVERY: u32 = 8;
+
+/// How long handshake messages may wait while the worker doesn't sleep, and while they are
+/// more than are taken: waking it for a few at a time would cost more than they do.
+pub const CALLS_PERIOD: Duration = Duration::from_millis(4);
+
+/// The same while the worker sleeps most of the time.
+pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 
 /// Bytes of socket buffer for handshake messages of one kind: about 4,096 of them
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`), which it counts as 768 each.

@@ -2,7 +2,7 @@
 //! keypair that opens it and the peer it belongs to.
 //!
 //! In: sessions published and removed by the control core. Out: O(1) look-up
-//! for workers. Never: growth; the table's size is fixed when the tunnel starts.
+//! for workers. Never: growth in place; a larger table is another one, with the same sessions.
 //!
 //! The protocol chooses indices so that their low bits name a free slot, and
 //! fills the rest with random bits; a look-up compares all 32.
@@ -43,6 +43,19 @@ impl SessionTable {
     #[must_use]
     pub fn slots(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Control core: a table of `slots` with the same sessions. Their indices differ in the low bits that
+    /// counted so far, so they do in more.
+    #[must_use]
+    pub fn grown(&self, slots: usize) -> Self {
+        let grown = Self::new(slots.max(self.slots()));
+        for session in self.slots.iter().filter_map(ArcSwapOption::load_full) {
+            grown
+                .slot(session.keypair.local_index())
+                .store(Some(session));
+        }
+        grown
     }
 
     /// The session for a receiver index, if there is one.

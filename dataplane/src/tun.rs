@@ -23,6 +23,7 @@ use std::{
 };
 
 use culvert_vhost::Offloads;
+use culvert_wire::VnetHeader;
 
 use self::queue::Queue;
 pub(crate) use self::queue::{TunBurst, Writer};
@@ -120,6 +121,9 @@ pub enum TunError {
         /// What was asked for.
         queues: u16,
     },
+    /// A descriptor that was handed over is of no use.
+    #[error("the descriptor that was handed over {0}")]
+    Unfit(&'static str),
     /// Anything else that the kernel refuses.
     #[error("can't set up the interface {interface} ({what}): {source}")]
     Refused {
@@ -140,6 +144,8 @@ pub struct Tun {
     queues: Box<[Queue]>,
     /// What the host sends to us and takes from us.
     offloads: Offloads,
+    /// Its frames come and go without a vnet header.
+    bare: bool,
     /// It was deleted under us.
     gone: AtomicBool,
 }
@@ -174,8 +180,23 @@ impl Tun {
             layer,
             queues: descriptors.into_iter().map(Queue::new).collect(),
             offloads,
+            bare: false,
             gone: AtomicBool::new(false),
         }
+    }
+
+    /// Takes the one descriptor of a tun interface that another program made (`WG_TUN_FD`), with all offloads that
+    /// there are; without any if its frames come without vnet headers, which can't be changed any more.
+    ///
+    /// # Errors
+    /// When it is no descriptor of a tun interface, or carries packet information ahead of each packet.
+    pub fn adopt(descriptor: OwnedFd) -> Result<Self, TunError> {
+        let found = device::adopt(&descriptor, Offloads::all().legal())?;
+        let offloads = found.offloads.unwrap_or(Offloads::empty());
+        Ok(Self {
+            bare: found.offloads.is_none(),
+            ..Self::from_descriptors(found.interface, Layer::Ip, offloads, vec![descriptor])
+        })
     }
 
     /// The name that it was opened under.
@@ -246,6 +267,11 @@ impl Tun {
     /// Whether frames that were read wait for room on their way.
     pub(crate) fn holds(&self, queue: u16) -> bool {
         !self.is_gone() && self.queue(queue).is_some_and(Queue::holds)
+    }
+
+    /// Bytes ahead of each frame that the kernel gives and takes.
+    fn header_len(&self) -> usize {
+        if self.bare { 0 } else { VnetHeader::LEN }
     }
 
     fn note_gone(&self) {

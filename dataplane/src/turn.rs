@@ -8,8 +8,8 @@ use culvert_wire::coalesce::Coalescer;
 use culvert_wireguard::Instant;
 
 use crate::{
-    control_link::Attention, ids::TunnelIndex, limits, snapshot::Snapshot, staged::Staged,
-    uplink::Tx,
+    clock, control_link::Attention, ids::TunnelIndex, limits, rate::Rate, snapshot::Snapshot,
+    staged::Staged, uplink::Tx,
 };
 
 /// The constant part of a turn.
@@ -77,6 +77,8 @@ pub(crate) struct Tools {
     pub(crate) staged: Staged,
     pub(crate) coalescer: Coalescer,
     pub(crate) errors: ErrorBudget,
+    /// Handshake messages that may be looked at: with a cookie, without.
+    pub(crate) calls: [Rate; 2],
     /// Room for one frame of any size.
     pub(crate) scratch: Box<[u8]>,
 }
@@ -88,6 +90,7 @@ impl Tools {
             staged: Staged::new(),
             coalescer: Coalescer::new(limits::UPLINK_BURST),
             errors: ErrorBudget::new(),
+            calls: [(); 2].map(|()| Rate::new(limits::CALLS_BURST, clock::monotonic())),
             scratch: vec![0; limits::FRAME_MAX].into_boxed_slice(),
         }
     }

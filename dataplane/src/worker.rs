@@ -30,7 +30,7 @@ use culvert_wireguard::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
-    clock,
+    announce, clock,
     control_link::{Command, WorkerEnd},
     drops::DropReason,
     frames::GuestFrames,
@@ -407,6 +407,10 @@ impl Worker {
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
             }
+            Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
+            Command::AnnounceGone(network, address) => {
+                announce::announce_gone(&self.as_turn(snapshot), network, address);
+            }
             Command::AttachUplink(queue) => {
                 let UplinkQueue {
                     uplink,
@@ -431,6 +435,15 @@ impl Worker {
                 self.adopt(snapshot);
             }
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn as_turn<'a>(&'a self, snapshot: &'a Snapshot) -> Turn<'a> {
+        Turn {
+            snapshot,
+            now: self.now,
+            attention: &self.link.attention,
+            worker: self.index.0,
         }
     }
 
@@ -508,7 +521,6 @@ impl Worker {
             self.wait(snapshot);
         }
         self.link.wake.awake();
-        self.rx.iter_mut().for_each(|(_, _, rx)| rx.woken());
         let now = clock::monotonic();
         let slept = now.as_nanos().saturating_sub(self.now.as_nanos());
         self.stats.sleep_nanos.fetch_add(slept, Ordering::Relaxed);
@@ -566,6 +578,7 @@ impl Worker {
     fn wait(&mut self, snapshot: &Snapshot) {
         let mut polled = vec![PollFd::new(&*self.link.wake, PollFlags::IN)];
         let mut blind = false;
+        let mut timeout = SLEEP_MAX;
         for (port, queue) in self.guest_rings(snapshot) {
             let fd = match &port.guest {
                 Guest::Vhost(guest) => Some(guest.guest_tx(queue).kick_fd()),
@@ -578,23 +591,35 @@ impl Worker {
             polled.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
         let mut sockets = Vec::new();
+        let mut ends = Vec::with_capacity(self.rx.len());
         for (_, _, rx) in &self.rx {
             let before = sockets.len();
             rx.descriptors(&mut sockets);
-            blind |= sockets.len() == before || rx.owed();
+            blind |= sockets.len() == before;
+            timeout = rx.owed().map_or(timeout, |owed| timeout.min(owed));
+            ends.push(sockets.len());
         }
         polled.extend(
             sockets
                 .iter()
                 .map(|fd: &BorrowedFd<'_>| PollFd::from_borrowed_fd(*fd, PollFlags::IN)),
         );
-        let timeout = if blind { self.nap } else { SLEEP_MAX };
+        if blind {
+            timeout = timeout.min(self.nap);
+        }
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(
             &mut polled,
             rustix::time::Timespec::try_from(timeout).ok().as_ref(),
         );
-        drop(polled);
+        let slept = clock::monotonic().since(self.now);
+        let answers = &polled[polled.len() - sockets.len()..];
+        let ready: Vec<bool> = answers.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut begin = 0;
+        for ((_, _, rx), end) in self.rx.iter_mut().zip(ends) {
+            rx.woken(&ready[begin..end], slept);
+            begin = end;
+        }
         self.nap = (self.nap * 2).min(NAP_MAX);
         for (port, queue) in self.guest_rings(snapshot) {
             if let Guest::Vhost(guest) = &port.guest {

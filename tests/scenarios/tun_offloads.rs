@@ -6,7 +6,6 @@
 //! The kernels at both ends are the judges: they count checksums that are wrong, and tcpdump shows what it got.
 
 use std::{
-    collections::BTreeMap,
     fs,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -15,14 +14,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{
-    Iperf, Namespace, Outer, Pair, Part, Process, Program, Scenario, Veth, eventually, inside,
+    Counters, Iperf, Outer, Pair, Part, Process, Program, Scenario, Veth, eventually, inside,
     trains,
 };
 
 const COMMAND: Duration = Duration::from_secs(30);
-
-/// What `ethtool -K` knows of a tun interface.
-const FEATURES: [&str; 6] = ["tso", "gso", "gro", "tx", "rx", "tx-udp-segmentation"];
 
 fn parts() -> Vec<Part> {
     let mut parts = Program::under_test().parts();
@@ -73,54 +69,11 @@ fn set_mtu(pair: &Pair, mtu: u32) -> Result<()> {
     })
 }
 
-/// What the kernel of a namespace found wrong with checksums, by counter, without those that are zero.
-fn checksum_errors(namespace: &Namespace) -> Result<BTreeMap<String, u64>> {
-    let mut wrong = BTreeMap::new();
-    let text = namespace.run(&["cat", "/proc/net/snmp", "/proc/net/snmp6"], COMMAND)?;
-    let lines: Vec<&str> = text.lines().collect();
-    let mut note = |name: String, count: &str| -> Result<()> {
-        let count = count.parse()?;
-        if count > 0 {
-            wrong.insert(name, count);
-        }
-        Ok(())
-    };
-    let mut looked_at = 0;
-    // IPv4: a line of names, a line of numbers. IPv6: a name and a number.
-    for pair in lines.windows(2) {
-        let [names, counts] = pair else { continue };
-        let (Some((family, names)), Some((same, counts))) =
-            (names.split_once(": "), counts.split_once(": "))
-        else {
-            continue;
-        };
-        if family != same {
-            continue;
-        }
-        for (name, count) in names.split(' ').zip(counts.split(' ')) {
-            if name == "InCsumErrors" {
-                looked_at += 1;
-                note(format!("{family}{name}"), count)?;
-            }
-        }
-    }
-    for line in lines {
-        let mut words = line.split_whitespace();
-        if let (Some(name), Some(count), None) = (words.next(), words.next(), words.next())
-            && name.ends_with("InCsumErrors")
-        {
-            looked_at += 1;
-            note(name.to_owned(), count)?;
-        }
-    }
-    ensure!(looked_at >= 5, "no checksum counters in:\n{text}");
-    Ok(wrong)
-}
-
 fn must_be_right(pair: &Pair) -> Result<()> {
     for end in [&pair.a, &pair.b] {
-        let wrong = checksum_errors(&end.namespace)?;
-        ensure!(wrong.is_empty(), "{}: {wrong:?}", end.namespace.name());
+        Counters::of(&end.namespace)?
+            .must_have_right_checksums()
+            .with_context(|| end.namespace.name().to_owned())?;
     }
     Ok(())
 }
@@ -260,17 +213,29 @@ fn offloads_may_change_under_traffic() -> Result<()> {
     })
 }
 
-/// Switches each feature off and on in turn until it is over; answers how often.
+/// Switches every feature that can be switched off and on in turn until it is over; answers how often.
 fn toggle(pair: &Pair, over: &AtomicBool) -> Result<usize> {
+    let ends = [&pair.a, &pair.b];
+    let listed = ends[0]
+        .namespace
+        .run(&["ethtool", "-k", ends[0].tunnel.interface()], COMMAND)?;
+    let features: Vec<&str> = listed
+        .lines()
+        .skip(1)
+        .filter(|line| !line.contains("[fixed]"))
+        .filter_map(|line| Some(line.split(':').next()?.trim()))
+        .collect();
+    for feature in ["tx-udp-segmentation", "tcp-segmentation-offload"] {
+        ensure!(features.contains(&feature), "no {feature} in:\n{listed}");
+    }
     let mut count = 0;
     for round in 0.. {
-        for feature in FEATURES {
-            for end in [&pair.a, &pair.b] {
+        for feature in &features {
+            for end in ends {
                 if over.load(Ordering::Relaxed) && round > 0 {
                     return Ok(count);
                 }
                 let state = if round % 2 == 0 { "off" } else { "on" };
-                // Some are fixed; the kernel says so and goes on.
                 let words = ["ethtool", "-K", end.tunnel.interface(), feature, state];
                 if end.namespace.run(&words, COMMAND).is_ok() {
                     count += 1;

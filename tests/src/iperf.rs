@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::network::Namespace;
@@ -75,6 +75,15 @@ impl Iperf {
 }
 
 impl Flow {
+    /// Reads a client's report, as `iperf3 -J` prints it.
+    pub fn parse(report: &str) -> Result<Self> {
+        let report: Value = serde_json::from_str(report)
+            .with_context(|| format!("not a report of iperf3: {report}"))?;
+        let error = report["error"].as_str().unwrap_or_default();
+        ensure!(error.is_empty(), "iperf3: {error}");
+        Self::read(&report)
+    }
+
     fn read(report: &Value) -> Result<Self> {
         let end = &report["end"];
         // TCP tells what was received; UDP's sum is the sender's, with what the receiver missed.

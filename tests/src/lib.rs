@@ -7,12 +7,14 @@
 //!
 //! Nothing here knows Culvert from inside: it reads what an operator can read (exit codes, `show --json`, logs).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod capture;
+mod counters;
 mod culvert;
 mod flood;
 mod guest;
+mod handed;
 mod iperf;
 mod needs;
 mod network;
@@ -26,9 +28,11 @@ mod tunnel;
 mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
+pub use counters::Counters;
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
-pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
+pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};
 pub use needs::Part;
 pub use network::{Namespace, Veth, sweep};

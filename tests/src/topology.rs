@@ -81,6 +81,8 @@ pub struct HostSpec {
     pub workers: usize,
     /// Its addresses on the cable.
     pub wan: Vec<String>,
+    /// The cable's MTU.
+    pub mtu: u16,
     /// The tunnel's UDP port.
     pub listen_port: u16,
     /// Its keys.
@@ -129,7 +131,7 @@ impl HostSpec {
             }
         }
         writeln!(out, "    addresses: {}", list(&self.wan))?;
-        writeln!(out, "    mtu: 1500")?;
+        writeln!(out, "    mtu: {}", self.mtu)?;
         writeln!(out, "tunnels:\n  wg0:\n    uplink: wan0")?;
         writeln!(out, "    listen_port: {}", self.listen_port)?;
         writeln!(
@@ -258,6 +260,7 @@ impl Host {
                 gateway6: pick(&self.spec.gateways, true).map(bare),
             },
             device_options: String::new(),
+            incoming: None,
         })
     }
 }
@@ -282,6 +285,7 @@ pub(crate) fn host(
         uplink,
         workers,
         wan: vec![format!("192.0.2.{side}/24"), format!("2001:db8::{side}/64")],
+        mtu: 1500,
         listen_port: PORT,
         keys: Keys::generate(scenario, node)?,
         gateways: vec![format!("10.1.{side}.1/24"), format!("fd00:{side}::1/64")],
@@ -363,6 +367,16 @@ impl TwoHosts {
     pub fn start(&mut self, scenario: &Scenario) -> Result<()> {
         self.a.start(scenario)?;
         self.b.start(scenario)
+    }
+
+    /// Makes the cable one for larger packets, before anything runs: both specs and both of its ends.
+    pub fn widen(&mut self, mtu: u16) -> Result<()> {
+        for host in [&mut self.a, &mut self.b] {
+            host.spec.mtu = mtu;
+            host.namespace
+                .ip(&format!("link set {} mtu {mtu}", Veth::NAME))?;
+        }
+        Ok(())
     }
 
     /// Boots a guest on each side, at the same time.

@@ -108,10 +108,21 @@ pub struct Tunnel {
 impl Tunnel {
     /// Starts one in `namespace` and waits for its interface and its control socket. It has no key yet and is down.
     pub fn start(scenario: &Scenario, namespace: &Namespace, program: Program) -> Result<Self> {
+        Self::start_with(scenario, namespace, program, |_, _| Ok(()))
+    }
+
+    /// The same, with a hand in the command: `prepare` is told the interface's name.
+    pub fn start_with(
+        scenario: &Scenario,
+        namespace: &Namespace,
+        program: Program,
+        prepare: impl FnOnce(&str, &mut Command) -> Result<()>,
+    ) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let interface = format!("cv{:x}t{serial}", std::process::id());
-        let command = program.command(namespace, &interface)?;
+        let mut command = program.command(namespace, &interface)?;
+        prepare(&interface, &mut command)?;
         let name = format!("{}-{serial}", program.name());
         let mut tunnel = Self {
             process: Process::start(&name, scenario.scratch(), command)?,

@@ -28,13 +28,13 @@ pub(super) struct Interface {
 }
 
 /// Who sets an interface up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Keeper {
     /// We do, as the configuration says.
     Configuration,
     /// Whoever asked for it, as with an interface of the kernel's. It is made down, and down means that its tunnel
-    /// rests.
-    Host,
+    /// rests. That one may have made it, too.
+    Host(Option<Arc<Tun>>),
 }
 
 /// What has become of an interface.
@@ -65,31 +65,36 @@ impl Interface {
             PortDriver::VhostUser(_) => return Err("no interface".into()),
         };
         let mut netlink = netlink()?;
-        let found = netlink
-            .link(name)
-            .map_err(|error| format!("can't look for the interface {name}: {error}"))?;
-        let claim = found.map_or(Ok(Claim::Make), |link| claim(&link, layer))?;
-        let tun = Tun::open(&TunConfig {
-            interface: name.clone(),
-            layer,
-            queues: config.queues,
-            offloads: offloads(&config.offloads).legal(),
-            claim,
-        })
-        .map_err(|error| error.to_string())?;
+        let tun = match &keeper {
+            Keeper::Host(Some(tun)) => Arc::clone(tun),
+            Keeper::Host(None) | Keeper::Configuration => {
+                let found = netlink
+                    .link(name)
+                    .map_err(|error| format!("can't look for the interface {name}: {error}"))?;
+                let claim = found.map_or(Ok(Claim::Make), |link| claim(&link, layer))?;
+                let tun = Tun::open(&TunConfig {
+                    interface: name.clone(),
+                    layer,
+                    queues: config.queues,
+                    offloads: offloads(&config.offloads).legal(),
+                    claim,
+                });
+                tun.map(Arc::new).map_err(|error| error.to_string())?
+            }
+        };
         let link = netlink
             .link(name)
             .and_then(|link| link.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|error| format!("can't find the interface {name} again: {error}"))?;
         let mut interface = Self {
-            tun: Arc::new(tun),
+            tun,
             index: link.index,
             mtu: link.mtu,
             gone: false,
             moved: false,
         };
         interface.set_mtu(&mut netlink, &link, config)?;
-        if keeper == Keeper::Host {
+        if matches!(keeper, Keeper::Host(_)) {
             return Ok((interface, link.up));
         }
         interface.set_up(&mut netlink, &link, config)?;

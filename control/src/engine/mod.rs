@@ -45,12 +45,13 @@ use culvert_dataplane::{
     clock,
     control_link::{Attention, Command, Inline},
     drops::DropReason,
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    ids::{PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     path::Link,
     peer::signal,
     snapshot::{Snapshot, SnapshotCell},
+    tun::Tun,
 };
-use culvert_wireguard::{Instant, Now, Transmit};
+use culvert_wireguard::{Instant, Now, Transmit, limits::UNDER_LOAD_BACKLOG};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
@@ -125,8 +126,17 @@ pub struct Surroundings<'s> {
     /// Called once everything is open.
     pub ready: Box<dyn FnOnce() + 's>,
     /// The configuration is one interface in the place of a kernel's: it is the host's to set up, no file rules it,
-    /// `wg` finds its tunnel by this socket, and the run ends when it is deleted.
-    pub lone: Option<Socket>,
+    /// and the run ends when it is deleted.
+    pub lone: Option<Lone>,
+}
+
+/// What a lone interface is given.
+#[derive(Debug)]
+pub struct Lone {
+    /// Where `wg` finds its tunnel.
+    pub socket: Socket,
+    /// The interface, if it was handed over; else it is made.
+    pub tun: Option<Tun>,
 }
 
 /// Runs a configuration on the calling thread until [`Request::Drain`] arrives.
@@ -161,6 +171,8 @@ struct Engine {
     server: Server,
     /// One interface in the place of a kernel's.
     lone: bool,
+    /// That interface, if it was handed over.
+    lone_tun: Option<Arc<Tun>>,
     /// Where `wg` finds its tunnel.
     lone_socket: Option<Served>,
     generation: u64,
@@ -199,9 +211,13 @@ impl Engine {
         config: Config,
         run_dir: Option<&RunDir>,
         requester: Requester,
-        lone: Option<Socket>,
+        lone: Option<Lone>,
     ) -> Result<Self, EngineError> {
         let now = clock::now();
+        let is_lone = lone.is_some();
+        let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
+            (Some(lone.socket), lone.tun.map(Arc::new))
+        });
         let server = Server::start(requester)
             .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
@@ -219,10 +235,11 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
-            ruled: lone.is_none().then(|| config.clone()),
+            ruled: (!is_lone).then(|| config.clone()),
             run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
             server,
-            lone: lone.is_some(),
+            lone: is_lone,
+            lone_tun,
             lone_socket: None,
             generation: 0,
             started: now.monotonic,
@@ -262,7 +279,7 @@ impl Engine {
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
-        let opened = opened.and_then(|()| engine.serve_lone(lone));
+        let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
         match opened {
             Ok(()) => Ok(engine),
             Err(error) => {
@@ -376,8 +393,12 @@ impl Engine {
     /// One round; whether there is more to do at once.
     fn round(&mut self, now: Now) -> Result<bool, EngineError> {
         while let Ok((name, event)) = self.news.try_recv() {
-            if let Some((_, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name) {
-                port.heard(event);
+            if let Some((slot, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name)
+                && port.heard(event, now.monotonic)
+            {
+                // A worker that is too far behind loses it; the VMM repeats its request.
+                let command = Command::Announce(PortIndex::from_slot(slot));
+                self.workers.send(0, command);
             }
         }
         self.take_links(now);
@@ -475,6 +496,14 @@ impl Engine {
             .iter()
             .map(|worker| worker.link.handshakes.slots())
             .sum();
+        if backlog == 0 {
+            return false;
+        }
+        // What waits in front of the workers counts, too.
+        let crowded = self.uplinks.iter().fold(false, |any, (_, uplink)| {
+            any | uplink.counters.crowded.swap(false, Ordering::Relaxed)
+        });
+        let crowd = if crowded { UNDER_LOAD_BACKLOG } else { 0 };
         for worker in &mut self.workers.0 {
             while left > 0
                 && let Ok(punt) = worker.link.handshakes.pop()
@@ -484,7 +513,8 @@ impl Engine {
                 if let Some(tunnel) = self.tunnels.get_mut(punt.tunnel.slot()) {
                     let message = punt.message.as_slice();
                     let (source, local) = (punt.source, punt.local);
-                    tunnel.handshake(message, source, local, backlog, &mut self.peers, now);
+                    let waiting = backlog.max(crowd);
+                    tunnel.handshake(message, source, local, waiting, &mut self.peers, now);
                 }
             }
         }

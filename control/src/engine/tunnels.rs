@@ -22,7 +22,7 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::{
     Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
-    PresharedKey, Traffic, Transmit,
+    PresharedKey, Traffic, Transmit, limits::MAX_PEERS,
 };
 use rand_core::UnwrapErr;
 
@@ -36,8 +36,8 @@ use crate::{
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
 /// keeps allocation constant in time.
 const SLOTS_PER_PEER: usize = 8;
-/// Slots of a tunnel's table at the least: room to add peers while it runs.
-const SLOTS_MIN: usize = 1 << 16;
+/// Slots of a tunnel's table at the least; it grows with its peers.
+const SLOTS_MIN: usize = 1 << 12;
 
 /// A peer, as the control core keeps it.
 pub(super) struct PeerState {
@@ -131,13 +131,11 @@ pub(super) enum Wish {
 
 impl TunnelState {
     pub(super) fn new(config: config::Tunnel, uplink: usize, lock: UdpLock) -> Self {
-        let slots = (config.peers.len() * SLOTS_PER_PEER)
-            .max(SLOTS_MIN)
-            .next_power_of_two();
-        let sessions = Arc::new(SessionTable::new(slots));
+        let slots = slots_for(config.peers.len());
+        let sessions = Arc::new(SessionTable::new(slots as usize));
         let device = Device::new(
             culvert_wireguard::Config {
-                index_slots: u32::try_from(sessions.slots()).unwrap_or(1 << 31),
+                index_slots: slots,
                 ..Default::default()
             },
             config.private_key.clone(),
@@ -157,9 +155,14 @@ impl TunnelState {
         }
     }
 
-    /// Peers that the receiver-index table has room for.
-    pub(super) fn peers_max(&self) -> usize {
-        self.sessions.slots() / (SLOTS_PER_PEER / 2)
+    /// Makes room for so many peers. Workers find new sessions with the next snapshot, which whoever adds peers
+    /// has to publish anyway.
+    pub(super) fn make_room(&mut self, peers: usize) {
+        let slots = slots_for(peers);
+        if slots as usize > self.sessions.slots() {
+            self.device.grow(slots);
+            self.sessions = Arc::new(self.sessions.grown(slots as usize));
+        }
     }
 
     /// Adds a configured peer; `endpoint` is where it is thought to be.
@@ -373,6 +376,12 @@ impl TunnelState {
     fn state<'p>(&self, id: PeerId, peers: &'p mut Slots<PeerState>) -> Option<&'p mut PeerState> {
         peers.get_mut(*self.peers.get(&id)?)
     }
+}
+
+/// Slots of the receiver-index table for so many peers: a power of two.
+fn slots_for(peers: usize) -> u32 {
+    let slots = peers.min(MAX_PEERS) * SLOTS_PER_PEER;
+    u32::try_from(slots.max(SLOTS_MIN).next_power_of_two()).unwrap_or(1 << 31)
 }
 
 fn preshared(config: &config::Peer) -> PresharedKey {

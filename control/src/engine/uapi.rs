@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::atomic::Ordering};
 
-use culvert_wireguard::Now;
+use culvert_wireguard::{Now, limits::MAX_PEERS};
 
 use super::{Engine, apply::Manner, tunnels::TunnelState};
 use crate::{
@@ -77,7 +77,7 @@ impl Engine {
             let known = ruled?.peers.iter().find(|peer| &peer.public_key == key)?;
             Some(known.name.clone())
         });
-        self.check_limits(name, tunnel, &config_uplink(&self.config, name))?;
+        check_limits(tunnel, &config_uplink(&self.config, name))?;
         let manner = Manner {
             by_wg: true,
             nuances,
@@ -100,25 +100,6 @@ impl Engine {
                 Err(Errno::ADDRINUSE)
             }
         }
-    }
-
-    fn check_limits(
-        &self,
-        name: &Name,
-        tunnel: &Tunnel,
-        driver: &Option<UplinkDriver>,
-    ) -> Result<(), Errno> {
-        let state = self
-            .tunnel_slot(name)
-            .and_then(|slot| self.tunnels.get(slot));
-        if state.is_some_and(|state| tunnel.peers.len() > state.peers_max()) {
-            return Err(Errno::NOMEM);
-        }
-        // The kernel doesn't route what leaves by DPDK.
-        if tunnel.fwmark != 0 && matches!(driver, Some(UplinkDriver::Dpdk(_))) {
-            return Err(Errno::INVAL);
-        }
-        Ok(())
     }
 
     /// Whether the names that must be had can be.
@@ -169,6 +150,17 @@ impl Engine {
             }
         }
     }
+}
+
+fn check_limits(tunnel: &Tunnel, driver: &Option<UplinkDriver>) -> Result<(), Errno> {
+    if tunnel.peers.len() > MAX_PEERS {
+        return Err(Errno::NOMEM);
+    }
+    // The kernel doesn't route what leaves by DPDK.
+    if tunnel.fwmark != 0 && matches!(driver, Some(UplinkDriver::Dpdk(_))) {
+        return Err(Errno::INVAL);
+    }
+    Ok(())
 }
 
 fn config_uplink(config: &Config, tunnel: &Name) -> Option<UplinkDriver> {

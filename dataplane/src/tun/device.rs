@@ -110,6 +110,55 @@ pub(super) fn open(config: &TunConfig) -> Result<(Vec<OwnedFd>, Offloads), TunEr
     Ok((queues, offloads))
 }
 
+/// An interface that another program made.
+pub(super) struct Found {
+    pub(super) interface: String,
+    /// What of the wanted offloads there is; none without vnet headers.
+    pub(super) offloads: Option<Offloads>,
+}
+
+/// Looks at a descriptor and prepares it: non-blocking, offloads and the vnet header's form as [`open`] sets them.
+pub(super) fn adopt(fd: &OwnedFd, wanted: Offloads) -> Result<Found, TunError> {
+    let mut request = empty_request();
+    // SAFETY: TUNGETIFF writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF, &raw mut request) })
+        .map_err(|_| TunError::Unfit("is none of a tun interface"))?;
+    // SAFETY: TUNGETIFF has set this member of the union.
+    let flags = u32::from(unsafe { request.ifr_ifru.ifru_flags }.cast_unsigned());
+    if flags & IFF_TUN == 0 {
+        return Err(TunError::Unfit("is that of a tap interface, not of a tun"));
+    }
+    if flags & IFF_NO_PI == 0 {
+        return Err(TunError::Unfit(
+            "carries packet information: make the interface with IFF_NO_PI",
+        ));
+    }
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    let interface = String::from_utf8_lossy(&name).into_owned();
+    let refused = |what| {
+        let interface = interface.clone();
+        move |source| TunError::Refused {
+            interface,
+            what,
+            source,
+        }
+    };
+    rustix::io::ioctl_fionbio(fd, true)
+        .map_err(io::Error::from)
+        .map_err(refused("non-blocking"))?;
+    let mut offloads = None;
+    if flags & IFF_VNET_HDR != 0 {
+        set_int(fd, TUNSETVNETHDRSZ, VNET_HEADER_LEN).map_err(refused("the vnet header's size"))?;
+        set_int(fd, TUNSETVNETLE, 1).map_err(refused("the vnet header's byte order"))?;
+        offloads = Some(set_offloads(fd, wanted).map_err(refused("its offloads"))?);
+    }
+    Ok(Found {
+        interface,
+        offloads,
+    })
+}
+
 fn forbidden(config: &TunConfig, source: io::Error) -> TunError {
     TunError::Forbidden {
         interface: config.interface.clone(),

@@ -201,7 +201,10 @@ impl TunBurst<'_> {
         while left > 0 && !incoming.frames.is_full() {
             let slot = incoming.frames.len();
             let room = &mut incoming.memory[slot * SLOT..][..SLOT];
-            let len = match read(&queue.fd, &mut room[VNET..]) {
+            let ahead = tun.header_len();
+            // Without a header of the kernel's there is none that says anything.
+            room[VNET..BODY].fill(0);
+            let len = match read(&queue.fd, &mut room[BODY - ahead..]) {
                 Ok(len) => len,
                 Err(Errno::AGAIN) => break,
                 // An interrupted read is tried again by the next burst.
@@ -212,7 +215,7 @@ impl TunBurst<'_> {
                     break;
                 }
             };
-            let Some(body) = len.checked_sub(VnetHeader::LEN) else {
+            let Some(body) = len.checked_sub(ahead) else {
                 break;
             };
             match adopt(tun.layer, room, body, header) {
@@ -400,7 +403,9 @@ impl<'q> Writer<'q> {
         }
         .write();
         let mut pieces = ArrayVec::<IoSlice<'_>, PIECES_MAX>::new();
-        pieces.push(IoSlice::new(&header));
+        if !self.tun.bare {
+            pieces.push(IoSlice::new(&header));
+        }
         for part in std::iter::once(first).chain(rest.iter().copied()) {
             if !part.is_empty() && pieces.try_push(IoSlice::new(part)).is_err() {
                 self.drops.add(DropReason::FrameTooLarge, 1);

@@ -25,8 +25,9 @@ use std::{
     slice,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use crate::{
@@ -76,6 +77,9 @@ pub struct UplinkCounters {
     pub tx_bytes: AtomicU64,
     /// Losses.
     pub drops: Drops,
+    /// Handshake messages come faster than they are taken. Set by workers; the control core
+    /// takes it back and asks callers for cookies.
+    pub crowded: AtomicBool,
 }
 
 impl UplinkCounters {
@@ -223,23 +227,24 @@ impl Rx {
         }
     }
 
-    /// The worker slept until something woke it: look at everything, once.
-    pub fn woken(&mut self) {
+    /// The worker slept so long. `ready` says which of the descriptors that [`Self::descriptors`] named have
+    /// something.
+    pub fn woken(&mut self, ready: &[bool], slept: Duration) {
         match self {
-            Self::Udp(rx) => rx.woken(),
+            Self::Udp(rx) => rx.woken(ready, slept),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(_) => {}
         }
     }
 
-    /// Whether something may wait that none of the descriptors tells of, because more
-    /// than its share was received: look again after a short time.
+    /// When to look again for what none of the descriptors tells of, because more than its
+    /// share was received.
     #[must_use]
-    pub fn owed(&self) -> bool {
+    pub fn owed(&self) -> Option<Duration> {
         match self {
             Self::Udp(rx) => rx.owed(),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(_) => false,
+            Self::Dpdk(_) => None,
         }
     }
 

@@ -19,7 +19,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
@@ -274,8 +275,8 @@ pub struct Rx {
     looks: u32,
     /// Looks at each socket since it had something.
     quiet: [u32; 2],
-    /// The worker slept: anything may have come.
-    woken: bool,
+    /// Sockets that have something, says the kernel.
+    ready: [bool; 2],
 }
 
 impl Rx {
@@ -289,13 +290,21 @@ impl Rx {
             coalesced: false,
             looks: 0,
             quiet: [0; 2],
-            woken: true,
+            ready: [true; 2],
         }
     }
 
-    /// The worker slept, and something woke it.
-    pub(super) fn woken(&mut self) {
-        self.woken = true;
+    /// The worker slept; `ready` are the descriptors that have something, in the order in which they were named.
+    pub(super) fn woken(&mut self, ready: &[bool], slept: Duration) {
+        let mut ready = ready.iter().copied();
+        for family in 0..2 {
+            if self.sockets[family].is_some() {
+                self.ready[family] |= ready.next().unwrap_or(false);
+            }
+        }
+        if let Some(calls) = &mut self.calls {
+            calls.woken(ready, slept);
+        }
     }
 
     pub(super) fn receive(&mut self, uplink: &Uplink) -> Burst<'_> {
@@ -308,7 +317,6 @@ impl Rx {
         } else {
             MESSAGES
         };
-        let woken = std::mem::take(&mut self.woken);
         self.looks = self.looks.wrapping_add(1);
         // Neither family may starve the other.
         let families = if self.looks.is_multiple_of(2) {
@@ -322,7 +330,8 @@ impl Rx {
             };
             // Each look is a system call. What was quiet for long wakes the worker, or is found a few looks later.
             let is_quiet = self.quiet[family] >= QUIET;
-            if is_quiet && !woken && !self.looks.is_multiple_of(QUIET_EVERY) {
+            let ready = std::mem::take(&mut self.ready[family]);
+            if is_quiet && !ready && !self.looks.is_multiple_of(QUIET_EVERY) {
                 continue;
             }
             let count = self.received.receive(socket, first, budget - first);
@@ -343,9 +352,12 @@ impl Rx {
         self.coalesced = coalesced;
         // The slots behind are free: the buffers are made for the larger budget.
         if let Some(calls) = &mut self.calls
-            && calls.is_due(woken)
+            && let Some(now) = calls.is_due()
         {
-            let count = calls.receive(&mut self.received, first, MESSAGES + CALLS);
+            let count = calls.receive(&mut self.received, first, MESSAGES + CALLS, now);
+            if calls.is_crowded() {
+                uplink.counters.crowded.store(true, Ordering::Relaxed);
+            }
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 Self::split(&message, self.tunnel, &mut self.datagrams);
@@ -395,8 +407,8 @@ impl Rx {
         }
     }
 
-    pub(super) fn owed(&self) -> bool {
-        self.calls.as_ref().is_some_and(Calls::owed)
+    pub(super) fn owed(&self) -> Option<Duration> {
+        self.calls.as_ref().and_then(Calls::owed)
     }
 }
 

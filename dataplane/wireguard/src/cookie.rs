@@ -73,6 +73,13 @@ impl Mac1 {
     }
 }
 
+/// Whether an initiation or response carries a mac2, valid or not: who was given no cookie leaves it zero. False for
+/// anything else.
+#[must_use]
+pub fn carries_mac2(datagram: &[u8]) -> bool {
+    split(datagram).is_some_and(|(_, [_, mac2])| *mac2 != [0; MAC_LEN])
+}
+
 /// An initiation or response as body, mac1, mac2.
 fn split(datagram: &[u8]) -> Option<(&[u8], [&[u8; MAC_LEN]; 2])> {
     if !matches!(datagram.len(), INITIATION_LEN | RESPONSE_LEN) {
@@ -114,6 +121,10 @@ impl Checker {
         let Some((body, [mac1, mac2])) = split(datagram) else {
             return false;
         };
+        // Nobody has to be refused at the price of two hashes who claims nothing.
+        if *mac2 == [0; MAC_LEN] {
+            return false;
+        }
         let cookie = self.cookie(source, now, rng);
         crypto::mac(cookie.as_slice(), &[body, mac1])
             .ct_eq(mac2)
@@ -129,12 +140,12 @@ impl Checker {
         rng: &mut dyn CryptoRng,
     ) -> Option<[u8; COOKIE_REPLY_LEN]> {
         let (_, [mac1, _]) = split(datagram)?;
+        let cookie = self.cookie(source, now, rng);
         let mut reply = message::new_cookie_reply();
         reply[4..8].copy_from_slice(&datagram[4..8]);
         let mut nonce = [0; 24];
         rng.fill_bytes(&mut nonce);
         reply[8..32].copy_from_slice(&nonce);
-        let cookie = self.cookie(source, now, rng);
         crypto::xseal(
             &self.reply_key,
             &nonce,

@@ -64,6 +64,13 @@ impl Device {
         }
     }
 
+    /// Makes the receiver-index table larger, if it has fewer than so many slots; live indices stay. See
+    /// [`Config::index_slots`]. A table of keypairs that goes by the same low bits must grow along, before an index
+    /// is given out.
+    pub fn grow(&mut self, index_slots: u32) {
+        self.core.indices.grow(index_slots);
+    }
+
     /// Adds a peer. With persistent keepalives, the first one is due at once.
     ///
     /// # Errors

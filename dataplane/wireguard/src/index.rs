@@ -38,6 +38,20 @@ impl IndexTable {
         }
     }
 
+    /// Makes room for `slots` or more; live indices stay what they are. Their low bits differ, so with one more bit
+    /// they still do.
+    pub(crate) fn grow(&mut self, slots: u32) {
+        if slots as usize <= self.slots.len() {
+            return;
+        }
+        let mut grown = Self::new(slots);
+        for taken in self.slots.iter().filter(|slot| slot.peer != FREE) {
+            let at = grown.slot(taken.index);
+            grown.slots[at] = *taken;
+        }
+        *self = grown;
+    }
+
     /// A new index for a peer, or `None` if all slots are taken.
     pub(crate) fn allocate(&mut self, peer: PeerId, rng: &mut dyn CryptoRng) -> Option<u32> {
         for _ in 0..DRAWS {
@@ -140,6 +154,29 @@ mod tests {
         let again = table.allocate(PeerId(9), &mut rng).unwrap();
         assert_eq!(again & 255, indices[7] & 255);
         assert_eq!(table.lookup(again), Some(PeerId(9)));
+    }
+
+    #[test]
+    fn live_indices_survive_growth() {
+        let mut rng = ChaCha20Rng::from_seed([1; 32]);
+        let mut table = IndexTable::new(64);
+        let before: Vec<_> = (0..64)
+            .map(|peer| table.allocate(PeerId(peer), &mut rng).unwrap())
+            .collect();
+        table.release(before[5]);
+        table.grow(16);
+        assert_eq!(table.mask(), 63, "it never shrinks");
+        table.grow(1_000);
+        assert_eq!(table.mask(), 1_023);
+        for (peer, index) in before.iter().enumerate() {
+            let owner = PeerId(u32::try_from(peer).unwrap());
+            assert_eq!(table.lookup(*index), (peer != 5).then_some(owner));
+        }
+        let after: HashSet<_> = (64..64 + 1_024 - 63)
+            .map(|peer| table.allocate(PeerId(peer), &mut rng).unwrap() & 1_023)
+            .collect();
+        assert_eq!(after.len(), 1_024 - 63);
+        assert_eq!(table.allocate(PeerId(0), &mut rng), None);
     }
 
     #[test]

@@ -17,12 +17,13 @@ const MTU: u16 = 1420;
 const MTU_MAX: u16 = 9168;
 
 /// One tun port, one plain network, one tunnel that `wg` will give a key, one uplink with all addresses of the
-/// machine; all of the same name, which nobody sees.
-pub(super) fn lone(interface: &str) -> Config {
+/// machine; all of the same name, which nobody sees. An interface that was handed over has one queue.
+pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
     let name = || Name::new("tun").expect("a word is a name");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = u16::try_from(cores.min(WORKERS_MAX)).unwrap_or(1);
     let all_workers: Vec<_> = (0..workers).map(WorkerIndex).collect();
+    let queues = if handed_over { 1 } else { workers };
     Config {
         source: PathBuf::new(),
         node: name(),
@@ -43,7 +44,7 @@ pub(super) fn lone(interface: &str) -> Config {
             routes: Vec::new(),
             mtu: 1500,
             queues: workers,
-            queue_workers: all_workers.clone(),
+            queue_workers: all_workers,
         }],
         tunnels: vec![Tunnel {
             name: name(),
@@ -70,8 +71,8 @@ pub(super) fn lone(interface: &str) -> Config {
             driver: PortDriver::Tun {
                 interface: interface.to_owned(),
             },
-            queues: workers,
-            queue_workers: all_workers,
+            queues,
+            queue_workers: (0..queues).map(WorkerIndex).collect(),
             network: name(),
             mac: MacAddr::derived("host"),
             addresses: Vec::new(),

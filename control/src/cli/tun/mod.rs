@@ -13,8 +13,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use culvert_dataplane::tun::Tun;
+
 use super::Failure;
 use crate::config::is_interface_name;
+use crate::engine::Lone;
 use crate::process::{self, Notify, Ready, handed, in_background, signals};
 use crate::uapi::server::{DIRECTORY, OpenError, Socket};
 use crate::{api, engine};
@@ -28,6 +31,7 @@ pub(super) const AFTER_HELP: &str = "\
 Environment, as of wireguard-go:
   LOG_LEVEL              verbose or debug, error (the default), silent
   WG_PROCESS_FOREGROUND  1: stay in the foreground
+  WG_TUN_FD              the interface, as a descriptor of it that is open already
   WG_UAPI_FD             a socket that listens for wg already
 
 With wg-quick:
@@ -49,7 +53,12 @@ pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
 /// 3. The socket: who has its name has the interface's.
 /// 4. The engine makes the interface, and takes the calling thread; whoever waits is told that it is ready.
 pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
-    let interface = &numbered(interface)?;
+    let tun = handed_tun()?;
+    // What was handed over has a name.
+    let interface = &match &tun {
+        Some(tun) => tun.interface().to_owned(),
+        None => numbered(interface)?,
+    };
     let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| value == "1");
     if !foreground && !set("WG_PROCESS_FOREGROUND") {
         return match in_background(LINK, &["--foreground", interface])? {
@@ -75,7 +84,7 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
     let quiet = level.is_empty() || level == "silent";
     tracing::debug!(interface, version = env!("CARGO_PKG_VERSION"), "starting");
     engine::run(
-        config::lone(interface),
+        config::lone(interface, tun.is_some()),
         engine::Surroundings {
             run_dir: None,
             requester,
@@ -85,7 +94,7 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
                 watch::until_removed(path, watched);
                 parent.say(quiet);
             }),
-            lone: Some(socket),
+            lone: Some(Lone { socket, tun }),
         },
     )
     .map_err(|error| Failure::Line(format!("{interface}: {error}")))
@@ -107,6 +116,16 @@ fn numbered(interface: &str) -> Result<String, Failure> {
     Err(Failure::Line(format!(
         "`{interface}` can't be an interface's name: at most 15 characters without spaces, `/` and `:`"
     )))
+}
+
+/// The interface, if somebody made it for us.
+fn handed_tun() -> Result<Option<Tun>, Failure> {
+    let Some(descriptor) = handed("WG_TUN_FD")? else {
+        return Ok(None);
+    };
+    Tun::adopt(descriptor)
+        .map(Some)
+        .map_err(|error| Failure::Line(format!("WG_TUN_FD: {error}")))
 }
 
 /// The socket for `wg`: one that was handed over, or a new one. An interface that was deleted a moment ago may have

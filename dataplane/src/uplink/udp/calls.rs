@@ -2,8 +2,8 @@
 //! nobody else's buffer and gets no more than its share of the worker.
 //!
 //! In: the sockets of a port, the time. Out: a few handshake messages per burst.
-//! Never: a data packet; more than `limits::CALLS_PER_SECOND` of those that carry no
-//! cookie.
+//! Never: a data packet; more than `limits::CALLS_PER_SECOND` of a kind while there is
+//! anything else to do.
 //!
 //! The kernel sorts: a classic BPF program on the port's `SO_REUSEPORT` group chooses
 //! the socket by the message's first bytes. What overflows a lane is dropped where it
@@ -16,14 +16,19 @@
 //! | workers + 1 | handshake messages without, and what is no message at all |
 //!
 //! Who answers a cookie reply gets a lane without the crowd; a sender that invents
-//! addresses gets no cookies.
+//! addresses gets no cookies. Of a crowd a sample is answered, the larger the less there is
+//! to carry: a caller gets in with one of its next calls, not at the sessions' expense.
 
-use std::{os::fd::BorrowedFd, sync::Arc};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_wireguard::Instant;
 
 use super::socket::{Received, Rule, Socket};
-use crate::{clock, limits};
+use crate::{clock, limits, rate::Rate};
 
 /// The lanes' number.
 pub(super) const LANES: usize = 2;
@@ -69,95 +74,193 @@ pub(super) fn sorting(workers: u32) -> Vec<Rule> {
     rules
 }
 
-/// The lanes of one tunnel, both families; one worker reads them.
+/// The sockets of both families for messages of one kind.
+struct Lane {
+    sockets: [Option<Arc<Socket>>; 2],
+    rate: Rate,
+    /// One of the sockets has something, says the kernel.
+    ready: bool,
+    /// More came than was taken: what waits is taken as credit comes, and no descriptor tells.
+    crowded: bool,
+}
+
+impl Lane {
+    fn receive(
+        &mut self,
+        received: &mut Received,
+        first: usize,
+        end: usize,
+        (per_second, now): (u32, Instant),
+    ) -> usize {
+        let credit = self.rate.refill(per_second, now);
+        let affordable = usize::try_from(credit).unwrap_or(usize::MAX);
+        let end = end.min(first + affordable);
+        let mut next = first;
+        for socket in self.sockets.iter().flatten() {
+            next += received.receive(socket, next, end - next);
+        }
+        self.ready = false;
+        self.crowded = next == end;
+        self.rate.spend(u32::try_from(next - first).unwrap_or(0));
+        next - first
+    }
+
+    /// Those that are to wake the worker.
+    fn sockets(&self) -> impl Iterator<Item = &Arc<Socket>> {
+        self.sockets.iter().flatten().filter(|_| !self.crowded)
+    }
+}
+
+/// The lanes of one tunnel; one worker reads them.
 pub(super) struct Calls {
     /// With a cookie, without.
-    lanes: [[Option<Arc<Socket>>; 2]; LANES],
-    credit: u32,
-    refilled: Instant,
-    /// Bursts since the lanes were looked at.
+    lanes: [Lane; LANES],
+    /// When they were looked at.
+    looked: Instant,
+    /// Bursts since the time was looked at.
     turns: u32,
-    /// Messages may wait for credit, and no descriptor will tell.
-    owed: bool,
+    idleness: Idleness,
 }
 
 impl Calls {
     pub(super) fn new(lanes: [[Option<Arc<Socket>>; 2]; LANES]) -> Self {
+        let now = clock::monotonic();
         Self {
-            lanes,
-            credit: limits::CALLS_BURST,
-            refilled: clock::monotonic(),
+            lanes: lanes.map(|sockets| Lane {
+                sockets,
+                rate: Rate::new(limits::CALLS_BURST, now),
+                ready: false,
+                crowded: false,
+            }),
+            looked: now,
             turns: 0,
-            owed: false,
+            idleness: Idleness::new(now),
         }
     }
 
-    /// Whether it is the lanes' turn: every so often, and at once when the worker was woken. Their descriptors wake
-    /// it, so messages wait for no more than a few looks.
-    pub(super) fn is_due(&mut self, woken: bool) -> bool {
-        self.turns += 1;
-        let due = woken || self.turns >= limits::CALLS_EVERY;
-        if due {
-            self.turns = 0;
+    /// Whether it is the lanes' turn: when the kernel says that something waits, and every so often.
+    pub(super) fn is_due(&mut self) -> Option<Instant> {
+        if self.lanes.iter().any(|lane| lane.ready) {
+            return Some(clock::monotonic());
         }
-        due
+        self.turns += 1;
+        if self.turns < limits::CALLS_EVERY && !self.is_crowded() {
+            return None;
+        }
+        self.turns = 0;
+        let now = clock::monotonic();
+        (now.since(self.looked) >= self.period()).then_some(now)
+    }
+
+    fn period(&self) -> Duration {
+        if self.idleness.idle {
+            limits::CALLS_PERIOD_IDLE
+        } else {
+            limits::CALLS_PERIOD
+        }
     }
 
     /// Receives into the slots from `first` on, at most to `end`; answers how many
     /// messages came.
-    pub(super) fn receive(&mut self, received: &mut Received, first: usize, end: usize) -> usize {
+    pub(super) fn receive(
+        &mut self,
+        received: &mut Received,
+        first: usize,
+        end: usize,
+        now: Instant,
+    ) -> usize {
+        self.looked = now;
+        let per_second = if self.idleness.at(now) {
+            limits::CALLS_PER_SECOND_IDLE
+        } else {
+            limits::CALLS_PER_SECOND
+        };
         let end = end.min(first + limits::CALLS_PER_TURN);
         let mut next = first;
-        for socket in self.lanes[0].iter().flatten() {
-            next += received.receive(socket, next, end - next);
+        let mut left = LANES;
+        for lane in &mut self.lanes {
+            // No lane takes another's room.
+            let end = next + (end - next) / left;
+            left -= 1;
+            next += lane.receive(received, next, end, (per_second, now));
         }
-        self.refill();
-        let affordable = usize::try_from(self.credit).unwrap_or(usize::MAX);
-        let end = end.min(next + affordable);
-        let plain = next;
-        for socket in self.lanes[1].iter().flatten() {
-            next += received.receive(socket, next, end - next);
-        }
-        let spent = u32::try_from(next - plain).unwrap_or(0);
-        self.credit = self.credit.saturating_sub(spent);
-        self.owed = self.credit == 0;
         next - first
     }
 
-    fn refill(&mut self) {
-        /// Nanoseconds that one message costs.
-        const PRICE: u64 = 1_000_000_000 / limits::CALLS_PER_SECOND as u64;
-        if self.credit == limits::CALLS_BURST {
-            self.refilled = clock::monotonic();
-            return;
-        }
-        let now = clock::monotonic();
-        let earned = now.as_nanos().saturating_sub(self.refilled.as_nanos()) / PRICE;
-        if earned > 0 {
-            self.refilled = now;
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.credit = self.credit.saturating_add(earned).min(limits::CALLS_BURST);
-        }
+    /// When the worker must look again without being woken, if it must.
+    pub(super) fn owed(&self) -> Option<Duration> {
+        self.is_crowded().then(|| self.period())
     }
 
-    /// Whether the worker must look again without being woken.
-    pub(super) fn owed(&self) -> bool {
-        self.owed
+    /// More come than are taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.crowded)
     }
 
     pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
-        use std::os::fd::AsFd as _;
-        let lanes = if self.owed {
-            &self.lanes[..1]
-        } else {
-            &self.lanes
-        };
-        list.extend(
-            lanes
-                .iter()
-                .flatten()
-                .flatten()
-                .map(|socket| socket.as_fd()),
-        );
+        let sockets = self.lanes.iter().flat_map(Lane::sockets);
+        list.extend(sockets.map(|socket| socket.as_fd()));
+    }
+
+    /// The worker slept so long; which of the descriptors have something.
+    pub(super) fn woken(&mut self, mut ready: impl Iterator<Item = bool>, slept: Duration) {
+        for lane in &mut self.lanes {
+            let count = lane.sockets().count();
+            // Each is asked: the next lane's come behind.
+            lane.ready |= ready.by_ref().take(count).fold(false, |any, one| any | one);
+        }
+        self.idleness.slept(slept);
+    }
+}
+
+/// Whether the worker slept most of the time lately.
+struct Idleness {
+    begun: Instant,
+    slept: Duration,
+    idle: bool,
+}
+
+impl Idleness {
+    /// How long is lately.
+    const WINDOW: Duration = Duration::from_millis(10);
+
+    fn new(now: Instant) -> Self {
+        Self {
+            begun: now,
+            slept: Duration::ZERO,
+            idle: false,
+        }
+    }
+
+    fn slept(&mut self, slept: Duration) {
+        self.slept += slept;
+    }
+
+    fn at(&mut self, now: Instant) -> bool {
+        let window = now.since(self.begun);
+        if window >= Self::WINDOW {
+            self.idle = self.slept >= window / 4 * 3;
+            (self.begun, self.slept) = (now, Duration::ZERO);
+        }
+        self.idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_is_who_sleeps_three_quarters() {
+        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
+        let mut idleness = Idleness::new(at(0));
+        idleness.slept(Duration::from_millis(10));
+        assert!(!idleness.at(at(9)), "too early to say");
+        assert!(idleness.at(at(10)));
+        assert!(idleness.at(at(15)), "as long as nothing else is known");
+        idleness.slept(Duration::from_millis(7));
+        assert!(!idleness.at(at(20)));
+        idleness.slept(Duration::from_millis(8));
+        assert!(idleness.at(at(30)));
     }
 }

@@ -13,11 +13,13 @@ use crate::limits::UNDER_LOAD_BACKLOG;
 use crate::message::INITIATION_LEN;
 use crate::time::Instant;
 
-/// What a device is made of, fixed for its life.
+/// What a device is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
     /// Slots of the receiver-index table: a power of two, of which `index & (slots - 1)` chooses the slot. A peer
-    /// may hold four (a handshake and three keypairs); eight per peer keep allocation O(1).
+    /// may hold four (a handshake and three keypairs); eight per peer keep allocation O(1). [`Device::grow`] adds more.
+    ///
+    /// [`Device::grow`]: super::Device::grow
     pub index_slots: u32,
     /// Waiting handshake messages from which the device counts as under load.
     pub under_load_backlog: usize,
