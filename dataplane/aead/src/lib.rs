@@ -39,8 +39,11 @@
 //!
 //! # What is wiped
 //!
-//! One-time keys, keystream and Poly1305 states in the engine's scratch, at the end of every call.
-//! Not wiped: registers, and what the compiler spilled from them to the stack.
+//! At the end of every call: one-time keys, keystream and Poly1305 states in the engine's scratch, and
+//! all vector registers, which hold the last blocks' keystream and states (by the vector kernels; the
+//! portable one leaves registers to the crates).
+//! Not wiped: general registers, and what the compiler spilled of either kind to the stack; the next
+//! calls of a worker write over both. Keys are the caller's.
 //!
 //! # Rooms
 //!

@@ -8,6 +8,8 @@
 //! As the AVX-512 kernel does it, with half the lanes and without rotate instructions: by 16 and 8
 //! bits a byte shuffle rotates, by 12 and 7 two shifts do.
 //!
+//! A full group of whole blocks meets its sources in registers; others' keystream is stored first.
+//!
 //! Constant time: additions, shifts, shuffles with constant patterns and exclusive-ors take the same
 //! time for all operands; the branches here depend on spans (lengths) and on whether two key
 //! *pointers* are the same.
@@ -30,6 +32,8 @@ pub(crate) struct Eight<'s, const EXACT: bool, const SUM: bool> {
     pub(crate) sums: &'s mut [__m256i; 128],
     /// Poly1305 to mix into the rounds.
     pub(crate) side: Option<&'s mut Side>,
+    /// Sources are zeros: whole groups of lines in a row need no second step.
+    pub(crate) only_keystream: bool,
 }
 
 impl<const EXACT: bool, const SUM: bool> Compute for Eight<'_, EXACT, SUM> {
@@ -50,16 +54,42 @@ impl<const EXACT: bool, const SUM: bool> Compute for Eight<'_, EXACT, SUM> {
 
     #[inline(always)]
     unsafe fn compute(&mut self, group: &Group) {
-        // SAFETY: the caller's contract.
+        // SAFETY: the caller's contract; eight lines in a row are registers' places.
         unsafe {
+            let straight = self.only_keystream && in_a_row(group);
+            let blocks = if straight {
+                &mut *group.destination[0].cast()
+            } else {
+                &mut *self.keystream
+            };
             match &mut self.side {
-                None => compute::<EXACT, SUM>(group, self.keystream, self.sums),
+                None if straight => keystream_only(group, blocks),
+                None => compute::<EXACT, SUM>(group, blocks, self.sums),
                 Some(side) => {
-                    compute_beside::<EXACT, SUM>(group, self.keystream, self.sums, side);
+                    compute_beside::<EXACT, SUM>(group, blocks, self.sums, side, straight);
                 }
             }
         }
     }
+}
+
+/// Whether a full group's lanes are whole and go to aligned lines one behind the other.
+#[inline(always)]
+fn in_a_row(group: &Group) -> bool {
+    let first = group.destination[0];
+    let mut all = group.used == 8 && first.cast::<__m256i>().is_aligned();
+    for lane in 0..8 {
+        all &= group.destination[lane] == first.wrapping_add(64 * lane);
+        all &= group.span[lane] == Span::FULL;
+    }
+    all
+}
+
+#[inline(never)]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn keystream_only(group: &Group, blocks: &mut [__m256i; 32]) {
+    // SAFETY: the caller's contract.
+    unsafe { keystream(group, blocks) }
 }
 
 /// One function, never inlined: it is called once per eight lanes from several places.
@@ -72,8 +102,11 @@ unsafe fn compute<const EXACT: bool, const SUM: bool>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        keystream(group, blocks);
-        apply::<EXACT, SUM>(group, blocks, sums);
+        let met = !SUM && all_whole(group);
+        some_keystream(group, blocks, &mut (), met);
+        if !met {
+            apply::<EXACT, SUM>(group, blocks, sums);
+        }
     }
 }
 
@@ -85,34 +118,39 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
     blocks: &mut [__m256i; 32],
     sums: &mut [__m256i; 128],
     side: &mut Side,
+    straight: bool,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
+        // Straight lines take keystream alone.
+        let met = !SUM && !straight && all_whole(group);
         {
             match side.share() {
-                Share::Nothing => keystream(group, blocks),
+                Share::Nothing => some_keystream(group, blocks, &mut (), met),
                 Share::One(stream, rounds) => {
                     let walk = side.walk(stream);
                     let mut beside = Single::<4> { walk, rounds };
-                    keystream_beside(group, blocks, &mut beside);
+                    keystream_beside(group, blocks, &mut beside, met);
                     side.went(stream, beside.walk, 4 * rounds);
                 }
                 Share::Half(stream, rounds) => {
                     let walk = side.walk(stream);
                     let mut beside = Single::<2> { walk, rounds };
-                    keystream_beside(group, blocks, &mut beside);
+                    keystream_beside(group, blocks, &mut beside, met);
                     side.went(stream, beside.walk, 2 * rounds);
                 }
                 Share::Both(rounds) => {
                     let (a, b) = (side.walk(0), side.walk(1));
                     let mut beside = Double { a, b, rounds };
-                    keystream_beside(group, blocks, &mut beside);
+                    keystream_beside(group, blocks, &mut beside, met);
                     side.went(0, beside.a, 2 * rounds);
                     side.went(1, beside.b, 2 * rounds);
                 }
             }
         }
-        apply::<EXACT, SUM>(group, blocks, sums);
+        if !straight && !met {
+            apply::<EXACT, SUM>(group, blocks, sums);
+        }
     }
     let last = group.used.clamp(1, 8) - 1;
     side.computed(group.slot[last], group.block[last]);
@@ -260,14 +298,37 @@ macro_rules! four {
 #[target_feature(enable = "avx2,bmi2")]
 pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
     // SAFETY: the caller's contract.
+    unsafe { some_keystream(group, out, &mut (), false) }
+}
+
+/// The same; if `met`, a full group's keystream meets its sources at once and isn't in `out`.
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn some_keystream(
+    group: &Group,
+    out: &mut [__m256i; 32],
+    beside: &mut impl Beside,
+    met: bool,
+) {
+    // SAFETY: the caller's contract.
     unsafe {
         match group.used {
-            0..=2 => few::<1>(group, out, &mut ()),
-            3..=4 => few::<2>(group, out, &mut ()),
-            5..=6 => few::<3>(group, out, &mut ()),
-            7.. => eight(group, out, &mut ()),
+            0..=2 => few::<1>(group, out, beside),
+            3..=4 => few::<2>(group, out, beside),
+            5..=6 => few::<3>(group, out, beside),
+            7.. => eight(group, out, beside, met),
         }
     }
+}
+
+/// Whether a full group's lanes are all whole.
+#[inline(always)]
+fn all_whole(group: &Group) -> bool {
+    let mut all = group.used == 8;
+    for span in &group.span[..8] {
+        all &= *span == Span::FULL;
+    }
+    all
 }
 
 /// Up to six blocks with Poly1305 of two blocks beside each double round. Returns how many it took.
@@ -324,20 +385,25 @@ unsafe fn few_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl B
 /// As [`Compute::compute`].
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
+unsafe fn keystream_beside(
+    group: &Group,
+    out: &mut [__m256i; 32],
+    beside: &mut impl Beside,
+    met: bool,
+) {
     // SAFETY: the caller's contract.
     unsafe {
         if group.used <= 4 {
             few::<2>(group, out, beside);
         } else {
-            eight(group, out, beside);
+            eight(group, out, beside, met);
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
+unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside, met: bool) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -393,7 +459,16 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside
         }
         let columns = transpose(&half);
         for lane in 0..8 {
-            out[2 * lane + side] = columns[lane];
+            if met {
+                // SAFETY: the lane is whole; its source is read once.
+                unsafe {
+                    let text = load(group.source[lane].add(32 * side));
+                    let to = group.destination[lane].add(32 * side).cast();
+                    _mm256_storeu_si256(to, _mm256_xor_si256(text, columns[lane]));
+                }
+            } else {
+                out[2 * lane + side] = columns[lane];
+            }
         }
     }
 }

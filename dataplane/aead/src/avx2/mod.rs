@@ -17,10 +17,11 @@
 mod chacha;
 mod poly;
 
+use core::arch::asm;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, AHEAD, Blocks, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -43,16 +44,21 @@ impl Vector for Avx2 {
     const SCALAR_BLOCKS: usize = 33;
     const TOGETHER: u32 = 200;
     const SIDE: u32 = 256;
-    const AHEAD: usize = AHEAD;
     // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
     const SEAL: (usize, usize) = (usize::MAX, 8);
     const OPEN: (usize, usize) = (16 << 10, 2);
+
+    #[inline(always)]
+    fn ahead(_lanes: usize, _longest: u32) -> bool {
+        true
+    }
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; 64],
         side: Option<&'s mut Side>,
+        only_keystream: bool,
     ) -> chacha::Eight<'s, EXACT, SUM> {
         // SAFETY: a line is 64 bytes, aligned to 64, as a register's place in memory; all bit
         // patterns are both.
@@ -61,6 +67,7 @@ impl Vector for Avx2 {
                 keystream: &mut *(&raw mut *keystream).cast(),
                 sums: &mut *(&raw mut *sums).cast(),
                 side,
+                only_keystream,
             }
         }
     }
@@ -90,8 +97,16 @@ impl Vector for Avx2 {
         }
     }
 
+    const SHORT: u32 = 0;
+    const FILLS: bool = false;
+
     #[inline(always)]
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+    unsafe fn short_tags(_keys: &[Line; 16], _texts: &[Text; 16]) -> [[u64; 2]; 16] {
+        [[0; 2]; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, streams) }
     }
@@ -116,7 +131,10 @@ unsafe fn prepare(group: &mut Group, blocks: Blocks) {
 #[target_feature(enable = "avx2,bmi2")]
 pub(crate) unsafe fn seal(scratch: &mut Scratch, jobs: &mut [SealJob<'_>]) {
     // SAFETY: the caller's contract.
-    unsafe { batch::seal::<Avx2, fn(usize, PayloadSum, &mut [u8])>(scratch, jobs, &mut None) }
+    unsafe {
+        batch::seal::<Avx2, fn(usize, PayloadSum, &mut [u8])>(scratch, jobs, &mut None);
+        forget_registers();
+    }
 }
 
 /// # Safety
@@ -128,7 +146,10 @@ pub(crate) unsafe fn seal_with(
     finish: &mut dyn FnMut(usize, PayloadSum, &mut [u8]),
 ) {
     // SAFETY: the caller's contract.
-    unsafe { batch::seal::<Avx2, _>(scratch, jobs, &mut Some(finish)) }
+    unsafe {
+        batch::seal::<Avx2, _>(scratch, jobs, &mut Some(finish));
+        forget_registers();
+    }
 }
 
 /// # Safety
@@ -136,7 +157,10 @@ pub(crate) unsafe fn seal_with(
 #[target_feature(enable = "avx2,bmi2")]
 pub(crate) unsafe fn open(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
     // SAFETY: the caller's contract.
-    unsafe { batch::open::<Avx2>(scratch, jobs) }
+    unsafe {
+        batch::open::<Avx2>(scratch, jobs);
+        forget_registers();
+    }
 }
 
 /// # Safety
@@ -144,7 +168,10 @@ pub(crate) unsafe fn open(scratch: &mut Scratch, jobs: &mut [OpenJob<'_>]) {
 #[target_feature(enable = "avx2,bmi2")]
 pub(crate) unsafe fn verify(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
     // SAFETY: the caller's contract.
-    unsafe { batch::verify::<Avx2>(scratch, jobs) }
+    unsafe {
+        batch::verify::<Avx2>(scratch, jobs);
+        forget_registers();
+    }
 }
 
 /// # Safety
@@ -152,5 +179,28 @@ pub(crate) unsafe fn verify(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
 #[target_feature(enable = "avx2,bmi2")]
 pub(crate) unsafe fn decrypt(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
     // SAFETY: the caller's contract.
-    unsafe { batch::decrypt::<Avx2>(scratch, jobs) }
+    unsafe {
+        batch::decrypt::<Avx2>(scratch, jobs);
+        forget_registers();
+    }
+}
+
+/// Clears the vector registers: the last group's keystream and Poly1305's states are still there.
+///
+/// # Safety
+/// The processor has AVX.
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+unsafe fn forget_registers() {
+    // SAFETY: it tells the compiler of every register that it clears.
+    unsafe {
+        asm!(
+            "vzeroall",
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _,
+            out("ymm5") _, out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _,
+            out("ymm10") _, out("ymm11") _, out("ymm12") _, out("ymm13") _, out("ymm14") _,
+            out("ymm15") _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
 }

@@ -156,7 +156,7 @@ fn transpose(x: [__m256i; 4]) -> [__m256i; 4] {
 /// The processor has the features; texts are readable and nobody writes them meanwhile.
 #[target_feature(enable = "avx2,bmi2")]
 pub(crate) unsafe fn authenticate(
-    keys: &[Line; 8],
+    keys: [&Line; 8],
     texts: &[Text; 8],
     streams: usize,
 ) -> [[u64; 2]; 8] {
@@ -172,7 +172,7 @@ pub(crate) unsafe fn authenticate(
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
     let zero = _mm256_setzero_si256();
     // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 4];

@@ -9,6 +9,8 @@
 //! and exclusive-ors of whole registers and nothing else. Sixteen by sixteen words are transposed
 //! at the end and each block meets its source.
 //!
+//! A full group of whole blocks meets its sources in registers; others' keystream is stored first.
+//!
 //! Constant time: those instructions take the same time for all operands; the branches and masks
 //! here depend on spans (lengths) and on whether two key *pointers* are the same.
 
@@ -59,8 +61,12 @@ unsafe fn compute<const EXACT: bool, const SUM: bool>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        keystream(group, blocks);
-        apply::<EXACT, SUM>(group, blocks, sums);
+        if !SUM && all_whole(group) {
+            sixteen::<true>(group, blocks);
+        } else {
+            keystream(group, blocks);
+            apply::<EXACT, SUM>(group, blocks, sums);
+        }
     }
 }
 
@@ -188,7 +194,7 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
             0..=4 => beside::<1>(group, out),
             5..=8 => beside::<2>(group, out),
             9..=12 => beside::<3>(group, out),
-            13.. => sixteen(group, out),
+            13.. => sixteen::<false>(group, out),
         }
     }
 }
@@ -308,9 +314,21 @@ fn half_round<const SETS: usize>(x: &mut [[__m512i; 4]; SETS]) {
     step!(2 3 1 7);
 }
 
+/// Whether a full group's lanes are all whole.
+#[inline(always)]
+fn all_whole(group: &Group) -> bool {
+    let mut all = group.used == 16;
+    for span in &group.span[..16] {
+        all &= *span == Span::FULL;
+    }
+    all
+}
+
+/// Sixteen blocks. If `MET`, all lanes are whole: the keystream meets its sources at once and isn't
+/// in `out`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
+unsafe fn sixteen<const MET: bool>(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -345,13 +363,24 @@ unsafe fn sixteen(group: &Group, out: &mut [__m512i; 16]) {
     for i in 0..16 {
         x[i] = _mm512_add_epi32(x[i], start[i]);
     }
-    transpose(&x, out);
+    transpose(&x, |lane, keystream| {
+        if MET {
+            // SAFETY: the lane is whole; its source is read once.
+            unsafe {
+                let text = load(group.source[lane]);
+                let to = group.destination[lane].cast();
+                _mm512_storeu_si512(to, _mm512_xor_si512(text, keystream));
+            }
+        } else {
+            out[lane] = keystream;
+        }
+    });
 }
 
 /// Sixteen rows of words become sixteen blocks.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-fn transpose(x: &[__m512i; 16], out: &mut [__m512i; 16]) {
+fn transpose(x: &[__m512i; 16], mut put: impl FnMut(usize, __m512i)) {
     // 1. 4x4 words inside each quarter: quarter q of t[4g + j] is words 4g.. of block 4q + j.
     let mut t = [_mm512_setzero_si512(); 16];
     for g in 0..4 {
@@ -374,10 +403,10 @@ fn transpose(x: &[__m512i; 16], out: &mut [__m512i; 16]) {
             _mm512_shuffle_i32x4::<0x44>(c, d),
             _mm512_shuffle_i32x4::<0xee>(c, d),
         );
-        out[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        out[4 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-        out[8 + j] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);
-        out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab2, cd2);
+        put(j, _mm512_shuffle_i32x4::<0x88>(ab, cd));
+        put(4 + j, _mm512_shuffle_i32x4::<0xdd>(ab, cd));
+        put(8 + j, _mm512_shuffle_i32x4::<0x88>(ab2, cd2));
+        put(12 + j, _mm512_shuffle_i32x4::<0xdd>(ab2, cd2));
     }
 }
 

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! Only steps in which a text begins or a block isn't whole are loaded with masks: of packets of one
-//! length that is a multiple of 64, none.
+//! length that is a multiple of 64, none. Before a text begins, its lanes follow the longest one, and
+//! forget it when theirs begins; so a short text may fill a lane that is left over.
 //!
 //! Fewer than five texts take two, four or eight lanes each: a text's steps are dealt to streams,
 //! which go on by `r^8`, `r^16` or `r^32` and meet at the end.
@@ -165,7 +166,7 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 /// The processor has the features; texts are readable and nobody writes them meanwhile.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 pub(crate) unsafe fn authenticate(
-    keys: &[Line; 8],
+    keys: [&Line; 8],
     texts: &[Text; 8],
     streams: usize,
 ) -> [[u64; 2]; 8] {
@@ -182,7 +183,7 @@ pub(crate) unsafe fn authenticate(
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
     let zero = _mm512_setzero_si512();
     // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 8];
@@ -206,10 +207,9 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let blocks = |text: &Text| text.len.div_ceil(16);
-    let (mut most, mut least, mut parts) = (0, u32::MAX, 0);
+    let (mut most, mut parts) = (0, 0);
     for lane in 0..8 / S {
         most = most.max(blocks(&texts[lane]));
-        least = least.min(blocks(&texts[lane]));
         parts |= texts[lane].len % 16;
     }
     let per_step = 4 * S as u32;
@@ -217,16 +217,34 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     let mut begin = [ptr::null::<u8>(); 8];
     let mut start = [ptr::null::<u8>(); 8];
     let mut len = [0u64; 8];
+    // The step in which each text begins, and whether one begins behind the first step's start.
+    let (mut first, mut late, mut longest) = ([0u64; 8], false, 0);
     for lane in 0..8 {
         let pad = per_step * steps - blocks(&texts[lane / S]);
+        first[lane] = u64::from(pad / per_step);
+        late |= pad > 0;
+        if blocks(&texts[lane / S]) == most {
+            longest = lane / S;
+        }
         start[lane] = texts[lane / S].start;
         begin[lane] = start[lane]
             .wrapping_sub(16 * pad as usize)
             .wrapping_add(64 * (lane % S));
         len[lane] = u64::from(texts[lane / S].len);
     }
-    // The first step in which all texts have begun at its first byte.
-    let begun = (per_step * steps - least).div_ceil(per_step);
+    // Until a text begins, its lanes follow the longest one: that needs no masks. What they make of it
+    // is forgotten when theirs begins.
+    let mut place = begin;
+    for lane in 0..8 {
+        if first[lane] > 0 {
+            place[lane] = begin[longest * S + lane % S];
+        }
+    }
+    let next_after = |step: u32| {
+        let later = first.iter().filter(|&&first| first > u64::from(step));
+        later.min().map_or(u32::MAX, |&first| first as u32)
+    };
+    let mut next = next_after(0);
     // SAFETY: they are arrays of eight words.
     let edges = unsafe {
         Edges {
@@ -235,17 +253,19 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             lens: _mm512_loadu_si512(len.as_ptr().cast()),
         }
     };
+    // SAFETY: an array of eight words.
+    let firsts = unsafe { _mm512_loadu_si512(first.as_ptr().cast()) };
     // Only a last step in which a block isn't whole needs masks.
     let masked = if parts == 0 { u32::MAX } else { steps - 1 };
 
     // 3. The first step takes the blocks that some packet has; h is zero.
-    let (columns, high_bits) = if begun > 0 || masked == 0 {
+    let (columns, high_bits) = if late || masked == 0 {
         // SAFETY: texts are readable.
         unsafe { edges.load(0) }
     } else {
         // SAFETY: all texts have begun and none ends.
         (
-            unsafe { load::<S>(&begin, 0) },
+            unsafe { load::<S>(&place, 0) },
             [_mm512_set1_epi64(HIGH_BIT); 4],
         )
     };
@@ -280,13 +300,23 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
 
     // 4. Four blocks of each stream per step.
     for step in 1..steps {
-        let (columns, high_bits) = if step < begun || step == masked {
+        let (columns, high_bits) = if step == next || step == masked {
+            let begins = _mm512_cmpeq_epi64_mask(firsts, _mm512_set1_epi64(i64::from(step)));
+            for limb in &mut h {
+                *limb = _mm512_mask_mov_epi64(*limb, begins, zero);
+            }
+            for lane in 0..8 {
+                if first[lane] == u64::from(step) {
+                    place[lane] = begin[lane];
+                }
+            }
+            next = next_after(step);
             // SAFETY: texts are readable.
             unsafe { edges.load(64 * S as u32 * step) }
         } else {
-            // SAFETY: all texts have begun and none ends.
+            // SAFETY: all texts, or others in their place, have begun and none ends.
             (
-                unsafe { load::<S>(&begin, step) },
+                unsafe { load::<S>(&place, step) },
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
@@ -314,6 +344,12 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
             multiply(&mut accumulator, &h, &stride);
         }
         h = carry(&accumulator);
+    }
+
+    // Texts that never began have no blocks.
+    let begun = _mm512_cmplt_epi64_mask(firsts, _mm512_set1_epi64(i64::from(steps)));
+    for limb in &mut h {
+        *limb = _mm512_maskz_mov_epi64(begun, *limb);
     }
 
     // 5. Streams of one text meet, neighbours first.
@@ -350,6 +386,98 @@ unsafe fn with_streams<const S: usize>(keys: &[Line; 8], texts: &[Text; 8]) -> [
     let mut packets = [[0; 2]; 8];
     for packet in 0..8 / S {
         packets[packet] = [tags[0][packet * S], tags[1][packet * S]];
+    }
+    packets
+}
+
+/// The tags of `8 N` texts of at most 64 bytes.
+///
+/// Block by block, without powers of `r`: those cost as much as they save here. Each step waits for
+/// the one before, so the eights take turns.
+///
+/// # Safety
+/// As [`authenticate`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+pub(crate) unsafe fn authenticate_short<const N: usize>(
+    keys: [&[Line; 8]; N],
+    texts: &[[Text; 8]; N],
+) -> [[[u64; 2]; 8]; N] {
+    let zero = _mm512_setzero_si512();
+    let mut factors = [factor([zero; 3]); N];
+    let mut secrets = [[zero; 2]; N];
+    let mut lens = [zero; N];
+    let mut blocks = [[[zero; 3]; 4]; N];
+    let mut most = 0;
+    for texts in texts {
+        for text in texts {
+            most = most.max(text.len.div_ceil(16));
+        }
+    }
+    for n in 0..N {
+        // 1. Keys: r, clamped, and s.
+        let mut rows = [zero; 8];
+        for lane in 0..8 {
+            // SAFETY: a slot is 64 bytes.
+            rows[lane] = unsafe { _mm512_load_si512(keys[n][lane].0.as_ptr().cast()) };
+        }
+        let columns = transpose(&rows);
+        factors[n] = factor(limbs(
+            _mm512_and_si512(columns[0], _mm512_set1_epi64(0x0fff_fffc_0fff_ffff)),
+            _mm512_and_si512(columns[1], _mm512_set1_epi64(0x0fff_fffc_0fff_fffc)),
+            zero,
+        ));
+        secrets[n] = [columns[2], columns[3]];
+        // 2. Texts, all in one step.
+        let (mut begin, mut start, mut len) = ([ptr::null::<u8>(); 8], [ptr::null(); 8], [0; 8]);
+        for (lane, text) in texts[n].iter().enumerate() {
+            let pad = 4 - text.len.div_ceil(16);
+            start[lane] = text.start;
+            begin[lane] = text.start.wrapping_sub(16 * pad as usize);
+            len[lane] = u64::from(text.len);
+        }
+        // SAFETY: they are arrays of eight words; texts are readable.
+        let (columns, high_bits) = unsafe {
+            let edges = Edges {
+                begins: _mm512_loadu_si512(begin.as_ptr().cast()),
+                starts: _mm512_loadu_si512(start.as_ptr().cast()),
+                lens: _mm512_loadu_si512(len.as_ptr().cast()),
+            };
+            lens[n] = edges.lens;
+            if len.iter().all(|&len| len == 64) {
+                (load::<1>(&start, 0), [_mm512_set1_epi64(HIGH_BIT); 4])
+            } else {
+                edges.load(0)
+            }
+        };
+        for block in 0..4 {
+            blocks[n][block] = limbs(columns[2 * block], columns[2 * block + 1], high_bits[block]);
+        }
+    }
+    // 3. Blocks, then the lengths.
+    let mut h = [[zero; 3]; N];
+    for block in 4 - most as usize..4 {
+        for n in 0..N {
+            let mut accumulator = [zero; 6];
+            multiply(
+                &mut accumulator,
+                &sum(&h[n], &blocks[n][block]),
+                &factors[n],
+            );
+            h[n] = carry(&accumulator);
+        }
+    }
+    let mut packets = [[[0; 2]; 8]; N];
+    for n in 0..N {
+        let lengths = limbs(zero, lens[n], _mm512_set1_epi64(HIGH_BIT));
+        let mut accumulator = [zero; 6];
+        multiply(&mut accumulator, &sum(&h[n], &lengths), &factors[n]);
+        h[n] = carry(&accumulator);
+    }
+    for n in 0..N {
+        let tags = finish(&h[n], secrets[n]);
+        for lane in 0..8 {
+            packets[n][lane] = [tags[0][lane], tags[1][lane]];
+        }
     }
     packets
 }

@@ -17,7 +17,7 @@ use core::ops::Range;
 use core::slice;
 
 use super::open::verdict;
-use super::{AHEAD, Blocks, Line, Scratch, Text, Vector, wipe_lines};
+use super::{AHEAD, Blocks, Line, Scratch, Text, Vector, combine, wipe_lines};
 use crate::job::State;
 use crate::lanes::Stream;
 use crate::scalar::{self, Poly};
@@ -142,26 +142,7 @@ impl Alone {
         let len = end.min(self.len as usize) - start;
         // SAFETY: the caller's contract.
         let text = unsafe { slice::from_raw_parts_mut(self.text.add(start), len) };
-        let (whole, rest) = text.as_chunks_mut::<64>();
-        let mut lines = ahead[lanes].iter();
-        for (block, line) in whole.iter_mut().zip(&mut lines) {
-            for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(line.0) {
-                *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
-            }
-        }
-        let Some(last) = lines.next() else {
-            return;
-        };
-        let (words, bytes) = rest.as_chunks_mut::<8>();
-        let mut last = last.0.iter();
-        for (bytes, word) in words.iter_mut().zip(&mut last) {
-            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
-        }
-        if let Some(word) = last.next() {
-            for (byte, key) in bytes.iter_mut().zip(word.to_ne_bytes()) {
-                *byte ^= key;
-            }
-        }
+        combine(text, &ahead[lanes]);
     }
 
     /// The tag of a text that is complete.
@@ -180,10 +161,7 @@ impl Alone {
             } else {
                 K::TEXTS
             };
-            let mut keys = [const { Line([0; 8]) }; 8];
-            keys[0] = *key;
-            let [tag, ..] = K::tags(&keys, &[self.text(); 8], streams);
-            wipe_lines(&mut keys[..1]);
+            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], streams);
             tag
         }
     }

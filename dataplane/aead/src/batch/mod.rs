@@ -22,7 +22,7 @@ mod alone;
 mod open;
 mod seal;
 
-use core::ptr;
+use core::{ptr, slice};
 
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
 use crate::scalar::{Poly, Side};
@@ -62,8 +62,8 @@ pub(crate) struct Scratch {
 #[repr(C, align(64))]
 pub(crate) struct Secret {
     /// By slot: block 0 of the keystream, whose first half is the Poly1305 key. Any slot can be
-    /// taken for the first of eight.
-    pub(crate) poly_keys: [Line; MOST + 8],
+    /// taken for the first of sixteen.
+    pub(crate) poly_keys: [Line; MOST + 16],
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
     pub(crate) keystream: [Line; 16],
@@ -78,7 +78,7 @@ impl Scratch {
         Self {
             groups: [Group::new(), Group::new()],
             secret: Secret {
-                poly_keys: [LINE; MOST + 8],
+                poly_keys: [LINE; MOST + 16],
                 sums: [LINE; MOST],
                 keystream: [LINE; 16],
                 ahead: [LINE; AHEAD],
@@ -102,11 +102,12 @@ pub(crate) trait Vector {
     /// The computation of a group: exact stores or whole ones, with sums or without.
     type Lanes<'s, const EXACT: bool, const SUM: bool>: Compute;
 
-    /// Borrows from the scratch what the computation needs.
+    /// Borrows from the scratch what the computation needs. `only_keystream`: all sources are zeros.
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
         keystream: &'s mut [Line; 16],
         sums: &'s mut [Line; MOST],
         side: Option<&'s mut Side>,
+        only_keystream: bool,
     ) -> Self::Lanes<'s, EXACT, SUM>;
 
     /// The most blocks, its key's among them, of a packet that is worked on without lanes when it is
@@ -148,12 +149,24 @@ pub(crate) trait Vector {
     /// Up to this length texts are authenticated in words, three together, not in vectors.
     const TOGETHER: u32;
 
+    /// Up to this length sixteen texts are authenticated side by side, if there are so many.
+    const SHORT: u32;
+
+    /// Whether lanes that are left over take shorter texts at no price.
+    const FILLS: bool;
+
+    /// The tags of sixteen texts of that length.
+    ///
+    /// # Safety
+    /// As `tags`.
+    unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16];
+
     /// From this length on texts are authenticated on the side of ChaCha20's rounds.
     const SIDE: u32;
 
-    /// Sub-batches of at most so many lanes are opened with the keystream computed ahead of the
-    /// verdict, and combined after it.
-    const AHEAD: usize;
+    /// Whether a sub-batch is opened with the keystream computed ahead of the verdict, and combined
+    /// after it: by its lanes, at most `AHEAD` without those of keys, and its longest text.
+    fn ahead(lanes: usize, longest: u32) -> bool;
 
     /// Text of a sub-batch to seal, or a little more: up to a multiple of so many packets.
     const SEAL: (usize, usize);
@@ -165,7 +178,7 @@ pub(crate) trait Vector {
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private.
-    unsafe fn tags(keys: &[Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
 }
 
 /// Blocks of one packet.
@@ -219,15 +232,24 @@ impl Order {
     }
 
     /// By rank: entries differ, so the number of smaller ones is each one's place. No branch that
-    /// could be mispredicted, and the compiler counts with vectors.
+    /// could be mispredicted, and ranks are counted in vectors, without a sum across one.
     #[inline(always)]
     fn sort(&mut self) {
-        let mut all = [u32::MAX; MOST];
+        let (mut all, mut ranks) = ([u32::MAX; MOST], [0u32; MOST]);
         all[..self.len].copy_from_slice(&self.entries[..self.len]);
-        for &entry in &all[..self.len] {
-            let rank = all
-                .iter()
-                .fold(0u32, |rank, &other| rank + u32::from(other < entry));
+        let some = self.len.next_multiple_of(16).min(MOST);
+        let (all16, ranks16) = (
+            all[..some].as_chunks::<16>().0,
+            ranks[..some].as_chunks_mut::<16>().0,
+        );
+        for (others, ranks) in all16.iter().zip(ranks16) {
+            for &entry in &all[..self.len] {
+                for (rank, &other) in ranks.iter_mut().zip(others) {
+                    *rank += u32::from(entry < other);
+                }
+            }
+        }
+        for (&entry, rank) in all[..self.len].iter().zip(ranks) {
             self.entries[rank as usize & (MOST - 1)] = entry;
         }
     }
@@ -269,6 +291,47 @@ fn aside<K: Vector>(order: &Order, len: impl Fn(usize) -> u32) -> usize {
     first
 }
 
+/// Text meets keystream.
+#[inline(always)]
+fn combine(text: &mut [u8], keystream: &[Line]) {
+    let (whole, rest) = text.as_chunks_mut::<64>();
+    let mut lines = keystream.iter();
+    for (block, line) in whole.iter_mut().zip(&mut lines) {
+        for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(line.0) {
+            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+        }
+    }
+    let Some(last) = lines.next() else {
+        return;
+    };
+    let (words, bytes) = rest.as_chunks_mut::<8>();
+    let mut last = last.0.iter();
+    for (bytes, word) in words.iter_mut().zip(&mut last) {
+        *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+    }
+    if let Some(word) = last.next() {
+        for (byte, key) in bytes.iter_mut().zip(word.to_ne_bytes()) {
+            *byte ^= key;
+        }
+    }
+}
+
+/// The same, and wipes the keystream.
+#[inline(always)]
+fn combine_and_wipe(text: &mut [u8], keystream: &mut [Line]) {
+    let (whole, rest) = text.as_chunks_mut::<64>();
+    let (lines, last) = keystream.split_at_mut(whole.len());
+    for (block, line) in whole.iter_mut().zip(lines) {
+        let words = line.0;
+        wipe_lines(slice::from_mut(line));
+        for (bytes, word) in block.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *bytes = (u64::from_le_bytes(*bytes) ^ word.to_le()).to_le_bytes();
+        }
+    }
+    combine(rest, last);
+    wipe_lines(last);
+}
+
 /// Lanes of `text[from..to]`, in place; `from` begins a block, `to` ends one or the text.
 #[inline(always)]
 unsafe fn in_place<C: Compute>(
@@ -288,7 +351,12 @@ unsafe fn in_place<C: Compute>(
     let at = text.wrapping_add(from as usize);
     // SAFETY: the caller's pointers.
     unsafe {
-        pipeline.run(stream, block + 1, whole as usize, at, at);
+        // A run's vectors are for more than one.
+        if whole == 1 {
+            pipeline.one(stream, block + 1, Span::FULL, at, at);
+        } else {
+            pipeline.run(stream, block + 1, whole as usize, at, at);
+        }
         let rest = to % 64;
         if rest > 0 {
             let at = text.wrapping_add((to - rest) as usize);
@@ -308,10 +376,28 @@ unsafe fn tags<K: Vector>(
     text: impl Fn(usize) -> Text,
     mut put: impl FnMut(usize, [u64; 2]),
 ) {
+    // Sixteen short ones at a time first: their lanes were the first, the longest texts' may still be
+    // under way.
+    let mut begin = 0;
+    while K::SHORT > 0 && begin + 16 <= slots && text(begin + 15).len <= K::SHORT {
+        let mut texts = [text(begin); 16];
+        for lane in 1..16 {
+            texts[lane] = text(begin + lane);
+        }
+        let Some(keys) = scratch.secret.poly_keys[begin..].first_chunk() else {
+            return;
+        };
+        // SAFETY: the caller's contract.
+        let tags = unsafe { K::short_tags(keys, &texts) };
+        for (lane, &tag) in tags.iter().enumerate() {
+            put(begin + lane, tag);
+        }
+        begin += 16;
+    }
     let mut end = slots;
-    while end > 0 {
+    while end > begin {
         // 0. Words, three texts together, where multiplication is quicker than vectors.
-        if end >= 3 && text(end - 1).len <= K::TOGETHER {
+        if end >= begin + 3 && text(end - 1).len <= K::TOGETHER {
             let start = end - 3;
             let texts = [text(start), text(start + 1), text(start + 2)];
             let keys = &scratch.secret.poly_keys[start..end];
@@ -327,7 +413,7 @@ unsafe fn tags<K: Vector>(
         let longest = text(end - 1).len;
         let enough = if longest <= 256 { 0 } else { longest / 2 };
         let mut start = end - 1;
-        while start > 0 && end - start < K::TEXTS && text(start - 1).len >= enough {
+        while start > begin && end - start < K::TEXTS && text(start - 1).len >= enough {
             start -= 1;
         }
         // 2. Few packets share the lanes among them, as far as they have steps to share.
@@ -346,20 +432,25 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        // Lanes that are left over do the longest text again: it needs no masks that others don't.
-        let mut texts = [text(end - 1); 8];
+        // Lanes that are left over do the shortest texts, or the longest again.
+        let mut fill = 0;
+        if K::FILLS {
+            fill = (K::TEXTS / streams - count).min(start - begin);
+        }
+        let mut slot = [end - 1; 8];
         for lane in 0..count {
-            texts[lane] = text(start + lane);
+            slot[lane] = start + lane;
         }
-        let Some(keys) = scratch.secret.poly_keys[start..].first_chunk() else {
-            return;
-        };
+        for lane in 0..fill {
+            slot[count + lane] = begin + lane;
+        }
+        let keys = slot.map(|slot| &scratch.secret.poly_keys[slot]);
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &texts, streams) };
-        for (lane, &tag) in tags.iter().enumerate().take(count) {
-            put(start + lane, tag);
+        let tags = unsafe { K::tags(keys, &slot.map(&text), streams) };
+        for lane in 0..count + fill {
+            put(slot[lane], tags[lane]);
         }
-        end = start;
+        (begin, end) = (begin + fill, start);
     }
 }
 

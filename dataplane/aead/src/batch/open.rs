@@ -14,7 +14,8 @@ use core::slice;
 
 use super::alone::Alone;
 use super::{
-    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags, wipe_lines,
+    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine_and_wipe, in_place, stream,
+    tags, wipe_lines,
 };
 use crate::KeyBytes;
 use crate::job::{DecryptJob, OpenJob, Sealed, State};
@@ -77,7 +78,7 @@ unsafe fn verify_some<K: Vector, J: Open>(
 ) {
     let secret = &mut scratch.secret;
     let keys = secret.poly_keys.as_mut_ptr();
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &jobs[order.index(first, slot)];
@@ -150,7 +151,8 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
             }
             verify_some::<K, _>(scratch, jobs, first, &order);
             let secret = &mut scratch.secret;
-            let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+            let compute =
+                K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
             let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
             for slot in 0..order.len {
                 let job = &jobs[order.index(first, slot)];
@@ -183,11 +185,13 @@ unsafe fn open_ahead<K: Vector>(
     order: &Order,
 ) -> bool {
     let lanes = |job: &OpenJob<'_>| job.len.div_ceil(64) as usize;
-    let mut total = 0;
+    let (mut total, mut longest) = (0, 0);
     for slot in 0..order.len {
-        total += lanes(&jobs[order.index(first, slot)]);
+        let job = &jobs[order.index(first, slot)];
+        total += lanes(job);
+        longest = longest.max(job.len);
     }
-    if total > AHEAD || total + order.len > K::AHEAD {
+    if total > AHEAD || !K::ahead(total + order.len, longest) {
         return false;
     }
     // 1. All lanes, keys first; on the side, tags of long texts as soon as keys are there. Zeros
@@ -210,22 +214,39 @@ unsafe fn open_ahead<K: Vector>(
     } else {
         None
     };
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside, true);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     // SAFETY: lines take whole blocks.
     unsafe {
-        for slot in 0..order.len {
-            let job = &jobs[order.index(first, slot)];
-            let key = keys.wrapping_add(slot).cast();
-            let stream = stream(job.key, job.salt, job.counter, slot);
-            pipeline.one(stream, 0, Span::FULL, (&raw const ZEROS).cast(), key);
+        let key = |slot: usize| keys.wrapping_add(slot).cast();
+        let zeros = (&raw const ZEROS).cast();
+        // What goes on the side shall not wait for its key.
+        let keys_first = side < order.len;
+        if keys_first {
+            for slot in 0..order.len {
+                let job = &jobs[order.index(first, slot)];
+                let stream = stream(job.key, job.salt, job.counter, slot);
+                pipeline.one(stream, 0, Span::FULL, zeros, key(slot));
+            }
         }
         let mut to = ahead;
         for slot in 0..order.len {
             let job = &jobs[order.index(first, slot)];
             let stream = stream(job.key, job.salt, job.counter, slot);
-            pipeline.run(stream, 1, lanes(job), to, to);
-            to = to.wrapping_add(64 * lanes(job));
+            let (mut block, mut count) = (1, lanes(job));
+            if !keys_first {
+                if count == 0 {
+                    pipeline.one(stream, 0, Span::FULL, zeros, key(slot));
+                } else {
+                    pipeline.two(stream, zeros, key(slot), to, to);
+                    to = to.wrapping_add(64);
+                    (block, count) = (2, count - 1);
+                }
+            }
+            if count > 0 {
+                pipeline.run(stream, block, count, to, to);
+                to = to.wrapping_add(64 * count);
+            }
         }
         pipeline.finish();
     }
@@ -249,25 +270,21 @@ unsafe fn open_ahead<K: Vector>(
         );
     }
     // 3. Texts of packets that verified.
-    let mut from = ahead.cast_const();
+    let mut from = 0;
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
         job.state = verdicts[slot];
+        let to = from + lanes(job);
+        let keystream = &mut scratch.secret.ahead[from..to];
         if job.ok() {
-            // SAFETY: the job borrows its buffer mutably; the lanes above filled this keystream.
-            let (text, keystream) = unsafe {
-                (
-                    slice::from_raw_parts_mut(job.text.as_ptr(), job.len as usize),
-                    slice::from_raw_parts(from, job.len as usize),
-                )
-            };
-            for (byte, key) in text.iter_mut().zip(keystream) {
-                *byte ^= key;
-            }
+            // SAFETY: the job borrows its buffer mutably.
+            let text = unsafe { slice::from_raw_parts_mut(job.text.as_ptr(), job.len as usize) };
+            combine_and_wipe(text, keystream);
+        } else {
+            wipe_lines(keystream);
         }
-        from = from.wrapping_add(64 * lanes(job));
+        from = to;
     }
-    wipe_lines(&mut scratch.secret.ahead[..total]);
     true
 }
 
@@ -300,7 +317,7 @@ pub(super) unsafe fn verdict(text: Text, tag: [u64; 2]) -> State {
 #[inline(always)]
 pub(crate) unsafe fn decrypt<K: Vector>(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>]) {
     let secret = &mut scratch.secret;
-    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for job in jobs.iter() {
         let stream = stream(job.key, job.salt, job.counter, 0);

@@ -98,7 +98,7 @@ unsafe fn seal_lanes<K: Vector>(
     } else {
         None
     };
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
@@ -158,7 +158,7 @@ unsafe fn seal_heads_last<K: Vector, F>(
     let secret = &mut scratch.secret;
     secret.sums[..order.len].fill(ZEROS);
     let mut heads = [0; MOST];
-    let compute = K::lanes::<false, true>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<false, true>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
@@ -207,7 +207,7 @@ unsafe fn seal_heads_last<K: Vector, F>(
     }
 
     let keys = secret.poly_keys.as_mut_ptr();
-    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None);
+    let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
         let job = &mut jobs[order.index(first, slot)];
