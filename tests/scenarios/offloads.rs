@@ -256,10 +256,11 @@ fn tcp(scenario: &Scenario, guests: &mut Guests, mtu: u16, ecn: bool, options: &
 fn udp(scenario: &Scenario, guests: &mut Guests, mtu: u16, sizes: &[u16]) -> Result<()> {
     for (family, address) in guests.far.both() {
         for &size in sizes {
-            // Slow enough for an emulated receiver: what is looked for is damage, not speed.
-            let options = format!("-u -l {size} -b 4M -n 400K");
+            // Slow enough for an emulated receiver, and what it loses all the same is no matter: what is looked for is
+            // damage.
+            let options = format!("-u -l {size} -b {}K -t 1", 4 * size.max(250));
             let flow = guests.iperf(address, &options)?;
-            ensure!(flow.received > 200_000, "hardly anything came: {flow:?}");
+            ensure!(flow.received > 10_000, "hardly anything came: {flow:?}");
             scenario.say(format!(
                 "MTU {mtu}, {family}, datagrams of {size}: {} lost",
                 flow.lost
@@ -282,7 +283,7 @@ fn toggled(scenario: &Scenario, guests: &mut Guests, mtu: u16, options: &[&str])
                 "MTU {mtu}, {family}, {options}, while all is switched: {:.0} Mbit/s",
                 flow.bits_per_second / 1e6
             ));
-            ensure!(flow.received > 100_000, "hardly anything came: {flow:?}");
+            ensure!(flow.received > 10_000, "hardly anything came: {flow:?}");
         }
     }
     for guest in guests.both() {
@@ -318,8 +319,7 @@ fn guests_exchange_super_frames_at_every_mtu_over_udp() -> Result<()> {
         &PARTS,
         |scenario| {
             let mut guests = Guests::apart(scenario, Uplink::Udp, "")?;
-            campaign(scenario, &mut guests)?;
-            congestion(scenario, &mut guests)
+            campaign(scenario, &mut guests)
         },
     )
 }
@@ -370,6 +370,15 @@ fn campaign(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
 
 /// The cable marks some packets: the receiver's kernel learns of it, and tells the sender's, which slows down and says
 /// so (CWR) in its next super-frame.
+#[test]
+#[ignore = "boots two guests for ten seconds of traffic; scripts/test --long runs it"]
+fn guests_hear_of_congestion() -> Result<()> {
+    Scenario::run("guests_hear_of_congestion", &PARTS, |scenario| {
+        let mut guests = Guests::apart(scenario, Uplink::Udp, "")?;
+        congestion(scenario, &mut guests)
+    })
+}
+
 fn congestion(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
     guests.set_mtu(1420)?;
     guests.set_ecn(true)?;
