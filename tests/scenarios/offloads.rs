@@ -384,7 +384,7 @@ fn congestion(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
     guests.set_ecn(true)?;
     guests.hosts.b.namespace.nft(&format!(
         "table ip marks {{ chain marks {{ type filter hook prerouting priority 0; \
-         iifname \"{}\" ip ecn ect0 limit rate 20/second burst 1 packets ip ecn set ce }} }}",
+         iifname \"{}\" ip ecn ect0 limit rate 20/second burst 1 packets ip ecn set ce; }} }}",
         Veth::NAME
     ))?;
     for (family, address) in guests.far.both() {
