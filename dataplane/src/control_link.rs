@@ -20,7 +20,7 @@ use std::{
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     limits,
     path::Path,
     uplink::UplinkQueue,
@@ -149,6 +149,10 @@ pub enum Command {
     FlushStaged(PeerIndex),
     /// The handshake was given up: drop what waited for it.
     DropStaged(PeerIndex),
+    /// Tell the other ports of its network where the guest of this port is now.
+    Announce(PortIndex),
+    /// Tell the ports of this network that the gateway has this address, if a peer has it now.
+    AnnounceGone(NetworkIndex, IpAddr),
     /// Own this queue from now on.
     AttachUplink(Box<UplinkQueue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).

@@ -14,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+mod announce;
 mod answer;
 pub mod clock;
 pub mod control_link;

@@ -30,7 +30,7 @@ use culvert_wireguard::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::{
-    clock,
+    announce, clock,
     control_link::{Command, WorkerEnd},
     drops::DropReason,
     frames::GuestFrames,
@@ -407,6 +407,10 @@ impl Worker {
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
             }
+            Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
+            Command::AnnounceGone(network, address) => {
+                announce::announce_gone(&self.as_turn(snapshot), network, address);
+            }
             Command::AttachUplink(queue) => {
                 let UplinkQueue {
                     uplink,
@@ -431,6 +435,15 @@ impl Worker {
                 self.adopt(snapshot);
             }
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn as_turn<'a>(&'a self, snapshot: &'a Snapshot) -> Turn<'a> {
+        Turn {
+            snapshot,
+            now: self.now,
+            attention: &self.link.attention,
+            worker: self.index.0,
         }
     }
 

@@ -42,6 +42,7 @@ fn kernel_wireguard() -> Result<()> {
                 ..Addressing::default()
             },
             device_options: String::new(),
+            incoming: None,
         };
         let mut far = Guest::start(scenario, &far)?;
         let mut vm = Guest::start(scenario, &hosts.a.guest("vm-a")?)?;

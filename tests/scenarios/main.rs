@@ -5,10 +5,12 @@
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
+mod migration;
 mod offloads;
 mod offloads_none;
 mod standins;
 mod testpmd;
+mod testpmd_layouts;
 mod tun;
 mod tun_flood;
 mod tun_handed;

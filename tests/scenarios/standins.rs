@@ -52,6 +52,7 @@ fn guests_over_testpmd() -> Result<()> {
                     ..Addressing::default()
                 },
                 device_options: ",host_mtu=1420".to_owned(),
+                incoming: None,
             };
             let mut vm_0 = Guest::start(scenario, &guest(0))?;
             let mut vm_1 = Guest::start(scenario, &guest(1))?;

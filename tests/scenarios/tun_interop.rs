@@ -240,6 +240,7 @@ fn kernel_pairs(scenario: &Scenario, switch: &Namespace) -> Result<(Guest, Vec<W
                 ..Addressing::default()
             },
             device_options: String::new(),
+            incoming: None,
         },
     )?;
     guest.sh(

@@ -7,7 +7,7 @@
 //!
 //! Commands run one after the other. A long one goes to the background of its shell with its output in a file.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
 
 use crate::needs::{guest_image, target};
 use crate::network::Namespace;
@@ -75,6 +76,8 @@ pub struct GuestSpec {
     pub addressing: Addressing,
     /// More properties of the virtio-net device, each with a comma before it.
     pub device_options: String,
+    /// It doesn't boot, but waits on this socket for the guest that [`Guest::migrate`] sends.
+    pub incoming: Option<PathBuf>,
 }
 
 /// A running guest.
@@ -84,6 +87,7 @@ pub struct Guest {
     qemu: Process,
     console: PathBuf,
     agent: UnixStream,
+    monitor: Monitor,
     /// Bytes from the agent, not yet a whole line.
     pending: Vec<u8>,
     serial: u32,
@@ -97,18 +101,28 @@ impl Guest {
         let terminal = scenario.path(&format!("{}-console.sock", spec.name));
         // A restart under the same name must not connect to the first life's socket.
         let _ = std::fs::remove_file(&agent);
-        let command = qemu(spec, &console, &agent, &terminal)?;
+        let monitor = scenario.path(&format!("{}-qmp.sock", spec.name));
+        let _ = std::fs::remove_file(&monitor);
+        let mut command = qemu(spec, &console, &agent, &terminal)?;
+        command.arg("-qmp");
+        command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
         let mut qemu = Process::start(&format!("{}-qemu", spec.name), scenario.scratch(), command)?;
         let agent = eventually("QEMU's agent socket", Duration::from_secs(20), || {
             qemu.must_run()?;
             Ok(UnixStream::connect(&agent).ok())
         })?;
         agent.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let monitor = eventually("QEMU's monitor", Duration::from_secs(20), || {
+            qemu.must_run()?;
+            Ok(UnixStream::connect(&monitor).ok())
+        })?;
+        let monitor = Monitor::new(monitor)?;
         Ok(Self {
             name: spec.name.clone(),
             qemu,
             console,
             agent,
+            monitor,
             pending: Vec::new(),
             serial: 0,
         })
@@ -207,6 +221,44 @@ impl Guest {
         Ok(())
     }
 
+    /// Sends the running guest to a QEMU that waits on `socket` ([`GuestSpec::incoming`]); `megabytes` a second of
+    /// its memory. Returns when nothing of it is left here but a QEMU to be ended.
+    pub fn migrate(
+        &mut self,
+        socket: &std::path::Path,
+        megabytes: u64,
+        limit: Limit,
+    ) -> Result<Migrated> {
+        self.monitor.ask(
+            "migrate-set-parameters",
+            json!({ "max-bandwidth": megabytes << 20 }),
+        )?;
+        let uri = format!("unix:{}", socket.display());
+        self.monitor.ask("migrate", json!({ "uri": uri }))?;
+        let what = format!("the end of the migration of {}", self.name);
+        eventually(&what, limit, || {
+            let state = self.monitor.ask("query-migrate", json!({}))?;
+            match state["status"].as_str() {
+                Some("completed") => Ok(Some(Migrated {
+                    rounds: state["ram"]["dirty-sync-count"].as_u64().unwrap_or(0),
+                    sent: state["ram"]["transferred"].as_u64().unwrap_or(0),
+                    downtime: Duration::from_millis(state["downtime"].as_u64().unwrap_or(0)),
+                })),
+                Some("failed" | "cancelled") => bail!("{state}"),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// Waits until the guest that was sent here runs.
+    pub fn wait_arrived(&mut self, limit: Limit) -> Result<()> {
+        let what = format!("the guest's life at {}", self.name);
+        eventually(&what, limit, || {
+            let state = self.monitor.ask("query-status", json!({}))?;
+            Ok((state["running"] == true).then_some(()))
+        })
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -248,6 +300,50 @@ impl Guest {
                 Err(error) => return Err(error).context("the guest's serial port"),
             }
         }
+    }
+}
+
+/// What QEMU says of a migration.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrated {
+    /// How often it looked through the logs for what was written meanwhile.
+    pub rounds: u64,
+    /// Bytes of memory that it sent.
+    pub sent: u64,
+    /// How long the guest stood still.
+    pub downtime: Duration,
+}
+
+/// QEMU's monitor: a command and its answer, one line of JSON each (QMP).
+#[derive(Debug)]
+struct Monitor(BufReader<UnixStream>);
+
+impl Monitor {
+    fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let mut monitor = Self(BufReader::new(stream));
+        monitor.line()?;
+        monitor.ask("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let request = json!({ "execute": command, "arguments": arguments });
+        writeln!(self.0.get_mut(), "{request}")?;
+        loop {
+            // Events come in between.
+            let mut answer = self.line()?;
+            ensure!(answer["error"].is_null(), "{command}: {answer}");
+            if answer.get("return").is_some() {
+                return Ok(answer["return"].take());
+            }
+        }
+    }
+
+    fn line(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).context("QEMU's monitor")?;
+        serde_json::from_str(&line).with_context(|| format!("QEMU's monitor said: {line}"))
     }
 }
 
@@ -362,6 +458,9 @@ fn qemu(
         "-append".into(),
         line,
     ]);
+    if let Some(socket) = &spec.incoming {
+        words.extend(["-incoming".into(), format!("unix:{}", socket.display())]);
+    }
     let mut command = program(namespace, "qemu-system-x86_64");
     command.args(words);
     Ok(command)

@@ -31,7 +31,7 @@ pub use capture::{Capture, Crossing};
 pub use counters::Counters;
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
-pub use guest::{Addressing, Guest, GuestSpec, Nic, PING};
+pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
 pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};
 pub use needs::Part;

@@ -91,6 +91,8 @@ impl Testpmd {
             "--no-telemetry",
         ]);
         command.args(["-m", "192", "--single-file-segments"]);
+        // The vectorised paths of packed rings want AVX-512.
+        command.arg("--force-max-simd-bitwidth=512");
         command.arg(format!("--file-prefix=cv{}-{serial}", std::process::id()));
         for device in &spec.devices {
             command.args(["--vdev", device]);

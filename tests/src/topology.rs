@@ -260,6 +260,7 @@ impl Host {
                 gateway6: pick(&self.spec.gateways, true).map(bare),
             },
             device_options: String::new(),
+            incoming: None,
         })
     }
 }

@@ -17,7 +17,7 @@ use std::{
 
 use culvert_dataplane::{
     control_link::Command,
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;
@@ -111,10 +111,14 @@ impl Engine {
             }
         }
         self.change_tunnels(&config, prepared.tunnels, manner, now, &mut changes);
+        let moved = self.moves(&config);
         let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
         self.note_other_changes(&config, &mut changes);
         self.config = config;
         self.publish();
+        for command in moved {
+            self.workers.send(0, command);
+        }
         drop(closing);
         self.serve_wg();
         if !prepared.late.is_empty() {
@@ -497,6 +501,39 @@ impl Engine {
         let uplink = UplinkIndex::from_slot(tunnel.uplink);
         let index = TunnelIndex::from_slot(slot);
         self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
+    }
+
+    /// What the ports of a network are to hear of a change. Running guests whose addresses were
+    /// not theirs before: others may know those at the gateway's MAC address, if they were behind
+    /// a peer. And addresses that are no port's any more: they may be behind a peer now.
+    fn moves(&self, new: &Config) -> Vec<Command> {
+        let arrived = self.ports.iter().filter(|(_, port)| {
+            let old = &port.config;
+            let gained = new.port(&old.name).is_some_and(|new| {
+                let is_new = |address| !old.addresses.contains(address);
+                let gained = new.network != old.network || new.addresses.iter().any(is_new);
+                gained && !port.needs_reopening(new)
+            });
+            port.interface.is_none() && port.link_up && gained
+        });
+        let mut commands: Vec<_> = arrived
+            .map(|(slot, _)| Command::Announce(PortIndex::from_slot(slot)))
+            .collect();
+        let owns = |port: &config::Port, network: &Name, address| {
+            port.network == *network && port.addresses.contains(address)
+        };
+        for old in &self.config.ports {
+            // The snapshot has networks in the configuration's order.
+            let place = new.networks.iter().position(|n| n.name == old.network);
+            let Some(place) = place else { continue };
+            let network = NetworkIndex::from_slot(place);
+            let gone = old.addresses.iter().filter(|address| {
+                let mut ports = new.ports.iter();
+                !ports.any(|port| owns(port, &old.network, address))
+            });
+            commands.extend(gone.map(|&address| Command::AnnounceGone(network, address)));
+        }
+        commands
     }
 
     /// Exchanges ports; answers those to be closed once no worker knows them.

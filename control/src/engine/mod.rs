@@ -45,7 +45,7 @@ use culvert_dataplane::{
     clock,
     control_link::{Attention, Command, Inline},
     drops::DropReason,
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
+    ids::{PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
     path::Link,
     peer::signal,
     snapshot::{Snapshot, SnapshotCell},
@@ -393,8 +393,12 @@ impl Engine {
     /// One round; whether there is more to do at once.
     fn round(&mut self, now: Now) -> Result<bool, EngineError> {
         while let Ok((name, event)) = self.news.try_recv() {
-            if let Some((_, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name) {
-                port.heard(event);
+            if let Some((slot, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name)
+                && port.heard(event, now.monotonic)
+            {
+                // A worker that is too far behind loses it; the VMM repeats its request.
+                let command = Command::Announce(PortIndex::from_slot(slot));
+                self.workers.send(0, command);
             }
         }
         self.take_links(now);

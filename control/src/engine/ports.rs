@@ -7,17 +7,28 @@
 use std::{
     path::Path,
     sync::{Arc, mpsc::SyncSender},
+    time::Duration,
 };
 
-use culvert_dataplane::{control_link::Attention, drops::Drops, snapshot::Guest, wake::Wake};
+use culvert_dataplane::{
+    control_link::Attention,
+    drops::{DropReason, Drops},
+    snapshot::Guest,
+    wake::Wake,
+};
 use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
+use culvert_wireguard::Instant;
 
 use super::interfaces::{Interface, InterfaceEvent, Keeper};
 use crate::{
     config::{self, Account, PortDriver, SocketMode},
     process::{SocketLock, lock_socket},
 };
+
+/// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
+/// at the earliest (`announce-initial`).
+const ANNOUNCE_APART: Duration = Duration::from_millis(20);
 
 /// An open port.
 pub(super) struct PortState {
@@ -30,6 +41,7 @@ pub(super) struct PortState {
     pub(super) link_up: bool,
     pub(super) features: u64,
     pub(super) queues: u16,
+    announcements: Announcements,
     /// Keeps other processes away from a socket that we listen on.
     _lock: Option<SocketLock>,
 }
@@ -79,6 +91,7 @@ impl PortState {
             features: tun.offloads().bits(),
             queues: config.queues,
             interface: Some(interface),
+            announcements: Announcements::default(),
             config,
             _lock: None,
         })
@@ -113,12 +126,13 @@ impl PortState {
             link_up: false,
             features: 0,
             queues: 0,
+            announcements: Announcements::default(),
             _lock: lock,
         })
     }
 
-    /// Notes and logs an event.
-    pub(super) fn heard(&mut self, event: PortEvent) {
+    /// Notes and logs an event; whether the guest is to be announced now.
+    pub(super) fn heard(&mut self, event: PortEvent, now: Instant) -> bool {
         let port = &self.config.name;
         match event {
             PortEvent::Connected => {
@@ -134,6 +148,7 @@ impl PortState {
                 self.features = features;
                 self.queues = queue_pairs;
                 tracing::info!(%port, queues = queue_pairs, "guest connected");
+                return self.announcements.came_up(now);
             }
             PortEvent::QueuesChanged { queue_pairs } => {
                 self.queues = queue_pairs;
@@ -154,18 +169,63 @@ impl PortState {
             PortEvent::RingStopped { ring, fault } => {
                 tracing::warn!(%port, ring, ?fault, "a ring of the guest's was stopped");
             }
+            PortEvent::Announce { mac } if mac.0 != self.config.mac.octets() => {
+                // Nobody here has that address: it could only take another's traffic.
+                self.drops.add(DropReason::GuardMac, 1);
+                tracing::debug!(%port, %mac, "the VMM asks to announce an address that is not the port's");
+            }
             PortEvent::Announce { mac } => {
-                tracing::info!(%port, %mac, "the VMM asks to announce the guest");
+                tracing::debug!(%port, %mac, "the VMM asks to announce the guest");
+                return self.announcements.wanted(self.link_up, now);
             }
             PortEvent::MtuSet { mtu } => tracing::debug!(%port, mtu, "the VMM set the MTU"),
             PortEvent::Disconnected { reason } => {
                 self.connected = false;
                 self.link_up = false;
                 self.queues = 0;
+                self.announcements.cancel();
                 tracing::info!(%port, reason, "VMM disconnected");
             }
             _ => {}
         }
+        false
+    }
+}
+
+/// When a guest is announced on its VMM's word: at once if it runs, else when it does.
+#[derive(Default)]
+struct Announcements {
+    last: Option<Instant>,
+    is_owed: bool,
+}
+
+impl Announcements {
+    /// The VMM asks; whether to do it now.
+    fn wanted(&mut self, is_up: bool, now: Instant) -> bool {
+        self.is_owed = !is_up;
+        is_up && self.may(now)
+    }
+
+    /// The guest runs; whether to do it now.
+    fn came_up(&mut self, now: Instant) -> bool {
+        std::mem::take(&mut self.is_owed) && self.may(now)
+    }
+
+    /// The VMM is gone.
+    fn cancel(&mut self) {
+        self.is_owed = false;
+    }
+
+    /// A VMM that asks without pause can't flood the network: what it asks for again has just
+    /// been sent.
+    fn may(&mut self, now: Instant) -> bool {
+        let may = self
+            .last
+            .is_none_or(|last| now.since(last) >= ANNOUNCE_APART);
+        if may {
+            self.last = Some(now);
+        }
+        may
     }
 }
 
@@ -294,5 +354,36 @@ fn number(account: &Account, kind: Kind) -> Result<u32, String> {
             "there is no {kind} {name}: `{command} {name}` makes it"
         )),
         Err(error) => Err(format!("can't look up the {kind} {name}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_running_guest_is_announced_each_time_but_not_without_pause() {
+        let mut announcements = Announcements::default();
+        let asked = [0, 1, 19, 20, 25, 70, 170];
+        let done = asked.map(|time| announcements.wanted(true, at(time)));
+        assert_eq!(done, [true, false, false, true, false, true, true]);
+        assert!(!announcements.came_up(at(400)), "nothing is owed");
+    }
+
+    #[test]
+    fn a_guest_that_is_not_up_is_announced_once_it_is() {
+        let mut announcements = Announcements::default();
+        assert!(!announcements.wanted(false, at(0)));
+        assert!(!announcements.wanted(false, at(50)));
+        assert!(announcements.came_up(at(60)));
+        assert!(!announcements.came_up(at(500)));
+        // A VMM that went away meanwhile may have given the guest to another.
+        assert!(!announcements.wanted(false, at(600)));
+        announcements.cancel();
+        assert!(!announcements.came_up(at(700)));
     }
 }

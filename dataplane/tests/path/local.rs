@@ -2,7 +2,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use culvert_dataplane::{drops::DropReason, snapshot::Guard};
+use culvert_dataplane::{
+    control_link::Command,
+    drops::DropReason,
+    ids::{NetworkIndex, PortIndex},
+    snapshot::Guard,
+};
 use culvert_vhost::Offloads;
 use culvert_wire::{MacAddr, VnetHeader};
 
@@ -135,6 +140,70 @@ fn neighbor_solicitations_are_answered_for_gateway_ports_and_peers() {
     let asked = neighbor(135, "fe80::2", "fe80::3", Some(GUEST[0]));
     offer(&mut site, &asked);
     assert_eq!(site.frame(1).1, asked);
+}
+
+#[test]
+fn a_guest_that_came_is_announced_to_the_others() {
+    let mut site = site();
+    site.command(Command::Announce(PortIndex(0)));
+    site.settle();
+    let told: Vec<Vec<u8>> = site.frames(1).into_iter().map(|(_, frame)| frame).collect();
+    // A switch learns from the RARP, neighbors from the rest.
+    let mut rarp = arp(BROADCAST, 3, (GUEST[0], "0.0.0.0"), (GUEST[0], "0.0.0.0"));
+    rarp[12..14].copy_from_slice(&[0x80, 0x35]);
+    assert_eq!(told[0], rarp);
+    assert_eq!(told[1], who_has("10.0.0.2", "10.0.0.2"));
+    assert_eq!(
+        told[2][..12],
+        [[0x33, 0x33, 0, 0, 0, 1], GUEST[0].0].concat()
+    );
+    let seen = read(&told[2][14..]);
+    assert_eq!(seen.source.to_string(), "fd00::2");
+    assert_eq!(seen.destination.to_string(), "ff02::1");
+    // Override, and nothing solicited it.
+    assert_eq!((seen.hop_limit, seen.l4[0], seen.l4[4]), (255, 136, 0x20));
+    let target: Ipv6Addr = "fd00::2".parse().unwrap();
+    assert_eq!(seen.l4[8..24], target.octets());
+    assert_eq!(seen.l4[24..32], [&[2, 1], &GUEST[0].0[..]].concat());
+    assert_eq!(told.len(), 3);
+    assert!(site.frames(0).is_empty() && site.sealed().is_empty());
+    // Of addresses that were a port's, a peer's are the gateway's from now on; others are nobody's.
+    for (address, expected) in [
+        ("10.0.0.200", 1),
+        ("fd00::200", 1),
+        ("10.0.0.3", 0),
+        ("10.0.0.99", 0),
+    ] {
+        site.command(Command::AnnounceGone(
+            NetworkIndex(0),
+            address.parse().unwrap(),
+        ));
+        site.settle();
+        for guest in [0, 1] {
+            let told = site.frames(guest);
+            assert_eq!(told.len(), expected, "{address}");
+            for (_, frame) in told {
+                assert_eq!(frame[6..12], GATEWAY.0);
+                if address == "10.0.0.200" {
+                    assert_eq!(frame[22..32], [&GATEWAY.0[..], &[10, 0, 0, 200]].concat());
+                } else {
+                    // Router and override.
+                    assert_eq!(read(&frame[14..]).l4[4], 0xa0);
+                }
+            }
+        }
+    }
+    // A port that is gone meanwhile, and one that nobody is beside.
+    site.change(|snapshot| {
+        snapshot.ports[1] = None;
+        snapshot.networks[0].as_mut().unwrap().macs.pop();
+    });
+    for port in [0, 1, 7] {
+        site.command(Command::Announce(PortIndex(port)));
+    }
+    site.settle();
+    assert!(site.frames(0).is_empty());
+    site.no_drops();
 }
 
 #[test]

@@ -130,6 +130,23 @@ impl ArpPacket {
     }
 }
 
+/// Writes the frame with which a hypervisor says where a guest's hardware address is now: a
+/// request of reverse ARP (RFC 903) for itself, broadcast. Nobody answers it; switches learn from its
+/// source. Returns [`FRAME_LEN`]; 0 if it doesn't fit.
+pub fn write_reverse_request(mac: MacAddr, out: &mut [u8]) -> usize {
+    let Some(out) = array_mut::<FRAME_LEN>(out, 0) else {
+        return 0;
+    };
+    out[..14].copy_from_slice(&ether::header(MacAddr::BROADCAST, mac, EtherType::RARP));
+    out[14..20].copy_from_slice(&PREAMBLE);
+    out[20..22].copy_from_slice(&[0, 3]);
+    out[22..28].copy_from_slice(&mac.0);
+    out[28..32].fill(0);
+    out[32..38].copy_from_slice(&mac.0);
+    out[38..42].fill(0);
+    FRAME_LEN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

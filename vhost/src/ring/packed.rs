@@ -7,15 +7,19 @@
 //! of the oldest chain taken: there is one position, `next`, with one wrap bit. What is given
 //! back goes through the journal of [`keep`](super::keep), so that a crash loses nothing.
 
+mod journal;
+mod position;
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::memory::{DirtyLog, raw};
 
-use super::keep::{Given, JOURNAL, Keeper, Last, Slot};
+use super::keep::{Given, JOURNAL, Keeper};
 use super::split::needs_event;
 use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
 use super::{RingFault, RingLayout, RingPlan};
+use position::Position;
 
 const AVAILABLE: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -26,41 +30,6 @@ const PER_LINE: u16 = 4;
 const EVENT_ENABLE: u16 = 0;
 const EVENT_DISABLE: u16 = 1;
 const EVENT_DESCRIPTOR: u16 = 2;
-
-/// A position in the ring: the index, the wrap bit above. One word, so that it is stored and
-/// loaded in one piece: a load over two younger stores waits for both.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Position(u16);
-
-impl std::fmt::Debug for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} in lap {}", self.index(), u8::from(self.wrap()))
-    }
-}
-
-impl Position {
-    #[inline]
-    const fn index(self) -> u16 {
-        self.0 & 0x7fff
-    }
-
-    #[inline]
-    const fn wrap(self) -> bool {
-        self.0 >> 15 != 0
-    }
-
-    #[inline]
-    const fn advance(&mut self, entries: u16, size: u16) {
-        // Both are at most 32768, and the index is less: the sum fits.
-        let sum = self.index() + entries;
-        let lap = self.0 & 0x8000;
-        self.0 = if sum >= size {
-            (sum - size) | (lap ^ 0x8000)
-        } else {
-            sum | lap
-        };
-    }
-}
 
 /// A packed ring's addresses and positions.
 #[derive(Debug)]
@@ -167,6 +136,13 @@ impl PackedRing {
         is_available(flags, position.wrap())
     }
 
+    /// Logs a write to the device's event area.
+    fn log_notification(&self, log: Option<&DirtyLog>) {
+        if let (Some(log), Some((_, event))) = (log, self.log) {
+            log.mark(event, 4);
+        }
+    }
+
     /// Prefetches the line of a descriptor, to be written unless one used descriptor stands for
     /// many.
     #[inline]
@@ -191,126 +167,6 @@ impl PackedRing {
             self.descriptors
                 .add(usize::from(position.index()) * DESCRIPTOR)
         }
-    }
-}
-
-impl PackedRing {
-    fn slot(&self) -> &Slot {
-        self.keeper.slot(self.ring)
-    }
-
-    /// Bits 7 and 15 of a descriptor's flags: available and used.
-    fn bits(&self, index: u16) -> (bool, bool) {
-        let flags_at = usize::from(index) * DESCRIPTOR + FLAGS_AT;
-        // SAFETY: callers pass indices below the size, and the ring was resolved with its
-        // length.
-        let flags = unsafe { raw::load_acquire(self.descriptors.add(flags_at).cast()) };
-        (flags & AVAILABLE != 0, flags & USED != 0)
-    }
-
-    /// Length and id of a descriptor.
-    fn body(&self, index: u16) -> (u32, u16) {
-        // SAFETY: callers pass indices below the size.
-        let descriptor = unsafe {
-            Descriptor::read_packed(self.descriptors.add(usize::from(index) * DESCRIPTOR))
-        };
-        (descriptor.length, descriptor.last)
-    }
-
-    /// The position that was kept, after finishing what a process that died had begun; `None`
-    /// if nothing was kept, or if it is of another life of the ring.
-    fn recover(&self, guest: u64) -> Option<Position> {
-        let kept = Position(self.slot().position(self.size, guest)?);
-        let mut position = kept;
-        if let Some((count, after)) = self.slot().committed() {
-            let first = self.slot().noted(0);
-            if first.index != kept.index() || first.index >= self.size {
-                return None;
-            }
-            if self.bits(first.index) == (kept.wrap(), !kept.wrap()) {
-                // Died before the guest saw it: finish.
-                self.write_noted(count);
-            }
-            let given = self.slot().noted(count - 1);
-            let last = given.index | given.flags & USED;
-            let (id, written) = (given.id, given.written);
-            self.slot().done(
-                Last {
-                    word: last,
-                    id,
-                    written,
-                },
-                after,
-            );
-            position = Position(after);
-        }
-        if position.index() >= self.size {
-            return None;
-        }
-        let Some(last) = self.slot().last() else {
-            // Nothing was ever given back: it stands where it began, unless this is another
-            // beginning.
-            return (position == self.next).then_some(position);
-        };
-        let (index, wrap) = (last.word & 0x7fff, last.word >> 15 != 0);
-        if index >= self.size {
-            return None;
-        }
-        // A rebooted guest has a fresh ring at the same place. Ours is the one whose last used
-        // descriptor still is what we wrote, or which the guest has lapped: then all others are
-        // available, too.
-        let is_intact =
-            self.bits(index) == (wrap, wrap) && self.body(index) == (last.written, last.id);
-        let is_ahead = self.bits(position.index()) != (position.wrap(), position.wrap());
-        let is_lapped = self.bits(index) == (!wrap, wrap) && self.is_available(position);
-        (is_intact && is_ahead || is_lapped).then_some(position)
-    }
-
-    /// Writes the first `count` entries of the journal to the ring, the first one's flags last.
-    fn write_noted(&self, count: usize) {
-        let slot = self.slot();
-        for at in (1..count).chain([0]) {
-            let given = slot.noted(at);
-            if given.index >= self.size {
-                // Only a damaged file has it.
-                continue;
-            }
-            let place = usize::from(given.index) * DESCRIPTOR;
-            // Bytes 8 to 15: length, id and flags.
-            let word =
-                u64::from(given.written) | u64::from(given.id) << 32 | u64::from(given.flags) << 48;
-            // SAFETY: the index is below the size, and descriptors are aligned to 16.
-            unsafe { raw::store_release_word(self.descriptors.add(place + 8).cast(), word) };
-        }
-    }
-
-    /// Logs a write to the device's event area.
-    fn log_notification(&self, log: Option<&DirtyLog>) {
-        if let (Some(log), Some((_, event))) = (log, self.log) {
-            log.mark(event, 4);
-        }
-    }
-
-    /// Puts the journal on the ring.
-    fn flush(&mut self) {
-        if self.noted == 0 {
-            return;
-        }
-        let after = self.next.0;
-        if let Some(id) = self.batch.take() {
-            let given = self.slot().noted(0);
-            self.slot().note(0, Given { id, ..given });
-        }
-        self.slot().commit(self.noted, after);
-        self.write_noted(self.noted);
-        let given = self.slot().noted(self.noted - 1);
-        let last = Last {
-            word: self.last.0,
-            id: given.id,
-            written: given.written,
-        };
-        self.slot().done(last, after);
-        self.noted = 0;
     }
 }
 
@@ -536,210 +392,4 @@ impl RingLayout for PackedRing {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::{GuestMemory, RegionDescription};
-    use crate::ring::walk::Direction;
-    use crate::ring::{Negotiated, RingAddresses};
-
-    const GUEST: u64 = 0x10_0000;
-    const SIZE: u16 = 8;
-
-    /// A ring of eight in a file, all of it available in the lap with wrap bit 1.
-    struct Guest {
-        file: std::fs::File,
-        memory: Arc<GuestMemory>,
-        keeper: Arc<Keeper>,
-    }
-
-    impl Guest {
-        fn new() -> Self {
-            let file = tempfile::tempfile().unwrap();
-            file.set_len(1 << 16).unwrap();
-            let description = RegionDescription {
-                guest: GUEST,
-                size: 1 << 16,
-                frontend: 0x7000_0000,
-                offset: 0,
-            };
-            let memory = GuestMemory::default()
-                .with_region(description, &file)
-                .unwrap();
-            let keeper = Arc::new(Keeper::new(None, 1).unwrap());
-            let guest = Self {
-                file,
-                memory: Arc::new(memory),
-                keeper,
-            };
-            guest.fill(0..SIZE, AVAILABLE);
-            guest
-        }
-
-        /// Makes descriptors available.
-        fn fill(&self, range: std::ops::Range<u16>, flags: u16) {
-            for index in range {
-                let mut bytes = [0; 16];
-                bytes[..8].copy_from_slice(&(GUEST + 0x1000 * u64::from(index + 1)).to_le_bytes());
-                bytes[8..12].copy_from_slice(&100u32.to_le_bytes());
-                bytes[12..14].copy_from_slice(&(index + 40).to_le_bytes());
-                bytes[14..].copy_from_slice(&flags.to_le_bytes());
-                self.write(16 * u64::from(index), &bytes);
-            }
-        }
-
-        fn write(&self, at: u64, bytes: &[u8]) {
-            use std::os::unix::fs::FileExt;
-            self.file.write_all_at(bytes, at).unwrap();
-        }
-
-        fn flags(&self, index: u16) -> u16 {
-            use std::os::unix::fs::FileExt;
-            let mut bytes = [0; 2];
-            self.file
-                .read_exact_at(&mut bytes, 16 * u64::from(index) + 14)
-                .unwrap();
-            u16::from_le_bytes(bytes)
-        }
-
-        /// The ring as a backend finds it that knows nothing.
-        fn ring(&self) -> PackedRing {
-            let user = 0x7000_0000;
-            PackedRing::new(&RingPlan {
-                memory: Arc::clone(&self.memory),
-                features: Negotiated::default(),
-                size: SIZE,
-                addresses: RingAddresses {
-                    descriptor: user,
-                    driver: user + 0x800,
-                    device: user + 0x900,
-                    log: None,
-                },
-                base: 0x8000_8000,
-                log: None,
-                call: None,
-                keeper: Arc::clone(&self.keeper),
-                index: 0,
-            })
-            .unwrap()
-        }
-
-        fn walk(&self, ring: &mut PackedRing, count: usize) -> Vec<Chain> {
-            let (mut hint, mut segments) = (0, Vec::new());
-            let mut walk = Walk {
-                memory: &self.memory,
-                hint: &mut hint,
-                segments: &mut segments,
-                direction: Direction::Readable,
-                indirect: false,
-            };
-            let mut next = || {
-                let (first, id) = ring.peek().unwrap().unwrap();
-                ring.walk(first, id, &mut walk).unwrap()
-            };
-            (0..count).map(|_| next()).collect()
-        }
-
-        fn give_back(&self, ring: &mut PackedRing, count: usize) {
-            for chain in self.walk(ring, count) {
-                ring.give_back(&chain, 0);
-            }
-        }
-    }
-
-    #[test]
-    fn a_crash_before_the_commit_changes_nothing() {
-        let guest = Guest::new();
-        let mut ring = guest.ring();
-        guest.give_back(&mut ring, 2);
-        ring.publish(None);
-        // Dies with three more in the journal.
-        guest.give_back(&mut ring, 3);
-        let ring = guest.ring();
-        assert_eq!(ring.next, Position(2 | 0x8000));
-        assert_eq!(guest.flags(1), AVAILABLE | USED);
-        assert_eq!(guest.flags(2), AVAILABLE);
-    }
-
-    #[test]
-    fn a_crash_after_the_commit_is_finished_wherever_it_happened() {
-        for written in 0..=3u16 {
-            let guest = Guest::new();
-            let mut ring = guest.ring();
-            guest.give_back(&mut ring, 2);
-            ring.publish(None);
-            guest.give_back(&mut ring, 3);
-            ring.slot().commit(3, ring.next.0);
-            // Written so far, from the last one down; the first one comes last.
-            for index in (5 - written)..5 {
-                guest.write(16 * u64::from(index) + 8, &0u32.to_le_bytes());
-                guest.write(
-                    16 * u64::from(index) + 14,
-                    &(AVAILABLE | USED).to_le_bytes(),
-                );
-            }
-            let ring = guest.ring();
-            assert_eq!(ring.next, Position(5 | 0x8000));
-            for index in 0..SIZE {
-                let is_used = guest.flags(index) & USED != 0;
-                assert_eq!(is_used, index < 5, "{written} written, descriptor {index}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_the_guest_took_back_after_the_commit_is_not_written_again() {
-        let guest = Guest::new();
-        let mut ring = guest.ring();
-        guest.give_back(&mut ring, 3);
-        ring.slot().commit(3, ring.next.0);
-        ring.write_noted(3);
-        // The guest uses the first two again, in the next lap.
-        guest.fill(0..2, USED);
-        let ring = guest.ring();
-        assert_eq!(ring.next, Position(3 | 0x8000));
-        assert_eq!(guest.flags(0), USED);
-        assert_eq!(guest.flags(1), USED);
-    }
-
-    #[test]
-    fn a_guest_that_went_all_the_way_round_is_recognised() {
-        let guest = Guest::new();
-        let mut ring = guest.ring();
-        guest.give_back(&mut ring, 8);
-        ring.publish(None);
-        guest.fill(0..SIZE, USED);
-        assert_eq!(guest.ring().next, Position(0));
-        let mut ring = guest.ring();
-        guest.give_back(&mut ring, 3);
-        ring.publish(None);
-        assert_eq!(guest.ring().next, Position(3));
-    }
-
-    #[test]
-    fn a_rebooted_guests_ring_is_not_taken_for_the_old_one() {
-        // However far the old one came, in either lap.
-        for taken in 1..15usize {
-            for is_filled in [false, true] {
-                let guest = Guest::new();
-                let mut ring = guest.ring();
-                guest.give_back(&mut ring, taken.min(8));
-                ring.publish(None);
-                if taken > 8 {
-                    guest.fill(0..SIZE, USED);
-                    guest.give_back(&mut ring, taken - 8);
-                    ring.publish(None);
-                }
-                guest.write(0, &[0; 16 * SIZE as usize]);
-                if is_filled {
-                    guest.fill(0..SIZE, AVAILABLE);
-                }
-                let fresh = Position(0x8000);
-                assert_eq!(
-                    guest.ring().next,
-                    fresh,
-                    "{taken} taken, filled: {is_filled}"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -100,6 +100,70 @@ fn descriptors_and_buffers_are_rewritten_while_they_are_read() {
     }
 }
 
+#[test]
+fn indirect_tables_are_rewritten_while_they_are_walked() {
+    for config in layouts() {
+        let bench = Bench::new(|_| {});
+        let mut frontend = bench.connect(config.clone());
+        let port = bench.port();
+        let (table, end) = room(&config);
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    take_frames_loosely(port);
+                }
+            });
+            let until = Instant::now() + Duration::from_millis(800);
+            let limit = until + Duration::from_secs(20);
+            let counters = port.guest_tx(0).counters();
+            let is_through = || counters.faults() > 0 && counters.frames() > 0;
+            let mut round = 0u64;
+            while Instant::now() < until || !is_through() && Instant::now() < limit {
+                // A ring with that one chain, each time anew: it may have been stopped.
+                frontend.stop_ring(TX).unwrap();
+                offer(
+                    &frontend,
+                    TX,
+                    is_packed(&config),
+                    &[(table, 64, INDIRECT, 0)],
+                );
+                let driver = &frontend.queues[TX].driver;
+                let base = driver.first_base();
+                if !is_packed(&config) {
+                    frontend.memory.store(driver.areas().device + 2, 0);
+                }
+                frontend.start_ring(TX, base, None).unwrap();
+                // Each entry by turns: fine, beyond the memory, a table of its own, a loop, too
+                // long, in the wrong direction.
+                for _ in 0..200 {
+                    round += 1;
+                    let entry: Raw = match round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59 {
+                        0 => (end - 4, 100, 0, 0),
+                        1 => (table, 64, INDIRECT, 0),
+                        2 => (table + 128, 30, NEXT, 0),
+                        3 => (table + 128, u32::MAX, 0, 0),
+                        4 => (table + 128, 100, WRITE, 0),
+                        5..10 => (table + 128, 40, NEXT, (round % 5) as u16),
+                        _ => (table + 128, 100, 0, 0),
+                    };
+                    let at = table + 16 * (round % 4);
+                    frontend
+                        .memory
+                        .write(at, &descriptor(&entry, is_packed(&config)));
+                }
+            }
+            is_done.store(true, Ordering::Relaxed);
+        });
+        let counters = port.guest_tx(0).counters();
+        println!("{} frames, {} faults", counters.frames(), counters.faults());
+        assert!(counters.faults() > 0 && counters.frames() > 0);
+        drop(frontend);
+        bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
+        assert_serves(&bench, &config);
+    }
+}
+
 /// Takes frames and reads all of each, without expecting two reads to agree.
 fn take_frames_loosely(port: &culvert_vhost::Port) {
     let Some(mut burst) = port.guest_tx(0).try_lock() else {

@@ -206,6 +206,7 @@ fn place(
 /// The device on a socket, for one connection.
 pub(crate) struct Stock {
     path: PathBuf,
+    device: Arc<Device>,
     session: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
@@ -224,7 +225,7 @@ impl Stock {
             state: Mutex::new(state),
         });
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let mut daemon = VhostUserDaemon::new("stock".into(), device, memory).unwrap();
+        let mut daemon = VhostUserDaemon::new("stock".into(), Arc::clone(&device), memory).unwrap();
         let session = std::thread::spawn(move || {
             daemon.start(&mut listener).unwrap();
             // A frontend that goes away is an error to the daemon.
@@ -235,6 +236,7 @@ impl Stock {
         });
         Self {
             path,
+            device,
             session: Some(session),
             _folder: folder,
         }
@@ -242,6 +244,12 @@ impl Stock {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Waits until the device is done with what it has begun: it holds its state from before it
+    /// takes a chain until it has decided on the call for the last one.
+    pub(crate) fn settle(&self) {
+        drop(self.device.state.lock().unwrap());
     }
 
     /// Waits for the end of the session, which the frontend's going brings about.
