@@ -256,10 +256,12 @@ fn tcp(scenario: &Scenario, guests: &mut Guests, mtu: u16, ecn: bool, options: &
 fn udp(scenario: &Scenario, guests: &mut Guests, mtu: u16, sizes: &[u16]) -> Result<()> {
     for (family, address) in guests.far.both() {
         for &size in sizes {
-            // Slow enough for an emulated receiver: what is looked for is damage, not speed.
-            let options = format!("-u -l {size} -b 4M -n 400K");
+            // Slow enough for an emulated receiver, and what it loses all the same is no matter: what is looked for is
+            // damage.
+            let options = format!("-u -l {size} -b 2M -n {}", 200 * u32::from(size));
             let flow = guests.iperf(address, &options)?;
-            ensure!(flow.received > 200_000, "hardly anything came: {flow:?}");
+            let least = 20 * u64::from(size);
+            ensure!(flow.received >= least, "hardly anything came: {flow:?}");
             scenario.say(format!(
                 "MTU {mtu}, {family}, datagrams of {size}: {} lost",
                 flow.lost
@@ -282,7 +284,7 @@ fn toggled(scenario: &Scenario, guests: &mut Guests, mtu: u16, options: &[&str])
                 "MTU {mtu}, {family}, {options}, while all is switched: {:.0} Mbit/s",
                 flow.bits_per_second / 1e6
             ));
-            ensure!(flow.received > 100_000, "hardly anything came: {flow:?}");
+            ensure!(flow.received >= 24_000, "hardly anything came: {flow:?}");
         }
     }
     for guest in guests.both() {
@@ -305,7 +307,7 @@ fn guests_exchange_super_frames() -> Result<()> {
             scenario,
             &mut guests,
             MTU_MAX,
-            &["-t 1", "-u -l 1200 -b 4M -t 1"],
+            &["-t 1", "-u -l 1200 -b 4M -n 240K"],
         )
     })
 }
@@ -318,8 +320,7 @@ fn guests_exchange_super_frames_at_every_mtu_over_udp() -> Result<()> {
         &PARTS,
         |scenario| {
             let mut guests = Guests::apart(scenario, Uplink::Udp, "")?;
-            campaign(scenario, &mut guests)?;
-            congestion(scenario, &mut guests)
+            campaign(scenario, &mut guests)
         },
     )
 }
@@ -362,7 +363,7 @@ fn campaign(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
             scenario,
             guests,
             mtu,
-            &["-t 2", "-t 2 -R", "-t 2 -P 3", "-u -l 1200 -b 4M -t 1"],
+            &["-t 2", "-t 2 -R", "-t 2 -P 3", "-u -l 1200 -b 4M -n 240K"],
         )?;
     }
     Ok(())
@@ -370,12 +371,21 @@ fn campaign(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
 
 /// The cable marks some packets: the receiver's kernel learns of it, and tells the sender's, which slows down and says
 /// so (CWR) in its next super-frame.
+#[test]
+#[ignore = "boots two guests for ten seconds of traffic; scripts/test --long runs it"]
+fn guests_hear_of_congestion() -> Result<()> {
+    Scenario::run("guests_hear_of_congestion", &PARTS, |scenario| {
+        let mut guests = Guests::apart(scenario, Uplink::Udp, "")?;
+        congestion(scenario, &mut guests)
+    })
+}
+
 fn congestion(scenario: &Scenario, guests: &mut Guests) -> Result<()> {
     guests.set_mtu(1420)?;
     guests.set_ecn(true)?;
     guests.hosts.b.namespace.nft(&format!(
         "table ip marks {{ chain marks {{ type filter hook prerouting priority 0; \
-         iifname \"{}\" ip ecn ect0 limit rate 20/second burst 1 packets ip ecn set ce }} }}",
+         iifname \"{}\" ip ecn ect0 limit rate 20/second burst 1 packets ip ecn set ce; }} }}",
         Veth::NAME
     ))?;
     for (family, address) in guests.far.both() {
