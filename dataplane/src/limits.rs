@@ -50,8 +50,8 @@ pub const HANDSHAKE_QUEUE: usize = 4_096;
 /// handshakes per second, and refuses some 200,000: a flood costs hundredths of one.
 pub const CALLS_PER_SECOND: u32 = 8_192;
 
-/// The same while the worker sleeps most of the time; and what one worker takes from a
-/// device, in any case.
+/// The same while there is little to carry; and what one worker takes from a device, in
+/// any case.
 pub const CALLS_PER_SECOND_IDLE: u32 = 65_536;
 
 /// How many of them are taken at once after a quiet time.
@@ -67,7 +67,7 @@ pub const CALLS_EVERY: u32 = 8;
 /// more than are taken: waking it for a few at a time would cost more than they do.
 pub const CALLS_PERIOD: Duration = Duration::from_millis(4);
 
-/// The same while the worker sleeps most of the time.
+/// The same while there is little to carry.
 pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 
 /// Bytes of socket buffer for handshake messages of one kind: about 4,096 of them

@@ -351,6 +351,9 @@ impl Rx {
         }
         self.coalesced = coalesced;
         // The slots behind are free: the buffers are made for the larger budget.
+        if let Some(calls) = &mut self.calls {
+            calls.carried(self.datagrams.len());
+        }
         if let Some(calls) = &mut self.calls
             && let Some(now) = calls.is_due()
         {

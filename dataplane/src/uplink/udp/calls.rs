@@ -209,38 +209,46 @@ impl Calls {
             // Each is asked: the next lane's come behind.
             lane.ready |= ready.by_ref().take(count).fold(false, |any, one| any | one);
         }
-        self.idleness.slept(slept);
+        self.idleness.slept += slept;
+    }
+
+    /// So many packets of sessions came.
+    pub(super) fn carried(&mut self, count: usize) {
+        self.idleness.carried += count;
     }
 }
 
-/// Whether the worker slept most of the time lately.
+/// Whether there was little to do lately: few packets of sessions came, and the worker slept half of the time or more.
 struct Idleness {
     begun: Instant,
     slept: Duration,
+    carried: usize,
     idle: bool,
 }
 
 impl Idleness {
     /// How long is lately.
     const WINDOW: Duration = Duration::from_millis(10);
+    /// How few are few, in that time.
+    const FEW: usize = 128;
 
     fn new(now: Instant) -> Self {
         Self {
             begun: now,
             slept: Duration::ZERO,
+            carried: 0,
             idle: false,
         }
-    }
-
-    fn slept(&mut self, slept: Duration) {
-        self.slept += slept;
     }
 
     fn at(&mut self, now: Instant) -> bool {
         let window = now.since(self.begun);
         if window >= Self::WINDOW {
-            self.idle = self.slept >= window / 4 * 3;
-            (self.begun, self.slept) = (now, Duration::ZERO);
+            self.idle = self.slept >= window / 2 && self.carried < Self::FEW;
+            *self = Self {
+                idle: self.idle,
+                ..Self::new(now)
+            };
         }
         self.idle
     }
@@ -251,16 +259,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_is_who_sleeps_three_quarters() {
+    fn idle_is_who_sleeps_and_carries_little() {
         let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         let mut idleness = Idleness::new(at(0));
-        idleness.slept(Duration::from_millis(10));
+        idleness.slept += Duration::from_millis(10);
         assert!(!idleness.at(at(9)), "too early to say");
         assert!(idleness.at(at(10)));
         assert!(idleness.at(at(15)), "as long as nothing else is known");
-        idleness.slept(Duration::from_millis(7));
-        assert!(!idleness.at(at(20)));
-        idleness.slept(Duration::from_millis(8));
+        idleness.slept += Duration::from_millis(4);
+        assert!(!idleness.at(at(20)), "it slept too little");
+        idleness.slept += Duration::from_millis(5);
         assert!(idleness.at(at(30)));
+        idleness.slept += Duration::from_millis(9);
+        idleness.carried += 128;
+        assert!(!idleness.at(at(40)), "it carried too much");
+        idleness.slept += Duration::from_millis(9);
+        assert!(idleness.at(at(50)), "what was is forgotten");
     }
 }
