@@ -40,7 +40,8 @@ impl Attention {
     /// # Errors
     /// When the doorbell can't be made.
     pub fn new() -> io::Result<Self> {
-        let dirty = (0..limits::PEERS / 64).map(|_| AtomicU64::new(0)).collect();
+        let words = limits::PEER_PLACES / 64;
+        let dirty = (0..words).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             dirty,
             wake: Wake::new()?,

@@ -34,8 +34,12 @@ pub const DATAGRAM_MAX: usize = 65_507;
 /// The largest MTU of a DPDK uplink: a jumbo frame's Ethernet payload, with room to spare.
 pub const DEVICE_MTU_MAX: usize = 9_216;
 
-/// Peers over all tunnels (the dirty bitmap and session tables are sized by it).
+/// Peers over all tunnels.
 pub const PEERS: usize = 131_072;
+
+/// Places for them (the attention map is sized by it): a configuration may exchange all at once, and those that
+/// leave keep their places until no worker knows them.
+pub const PEER_PLACES: usize = 2 * PEERS;
 
 /// Slots in a tunnel's receiver-index table per start: a keypair triple and a
 /// handshake for each peer, rounded up, at the least this many.

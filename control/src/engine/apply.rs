@@ -18,6 +18,7 @@ use std::{
 use culvert_dataplane::{
     control_link::Command,
     ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+    limits::PEER_PLACES,
     uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;
@@ -174,6 +175,12 @@ impl Engine {
 
     /// Step 2.
     fn prepare(&self, new: &Config) -> Result<Prepared, String> {
+        let peers: usize = new.tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
+        if self.peers.iter().count() + self.leaving.len() + peers > PEER_PLACES {
+            return Err(
+                "the peers of an earlier change are leaving still: try again in a second".into(),
+            );
+        }
         let mut prepared = Prepared::default();
         let mut next_tunnel = self.tunnels.next();
         for tunnel in &new.tunnels {

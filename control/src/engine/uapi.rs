@@ -5,7 +5,8 @@
 
 use std::{path::Path, sync::atomic::Ordering};
 
-use culvert_wireguard::{Now, limits::MAX_PEERS};
+use culvert_dataplane::limits::PEERS;
+use culvert_wireguard::Now;
 
 use super::{Engine, apply::Manner, tunnels::TunnelState};
 use crate::{
@@ -78,6 +79,9 @@ impl Engine {
             Some(known.name.clone())
         });
         check_limits(tunnel, &config_uplink(&self.config, name))?;
+        if config.tunnels.iter().map(|t| t.peers.len()).sum::<usize>() > PEERS {
+            return Err(Errno::NOMEM);
+        }
         let manner = Manner {
             by_wg: true,
             nuances,
@@ -153,9 +157,6 @@ impl Engine {
 }
 
 fn check_limits(tunnel: &Tunnel, driver: &Option<UplinkDriver>) -> Result<(), Errno> {
-    if tunnel.peers.len() > MAX_PEERS {
-        return Err(Errno::NOMEM);
-    }
     // The kernel doesn't route what leaves by DPDK.
     if tunnel.fwmark != 0 && matches!(driver, Some(UplinkDriver::Dpdk(_))) {
         return Err(Errno::INVAL);

@@ -59,6 +59,27 @@ pub(super) fn check(file: &File, report: &mut Report) {
     }
     listen_ports(file, report);
     uapi_names(file, report);
+    number_of_peers(file, limits::PEERS, report);
+}
+
+/// The tunnel with the peer that is one too many has the mistake.
+fn number_of_peers(file: &File, most: usize, report: &mut Report) {
+    let mut peers = 0;
+    for tunnel in &file.tunnels {
+        let before = peers;
+        peers += tunnel.peers.len();
+        if before <= most && peers > most {
+            let name = &tunnel.name.value;
+            report
+                .error(
+                    tunnel.name.span,
+                    format!("with those of tunnel `{name}` there are {peers} peers"),
+                )
+                .help(format!(
+                    "expected at most {most} over all tunnels: give the rest to another instance"
+                ));
+        }
+    }
 }
 
 fn fwmark(tunnel: &Tunnel, uplink: Option<&Uplink>, report: &mut Report) {
