@@ -8,7 +8,8 @@
 //! As the AVX-512 kernel does it, with half the lanes and without rotate instructions: by 16 and 8
 //! bits a byte shuffle rotates, by 12 and 7 two shifts do.
 //!
-//! A full group of whole blocks meets its sources in registers; others' keystream is stored first.
+//! Keystream is stored before it meets its sources: to let it meet them in registers, as the AVX-512
+//! kernel does, made the rounds slower.
 //!
 //! Constant time: additions, shifts, shuffles with constant patterns and exclusive-ors take the same
 //! time for all operands; the branches here depend on spans (lengths) and on whether two key
@@ -102,11 +103,8 @@ unsafe fn compute<const EXACT: bool, const SUM: bool>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        let met = !SUM && all_whole(group);
-        some_keystream(group, blocks, &mut (), met);
-        if !met {
-            apply::<EXACT, SUM>(group, blocks, sums);
-        }
+        keystream(group, blocks);
+        apply::<EXACT, SUM>(group, blocks, sums);
     }
 }
 
@@ -122,33 +120,31 @@ unsafe fn compute_beside<const EXACT: bool, const SUM: bool>(
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        // Straight lines take keystream alone.
-        let met = !SUM && !straight && all_whole(group);
         {
             match side.share() {
-                Share::Nothing => some_keystream(group, blocks, &mut (), met),
+                Share::Nothing => keystream(group, blocks),
                 Share::One(stream, rounds) => {
                     let walk = side.walk(stream);
                     let mut beside = Single::<4> { walk, rounds };
-                    keystream_beside(group, blocks, &mut beside, met);
+                    keystream_beside(group, blocks, &mut beside);
                     side.went(stream, beside.walk, 4 * rounds);
                 }
                 Share::Half(stream, rounds) => {
                     let walk = side.walk(stream);
                     let mut beside = Single::<2> { walk, rounds };
-                    keystream_beside(group, blocks, &mut beside, met);
+                    keystream_beside(group, blocks, &mut beside);
                     side.went(stream, beside.walk, 2 * rounds);
                 }
                 Share::Both(rounds) => {
                     let (a, b) = (side.walk(0), side.walk(1));
                     let mut beside = Double { a, b, rounds };
-                    keystream_beside(group, blocks, &mut beside, met);
+                    keystream_beside(group, blocks, &mut beside);
                     side.went(0, beside.a, 2 * rounds);
                     side.went(1, beside.b, 2 * rounds);
                 }
             }
         }
-        if !straight && !met {
+        if !straight {
             apply::<EXACT, SUM>(group, blocks, sums);
         }
     }
@@ -298,37 +294,14 @@ macro_rules! four {
 #[target_feature(enable = "avx2,bmi2")]
 pub(super) unsafe fn keystream(group: &Group, out: &mut [__m256i; 32]) {
     // SAFETY: the caller's contract.
-    unsafe { some_keystream(group, out, &mut (), false) }
-}
-
-/// The same; if `met`, a full group's keystream meets its sources at once and isn't in `out`.
-#[inline]
-#[target_feature(enable = "avx2,bmi2")]
-unsafe fn some_keystream(
-    group: &Group,
-    out: &mut [__m256i; 32],
-    beside: &mut impl Beside,
-    met: bool,
-) {
-    // SAFETY: the caller's contract.
     unsafe {
         match group.used {
-            0..=2 => few::<1>(group, out, beside),
-            3..=4 => few::<2>(group, out, beside),
-            5..=6 => few::<3>(group, out, beside),
-            7.. => eight(group, out, beside, met),
+            0..=2 => few::<1>(group, out, &mut ()),
+            3..=4 => few::<2>(group, out, &mut ()),
+            5..=6 => few::<3>(group, out, &mut ()),
+            7.. => eight(group, out, &mut ()),
         }
     }
-}
-
-/// Whether a full group's lanes are all whole.
-#[inline(always)]
-fn all_whole(group: &Group) -> bool {
-    let mut all = group.used == 8;
-    for span in &group.span[..8] {
-        all &= *span == Span::FULL;
-    }
-    all
 }
 
 /// Up to six blocks with Poly1305 of two blocks beside each double round. Returns how many it took.
@@ -385,25 +358,20 @@ unsafe fn few_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl B
 /// As [`Compute::compute`].
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn keystream_beside(
-    group: &Group,
-    out: &mut [__m256i; 32],
-    beside: &mut impl Beside,
-    met: bool,
-) {
+unsafe fn keystream_beside(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
     // SAFETY: the caller's contract.
     unsafe {
         if group.used <= 4 {
             few::<2>(group, out, beside);
         } else {
-            eight(group, out, beside, met);
+            eight(group, out, beside);
         }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside, met: bool) {
+unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -459,16 +427,7 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside
         }
         let columns = transpose(&half);
         for lane in 0..8 {
-            if met {
-                // SAFETY: the lane is whole; its source is read once.
-                unsafe {
-                    let text = load(group.source[lane].add(32 * side));
-                    let to = group.destination[lane].add(32 * side).cast();
-                    _mm256_storeu_si256(to, _mm256_xor_si256(text, columns[lane]));
-                }
-            } else {
-                out[2 * lane + side] = columns[lane];
-            }
+            out[2 * lane + side] = columns[lane];
         }
     }
 }
