@@ -61,8 +61,9 @@ pub const CALLS_PER_SECOND_IDLE: u32 = 65_536;
 /// How many of them are taken at once after a quiet time.
 pub const CALLS_BURST: u32 = 1_024;
 
-/// Handshake messages taken together.
-pub const CALLS_PER_TURN: usize = 64;
+/// Handshake messages taken together: what comes due while a worker waits for a processor
+/// that others have.
+pub const CALLS_PER_TURN: usize = 256;
 
 /// Bursts of data after which the time is looked at: is it the handshake messages' turn?
 pub const CALLS_EVERY: u32 = 8;

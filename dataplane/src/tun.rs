@@ -189,7 +189,8 @@ impl Tun {
     /// there are; without any if its frames come without vnet headers, which can't be changed any more.
     ///
     /// # Errors
-    /// When it is no descriptor of a tun interface, or carries packet information ahead of each packet.
+    /// When it is no descriptor of a tun interface. One that was made without `IFF_NO_PI` is not found out: the
+    /// kernel doesn't say.
     pub fn adopt(descriptor: OwnedFd) -> Result<Self, TunError> {
         let found = device::adopt(&descriptor, Offloads::all().legal())?;
         let offloads = found.offloads.unwrap_or(Offloads::empty());

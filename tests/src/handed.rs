@@ -22,8 +22,6 @@ const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 pub struct TunFlags {
     /// A tap in a tun's place.
     pub tap: bool,
-    /// Packet information ahead of each packet.
-    pub information: bool,
     /// A vnet header ahead of each packet.
     pub vnet: bool,
 }
@@ -35,9 +33,7 @@ pub fn make_tun(namespace: &Namespace, interface: &str, flags: TunFlags) -> Resu
     } else {
         libc::IFF_TUN
     };
-    if !flags.information {
-        wanted |= libc::IFF_NO_PI;
-    }
+    wanted |= libc::IFF_NO_PI;
     if flags.vnet {
         wanted |= libc::IFF_VNET_HDR;
     }

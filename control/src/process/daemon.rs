@@ -95,5 +95,10 @@ pub fn handed(variable: &str) -> io::Result<Option<OwnedFd>> {
     })?;
     // By way of the process's own handle, because nothing else in safe Rust vouches for a number.
     let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    Ok(Some(pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?))
+    pidfd_getfd(&own, number, PidfdGetfdFlags::empty())
+        .map(Some)
+        .map_err(|error| {
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("{variable}={number}: {error}"))
+        })
 }

@@ -128,11 +128,7 @@ pub(super) fn adopt(fd: &OwnedFd, wanted: Offloads) -> Result<Found, TunError> {
     if flags & IFF_TUN == 0 {
         return Err(TunError::Unfit("is that of a tap interface, not of a tun"));
     }
-    if flags & IFF_NO_PI == 0 {
-        return Err(TunError::Unfit(
-            "carries packet information: make the interface with IFF_NO_PI",
-        ));
-    }
+    // Whether packets carry information ahead (IFF_NO_PI) can't be told: that bit means something else here.
     let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
     let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
     let interface = String::from_utf8_lossy(&name).into_owned();
