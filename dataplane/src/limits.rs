@@ -52,7 +52,7 @@ pub const HANDSHAKE_QUEUE: usize = 4_096;
 /// Handshake messages of one kind (with a cookie, without) that are taken per second from
 /// a tunnel's sockets while there are packets to carry. A processor answers some 4,000
 /// handshakes per second, and refuses some 200,000: a flood costs hundredths of one.
-pub const CALLS_PER_SECOND: u32 = 8_192;
+pub const CALLS_PER_SECOND: u32 = 4_096;
 
 /// The same while there is little to carry; and what one worker takes from a device, in
 /// any case.
