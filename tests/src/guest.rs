@@ -87,7 +87,9 @@ pub struct Guest {
     qemu: Process,
     console: PathBuf,
     agent: UnixStream,
-    monitor: Monitor,
+    /// Its monitor's socket, and the monitor once it is asked anything: a QEMU that waits for its network doesn't
+    /// answer before.
+    monitor: (PathBuf, Option<Monitor>),
     /// Bytes from the agent, not yet a whole line.
     pending: Vec<u8>,
     serial: u32,
@@ -112,17 +114,12 @@ impl Guest {
             Ok(UnixStream::connect(&agent).ok())
         })?;
         agent.set_read_timeout(Some(Duration::from_millis(100)))?;
-        let monitor = eventually("QEMU's monitor", Duration::from_secs(20), || {
-            qemu.must_run()?;
-            Ok(UnixStream::connect(&monitor).ok())
-        })?;
-        let monitor = Monitor::new(monitor)?;
         Ok(Self {
             name: spec.name.clone(),
             qemu,
             console,
             agent,
-            monitor,
+            monitor: (monitor, None),
             pending: Vec::new(),
             serial: 0,
         })
@@ -221,6 +218,15 @@ impl Guest {
         Ok(())
     }
 
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        let (socket, monitor) = &mut self.monitor;
+        let monitor = match monitor {
+            Some(monitor) => monitor,
+            None => monitor.insert(Monitor::new(UnixStream::connect(socket)?)?),
+        };
+        monitor.ask(command, arguments)
+    }
+
     /// Sends the running guest to a QEMU that waits on `socket` ([`GuestSpec::incoming`]); `megabytes` a second of
     /// its memory. Returns when nothing of it is left here but a QEMU to be ended.
     pub fn migrate(
@@ -229,15 +235,15 @@ impl Guest {
         megabytes: u64,
         limit: Limit,
     ) -> Result<Migrated> {
-        self.monitor.ask(
+        self.ask(
             "migrate-set-parameters",
             json!({ "max-bandwidth": megabytes << 20 }),
         )?;
         let uri = format!("unix:{}", socket.display());
-        self.monitor.ask("migrate", json!({ "uri": uri }))?;
+        self.ask("migrate", json!({ "uri": uri }))?;
         let what = format!("the end of the migration of {}", self.name);
         eventually(&what, limit, || {
-            let state = self.monitor.ask("query-migrate", json!({}))?;
+            let state = self.ask("query-migrate", json!({}))?;
             match state["status"].as_str() {
                 Some("completed") => Ok(Some(Migrated {
                     rounds: state["ram"]["dirty-sync-count"].as_u64().unwrap_or(0),
@@ -254,7 +260,7 @@ impl Guest {
     pub fn wait_arrived(&mut self, limit: Limit) -> Result<()> {
         let what = format!("the guest's life at {}", self.name);
         eventually(&what, limit, || {
-            let state = self.monitor.ask("query-status", json!({}))?;
+            let state = self.ask("query-status", json!({}))?;
             Ok((state["running"] == true).then_some(()))
         })
     }
