@@ -16,6 +16,7 @@ const COMMAND: Duration = Duration::from_secs(20);
 
 /// Two guests over testpmd's vhost-user ports: proves QEMU's command line, the image and the command agent.
 #[test]
+#[ignore = "it proves the scenarios' own parts; scripts/test --long runs it"]
 fn guests_over_testpmd() -> Result<()> {
     Scenario::run(
         "guests_over_testpmd",
