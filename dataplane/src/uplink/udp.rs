@@ -352,12 +352,14 @@ impl Rx {
         self.coalesced = coalesced;
         // The slots behind are free: the buffers are made for the larger budget.
         if let Some(calls) = &mut self.calls {
-            calls.carried(self.datagrams.len());
+            calls.came(self.datagrams.len());
         }
         if let Some(calls) = &mut self.calls
             && let Some(now) = calls.is_due()
         {
-            let count = calls.receive(&mut self.received, first, MESSAGES + CALLS, now);
+            let sent = uplink.counters.tx_packets.load(Ordering::Relaxed);
+            let end = MESSAGES + CALLS;
+            let count = calls.receive(&mut self.received, first, end, (now, sent));
             if calls.is_crowded() {
                 uplink.counters.crowded.store(true, Ordering::Relaxed);
             }

@@ -161,16 +161,16 @@ impl Calls {
     }
 
     /// Receives into the slots from `first` on, at most to `end`; answers how many
-    /// messages came.
+    /// messages came. `sent` is what the uplink has sent so far.
     pub(super) fn receive(
         &mut self,
         received: &mut Received,
         first: usize,
         end: usize,
-        now: Instant,
+        (now, sent): (Instant, u64),
     ) -> usize {
         self.looked = now;
-        let per_second = if self.idleness.at(now) {
+        let per_second = if self.idleness.at(now, sent) {
             limits::CALLS_PER_SECOND_IDLE
         } else {
             limits::CALLS_PER_SECOND
@@ -184,6 +184,7 @@ impl Calls {
             left -= 1;
             next += lane.receive(received, next, end, (per_second, now));
         }
+        self.idleness.taken += (next - first) as u64;
         next - first
     }
 
@@ -213,16 +214,21 @@ impl Calls {
     }
 
     /// So many packets of sessions came.
-    pub(super) fn carried(&mut self, count: usize) {
-        self.idleness.carried += count;
+    pub(super) fn came(&mut self, count: usize) {
+        self.idleness.came += count as u64;
     }
 }
 
-/// Whether there was little to do lately: few packets of sessions came, and the worker slept half of the time or more.
+/// Whether there was little to do lately: few packets of sessions came or went, and the worker slept now and then.
 struct Idleness {
     begun: Instant,
     slept: Duration,
-    carried: usize,
+    /// Packets of sessions that came.
+    came: u64,
+    /// Calls that were taken: each may be answered.
+    taken: u64,
+    /// Packets that the uplink had sent when this began.
+    sent: u64,
     idle: bool,
 }
 
@@ -230,23 +236,28 @@ impl Idleness {
     /// How long is lately.
     const WINDOW: Duration = Duration::from_millis(10);
     /// How few are few, in that time.
-    const FEW: usize = 128;
+    const FEW: u64 = 128;
 
     fn new(now: Instant) -> Self {
         Self {
             begun: now,
             slept: Duration::ZERO,
-            carried: 0,
+            came: 0,
+            taken: 0,
+            sent: 0,
             idle: false,
         }
     }
 
-    fn at(&mut self, now: Instant) -> bool {
+    /// Judges, if it is time; `sent` packets were sent so far, answers to calls included.
+    fn at(&mut self, now: Instant, sent: u64) -> bool {
         let window = now.since(self.begun);
         if window >= Self::WINDOW {
-            self.idle = self.slept >= window / 2 && self.carried < Self::FEW;
+            let went = sent.saturating_sub(self.sent + self.taken);
+            let few = self.came < Self::FEW && went < Self::FEW;
             *self = Self {
-                idle: self.idle,
+                idle: few && self.slept >= window / 8,
+                sent,
                 ..Self::new(now)
             };
         }
@@ -258,22 +269,39 @@ impl Idleness {
 mod tests {
     use super::*;
 
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn nap(idleness: &mut Idleness) {
+        idleness.slept += Duration::from_millis(2);
+    }
+
     #[test]
     fn idle_is_who_sleeps_and_carries_little() {
-        let at = |millis: u64| Instant::from_nanos(millis * 1_000_000);
         let mut idleness = Idleness::new(at(0));
-        idleness.slept += Duration::from_millis(10);
-        assert!(!idleness.at(at(9)), "too early to say");
-        assert!(idleness.at(at(10)));
-        assert!(idleness.at(at(15)), "as long as nothing else is known");
-        idleness.slept += Duration::from_millis(4);
-        assert!(!idleness.at(at(20)), "it slept too little");
-        idleness.slept += Duration::from_millis(5);
-        assert!(idleness.at(at(30)));
-        idleness.slept += Duration::from_millis(9);
-        idleness.carried += 128;
-        assert!(!idleness.at(at(40)), "it carried too much");
-        idleness.slept += Duration::from_millis(9);
-        assert!(idleness.at(at(50)), "what was is forgotten");
+        nap(&mut idleness);
+        assert!(!idleness.at(at(9), 0), "too early to say");
+        assert!(idleness.at(at(10), 0));
+        assert!(idleness.at(at(15), 0), "as long as nothing else is known");
+        assert!(!idleness.at(at(20), 0), "it did not sleep");
+        nap(&mut idleness);
+        idleness.came += 128;
+        assert!(!idleness.at(at(30), 0), "much came");
+        nap(&mut idleness);
+        assert!(!idleness.at(at(40), 128), "much went");
+        nap(&mut idleness);
+        assert!(idleness.at(at(50), 255), "what was is forgotten");
+    }
+
+    #[test]
+    fn answers_to_calls_are_nothing_to_carry() {
+        let mut idleness = Idleness::new(at(0));
+        nap(&mut idleness);
+        idleness.taken = 600;
+        assert!(idleness.at(at(10), 600));
+        nap(&mut idleness);
+        idleness.taken = 600;
+        assert!(!idleness.at(at(20), 600 + 600 + 128));
     }
 }
