@@ -96,6 +96,13 @@ impl Ruled {
     }
 }
 
+impl Drop for Ruled {
+    fn drop(&mut self) {
+        // A process that is killed leaves its socket, in a folder that outlives the scenario.
+        let _ = fs::remove_file(self.socket());
+    }
+}
+
 fn socket(name: &str) -> PathBuf {
     format!("/var/run/wireguard/{name}.sock").into()
 }
@@ -115,7 +122,7 @@ fn say(socket: &Path, text: &str) -> Result<String> {
 fn uapi_changes_are_drift_until_the_file_is_applied() -> Result<()> {
     let name = "uapi_changes_are_drift_until_the_file_is_applied";
     Scenario::run(name, &PARTS, |scenario| {
-        let ruled = Ruled::start(scenario)?;
+        let mut ruled = Ruled::start(scenario)?;
         let mode = fs::metadata(ruled.socket())?.permissions().mode();
         ensure!(mode & 0o777 == 0o600, "{mode:o}");
         let before = ruled.wg("show dump")?;
@@ -216,11 +223,8 @@ fn uapi_changes_are_drift_until_the_file_is_applied() -> Result<()> {
             "the table still speaks of drift"
         );
 
-        let Ruled {
-            mut culvert, name, ..
-        } = ruled;
-        culvert.stop(PATIENCE)?;
-        ensure!(!socket(&name).exists(), "the socket is still there");
+        ruled.culvert.stop(PATIENCE)?;
+        ensure!(!ruled.socket().exists(), "the socket is still there");
         Ok(())
     })
 }
