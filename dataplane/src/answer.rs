@@ -24,7 +24,7 @@ use crate::{
     drops::DropReason,
     frames::Frames,
     guard,
-    limits::HOST_FRAME_MAX,
+    limits::{HOST_FRAME_MAX, ICMP_ERRORS_PER_SECOND},
     snapshot::{Network, NextHop, Port},
     turn::{Tools, Turn},
 };
@@ -234,7 +234,7 @@ fn icmp_error(
     let Some(source) = source else {
         return 0;
     };
-    if !tools.errors.take(turn.now) {
+    if !tools.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
         port.drops.add(DropReason::IcmpLimited, 1);
         return 0;
     }

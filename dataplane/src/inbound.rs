@@ -189,10 +189,7 @@ fn claim(
 fn affords(tools: &mut Tools, datagram: &Datagram, now: Instant) -> bool {
     let bytes = datagram.bytes();
     let plain = Kind::of(bytes) != Some(Kind::CookieReply) && !carries_mac2(bytes);
-    let rate = &mut tools.calls[usize::from(plain)];
-    let affords = rate.refill(limits::CALLS_PER_SECOND_IDLE, now) > 0;
-    rate.spend(1);
-    affords
+    tools.calls[usize::from(plain)].take(limits::CALLS_PER_SECOND_IDLE, now)
 }
 
 /// Whether a handshake message is meant for its tunnel at all (whitepaper, section

@@ -41,6 +41,13 @@ impl Rate {
         self.credit
     }
 
+    /// Spends one; `false` when there is none.
+    pub(crate) fn take(&mut self, per_second: u32, now: Instant) -> bool {
+        let some = self.refill(per_second, now) > 0;
+        self.spend(1);
+        some
+    }
+
     /// Spends; more than there is spends all.
     pub(crate) fn spend(&mut self, count: u32) {
         self.credit = self.credit.saturating_sub(count);

@@ -44,39 +44,13 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// ICMP errors that may still be sent this second.
-pub(crate) struct ErrorBudget {
-    second: u64,
-    left: u32,
-}
-
-impl ErrorBudget {
-    pub(crate) fn new() -> Self {
-        Self {
-            second: 0,
-            left: limits::ICMP_ERRORS_PER_SECOND,
-        }
-    }
-
-    /// Takes one; `false` when the second's are used up.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let second = now.as_nanos() / 1_000_000_000;
-        if second != self.second {
-            self.second = second;
-            self.left = limits::ICMP_ERRORS_PER_SECOND;
-        }
-        let some = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        some
-    }
-}
-
 /// What a worker works with, whatever the direction.
 pub(crate) struct Tools {
     pub(crate) engine: Engine,
     pub(crate) staged: Staged,
     pub(crate) coalescer: Coalescer,
-    pub(crate) errors: ErrorBudget,
+    /// ICMP errors that may be sent.
+    pub(crate) errors: Rate,
     /// Handshake messages that may be looked at: with a cookie, without.
     pub(crate) calls: [Rate; 2],
     /// Room for one frame of any size.
@@ -85,12 +59,13 @@ pub(crate) struct Tools {
 
 impl Tools {
     pub(crate) fn new() -> Self {
+        let now = clock::monotonic();
         Self {
             engine: Engine::new(),
             staged: Staged::new(),
             coalescer: Coalescer::new(limits::UPLINK_BURST),
-            errors: ErrorBudget::new(),
-            calls: [(); 2].map(|()| Rate::new(limits::CALLS_BURST, clock::monotonic())),
+            errors: Rate::new(limits::ICMP_ERRORS_PER_SECOND, now),
+            calls: [(); 2].map(|()| Rate::new(limits::CALLS_BURST, now)),
             scratch: vec![0; limits::FRAME_MAX].into_boxed_slice(),
         }
     }

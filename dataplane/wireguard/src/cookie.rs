@@ -121,7 +121,7 @@ impl Checker {
         let Some((body, [mac1, mac2])) = split(datagram) else {
             return false;
         };
-        // Nobody has to be refused at the price of two hashes who claims nothing.
+        // All zeros claim nothing: that is refused without the two hashes.
         if *mac2 == [0; MAC_LEN] {
             return false;
         }

@@ -56,6 +56,16 @@ fn layouts() -> [FrontendConfig; 2] {
     ]
 }
 
+/// Takes what the guest sends and gives it frames until `is_done`: the worker's part.
+fn carry_until(port: &culvert_vhost::Port, is_done: &AtomicBool) {
+    while !is_done.load(Ordering::Relaxed) {
+        take_frames(port, 0);
+        if let Ok(mut burst) = port.guest_rx(0).try_lock() {
+            let _ = burst.deliver(&header(0), &[&[0; 1000]]);
+        }
+    }
+}
+
 fn is_packed(config: &FrontendConfig) -> bool {
     config.rings.contains(RingOptions::PACKED)
 }

@@ -143,14 +143,7 @@ fn memory_is_removed_under_a_running_ring() {
     let is_done = AtomicBool::new(false);
     let port = bench.port();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                take_frames(port, 0);
-                if let Ok(mut burst) = port.guest_rx(0).try_lock() {
-                    let _ = burst.deliver(&header(0), &[&[0; 1000]]);
-                }
-            }
-        });
+        scope.spawn(|| carry_until(port, &is_done));
         let memory = &frontend.memory;
         let mut body = 0u64.to_ne_bytes().to_vec();
         for word in [memory.guest(), memory.size(), memory.user(), 0] {

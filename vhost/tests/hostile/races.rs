@@ -187,14 +187,7 @@ fn features_and_addresses_change_under_load() {
     let is_done = AtomicBool::new(false);
     let port = bench.port();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                take_frames(port, 0);
-                if let Ok(mut burst) = port.guest_rx(0).try_lock() {
-                    let _ = burst.deliver(&header(0), &[&[0; 1000]]);
-                }
-            }
-        });
+        scope.spawn(|| carry_until(port, &is_done));
         let features = frontend.features();
         for seed in 0..300u64 {
             frontend.send_frame(0, &header(0), &pattern(200, seed));

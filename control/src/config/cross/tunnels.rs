@@ -398,3 +398,57 @@ fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::report::Span;
+    use crate::config::section::At;
+
+    /// A tunnel with so many peers, in a line of its own.
+    fn tunnel(line: usize, peers: usize) -> Tunnel {
+        let span = Span {
+            line,
+            ..Span::default()
+        };
+        let peer = |number| Peer {
+            name: At::new(Name::new(&format!("p{number}")).unwrap(), span),
+            public_key: None,
+            preshared_key: None,
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+        };
+        Tunnel {
+            name: At::new(Name::new(&format!("wg{line}")).unwrap(), span),
+            uplink: None,
+            listen_port: None,
+            mtu: None,
+            private_key_file: None,
+            private_key: None,
+            fwmark: None,
+            uapi: None,
+            peers: (0..peers).map(peer).collect(),
+        }
+    }
+
+    #[test]
+    fn one_peer_too_many_is_found_where_it_comes() {
+        let lines = |peers: [usize; 3]| -> Vec<usize> {
+            let tunnels = peers.iter().enumerate();
+            let file = File {
+                tunnels: tunnels.map(|(i, &peers)| tunnel(i + 1, peers)).collect(),
+                ..File::default()
+            };
+            let mut report = Report::new(Path::new("t.yaml"), "");
+            number_of_peers(&file, 10, &mut report);
+            let mistakes = report.mistakes().iter();
+            mistakes.map(|mistake| mistake.span.line).collect()
+        };
+        assert!(lines([4, 6, 0]).is_empty());
+        assert_eq!(lines([4, 7, 9]), [2]);
+        assert_eq!(lines([11, 0, 0]), [1]);
+    }
+}

@@ -82,6 +82,8 @@ struct Lane {
     ready: bool,
     /// More came than was taken: what waits is taken as credit comes, and no descriptor tells.
     crowded: bool,
+    /// Whose turn it is to be first: a crowd in one family takes nothing from the other.
+    v6_first: bool,
 }
 
 impl Lane {
@@ -96,9 +98,14 @@ impl Lane {
         let affordable = usize::try_from(credit).unwrap_or(usize::MAX);
         let end = end.min(first + affordable);
         let mut next = first;
-        for socket in self.sockets.iter().flatten() {
-            next += received.receive(socket, next, end - next);
+        let [v4, v6] = self.sockets.each_ref();
+        let families = if self.v6_first { [v6, v4] } else { [v4, v6] };
+        for socket in families.into_iter().flatten() {
+            if next < end {
+                next += received.receive(socket, next, end - next);
+            }
         }
+        self.v6_first = !self.v6_first;
         self.ready = false;
         self.crowded = next == end;
         self.rate.spend(u32::try_from(next - first).unwrap_or(0));
@@ -131,6 +138,7 @@ impl Calls {
                 rate: Rate::new(limits::CALLS_BURST, now),
                 ready: false,
                 crowded: false,
+                v6_first: false,
             }),
             looked: now,
             turns: 0,
