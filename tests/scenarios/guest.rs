@@ -32,7 +32,7 @@ fn two_guests_over_dpdk() -> Result<()> {
 }
 
 #[test]
-#[ignore = "the other three differ from it by one thing each; scripts/test --long runs it"]
+#[ignore = "one scenario has its uplink, another its workers; scripts/test --long runs it"]
 fn two_guests_over_udp_on_two_workers() -> Result<()> {
     two_guests(
         "two_guests_over_udp_on_two_workers",
