@@ -65,7 +65,7 @@ fn tunnels_in_tunnels_and_in_circles() -> Result<()> {
         }
         a.wait_ping("10.1.0.2", FIRST)?;
         for (from, to) in [(&a, "10.1.0.2"), (&b, "10.1.0.1"), (&a, "fd01::2")] {
-            ping(&from.namespace, to, 20, "-f")?;
+            ping(&from.namespace, to, 20, "-i 0.002")?;
             ping(&from.namespace, to, 3, "-s 1272")?;
         }
         let server = Iperf::serve(scenario, &b.namespace, 5202)?;

@@ -277,8 +277,8 @@ fn nat_marks_and_unreachable_hosts() -> Result<()> {
             ip("rule add not fwmark 51820 table 51820")?;
             ip("rule add table main suppress_prefixlength 0")?;
         }
-        ping(&a.namespace, "192.0.2.99", 100, "-f")?;
-        ping(&a.namespace, "2001:db8:9::1", 100, "-f")?;
+        ping(&a.namespace, "192.0.2.99", 100, "-i 0.002")?;
+        ping(&a.namespace, "2001:db8:9::1", 100, "-i 0.002")?;
 
         scenario.say("host unreachable: no peer, then no endpoint");
         nat.ip("route add 10.0.0.0/24 via 203.0.113.100")?;

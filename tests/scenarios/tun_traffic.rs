@@ -111,8 +111,8 @@ fn traffic(name: &str, outer: Outer) -> Result<()> {
             }
             let full = [mtu - 28, mtu - 48];
             for ((to_a, to_b), payload) in inside(1).iter().zip(&inside(2)).zip(full) {
-                ping(&pair.b.namespace, to_a, 50, "-f")?;
-                ping(&pair.a.namespace, to_b, 50, "-f")?;
+                ping(&pair.b.namespace, to_a, 50, "-i 0.002")?;
+                ping(&pair.a.namespace, to_b, 50, "-i 0.002")?;
                 // The largest that passes uncut, and one that is cut inside.
                 for size in [payload, payload + 100] {
                     ping(&pair.a.namespace, to_b, 5, &format!("-s {size}"))?;
