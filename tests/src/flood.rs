@@ -22,7 +22,7 @@ use rustix::net::{
     AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, SocketType, ipproto,
     sendmmsg, socket,
 };
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::network::Namespace;
 use crate::scenario::Scenario;
@@ -50,8 +50,13 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Starts sending from `namespace` on the machine's last core.
-    pub fn start(namespace: &Namespace, public_key: &str, to: SocketAddrV4) -> Result<Self> {
+    /// Starts sending from `namespace` on a core.
+    pub fn start(
+        namespace: &Namespace,
+        public_key: &str,
+        to: SocketAddrV4,
+        core: usize,
+    ) -> Result<Self> {
         let receiver = PublicKey::from_base64(public_key).context("a public key")?;
         let pool = pool(&Mac1::new(&receiver), to)?;
         let raw = namespace.enter(|| {
@@ -63,10 +68,9 @@ impl Flood {
         let sent = Arc::new(AtomicU64::new(0));
         let (halt, count) = (Arc::clone(&stop), Arc::clone(&sent));
         let thread = std::thread::spawn(move || {
-            let last = std::thread::available_parallelism()?.get() - 1;
-            let mut cpus = CpuSet::new();
-            cpus.set(last);
-            sched_setaffinity(None, &cpus)?;
+            let mut cores = CpuSet::new();
+            cores.set(core);
+            sched_setaffinity(None, &cores)?;
             send_until(&raw, pool, to, &halt, &count)
         });
         Ok(Self {
@@ -191,11 +195,15 @@ pub struct Siege {
     pub newcomer: End,
     /// Where a flood goes that is to cost nothing but its way: a socket that nobody reads.
     sink: std::net::UdpSocket,
+    /// The core that is the flood's alone.
+    core: usize,
 }
 
 impl Siege {
-    /// Lays it out and waits until the pair talks.
+    /// Lays it out and waits until the pair talks. The last core is the flood's; this
+    /// thread and what it starts from here on keep to the others.
     pub fn lay(scenario: &Scenario, program: Program) -> Result<Self> {
+        let core = leave_a_core()?;
         let pair = Pair::lay(scenario, [program; 2])?;
         pair.meet(Outer::V4)?;
         let b = &pair.b;
@@ -232,13 +240,19 @@ impl Siege {
             pair,
             newcomer,
             sink,
+            core,
         })
     }
 
     /// Floods `b`'s tunnel.
     pub fn flood_tunnel(&self) -> Result<Flood> {
         let to = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), self.pair.b.port);
-        Flood::start(&self.newcomer.namespace, self.pair.b.public(), to)
+        Flood::start(
+            &self.newcomer.namespace,
+            self.pair.b.public(),
+            to,
+            self.core,
+        )
     }
 
     /// Sends the same packets the same way to a port that nobody reads.
@@ -247,6 +261,23 @@ impl Siege {
             Ipv4Addr::new(198, 51, 100, 2),
             self.sink.local_addr()?.port(),
         );
-        Flood::start(&self.newcomer.namespace, self.pair.b.public(), to)
+        Flood::start(
+            &self.newcomer.namespace,
+            self.pair.b.public(),
+            to,
+            self.core,
+        )
     }
+}
+
+/// Takes the last of this thread's cores from it, unless it is the only one.
+fn leave_a_core() -> Result<usize> {
+    let mut cores = sched_getaffinity(None)?;
+    let last = (0..CpuSet::MAX_CPU).rfind(|core| cores.is_set(*core));
+    let last = last.context("a thread without a core")?;
+    if cores.count() > 1 {
+        cores.unset(last);
+        sched_setaffinity(None, &cores)?;
+    }
+    Ok(last)
 }

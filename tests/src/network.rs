@@ -74,6 +74,16 @@ impl Namespace {
         Ok(())
     }
 
+    /// Bytes that an interface of this namespace received so far.
+    pub fn received_bytes(&self, interface: &str) -> Result<u64> {
+        let table = self.enter(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let mut rows = table.lines().filter_map(|row| row.trim().split_once(':'));
+        let row = rows.find(|(name, _)| *name == interface);
+        let (_, counters) = row.with_context(|| format!("no {interface} in {table}"))?;
+        let first = counters.split_whitespace().next().unwrap_or_default();
+        Ok(first.parse()?)
+    }
+
     /// Calls `inside` on a thread of its own that lives in the namespace: sockets made there belong to it.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let handle = File::open(Path::new("/run/netns").join(&self.name))?;

@@ -92,6 +92,11 @@ impl UplinkCounters {
         self.tx_packets.fetch_add(packets, Ordering::Relaxed);
         self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    /// Packets both ways.
+    fn carried(&self) -> u64 {
+        self.rx_packets.load(Ordering::Relaxed) + self.tx_packets.load(Ordering::Relaxed)
+    }
 }
 
 /// A received UDP payload, in memory of its queue.

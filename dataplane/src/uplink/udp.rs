@@ -351,15 +351,12 @@ impl Rx {
         }
         self.coalesced = coalesced;
         // The slots behind are free: the buffers are made for the larger budget.
-        if let Some(calls) = &mut self.calls {
-            calls.came(self.datagrams.len());
-        }
         if let Some(calls) = &mut self.calls
             && let Some(now) = calls.is_due()
         {
-            let sent = uplink.counters.tx_packets.load(Ordering::Relaxed);
+            let carried = uplink.counters.carried();
             let end = MESSAGES + CALLS;
-            let count = calls.receive(&mut self.received, first, end, (now, sent));
+            let count = calls.receive(&mut self.received, first, end, (now, carried));
             if calls.is_crowded() {
                 uplink.counters.crowded.store(true, Ordering::Relaxed);
             }

@@ -169,16 +169,16 @@ impl Calls {
     }
 
     /// Receives into the slots from `first` on, at most to `end`; answers how many
-    /// messages came. `sent` is what the uplink has sent so far.
+    /// messages came. `carried` are the uplink's packets so far, both ways, all workers'.
     pub(super) fn receive(
         &mut self,
         received: &mut Received,
         first: usize,
         end: usize,
-        (now, sent): (Instant, u64),
+        (now, carried): (Instant, u64),
     ) -> usize {
         self.looked = now;
-        let per_second = if self.idleness.at(now, sent) {
+        let per_second = if self.idleness.at(now, carried) {
             limits::CALLS_PER_SECOND_IDLE
         } else {
             limits::CALLS_PER_SECOND
@@ -220,23 +220,17 @@ impl Calls {
         }
         self.idleness.slept += slept;
     }
-
-    /// So many packets of sessions came.
-    pub(super) fn came(&mut self, count: usize) {
-        self.idleness.came += count as u64;
-    }
 }
 
-/// Whether there was little to do lately: few packets of sessions came or went, and the worker slept now and then.
+/// Whether there was little to do lately: few packets of sessions came or went by any worker, and this one slept
+/// now and then.
 struct Idleness {
     begun: Instant,
     slept: Duration,
-    /// Packets of sessions that came.
-    came: u64,
     /// Calls that were taken: each may be answered.
     taken: u64,
-    /// Packets that the uplink had sent when this began.
-    sent: u64,
+    /// Packets that the uplink had carried when this began.
+    carried: u64,
     idle: bool,
 }
 
@@ -250,22 +244,21 @@ impl Idleness {
         Self {
             begun: now,
             slept: Duration::ZERO,
-            came: 0,
             taken: 0,
-            sent: 0,
+            carried: 0,
             idle: false,
         }
     }
 
-    /// Judges, if it is time; `sent` packets were sent so far, answers to calls included.
-    fn at(&mut self, now: Instant, sent: u64) -> bool {
+    /// Judges, if it is time; `carried` packets came and went so far, calls and answers included.
+    fn at(&mut self, now: Instant, carried: u64) -> bool {
         let window = now.since(self.begun);
         if window >= Self::WINDOW {
-            let went = sent.saturating_sub(self.sent + self.taken);
-            let few = self.came < Self::FEW && went < Self::FEW;
+            let calls = 2 * self.taken;
+            let few = carried.saturating_sub(self.carried + calls) < Self::FEW;
             *self = Self {
                 idle: few && self.slept >= window / 8,
-                sent,
+                carried,
                 ..Self::new(now)
             };
         }
@@ -294,12 +287,9 @@ mod tests {
         assert!(idleness.at(at(15), 0), "as long as nothing else is known");
         assert!(!idleness.at(at(20), 0), "it did not sleep");
         nap(&mut idleness);
-        idleness.came += 128;
-        assert!(!idleness.at(at(30), 0), "much came");
+        assert!(!idleness.at(at(30), 128), "much was carried");
         nap(&mut idleness);
-        assert!(!idleness.at(at(40), 128), "much went");
-        nap(&mut idleness);
-        assert!(idleness.at(at(50), 255), "what was is forgotten");
+        assert!(idleness.at(at(40), 255), "what was is forgotten");
     }
 
     #[test]
@@ -307,9 +297,9 @@ mod tests {
         let mut idleness = Idleness::new(at(0));
         nap(&mut idleness);
         idleness.taken = 600;
-        assert!(idleness.at(at(10), 600));
+        assert!(idleness.at(at(10), 1_200));
         nap(&mut idleness);
         idleness.taken = 600;
-        assert!(!idleness.at(at(20), 600 + 600 + 128));
+        assert!(!idleness.at(at(20), 2 * 1_200 + 128));
     }
 }
