@@ -18,10 +18,11 @@ mod chacha;
 mod poly;
 
 use core::arch::asm;
+use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Deal, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -42,6 +43,7 @@ impl Vector for Avx2 {
     const WRITTEN: usize = 6;
     const TEXTS: usize = 4;
     const SCALAR_BLOCKS: usize = 33;
+    const SCALAR_TEXT: usize = 32;
     const TOGETHER: u32 = 200;
     const SIDE: u32 = 256;
     // Long texts go on the side: what the last ones leave to do alone counts once per sub-batch.
@@ -97,18 +99,28 @@ impl Vector for Avx2 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn ranks(numbers: &[u32; 64], count: usize) -> [u32; 64] {
+        // SAFETY: the caller's contract.
+        unsafe { ranks(numbers, count) }
+    }
+
     const SHORT: u32 = 0;
-    const FILLS: bool = false;
+    const MIXES: bool = false;
 
     #[inline(always)]
-    unsafe fn short_tags(_keys: &[Line; 16], _texts: &[Text; 16]) -> [[u64; 2]; 16] {
-        [[0; 2]; 16]
+    unsafe fn short_tags(
+        _keys: &[Line; 24],
+        _texts: &[Text; 24],
+        _eights: usize,
+    ) -> [[u64; 2]; 24] {
+        [[0; 2]; 24]
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts, streams) }
+        unsafe { poly::authenticate(keys, texts, deal.evenly().unwrap_or(1)) }
     }
 }
 
@@ -122,6 +134,28 @@ unsafe fn prepare(group: &mut Group, blocks: Blocks) {
         chacha::Eight::<false, false>::fill(group, 0, blocks.stream, blocks.first, none, to);
     }
     (group.used, group.one_key) = (blocks.count, true);
+}
+
+/// Of numbers below 2^31.
+#[inline]
+#[target_feature(enable = "avx2,bmi2")]
+fn ranks(numbers: &[u32; 64], count: usize) -> [u32; 64] {
+    let mut ranks = [0; 64];
+    let eights = numbers.as_chunks::<8>().0.iter();
+    let places = ranks.as_chunks_mut::<8>().0;
+    for (eight, place) in eights.zip(places).take(count.div_ceil(8)) {
+        // SAFETY: both are arrays of eight words.
+        unsafe {
+            let eight = _mm256_loadu_si256(eight.as_ptr().cast());
+            let mut rank = _mm256_setzero_si256();
+            for &number in numbers.iter().take(count) {
+                let smaller = _mm256_cmpgt_epi32(eight, _mm256_set1_epi32(number as i32));
+                rank = _mm256_sub_epi32(rank, smaller);
+            }
+            _mm256_storeu_si256(place.as_mut_ptr().cast(), rank);
+        }
+    }
+    ranks
 }
 
 /// The way in: everything that is inlined below is compiled for the kernel's features.

@@ -18,10 +18,11 @@ mod chacha;
 mod poly;
 
 use core::arch::asm;
+use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Deal, Line, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -45,6 +46,7 @@ impl Vector for Avx512 {
     const WRITTEN: usize = 4;
     const TEXTS: usize = 8;
     const SCALAR_BLOCKS: usize = 18;
+    const SCALAR_TEXT: usize = 43;
     const TOGETHER: u32 = 0;
     // Never: 512-bit rounds leave the scalar units less than it takes. With two streams beside sixteen
     // blocks (40 blocks of Poly1305 per group, the other half in vectors) a burst of 8 texts of 8192
@@ -103,26 +105,61 @@ impl Vector for Avx512 {
         0
     }
 
+    #[inline(always)]
+    unsafe fn ranks(numbers: &[u32; 64], count: usize) -> [u32; 64] {
+        // SAFETY: the caller's contract.
+        unsafe { ranks(numbers, count) }
+    }
+
     const SHORT: u32 = 64;
-    const FILLS: bool = true;
+    const MIXES: bool = true;
 
     #[inline(always)]
-    unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16] {
-        let (halves, texts) = (keys.as_chunks::<8>().0, texts.as_chunks::<8>().0);
-        let mut tags = [[0; 2]; 16];
-        if let ([a, b], [of_a, of_b]) = (halves, texts) {
+    unsafe fn short_tags(keys: &[Line; 24], texts: &[Text; 24], eights: usize) -> [[u64; 2]; 24] {
+        let mut tags = [[0; 2]; 24];
+        let (keys, texts) = (keys.as_chunks::<8>().0, texts.as_chunks::<8>().0);
+        let places = tags.as_chunks_mut::<8>().0;
+        if let ([a, b, c], [of_a, of_b, of_c]) = (keys, texts) {
             // SAFETY: the caller's contract.
-            let computed = unsafe { poly::authenticate_short([a, b], &[*of_a, *of_b]) };
-            tags.as_chunks_mut::<8>().0.copy_from_slice(&computed);
+            unsafe {
+                if eights > 2 {
+                    let computed = poly::authenticate_short([a, b, c], &[*of_a, *of_b, *of_c]);
+                    places.copy_from_slice(&computed);
+                } else {
+                    let computed = poly::authenticate_short([a, b], &[*of_a, *of_b]);
+                    places[..2].copy_from_slice(&computed);
+                }
+            }
         }
         tags
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8] {
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts, streams) }
+        unsafe { poly::authenticate(keys, texts, deal) }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn ranks(numbers: &[u32; 64], count: usize) -> [u32; 64] {
+    let mut ranks = [0; 64];
+    let sixteens = numbers.as_chunks::<16>().0.iter();
+    let places = ranks.as_chunks_mut::<16>().0;
+    for (sixteen, place) in sixteens.zip(places).take(count.div_ceil(16)) {
+        // SAFETY: both are arrays of sixteen words.
+        unsafe {
+            let sixteen = _mm512_loadu_si512(sixteen.as_ptr().cast());
+            let mut rank = _mm512_setzero_si512();
+            for &number in numbers.iter().take(count) {
+                let smaller = _mm512_cmplt_epu32_mask(_mm512_set1_epi32(number as i32), sixteen);
+                rank = _mm512_mask_add_epi32(rank, smaller, rank, _mm512_set1_epi32(1));
+            }
+            _mm512_storeu_si512(place.as_mut_ptr().cast(), rank);
+        }
+    }
+    ranks
 }
 
 /// The way in: everything that is inlined below is compiled for the kernel's features.

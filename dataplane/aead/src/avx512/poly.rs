@@ -21,8 +21,9 @@
 //! length that is a multiple of 64, none. Before a text begins, its lanes follow the longest one, and
 //! forget it when theirs begins; so a short text may fill a lane that is left over.
 //!
-//! Fewer than five texts take two, four or eight lanes each: a text's steps are dealt to streams,
-//! which go on by `r^8`, `r^16` or `r^32` and meet at the end.
+//! A text may take two, four or eight lanes: each is a stream that takes a part of it, and streams
+//! meet at the end. So few texts fill the lanes, and a long one takes no more steps than shorter ones
+//! beside it.
 //!
 //! Constant time: additions, shifts, masks and 52-bit multiplications, which take the same time for
 //! all operands; branches depend on lengths only.
@@ -30,7 +31,7 @@
 use core::arch::x86_64::*;
 use core::ptr;
 
-use crate::batch::{Line, Text};
+use crate::batch::{Deal, Line, Text};
 
 /// Three limbs of eight numbers.
 type Limbs = [__m512i; 3];
@@ -160,7 +161,8 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 }
 }
 
-/// The tags of up to `8 / streams` texts; `keys` are their slots, one-time key first.
+/// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first. No
+/// text has more steps than the first one.
 ///
 /// # Safety
 /// The processor has the features; texts are readable and nobody writes them meanwhile.
@@ -168,28 +170,33 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 pub(crate) unsafe fn authenticate(
     keys: [&Line; 8],
     texts: &[Text; 8],
-    streams: usize,
+    deal: Deal,
 ) -> [[u64; 2]; 8] {
     // SAFETY: the caller's contract.
     unsafe {
-        match streams {
-            8 => with_streams::<8>(keys, texts),
-            4 => with_streams::<4>(keys, texts),
-            2 => with_streams::<2>(keys, texts),
-            _ => with_streams::<1>(keys, texts),
+        // What the compiler knows beforehand is not worked out.
+        match deal.evenly() {
+            Some(1) => dealt::<1>(keys, texts, deal),
+            Some(2) => dealt::<2>(keys, texts, deal),
+            Some(4) => dealt::<4>(keys, texts, deal),
+            Some(8) => dealt::<8>(keys, texts, deal),
+            _ => dealt::<0>(keys, texts, deal),
         }
     }
 }
 
+/// `S`: streams of every text, or 0 if they differ.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
+    let deal = if S > 0 { Deal::even(S) } else { deal };
     let zero = _mm512_setzero_si512();
+    let lanes = |bytes: u64| _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bytes as i64));
     // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 8];
     for lane in 0..8 {
         // SAFETY: a slot is 64 bytes.
-        rows[lane] = unsafe { _mm512_load_si512(keys[lane / S].0.as_ptr().cast()) };
+        rows[lane] = unsafe { _mm512_load_si512(keys[deal.text(lane)].0.as_ptr().cast()) };
     }
     let columns = transpose(&rows);
     let r = factor(limbs(
@@ -201,62 +208,51 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
     let r2 = product(&r.r, &r);
     let r3 = product(&r2.r, &r);
     let r4 = product(&r2.r, &r2);
-    let r8 = if S >= 2 { product(&r4.r, &r4) } else { r4 };
-    let r16 = if S >= 4 { product(&r8.r, &r8) } else { r8 };
-    let stride = if S >= 8 { product(&r16.r, &r16) } else { r16 };
-
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
-    let blocks = |text: &Text| text.len.div_ceil(16);
-    let (mut most, mut parts) = (0, 0);
-    for lane in 0..8 / S {
-        most = most.max(blocks(&texts[lane]));
-        parts |= texts[lane].len % 16;
-    }
-    let per_step = 4 * S as u32;
-    let steps = most.div_ceil(per_step).max(1);
-    let mut begin = [ptr::null::<u8>(); 8];
-    let mut start = [ptr::null::<u8>(); 8];
-    let mut len = [0u64; 8];
-    // The step in which each text begins, and whether one begins behind the first step's start.
-    let (mut first, mut late, mut longest) = ([0u64; 8], false, 0);
-    for lane in 0..8 {
-        let pad = per_step * steps - blocks(&texts[lane / S]);
-        first[lane] = u64::from(pad / per_step);
-        late |= pad > 0;
-        if blocks(&texts[lane / S]) == most {
-            longest = lane / S;
-        }
-        start[lane] = texts[lane / S].start;
-        begin[lane] = start[lane]
-            .wrapping_sub(16 * pad as usize)
-            .wrapping_add(64 * (lane % S));
-        len[lane] = u64::from(texts[lane / S].len);
-    }
-    // Until a text begins, its lanes follow the longest one: that needs no masks. What they make of it
-    // is forgotten when theirs begins.
-    let mut place = begin;
-    for lane in 0..8 {
-        if first[lane] > 0 {
-            place[lane] = begin[longest * S + lane % S];
-        }
-    }
-    let next_after = |step: u32| {
-        let later = first.iter().filter(|&&first| first > u64::from(step));
-        later.min().map_or(u32::MAX, |&first| first as u32)
+    let longest = texts[0].len.div_ceil(16);
+    let most = deal.doublings & 0xff;
+    let steps = longest.div_ceil(4 << most).max(1);
+    // Out of registers: words that were just stored one by one are slow to load as a vector.
+    let eight = |word: &dyn Fn(&Text) -> i64| {
+        let [a, b, c, d, e, f, g, h] = texts.each_ref().map(word);
+        _mm512_setr_epi64(a, b, c, d, e, f, g, h)
     };
-    let mut next = next_after(0);
-    // SAFETY: they are arrays of eight words.
-    let edges = unsafe {
-        Edges {
-            begins: _mm512_loadu_si512(begin.as_ptr().cast()),
-            starts: _mm512_loadu_si512(start.as_ptr().cast()),
-            lens: _mm512_loadu_si512(len.as_ptr().cast()),
-        }
+    let starts = eight(&|text| text.start as i64);
+    let lens = eight(&|text| i64::from(text.len));
+    let of = lanes(deal.texts);
+    let starts = _mm512_permutexvar_epi64(of, starts);
+    let lens = _mm512_permutexvar_epi64(of, lens);
+    let blocks = _mm512_srli_epi64::<4>(_mm512_add_epi64(lens, _mm512_set1_epi64(15)));
+    let (streams, doublings) = (lanes(deal.streams), lanes(deal.doublings));
+    // A stream's blocks, and how many a text of a lane could have.
+    let stream = _mm512_set1_epi64(4 * i64::from(steps));
+    let all = _mm512_sllv_epi64(stream, doublings);
+    let before = _mm512_mul_epu32(streams, stream);
+    let pads = _mm512_sub_epi64(_mm512_sub_epi64(all, blocks), before);
+    // The step in which each lane's text begins.
+    let firsts = _mm512_srli_epi64::<2>(_mm512_max_epi64(pads, zero));
+    let begins = _mm512_sub_epi64(starts, _mm512_slli_epi64::<4>(pads));
+    let edges = Edges {
+        begins,
+        starts,
+        lens,
     };
-    // SAFETY: an array of eight words.
-    let firsts = unsafe { _mm512_loadu_si512(first.as_ptr().cast()) };
+    // Until a text begins, its lane follows the first one: that needs no masks. What it makes of it is
+    // forgotten when its own begins.
+    let later = _mm512_test_epi64_mask(firsts, firsts);
+    let first = _mm512_castsi512_si128(begins);
+    let mut following = _mm512_mask_broadcastq_epi64(begins, later, first);
+    let mut places = each(following);
     // Only a last step in which a block isn't whole needs masks.
+    let parts = _mm512_test_epi64_mask(lens, _mm512_set1_epi64(15));
     let masked = if parts == 0 { u32::MAX } else { steps - 1 };
+    // One behind the first step's start, too.
+    let late = _mm512_cmpgt_epi64_mask(pads, zero) != 0;
+    // Blocks that no text has in the first step.
+    let absent = if most == 0 { 4 * steps - longest } else { 0 };
+
+    // What is before a stream's blocks goes on by them.
+    let mut on = if most > 0 { power(&r4, steps) } else { r4 };
 
     // 3. The first step takes the blocks that some packet has; h is zero.
     let (columns, high_bits) = if late || masked == 0 {
@@ -265,26 +261,26 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
     } else {
         // SAFETY: all texts have begun and none ends.
         (
-            unsafe { load::<S>(&place, 0) },
+            unsafe { load(&places, 0) },
             [_mm512_set1_epi64(HIGH_BIT); 4],
         )
     };
     let mut accumulator = [zero; 6];
-    if S > 1 || most % 4 == 0 {
+    if absent == 0 {
         multiply(
             &mut accumulator,
             &limbs(columns[0], columns[1], high_bits[0]),
             &r4,
         );
     }
-    if S > 1 || matches!(most % 4, 0 | 3) {
+    if absent <= 1 {
         multiply(
             &mut accumulator,
             &limbs(columns[2], columns[3], high_bits[1]),
             &r3,
         );
     }
-    if S > 1 || most % 4 != 1 {
+    if absent <= 2 {
         multiply(
             &mut accumulator,
             &limbs(columns[4], columns[5], high_bits[2]),
@@ -299,24 +295,23 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
     let mut h = carry(&accumulator);
 
     // 4. Four blocks of each stream per step.
+    let mut next = after(firsts, 0).min(masked);
     for step in 1..steps {
-        let (columns, high_bits) = if step == next || step == masked {
-            let begins = _mm512_cmpeq_epi64_mask(firsts, _mm512_set1_epi64(i64::from(step)));
+        let (columns, high_bits) = if step == next {
+            cold();
+            next = after(firsts, step).min(masked);
+            let begin = _mm512_cmpeq_epi64_mask(firsts, _mm512_set1_epi64(i64::from(step)));
             for limb in &mut h {
-                *limb = _mm512_mask_mov_epi64(*limb, begins, zero);
+                *limb = _mm512_mask_mov_epi64(*limb, begin, zero);
             }
-            for lane in 0..8 {
-                if first[lane] == u64::from(step) {
-                    place[lane] = begin[lane];
-                }
-            }
-            next = next_after(step);
+            following = _mm512_mask_mov_epi64(following, begin, begins);
+            places = each(following);
             // SAFETY: texts are readable.
-            unsafe { edges.load(64 * S as u32 * step) }
+            unsafe { edges.load(step) }
         } else {
             // SAFETY: all texts, or others in their place, have begun and none ends.
             (
-                unsafe { load::<S>(&place, step) },
+                unsafe { load(&places, step) },
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
@@ -337,12 +332,7 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
             &r,
         );
         let m = limbs(columns[0], columns[1], high_bits[0]);
-        if S == 1 {
-            multiply(&mut accumulator, &sum(&h, &m), &r4);
-        } else {
-            multiply(&mut accumulator, &m, &r4);
-            multiply(&mut accumulator, &h, &stride);
-        }
+        multiply(&mut accumulator, &sum(&h, &m), &r4);
         h = carry(&accumulator);
     }
 
@@ -353,29 +343,32 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
     }
 
     // 5. Streams of one text meet, neighbours first.
-    if S >= 2 {
+    if most > 0 {
+        let several = |doubled| _mm512_cmpge_epu64_mask(doublings, _mm512_set1_epi64(doubled));
         let next = [
             _mm512_alignr_epi64::<1>(h[0], h[0]),
             _mm512_alignr_epi64::<1>(h[1], h[1]),
             _mm512_alignr_epi64::<1>(h[2], h[2]),
         ];
-        h = sum(&product(&h, &r4).r, &next);
-    }
-    if S >= 4 {
-        let next = [
-            _mm512_alignr_epi64::<2>(h[0], h[0]),
-            _mm512_alignr_epi64::<2>(h[1], h[1]),
-            _mm512_alignr_epi64::<2>(h[2], h[2]),
-        ];
-        h = sum(&product(&h, &r8).r, &next);
-    }
-    if S >= 8 {
-        let next = [
-            _mm512_alignr_epi64::<4>(h[0], h[0]),
-            _mm512_alignr_epi64::<4>(h[1], h[1]),
-            _mm512_alignr_epi64::<4>(h[2], h[2]),
-        ];
-        h = sum(&product(&h, &r16).r, &next);
+        h = meet(several(1), &h, &on, &next);
+        if most > 1 {
+            on = product(&on.r, &on);
+            let next = [
+                _mm512_alignr_epi64::<2>(h[0], h[0]),
+                _mm512_alignr_epi64::<2>(h[1], h[1]),
+                _mm512_alignr_epi64::<2>(h[2], h[2]),
+            ];
+            h = meet(several(2), &h, &on, &next);
+        }
+        if most > 2 {
+            on = product(&on.r, &on);
+            let next = [
+                _mm512_alignr_epi64::<4>(h[0], h[0]),
+                _mm512_alignr_epi64::<4>(h[1], h[1]),
+                _mm512_alignr_epi64::<4>(h[2], h[2]),
+            ];
+            h = meet(several(3), &h, &on, &next);
+        }
     }
     // 6. The lengths (of no associated data, and the text's) are the last block.
     let mut accumulator = [zero; 6];
@@ -384,10 +377,34 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
     multiply(&mut accumulator, &sum(&h, &lengths), &r);
     let tags = finish(&carry(&accumulator), s);
     let mut packets = [[0; 2]; 8];
-    for packet in 0..8 / S {
-        packets[packet] = [tags[0][packet * S], tags[1][packet * S]];
+    // A text's tag is in its first lane.
+    for lane in (0..8).rev() {
+        packets[deal.text(lane)] = [tags[0][lane], tags[1][lane]];
     }
     packets
+}
+
+vector! {
+/// A number's power, of which exponents are no secret.
+fn power(base: &Factor, exponent: u32) -> Factor {
+    let mut power = *base;
+    for bit in (0..exponent.ilog2()).rev() {
+        power = product(&power.r, &power);
+        if exponent >> bit & 1 == 1 {
+            power = product(&power.r, base);
+        }
+    }
+    power
+}
+}
+
+vector! {
+/// `h * f + next` where the mask says so, `h` elsewhere.
+fn meet(mask: __mmask8, h: &Limbs, f: &Factor, next: &Limbs) -> Limbs {
+    let met = sum(&product(h, f).r, next);
+    let either = |met, h| _mm512_mask_mov_epi64(h, mask, met);
+    [either(met[0], h[0]), either(met[1], h[1]), either(met[2], h[2])]
+}
 }
 
 /// The tags of `8 N` texts of at most 64 bytes.
@@ -444,7 +461,7 @@ pub(crate) unsafe fn authenticate_short<const N: usize>(
             };
             lens[n] = edges.lens;
             if len.iter().all(|&len| len == 64) {
-                (load::<1>(&start, 0), [_mm512_set1_epi64(HIGH_BIT); 4])
+                (load(&start, 0), [_mm512_set1_epi64(HIGH_BIT); 4])
             } else {
                 edges.load(0)
             }
@@ -497,16 +514,16 @@ struct Edges {
 }
 
 impl Edges {
-    /// The columns and high bits of a step `offset` bytes on, zero where there is no text.
+    /// The columns and high bits of a step, zero where there is no text.
     ///
     /// # Safety
     /// The processor has the features; texts are readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-    unsafe fn load(&self, offset: u32) -> ([__m512i; 8], [__m512i; 4]) {
+    unsafe fn load(&self, step: u32) -> ([__m512i; 8], [__m512i; 4]) {
         let (zero, ones) = (_mm512_setzero_si512(), _mm512_set1_epi64(-1));
         // The step's place in each text, and the bytes of it that are text.
-        let address = _mm512_add_epi64(self.begins, _mm512_set1_epi64(i64::from(offset)));
+        let address = _mm512_add_epi64(self.begins, _mm512_set1_epi64(64 * i64::from(step)));
         let at = _mm512_sub_epi64(address, self.starts);
         let from = _mm512_max_epi64(_mm512_sub_epi64(zero, at), zero);
         let to = _mm512_max_epi64(_mm512_sub_epi64(self.lens, at), zero);
@@ -534,18 +551,43 @@ impl Edges {
     }
 }
 
+/// A step of a few.
+#[cold]
+#[inline]
+fn cold() {}
+
+vector! {
+/// The next step in which a text begins.
+fn after(firsts: __m512i, step: u32) -> u32 {
+    let later = _mm512_cmpgt_epi64_mask(firsts, _mm512_set1_epi64(i64::from(step)));
+    let next = _mm512_mask_reduce_min_epu64(later, firsts);
+    u32::try_from(next).unwrap_or(u32::MAX)
+}
+}
+
+vector! {
+/// Addresses one by one. They come out of memory: compilers would take them out of the vector whenever
+/// they load from them, at the price of multiplications.
+fn each(addresses: __m512i) -> [*const u8; 8] {
+    let mut stored = [ptr::null::<u8>(); 8];
+    // SAFETY: an array of eight words.
+    unsafe { _mm512_storeu_si512(stored.as_mut_ptr().cast(), addresses) };
+    // SAFETY: a reference is readable.
+    stored.each_ref().map(|address| unsafe { ptr::read_volatile(address) })
+}
+}
+
 /// The columns of a step that all texts fill.
 ///
 /// # Safety
 /// The processor has the features; 64 bytes of each stream are readable there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn load<const S: usize>(begin: &[*const u8; 8], step: u32) -> [__m512i; 8] {
+unsafe fn load(places: &[*const u8; 8], step: u32) -> [__m512i; 8] {
     let mut rows = [_mm512_setzero_si512(); 8];
-    for lane in 0..8 {
-        let offset = 64 * S * step as usize;
+    for (row, place) in rows.iter_mut().zip(places) {
         // SAFETY: the caller's contract.
-        rows[lane] = unsafe { _mm512_loadu_si512(begin[lane].wrapping_add(offset).cast()) };
+        *row = unsafe { _mm512_loadu_si512(place.wrapping_add(64 * step as usize).cast()) };
     }
     transpose(&rows)
 }

@@ -17,7 +17,7 @@ use core::ops::Range;
 use core::slice;
 
 use super::open::verdict;
-use super::{AHEAD, Blocks, Line, Scratch, Text, Vector, combine, wipe_lines};
+use super::{AHEAD, Blocks, Deal, Line, Scratch, Text, Vector, combine, wipe_lines};
 use crate::job::State;
 use crate::lanes::Stream;
 use crate::scalar::{self, Poly};
@@ -161,7 +161,7 @@ impl Alone {
             } else {
                 K::TEXTS
             };
-            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], streams);
+            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], Deal::even(streams));
             tag
         }
     }

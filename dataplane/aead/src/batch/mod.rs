@@ -19,6 +19,7 @@
 )]
 
 mod alone;
+mod deal;
 mod open;
 mod seal;
 
@@ -28,6 +29,8 @@ use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
 use crate::scalar::{Poly, Side};
 use crate::{KeyBytes, TAG_LEN, scalar};
 
+pub(crate) use deal::Deal;
+use deal::share;
 pub(crate) use open::{decrypt, open, verify};
 pub(crate) use seal::seal;
 
@@ -62,8 +65,8 @@ pub(crate) struct Scratch {
 #[repr(C, align(64))]
 pub(crate) struct Secret {
     /// By slot: block 0 of the keystream, whose first half is the Poly1305 key. Any slot can be
-    /// taken for the first of sixteen.
-    pub(crate) poly_keys: [Line; MOST + 16],
+    /// taken for the first of 24.
+    pub(crate) poly_keys: [Line; MOST + 24],
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
     pub(crate) keystream: [Line; 16],
@@ -78,7 +81,7 @@ impl Scratch {
         Self {
             groups: [Group::new(), Group::new()],
             secret: Secret {
-                poly_keys: [LINE; MOST + 16],
+                poly_keys: [LINE; MOST + 24],
                 sums: [LINE; MOST],
                 keystream: [LINE; 16],
                 ahead: [LINE; AHEAD],
@@ -140,26 +143,35 @@ pub(crate) trait Vector {
         count: u32,
     ) -> u32;
 
+    /// For each of the first `count` numbers, how many of them are smaller.
+    ///
+    /// # Safety
+    /// The processor has the kernel's features.
+    unsafe fn ranks(numbers: &[u32; MOST], count: usize) -> [u32; MOST];
+
     /// Texts whose tags are computed side by side.
     const TEXTS: usize;
 
     /// Up to this many blocks, words are faster than vectors.
     const SCALAR_BLOCKS: usize;
 
+    /// And up to this many of a text that is left over alone.
+    const SCALAR_TEXT: usize;
+
     /// Up to this length texts are authenticated in words, three together, not in vectors.
     const TOGETHER: u32;
 
-    /// Up to this length sixteen texts are authenticated side by side, if there are so many.
+    /// Up to this length texts are authenticated by two or three eights, if there are so many.
     const SHORT: u32;
 
-    /// Whether lanes that are left over take shorter texts at no price.
-    const FILLS: bool;
+    /// Whether texts of one call may take different numbers of lanes.
+    const MIXES: bool;
 
-    /// The tags of sixteen texts of that length.
+    /// The tags of texts of that length, in two or three eights.
     ///
     /// # Safety
     /// As `tags`.
-    unsafe fn short_tags(keys: &[Line; 16], texts: &[Text; 16]) -> [[u64; 2]; 16];
+    unsafe fn short_tags(keys: &[Line; 24], texts: &[Text; 24], eights: usize) -> [[u64; 2]; 24];
 
     /// From this length on texts are authenticated on the side of ChaCha20's rounds.
     const SIDE: u32;
@@ -174,11 +186,12 @@ pub(crate) trait Vector {
     /// The same to open.
     const OPEN: (usize, usize);
 
-    /// The tags of up to `TEXTS / streams` texts; `streams` is a power of two.
+    /// The tags of texts, which take lanes as `deal` says; a kernel that doesn't mix gives each as many
+    /// as the first. No text has more steps than the first one.
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private.
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], streams: usize) -> [[u64; 2]; 8];
+    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8];
 }
 
 /// Blocks of one packet.
@@ -200,55 +213,43 @@ struct Order {
 impl Order {
     /// The jobs from `first` on that are to be worked on: `length` says how long, `None` to pass.
     #[inline(always)]
-    fn new<J>(
+    fn new<K: Vector, J>(
         jobs: &[J],
         first: usize,
         (most, multiple): (usize, usize),
         length: impl Fn(&J) -> Option<u32>,
     ) -> Self {
-        let mut order = Self {
-            entries: [0; MOST],
-            len: 0,
-            next: first,
-        };
-        let (mut text, mut sorted) = (0, true);
+        let mut entries = [0; MOST];
+        let (mut len, mut next) = (0_usize, first);
+        let (mut text, mut sorted, mut last) = (0, true, 0);
         for (offset, job) in jobs[first..].iter().enumerate().take(MOST) {
-            if text >= most && order.len.is_multiple_of(multiple) {
+            if text >= most && len.is_multiple_of(multiple) {
                 break;
             }
-            order.next = first + offset + 1;
-            if let Some(len) = length(job) {
-                let entry = len << 6 | offset as u32;
-                sorted &= order.len == 0 || order.entries[order.len - 1] < entry;
-                order.entries[order.len] = entry;
-                order.len += 1;
-                text += len as usize;
+            next = first + offset + 1;
+            if let Some(length) = length(job) {
+                let entry = length << 6 | offset as u32;
+                sorted &= last <= entry;
+                last = entry;
+                entries[len & (MOST - 1)] = entry;
+                len += 1;
+                text += length as usize;
             }
         }
+        let mut order = Self { entries, len, next };
         if !sorted {
-            order.sort();
+            order.sort::<K>();
         }
         order
     }
 
     /// By rank: entries differ, so the number of smaller ones is each one's place. No branch that
-    /// could be mispredicted, and ranks are counted in vectors, without a sum across one.
+    /// could be mispredicted.
     #[inline(always)]
-    fn sort(&mut self) {
-        let (mut all, mut ranks) = ([u32::MAX; MOST], [0u32; MOST]);
-        all[..self.len].copy_from_slice(&self.entries[..self.len]);
-        let some = self.len.next_multiple_of(16).min(MOST);
-        let (all16, ranks16) = (
-            all[..some].as_chunks::<16>().0,
-            ranks[..some].as_chunks_mut::<16>().0,
-        );
-        for (others, ranks) in all16.iter().zip(ranks16) {
-            for &entry in &all[..self.len] {
-                for (rank, &other) in ranks.iter_mut().zip(others) {
-                    *rank += u32::from(entry < other);
-                }
-            }
-        }
+    fn sort<K: Vector>(&mut self) {
+        let all = self.entries;
+        // SAFETY: the processor has the kernel's features, or nobody would make an order for it.
+        let ranks = unsafe { K::ranks(&all, self.len) };
         for (&entry, rank) in all[..self.len].iter().zip(ranks) {
             self.entries[rank as usize & (MOST - 1)] = entry;
         }
@@ -372,27 +373,35 @@ unsafe fn in_place<C: Compute>(
 #[inline(always)]
 unsafe fn tags<K: Vector>(
     scratch: &Scratch,
+    order: &Order,
     slots: usize,
     text: impl Fn(usize) -> Text,
     mut put: impl FnMut(usize, [u64; 2]),
 ) {
-    // Sixteen short ones at a time first: their lanes were the first, the longest texts' may still be
-    // under way.
+    // Short ones first: their lanes were the first, the longest texts' may still be under way.
     let mut begin = 0;
     while K::SHORT > 0 && begin + 16 <= slots && text(begin + 15).len <= K::SHORT {
-        let mut texts = [text(begin); 16];
-        for lane in 1..16 {
+        // Sixteen at a time, or the last ones if an eight more takes them.
+        let mut count = 16;
+        while count < 25 && begin + count < slots && text(begin + count).len <= K::SHORT {
+            count += 1;
+        }
+        if count > 24 {
+            count = 16;
+        }
+        let mut texts = [text(begin); 24];
+        for lane in 1..count {
             texts[lane] = text(begin + lane);
         }
         let Some(keys) = scratch.secret.poly_keys[begin..].first_chunk() else {
             return;
         };
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::short_tags(keys, &texts) };
-        for (lane, &tag) in tags.iter().enumerate() {
+        let tags = unsafe { K::short_tags(keys, &texts, count.div_ceil(8)) };
+        for (lane, &tag) in tags.iter().enumerate().take(count) {
             put(begin + lane, tag);
         }
-        begin += 16;
+        begin += count;
     }
     let mut end = slots;
     while end > begin {
@@ -409,21 +418,12 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        // 1. Slots are ordered by length: take the longest, and those not shorter than its half.
-        let longest = text(end - 1).len;
-        let enough = if longest <= 256 { 0 } else { longest / 2 };
-        let mut start = end - 1;
-        while start > begin && end - start < K::TEXTS && text(start - 1).len >= enough {
-            start -= 1;
-        }
-        // 2. Few packets share the lanes among them, as far as they have steps to share.
-        let count = end - start;
-        let mut streams = 1;
-        while 2 * streams * count <= K::TEXTS && longest as usize >= 128 * streams {
-            streams *= 2;
-        }
-        // 3. A few blocks in all are soonest done in 64-bit words.
-        if count * (longest as usize / 16 + 1) <= K::SCALAR_BLOCKS {
+        // 1. Slots are ordered by length: the longest ones.
+        let share = share::<K>(&order.entries[begin..end]);
+        let start = end - share.count;
+        // 2. A few blocks in all are soonest done in 64-bit words.
+        let alone = share.count == 1 && share.blocks <= K::SCALAR_TEXT;
+        if share.blocks + share.count <= K::SCALAR_BLOCKS || alone {
             for slot in start..end {
                 let key = &scratch.secret.poly_keys[slot];
                 // SAFETY: the caller's contract.
@@ -432,25 +432,23 @@ unsafe fn tags<K: Vector>(
             end = start;
             continue;
         }
-        // Lanes that are left over do the shortest texts, or the longest again.
-        let mut fill = 0;
-        if K::FILLS {
-            fill = (K::TEXTS / streams - count).min(start - begin);
+        // 3. Lanes that are left over have no text.
+        let mut keys = [&scratch.secret.poly_keys[start]; 8];
+        let mut texts = [text(start); 8];
+        for rank in 0..8 {
+            if rank < share.count {
+                keys[rank] = &scratch.secret.poly_keys[end - 1 - rank];
+                texts[rank] = text(end - 1 - rank);
+            } else {
+                texts[rank].len = 0;
+            }
         }
-        let mut slot = [end - 1; 8];
-        for lane in 0..count {
-            slot[lane] = start + lane;
-        }
-        for lane in 0..fill {
-            slot[count + lane] = begin + lane;
-        }
-        let keys = slot.map(|slot| &scratch.secret.poly_keys[slot]);
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &slot.map(&text), streams) };
-        for lane in 0..count + fill {
-            put(slot[lane], tags[lane]);
+        let tags = unsafe { K::tags(keys, &texts, share.deal) };
+        for rank in 0..share.count {
+            put(end - 1 - rank, tags[rank]);
         }
-        (begin, end) = (begin + fill, start);
+        end = start;
     }
 }
 

@@ -93,7 +93,7 @@ unsafe fn verify_some<K: Vector, J: Open>(
     // SAFETY: texts and tags lie in the jobs' buffers.
     unsafe {
         let text = |slot| jobs[order.index(first, slot)].text();
-        tags::<K>(scratch, order.len, text, |slot, tag| {
+        tags::<K>(scratch, order, order.len, text, |slot, tag| {
             verdicts[slot] = verdict(text(slot), tag);
         });
     }
@@ -110,7 +110,7 @@ unsafe fn verify_some<K: Vector, J: Open>(
 pub(crate) unsafe fn verify<K: Vector>(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
-        let order = Order::new(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        let order = Order::new::<K, _>(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
         slots = slots.max(order.len);
         // SAFETY: pointers of jobs are good for their lengths.
         unsafe { verify_some::<K, _>(scratch, jobs, first, &order) };
@@ -141,7 +141,7 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
     }
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
-        let order = Order::new(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        let order = Order::new::<K, _>(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
         slots = slots.max(order.len);
         // SAFETY: pointers of jobs are good for their lengths.
         unsafe {
@@ -262,6 +262,7 @@ unsafe fn open_ahead<K: Vector>(
         }
         tags::<K>(
             scratch,
+            order,
             side,
             |slot| text(jobs, slot),
             |slot, tag| {

@@ -49,7 +49,7 @@ pub(crate) unsafe fn seal<K: Vector, F>(
     }
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
-        let order = Order::new(jobs, first, K::SEAL, |job| (!job.done).then_some(job.len));
+        let order = Order::new::<K, _>(jobs, first, K::SEAL, |job| (!job.done).then_some(job.len));
         slots = slots.max(order.len);
         // SAFETY: pointers of jobs are good for their lengths, as their constructors proved.
         unsafe {
@@ -377,7 +377,7 @@ unsafe fn seal_tags<K: Vector>(
     };
     // SAFETY: ciphertexts are private; a job's buffer has room for its tag.
     unsafe {
-        tags::<K>(scratch, slots, text, |slot, tag| {
+        tags::<K>(scratch, order, slots, text, |slot, tag| {
             put_tag(&jobs[order.index(first, slot)], tag);
         });
     }
