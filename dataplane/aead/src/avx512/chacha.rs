@@ -418,7 +418,9 @@ unsafe fn apply<const EXACT: bool, const SUM: bool>(
     keystream: &[__m512i; 16],
     sums: &mut [__m512i; 64],
 ) {
-    for lane in 0..group.used.min(16) {
+    let used = group.used.min(16);
+    let mut sum = Sum::new();
+    for lane in 0..used {
         let (span, source) = (group.span[lane], group.source[lane]);
         let destination = group.destination[lane];
         // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither
@@ -440,12 +442,50 @@ unsafe fn apply<const EXACT: bool, const SUM: bool>(
                 }
             }
             if SUM {
-                let sum = &mut sums[group.slot[lane] as usize & 63];
-                let low = _mm512_and_si512(text, _mm512_set1_epi64(0xffff_ffff));
-                let both = _mm512_add_epi64(low, _mm512_srli_epi64::<32>(text));
-                *sum = _mm512_add_epi64(*sum, both);
+                sum.add(text);
+                // A run of lanes of one text is summed up in registers.
+                if lane + 1 == used || group.slot[lane] != group.slot[lane + 1] {
+                    sum.give(&mut sums[group.slot[lane] as usize & 63]);
+                }
             }
         }
+    }
+}
+
+/// Sums of a text's 32-bit words, in eight parts.
+struct Sum {
+    /// Of 64-bit words, modulo 2^64.
+    both: __m512i,
+    /// Of their higher halves.
+    high: __m512i,
+}
+
+impl Sum {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn new() -> Self {
+        let zero = _mm512_setzero_si512();
+        Self {
+            both: zero,
+            high: zero,
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn add(&mut self, text: __m512i) {
+        self.both = _mm512_add_epi64(self.both, text);
+        self.high = _mm512_add_epi64(self.high, _mm512_srli_epi64::<32>(text));
+    }
+
+    /// Adds what was summed up to a total, and begins anew.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn give(&mut self, total: &mut __m512i) {
+        // What the higher halves didn't make of the whole, the lower ones did.
+        let low = _mm512_sub_epi64(self.both, _mm512_slli_epi64::<32>(self.high));
+        *total = _mm512_add_epi64(*total, _mm512_add_epi64(low, self.high));
+        *self = Self::new();
     }
 }
 
