@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Bench, header, is_up, pattern, take_frames};
 use culvert_vhost::RingOptions;
@@ -196,6 +197,50 @@ fn a_region_added_during_a_migration_is_logged() {
         written.len() >= 2 && written.is_subset(&logged),
         "{written:x?} {logged:x?}"
     );
+}
+
+#[test]
+fn memory_that_is_shared_anew_under_load_stays_logged() {
+    for config in variants() {
+        let what = format!("{config:?}");
+        let bench = Bench::new(|_| {});
+        let mut frontend = bench.connect(config);
+        let log = Log::new(&mut frontend);
+        start_logging(&mut frontend);
+        let port = bench.port();
+        for round in 0..6 {
+            frontend.fill(0);
+            while frontend.send_frame(0, &header(1), &pattern(1000, round)) {}
+            log.take();
+            // From here on the frontend writes messages only.
+            let before = snapshot(&frontend);
+            let done = AtomicBool::new(false);
+            let delivered = std::thread::scope(|threads| {
+                let worker = threads.spawn(|| {
+                    let mut delivered = 0;
+                    while !done.load(Ordering::Acquire) {
+                        take_frames(port, 0);
+                        if let Ok(mut burst) = port.guest_rx(0).try_lock() {
+                            let frame = pattern(1500, round);
+                            delivered += u32::from(burst.deliver(&header(0), &[&frame]).is_ok());
+                        }
+                    }
+                    delivered
+                });
+                for _ in 0..4 {
+                    frontend.share_memory().unwrap();
+                }
+                done.store(true, Ordering::Release);
+                worker.join().unwrap()
+            });
+            let (written, logged) = (changed(&frontend, &before), log.take());
+            let missing: Vec<_> = written.difference(&logged).collect();
+            assert!(missing.is_empty(), "{what}: {missing:x?} of {written:x?}");
+            assert!(round > 0 || delivered > 0, "{what}: there was no load");
+            while frontend.receive_frame(0).is_some() {}
+            frontend.reap(0);
+        }
+    }
 }
 
 #[test]
