@@ -237,11 +237,11 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
         starts,
         lens,
     };
-    // Until a text begins, its lane follows the first one: that needs no masks. What it makes of it is
-    // forgotten when its own begins.
+    // Until a text begins, its lane follows the first text's last stream, which begins at once: that
+    // needs no masks. What it makes of it is forgotten when its own begins.
     let later = _mm512_test_epi64_mask(firsts, firsts);
-    let first = _mm512_castsi512_si128(begins);
-    let mut following = _mm512_mask_broadcastq_epi64(begins, later, first);
+    let guide = _mm512_set1_epi64((1 << most) - 1);
+    let mut following = _mm512_mask_permutexvar_epi64(begins, later, guide, begins);
     let mut places = each(following);
     // Only a last step in which a block isn't whole needs masks.
     let parts = _mm512_test_epi64_mask(lens, _mm512_set1_epi64(15));
