@@ -59,14 +59,17 @@ fn nothing_is_touched_outside_of_buffers() {
             continue;
         };
         for round in 0..4_000 {
-            // Every length up to some steps for one to nine packets, then mixes of all sizes.
+            // Lengths up to some steps for one to nine packets, then mixes: of short ones, of all.
             let (count, only) = match round {
                 0..2_700 => (1 + round % 9, Some(round / 9 * 5)),
                 _ => (1 + below(places.len()), None),
             };
             let mut lens = Vec::new();
             for _ in 0..count {
-                let mixed = [below(100), below(600), below(1_500), below(9_000)][below(4)];
+                let mixed = match round {
+                    2_700..3_000 => below(70),
+                    _ => [below(70), below(600), below(1_500), below(9_000)][below(4)],
+                };
                 lens.push(only.unwrap_or(mixed));
             }
             let at_the_end = round % 2 == 1;
