@@ -6,7 +6,7 @@
 use std::ptr;
 use std::slice;
 
-use culvert_aead::{Engine, Jobs, Kernel, OpenJob, SealJob, TAG_LEN, TAILROOM};
+use culvert_aead::{Engine, Jobs, Kernel, OpenJob, SealJob, Segment, TAG_LEN, TAILROOM};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 const PAGE: usize = 4096;
@@ -99,6 +99,52 @@ fn nothing_is_touched_outside_of_buffers() {
                     text.iter().all(|&byte| byte == 0x5a),
                     "{kernel:?}: {lens:?}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_touched_outside_of_segments() {
+    const HEAD: usize = 40;
+    let key = [7; 32];
+    let mut texts: Vec<Guarded> = (0..9).map(|_| Guarded::new()).collect();
+    let mut places: Vec<Guarded> = (0..9).map(|_| Guarded::new()).collect();
+    let mut portable = Engine::with_kernel(Kernel::Portable).unwrap();
+    for kernel in [Kernel::Avx512, Kernel::Avx2] {
+        let Some(mut engine) = Engine::with_kernel(kernel) else {
+            continue;
+        };
+        for round in 0..1_500 {
+            let (payload, at_the_end) = (round, round % 2 == 1);
+            let len = HEAD + payload;
+            let room = len + TAG_LEN + TAILROOM;
+            for text in &mut texts {
+                text.bytes(payload, at_the_end).fill(0x5a);
+            }
+            let mut expected = vec![0x11; room];
+            let job = [Segment::from(&[0x5a; 1_500][..payload])];
+            let job = SealJob::gather(&key, 9, HEAD, &job, &mut expected, len);
+            portable.seal(&mut [job.unwrap()]);
+            // Cut where blocks are not.
+            let cut = payload * 3 / 7;
+            let segments: Vec<[Segment<'_>; 2]> = texts
+                .iter_mut()
+                .map(|text| {
+                    let (a, b) = text.bytes(payload, at_the_end).split_at(cut);
+                    [Segment::from(a), Segment::from(b)]
+                })
+                .collect();
+            let mut jobs = Jobs::<_, 64>::new();
+            for (place, source) in places.iter_mut().zip(&segments).take(1 + round % 9) {
+                let buffer = place.bytes(room, at_the_end);
+                let job = SealJob::gather(&key, 9, HEAD, source, buffer, len);
+                assert!(jobs.push(job.unwrap()).is_ok());
+            }
+            engine.seal_with(&mut jobs, &mut |_, _, head: &mut [u8]| head.fill(0x11));
+            for place in places.iter_mut().take(1 + round % 9) {
+                let sealed = &place.bytes(room, at_the_end)[..len + TAG_LEN];
+                assert_eq!(sealed, &expected[..len + TAG_LEN], "{kernel:?}: {payload}");
             }
         }
     }
