@@ -1,0 +1,285 @@
+//! One round of the control core.
+//!
+//! In: what ports, interfaces, workers and time have brought. Out: commands to workers, messages, fresh paths.
+//! Never: more handshakes or frames than a round's share.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use culvert_dataplane::{
+    control_link::Command,
+    ids::{PeerIndex, PortIndex},
+    peer::signal,
+};
+use culvert_wireguard::{Instant, Now, limits::UNDER_LOAD_BACKLOG};
+
+use super::{
+    Engine, EngineError,
+    interfaces::InterfaceEvent,
+    tunnels::{PeerState, Wish},
+    uplinks::UplinkState,
+};
+use crate::{
+    config::Name,
+    netlink::{LinkWatch, RouteWatch},
+};
+
+/// Handshake messages per round: about 10 ms of X25519.
+const HANDSHAKES_PER_ROUND: usize = 64;
+/// Frames for the host stack per round.
+const FRAMES_PER_ROUND: usize = 256;
+/// How often links, workers and files are looked after.
+const CHORES: Duration = Duration::from_secs(1);
+/// A peer with traffic has its next hop asked for that often, which keeps it fresh.
+const REFRESH: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// One round; whether there is more to do at once.
+    pub(super) fn round(&mut self, now: Now) -> Result<bool, EngineError> {
+        while let Ok((name, event)) = self.news.try_recv() {
+            if let Some((slot, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name)
+                && port.heard(event, now.monotonic)
+            {
+                // A worker that is too far behind loses it; the VMM repeats its request.
+                let command = Command::Announce(PortIndex::from_slot(slot));
+                self.workers.send(0, command);
+            }
+        }
+        self.take_links(now);
+        let more = self.take_handshakes(now) | self.take_frames(now.monotonic);
+        self.take_signals(now);
+        self.pass_deadlines(now);
+        self.drain_tunnels(now);
+        // Neighbors make paths, and paths ask for neighbors.
+        self.drain_hosts(now);
+        self.rebuild_paths(now.monotonic);
+        self.drain_hosts(now);
+        if now.monotonic >= self.chores_due {
+            self.chores_due = now.monotonic + CHORES;
+            self.chores(now.monotonic)?;
+        }
+        Ok(more)
+    }
+
+    /// What has become of interfaces. An MTU that the host gave to the interface of a
+    /// plain network is its tunnel's from then on.
+    fn take_links(&mut self, now: Now) {
+        let mut follow = false;
+        let mut switched = Vec::new();
+        while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
+            for (_, port) in self.ports.iter_mut() {
+                let was_up = port.link_up;
+                let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
+                for event in events.into_iter().flatten() {
+                    if event == InterfaceEvent::Deleted && self.lone {
+                        // It was to end so.
+                        continue;
+                    }
+                    port.heard_interface(event);
+                    match event {
+                        InterfaceEvent::Mtu(_) => follow = true,
+                        // Where its news don't come from, it may be up.
+                        InterfaceEvent::Up | InterfaceEvent::Moved => {
+                            switched.push((port.config.network.clone(), true));
+                        }
+                        InterfaceEvent::Down => {
+                            switched.push((port.config.network.clone(), false));
+                        }
+                        InterfaceEvent::Deleted => {}
+                    }
+                }
+            }
+        }
+        for (network, up) in switched {
+            self.switch(&network, up, now);
+        }
+        if follow {
+            self.publish();
+        }
+    }
+
+    /// The tunnel of a plain network rests while its interface is down, as the kernel's do.
+    fn switch(&mut self, network: &Name, up: bool, now: Now) {
+        let network = self.config.network(network).filter(|n| n.is_plain());
+        let tunnel = network.and_then(|network| network.tunnel.as_ref());
+        let slot = tunnel.and_then(|name| self.tunnel_slot(name));
+        if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
+            if up {
+                tunnel.device.bring_up(now);
+            } else {
+                tunnel.device.bring_down();
+            }
+        }
+    }
+
+    fn take_handshakes(&mut self, now: Now) -> bool {
+        let mut left = HANDSHAKES_PER_ROUND;
+        let mut backlog: usize = self
+            .workers
+            .0
+            .iter()
+            .map(|worker| worker.link.handshakes.slots())
+            .sum();
+        if backlog == 0 {
+            return false;
+        }
+        // What waits in front of the workers counts, too.
+        let crowded = self.uplinks.iter().fold(false, |any, (_, uplink)| {
+            any | uplink.counters.crowded.swap(false, Ordering::Relaxed)
+        });
+        let crowd = if crowded { UNDER_LOAD_BACKLOG } else { 0 };
+        for worker in &mut self.workers.0 {
+            while left > 0
+                && let Ok(punt) = worker.link.handshakes.pop()
+            {
+                left -= 1;
+                backlog = backlog.saturating_sub(1);
+                if let Some(tunnel) = self.tunnels.get_mut(punt.tunnel.slot()) {
+                    let message = punt.message.as_slice();
+                    let (source, local) = (punt.source, punt.local);
+                    let waiting = backlog.max(crowd);
+                    tunnel.handshake(message, source, local, waiting, &mut self.peers, now);
+                }
+            }
+        }
+        backlog > 0
+    }
+
+    fn take_frames(&mut self, now: Instant) -> bool {
+        let mut left = FRAMES_PER_ROUND;
+        for worker in &mut self.workers.0 {
+            while left > 0
+                && let Ok(punt) = worker.link.host.pop()
+            {
+                left -= 1;
+                let uplink = self.uplinks.get_mut(punt.uplink.slot());
+                if let Some(host) = uplink.and_then(UplinkState::host) {
+                    host.handle_frame(punt.frame.as_slice(), now);
+                }
+            }
+        }
+        left == 0
+    }
+
+    /// What workers noticed about peers.
+    fn take_signals(&mut self, now: Now) {
+        let Self {
+            attention,
+            peers,
+            tunnels,
+            ..
+        } = self;
+        attention.sweep(|index| {
+            let Some(peer) = peers.get_mut(index.slot()) else {
+                return;
+            };
+            let bits = peer.cell.take_signals();
+            if bits & signal::DATA_SENT != 0 && now.monotonic.since(peer.refreshed) >= REFRESH {
+                peer.outdate_path();
+            }
+            if let Some(tunnel) = tunnels.get_mut(peer.tunnel) {
+                tunnel.signals(peer, bits, now);
+            }
+        });
+    }
+
+    fn pass_deadlines(&mut self, now: Now) {
+        while let Some(&(due, peer)) = self.greetings.front()
+            && due <= now.monotonic
+        {
+            self.greetings.pop_front();
+            let peer = self.peers.get(peer).map(|peer| (peer.tunnel, peer.cell.id));
+            if let Some((tunnel, id)) = peer
+                && let Some(tunnel) = self.tunnels.get_mut(tunnel)
+            {
+                tunnel.device.initiate(id, now);
+            }
+        }
+        for (_, tunnel) in self.tunnels.iter_mut() {
+            if tunnel
+                .device
+                .poll_timeout()
+                .is_some_and(|due| due <= now.monotonic)
+            {
+                tunnel.device.handle_timeout(now);
+            }
+        }
+        for (_, uplink) in self.uplinks.iter_mut() {
+            if let Some(host) = uplink.host()
+                && host.poll_timeout().is_some_and(|due| due <= now.monotonic)
+            {
+                host.handle_timeout(now.monotonic);
+            }
+        }
+    }
+
+    /// Carries out what the protocol wants.
+    fn drain_tunnels(&mut self, now: Now) {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        for slot in 0..self.tunnels.places() {
+            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                continue;
+            };
+            tunnel.drain(&mut self.peers, &mut wishes);
+            for wish in wishes.drain(..) {
+                match wish {
+                    Wish::Transmit(message) => self.transmit(slot, message, now.monotonic),
+                    Wish::Keepalive(slot) => {
+                        let peer = PeerIndex::from_slot(slot);
+                        let waits = |peer: &PeerState| peer.cell.staged.load(Ordering::Relaxed);
+                        if self.peers.get(slot).is_some_and(|peer| waits(peer) > 0) {
+                            // What waits confirms the key as well.
+                            self.tell_all(|| Command::FlushStaged(peer));
+                        } else {
+                            self.workers.send(0, Command::Keepalive(peer));
+                        }
+                    }
+                    Wish::Flush(peer) => {
+                        self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(peer)));
+                    }
+                    Wish::DropStaged(peer) => {
+                        self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(peer)));
+                    }
+                    // Before the messages behind it: they go along the new path.
+                    Wish::Path(peer) => self.rebuild_path(peer, now.monotonic),
+                }
+            }
+        }
+        self.wishes = wishes;
+    }
+
+    /// What has time.
+    fn chores(&mut self, now: Instant) -> Result<(), EngineError> {
+        if let Some(worker) = self.workers.dead() {
+            return Err(EngineError::WorkerDied(worker));
+        }
+        for (_, uplink) in self.uplinks.iter_mut() {
+            uplink.watch_link();
+        }
+        self.retired
+            .retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if self.routes.as_mut().is_some_and(RouteWatch::changed) {
+            self.forget_sources();
+        }
+        self.note_endpoints();
+        self.endpoints.save();
+        self.meters.read(&self.workers, now);
+        Ok(())
+    }
+
+    /// Lets the kernel choose again from which of its addresses peers are written to:
+    /// another route may be the better one now.
+    fn forget_sources(&mut self) {
+        for (_, peer) in self.peers.iter_mut() {
+            let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
+            let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
+            if uplink.is_some_and(|uplink| uplink.host_ref().is_none())
+                && peer.local.take().is_some()
+            {
+                peer.outdate_path();
+            }
+        }
+    }
+}
