@@ -7,8 +7,9 @@ use std::{
     io::IoSliceMut,
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +21,9 @@ use nix::sys::socket::{
 use crate::network::Namespace;
 
 const PORT: u16 = 9001;
-/// How long the receiver waits for one more message.
+/// Trains on their way at once: queues on the way are not what is tested.
+const WINDOW: usize = 3;
+/// How long either side waits for one more message.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest payload of a UDP datagram over IPv4.
 const PAYLOAD_MAX: usize = 65_507;
@@ -60,8 +63,9 @@ pub fn trains(
         setsockopt(&socket, RcvBufForce, &(32 << 20))?;
         Ok(socket)
     })?;
+    let came = AtomicUsize::new(0);
     thread::scope(|scope| {
-        let received = scope.spawn(|| receive(&receiver, total, length));
+        let received = scope.spawn(|| receive(&receiver, total, length, &came));
         let sent = from.enter(|| {
             let any: IpAddr = match address {
                 IpAddr::V4(_) => [0; 4].into(),
@@ -75,8 +79,15 @@ pub fn trains(
                     .flat_map(|index| datagram(index, length(index)))
                     .collect();
                 socket.send(&bytes).context("a train")?;
-                // Queues on the way are not what is tested.
-                thread::sleep(Duration::from_millis(1));
+                let sent = (train + 1) * per_train;
+                let start = Instant::now();
+                while sent - came.load(Ordering::Relaxed) > WINDOW * per_train {
+                    // The receiver says what is missing.
+                    if start.elapsed() > PATIENCE {
+                        return Ok(());
+                    }
+                    thread::sleep(Duration::from_micros(100));
+                }
             }
             Ok(())
         });
@@ -87,7 +98,12 @@ pub fn trains(
     })
 }
 
-fn receive(socket: &UdpSocket, total: usize, length: impl Fn(usize) -> usize) -> Result<Trains> {
+fn receive(
+    socket: &UdpSocket,
+    total: usize,
+    length: impl Fn(usize) -> usize,
+    came: &AtomicUsize,
+) -> Result<Trains> {
     let mut trains = Trains::default();
     let mut buffer = vec![0; 1 << 16];
     let mut seen = vec![false; total];
@@ -130,6 +146,7 @@ fn receive(socket: &UdpSocket, total: usize, length: impl Fn(usize) -> usize) ->
             seen[index] = true;
             trains.datagrams += 1;
         }
+        came.store(trains.datagrams, Ordering::Relaxed);
     }
     Ok(trains)
 }
