@@ -87,6 +87,23 @@ pub(super) struct Tunnel {
     pub(super) peers: Vec<Peer>,
 }
 
+impl Tunnel {
+    /// One of which only the name is known.
+    pub(super) fn named(name: At<Name>) -> Self {
+        Self {
+            name,
+            uplink: None,
+            listen_port: None,
+            mtu: None,
+            private_key_file: None,
+            private_key: None,
+            fwmark: None,
+            uapi: None,
+            peers: Vec::new(),
+        }
+    }
+}
+
 pub(super) struct Peer {
     pub(super) name: At<Name>,
     pub(super) public_key: Option<At<PublicKey>>,

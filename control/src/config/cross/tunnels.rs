@@ -421,16 +421,10 @@ mod tests {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
         };
+        let name = At::new(Name::new(&format!("wg{line}")).unwrap(), span);
         Tunnel {
-            name: At::new(Name::new(&format!("wg{line}")).unwrap(), span),
-            uplink: None,
-            listen_port: None,
-            mtu: None,
-            private_key_file: None,
-            private_key: None,
-            fwmark: None,
-            uapi: None,
             peers: (0..peers).map(peer).collect(),
+            ..Tunnel::named(name)
         }
     }
 

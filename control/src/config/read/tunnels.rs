@@ -13,17 +13,7 @@ use crate::keys::{PresharedKey, PrivateKey};
 
 impl Reader<'_> {
     pub(super) fn tunnel(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Tunnel {
-        let mut tunnel = Tunnel {
-            name,
-            uplink: None,
-            listen_port: None,
-            mtu: None,
-            private_key_file: None,
-            private_key: None,
-            fwmark: None,
-            uapi: None,
-            peers: Vec::new(),
-        };
+        let mut tunnel = Tunnel::named(name);
         let Some(section) = section else {
             return tunnel;
         };

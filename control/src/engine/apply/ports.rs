@@ -25,7 +25,7 @@ impl Engine {
             is_guest && new.is_some_and(|new| gains(&port.config, new))
         });
         let arrived = arrived.map(|(slot, _)| Command::Announce(PortIndex::from_slot(slot)));
-        let gone = abandoned(&self.config, new);
+        let gone = abandoned(&self.config, new).into_iter();
         let gone = gone.map(|(network, address)| Command::AnnounceGone(network, address));
         arrived.chain(gone).collect()
     }
@@ -112,23 +112,22 @@ fn gains(old: &config::Port, new: &config::Port) -> bool {
 
 /// Addresses that no port of their network has any more: they may be behind a peer now. Networks are counted as the
 /// new configuration, and so its snapshot, has them.
-fn abandoned(old: &Config, new: &Config) -> impl Iterator<Item = (NetworkIndex, IpAddr)> {
-    old.ports.iter().flat_map(|port| {
+fn abandoned(old: &Config, new: &Config) -> Vec<(NetworkIndex, IpAddr)> {
+    let mut gone = Vec::new();
+    for port in &old.ports {
         let mut networks = new.networks.iter();
-        let place = networks.position(|network| network.name == port.network);
-        let gone = port.addresses.iter().filter(|address| {
-            let has = |new: &config::Port| new.addresses.contains(address);
-            let mut ports = new.ports.iter();
-            !ports.any(|new| new.network == port.network && has(new))
-        });
-        let gone: Vec<_> = gone.copied().collect();
-        place.into_iter().flat_map(move |place| {
-            let network = NetworkIndex::from_slot(place);
-            gone.clone()
-                .into_iter()
-                .map(move |address| (network, address))
-        })
-    })
+        let Some(place) = networks.position(|network| network.name == port.network) else {
+            continue;
+        };
+        for address in &port.addresses {
+            let has_it =
+                |new: &config::Port| new.network == port.network && new.addresses.contains(address);
+            if !new.ports.iter().any(has_it) {
+                gone.push((NetworkIndex::from_slot(place), *address));
+            }
+        }
+    }
+    gone
 }
 
 impl PortState {
@@ -191,7 +190,7 @@ ports:
     }
 
     fn gone(old: &Config, new: &Config) -> Vec<(usize, String)> {
-        let gone = abandoned(old, new);
+        let gone = abandoned(old, new).into_iter();
         gone.map(|(network, address)| (network.slot(), address.to_string()))
             .collect()
     }

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Only steps in which a text begins or a block isn't whole are loaded with masks: of packets of one
-//! length that is a multiple of 64, none. Before a text begins, its lanes follow the longest one, and
-//! forget it when theirs begins; so a short text may fill a lane that is left over.
+//! length that is a multiple of 64, none. Before its text begins, a lane follows one whose text has
+//! begun, and forgets it when its own begins; so a short text may fill a lane that is left over.
 //!
 //! A text may take two, four or eight lanes: each is a stream that takes a part of it, and streams
 //! meet at the end. So few texts fill the lanes, and a long one takes no more steps than shorter ones
@@ -161,11 +161,11 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 }
 }
 
-/// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first. No
-/// text has more steps than the first one.
+/// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first.
 ///
 /// # Safety
-/// The processor has the features; texts are readable and nobody writes them meanwhile.
+/// The processor has the features; texts are readable and nobody writes them meanwhile. No text takes
+/// more steps than the first one, which other lanes follow.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 pub(crate) unsafe fn authenticate(
     keys: [&Line; 8],
@@ -208,6 +208,7 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
     let r2 = product(&r.r, &r);
     let r3 = product(&r2.r, &r);
     let r4 = product(&r2.r, &r2);
+
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let longest = texts[0].len.div_ceil(16);
     let most = deal.doublings & 0xff;
@@ -345,29 +346,14 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
     // 5. Streams of one text meet, neighbours first.
     if most > 0 {
         let several = |doubled| _mm512_cmpge_epu64_mask(doublings, _mm512_set1_epi64(doubled));
-        let next = [
-            _mm512_alignr_epi64::<1>(h[0], h[0]),
-            _mm512_alignr_epi64::<1>(h[1], h[1]),
-            _mm512_alignr_epi64::<1>(h[2], h[2]),
-        ];
-        h = meet(several(1), &h, &on, &next);
+        h = meet(several(1), &h, &on, &neighbours::<1>(&h));
         if most > 1 {
             on = product(&on.r, &on);
-            let next = [
-                _mm512_alignr_epi64::<2>(h[0], h[0]),
-                _mm512_alignr_epi64::<2>(h[1], h[1]),
-                _mm512_alignr_epi64::<2>(h[2], h[2]),
-            ];
-            h = meet(several(2), &h, &on, &next);
+            h = meet(several(2), &h, &on, &neighbours::<2>(&h));
         }
         if most > 2 {
             on = product(&on.r, &on);
-            let next = [
-                _mm512_alignr_epi64::<4>(h[0], h[0]),
-                _mm512_alignr_epi64::<4>(h[1], h[1]),
-                _mm512_alignr_epi64::<4>(h[2], h[2]),
-            ];
-            h = meet(several(3), &h, &on, &next);
+            h = meet(several(3), &h, &on, &neighbours::<4>(&h));
         }
     }
     // 6. The lengths (of no associated data, and the text's) are the last block.
@@ -395,6 +381,17 @@ fn power(base: &Factor, exponent: u32) -> Factor {
         }
     }
     power
+}
+}
+
+vector! {
+/// Lanes moved down to where their sums are.
+fn neighbours<const LANES: i32>(h: &Limbs) -> Limbs {
+    let mut moved = *h;
+    for limb in &mut moved {
+        *limb = _mm512_alignr_epi64::<LANES>(*limb, *limb);
+    }
+    moved
 }
 }
 
@@ -551,7 +548,7 @@ impl Edges {
     }
 }
 
-/// A step of a few.
+/// Marks the branch that calls it as one seldom taken.
 #[cold]
 #[inline]
 fn cold() {}

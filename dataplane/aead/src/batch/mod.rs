@@ -186,11 +186,11 @@ pub(crate) trait Vector {
     /// The same to open.
     const OPEN: (usize, usize);
 
-    /// The tags of texts, which take lanes as `deal` says; a kernel that doesn't mix gives each as many
-    /// as the first. No text has more steps than the first one.
+    /// The tags of texts, which take lanes as `deal` says: all of them alike, unless the kernel mixes.
     ///
     /// # Safety
-    /// The processor has the kernel's features; texts are readable, and private.
+    /// The processor has the kernel's features; texts are readable, and private. No text takes more
+    /// steps than the first one.
     unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8];
 }
 
