@@ -46,8 +46,19 @@ impl Iperf {
         })
     }
 
-    /// Sends to `address` with further options of `iperf3 -c`.
+    /// Sends to `address` with further options of `iperf3 -c`, for some seconds.
     pub fn send(&self, from: &Namespace, address: &str, options: &str) -> Result<Flow> {
+        self.send_for(from, address, options, Duration::ZERO)
+    }
+
+    /// The same for longer: what the options say that it takes.
+    pub fn send_for(
+        &self,
+        from: &Namespace,
+        address: &str,
+        options: &str,
+        longer: Duration,
+    ) -> Result<Flow> {
         // The server needs a moment to listen.
         let mut complaint = String::new();
         for _ in 0..50 {
@@ -57,7 +68,7 @@ impl Iperf {
                 .arg(self.port.to_string())
                 .args(["-c", address])
                 .args(options.split_whitespace());
-            let (status, out, err) = bounded(&mut command, RUN)?;
+            let (status, out, err) = bounded(&mut command, RUN + longer)?;
             let report: Value = serde_json::from_str(&out).unwrap_or_default();
             let error = report["error"].as_str().unwrap_or_default().to_owned();
             if status.success() && error.is_empty() {

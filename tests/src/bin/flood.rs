@@ -79,10 +79,11 @@ fn measure(scenario: &Scenario, options: &Options) -> Result<()> {
     let (a, b) = (&siege.pair.a, &siege.pair.b);
     let memory_before = b.tunnel.resident_kib()?;
     let server = Iperf::serve(scenario, &b.namespace, 5201)?;
-    let turn = SETTLE.as_secs_f64() + Duration::from_millis(options.millis).as_secs_f64();
-    let run = format!("-t {:.0}", turn * f64::from(2 * options.rounds + 2) + 5.0);
+    let turn = SETTLE + Duration::from_millis(options.millis);
+    let long = turn * (2 * options.rounds + 2) + Duration::from_secs(5);
+    let run = format!("-t {}", long.as_secs());
     let mut seen = std::thread::scope(|threads| {
-        let stream = threads.spawn(|| server.send(&a.namespace, "10.0.0.2", &run));
+        let stream = threads.spawn(|| server.send_for(&a.namespace, "10.0.0.2", &run, long));
         let seen = rounds(scenario, &siege, options);
         let stream = stream.join();
         stream.map_err(|_| anyhow::anyhow!("the stream panicked"))??;
