@@ -20,7 +20,6 @@ use nix::sys::socket::{
 
 use crate::network::Namespace;
 
-const PORT: u16 = 9001;
 /// Trains on their way at once: queues on the way are not what is tested.
 const WINDOW: usize = 3;
 /// How long either side waits for one more message.
@@ -57,7 +56,8 @@ pub fn trains(
         _ => size,
     };
     let receiver = to.enter(|| {
-        let socket = UdpSocket::bind(SocketAddr::new(address, PORT))?;
+        // Any port: programs that start just now may hold the last one's socket a moment longer.
+        let socket = UdpSocket::bind(SocketAddr::new(address, 0))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         setsockopt(&socket, UdpGroSegment, &true)?;
         setsockopt(&socket, RcvBufForce, &(32 << 20))?;
@@ -72,7 +72,7 @@ pub fn trains(
                 IpAddr::V6(_) => [0; 16].into(),
             };
             let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-            socket.connect(SocketAddr::new(address, PORT))?;
+            socket.connect(receiver.local_addr()?)?;
             setsockopt(&socket, UdpGsoSegment, &i32::try_from(size)?)?;
             for train in 0..count {
                 let bytes: Vec<u8> = (train * per_train..(train + 1) * per_train)
