@@ -53,6 +53,29 @@ fn frames_of_every_length_come_from_the_guest() {
 }
 
 #[test]
+fn a_guest_without_offloads_says_nothing_in_its_headers() {
+    for mut config in variants() {
+        config.offloads -= Offloads::CSUM
+            | Offloads::HOST_TSO4
+            | Offloads::HOST_TSO6
+            | Offloads::HOST_ECN
+            | Offloads::HOST_USO;
+        let bench = Bench::new(|_| {});
+        let what = format!("{config:?}");
+        let mut frontend = bench.connect(config);
+        for (round, len) in (0u16..).zip([14, 64, 243, 1514]) {
+            let frame = pattern(len, u64::from(round));
+            assert!(frontend.send_frame(0, &header(round), &frame), "{what}");
+            let taken = take_frames(bench.port(), 0);
+            assert_eq!(taken.len(), 1, "{what}");
+            assert_eq!(taken[0].0, VnetHeader::default(), "{what}");
+            assert!(taken[0].1 == frame, "{what}: {len}");
+            assert_eq!(frontend.reap(0), 1, "{what}");
+        }
+    }
+}
+
+#[test]
 fn frames_of_every_length_go_to_the_guest() {
     for config in variants() {
         let bench = Bench::new(|_| {});

@@ -140,6 +140,17 @@ impl Negotiated {
     pub(crate) const fn offloads(self) -> Offloads {
         Offloads::from_bits_truncate(self.0)
     }
+
+    /// True if the guest may say anything in the headers of its frames: without these features
+    /// it sends all zeros (section 5.1.6.2), and there is nothing to read.
+    pub(crate) const fn sends_metadata(self) -> bool {
+        self.offloads().intersects(
+            Offloads::CSUM
+                .union(Offloads::HOST_TSO4)
+                .union(Offloads::HOST_TSO6)
+                .union(Offloads::HOST_USO),
+        )
+    }
 }
 
 /// Addresses of a ring in the frontend's space, as SET_VRING_ADDR names them.

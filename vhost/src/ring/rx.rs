@@ -386,6 +386,7 @@ impl RxBurst<'_> {
                     segments: &mut scratch.segments,
                     direction: Direction::Writable,
                     indirect: active.features.indirect(),
+                    header: true,
                 },
                 &mut scratch.chains,
             )

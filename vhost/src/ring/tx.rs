@@ -44,7 +44,7 @@ impl std::fmt::Debug for GuestTx {
 /// One frame as the guest offered it.
 #[derive(Clone, Debug)]
 pub struct TxFrame {
-    /// The guest's offload metadata, unchecked.
+    /// The guest's offload metadata, unchecked. All zeros if it negotiated no offload.
     pub vnet: VnetHeader,
     /// Bytes of the frame, without the virtio-net header.
     pub len: u32,
@@ -177,6 +177,7 @@ impl TxBurst<'_> {
         scratch.chains.clear();
         scratch.segments.clear();
         let max = max.min(limits::BURST_MAX);
+        let metadata = active.features.sends_metadata();
         let walked = with_layout!(&mut active.layout, layout => {
             walk_chains(
                 layout,
@@ -187,6 +188,7 @@ impl TxBurst<'_> {
                     segments: &mut scratch.segments,
                     direction: Direction::Readable,
                     indirect: active.features.indirect(),
+                    header: metadata,
                 },
                 &mut scratch.chains,
             )
@@ -203,9 +205,9 @@ impl TxBurst<'_> {
         for (index, chain) in scratch.chains.iter_mut().enumerate() {
             if chain.bad.is_none() {
                 let segments = &scratch.segments[chain.segments()];
-                match read_frame(segments, chain.bytes, &mut scratch.frames[frames]) {
+                let frame = &mut scratch.frames[frames];
+                match read_frame(segments, chain.bytes, metadata, frame) {
                     Ok(()) => {
-                        let frame = &mut scratch.frames[frames];
                         frame.first = chain.first as usize;
                         frame.count = chain.count as usize;
                         frame.chains = index + 1;
@@ -418,9 +420,14 @@ pub(super) fn publish(ring: &Ring, active: &mut Active) {
     }
 }
 
-/// Reads header and head of a chain into `frame`.
+/// Reads the head of a chain into `frame`, and its header if that may hold `metadata`.
 #[inline]
-fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(), PortDrop> {
+fn read_frame(
+    segments: &[Segment],
+    bytes: u32,
+    metadata: bool,
+    frame: &mut TxFrame,
+) -> Result<(), PortDrop> {
     let header_len = VnetHeader::LEN;
     let len = bytes.checked_sub(HEADER_LEN).ok_or(PortDrop::TooShort)?;
     if len < limits::FRAME_MIN {
@@ -436,14 +443,20 @@ fn read_frame(segments: &[Segment], bytes: u32, frame: &mut TxFrame) -> Result<(
         // SAFETY: the segment holds that many bytes; the destination is private and large
         // enough.
         unsafe {
-            let (low, high) = raw::header_words(first.address.as_ptr());
-            frame.vnet = header_of(low, high);
+            frame.vnet = if metadata {
+                let (low, high) = raw::header_words(first.address.as_ptr());
+                header_of(low, high)
+            } else {
+                header_of(0, 0)
+            };
             let head = first.address.as_ptr().add(header_len);
             raw::copy(head, frame.head.as_mut_ptr(), head_len);
         }
     } else {
         let mut header = [0u8; VnetHeader::LEN];
-        gather(segments, 0, &mut header);
+        if metadata {
+            gather(segments, 0, &mut header);
+        }
         gather(segments, header_len as u64, &mut frame.head[..head_len]);
         frame.vnet = VnetHeader::read(&header);
     }

@@ -120,6 +120,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) segments: &'a mut Vec<Segment>,
     pub(crate) direction: Direction,
     pub(crate) indirect: bool,
+    /// True if the header ahead of the frame is read or written.
+    pub(crate) header: bool,
 }
 
 /// A chain while it is being walked.
@@ -247,7 +249,7 @@ pub(super) fn walk_chains<L: RingLayout>(
                     .translate(descriptor.address, descriptor.length, walk.hint)
             && length == descriptor.length
         {
-            prefetch_buffer(host.as_ptr(), length, is_written);
+            prefetch_buffer(host.as_ptr(), length, is_written, walk.header);
             walk.segments.push(Segment {
                 address: host,
                 length,
@@ -267,19 +269,25 @@ pub(super) fn walk_chains<L: RingLayout>(
         }
         let chain = layout.walk(descriptor, id, &mut walk)?;
         if let Some(segment) = walk.segments.get(first) {
-            prefetch_buffer(segment.address.as_ptr(), segment.length, is_written);
+            prefetch_buffer(
+                segment.address.as_ptr(),
+                segment.length,
+                is_written,
+                walk.header,
+            );
         }
         chains.push(chain);
     }
     Ok(())
 }
 
-/// Prefetches the lines of a buffer that hold the virtio-net header and the frame's first bytes.
+/// Prefetches the lines of a buffer that hold the virtio-net header, if it is wanted, and the
+/// frame's first bytes.
 #[inline]
-fn prefetch_buffer(address: *const u8, length: u32, is_written: bool) {
+fn prefetch_buffer(address: *const u8, length: u32, is_written: bool, header: bool) {
     // Where drivers put the frame on a line of its own, the header's line is only read.
     let frame = address.wrapping_add(VnetHeader::LEN);
-    raw::prefetch(address);
+    raw::prefetch(if header { address } else { frame });
     if is_written {
         raw::prefetch_write(frame);
     } else if length > 64 {

@@ -94,6 +94,7 @@ impl Guest {
             segments: &mut segments,
             direction: Direction::Readable,
             indirect: false,
+            header: true,
         };
         let mut next = || {
             let (first, id) = ring.peek().unwrap().unwrap();
