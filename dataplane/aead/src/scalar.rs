@@ -308,6 +308,12 @@ impl Side {
         (self.keyed, self.reached) = (0, (0, 0));
     }
 
+    /// Notes that all keys were computed before.
+    #[inline(always)]
+    pub(crate) fn keys_are_there(&mut self) {
+        self.keyed = self.count;
+    }
+
     /// Notes what a group has computed.
     #[inline(always)]
     pub(crate) fn computed(&mut self, slot: u32, block: u32) {

@@ -125,6 +125,26 @@ fn few_long_packets_among_many_short_ones() {
 }
 
 #[test]
+fn texts_longer_than_what_is_worked_on_at_a_time() {
+    let longs = [65_535, 40_000, 33_000, 32_768, 16_384, 9_000, 8_192, 1_420];
+    for mut engine in engines() {
+        for first in 0..longs.len() {
+            for count in [1, 2, 3, 5, 8] {
+                let mut lens: Vec<usize> = (0..count).map(|i| longs[(first + i) % 8]).collect();
+                burst(&mut engine, &lens);
+                lens.extend([0, 64, 255, 256, 257, 1420, 64, 640]);
+                burst(&mut engine, &lens);
+            }
+        }
+        // A whole burst of each, over many portions.
+        for len in [64, 256, 512, 1420, 2_000, 9_000] {
+            burst(&mut engine, &[len; 64]);
+            burst(&mut engine, &[len; 63]);
+        }
+    }
+}
+
+#[test]
 fn what_changes_while_it_is_sealed_is_read_once() {
     const LEN: usize = 1400;
     let (words, stop) = (vec![0u64; LEN / 8], AtomicBool::new(false));

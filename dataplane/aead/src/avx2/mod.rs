@@ -22,7 +22,7 @@ use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Deal, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Deal, Line, Order, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -50,9 +50,10 @@ impl Vector for Avx2 {
     const SEAL: (usize, usize) = (usize::MAX, 8);
     const OPEN: (usize, usize) = (16 << 10, 2);
 
+    /// Texts that don't go on the side.
     #[inline(always)]
-    fn ahead(_lanes: usize, _longest: u32) -> bool {
-        true
+    fn ahead(order: &Order) -> bool {
+        order.longest() < Self::SIDE
     }
 
     #[inline(always)]

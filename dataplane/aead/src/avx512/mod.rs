@@ -22,7 +22,7 @@ use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Deal, Line, Scratch, Text, Vector};
+use crate::batch::{self, Blocks, Deal, Line, Order, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -54,12 +54,12 @@ impl Vector for Avx512 {
     const SIDE: u32 = u32::MAX;
     // What stays in the first-level cache until Poly1305 has read it.
     const SEAL: (usize, usize) = (32 << 10, 8);
-    const OPEN: (usize, usize) = (32 << 10, 8);
+    const OPEN: (usize, usize) = (8 << 10, 8);
 
     /// Texts of one block, planned together with their keys; else it costs a pass more than it saves.
     #[inline(always)]
-    fn ahead(lanes: usize, longest: u32) -> bool {
-        lanes <= 32 || longest <= 64
+    fn ahead(order: &Order) -> bool {
+        order.blocks() <= 32 || order.longest() <= 64
     }
 
     #[inline(always)]

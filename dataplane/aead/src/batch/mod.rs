@@ -23,6 +23,7 @@ mod deal;
 mod open;
 mod seal;
 
+use core::ops::Range;
 use core::{ptr, slice};
 
 use crate::lanes::{Compute, Group, Pipeline, Span, Stream};
@@ -54,6 +55,12 @@ pub(crate) struct Line(pub(crate) [u64; 8]);
 
 static ZEROS: Line = Line([0; 8]);
 
+/// Lines of one-time keys by slot.
+pub(crate) type Keys = [Line; MOST + 24];
+
+/// As many jobs as an order takes.
+const ALL: (usize, usize) = (usize::MAX, 1);
+
 /// What a kernel keeps between calls; wiped after each.
 #[repr(C, align(64))]
 pub(crate) struct Scratch {
@@ -66,7 +73,7 @@ pub(crate) struct Scratch {
 pub(crate) struct Secret {
     /// By slot: block 0 of the keystream, whose first half is the Poly1305 key. Any slot can be
     /// taken for the first of 24.
-    pub(crate) poly_keys: [Line; MOST + 24],
+    pub(crate) poly_keys: Keys,
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
     pub(crate) keystream: [Line; 16],
@@ -176,14 +183,14 @@ pub(crate) trait Vector {
     /// From this length on texts are authenticated on the side of ChaCha20's rounds.
     const SIDE: u32;
 
-    /// Whether a sub-batch is opened with the keystream computed ahead of the verdict, and combined
-    /// after it: by its lanes, at most `AHEAD` without those of keys, and its longest text.
-    fn ahead(lanes: usize, longest: u32) -> bool;
+    /// Whether a sub-batch is opened with the keystream computed ahead of the verdict, together with
+    /// the keys, and combined after it.
+    fn ahead(order: &Order) -> bool;
 
     /// Text of a sub-batch to seal, or a little more: up to a multiple of so many packets.
     const SEAL: (usize, usize);
 
-    /// The same to open.
+    /// The same to open, of slots whose keys are there.
     const OPEN: (usize, usize);
 
     /// The tags of texts, which take lanes as `deal` says: all of them alike, unless the kernel mixes.
@@ -202,10 +209,12 @@ pub(crate) struct Blocks {
 }
 
 /// A sub-batch: jobs by slot, in the order of their lengths.
-struct Order {
+pub(crate) struct Order {
     /// Length and index, packed so that they sort.
     entries: [u32; MOST],
     len: usize,
+    /// Bytes of all texts.
+    text: usize,
     /// The first job behind the sub-batch.
     next: usize,
 }
@@ -236,7 +245,12 @@ impl Order {
                 text += length as usize;
             }
         }
-        let mut order = Self { entries, len, next };
+        let mut order = Self {
+            entries,
+            len,
+            text,
+            next,
+        };
         if !sorted {
             order.sort::<K>();
         }
@@ -253,6 +267,35 @@ impl Order {
         for (&entry, rank) in all[..self.len].iter().zip(ranks) {
             self.entries[rank as usize & (MOST - 1)] = entry;
         }
+    }
+
+    /// The first of some slots: as many as have `most` bytes of text, or a little more, up to a
+    /// multiple of so many.
+    #[inline(always)]
+    fn portion(&self, slots: Range<usize>, (most, multiple): (usize, usize)) -> Range<usize> {
+        let (mut count, mut text) = (0_usize, 0);
+        for entry in &self.entries[slots.clone()] {
+            if text >= most && count.is_multiple_of(multiple) {
+                break;
+            }
+            text += (entry >> 6) as usize;
+            count += 1;
+        }
+        slots.start..slots.start + count
+    }
+
+    /// The length of the longest text.
+    #[inline(always)]
+    pub(crate) fn longest(&self) -> u32 {
+        self.entries[..self.len]
+            .last()
+            .map_or(0, |entry| entry >> 6)
+    }
+
+    /// Blocks of all texts and their keys, or a few more.
+    #[inline(always)]
+    pub(crate) const fn blocks(&self) -> usize {
+        self.text / 64 + 2 * self.len
     }
 
     #[inline(always)]
@@ -282,10 +325,10 @@ fn wipe_lines(lines: &mut [Line]) {
 
 /// The first slot that goes on the side: slots are ordered by length.
 #[inline(always)]
-fn aside<K: Vector>(order: &Order, len: impl Fn(usize) -> u32) -> usize {
-    let mut first = order.len;
+fn aside<K: Vector>(slots: Range<usize>, len: impl Fn(usize) -> u32) -> usize {
+    let mut first = slots.end;
     if K::SIDE != u32::MAX {
-        while first > 0 && len(first - 1) >= K::SIDE {
+        while first > slots.start && len(first - 1) >= K::SIDE {
             first -= 1;
         }
     }
@@ -372,18 +415,21 @@ unsafe fn in_place<C: Compute>(
 /// Texts are readable and private.
 #[inline(always)]
 unsafe fn tags<K: Vector>(
-    scratch: &Scratch,
+    poly_keys: &Keys,
     order: &Order,
-    slots: usize,
+    slots: Range<usize>,
     text: impl Fn(usize) -> Text,
     mut put: impl FnMut(usize, [u64; 2]),
 ) {
     // Short ones first: their lanes were the first, the longest texts' may still be under way.
-    let mut begin = 0;
-    while K::SHORT > 0 && begin + 16 <= slots && text(begin + 15).len <= K::SHORT {
+    let Range {
+        start: mut begin,
+        mut end,
+    } = slots;
+    while K::SHORT > 0 && begin + 16 <= end && text(begin + 15).len <= K::SHORT {
         // Sixteen at a time, or the last ones if an eight more takes them.
         let mut count = 16;
-        while count < 25 && begin + count < slots && text(begin + count).len <= K::SHORT {
+        while count < 25 && begin + count < end && text(begin + count).len <= K::SHORT {
             count += 1;
         }
         if count > 24 {
@@ -393,7 +439,7 @@ unsafe fn tags<K: Vector>(
         for lane in 1..count {
             texts[lane] = text(begin + lane);
         }
-        let Some(keys) = scratch.secret.poly_keys[begin..].first_chunk() else {
+        let Some(keys) = poly_keys[begin..].first_chunk() else {
             return;
         };
         // SAFETY: the caller's contract.
@@ -403,13 +449,12 @@ unsafe fn tags<K: Vector>(
         }
         begin += count;
     }
-    let mut end = slots;
     while end > begin {
         // 0. Words, three texts together, where multiplication is quicker than vectors.
         if end >= begin + 3 && text(end - 1).len <= K::TOGETHER {
             let start = end - 3;
             let texts = [text(start), text(start + 1), text(start + 2)];
-            let keys = &scratch.secret.poly_keys[start..end];
+            let keys = &poly_keys[start..end];
             // SAFETY: the caller's contract.
             let tags = unsafe { scalar::together(keys, &texts) };
             for (lane, tag) in tags.into_iter().enumerate() {
@@ -425,7 +470,7 @@ unsafe fn tags<K: Vector>(
         let alone = share.count == 1 && share.blocks <= K::SCALAR_TEXT;
         if share.blocks + share.count <= K::SCALAR_BLOCKS || alone {
             for slot in start..end {
-                let key = &scratch.secret.poly_keys[slot];
+                let key = &poly_keys[slot];
                 // SAFETY: the caller's contract.
                 put(slot, unsafe { scalar::authenticate(key, text(slot)) });
             }
@@ -433,11 +478,11 @@ unsafe fn tags<K: Vector>(
             continue;
         }
         // 3. Lanes that are left over have no text.
-        let mut keys = [&scratch.secret.poly_keys[start]; 8];
+        let mut keys = [&poly_keys[start]; 8];
         let mut texts = [text(start); 8];
         for rank in 0..8 {
             if rank < share.count {
-                keys[rank] = &scratch.secret.poly_keys[end - 1 - rank];
+                keys[rank] = &poly_keys[end - 1 - rank];
                 texts[rank] = text(end - 1 - rank);
             } else {
                 texts[rank].len = 0;

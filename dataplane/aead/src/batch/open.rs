@@ -10,12 +10,13 @@
     reason = "lengths were checked to fit by jobs' constructors; slots and lanes have numbers"
 )]
 
+use core::ops::Range;
 use core::slice;
 
 use super::alone::Alone;
 use super::{
-    AHEAD, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine_and_wipe, in_place, stream,
-    tags, wipe_lines,
+    AHEAD, ALL, Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine_and_wipe, in_place,
+    stream, tags, wipe_lines,
 };
 use crate::KeyBytes;
 use crate::job::{DecryptJob, OpenJob, Sealed, State};
@@ -68,11 +69,14 @@ macro_rules! open {
 open!(OpenJob);
 open!(Sealed);
 
-/// Verifies a sub-batch: key lanes, tags, comparison.
+/// Computes the one-time keys of all slots.
+///
+/// # Safety
+/// The processor has the kernel's features.
 #[inline(always)]
-unsafe fn verify_some<K: Vector, J: Open>(
+unsafe fn one_time_keys<K: Vector, J: Open>(
     scratch: &mut Scratch,
-    jobs: &mut [J],
+    jobs: &[J],
     first: usize,
     order: &Order,
 ) {
@@ -89,15 +93,29 @@ unsafe fn verify_some<K: Vector, J: Open>(
     }
     // SAFETY: as above.
     unsafe { pipeline.finish() };
+}
+
+/// Says of some slots' jobs, whose one-time keys are there, whether their tags are right.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+unsafe fn judge<K: Vector, J: Open>(
+    keys: &Keys,
+    jobs: &mut [J],
+    first: usize,
+    order: &Order,
+    slots: Range<usize>,
+) {
     let mut verdicts = [State::Failed; MOST];
     // SAFETY: texts and tags lie in the jobs' buffers.
     unsafe {
         let text = |slot| jobs[order.index(first, slot)].text();
-        tags::<K>(scratch, order, order.len, text, |slot, tag| {
+        tags::<K>(keys, order, slots.clone(), text, |slot, tag| {
             verdicts[slot] = verdict(text(slot), tag);
         });
     }
-    for slot in 0..order.len {
+    for slot in slots {
         *jobs[order.index(first, slot)].state() = verdicts[slot];
     }
 }
@@ -110,10 +128,14 @@ unsafe fn verify_some<K: Vector, J: Open>(
 pub(crate) unsafe fn verify<K: Vector>(scratch: &mut Scratch, jobs: &mut [Sealed<'_>]) {
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
-        let order = Order::new::<K, _>(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        let order = Order::new::<K, _>(jobs, first, ALL, |job| job.waits().then_some(job.len));
         slots = slots.max(order.len);
         // SAFETY: pointers of jobs are good for their lengths.
-        unsafe { verify_some::<K, _>(scratch, jobs, first, &order) };
+        unsafe {
+            one_time_keys::<K, _>(scratch, jobs, first, &order);
+            let keys = &scratch.secret.poly_keys;
+            judge::<K, _>(keys, jobs, first, &order, 0..order.len);
+        }
         first = order.next;
     }
     scratch.wipe(slots);
@@ -141,20 +163,56 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
     }
     let (mut first, mut slots) = (0, 0);
     while first < jobs.len() {
-        let order = Order::new::<K, _>(jobs, first, K::OPEN, |job| job.waits().then_some(job.len));
+        let order = Order::new::<K, _>(jobs, first, ALL, |job| job.waits().then_some(job.len));
         slots = slots.max(order.len);
         // SAFETY: pointers of jobs are good for their lengths.
         unsafe {
-            if open_ahead::<K>(scratch, jobs, first, &order) {
-                first = order.next;
-                continue;
+            let all = 0..order.len;
+            if order.blocks() <= AHEAD && K::ahead(&order) {
+                open_ahead::<K>(scratch, jobs, first, &order, all.clone(), all);
+            } else if K::SIDE == u32::MAX {
+                one_time_keys::<K, _>(scratch, jobs, first, &order);
+                open_in_portions::<K>(scratch, jobs, first, &order, all);
+            } else {
+                open_beside::<K>(scratch, jobs, first, &order);
             }
-            verify_some::<K, _>(scratch, jobs, first, &order);
-            let secret = &mut scratch.secret;
-            let compute =
-                K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
-            let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
-            for slot in 0..order.len {
+        }
+        first = order.next;
+    }
+    scratch.wipe(slots);
+}
+
+/// Blocks of some slots' texts.
+#[inline(always)]
+fn lanes(jobs: &[OpenJob<'_>], first: usize, order: &Order, slots: Range<usize>) -> usize {
+    slots
+        .map(|slot| jobs[order.index(first, slot)].len.div_ceil(64) as usize)
+        .sum()
+}
+
+/// Tags of as many texts as stay in the first-level cache, then those texts, and so on; lanes of
+/// different portions share groups. One-time keys are there.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+unsafe fn open_in_portions<K: Vector>(
+    scratch: &mut Scratch,
+    jobs: &mut [OpenJob<'_>],
+    first: usize,
+    order: &Order,
+    mut slots: Range<usize>,
+) {
+    // SAFETY: pointers of jobs are good for their lengths.
+    unsafe {
+        let secret = &mut scratch.secret;
+        let compute = K::lanes::<true, false>(&mut secret.keystream, &mut secret.sums, None, false);
+        let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
+        while !slots.is_empty() {
+            let portion = order.portion(slots.clone(), K::OPEN);
+            slots.start = portion.end;
+            judge::<K, _>(&secret.poly_keys, jobs, first, order, portion.clone());
+            for slot in portion {
                 let job = &jobs[order.index(first, slot)];
                 if job.ok() {
                     let stream = stream(job.key, job.salt, job.counter, slot);
@@ -168,69 +226,95 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
                     );
                 }
             }
-            pipeline.finish();
         }
-        first = order.next;
+        pipeline.finish();
     }
-    scratch.wipe(slots);
 }
 
-/// Opens a sub-batch whose keystream fits into the scratch: no round waits for a verdict, and
-/// Poly1305 can go on the side. `false`: it doesn't fit.
+/// Portions with Poly1305 on the side of their keystream, if that fits into the scratch. All
+/// one-time keys are computed with the first one.
+///
+/// # Safety
+/// The processor has the kernel's features.
+#[inline(always)]
+unsafe fn open_beside<K: Vector>(
+    scratch: &mut Scratch,
+    jobs: &mut [OpenJob<'_>],
+    first: usize,
+    order: &Order,
+) {
+    let (mut keys, mut slots) = (0..order.len, 0..order.len);
+    while !slots.is_empty() {
+        let portion = order.portion(slots.clone(), K::OPEN);
+        slots.start = portion.end;
+        // SAFETY: pointers of jobs are good for their lengths.
+        unsafe {
+            if lanes(jobs, first, order, portion.clone()) <= AHEAD {
+                open_ahead::<K>(scratch, jobs, first, order, portion, keys);
+            } else {
+                if !keys.is_empty() {
+                    one_time_keys::<K, _>(scratch, jobs, first, order);
+                }
+                open_in_portions::<K>(scratch, jobs, first, order, portion);
+            }
+        }
+        keys = 0..0;
+    }
+}
+
+/// Opens slots whose keystream fits into the scratch: no round waits for a verdict, and Poly1305
+/// can go on the side. `keys` are those that are still to be computed.
+///
+/// # Safety
+/// The processor has the kernel's features.
 #[inline(always)]
 unsafe fn open_ahead<K: Vector>(
     scratch: &mut Scratch,
     jobs: &mut [OpenJob<'_>],
     first: usize,
     order: &Order,
-) -> bool {
+    slots: Range<usize>,
+    keys: Range<usize>,
+) {
     let lanes = |job: &OpenJob<'_>| job.len.div_ceil(64) as usize;
-    let (mut total, mut longest) = (0, 0);
-    for slot in 0..order.len {
-        let job = &jobs[order.index(first, slot)];
-        total += lanes(job);
-        longest = longest.max(job.len);
-    }
-    if total > AHEAD || !K::ahead(total + order.len, longest) {
-        return false;
-    }
     // 1. All lanes, keys first; on the side, tags of long texts as soon as keys are there. Zeros
     //    in place make keystream.
     let secret = &mut scratch.secret;
-    let keys = secret.poly_keys.as_mut_ptr();
+    let lines = secret.poly_keys.as_mut_ptr();
     let ahead = secret.ahead.as_mut_ptr().cast::<u8>();
     let text = |jobs: &[OpenJob<'_>], slot| jobs[order.index(first, slot)].text();
-    let side = aside::<K>(order, |slot| text(jobs, slot).len);
-    if side < order.len {
+    let side = aside::<K>(slots.clone(), |slot| text(jobs, slot).len);
+    let beside = if side < slots.end {
         // SAFETY: ciphertexts are private and stay.
         unsafe {
             secret
                 .side
-                .begin(side, order.len, false, keys, |slot| text(jobs, slot))
-        };
-    }
-    let beside = if side < order.len {
+                .begin(side, slots.end, false, lines, |slot| text(jobs, slot));
+        }
+        if keys.is_empty() {
+            secret.side.keys_are_there();
+        }
         Some(&mut secret.side)
     } else {
         None
     };
+    // What goes on the side shall not wait for its key, nor what comes behind these slots.
+    let keys_first = beside.is_some() || keys != slots;
     let compute = K::lanes::<false, false>(&mut secret.keystream, &mut secret.sums, beside, true);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     // SAFETY: lines take whole blocks.
     unsafe {
-        let key = |slot: usize| keys.wrapping_add(slot).cast();
+        let key = |slot: usize| lines.wrapping_add(slot).cast();
         let zeros = (&raw const ZEROS).cast();
-        // What goes on the side shall not wait for its key.
-        let keys_first = side < order.len;
         if keys_first {
-            for slot in 0..order.len {
+            for slot in keys {
                 let job = &jobs[order.index(first, slot)];
                 let stream = stream(job.key, job.salt, job.counter, slot);
                 pipeline.one(stream, 0, Span::FULL, zeros, key(slot));
             }
         }
         let mut to = ahead;
-        for slot in 0..order.len {
+        for slot in slots.clone() {
             let job = &jobs[order.index(first, slot)];
             let stream = stream(job.key, job.salt, job.counter, slot);
             let (mut block, mut count) = (1, lanes(job));
@@ -251,30 +335,21 @@ unsafe fn open_ahead<K: Vector>(
         pipeline.finish();
     }
     // 2. Verdicts.
-    let mut verdicts = [State::Failed; MOST];
     // SAFETY: texts and tags lie in the jobs' buffers.
     unsafe {
-        if side < order.len {
+        if side < slots.end {
             secret.side.drain();
-            for slot in side..order.len {
-                verdicts[slot] = verdict(text(jobs, slot), secret.side.tags[slot]);
+            for slot in side..slots.end {
+                let job = &mut jobs[order.index(first, slot)];
+                job.state = verdict(job.text(), secret.side.tags[slot]);
             }
         }
-        tags::<K>(
-            scratch,
-            order,
-            side,
-            |slot| text(jobs, slot),
-            |slot, tag| {
-                verdicts[slot] = verdict(text(jobs, slot), tag);
-            },
-        );
+        judge::<K, _>(&secret.poly_keys, jobs, first, order, slots.start..side);
     }
     // 3. Texts of packets that verified.
     let mut from = 0;
-    for slot in 0..order.len {
-        let job = &mut jobs[order.index(first, slot)];
-        job.state = verdicts[slot];
+    for slot in slots {
+        let job = &jobs[order.index(first, slot)];
         let to = from + lanes(job);
         let keystream = &mut scratch.secret.ahead[from..to];
         if job.ok() {
@@ -286,7 +361,6 @@ unsafe fn open_ahead<K: Vector>(
         }
         from = to;
     }
-    true
 }
 
 /// Compares a tag with the one behind a text.

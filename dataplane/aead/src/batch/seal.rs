@@ -13,7 +13,7 @@
 use core::{ptr, slice};
 
 use super::alone::Alone;
-use super::{MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags};
+use super::{Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags};
 use crate::job::SealJob;
 use crate::lanes::{Compute, Pipeline, Span, Stream};
 use crate::{PayloadSum, raw, sum};
@@ -60,7 +60,7 @@ pub(crate) unsafe fn seal<K: Vector, F>(
                     order.len
                 }
             };
-            seal_tags::<K>(scratch, jobs, first, &order, untagged);
+            seal_tags::<K>(&scratch.secret.poly_keys, jobs, first, &order, untagged);
         }
         first = order.next;
     }
@@ -84,7 +84,7 @@ unsafe fn seal_lanes<K: Vector>(
             len: job.len,
         }
     };
-    let side = aside::<K>(order, |slot| text(jobs, slot).len);
+    let side = aside::<K>(0..order.len, |slot| text(jobs, slot).len);
     if side < order.len {
         // SAFETY: ciphertexts are private and only grow.
         unsafe {
@@ -362,7 +362,7 @@ unsafe fn from_segments<C: Compute>(
 /// Tags behind the ciphertexts.
 #[inline(always)]
 unsafe fn seal_tags<K: Vector>(
-    scratch: &Scratch,
+    keys: &Keys,
     jobs: &[SealJob<'_>],
     first: usize,
     order: &Order,
@@ -377,7 +377,7 @@ unsafe fn seal_tags<K: Vector>(
     };
     // SAFETY: ciphertexts are private; a job's buffer has room for its tag.
     unsafe {
-        tags::<K>(scratch, order, slots, text, |slot, tag| {
+        tags::<K>(keys, order, 0..slots, text, |slot, tag| {
             put_tag(&jobs[order.index(first, slot)], tag);
         });
     }
