@@ -119,7 +119,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
+    unsafe fn tags(
+        keys: [&Line; 8],
+        texts: &[Text; 8],
+        deal: Deal,
+        _aside: Option<(&Line, Text)>,
+    ) -> [[u64; 2]; 9] {
         // SAFETY: the caller's contract.
         unsafe { poly::authenticate(keys, texts, deal.evenly().unwrap_or(1)) }
     }

@@ -159,7 +159,7 @@ pub(crate) unsafe fn authenticate(
     keys: [&Line; 8],
     texts: &[Text; 8],
     streams: usize,
-) -> [[u64; 2]; 8] {
+) -> [[u64; 2]; 9] {
     // SAFETY: the caller's contract.
     unsafe {
         match streams {
@@ -172,7 +172,7 @@ pub(crate) unsafe fn authenticate(
 
 #[inline]
 #[target_feature(enable = "avx2,bmi2")]
-unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 8] {
+unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [[u64; 2]; 9] {
     let zero = _mm256_setzero_si256();
     // 1. Keys: r, clamped, and s; powers of r.
     let mut rows = [zero; 4];
@@ -264,7 +264,7 @@ unsafe fn with_streams<const S: usize>(keys: [&Line; 8], texts: &[Text; 8]) -> [
         h = sum(&product(&h, &r8).r, &neighbours::<0b00_00_00_10>(&h));
     }
     let tags = finish(&h, s);
-    let mut packets = [[0; 2]; 8];
+    let mut packets = [[0; 2]; 9];
     for packet in 0..4 / S {
         packets[packet] = [tags[0][packet * S], tags[1][packet * S]];
     }

@@ -135,9 +135,14 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
+    unsafe fn tags(
+        keys: [&Line; 8],
+        texts: &[Text; 8],
+        deal: Deal,
+        aside: Option<(&Line, Text)>,
+    ) -> [[u64; 2]; 9] {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts, deal) }
+        unsafe { poly::authenticate(keys, texts, deal, aside) }
     }
 }
 

@@ -32,6 +32,7 @@ use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::batch::{Deal, Line, Text};
+use crate::scalar::Poly;
 
 /// Three limbs of eight numbers.
 type Limbs = [__m512i; 3];
@@ -162,6 +163,8 @@ fn transpose(x: &[__m512i; 8]) -> [__m512i; 8] {
 }
 
 /// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first.
+/// The ninth is that of a text `aside`, in words: the integer units have time for four blocks of it
+/// per step.
 ///
 /// # Safety
 /// The processor has the features; texts are readable and nobody writes them meanwhile. No text takes
@@ -171,16 +174,91 @@ pub(crate) unsafe fn authenticate(
     keys: [&Line; 8],
     texts: &[Text; 8],
     deal: Deal,
-) -> [[u64; 2]; 8] {
+    aside: Option<(&Line, Text)>,
+) -> [[u64; 2]; 9] {
     // SAFETY: the caller's contract.
     unsafe {
+        let alone = &mut Nothing;
         // What the compiler knows beforehand is not worked out.
-        match deal.evenly() {
-            Some(1) => dealt::<1>(keys, texts, deal),
-            Some(2) => dealt::<2>(keys, texts, deal),
-            Some(4) => dealt::<4>(keys, texts, deal),
-            Some(8) => dealt::<8>(keys, texts, deal),
-            _ => dealt::<0>(keys, texts, deal),
+        match (deal.evenly(), aside) {
+            (Some(1), None) => dealt::<1, _>(keys, texts, deal, alone),
+            (Some(2), None) => dealt::<2, _>(keys, texts, deal, alone),
+            (Some(4), None) => dealt::<4, _>(keys, texts, deal, alone),
+            (Some(8), None) => dealt::<8, _>(keys, texts, deal, alone),
+            (None | Some(_), None) => dealt::<0, _>(keys, texts, deal, alone),
+            (streams, Some((key, text))) => {
+                let mut aside = Aside::new(key, text);
+                let mut tags = match streams {
+                    Some(1) => dealt::<1, _>(keys, texts, deal, &mut aside),
+                    _ => dealt::<0, _>(keys, texts, deal, &mut aside),
+                };
+                tags[8] = aside.finish();
+                tags
+            }
+        }
+    }
+}
+
+/// What is done in words beside each step.
+trait Beside {
+    /// # Safety
+    /// Its text is readable.
+    unsafe fn step(&mut self);
+}
+
+struct Nothing;
+
+impl Beside for Nothing {
+    #[inline(always)]
+    unsafe fn step(&mut self) {}
+}
+
+/// A text that is authenticated so.
+struct Aside<'k> {
+    poly: Poly,
+    key: &'k Line,
+    text: Text,
+    /// Whole blocks done.
+    at: u32,
+}
+
+impl<'k> Aside<'k> {
+    #[inline(always)]
+    fn new(key: &'k Line, text: Text) -> Self {
+        Self {
+            poly: Poly::new(key),
+            key,
+            text,
+            at: 0,
+        }
+    }
+
+    /// # Safety
+    /// As [`Beside::step`].
+    #[inline(always)]
+    unsafe fn finish(mut self) -> [u64; 2] {
+        let whole = self.text.len / 16;
+        // SAFETY: the caller's contract.
+        unsafe {
+            let text = self.text.start;
+            self.poly
+                .blocks(text.add(16 * self.at as usize), (whole - self.at) as usize);
+            let rest = text.add(16 * whole as usize);
+            self.poly.finish(rest, self.text.len, self.key)
+        }
+    }
+}
+
+impl Beside for Aside<'_> {
+    #[inline(always)]
+    unsafe fn step(&mut self) {
+        if self.at + 4 <= self.text.len / 16 {
+            // SAFETY: the caller's contract.
+            unsafe {
+                self.poly
+                    .blocks(self.text.start.add(16 * self.at as usize), 4);
+            };
+            self.at += 4;
         }
     }
 }
@@ -188,7 +266,12 @@ pub(crate) unsafe fn authenticate(
 /// `S`: streams of every text, or 0 if they differ.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8] {
+unsafe fn dealt<const S: usize, B: Beside>(
+    keys: [&Line; 8],
+    texts: &[Text; 8],
+    deal: Deal,
+    beside: &mut B,
+) -> [[u64; 2]; 9] {
     let deal = if S > 0 { Deal::even(S) } else { deal };
     let zero = _mm512_setzero_si512();
     let lanes = |bytes: u64| _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bytes as i64));
@@ -212,7 +295,7 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
     // 2. Where each text begins: the blocks of zero before it, so that its lengths come last.
     let longest = texts[0].len.div_ceil(16);
     let most = deal.doublings & 0xff;
-    let steps = longest.div_ceil(4 << most).max(1);
+    let steps = deal.steps(longest);
     // Out of registers: words that were just stored one by one are slow to load as a vector.
     let eight = |word: &dyn Fn(&Text) -> i64| {
         let [a, b, c, d, e, f, g, h] = texts.each_ref().map(word);
@@ -294,6 +377,8 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
         &r,
     );
     let mut h = carry(&accumulator);
+    // SAFETY: the caller's contract.
+    unsafe { beside.step() };
 
     // 4. Four blocks of each stream per step.
     let mut next = after(firsts, 0).min(masked);
@@ -335,6 +420,8 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
         let m = limbs(columns[0], columns[1], high_bits[0]);
         multiply(&mut accumulator, &sum(&h, &m), &r4);
         h = carry(&accumulator);
+        // SAFETY: the caller's contract.
+        unsafe { beside.step() };
     }
 
     // Texts that never began have no blocks.
@@ -362,7 +449,7 @@ unsafe fn dealt<const S: usize>(keys: [&Line; 8], texts: &[Text; 8], deal: Deal)
     let lengths = limbs(zero, edges.lens, high_bit);
     multiply(&mut accumulator, &sum(&h, &lengths), &r);
     let tags = finish(&carry(&accumulator), s);
-    let mut packets = [[0; 2]; 8];
+    let mut packets = [[0; 2]; 9];
     // A text's tag is in its first lane.
     for lane in (0..8).rev() {
         packets[deal.text(lane)] = [tags[0][lane], tags[1][lane]];

@@ -161,7 +161,7 @@ impl Alone {
             } else {
                 K::TEXTS
             };
-            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], Deal::even(streams));
+            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], Deal::even(streams), None);
             tag
         }
     }

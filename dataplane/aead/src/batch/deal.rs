@@ -74,6 +74,13 @@ impl Deal {
         }
     }
 
+    /// How many steps of four blocks per stream the first text takes, which has so many blocks.
+    #[inline(always)]
+    pub(crate) const fn steps(self, blocks: u32) -> u32 {
+        let steps = blocks.div_ceil(4 << (self.doublings & 0xff));
+        if steps == 0 { 1 } else { steps }
+    }
+
     /// The text that a lane works on.
     #[inline(always)]
     pub(crate) const fn text(self, lane: usize) -> usize {

@@ -194,11 +194,17 @@ pub(crate) trait Vector {
     const OPEN: (usize, usize);
 
     /// The tags of texts, which take lanes as `deal` says: all of them alike, unless the kernel mixes.
+    /// Then the tag of a text may come ninth that is authenticated in words meanwhile.
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private. No text takes more
     /// steps than the first one.
-    unsafe fn tags(keys: [&Line; 8], texts: &[Text; 8], deal: Deal) -> [[u64; 2]; 8];
+    unsafe fn tags(
+        keys: [&Line; 8],
+        texts: &[Text; 8],
+        deal: Deal,
+        aside: Option<(&Line, Text)>,
+    ) -> [[u64; 2]; 9];
 }
 
 /// Blocks of one packet.
@@ -488,12 +494,21 @@ unsafe fn tags<K: Vector>(
                 texts[rank].len = 0;
             }
         }
+        // 4. The last one is soonest done in words, if they can go on while vectors do.
+        let longest = texts[0].len.div_ceil(16);
+        let most = 4 * share.deal.steps(longest) + 4;
+        let aside = (K::MIXES && start == begin + 1 && text(begin).len / 16 <= most)
+            .then(|| (&poly_keys[begin], text(begin)));
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &texts, share.deal) };
+        let tags = unsafe { K::tags(keys, &texts, share.deal, aside) };
         for rank in 0..share.count {
             put(end - 1 - rank, tags[rank]);
         }
         end = start;
+        if aside.is_some() {
+            put(begin, tags[8]);
+            end = begin;
+        }
     }
 }
 
