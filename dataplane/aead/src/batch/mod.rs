@@ -430,12 +430,15 @@ unsafe fn tags<K: Vector>(
     // Short ones first: their lanes were the first, the longest texts' may still be under way.
     let Range {
         start: mut begin,
-        mut end,
+        end,
     } = slots;
-    while K::SHORT > 0 && begin + 16 <= end && text(begin + 15).len <= K::SHORT {
+    let are_short = |begin: usize, count: usize| {
+        begin + count <= end && text(begin + count - 1).len <= K::SHORT
+    };
+    while K::SHORT > 0 && are_short(begin, 9) {
         // Sixteen at a time, or the last ones if an eight more takes them.
-        let mut count = 16;
-        while count < 25 && begin + count < end && text(begin + count).len <= K::SHORT {
+        let mut count = if are_short(begin, 16) { 16 } else { 9 };
+        while count < 25 && are_short(begin, count + 1) {
             count += 1;
         }
         if count > 24 {
@@ -455,6 +458,7 @@ unsafe fn tags<K: Vector>(
         }
         begin += count;
     }
+    let mut end = end;
     while end > begin {
         // 0. Words, three texts together, where multiplication is quicker than vectors.
         if end >= begin + 3 && text(end - 1).len <= K::TOGETHER {
