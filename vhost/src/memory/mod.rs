@@ -7,6 +7,8 @@
 //!
 //! A [`GuestMemory`] is immutable. The session thread builds a new one for every change and
 //! hands it to each ring under that ring's lock; the old mapping goes when the last ring let go.
+//! Its regions are a collection of `vm-memory`'s; beside it stands what translation needs of
+//! them, in one short table.
 
 mod log;
 mod map;
@@ -15,6 +17,11 @@ mod sigbus;
 
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion, GuestMemoryRegionBytes,
+    GuestRegionCollection, GuestRegionCollectionError,
+};
 
 pub(crate) use log::DirtyLog;
 pub(crate) use map::{Mapping, MappingError};
@@ -32,26 +39,52 @@ pub(crate) struct RegionDescription {
     pub(crate) offset: u64,
 }
 
+/// One region, mapped. Its description was checked: no sum of its addresses wraps.
 #[derive(Clone, Debug)]
 struct Region {
     description: RegionDescription,
-    host: NonNull<u8>,
     mapping: Arc<Mapping>,
     /// How often it was added: QEMU before 8 adds and removes each region once per queue pair.
     references: u32,
 }
 
-// SAFETY: `host` points into `mapping`, which is Send and Sync and lives as long as this;
-// nothing here dereferences it.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
+impl GuestMemoryRegion for Region {
+    /// What is written is logged by [`DirtyLog`], in the frontend's memory.
+    type B = ();
+
+    fn len(&self) -> u64 {
+        self.description.size
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        GuestAddress(self.description.guest)
+    }
+
+    fn bitmap(&self) {}
+}
+
+impl GuestMemoryRegionBytes for Region {}
+
+/// What translation needs of a region.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    guest: u64,
+    size: u64,
+    host: NonNull<u8>,
+}
 
 /// A set of regions that don't overlap, sorted by guest address.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GuestMemory {
-    regions: Vec<Region>,
+    regions: GuestRegionCollection<Region>,
+    places: Vec<Place>,
 }
+
+// SAFETY: places point into the regions' mappings, which are Send and Sync and live as long as
+// this; nothing here dereferences them.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as above.
+unsafe impl Sync for GuestMemory {}
 
 /// Why a region was refused.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +104,9 @@ pub(crate) enum MemoryError {
     /// The file could not be mapped.
     #[error(transparent)]
     Mapping(#[from] MappingError),
+    /// The collection has another opinion of the regions than we have.
+    #[error(transparent)]
+    Collection(#[from] GuestRegionCollectionError),
 }
 
 impl GuestMemory {
@@ -90,39 +126,32 @@ impl GuestMemory {
         if description.size == 0 {
             return Err(MemoryError::Wraps);
         }
-        let mut regions = self.regions.clone();
-        if let Some(same) = regions
-            .iter_mut()
-            .find(|region| region.description == description)
+        let same = |region: &&Region| region.description == description;
+        if let Some(same) = self.regions.iter().find(same)
             && same.mapping.is_of(file)
         {
-            same.references = same.references.saturating_add(1);
-            return Ok(Self { regions });
+            let references = same.references.saturating_add(1);
+            return self.with_references(same, references);
         }
-        if self.regions.len() >= crate::limits::MEMORY_REGIONS_MAX {
+        if self.regions.num_regions() >= crate::limits::MEMORY_REGIONS_MAX {
             return Err(MemoryError::TooMany);
         }
-        for other in self.regions.iter().map(|region| region.description) {
+        let overlaps = |other: &Region| {
             // Sums of accepted regions don't wrap.
-            if description.guest < other.guest + other.size && other.guest < guest_end
+            let other = other.description;
+            description.guest < other.guest + other.size && other.guest < guest_end
                 || description.frontend < other.frontend + other.size
                     && other.frontend < frontend_end
-            {
-                return Err(MemoryError::Overlaps);
-            }
+        };
+        if self.regions.iter().any(overlaps) {
+            return Err(MemoryError::Overlaps);
         }
-        let mapping = Arc::new(Mapping::new(file, description.offset, description.size)?);
-        let at = regions.partition_point(|region| region.description.guest < description.guest);
-        regions.insert(
-            at,
-            Region {
-                description,
-                host: mapping.start(),
-                mapping,
-                references: 1,
-            },
-        );
-        Ok(Self { regions })
+        let region = Region {
+            description,
+            mapping: Arc::new(Mapping::new(file, description.offset, description.size)?),
+            references: 1,
+        };
+        Ok(Self::of(self.regions.insert_region(Arc::new(region))?))
     }
 
     /// This memory without the region that `description` names (its offset is not compared:
@@ -131,33 +160,54 @@ impl GuestMemory {
         &self,
         description: RegionDescription,
     ) -> Result<Self, MemoryError> {
-        let mut regions = self.regions.clone();
-        let at = regions.iter().position(|region| {
+        let named = |region: &&Region| {
             let own = region.description;
             (own.guest, own.size, own.frontend)
                 == (description.guest, description.size, description.frontend)
-        });
-        let at = at.ok_or(MemoryError::Unknown)?;
-        regions[at].references -= 1;
-        if regions[at].references == 0 {
-            regions.remove(at);
+        };
+        let region = self.regions.iter().find(named);
+        let region = region.ok_or(MemoryError::Unknown)?;
+        self.with_references(region, region.references - 1)
+    }
+
+    /// This memory with one of its regions referred to so often; without it, if not at all.
+    fn with_references(&self, region: &Region, references: u32) -> Result<Self, MemoryError> {
+        let (mut regions, _) = self
+            .regions
+            .remove_region(region.start_addr(), region.len())?;
+        if references > 0 {
+            let region = Region {
+                references,
+                ..region.clone()
+            };
+            regions = regions.insert_region(Arc::new(region))?;
         }
-        Ok(Self { regions })
+        Ok(Self::of(regions))
+    }
+
+    fn of(regions: GuestRegionCollection<Region>) -> Self {
+        let place = |region: &Region| Place {
+            guest: region.description.guest,
+            size: region.description.size,
+            host: region.mapping.start(),
+        };
+        let places = regions.iter().map(place).collect();
+        Self { regions, places }
     }
 
     /// True if `other` has the same regions, mapped at the same place.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.regions.len() == other.regions.len()
+        self.places.len() == other.places.len()
             && self
                 .regions
                 .iter()
-                .zip(&other.regions)
+                .zip(other.regions.iter())
                 .all(|(one, two)| Arc::ptr_eq(&one.mapping, &two.mapping))
     }
 
     /// True when there is no region.
     pub(crate) fn is_empty(&self) -> bool {
-        self.regions.is_empty()
+        self.places.is_empty()
     }
 
     /// True when a file was truncated under one of the regions, and zero pages stand in.
@@ -179,18 +229,16 @@ impl GuestMemory {
         hint: &mut usize,
     ) -> Option<(NonNull<u8>, u32)> {
         if let Some(found) = self
-            .regions
+            .places
             .get(*hint)
-            .and_then(|r| r.resolve(guest, length))
+            .and_then(|place| place.resolve(guest, length))
         {
             return Some(found);
         }
-        let at = self
-            .regions
-            .partition_point(|region| region.description.guest <= guest);
+        let at = self.places.partition_point(|place| place.guest <= guest);
         let at = at.checked_sub(1)?;
         *hint = at;
-        self.regions[at].resolve(guest, length)
+        self.places[at].resolve(guest, length)
     }
 
     /// The host address of `length` bytes at `frontend`, an address in the frontend's space,
@@ -209,19 +257,20 @@ impl GuestMemory {
             let step = usize::try_from(offset).ok()?;
             // SAFETY: `offset` is less than the region's size, so the sum stays inside the
             // mapping.
-            Some((unsafe { region.host.add(step) }, own.guest + offset))
+            let host = unsafe { region.mapping.start().add(step) };
+            Some((host, own.guest + offset))
         })
     }
 }
 
-impl Region {
+impl Place {
     #[inline]
     fn resolve(&self, guest: u64, length: u32) -> Option<(NonNull<u8>, u32)> {
-        let offset = guest.wrapping_sub(self.description.guest);
-        if offset >= self.description.size {
+        let offset = guest.wrapping_sub(self.guest);
+        if offset >= self.size {
             return None;
         }
-        let room = self.description.size - offset;
+        let room = self.size - offset;
         let length = u32::try_from(room).map_or(length, |room| room.min(length));
         let step = usize::try_from(offset).ok()?;
         // SAFETY: `offset` is less than the region's size, so the sum stays inside the mapping.
