@@ -64,7 +64,7 @@ impl Options {
     fn parse() -> Self {
         let mut options = Self {
             json: false,
-            pairs: 9,
+            pairs: 21,
             case: String::new(),
             guest: None,
         };
