@@ -102,14 +102,15 @@ const LOADS: [Load; 3] = [
     },
 ];
 
-/// What is wanted of Culvert: so many times what the other reaches.
-fn target(load: &str, measure: &str, other: &str) -> f64 {
+/// What is wanted of Culvert: so many times what the other reaches. Nothing where all of them carry
+/// all that is sent.
+fn target(load: &str, measure: &str, other: &str) -> Option<f64> {
     match (load, measure, other) {
-        ("tcp", "bytes-per-cpu", "wireguard-go") => 8.0,
-        ("tcp", "bytes-per-cpu", "gotatun") => 4.0,
-        ("tcp", ..) => 1.0,
-        (_, "packets-per-cpu", _) => 2.0,
-        _ => 1.0,
+        ("tcp", "bytes-per-cpu", "wireguard-go") => Some(8.0),
+        ("tcp", "bytes-per-cpu", "gotatun") => Some(4.0),
+        (_, "packets-per-cpu", _) => Some(2.0),
+        ("udp-64/50k", "throughput", _) => None,
+        _ => Some(1.0),
     }
 }
 
@@ -291,12 +292,16 @@ fn report(load: &Load, results: &BTreeMap<&str, Vec<Figures>>, json: bool) {
                     load.name
                 );
             } else {
-                let target = target(load.name, measure, other);
-                println!(
-                    "{:12} {measure:16} {value:9.2} {unit:20} {other:13} {reference:9.2}  ratio {ratio:6.2}  target {target:.1}{}",
-                    load.name,
-                    if ratio < target { "  short" } else { "" }
+                let target = match target(load.name, measure, other) {
+                    Some(target) if ratio < target => format!("target {target:.1}  short"),
+                    Some(target) => format!("target {target:.1}"),
+                    None => String::new(),
+                };
+                let line = format!(
+                    "{:12} {measure:16} {value:9.2} {unit:20} {other:13} {reference:9.2}  ratio {ratio:6.2}  {target}",
+                    load.name
                 );
+                println!("{}", line.trim_end());
             }
         }
     }
