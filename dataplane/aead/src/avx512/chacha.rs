@@ -14,8 +14,12 @@
 //! Constant time: those instructions take the same time for all operands; the branches and masks
 //! here depend on spans (lengths) and on whether two key *pointers* are the same.
 
+mod few;
+
 use core::arch::asm;
 use core::arch::x86_64::*;
+
+use few::few;
 
 use crate::KeyBytes;
 use crate::lanes::{Compute, Group, Span, Stream};
@@ -191,127 +195,12 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
     // SAFETY: the caller's contract.
     unsafe {
         match group.used {
-            0..=4 => beside::<1>(group, out),
-            5..=8 => beside::<2>(group, out),
-            9..=12 => beside::<3>(group, out),
+            0..=4 => few::<1>(group, out),
+            5..=8 => few::<2>(group, out),
+            9..=12 => few::<3>(group, out),
             13.. => sixteen::<false>(group, out),
         }
     }
-}
-
-/// Up to twelve blocks, four to a set of registers: a register holds a row of the state (four words)
-/// of four blocks. Sixteen blocks take less per block, but a few are sooner done like this.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn beside<const SETS: usize>(group: &Group, out: &mut [__m512i; 16]) {
-    let sigma = _mm512_broadcast_i32x4(_mm_setr_epi32(SIGMA[0], SIGMA[1], SIGMA[2], SIGMA[3]));
-    let mut start = [[_mm512_setzero_si512(); 4]; SETS];
-    for (set, rows) in start.iter_mut().enumerate() {
-        let first = 4 * set;
-        // SAFETY: used lanes' keys are readable, unused ones read the first one's; arrays have 32
-        // elements.
-        unsafe {
-            let key = |lane: usize, half: usize| {
-                let key = group.key[if lane < group.used { lane } else { 0 }];
-                _mm_loadu_si128(key.cast::<__m128i>().add(half))
-            };
-            let quarter = |array: &[u32; 32]| _mm_loadu_si128(array.as_ptr().add(first).cast());
-            let (block, salt, low, high) = (
-                quarter(&group.block),
-                quarter(&group.salt),
-                quarter(&group.counter_low),
-                quarter(&group.counter_high),
-            );
-            let (b01, b23) = (
-                _mm_unpacklo_epi32(block, salt),
-                _mm_unpackhi_epi32(block, salt),
-            );
-            let (n01, n23) = (_mm_unpacklo_epi32(low, high), _mm_unpackhi_epi32(low, high));
-            *rows = [
-                sigma,
-                join([
-                    key(first, 0),
-                    key(first + 1, 0),
-                    key(first + 2, 0),
-                    key(first + 3, 0),
-                ]),
-                join([
-                    key(first, 1),
-                    key(first + 1, 1),
-                    key(first + 2, 1),
-                    key(first + 3, 1),
-                ]),
-                join([
-                    _mm_unpacklo_epi64(b01, n01),
-                    _mm_unpackhi_epi64(b01, n01),
-                    _mm_unpacklo_epi64(b23, n23),
-                    _mm_unpackhi_epi64(b23, n23),
-                ]),
-            ];
-        }
-    }
-    let mut x = start;
-    for _ in 0..10 {
-        half_round(&mut x);
-        for [_, b, c, d] in &mut x {
-            *b = _mm512_shuffle_epi32::<0b00_11_10_01>(*b);
-            *c = _mm512_shuffle_epi32::<0b01_00_11_10>(*c);
-            *d = _mm512_shuffle_epi32::<0b10_01_00_11>(*d);
-        }
-        half_round(&mut x);
-        for [_, b, c, d] in &mut x {
-            *b = _mm512_shuffle_epi32::<0b10_01_00_11>(*b);
-            *c = _mm512_shuffle_epi32::<0b01_00_11_10>(*c);
-            *d = _mm512_shuffle_epi32::<0b00_11_10_01>(*d);
-        }
-    }
-    for set in 0..SETS {
-        let mut rows = start[set];
-        for (row, x) in rows.iter_mut().zip(x[set]) {
-            *row = _mm512_add_epi32(*row, x);
-        }
-        let [a, b, c, d] = rows;
-        // Rows' quarters become blocks.
-        let (ab, ab2) = (
-            _mm512_shuffle_i32x4::<0x44>(a, b),
-            _mm512_shuffle_i32x4::<0xee>(a, b),
-        );
-        let (cd, cd2) = (
-            _mm512_shuffle_i32x4::<0x44>(c, d),
-            _mm512_shuffle_i32x4::<0xee>(c, d),
-        );
-        out[4 * set] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
-        out[4 * set + 1] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
-        out[4 * set + 2] = _mm512_shuffle_i32x4::<0x88>(ab2, cd2);
-        out[4 * set + 3] = _mm512_shuffle_i32x4::<0xdd>(ab2, cd2);
-    }
-}
-
-/// Four quarters make a register.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-fn join(q: [__m128i; 4]) -> __m512i {
-    let low = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[0]), q[1]);
-    let high = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(q[2]), q[3]);
-    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-}
-
-/// Four quarter rounds of each block, sets side by side.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-fn half_round<const SETS: usize>(x: &mut [[__m512i; 4]; SETS]) {
-    macro_rules! step {
-        ($a:literal $b:literal $d:literal $r:literal) => {
-            for rows in &mut *x {
-                rows[$a] = _mm512_add_epi32(rows[$a], rows[$b]);
-                rows[$d] = _mm512_rol_epi32::<$r>(_mm512_xor_si512(rows[$d], rows[$a]));
-            }
-        };
-    }
-    step!(0 1 3 16);
-    step!(2 3 1 12);
-    step!(0 1 3 8);
-    step!(2 3 1 7);
 }
 
 /// Whether a full group's lanes are all whole.

@@ -16,7 +16,7 @@ use core::slice;
 use super::alone::Alone;
 use super::{
     AHEAD, ALL, Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, combine_and_wipe, in_place,
-    stream, tags, wipe_lines,
+    stream, tags::tags, wipe_lines,
 };
 use crate::KeyBytes;
 use crate::job::{DecryptJob, OpenJob, Sealed, State};

@@ -13,7 +13,7 @@
 use core::{ptr, slice};
 
 use super::alone::Alone;
-use super::{Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags};
+use super::{Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags::tags};
 use crate::job::SealJob;
 use crate::lanes::{Compute, Pipeline, Span, Stream};
 use crate::{PayloadSum, raw, sum};
