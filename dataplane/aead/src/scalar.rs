@@ -188,7 +188,7 @@ pub(crate) enum Share {
     Both(u32),
 }
 
-/// What is done on the side of each double round, in four parts.
+/// What is done on the side of each double round, in four parts, or of each step.
 pub(crate) trait Beside {
     /// # Safety
     /// The blocks to do are readable.

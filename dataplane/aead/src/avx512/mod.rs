@@ -54,6 +54,7 @@ impl Vector for Avx512 {
     const SIDE: u32 = u32::MAX;
     // What stays in the first-level cache until Poly1305 has read it.
     const SEAL: (usize, usize) = (32 << 10, 8);
+    // A portion is decrypted at once, while it is near.
     const OPEN: (usize, usize) = (8 << 10, 8);
 
     /// Texts of one block, planned together with their keys; else it costs a pass more than it saves.

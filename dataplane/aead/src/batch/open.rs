@@ -182,12 +182,10 @@ pub(crate) unsafe fn open<K: Vector>(scratch: &mut Scratch, jobs: &mut [OpenJob<
     scratch.wipe(slots);
 }
 
-/// Blocks of some slots' texts.
+/// Blocks of a job's text.
 #[inline(always)]
-fn lanes(jobs: &[OpenJob<'_>], first: usize, order: &Order, slots: Range<usize>) -> usize {
-    slots
-        .map(|slot| jobs[order.index(first, slot)].len.div_ceil(64) as usize)
-        .sum()
+fn lanes(job: &OpenJob<'_>) -> usize {
+    job.len.div_ceil(64) as usize
 }
 
 /// Tags of as many texts as stay in the first-level cache, then those texts, and so on; lanes of
@@ -247,9 +245,13 @@ unsafe fn open_beside<K: Vector>(
     while !slots.is_empty() {
         let portion = order.portion(slots.clone(), K::OPEN);
         slots.start = portion.end;
+        let blocks = portion
+            .clone()
+            .map(|slot| lanes(&jobs[order.index(first, slot)]));
+        let fits = blocks.sum::<usize>() <= AHEAD;
         // SAFETY: pointers of jobs are good for their lengths.
         unsafe {
-            if lanes(jobs, first, order, portion.clone()) <= AHEAD {
+            if fits {
                 open_ahead::<K>(scratch, jobs, first, order, portion, keys);
             } else {
                 if !keys.is_empty() {
@@ -276,7 +278,6 @@ unsafe fn open_ahead<K: Vector>(
     slots: Range<usize>,
     keys: Range<usize>,
 ) {
-    let lanes = |job: &OpenJob<'_>| job.len.div_ceil(64) as usize;
     // 1. All lanes, keys first; on the side, tags of long texts as soon as keys are there. Zeros
     //    in place make keystream.
     let secret = &mut scratch.secret;

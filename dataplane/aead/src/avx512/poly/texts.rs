@@ -11,7 +11,7 @@ use super::{
     transpose,
 };
 use crate::batch::{Deal, Line, Text};
-use crate::scalar::Poly;
+use crate::scalar::{Beside, Poly};
 
 /// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first.
 /// The ninth is that of a text `aside`, in words: the integer units have time for four blocks of it
@@ -29,7 +29,7 @@ pub(crate) unsafe fn authenticate(
 ) -> [[u64; 2]; 9] {
     // SAFETY: the caller's contract.
     unsafe {
-        let alone = &mut Nothing;
+        let alone = &mut ();
         // What the compiler knows beforehand is not worked out.
         match (deal.evenly(), aside) {
             (Some(1), None) => dealt::<1, _>(keys, texts, deal, alone),
@@ -50,21 +50,7 @@ pub(crate) unsafe fn authenticate(
     }
 }
 
-/// What is done in words beside each step.
-trait Beside {
-    /// # Safety
-    /// Its text is readable.
-    unsafe fn step(&mut self);
-}
-
-struct Nothing;
-
-impl Beside for Nothing {
-    #[inline(always)]
-    unsafe fn step(&mut self) {}
-}
-
-/// A text that is authenticated so.
+/// A text that is authenticated in words, four blocks beside each step.
 struct Aside<'k> {
     poly: Poly,
     key: &'k Line,
@@ -85,7 +71,7 @@ impl<'k> Aside<'k> {
     }
 
     /// # Safety
-    /// As [`Beside::step`].
+    /// As [`Beside::part`].
     #[inline(always)]
     unsafe fn finish(mut self) -> [u64; 2] {
         let whole = self.text.len / 16;
@@ -102,7 +88,7 @@ impl<'k> Aside<'k> {
 
 impl Beside for Aside<'_> {
     #[inline(always)]
-    unsafe fn step(&mut self) {
+    unsafe fn part(&mut self, _step: u32, _part: usize) {
         if self.at + 4 <= self.text.len / 16 {
             // SAFETY: the caller's contract.
             unsafe {
@@ -229,7 +215,7 @@ unsafe fn dealt<const S: usize, B: Beside>(
     );
     let mut h = carry(&accumulator);
     // SAFETY: the caller's contract.
-    unsafe { beside.step() };
+    unsafe { beside.part(0, 0) };
 
     // 4. Four blocks of each stream per step.
     let mut next = after(firsts, 0).min(masked);
@@ -272,7 +258,7 @@ unsafe fn dealt<const S: usize, B: Beside>(
         multiply(&mut accumulator, &sum(&h, &m), &r4);
         h = carry(&accumulator);
         // SAFETY: the caller's contract.
-        unsafe { beside.step() };
+        unsafe { beside.part(step, 0) };
     }
 
     // Texts that never began have no blocks.
