@@ -21,6 +21,7 @@ use core::arch::x86_64::*;
 pub(crate) use few::alone_beside;
 use few::few;
 
+use super::align_frame;
 use crate::KeyBytes;
 use crate::lanes::{Compute, Group, Span, Stream};
 use crate::raw;
@@ -358,6 +359,7 @@ unsafe fn eight(group: &Group, out: &mut [__m256i; 32], beside: &mut impl Beside
         high,
     ];
     let shuffles = shuffles();
+    align_frame();
     let mut x = start;
     for round in 0..10 {
         four!(x, shuffle shuffles.by_16, (0 4 12) (1 5 13) (2 6 14) (3 7 15));

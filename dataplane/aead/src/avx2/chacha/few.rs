@@ -96,6 +96,7 @@ pub(super) unsafe fn few<const SETS: usize>(
         ];
     }
     let shuffles = shuffles();
+    super::align_frame();
     let mut x = start;
     for round in 0..10 {
         // SAFETY: the blocks to do are readable.
