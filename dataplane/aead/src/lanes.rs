@@ -125,6 +125,19 @@ pub(crate) trait Compute {
     /// The processor has the kernel's features. Used lanes' pointers are good for their spans;
     /// unless `exact`, destinations may be overwritten up to 64 bytes from the lane's start.
     unsafe fn compute(&mut self, group: &Group);
+
+    /// Computes a full group and the last one, which may have fewer lanes.
+    ///
+    /// # Safety
+    /// As `compute`, of both.
+    #[inline(always)]
+    unsafe fn compute_both(&mut self, group: &Group, last: &Group) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.compute(group);
+            self.compute(last);
+        }
+    }
 }
 
 /// Packet and nonce that a run of lanes belongs to.
@@ -303,15 +316,16 @@ impl<'g, C: Compute> Pipeline<'g, C> {
     /// As [`Pipeline::run`].
     #[inline(always)]
     pub(crate) unsafe fn finish(mut self) {
-        if self.used > 0 {
-            // SAFETY: the caller's contract.
-            unsafe { self.turn() };
+        self.current.used = self.used;
+        // SAFETY: the caller's contract; the last turn closed the other group.
+        unsafe {
+            match (self.waiting, self.used > 0) {
+                (true, true) => self.compute.compute_both(self.other, self.current),
+                (true, false) => self.compute.compute(self.other),
+                (false, true) => self.compute.compute(self.current),
+                (false, false) => (),
+            }
         }
-        if self.waiting {
-            // SAFETY: the caller's contract; the last turn closed this group.
-            unsafe { self.compute.compute(self.other) };
-        }
-        self.waiting = false;
     }
 }
 

@@ -136,6 +136,10 @@ fn texts_longer_than_what_is_worked_on_at_a_time() {
                 burst(&mut engine, &lens);
             }
         }
+        // Where lengths begin to take more than sixteen bits of blocks and index.
+        for long in 16_360..16_390 {
+            burst(&mut engine, &[long, 64, 79, 64, 1, 16_383, 65, 48, 80, 570]);
+        }
         // A whole burst of each, over many portions.
         for len in [64, 256, 512, 1420, 2_000, 9_000] {
             burst(&mut engine, &[len; 64]);

@@ -23,7 +23,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Deal, Line, Order, Scratch, Text, Vector};
+use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -59,7 +59,7 @@ impl Vector for Avx2 {
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
-        keystream: &'s mut [Line; 16],
+        keystream: &'s mut [Line; BLOCKS],
         sums: &'s mut [Line; 64],
         side: Option<&'s mut Side>,
         only_keystream: bool,
@@ -230,6 +230,10 @@ pub(crate) unsafe fn decrypt(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>])
 /// that it keeps there. It doesn't do so for these alone, and one that lies across the boundary of
 /// two pages takes as long as several rounds: packets of some callers took twice as long as others'.
 #[inline(always)]
+#[allow(
+    clippy::pointers_in_nomem_asm_block,
+    reason = "nothing is there, nor looked at"
+)]
 fn align_frame() {
     let line = MaybeUninit::<Line>::uninit();
     // SAFETY: no instruction at all, but a local that has to be where its type wants it.

@@ -19,16 +19,17 @@ mod few;
 use core::arch::asm;
 use core::arch::x86_64::*;
 
-use few::few;
+use few::{Rows, few};
 
 use crate::KeyBytes;
+use crate::batch::BLOCKS;
 use crate::lanes::{Compute, Group, Span, Stream};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
 /// The keystream of one group on its way from registers to lanes, and sums by slot.
 pub(crate) struct Sixteen<'s, const EXACT: bool, const SUM: bool> {
-    pub(crate) keystream: &'s mut [__m512i; 16],
+    pub(crate) keystream: &'s mut [__m512i; BLOCKS],
     pub(crate) sums: &'s mut [__m512i; 64],
 }
 
@@ -53,24 +54,75 @@ impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
         // SAFETY: the caller's contract.
         unsafe { compute::<EXACT, SUM>(group, self.keystream, self.sums) }
     }
+
+    #[inline(always)]
+    unsafe fn compute_both(&mut self, group: &Group, last: &Group) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if last.used <= FEW {
+                compute_with_few::<EXACT, SUM>(group, last, self.keystream, self.sums);
+            } else {
+                self.compute(group);
+                self.compute(last);
+            }
+        }
+    }
 }
+
+/// Lanes that can be computed beside sixteen others.
+const FEW: usize = 4;
 
 /// One function, never inlined: it is called once per sixteen lanes from several places.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn compute<const EXACT: bool, const SUM: bool>(
     group: &Group,
-    blocks: &mut [__m512i; 16],
+    blocks: &mut [__m512i; BLOCKS],
     sums: &mut [__m512i; 64],
 ) {
     // SAFETY: the caller's contract.
     unsafe {
         if !SUM && all_whole(group) {
-            sixteen::<true>(group, blocks);
+            sixteen::<true>(group, split(blocks).0, || ());
         } else {
-            keystream(group, blocks);
-            apply::<EXACT, SUM>(group, blocks, sums);
+            let (lanes, _) = split(blocks);
+            keystream(group, lanes);
+            apply::<EXACT, SUM>(group, lanes, sums);
         }
+    }
+}
+
+/// A full group with a few lanes beside it: alone those would wait for their own additions.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn compute_with_few<const EXACT: bool, const SUM: bool>(
+    group: &Group,
+    last: &Group,
+    blocks: &mut [__m512i; BLOCKS],
+    sums: &mut [__m512i; 64],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut rows = Rows::<1>::new(last);
+        let (lanes, others) = split(blocks);
+        if !SUM && all_whole(group) {
+            sixteen::<true>(group, lanes, || rows.double_round());
+        } else {
+            sixteen::<false>(group, lanes, || rows.double_round());
+            apply::<EXACT, SUM>(group, lanes, sums);
+        }
+        rows.finish(others);
+        apply::<EXACT, SUM>(last, others, sums);
+    }
+}
+
+/// A group's lanes, and those that go beside them.
+#[inline(always)]
+fn split(blocks: &mut [__m512i; BLOCKS]) -> (&mut [__m512i; 16], &mut [__m512i; FEW]) {
+    let (lanes, others) = blocks.split_at_mut(16);
+    match (lanes.try_into(), others.try_into()) {
+        (Ok(lanes), Ok(others)) => (lanes, others),
+        _ => unreachable!("sixteen and a few"),
     }
 }
 
@@ -198,7 +250,7 @@ pub(super) unsafe fn keystream(group: &Group, out: &mut [__m512i; 16]) {
             0..=4 => few::<1>(group, out),
             5..=8 => few::<2>(group, out),
             9..=12 => few::<3>(group, out),
-            13.. => sixteen::<false>(group, out),
+            13.. => sixteen::<false>(group, out, || ()),
         }
     }
 }
@@ -214,10 +266,14 @@ fn all_whole(group: &Group) -> bool {
 }
 
 /// Sixteen blocks. If `MET`, all lanes are whole: the keystream meets its sources at once and isn't
-/// in `out`.
+/// in `out`. `beside` goes with each double round.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn sixteen<const MET: bool>(group: &Group, out: &mut [__m512i; 16]) {
+unsafe fn sixteen<const MET: bool>(
+    group: &Group,
+    out: &mut [__m512i; 16],
+    mut beside: impl FnMut(),
+) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -248,6 +304,7 @@ unsafe fn sixteen<const MET: bool>(group: &Group, out: &mut [__m512i; 16]) {
         four!(x, 12: (10 15 5) (11 12 6) (8 13 7) (9 14 4));
         four!(x, 8: (0 5 15) (1 6 12) (2 7 13) (3 4 14));
         four!(x, 7: (10 15 5) (11 12 6) (8 13 7) (9 14 4));
+        beside();
     }
     for i in 0..16 {
         x[i] = _mm512_add_epi32(x[i], start[i]);
@@ -304,10 +361,10 @@ fn transpose(x: &[__m512i; 16], mut put: impl FnMut(usize, __m512i)) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn apply<const EXACT: bool, const SUM: bool>(
     group: &Group,
-    keystream: &[__m512i; 16],
+    keystream: &[__m512i],
     sums: &mut [__m512i; 64],
 ) {
-    let used = group.used.min(16);
+    let used = group.used.min(keystream.len());
     let mut sum = Sum::new();
     for lane in 0..used {
         let (span, source) = (group.span[lane], group.source[lane]);

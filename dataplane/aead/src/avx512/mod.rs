@@ -22,7 +22,7 @@ use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, Blocks, Deal, Line, Order, Scratch, Text, Vector};
+use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -65,7 +65,7 @@ impl Vector for Avx512 {
 
     #[inline(always)]
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
-        keystream: &'s mut [Line; 16],
+        keystream: &'s mut [Line; BLOCKS],
         sums: &'s mut [Line; 64],
         _side: Option<&'s mut Side>,
         _only_keystream: bool,
@@ -147,9 +147,57 @@ impl Vector for Avx512 {
     }
 }
 
+/// Of entries as an order keeps them. Those of about one length are ranked by their blocks, which is
+/// all that matters, and thirty-two at a time.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-fn ranks(numbers: &[u32; 64], count: usize) -> [u32; 64] {
+fn ranks(entries: &[u32; 64], count: usize) -> [u32; 64] {
+    let mut blocks = [0_u16; 64];
+    let mut most = _mm512_setzero_si512();
+    let (sixteens, places) = (entries.as_chunks::<16>().0, blocks.as_chunks_mut::<16>().0);
+    for (sixteen, place) in sixteens.iter().zip(places).take(count.div_ceil(16)) {
+        // SAFETY: both are arrays of sixteen words.
+        unsafe {
+            let sixteen = _mm512_loadu_si512(sixteen.as_ptr().cast());
+            most = _mm512_max_epu32(most, sixteen);
+            // Bytes, rounded up to blocks, beside the job's index.
+            let rounded = _mm512_add_epi32(sixteen, _mm512_set1_epi32(15 << 6));
+            let rounded = _mm512_slli_epi32::<6>(_mm512_srli_epi32::<10>(rounded));
+            let index = _mm512_and_si512(sixteen, _mm512_set1_epi32(63));
+            let packed = _mm512_cvtepi32_epi16(_mm512_or_si512(rounded, index));
+            _mm256_storeu_si256(place.as_mut_ptr().cast(), packed);
+        }
+    }
+    // Blocks and index take sixteen bits, unless a text is of 16 KiB.
+    if _mm512_reduce_max_epu32(most) >= (1 << 20) - (15 << 6) {
+        return ranks_of_long(entries, count);
+    }
+    let mut ranks = [0; 64];
+    let (halves, places) = (blocks.as_chunks::<32>().0, ranks.as_chunks_mut::<32>().0);
+    for (half, place) in halves.iter().zip(places).take(count.div_ceil(32)) {
+        // SAFETY: as above, of thirty-two.
+        unsafe {
+            let half = _mm512_loadu_si512(half.as_ptr().cast());
+            let mut rank = _mm512_setzero_si512();
+            let one = _mm512_set1_epi16(1);
+            for &number in blocks.iter().take(count) {
+                let smaller = _mm512_cmplt_epu16_mask(_mm512_set1_epi16(number as i16), half);
+                rank = _mm512_mask_add_epi16(rank, smaller, rank, one);
+            }
+            let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(rank));
+            let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(rank));
+            _mm512_storeu_si512(place.as_mut_ptr().cast(), low);
+            _mm512_storeu_si512(place.as_mut_ptr().add(16).cast(), high);
+        }
+    }
+    ranks
+}
+
+/// Of entries of any length, sixteen at a time.
+#[cold]
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn ranks_of_long(numbers: &[u32; 64], count: usize) -> [u32; 64] {
     let mut ranks = [0; 64];
     let sixteens = numbers.as_chunks::<16>().0.iter();
     let places = ranks.as_chunks_mut::<16>().0;

@@ -40,6 +40,9 @@ pub(crate) use seal::seal;
 /// Packets of a sub-batch.
 const MOST: usize = 64;
 
+/// Blocks whose keystream is stored before it meets their sources: of a group and of a few beside it.
+pub(crate) const BLOCKS: usize = 20;
+
 /// Lanes that can be computed ahead of a verdict.
 pub(crate) const AHEAD: usize = 512;
 
@@ -78,7 +81,7 @@ pub(crate) struct Secret {
     pub(crate) poly_keys: Keys,
     /// By slot: sums of the payload's words, in eight parts.
     pub(crate) sums: [Line; MOST],
-    pub(crate) keystream: [Line; 16],
+    pub(crate) keystream: [Line; BLOCKS],
     /// Keystream of packets that are not verified yet. All zero between calls.
     pub(crate) ahead: [Line; AHEAD],
     pub(crate) side: Side,
@@ -92,7 +95,7 @@ impl Scratch {
             secret: Secret {
                 poly_keys: [LINE; MOST + 24],
                 sums: [LINE; MOST],
-                keystream: [LINE; 16],
+                keystream: [LINE; BLOCKS],
                 ahead: [LINE; AHEAD],
                 side: Side::new(),
             },
@@ -116,7 +119,7 @@ pub(crate) trait Vector {
 
     /// Borrows from the scratch what the computation needs. `only_keystream`: all sources are zeros.
     fn lanes<'s, const EXACT: bool, const SUM: bool>(
-        keystream: &'s mut [Line; 16],
+        keystream: &'s mut [Line; BLOCKS],
         sums: &'s mut [Line; MOST],
         side: Option<&'s mut Side>,
         only_keystream: bool,
@@ -152,11 +155,12 @@ pub(crate) trait Vector {
         count: u32,
     ) -> u32;
 
-    /// For each of the first `count` numbers, how many of them are smaller.
+    /// For each of the first `count` entries of an order (length and index), how many go before it:
+    /// shorter ones, by blocks of 16 bytes at least, and those of its own length with a lower index.
     ///
     /// # Safety
     /// The processor has the kernel's features.
-    unsafe fn ranks(numbers: &[u32; MOST], count: usize) -> [u32; MOST];
+    unsafe fn ranks(entries: &[u32; MOST], count: usize) -> [u32; MOST];
 
     /// Texts whose tags are computed side by side.
     const TEXTS: usize;
@@ -216,7 +220,7 @@ pub(crate) struct Blocks {
     pub(crate) count: usize,
 }
 
-/// A sub-batch: jobs by slot, in the order of their lengths.
+/// A sub-batch: jobs by slot, in the order of their lengths (of blocks at least).
 pub(crate) struct Order {
     /// Length and index, packed so that they sort.
     entries: [u32; MOST],
