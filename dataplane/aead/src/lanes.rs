@@ -329,8 +329,9 @@ impl<'g, C: Compute> Pipeline<'g, C> {
     }
 }
 
+/// Has a line brought near.
 #[inline(always)]
-fn prefetch(address: *const u8) {
+pub(crate) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch of any address is harmless.
     unsafe {

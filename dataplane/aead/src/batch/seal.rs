@@ -15,7 +15,7 @@ use core::{ptr, slice};
 use super::alone::Alone;
 use super::{Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags::tags};
 use crate::job::SealJob;
-use crate::lanes::{Compute, Pipeline, Span, Stream};
+use crate::lanes::{Compute, Pipeline, Span, Stream, prefetch};
 use crate::{PayloadSum, raw, sum};
 
 /// Seals all jobs that were not sealed before.
@@ -161,6 +161,12 @@ unsafe fn seal_heads_last<K: Vector, F>(
     let compute = K::lanes::<false, true>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
+        // What is read at once for the next head has a packet's time to arrive.
+        if slot + 1 < order.len
+            && let [segment, ..] = jobs[order.index(first, slot + 1)].source
+        {
+            prefetch(segment.start.as_ptr());
+        }
         let job = &mut jobs[order.index(first, slot)];
         job.done = true;
         let stream = stream(job.key, job.salt, job.counter, slot);

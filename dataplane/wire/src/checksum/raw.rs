@@ -5,8 +5,8 @@
 //! or a volatile read, so the compiler can neither load it again nor assume it constant.
 //!
 //! Long private slices take the same way: it is the fastest there is. The widest vectors
-//! of the processor are chosen at run time; each 64-bit lane is split in two 32-bit words
-//! and both are added in 64-bit lanes, so there is no carry to keep.
+//! of the processor are chosen at run time; of each 64-bit lane two 32-bit words are added
+//! in 64-bit lanes, so there is no carry to keep.
 
 #![allow(
     unsafe_code,
@@ -127,8 +127,8 @@ mod x86 {
         __m128i, __m256i, __m512i, _mm_add_epi64, _mm_and_si128, _mm_cvtsi128_si64,
         _mm_set1_epi64x, _mm_setzero_si128, _mm_srli_epi64, _mm_unpackhi_epi64, _mm256_add_epi64,
         _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_set1_epi64x,
-        _mm256_setzero_si256, _mm256_srli_epi64, _mm512_add_epi64, _mm512_and_si512,
-        _mm512_reduce_add_epi64, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_srli_epi64,
+        _mm256_setzero_si256, _mm256_srli_epi64, _mm512_add_epi64, _mm512_reduce_add_epi64,
+        _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
     };
 
     use super::STEP;
@@ -140,8 +140,7 @@ mod x86 {
     /// `pointer` must be valid for reads of `steps * STEP` bytes.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn sum_avx512(pointer: *const u8, steps: usize) -> u64 {
-        let mask = _mm512_set1_epi64(LOW);
-        let mut low = [_mm512_setzero_si512(); 2];
+        let mut both = [_mm512_setzero_si512(); 2];
         let mut high = [_mm512_setzero_si512(); 2];
         for step in 0..steps {
             let mut lanes: [__m512i; 2] = [_mm512_setzero_si512(); 2];
@@ -157,12 +156,14 @@ mod x86 {
                 );
             }
             for i in 0..2 {
-                low[i] = _mm512_add_epi64(low[i], _mm512_and_si512(lanes[i], mask));
+                both[i] = _mm512_add_epi64(both[i], lanes[i]);
                 high[i] = _mm512_add_epi64(high[i], _mm512_srli_epi64::<32>(lanes[i]));
             }
         }
-        let low = _mm512_add_epi64(low[0], low[1]);
+        let both = _mm512_add_epi64(both[0], both[1]);
         let high = _mm512_add_epi64(high[0], high[1]);
+        // Modulo 2^64: what the higher words did not make of both, the lower ones did.
+        let low = _mm512_sub_epi64(both, _mm512_slli_epi64::<32>(high));
         _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)).cast_unsigned()
     }
 
