@@ -1,8 +1,9 @@
 //! The whole way out against the seal alone: 64 KiB frames from a guest into a DPDK device that takes everything.
 //!
-//! In: two processors, libdpdk's `net_null`. Out: nanoseconds per frame both ways, and the median of the paired
-//! ratios.
-//! Never: a comparison of runs that were not next to each other in time, or of memory that is nearer to one side.
+//! In: two processors, libdpdk's `net_null`. Out: nanoseconds per frame both ways, and the median of the turns' ratios.
+//! Never: a comparison of runs that were not next to each other in time, of memory that is nearer to one side, or of
+//! turns in which another guest of the machine worked on our core (`quiet` says how many of the turns did count; if
+//! hardly any, all do, and the case says `disturbed`).
 //!
 //! ```text
 //!   processor 1: a guest's driver ── ring ── vhost port ── worker (processor 0) ── tunnel ── net_null
@@ -13,7 +14,7 @@
 //! other processor wrote it and writes packets into buffers of its own; it knows all of its jobs beforehand. The second
 //! reference, `Engine::seal_with`, also sums the payloads on its way, as the whole way must for the inner checksums.
 //!
-//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--pairs N] [--case TEXT] [--profile way|seal|sums]
+//! Usage: cargo bench -p culvert-dataplane --bench outbound -- [--json] [--case TEXT] [--profile way|seal|sums]
 //! With `--profile` one of them alone, for a profiler to look at.
 
 #![allow(
@@ -25,6 +26,9 @@
     clippy::unwrap_used,
     reason = "a benchmark: it displays, and stops where it fails"
 )]
+
+#[path = "../aead/benches/turns/mod.rs"]
+mod turns;
 
 use std::{
     hint,
@@ -63,6 +67,7 @@ use culvert_wire::{
 };
 use culvert_wireguard::{Keypair, PeerId, Role};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use turns::Turns;
 
 const WORKER: usize = 0;
 const GUEST: usize = 1;
@@ -84,24 +89,20 @@ const FRAME: usize = ETHERNET + HEADERS + PAYLOAD;
 /// Frames that are written before the clock starts. With two they are as fresh as can be, with sixteen they fill
 /// half of a usual second-level cache.
 const FRAMES: [usize; 2] = [2, 16];
-/// Times that a pair of figures writes and takes them, for either side.
+/// Turns that make a figure, and how many there are at the most when others disturb.
+const TURNS: usize = 1000;
+const MOST_TURNS: usize = 6000;
+/// Turns that one key is used for.
 const ROUNDS: usize = 200;
 
 fn main() {
     let mut json = false;
-    let mut pairs = 9;
     let mut wanted = String::new();
     let mut profiled = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => json = true,
-            "--pairs" => {
-                pairs = words
-                    .next()
-                    .and_then(|word| word.parse().ok())
-                    .expect("--pairs takes a number")
-            }
             "--case" => wanted = words.next().expect("--case takes a text"),
             "--profile" => profiled = words.next(),
             // Cargo's own.
@@ -109,12 +110,11 @@ fn main() {
             _ => panic!("no option {word}"),
         }
     }
-    assert!(pairs > 0, "--pairs takes at least 1");
     let mut rig = Rig::new();
     if !json {
         println!(
-            "{:32} {:>12} {:>23} {:>7} {:>15}   target",
-            "ns per 64 KiB frame, medians", "culvert", "reference", "cost", "least .. most"
+            "{:32} {:>12} {:>23} {:>7} {:>11}   target",
+            "ns per 64 KiB frame, medians", "culvert", "reference", "cost", "quiet"
         );
     }
     for frames in FRAMES {
@@ -123,7 +123,7 @@ fn main() {
             continue;
         }
         if let Some(side) = &profiled {
-            let spent = (0..pairs).map(|_| {
+            let spent = (0..9).map(|_| {
                 rig.renew_key();
                 let rounds = (0..ROUNDS).map(|_| match side.as_str() {
                     "way" => rig.whole_way(frames),
@@ -136,43 +136,35 @@ fn main() {
             println!("{case} {side}: {:.0} ns per frame", median(spent));
             continue;
         }
-        let results: Vec<Spent> = (0..pairs).map(|_| rig.compare(frames)).collect();
-        let own = median(results.iter().map(|spent| spent.way));
-        type Read = fn(&Spent) -> f64;
-        let references: [(&str, Option<f64>, Read); 2] = [
-            ("aead alone", Some(1.25), |spent| spent.seal),
-            ("aead with sums", None, |spent| spent.sums),
-        ];
-        for (name, target, read) in references {
-            let reference = median(results.iter().map(read));
-            let costs = || results.iter().map(|spent| spent.way / read(spent));
-            let cost = median(costs());
+        let turns = rig.compare(frames);
+        let ([own, references @ ..], quiet) = turns.figures();
+        let names = [("aead alone", Some(1.25)), ("aead with sums", None)];
+        for (reference, (name, target)) in references.iter().zip(names) {
             if json {
                 println!(
-                    "{{\"section\":\"gso\",\"case\":\"{case}\",\"unit\":\"ns/frame\",\"value\":{own:.0},\
-                     \"reference\":\"{name}\",\"reference_value\":{reference:.0},\"ratio\":{:.3}}}",
-                    1.0 / cost
+                    "{{\"section\":\"gso\",\"case\":\"{case}\",\"unit\":\"ns/frame\",\"value\":{:.0},\
+                     \"reference\":\"{name}\",\"reference_value\":{:.0},\"ratio\":{:.3},\"quiet\":{quiet}}}",
+                    own.time, reference.time, reference.ratio
                 );
                 continue;
             }
-            let least = costs().fold(f64::INFINITY, f64::min);
-            let most = costs().fold(0.0, f64::max);
+            let cost = 1.0 / reference.ratio;
             let target = target.map_or(String::new(), |target| {
                 format!("{target}{}", if cost > target { "  short" } else { "" })
             });
             println!(
-                "{case:32} {own:>12.0} {name:>14} {reference:>8.0} {cost:>7.3} {:>15}   {target}",
-                format!("{least:.2} .. {most:.2}"),
+                "{case:32} {:>12.0} {name:>14} {:>8.0} {cost:>7.3} {:>11}   {target}{}",
+                own.time,
+                reference.time,
+                format!("{quiet} of {}", turns.taken()),
+                if turns.are_disturbed() {
+                    "  disturbed"
+                } else {
+                    ""
+                }
             );
         }
     }
-}
-
-/// Nanoseconds per frame.
-struct Spent {
-    way: f64,
-    seal: f64,
-    sums: f64,
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -353,26 +345,26 @@ impl Rig {
         rig
     }
 
-    /// Medians of rounds that take turns: within a millisecond the machine does not change its mind about clock
-    /// rates and caches as it does within a second.
-    fn compare(&mut self, frames: usize) -> Spent {
-        self.renew_key();
-        let rounds: Vec<[f64; 3]> = (0..ROUNDS)
-            .map(|round| {
-                let mut spent = [0.0; 3];
-                for turn in 0..3 {
-                    let side = (round + turn) % 3;
-                    spent[side] = match side {
-                        0 => self.whole_way(frames),
-                        _ => self.seal_alone(frames, side == 2),
-                    };
-                }
-                spent
-            })
-            .collect();
-        let [way, seal, sums] =
-            [0, 1, 2].map(|side| median(rounds.iter().map(|spent| spent[side])));
-        Spent { way, seal, sums }
+    /// Turns of the whole way, the seal alone and the seal with sums, nanoseconds per frame: within a millisecond the
+    /// machine does not change its mind about clock rates and caches as it does within a second.
+    fn compare(&mut self, frames: usize) -> Turns<3> {
+        let mut turns = Turns::new(TURNS, MOST_TURNS);
+        while !turns.done() {
+            if turns.taken().is_multiple_of(ROUNDS) {
+                self.renew_key();
+            }
+            let before = turns::room();
+            let mut spent = [0.0; 3];
+            for turn in 0..3 {
+                let side = (turns.taken() + turn) % 3;
+                spent[side] = match side {
+                    0 => self.whole_way(frames),
+                    _ => self.seal_alone(frames, side == 2),
+                };
+            }
+            turns.push(spent, turns::is_quiet(before.min(turns::room())));
+        }
+        turns
     }
 
     /// A new key: none is used for longer than a figure takes.

@@ -19,6 +19,8 @@
     reason = "a bench may panic, and makes text and figures of numbers"
 )]
 
+mod turns;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use chacha20poly1305::aead::AeadInOut;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use culvert_aead::{Engine, Jobs, Kernel, KeyBytes, OpenJob, SealJob, Segment, TAG_LEN, TAILROOM};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use turns::{Turns, room};
 
 const SIZES: [usize; 6] = [64, 128, 256, 512, 1420, 8192];
 const BATCHES: [usize; 8] = [1, 2, 3, 4, 8, 16, 32, 64];
@@ -271,13 +274,13 @@ fn mixed(options: &Options, keys: &str, batch: usize) {
         }
         start.elapsed().as_nanos() as f64 / (turns * burst.lens.len()) as f64
     };
-    let mut turns = Turns::new();
+    let mut turns = Turns::new(TURNS, MOST_TURNS);
     while !turns.done() {
         let before = room();
         let mix: f64 = mixes.each_mut().map(|burst| ours(burst, 2)).iter().sum();
         let [small, middle, large] = sizes.each_mut().map(|burst| ours(burst, 4));
         let sum = (7.0 * small + 4.0 * middle + large) / 12.0;
-        turns.push([mix / 3.0, sum], before.min(room()) > 0.9 * most_room());
+        turns.push([mix / 3.0, sum], turns::is_quiet(before.min(room())));
     }
     options.print(&case, 1, &turns, &["its sizes"]);
 }
@@ -296,7 +299,7 @@ fn open(options: &Options, lens: &[usize], what: &str) {
     let copies = ((64 << 10) / bytes).clamp(1, 64);
     let mut bursts: Vec<_> = (0..copies).map(|_| Burst::new(lens, "one-key")).collect();
     let mut engine = Engine::with_kernel(options.kernel).expect("checked");
-    let mut turns = Turns::new();
+    let mut turns = Turns::new(TURNS, MOST_TURNS);
     while !turns.done() {
         let mut times = [0.0; 2];
         let mut least = f64::MAX;
@@ -332,7 +335,7 @@ fn open(options: &Options, lens: &[usize], what: &str) {
             *time = start.elapsed().as_nanos() as f64 / copies as f64;
             least = least.min(room());
         }
-        turns.push(times, least > 0.9 * most_room());
+        turns.push(times, turns::is_quiet(least));
     }
     options.print(&case, lens.len(), &turns, &["ring"]);
 }
@@ -398,108 +401,6 @@ fn fused(options: &Options, place: &str, pool: &[u8], size: usize, batch: usize)
     options.print(&case, batch, &turns, &["memcpy + ring", "memcpy"]);
 }
 
-/// Nanoseconds per burst, and how many times ours that is, turn by turn: medians of undisturbed turns.
-#[derive(Clone, Copy)]
-struct Figure {
-    time: f64,
-    ratio: f64,
-}
-
-/// What all contenders took in each turn, ours first.
-struct Turns<const N: usize> {
-    times: Vec<[f64; N]>,
-    /// How many of them found the core to ourselves.
-    quiet: usize,
-    disturbed: Vec<[f64; N]>,
-}
-
-impl<const N: usize> Turns<N> {
-    fn new() -> Self {
-        Self {
-            times: Vec::new(),
-            quiet: 0,
-            disturbed: Vec::new(),
-        }
-    }
-
-    /// Whether there are enough.
-    fn done(&self) -> bool {
-        self.quiet >= TURNS || self.quiet + self.disturbed.len() >= MOST_TURNS
-    }
-
-    fn push(&mut self, times: [f64; N], quiet: bool) {
-        if quiet {
-            self.quiet += 1;
-            self.times.push(times);
-        } else {
-            self.disturbed.push(times);
-        }
-    }
-
-    /// Medians; of disturbed turns too if hardly any was quiet.
-    fn figures(&self) -> ([Figure; N], usize) {
-        let mut times = self.times.clone();
-        if self.quiet < TURNS / 10 {
-            times.extend(&self.disturbed);
-        }
-        let median = |value: &dyn Fn(&[f64; N]) -> f64| {
-            let mut values: Vec<f64> = times.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let figures = std::array::from_fn(|i| Figure {
-            time: median(&|turn| turn[i]),
-            ratio: median(&|turn| turn[i] / turn[0]),
-        });
-        (figures, self.quiet)
-    }
-}
-
-/// How many simple instructions a nanosecond of multiplications has room for: fewer when another
-/// guest of the machine works on the same core. All contenders suffer from that, unequally.
-#[cfg(target_arch = "x86_64")]
-fn room() -> f64 {
-    use std::arch::asm;
-    let start = Instant::now();
-    // SAFETY: registers only.
-    unsafe {
-        asm!("2:", "imul {x}, {x}", "imul {x}, {x}", "imul {x}, {x}", "imul {x}, {x}",
-            "dec {n}", "jnz 2b", x = inout(reg) 1u64 => _, n = inout(reg) 150u64 => _,
-            options(nomem, nostack));
-    }
-    let chain = start.elapsed().as_nanos() as f64;
-    let start = Instant::now();
-    // SAFETY: registers only.
-    unsafe {
-        asm!("2:", "lea {a}, [{x} + 1]", "lea {b}, [{x} + 1]", "lea {a}, [{x} + 1]",
-            "lea {b}, [{x} + 1]", "lea {a}, [{x} + 1]", "lea {b}, [{x} + 1]",
-            "lea {a}, [{x} + 1]", "lea {b}, [{x} + 1]", "dec {n}", "jnz 2b",
-            x = in(reg) 1u64, a = out(reg) _, b = out(reg) _, n = inout(reg) 500u64 => _,
-            options(nomem, nostack));
-    }
-    chain / start.elapsed().as_nanos() as f64
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn room() -> f64 {
-    1.0
-}
-
-/// The most room that was seen in this run: what the core has when it is ours alone.
-fn most_room() -> f64 {
-    static MOST: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
-    *MOST.get_or_init(|| {
-        let start = Instant::now();
-        let mut seen = Vec::new();
-        while start.elapsed() < Duration::from_millis(300) {
-            seen.push(room());
-        }
-        seen.sort_by(f64::total_cmp);
-        // Not the very best, which a change of the clock in between may have made.
-        seen[seen.len() * 99 / 100]
-    })
-}
-
 /// Runs the contenders in turn, each often enough to fill its turn.
 fn take_turns<const N: usize>(mut contenders: [&mut dyn FnMut(usize); N]) -> Turns<N> {
     let mut rounds = [1; N];
@@ -513,7 +414,7 @@ fn take_turns<const N: usize>(mut contenders: [&mut dyn FnMut(usize); N]) -> Tur
             took = start.elapsed();
         }
     }
-    let mut turns = Turns::new();
+    let mut turns = Turns::new(TURNS, MOST_TURNS);
     while !turns.done() {
         let before = room();
         let mut times = [0.0; N];
@@ -522,7 +423,7 @@ fn take_turns<const N: usize>(mut contenders: [&mut dyn FnMut(usize); N]) -> Tur
             contender(rounds);
             *time = start.elapsed().as_nanos() as f64 / rounds as f64;
         }
-        turns.push(times, before.min(room()) > 0.9 * most_room());
+        turns.push(times, turns::is_quiet(before.min(room())));
     }
     turns
 }
@@ -567,7 +468,7 @@ impl Options {
         }
         println!(
             "{}",
-            if quiet < TURNS / 10 {
+            if turns.are_disturbed() {
                 "  disturbed"
             } else {
                 ""
