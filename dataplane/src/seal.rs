@@ -143,7 +143,7 @@ pub(crate) fn seal<F: Frames>(
             }
             return next;
         }
-        sub_batch(turn, tools, tx, frames, departures, packets);
+        sub_batch(turn, tools, tx, frames, departures, &mut packets);
         (next, segment) = reached;
     }
     next
@@ -214,11 +214,11 @@ fn sub_batch<F: Frames>(
     tx: &mut Tx,
     frames: &F,
     departures: &[Departure<'_>],
-    packets: ArrayVec<Packet, SUB_BATCH>,
+    packets: &mut ArrayVec<Packet, SUB_BATCH>,
 ) {
     let mut runs = ArrayVec::<Run, SUB_BATCH>::new();
-    let packets = reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
-    let built = build_and_seal(tools, tx, frames, departures, &packets, &runs);
+    reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
+    let built = build_and_seal(tools, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
         let outer = departures[packet.departure].outer;
         tx.commit(data_len(packet.len), &runs[packet.run].path, outer);
@@ -238,10 +238,10 @@ fn sub_batch<F: Frames>(
 fn reserve_counters(
     turn: &Turn<'_>,
     departures: &[Departure<'_>],
-    mut packets: ArrayVec<Packet, SUB_BATCH>,
+    packets: &mut ArrayVec<Packet, SUB_BATCH>,
     runs: &mut ArrayVec<Run, SUB_BATCH>,
     datagram_max: usize,
-) -> ArrayVec<Packet, SUB_BATCH> {
+) {
     // A tunnel's MTU may be more than the uplink's rooms hold.
     let too_long = |packet: &Packet| data_len(packet.len) > datagram_max;
     let mut kept = 0;
@@ -287,7 +287,6 @@ fn reserve_counters(
         start = end;
     }
     packets.truncate(kept);
-    packets
 }
 
 /// Steps 3 and 4; answers how many packets were sealed, from the first on.
