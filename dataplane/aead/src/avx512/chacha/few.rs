@@ -1,6 +1,6 @@
 //! A few ChaCha20 blocks: sooner done by rows than sixteen by words.
 //!
-//! **In**: a group of up to twelve lanes. **Out**: their keystream.
+//! **In**: a group of up to twelve lanes, alone, or of four beside sixteen others. **Out**: their keystream.
 //! **Never**: a look at sources or destinations.
 
 use core::arch::x86_64::*;
