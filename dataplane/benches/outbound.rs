@@ -123,7 +123,7 @@ fn main() {
             continue;
         }
         if let Some(side) = &profiled {
-            let spent = (0..9).map(|_| {
+            let spent = (0..TURNS / ROUNDS).map(|_| {
                 rig.renew_key();
                 let rounds = (0..ROUNDS).map(|_| match side.as_str() {
                     "way" => rig.whole_way(frames),

@@ -18,9 +18,8 @@ pub(crate) struct Turns<const N: usize> {
     enough: usize,
     /// And so many of any kind.
     most: usize,
-    times: Vec<[f64; N]>,
-    /// How many of them found the core to ourselves.
-    quiet: usize,
+    /// Those that found the core to ourselves.
+    quiet: Vec<[f64; N]>,
     disturbed: Vec<[f64; N]>,
 }
 
@@ -29,27 +28,24 @@ impl<const N: usize> Turns<N> {
         Self {
             enough,
             most,
-            times: Vec::new(),
-            quiet: 0,
+            quiet: Vec::new(),
             disturbed: Vec::new(),
         }
     }
 
     /// Whether there are enough.
     pub(crate) fn done(&self) -> bool {
-        self.quiet >= self.enough || self.taken() >= self.most
+        self.quiet.len() >= self.enough || self.taken() >= self.most
     }
 
     /// How many were taken.
-    #[allow(dead_code, reason = "not every bench asks")]
     pub(crate) fn taken(&self) -> usize {
-        self.quiet + self.disturbed.len()
+        self.quiet.len() + self.disturbed.len()
     }
 
     pub(crate) fn push(&mut self, times: [f64; N], quiet: bool) {
         if quiet {
-            self.quiet += 1;
-            self.times.push(times);
+            self.quiet.push(times);
         } else {
             self.disturbed.push(times);
         }
@@ -57,12 +53,12 @@ impl<const N: usize> Turns<N> {
 
     /// Whether hardly any was quiet.
     pub(crate) fn are_disturbed(&self) -> bool {
-        self.quiet < self.enough / 10
+        self.quiet.len() < self.enough / 10
     }
 
-    /// Medians; of disturbed turns too if hardly any was quiet.
+    /// Medians, of disturbed turns too if hardly any was quiet; and how many were.
     pub(crate) fn figures(&self) -> ([Figure; N], usize) {
-        let mut times = self.times.clone();
+        let mut times = self.quiet.clone();
         if self.are_disturbed() {
             times.extend(&self.disturbed);
         }
@@ -75,7 +71,7 @@ impl<const N: usize> Turns<N> {
             time: median(&|turn| turn[i]),
             ratio: median(&|turn| turn[i] / turn[0]),
         });
-        (figures, self.quiet)
+        (figures, self.quiet.len())
     }
 }
 

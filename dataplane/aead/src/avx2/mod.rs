@@ -227,8 +227,8 @@ pub(crate) unsafe fn decrypt(scratch: &mut Scratch, jobs: &mut [DecryptJob<'_>])
 }
 
 /// Has the compiler align the frame of the function that this is inlined into, and so the registers
-/// that it keeps there. It doesn't do so for these alone, and one that lies across the boundary of
-/// two pages takes as long as several rounds: packets of some callers took twice as long as others'.
+/// that it keeps there: it doesn't do so for these alone. One that lies across the boundary of two
+/// pages takes as long as several rounds.
 #[inline(always)]
 #[allow(
     clippy::pointers_in_nomem_asm_block,

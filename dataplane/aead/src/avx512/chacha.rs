@@ -340,20 +340,31 @@ fn transpose(x: &[__m512i; 16], mut put: impl FnMut(usize, __m512i)) {
     }
     // 2. 4x4 quarters: block 4q + j collects quarter q of t[j], t[4 + j], t[8 + j], t[12 + j].
     for j in 0..4 {
-        let [a, b, c, d] = [t[j], t[4 + j], t[8 + j], t[12 + j]];
-        let (ab, ab2) = (
-            _mm512_shuffle_i32x4::<0x44>(a, b),
-            _mm512_shuffle_i32x4::<0xee>(a, b),
-        );
-        let (cd, cd2) = (
-            _mm512_shuffle_i32x4::<0x44>(c, d),
-            _mm512_shuffle_i32x4::<0xee>(c, d),
-        );
-        put(j, _mm512_shuffle_i32x4::<0x88>(ab, cd));
-        put(4 + j, _mm512_shuffle_i32x4::<0xdd>(ab, cd));
-        put(8 + j, _mm512_shuffle_i32x4::<0x88>(ab2, cd2));
-        put(12 + j, _mm512_shuffle_i32x4::<0xdd>(ab2, cd2));
+        let quarters = transpose_quarters([t[j], t[4 + j], t[8 + j], t[12 + j]]);
+        for (q, block) in quarters.into_iter().enumerate() {
+            put(4 * q + j, block);
+        }
     }
+}
+
+/// Quarter j of row i becomes quarter i of row j.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn transpose_quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, ab2) = (
+        _mm512_shuffle_i32x4::<0x44>(a, b),
+        _mm512_shuffle_i32x4::<0xee>(a, b),
+    );
+    let (cd, cd2) = (
+        _mm512_shuffle_i32x4::<0x44>(c, d),
+        _mm512_shuffle_i32x4::<0xee>(c, d),
+    );
+    [
+        _mm512_shuffle_i32x4::<0x88>(ab, cd),
+        _mm512_shuffle_i32x4::<0xdd>(ab, cd),
+        _mm512_shuffle_i32x4::<0x88>(ab2, cd2),
+        _mm512_shuffle_i32x4::<0xdd>(ab2, cd2),
+    ]
 }
 
 /// Each lane's source meets its keystream.

@@ -5,8 +5,8 @@
 //! or a volatile read, so the compiler can neither load it again nor assume it constant.
 //!
 //! Long private slices take the same way: it is the fastest there is. The widest vectors
-//! of the processor are chosen at run time; of each 64-bit lane two 32-bit words are added
-//! in 64-bit lanes, so there is no carry to keep.
+//! of the processor are chosen at run time; both 32-bit words of a 64-bit lane are added in
+//! 64-bit lanes, so there is no carry to keep.
 
 #![allow(
     unsafe_code,

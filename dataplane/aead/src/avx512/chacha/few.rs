@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::*;
 
-use super::SIGMA;
+use super::{SIGMA, transpose_quarters};
 use crate::lanes::Group;
 
 /// The state of up to twelve blocks, four to a set of registers: a register holds a row of it (four
@@ -92,22 +92,8 @@ impl<const SETS: usize> Rows<SETS> {
             for (row, x) in rows.iter_mut().zip(x) {
                 *row = _mm512_add_epi32(*row, x);
             }
-            let [a, b, c, d] = rows;
             // Rows' quarters become blocks.
-            let (ab, ab2) = (
-                _mm512_shuffle_i32x4::<0x44>(a, b),
-                _mm512_shuffle_i32x4::<0xee>(a, b),
-            );
-            let (cd, cd2) = (
-                _mm512_shuffle_i32x4::<0x44>(c, d),
-                _mm512_shuffle_i32x4::<0xee>(c, d),
-            );
-            *out = [
-                _mm512_shuffle_i32x4::<0x88>(ab, cd),
-                _mm512_shuffle_i32x4::<0xdd>(ab, cd),
-                _mm512_shuffle_i32x4::<0x88>(ab2, cd2),
-                _mm512_shuffle_i32x4::<0xdd>(ab2, cd2),
-            ];
+            *out = transpose_quarters(rows);
         }
     }
 }
