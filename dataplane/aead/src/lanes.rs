@@ -1,12 +1,18 @@
 //! Lanes: a burst flattened into ChaCha20 blocks, grouped as a kernel computes them side by side.
 //!
 //! **In**: runs of blocks of one packet, in any order of packets.
-//! **Out**: full groups handed to the kernel, one group late, and a partial one at the end.
+//! **Out**: full groups handed to the kernel, one group late, and a partial one at the end; where the
+//! kernel wants them, rows: groups of one packet's consecutive whole blocks, which need no plan.
 //! **Never**: a look at text or keys; it moves pointers and lengths only.
 //!
 //! Group N+1 is planned before group N is computed. So what planning stores has left the store
 //! buffer when the kernel loads it as vectors, and the prefetch of a lane's source has a whole
 //! group's time to arrive.
+//!
+//! ```text
+//!  packet of 1420 bytes   | 16 whole blocks ......... | 6 whole | 12 |
+//!                           a row                       lanes, with those of other packets
+//! ```
 
 #![allow(unsafe_code, reason = "a named room: pointers of lanes")]
 #![allow(
@@ -138,6 +144,34 @@ pub(crate) trait Compute {
             self.compute(last);
         }
     }
+
+    /// Whether groups of one packet's consecutive whole blocks come as rows.
+    const ROWS: bool = false;
+
+    /// Computes a row, and meanwhile has lines from `next` on brought near.
+    ///
+    /// # Safety
+    /// As `compute`, of `LANES` whole blocks from the row's start.
+    unsafe fn compute_row(&mut self, row: &Row, next: *const u8) {
+        let _ = (row, next);
+    }
+
+    /// Computes a row and the last group's used lanes.
+    ///
+    /// # Safety
+    /// As `compute_row` and `compute`.
+    unsafe fn compute_last_row(&mut self, row: &Row, last: &Group) {
+        let _ = (row, last);
+    }
+}
+
+/// As many whole blocks of one packet as a group has lanes, one behind the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) stream: Stream,
+    pub(crate) block: u32,
+    pub(crate) source: *const u8,
+    pub(crate) destination: *mut u8,
 }
 
 /// Packet and nonce that a run of lanes belongs to.
@@ -156,6 +190,8 @@ pub(crate) struct Pipeline<'g, C: Compute> {
     other: &'g mut Group,
     used: usize,
     waiting: bool,
+    /// A row, computed one row late.
+    row: Option<Row>,
     pub(crate) compute: C,
 }
 
@@ -168,6 +204,7 @@ impl<'g, C: Compute> Pipeline<'g, C> {
             other,
             used: 0,
             waiting: false,
+            row: None,
             compute,
         }
     }
@@ -185,6 +222,21 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         mut source: *const u8,
         mut destination: *mut u8,
     ) {
+        if C::ROWS && count >= C::LANES {
+            let first = Row {
+                stream,
+                block,
+                source,
+                destination,
+            };
+            // SAFETY: the caller's contract.
+            unsafe { rows(&mut self.compute, &mut self.row, first, count / C::LANES) };
+            let done = count - count % C::LANES;
+            block = block.wrapping_add(done as u32);
+            source = source.wrapping_add(64 * done);
+            destination = destination.wrapping_add(64 * done);
+            count -= done;
+        }
         while count > 0 {
             let (group, at) = (&mut *self.current, self.used);
             let fits = count.min(C::LANES - at);
@@ -319,6 +371,12 @@ impl<'g, C: Compute> Pipeline<'g, C> {
         self.current.used = self.used;
         // SAFETY: the caller's contract; the last turn closed the other group.
         unsafe {
+            if let Some(row) = self.row {
+                if !self.waiting && self.used > 0 {
+                    return self.compute.compute_last_row(&row, self.current);
+                }
+                self.compute.compute_row(&row, row.source);
+            }
             match (self.waiting, self.used > 0) {
                 (true, true) => self.compute.compute_both(self.other, self.current),
                 (true, false) => self.compute.compute(self.other),
@@ -326,6 +384,31 @@ impl<'g, C: Compute> Pipeline<'g, C> {
                 (false, false) => (),
             }
         }
+    }
+}
+
+/// The rows that a run begins with, each computed one row late: `late` is the one before.
+///
+/// Not a method, nor inlined: a pipeline whose address went anywhere would live in memory.
+///
+/// # Safety
+/// As [`Pipeline::run`].
+#[inline(never)]
+unsafe fn rows<C: Compute>(compute: &mut C, late: &mut Option<Row>, mut row: Row, count: usize) {
+    for _ in 0..count {
+        match late.replace(row) {
+            // All at once these lines would wait for each other.
+            // SAFETY: the caller's contract.
+            Some(before) => unsafe { compute.compute_row(&before, row.source) },
+            None => {
+                for i in 0..C::LANES {
+                    prefetch(row.source.wrapping_add(64 * i));
+                }
+            }
+        }
+        row.block = row.block.wrapping_add(C::LANES as u32);
+        row.source = row.source.wrapping_add(64 * C::LANES);
+        row.destination = row.destination.wrapping_add(64 * C::LANES);
     }
 }
 

@@ -23,7 +23,7 @@ use few::{Rows, few};
 
 use crate::KeyBytes;
 use crate::batch::BLOCKS;
-use crate::lanes::{Compute, Group, Span, Stream};
+use crate::lanes::{Compute, Group, Row, Span, Stream, prefetch};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -35,6 +35,26 @@ pub(crate) struct Sixteen<'s, const EXACT: bool, const SUM: bool> {
 
 impl<const EXACT: bool, const SUM: bool> Compute for Sixteen<'_, EXACT, SUM> {
     const LANES: usize = 16;
+    const ROWS: bool = true;
+
+    #[inline(always)]
+    unsafe fn compute_row(&mut self, row: &Row, next: *const u8) {
+        // SAFETY: the caller's contract.
+        unsafe { compute_row::<SUM>(row, next, self.sums) };
+    }
+
+    #[inline(always)]
+    unsafe fn compute_last_row(&mut self, row: &Row, last: &Group) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if last.used <= FEW {
+                row_with_few::<EXACT, SUM>(row, last, self.keystream, self.sums);
+            } else {
+                self.compute_row(row, row.source);
+                self.compute(last);
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn fill(
@@ -116,6 +136,39 @@ unsafe fn compute_with_few<const EXACT: bool, const SUM: bool>(
     }
 }
 
+/// Sixteen blocks of one packet: nothing was stored of them but where they begin.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn compute_row<const SUM: bool>(row: &Row, next: *const u8, sums: &mut [__m512i; 64]) {
+    let mut line = next;
+    let fetch = || {
+        prefetch(line);
+        prefetch(line.wrapping_add(64));
+        line = line.wrapping_add(128);
+    };
+    // SAFETY: the caller's contract.
+    unsafe { meet::<SUM>(row, sums, fetch) };
+}
+
+/// The same with a few lanes beside it.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn row_with_few<const EXACT: bool, const SUM: bool>(
+    row: &Row,
+    last: &Group,
+    blocks: &mut [__m512i; BLOCKS],
+    sums: &mut [__m512i; 64],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut rows = Rows::<1>::new(last);
+        let (_, others) = split(blocks);
+        meet::<SUM>(row, sums, || rows.double_round());
+        rows.finish(others);
+        apply::<EXACT, SUM>(last, others, sums);
+    }
+}
+
 /// A group's lanes, and those that go beside them.
 #[inline(always)]
 fn split(blocks: &mut [__m512i; BLOCKS]) -> (&mut [__m512i; 16], &mut [__m512i; FEW]) {
@@ -177,20 +230,26 @@ unsafe fn fill<const SUM: bool>(
     }
 }
 
+/// The same key in all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn one_key(key: *const KeyBytes) -> [__m512i; 8] {
+    let mut rows = [_mm512_setzero_si512(); 8];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the key is readable.
+        *row = _mm512_set1_epi32(unsafe { key.cast::<i32>().add(i).read_unaligned() });
+    }
+    rows
+}
+
 /// Loads sixteen state rows' worth of keys: row `i` holds word `i` of every lane's key.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
 unsafe fn key_rows(group: &Group) -> [__m512i; 8] {
-    let words = |key: *const KeyBytes| key.cast::<i32>();
     // SAFETY: used lanes' keys are readable; unused lanes read the first lane's key.
     unsafe {
         if group.one_key {
-            let key = words(group.key[0]);
-            let mut rows = [_mm512_setzero_si512(); 8];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = _mm512_set1_epi32(key.add(i).read_unaligned());
-            }
-            return rows;
+            return one_key(group.key[0]);
         }
         // 1. Key i beside key i + 8, each a half of a register.
         let key =
@@ -269,11 +328,7 @@ fn all_whole(group: &Group) -> bool {
 /// in `out`. `beside` goes with each double round.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn sixteen<const MET: bool>(
-    group: &Group,
-    out: &mut [__m512i; 16],
-    mut beside: impl FnMut(),
-) {
+unsafe fn sixteen<const MET: bool>(group: &Group, out: &mut [__m512i; 16], beside: impl FnMut()) {
     // SAFETY: the group's arrays are aligned to 64 bytes and longer than a register.
     let (key, block, salt, low, high) = unsafe {
         (
@@ -284,15 +339,66 @@ unsafe fn sixteen<const MET: bool>(
             _mm512_load_si512(group.counter_high.as_ptr().cast()),
         )
     };
-    let sigma = [
-        _mm512_set1_epi32(SIGMA[0]),
-        _mm512_set1_epi32(SIGMA[1]),
-        _mm512_set1_epi32(SIGMA[2]),
-        _mm512_set1_epi32(SIGMA[3]),
+    rounds(key, [block, salt, low, high], beside, |lane, keystream| {
+        if MET {
+            // SAFETY: the lane is whole; its source is read once.
+            unsafe {
+                let text = load(group.source[lane]);
+                let to = group.destination[lane].cast();
+                _mm512_storeu_si512(to, _mm512_xor_si512(text, keystream));
+            }
+        } else {
+            out[lane] = keystream;
+        }
+    });
+}
+
+/// A row's keystream meets its source at once.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+unsafe fn meet<const SUM: bool>(row: &Row, sums: &mut [__m512i; 64], beside: impl FnMut()) {
+    let words = |value: u32| _mm512_set1_epi32(value as i32);
+    let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let stream = &row.stream;
+    // SAFETY: the key is readable.
+    let key = unsafe { one_key(stream.key) };
+    let end = [
+        _mm512_add_epi32(words(row.block), iota),
+        words(stream.salt),
+        words(stream.counter as u32),
+        words((stream.counter >> 32) as u32),
     ];
+    let mut sum = Sum::new();
+    rounds(key, end, beside, |lane, keystream| {
+        // SAFETY: the row's blocks are whole; each is read once.
+        unsafe {
+            let text = load(row.source.wrapping_add(64 * lane));
+            let to = row.destination.wrapping_add(64 * lane);
+            _mm512_storeu_si512(to.cast(), _mm512_xor_si512(text, keystream));
+            if SUM {
+                sum.add(text);
+            }
+        }
+    });
+    if SUM {
+        sum.give(&mut sums[stream.slot as usize & 63]);
+    }
+}
+
+/// Twenty rounds of sixteen blocks: `key` and `end` are their words 4 to 11 and 12 to 15. `beside`
+/// goes with each double round; `put` takes the lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+fn rounds(
+    key: [__m512i; 8],
+    end: [__m512i; 4],
+    mut beside: impl FnMut(),
+    put: impl FnMut(usize, __m512i),
+) {
+    let sigma = SIGMA.map(|word| _mm512_set1_epi32(word));
     let start = [
         sigma[0], sigma[1], sigma[2], sigma[3], key[0], key[1], key[2], key[3], key[4], key[5],
-        key[6], key[7], block, salt, low, high,
+        key[6], key[7], end[0], end[1], end[2], end[3],
     ];
     let mut x = start;
     for _ in 0..10 {
@@ -309,18 +415,7 @@ unsafe fn sixteen<const MET: bool>(
     for i in 0..16 {
         x[i] = _mm512_add_epi32(x[i], start[i]);
     }
-    transpose(&x, |lane, keystream| {
-        if MET {
-            // SAFETY: the lane is whole; its source is read once.
-            unsafe {
-                let text = load(group.source[lane]);
-                let to = group.destination[lane].cast();
-                _mm512_storeu_si512(to, _mm512_xor_si512(text, keystream));
-            }
-        } else {
-            out[lane] = keystream;
-        }
-    });
+    transpose(&x, put);
 }
 
 /// Sixteen rows of words become sixteen blocks.

@@ -60,6 +60,10 @@ pub(crate) unsafe fn seal<K: Vector, F>(
                     order.len
                 }
             };
+            // What comes next arrives while tags are computed.
+            for (slot, job) in jobs[order.next..].iter().take(HEADS_AHEAD).enumerate() {
+                fetch(job, if slot == 0 { 16 } else { 1 });
+            }
             seal_tags::<K>(&scratch.secret.poly_keys, jobs, first, &order, untagged);
         }
         first = order.next;
@@ -161,11 +165,9 @@ unsafe fn seal_heads_last<K: Vector, F>(
     let compute = K::lanes::<false, true>(&mut secret.keystream, &mut secret.sums, None, false);
     let mut pipeline = Pipeline::new(&mut scratch.groups, compute);
     for slot in 0..order.len {
-        // What is read at once for the next head has a packet's time to arrive.
-        if slot + 1 < order.len
-            && let [segment, ..] = jobs[order.index(first, slot + 1)].source
-        {
-            prefetch(segment.start.as_ptr());
+        // What is read at once for a head has some packets' time to arrive.
+        if slot + HEADS_AHEAD < order.len {
+            fetch(&jobs[order.index(first, slot + HEADS_AHEAD)], 1);
         }
         let job = &mut jobs[order.index(first, slot)];
         job.done = true;
@@ -234,6 +236,19 @@ unsafe fn seal_heads_last<K: Vector, F>(
     }
     // SAFETY: as above.
     unsafe { pipeline.finish() };
+}
+
+/// Packets whose first bytes are fetched before they are read.
+const HEADS_AHEAD: usize = 4;
+
+/// Has some lines of a job's source brought near.
+#[inline(always)]
+fn fetch(job: &SealJob<'_>, lines: usize) {
+    if let [segment, ..] = job.source {
+        for line in 0..lines {
+            prefetch(segment.start.as_ptr().wrapping_add(64 * line));
+        }
+    }
 }
 
 /// Reads payload behind the head up to the end of the head's last block. Returns where that is.
