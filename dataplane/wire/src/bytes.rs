@@ -34,3 +34,22 @@ pub(crate) fn put<const N: usize>(bytes: &mut [u8], offset: usize, value: &[u8; 
         None => false,
     }
 }
+
+/// As `copy_from_slice`, for headers: those of 32 to 64 bytes, which most are, take no call.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub(crate) fn copy_header(to: &mut [u8], from: &[u8]) {
+    if (32..=64).contains(&from.len())
+        && let (Some(first), Some(last)) = (from.first_chunk::<32>(), from.last_chunk::<32>())
+    {
+        let len = to.len();
+        assert_eq!(len, from.len(), "a header and its room are equally long");
+        // They overlap, with the same bytes.
+        to[..32].copy_from_slice(first);
+        to[len - 32..].copy_from_slice(last);
+    } else {
+        to.copy_from_slice(from);
+    }
+}

@@ -116,6 +116,45 @@ impl Checksum {
     }
 }
 
+/// A running sum of whole fields at even places: nothing to keep but the sum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields(u64);
+
+impl Fields {
+    /// What was summed of an even number of bytes.
+    #[inline]
+    pub(crate) fn of(sum: Checksum) -> Self {
+        debug_assert!(!sum.odd, "whole fields");
+        Self(u64::from(fold(sum.sum)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn add_u16(&mut self, value: u16) {
+        self.0 += u64::from(value.to_be());
+    }
+
+    /// Its halves need not be added up: a carry out of the lower one is one of 2^16, which is 1.
+    #[inline(always)]
+    pub(crate) fn add_u32(&mut self, value: u32) {
+        self.0 += u64::from(value.to_be());
+    }
+
+    /// With the bytes that follow, whose number may be odd.
+    #[inline(always)]
+    pub(crate) fn then(self, next: Checksum) -> Checksum {
+        Checksum {
+            sum: u64::from(fold(self.0)) + u64::from(fold(next.sum)),
+            odd: next.odd,
+        }
+    }
+
+    /// The checksum field's value: the sum's complement.
+    #[inline(always)]
+    pub(crate) fn complement(self) -> u16 {
+        !u16::from_be(fold(self.0))
+    }
+}
+
 /// A checksum field after one 16-bit word under it changed (RFC 1624, equation 3).
 #[inline]
 pub fn update(field: u16, old: u16, new: u16) -> u16 {

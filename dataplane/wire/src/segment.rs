@@ -19,8 +19,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use crate::bytes::put_be16;
-use crate::checksum::Checksum;
+use crate::bytes::{copy_header, put_be16};
+use crate::checksum::{Checksum, Fields};
 use crate::ipv6;
 use crate::parse::{Headers, L3};
 use crate::tcp::flags;
@@ -105,9 +105,9 @@ enum Work {
     Cut {
         l4: Cut,
         /// The IPv4 header without length, identification and checksum.
-        ip_base: Checksum,
+        ip_base: Fields,
         /// Pseudo-header without length, and layer 4 header without what changes.
-        l4_base: Checksum,
+        l4_base: Fields,
     },
 }
 
@@ -317,7 +317,7 @@ impl Plan {
         if index >= self.count {
             return 0;
         }
-        out.copy_from_slice(from);
+        copy_header(out, from);
         let done = match self.work {
             Work::Copy => true,
             Work::Complete { start, field } => self.complete(start, field, head, payload, out),
@@ -326,8 +326,7 @@ impl Plan {
                 ip_base,
                 l4_base,
             } => self
-                .patch_ip(index, ip_base, out)
-                .and_then(|()| self.patch_l4(index, l4, l4_base, payload, out))
+                .patch(index, l4, (ip_base, l4_base), payload, out)
                 .is_some(),
         };
         if done { len } else { 0 }
@@ -350,9 +349,26 @@ impl Plan {
         put_be16(out, field - self.l3_offset, sum.complement_udp())
     }
 
+    /// Writes what differs between packets.
     #[inline]
-    fn patch_ip(&self, index: usize, base: Checksum, out: &mut [u8]) -> Option<()> {
-        let len = self.segment(index).len;
+    fn patch(
+        &self,
+        index: usize,
+        l4: Cut,
+        (ip_base, l4_base): (Fields, Fields),
+        payload: Checksum,
+        out: &mut [u8],
+    ) -> Option<()> {
+        let (ip, segment) = out.split_at_mut_checked(self.l4_offset - self.l3_offset)?;
+        let start = self.size * index;
+        let payload_len = self.size.min(self.end - self.payload_offset - start);
+        let l4_len = segment.len() + payload_len;
+        self.patch_ip(index, ip.len() + l4_len, ip_base, ip)?;
+        self.patch_l4(index, (start, l4_len), l4, (l4_base, payload), segment)
+    }
+
+    #[inline]
+    fn patch_ip(&self, index: usize, len: usize, base: Fields, out: &mut [u8]) -> Option<()> {
         match self.family {
             Family::V4 { id } => {
                 let len = u16::try_from(len).ok()?;
@@ -376,20 +392,19 @@ impl Plan {
         Some(())
     }
 
+    /// Of the segment whose payload begins at `start` and which has `len` bytes from layer 4 on.
     #[inline]
     fn patch_l4(
         &self,
         index: usize,
+        (start, len): (usize, usize),
         l4: Cut,
-        base: Checksum,
-        payload: Checksum,
+        (base, payload): (Fields, Checksum),
         out: &mut [u8],
     ) -> Option<()> {
-        let l4_start = self.l4_offset - self.l3_offset;
-        let len = u16::try_from(self.segment(index).len - l4_start).ok()?;
+        let len = u16::try_from(len).ok()?;
         let mut sum = base;
         sum.add_u16(len);
-        let out = out.get_mut(l4_start..)?;
         match l4 {
             Cut::Tcp {
                 sequence,
@@ -407,23 +422,20 @@ impl Plan {
                     clippy::cast_possible_truncation,
                     reason = "sequence numbers are modulo 2^32"
                 )]
-                let sequence = sequence.wrapping_add((self.size * index) as u32);
+                let sequence = sequence.wrapping_add(start as u32);
                 sum.add_u32(sequence);
                 sum.add_u16(offset_flags);
-                // Last, for its length may be odd.
-                sum.append(payload);
                 let header = out.first_chunk_mut::<20>()?;
                 header[4..8].copy_from_slice(&sequence.to_be_bytes());
                 header[12..14].copy_from_slice(&offset_flags.to_be_bytes());
-                header[16..18].copy_from_slice(&sum.complement().to_be_bytes());
+                header[16..18].copy_from_slice(&sum.then(payload).complement().to_be_bytes());
             }
             Cut::Udp => {
                 // Once in the pseudo-header, once in the header.
                 sum.add_u16(len);
-                sum.append(payload);
                 let header = out.first_chunk_mut::<8>()?;
                 header[4..6].copy_from_slice(&len.to_be_bytes());
-                header[6..8].copy_from_slice(&sum.complement_udp().to_be_bytes());
+                header[6..8].copy_from_slice(&sum.then(payload).complement_udp().to_be_bytes());
             }
         }
         Some(())
@@ -432,7 +444,7 @@ impl Plan {
 
 /// Sums of the header bytes that all segments share: those of the whole header, less
 /// (in one's complement: plus the complement of) the fields that change.
-fn bases(headers: &Headers, head: &[u8], l4: Cut) -> Option<(Checksum, Checksum)> {
+fn bases(headers: &Headers, head: &[u8], l4: Cut) -> Option<(Fields, Fields)> {
     let mut ip_base = Checksum::ZERO;
     let mut l4_base = match &headers.l3 {
         L3::V4(ip) => {
@@ -461,7 +473,7 @@ fn bases(headers: &Headers, head: &[u8], l4: Cut) -> Option<(Checksum, Checksum)
         }
         Cut::Udp => l4_base.add(header.get(..4)?),
     }
-    Some((ip_base, l4_base))
+    Some((Fields::of(ip_base), Fields::of(l4_base)))
 }
 
 /// The pseudo-header's sum as a guest expects it in a partial checksum field.
