@@ -105,13 +105,13 @@ impl Frames for GuestFrames<'_, '_> {
     ) -> Option<&'r [Segment<'a>]> {
         let offset = u32::try_from(range.start).ok()?;
         let len = u32::try_from(range.len()).ok()?;
-        let ranges = self.burst.ranges(i, offset, len);
-        if ranges.clone().nth(SOURCE_SEGMENTS).is_some() {
-            return None;
-        }
+        // One more than is allowed shows that there are too many.
+        let ranges = self.burst.ranges(i, offset, len).take(SOURCE_SEGMENTS + 1);
         // SAFETY: the ranges are valid for reads while `self.burst` is borrowed, which
         // is for `'a`; they are guest memory, and every destination is private.
-        room.keep(ranges.map(|(start, len)| unsafe { Segment::from_raw(start, len) }))
+        let kept =
+            room.keep(ranges.map(|(start, len)| unsafe { Segment::from_raw(start, len) }))?;
+        (kept.len() <= SOURCE_SEGMENTS).then_some(kept)
     }
 
     fn copy(&self, i: usize, offset: usize, to: &mut [u8]) -> bool {

@@ -171,14 +171,20 @@ impl Mbuf {
         self.store(ffi::CULVERT_MBUF_PKT_LEN, u32::from(len));
     }
 
-    /// Puts `len` more bytes ahead of the packet and returns them; none if the headroom is too short.
+    /// Makes the packet the `len` bytes from its first on and `ahead` bytes before them, and returns it; as it
+    /// was if room or headroom are too short.
     #[inline]
-    pub fn prepend(&mut self, len: u16) -> Option<&mut [u8]> {
-        let headroom = self.headroom().checked_sub(len)?;
-        let total = self.len().checked_add(len)?;
-        self.store(ffi::CULVERT_MBUF_DATA_OFF, headroom);
-        self.set_len(total);
-        Some(&mut self.bytes_mut()[..usize::from(len)])
+    pub fn set_packet(&mut self, len: usize, ahead: usize) -> Option<&mut [u8]> {
+        let (headroom, buffer_len) = (self.headroom(), self.buffer_len());
+        let start = usize::from(headroom).checked_sub(ahead)?;
+        if len > usize::from(buffer_len.saturating_sub(headroom)) {
+            return None;
+        }
+        let (start, total) = (u16::try_from(start).ok()?, u16::try_from(len + ahead).ok()?);
+        self.store(ffi::CULVERT_MBUF_DATA_OFF, start);
+        self.store(ffi::CULVERT_MBUF_DATA_LEN, total);
+        self.store(ffi::CULVERT_MBUF_PKT_LEN, u32::from(total));
+        Some(self.bytes_mut())
     }
 
     /// Cuts `len` bytes off the packet's front; false if it is shorter than that.

@@ -138,12 +138,11 @@ fn loop_frames(
             );
             assert_eq!(mbuf.room(), 2048);
             assert_eq!(mbuf.rx_ip_checksum(), RxChecksum::Unknown);
-            let len = 64 + (round * 7 + index) % 1400;
-            mbuf.set_len(u16::try_from(len).unwrap());
-            mbuf.bytes_mut().fill(u8::try_from(index).unwrap());
-            mbuf.prepend(4)
-                .unwrap()
-                .copy_from_slice(&(round * 64 + index).to_be_bytes());
+            let len = 64 + usize::try_from((round * 7 + index) % 1400).unwrap();
+            mbuf.room_mut()[..len].fill(u8::try_from(index).unwrap());
+            let frame = mbuf.set_packet(len, 4).unwrap();
+            assert_eq!(frame.len(), len + 4);
+            frame[..4].copy_from_slice(&(round * 64 + index).to_be_bytes());
             mbuf.request_checksums(14, 20, OuterIp::V4 { checksum: true }, true);
             mbuf.clear_offloads();
         }
@@ -158,7 +157,10 @@ fn loop_frames(
             assert!(mbuf.trim_front(4));
             assert!(mbuf.bytes().iter().all(|&byte| u32::from(byte) == index));
             assert!(!mbuf.trim_front(2000));
-            assert!(mbuf.prepend(1000).is_none());
+            let before = (mbuf.headroom(), mbuf.len());
+            assert!(mbuf.set_packet(64, 1000).is_none(), "no such headroom");
+            assert!(mbuf.set_packet(2049, 0).is_none(), "no such room");
+            assert_eq!((mbuf.headroom(), mbuf.len()), before);
         }
         received.clear();
     }

@@ -618,16 +618,14 @@ impl Tx {
         };
 
         // 2. In front of the datagram, if the whole fits the link.
-        if len > usize::from(mbuf.room()) || len + template.len() > self.frame_limit {
+        if len + template.len() > self.frame_limit {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
         }
-        mbuf.set_len(u16::try_from(len).expect("no more than the room, which is a u16"));
-        let headers = u16::try_from(template.len()).expect("at most HEADERS_MAX");
-        if mbuf.prepend(headers).is_none() {
+        let Some(frame) = mbuf.set_packet(len, template.len()) else {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
-        }
+        };
         self.id = self.id.wrapping_add(1);
-        template.write(mbuf.bytes_mut(), tos, self.id, self.checksum);
+        template.write(frame, tos, self.id, self.checksum);
 
         // 3. What is left to the NIC.
         if self.checksum == UdpChecksum::Offload {
@@ -641,34 +639,37 @@ impl Tx {
     }
 
     pub(super) fn flush(&mut self, counters: &UplinkCounters) {
-        // 1. Committed mbufs part from those that stay reserved.
-        let rest = self.reserved.split_off(self.committed);
-        let mut burst = std::mem::replace(&mut *self.reserved, rest);
+        // 1. Committed mbufs part from those that stay reserved, if any do.
+        let rest =
+            (self.committed < self.reserved.len()).then(|| self.reserved.split_off(self.committed));
         self.committed = 0;
         self.rooms.clear();
         if !self.refused.is_empty() {
             for reason in self.refused.drain(..) {
                 counters.drops.add(reason, 1);
             }
-            burst.retain(|mbuf| !mbuf.is_empty());
-        }
-        if burst.is_empty() {
-            return;
+            self.reserved.retain(|mbuf| !mbuf.is_empty());
         }
 
         // 2. Send; what the queue doesn't take is lost.
-        let (packets, bytes) = totals(&burst);
-        let narrow = self.queue.send(&mut burst);
-        let (full, full_bytes) = totals(&burst);
-        if full > 0 {
-            counters.drops.add(DropReason::UplinkFull, full);
+        if !self.reserved.is_empty() {
+            let (packets, bytes) = totals(&self.reserved);
+            let narrow = self.queue.send(&mut self.reserved);
+            let (full, full_bytes) = totals(&self.reserved);
+            self.reserved.clear();
+            if full > 0 {
+                counters.drops.add(DropReason::UplinkFull, full);
+            }
+            if narrow > 0 {
+                counters.drops.add(DropReason::UplinkRefused, narrow);
+            }
+            let sent = packets - full - narrow;
+            if sent > 0 {
+                counters.sent(sent, bytes - full_bytes);
+            }
         }
-        if narrow > 0 {
-            counters.drops.add(DropReason::UplinkRefused, narrow);
-        }
-        let sent = packets - full - narrow;
-        if sent > 0 {
-            counters.sent(sent, bytes - full_bytes);
+        if let Some(rest) = rest {
+            *self.reserved = rest;
         }
     }
 
