@@ -88,7 +88,11 @@ pub(crate) fn inbound(
     uplink: &Uplink,
     datagrams: &mut [Datagram],
 ) {
-    for burst in datagrams.chunks_mut(UPLINK_BURST) {
+    let mut rest = datagrams;
+    while !rest.is_empty() {
+        let count = portion(rest.len(), |index| rest[index].ends);
+        let (burst, behind) = rest.split_at_mut(count);
+        rest = behind;
         let mut sessions = Sessions::new();
         let claims = claim(turn, tools, link, uplink, burst, &mut sessions);
         let opened = open(tools, burst, &claims, &sessions);
@@ -97,6 +101,16 @@ pub(crate) fn inbound(
         forward(turn, tools, sending, burst, &arrivals, &sessions);
         deliver_all(turn, tools, burst, &arrivals);
     }
+}
+
+/// How many of `count` datagrams make the next burst: as many as it may have, but rather whole messages of the
+/// kernel's, which `ends` knows; for what was one frame becomes one frame again only within a burst.
+fn portion(count: usize, ends: impl Fn(usize) -> bool) -> usize {
+    if count <= UPLINK_BURST {
+        return count;
+    }
+    let last = (0..UPLINK_BURST).rev().find(|&index| ends(index));
+    last.map_or(UPLINK_BURST, |last| last + 1)
 }
 
 /// Where handshake messages go.
@@ -310,39 +324,95 @@ fn admit(
     sessions: &Sessions,
 ) -> ArrayVec<Arrival, UPLINK_BURST> {
     let mut arrivals = ArrayVec::new();
+    let mut last = None;
     for claim in accepted {
-        let datagram = &mut burst[claim.datagram];
+        let Claim {
+            datagram: index,
+            session,
+            ..
+        } = claim;
+        let datagram = &mut burst[index];
         if datagram.bytes().len() == data_len(0) {
             continue;
         }
-        let peer = &sessions[claim.session].peer;
-        match admit_one(turn, datagram, peer) {
-            Ok((headers, to)) => {
-                let Claim {
-                    datagram, session, ..
-                } = claim;
-                arrivals.push(Arrival {
-                    datagram,
-                    session,
-                    headers,
-                    to,
-                });
-            }
+        let peer = &sessions[session].peer;
+        match admit_one(turn, datagram, (session, peer), &mut last) {
+            Ok((headers, to)) => arrivals.push(Arrival {
+                datagram: index,
+                session,
+                headers,
+                to,
+            }),
             Err(reason) => peer.drops.add(reason, 1),
         }
     }
     arrivals
 }
 
+/// The way of one flow's packets: what was found for the last one is right for the next.
+#[derive(Clone, Copy)]
+struct Way {
+    session: usize,
+    addresses: (IpAddr, IpAddr),
+    ports: Option<(u16, u16)>,
+    to: Destination,
+    /// Through the router: the hop limit falls.
+    routed: bool,
+}
+
 fn admit_one(
     turn: &Turn<'_>,
     datagram: &mut Datagram,
-    peer: &Peer,
+    (session, peer): (usize, &Peer),
+    last: &mut Option<Way>,
 ) -> Result<(Headers, Destination), DropReason> {
     let ecn = datagram.ecn;
     let packet = plaintext_mut(datagram);
     let headers = parse_ip(packet).map_err(|_| DropReason::InnerMalformed)?;
-    let (source, destination) = headers.addresses().ok_or(DropReason::InnerMalformed)?;
+    let addresses = headers.addresses().ok_or(DropReason::InnerMalformed)?;
+    let ports = headers.ports();
+    let way = match last {
+        Some(way) if way.session == session && way.addresses == addresses && way.ports == ports => {
+            *way
+        }
+        _ => {
+            let (to, routed) = find(turn, &headers, addresses, peer)?;
+            let way = Way {
+                session,
+                addresses,
+                ports,
+                to,
+                routed,
+            };
+            // What goes to the gateway is looked at each time.
+            *last = (to != Destination::Gateway).then_some(way);
+            way
+        }
+    };
+    decapsulate_ecn(packet, &headers, ecn)?;
+    if way.routed {
+        let hop_limit = match &headers.l3 {
+            L3::V4(ip) => ip.ttl,
+            L3::V6(ip) => ip.hop_limit,
+            L3::Arp | L3::Other => return Err(DropReason::InnerMalformed),
+        };
+        if hop_limit <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        if matches!(way.to, Destination::Ring(..)) {
+            decrement_hop_limit(packet);
+        }
+    }
+    Ok((headers, way.to))
+}
+
+/// Whether the peer may send this, where it goes, and whether through the router.
+fn find(
+    turn: &Turn<'_>,
+    headers: &Headers,
+    (source, destination): (IpAddr, IpAddr),
+    peer: &Peer,
+) -> Result<(Destination, bool), DropReason> {
     let tunnel = turn
         .snapshot
         .tunnel(peer.tunnel)
@@ -350,36 +420,27 @@ fn admit_one(
     if tunnel.allowed.lookup(source) != Some(peer.index) {
         return Err(DropReason::SourceNotAllowed);
     }
-    decapsulate_ecn(packet, &headers, ecn)?;
     let network = tunnel
         .network
         .and_then(|network| turn.snapshot.network(network));
     let network = network.ok_or(DropReason::NoRoute)?;
     if let Some(port) = network.plain {
-        let queue = queue(turn, port, &headers, source, destination)?;
-        return Ok((headers, Destination::Ring(port, queue)));
+        let queue = queue(turn, port, headers, source, destination)?;
+        return Ok((Destination::Ring(port, queue), false));
     }
     let next_hop = network
         .routes
         .lookup(destination)
         .ok_or(DropReason::NoRoute)?;
-    let hop_limit = match &headers.l3 {
-        L3::V4(ip) => ip.ttl,
-        L3::V6(ip) => ip.hop_limit,
-        L3::Arp | L3::Other => return Err(DropReason::InnerMalformed),
-    };
     match next_hop {
-        NextHop::Gateway if answer::is_echo_request(&headers) => {
-            Ok((headers, Destination::Gateway))
-        }
+        NextHop::Gateway if answer::is_echo_request(headers) => Ok((Destination::Gateway, false)),
         NextHop::Gateway => Err(DropReason::GatewayNotServed),
         NextHop::Unreachable => Err(DropReason::NoRoute),
-        NextHop::Port(_) | NextHop::Peer(_) if hop_limit <= 1 => Err(DropReason::TtlExceeded),
-        NextHop::Peer(peer) => Ok((headers, Destination::Peer(peer))),
+        // Its hop limit falls when it leaves.
+        NextHop::Peer(peer) => Ok((Destination::Peer(peer), true)),
         NextHop::Port(port) => {
-            let queue = queue(turn, port, &headers, source, destination)?;
-            decrement_hop_limit(packet);
-            Ok((headers, Destination::Ring(port, queue)))
+            let queue = queue(turn, port, headers, source, destination)?;
+            Ok((Destination::Ring(port, queue), true))
         }
     }
 }
@@ -631,6 +692,28 @@ mod tests {
     use culvert_wire::Checksum;
 
     use super::*;
+
+    #[test]
+    fn a_burst_ends_where_a_message_does() {
+        let divided = |messages: &[usize]| {
+            let mut ends: Vec<bool> = messages
+                .iter()
+                .flat_map(|&count| (1..=count).map(move |index| index == count))
+                .collect();
+            let mut bursts = Vec::new();
+            while !ends.is_empty() {
+                let count = portion(ends.len(), |index| ends[index]);
+                bursts.push(count);
+                ends.drain(..count);
+            }
+            bursts
+        };
+        // Frames of 47 packets, of which a message holds 45.
+        assert_eq!(divided(&[45, 2, 45, 2, 45, 2, 45, 2]), [94, 94]);
+        assert_eq!(divided(&[1; 300]), [128, 128, 44]);
+        assert_eq!(divided(&[200, 10]), [128, 82]);
+        assert_eq!(divided(&[64, 64]), [128]);
+    }
 
     #[test]
     fn congestion_marks_keep_the_header_checksum_right() {

@@ -111,6 +111,8 @@ pub struct Datagram {
     pub tunnel: TunnelIndex,
     /// The outer header's ECN bits.
     pub ecn: u8,
+    /// The kernel joined no other one behind it: where a burst may best be divided.
+    pub ends: bool,
 }
 
 #[allow(unsafe_code, reason = "a named room: views of a queue's own buffers")]
@@ -133,6 +135,7 @@ impl Datagram {
             local,
             tunnel,
             ecn,
+            ends: true,
         }
     }
 

@@ -383,7 +383,7 @@ impl Rx {
             let len = message.segment.min(message.len - offset);
             // SAFETY: the message's bytes lie in a buffer of `received`, which the
             // kernel writes only in `receive`; pieces don't overlap.
-            let datagram = unsafe {
+            let mut datagram = unsafe {
                 Datagram::new(
                     message.start.add(offset),
                     u32::try_from(len).unwrap_or(0),
@@ -393,10 +393,12 @@ impl Rx {
                     message.ecn,
                 )
             };
-            // An empty message is a datagram, too: it is dropped by name.
-            datagrams.push(datagram);
             offset += len;
-            if len == 0 || offset >= message.len {
+            datagram.ends = len == 0 || offset >= message.len;
+            // An empty message is a datagram, too: it is dropped by name.
+            let ends = datagram.ends;
+            datagrams.push(datagram);
+            if ends {
                 break;
             }
         }
