@@ -3,7 +3,9 @@
 //! In: root, `/dev/net/tun`, the release build, iperf3, Debian's wireguard-go, and gotatun and boringtun-cli where
 //! cargo installs them. Out: throughput, bytes and packets per CPU-second, as medians, and the median of the paired
 //! ratios.
-//! Never: a comparison of runs that were not next to each other in time; two programs at work at once.
+//! Never: a comparison of runs that were not next to each other in time; two programs at work at once; a round in which
+//! another guest of the machine took our processors (`quiet` says how many of the rounds do count; if hardly any, all
+//! do, and the line says `disturbed`).
 //!
 //! ```text
 //!   iperf3 ── tun 10.0.0.1 ── PROGRAM ── veth 192.0.2.1 ═══ 192.0.2.2 veth ── PROGRAM ── tun 10.0.0.2 ── iperf3
@@ -33,6 +35,10 @@ use culvert_tests::{Iperf, Outer, Pair, Part, Program, Scenario, Veth};
 
 /// Clock ticks of `/proc/PID/stat`: USER_HZ is 100 on every architecture that we know.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Part of the processors' time that others may have had (steal, as the kernel counts it) in a round that counts.
+const STOLEN_MOST: f64 = 0.01;
+/// Rounds at the most, for each that is asked for.
+const TRIES: usize = 3;
 /// How long the first packet may take.
 const START: Duration = Duration::from_secs(20);
 
@@ -123,6 +129,8 @@ struct Figures {
     per_cpu: f64,
     /// CPU-seconds per second, sender and receiver.
     cpu: [f64; 2],
+    /// Part of all processors' time that the machine's other guests had.
+    stolen: f64,
 }
 
 struct Rig {
@@ -150,6 +158,7 @@ impl Rig {
     fn measure(&mut self, load: &Load, seconds: u32) -> Result<Figures> {
         let options = format!("{} -t {seconds}", load.options);
         let before = self.cpu()?;
+        let ticks = Ticks::now()?;
         let start = Instant::now();
         let flow = self
             .server
@@ -169,6 +178,7 @@ impl Rig {
             rate,
             per_cpu: amount / total,
             cpu: spent.map(|spent| spent / elapsed),
+            stolen: Ticks::now()?.stolen_since(&ticks),
         })
     }
 
@@ -190,6 +200,36 @@ impl Rig {
             of(self.pair.a.tunnel.process().pid())?,
             of(self.pair.b.tunnel.process().pid())?,
         ])
+    }
+}
+
+/// Clock ticks of all processors: in all, and those that others had.
+struct Ticks {
+    all: f64,
+    stolen: f64,
+}
+
+impl Ticks {
+    /// From the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal. What follows is in
+    /// the first two.
+    fn now() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().context("a line of all processors")?;
+        let ticks: Vec<f64> = line
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .flat_map(str::parse)
+            .collect();
+        Ok(Self {
+            all: ticks.iter().sum(),
+            stolen: *ticks.get(7).context("a count of steal")?,
+        })
+    }
+
+    /// The part that others had since `before`.
+    fn stolen_since(&self, before: &Self) -> f64 {
+        (self.stolen - before.stolen) / (self.all - before.all).max(1.0)
     }
 }
 
@@ -231,15 +271,16 @@ fn bench(scenario: &Scenario, options: &Options) -> Result<()> {
         .iter()
         .filter(|load| load.name.contains(&options.case))
     {
-        let mut results = BTreeMap::<&str, Vec<Figures>>::new();
-        for round in 0..options.rounds {
+        let mut rounds = Rounds::default();
+        while rounds.quiet() < options.rounds && rounds.0.len() < TRIES * options.rounds {
             // Who comes first changes.
-            let count = rigs.len();
+            let (count, round) = (rigs.len(), rounds.0.len());
+            let mut figures_of = BTreeMap::new();
             for turn in 0..count {
                 let (program, rig) = &mut rigs[(turn + round) % count];
                 let figures = rig.measure(load, options.seconds)?;
                 scenario.say(format!(
-                    "{:12} {:12} {:8.2} {}  {:8.1} per CPU-second  CPU {:.2} + {:.2}",
+                    "{:12} {:12} {:8.2} {}  {:8.1} per CPU-second  CPU {:.2} + {:.2}  stolen {:.1} %",
                     load.name,
                     program.name(),
                     figures.rate,
@@ -247,13 +288,39 @@ fn bench(scenario: &Scenario, options: &Options) -> Result<()> {
                     figures.per_cpu,
                     figures.cpu[0],
                     figures.cpu[1],
+                    100.0 * figures.stolen,
                 ));
-                results.entry(program.name()).or_default().push(figures);
+                figures_of.insert(program.name(), figures);
             }
+            rounds.0.push(figures_of);
         }
-        report(load, &results, options.json);
+        report(load, &rounds, options);
     }
     Ok(())
+}
+
+/// What every program reached, round by round.
+#[derive(Default)]
+struct Rounds(Vec<BTreeMap<&'static str, Figures>>);
+
+impl Rounds {
+    fn is_quiet(round: &BTreeMap<&str, Figures>) -> bool {
+        round.values().all(|figures| figures.stolen <= STOLEN_MOST)
+    }
+
+    fn quiet(&self) -> usize {
+        self.0.iter().filter(|round| Self::is_quiet(round)).count()
+    }
+
+    /// A program's figures in the rounds that count.
+    fn of(&self, program: &str, all: bool) -> Vec<Figures> {
+        let counts = |round: &&BTreeMap<&str, Figures>| all || Self::is_quiet(round);
+        self.0
+            .iter()
+            .filter(counts)
+            .filter_map(|round| round.get(program).copied())
+            .collect()
+    }
 }
 
 fn unit(load: &Load) -> (&'static str, &'static str) {
@@ -263,10 +330,19 @@ fn unit(load: &Load) -> (&'static str, &'static str) {
     }
 }
 
-fn report(load: &Load, results: &BTreeMap<&str, Vec<Figures>>, json: bool) {
-    let Some(own) = results.get(Program::Culvert.name()) else {
+fn report(load: &Load, rounds: &Rounds, options: &Options) {
+    let quiet = rounds.quiet();
+    let is_disturbed = 2 * quiet < options.rounds;
+    let own = rounds.of(Program::Culvert.name(), is_disturbed);
+    let of_all = rounds.0.len();
+    let others = rounds.0.first().into_iter().flat_map(BTreeMap::keys);
+    let others: Vec<&str> = others
+        .copied()
+        .filter(|&name| name != Program::Culvert.name())
+        .collect();
+    if own.is_empty() {
         return;
-    };
+    }
     let (rate, per_cpu) = unit(load);
     let what = match load.datagrams {
         None => ["throughput", "bytes-per-cpu"],
@@ -278,17 +354,16 @@ fn report(load: &Load, results: &BTreeMap<&str, Vec<Figures>>, json: bool) {
         (what[1], per_cpu, |figures| figures.per_cpu),
     ];
     for (measure, unit, read) in measures {
-        for (other, figures) in results {
-            if *other == Program::Culvert.name() {
-                continue;
-            }
+        for other in &others {
+            let figures = rounds.of(other, is_disturbed);
             let value = median(own.iter().map(read));
             let reference = median(figures.iter().map(read));
-            let ratio = median(own.iter().zip(figures).map(|(a, b)| read(a) / read(b)));
-            if json {
+            let ratio = median(own.iter().zip(&figures).map(|(a, b)| read(a) / read(b)));
+            if options.json {
                 println!(
                     "{{\"section\":\"gso\",\"case\":\"{}/{measure}/{other}\",\"unit\":\"{unit}\",\"value\":{value:.3},\
-                     \"reference\":\"{other}\",\"reference_value\":{reference:.3},\"ratio\":{ratio:.3}}}",
+                     \"reference\":\"{other}\",\"reference_value\":{reference:.3},\"ratio\":{ratio:.3},\"quiet\":{quiet},\
+                     \"rounds\":{of_all}}}",
                     load.name
                 );
             } else {
@@ -297,8 +372,10 @@ fn report(load: &Load, results: &BTreeMap<&str, Vec<Figures>>, json: bool) {
                     Some(target) => format!("target {target:.1}"),
                     None => String::new(),
                 };
+                let disturbed = if is_disturbed { "  disturbed" } else { "" };
                 let line = format!(
-                    "{:12} {measure:16} {value:9.2} {unit:20} {other:13} {reference:9.2}  ratio {ratio:6.2}  {target}",
+                    "{:12} {measure:16} {value:9.2} {unit:20} {other:13} {reference:9.2}  ratio {ratio:6.2}  \
+                     quiet {quiet} of {of_all}  {target}{disturbed}",
                     load.name
                 );
                 println!("{}", line.trim_end());
