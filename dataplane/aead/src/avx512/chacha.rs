@@ -15,15 +15,18 @@
 //! here depend on spans (lengths) and on whether two key *pointers* are the same.
 
 mod few;
+mod row;
+mod text;
 
-use core::arch::asm;
 use core::arch::x86_64::*;
 
 use few::{Rows, few};
+use row::{compute_row, row_with_few};
+use text::{apply, load};
 
 use crate::KeyBytes;
 use crate::batch::BLOCKS;
-use crate::lanes::{Compute, Group, Row, Span, Stream, prefetch};
+use crate::lanes::{Compute, Group, Row, Span, Stream};
 
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
 
@@ -131,39 +134,6 @@ unsafe fn compute_with_few<const EXACT: bool, const SUM: bool>(
             sixteen::<false>(group, lanes, || rows.double_round());
             apply::<EXACT, SUM>(group, lanes, sums);
         }
-        rows.finish(others);
-        apply::<EXACT, SUM>(last, others, sums);
-    }
-}
-
-/// Sixteen blocks of one packet: nothing was stored of them but where they begin.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn compute_row<const SUM: bool>(row: &Row, next: *const u8, sums: &mut [__m512i; 64]) {
-    let mut line = next;
-    let fetch = || {
-        prefetch(line);
-        prefetch(line.wrapping_add(64));
-        line = line.wrapping_add(128);
-    };
-    // SAFETY: the caller's contract.
-    unsafe { meet::<SUM>(row, sums, fetch) };
-}
-
-/// The same with a few lanes beside it.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn row_with_few<const EXACT: bool, const SUM: bool>(
-    row: &Row,
-    last: &Group,
-    blocks: &mut [__m512i; BLOCKS],
-    sums: &mut [__m512i; 64],
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut rows = Rows::<1>::new(last);
-        let (_, others) = split(blocks);
-        meet::<SUM>(row, sums, || rows.double_round());
         rows.finish(others);
         apply::<EXACT, SUM>(last, others, sums);
     }
@@ -353,38 +323,6 @@ unsafe fn sixteen<const MET: bool>(group: &Group, out: &mut [__m512i; 16], besid
     });
 }
 
-/// A row's keystream meets its source at once.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn meet<const SUM: bool>(row: &Row, sums: &mut [__m512i; 64], beside: impl FnMut()) {
-    let words = |value: u32| _mm512_set1_epi32(value as i32);
-    let iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let stream = &row.stream;
-    // SAFETY: the key is readable.
-    let key = unsafe { one_key(stream.key) };
-    let end = [
-        _mm512_add_epi32(words(row.block), iota),
-        words(stream.salt),
-        words(stream.counter as u32),
-        words((stream.counter >> 32) as u32),
-    ];
-    let mut sum = Sum::new();
-    rounds(key, end, beside, |lane, keystream| {
-        // SAFETY: the row's blocks are whole; each is read once.
-        unsafe {
-            let text = load(row.source.wrapping_add(64 * lane));
-            let to = row.destination.wrapping_add(64 * lane);
-            _mm512_storeu_si512(to.cast(), _mm512_xor_si512(text, keystream));
-            if SUM {
-                sum.add(text);
-            }
-        }
-    });
-    if SUM {
-        sum.give(&mut sums[stream.slot as usize & 63]);
-    }
-}
-
 /// Twenty rounds of sixteen blocks: `key` and `end` are their words 4 to 11 and 12 to 15. `beside`
 /// goes with each double round; `put` takes the lanes.
 #[inline]
@@ -460,124 +398,4 @@ fn transpose_quarters([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
         _mm512_shuffle_i32x4::<0x88>(ab2, cd2),
         _mm512_shuffle_i32x4::<0xdd>(ab2, cd2),
     ]
-}
-
-/// Each lane's source meets its keystream.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn apply<const EXACT: bool, const SUM: bool>(
-    group: &Group,
-    keystream: &[__m512i],
-    sums: &mut [__m512i; 64],
-) {
-    let used = group.used.min(keystream.len());
-    let mut sum = Sum::new();
-    for lane in 0..used {
-        let (span, source) = (group.span[lane], group.source[lane]);
-        let destination = group.destination[lane];
-        // SAFETY: the pointers are good for the span (`Compute::compute`); masked bytes are neither
-        // read nor written.
-        unsafe {
-            let text;
-            if span == Span::FULL {
-                text = load(source);
-                _mm512_storeu_si512(destination.cast(), _mm512_xor_si512(text, keystream[lane]));
-            } else {
-                let stored = ones(span.len()) & !ones(span.skip());
-                text = load_masked(source, stored & ones(span.take()));
-                let sealed = _mm512_xor_si512(text, keystream[lane]);
-                if EXACT {
-                    _mm512_mask_storeu_epi8(destination.cast(), stored, sealed);
-                } else {
-                    let sealed = _mm512_maskz_mov_epi8(stored, sealed);
-                    _mm512_storeu_si512(destination.cast(), sealed);
-                }
-            }
-            if SUM {
-                sum.add(text);
-                // A run of lanes of one text is summed up in registers.
-                if lane + 1 == used || group.slot[lane] != group.slot[lane + 1] {
-                    sum.give(&mut sums[group.slot[lane] as usize & 63]);
-                }
-            }
-        }
-    }
-}
-
-/// Sums of a text's 32-bit words, in eight parts.
-struct Sum {
-    /// Of 64-bit words, modulo 2^64.
-    both: __m512i,
-    /// Of their higher halves.
-    high: __m512i,
-}
-
-impl Sum {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-    fn new() -> Self {
-        let zero = _mm512_setzero_si512();
-        Self {
-            both: zero,
-            high: zero,
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-    fn add(&mut self, text: __m512i) {
-        self.both = _mm512_add_epi64(self.both, text);
-        self.high = _mm512_add_epi64(self.high, _mm512_srli_epi64::<32>(text));
-    }
-
-    /// Adds what was summed up to a total, and begins anew.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-    fn give(&mut self, total: &mut __m512i) {
-        // What the higher halves didn't make of the whole, the lower ones did.
-        let low = _mm512_sub_epi64(self.both, _mm512_slli_epi64::<32>(self.high));
-        *total = _mm512_add_epi64(*total, _mm512_add_epi64(low, self.high));
-        *self = Self::new();
-    }
-}
-
-#[inline(always)]
-const fn ones(count: u32) -> u64 {
-    if count >= 64 {
-        u64::MAX
-    } else {
-        (1 << count) - 1
-    }
-}
-
-/// Reads 64 bytes exactly once, whoever else writes them.
-///
-/// # Safety
-/// They are mapped and readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn load(source: *const u8) -> __m512i {
-    let text;
-    // SAFETY: the caller's contract. Without `pure` the compiler may not repeat the load.
-    unsafe {
-        asm!("vmovdqu64 {}, [{}]", out(zmm_reg) text, in(reg) source,
-            options(nostack, preserves_flags, readonly));
-    }
-    text
-}
-
-/// Reads the bytes of the mask exactly once; the others are zero.
-///
-/// # Safety
-/// The bytes of the mask are mapped and readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn load_masked(source: *const u8, mask: u64) -> __m512i {
-    let text;
-    // SAFETY: as in `load`; masked-out bytes can't fault.
-    unsafe {
-        asm!("vmovdqu8 {}{{{}}}{{z}}, [{}]", out(zmm_reg) text, in(kreg) mask, in(reg) source,
-            options(nostack, preserves_flags, readonly));
-    }
-    text
 }

@@ -1,0 +1,221 @@
+//! What an opened packet may do: whether its peer may send it, and where it goes.
+//!
+//! In: opened datagrams, in order. Out: arrivals, congestion marks carried inward, hop limits lowered for guests.
+//! Never: a look at more than headers; a decision that outlives the burst.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use culvert_wire::parse::{Headers, L3, parse_ip};
+use culvert_wireguard::message::data_len;
+
+use super::{Arrival, Claim, Destination, Sessions, plaintext_mut};
+use crate::{
+    answer, deliver, drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer,
+    seal::decrement_hop_limit, snapshot::NextHop, turn::Turn, uplink::Datagram,
+};
+
+/// Steps 4 and 5.
+pub(super) fn admit(
+    turn: &Turn<'_>,
+    burst: &mut [Datagram],
+    accepted: ArrayVec<Claim, UPLINK_BURST>,
+    sessions: &Sessions,
+) -> ArrayVec<Arrival, UPLINK_BURST> {
+    let mut arrivals = ArrayVec::new();
+    let mut last = None;
+    for claim in accepted {
+        let Claim {
+            datagram: index,
+            session,
+            ..
+        } = claim;
+        let datagram = &mut burst[index];
+        if datagram.bytes().len() == data_len(0) {
+            continue;
+        }
+        let peer = &sessions[session].peer;
+        match admit_one(turn, datagram, (session, peer), &mut last) {
+            Ok((headers, to)) => arrivals.push(Arrival {
+                datagram: index,
+                session,
+                headers,
+                to,
+            }),
+            Err(reason) => peer.drops.add(reason, 1),
+        }
+    }
+    arrivals
+}
+
+/// The way of one flow's packets: what was found for the last one is right for the next.
+#[derive(Clone, Copy)]
+struct Way {
+    session: usize,
+    addresses: (IpAddr, IpAddr),
+    ports: Option<(u16, u16)>,
+    to: Destination,
+    /// Through the router: the hop limit falls.
+    routed: bool,
+}
+
+fn admit_one(
+    turn: &Turn<'_>,
+    datagram: &mut Datagram,
+    (session, peer): (usize, &Peer),
+    last: &mut Option<Way>,
+) -> Result<(Headers, Destination), DropReason> {
+    let ecn = datagram.ecn;
+    let packet = plaintext_mut(datagram);
+    let headers = parse_ip(packet).map_err(|_| DropReason::InnerMalformed)?;
+    let addresses = headers.addresses().ok_or(DropReason::InnerMalformed)?;
+    let ports = headers.ports();
+    let way = match last {
+        Some(way) if way.session == session && way.addresses == addresses && way.ports == ports => {
+            *way
+        }
+        _ => {
+            let (to, routed) = find(turn, &headers, addresses, peer)?;
+            let way = Way {
+                session,
+                addresses,
+                ports,
+                to,
+                routed,
+            };
+            // What goes to the gateway is looked at each time.
+            *last = (to != Destination::Gateway).then_some(way);
+            way
+        }
+    };
+    decapsulate_ecn(packet, &headers, ecn)?;
+    if way.routed {
+        let hop_limit = match &headers.l3 {
+            L3::V4(ip) => ip.ttl,
+            L3::V6(ip) => ip.hop_limit,
+            L3::Arp | L3::Other => return Err(DropReason::InnerMalformed),
+        };
+        if hop_limit <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        if matches!(way.to, Destination::Ring(..)) {
+            decrement_hop_limit(packet);
+        }
+    }
+    Ok((headers, way.to))
+}
+
+/// Whether the peer may send this, where it goes, and whether through the router.
+fn find(
+    turn: &Turn<'_>,
+    headers: &Headers,
+    (source, destination): (IpAddr, IpAddr),
+    peer: &Peer,
+) -> Result<(Destination, bool), DropReason> {
+    let tunnel = turn
+        .snapshot
+        .tunnel(peer.tunnel)
+        .ok_or(DropReason::NoRoute)?;
+    if tunnel.allowed.lookup(source) != Some(peer.index) {
+        return Err(DropReason::SourceNotAllowed);
+    }
+    let network = tunnel
+        .network
+        .and_then(|network| turn.snapshot.network(network));
+    let network = network.ok_or(DropReason::NoRoute)?;
+    if let Some(port) = network.plain {
+        let queue = queue(turn, port, headers, source, destination)?;
+        return Ok((Destination::Ring(port, queue), false));
+    }
+    let next_hop = network
+        .routes
+        .lookup(destination)
+        .ok_or(DropReason::NoRoute)?;
+    match next_hop {
+        NextHop::Gateway if answer::is_echo_request(headers) => Ok((Destination::Gateway, false)),
+        NextHop::Gateway => Err(DropReason::GatewayNotServed),
+        NextHop::Unreachable => Err(DropReason::NoRoute),
+        // Its hop limit falls when it leaves.
+        NextHop::Peer(peer) => Ok((Destination::Peer(peer), true)),
+        NextHop::Port(port) => {
+            let queue = queue(turn, port, headers, source, destination)?;
+            Ok((Destination::Ring(port, queue), true))
+        }
+    }
+}
+
+/// RFC 6040, section 4.2: congestion met outside is marked inside; a packet that can't
+/// be marked is dropped for it.
+fn decapsulate_ecn(packet: &mut [u8], headers: &Headers, outer: u8) -> Result<(), DropReason> {
+    const CE: u8 = 3;
+    if outer != CE {
+        return Ok(());
+    }
+    match headers.traffic_class().unwrap_or(0) & 3 {
+        0 => Err(DropReason::CongestionUnmarkable),
+        CE => Ok(()),
+        _ => {
+            mark_congestion(packet);
+            Ok(())
+        }
+    }
+}
+
+fn mark_congestion(packet: &mut [u8]) {
+    match packet.first().map(|first| first >> 4) {
+        Some(4) if packet.len() >= 20 => {
+            let old = u16::from_be_bytes([packet[0], packet[1]]);
+            packet[1] |= 3;
+            let new = u16::from_be_bytes([packet[0], packet[1]]);
+            let field = u16::from_be_bytes([packet[10], packet[11]]);
+            let field = culvert_wire::checksum::update(field, old, new);
+            packet[10..12].copy_from_slice(&field.to_be_bytes());
+        }
+        Some(6) if packet.len() >= 2 => packet[1] |= 0x30,
+        _ => {}
+    }
+}
+
+/// The queue of the port that this flow goes to.
+fn queue(
+    turn: &Turn<'_>,
+    port: PortIndex,
+    headers: &Headers,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Result<u16, DropReason> {
+    let port = turn.snapshot.port(port).ok_or(DropReason::NoRoute)?;
+    if port.queues <= 1 {
+        return Ok(0);
+    }
+    Ok(deliver::queue(
+        port,
+        deliver::flow_hash(source, destination, headers.ports()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_wire::Checksum;
+
+    use super::*;
+
+    #[test]
+    fn congestion_marks_keep_the_header_checksum_right() {
+        let mut packet = [
+            0x45, 2, 0, 20, 1, 2, 0x40, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let sum = Checksum::of(&packet).complement();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        let headers = parse_ip(&packet).unwrap();
+        decapsulate_ecn(&mut packet, &headers, 3).unwrap();
+        assert_eq!(packet[1], 3);
+        assert!(Checksum::of(&packet).is_valid());
+        packet[1] = 0;
+        let headers = parse_ip(&packet).unwrap();
+        assert_eq!(
+            decapsulate_ecn(&mut packet, &headers, 3),
+            Err(DropReason::CongestionUnmarkable)
+        );
+    }
+}
