@@ -76,7 +76,8 @@ impl GuestRx {
     }
 
     /// Like [`try_lock`](Self::try_lock), but waits a few microseconds for another worker's
-    /// burst.
+    /// burst, and once lets others have this processor: that worker may be waiting for one, if
+    /// it has none of its own.
     ///
     /// # Errors
     /// As [`try_lock`](Self::try_lock).
@@ -87,6 +88,7 @@ impl GuestRx {
                 other => return other,
             }
         }
+        std::thread::yield_now();
         self.try_lock()
     }
 
