@@ -394,9 +394,9 @@ impl Rx {
                 )
             };
             offset += len;
-            datagram.ends = len == 0 || offset >= message.len;
             // An empty message is a datagram, too: it is dropped by name.
-            let ends = datagram.ends;
+            let ends = len == 0 || offset >= message.len;
+            datagram.ends = ends;
             datagrams.push(datagram);
             if ends {
                 break;

@@ -9,7 +9,8 @@
 //! and exclusive-ors of whole registers and nothing else. Sixteen by sixteen words are transposed
 //! at the end and each block meets its source.
 //!
-//! A full group of whole blocks meets its sources in registers; others' keystream is stored first.
+//! A row, and a full group of whole blocks that is not summed, meets its sources in registers; others'
+//! keystream is stored first.
 //!
 //! Constant time: those instructions take the same time for all operands; the branches and masks
 //! here depend on spans (lengths) and on whether two key *pointers* are the same.

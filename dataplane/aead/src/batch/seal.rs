@@ -62,7 +62,7 @@ pub(crate) unsafe fn seal<K: Vector, F>(
             };
             // What comes next arrives while tags are computed.
             for (slot, job) in jobs[order.next..].iter().take(HEADS_AHEAD).enumerate() {
-                fetch(job, if slot == 0 { 16 } else { 1 });
+                fetch(job, if slot == 0 { ROW } else { 1 });
             }
             seal_tags::<K>(&scratch.secret.poly_keys, jobs, first, &order, untagged);
         }
@@ -240,6 +240,8 @@ unsafe fn seal_heads_last<K: Vector, F>(
 
 /// Packets whose first bytes are fetched before they are read.
 const HEADS_AHEAD: usize = 4;
+/// Lines that the first of them begins with: those of a row.
+const ROW: usize = 16;
 
 /// Has some lines of a job's source brought near.
 #[inline(always)]
