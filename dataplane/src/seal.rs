@@ -67,6 +67,8 @@ struct Packet {
     counter: u64,
     /// Which of the sub-batch's runs it belongs to.
     run: usize,
+    /// The sealed datagram's sum, where sealing made it by the way.
+    sum: Option<Checksum>,
 }
 
 /// Consecutive packets for one peer: one keypair, one path.
@@ -195,6 +197,7 @@ fn choose(
                 len: padded_len(cut.len, departure.mtu),
                 counter: 0,
                 run: 0,
+                sum: None,
             });
         }
         left -= take;
@@ -220,7 +223,10 @@ fn sub_batch<F: Frames>(
     reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
     let built = build_and_seal(tools, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
-        let outer = departures[packet.departure].outer;
+        let outer = Outer {
+            sum: packet.sum,
+            ..departures[packet.departure].outer
+        };
         tx.commit(data_len(packet.len), &runs[packet.run].path, outer);
     }
     note_sent(turn, departures, &packets[..built]);
@@ -295,9 +301,11 @@ fn build_and_seal<F: Frames>(
     tx: &mut Tx,
     frames: &F,
     departures: &[Departure<'_>],
-    packets: &[Packet],
+    packets: &mut [Packet],
     runs: &[Run],
 ) -> usize {
+    let sums = tx.needs_sums();
+    tools.engine.sum_sealed(sums);
     let room = Segments::<SEGMENT_ROOM>::new();
     let mut jobs = Jobs::<SealJob<'_>, SUB_BATCH>::new();
     let needs_sum = packets
@@ -312,7 +320,7 @@ fn build_and_seal<F: Frames>(
             decrement_hop_limit(head);
         }
     };
-    for (packet, slot) in packets.iter().zip(tx.rooms()) {
+    for (packet, slot) in packets.iter_mut().zip(tx.rooms()) {
         let departure = &departures[packet.departure];
         let keypair = &runs[packet.run].keypair;
         let Some((header, body)) = slot.bytes_mut().split_first_chunk_mut::<DATA_HEADER_LEN>()
@@ -324,6 +332,7 @@ fn build_and_seal<F: Frames>(
             counter: packet.counter,
         }
         .write(header);
+        packet.sum = sums.then(|| Checksum::of(header));
         let head = departure.plan.header_len();
         let (len, payload) = (packet.len, &packet.payload);
         if body.len() < len + TAG_LEN + culvert_aead::TAILROOM {
@@ -360,6 +369,15 @@ fn build_and_seal<F: Frames>(
             });
     } else {
         tools.engine.seal(&mut jobs);
+    }
+    if sums {
+        for (packet, job) in packets.iter_mut().zip(jobs.iter()) {
+            packet.sum = job.sealed_sum().and_then(|sealed| {
+                let mut sum = packet.sum?;
+                sum.add_u16(sealed.value());
+                Some(sum)
+            });
+        }
     }
     built
 }

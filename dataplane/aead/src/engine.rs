@@ -100,6 +100,16 @@ impl Engine {
         self.kernel
     }
 
+    /// Whether seals from now on say the sums of ciphertext and tag: see [`SealJob::sealed_sum`].
+    pub fn sum_sealed(&mut self, wanted: bool) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self.scratch.sums_sealed = wanted;
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = wanted;
+    }
+
     /// Seals every job that wasn't sealed before. Any number of jobs; batches of 16 and more are
     /// the fastest, and sizes and keys may be mixed.
     pub fn seal(&mut self, jobs: &mut [SealJob<'_>]) {

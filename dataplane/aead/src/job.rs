@@ -157,6 +157,7 @@ pub struct SealJob<'a> {
     /// One counter seals once: a job that was sealed is passed over.
     pub(crate) done: bool,
     pub(crate) sum: PayloadSum,
+    pub(crate) sealed_sum: Option<PayloadSum>,
     life: PhantomData<&'a mut [u8]>,
 }
 
@@ -193,6 +194,7 @@ impl<'a> SealJob<'a> {
             in_place: true,
             done: false,
             sum: PayloadSum::default(),
+            sealed_sum: None,
             life: PhantomData,
         })
     }
@@ -275,6 +277,16 @@ impl<'a> SealJob<'a> {
     #[must_use]
     pub fn payload_sum(&self) -> PayloadSum {
         self.sum
+    }
+
+    /// The sum of ciphertext and tag, once they are there: if [`Engine::sum_sealed`] asked for it and the kernel had
+    /// it almost for nothing, which short texts and some others are not.
+    ///
+    /// [`Engine::sum_sealed`]: crate::Engine::sum_sealed
+    #[inline]
+    #[must_use]
+    pub fn sealed_sum(&self) -> Option<PayloadSum> {
+        self.sealed_sum
     }
 
     /// Bytes of ciphertext and tag.

@@ -43,16 +43,10 @@ pub(crate) fn words(bytes: &[u8]) -> u64 {
 
 /// Folds a sum to 16 bits; `odd` moves it by a byte, to words that begin at the other parity.
 pub(crate) fn fold(sum: u64, odd: bool) -> u16 {
-    let mut sum = (sum & 0xffff_ffff) + (sum >> 32);
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let [low, high, ..] = sum.to_le_bytes();
-    if odd {
-        u16::from_le_bytes([high, low])
-    } else {
-        u16::from_le_bytes([low, high])
-    }
+    // Halves meet in the upper one, with their carry; no branch depends on what was summed.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    let sum = (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
+    if odd { sum.swap_bytes() } else { sum }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use culvert_dpdk_sys::{
 };
 use culvert_wire::MacAddr;
 
-use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::{
     control_link::{HostPunt, Inline},
     drops::DropReason,
@@ -593,7 +593,11 @@ impl Tx {
         self.datagram_max
     }
 
-    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8) {
+    pub(super) fn needs_sums(&self) -> bool {
+        self.checksum == UdpChecksum::Software
+    }
+
+    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         let Some(mbuf) = self.reserved.get_mut(self.committed) else {
             debug_assert!(false, "more datagrams committed than rooms reserved");
             return;
@@ -625,7 +629,7 @@ impl Tx {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
         };
         self.id = self.id.wrapping_add(1);
-        template.write(frame, tos, self.id, self.checksum);
+        template.write(frame, outer, self.id, self.checksum);
 
         // 3. What is left to the NIC.
         if self.checksum == UdpChecksum::Offload {

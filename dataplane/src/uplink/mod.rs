@@ -30,6 +30,8 @@ use std::{
     time::Duration,
 };
 
+use culvert_wire::Checksum;
+
 use crate::{
     control_link::HostPunt,
     drops::Drops,
@@ -155,18 +157,23 @@ impl Datagram {
     }
 }
 
-/// What the outer IP header takes from the inner packet.
+/// What the outer headers take from what they carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outer {
     /// The traffic class.
     pub tos: u8,
     /// The hop limit; 0 leaves it to the uplink.
     pub hops: u8,
+    /// The datagram's sum, if it is known already.
+    pub sum: Option<Checksum>,
 }
 
 impl From<u8> for Outer {
     fn from(tos: u8) -> Self {
-        Self { tos, hops: 0 }
+        Self {
+            tos,
+            ..Self::default()
+        }
     }
 }
 
@@ -309,6 +316,17 @@ impl Tx {
         }
     }
 
+    /// Whether datagrams need their sums: see [`Outer::sum`].
+    #[must_use]
+    pub fn needs_sums(&self) -> bool {
+        match self {
+            // The kernel's sockets sum while they copy, or leave it to the device.
+            Self::Udp(_) => false,
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.needs_sums(),
+        }
+    }
+
     /// Says that the next room holds a datagram of `len` bytes for `path` with these
     /// fields of the outer IP header.
     pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
@@ -316,7 +334,7 @@ impl Tx {
             Self::Udp(tx) => tx.commit(len, path, outer),
             // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.commit(len, path, outer.tos),
+            Self::Dpdk(tx) => tx.commit(len, path, outer),
         }
     }
 

@@ -23,7 +23,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Text, Vector};
+use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Tags, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -125,9 +125,11 @@ impl Vector for Avx2 {
         texts: &[Text; 8],
         deal: Deal,
         _aside: Option<(&Line, Text)>,
-    ) -> [[u64; 2]; 9] {
+        _sums: bool,
+    ) -> Tags {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts, deal.evenly().unwrap_or(1)) }
+        let tags = unsafe { poly::authenticate(keys, texts, deal.evenly().unwrap_or(1)) };
+        Tags { tags, sums: None }
     }
 }
 

@@ -22,7 +22,7 @@ use core::arch::x86_64::*;
 use core::ptr;
 
 use crate::PayloadSum;
-use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Text, Vector};
+use crate::batch::{self, BLOCKS, Blocks, Deal, Line, Order, Scratch, Tags, Text, Vector};
 use crate::job::{DecryptJob, OpenJob, SealJob, Sealed};
 use crate::lanes::{Compute, Group};
 use crate::scalar::{Poly, Side};
@@ -141,9 +141,10 @@ impl Vector for Avx512 {
         texts: &[Text; 8],
         deal: Deal,
         aside: Option<(&Line, Text)>,
-    ) -> [[u64; 2]; 9] {
+        sums: bool,
+    ) -> Tags {
         // SAFETY: the caller's contract.
-        unsafe { poly::authenticate(keys, texts, deal, aside) }
+        unsafe { poly::authenticate(keys, texts, deal, aside, sums) }
     }
 }
 

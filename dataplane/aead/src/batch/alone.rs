@@ -161,7 +161,8 @@ impl Alone {
             } else {
                 K::TEXTS
             };
-            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], Deal::even(streams), None);
+            let deal = Deal::even(streams);
+            let [tag, ..] = K::tags([key; 8], &[self.text(); 8], deal, None, false).tags;
             tag
         }
     }

@@ -70,6 +70,8 @@ const ALL: (usize, usize) = (usize::MAX, 1);
 #[repr(C, align(64))]
 pub(crate) struct Scratch {
     pub(crate) groups: [Group; 2],
+    /// Whether seals say the sums of what they made.
+    pub(crate) sums_sealed: bool,
     pub(crate) secret: Secret,
 }
 
@@ -92,6 +94,7 @@ impl Scratch {
         const LINE: Line = Line([0; 8]);
         Self {
             groups: [Group::new(), Group::new()],
+            sums_sealed: false,
             secret: Secret {
                 poly_keys: [LINE; MOST + 24],
                 sums: [LINE; MOST],
@@ -200,7 +203,8 @@ pub(crate) trait Vector {
     const OPEN: (usize, usize);
 
     /// The tags of texts, which take lanes as `deal` says: all of them alike, unless the kernel mixes.
-    /// Then the tag of a text may come ninth that is authenticated in words meanwhile.
+    /// Then the tag of a text may come ninth that is authenticated in words meanwhile. With `sums`, a
+    /// kernel that gets them almost for nothing says what the texts' words come to.
     ///
     /// # Safety
     /// The processor has the kernel's features; texts are readable, and private. No text takes more
@@ -210,7 +214,15 @@ pub(crate) trait Vector {
         texts: &[Text; 8],
         deal: Deal,
         aside: Option<(&Line, Text)>,
-    ) -> [[u64; 2]; 9];
+        sums: bool,
+    ) -> Tags;
+}
+
+/// Tags of texts, and maybe the sums of the little-endian words of both, congruent modulo 65535.
+#[derive(Default)]
+pub(crate) struct Tags {
+    pub(crate) tags: [[u64; 2]; 9],
+    pub(crate) sums: Option<[u64; 8]>,
 }
 
 /// Blocks of one packet.

@@ -111,7 +111,7 @@ unsafe fn judge<K: Vector, J: Open>(
     // SAFETY: texts and tags lie in the jobs' buffers.
     unsafe {
         let text = |slot| jobs[order.index(first, slot)].text();
-        tags::<K>(keys, order, slots.clone(), text, |slot, tag| {
+        tags::<K>(keys, order, slots.clone(), false, text, |slot, tag, _| {
             verdicts[slot] = verdict(text(slot), tag);
         });
     }

@@ -13,7 +13,7 @@
 use core::{ptr, slice};
 
 use super::alone::Alone;
-use super::{Keys, MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags::tags};
+use super::{MOST, Order, Scratch, Text, Vector, ZEROS, aside, in_place, stream, tags::tags};
 use crate::job::SealJob;
 use crate::lanes::{Compute, Pipeline, Span, Stream, prefetch};
 use crate::{PayloadSum, raw, sum};
@@ -64,7 +64,7 @@ pub(crate) unsafe fn seal<K: Vector, F>(
             for (slot, job) in jobs[order.next..].iter().take(HEADS_AHEAD).enumerate() {
                 fetch(job, if slot == 0 { ROW } else { 1 });
             }
-            seal_tags::<K>(&scratch.secret.poly_keys, jobs, first, &order, untagged);
+            seal_tags::<K>(scratch, jobs, first, &order, untagged);
         }
         first = order.next;
     }
@@ -382,11 +382,11 @@ unsafe fn from_segments<C: Compute>(
     }
 }
 
-/// Tags behind the ciphertexts.
+/// Tags behind the ciphertexts, and sums of both if they are wanted.
 #[inline(always)]
 unsafe fn seal_tags<K: Vector>(
-    keys: &Keys,
-    jobs: &[SealJob<'_>],
+    scratch: &Scratch,
+    jobs: &mut [SealJob<'_>],
     first: usize,
     order: &Order,
     slots: usize,
@@ -398,11 +398,20 @@ unsafe fn seal_tags<K: Vector>(
             len: job.len,
         }
     };
+    let (keys, wanted) = (&scratch.secret.poly_keys, scratch.sums_sealed);
+    let mut sums = [None; MOST];
     // SAFETY: ciphertexts are private; a job's buffer has room for its tag.
     unsafe {
-        tags::<K>(keys, order, 0..slots, text, |slot, tag| {
-            put_tag(&jobs[order.index(first, slot)], tag);
+        tags::<K>(keys, order, 0..slots, wanted, text, |slot, tag, sum| {
+            let job = &jobs[order.index(first, slot)];
+            put_tag(job, tag);
+            sums[slot] = sum.map(|sum| PayloadSum::from_words(sum::fold(sum, false)));
         });
+    }
+    if wanted {
+        for slot in 0..slots {
+            jobs[order.index(first, slot)].sealed_sum = sums[slot];
+        }
     }
 }
 

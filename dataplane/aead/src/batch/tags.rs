@@ -19,7 +19,8 @@ use super::deal::share;
 use super::{Keys, Order, Text, Vector};
 use crate::scalar;
 
-/// Computes tags of several packets of about the same length at a time.
+/// Computes tags of several packets of about the same length at a time; with `sums` also sums of
+/// words of texts and tags, where that costs hardly anything.
 ///
 /// # Safety
 /// Texts are readable and private.
@@ -28,8 +29,9 @@ pub(super) unsafe fn tags<K: Vector>(
     poly_keys: &Keys,
     order: &Order,
     slots: Range<usize>,
+    sums: bool,
     text: impl Fn(usize) -> Text,
-    mut put: impl FnMut(usize, [u64; 2]),
+    mut put: impl FnMut(usize, [u64; 2], Option<u64>),
 ) {
     // Short ones first: their lanes were the first, the longest texts' may still be under way.
     let Range {
@@ -58,7 +60,7 @@ pub(super) unsafe fn tags<K: Vector>(
         // SAFETY: the caller's contract.
         let tags = unsafe { K::short_tags(keys, &texts, count.div_ceil(8)) };
         for (lane, &tag) in tags.iter().enumerate().take(count) {
-            put(begin + lane, tag);
+            put(begin + lane, tag, None);
         }
         begin += count;
     }
@@ -72,7 +74,7 @@ pub(super) unsafe fn tags<K: Vector>(
             // SAFETY: the caller's contract.
             let tags = unsafe { scalar::together(keys, &texts) };
             for (lane, tag) in tags.into_iter().enumerate() {
-                put(start + lane, tag);
+                put(start + lane, tag, None);
             }
             end = start;
             continue;
@@ -86,7 +88,7 @@ pub(super) unsafe fn tags<K: Vector>(
             for slot in start..end {
                 let key = &poly_keys[slot];
                 // SAFETY: the caller's contract.
-                put(slot, unsafe { scalar::authenticate(key, text(slot)) });
+                put(slot, unsafe { scalar::authenticate(key, text(slot)) }, None);
             }
             end = start;
             continue;
@@ -108,13 +110,14 @@ pub(super) unsafe fn tags<K: Vector>(
         let aside = (K::MIXES && start == begin + 1 && text(begin).len / 16 <= most)
             .then(|| (&poly_keys[begin], text(begin)));
         // SAFETY: the caller's contract.
-        let tags = unsafe { K::tags(keys, &texts, share.deal, aside) };
+        let all = unsafe { K::tags(keys, &texts, share.deal, aside, sums) };
         for rank in 0..share.count {
-            put(end - 1 - rank, tags[rank]);
+            let sum = all.sums.as_ref().map(|sums| sums[rank]);
+            put(end - 1 - rank, all.tags[rank], sum);
         }
         end = start;
         if aside.is_some() {
-            put(begin, tags[8]);
+            put(begin, all.tags[8], None);
             end = begin;
         }
     }

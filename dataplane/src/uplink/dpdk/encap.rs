@@ -16,6 +16,7 @@ use std::{
 
 use culvert_wire::{Checksum, EtherType, ether, ipv4, ipv6};
 
+use super::super::Outer;
 use super::classify::PROTOCOL_UDP;
 use crate::{
     drops::DropReason,
@@ -124,7 +125,8 @@ impl Template {
     /// Writes the headers into the first `len()` bytes of `frame`, whose rest is
     /// the datagram. `id` is the IPv4 identification.
     #[inline]
-    pub(super) fn write(&self, frame: &mut [u8], tos: u8, id: u16, checksum: UdpChecksum) {
+    pub(super) fn write(&self, frame: &mut [u8], outer: Outer, id: u16, checksum: UdpChecksum) {
+        let tos = outer.tos;
         let udp_len = u16::try_from(frame.len() - self.len() + UDP_HEADER)
             .expect("a frame is bounded by its buffer of less than 64 KiB");
         let [len_high, len_low] = udp_len.to_be_bytes();
@@ -148,7 +150,7 @@ impl Template {
                 headers[24..26].copy_from_slice(&sum.complement().to_be_bytes());
                 headers[38] = len_high;
                 headers[39] = len_low;
-                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum);
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, outer.sum);
                 headers[40..42].copy_from_slice(&field);
             }
             Headers::V6 { bytes, udp_sum } => {
@@ -160,7 +162,7 @@ impl Template {
                 headers[19] = len_low;
                 headers[58] = len_high;
                 headers[59] = len_low;
-                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum);
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, outer.sum);
                 headers[60..62].copy_from_slice(&field);
             }
         }
@@ -174,6 +176,7 @@ impl Template {
         udp_len: u16,
         datagram: &[u8],
         checksum: UdpChecksum,
+        known: Option<Checksum>,
     ) -> [u8; 2] {
         sum.add_u16(udp_len);
         match checksum {
@@ -181,7 +184,7 @@ impl Template {
             UdpChecksum::Software => {
                 sum.append(self.ports_sum);
                 sum.add_u16(udp_len);
-                sum.add(datagram);
+                sum.append(known.unwrap_or_else(|| Checksum::of(datagram)));
                 sum.complement_udp().to_be_bytes()
             }
         }
@@ -268,7 +271,7 @@ mod tests {
         let template = Template::new(&path).unwrap();
         assert_eq!((template.len(), template.is_v6()), (42, false));
         let mut frame = vec![0xaa; 42 + 33];
-        template.write(&mut frame, 0x8a, 0x1234, UdpChecksum::Software);
+        template.write(&mut frame, 0x8a.into(), 0x1234, UdpChecksum::Software);
         assert_eq!(frame[..12], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
         assert_eq!(frame[12..14], [8, 0]);
         assert!(Checksum::of(&frame[14..34]).is_valid());
@@ -285,8 +288,29 @@ mod tests {
         assert!(sum.is_valid());
         assert!(frame[42..].iter().all(|&byte| byte == 0xaa));
 
-        template.write(&mut frame, 0, 0, UdpChecksum::Offload);
+        template.write(&mut frame, 0.into(), 0, UdpChecksum::Offload);
         assert_eq!(frame[40..42], seed.to_be_bytes());
+    }
+
+    #[test]
+    fn a_sum_that_is_known_is_not_made_again() {
+        for (endpoint, source) in [
+            ("192.0.2.11:51821", "192.0.2.10"),
+            ("[2001:db8::11]:51821", "2001:db8::10"),
+        ] {
+            let template = Template::new(&path(endpoint, source)).unwrap();
+            let mut frame: Vec<u8> = (0..=255).cycle().take(template.len() + 1001).collect();
+            template.write(&mut frame, 0x8a.into(), 7, UdpChecksum::Software);
+            let mut again = frame.clone();
+            let mut outer = Outer::from(0x8a);
+            outer.sum = Some(Checksum::of(&frame[template.len()..]));
+            template.write(&mut again, outer, 7, UdpChecksum::Software);
+            assert_eq!(again, frame);
+            // Nothing looks at the datagram.
+            again[template.len()] ^= 1;
+            template.write(&mut again, outer, 7, UdpChecksum::Software);
+            assert_eq!(again[..template.len()], frame[..template.len()]);
+        }
     }
 
     #[test]
@@ -299,7 +323,7 @@ mod tests {
         for word in 0..=u16::MAX {
             let mut frame = vec![0; HEADERS_MAX + 2];
             frame[HEADERS_MAX..].copy_from_slice(&word.to_be_bytes());
-            template.write(&mut frame, 0, 0, UdpChecksum::Software);
+            template.write(&mut frame, 0.into(), 0, UdpChecksum::Software);
             assert_ne!(frame[60..62], [0, 0]);
             let mut sum = Checksum::pseudo_v6(
                 "2001:db8::10".parse().unwrap(),
@@ -319,7 +343,7 @@ mod tests {
         let path = path("[2001:db8::11]:51821", "2001:db8::10");
         let template = Template::new(&path).unwrap();
         let mut frame = vec![0xaa; HEADERS_MAX + 300];
-        template.write(&mut frame, 0x8a, 7, UdpChecksum::Software);
+        template.write(&mut frame, 0x8a.into(), 7, UdpChecksum::Software);
         let ip = Ipv6View::new(&frame[14..]).unwrap();
         assert_eq!(
             (ip.version(), ip.traffic_class(), ip.flow_label()),

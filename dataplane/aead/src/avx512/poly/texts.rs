@@ -10,12 +10,12 @@ use super::{
     Edges, Factor, HIGH_BIT, Limbs, carry, factor, finish, limbs, load, multiply, product, sum,
     transpose,
 };
-use crate::batch::{Deal, Line, Text};
+use crate::batch::{Deal, Line, Tags, Text};
 use crate::scalar::{Beside, Poly};
 
 /// The tags of texts that take the lanes as `deal` says; `keys` are their slots, one-time key first.
 /// The ninth is that of a text `aside`, in words: the integer units have time for four blocks of it
-/// per step.
+/// per step. With `sums` come those of the eight texts' words and their tags'.
 ///
 /// # Safety
 /// The processor has the features; texts are readable and nobody writes them meanwhile. No text takes
@@ -26,24 +26,28 @@ pub(crate) unsafe fn authenticate(
     texts: &[Text; 8],
     deal: Deal,
     aside: Option<(&Line, Text)>,
-) -> [[u64; 2]; 9] {
+    sums: bool,
+) -> Tags {
     // SAFETY: the caller's contract.
     unsafe {
         let alone = &mut ();
         // What the compiler knows beforehand is not worked out.
         match (deal.evenly(), aside) {
-            (Some(1), None) => dealt::<1, _>(keys, texts, deal, alone),
-            (Some(2), None) => dealt::<2, _>(keys, texts, deal, alone),
-            (Some(4), None) => dealt::<4, _>(keys, texts, deal, alone),
-            (Some(8), None) => dealt::<8, _>(keys, texts, deal, alone),
-            (None | Some(_), None) => dealt::<0, _>(keys, texts, deal, alone),
+            (Some(1), None) if sums => dealt::<1, true, _>(keys, texts, deal, alone),
+            (_, None) if sums => dealt::<0, true, _>(keys, texts, deal, alone),
+            (Some(1), None) => dealt::<1, false, _>(keys, texts, deal, alone),
+            (Some(2), None) => dealt::<2, false, _>(keys, texts, deal, alone),
+            (Some(4), None) => dealt::<4, false, _>(keys, texts, deal, alone),
+            (Some(8), None) => dealt::<8, false, _>(keys, texts, deal, alone),
+            (None | Some(_), None) => dealt::<0, false, _>(keys, texts, deal, alone),
             (streams, Some((key, text))) => {
                 let mut aside = Aside::new(key, text);
                 let mut tags = match streams {
-                    Some(1) => dealt::<1, _>(keys, texts, deal, &mut aside),
-                    _ => dealt::<0, _>(keys, texts, deal, &mut aside),
+                    _ if sums => dealt::<0, true, _>(keys, texts, deal, &mut aside),
+                    Some(1) => dealt::<1, false, _>(keys, texts, deal, &mut aside),
+                    _ => dealt::<0, false, _>(keys, texts, deal, &mut aside),
                 };
-                tags[8] = aside.finish();
+                tags.tags[8] = aside.finish();
                 tags
             }
         }
@@ -103,12 +107,12 @@ impl Beside for Aside<'_> {
 /// `S`: streams of every text, or 0 if they differ.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
-unsafe fn dealt<const S: usize, B: Beside>(
+unsafe fn dealt<const S: usize, const SUM: bool, B: Beside>(
     keys: [&Line; 8],
     texts: &[Text; 8],
     deal: Deal,
     beside: &mut B,
-) -> [[u64; 2]; 9] {
+) -> Tags {
     let deal = if S > 0 { Deal::even(S) } else { deal };
     let zero = _mm512_setzero_si512();
     let lanes = |bytes: u64| _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bytes as i64));
@@ -186,6 +190,10 @@ unsafe fn dealt<const S: usize, B: Beside>(
             [_mm512_set1_epi64(HIGH_BIT); 4],
         )
     };
+    let mut words = Words::new();
+    if SUM {
+        words.add(&columns);
+    }
     let mut accumulator = [zero; 6];
     if absent == 0 {
         multiply(
@@ -227,6 +235,7 @@ unsafe fn dealt<const S: usize, B: Beside>(
             for limb in &mut h {
                 *limb = _mm512_mask_mov_epi64(*limb, begin, zero);
             }
+            words.forget(begin);
             following = _mm512_mask_mov_epi64(following, begin, begins);
             places = each(following);
             // SAFETY: texts are readable.
@@ -238,6 +247,9 @@ unsafe fn dealt<const S: usize, B: Beside>(
                 [_mm512_set1_epi64(HIGH_BIT); 4],
             )
         };
+        if SUM {
+            words.add(&columns);
+        }
         let mut accumulator = [zero; 6];
         multiply(
             &mut accumulator,
@@ -286,12 +298,84 @@ unsafe fn dealt<const S: usize, B: Beside>(
     let lengths = limbs(zero, edges.lens, high_bit);
     multiply(&mut accumulator, &sum(&h, &lengths), &r);
     let tags = finish(&carry(&accumulator), s);
-    let mut packets = [[0; 2]; 9];
+    let mut all = Tags::default();
     // A text's tag is in its first lane.
     for lane in (0..8).rev() {
-        packets[deal.text(lane)] = [tags[0][lane], tags[1][lane]];
+        all.tags[deal.text(lane)] = [tags[0][lane], tags[1][lane]];
     }
-    packets
+    if SUM {
+        // A tag follows its text, maybe at an odd offset.
+        let first = _mm512_testn_epi64_mask(streams, streams);
+        let odd = _mm512_and_si512(_mm512_slli_epi64::<3>(lens), _mm512_set1_epi64(8));
+        words.forget(!begun);
+        let mut sum = words.fold();
+        for half in &tags {
+            // SAFETY: an array of eight words.
+            let half = unsafe { _mm512_loadu_si512(half.as_ptr().cast()) };
+            let words = _mm512_sllv_epi64(halves(half), odd);
+            sum = _mm512_mask_add_epi64(sum, first, sum, words);
+        }
+        let mut lanes = [0; 8];
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), halves(sum)) };
+        if S == 1 {
+            all.sums = Some(lanes);
+        } else {
+            let mut sums = [0; 8];
+            for (lane, sum) in lanes.into_iter().enumerate() {
+                sums[deal.text(lane)] += sum;
+            }
+            all.sums = Some(sums);
+        }
+    }
+    all
+}
+
+vector! {
+/// The sum of each word's halves.
+fn halves(words: __m512i) -> __m512i {
+    let low = _mm512_and_si512(words, _mm512_set1_epi64(0xffff_ffff));
+    _mm512_add_epi64(low, _mm512_srli_epi64::<32>(words))
+}
+}
+
+/// What texts' 16-bit words come to: sums of their limbs, without the bit that marks a block.
+struct Words(Limbs);
+
+impl Words {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn new() -> Self {
+        Self([_mm512_setzero_si512(); 3])
+    }
+
+    /// Adds the blocks of a step.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn add(&mut self, columns: &[__m512i; 8]) {
+        for pair in columns.as_chunks::<2>().0 {
+            self.0 = sum(&self.0, &limbs(pair[0], pair[1], _mm512_setzero_si512()));
+        }
+    }
+
+    /// Begins anew in some lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn forget(&mut self, lanes: __mmask8) {
+        for limb in &mut self.0 {
+            *limb = _mm512_mask_mov_epi64(*limb, lanes, _mm512_setzero_si512());
+        }
+    }
+
+    /// Each lane's sum modulo 65535, below 2^47. 2^44 is 2^12 then, and 2^88 is 2^8.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512ifma")]
+    fn fold(&self) -> __m512i {
+        let [low, middle, high] = [halves(self.0[0]), halves(self.0[1]), halves(self.0[2])];
+        let middle = _mm512_slli_epi64::<12>(middle);
+        let high = _mm512_slli_epi64::<8>(high);
+        _mm512_add_epi64(low, _mm512_add_epi64(middle, high))
+    }
 }
 
 vector! {
