@@ -129,11 +129,11 @@ pub(crate) fn seal<F: Frames>(
             next += 1;
             continue;
         };
-        let wanted = wanted(sending, &departures[next..], segment, position);
+        let (wanted, longest) = wanted(sending, &departures[next..], segment, position);
         let Some(tx) = sending.queue(position) else {
             return next;
         };
-        let room = tx.reserve(wanted);
+        let room = tx.reserve(wanted, longest);
         let mut packets = ArrayVec::new();
         let reached = choose(departures, (next, segment), room, wanted, &mut packets);
         if packets.is_empty() {
@@ -152,21 +152,25 @@ pub(crate) fn seal<F: Frames>(
 }
 
 /// How many packets a sub-batch that starts at `segment` of the first departure
-/// could take: all of the following ones that go to the same queue.
+/// could take: all of the following ones that go to the same queue. And the bytes of
+/// the longest of their datagrams.
 fn wanted(
     sending: &Sending<'_>,
     departures: &[Departure<'_>],
     segment: usize,
     position: usize,
-) -> usize {
-    let mut wanted = 0;
+) -> (usize, usize) {
+    let (mut wanted, mut longest) = (0, 0);
     for departure in departures {
         if wanted >= SUB_BATCH || sending.position(departure.peer.tunnel) != Some(position) {
             break;
         }
         wanted += departure.plan.count();
+        // None of a frame's segments is longer than the first.
+        let len = padded_len(departure.plan.segment(0).len, departure.mtu);
+        longest = longest.max(data_len(len));
     }
-    (wanted - segment).min(SUB_BATCH)
+    ((wanted - segment).min(SUB_BATCH), longest)
 }
 
 /// Step 1: the packets that `room` rooms hold. Answers where the next sub-batch
@@ -413,7 +417,7 @@ pub(crate) fn keepalive(
     let Some(uplink) = tunnel.and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink)) else {
         return;
     };
-    if tx.reserve(1) == 0 {
+    if tx.reserve(1, data_len(0)) == 0 {
         peer.drops.add(DropReason::UplinkFull, 1);
         return;
     }

@@ -495,7 +495,7 @@ impl Worker {
             uplink.counters.drops.add(DropReason::UplinkDown, 1);
             return;
         };
-        let room = match tx.reserve(1) {
+        let room = match tx.reserve(1, message.len()) {
             0 => None,
             _ => tx
                 .rooms()

@@ -287,11 +287,12 @@ pub enum Tx {
 }
 
 impl Tx {
-    /// Makes up to `count` (at most `limits::SUB_BATCH`) rooms available and says
-    /// how many there are: fewer when buffers or the device's queue run short.
-    pub fn reserve(&mut self, count: usize) -> usize {
+    /// Makes up to `count` (at most `limits::SUB_BATCH`) rooms available for datagrams
+    /// of up to `longest` bytes, and says how many there are: fewer when buffers or the
+    /// device's queue run short.
+    pub fn reserve(&mut self, count: usize, longest: usize) -> usize {
         match self {
-            Self::Udp(tx) => tx.reserve(count),
+            Self::Udp(tx) => tx.reserve(count, longest),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.reserve(count),
         }

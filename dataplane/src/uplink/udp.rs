@@ -432,10 +432,9 @@ struct Group {
 /// The sending half.
 pub struct Tx {
     sockets: Sockets,
+    /// What was reserved, in `memory`.
     rooms: Vec<Room>,
-    /// Owns what `rooms` point to.
-    _memory: Box<[u8]>,
-    reserved: usize,
+    memory: Box<[u8]>,
     lens: Vec<u32>,
     groups: Vec<Group>,
     /// The kernel takes several datagrams as one message.
@@ -448,39 +447,45 @@ impl Tx {
         Marker(self.sockets.clone())
     }
 
-    /// An odd number of cache lines apart: rooms at multiples of 4 KiB would
-    /// compete for the same cache sets.
-    const STRIDE: usize = limits::DATAGRAM_MAX.next_multiple_of(64) + culvert_aead::TAILROOM + 128;
-
     fn new(sockets: Sockets) -> Self {
-        let mut memory = vec![0; Self::STRIDE * limits::SUB_BATCH].into_boxed_slice();
-        let rooms = memory
-            .chunks_exact_mut(Self::STRIDE)
-            .map(|chunk| {
-                let len = u32::try_from(chunk.len()).unwrap_or(0);
-                // SAFETY: chunks are disjoint parts of `_memory`, which lives as
-                // long as the rooms and is touched through them alone.
-                unsafe { Room::new(NonNull::from(chunk).cast(), len) }
-            })
-            .collect();
+        let memory = Self::stride(limits::DATAGRAM_MAX) * limits::SUB_BATCH;
         Self {
             sockets,
-            rooms,
-            _memory: memory,
-            reserved: 0,
+            rooms: Vec::with_capacity(limits::SUB_BATCH),
+            memory: vec![0; memory].into_boxed_slice(),
             lens: Vec::with_capacity(limits::SUB_BATCH),
             groups: Vec::with_capacity(limits::SUB_BATCH),
             segmentation: true,
         }
     }
 
-    pub(super) fn reserve(&mut self, count: usize) -> usize {
-        self.reserved = count.min(limits::SUB_BATCH);
-        self.reserved
+    /// From one room to the next: as near as can be, so that a burst lies in few pages, and an odd number of cache
+    /// lines, because rooms at multiples of 4 KiB would compete for the same cache sets.
+    const fn stride(longest: usize) -> usize {
+        let lines = (longest + culvert_aead::TAILROOM).div_ceil(64);
+        64 * (lines | 1)
+    }
+
+    pub(super) fn reserve(&mut self, count: usize, longest: usize) -> usize {
+        debug_assert!(self.lens.is_empty(), "what was committed has left");
+        let stride = Self::stride(longest.min(limits::DATAGRAM_MAX));
+        self.rooms.clear();
+        self.rooms.extend(
+            self.memory
+                .chunks_exact_mut(stride)
+                .take(count.min(limits::SUB_BATCH))
+                .map(|chunk| {
+                    let len = u32::try_from(chunk.len()).unwrap_or(0);
+                    // SAFETY: chunks are disjoint parts of `memory`, which lives as long as the rooms and is touched
+                    // through them alone until they are made anew.
+                    unsafe { Room::new(NonNull::from(chunk).cast(), len) }
+                }),
+        );
+        self.rooms.len()
     }
 
     pub(super) fn rooms(&mut self) -> &mut [Room] {
-        &mut self.rooms[..self.reserved]
+        &mut self.rooms
     }
 
     #[expect(clippy::unused_self, reason = "a DPDK queue's limit is its own")]
@@ -542,7 +547,7 @@ impl Tx {
         }
         self.groups.clear();
         self.lens.clear();
-        self.reserved = 0;
+        self.rooms.clear();
     }
 
     /// Sends `run` groups from `first` on; answers how many are done with, sent or

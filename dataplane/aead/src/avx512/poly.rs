@@ -1,6 +1,7 @@
 //! Poly1305 (RFC 8439, section 2.5) for eight packets side by side.
 //!
-//! **In**: eight one-time keys, eight texts that nobody else writes. **Out**: eight tags.
+//! **In**: eight one-time keys, eight texts that nobody else writes. **Out**: eight tags; on request the sums
+//! of the texts' words, too, which are those of their limbs.
 //! **Never**: a write to a text, a read outside it.
 //!
 //! Numbers are three limbs of 44, 44 and 42 bits, one packet per 64-bit lane, multiplied with

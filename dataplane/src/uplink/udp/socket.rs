@@ -12,6 +12,8 @@ use std::{
     ptr::{self, NonNull},
 };
 
+use arrayvec::ArrayVec;
+
 use super::{Group, Options, Room};
 use crate::limits;
 
@@ -206,34 +208,42 @@ impl Socket {
     ///
     /// `lens[room]` is the length of the datagram in that room.
     pub(super) fn send(&self, groups: &[Group], rooms: &[Room], lens: &[u32]) -> io::Result<usize> {
-        // SAFETY: plain C structures for which zero is valid.
-        let mut headers: [libc::mmsghdr; limits::SUB_BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut names: [libc::sockaddr_storage; limits::SUB_BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut pieces: [libc::iovec; limits::SUB_BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control([0; CONTROL_BYTES]); limits::SUB_BATCH];
-
         let base = groups.first().map_or(0, |group| group.first);
         let last = groups.last().map_or(0, |group| group.first + group.count);
-        for ((piece, room), len) in pieces
-            .iter_mut()
-            .zip(&rooms[base..last])
+        let mut pieces: ArrayVec<_, { limits::SUB_BATCH }> = rooms[base..last]
+            .iter()
             .zip(&lens[base..last])
+            .map(|(room, len)| libc::iovec {
+                iov_base: room.start.as_ptr().cast(),
+                iov_len: *len as usize,
+            })
+            .collect();
+        // Names and control messages are all there before the headers point to them.
+        let mut names: ArrayVec<_, { limits::SUB_BATCH }> = groups
+            .iter()
+            .map(|group| to_raw(group.path.endpoint))
+            .collect();
+        let mut controls: ArrayVec<_, { limits::SUB_BATCH }> = groups
+            .iter()
+            .map(|group| {
+                let mut control = Control([0; CONTROL_BYTES]);
+                let len = self.write_control(group, &mut control);
+                (control, len)
+            })
+            .collect();
+        let mut headers = ArrayVec::<libc::mmsghdr, { limits::SUB_BATCH }>::new();
+        for ((group, (name, name_len)), (control, control_len)) in
+            groups.iter().zip(&mut names).zip(&mut controls)
         {
-            piece.iov_base = room.start.as_ptr().cast();
-            piece.iov_len = *len as usize;
-        }
-        for (slot, group) in groups.iter().enumerate() {
-            let (name, len) = to_raw(group.path.endpoint);
-            names[slot] = name;
-            let header = &mut headers[slot].msg_hdr;
-            header.msg_name = (&raw mut names[slot]).cast();
-            header.msg_namelen = len;
-            header.msg_iov = &raw mut pieces[group.first - base];
-            header.msg_iovlen = group.count;
-            header.msg_control = controls[slot].0.as_mut_ptr().cast();
-            header.msg_controllen = self.write_control(group, &mut controls[slot]);
+            // SAFETY: a plain C structure for which zero is valid.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            header.msg_hdr.msg_name = (&raw mut *name).cast();
+            header.msg_hdr.msg_namelen = *name_len;
+            header.msg_hdr.msg_iov = &raw mut pieces[group.first - base];
+            header.msg_hdr.msg_iovlen = group.count;
+            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = *control_len;
+            headers.push(header);
         }
         let count = libc::c_uint::try_from(groups.len()).unwrap_or(0);
         // SAFETY: each header points to a name, pieces and control bytes that live
