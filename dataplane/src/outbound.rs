@@ -326,11 +326,7 @@ fn outer(headers: &Headers, head: &[u8], routed: bool) -> Option<Outer> {
         L3::Arp | L3::Other => return Some(Outer::from(tos)),
     };
     let hops = hop_limit.checked_sub(1).filter(|&hops| hops > 0)?;
-    Some(Outer {
-        tos,
-        hops,
-        sum: None,
-    })
+    Some(Outer { tos, hops })
 }
 
 /// Whether this looks like a WireGuard message (whitepaper, section 5.4), or is a

@@ -227,11 +227,13 @@ fn sub_batch<F: Frames>(
     reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
     let built = build_and_seal(tools, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
-        let outer = Outer {
-            sum: packet.sum,
-            ..departures[packet.departure].outer
-        };
-        tx.commit(data_len(packet.len), &runs[packet.run].path, outer);
+        let outer = departures[packet.departure].outer;
+        tx.commit(
+            data_len(packet.len),
+            &runs[packet.run].path,
+            outer,
+            packet.sum,
+        );
     }
     note_sent(turn, departures, &packets[..built]);
     let uplink = departures
@@ -440,7 +442,7 @@ pub(crate) fn keepalive(
         return;
     };
     tools.engine.seal(&mut [job]);
-    tx.commit(data_len(0), path, Outer::default());
+    tx.commit(data_len(0), path, Outer::default(), None);
     tx.flush(&uplink.counters);
     peer.traffic.sent(1, data_len(0) as u64);
     peer.raise(signal::KEEPALIVE_SENT, turn.attention);

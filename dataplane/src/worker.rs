@@ -507,7 +507,7 @@ impl Worker {
             return;
         };
         room.copy_from_slice(message);
-        tx.commit(message.len(), path, HANDSHAKE_TOS.into());
+        tx.commit(message.len(), path, HANDSHAKE_TOS.into(), None);
         tx.flush(&uplink.counters);
     }
 

@@ -33,9 +33,9 @@ use culvert_dpdk_sys::{
     Device, DeviceConfig, DeviceError, Eal, Link, MbufBurst, Mempool, MempoolError, Offloads,
     OuterIp, Room as TxRoom, RxQueue, Stats, TxQueue,
 };
-use culvert_wire::MacAddr;
+use culvert_wire::{Checksum, MacAddr};
 
-use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::{
     control_link::{HostPunt, Inline},
     drops::DropReason,
@@ -597,7 +597,7 @@ impl Tx {
         self.checksum == UdpChecksum::Software
     }
 
-    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
+    pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, tos: u8, sum: Option<Checksum>) {
         let Some(mbuf) = self.reserved.get_mut(self.committed) else {
             debug_assert!(false, "more datagrams committed than rooms reserved");
             return;
@@ -629,7 +629,7 @@ impl Tx {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
         };
         self.id = self.id.wrapping_add(1);
-        template.write(frame, outer, self.id, self.checksum);
+        template.write(frame, tos, self.id, self.checksum, sum);
 
         // 3. What is left to the NIC.
         if self.checksum == UdpChecksum::Offload {

@@ -157,23 +157,18 @@ impl Datagram {
     }
 }
 
-/// What the outer headers take from what they carry.
+/// What the outer IP header takes from the inner packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outer {
     /// The traffic class.
     pub tos: u8,
     /// The hop limit; 0 leaves it to the uplink.
     pub hops: u8,
-    /// The datagram's sum, if it is known already.
-    pub sum: Option<Checksum>,
 }
 
 impl From<u8> for Outer {
     fn from(tos: u8) -> Self {
-        Self {
-            tos,
-            ..Self::default()
-        }
+        Self { tos, hops: 0 }
     }
 }
 
@@ -317,7 +312,7 @@ impl Tx {
         }
     }
 
-    /// Whether datagrams need their sums: see [`Outer::sum`].
+    /// Whether a datagram's sum is of use to `commit`.
     #[must_use]
     pub fn needs_sums(&self) -> bool {
         match self {
@@ -329,13 +324,16 @@ impl Tx {
     }
 
     /// Says that the next room holds a datagram of `len` bytes for `path` with these
-    /// fields of the outer IP header.
-    pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
+    /// fields of the outer IP header. `sum` is the datagram's, if it is known already.
+    pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer, sum: Option<Checksum>) {
         match self {
-            Self::Udp(tx) => tx.commit(len, path, outer),
+            Self::Udp(tx) => {
+                let _ = sum;
+                tx.commit(len, path, outer);
+            }
             // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.commit(len, path, outer),
+            Self::Dpdk(tx) => tx.commit(len, path, outer.tos, sum),
         }
     }
 

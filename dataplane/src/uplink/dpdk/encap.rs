@@ -16,7 +16,6 @@ use std::{
 
 use culvert_wire::{Checksum, EtherType, ether, ipv4, ipv6};
 
-use super::super::Outer;
 use super::classify::PROTOCOL_UDP;
 use crate::{
     drops::DropReason,
@@ -123,10 +122,17 @@ impl Template {
     }
 
     /// Writes the headers into the first `len()` bytes of `frame`, whose rest is
-    /// the datagram. `id` is the IPv4 identification.
+    /// the datagram. `id` is the IPv4 identification; with `sum_of_datagram` nothing of
+    /// the datagram is read.
     #[inline]
-    pub(super) fn write(&self, frame: &mut [u8], outer: Outer, id: u16, checksum: UdpChecksum) {
-        let tos = outer.tos;
+    pub(super) fn write(
+        &self,
+        frame: &mut [u8],
+        tos: u8,
+        id: u16,
+        checksum: UdpChecksum,
+        sum_of_datagram: Option<Checksum>,
+    ) {
         let udp_len = u16::try_from(frame.len() - self.len() + UDP_HEADER)
             .expect("a frame is bounded by its buffer of less than 64 KiB");
         let [len_high, len_low] = udp_len.to_be_bytes();
@@ -150,7 +156,7 @@ impl Template {
                 headers[24..26].copy_from_slice(&sum.complement().to_be_bytes());
                 headers[38] = len_high;
                 headers[39] = len_low;
-                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, outer.sum);
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, sum_of_datagram);
                 headers[40..42].copy_from_slice(&field);
             }
             Headers::V6 { bytes, udp_sum } => {
@@ -162,7 +168,7 @@ impl Template {
                 headers[19] = len_low;
                 headers[58] = len_high;
                 headers[59] = len_low;
-                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, outer.sum);
+                let field = self.udp_field(*udp_sum, udp_len, datagram, checksum, sum_of_datagram);
                 headers[60..62].copy_from_slice(&field);
             }
         }
@@ -271,7 +277,7 @@ mod tests {
         let template = Template::new(&path).unwrap();
         assert_eq!((template.len(), template.is_v6()), (42, false));
         let mut frame = vec![0xaa; 42 + 33];
-        template.write(&mut frame, 0x8a.into(), 0x1234, UdpChecksum::Software);
+        template.write(&mut frame, 0x8a, 0x1234, UdpChecksum::Software, None);
         assert_eq!(frame[..12], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
         assert_eq!(frame[12..14], [8, 0]);
         assert!(Checksum::of(&frame[14..34]).is_valid());
@@ -288,7 +294,7 @@ mod tests {
         assert!(sum.is_valid());
         assert!(frame[42..].iter().all(|&byte| byte == 0xaa));
 
-        template.write(&mut frame, 0.into(), 0, UdpChecksum::Offload);
+        template.write(&mut frame, 0, 0, UdpChecksum::Offload, None);
         assert_eq!(frame[40..42], seed.to_be_bytes());
     }
 
@@ -300,15 +306,14 @@ mod tests {
         ] {
             let template = Template::new(&path(endpoint, source)).unwrap();
             let mut frame: Vec<u8> = (0..=255).cycle().take(template.len() + 1001).collect();
-            template.write(&mut frame, 0x8a.into(), 7, UdpChecksum::Software);
+            template.write(&mut frame, 0x8a, 7, UdpChecksum::Software, None);
             let mut again = frame.clone();
-            let mut outer = Outer::from(0x8a);
-            outer.sum = Some(Checksum::of(&frame[template.len()..]));
-            template.write(&mut again, outer, 7, UdpChecksum::Software);
+            let sum = Some(Checksum::of(&frame[template.len()..]));
+            template.write(&mut again, 0x8a, 7, UdpChecksum::Software, sum);
             assert_eq!(again, frame);
             // Nothing looks at the datagram.
             again[template.len()] ^= 1;
-            template.write(&mut again, outer, 7, UdpChecksum::Software);
+            template.write(&mut again, 0x8a, 7, UdpChecksum::Software, sum);
             assert_eq!(again[..template.len()], frame[..template.len()]);
         }
     }
@@ -323,7 +328,7 @@ mod tests {
         for word in 0..=u16::MAX {
             let mut frame = vec![0; HEADERS_MAX + 2];
             frame[HEADERS_MAX..].copy_from_slice(&word.to_be_bytes());
-            template.write(&mut frame, 0.into(), 0, UdpChecksum::Software);
+            template.write(&mut frame, 0, 0, UdpChecksum::Software, None);
             assert_ne!(frame[60..62], [0, 0]);
             let mut sum = Checksum::pseudo_v6(
                 "2001:db8::10".parse().unwrap(),
@@ -343,7 +348,7 @@ mod tests {
         let path = path("[2001:db8::11]:51821", "2001:db8::10");
         let template = Template::new(&path).unwrap();
         let mut frame = vec![0xaa; HEADERS_MAX + 300];
-        template.write(&mut frame, 0x8a.into(), 7, UdpChecksum::Software);
+        template.write(&mut frame, 0x8a, 7, UdpChecksum::Software, None);
         let ip = Ipv6View::new(&frame[14..]).unwrap();
         assert_eq!(
             (ip.version(), ip.traffic_class(), ip.flow_label()),

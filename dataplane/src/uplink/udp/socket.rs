@@ -231,6 +231,7 @@ impl Socket {
                 (control, len)
             })
             .collect();
+        let pieces = pieces.as_mut_ptr();
         let mut headers = ArrayVec::<libc::mmsghdr, { limits::SUB_BATCH }>::new();
         for ((group, (name, name_len)), (control, control_len)) in
             groups.iter().zip(&mut names).zip(&mut controls)
@@ -239,7 +240,7 @@ impl Socket {
             let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
             header.msg_hdr.msg_name = (&raw mut *name).cast();
             header.msg_hdr.msg_namelen = *name_len;
-            header.msg_hdr.msg_iov = &raw mut pieces[group.first - base];
+            header.msg_hdr.msg_iov = pieces.wrapping_add(group.first - base);
             header.msg_hdr.msg_iovlen = group.count;
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = *control_len;

@@ -31,7 +31,8 @@ pub(crate) unsafe fn authenticate(
     // SAFETY: the caller's contract.
     unsafe {
         let alone = &mut ();
-        // What the compiler knows beforehand is not worked out.
+        // What the compiler knows beforehand is not worked out. Sums are made of bursts: of full
+        // lanes mostly, and all else is one case.
         match (deal.evenly(), aside) {
             (Some(1), None) if sums => dealt::<1, true, _>(keys, texts, deal, alone),
             (_, None) if sums => dealt::<0, true, _>(keys, texts, deal, alone),
