@@ -44,13 +44,15 @@ use std::{
 
 use culvert_aead::{Engine, Jobs, SealJob, Segment, TAG_LEN, TAILROOM};
 use culvert_dataplane::{
-    clock,
-    control_link::{self, Attention, Command},
-    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
-    path::{Link, Path},
-    peer::Peer,
-    sessions::SessionTable,
-    snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    shared::{
+        clock,
+        control_link::{self, Attention, Command},
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        path::{Link, Path},
+        peer::Peer,
+        sessions::SessionTable,
+        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    },
     uplink::{
         Uplink,
         dpdk::{self, sys},

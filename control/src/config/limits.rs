@@ -29,7 +29,7 @@ pub(super) const SOCKET_PATH: usize = 107;
 pub(super) const INTERFACE_NAME: usize = 15;
 
 /// Peers over all tunnels: the data path's.
-pub(super) const PEERS: usize = culvert_dataplane::limits::PEERS;
+pub(super) const PEERS: usize = culvert_dataplane::shared::limits::PEERS;
 
 /// Mistakes shown for one file; the rest is counted.
 pub(super) const MISTAKES_SHOWN: usize = 200;

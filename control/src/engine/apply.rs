@@ -15,9 +15,11 @@ mod tunnels;
 use std::{sync::Arc, time::Duration};
 
 use culvert_dataplane::{
-    control_link::Command,
-    ids::{PeerIndex, TunnelIndex, UplinkIndex},
-    limits::PEER_PLACES,
+    shared::{
+        control_link::Command,
+        ids::{PeerIndex, TunnelIndex, UplinkIndex},
+        limits::PEER_PLACES,
+    },
     uplink::UplinkQueue,
 };
 use culvert_wireguard::Now;

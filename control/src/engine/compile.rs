@@ -6,8 +6,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use culvert_dataplane::{
-    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
-    snapshot::{Guard, Network, NextHop, Port, Snapshot, Tunnel},
+    shared::{
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        snapshot::{Guard, Network, NextHop, Port, Snapshot, Tunnel},
+    },
     uplink::Uplink,
 };
 use culvert_wire::{

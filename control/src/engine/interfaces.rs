@@ -5,7 +5,7 @@
 
 use std::{io, sync::Arc};
 
-use culvert_dataplane::tun::{Claim, Layer, Tun, TunConfig};
+use culvert_dataplane::guest::tun::{Claim, Layer, Tun, TunConfig};
 use ipnet::IpNet;
 
 use super::ports::offloads;

@@ -44,11 +44,13 @@ use std::{
 };
 
 use culvert_dataplane::{
-    clock,
-    control_link::{Attention, Command},
-    ids::UplinkIndex,
-    snapshot::{Snapshot, SnapshotCell},
-    tun::Tun,
+    guest::tun::Tun,
+    shared::{
+        clock,
+        control_link::{Attention, Command},
+        ids::UplinkIndex,
+        snapshot::{Snapshot, SnapshotCell},
+    },
 };
 use culvert_wireguard::{Instant, Now, Transmit};
 use rustix::{

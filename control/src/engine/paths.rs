@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     control_link::{Command, Inline},
     drops::DropReason,
     ids::{TunnelIndex, UplinkIndex},

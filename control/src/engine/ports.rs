@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     control_link::Attention,
     drops::{DropReason, Drops},
     snapshot::Guest,

@@ -7,7 +7,11 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use culvert_dataplane::{drops::Drops, host::NeighborState, snapshot::Guest, worker::WorkerStats};
+use culvert_dataplane::{
+    host::NeighborState,
+    shared::{drops::Drops, snapshot::Guest},
+    worker::WorkerStats,
+};
 use culvert_vhost::{PortDrop, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     control_link::Command,
     ids::{PeerIndex, PortIndex},
     peer::signal,

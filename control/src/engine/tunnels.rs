@@ -15,9 +15,11 @@ use std::{
 };
 
 use culvert_dataplane::{
-    ids::{PeerIndex, TunnelIndex},
-    peer::{Peer as Cell, signal},
-    sessions::{Session, SessionTable},
+    shared::{
+        ids::{PeerIndex, TunnelIndex},
+        peer::{Peer as Cell, signal},
+        sessions::{Session, SessionTable},
+    },
     uplink::udp::Marker,
 };
 use culvert_wireguard::{

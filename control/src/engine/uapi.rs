@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::atomic::Ordering};
 
-use culvert_dataplane::limits::PEERS;
+use culvert_dataplane::shared::limits::PEERS;
 use culvert_wireguard::Now;
 
 use super::{Engine, apply::Manner, tunnels::TunnelState};

@@ -12,8 +12,10 @@ use std::{
 use culvert_dataplane::{host::Resolution, uplink::dpdk};
 use culvert_dataplane::{
     host::{HostConfig, HostStack},
-    ids::{TunnelIndex, UplinkIndex},
-    path::{Link, Path},
+    shared::{
+        ids::{TunnelIndex, UplinkIndex},
+        path::{Link, Path},
+    },
     uplink::{UplinkCounters, UplinkQueue, udp},
 };
 use culvert_wire::MacAddr;

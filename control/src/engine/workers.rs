@@ -11,10 +11,12 @@ use std::{
 };
 
 use culvert_dataplane::{
-    control_link::{self, Attention, Command, ControlEnd},
-    ids::WorkerIndex,
-    snapshot::SnapshotCell,
-    wake::Wake,
+    shared::{
+        control_link::{self, Attention, Command, ControlEnd},
+        ids::WorkerIndex,
+        snapshot::SnapshotCell,
+        wake::Wake,
+    },
     worker::{Polling, Worker, WorkerStats},
 };
 use rustix::thread::CpuSet;

@@ -11,8 +11,14 @@ use culvert_wireguard::message::data_len;
 
 use super::{Arrival, Claim, Destination, Sessions, plaintext_mut};
 use crate::{
-    answer, deliver, drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer,
-    seal::decrement_hop_limit, snapshot::NextHop, turn::Turn, uplink::Datagram,
+    egress::seal::decrement_hop_limit,
+    gateway::answer,
+    guest::deliver,
+    shared::{
+        drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer, snapshot::NextHop,
+    },
+    uplink::Datagram,
+    worker::turn::Turn,
 };
 
 /// Steps 4 and 5.

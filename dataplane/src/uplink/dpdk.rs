@@ -36,7 +36,7 @@ use culvert_dpdk_sys::{
 use culvert_wire::{Checksum, MacAddr};
 
 use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
-use crate::{
+use crate::shared::{
     control_link::{HostPunt, Inline},
     drops::DropReason,
     ids::UplinkIndex,

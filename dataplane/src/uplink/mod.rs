@@ -32,7 +32,7 @@ use std::{
 
 use culvert_wire::Checksum;
 
-use crate::{
+use crate::shared::{
     control_link::HostPunt,
     drops::Drops,
     ids::{TunnelIndex, UplinkIndex},

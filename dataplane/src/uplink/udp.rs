@@ -24,7 +24,7 @@ use std::{
 };
 
 use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
-use crate::{
+use crate::shared::{
     drops::DropReason,
     ids::{TunnelIndex, UplinkIndex},
     limits,

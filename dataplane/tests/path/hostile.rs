@@ -6,7 +6,7 @@
 //!  datagrams  = punted + keepalives + delivered + sent on + dropped, each under one name
 //! ```
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     drops::{DropReason, Drops},
     snapshot::Guard,
 };

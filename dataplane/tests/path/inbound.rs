@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_dataplane::{drops::DropReason, peer::signal};
+use culvert_dataplane::shared::{drops::DropReason, peer::signal};
 use culvert_vhost::Offloads;
 use culvert_wire::VnetHeader;
 use culvert_wireguard::{PublicKey, Role, cookie::Mac1};

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     control_link::Command,
     drops::DropReason,
     ids::{NetworkIndex, PortIndex},

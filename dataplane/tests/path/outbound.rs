@@ -1,6 +1,6 @@
 //! Guest to tunnel.
 
-use culvert_dataplane::{drops::DropReason, peer::signal};
+use culvert_dataplane::shared::{drops::DropReason, peer::signal};
 use culvert_wire::VnetHeader;
 
 use crate::{

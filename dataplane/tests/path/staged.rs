@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use culvert_dataplane::{control_link::Command, drops::DropReason, limits, peer::signal};
+use culvert_dataplane::shared::{control_link::Command, drops::DropReason, limits, peer::signal};
 use culvert_wire::VnetHeader;
 
 use crate::{

@@ -17,14 +17,16 @@ use std::{
 
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, aead::AeadInOut};
 use culvert_dataplane::{
-    clock,
-    control_link::{self, Attention, Command, ControlEnd},
-    drops::{DropReason, Drops},
-    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
-    path::{Link, Path},
-    peer::Peer,
-    sessions::{Session, SessionTable},
-    snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    shared::{
+        clock,
+        control_link::{self, Attention, Command, ControlEnd},
+        drops::{DropReason, Drops},
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        path::{Link, Path},
+        peer::Peer,
+        sessions::{Session, SessionTable},
+        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    },
     uplink::{Uplink, UplinkQueue, udp},
     worker::{Polling, Worker, WorkerStats},
 };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_dataplane::control_link::Command;
+use culvert_dataplane::shared::control_link::Command;
 use culvert_vhost::PortDrop;
 use culvert_wire::VnetHeader;
 

@@ -9,10 +9,12 @@ use std::{
 };
 
 use culvert_dataplane::{
-    drops::DropReason,
-    ids::PortIndex,
-    snapshot::{Guest, NextHop, Port},
-    tun::{Layer, Tun, shift_out},
+    guest::tun::{Layer, Tun, shift_out},
+    shared::{
+        drops::DropReason,
+        ids::PortIndex,
+        snapshot::{Guest, NextHop, Port},
+    },
 };
 use culvert_vhost::Offloads;
 use culvert_wire::{MacAddr, VnetHeader, fib::Fib};
@@ -91,7 +93,7 @@ fn tun_site() -> (Site, Host) {
 /// The same, and nothing but the interface and the tunnel.
 fn plain_site() -> (Site, Host) {
     let options = Options {
-        guard: culvert_dataplane::snapshot::Guard::Off,
+        guard: culvert_dataplane::shared::snapshot::Guard::Off,
         ..Options::default()
     };
     let (site, host) = site(options, Layer::Ip, Offloads::all());
@@ -334,9 +336,11 @@ fn a_frame_that_waits_for_a_key_in_a_plain_network_is_not_changed_either() {
     site.settle();
     assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 1);
     site.publish_key();
-    site.command(culvert_dataplane::control_link::Command::FlushStaged(
-        culvert_dataplane::ids::PeerIndex(0),
-    ));
+    site.command(
+        culvert_dataplane::shared::control_link::Command::FlushStaged(
+            culvert_dataplane::shared::ids::PeerIndex(0),
+        ),
+    );
     site.settle();
     assert_eq!(read(&site.sealed()[0].1), read(&sent));
     no_drops(&site);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::tun::Tun;
+use culvert_dataplane::guest::tun::Tun;
 
 use super::Failure;
 use crate::config::is_interface_name;

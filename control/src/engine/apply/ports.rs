@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use culvert_dataplane::{
+use culvert_dataplane::shared::{
     control_link::Command,
     ids::{NetworkIndex, PortIndex},
 };

@@ -6,8 +6,10 @@
 use std::collections::{HashMap, HashSet};
 
 use culvert_dataplane::{
-    control_link::Command,
-    ids::{TunnelIndex, UplinkIndex},
+    shared::{
+        control_link::Command,
+        ids::{TunnelIndex, UplinkIndex},
+    },
     uplink::{UplinkQueue, udp::Marker},
 };
 use culvert_wireguard::Now;

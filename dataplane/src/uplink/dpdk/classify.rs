@@ -20,7 +20,10 @@ use culvert_wire::{
     parse::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
 };
 
-use crate::{drops::DropReason, ids::TunnelIndex, uplink::Uplink};
+use crate::{
+    shared::{drops::DropReason, ids::TunnelIndex},
+    uplink::Uplink,
+};
 
 pub(super) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
@@ -282,7 +285,7 @@ mod tests {
     use culvert_wire::ipv4;
 
     use super::*;
-    use crate::{ids::UplinkIndex, uplink::UplinkCounters};
+    use crate::{shared::ids::UplinkIndex, uplink::UplinkCounters};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const UNKNOWN: Checks = Checks {

@@ -17,7 +17,7 @@ use std::{
 use culvert_wire::{Checksum, EtherType, ether, ipv4, ipv6};
 
 use super::classify::PROTOCOL_UDP;
-use crate::{
+use crate::shared::{
     drops::DropReason,
     path::{Link, Path},
 };

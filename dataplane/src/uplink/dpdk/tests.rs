@@ -16,7 +16,7 @@ use culvert_dpdk_sys::{EalConfig, Hugepages};
 use rtrb::RingBuffer;
 
 use super::*;
-use crate::{ids::TunnelIndex, path::Link as PathLink};
+use crate::shared::{ids::TunnelIndex, path::Link as PathLink};
 
 const PORT: u16 = 51_820;
 const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);

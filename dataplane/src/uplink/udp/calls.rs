@@ -28,7 +28,10 @@ use std::{
 use culvert_wireguard::Instant;
 
 use super::socket::{Received, Rule, Socket};
-use crate::{clock, limits, rate::Rate};
+use crate::{
+    shared::{clock, limits},
+    worker::rate::Rate,
+};
 
 /// The lanes' number.
 pub(super) const LANES: usize = 2;

@@ -15,7 +15,7 @@ use std::{
 use arrayvec::ArrayVec;
 
 use super::{Group, Options, Room};
-use crate::limits;
+use crate::shared::limits;
 
 /// Bytes asked of the kernel for each direction.
 const SOCKET_BUFFER: libc::c_int = 8 << 20;

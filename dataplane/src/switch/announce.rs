@@ -18,10 +18,12 @@ use culvert_wire::{
 };
 
 use crate::{
-    deliver,
-    ids::{NetworkIndex, PortIndex},
-    snapshot::{Network, NextHop},
-    turn::Turn,
+    guest::deliver,
+    shared::{
+        ids::{NetworkIndex, PortIndex},
+        snapshot::{Network, NextHop},
+    },
+    worker::turn::Turn,
 };
 
 /// The longest of the frames.

@@ -20,11 +20,13 @@ use std::{
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
-    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
-    limits,
-    path::Path,
+    shared::{
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        limits,
+        path::Path,
+        wake::Wake,
+    },
     uplink::UplinkQueue,
-    wake::Wake,
 };
 
 /// The peers that have signals for the control core, and its doorbell.

@@ -20,13 +20,17 @@ use culvert_wire::{
 };
 
 use crate::{
-    deliver::{self, ETHERNET},
-    drops::DropReason,
-    frames::Frames,
-    guard,
-    limits::{HOST_FRAME_MAX, ICMP_ERRORS_PER_SECOND},
-    snapshot::{Network, NextHop, Port},
-    turn::{Tools, Turn},
+    guest::{
+        deliver::{self, ETHERNET},
+        frames::Frames,
+    },
+    shared::{
+        drops::DropReason,
+        limits::{HOST_FRAME_MAX, ICMP_ERRORS_PER_SECOND},
+        snapshot::{Network, NextHop, Port},
+    },
+    switch::guard,
+    worker::turn::{Tools, Turn},
 };
 
 /// What a guest is to be told.

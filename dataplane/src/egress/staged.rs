@@ -16,7 +16,10 @@ use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use culvert_wire::VnetHeader;
 
-use crate::{frames::Frames, ids::PeerIndex, limits};
+use crate::{
+    guest::frames::Frames,
+    shared::{ids::PeerIndex, limits},
+};
 
 struct Waiting {
     peer: PeerIndex,
@@ -173,7 +176,7 @@ impl Staged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::OwnFrame;
+    use crate::guest::frames::OwnFrame;
 
     fn frame(fill: u8, len: usize) -> Vec<u8> {
         vec![fill; len]

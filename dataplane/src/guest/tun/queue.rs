@@ -27,10 +27,14 @@ use rustix::io::{Errno, read, writev};
 
 use super::{Layer, Tun};
 use crate::{
-    deliver::ETHERNET,
-    drops::{DropReason, Drops},
-    frames::{Frames, SEGMENT_ROOM},
-    limits::{FRAME_MAX, GUEST_BURST, UPLINK_BURST},
+    guest::{
+        deliver::ETHERNET,
+        frames::{Frames, SEGMENT_ROOM},
+    },
+    shared::{
+        drops::{DropReason, Drops},
+        limits::{FRAME_MAX, GUEST_BURST, UPLINK_BURST},
+    },
 };
 
 /// Where the packet of a tun interface, or the frame of a tap interface, is read to.

@@ -17,13 +17,14 @@ use culvert_wire::{
 };
 
 use crate::{
-    drops::DropReason,
-    frames::Frames,
-    ids::PortIndex,
-    seal::decrement_hop_limit,
-    snapshot::{Guest, Network, Port},
-    tun::Writer,
-    turn::{Tools, Turn},
+    egress::seal::decrement_hop_limit,
+    guest::{frames::Frames, tun::Writer},
+    shared::{
+        drops::DropReason,
+        ids::PortIndex,
+        snapshot::{Guest, Network, Port},
+    },
+    worker::turn::{Tools, Turn},
 };
 
 /// Bytes of an Ethernet header.

@@ -34,17 +34,21 @@ use culvert_wireguard::{
 };
 
 use crate::{
-    control_link::{HandshakePunt, Inline},
-    deliver::{self, ETHERNET, Outlet},
-    drops::DropReason,
-    frames::OwnFrame,
-    ids::PortIndex,
-    limits::{self, UPLINK_BURST},
-    peer::{Peer, signal},
-    seal::{self, Admission, Departure},
-    sessions::Session,
-    turn::{Sending, Tools, Turn},
+    egress::seal::{self, Admission, Departure},
+    guest::{
+        deliver::{self, ETHERNET, Outlet},
+        frames::OwnFrame,
+    },
+    shared::{
+        control_link::{HandshakePunt, Inline},
+        drops::DropReason,
+        ids::PortIndex,
+        limits::{self, UPLINK_BURST},
+        peer::{Peer, signal},
+        sessions::Session,
+    },
     uplink::{Datagram, Outer, Uplink},
+    worker::turn::{Sending, Tools, Turn},
 };
 
 /// The sessions of a burst, each once per run of datagrams.
@@ -72,7 +76,7 @@ enum Destination {
     /// A guest RX ring of a port, or a queue of its interface.
     Ring(PortIndex, u16),
     /// Another peer of the same tunnel, or this one.
-    Peer(crate::ids::PeerIndex),
+    Peer(crate::shared::ids::PeerIndex),
     /// The gateway: an echo request.
     Gateway,
 }

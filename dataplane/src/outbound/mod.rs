@@ -21,18 +21,19 @@ use culvert_wire::{
 };
 
 use crate::{
-    answer::{self, Question},
-    deliver,
-    drops::DropReason,
-    frames::Frames,
-    guard,
-    ids::PortIndex,
-    limits::GUEST_BURST,
-    peer::Peer,
-    seal::{self, Admission, Departure},
-    snapshot::{Network, NextHop, Port},
-    turn::{Sending, Tools, Turn},
+    egress::seal::{self, Admission, Departure},
+    gateway::answer::{self, Question},
+    guest::{deliver, frames::Frames},
+    shared::{
+        drops::DropReason,
+        ids::PortIndex,
+        limits::GUEST_BURST,
+        peer::Peer,
+        snapshot::{Network, NextHop, Port},
+    },
+    switch::guard,
     uplink::Outer,
+    worker::turn::{Sending, Tools, Turn},
 };
 
 /// What becomes of a frame. Set once.
@@ -497,7 +498,7 @@ pub(crate) fn flush_staged(
         peer.note_unstaged(1);
         let len = bytes.len();
         scratch[..len].copy_from_slice(bytes);
-        let frame = crate::frames::OwnFrame {
+        let frame = crate::guest::frames::OwnFrame {
             vnet,
             bytes: &scratch[..len],
         };
@@ -513,7 +514,7 @@ fn send_own(
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
     (mtu, routed): (usize, bool),
-    frame: &crate::frames::OwnFrame<'_>,
+    frame: &crate::guest::frames::OwnFrame<'_>,
 ) {
     let head = frame.head(0);
     let len = u32::try_from(frame.len(0)).unwrap_or(u32::MAX);

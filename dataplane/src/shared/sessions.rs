@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwapOption, Guard};
 use culvert_wireguard::Keypair;
 
-use crate::{limits, peer::Peer};
+use crate::shared::{limits, peer::Peer};
 
 /// A keypair with the peer it belongs to.
 #[derive(Debug)]

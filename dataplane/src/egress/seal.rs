@@ -31,13 +31,15 @@ use culvert_wireguard::{
 };
 
 use crate::{
-    drops::DropReason,
-    frames::{Frames, SEGMENT_ROOM},
-    limits::SUB_BATCH,
-    path::Path,
-    peer::{Peer, signal},
-    turn::{Sending, Tools, Turn},
+    guest::frames::{Frames, SEGMENT_ROOM},
+    shared::{
+        drops::DropReason,
+        limits::SUB_BATCH,
+        path::Path,
+        peer::{Peer, signal},
+    },
     uplink::{Outer, Tx},
+    worker::turn::{Sending, Tools, Turn},
 };
 
 /// A frame that leaves through a tunnel.
@@ -94,7 +96,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
         let Some(path) = path.as_ref() else {
             return Admission::Refused(DropReason::NoEndpoint);
         };
-        if path.link == crate::path::Link::Unresolved {
+        if path.link == crate::shared::path::Link::Unresolved {
             peer.raise(signal::NEXT_HOP_WANTED, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }

@@ -8,8 +8,10 @@ use culvert_wire::coalesce::Coalescer;
 use culvert_wireguard::Instant;
 
 use crate::{
-    clock, control_link::Attention, ids::TunnelIndex, limits, rate::Rate, snapshot::Snapshot,
-    staged::Staged, uplink::Tx,
+    egress::staged::Staged,
+    shared::{clock, control_link::Attention, ids::TunnelIndex, limits, snapshot::Snapshot},
+    uplink::Tx,
+    worker::rate::Rate,
 };
 
 /// The constant part of a turn.

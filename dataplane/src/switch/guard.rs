@@ -15,7 +15,7 @@ use culvert_wire::{
     parse::{Headers, L3, L4},
 };
 
-use crate::{
+use crate::shared::{
     drops::DropReason,
     snapshot::{Guard, Port},
 };

@@ -14,11 +14,13 @@ use culvert_wire::{MacAddr, fib::Fib};
 use culvert_wireguard::cookie::Mac1;
 
 use crate::{
-    drops::Drops,
-    ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
-    peer::Peer,
-    sessions::SessionTable,
-    tun::{Layer, Tun},
+    guest::tun::{Layer, Tun},
+    shared::{
+        drops::Drops,
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        peer::Peer,
+        sessions::SessionTable,
+    },
     uplink::Uplink,
 };
 

@@ -22,7 +22,7 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 use culvert_wireguard::{Keypair, PeerId};
 
-use crate::{
+use crate::shared::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},

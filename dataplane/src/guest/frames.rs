@@ -12,7 +12,7 @@ use culvert_aead::{Segment, Segments};
 use culvert_vhost::{PortDrop, RxBurst, TxBurst};
 use culvert_wire::VnetHeader;
 
-use crate::limits::SOURCE_SEGMENTS;
+use crate::shared::limits::SOURCE_SEGMENTS;
 
 /// Room for the source segments of one sub-batch.
 pub(crate) const SEGMENT_ROOM: usize = 256;

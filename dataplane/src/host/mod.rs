@@ -34,7 +34,7 @@ use self::{
     neighbors::{Answer, Neighbors, Said, Solicit, Unheard},
     routes::Routes,
 };
-use crate::{limits, path::Link};
+use crate::shared::{limits, path::Link};
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:
 /// `ANNOUNCE_NUM`, `ANNOUNCE_INTERVAL`).

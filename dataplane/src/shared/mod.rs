@@ -1,0 +1,16 @@
+//! Shared: what workers and the control core both hold.
+//!
+//! In: the control core's configuration ([`snapshot`]), what changes by itself beside it ([`peer`], [`path`],
+//! [`sessions`]), the rings and doorbells between threads ([`control_link`], [`wake`]). Out: the same, to whoever reads.
+//! Never: a step of a packet's way.
+
+pub mod clock;
+pub mod control_link;
+pub mod drops;
+pub mod ids;
+pub mod limits;
+pub mod path;
+pub mod peer;
+pub mod sessions;
+pub mod snapshot;
+pub mod wake;
