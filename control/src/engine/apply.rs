@@ -58,20 +58,45 @@ struct Sockets {
 }
 
 /// How a change is meant.
-#[derive(Default)]
-pub(super) struct Manner {
-    /// `wg` asked for it: only what it says is done. New peers are not called, and where they were heard last
-    /// doesn't count.
-    pub(super) by_wg: bool,
-    /// What the configuration can't say.
-    pub(super) nuances: Nuances,
+pub(super) enum Manner {
+    /// A file says it.
+    File,
+    /// `wg` asked it of one tunnel: only what it says is done. New peers are not called, and where they were heard
+    /// last doesn't count.
+    Wg {
+        /// That tunnel. Another may have a peer with the same key.
+        tunnel: Name,
+        /// What its configuration can't say.
+        nuances: Nuances,
+    },
+}
+
+impl Manner {
+    /// What `wg` says of a tunnel besides its configuration.
+    fn of(&self, tunnel: &Name) -> Option<&Nuances> {
+        match self {
+            Self::Wg {
+                tunnel: of,
+                nuances,
+            } if of == tunnel => Some(nuances),
+            Self::Wg { .. } | Self::File => None,
+        }
+    }
+
+    /// Whether the configuration says it all.
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::File => true,
+            Self::Wg { nuances, .. } => *nuances == Nuances::default(),
+        }
+    }
 }
 
 impl Engine {
     /// Applies a configuration, logs what changed.
     pub(super) fn apply(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
         let ruled = config.clone();
-        let applied = self.change(config, &Manner::default(), now)?;
+        let applied = self.change(config, &Manner::File, now)?;
         self.ruled = Some(ruled);
         crate::api::log_applied(&applied);
         Ok(applied)
@@ -93,8 +118,7 @@ impl Engine {
             ..config.clone()
         } == self.config;
         let whole = self.ports.iter().all(|(_, port)| !port.is_gone());
-        let plain = manner.nuances == Nuances::default();
-        if same && whole && plain && self.generation > 0 {
+        if same && whole && manner.is_plain() && self.generation > 0 {
             return Ok(Applied {
                 generation: self.generation,
                 changes: Vec::new(),

@@ -263,7 +263,7 @@ impl Engine {
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
             engine
-                .change(config, &Manner::default(), now)
+                .change(config, &Manner::File, now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });

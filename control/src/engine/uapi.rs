@@ -82,8 +82,8 @@ impl Engine {
         if config.tunnels.iter().map(|t| t.peers.len()).sum::<usize>() > PEERS {
             return Err(Errno::NOMEM);
         }
-        let manner = Manner {
-            by_wg: true,
+        let manner = Manner::Wg {
+            tunnel: name.clone(),
             nuances,
         };
         match self.change(config, &manner, now) {
@@ -177,3 +177,6 @@ fn wg_name(tunnel: &Tunnel) -> Option<&Name> {
         Uapi::Auto => Some(&tunnel.name).filter(|name| uapi::is_name(name.as_str())),
     }
 }
+
+#[cfg(test)]
+mod tests;

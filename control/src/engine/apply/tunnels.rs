@@ -156,7 +156,9 @@ impl Engine {
         now: Now,
         changes: &mut Vec<String>,
     ) {
-        let anew = &manner.nuances.made_anew;
+        let nuances = manner.of(&new.name);
+        let is_anew = |key: &_| nuances.is_some_and(|nuances| nuances.made_anew.contains(key));
+        let endpoint_by_wg = |key: &_| nuances?.endpoints.get(key).copied();
         let mut present: HashMap<_, _> = self
             .peers
             .iter()
@@ -166,7 +168,7 @@ impl Engine {
         let wanted: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
         let tunnel_name = &new.name;
         present.retain(|key, place| {
-            let stays = wanted.contains(key) && !anew.contains(key);
+            let stays = wanted.contains(key) && !is_anew(key);
             if !stays {
                 let name = self.peers.get(*place).map(|peer| peer.config.name.clone());
                 changes.extend(name.map(|name| format!("peer {tunnel_name}/{name} removed")));
@@ -181,7 +183,7 @@ impl Engine {
         for peer in &new.peers {
             if let Some(&place) = present.get(&peer.public_key) {
                 let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(place));
-                let endpoint = manner.nuances.endpoints.get(&peer.public_key).copied();
+                let endpoint = endpoint_by_wg(&peer.public_key);
                 if let (Some(tunnel), Some(state)) = (tunnel, state)
                     && (state.config != *peer || endpoint.is_some())
                 {
@@ -190,10 +192,9 @@ impl Engine {
                 }
                 continue;
             }
-            let endpoint = if manner.by_wg {
-                manner.nuances.endpoints.get(&peer.public_key).copied()
-            } else {
-                self.first_endpoint(tunnel_name, peer)
+            let endpoint = match nuances {
+                Some(_) => endpoint_by_wg(&peer.public_key),
+                None => self.first_endpoint(tunnel_name, peer),
             };
             let Some(tunnel) = self.tunnels.get_mut(slot) else {
                 continue;
@@ -207,7 +208,7 @@ impl Engine {
             ) {
                 Ok(place) => {
                     changes.push(format!("peer {tunnel_name}/{} added", peer.name));
-                    if endpoint.is_some() && !manner.by_wg {
+                    if endpoint.is_some() && nuances.is_none() {
                         added.push(place);
                     }
                 }
@@ -247,6 +248,10 @@ impl Engine {
             let key = endpoint_key(&tunnel.name, &peer.config);
             self.endpoints.forget(&key);
             tunnel.device.remove_peer(peer.cell.id);
+            // Another peer may get the number that they name.
+            self.unrouted.retain(|(_, slot, message)| {
+                *slot != peer.tunnel || message.peer != Some(peer.cell.id)
+            });
             let mut wishes = Vec::new();
             tunnel.drain(&mut self.peers, &mut wishes);
             tunnel.peers.remove(&peer.cell.id);
@@ -268,6 +273,7 @@ impl Engine {
             return;
         };
         tunnel.device.bring_down();
+        self.unrouted.retain(|(_, of, _)| *of != slot);
         let uplink = UplinkIndex::from_slot(tunnel.uplink);
         let index = TunnelIndex::from_slot(slot);
         self.tell_all(|| Command::DetachUplink(uplink, Some(index)));

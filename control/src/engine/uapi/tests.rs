@@ -1,0 +1,111 @@
+//! `wg`'s requests against a real engine: sockets of the loopback, no device.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use culvert_dataplane::shared::{clock, peer::Peer as Cell};
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    api,
+    config::{KeyFileError, KeyFiles, parse},
+    keys::{PrivateKey, PublicKey},
+};
+
+/// A key file's text is its name's key.
+struct Named;
+
+impl KeyFiles for Named {
+    fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let name = path.file_name().unwrap().to_string_lossy();
+        Ok(private(name.as_bytes()[0]).to_base64())
+    }
+}
+
+fn private(n: u8) -> PrivateKey {
+    PrivateKey::from_bytes([n; 32])
+}
+
+/// Tunnels with the same peer each, and no other.
+fn engine(tunnels: &[&str]) -> Engine {
+    let peer = private(b'p').public_key().to_base64();
+    let mut text = "version: 1\ncores: {workers: 1}\nmemory: {hugepages: off}\n\
+         uplinks: {u: {driver: udp, addresses: [127.0.0.1/8]}}\ntunnels:\n"
+        .to_owned();
+    let mut networks = "networks:\n".to_owned();
+    for (number, name) in tunnels.iter().enumerate() {
+        text += &format!(
+            "  {name}:\n    uplink: u\n    listen_port: {}\n    private_key_file: {name}\n    uapi: off\n    \
+             peers: {{p: {{public_key: \"{peer}\", endpoint: \"127.0.0.1:9\", allowed_ips: [10.{number}.0.0/16]}}}}\n",
+            number + 1,
+        );
+        networks += &format!("  {name}: {{gateway: 10.9.{number}.1/24, tunnel: {name}}}\n");
+    }
+    let read = parse(&(text + &networks), Path::new("/test.yaml"), &Named);
+    let (mut config, _) = read.map_err(|report| report.render(false)).unwrap();
+    for tunnel in &mut config.tunnels {
+        // Any that is free: tests run beside each other.
+        tunnel.listen_port = 0;
+    }
+    let (requester, _) = api::channel().unwrap();
+    Engine::start(config, None, requester, None).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+impl Engine {
+    fn wg(&mut self, tunnel: &str, changes: &[Change]) -> Result<(), Errno> {
+        match self.ask(&name(tunnel), Ask::Set(changes.to_vec()), clock::now()) {
+            Answer::Done => Ok(()),
+            Answer::Refused(errno) => Err(errno),
+            Answer::Device(_) => panic!("nobody asked for it"),
+        }
+    }
+
+    fn endpoint(&self, tunnel: &str, key: &PublicKey) -> Option<SocketAddr> {
+        let told = self.tell(&name(tunnel)).unwrap();
+        let peer = told.peers.iter().find(|peer| &peer.public_key == key);
+        peer.unwrap().endpoint
+    }
+
+    /// What holds a peer's session.
+    fn cell(&self, tunnel: &str, key: &PublicKey) -> Arc<Cell> {
+        let slot = self.tunnel_slot(&name(tunnel)).unwrap();
+        let state = self.tunnels.get(slot).unwrap();
+        let place = state.peers[&state.device.find(key).unwrap()];
+        Arc::clone(&self.peers.get(place).unwrap().cell)
+    }
+}
+
+#[test]
+fn what_wg_does_to_a_peer_it_does_in_one_tunnel_alone() {
+    let mut engine = engine(&["a", "b"]);
+    let key = private(b'p').public_key();
+    let (before_a, before_b) = (engine.cell("a", &key), engine.cell("b", &key));
+    let at: SocketAddr = "127.0.0.1:10".parse().unwrap();
+
+    engine
+        .wg("a", &[Change::Peer(key), Change::Endpoint(at)])
+        .unwrap();
+    assert_eq!(engine.endpoint("a", &key), Some(at));
+    assert_eq!(engine.endpoint("b", &key).unwrap().port(), 9);
+
+    // Removed and made anew: the other tunnel's peer keeps its cell, and so its session.
+    let anew = [Change::ReplacePeers, Change::Peer(key)];
+    engine.wg("a", &anew).unwrap();
+    assert!(!Arc::ptr_eq(&engine.cell("a", &key), &before_a));
+    assert!(Arc::ptr_eq(&engine.cell("b", &key), &before_b));
+    assert_eq!(engine.endpoint("a", &key), None);
+    assert_eq!(engine.endpoint("b", &key).unwrap().port(), 9);
+
+    engine
+        .wg("a", &[Change::Peer(key), Change::Remove])
+        .unwrap();
+    assert!(Arc::ptr_eq(&engine.cell("b", &key), &before_b));
+    let drift: Vec<_> = engine.report(clock::now()).peers;
+    let drift: Vec<_> = drift.iter().map(|p| (&*p.tunnel, p.drift.len())).collect();
+    assert_eq!(drift, [("b", 0)]);
+    engine.stop();
+}
