@@ -15,7 +15,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod allowed_ips;
 pub mod cookie;
 pub mod keypair;
 pub mod keys;
@@ -23,7 +22,6 @@ pub mod limits;
 pub mod message;
 pub mod padding;
 pub mod replay;
-pub mod staged;
 pub mod time;
 
 mod crypto;
@@ -33,7 +31,6 @@ mod noise;
 mod ratelimiter;
 mod timers;
 
-pub use allowed_ips::{AllowedIps, Prefix};
 pub use device::{
     Config, ConfigError, Device, Event, Handshake, HandshakeDrop, PeerConfig, PeerStatus,
     PeerUpdate, Traffic, Transmit,

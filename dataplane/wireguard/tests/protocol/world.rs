@@ -11,19 +11,19 @@
 //!  lossy   Device ─ handshakes ──▲     └──────▶ Device
 //! ```
 //!
-//! The worker uses the crate's own types: `Keypair::reserve`, `receivable`, `replay`, `confirm`, `Staged`. What it
+//! The worker uses the crate's own types: `Keypair::reserve`, `receivable`, `replay`, `confirm`. What it
 //! tells the device goes over a ring that may lose it, and by flags that are swept now and then.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chacha20::ChaCha20Rng;
+use culvert_wireguard::limits::MAX_STAGED_PACKETS;
 use culvert_wireguard::message::{DATA_HEADER_LEN, DATA_MIN_LEN, DataHeader, Kind, TAG_LEN};
 use culvert_wireguard::padding::padded_len;
-use culvert_wireguard::staged::Staged;
 use culvert_wireguard::{
     Config, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId, PresharedKey,
     PrivateKey, PublicKey, SendRefusal, Traffic,
@@ -93,7 +93,8 @@ impl Faults {
 struct WorkerPeer {
     current: Option<Arc<Keypair>>,
     endpoint: Option<SocketAddr>,
-    staged: Staged<Vec<u8>>,
+    /// What waits for a key: the oldest makes room for the newest (kernel `device.c`).
+    staged: VecDeque<Vec<u8>>,
     traffic: Traffic,
     moved: Option<SocketAddr>,
     needs_key: bool,
@@ -254,10 +255,11 @@ impl World {
     pub(crate) fn send_to(&mut self, a: usize, peer: PeerId, payload: &[u8]) {
         let node = &mut self.nodes[a];
         let worker = node.workers.entry(peer).or_default();
-        let drops = &mut node.staged_drops;
-        worker
-            .staged
-            .push(payload.to_vec(), payload.len(), |_| *drops += 1);
+        if worker.staged.len() >= MAX_STAGED_PACKETS {
+            worker.staged.pop_front();
+            node.staged_drops += 1;
+        }
+        worker.staged.push_back(payload.to_vec());
         self.flush(a, peer);
     }
 
@@ -396,7 +398,7 @@ impl World {
         match range {
             Ok(range) => {
                 let keypair = Arc::clone(worker.current.as_ref().expect("it gave out counters"));
-                let payloads: Vec<_> = worker.staged.drain().collect();
+                let payloads: Vec<_> = worker.staged.drain(..).collect();
                 worker.traffic.data_sent = Some(now);
                 for (payload, counter) in payloads.iter().zip(range) {
                     self.seal(node, peer, &keypair, counter, payload);
@@ -596,7 +598,7 @@ impl World {
                     .entry(peer)
                     .or_default()
                     .staged
-                    .drain()
+                    .drain(..)
                     .count();
                 state.staged_drops += dropped;
             }
