@@ -73,9 +73,9 @@ fn address(port: &Port, source: IpAddr) -> Result<(), DropReason> {
         .ok_or(DropReason::GuardAddress)
 }
 
-/// A port without addresses has only its MAC checked.
+/// A port without addresses owns none.
 fn owns(port: &Port, address: IpAddr) -> bool {
-    port.addresses.is_empty() || port.addresses.contains(&address)
+    port.addresses.contains(&address)
 }
 
 fn neighbor(port: &Port, headers: &Headers, head: &[u8]) -> Result<(), DropReason> {

@@ -16,7 +16,7 @@ use crate::{
     support::{GATEWAY, GUEST, Options, Site, frame, packet},
 };
 
-const PLAIN: VnetHeader = VnetHeader {
+pub(crate) const PLAIN: VnetHeader = VnetHeader {
     flags: 0,
     gso_type: 0,
     hdr_len: 0,
@@ -32,7 +32,12 @@ fn site() -> Site {
 }
 
 /// An ARP packet behind Ethernet.
-fn arp(to: MacAddr, operation: u8, sender: (MacAddr, &str), target: (MacAddr, &str)) -> Vec<u8> {
+pub(crate) fn arp(
+    to: MacAddr,
+    operation: u8,
+    sender: (MacAddr, &str),
+    target: (MacAddr, &str),
+) -> Vec<u8> {
     let mut bytes = to.0.to_vec();
     bytes.extend(GUEST[0].0);
     bytes.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
@@ -43,12 +48,12 @@ fn arp(to: MacAddr, operation: u8, sender: (MacAddr, &str), target: (MacAddr, &s
     bytes
 }
 
-fn who_has(sender: &str, target: &str) -> Vec<u8> {
+pub(crate) fn who_has(sender: &str, target: &str) -> Vec<u8> {
     arp(BROADCAST, 1, (GUEST[0], sender), (MacAddr::ZERO, target))
 }
 
 /// A neighbor solicitation (135) or advertisement (136) of guest 0.
-fn neighbor(kind: u8, source: &str, target: &str, option: Option<MacAddr>) -> Vec<u8> {
+pub(crate) fn neighbor(kind: u8, source: &str, target: &str, option: Option<MacAddr>) -> Vec<u8> {
     let target: Ipv6Addr = target.parse().unwrap();
     let last = target.octets();
     let group = format!(

@@ -296,6 +296,22 @@ impl Site {
         assert!(self.controls[0].send(command));
     }
 
+    /// Publishes a snapshot with a changed port.
+    pub(crate) fn change_port(&mut self, n: usize, change: impl FnOnce(&mut Port)) {
+        let old = &self.ports[n];
+        let mut port = Port {
+            name: old.name.clone(),
+            addresses: old.addresses.clone(),
+            guest: old.guest.clone(),
+            drops: Arc::clone(&old.drops),
+            ..**old
+        };
+        change(&mut port);
+        let port = Arc::new(port);
+        self.ports[n] = Arc::clone(&port);
+        self.change(|snapshot| snapshot.ports[n] = Some(port));
+    }
+
     /// Publishes a changed snapshot.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Snapshot)) {
         let old = self.snapshots.load_full();
