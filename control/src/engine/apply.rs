@@ -299,11 +299,11 @@ impl Engine {
     /// them any more, and none is left when this command is done: a frame for one peer
     /// is never sent to another that got its number.
     fn release_peers(&mut self) {
-        for place in std::mem::take(&mut self.leaving) {
-            if self.tell_all(|| Command::DropStaged(PeerIndex::from_slot(place))) {
+        for (place, uplink) in std::mem::take(&mut self.leaving) {
+            if self.tell_all(|| Command::ForgetStaged(PeerIndex::from_slot(place), uplink)) {
                 self.peers.vacate(place);
             } else {
-                self.leaving.push(place);
+                self.leaving.push((place, uplink));
             }
         }
     }

@@ -174,8 +174,8 @@ struct Engine {
     tunnels: Slots<TunnelState>,
     peers: Slots<PeerState>,
     outdated: OutdatedPaths,
-    /// Places of removed peers that workers may still know.
-    leaving: Vec<usize>,
+    /// Places of removed peers that workers may still know, and the uplinks that they were reached by.
+    leaving: Vec<(usize, UplinkIndex)>,
     ports: Slots<PortState>,
     ears: Ears,
     news: Receiver<PortNews>,

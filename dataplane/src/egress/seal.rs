@@ -238,6 +238,10 @@ fn sub_batch<F: Frames>(
         );
     }
     note_sent(turn, departures, &packets[..built]);
+    for packet in &packets[built..] {
+        let peer = departures[packet.departure].peer;
+        peer.drops.add(DropReason::NotSealed, 1);
+    }
     let uplink = departures
         .first()
         .and_then(|departure| turn.snapshot.tunnel(departure.peer.tunnel))

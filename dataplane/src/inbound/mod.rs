@@ -242,6 +242,10 @@ fn open(
         }
     }
     tools.engine.open(&mut jobs);
+    for claim in &claims[jobs.len()..] {
+        let peer = &sessions[claim.session].peer;
+        peer.drops.add(DropReason::DatagramMalformed, 1);
+    }
     let mut opened = ArrayVec::new();
     for (claim, job) in claims.iter().zip(jobs.iter()) {
         if job.ok() {

@@ -152,6 +152,9 @@ pub enum Command {
     FlushStaged(PeerIndex),
     /// The handshake was given up: drop what waited for it.
     DropStaged(PeerIndex),
+    /// The peer was removed, and no snapshot has it any more: drop what still waits for it. The uplink that it would
+    /// have left by counts.
+    ForgetStaged(PeerIndex, UplinkIndex),
     /// Tell the other ports of its network where the guest of this port is now.
     Announce(PortIndex),
     /// Tell the ports of this network that the gateway has this address, if a peer has it now.

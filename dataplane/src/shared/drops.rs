@@ -72,6 +72,10 @@ reasons! {
     UplinkFull => "uplink-full",
     /// The uplink refused the datagram (kernel error).
     UplinkRefused => "uplink-refused",
+    /// It was chosen for sealing, and its buffer or the engine could not take it.
+    NotSealed => "not-sealed",
+    /// It waited for a peer that was removed.
+    PeerRemoved => "peer-removed",
     /// The worker that should send it is too far behind with commands.
     CommandQueueFull => "command-queue-full",
     /// The uplink is down or not configured on this worker.
@@ -79,6 +83,8 @@ reasons! {
     // From the wire.
     /// Not a WireGuard message, or of an impossible length.
     DatagramMalformed => "datagram-malformed",
+    /// More datagrams came at once than a burst holds.
+    BurstFull => "burst-full",
     /// No session with that receiver index.
     ReceiverUnknown => "receiver-unknown",
     /// The session is too old to receive.

@@ -25,7 +25,7 @@ use std::{
 
 use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::shared::{
-    drops::DropReason,
+    drops::{DropReason, Drops},
     ids::{TunnelIndex, UplinkIndex},
     limits,
     path::Path,
@@ -339,11 +339,13 @@ impl Rx {
                 0 => self.quiet[family].saturating_add(1),
                 _ => 0,
             };
+            let mut lost = Lost::of(count);
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 coalesced |= message.segment < message.len;
-                Self::split(&message, self.tunnel, &mut self.datagrams);
+                lost.note(Self::split(&message, self.tunnel, &mut self.datagrams));
             }
+            lost.count(&uplink.counters.drops);
             first += count;
             if first == budget {
                 break;
@@ -360,10 +362,12 @@ impl Rx {
             if calls.is_crowded() {
                 uplink.counters.crowded.store(true, Ordering::Relaxed);
             }
+            let mut lost = Lost::of(count);
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
-                Self::split(&message, self.tunnel, &mut self.datagrams);
+                lost.note(Self::split(&message, self.tunnel, &mut self.datagrams));
             }
+            lost.count(&uplink.counters.drops);
         }
         if !self.datagrams.is_empty() {
             uplink
@@ -376,8 +380,8 @@ impl Rx {
         }
     }
 
-    /// Cuts a coalesced message into its datagrams.
-    fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) {
+    /// Cuts a coalesced message into its datagrams; answers how many found no room.
+    fn split(message: &Message, tunnel: TunnelIndex, datagrams: &mut Vec<Datagram>) -> usize {
         let mut offset = 0;
         while datagrams.len() < datagrams.capacity() {
             let len = message.segment.min(message.len - offset);
@@ -399,9 +403,10 @@ impl Rx {
             datagram.ends = ends;
             datagrams.push(datagram);
             if ends {
-                break;
+                return 0;
             }
         }
+        (message.len - offset).div_ceil(message.segment).max(1)
     }
 
     pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
@@ -413,6 +418,40 @@ impl Rx {
 
     pub(super) fn owed(&self) -> Option<Duration> {
         self.calls.as_ref().and_then(Calls::owed)
+    }
+}
+
+/// What was received and comes no further.
+struct Lost {
+    /// Messages that could not be read: cut short, or from a source of an unknown family.
+    unread: usize,
+    /// Datagrams beyond what a burst holds.
+    beyond: usize,
+}
+
+impl Lost {
+    /// None of `count` messages has been read yet.
+    fn of(count: usize) -> Self {
+        Self {
+            unread: count,
+            beyond: 0,
+        }
+    }
+
+    fn note(&mut self, beyond: usize) {
+        self.unread -= 1;
+        self.beyond += beyond;
+    }
+
+    fn count(&self, drops: &Drops) {
+        for (reason, lost) in [
+            (DropReason::DatagramMalformed, self.unread),
+            (DropReason::BurstFull, self.beyond),
+        ] {
+            if lost > 0 {
+                drops.add(reason, lost as u64);
+            }
+        }
     }
 }
 

@@ -64,6 +64,13 @@ impl Worker {
                     peer.drops.add(DropReason::StagedExpired, dropped);
                 }
             }
+            Command::ForgetStaged(peer, uplink) => {
+                let dropped = self.tools.staged.discard(peer);
+                if let Some(uplink) = snapshot.uplink(uplink).filter(|_| dropped > 0) {
+                    let drops = &uplink.counters.drops;
+                    drops.add(DropReason::PeerRemoved, dropped);
+                }
+            }
             Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
             Command::AnnounceGone(network, address) => {
                 announce::announce_gone(&self.as_turn(snapshot), network, address);

@@ -115,6 +115,23 @@ fn frames_of_a_handshake_that_was_given_up_are_named() {
 }
 
 #[test]
+fn frames_of_a_removed_peer_are_named() {
+    let mut site = keyless();
+    for n in 0..9 {
+        site.send_plain(0, &inner().udp((5, 6), &number(n), false));
+    }
+    let index = site.peers[0].index;
+    site.change(|snapshot| snapshot.peers[index.slot()] = None);
+    let uplink = site.uplink.index;
+    site.command(Command::ForgetStaged(index, uplink));
+    site.settle();
+    site.uplink_drops(&[(DropReason::PeerRemoved, 9)]);
+    site.command(Command::ForgetStaged(index, uplink));
+    site.settle();
+    site.uplink_drops(&[(DropReason::PeerRemoved, 9)]);
+}
+
+#[test]
 fn a_keepalive_is_sent_unless_something_waited() {
     let mut site = keyless();
     site.send_plain(0, &inner().udp((5, 6), &number(0), false));

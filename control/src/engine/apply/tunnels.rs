@@ -242,7 +242,9 @@ impl Engine {
         let Some(peer) = self.peers.take(place) else {
             return;
         };
-        self.leaving.push(place);
+        let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
+        let uplink = UplinkIndex::from_slot(uplink.unwrap_or_default());
+        self.leaving.push((place, uplink));
         self.greetings.retain(|&(_, greeted)| greeted != place);
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
             let key = endpoint_key(&tunnel.name, &peer.config);
