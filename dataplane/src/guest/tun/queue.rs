@@ -202,7 +202,11 @@ impl TunBurst<'_> {
         incoming.first = 0;
         incoming.frames.clear();
         let mut left = credit;
-        while left > 0 && !incoming.frames.is_full() {
+        // Junk costs a read and its bytes as a frame does.
+        for _ in 0..GUEST_BURST {
+            if left <= 0 {
+                break;
+            }
             let slot = incoming.frames.len();
             let room = &mut incoming.memory[slot * SLOT..][..SLOT];
             let ahead = tun.header_len();
@@ -222,11 +226,9 @@ impl TunBurst<'_> {
             let Some(body) = len.checked_sub(ahead) else {
                 break;
             };
+            left -= i64::try_from(body).unwrap_or(i64::MAX);
             match adopt(tun.layer, room, body, header) {
-                Ok((vnet, len)) => {
-                    left -= i64::try_from(len).unwrap_or(i64::MAX);
-                    incoming.frames.push(Frame { vnet, slot, len });
-                }
+                Ok((vnet, len)) => incoming.frames.push(Frame { vnet, slot, len }),
                 Err(reason) => drops.add(reason, 1),
             }
         }

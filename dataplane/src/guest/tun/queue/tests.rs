@@ -189,6 +189,25 @@ fn junk_between_frames_is_named_and_passed_over() {
 }
 
 #[test]
+fn endless_junk_is_read_a_burst_at_a_time() {
+    let (tun, host) = tun(Layer::Ip);
+    let drops = Drops::default();
+    let named = || drops.count(DropReason::EtherTypeUnknown);
+    for _ in 0..3 * GUEST_BURST {
+        send(&host, &VnetHeader::default(), &[0; 100]);
+    }
+    let mut burst = tun.try_lock(0).unwrap();
+    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, &drops), 0);
+    assert_eq!(named(), GUEST_BURST as u64);
+    assert_eq!(burst.fetch((GATEWAY, PORT), 1_000, &drops), 0);
+    assert_eq!(
+        named(),
+        GUEST_BURST as u64 + 10,
+        "as many as the credit pays"
+    );
+}
+
+#[test]
 fn frames_are_written_without_their_ethernet_header_from_any_pieces() {
     let (tun, host) = tun(Layer::Ip);
     let drops = Drops::default();
