@@ -237,6 +237,7 @@ impl Rig {
             network: NetworkIndex(0),
             mac: MAC,
             addresses: vec!["10.0.0.2".parse().unwrap()],
+            link_locals: Arc::default(),
             guard: Guard::Strict,
             guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
             queues: 1,

@@ -61,6 +61,7 @@ impl Engine {
             network: self.network_index(&config.network)?,
             mac: MacAddr(config.mac.octets()),
             addresses: config.addresses.clone(),
+            link_locals: Arc::clone(&port.link_locals),
             guard: match config.guard {
                 config::Guard::Strict => Guard::Strict,
                 config::Guard::Mac => Guard::Mac,

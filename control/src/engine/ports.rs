@@ -13,6 +13,7 @@ use std::{
 use culvert_dataplane::shared::{
     control_link::Attention,
     drops::{DropReason, Drops},
+    link_locals::LinkLocals,
     snapshot::Guest,
     wake::Wake,
 };
@@ -37,6 +38,7 @@ pub(super) struct PortState {
     /// Of a tun or tap port.
     pub(super) interface: Option<Interface>,
     pub(super) drops: Arc<Drops>,
+    pub(super) link_locals: Arc<LinkLocals>,
     pub(super) connected: bool,
     pub(super) link_up: bool,
     pub(super) features: u64,
@@ -86,6 +88,7 @@ impl PortState {
         Ok(Self {
             guest: Guest::Tun(Arc::clone(tun)),
             drops: Arc::default(),
+            link_locals: Arc::default(),
             connected: true,
             link_up: up,
             features: tun.offloads().bits(),
@@ -122,6 +125,7 @@ impl PortState {
             guest: Guest::Vhost(Arc::new(guest)),
             interface: None,
             drops: Arc::default(),
+            link_locals: Arc::default(),
             connected: false,
             link_up: false,
             features: 0,

@@ -138,7 +138,7 @@ fn classify<'s, F: Frames>(
     let Ok(headers) = parse_frame(head, len) else {
         return (Verdict::Drop(DropReason::FrameMalformed), None);
     };
-    if let Err(reason) = guard::check(port, &headers, head) {
+    if let Err(reason) = guard::check(turn, (port, network), &headers, head) {
         return (Verdict::Drop(reason), None);
     }
     if network.plain.is_some() {

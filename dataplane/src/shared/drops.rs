@@ -41,6 +41,14 @@ reasons! {
     GuardAddress => "guard-address",
     /// An ARP or neighbor-discovery message claims what is not the port's.
     GuardNeighbor => "guard-neighbor",
+    /// A frame with a VLAN or another tag, from a strict port.
+    GuardTag => "guard-tag",
+    /// A frame with a length in the EtherType's place (LLC, SNAP), from a strict port.
+    GuardLlc => "guard-llc",
+    /// A chain of IPv6 headers whose end was not reached, from a strict port.
+    GuardHeaders => "guard-headers",
+    /// A first fragment without its layer 4 header, or neighbor discovery in a fragment, from a strict port.
+    GuardFragment => "guard-fragment",
     /// Neither IPv4, IPv6 nor ARP, and not for a port of the network.
     EtherTypeUnknown => "ether-type-unknown",
     /// The destination MAC belongs to nobody on the network.
@@ -49,6 +57,8 @@ reasons! {
     NeighborUnknown => "neighbor-unknown",
     /// Broadcast or multicast with no other port to take it.
     NoListener => "no-listener",
+    /// A source or destination that does not leave its link or host: link-local, loopback, unspecified, class E.
+    AddressUnroutable => "address-unroutable",
     /// No route to the destination.
     NoRoute => "no-route",
     /// The hop limit ran out.

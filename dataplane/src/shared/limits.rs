@@ -105,6 +105,13 @@ pub const STAGED_FRAMES: usize = 4_096;
 /// ICMP errors that one worker may send per second (RFC 4443 section 2.4(f)).
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 
+/// Link-local addresses beside the one made of its MAC address that a port may own: one per system that its guest starts
+/// with new secrets, or per container behind one MAC address. The oldest makes room.
+pub const LINK_LOCALS: usize = 16;
+
+/// How long a port waits between two claims of a link-local address.
+pub const LINK_LOCAL_CLAIM_PERIOD: Duration = Duration::from_millis(10);
+
 /// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).
 pub const HOST_NEIGHBORS: usize = 1_024;
 

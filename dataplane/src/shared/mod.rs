@@ -9,6 +9,7 @@ pub mod control_link;
 pub mod drops;
 pub mod ids;
 pub mod limits;
+pub mod link_locals;
 pub mod path;
 pub mod peer;
 pub mod sessions;

@@ -18,6 +18,7 @@ use crate::{
     shared::{
         drops::Drops,
         ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        link_locals::LinkLocals,
         peer::Peer,
         sessions::SessionTable,
     },
@@ -101,6 +102,8 @@ pub struct Port {
     pub mac: MacAddr,
     /// The guest's IP addresses.
     pub addresses: Vec<IpAddr>,
+    /// Link-local addresses that the guest has come to own.
+    pub link_locals: Arc<LinkLocals>,
     /// What of its frames is checked.
     pub guard: Guard,
     /// Its rings or its interface.

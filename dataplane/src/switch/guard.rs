@@ -1,30 +1,45 @@
 //! Guard: a guest speaks only as itself.
 //!
-//! In: a frame's headers and the port's MAC and addresses. Out: a pass, or the name
+//! In: a frame's headers, the port's MAC and addresses, the ports beside it. Out: a pass, or the name
 //! of the drop. Never: a look beyond the private head copy.
 //!
-//! MAC: the Ethernet source. IP: the source address; IPv6 link-local addresses and
-//! the unspecified address (duplicate address detection) are a guest's own business
-//! as long as they stay on its link. ARP and ND: sender and target claims.
+//! MAC: the Ethernet source. IP: the source address. ARP and ND: sender and target claims, and every link-layer address
+//! in their options. What can't be read in full is not the guest's to send, for its receiver may read on: VLAN tags,
+//! LLC, chains of IPv6 headers without their end, first fragments without the layer 4 header, ND in fragments (RFC 6980).
+//!
+//! A port with IPv6 addresses has link-local ones beside them: the one made of its MAC address, and up to
+//! [`LINK_LOCALS`](crate::shared::limits::LINK_LOCALS) that its guest was the first to use in the network
+//! ([`LinkLocals`](crate::shared::link_locals::LinkLocals)). Those that are made of another port's MAC address, that are configured for
+//! another, and fe80::1, the gateway's by custom, are nobody else's, used or not. The unspecified address is for
+//! duplicate detection and its MLD reports. A port with IPv4 addresses alone has no IPv6.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_wire::{
+    MacAddr,
     arp::{ArpPacket, Operation},
-    nd::NdMessage,
-    parse::{Headers, L3, L4},
+    nd::{self, NdError, NdMessage},
+    parse::{Fragment, Headers, Ipv6, L3, L4, PROTOCOL_ICMPV6},
 };
 
-use crate::shared::{
-    drops::DropReason,
-    snapshot::{Guard, Port},
+use crate::{
+    shared::{
+        drops::DropReason,
+        snapshot::{Guard, Network, NextHop, Port},
+    },
+    worker::turn::Turn,
 };
 
 /// ICMPv6 types of neighbor discovery (RFC 4861).
 const NEIGHBOR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
 /// Whether the frame may come from this port.
-pub(crate) fn check(port: &Port, headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
+pub(crate) fn check(
+    turn: &Turn<'_>,
+    (port, network): (&Port, &Network),
+    headers: &Headers,
+    head: &[u8],
+) -> Result<(), DropReason> {
     if port.guard == Guard::Off {
         return Ok(());
     }
@@ -34,27 +49,21 @@ pub(crate) fn check(port: &Port, headers: &Headers, head: &[u8]) -> Result<(), D
     if port.guard == Guard::Mac {
         return Ok(());
     }
-    match &headers.l3 {
-        L3::V4(ip) => address(port, ip.source.into()),
-        L3::V6(ip) => {
-            if is_neighbor_discovery(headers) {
-                return neighbor(port, headers, head);
-            }
-            if ip.source.is_unicast_link_local() || ip.source.is_unspecified() {
-                return Ok(());
-            }
-            address(port, ip.source.into())
-        }
-        L3::Arp => {
-            let arp = ArpPacket::parse(&head[headers.l3_offset..])
-                .map_err(|_| DropReason::FrameMalformed)?;
-            let known = arp.sender.is_unspecified() || owns(port, arp.sender.into());
-            (arp.sender_mac == port.mac && known)
-                .then_some(())
-                .ok_or(DropReason::GuardNeighbor)
-        }
-        L3::Other => Ok(()),
-    }
+    readable(headers, head)?;
+    let owner = Owner {
+        turn,
+        port,
+        network,
+    };
+    let known = match &headers.l3 {
+        L3::V4(ip) => owner.owns(ip.source.into()),
+        L3::V6(_) if is_neighbor_discovery(headers) => return neighbor(&owner, headers, head),
+        L3::V6(ip) if ip.source.is_unspecified() => owner.has_v6() && is_report(headers, ip),
+        L3::V6(ip) => owner.owns(ip.source.into()),
+        L3::Arp => return arp(&owner, &head[headers.l3_offset..]),
+        L3::Other => true,
+    };
+    known.then_some(()).ok_or(DropReason::GuardAddress)
 }
 
 /// Whether the frame is a neighbor discovery message.
@@ -67,35 +76,134 @@ pub(crate) fn is_arp_request(arp: &ArpPacket) -> bool {
     arp.operation == Operation::Request
 }
 
-fn address(port: &Port, source: IpAddr) -> Result<(), DropReason> {
-    owns(port, source)
-        .then_some(())
-        .ok_or(DropReason::GuardAddress)
-}
-
-/// A port without addresses owns none.
-fn owns(port: &Port, address: IpAddr) -> bool {
-    port.addresses.contains(&address)
-}
-
-fn neighbor(port: &Port, headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
-    let own = |address: Ipv6Addr| {
-        address.is_unspecified() || address.is_unicast_link_local() || owns(port, address.into())
-    };
-    let message = NdMessage::parse(headers, head).map_err(|_| DropReason::FrameMalformed)?;
-    let (claimed, mac) = match message {
-        NdMessage::Solicitation {
-            source, source_mac, ..
+/// Whether a receiver finds in the frame what was found here, and no more.
+fn readable(headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
+    let fragment = headers.fragment();
+    match &headers.l3 {
+        L3::V4(_) | L3::V6(_) if !headers.complete => Err(match fragment {
+            Fragment::First => DropReason::GuardFragment,
+            Fragment::Whole | Fragment::Later => DropReason::GuardHeaders,
+        }),
+        L3::V6(ip) if fragment == Fragment::First && ip.protocol == PROTOCOL_ICMPV6 => {
+            let kind = head.get(headers.l4_offset);
+            match kind.is_some_and(|kind| !NEIGHBOR_DISCOVERY.contains(kind)) {
+                true => Ok(()),
+                false => Err(DropReason::GuardFragment),
+            }
         }
-        | NdMessage::RouterSolicitation { source, source_mac } => (own(source), source_mac),
-        NdMessage::Advertisement {
-            source,
-            target,
-            target_mac,
-            ..
-        } => (own(source) && own(target), target_mac),
-    };
-    (claimed && mac.is_none_or(|mac| mac == port.mac))
+        L3::Other if headers.ether.ether_type.is_tag() => Err(DropReason::GuardTag),
+        L3::Other if headers.ether.ether_type.is_length() => Err(DropReason::GuardLlc),
+        L3::V4(_) | L3::V6(_) | L3::Arp | L3::Other => Ok(()),
+    }
+}
+
+/// What a host sends before it has an address: it joins groups (RFC 3590, RFC 3810).
+fn is_report(headers: &Headers, ip: &Ipv6) -> bool {
+    matches!(headers.l4, L4::Icmp6(_)) && ip.destination.is_multicast()
+}
+
+fn arp(owner: &Owner<'_>, packet: &[u8]) -> Result<(), DropReason> {
+    let arp = ArpPacket::parse(packet).map_err(|_| DropReason::FrameMalformed)?;
+    let known = arp.sender.is_unspecified() || owner.owns(arp.sender.into());
+    (arp.sender_mac == owner.port.mac && known)
         .then_some(())
         .ok_or(DropReason::GuardNeighbor)
+}
+
+fn neighbor(owner: &Owner<'_>, headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
+    let message = NdMessage::parse(headers, head).map_err(|error| {
+        // Advertisements and redirects are a router's.
+        match error == NdError::OtherType {
+            true => DropReason::GuardNeighbor,
+            false => DropReason::FrameMalformed,
+        }
+    })?;
+    let known = match message {
+        // Whoever has the address answers; if nobody has it, it is the guest's from here on.
+        NdMessage::Solicitation { source, target, .. } if source.is_unspecified() => {
+            let _ = owner.owns(target.into());
+            owner.has_v6()
+        }
+        NdMessage::RouterSolicitation { source, .. } if source.is_unspecified() => owner.has_v6(),
+        NdMessage::Solicitation { source, .. } | NdMessage::RouterSolicitation { source, .. } => {
+            owner.owns(source.into())
+        }
+        NdMessage::Advertisement { source, target, .. } => {
+            owner.owns(source.into()) && owner.owns(target.into())
+        }
+    };
+    (known && nd::names_only(owner.port.mac, headers, head))
+        .then_some(())
+        .ok_or(DropReason::GuardNeighbor)
+}
+
+/// Who asks for an address.
+struct Owner<'t> {
+    turn: &'t Turn<'t>,
+    port: &'t Port,
+    network: &'t Network,
+}
+
+impl Owner<'_> {
+    /// Whether the port owns `address`. A link-local address that nobody has is the port's from here on.
+    fn owns(&self, address: IpAddr) -> bool {
+        self.port.addresses.contains(&address)
+            || matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()
+                && self.has_v6()
+                && self.owns_link_local(address))
+    }
+
+    fn has_v6(&self) -> bool {
+        self.port.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
+    fn owns_link_local(&self, address: Ipv6Addr) -> bool {
+        // 54 zeros behind the first ten bits (RFC 4291, section 2.5.6).
+        let [0xfe, 0x80, 0, 0, 0, 0, 0, 0, id @ ..] = address.octets() else {
+            return false;
+        };
+        let id = u64::from_be_bytes(id);
+        if id == self.port.mac.interface_id() {
+            return true;
+        }
+        if self.is_anothers(address, id) {
+            return false;
+        }
+        self.port.link_locals.hold(id)
+            || self
+                .port
+                .link_locals
+                .claim(id, self.turn.now, || self.is_taken(id))
+    }
+
+    /// Whether the address is the gateway's or another port's, used or not.
+    fn is_anothers(&self, address: Ipv6Addr, id: u64) -> bool {
+        const GATEWAY: u64 = 1;
+        let made_of = |mac: MacAddr| {
+            mac == self.network.gateway_mac || self.network.port_by_mac(mac).is_some()
+        };
+        let configured = |hop| match hop {
+            NextHop::Gateway => true,
+            // Not by a route through the port.
+            NextHop::Port(index) => (self.turn.snapshot.port(index))
+                .is_some_and(|port| port.addresses.contains(&address.into())),
+            NextHop::Peer(_) | NextHop::Unreachable => false,
+        };
+        id <= GATEWAY
+            || MacAddr::of_interface_id(id).is_some_and(made_of)
+            || self
+                .network
+                .routes
+                .lookup(address.into())
+                .is_some_and(configured)
+    }
+
+    /// Whether another port of the network has come to own the address.
+    fn is_taken(&self, id: u64) -> bool {
+        let others = self.network.macs.iter().map(|&(_, index)| index);
+        others
+            .filter(|&index| index != self.port.index)
+            .filter_map(|index| self.turn.snapshot.port(index))
+            .any(|port| port.link_locals.hold(id))
+    }
 }

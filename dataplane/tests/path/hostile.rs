@@ -210,7 +210,7 @@ fn flood(guard: Guard, offloads: Offloads, seed: u64, rounds: u64) {
         assert_eq!(ends.sum(&site), sent, "each frame ends once");
     }
     let sealed = count(&site.peers[0].traffic.tx_packets);
-    assert!(sealed > sent / 100, "some are good: {sealed} of {sent}");
+    assert!(sealed > sent / 200, "some are good: {sealed} of {sent}");
     assert!(
         inward(&site, 1) > sent / 100,
         "some are for the other guest"

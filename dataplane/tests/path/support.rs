@@ -302,6 +302,7 @@ impl Site {
         let mut port = Port {
             name: old.name.clone(),
             addresses: old.addresses.clone(),
+            link_locals: Arc::clone(&old.link_locals),
             guest: old.guest.clone(),
             drops: Arc::clone(&old.drops),
             ..**old
@@ -540,6 +541,7 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
             format!("10.{s}.0.{host}").parse().unwrap(),
             format!("fd00:{s}::{host}").parse().unwrap(),
         ],
+        link_locals: Arc::default(),
         guard: options.guard,
         guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: options.queue_pairs,

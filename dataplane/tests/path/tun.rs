@@ -78,6 +78,7 @@ fn site(options: Options, layer: Layer, offloads: Offloads) -> (Site, Host) {
         name: old.name.clone(),
         addresses: old.addresses.clone(),
         drops: Arc::default(),
+        link_locals: Arc::default(),
         guest: Guest::Tun(Arc::new(tun)),
         ..**old
     });

@@ -46,6 +46,20 @@ impl MacAddr {
         u64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
+    /// The interface identifier that is made of the address (modified EUI-64; RFC 4291, appendix A).
+    pub const fn interface_id(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
+    /// The address that an interface identifier was made of, if it looks so.
+    pub const fn of_interface_id(id: u64) -> Option<Self> {
+        match id.to_be_bytes() {
+            [a, b, c, 0xff, 0xfe, d, e, f] => Some(Self([a ^ 2, b, c, d, e, f])),
+            _ => None,
+        }
+    }
+
     /// The group address of an IPv6 multicast group (RFC 2464, section 7).
     pub const fn from_ipv6_multicast(group: std::net::Ipv6Addr) -> Self {
         let o = group.octets();
@@ -113,6 +127,22 @@ impl EtherType {
     pub const VLAN: Self = Self(0x8100);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
+
+    /// True for the start of a tag, behind which another EtherType stands: 802.1Q, 802.1ad and its forerunners, the tags
+    /// of backbones (802.1ah) and bridge extenders (802.1BR). A receiver takes one with VLAN 0 off without being asked.
+    #[inline]
+    pub const fn is_tag(self) -> bool {
+        matches!(
+            self.0,
+            0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 | 0x88e7 | 0x893f
+        )
+    }
+
+    /// True for what is no type but a length (IEEE 802.3, section 3.2.6): LLC follows, and behind SNAP another EtherType.
+    #[inline]
+    pub const fn is_length(self) -> bool {
+        self.0 < 0x600
+    }
 }
 
 /// The 14 bytes of an Ethernet header.

@@ -168,6 +168,26 @@ impl NdMessage {
     }
 }
 
+/// Whether every link-layer address in the options of a message that passed [`NdMessage::parse`] is `mac`: a receiver may
+/// go by another than the first one.
+pub fn names_only(mac: MacAddr, headers: &Headers, frame: &[u8]) -> bool {
+    let asks_routers = matches!(headers.l4, L4::Icmp6(icmp) if icmp.kind == ROUTER_SOLICITATION);
+    let options = if asks_routers { 8 } else { 24 };
+    let end = headers.l3_offset + headers.ip_len;
+    let mut options = frame
+        .get(headers.l4_offset + options..end)
+        .unwrap_or_default();
+    while let Some(len) = options.get(1).map(|&units| usize::from(units) * 8)
+        && let Some((option, rest)) = options.split_at_checked(len.max(8))
+    {
+        if matches!(option[0], OPTION_SOURCE | OPTION_TARGET) && option[2..] != mac.0 {
+            return false;
+        }
+        options = rest;
+    }
+    true
+}
+
 /// Walks the options, all of which must be well-formed, for a hardware address.
 fn link_option(mut options: &[u8], wanted: u8) -> Result<Option<MacAddr>, NdError> {
     let mut found = None;

@@ -60,6 +60,10 @@ pub struct Headers {
     /// Where the payload of layer 4 starts, from the frame's first byte; equal to
     /// `l4_offset` when layer 4 isn't understood.
     pub payload_offset: usize,
+    /// Whether every header was read that a receiver would go by, layer 4's included. Not so if a chain of extension
+    /// headers goes on beyond the copied bytes, the packet or the limit, if a fragment lies within a fragment, or if
+    /// a first fragment ends before its layer 4 header does (RFC 7112).
+    pub complete: bool,
     /// Length of the layer 3 packet: what the IP header says, never more than the frame
     /// holds. Whatever follows in the frame is padding.
     pub ip_len: usize,
@@ -295,6 +299,7 @@ pub fn parse_frame(head: &[u8], frame_len: u32) -> Result<Headers, ParseError> {
             l3_offset: ether::HEADER_LEN,
             l4_offset: ether::HEADER_LEN,
             payload_offset: ether::HEADER_LEN,
+            complete: true,
             ip_len: frame_len - ether::HEADER_LEN,
         }),
     }
@@ -365,9 +370,13 @@ fn parse_v4(
     };
     let l4_offset = l3_offset + header_len;
     let end = l3_offset + total_len;
-    let (l4, l4_header_len) = match fragment {
+    let (l4, l4_header_len, complete) = match fragment {
         Fragment::Whole => parse_l4(head, l4_offset, end, ip.protocol, PROTOCOL_ICMP),
-        Fragment::First | Fragment::Later => (L4::Fragment, 0),
+        Fragment::First => {
+            let held = holds_layer4(head, l4_offset, end, ip.protocol, PROTOCOL_ICMP);
+            (L4::Fragment, 0, held)
+        }
+        Fragment::Later => (L4::Fragment, 0, true),
     };
     Ok(Headers {
         ether,
@@ -376,6 +385,7 @@ fn parse_v4(
         l3_offset,
         l4_offset,
         payload_offset: l4_offset + l4_header_len,
+        complete,
         ip_len: total_len,
     })
 }
@@ -405,9 +415,14 @@ fn parse_v6(
         },
         first => walk_extensions(head, l3_offset + ipv6::HEADER_LEN, end, first),
     };
-    let (l4, l4_header_len) = match (walk.fragment, walk.complete) {
-        (Fragment::First | Fragment::Later, _) => (L4::Fragment, 0),
-        (Fragment::Whole, false) => (L4::Other, 0),
+    let (l4, l4_header_len, complete) = match (walk.fragment, walk.complete) {
+        (Fragment::Later, _) => (L4::Fragment, 0, true),
+        (Fragment::First, false) => (L4::Fragment, 0, false),
+        (Fragment::First, true) => {
+            let held = holds_layer4(head, walk.offset, end, walk.protocol, PROTOCOL_ICMPV6);
+            (L4::Fragment, 0, held)
+        }
+        (Fragment::Whole, false) => (L4::Other, 0, false),
         (Fragment::Whole, true) => parse_l4(head, walk.offset, end, walk.protocol, PROTOCOL_ICMPV6),
     };
     #[expect(
@@ -433,6 +448,7 @@ fn parse_v6(
         l3_offset,
         l4_offset: walk.offset,
         payload_offset: walk.offset + l4_header_len,
+        complete,
         ip_len,
     })
 }
@@ -477,13 +493,14 @@ fn walk_extensions(head: &[u8], mut offset: usize, end: usize, first: u8) -> Wal
             break;
         };
         let len = match protocol {
+            // Who puts the fragments together finds another: what lies in it is not seen here.
+            FRAGMENT if fragment != Fragment::Whole => break,
             FRAGMENT => {
                 let bits = u16::from_be_bytes([extension[2], extension[3]]);
-                fragment = match (fragment, bits & 0xfff8, bits & 1) {
-                    (Fragment::Later, _, _) => Fragment::Later,
+                fragment = match bits & 0xfff8 {
                     // An atomic fragment (RFC 6946) is a whole packet, but nothing that
                     // rests on layer 4 may forget its header: it counts as a fragment.
-                    (_, 0, _) => Fragment::First,
+                    0 => Fragment::First,
                     _ => Fragment::Later,
                 };
                 8
@@ -508,16 +525,31 @@ fn walk_extensions(head: &[u8], mut offset: usize, end: usize, first: u8) -> Wal
     }
 }
 
-/// Layer 4 and the length of its header. `end` is the packet's end by its IP length.
+/// Whether a first fragment, or what of it was copied, holds its layer 4 header (RFC 7112, section 5). Of protocols that
+/// have none here nothing is asked.
+#[cold]
+fn holds_layer4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> bool {
+    let head = head.get(..end).unwrap_or(head);
+    let bytes = head.get(offset..).unwrap_or_default();
+    match protocol {
+        tcp::PROTOCOL => TcpView::new(bytes).is_some_and(|view| view.header_len() <= bytes.len()),
+        udp::PROTOCOL => bytes.len() >= udp::HEADER_LEN,
+        protocol if protocol == icmp => bytes.len() >= 8,
+        _ => true,
+    }
+}
+
+/// Layer 4, the length of its header, and whether that was read or is not known to be one. `end` is the packet's end by
+/// its IP length.
 #[inline]
-fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (L4, usize) {
+fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (L4, usize, bool) {
     let beyond = end > head.len();
     let head = head.get(..end).unwrap_or(head);
     // A header that is cut by the packet's end is malformed; one that is cut by the end
     // of our copy is merely not seen.
     let cut = || match beyond {
-        true => (L4::Other, 0),
-        false => (L4::Malformed, 0),
+        true => (L4::Other, 0, false),
+        false => (L4::Malformed, 0, true),
     };
     let Some(bytes) = head.get(offset..) else {
         return cut();
@@ -529,7 +561,7 @@ fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (
             };
             let header_len = view.header_len();
             if header_len < tcp::HEADER_LEN {
-                return (L4::Malformed, 0);
+                return (L4::Malformed, 0, true);
             }
             if header_len > bytes.len() {
                 return cut();
@@ -543,7 +575,7 @@ fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (
                 header_len: header_len as u8,
                 flags: view.flags(),
             };
-            (L4::Tcp(tcp), header_len)
+            (L4::Tcp(tcp), header_len, true)
         }
         udp::PROTOCOL => {
             let Some(view) = UdpView::new(bytes) else {
@@ -551,7 +583,7 @@ fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (
             };
             let length = usize::from(view.length());
             if length < udp::HEADER_LEN || length > end - offset {
-                return (L4::Malformed, 0);
+                return (L4::Malformed, 0, true);
             }
             let udp = Udp {
                 source_port: view.source_port(),
@@ -559,7 +591,7 @@ fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (
                 length: view.length(),
                 checksum: view.checksum(),
             };
-            (L4::Udp(udp), udp::HEADER_LEN)
+            (L4::Udp(udp), udp::HEADER_LEN, true)
         }
         protocol if protocol == icmp => {
             let Some(bytes) = array::<8>(bytes, 0) else {
@@ -571,10 +603,10 @@ fn parse_l4(head: &[u8], offset: usize, end: usize, protocol: u8, icmp: u8) -> (
                 rest: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
             };
             match icmp {
-                PROTOCOL_ICMP => (L4::Icmp4(message), 8),
-                _ => (L4::Icmp6(message), 8),
+                PROTOCOL_ICMP => (L4::Icmp4(message), 8, true),
+                _ => (L4::Icmp6(message), 8, true),
             }
         }
-        _ => (L4::Other, 0),
+        _ => (L4::Other, 0, true),
     }
 }

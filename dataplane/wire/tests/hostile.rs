@@ -203,12 +203,62 @@ fn extension_headers_are_walked_to_layer_4() {
         panic!("IPv6")
     };
     assert_eq!((ip.protocol, ip.header_len), (17, 64));
+    assert!(headers.complete);
     // Endless chains and chains past the end stop.
     let long = [0u8; 8].repeat(40);
     let headers = parse_ip(&v6_with_extensions(&long, 0, &[])).unwrap();
-    assert_eq!(headers.l4, L4::Other);
+    assert_eq!((headers.l4, headers.complete), (L4::Other, false));
     let headers = parse_ip(&v6_with_extensions(&[17, 255, 0, 0, 0, 0, 0, 0], 0, &[])).unwrap();
-    assert_eq!(headers.l4, L4::Other);
+    assert_eq!((headers.l4, headers.complete), (L4::Other, false));
+    // So do chains, and layer 4 headers, that go on beyond the copy.
+    for (options, complete) in [(24, true), (25, false), (26, false), (31, false)] {
+        let mut chain = vec![58, options - 1];
+        chain.resize(usize::from(options) * 8, 0);
+        let packet = v6_with_extensions(&chain, 60, &[128, 0, 0, 0, 0, 0, 0, 0]);
+        let mut frame = vec![0; 14];
+        frame[12..].copy_from_slice(&[0x86, 0xdd]);
+        frame.extend(packet);
+        let head = &frame[..frame.len().min(HEAD_LEN)];
+        let headers = parse_frame(head, frame.len() as u32).unwrap();
+        assert_eq!(headers.complete, complete, "{options}");
+    }
+}
+
+#[test]
+fn a_first_fragment_must_hold_its_layer_4_header() {
+    let tcp = |len: usize| [&[0; 12], &[0x60, 0][..], &[0; 10]].concat()[..len].to_vec();
+    for (protocol, l4, complete) in [
+        (17, vec![0; 8], true),
+        (17, vec![0; 7], false),
+        (58, vec![0; 8], true),
+        (58, vec![], false),
+        (6, tcp(24), true),
+        (6, tcp(23), false),
+        (6, tcp(8), false),
+        (132, vec![], true),
+    ] {
+        for (bits, first) in [(1, true), (0, true), (9, false)] {
+            let chain = [protocol, 0, 0, bits, 0, 0, 0, 1];
+            let headers = parse_ip(&v6_with_extensions(&chain, 44, &l4)).unwrap();
+            assert_eq!(headers.complete, complete || !first, "{protocol} {l4:?}");
+        }
+        // Behind more headers; and a fragment of a fragment hides what it holds.
+        for (first, second, complete) in [(60, 0, complete), (44, 1, false), (44, 9, false)] {
+            let chain = [
+                first, 0, 0, 1, 0, 0, 0, 1, protocol, 0, 0, second, 0, 0, 0, 0,
+            ];
+            let headers = parse_ip(&v6_with_extensions(&chain, 44, &l4)).unwrap();
+            assert_eq!(headers.complete, complete, "{protocol} behind {first}");
+            assert_eq!(headers.fragment(), Fragment::First);
+        }
+    }
+    let whole = Super::udp(false, vec![1; 100], 0).packet();
+    for (len, complete) in [(28, true), (27, false), (20, false)] {
+        let mut packet = whole[..len].to_vec();
+        packet[3] = len as u8;
+        packet[6] = 0x20;
+        assert_eq!(parse_ip(&packet).unwrap().complete, complete, "{len}");
+    }
 }
 
 #[test]
