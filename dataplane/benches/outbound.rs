@@ -274,6 +274,7 @@ impl Rig {
                 name: "network".into(),
                 gateway_mac: GATEWAY,
                 gateways: vec!["10.0.0.1".parse().unwrap()],
+                prefixes: vec![Prefix::new("10.0.0.0".parse().unwrap(), 24).unwrap()],
                 tunnel: Some(TunnelIndex(0)),
                 macs: vec![(MAC, PortIndex(0))],
                 routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),

@@ -94,6 +94,11 @@ impl Engine {
             name: network.name.to_string(),
             gateway_mac: MacAddr(network.gateway_mac.octets()),
             gateways: network.gateways.iter().map(IpNet::addr).collect(),
+            prefixes: network
+                .gateways
+                .iter()
+                .filter_map(|&net| prefix(net))
+                .collect(),
             tunnel: tunnel.map(TunnelIndex::from_slot),
             macs,
             routes: Fib::build(self.network_routes(network, tunnel)),

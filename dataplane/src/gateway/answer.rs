@@ -6,7 +6,7 @@
 //!
 //! ARP and ND are answered for the gateway, for the network's other ports (a guest
 //! never needs to hear another's broadcasts to find it) and for whatever a peer of the
-//! tunnel has within the guest's own prefix (proxy ARP).
+//! tunnel has within the network's own prefixes (proxy ARP), link-local addresses excepted.
 
 use std::net::IpAddr;
 
@@ -17,6 +17,7 @@ use culvert_wire::{
     icmp::{self, IcmpError},
     nd::{self, NdMessage},
     parse::{Headers, L3, L4},
+    scope::is_routable,
 };
 
 use crate::{
@@ -82,23 +83,32 @@ pub(crate) fn neighbor(
     }
 }
 
-/// Whom `address` belongs to in the eyes of `port`, and whether that is the gateway.
+/// Whom `address` belongs to in the eyes of `port`, and whether that is the gateway. What is not on the network's link
+/// is nobody's there, wherever its packets go: a guest that asks for it lost its way, or looks for another link's hosts.
 fn owner(
     port: &Port,
     network: &Network,
     address: IpAddr,
 ) -> Result<Option<(MacAddr, bool)>, DropReason> {
+    let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+    // A link-local address is for whoever has it to answer for.
+    let others = || match link_local {
+        true => Ok(None),
+        false => Err(DropReason::NeighborUnknown),
+    };
+    if !network.is_on_link(address) {
+        return others();
+    }
     match network.routes.lookup(address) {
-        Some(NextHop::Gateway | NextHop::Peer(_)) => Ok(Some((network.gateway_mac, true))),
+        Some(NextHop::Gateway) => Ok(Some((network.gateway_mac, true))),
+        Some(NextHop::Peer(_)) if is_routable(address) => Ok(Some((network.gateway_mac, true))),
         // Its own address: duplicate detection must hear nothing.
         Some(NextHop::Port(index)) if index == port.index => Err(DropReason::NeighborUnknown),
         Some(NextHop::Port(index)) => {
             let owner = network.macs.iter().find(|&&(_, port)| port == index);
             Ok(owner.map(|&(mac, _)| (mac, false)))
         }
-        // A link-local address: whoever has it may answer for itself.
-        None if matches!(address, IpAddr::V6(a) if a.is_unicast_link_local()) => Ok(None),
-        Some(NextHop::Unreachable) | None => Err(DropReason::NeighborUnknown),
+        Some(NextHop::Peer(_) | NextHop::Unreachable) | None => others(),
     }
 }
 

@@ -6,7 +6,10 @@
 use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
-use culvert_wire::parse::{Headers, L3, parse_ip};
+use culvert_wire::{
+    parse::{Headers, L3, parse_ip},
+    scope::is_routable,
+};
 use culvert_wireguard::message::data_len;
 
 use super::{Arrival, Claim, Destination, Sessions, plaintext_mut};
@@ -132,6 +135,9 @@ fn find(
     if let Some(port) = network.plain {
         let queue = queue(turn, port, headers, source, destination)?;
         return Ok((Destination::Ring(port, queue), false));
+    }
+    if !is_routable(source) || !is_routable(destination) {
+        return Err(DropReason::AddressUnroutable);
     }
     let next_hop = network
         .routes

@@ -17,6 +17,7 @@ use arrayvec::ArrayVec;
 use culvert_wire::{
     VnetHeader,
     parse::{Headers, L3, L4, parse_frame},
+    scope::is_routable,
     segment::{self, Plan, SegmentError},
 };
 
@@ -200,7 +201,7 @@ fn route<'s, F: Frames>(
     frame: usize,
     headers: &Headers,
 ) -> Verdict<'s> {
-    let Some((_, destination)) = headers.addresses() else {
+    let Some((source, destination)) = headers.addresses() else {
         return Verdict::Drop(DropReason::FrameMalformed);
     };
     if destination.is_multicast() {
@@ -218,6 +219,12 @@ fn route<'s, F: Frames>(
             true => Verdict::Answer(Question::Echo, None),
             false => Verdict::Drop(DropReason::GatewayNotServed),
         };
+    }
+    if !is_routable(source) {
+        return Verdict::Drop(DropReason::AddressUnroutable);
+    }
+    if !is_routable(destination) {
+        return Verdict::Answer(Question::Unreachable, Some(DropReason::AddressUnroutable));
     }
     if hop_limit <= 1 {
         return Verdict::Answer(Question::HopLimit, Some(DropReason::TtlExceeded));

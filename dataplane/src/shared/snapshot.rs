@@ -10,7 +10,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use culvert_vhost as vhost;
-use culvert_wire::{MacAddr, fib::Fib};
+use culvert_wire::{
+    MacAddr,
+    fib::{Fib, Prefix},
+};
 use culvert_wireguard::cookie::Mac1;
 
 use crate::{
@@ -123,6 +126,8 @@ pub struct Network {
     pub gateway_mac: MacAddr,
     /// The gateway's addresses.
     pub gateways: Vec<IpAddr>,
+    /// Their prefixes: what is on the network's link.
+    pub prefixes: Vec<Prefix>,
     /// The tunnel that its traffic takes.
     pub tunnel: Option<TunnelIndex>,
     /// Who has which MAC address, sorted.
@@ -136,6 +141,13 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether `address` is on the network's link.
+    #[must_use]
+    pub fn is_on_link(&self, address: IpAddr) -> bool {
+        let has = |prefix: &Prefix| Prefix::new(address, prefix.len()) == Some(*prefix);
+        self.prefixes.iter().any(has)
+    }
+
     /// The port that has `mac`.
     #[must_use]
     pub fn port_by_mac(&self, mac: MacAddr) -> Option<PortIndex> {

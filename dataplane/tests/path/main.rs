@@ -18,6 +18,7 @@ mod inbound;
 mod local;
 mod outbound;
 mod packets;
+mod scope;
 mod staged;
 mod support;
 mod threads;

@@ -479,7 +479,7 @@ fn key(site: u8) -> [u8; 32] {
     [site + 1; 32]
 }
 
-fn prefix(text: &str, len: u8) -> Prefix {
+pub(crate) fn prefix(text: &str, len: u8) -> Prefix {
     Prefix::new(text.parse().unwrap(), len).unwrap()
 }
 
@@ -495,7 +495,8 @@ pub(crate) fn peer_prefixes(s: u8) -> Vec<(Prefix, PeerIndex)> {
     ]
 }
 
-fn network(s: u8) -> Network {
+/// The routes of a site's network.
+pub(crate) fn network_routes(s: u8) -> Vec<(Prefix, NextHop)> {
     let mut routes: Vec<_> = peer_prefixes(s)
         .into_iter()
         .map(|(prefix, peer)| (prefix, NextHop::Peer(peer)))
@@ -513,6 +514,10 @@ fn network(s: u8) -> Network {
             (prefix(&format!("fd00:{s}::{}", 2 + port), 128), hop),
         ]);
     }
+    routes
+}
+
+fn network(s: u8) -> Network {
     Network {
         name: "network".into(),
         gateway_mac: GATEWAY,
@@ -520,9 +525,13 @@ fn network(s: u8) -> Network {
             format!("10.{s}.0.1").parse().unwrap(),
             format!("fd00:{s}::1").parse().unwrap(),
         ],
+        prefixes: vec![
+            prefix(&format!("10.{s}.0.0"), 24),
+            prefix(&format!("fd00:{s}::"), 64),
+        ],
         tunnel: Some(TunnelIndex(0)),
         macs: vec![(GUEST[0], PortIndex(0)), (GUEST[1], PortIndex(1))],
-        routes: Fib::build(routes),
+        routes: Fib::build(network_routes(s)),
         plain: None,
     }
 }

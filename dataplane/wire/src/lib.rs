@@ -23,6 +23,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod nd;
 pub mod parse;
+pub mod scope;
 pub mod segment;
 pub mod tcp;
 pub mod udp;
