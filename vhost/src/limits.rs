@@ -9,6 +9,14 @@ pub const RING_SIZE_MAX: u16 = 32768;
 /// Descriptors of one chain, indirect ones included. A driver may not exceed the ring's size
 /// (section 2.7.5.2) and Linux stays below 20; this bounds the work of a hostile one.
 pub const CHAIN_MAX: usize = 1024;
+/// Descriptors that one walk follows, of chains good and bad: four of the longest chains.
+pub const FOLLOWED_MAX: usize = 4 * CHAIN_MAX;
+/// Descriptors that a guest RX ring may have us follow per frame that it takes: a chain and a buffer
+/// for each of the buffers that it may fill.
+pub const FRAME_FOLLOWED_MAX: u64 = 2 * FRAME_CHAINS_MAX as u64;
+/// What a descriptor that is followed, or a chain without a frame, counts against its queue's
+/// credit, in bytes: the line of memory that it is read from.
+pub const FOLLOWED_COST: u32 = 64;
 /// Frames that one fetch takes from a guest TX ring.
 pub const BURST_MAX: usize = 64;
 /// Segments (checked ranges) that one burst holds.

@@ -323,6 +323,7 @@ impl Worker {
                     return false;
                 };
                 let fetched = burst.fetch(GUEST_BURST);
+                *credit -= i64::from(burst.extra_cost());
                 if fetched == 0 {
                     return false;
                 }

@@ -63,6 +63,7 @@ impl GuestRx {
                     ring: &self.ring,
                     state,
                     staged: 0,
+                    followed: 0,
                     frames: 0,
                     bytes: 0,
                     expected: usize::from(STAGE),
@@ -115,6 +116,8 @@ pub struct RxBurst<'a> {
     state: MutexGuard<'a, RingState>,
     /// Chains of the scratch that are used up.
     staged: usize,
+    /// Descriptors followed in this burst.
+    followed: u64,
     frames: u64,
     bytes: u64,
     expected: usize,
@@ -365,8 +368,13 @@ impl RxBurst<'_> {
         self.staged += count;
     }
 
-    /// Walks more chains, behind those that are staged.
+    /// Walks more chains, behind those that are staged. For frames that it takes, a guest may have
+    /// us follow descriptors; for those that it loses, no more than one walk's.
     fn stage(&mut self) -> Result<(), PortDrop> {
+        let earned = limits::FRAME_FOLLOWED_MAX * self.frames;
+        if self.followed.saturating_sub(earned) > limits::CHAIN_MAX as u64 {
+            return Err(PortDrop::BadBuffer);
+        }
         let RingState { active, scratch } = &mut *self.state;
         let Some(active) = active.as_mut() else {
             return Err(PortDrop::NotReady);
@@ -389,17 +397,19 @@ impl RxBurst<'_> {
                     direction: Direction::Writable,
                     indirect: active.features.indirect(),
                     header: true,
+                    followed: 0,
                 },
                 &mut scratch.chains,
             )
         });
+        self.followed += walked.as_ref().map_or(0, |&followed| followed as u64);
         match walked {
-            Ok(()) if scratch.chains.len() > before => Ok(()),
-            Ok(()) if before > self.staged && scratch.segments.len() > limits::CHAIN_MAX => {
+            Ok(_) if scratch.chains.len() > before => Ok(()),
+            Ok(_) if before > self.staged && scratch.segments.len() > limits::CHAIN_MAX => {
                 // The scratch is full of buffers too small for any frame.
                 Err(PortDrop::FrameTooBig)
             }
-            Ok(()) => {
+            Ok(_) => {
                 self.is_dry = true;
                 Err(PortDrop::RingFull)
             }

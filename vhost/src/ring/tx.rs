@@ -100,6 +100,7 @@ impl GuestTx {
                     ring: &self.ring,
                     state,
                     frames: 0,
+                    extra: 0,
                     completed_frames: 0,
                     completed_bytes: 0,
                     is_failed: false,
@@ -146,6 +147,8 @@ pub struct TxBurst<'a> {
     state: MutexGuard<'a, RingState>,
     /// Frames fetched.
     frames: usize,
+    /// Descriptors followed and chains without a frame, in the last fetch.
+    extra: usize,
     completed_frames: u64,
     completed_bytes: u64,
     is_failed: bool,
@@ -166,7 +169,7 @@ impl TxBurst<'_> {
     /// Frames of an earlier fetch that were not completed come again. Chains that hold no
     /// usable frame are counted by reason and go back with the frames around them.
     pub fn fetch(&mut self, max: usize) -> usize {
-        self.frames = 0;
+        (self.frames, self.extra) = (0, 0);
         if self.is_failed {
             return 0;
         }
@@ -189,15 +192,19 @@ impl TxBurst<'_> {
                     direction: Direction::Readable,
                     indirect: active.features.indirect(),
                     header: metadata,
+                    followed: 0,
                 },
                 &mut scratch.chains,
             )
         });
-        if let Err(fault) = walked {
-            // What came before the fault is abandoned too: the ring stops here.
-            self.fail(fault);
-            return 0;
-        }
+        let followed = match walked {
+            Ok(followed) => followed,
+            Err(fault) => {
+                // What came before the fault is abandoned too: the ring stops here.
+                self.fail(fault);
+                return 0;
+            }
+        };
         if scratch.frames.is_empty() {
             scratch.frames = vec![TxFrame::EMPTY; limits::BURST_MAX];
         }
@@ -218,10 +225,19 @@ impl TxBurst<'_> {
             }
         }
         self.frames = frames;
+        self.extra = followed + scratch.chains.len() - frames;
         if frames == 0 {
             self.complete(0);
         }
         frames
+    }
+
+    /// What the last fetch has cost beyond the bytes of its frames, in bytes: a guest pays for the
+    /// descriptors that it has us follow, and for chains that hold no frame.
+    pub fn extra_cost(&self) -> u32 {
+        u32::try_from(self.extra)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(limits::FOLLOWED_COST)
     }
 
     /// Frame `index` of the last fetch.

@@ -122,6 +122,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) indirect: bool,
     /// True if the header ahead of the frame is read or written.
     pub(crate) header: bool,
+    /// Descriptors that were followed: all but those that are a chain of their own.
+    pub(crate) followed: usize,
 }
 
 /// A chain while it is being walked.
@@ -142,11 +144,12 @@ impl Builder {
         }
     }
 
-    /// Counts a descriptor; a chain that is too long is a loop or an attack.
+    /// Counts a descriptor; a chain that is longer than `limit`, or than any is followed, is a
+    /// loop or an attack.
     #[inline]
     pub(super) fn count(&mut self, limit: usize) -> Result<(), RingFault> {
         self.descriptors += 1;
-        if self.descriptors > limit {
+        if self.descriptors > limit.min(limits::CHAIN_MAX) {
             Err(RingFault::ChainTooLong)
         } else {
             Ok(())
@@ -203,6 +206,7 @@ impl Builder {
         if self.bad.is_some() {
             walk.segments.truncate(self.first);
         }
+        walk.followed += self.descriptors;
         let count = walk.segments.len() - self.first;
         #[allow(clippy::cast_possible_truncation, reason = "at most SEGMENTS_MAX")]
         Chain {
@@ -216,18 +220,20 @@ impl Builder {
     }
 }
 
-/// Walks up to `max` chains ahead of the ring's position, prefetching as it goes.
+/// Walks up to `max` chains ahead of the ring's position, prefetching as it goes. Returns how many
+/// descriptors were followed, which is what the guest has us do for a chain; when that is much, the
+/// walk ends early.
 pub(super) fn walk_chains<L: RingLayout>(
     layout: &mut L,
     max: usize,
     mut walk: Walk<'_>,
     chains: &mut Vec<Chain>,
-) -> Result<(), RingFault> {
+) -> Result<usize, RingFault> {
     let max = u16::try_from(max).unwrap_or(u16::MAX);
     let is_written = walk.direction == Direction::Writable;
     let ready = layout.available(max)?.min(max);
     if ready == 0 {
-        return Ok(());
+        return Ok(0);
     }
     layout.prefetch(ready, max);
     let wanted = if is_written { WRITE } else { 0 };
@@ -277,8 +283,11 @@ pub(super) fn walk_chains<L: RingLayout>(
             );
         }
         chains.push(chain);
+        if walk.followed + limits::CHAIN_MAX > limits::FOLLOWED_MAX {
+            break;
+        }
     }
-    Ok(())
+    Ok(walk.followed)
 }
 
 /// Prefetches the lines of a buffer that hold the virtio-net header, if it is wanted, and the

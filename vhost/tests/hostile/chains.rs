@@ -240,3 +240,102 @@ fn receive_buffers_smaller_than_the_header() {
         }
     }
 }
+
+#[test]
+fn a_chain_of_more_than_is_followed_is_no_chain_however_large_the_ring() {
+    for config in layouts() {
+        let config = FrontendConfig {
+            ring_size: 4096,
+            memory: 1 << 30,
+            ..config
+        };
+        let (at, _) = room(&config);
+        for (ring, flags) in [(TX, 0), (RX, WRITE)] {
+            let chain = |len: u16| -> Vec<Raw> {
+                let next = |i| if i + 1 < len { NEXT } else { 0 };
+                (0..len).map(|i| (at, 1, flags | next(i), i + 1)).collect()
+            };
+            expect_fault(ring, &config, &chain(1025), RingFault::ChainTooLong);
+        }
+    }
+}
+
+/// Makes `count` chains available that are the same table of 1000 entries each.
+fn offer_tables(
+    frontend: &Frontend,
+    ring: usize,
+    config: &FrontendConfig,
+    count: u16,
+    entry: &Raw,
+) {
+    let (at, _) = room(config);
+    for index in 0..1000 {
+        let next = if index < 999 { NEXT } else { 0 };
+        let raw = (entry.0, entry.1, entry.2 | next, index + 1);
+        let bytes = descriptor(&raw, is_packed(config));
+        frontend.memory.write(at + 16 * u64::from(index), &bytes);
+    }
+    let table = |id| (at, 16 * 1000, INDIRECT, id);
+    let areas = frontend.queues[ring].driver.areas();
+    if is_packed(config) {
+        let chain: Vec<Raw> = (0..count).map(table).collect();
+        offer(frontend, ring, true, &chain);
+    } else {
+        offer(frontend, ring, false, &[table(0)]);
+        let heads = vec![0; 2 * usize::from(count)];
+        frontend.memory.write(areas.driver + 4, &heads);
+        frontend.memory.store(areas.driver + 2, count);
+    }
+}
+
+/// Chains that came back from a fresh ring.
+fn given_back(frontend: &Frontend, ring: usize, config: &FrontendConfig, of: u16) -> u16 {
+    let areas = frontend.queues[ring].driver.areas();
+    if !is_packed(config) {
+        return frontend.memory.load(areas.device + 2);
+    }
+    let is_used = |index| {
+        let flags = areas.descriptors + 16 * u64::from(index) + 14;
+        frontend.memory.load(flags) >> 15 == 1
+    };
+    (0..of).filter(|&index| is_used(index)).count() as u16
+}
+
+#[test]
+fn a_look_at_a_ring_follows_so_many_descriptors_and_no_more_and_the_guest_pays() {
+    let offered = 64;
+    for config in layouts() {
+        // With IN_ORDER one used descriptor of a packed ring stands for many.
+        let config = FrontendConfig {
+            rings: config.rings - RingOptions::IN_ORDER,
+            ..config
+        };
+        let (at, _) = room(&config);
+        // Bad ones, empty ones, and such as hold a frame in the end.
+        for entry in [(at, 1, WRITE, 0), (at, 0, 0, 0), (at, 1, 0, 0)] {
+            let bench = Bench::new(|_| {});
+            let frontend = bare(&bench, &config);
+            offer_tables(&frontend, TX, &config, offered, &entry);
+            let mut burst = bench.port().guest_tx(0).try_lock().unwrap();
+            let frames = burst.fetch(64);
+            assert!(burst.extra_cost() >= 3 * 1000 * 64, "{entry:?} {config:?}");
+            burst.complete(frames);
+            drop(burst);
+            let back = given_back(&frontend, TX, &config, offered);
+            assert!((1..=4).contains(&back), "{back} {entry:?} {config:?}");
+        }
+        for entry in [(at, 1, 0, 0), (at, 0, WRITE, 0)] {
+            let bench = Bench::new(|_| {});
+            let frontend = bare(&bench, &config);
+            offer_tables(&frontend, RX, &config, offered, &entry);
+            let mut burst = bench.port().guest_rx(0).try_lock().unwrap();
+            for _ in 0..offered {
+                let lost = burst.deliver(&VnetHeader::default(), &[&pattern(100, 0)]);
+                assert_eq!(lost, Err(PortDrop::BadBuffer));
+            }
+            drop(burst);
+            let back = given_back(&frontend, RX, &config, offered);
+            assert!((1..=8).contains(&back), "{back} {entry:?} {config:?}");
+        }
+    }
+}

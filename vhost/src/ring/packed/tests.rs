@@ -95,6 +95,7 @@ impl Guest {
             direction: Direction::Readable,
             indirect: false,
             header: true,
+            followed: 0,
         };
         let mut next = || {
             let (first, id) = ring.peek().unwrap().unwrap();
