@@ -116,6 +116,19 @@ pub enum PortError {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// The file that keeps the positions of packed rings could not be had in full.
+    #[error(
+        "allocating {length} bytes for the positions of packed rings in {}: {error}; make room there, or offer no packed rings (`packed: false`)",
+        path.display()
+    )]
+    StateFile {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        length: usize,
+        /// The kernel's answer.
+        error: io::Error,
+    },
     /// The kernel refused a thread or a descriptor.
     #[error("{action}: {error}")]
     System {

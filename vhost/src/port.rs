@@ -7,12 +7,13 @@
 //! with the port. Workers and the control core share the port by `Arc` or reference.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::event::EventfdFlags;
 
-use crate::config::PortConfig;
+use crate::config::{PortConfig, RingOptions};
 use crate::counters::PortCounters;
 use crate::event::{PortError, PortEvent};
 use crate::limits;
@@ -86,10 +87,16 @@ impl Port {
         let rx = pairs
             .map(|_| Ok(GuestRx::new(ring()?)))
             .collect::<Result<_, _>>()?;
-        let endpoint = Endpoint::open(&config)?;
         let rings = 2 * usize::from(config.queue_pairs);
-        let keeper = Keeper::new(config.state_file.as_deref(), rings)
-            .map_err(system("mapping the state file of packed rings"))?;
+        // Without packed rings there is nothing to keep.
+        let state_file = config.state_file.as_deref();
+        let state_file = state_file.filter(|_| config.rings.contains(RingOptions::PACKED));
+        let keeper = Keeper::new(state_file, rings).map_err(|error| PortError::StateFile {
+            path: state_file.map(Path::to_owned).unwrap_or_default(),
+            length: rings * Keeper::BYTES_PER_RING,
+            error,
+        })?;
+        let endpoint = Endpoint::open(&config)?;
         let events: session::Events = Arc::new(events);
         let shared = Arc::new(Shared {
             config,

@@ -16,14 +16,19 @@
 //! A process that dies before 2 has changed nothing. One that dies later left all that is
 //! needed to finish: if the first descriptor is still available, step 3 is repeated; if not,
 //! the guest has seen it all.
+//!
+//! A store into a hole of the file on a full file system raises SIGBUS: so the file is allocated
+//! when the port opens, or the port doesn't open. Split rings have no business here.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// Chains that one journal holds; more are given back in several rounds.
@@ -189,34 +194,22 @@ unsafe impl Send for Keeper {}
 unsafe impl Sync for Keeper {}
 
 impl Keeper {
+    /// Bytes that the file has for each ring.
+    pub(crate) const BYTES_PER_RING: usize = SLOT;
+
     /// Maps the file at `path`, or anonymous memory, which survives sessions but not the
     /// process.
     pub(crate) fn new(path: Option<&Path>, rings: usize) -> io::Result<Self> {
         let length = rings * SLOT;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let file = path.map(|path| allocated(path, length)).transpose()?;
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: fresh mappings at addresses of the kernel's choice.
         let start = unsafe {
-            match path {
-                Some(path) => {
-                    let file = File::options()
-                        .read(true)
-                        .write(true)
-                        .create(true)
-                        .truncate(false)
-                        .mode(0o600)
-                        .open(path)?;
-                    if file.metadata()?.len() < length as u64 {
-                        file.set_len(length as u64)?;
-                    }
-                    let flags = MapFlags::SHARED;
-                    rustix::mm::mmap(ptr::null_mut(), length, protection, flags, &file, 0)?
-                }
-                None => {
-                    let flags = MapFlags::SHARED;
-                    rustix::mm::mmap_anonymous(ptr::null_mut(), length, protection, flags)?
-                }
+            match &file {
+                Some(file) => rustix::mm::mmap(ptr::null_mut(), length, protection, flags, file, 0),
+                None => rustix::mm::mmap_anonymous(ptr::null_mut(), length, protection, flags),
             }
-        };
+        }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, rings })
     }
@@ -237,6 +230,29 @@ impl Keeper {
     pub(crate) fn forget(&self, ring: usize) {
         self.slot(ring).forget();
     }
+}
+
+/// Opens the file at `path`, or makes it, and has all of its `length` bytes allocated.
+fn allocated(path: &Path, length: usize) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, length as u64) {
+        Err(Errno::OPNOTSUPP) => {
+            // What is written is allocated, too: what the file holds, and zeros behind that.
+            let mut bytes = vec![0; length];
+            let held = file.metadata()?.len().min(length as u64);
+            file.read_exact_at(&mut bytes[..usize::try_from(held).unwrap_or(0)], 0)?;
+            file.write_all_at(&bytes, 0)?;
+        }
+        other => other?,
+    }
+    Ok(file)
 }
 
 impl Drop for Keeper {

@@ -112,6 +112,7 @@ fn converse(shared: &Shared, stream: &UnixStream, shim: &mut Shim) -> String {
                 if let Err(error) = sent {
                     return format!("the VMM takes no reply: {error}");
                 }
+                shim.with(Protocol::forget_told);
             }
             Err(message::MessageError::Closed) => return "the VMM closed the connection".into(),
             Err(error) => {

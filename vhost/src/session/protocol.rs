@@ -66,6 +66,8 @@ pub(super) struct Protocol {
     memory: Arc<GuestMemory>,
     log: Option<Arc<DirtyLog>>,
     rings: Vec<Setup>,
+    /// Packed rings whose position is in a reply that was not sent yet.
+    told_bases: Vec<usize>,
     /// Queue pairs that ran when the owner was last told.
     told_pairs: u16,
     /// Why the last call failed, in words.
@@ -83,6 +85,7 @@ impl Protocol {
             memory: Arc::default(),
             log: None,
             rings: std::iter::repeat_with(Setup::default).take(rings).collect(),
+            told_bases: Vec::new(),
             told_pairs: 0,
             reason: None,
         }
@@ -123,6 +126,13 @@ impl Protocol {
         };
         self.told_pairs = queue_pairs;
         self.tell(event);
+    }
+
+    /// The replies were sent: from here on the frontend knows where its packed rings stand.
+    pub(super) fn forget_told(&mut self) {
+        for ring in self.told_bases.drain(..) {
+            self.shared.keeper.forget(ring);
+        }
     }
 
     /// Stops what workers found broken.
@@ -412,8 +422,9 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         if let Some(ring) = self.shared.ring(at) {
             let _ = ring.kick.set(None);
         }
-        // From here on the frontend knows where the ring stands.
-        self.shared.keeper.forget(at);
+        if self.features.packed() {
+            self.told_bases.push(at);
+        }
         Ok(VhostUserVringState::new(index, base))
     }
 
