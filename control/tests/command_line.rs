@@ -7,12 +7,11 @@ mod common;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{culvert, run, stderr, stdout};
+use common::{Run, culvert, run, stderr, stdout};
 
 /// Nothing that needs a device: any engine can run it.
 const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
@@ -213,68 +212,6 @@ fn help_and_version() {
     assert_eq!(culvert().output().unwrap().status.code(), Some(2));
 }
 
-/// A running `culvert run`, killed if the test fails.
-struct Run {
-    child: Child,
-    notifications: UnixDatagram,
-}
-
-impl Run {
-    fn start(config: &Path, run_dir: &Path, folder: &Path) -> Self {
-        let socket = folder.join("notify");
-        let _ = fs::remove_file(&socket);
-        let notifications = UnixDatagram::bind(&socket).unwrap();
-        notifications
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        let child = culvert()
-            .args(["run", "-c"])
-            .arg(config)
-            .arg("--run-dir")
-            .arg(run_dir)
-            .env("NOTIFY_SOCKET", &socket)
-            .stderr(fs::File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let run = Self {
-            child,
-            notifications,
-        };
-        run.expect("READY=1");
-        run
-    }
-
-    /// Waits for that line, and skips others.
-    fn expect(&self, line: &str) {
-        let mut buffer = [0; 4096];
-        loop {
-            let len = match self.notifications.recv(&mut buffer) {
-                Ok(len) => len,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => panic!("no {line}: {error}"),
-            };
-            if String::from_utf8_lossy(&buffer[..len])
-                .lines()
-                .any(|got| got == line)
-            {
-                return;
-            }
-        }
-    }
-
-    fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_whole_life() {
     use nix::sys::signal::Signal;
@@ -367,7 +304,7 @@ fn nothing_starts_with_a_bad_file_or_directory() {
     let output = run(&["run", "-c", config.to_str().unwrap()], &run_dir);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stderr(&output).contains("chmod 0750"),
+        stderr(&output).contains("chmod 0755"),
         "{}",
         stderr(&output)
     );

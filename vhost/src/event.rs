@@ -6,6 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use culvert_directory::ListenError;
 use culvert_wire::MacAddr;
 
 use crate::config::Offloads;
@@ -91,31 +92,6 @@ pub enum PortError {
         /// What was asked for.
         found: u16,
     },
-    /// Another process listens on the socket.
-    #[error(
-        "the socket {} is in use by another process; stop it or choose another path",
-        path.display()
-    )]
-    SocketInUse {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Something that is no socket is in the way.
-    #[error("{} exists and is no socket; remove it or choose another path", path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The socket could not be made.
-    #[error("{action} the socket {}: {error}", path.display())]
-    Socket {
-        /// What was tried.
-        action: &'static str,
-        /// The path.
-        path: PathBuf,
-        /// The kernel's answer.
-        error: io::Error,
-    },
     /// The file that keeps the positions of packed rings could not be had in full.
     #[error(
         "allocating {length} bytes for the positions of packed rings in {}: {error}; make room there, or offer no packed rings (`packed: false`)",
@@ -129,6 +105,9 @@ pub enum PortError {
         /// The kernel's answer.
         error: io::Error,
     },
+    /// The socket can't be had.
+    #[error("{0}")]
+    Socket(ListenError),
     /// The kernel refused a thread or a descriptor.
     #[error("{action}: {error}")]
     System {

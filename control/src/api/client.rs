@@ -56,7 +56,7 @@ impl Client {
     pub fn new(run_dir: &Path) -> Self {
         Self {
             run_dir: run_dir.to_owned(),
-            socket: process::api_socket(run_dir),
+            socket: run_dir.join(process::API_SOCKET),
         }
     }
 

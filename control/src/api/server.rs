@@ -5,11 +5,7 @@
 //!
 //! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -17,10 +13,11 @@ use axum::extract::{DefaultBodyLimit, Json, State as AxumState};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use culvert_directory::{Access, Directory, ListenError, Listener, Place};
 use tokio::time::timeout;
 
 use super::{Applied, ApplyBody, ApplyError, Refusal, Reply, Request, Requester, SendError};
-use crate::config;
+use crate::{config, process};
 
 /// The largest body: a configuration of the greatest length as a JSON string, and its path.
 const BODY: usize = 80 << 20;
@@ -31,31 +28,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The control socket of this process; removed when dropped.
+/// The control socket of this process; its name is removed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
+    _place: Place,
 }
 
-/// Opens the control socket and serves it on a thread of its own. A stale socket is replaced: the
-/// caller holds the run directory's lock.
+/// Why the control socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It can't be had.
+    #[error("the control socket: {0}")]
+    Socket(#[from] ListenError),
+    /// The system has no thread or descriptor left.
+    #[error("can't serve the control socket: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Opens the control socket in the run directory and serves it on a thread of its own.
 ///
 /// # Errors
 ///
 /// When the socket can't be made.
-pub fn serve(path: &Path, requester: Requester) -> io::Result<Server> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    let server = Server {
-        path: path.to_owned(),
-    };
-    // The run directory keeps others out until here.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    listener.set_nonblocking(true)?;
+pub fn serve(run_dir: &Directory, requester: Requester) -> Result<Server, ServeError> {
+    let listener = Listener::open(run_dir, process::API_SOCKET, Access::mode(0o660))?;
+    let (listener, place) = listener.into_parts();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -69,13 +66,7 @@ pub fn serve(path: &Path, requester: Requester) -> io::Result<Server> {
         }
     };
     thread::Builder::new().name("api".into()).spawn(run)?;
-    Ok(server)
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
+    Ok(Server { _place: place })
 }
 
 fn router(requester: Requester) -> axum::Router {

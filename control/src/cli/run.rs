@@ -22,13 +22,7 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     let run_dir = RunDir::open(run_dir)?;
     let notify = Notify;
     let (requester, requests) = api::channel()?;
-    let socket = run_dir.api_socket();
-    let server = api::server::serve(&socket, requester.clone()).map_err(|error| {
-        Failure::Line(format!(
-            "can't open the control socket {}: {error}",
-            socket.display()
-        ))
-    })?;
+    let server = api::server::serve(run_dir.directory(), requester.clone())?;
     signals::serve(Some(config.clone()), requester.clone(), notify)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

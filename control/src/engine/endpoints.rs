@@ -4,15 +4,13 @@
 //! as a whole. Never: a key that is secret, a failure that stops anything: without the
 //! file, peers are met where the configuration says.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
+use culvert_directory::Directory;
 use serde::{Deserialize, Serialize};
+
+/// The file's name.
+const FILE: &str = "endpoints.json";
 
 /// A remembered endpoint, valid while the configuration says the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,22 +22,20 @@ struct Remembered {
 /// The file and its contents, by tunnel and public key.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    /// Without one, nothing is kept.
-    path: Option<PathBuf>,
+    /// Without a directory, nothing is kept.
+    run_dir: Option<Directory>,
     known: BTreeMap<String, Remembered>,
     changed: bool,
 }
 
 impl Endpoints {
     /// Reads the file, if there is a readable one.
-    pub(super) fn open(run_dir: Option<&Path>) -> Self {
-        let path = run_dir.map(|run_dir| run_dir.join("endpoints.json"));
-        let known = path
-            .as_ref()
-            .and_then(|path| serde_json::from_slice(&fs::read(path).ok()?).ok())
+    pub(super) fn open(run_dir: Option<&Directory>) -> Self {
+        let known = run_dir
+            .and_then(|run_dir| serde_json::from_slice(&run_dir.read(FILE).ok()?).ok())
             .unwrap_or_default();
         Self {
-            path,
+            run_dir: run_dir.cloned(),
             known,
             changed: false,
         }
@@ -73,14 +69,10 @@ impl Endpoints {
         if !std::mem::take(&mut self.changed) {
             return;
         }
-        let Some(path) = &self.path else { return };
-        let write = || -> std::io::Result<()> {
-            let new = path.with_extension("json.new");
-            let mut file = fs::File::create(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.known)?)?;
-            fs::rename(&new, path)
-        };
-        if let Err(error) = write() {
+        let Some(run_dir) = &self.run_dir else { return };
+        let text = serde_json::to_vec_pretty(&self.known).map_err(std::io::Error::from);
+        if let Err(error) = text.and_then(|text| run_dir.replace(FILE, &text)) {
+            let path = run_dir.path().join(FILE);
             tracing::warn!(path = %path.display(), %error, "can't keep the peers' endpoints");
         }
     }
@@ -93,16 +85,17 @@ mod tests {
     #[test]
     fn endpoints_survive_unless_the_configuration_changes() {
         let folder = tempfile::tempdir().unwrap();
+        let run_dir = Directory::own(folder.path(), 0o750).unwrap();
         let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
-        let mut endpoints = Endpoints::open(Some(folder.path()));
+        let mut endpoints = Endpoints::open(Some(&run_dir));
         endpoints.note("wg0/key".into(), Some("192.0.2.1:1".into()), place);
         endpoints.save();
-        let mut endpoints = Endpoints::open(Some(folder.path()));
+        let mut endpoints = Endpoints::open(Some(&run_dir));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.1:1")), Some(place));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.2:1")), None);
         assert_eq!(endpoints.last("wg0/other", None), None);
         endpoints.forget("wg0/key");
         endpoints.save();
-        assert!(Endpoints::open(Some(folder.path())).known.is_empty());
+        assert!(Endpoints::open(Some(&run_dir)).known.is_empty());
     }
 }

@@ -52,6 +52,7 @@ use culvert_dataplane::{
         snapshot::{Snapshot, SnapshotCell},
     },
 };
+use culvert_directory::Listener;
 use culvert_wireguard::{Instant, Now, Transmit};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -72,7 +73,7 @@ use crate::{
     config::{Config, Endpoint, Name},
     netlink::{LinkWatch, RouteWatch},
     process::{Notify, RunDir},
-    uapi::server::{Served, Server, Socket},
+    uapi::server::{Served, Server},
 };
 
 /// The longest sleep: signals that wake nobody are looked at that often.
@@ -122,7 +123,7 @@ pub struct Surroundings<'s> {
 #[derive(Debug)]
 pub struct Lone {
     /// Where `wg` finds its tunnel.
-    pub socket: Socket,
+    pub socket: Listener,
     /// The interface, if it was handed over; else it is made.
     pub tun: Option<Tun>,
 }
@@ -246,7 +247,7 @@ impl Engine {
             // Listens before the first interface is made: nothing is missed.
             links: interfaces::watch(),
             routes: RouteWatch::open().ok(),
-            endpoints: Endpoints::open(run_dir.map(RunDir::path)),
+            endpoints: Endpoints::open(run_dir.map(RunDir::directory)),
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
@@ -379,7 +380,7 @@ impl Engine {
     }
 
     /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
-    fn serve_lone(&mut self, socket: Option<Socket>) -> Result<(), EngineError> {
+    fn serve_lone(&mut self, socket: Option<Listener>) -> Result<(), EngineError> {
         let Some(socket) = socket else {
             return Ok(());
         };

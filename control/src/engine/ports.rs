@@ -22,10 +22,7 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::interfaces::{Interface, InterfaceEvent, Keeper};
-use crate::{
-    config::{self, Account, PortDriver, SocketMode},
-    process::{SocketLock, lock_socket},
-};
+use crate::config::{self, Account, PortDriver, SocketMode};
 
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
 /// at the earliest (`announce-initial`).
@@ -44,8 +41,6 @@ pub(super) struct PortState {
     pub(super) features: u64,
     pub(super) queues: u16,
     announcements: Announcements,
-    /// Keeps other processes away from a socket that we listen on.
-    _lock: Option<SocketLock>,
 }
 
 /// What a port's session thread says, with the port's name.
@@ -96,19 +91,11 @@ impl PortState {
             interface: Some(interface),
             announcements: Announcements::default(),
             config,
-            _lock: None,
         })
     }
 
     fn open_vhost(config: config::Port, run_dir: &Path, ears: &Ears) -> Result<Self, String> {
         let vhost_config = vhost_config(&config, run_dir)?;
-        let lock = match vhost_config.socket_mode {
-            vhost::SocketMode::Server => Some(
-                lock_socket(&vhost_config.socket)
-                    .map_err(|error| format!("port {}: {error}", config.name))?,
-            ),
-            vhost::SocketMode::Client => None,
-        };
         let name = config.name.clone();
         let ears = ears.clone();
         let tell = move |event| {
@@ -131,7 +118,6 @@ impl PortState {
             features: 0,
             queues: 0,
             announcements: Announcements::default(),
-            _lock: lock,
         })
     }
 

@@ -3,7 +3,7 @@
 //! In: requests that the server read. Out: answers; changed configurations, carried out as those of a file are.
 //! Never: a way of its own to change a tunnel.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use culvert_dataplane::shared::limits::PEERS;
 use culvert_wireguard::Now;
@@ -11,11 +11,7 @@ use culvert_wireguard::Now;
 use super::{Engine, apply::Manner, tunnels::TunnelState};
 use crate::{
     config::{Config, Name, Tunnel, Uapi, UplinkDriver},
-    uapi::{
-        self, Answer, Ask, Change, Device, Errno, Peer,
-        carry::carry_out,
-        server::{DIRECTORY, Socket, probe},
-    },
+    uapi::{self, Answer, Ask, Change, Device, Errno, Peer, carry::carry_out, server},
 };
 
 impl Engine {
@@ -114,7 +110,7 @@ impl Engine {
             };
             let mut served = self.tunnels.iter().filter_map(|(_, t)| t.served.as_ref());
             if !served.any(|(own, _)| own == name) {
-                probe(Path::new(DIRECTORY), name.as_str())
+                server::probe(name.as_str())
                     .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
             }
         }
@@ -137,7 +133,8 @@ impl Engine {
                 continue;
             }
             let tunnel_name = tunnel.name.clone();
-            let served = Socket::open(Path::new(DIRECTORY), name.as_str())
+            let served = server::directory()
+                .and_then(|directory| server::open(&directory, name.as_str()))
                 .map_err(|error| error.to_string())
                 .and_then(|socket| {
                     let served = self.server.serve(socket, tunnel_name);

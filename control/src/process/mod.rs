@@ -14,9 +14,9 @@ mod run_dir;
 pub mod signals;
 
 pub use daemon::{Ready, handed, in_background};
-pub use lock::{LockError, SocketLock, UdpLock, lock_socket, lock_udp};
+pub use lock::{LockError, UdpLock, lock_udp};
 pub use notify::Notify;
-pub(crate) use run_dir::api_socket;
+pub(crate) use run_dir::API_SOCKET;
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir, RunDirError};
 
 /// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the

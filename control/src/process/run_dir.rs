@@ -1,14 +1,12 @@
 //! The run directory: everything that a running process leaves on disk, and its lock.
 //!
 //! In: a path. Out: a directory that this process alone uses, until it ends in whatever way.
-//! Never: a directory that others may write to.
+//! Never: a directory that others may write to, or another name for one.
 
-use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::lock::{FileLock, LockError};
+use culvert_directory::{Directory, DirectoryError, Lock, LockError};
 
 /// Where everything lives unless `--run-dir` says otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/culvert";
@@ -16,9 +14,9 @@ pub const DEFAULT_RUN_DIR: &str = "/run/culvert";
 /// A run directory that this process alone uses.
 #[derive(Debug)]
 pub struct RunDir {
-    path: PathBuf,
+    directory: Directory,
     /// Held to the process's end; the kernel releases it even after `kill -9`.
-    _lock: FileLock,
+    _lock: Lock,
 }
 
 /// Why a run directory can't be used.
@@ -35,39 +33,9 @@ pub enum RunDirError {
         /// The process in words.
         holder: String,
     },
-    /// It could not be made.
-    #[error("can't make the run directory {path}: {error}; {}", mend(.error))]
-    Make {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Something else has its name.
-    #[error("{path} is not a directory: give another with --run-dir", path = .0.display())]
-    NotADirectory(PathBuf),
-    /// Others could put files (or links) into it.
-    #[error(
-        "others may write to the run directory {path} (mode {mode:04o}): chmod 0750 {path}, or give another with --run-dir",
-        path = .path.display()
-    )]
-    Exposed {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Another user's.
-    #[error(
-        "the run directory {path} belongs to user {owner}: run as that user, or give another with --run-dir",
-        path = .path.display()
-    )]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-    },
+    /// It could not be made, or is not this process's alone.
+    #[error("the run directory: {0}; or give {another} with --run-dir", another = another(.0))]
+    Directory(#[from] DirectoryError),
     /// Its lock could not be had.
     #[error("can't lock the run directory {path}: {error}", path = .path.display())]
     Lock {
@@ -78,11 +46,14 @@ pub enum RunDirError {
     },
 }
 
-fn mend(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::PermissionDenied {
-        "run as root, or give a directory of your own with --run-dir"
-    } else {
-        "give another with --run-dir"
+fn another(error: &DirectoryError) -> &'static str {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    match error {
+        DirectoryError::Io { error, .. } if denied(error) => "one of your own",
+        DirectoryError::NotADirectory(_)
+        | DirectoryError::Exposed { .. }
+        | DirectoryError::Foreign { .. }
+        | DirectoryError::Io { .. } => "another",
     }
 }
 
@@ -93,76 +64,33 @@ impl RunDir {
     ///
     /// When another process has it, or it can't be trusted.
     pub fn open(path: &Path) -> Result<Self, RunDirError> {
-        let path = &std::path::absolute(path).map_err(|error| make(path, error))?;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(path)
-            .map_err(|error| {
-                if error.kind() == io::ErrorKind::AlreadyExists {
-                    RunDirError::NotADirectory(path.clone())
-                } else {
-                    make(path, error)
-                }
-            })?;
-        check(path)?;
-        let lock = FileLock::acquire(&path.join("lock")).map_err(|error| match error {
-            LockError::Held { holder, .. } => RunDirError::InUse {
-                path: path.clone(),
+        let directory = Directory::own(path, 0o750)?;
+        let lock = directory.lock("lock", false).map_err(|error| match error {
+            LockError::Held { holder } => RunDirError::InUse {
+                path: directory.path().to_owned(),
                 holder,
             },
-            LockError::Io { error, .. } => RunDirError::Lock {
-                path: path.clone(),
+            LockError::Io(error) => RunDirError::Lock {
+                path: directory.path().to_owned(),
                 error,
             },
         })?;
         Ok(Self {
-            path: path.clone(),
+            directory,
             _lock: lock,
         })
     }
 
     /// Its absolute path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
     }
 
-    /// The control socket's path.
-    pub fn api_socket(&self) -> PathBuf {
-        api_socket(&self.path)
+    /// The directory itself.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
     }
 }
 
-/// The control socket of the process that uses a run directory.
-pub(crate) fn api_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join("api.sock")
-}
-
-fn make(path: &Path, error: io::Error) -> RunDirError {
-    RunDirError::Make {
-        path: path.to_owned(),
-        error,
-    }
-}
-
-fn check(path: &Path) -> Result<(), RunDirError> {
-    let metadata = fs::metadata(path).map_err(|error| make(path, error))?;
-    if !metadata.is_dir() {
-        return Err(RunDirError::NotADirectory(path.to_owned()));
-    }
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != own && own != 0 {
-        return Err(RunDirError::Foreign {
-            path: path.to_owned(),
-            owner: metadata.uid(),
-        });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o002 != 0 {
-        return Err(RunDirError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
-    }
-    Ok(())
-}
+/// The control socket's name.
+pub(crate) const API_SOCKET: &str = "api.sock";

@@ -3,23 +3,18 @@
 //! In: clients of `wg`'s protocol, `/var/run/wireguard`. Out: requests to the engine; its answers. Never: the engine's
 //! thread: one of its own serves all tunnels with tokio's single-threaded runtime.
 //!
-//! A socket is made with mode 0600 before it has its name, and gets the name when it listens already: `wg` removes a
-//! socket that it can't connect to. A stale one is replaced, one that somebody listens on is not.
+//! A socket gets its name when it listens already: `wg` removes a socket that it can't connect to.
 //!
 //! What clients may take is bounded: their number, a request's length and time, how many requests wait at the engine.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, fchmod, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use culvert_directory::{Access, Directory, DirectoryError, ListenError, Listener, Place, vacant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -39,8 +34,6 @@ pub const DIRECTORY: &str = "/var/run/wireguard";
 const CLIENTS: usize = 256;
 /// Requests at the engine at once: fewer than it has room for, so that `show` gets through.
 const ASKING: usize = 16;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
 /// How long a connection may stay silent between requests.
 const SILENCE: Duration = Duration::from_secs(120);
 /// How long a request may take from its first byte to its last, and how long the client may take for the answer.
@@ -53,55 +46,26 @@ const CHUNK: usize = 16 << 10;
 /// Why a socket can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Somebody listens there.
-    #[error("another process serves {} already", .0.display())]
-    InUse(PathBuf),
-    /// Something that is no socket has its name.
-    #[error("{} is no socket: remove it", .0.display())]
-    NotASocket(PathBuf),
-    /// Others could exchange the socket.
-    #[error("others may write to {}: chmod 0755 it", .0.display())]
-    Exposed(PathBuf),
-    /// The system refused.
-    #[error("can't make {}: {error}", .path.display())]
-    Io {
-        /// The socket or its folder.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
+    /// Its directory is not there, or others could exchange the socket.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Somebody listens there, or the system refuses.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
 }
 
-/// A socket that listens under its name; removed when dropped.
-#[derive(Debug)]
-pub struct Socket {
-    listener: UnixListener,
-    place: Place,
+/// The directory where `wg` looks, which is made if need be.
+///
+/// # Errors
+///
+/// When others may write to it.
+pub fn directory() -> Result<Directory, OpenError> {
+    Ok(Directory::own(Path::new(DIRECTORY), 0o755)?)
 }
 
-/// A socket's name, which is removed when dropped if it is still that socket's.
-#[derive(Debug)]
-struct Place {
-    path: PathBuf,
-    node: Option<(u64, u64)>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.node.is_some() && node(&self.path) == self.node {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn node(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// The socket's path for a tunnel that `wg` shall call `name`.
-pub fn path(directory: &Path, name: &str) -> PathBuf {
-    directory.join(format!("{name}.sock"))
+/// The name of a socket for a tunnel that `wg` shall call `name`.
+pub fn file_name(name: &str) -> String {
+    format!("{name}.sock")
 }
 
 /// Whether a socket could be made: nobody listens there, nothing else is there.
@@ -109,126 +73,17 @@ pub fn path(directory: &Path, name: &str) -> PathBuf {
 /// # Errors
 ///
 /// Why not.
-pub fn probe(directory: &Path, name: &str) -> Result<(), OpenError> {
-    vacant(&path(directory, name))
+pub fn probe(name: &str) -> Result<(), OpenError> {
+    Ok(vacant(&directory()?, file_name(name))?)
 }
 
-impl Socket {
-    /// Makes the socket.
-    ///
-    /// # Errors
-    ///
-    /// When somebody listens there, or the system refuses.
-    pub fn open(directory: &Path, name: &str) -> Result<Self, OpenError> {
-        let path = path(directory, name);
-        let _lock = prepare(directory)?;
-        vacant(&path)?;
-        // A name that `wg` doesn't look at. The process's number keeps two of them apart.
-        let beginning = directory.join(format!(".{name}.{}", std::process::id()));
-        let listener = listen(&beginning).and_then(|listener| {
-            fs::rename(&beginning, &path)?;
-            Ok(listener)
-        });
-        let listener = listener.map_err(|error| {
-            let _ = fs::remove_file(&beginning);
-            refused(&path)(error)
-        })?;
-        let node = node(&path);
-        Ok(Self {
-            listener,
-            place: Place { path, node },
-        })
-    }
-
-    /// A socket that another process made and handed over.
-    pub fn from_fd(fd: OwnedFd, directory: &Path, name: &str) -> Self {
-        let path = path(directory, name);
-        let node = node(&path);
-        Self {
-            listener: UnixListener::from(fd),
-            place: Place { path, node },
-        }
-    }
-
-    /// Hands the socket over to another process; its name stays.
-    pub fn into_fd(mut self) -> OwnedFd {
-        self.place.node = None;
-        self.listener.into()
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.place.path
-    }
-}
-
-/// Makes the folder, and keeps others of this program out while a socket in it is exchanged.
-fn prepare(directory: &Path) -> Result<Option<File>, OpenError> {
-    let io = refused(directory);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(&io)?;
-    let folder = File::open(directory).map_err(&io)?;
-    let metadata = folder.metadata().map_err(&io)?;
-    let own = rustix::process::geteuid().as_raw();
-    let foreign = metadata.uid() != 0 && metadata.uid() != own;
-    if foreign || metadata.mode() & 0o002 != 0 {
-        return Err(OpenError::Exposed(directory.to_owned()));
-    }
-    // Anybody could hold this lock for ever: it is not waited for long, and not needed unless two begin at once.
-    for _ in 0..20 {
-        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(folder)),
-            Err(_) => thread::sleep(Duration::from_millis(5)),
-        }
-    }
-    Ok(None)
-}
-
-fn vacant(path: &Path) -> Result<(), OpenError> {
-    let io = refused(path);
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io(error)),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(OpenError::NotASocket(path.to_owned()));
-    }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
-    let address = SocketAddrUnix::new(path).map_err(|error| io(error.into()))?;
-    let connected = socket.and_then(|socket| rustix::net::connect(&socket, &address));
-    match connected {
-        Err(rustix::io::Errno::CONNREFUSED | rustix::io::Errno::NOENT) => Ok(()),
-        // A full backlog (EAGAIN) has somebody behind it, too.
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(OpenError::InUse(path.to_owned())),
-        Err(error) => Err(io(error.into())),
-    }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Before the bind: the file is made with these bits, so there is no moment when others may connect.
-    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn refused(path: &Path) -> impl Fn(io::Error) -> OpenError {
-    let path = path.to_owned();
-    move |error| OpenError::Io {
-        path: path.clone(),
-        error,
-    }
+/// Makes a socket that its owner alone may connect to.
+///
+/// # Errors
+///
+/// When somebody listens there, or the system refuses.
+pub fn open(directory: &Directory, name: &str) -> Result<Listener, OpenError> {
+    Ok(Listener::open(directory, file_name(name), Access::OWNER)?)
 }
 
 /// The thread that serves all sockets of this process; it ends when dropped.
@@ -257,7 +112,7 @@ pub struct Served {
 impl Served {
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.place.path
+        self.place.path()
     }
 }
 
@@ -298,18 +153,16 @@ impl Server {
     /// # Errors
     ///
     /// When the system refuses.
-    pub fn serve(&self, socket: Socket, tunnel: Name) -> io::Result<Served> {
-        socket.listener.set_nonblocking(true)?;
+    pub fn serve(&self, socket: Listener, tunnel: Name) -> io::Result<Served> {
+        let (listener, place) = socket.into_parts();
+        listener.set_nonblocking(true)?;
         let listener = {
             let _inside = self.handle.enter();
-            tokio::net::UnixListener::from_std(socket.listener)?
+            tokio::net::UnixListener::from_std(listener)?
         };
         let desk = Arc::clone(&self.desk);
         let task = self.handle.spawn(accept(listener, desk, tunnel));
-        Ok(Served {
-            task,
-            place: socket.place,
-        })
+        Ok(Served { task, place })
     }
 }
 

@@ -3,16 +3,20 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
 
+use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use culvert::api::{self, ApplyError, Request, Requester};
 use culvert::config::Config;
 use culvert::state::{
     Applied, Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
 };
+use culvert_directory::Directory;
 
 /// A state with something in every part.
 pub(crate) fn state() -> State {
@@ -128,8 +132,8 @@ impl Running {
     pub(crate) fn start(answer: Result<Applied, ApplyError>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (requester, requests) = api::channel().unwrap();
-        let server =
-            api::server::serve(&folder.path().join("api.sock"), requester.clone()).unwrap();
+        let directory = Directory::own(folder.path(), 0o750).unwrap();
+        let server = api::server::serve(&directory, requester.clone()).unwrap();
         let (sender, applied) = mpsc::channel();
         let engine = std::thread::spawn(move || {
             while let Some(request) = requests.wait(None) {
@@ -166,6 +170,69 @@ impl Running {
 impl std::ops::Drop for Running {
     fn drop(&mut self) {
         self.end_engine();
+    }
+}
+
+/// A running `culvert run`, killed if the test fails.
+pub(crate) struct Run {
+    pub(crate) child: Child,
+    notifications: UnixDatagram,
+}
+
+impl Run {
+    /// Starts it and waits until it is ready; it logs to `log` in `folder`.
+    pub(crate) fn start(config: &Path, run_dir: &Path, folder: &Path) -> Self {
+        let socket = folder.join("notify");
+        let _ = fs::remove_file(&socket);
+        let notifications = UnixDatagram::bind(&socket).unwrap();
+        notifications
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let child = culvert()
+            .args(["run", "-c"])
+            .arg(config)
+            .arg("--run-dir")
+            .arg(run_dir)
+            .env("NOTIFY_SOCKET", &socket)
+            .stderr(fs::File::create(folder.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let run = Self {
+            child,
+            notifications,
+        };
+        run.expect("READY=1");
+        run
+    }
+
+    /// Waits for that line, and skips others.
+    pub(crate) fn expect(&self, line: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = match self.notifications.recv(&mut buffer) {
+                Ok(len) => len,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => panic!("no {line}: {error}"),
+            };
+            if String::from_utf8_lossy(&buffer[..len])
+                .lines()
+                .any(|got| got == line)
+            {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+}
+
+impl std::ops::Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

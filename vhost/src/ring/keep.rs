@@ -22,12 +22,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use culvert_directory::Directory;
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -234,14 +235,8 @@ impl Keeper {
 
 /// Opens the file at `path`, or makes it, and has all of its `length` bytes allocated.
 fn allocated(path: &Path, length: usize) -> io::Result<File> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)?;
+    let (directory, name) = Directory::of(path)?;
+    let file = directory.file(name)?;
     match fallocate(&file, FallocateFlags::empty(), 0, length as u64) {
         Err(Errno::OPNOTSUPP) => {
             // What is written is allocated, too: what the file holds, and zeros behind that.

@@ -14,12 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::guest::tun::Tun;
+use culvert_directory::{ListenError, Listener};
 
 use super::Failure;
 use crate::config::is_interface_name;
 use crate::engine::Lone;
 use crate::process::{self, Notify, Ready, handed, in_background, signals};
-use crate::uapi::server::{DIRECTORY, OpenError, Socket};
+use crate::uapi::server::{self, OpenError};
 use crate::{api, engine};
 
 /// What the links that `wg-quick` needs are called.
@@ -130,15 +131,16 @@ fn handed_tun() -> Result<Option<Tun>, Failure> {
 
 /// The socket for `wg`: one that was handed over, or a new one. An interface that was deleted a moment ago may have
 /// its socket still.
-fn socket(interface: &str) -> Result<Socket, Failure> {
-    let directory = Path::new(DIRECTORY);
+fn socket(interface: &str) -> Result<Listener, Failure> {
+    let directory = server::directory()?;
     if let Some(fd) = handed("WG_UAPI_FD")? {
-        return Ok(Socket::from_fd(fd, directory, interface));
+        let name = server::file_name(interface);
+        return Ok(Listener::adopt(fd, &directory, name));
     }
     let end = Instant::now() + SUCCESSION;
     loop {
-        match Socket::open(directory, interface) {
-            Err(OpenError::InUse(_)) if Instant::now() < end => {
+        match server::open(&directory, interface) {
+            Err(OpenError::Socket(ListenError::InUse { .. })) if Instant::now() < end => {
                 thread::sleep(Duration::from_millis(20));
             }
             result => return Ok(result?),

@@ -1,6 +1,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Stream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
@@ -44,7 +45,8 @@ impl Running {
             }
         });
         let server = Server::start(requester).unwrap();
-        let socket = Socket::open(folder.path(), "wg7").unwrap();
+        let directory = Directory::own(folder.path(), 0o755).unwrap();
+        let socket = open(&directory, "wg7").unwrap();
         let served = server.serve(socket, Name::new("blue").unwrap()).unwrap();
         Self {
             folder,
@@ -63,7 +65,7 @@ impl Running {
     }
 
     fn path(&self) -> PathBuf {
-        path(self.folder.path(), "wg7")
+        self.folder.path().join("wg7.sock")
     }
 
     /// What comes back before the server closes.
@@ -157,66 +159,4 @@ fn the_socket_is_its_owners_and_goes_with_its_server() {
     assert_eq!(names(), 1, "nothing lies beside the socket");
     running.served = None;
     assert_eq!(names(), 0);
-}
-
-#[test]
-fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
-    let running = Running::start();
-    let folder = running.folder.path();
-    assert!(matches!(
-        Socket::open(folder, "wg7"),
-        Err(OpenError::InUse(_))
-    ));
-    assert!(matches!(probe(folder, "wg7"), Err(OpenError::InUse(_))));
-    assert_eq!(running.say("get=1\n\n"), "listen_port=7\nerrno=0\n\n");
-
-    drop(UnixListener::bind(path(folder, "stale")).unwrap());
-    assert!(probe(folder, "stale").is_ok());
-    let socket = Socket::open(folder, "stale").unwrap();
-    assert!(Stream::connect(socket.path()).is_ok());
-
-    fs::write(path(folder, "file"), "precious").unwrap();
-    assert!(matches!(
-        Socket::open(folder, "file"),
-        Err(OpenError::NotASocket(_))
-    ));
-    assert_eq!(
-        fs::read_to_string(path(folder, "file")).unwrap(),
-        "precious"
-    );
-}
-
-#[test]
-fn a_name_that_another_took_meanwhile_is_not_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = Socket::open(folder.path(), "wg7").unwrap();
-    fs::remove_file(socket.path()).unwrap();
-    let other = Socket::open(folder.path(), "wg7").unwrap();
-    drop(socket);
-    assert!(other.path().exists());
-}
-
-#[test]
-fn a_folder_that_others_write_to_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let inside = folder.path().join("wireguard");
-    fs::create_dir(&inside).unwrap();
-    fs::set_permissions(&inside, fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(matches!(
-        Socket::open(&inside, "wg7"),
-        Err(OpenError::Exposed(_))
-    ));
-}
-
-#[test]
-fn a_socket_is_handed_over_with_its_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = Socket::open(folder.path(), "wg7").unwrap();
-    let fd = socket.into_fd();
-    let path = path(folder.path(), "wg7");
-    assert!(path.exists());
-    let again = Socket::from_fd(fd, folder.path(), "wg7");
-    assert!(Stream::connect(&path).is_ok());
-    drop(again);
-    assert!(!path.exists());
 }
