@@ -28,7 +28,6 @@ use super::{Engine, ports::PortState, uplinks::UplinkState};
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
-    process::{UdpLock, lock_udp},
     state::Applied,
     uapi::carry::Nuances,
 };
@@ -50,10 +49,9 @@ struct Prepared {
     tunnels: Vec<(Name, Sockets)>,
 }
 
-/// A tunnel's port: locked, and on a UDP uplink bound.
+/// A tunnel's port: on a UDP uplink bound.
 struct Sockets {
     port: u16,
-    lock: UdpLock,
     queues: Vec<UplinkQueue>,
 }
 
@@ -221,17 +219,15 @@ impl Engine {
                 .find(|(_, uplink)| uplink.config.name == tunnel.uplink)
                 .ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))?;
             let open = |port| -> Result<Sockets, String> {
-                let addresses: Vec<_> = uplink.config.addresses.iter().map(|n| n.addr()).collect();
-                let lock = lock_udp(&addresses, port)
-                    .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
                 let queues = uplink.open_tunnel(
                     UplinkIndex::from_slot(index),
                     TunnelIndex::from_slot(slot),
                     port,
                     tunnel.fwmark,
                     self.workers.count(),
-                )?;
-                Ok(Sockets { port, lock, queues })
+                );
+                let queues = queues.map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+                Ok(Sockets { port, queues })
             };
             let sockets = match tunnel.listen_port {
                 0 => self.choose_port(index, uplink, open)?,

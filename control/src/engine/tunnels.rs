@@ -31,7 +31,6 @@ use rand_core::UnwrapErr;
 use super::slots::Slots;
 use crate::{
     config::{self, Endpoint, Name},
-    process::UdpLock,
     uapi::server::Served,
 };
 
@@ -109,8 +108,6 @@ pub(super) struct TunnelState {
     pub(super) peers: HashMap<PeerId, usize>,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
-    /// Keeps other processes away from the tunnel's port.
-    pub(super) lock: UdpLock,
     /// Set the mark of its sockets.
     pub(super) markers: Vec<Marker>,
     /// Where `wg` finds it, and under which name.
@@ -132,7 +129,7 @@ pub(super) enum Wish {
 }
 
 impl TunnelState {
-    pub(super) fn new(config: config::Tunnel, uplink: usize, lock: UdpLock) -> Self {
+    pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
         let slots = slots_for(config.peers.len());
         let sessions = Arc::new(SessionTable::new(slots as usize));
         let device = Device::new(
@@ -151,7 +148,6 @@ impl TunnelState {
             sessions,
             peers: HashMap::new(),
             drops: BTreeMap::new(),
-            lock,
             markers: Vec::new(),
             served: None,
         }

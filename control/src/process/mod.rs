@@ -7,14 +7,12 @@
 //! [`log::init`]; then the configuration, then [`RunDir::open`].
 
 mod daemon;
-pub mod lock;
 pub mod log;
 mod notify;
 mod run_dir;
 pub mod signals;
 
 pub use daemon::{Ready, handed, in_background};
-pub use lock::{LockError, UdpLock, lock_udp};
 pub use notify::Notify;
 pub(crate) use run_dir::API_SOCKET;
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir, RunDirError};

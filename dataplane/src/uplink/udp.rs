@@ -111,30 +111,7 @@ pub fn open(
     options: Options<'_>,
 ) -> Result<Vec<UplinkQueue>, OpenError> {
     let binds = bind_addresses(addresses);
-    // With SO_REUSEPORT a second instance could bind too and steal half of the
-    // traffic: a first bind without it finds out whether anybody is there.
-    for &address in &binds {
-        let probe = Socket::bind(SocketAddr::new(address, port), false, options);
-        match probe {
-            Ok(_) => {}
-            Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(OpenError::Taken {
-                    address,
-                    port,
-                    source,
-                });
-            }
-            // A machine without IPv6: the wildcard is not worth an error.
-            Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-            Err(source) => {
-                return Err(OpenError::Bind {
-                    address,
-                    port,
-                    source,
-                });
-            }
-        }
-    }
+    let first = claim(addresses, &binds, port, options)?;
     // One set of sockets of both families.
     let bind = || -> Result<Sockets, OpenError> {
         let mut sockets = [None, None];
@@ -153,9 +130,13 @@ pub fn open(
         }
         Ok(sockets)
     };
-    let data = (0..workers)
-        .map(|_| bind())
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut data = Vec::with_capacity(workers);
+    data.push(bind()?);
+    // There is always somebody of ours on the port.
+    drop(first);
+    for _ in 1..workers {
+        data.push(bind()?);
+    }
     let mut calls = calls_of(&data, &bind)?;
     Ok(data
         .into_iter()
@@ -166,6 +147,41 @@ pub fn open(
             tx: super::Tx::Udp(Tx::new(sockets)),
         })
         .collect())
+}
+
+/// Takes the port for this process alone. With SO_REUSEPORT a second process of the same user could bind, too, and take
+/// half of the traffic: so these sockets, one for each address, bind without it, which the kernel lets only the first
+/// on the port do. They let others join from then on.
+fn claim(
+    addresses: &[IpAddr],
+    binds: &[IpAddr],
+    port: u16,
+    options: Options<'_>,
+) -> Result<Vec<Socket>, OpenError> {
+    let mut first = Vec::new();
+    for &address in binds {
+        let socket = Socket::bind(SocketAddr::new(address, port), false, options);
+        match socket.and_then(|socket| socket.share().map(|()| socket)) {
+            Ok(socket) => first.push(socket),
+            Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
+                return Err(OpenError::Taken {
+                    address,
+                    port,
+                    source,
+                });
+            }
+            // A machine without IPv6: the wildcard is not worth an error.
+            Err(_) if addresses.is_empty() && address.is_ipv6() => {}
+            Err(source) => {
+                return Err(OpenError::Bind {
+                    address,
+                    port,
+                    source,
+                });
+            }
+        }
+    }
+    Ok(first)
 }
 
 /// A socket per family.
@@ -667,5 +683,30 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         let fd: &OwnedFd = self.fd();
         fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_that_open_a_port_at_once_one_has_it() {
+        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let (uplink, tunnel) = (UplinkIndex::from_slot(0), TunnelIndex::from_slot(0));
+        let open = |port| open(uplink, tunnel, &addresses, port, 2, Options::default()).ok();
+        for _ in 0..50 {
+            let port = free_port(&addresses, Options::default()).unwrap();
+            let opened = std::thread::scope(|scope| {
+                let each = [(); 4].map(|()| scope.spawn(|| open(port)));
+                each.map(|one| one.join().unwrap())
+            });
+            let opened: Vec<_> = opened.into_iter().flatten().collect();
+            assert!(opened.len() <= 1, "{} have port {port}", opened.len());
+            // Each may have found another on its way. Once that is gone the port is free.
+            if opened.is_empty() {
+                assert!(open(port).is_some());
+            }
+        }
     }
 }

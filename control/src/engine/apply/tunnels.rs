@@ -65,7 +65,7 @@ impl Engine {
             .iter()
             .find(|(_, u)| u.config.name == tunnel.uplink);
         let uplink = uplink.map_or(0, |(slot, _)| slot);
-        let mut state = TunnelState::new(tunnel.clone(), uplink, opened.lock);
+        let mut state = TunnelState::new(tunnel.clone(), uplink);
         state.config.peers.clear();
         state.markers = markers(&opened.queues);
         let slot = self.tunnels.insert(state);
@@ -127,10 +127,9 @@ impl Engine {
             peers,
             ..new.clone()
         };
-        let Some(Sockets { lock, queues, .. }) = opened else {
+        let Some(Sockets { queues, .. }) = opened else {
             return;
         };
-        tunnel.lock = lock;
         tunnel.markers = markers(&queues);
         for (_, peer) in self.peers.iter_mut().filter(|(_, p)| p.tunnel == slot) {
             // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).

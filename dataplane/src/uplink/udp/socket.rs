@@ -101,7 +101,7 @@ impl Socket {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let socket = Self { fd, v6 };
         if shared {
-            socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+            socket.share()?;
         }
         if let Some(device) = options.device {
             socket.bind_to_device(device)?;
@@ -139,6 +139,11 @@ impl Socket {
         // SAFETY: `name` is a valid address of `len` bytes.
         check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), len) })?;
         Ok(socket)
+    }
+
+    /// Lets other sockets of this user bind to the same address from now on.
+    pub(super) fn share(&self) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
     }
 
     /// Bounds what waits to be received. The kernel counts its own part, and doubles.
