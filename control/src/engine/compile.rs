@@ -218,7 +218,7 @@ impl Engine {
         Uplink {
             index: UplinkIndex::from_slot(slot),
             name: uplink.config.name.to_string(),
-            addresses: uplink.addresses(),
+            addresses: uplink.addresses(&self.hosts),
             tunnels,
             counters: Arc::clone(&uplink.counters),
         }

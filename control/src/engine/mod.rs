@@ -11,7 +11,7 @@
 //!
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`tunnels`] the protocol,
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
-//! ports, [`workers`] threads, [`compile`] snapshots, [`apply`] changes, [`uapi`] what `wg` asks,
+//! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] changes, [`uapi`] what `wg` asks,
 //! [`drift`] what it changed against the file, [`report`] what `show` prints, [`endpoints`] what
 //! survives a restart.
 
@@ -26,6 +26,7 @@ mod report;
 mod round;
 mod slots;
 mod tunnels;
+mod turns;
 mod uapi;
 mod uplinks;
 mod workers;
@@ -45,6 +46,7 @@ use std::{
 
 use culvert_dataplane::{
     guest::tun::Tun,
+    host::Stacks,
     shared::{
         clock,
         control_link::{Attention, Command},
@@ -65,6 +67,7 @@ use self::{
     ports::{Ears, PortNews, PortState},
     slots::Slots,
     tunnels::{OutdatedPaths, PeerState, TunnelState, Wish},
+    turns::Turns,
     uplinks::{Dpdk, UplinkState},
     workers::Workers,
 };
@@ -171,7 +174,9 @@ struct Engine {
     retired: Vec<Arc<Snapshot>>,
     attention: Arc<Attention>,
     workers: Workers,
+    turns: Turns,
     uplinks: Slots<UplinkState>,
+    hosts: Stacks,
     tunnels: Slots<TunnelState>,
     peers: Slots<PeerState>,
     outdated: OutdatedPaths,
@@ -237,6 +242,8 @@ impl Engine {
             attention,
             workers,
             uplinks: Slots::default(),
+            hosts: Stacks::default(),
+            turns: Turns::default(),
             tunnels: Slots::default(),
             peers: Slots::default(),
             outdated: OutdatedPaths::default(),
@@ -282,8 +289,13 @@ impl Engine {
         for uplink in &config.uplinks {
             let index = UplinkIndex::from_slot(self.uplinks.next());
             let count = self.workers.count();
-            let (state, queues) =
-                UplinkState::open(uplink.clone(), index, count, dpdk, now.monotonic)?;
+            let (state, queues) = UplinkState::open(
+                uplink.clone(),
+                index,
+                count,
+                (dpdk, &mut self.hosts),
+                now.monotonic,
+            )?;
             self.uplinks.insert(state);
             self.attach(&uplink.queue_workers.clone(), queues);
         }
@@ -371,10 +383,7 @@ impl Engine {
             .tunnels
             .iter()
             .filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
-        let hosts = self
-            .uplinks
-            .iter()
-            .filter_map(|(_, uplink)| uplink.host_ref()?.poll_timeout());
+        let hosts = self.hosts.poll_timeout();
         let greeting = self.greetings.front().map(|&(due, _)| due);
         tunnels.chain(hosts).chain(greeting).min()
     }

@@ -3,17 +3,20 @@
 //! In: messages, what host stacks made and learned. Out: commands to workers, published paths.
 //! Never: more messages kept for an unknown next hop than `UNROUTED_MAX`, or longer than `UNROUTED_LIFE`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use culvert_dataplane::shared::{
-    control_link::{Command, Inline},
-    drops::DropReason,
-    ids::{TunnelIndex, UplinkIndex},
-    path::Link,
+use culvert_dataplane::{
+    host::HostEvent,
+    shared::{
+        control_link::{Command, Inline},
+        drops::DropReason,
+        ids::{Scope, TunnelIndex},
+        path::Link,
+    },
 };
 use culvert_wireguard::{Instant, Now, Transmit};
 
-use super::{Engine, uplinks::UplinkState};
+use super::Engine;
 
 /// Handshake messages that may wait for a next hop.
 const UNROUTED_MAX: usize = 1_024;
@@ -29,11 +32,11 @@ impl Engine {
         let peer = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
         let local = peer.and_then(|peer| self.peers.get(peer)?.local);
         let uplink_slot = tunnel.uplink;
-        let Some(uplink) = self.uplinks.get_mut(uplink_slot) else {
+        let Some(uplink) = self.uplinks.get(uplink_slot) else {
             return;
         };
         let port = tunnel.config.listen_port;
-        let path = uplink.path(message.to, local, port, now);
+        let path = uplink.path(&mut self.hosts, message.to, local, port, now);
         if path.link == Link::Unresolved {
             if self.unrouted.len() == UNROUTED_MAX {
                 self.unrouted.pop_front();
@@ -63,34 +66,22 @@ impl Engine {
 
     /// Sends what the host stacks made; neighbors that changed change paths.
     pub(super) fn drain_hosts(&mut self, now: Now) {
-        let mut resolved = false;
-        for slot in 0..self.uplinks.places() {
-            let Some(host) = self.uplinks.get_mut(slot).and_then(UplinkState::host) else {
-                continue;
-            };
-            while let Some(frame) = host.poll_frame() {
-                let uplink = UplinkIndex::from_slot(slot);
-                let frame = frame.into_boxed_slice();
-                self.workers.send(0, Command::Frame { uplink, frame });
-            }
-            let mut changed = Vec::new();
-            while let Some(culvert_dataplane::host::HostEvent::Neighbor { address }) =
-                host.poll_event()
+        while let Some((scope, frame)) = self.hosts.poll_frame() {
+            let frame = frame.into_boxed_slice();
+            let Scope::Uplink(uplink) = scope;
+            if !self.workers.send(0, Command::Frame { scope, frame })
+                && let Some(uplink) = self.uplinks.get(uplink.slot())
             {
-                changed.push(address);
+                uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
             }
-            if changed.is_empty() {
-                continue;
-            }
-            resolved = true;
-            for (_, peer) in self.peers.iter_mut() {
-                let tunnel = self.tunnels.get(peer.tunnel).filter(|t| t.uplink == slot);
-                let endpoint = tunnel.and_then(|t| t.device.peer(peer.cell.id)?.endpoint);
-                let next_hop = endpoint.and_then(|endpoint| host.next_hop(endpoint.ip()));
-                if next_hop.is_some_and(|hop| changed.contains(&hop)) {
-                    peer.outdate_path();
-                }
-            }
+        }
+        let mut changed = BTreeSet::new();
+        while let Some((scope, HostEvent::Neighbor { address })) = self.hosts.poll_event() {
+            changed.insert((scope, address));
+        }
+        let resolved = !changed.is_empty();
+        if resolved {
+            self.outdate_paths_through(&changed);
         }
         if resolved
             || self
@@ -102,6 +93,22 @@ impl Engine {
                 if due > now.monotonic {
                     self.transmit(tunnel, message, now.monotonic);
                 }
+            }
+        }
+    }
+
+    /// The paths of peers whose next hop is among `changed` have to be made anew.
+    fn outdate_paths_through(&mut self, changed: &BTreeSet<(Scope, IpAddr)>) {
+        for (_, peer) in self.peers.iter_mut() {
+            let tunnel = self.tunnels.get(peer.tunnel);
+            let scope = tunnel.and_then(|tunnel| self.uplinks.get(tunnel.uplink)?.scope());
+            let endpoint = tunnel.and_then(|t| t.device.peer(peer.cell.id)?.endpoint);
+            if let (Some(scope), Some(endpoint)) = (scope, endpoint)
+                && let Some(host) = self.hosts.get(scope)
+                && let Some(hop) = host.next_hop(endpoint.ip())
+                && changed.contains(&(scope, hop))
+            {
+                peer.outdate_path();
             }
         }
     }
@@ -121,7 +128,7 @@ impl Engine {
         let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
             return;
         };
-        let Some(uplink) = self.uplinks.get_mut(tunnel.uplink) else {
+        let Some(uplink) = self.uplinks.get(tunnel.uplink) else {
             return;
         };
         let endpoint = tunnel
@@ -129,7 +136,8 @@ impl Engine {
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
         let port = tunnel.config.listen_port;
-        let path = endpoint.map(|endpoint| uplink.path(endpoint, peer.local, port, now));
+        let hosts = &mut self.hosts;
+        let path = endpoint.map(|endpoint| uplink.path(hosts, endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
             peer.cell.publish_path(path);
         }

@@ -8,14 +8,14 @@ use std::{
 };
 
 use culvert_dataplane::{
-    host::NeighborState,
+    host::{HostStack, NeighborState},
     shared::{drops::Drops, snapshot::Guest},
     worker::WorkerStats,
 };
 use culvert_vhost::{PortDrop, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
-use super::{Engine, drift, tunnels::PeerState, workers::Workers};
+use super::{Engine, drift, tunnels::PeerState, uplinks::UplinkState, workers::Workers};
 use crate::{
     config::{self, PortDriver, UplinkDriver},
     state::{Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink},
@@ -166,7 +166,7 @@ impl Engine {
     }
 
     fn report_uplinks(&self) -> Vec<Uplink> {
-        let uplink = |(slot, uplink): (usize, &super::uplinks::UplinkState)| {
+        let uplink = |(slot, uplink): (usize, &UplinkState)| {
             let config = &uplink.config;
             let counters = &uplink.counters;
             let mut drops = named(&counters.drops);
@@ -317,10 +317,14 @@ impl Engine {
         routes
     }
 
+    fn host(&self, uplink: &UplinkState) -> Option<&HostStack> {
+        self.hosts.get(uplink.scope()?)
+    }
+
     fn report_neighbors(&self, now: Instant) -> Vec<Neighbor> {
         let mut neighbors = Vec::new();
         for (_, uplink) in self.uplinks.iter() {
-            let Some(host) = uplink.host_ref() else {
+            let Some(host) = self.host(uplink) else {
                 continue;
             };
             neighbors.extend(host.neighbors().map(|neighbor| {

@@ -11,7 +11,9 @@ use std::{
 use culvert_dataplane::shared::{
     control_link::Command,
     ids::{PeerIndex, PortIndex},
+    limits::HANDSHAKES_PER_ROUND,
     peer::signal,
+    punt::PuntClass,
 };
 use culvert_wireguard::{Instant, Now, limits::UNDER_LOAD_BACKLOG};
 
@@ -19,17 +21,12 @@ use super::{
     Engine, EngineError,
     interfaces::InterfaceEvent,
     tunnels::{PeerState, Wish},
-    uplinks::UplinkState,
 };
 use crate::{
     config::Name,
     netlink::{LinkWatch, RouteWatch},
 };
 
-/// Handshake messages per round: about 10 ms of X25519.
-const HANDSHAKES_PER_ROUND: usize = 64;
-/// Frames for the host stack per round.
-const FRAMES_PER_ROUND: usize = 256;
 /// How often links, workers and files are looked after.
 const CHORES: Duration = Duration::from_secs(1);
 /// A peer with traffic has its next hop asked for that often, which keeps it fresh.
@@ -48,7 +45,7 @@ impl Engine {
             }
         }
         self.take_links(now);
-        let more = self.take_handshakes(now) | self.take_frames(now.monotonic);
+        let more = self.take_handshakes(now) | self.take_punts(now.monotonic);
         self.take_signals(now);
         self.pass_deadlines(now);
         self.drain_tunnels(now);
@@ -115,7 +112,6 @@ impl Engine {
     }
 
     fn take_handshakes(&mut self, now: Now) -> bool {
-        let mut left = HANDSHAKES_PER_ROUND;
         let mut backlog: usize = self
             .workers
             .0
@@ -130,11 +126,11 @@ impl Engine {
             any | uplink.counters.crowded.swap(false, Ordering::Relaxed)
         });
         let crowd = if crowded { UNDER_LOAD_BACKLOG } else { 0 };
-        for worker in &mut self.workers.0 {
-            while left > 0
-                && let Ok(punt) = worker.link.handshakes.pop()
-            {
-                left -= 1;
+        self.turns.handshakes.serve(
+            &mut self.workers.0,
+            HANDSHAKES_PER_ROUND,
+            |worker| worker.link.handshakes.pop().ok(),
+            |punt| {
                 backlog = backlog.saturating_sub(1);
                 if let Some(tunnel) = self.tunnels.get_mut(punt.tunnel.slot()) {
                     let message = punt.message.as_slice();
@@ -142,25 +138,25 @@ impl Engine {
                     let waiting = backlog.max(crowd);
                     tunnel.handshake(message, source, local, waiting, &mut self.peers, now);
                 }
-            }
-        }
+            },
+        );
         backlog > 0
     }
 
-    fn take_frames(&mut self, now: Instant) -> bool {
-        let mut left = FRAMES_PER_ROUND;
-        for worker in &mut self.workers.0 {
-            while left > 0
-                && let Ok(punt) = worker.link.host.pop()
-            {
-                left -= 1;
-                let uplink = self.uplinks.get_mut(punt.uplink.slot());
-                if let Some(host) = uplink.and_then(UplinkState::host) {
-                    host.handle_frame(punt.frame.as_slice(), now);
-                }
-            }
+    /// Frames for the host stacks: class after class, each with its share of the round.
+    fn take_punts(&mut self, now: Instant) -> bool {
+        for class in PuntClass::ALL {
+            self.turns.punts[class as usize].serve(
+                &mut self.workers.0,
+                class.budget().per_round,
+                |worker| worker.link.punts.pop(class),
+                |punt| {
+                    self.hosts
+                        .handle_frame(punt.scope, punt.frame.as_slice(), now);
+                },
+            );
         }
-        left == 0
+        self.workers.0.iter().any(|w| !w.link.punts.is_empty())
     }
 
     /// What workers noticed about peers.
@@ -206,13 +202,7 @@ impl Engine {
                 tunnel.device.handle_timeout(now);
             }
         }
-        for (_, uplink) in self.uplinks.iter_mut() {
-            if let Some(host) = uplink.host()
-                && host.poll_timeout().is_some_and(|due| due <= now.monotonic)
-            {
-                host.handle_timeout(now.monotonic);
-            }
-        }
+        self.hosts.handle_timeout(now.monotonic);
     }
 
     /// Carries out what the protocol wants.
@@ -275,8 +265,7 @@ impl Engine {
         for (_, peer) in self.peers.iter_mut() {
             let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
             let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
-            if uplink.is_some_and(|uplink| uplink.host_ref().is_none())
-                && peer.local.take().is_some()
+            if uplink.is_some_and(|uplink| uplink.scope().is_none()) && peer.local.take().is_some()
             {
                 peer.outdate_path();
             }

@@ -9,11 +9,11 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use culvert_dataplane::{host::Resolution, uplink::dpdk};
+use culvert_dataplane::uplink::dpdk;
 use culvert_dataplane::{
-    host::{HostConfig, HostStack},
+    host::{HostConfig, HostStack, Resolution, Stacks},
     shared::{
-        ids::{TunnelIndex, UplinkIndex},
+        ids::{Scope, TunnelIndex, UplinkIndex},
         path::{Link, Path},
     },
     uplink::{UplinkCounters, UplinkQueue, udp},
@@ -30,6 +30,7 @@ const LINK_PATIENCE: u8 = 3;
 
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {
+    index: UplinkIndex,
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
     pub(super) link_up: Option<bool>,
@@ -44,27 +45,25 @@ pub(super) struct UplinkState {
 pub(super) enum Kind {
     /// Kernel sockets, one set per tunnel.
     Udp,
-    /// A device, with the host stack that the machine needs beside it.
+    /// A device, which needs a host stack beside it.
     #[cfg(feature = "dpdk")]
-    Dpdk {
-        device: Box<dpdk::DpdkUplink>,
-        host: Box<HostStack>,
-    },
+    Dpdk(Box<dpdk::DpdkUplink>),
 }
 
 impl UplinkState {
-    /// Opens an uplink; a DPDK device brings one queue per worker.
+    /// Opens an uplink; a DPDK device brings one queue per worker, and has a stack among `hosts`.
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
     pub(super) fn open(
         config: config::Uplink,
         index: UplinkIndex,
         workers: usize,
-        dpdk: &Dpdk,
+        (dpdk, hosts): (&Dpdk, &mut Stacks),
         now: Instant,
     ) -> Result<(Self, Vec<UplinkQueue>), EngineError> {
         match &config.driver {
             UplinkDriver::Udp(_) => {
                 let state = Self {
+                    index,
                     config,
                     counters: Arc::default(),
                     link_up: None,
@@ -97,16 +96,15 @@ impl UplinkState {
                     EngineError::Start(format!("uplink {}: {error}", config.name))
                 })?;
                 let host = HostStack::new(host_config(&config, device.mac()), now);
+                hosts.insert(Scope::Uplink(index), host);
                 let state = Self {
+                    index,
                     config,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
                     patience: LINK_PATIENCE,
-                    kind: Kind::Dpdk {
-                        device: Box::new(device),
-                        host: Box::new(host),
-                    },
+                    kind: Kind::Dpdk(Box::new(device)),
                 };
                 Ok((state, queues))
             }
@@ -158,57 +156,46 @@ impl UplinkState {
 
     /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
     /// last wrote to.
-    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
     pub(super) fn path(
-        &mut self,
+        &self,
+        hosts: &mut Stacks,
         endpoint: SocketAddr,
         local: Option<IpAddr>,
         port: u16,
         now: Instant,
     ) -> Path {
         let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
-        match &mut self.kind {
-            Kind::Udp => Path::new(endpoint, source, Link::Kernel),
+        let Some(scope) = self.scope() else {
+            return Path::new(endpoint, source, Link::Kernel);
+        };
+        match hosts.resolve(scope, endpoint.ip(), now) {
+            Resolution::Resolved {
+                source: first,
+                link,
+            } => {
+                let source = source.unwrap_or(first);
+                Path::new(endpoint, Some(source), with_port(link, port))
+            }
+            Resolution::Pending | Resolution::NoRoute => {
+                Path::new(endpoint, source, Link::Unresolved)
+            }
+        }
+    }
+
+    /// The scope of its host stack, if it needs one: below IP, nobody else looks after it.
+    pub(super) fn scope(&self) -> Option<Scope> {
+        match &self.kind {
+            Kind::Udp => None,
             #[cfg(feature = "dpdk")]
-            Kind::Dpdk { host, .. } => match host.resolve(endpoint.ip(), now) {
-                Resolution::Resolved {
-                    source: first,
-                    link,
-                } => Path::new(
-                    endpoint,
-                    Some(source.unwrap_or(first)),
-                    with_port(link, port),
-                ),
-                Resolution::Pending | Resolution::NoRoute => {
-                    Path::new(endpoint, source, Link::Unresolved)
-                }
-            },
+            Kind::Dpdk(_) => Some(Scope::Uplink(self.index)),
         }
     }
 
     /// The addresses that are ours on this link, a host stack's link-local one included.
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
-        match self.host_ref() {
+    pub(super) fn addresses(&self, hosts: &Stacks) -> Vec<IpAddr> {
+        match self.scope().and_then(|scope| hosts.get(scope)) {
             Some(host) => host.addresses().collect(),
             None => self.config.addresses.iter().map(|net| net.addr()).collect(),
-        }
-    }
-
-    /// The host stack, if this uplink needs one.
-    pub(super) fn host(&mut self) -> Option<&mut HostStack> {
-        match &mut self.kind {
-            Kind::Udp => None,
-            #[cfg(feature = "dpdk")]
-            Kind::Dpdk { host, .. } => Some(host),
-        }
-    }
-
-    /// The host stack, to look at.
-    pub(super) fn host_ref(&self) -> Option<&HostStack> {
-        match &self.kind {
-            Kind::Udp => None,
-            #[cfg(feature = "dpdk")]
-            Kind::Dpdk { host, .. } => Some(host),
         }
     }
 
@@ -217,7 +204,7 @@ impl UplinkState {
         match &self.kind {
             Kind::Udp => {}
             #[cfg(feature = "dpdk")]
-            Kind::Dpdk { device, .. } => {
+            Kind::Dpdk(device) => {
                 let Ok(link) = device.link() else { return };
                 self.speed_mbps = link.speed_mbps.map(u64::from);
                 if self.link_up.is_none() && !link.up && self.patience > 0 {
@@ -242,7 +229,7 @@ impl UplinkState {
         match &mut self.kind {
             Kind::Udp => {}
             #[cfg(feature = "dpdk")]
-            Kind::Dpdk { device, .. } => {
+            Kind::Dpdk(device) => {
                 if let Err(error) = device.close() {
                     tracing::warn!(uplink = %self.config.name, %error, "can't close the device");
                 }
@@ -252,7 +239,6 @@ impl UplinkState {
 }
 
 /// The host stack knows no UDP: the port is the tunnel's.
-#[cfg(feature = "dpdk")]
 fn with_port(link: Link, port: u16) -> Link {
     match link {
         Link::Ethernet {
@@ -268,7 +254,7 @@ fn with_port(link: Link, port: u16) -> Link {
     }
 }
 
-#[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "DPDK only"))]
+#[cfg(feature = "dpdk")]
 fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
     HostConfig {
         mac,

@@ -5,12 +5,13 @@
 //! one changes. Never: a socket, a clock, a worker's state; TCP, router discovery,
 //! redirects, reassembly.
 //!
-//! Owned by the control core; one stack per uplink. Everything is bounded (`limits`),
-//! nothing that the network sends can panic, and what is ignored is counted by name.
+//! Owned by the control core; one stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
+//! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
 mod message;
 mod neighbors;
 mod routes;
+mod stacks;
 #[cfg(test)]
 mod tests;
 
@@ -29,11 +30,11 @@ use culvert_wire::{
 };
 use culvert_wireguard::Instant;
 
-pub use self::routes::link_local;
 use self::{
     neighbors::{Answer, Neighbors, Said, Solicit, Unheard},
     routes::Routes,
 };
+pub use self::{routes::link_local, stacks::Stacks};
 use crate::shared::{limits, path::Link};
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:

@@ -21,9 +21,11 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        clock,
+        ids::{NetworkIndex, PeerIndex, PortIndex, Scope, TunnelIndex, UplinkIndex},
         limits,
         path::Path,
+        punt::{self, Punted, Punts},
         wake::Wake,
     },
     uplink::UplinkQueue,
@@ -120,14 +122,6 @@ pub struct HandshakePunt {
     pub message: Inline<{ limits::HANDSHAKE_MAX }>,
 }
 
-/// A frame from the wire for the control core's host stack.
-pub struct HostPunt {
-    /// Where it came from.
-    pub uplink: UplinkIndex,
-    /// The Ethernet frame.
-    pub frame: Inline<{ limits::HOST_FRAME_MAX }>,
-}
-
 /// What the control core asks of a worker.
 pub enum Command {
     /// Send a WireGuard handshake message.
@@ -141,8 +135,8 @@ pub enum Command {
     },
     /// Send an Ethernet frame made by the host stack.
     Frame {
-        /// The uplink to send it on.
-        uplink: UplinkIndex,
+        /// The stack's: where to send it.
+        scope: Scope,
         /// The frame.
         frame: Box<[u8]>,
     },
@@ -173,8 +167,8 @@ pub struct WorkerEnd {
     pub commands: Consumer<Command>,
     /// Handshake messages to the control core.
     pub handshakes: Producer<HandshakePunt>,
-    /// Frames to the host stack.
-    pub host: Producer<HostPunt>,
+    /// Frames to the host stacks.
+    pub punts: Punts,
     /// Peers that need attention.
     pub attention: Arc<Attention>,
     /// The worker's own doorbell.
@@ -187,8 +181,8 @@ pub struct ControlEnd {
     commands: Producer<Command>,
     /// Handshake messages from the worker.
     pub handshakes: Consumer<HandshakePunt>,
-    /// Frames for the host stack.
-    pub host: Consumer<HostPunt>,
+    /// Frames for the host stacks.
+    pub punts: Punted,
     wake: Arc<Wake>,
 }
 
@@ -216,18 +210,18 @@ pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd,
     let wake = Arc::new(Wake::new()?);
     let (commands_in, commands) = RingBuffer::new(limits::COMMAND_QUEUE);
     let (handshakes, handshakes_out) = RingBuffer::new(limits::HANDSHAKE_QUEUE / workers.max(1));
-    let (host, host_out) = RingBuffer::new(limits::HOST_QUEUE);
+    let (punts, punted) = punt::rings(clock::monotonic());
     let worker = WorkerEnd {
         commands,
         handshakes,
-        host,
+        punts,
         attention,
         wake: Arc::clone(&wake),
     };
     let control = ControlEnd {
         commands: commands_in,
         handshakes: handshakes_out,
-        host: host_out,
+        punts: punted,
         wake,
     };
     Ok((worker, control))

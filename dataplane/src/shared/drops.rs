@@ -113,7 +113,11 @@ reasons! {
     HandshakeMac1Invalid => "handshake-mac1-invalid",
     /// More handshake messages come than are taken.
     HandshakeQueueFull => "handshake-queue-full",
-    /// The host stack's queue is full.
+    /// More neighbor messages come than the host stack takes.
+    NeighborQueueFull => "neighbor-queue-full",
+    /// More ICMP messages come than the host stack takes.
+    IcmpQueueFull => "icmp-queue-full",
+    /// More of other frames for the host stack come than it takes.
     HostQueueFull => "host-queue-full",
     /// An outer IPv4, UDP or ICMP checksum is wrong.
     OuterChecksum => "outer-checksum",

@@ -1,6 +1,6 @@
 //! Indices: one newtype per kind of thing that the snapshot numbers.
 //!
-//! In: small integers given out by the snapshot compiler. Out: typed indices.
+//! In: small integers given out by the snapshot compiler. Out: typed indices, and what is scoped by one.
 //! Never: arithmetic on them, or one kind where another is meant.
 
 macro_rules! index {
@@ -41,4 +41,11 @@ index! {
     UplinkIndex,
     /// A worker (poll-mode core).
     WorkerIndex,
+}
+
+/// What a host stack belongs to: whatever the stacks are asked or told begins with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// An uplink whose link layer is ours.
+    Uplink(UplinkIndex),
 }

@@ -79,11 +79,50 @@ pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`), which it counts as 768 each.
 pub const CALLS_BUFFER: i32 = 2 << 20;
 
+/// Handshake messages that the control core takes per round, over all workers: about 10 ms of X25519.
+pub const HANDSHAKES_PER_ROUND: usize = 64;
+
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;
 
-/// Frames waiting for the control core's host stack, per worker.
-pub const HOST_QUEUE: usize = 256;
+/// What a class of frames for the host stack may take.
+#[derive(Clone, Copy, Debug)]
+pub struct PuntBudget {
+    /// Frames that a worker hands over per second.
+    pub per_second: u32,
+    /// Frames that wait for the control core, per worker; as many come at once after a quiet time.
+    pub queued: usize,
+    /// Frames that the control core takes per round, over all workers.
+    pub per_round: usize,
+}
+
+/// Neighbors that answer: a full table (`HOST_NEIGHBORS`) refreshed twice a second.
+pub const PUNT_NEIGHBOR_ANSWERS: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 256,
+    per_round: 128,
+};
+
+/// Neighbors that ask: twice what is answered (`HOST_REPLIES_PER_SECOND`).
+pub const PUNT_NEIGHBOR_QUESTIONS: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 256,
+    per_round: 64,
+};
+
+/// ICMP: twice what is answered.
+pub const PUNT_ICMP: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 128,
+    per_round: 64,
+};
+
+/// The rest, of which nothing is answered.
+pub const PUNT_REST: PuntBudget = PuntBudget {
+    per_second: 256,
+    queued: 32,
+    per_round: 16,
+};
 
 /// The largest frame handed to the host stack: what its protocols (ARP, ND,
 /// ICMP echo) need; longer ones are dropped by name.

@@ -34,14 +34,15 @@ use culvert_dpdk_sys::{
     OuterIp, Room as TxRoom, RxQueue, Stats, TxQueue,
 };
 use culvert_wire::{Checksum, MacAddr};
+use culvert_wireguard::Instant;
 
-use super::{Burst, Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::shared::{
-    control_link::{HostPunt, Inline},
     drops::DropReason,
-    ids::UplinkIndex,
+    ids::{Scope, UplinkIndex},
     limits,
     path::Path,
+    punt::Punts,
 };
 
 mod classify;
@@ -360,18 +361,16 @@ impl Rx {
     pub(super) fn receive(
         &mut self,
         uplink: &Uplink,
-        host: &mut rtrb::Producer<HostPunt>,
-    ) -> Burst<'_> {
+        punts: &mut Punts,
+        now: Instant,
+    ) -> &mut [Datagram] {
         // 1. The last burst's buffers go home, then new ones come.
         self.datagrams.clear();
         for held in self.held.iter_mut() {
             held.clear();
         }
         let Some(queue) = &mut self.queue else {
-            return Burst {
-                datagrams: &mut self.datagrams,
-                punted: false,
-            };
+            return &mut self.datagrams;
         };
         for held in self.held.iter_mut() {
             queue.burst(held);
@@ -382,7 +381,6 @@ impl Rx {
 
         // 2. Each frame gets its verdict.
         let mut bytes = 0;
-        let mut punted = false;
         for held in self.held.iter_mut() {
             held.iter()
                 .take(4)
@@ -421,9 +419,11 @@ impl Rx {
                 };
                 match verdict {
                     Verdict::Datagram => {}
-                    Verdict::Host => {
-                        punt(mbuf.bytes(), uplink, host);
-                        punted = true;
+                    Verdict::Punt(class) => {
+                        let scope = Scope::Uplink(uplink.index);
+                        if let Err(reason) = punts.push(class, scope, mbuf.bytes(), now) {
+                            uplink.counters.drops.add(reason, 1);
+                        }
                     }
                     Verdict::Drop(reason) => uplink.counters.drops.add(reason, 1),
                 }
@@ -432,31 +432,11 @@ impl Rx {
         if !self.datagrams.is_empty() {
             uplink.counters.received(self.datagrams.len() as u64, bytes);
         }
-        Burst {
-            datagrams: &mut self.datagrams,
-            punted,
-        }
+        &mut self.datagrams
     }
 
     pub(super) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         list.extend(self.queue.as_ref().and_then(RxQueue::descriptor));
-    }
-}
-
-fn punt(frame: &[u8], uplink: &Uplink, host: &mut rtrb::Producer<HostPunt>) {
-    let Some(frame) = Inline::new(frame) else {
-        // Longer than anything that the host stack answers.
-        uplink.counters.drops.add(DropReason::NotForUs, 1);
-        return;
-    };
-    if host
-        .push(HostPunt {
-            uplink: uplink.index,
-            frame,
-        })
-        .is_err()
-    {
-        uplink.counters.drops.add(DropReason::HostQueueFull, 1);
     }
 }
 

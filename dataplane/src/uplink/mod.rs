@@ -31,12 +31,13 @@ use std::{
 };
 
 use culvert_wire::Checksum;
+use culvert_wireguard::Instant;
 
 use crate::shared::{
-    control_link::HostPunt,
     drops::Drops,
     ids::{TunnelIndex, UplinkIndex},
     path::Path,
+    punt::Punts,
 };
 
 /// An uplink as the snapshot holds it: what a worker needs to tell its datagrams
@@ -195,14 +196,6 @@ impl Room {
     }
 }
 
-/// The burst that `Rx::receive` brought.
-pub struct Burst<'a> {
-    /// The datagrams, in the order of their arrival.
-    pub datagrams: &'a mut [Datagram],
-    /// Whether a frame was handed to the host stack: the control core wants waking.
-    pub punted: bool,
-}
-
 /// The receiving half of a queue.
 pub enum Rx {
     /// Kernel sockets.
@@ -213,17 +206,16 @@ pub enum Rx {
 }
 
 impl Rx {
-    /// Receives at most `limits::UPLINK_BURST` datagrams; what is not a datagram
-    /// for one of the uplink's tunnels goes to `host` or is dropped by name.
-    /// The last burst's buffers are given back first.
-    pub fn receive(&mut self, uplink: &Uplink, host: &mut rtrb::Producer<HostPunt>) -> Burst<'_> {
+    /// Receives a burst of datagrams, in the order of their arrival; what is not a datagram for one of the uplink's
+    /// tunnels goes to `punts` or is dropped by name. The last burst's buffers are given back first.
+    pub fn receive(&mut self, uplink: &Uplink, punts: &mut Punts, now: Instant) -> &mut [Datagram] {
         match self {
             Self::Udp(rx) => {
-                let _ = host;
+                let _ = (punts, now);
                 rx.receive(uplink)
             }
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(rx) => rx.receive(uplink, host),
+            Self::Dpdk(rx) => rx.receive(uplink, punts, now),
         }
     }
 

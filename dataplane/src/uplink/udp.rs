@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Burst, Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
 use crate::shared::{
     drops::{DropReason, Drops},
     ids::{TunnelIndex, UplinkIndex},
@@ -323,7 +323,7 @@ impl Rx {
         }
     }
 
-    pub(super) fn receive(&mut self, uplink: &Uplink) -> Burst<'_> {
+    pub(super) fn receive(&mut self, uplink: &Uplink) -> &mut [Datagram] {
         self.datagrams.clear();
         let mut bytes = 0;
         let mut coalesced = false;
@@ -390,10 +390,7 @@ impl Rx {
                 .counters
                 .received(self.datagrams.len() as u64, bytes as u64);
         }
-        Burst {
-            datagrams: &mut self.datagrams,
-            punted: false,
-        }
+        &mut self.datagrams
     }
 
     /// Cuts a coalesced message into its datagrams; answers how many found no room.

@@ -16,7 +16,7 @@ use crate::{
     shared::{
         control_link::Command,
         drops::DropReason,
-        ids::{PeerIndex, TunnelIndex},
+        ids::{PeerIndex, Scope, TunnelIndex},
         path::Path,
         peer::Peer,
         snapshot::Snapshot,
@@ -36,7 +36,8 @@ impl Worker {
             } => {
                 self.send_handshake(snapshot, tunnel, &path, message.as_slice());
             }
-            Command::Frame { uplink, frame } => {
+            Command::Frame { scope, frame } => {
+                let Scope::Uplink(uplink) = scope;
                 let queue = self.rx.iter().position(|&(at, _, _)| at == uplink);
                 let sent = queue
                     .and_then(|queue| self.tx.get_mut(queue))

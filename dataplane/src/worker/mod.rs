@@ -250,13 +250,11 @@ impl Worker {
         let Some(uplink) = snapshot.uplink(*uplink) else {
             return false;
         };
-        let burst = rx.receive(uplink, &mut link.host);
-        let count = burst.datagrams.len();
+        let burst = rx.receive(uplink, &mut link.punts, *now);
+        let count = burst.len();
+        let punted = link.punts.ring(&link.attention);
         if count == 0 {
-            return burst.punted;
-        }
-        if burst.punted {
-            link.attention.wake().notify();
+            return punted;
         }
         stats.datagrams.fetch_add(count as u64, Ordering::Relaxed);
         let turn = Turn {
@@ -269,14 +267,7 @@ impl Worker {
         let mut punt = Punt {
             handshakes: &mut link.handshakes,
         };
-        inbound::inbound(
-            &turn,
-            tools,
-            &mut sending,
-            &mut punt,
-            uplink,
-            burst.datagrams,
-        );
+        inbound::inbound(&turn, tools, &mut sending, &mut punt, uplink, burst);
         true
     }
 

@@ -6,8 +6,7 @@
 //! a datagram's content, trust in a length that the frame doesn't have.
 //!
 //! To the host stack goes what it answers: ARP about us, ICMP and ICMPv6 to us, and
-//! the groups that neighbor discovery uses. Other protocols are not served, so that
-//! a scan of ports can't push ARP out of its queue.
+//! the groups that neighbor discovery uses, each in its class.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -21,7 +20,7 @@ use culvert_wire::{
 };
 
 use crate::{
-    shared::{drops::DropReason, ids::TunnelIndex},
+    shared::{drops::DropReason, ids::TunnelIndex, punt::PuntClass},
     uplink::Uplink,
 };
 
@@ -29,6 +28,12 @@ pub(super) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
 const UDP_HEADER: usize = 8;
 const ARP_LEN: usize = 28;
+const ARP_REPLY: &[u8] = &[0, 2];
+
+/// The first and the last type of neighbor discovery, and the one that answers (RFC 4861, section 4).
+const ROUTER_SOLICITATION: u8 = 133;
+const NEIGHBOR_ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
 
 /// More fragments, or an offset.
 const FRAGMENTED: u16 = 0x3fff;
@@ -51,7 +56,7 @@ pub(super) enum Verdict {
     /// A datagram for one of the uplink's tunnels, which `accept` was given.
     Datagram,
     /// For the host stack.
-    Host,
+    Punt(PuntClass),
     /// For nobody.
     Drop(DropReason),
 }
@@ -93,7 +98,7 @@ pub(super) fn classify(
     let verdict = match ethernet.ether_type() {
         EtherType::IPV4 => ipv4(packet, checks, unicast, uplink, accept),
         EtherType::IPV6 => ipv6(packet, checks, unicast, uplink, accept),
-        EtherType::ARP => arp(packet, uplink),
+        EtherType::ARP => arp(packet, unicast, uplink),
         _ => Err(DropReason::NotForUs),
     };
     verdict.unwrap_or_else(Verdict::Drop)
@@ -152,7 +157,7 @@ fn ipv4(
             });
             Ok(Verdict::Datagram)
         }
-        PROTOCOL_ICMP => Ok(Verdict::Host),
+        PROTOCOL_ICMP => Ok(Verdict::Punt(PuntClass::Icmp)),
         _ => Err(DropReason::NotForUs),
     }
 }
@@ -174,7 +179,11 @@ fn ipv6(
     let local = IpAddr::V6(destination);
     let ours = uplink.addresses.contains(&local);
     match header.next_header() {
-        PROTOCOL_ICMPV6 if ours || asks_neighbors(destination, uplink) => Ok(Verdict::Host),
+        PROTOCOL_ICMPV6 if ours || asks_neighbors(destination, uplink) => {
+            let kind = packet[ipv6::HEADER_LEN..total_len].first();
+            let class = icmp6_class(kind.copied(), header.hop_limit(), ours && unicast);
+            Ok(Verdict::Punt(class))
+        }
         _ if !ours || !unicast => Err(DropReason::NotForUs),
         PROTOCOL_UDP => {
             let l4 = &packet[ipv6::HEADER_LEN..total_len];
@@ -194,6 +203,18 @@ fn ipv6(
     }
 }
 
+/// Neighbor discovery is what can't have been routed (RFC 4861, section 7.1): nobody beyond the link gets into its
+/// classes.
+fn icmp6_class(kind: Option<u8>, hop_limit: u8, to_us: bool) -> PuntClass {
+    match (kind, hop_limit) {
+        (Some(NEIGHBOR_ADVERTISEMENT), 255) if to_us => PuntClass::NeighborAnswer,
+        (Some(ROUTER_SOLICITATION..=REDIRECT), 255) => PuntClass::NeighborQuestion,
+        (Some(ROUTER_SOLICITATION..=REDIRECT) | None, _) => PuntClass::Rest,
+        (Some(_), _) if to_us => PuntClass::Icmp,
+        (Some(_), _) => PuntClass::Rest,
+    }
+}
+
 /// All nodes, or the solicited-node group of an address of ours (RFC 4291, section
 /// 2.7.1): neighbor solicitations and unsolicited advertisements come to these.
 fn asks_neighbors(group: Ipv6Addr, uplink: &Uplink) -> bool {
@@ -209,14 +230,18 @@ fn asks_neighbors(group: Ipv6Addr, uplink: &Uplink) -> bool {
 }
 
 /// A request for an address of ours, an answer to us, or a neighbor's announcement.
-fn arp(packet: &[u8], uplink: &Uplink) -> Result<Verdict, DropReason> {
+fn arp(packet: &[u8], unicast: bool, uplink: &Uplink) -> Result<Verdict, DropReason> {
     let message = packet
         .first_chunk::<ARP_LEN>()
         .ok_or(DropReason::OuterMalformed)?;
+    let class = match (&message[6..8], unicast) {
+        (ARP_REPLY, true) => PuntClass::NeighborAnswer,
+        _ => PuntClass::NeighborQuestion,
+    };
     let sender: [u8; 4] = [message[14], message[15], message[16], message[17]];
     let target: [u8; 4] = [message[24], message[25], message[26], message[27]];
     if sender == target || uplink.addresses.contains(&IpAddr::from(target)) {
-        Ok(Verdict::Host)
+        Ok(Verdict::Punt(class))
     } else {
         Err(DropReason::NotForUs)
     }
@@ -503,19 +528,16 @@ mod tests {
 
     #[test]
     fn the_host_stack_gets_what_it_answers() {
+        let question = Verdict::Punt(PuntClass::NeighborQuestion);
         assert_eq!(
             verdict(&ethernet(MAC, 0x0800, &v4_packet(1, &[8, 0]))),
-            Verdict::Host
-        );
-        assert_eq!(
-            verdict(&ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 58, &[128]))),
-            Verdict::Host
+            Verdict::Punt(PuntClass::Icmp)
         );
         let solicited = |last: u16| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, last);
         for (group, expected) in [
-            (solicited(0x10), Verdict::Host),
+            (solicited(0x10), question),
             (solicited(0x11), Verdict::Drop(DropReason::NotForUs)),
-            (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), Verdict::Host),
+            (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), question),
             (
                 Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16),
                 Verdict::Drop(DropReason::NotForUs),
@@ -530,17 +552,60 @@ mod tests {
 
         let arp = |sender: Ipv4Addr, target: Ipv4Addr| {
             let mut message = [0; 28];
+            message[7] = 1;
             message[14..18].copy_from_slice(&sender.octets());
             message[24..28].copy_from_slice(&target.octets());
             ethernet(MacAddr::BROADCAST, 0x0806, &message)
         };
-        assert_eq!(verdict(&arp(THEIR_V4, OUR_V4)), Verdict::Host);
-        assert_eq!(verdict(&arp(THEIR_V4, THEIR_V4)), Verdict::Host);
+        assert_eq!(verdict(&arp(THEIR_V4, OUR_V4)), question);
+        assert_eq!(verdict(&arp(THEIR_V4, THEIR_V4)), question);
         assert_dropped(
             &arp(THEIR_V4, Ipv4Addr::new(192, 0, 2, 99)),
             DropReason::NotForUs,
         );
         assert_dropped(&arp(THEIR_V4, OUR_V4)[..40], DropReason::OuterMalformed);
+    }
+
+    #[test]
+    fn only_those_on_the_link_get_into_the_neighbors_classes() {
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let icmp6 = |to: Ipv6Addr, kind: &[u8], hops: u8| {
+            let mac = match to.is_multicast() {
+                true => MacAddr::from_ipv6_multicast(to),
+                false => MAC,
+            };
+            let mut packet = v6_packet(to, 58, kind);
+            packet[7] = hops;
+            verdict(&ethernet(mac, 0x86dd, &packet))
+        };
+        for (to, kind, hops, class) in [
+            (OUR_V6, &[136][..], 255, PuntClass::NeighborAnswer),
+            (all_nodes, &[136], 255, PuntClass::NeighborQuestion),
+            (OUR_V6, &[135], 255, PuntClass::NeighborQuestion),
+            (OUR_V6, &[134], 255, PuntClass::NeighborQuestion),
+            (OUR_V6, &[136], 254, PuntClass::Rest),
+            (OUR_V6, &[135], 64, PuntClass::Rest),
+            (OUR_V6, &[], 255, PuntClass::Rest),
+            (OUR_V6, &[128], 64, PuntClass::Icmp),
+            (OUR_V6, &[2], 64, PuntClass::Icmp),
+            (all_nodes, &[128], 64, PuntClass::Rest),
+            (all_nodes, &[130], 1, PuntClass::Rest),
+        ] {
+            assert_eq!(
+                icmp6(to, kind, hops),
+                Verdict::Punt(class),
+                "{to} {kind:?} {hops}"
+            );
+        }
+        let mut reply = [0; 28];
+        reply[7] = 2;
+        reply[24..28].copy_from_slice(&OUR_V4.octets());
+        for (to, class) in [
+            (MAC, PuntClass::NeighborAnswer),
+            (MacAddr::BROADCAST, PuntClass::NeighborQuestion),
+        ] {
+            assert_eq!(verdict(&ethernet(to, 0x0806, &reply)), Verdict::Punt(class));
+        }
     }
 
     #[test]

@@ -13,10 +13,22 @@ use std::{
 };
 
 use culvert_dpdk_sys::{EalConfig, Hugepages};
-use rtrb::RingBuffer;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
-use crate::shared::{ids::TunnelIndex, path::Link as PathLink};
+use crate::{
+    shared::{
+        control_link::{self, Attention, Command as Order, ControlEnd},
+        ids::{TunnelIndex, WorkerIndex},
+        path::Link as PathLink,
+        punt::{self, PuntClass},
+        snapshot::{Snapshot, SnapshotCell},
+    },
+    worker::{Polling, Worker, WorkerStats},
+};
+
+/// A time at which nothing is earned.
+const NOW: culvert_wireguard::Instant = culvert_wireguard::Instant::from_nanos(0);
 
 const PORT: u16 = 51_820;
 const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -32,6 +44,7 @@ fn datagrams_cross_devices() {
     let eal = Eal::init(config).unwrap();
     loop_through_ring(eal, 2);
     loop_through_ring(eal, 20);
+    punts_are_heard(eal);
     make_veth();
     talk_to_the_kernel(eal, 1);
     talk_to_the_kernel(eal, 2);
@@ -91,7 +104,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
     assert_eq!(queues.len(), workers);
     assert_eq!(device.queues(), [workers.min(16); 2]);
     let uplink = uplink();
-    let (mut host, mut punts) = RingBuffer::new(4);
+    let (mut punts, mut punted) = punt::rings(NOW);
     let mac = device.mac();
 
     for (number, queue) in queues.iter_mut().enumerate() {
@@ -100,7 +113,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         if number >= 16 {
             // A worker beyond the device's queues: it sends by another's.
             assert!(rx.queue.is_none() && matches!(tx.queue, TxSlot::Shared(_)));
-            assert!(rx.receive(&uplink, &mut host).datagrams.is_empty());
+            assert!(rx.receive(&uplink, &mut punts, NOW).is_empty());
             continue;
         }
         // 1. More rooms than are committed; the others serve the next burst.
@@ -119,9 +132,9 @@ fn loop_through_ring(eal: Eal, workers: usize) {
                 tx.commit(len, &paths[index % 2], 0x8a, None);
             }
             tx.flush(&uplink.counters);
-            let burst = rx.receive(&uplink, &mut host);
-            assert_eq!(burst.datagrams.len(), count);
-            for (index, datagram) in burst.datagrams.iter_mut().enumerate() {
+            let burst = rx.receive(&uplink, &mut punts, NOW);
+            assert_eq!(burst.len(), count);
+            for (index, datagram) in burst.iter_mut().enumerate() {
                 let len = 32 + (index * 37 + round * 91) % 1_420;
                 assert_eq!(datagram.bytes(), vec![u8::try_from(index).unwrap(); len]);
                 let own = addresses[index % 2];
@@ -143,32 +156,28 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         tx.commit(1_473, &paths[0], 0, None);
         tx.commit(1_472, &paths[0], 0, None);
         tx.flush(&uplink.counters);
-        let burst = rx.receive(&uplink, &mut host);
-        assert_eq!(burst.datagrams.len(), 1);
-        assert_eq!(burst.datagrams[0].bytes().len(), 1_472);
+        let burst = rx.receive(&uplink, &mut punts, NOW);
+        assert_eq!(burst.len(), 1);
+        assert_eq!(burst[0].bytes().len(), 1_472);
         assert_eq!(
             refused.map(|reason| drops.count(reason)),
             before.map(|count| count + 1)
         );
 
-        // 3. The host stack's frames leave; what is for it is punted, within bounds.
-        let mut arp = vec![0; 42];
-        arp[..6].fill(0xff);
-        arp[6..12].copy_from_slice(&mac.0);
-        arp[12..14].copy_from_slice(&[8, 6]);
-        arp[38..42].copy_from_slice(&[192, 0, 2, 10]);
-        for _ in 0..5 {
-            assert!(tx.send_frame(&arp));
-        }
+        // 3. The host stack's frames leave; what is for it is punted.
+        let arp = arp_request(mac);
+        assert!(tx.send_frame(&arp));
         assert!(!tx.send_frame(&vec![0; 1_515]));
-        assert!(rx.receive(&uplink, &mut host).datagrams.is_empty());
-        let punted = punts.pop().unwrap();
+        assert!(rx.receive(&uplink, &mut punts, NOW).is_empty());
+        let punt = punted.pop(PuntClass::NeighborQuestion).unwrap();
         assert_eq!(
-            (punted.uplink, punted.frame.as_slice()),
-            (UplinkIndex(4), &[&arp[..], &[0; 18]].concat()[..])
+            (punt.scope, punt.frame.as_slice()),
+            (
+                Scope::Uplink(UplinkIndex(4)),
+                &[&arp[..], &[0; 18]].concat()[..]
+            )
         );
-        while punts.pop().is_ok() {}
-        assert_eq!(drops.count(DropReason::HostQueueFull), number as u64 + 1);
+        assert!(punted.is_empty());
     }
     let counters = &uplink.counters;
     let sent = counters.tx_packets.load(Ordering::Relaxed);
@@ -187,6 +196,138 @@ fn loop_through_ring(eal: Eal, workers: usize) {
     }
     device.close().unwrap();
     assert!(device.pools.is_empty());
+}
+
+/// Who has 192.0.2.10?
+fn arp_request(from: MacAddr) -> Vec<u8> {
+    let mut arp = vec![0; 42];
+    arp[..6].fill(0xff);
+    arp[6..12].copy_from_slice(&from.0);
+    arp[12..14].copy_from_slice(&[8, 6]);
+    arp[21] = 1;
+    arp[38..42].copy_from_slice(&[192, 0, 2, 10]);
+    arp
+}
+
+fn echo_request(mac: MacAddr) -> Vec<u8> {
+    let mut frame = [&mac.0[..], &PEER_MAC.0, &[8, 0]].concat();
+    frame.extend(culvert_wire::ipv4::header(
+        &culvert_wire::ipv4::Ipv4Fields {
+            source: [192, 0, 2, 11].into(),
+            destination: [192, 0, 2, 10].into(),
+            tos: 0,
+            id: 1,
+            dont_fragment: false,
+            ttl: 64,
+            protocol: 1,
+            total_len: 60,
+        },
+    ));
+    frame.extend([8, 0]);
+    frame.extend([0; 38]);
+    frame
+}
+
+/// A worker, the device of which it has the queue, and the control core's end.
+struct Stepped {
+    worker: Worker,
+    control: ControlEnd,
+    attention: Arc<Attention>,
+    uplink: Arc<Uplink>,
+}
+
+impl Stepped {
+    fn new(queue: UplinkQueue) -> Self {
+        let uplink = Arc::new(uplink());
+        let mut uplinks = vec![None; 4];
+        uplinks.push(Some(Arc::clone(&uplink)));
+        let snapshot = Snapshot {
+            generation: 1,
+            uplinks,
+            ..Snapshot::default()
+        };
+        let attention = Arc::new(Attention::new().unwrap());
+        let (end, mut control) = control_link::link(Arc::clone(&attention), 1).unwrap();
+        assert!(control.send(Order::AttachUplink(Box::new(queue))));
+        let worker = Worker::new(
+            WorkerIndex(0),
+            Arc::new(SnapshotCell::from_pointee(snapshot)),
+            end,
+            Polling::Busy,
+            Arc::new(WorkerStats::default()),
+        );
+        Self {
+            worker,
+            control,
+            attention,
+            uplink,
+        }
+    }
+
+    fn send(&mut self, frame: &[u8], count: usize) {
+        for _ in 0..count {
+            let scope = Scope::Uplink(UplinkIndex(4));
+            let frame = frame.to_vec().into_boxed_slice();
+            assert!(self.control.send(Order::Frame { scope, frame }));
+        }
+        while self.worker.step() {}
+    }
+
+    /// Whether the control core's bell was rung; it lies down again.
+    fn rung(&self) -> bool {
+        let wake = self.attention.wake();
+        let rung = poll(
+            &mut [PollFd::new(wake, PollFlags::IN)],
+            Some(&rustix::time::Timespec::default()),
+        );
+        wake.awake();
+        wake.announce();
+        rung.unwrap() == 1
+    }
+
+    fn punted(&mut self, class: PuntClass) -> usize {
+        std::iter::from_fn(|| self.control.punts.pop(class)).count()
+    }
+}
+
+/// A burst without a datagram in it wakes the control core too; a flood of pings takes nothing from neighbors.
+fn punts_are_heard(eal: Eal) {
+    let addresses = addresses();
+    let config = Config {
+        uplink: UplinkIndex(4),
+        device: "net_ring0",
+        addresses: &addresses,
+        mtu: 1_500,
+        workers: 1,
+        queues: 1,
+        descriptors: [None, Some(512)],
+    };
+    let (mut device, mut queues) = open(eal, &config).unwrap();
+    let mac = device.mac();
+    let mut site = Stepped::new(queues.remove(0));
+    site.send(&[0; 60], 1);
+    site.rung();
+    for frame in [arp_request(mac), echo_request(mac)] {
+        site.send(&[0; 60], 1);
+        assert!(!site.rung(), "what is for nobody wakes nobody");
+        site.send(&frame, 1);
+        assert!(site.rung(), "one frame for the stack, and nothing else");
+    }
+
+    let flood = 2_000;
+    for _ in 0..flood / 100 {
+        site.send(&echo_request(mac), 100);
+    }
+    site.send(&arp_request(mac), 1);
+    assert_eq!(site.punted(PuntClass::NeighborQuestion), 2);
+    let pings = site.punted(PuntClass::Icmp);
+    let drops = &site.uplink.counters.drops;
+    let lost = drops.count(DropReason::IcmpQueueFull);
+    assert_eq!(pings, PuntClass::Icmp.budget().queued);
+    assert_eq!(pings as u64 + lost, 1 + flood);
+    assert_eq!(drops.total(), lost + drops.count(DropReason::NotForUs));
+    drop(site);
+    device.close().unwrap();
 }
 
 fn make_veth() {
@@ -219,7 +360,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
     let mac = device.mac();
     assert_eq!(mac, MacAddr([2, 0, 0, 0, 0, 1]));
     let uplink = uplink();
-    let (mut host, _punts) = RingBuffer::new(64);
+    let (mut punts, _punted) = punt::rings(NOW);
 
     for peer in ["192.0.2.11", "2001:db8::11"] {
         let peer: IpAddr = peer.parse().unwrap();
@@ -253,7 +394,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
                 wait(&queues);
                 for queue in &mut queues {
                     let (rx, _) = halves(queue);
-                    for datagram in rx.receive(&uplink, &mut host).datagrams.iter() {
+                    for datagram in rx.receive(&uplink, &mut punts, NOW).iter() {
                         assert_eq!(datagram.source, socket.local_addr().unwrap());
                         received.push(datagram.bytes().to_vec());
                     }

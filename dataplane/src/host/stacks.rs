@@ -1,0 +1,87 @@
+//! The host stacks of a process, one per scope.
+//!
+//! In: punts, questions, the time. Out: frames and events, each with its scope. Never: what one scope says looked up
+//! in another's tables.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use culvert_wireguard::Instant;
+
+use super::{HostEvent, HostStack, Resolution};
+use crate::shared::ids::Scope;
+
+/// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
+/// same neighbors; they are not the same.
+#[derive(Default)]
+pub struct Stacks(BTreeMap<Scope, HostStack>);
+
+impl Stacks {
+    /// Adds a stack, in the place of the one that the scope had.
+    pub fn insert(&mut self, scope: Scope, stack: HostStack) {
+        self.0.insert(scope, stack);
+    }
+
+    /// Removes the scope's stack.
+    pub fn remove(&mut self, scope: Scope) -> Option<HostStack> {
+        self.0.remove(&scope)
+    }
+
+    /// The scope's stack.
+    #[must_use]
+    pub fn get(&self, scope: Scope) -> Option<&HostStack> {
+        self.0.get(&scope)
+    }
+
+    /// The scope's stack.
+    pub fn get_mut(&mut self, scope: Scope) -> Option<&mut HostStack> {
+        self.0.get_mut(&scope)
+    }
+
+    /// Takes a frame that came to `scope`; a scope without a stack has nobody to answer, and the frame is nobody's.
+    pub fn handle_frame(&mut self, scope: Scope, frame: &[u8], now: Instant) {
+        if let Some(stack) = self.0.get_mut(&scope) {
+            stack.handle_frame(frame, now);
+        }
+    }
+
+    /// The way to `destination` from `scope`; asks the next hop if it isn't known.
+    pub fn resolve(&mut self, scope: Scope, destination: IpAddr, now: Instant) -> Resolution {
+        self.0
+            .get_mut(&scope)
+            .map_or(Resolution::NoRoute, |stack| stack.resolve(destination, now))
+    }
+
+    /// The next frame to send, and where.
+    pub fn poll_frame(&mut self) -> Option<(Scope, Vec<u8>)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_frame()?)))
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<(Scope, HostEvent)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_event()?)))
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for stack in self.0.values_mut() {
+            if stack.poll_timeout().is_some_and(|due| due <= now) {
+                stack.handle_timeout(now);
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.0.values().filter_map(HostStack::poll_timeout).min()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Scope, &HostStack)> {
+        self.0.iter().map(|(&scope, stack)| (scope, stack))
+    }
+}

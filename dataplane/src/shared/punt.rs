@@ -1,0 +1,279 @@
+//! Punts: frames from the wire that are the host stack's, class by class.
+//!
+//! In: from workers, frames with the scope that they came to. Out: the same at the control core, by class. Never: a
+//! class that takes another's room; a frame lost without a name; a frame that lies there while the core sleeps.
+//!
+//! ```text
+//!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
+//!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
+//!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
+//!                 └ the rest ──────────────▶ rate ─▶ ring ┘ served last
+//! ```
+//!
+//! Threads: one [`Punts`] per worker, one [`Punted`] per worker at the control core. Handshakes go another way
+//! (`control_link`): they are no frames, and the tunnels', not the stack's.
+
+use std::array;
+
+use culvert_wireguard::Instant;
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use crate::{
+    shared::{
+        control_link::{Attention, Inline},
+        drops::DropReason,
+        ids::Scope,
+        limits::{self, PuntBudget},
+    },
+    worker::rate::Rate,
+};
+
+/// What a frame for the host stack is about; who comes first is served first. TCP and UDP will stand ahead of the
+/// rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PuntClass {
+    /// A neighbor answers us alone: without its answers, peers behind it go dark. A storm of broadcasts, as a loop
+    /// in the wiring makes it, is no answer.
+    NeighborAnswer,
+    /// A neighbor asks for us, or announces itself.
+    NeighborQuestion,
+    /// ICMP to us: pings, errors.
+    Icmp,
+    /// What the stack counts and leaves, mostly.
+    Rest,
+}
+
+impl PuntClass {
+    /// All of them, in the order in which they are served.
+    pub const ALL: [Self; 4] = [
+        Self::NeighborAnswer,
+        Self::NeighborQuestion,
+        Self::Icmp,
+        Self::Rest,
+    ];
+
+    /// What it may take.
+    #[must_use]
+    pub const fn budget(self) -> PuntBudget {
+        match self {
+            Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
+            Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
+            Self::Icmp => limits::PUNT_ICMP,
+            Self::Rest => limits::PUNT_REST,
+        }
+    }
+
+    /// How a frame of it is lost that comes on top of too many.
+    #[must_use]
+    pub const fn overflow(self) -> DropReason {
+        match self {
+            Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
+            Self::Icmp => DropReason::IcmpQueueFull,
+            Self::Rest => DropReason::HostQueueFull,
+        }
+    }
+}
+
+/// A frame for a host stack.
+pub struct Punt {
+    /// Whose stack.
+    pub scope: Scope,
+    /// The Ethernet frame.
+    pub frame: Inline<{ limits::HOST_FRAME_MAX }>,
+}
+
+/// A class at the worker's end.
+struct Lane {
+    ring: Producer<Punt>,
+    rate: Rate,
+}
+
+/// A worker's end.
+pub struct Punts {
+    lanes: [Lane; PuntClass::ALL.len()],
+    /// Something was pushed that the control core was not told of.
+    untold: bool,
+}
+
+impl Punts {
+    /// Hands a frame over.
+    ///
+    /// # Errors
+    /// Under which name it is lost: it is longer than anything that a stack answers, or more come than are taken.
+    pub fn push(
+        &mut self,
+        class: PuntClass,
+        scope: Scope,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let frame = Inline::new(frame).ok_or(DropReason::NotForUs)?;
+        let lane = &mut self.lanes[class as usize];
+        if !lane.rate.take(class.budget().per_second, now) {
+            return Err(class.overflow());
+        }
+        lane.ring
+            .push(Punt { scope, frame })
+            .map_err(|_| class.overflow())?;
+        self.untold = true;
+        Ok(())
+    }
+
+    /// Tells the control core of what was pushed; whether anything was. Whoever pushes calls it before it looks at
+    /// anything else.
+    pub fn ring(&mut self, attention: &Attention) -> bool {
+        let untold = std::mem::take(&mut self.untold);
+        if untold {
+            attention.wake().notify();
+        }
+        untold
+    }
+}
+
+/// The control core's end.
+pub struct Punted([Consumer<Punt>; PuntClass::ALL.len()]);
+
+impl Punted {
+    /// The oldest frame of a class.
+    pub fn pop(&mut self, class: PuntClass) -> Option<Punt> {
+        self.0[class as usize].pop().ok()
+    }
+
+    /// Whether nothing is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Consumer::is_empty)
+    }
+}
+
+/// The rings of one worker's punts.
+#[must_use]
+pub fn rings(now: Instant) -> (Punts, Punted) {
+    let rings = PuntClass::ALL.map(|class| RingBuffer::new(class.budget().queued));
+    let mut consumers = Vec::with_capacity(rings.len());
+    let mut producers = rings.into_iter().map(|(producer, consumer)| {
+        consumers.push(consumer);
+        producer
+    });
+    let lanes = PuntClass::ALL.map(|class| Lane {
+        ring: producers.next().expect("a ring per class"),
+        rate: Rate::new(
+            u32::try_from(class.budget().queued).unwrap_or(u32::MAX),
+            now,
+        ),
+    });
+    drop(producers);
+    let mut consumers = consumers.into_iter();
+    let punted = array::from_fn(|_| consumers.next().expect("a ring per class"));
+    let punts = Punts {
+        lanes,
+        untold: false,
+    };
+    (punts, Punted(punted))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+    use crate::shared::ids::UplinkIndex;
+
+    const SCOPE: Scope = Scope::Uplink(UplinkIndex(3));
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn drain(punted: &mut Punted, class: PuntClass) -> usize {
+        std::iter::from_fn(|| punted.pop(class)).count()
+    }
+
+    #[test]
+    fn a_flood_of_one_class_leaves_the_others_their_room() {
+        let (mut punts, mut punted) = rings(at(0));
+        let mut lost = Vec::new();
+        for n in 0..10_000_u32 {
+            lost.extend(
+                punts
+                    .push(PuntClass::Icmp, SCOPE, &n.to_be_bytes(), at(0))
+                    .err(),
+            );
+        }
+        for class in PuntClass::ALL {
+            if class != PuntClass::Icmp {
+                punts.push(class, SCOPE, &[1], at(0)).unwrap();
+            }
+        }
+        assert!(
+            lost.iter()
+                .all(|&reason| reason == DropReason::IcmpQueueFull)
+        );
+        let taken = drain(&mut punted, PuntClass::Icmp);
+        assert_eq!(taken, PuntClass::Icmp.budget().queued);
+        assert_eq!(taken + lost.len(), 10_000);
+        for class in PuntClass::ALL {
+            let expected = usize::from(class != PuntClass::Icmp);
+            assert_eq!(drain(&mut punted, class), expected, "{class:?}");
+        }
+        assert!(punted.is_empty());
+    }
+
+    #[test]
+    fn a_class_has_so_many_per_second_and_no_more() {
+        for class in PuntClass::ALL {
+            let (mut punts, mut punted) = rings(at(0));
+            let mut taken = 0;
+            for millis in 0..1_000 {
+                for _ in 0..100 {
+                    // What is lost is counted by whom it comes from.
+                    let _ = punts.push(class, SCOPE, &[1], at(millis));
+                }
+                taken += drain(&mut punted, class);
+            }
+            let PuntBudget {
+                per_second, queued, ..
+            } = class.budget();
+            let most = per_second as usize + queued;
+            assert!(
+                (most - 10..=most).contains(&taken),
+                "{class:?}: {taken} of {most}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_is_told_once() {
+        let attention = Attention::new().unwrap();
+        let rung = || {
+            let timeout = rustix::time::Timespec::default();
+            let rung = poll(
+                &mut [PollFd::new(attention.wake(), PollFlags::IN)],
+                Some(&timeout),
+            )
+            .unwrap();
+            attention.wake().awake();
+            attention.wake().announce();
+            rung == 1
+        };
+        let (mut punts, _punted) = rings(at(0));
+        attention.wake().announce();
+        assert!(!punts.ring(&attention) && !rung(), "nothing to tell");
+        punts.push(PuntClass::Rest, SCOPE, &[1], at(0)).unwrap();
+        assert!(punts.ring(&attention) && rung());
+        assert!(!punts.ring(&attention) && !rung(), "told already");
+        assert_eq!(
+            punts.push(
+                PuntClass::Icmp,
+                SCOPE,
+                &[0; limits::HOST_FRAME_MAX + 1],
+                at(0)
+            ),
+            Err(DropReason::NotForUs)
+        );
+        assert!(
+            !punts.ring(&attention) && !rung(),
+            "nothing was handed over"
+        );
+    }
+}
