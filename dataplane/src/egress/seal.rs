@@ -97,7 +97,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
             return Admission::Refused(DropReason::NoEndpoint);
         };
         if path.link == crate::shared::path::Link::Unresolved {
-            peer.raise(signal::NEXT_HOP_WANTED, turn.attention);
+            peer.want(signal::NEXT_HOP_WANTED, turn.now, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }
     }
@@ -105,7 +105,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
     match keypair.as_ref() {
         Some(keypair) if keypair.sendable(turn.now).is_ok() => Admission::Ready,
         Some(_) | None => {
-            peer.raise(signal::KEY_WANTED, turn.attention);
+            peer.want(signal::KEY_WANTED, turn.now, turn.attention);
             Admission::KeyWanted
         }
     }
@@ -430,7 +430,7 @@ pub(crate) fn keepalive(
         return;
     }
     let Ok(mut range) = keypair.reserve(1, turn.now) else {
-        peer.raise(signal::KEY_WANTED, turn.attention);
+        peer.want(signal::KEY_WANTED, turn.now, turn.attention);
         return;
     };
     let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else {

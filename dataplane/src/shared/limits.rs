@@ -131,6 +131,9 @@ pub const HOST_FRAME_MAX: usize = 2_048;
 /// Commands waiting for one worker.
 pub const COMMAND_QUEUE: usize = 8_192;
 
+/// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
+pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
+
 /// Bytes of frames without a key that one worker holds, over all peers.
 pub const STAGED_BYTES: usize = 4 << 20;
 

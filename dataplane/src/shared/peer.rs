@@ -20,12 +20,13 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use culvert_wireguard::{Keypair, PeerId};
+use culvert_wireguard::{Instant, Keypair, PeerId};
 
 use crate::shared::{
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
+    limits,
     path::{Link, Path},
 };
 
@@ -101,6 +102,8 @@ pub struct Peer {
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: AtomicU32,
+    /// When a worker last asked the control core for a key or a next hop, in nanoseconds; 0: it may ask at once.
+    asked: AtomicU64,
     confirmed_index: AtomicU32,
     moved: Mutex<Option<Origin>>,
 }
@@ -119,6 +122,7 @@ impl Peer {
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: AtomicU32::new(0),
+            asked: AtomicU64::new(0),
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
@@ -147,11 +151,13 @@ impl Peer {
     /// Control core: seal with `keypair` from now on.
     pub fn publish_keypair(&self, keypair: Option<Arc<Keypair>>) {
         self.current.store(keypair);
+        self.asked.store(0, Ordering::Relaxed);
     }
 
     /// Control core, or a worker that follows the peer: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
+        self.asked.store(0, Ordering::Relaxed);
     }
 
     /// Worker: raises `bits`, and the control core's attention if they are new.
@@ -161,6 +167,17 @@ impl Peer {
         }
         self.signals.fetch_or(bits, Ordering::Release);
         attention.mark(self.index, bits & signal::URGENT != 0);
+    }
+
+    /// Worker: a packet lacks a key or a next hop. The control core is asked once, and again after a while, however
+    /// many packets there are: who sends to a dead peer doesn't keep it awake. A new key or path opens the question
+    /// anew.
+    pub fn want(&self, bits: u32, now: Instant, attention: &Attention) {
+        let asked = Instant::from_nanos(self.asked.load(Ordering::Relaxed));
+        if asked.as_nanos() == 0 || now.since(asked) >= limits::WANTED_AGAIN {
+            self.asked.store(now.as_nanos(), Ordering::Relaxed);
+            self.raise(bits, attention);
+        }
     }
 
     /// Worker: the first packet on the unconfirmed `keypair` came. The answer to it is
@@ -217,5 +234,33 @@ impl Peer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn what_is_wanted_is_asked_for_once_a_second_or_when_something_has_changed() {
+        let attention = Attention::new().unwrap();
+        let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
+        let asked = |from: u64, to: u64| {
+            let mut asked = 0;
+            for millis in from..to {
+                peer.want(signal::KEY_WANTED, at(millis), &attention);
+                asked += u32::from(peer.take_signals() & signal::KEY_WANTED != 0);
+            }
+            asked
+        };
+        assert_eq!(asked(10_000, 20_000), 10, "ten seconds of a dead peer");
+        peer.publish_keypair(None);
+        assert_eq!(asked(20_000, 20_500), 1, "its key is gone");
+        peer.publish_path(None);
+        assert_eq!(asked(20_500, 21_000), 1, "it is somewhere else");
     }
 }
