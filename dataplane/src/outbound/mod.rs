@@ -147,9 +147,13 @@ fn classify<'s, F: Frames>(
         return (verdict, Some(headers));
     }
     let verdict = match &headers.l3 {
-        L3::Arp => asked(answer::arp(port, network, &headers, head)),
+        L3::Arp => {
+            let question = answer::arp(port, network, &headers, head);
+            asked(port, network, &headers, question)
+        }
         L3::V6(_) if guard::is_neighbor_discovery(&headers) => {
-            asked(answer::neighbor(port, network, &headers, head))
+            let question = answer::neighbor(port, network, &headers, head);
+            asked(port, network, &headers, question)
         }
         L3::V4(_) | L3::V6(_) if headers.ether.destination == network.gateway_mac => {
             route(turn, tools, sending, network, frames, frame, &headers)
@@ -164,11 +168,19 @@ fn classify<'s, F: Frames>(
 }
 
 /// What becomes of an ARP or neighbor discovery message: what the gateway can't answer
-/// concerns the other ports.
-fn asked<'s>(question: Result<Option<Question>, DropReason>) -> Verdict<'s> {
+/// concerns the ports that it is addressed to.
+fn asked<'s>(
+    port: &Port,
+    network: &Network,
+    headers: &Headers,
+    question: Result<Option<Question>, DropReason>,
+) -> Verdict<'s> {
     match question {
         Ok(Some(question)) => Verdict::Answer(question, None),
-        Ok(None) => Verdict::Flood,
+        Ok(None) if headers.ether.destination == network.gateway_mac => {
+            Verdict::Drop(DropReason::GatewayNotServed)
+        }
+        Ok(None) => switch(port, network, headers),
         Err(reason) => Verdict::Drop(reason),
     }
 }

@@ -148,6 +148,42 @@ fn neighbor_solicitations_are_answered_for_gateway_ports_and_peers() {
 }
 
 #[test]
+fn a_reply_to_one_guest_is_heard_by_that_one() {
+    let mut site = site();
+    // A third place in the network, so that a flood would be seen.
+    site.change(|snapshot| {
+        let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
+        macs.push((MacAddr([2, 0, 0, 0, 1, 2]), PortIndex(1)));
+    });
+    let to = |destination: MacAddr, mut bytes: Vec<u8>| {
+        bytes[..6].copy_from_slice(&destination.0);
+        bytes
+    };
+    let reply = arp(GUEST[1], 2, (GUEST[0], "10.0.0.2"), (GUEST[1], "10.0.0.3"));
+    let advertisement = neighbor(136, "fd00::2", "fd00::2", Some(GUEST[0]));
+    let probe = neighbor(135, "fd00::2", "fe80::ff:fe00:101", Some(GUEST[0]));
+    for bytes in [&reply, &advertisement, &probe] {
+        let bytes = to(GUEST[1], bytes.clone());
+        offer(&mut site, &bytes);
+        assert_eq!(site.frame(1).1, bytes);
+    }
+    site.no_drops();
+    // The gateway asks no guest, and nobody is no one.
+    for bytes in [reply, advertisement, probe] {
+        offer(&mut site, &to(GATEWAY, bytes.clone()));
+        offer(&mut site, &to(MacAddr([6; 6]), bytes));
+    }
+    assert!(site.frames(0).is_empty() && site.frames(1).is_empty());
+    site.port_drops(
+        0,
+        &[
+            (DropReason::GatewayNotServed, 3),
+            (DropReason::MacUnknown, 3),
+        ],
+    );
+}
+
+#[test]
 fn a_guest_that_came_is_announced_to_the_others() {
     let mut site = site();
     site.command(Command::Announce(PortIndex(0)));
