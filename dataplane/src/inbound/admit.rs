@@ -156,34 +156,42 @@ fn find(
     }
 }
 
-/// RFC 6040, section 4.2: congestion met outside is marked inside; a packet that can't
-/// be marked is dropped for it.
+/// RFC 6040, section 4.2: what was noted of congestion outside is noted inside; a packet that can't carry the note is
+/// dropped for it.
+///
+/// | inner \ outer | Not-ECT | ECT(0)  | ECT(1)  | CE   |
+/// |---------------|---------|---------|---------|------|
+/// | Not-ECT       | Not-ECT | Not-ECT | Not-ECT | drop |
+/// | ECT(0)        | ECT(0)  | ECT(0)  | ECT(1)  | CE   |
+/// | ECT(1)        | ECT(1)  | ECT(1)  | ECT(1)  | CE   |
+/// | CE            | CE      | CE      | CE      | CE   |
 fn decapsulate_ecn(packet: &mut [u8], headers: &Headers, outer: u8) -> Result<(), DropReason> {
+    const NOT_ECT: u8 = 0;
+    const ECT_1: u8 = 1;
+    const ECT_0: u8 = 2;
     const CE: u8 = 3;
-    if outer != CE {
+    if outer & ECT_1 == 0 {
         return Ok(());
     }
-    match headers.traffic_class().unwrap_or(0) & 3 {
-        0 => Err(DropReason::CongestionUnmarkable),
-        CE => Ok(()),
-        _ => {
-            mark_congestion(packet);
-            Ok(())
-        }
+    match (headers.traffic_class().unwrap_or(0) & 3, outer) {
+        (NOT_ECT, CE) => return Err(DropReason::CongestionUnmarkable),
+        (ECT_0, _) | (ECT_1, CE) => mark_congestion(packet, outer),
+        _ => {}
     }
+    Ok(())
 }
 
-fn mark_congestion(packet: &mut [u8]) {
+fn mark_congestion(packet: &mut [u8], mark: u8) {
     match packet.first().map(|first| first >> 4) {
         Some(4) if packet.len() >= 20 => {
             let old = u16::from_be_bytes([packet[0], packet[1]]);
-            packet[1] |= 3;
+            packet[1] = packet[1] & !3 | mark;
             let new = u16::from_be_bytes([packet[0], packet[1]]);
             let field = u16::from_be_bytes([packet[10], packet[11]]);
             let field = culvert_wire::checksum::update(field, old, new);
             packet[10..12].copy_from_slice(&field.to_be_bytes());
         }
-        Some(6) if packet.len() >= 2 => packet[1] |= 0x30,
+        Some(6) if packet.len() >= 2 => packet[1] = packet[1] & !0x30 | mark << 4,
         _ => {}
     }
 }
@@ -213,21 +221,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn congestion_marks_keep_the_header_checksum_right() {
-        let mut packet = [
-            0x45, 2, 0, 20, 1, 2, 0x40, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    fn congestion_marks_are_carried_inward_as_the_table_says() {
+        // By inner, then outer field: Not-ECT, ECT(1), ECT(0), CE.
+        const TABLE: [[Option<u8>; 4]; 4] = [
+            [Some(0), Some(0), Some(0), None],
+            [Some(1), Some(1), Some(1), Some(3)],
+            [Some(2), Some(1), Some(2), Some(3)],
+            [Some(3), Some(3), Some(3), Some(3)],
         ];
-        let sum = Checksum::of(&packet).complement();
-        packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        let headers = parse_ip(&packet).unwrap();
-        decapsulate_ecn(&mut packet, &headers, 3).unwrap();
-        assert_eq!(packet[1], 3);
-        assert!(Checksum::of(&packet).is_valid());
-        packet[1] = 0;
-        let headers = parse_ip(&packet).unwrap();
-        assert_eq!(
-            decapsulate_ecn(&mut packet, &headers, 3),
-            Err(DropReason::CongestionUnmarkable)
-        );
+        let mut v4 = [
+            0x45, 0xa8, 0, 20, 1, 2, 0x40, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let mut v6 = [0; 40];
+        v6[..8].copy_from_slice(&[0x6a, 0x8f, 1, 2, 0, 0, 59, 64]);
+        for (inner, row) in (0..).zip(TABLE) {
+            for (outer, expected) in (0..).zip(row) {
+                v4[1] = 0xa8 | inner;
+                v4[10..12].fill(0);
+                let sum = Checksum::of(&v4).complement();
+                v4[10..12].copy_from_slice(&sum.to_be_bytes());
+                v6[1] = 0x8f | inner << 4;
+                for packet in [&mut v4[..], &mut v6[..]] {
+                    let headers = parse_ip(packet).unwrap();
+                    let done = decapsulate_ecn(packet, &headers, outer);
+                    assert_eq!(done.is_ok(), expected.is_some());
+                    let class = parse_ip(packet).unwrap().traffic_class().unwrap();
+                    assert_eq!(class, 0xa8 | expected.unwrap_or(inner));
+                }
+                assert!(Checksum::of(&v4).is_valid());
+                assert_eq!(v6[1] & 0xf, 0xf, "the flow label stays");
+            }
+        }
     }
 }
