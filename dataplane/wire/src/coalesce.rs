@@ -14,6 +14,8 @@
 //!   and only if the receiver takes ECN;
 //! - it equals the group's first packet in everything but length, IPv4 identification,
 //!   sequence number, PSH, CWR and checksums;
+//! - IPv4: the identification rises by one from packet to packet, or, with DF, is the same
+//!   in all;
 //! - TCP: it begins where the group ends; PSH closes the group;
 //! - it is not longer than the group's first payload; a shorter one closes the group;
 //! - the whole stays a valid IP packet.

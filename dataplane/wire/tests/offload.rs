@@ -469,8 +469,6 @@ fn a_difference_in_any_header_field_parts_a_flow() {
     let together = vec![vec![0, 1, 2]];
     assert_eq!(grouping(&v4, |_, _| ()), together);
     assert_eq!(grouping(&v6, |_, _| ()), together);
-    // Identification may differ.
-    assert_eq!(grouping(&v4, |_, p| p[5] = 9), together);
     let apart = vec![vec![0], vec![1], vec![2]];
     // Of the middle packet: TOS, DF, TTL; ack, window, urgent pointer, an option, the
     // bits beside the header length, ECE, URG, SYN, FIN, RST.
@@ -512,6 +510,36 @@ fn a_difference_in_any_header_field_parts_a_flow() {
         }
     };
     assert_eq!(grouping(&v4, reduced), [vec![0], vec![1, 2]]);
+}
+
+#[test]
+fn identification_rises_or_with_df_stays() {
+    // As in Linux (`inet_gro_flush`): without DF a fragment of one packet must not be taken for another's.
+    for base in [Super::tcp, Super::udp] {
+        for (ids, df, expected) in [
+            ([9, 10, 11], true, vec![vec![0, 1, 2]]),
+            ([9, 10, 11], false, vec![vec![0, 1, 2]]),
+            ([0xfffe, 0xffff, 0], false, vec![vec![0, 1, 2]]),
+            ([9, 9, 9], true, vec![vec![0, 1, 2]]),
+            ([0, 0, 0], true, vec![vec![0, 1, 2]]),
+            ([9, 9, 9], false, vec![vec![0], vec![1], vec![2]]),
+            ([9, 9, 10], true, vec![vec![0, 1], vec![2]]),
+            ([9, 10, 10], true, vec![vec![0, 1], vec![2]]),
+            ([9, 10, 12], false, vec![vec![0, 1], vec![2]]),
+            ([9, 11, 12], false, vec![vec![0], vec![1, 2]]),
+            ([9, 8, 7], true, vec![vec![0], vec![1], vec![2]]),
+            ([9, 300, 7000], true, vec![vec![0], vec![1], vec![2]]),
+        ] {
+            let base = Super {
+                dont_fragment: df,
+                ..base(false, vec![7; 3000], 1000)
+            };
+            let change = |i: usize, p: &mut Vec<u8>| {
+                p[4..6].copy_from_slice(&u16::to_be_bytes(ids[i]));
+            };
+            assert_eq!(grouping(&base, change), expected, "{ids:x?}, DF {df}");
+        }
+    }
 }
 
 #[test]
@@ -584,6 +612,7 @@ fn a_group_stays_a_valid_packet_and_the_table_its_size() {
     let mut packets = segments(&frame.vnet(ETHERNET), &frame.frame(), 65_535).unwrap();
     let next = Super {
         sequence: frame.sequence.wrapping_add(40_000),
+        id: frame.id.wrapping_add(40),
         ..frame.clone()
     };
     packets.extend(segments(&next.vnet(ETHERNET), &next.frame(), 65_535).unwrap());

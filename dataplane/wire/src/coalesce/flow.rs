@@ -42,6 +42,8 @@ pub(super) struct Candidate {
     pub(super) joins: bool,
     flags: u8,
     sequence: u32,
+    /// IPv4 identification.
+    id: u16,
 }
 
 impl Candidate {
@@ -52,12 +54,13 @@ impl Candidate {
         if !accept.csum {
             return Look::Alone;
         }
-        let (v6, plain) = match &headers.l3 {
+        let (v6, plain, id) = match &headers.l3 {
             L3::V4(ip) => (
                 false,
                 usize::from(ip.header_len) == ipv4::HEADER_LEN && ip.checksum_ok,
+                ip.id,
             ),
-            L3::V6(ip) => (true, usize::from(ip.header_len) == ipv6::HEADER_LEN),
+            L3::V6(ip) => (true, usize::from(ip.header_len) == ipv6::HEADER_LEN, 0),
             L3::Arp | L3::Other => return Look::Alone,
         };
         let whole = headers.fragment() == Fragment::Whole
@@ -108,6 +111,7 @@ impl Candidate {
             joins: joins && payload > 0 && checksum_ok(headers, packet),
             flags,
             sequence,
+            id,
         })
     }
 }
@@ -132,6 +136,8 @@ pub(super) struct Slot {
     verified: bool,
     /// PSH was on the last packet.
     push: bool,
+    /// All packets have one IPv4 identification; else it rises by one from packet to packet.
+    fixed_id: bool,
     header_len: u8,
     l4_offset: u8,
     size: u16,
@@ -150,6 +156,7 @@ impl Slot {
         open: false,
         verified: false,
         push: false,
+        fixed_id: false,
         header_len: 0,
         l4_offset: 0,
         size: 0,
@@ -199,6 +206,7 @@ impl Slot {
     #[inline]
     pub(super) fn append(&mut self, link: u16, candidate: &Candidate) {
         self.last = link;
+        self.fixed_id = self.has_fixed_id(candidate);
         self.count += 1;
         self.payload += u32::from(candidate.payload);
         self.next_sequence = self
@@ -250,7 +258,7 @@ impl Slot {
             same(0..4) && same(6..8)
         } else {
             // Version, length, TOS; flags, TTL, protocol.
-            same(0..2) && same(6..10)
+            same(0..2) && same(6..10) && self.is_next_id(candidate)
         };
         let l4 = candidate.l4_offset;
         match self.kind {
@@ -268,6 +276,32 @@ impl Slot {
             Kind::Udp => same_ip && self.count < DATAGRAMS_MAX,
             Kind::Alone => false,
         }
+    }
+
+    /// Whether the packet's identification is the next one (as Linux's `inet_gro_flush` has it).
+    #[inline]
+    fn is_next_id(&self, candidate: &Candidate) -> bool {
+        match self.has_fixed_id(candidate) {
+            true => self.id() == candidate.id,
+            false => self.id().wrapping_add(self.count) == candidate.id,
+        }
+    }
+
+    /// Whether all of the group have one identification if the packet follows. That is for packets with DF alone, which
+    /// need none; others are put together by it (RFC 6864).
+    #[inline]
+    fn has_fixed_id(&self, candidate: &Candidate) -> bool {
+        const DONT_FRAGMENT: u8 = 0x40;
+        match self.count {
+            1 => self.header[6] & DONT_FRAGMENT != 0 && self.id() == candidate.id,
+            _ => self.fixed_id,
+        }
+    }
+
+    /// IPv4 identification of the first packet.
+    #[inline]
+    const fn id(&self) -> u16 {
+        u16::from_be_bytes([self.header[4], self.header[5]])
     }
 
     /// Makes the first packet's headers those of the whole group.
