@@ -60,14 +60,15 @@ enum Verdict<'s> {
     Drop(DropReason),
 }
 
-/// Carries a burst of frames that `port` sent; answers how many are done with, from
-/// the first on.
+/// Carries a burst of frames that `port` sent, as far as its credit in bytes lasts;
+/// answers how many are done with, from the first on. The last of them may overdraw.
 pub(crate) fn outbound<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
     port: &Port,
     frames: &F,
+    credit: &mut i64,
 ) -> usize {
     let Some(network) = turn.snapshot.network(port.network) else {
         port.drops.add(DropReason::NoRoute, frames.count() as u64);
@@ -76,6 +77,9 @@ pub(crate) fn outbound<F: Frames>(
     let mut verdicts = ArrayVec::<(Verdict<'_>, Option<Headers>), GUEST_BURST>::new();
     let mut staging = false;
     for frame in 0..frames.count().min(GUEST_BURST) {
+        if *credit <= 0 {
+            break;
+        }
         let (mut verdict, headers) = classify(turn, tools, sending, (port, network), frames, frame);
         // A key that came in the middle of the burst: no frame overtakes those that
         // wait; the control core's word to flush is on its way.
@@ -88,6 +92,7 @@ pub(crate) fn outbound<F: Frames>(
             verdict = Verdict::Stage(peer);
         }
         staging |= matches!(verdict, Verdict::Stage(_));
+        *credit -= cost(network, frames.len(frame), &verdict);
         verdicts.push((verdict, headers));
     }
     let departures = departures(&verdicts);
@@ -95,8 +100,24 @@ pub(crate) fn outbound<F: Frames>(
     let reached = departures
         .get(gone)
         .map_or(verdicts.len(), |first| first.frame);
+    for (frame, (verdict, _)) in verdicts.iter().enumerate().skip(reached) {
+        *credit += cost(network, frames.len(frame), verdict);
+    }
     settle(turn, tools, port, network, frames, &verdicts[..reached]);
     reached
+}
+
+/// What a frame of `len` bytes costs its sender: as much as there are copies made of it.
+fn cost(network: &Network, len: usize, verdict: &Verdict<'_>) -> i64 {
+    let copies = match verdict {
+        Verdict::Flood => network.macs.len().saturating_sub(1).max(1),
+        Verdict::Tunnel { .. }
+        | Verdict::Stage(_)
+        | Verdict::Port { .. }
+        | Verdict::Answer(..)
+        | Verdict::Drop(_) => 1,
+    };
+    i64::try_from(len * copies).unwrap_or(i64::MAX)
 }
 
 fn departures<'s>(

@@ -56,7 +56,8 @@ pub enum Polling {
 }
 
 /// Bytes that a guest queue may send per turn: two super-frames. What it overdraws it
-/// waits for, so queues share by bytes (deficit round robin).
+/// waits for, so queues share by bytes (deficit round robin). A frame that is flooded
+/// costs its bytes once for each copy.
 const QUANTUM: i64 = 128 << 10;
 
 /// What a worker did, for `show cores` and `top`.
@@ -319,13 +320,8 @@ impl Worker {
                     return false;
                 }
                 burst.disable_notifications();
-                let mut count = 0;
-                while count < fetched && *credit > 0 {
-                    *credit -= i64::from(burst.frame(count).len);
-                    count += 1;
-                }
-                let frames = GuestFrames::new(&burst, count);
-                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
+                let frames = GuestFrames::new(&burst, fetched);
+                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames, credit);
                 burst.complete(done);
                 (fetched, done)
             }
@@ -342,9 +338,7 @@ impl Worker {
                     return false;
                 }
                 let frames = burst.frames(fetched);
-                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames);
-                let bytes: usize = (0..done).map(|i| burst.len(i)).sum();
-                *credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
+                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames, credit);
                 burst.complete(done);
                 // What found no room is looked at again after a nap, not at once.
                 (done, done)

@@ -370,6 +370,48 @@ fn broadcast_and_multicast_reach_the_other_ports() {
     );
 }
 
+#[test]
+fn a_flooded_frame_costs_its_sender_every_copy() {
+    let mut site = site();
+    // Sixteen ports hear a broadcast.
+    site.change(|snapshot| {
+        let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
+        macs.extend((2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), PortIndex(1))));
+    });
+    site.settle();
+    let data = noise(1_400, 1);
+    let copies = 16;
+    let flooded = frame(
+        GUEST[0],
+        BROADCAST,
+        &ip("10.0.0.2", "224.0.0.251").udp((5, 6), &data, false),
+    );
+    let single = frame(
+        GUEST[0],
+        GUEST[1],
+        &ip("10.0.0.2", "10.0.0.3").udp((5, 6), &data, false),
+    );
+    // Bytes of a turn's credit, and no more than one frame above it.
+    let credit = 128 << 10;
+    for (bytes, copies) in [(single, 1), (flooded, copies)] {
+        for _ in 0..20 {
+            site.offer(0, &PLAIN, &bytes);
+        }
+        assert!(site.workers[0].step());
+        let first = site.frames(1).len();
+        let allowed = (credit / (bytes.len() * copies) + 1).min(20);
+        assert_eq!(first, allowed * copies);
+        // All of them come, as the credit grows.
+        let mut heard = first;
+        for _ in 0..20 {
+            site.workers[0].step();
+            heard += site.frames(1).len();
+        }
+        assert_eq!(heard, 20 * copies);
+    }
+    site.no_drops();
+}
+
 /// A super-frame from guest 0 to guest 1, straight or through the gateway; what came.
 fn local(
     site: &mut Site,

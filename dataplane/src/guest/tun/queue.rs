@@ -235,11 +235,6 @@ impl TunBurst<'_> {
         incoming.frames.len()
     }
 
-    /// The length of available frame `i`.
-    pub(crate) fn len(&self, i: usize) -> usize {
-        self.incoming.frames[self.incoming.first + i].len
-    }
-
     /// The first `count` available frames.
     pub(crate) fn frames(&self, count: usize) -> TunFrames<'_> {
         TunFrames {
