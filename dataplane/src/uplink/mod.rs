@@ -15,6 +15,7 @@
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod memory;
 pub mod udp;
 
 use std::{
@@ -200,6 +201,8 @@ impl Room {
 pub enum Rx {
     /// Kernel sockets.
     Udp(udp::Rx),
+    /// One end of a wire in memory.
+    Memory(memory::Rx),
     /// A DPDK device's queue.
     #[cfg(feature = "dpdk")]
     Dpdk(dpdk::Rx),
@@ -214,6 +217,7 @@ impl Rx {
                 let _ = (punts, now);
                 rx.receive(uplink)
             }
+            Self::Memory(rx) => rx.receive(uplink),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(rx) => rx.receive(uplink, punts, now),
         }
@@ -224,6 +228,7 @@ impl Rx {
     pub fn is_polled(&self) -> bool {
         match self {
             Self::Udp(_) => false,
+            Self::Memory(_) => true,
             #[cfg(feature = "dpdk")]
             Self::Dpdk(_) => true,
         }
@@ -234,6 +239,7 @@ impl Rx {
     pub fn woken(&mut self, ready: &[bool], slept: Duration) {
         match self {
             Self::Udp(rx) => rx.woken(ready, slept),
+            Self::Memory(_) => {}
             #[cfg(feature = "dpdk")]
             Self::Dpdk(_) => {}
         }
@@ -245,6 +251,7 @@ impl Rx {
     pub fn owed(&self) -> Option<Duration> {
         match self {
             Self::Udp(rx) => rx.owed(),
+            Self::Memory(_) => None,
             #[cfg(feature = "dpdk")]
             Self::Dpdk(_) => None,
         }
@@ -255,6 +262,7 @@ impl Rx {
     pub fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         match self {
             Self::Udp(rx) => rx.descriptors(list),
+            Self::Memory(_) => {}
             #[cfg(feature = "dpdk")]
             Self::Dpdk(rx) => rx.descriptors(list),
         }
@@ -268,6 +276,8 @@ impl Rx {
 pub enum Tx {
     /// Kernel sockets.
     Udp(udp::Tx),
+    /// One end of a wire in memory.
+    Memory(memory::Tx),
     /// A DPDK device's queue.
     #[cfg(feature = "dpdk")]
     Dpdk(dpdk::Tx),
@@ -280,6 +290,7 @@ impl Tx {
     pub fn reserve(&mut self, count: usize, longest: usize) -> usize {
         match self {
             Self::Udp(tx) => tx.reserve(count, longest),
+            Self::Memory(tx) => tx.reserve(count),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.reserve(count),
         }
@@ -289,6 +300,7 @@ impl Tx {
     pub fn rooms(&mut self) -> &mut [Room] {
         match self {
             Self::Udp(tx) => tx.rooms(),
+            Self::Memory(tx) => tx.rooms(),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.rooms(),
         }
@@ -299,6 +311,7 @@ impl Tx {
     pub fn datagram_max(&self) -> usize {
         match self {
             Self::Udp(tx) => tx.datagram_max(),
+            Self::Memory(tx) => tx.datagram_max(),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.datagram_max(),
         }
@@ -310,6 +323,8 @@ impl Tx {
         match self {
             // The kernel's sockets sum while they copy, or leave it to the device.
             Self::Udp(_) => false,
+            // There is no UDP header around it.
+            Self::Memory(_) => false,
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.needs_sums(),
         }
@@ -323,6 +338,7 @@ impl Tx {
                 let _ = sum;
                 tx.commit(len, path, outer);
             }
+            Self::Memory(tx) => tx.commit(len, path, outer),
             // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.commit(len, path, outer.tos, sum),
@@ -334,6 +350,7 @@ impl Tx {
     pub fn flush(&mut self, counters: &UplinkCounters) {
         match self {
             Self::Udp(tx) => tx.flush(counters),
+            Self::Memory(tx) => tx.flush(counters),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.flush(counters),
         }
@@ -343,7 +360,7 @@ impl Tx {
     /// no Ethernet of its own, or no room.
     pub fn send_frame(&mut self, frame: &[u8]) -> bool {
         match self {
-            Self::Udp(_) => {
+            Self::Udp(_) | Self::Memory(_) => {
                 let _ = frame;
                 false
             }
@@ -371,6 +388,7 @@ impl UplinkQueue {
     pub fn marker(&self) -> Option<udp::Marker> {
         match &self.tx {
             Tx::Udp(tx) => Some(tx.marker()),
+            Tx::Memory(_) => None,
             #[cfg(feature = "dpdk")]
             Tx::Dpdk(_) => None,
         }

@@ -26,6 +26,7 @@ use std::{
 };
 
 use arc_swap::Cache;
+use culvert_aead::Engine;
 use culvert_wireguard::Instant;
 
 use self::{
@@ -133,6 +134,13 @@ impl Worker {
             nap: NAP_MIN,
             stopping: false,
         }
+    }
+
+    /// The same with this engine instead of the fastest one: for measurements on which the processor must have no say.
+    #[must_use]
+    pub fn with_engine(mut self, engine: Engine) -> Self {
+        self.tools.engine = engine;
+        self
     }
 
     /// Works until `Command::Stop`.
