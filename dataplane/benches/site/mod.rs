@@ -1,0 +1,503 @@
+//! What the benchmarks of the whole way share: a guest on one side, peers on the other, a worker that is stepped by
+//! hand between them.
+//!
+//! In: how many peers, what the worker's uplink queue is. Out: a worker with its site; packets as a guest and as peers
+//! make them, and a count of those that arrive. Never: a clock.
+//!
+//! The guest is 10.0.0.2 behind the gateway 10.0.0.1, with all offloads; peer n has 10.(64 + n / 256).(n % 256).0/24.
+//! Every frame of a burst that is no super-frame is a flow of its own: what was found for one helps none behind it,
+//! and nothing is joined.
+
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use culvert_aead::{Engine, Jobs, OpenJob, SealJob, TAG_LEN, TAILROOM};
+use culvert_dataplane::{
+    shared::{
+        clock,
+        control_link::{self, Attention, Command, ControlEnd},
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        path::{Link, Path},
+        peer::Peer,
+        sessions::{Session, SessionTable},
+        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+    },
+    uplink::{Uplink, UplinkQueue},
+    worker::{Polling, Worker, WorkerStats},
+};
+use culvert_vhost::{
+    self as vhost, PortConfig, PortDrop,
+    frontend::{Frontend, FrontendConfig},
+};
+use culvert_wire::{
+    Checksum, MacAddr, VnetHeader,
+    fib::{Fib, Prefix},
+};
+use culvert_wireguard::{
+    Keypair, PeerId, Role,
+    message::{DATA_HEADER_LEN, DataHeader, data_len},
+};
+use tempfile::TempDir;
+
+pub(crate) const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
+const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+/// The uplink's own address, and the tunnel's port.
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const PORT: u16 = 51_820;
+
+pub(crate) const TUNNEL: TunnelIndex = TunnelIndex(0);
+pub(crate) const UPLINK: UplinkIndex = UplinkIndex(0);
+
+pub(crate) const MTU: u16 = 1420;
+const ETHERNET: usize = 14;
+/// IPv4 and TCP without options.
+const HEADERS: usize = 40;
+const SEGMENT: usize = MTU as usize - HEADERS;
+/// Packets that a full super-frame becomes.
+const SEGMENTS: usize = 47;
+
+/// Entries of the guest's rings.
+const RING: u16 = 1024;
+
+/// What the packets of a burst are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// UDP packets, so many bytes long from the IP header on.
+    Packet(u16),
+    /// TCP super-frames of 64 KiB, each of which is 47 packets on the wire.
+    SuperFrame,
+}
+
+impl Size {
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Packet(64),
+        Self::Packet(512),
+        Self::Packet(1420),
+        Self::SuperFrame,
+    ];
+
+    /// As cases are called.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Packet(len) => len.to_string(),
+            Self::SuperFrame => "64KiB".into(),
+        }
+    }
+
+    /// Packets on the wire that one frame of a guest is.
+    pub(crate) fn packets(self) -> usize {
+        match self {
+            Self::Packet(_) => 1,
+            Self::SuperFrame => SEGMENTS,
+        }
+    }
+
+    /// Bytes of each inner packet.
+    pub(crate) fn packet_len(self) -> usize {
+        match self {
+            Self::Packet(len) => len.into(),
+            Self::SuperFrame => MTU.into(),
+        }
+    }
+}
+
+/// A worker between a guest and peers.
+pub(crate) struct Site {
+    pub(crate) worker: Worker,
+    pub(crate) port: Arc<Port>,
+    pub(crate) uplink: Arc<Uplink>,
+    pub(crate) peers: Vec<Arc<Peer>>,
+    sessions: Arc<SessionTable>,
+    _control: ControlEnd,
+    dir: TempDir,
+}
+
+impl Site {
+    /// A site with so many peers, all of them at the end of `link`.
+    pub(crate) fn new(peers: usize, queue: UplinkQueue, link: Link, engine: Engine) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = PortConfig::new("guest", dir.path().join("guest"), GUEST);
+        let port = Arc::new(Port {
+            index: PortIndex(0),
+            name: config.name.clone(),
+            network: NetworkIndex(0),
+            mac: GUEST,
+            addresses: vec![GUEST_ADDRESS.into()],
+            link_locals: Arc::default(),
+            guard: Guard::Strict,
+            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+            queues: 1,
+            drops: Arc::default(),
+        });
+        let uplink = Arc::new(Uplink {
+            index: UPLINK,
+            name: "uplink".into(),
+            addresses: vec![ADDRESS.into()],
+            tunnels: vec![(PORT, TUNNEL)],
+            counters: Arc::default(),
+        });
+        let peers: Vec<_> = (0..peers).map(|n| peer(n, link)).collect();
+        let sessions = Arc::new(SessionTable::new(4 * peers.len()));
+        let snapshot = Snapshot {
+            generation: 1,
+            ports: vec![Some(Arc::clone(&port))],
+            networks: vec![Some(network(peers.len()))],
+            tunnels: vec![Some(Tunnel {
+                name: "tunnel".into(),
+                uplink: UPLINK,
+                mtu: MTU,
+                network: Some(NetworkIndex(0)),
+                allowed: Fib::build((0..peers.len()).map(|n| (behind(n), index(n)))),
+                mac1: None,
+                sessions: Arc::clone(&sessions),
+            })],
+            peers: peers.iter().cloned().map(Some).collect(),
+            uplinks: vec![Some(Arc::clone(&uplink))],
+            workers: vec![vec![(PortIndex(0), 0)]],
+        };
+        let attention = Arc::new(Attention::new().unwrap());
+        let (end, mut control) = control_link::link(attention, 1).unwrap();
+        let worker = Worker::new(
+            WorkerIndex::from_slot(0),
+            Arc::new(SnapshotCell::from_pointee(snapshot)),
+            end,
+            Polling::Busy,
+            Arc::new(WorkerStats::default()),
+        )
+        .with_engine(engine);
+        assert!(control.send(Command::AttachUplink(Box::new(queue))));
+        let mut site = Self {
+            worker,
+            port,
+            uplink,
+            peers,
+            sessions,
+            _control: control,
+            dir,
+        };
+        site.renew_keys();
+        while site.worker.step() {}
+        site
+    }
+
+    /// The guest's driver.
+    pub(crate) fn guest(&self) -> Frontend {
+        let config = FrontendConfig {
+            ring_size: RING,
+            ..FrontendConfig::default()
+        };
+        Frontend::connect(&self.dir.path().join("guest"), config).unwrap()
+    }
+
+    /// A new key for every peer, with all counters fresh: none is used for longer than a figure takes.
+    pub(crate) fn renew_keys(&mut self) {
+        let now = clock::monotonic();
+        for (n, peer) in self.peers.iter().enumerate() {
+            let keypair = Arc::new(Keypair::from_parts(
+                peer.id,
+                Role::Initiator,
+                (session(n), session(n)),
+                (key(n, Way::Out), key(n, Way::In)),
+                now,
+            ));
+            self.sessions.publish(Session {
+                keypair: Arc::clone(&keypair),
+                peer: Arc::clone(peer),
+            });
+            peer.publish_keypair(Some(keypair));
+        }
+    }
+
+    /// Datagrams that left.
+    pub(crate) fn sent(&self) -> u64 {
+        load(&self.uplink.counters.tx_packets)
+    }
+
+    /// Datagrams that came and were authentic.
+    pub(crate) fn accepted(&self) -> u64 {
+        let accepted = |peer: &Arc<Peer>| load(&peer.traffic.rx_packets);
+        self.peers.iter().map(accepted).sum()
+    }
+
+    /// What was lost under a name, whatever the name.
+    pub(crate) fn dropped(&self) -> u64 {
+        let Guest::Vhost(guest) = &self.port.guest else {
+            return 0;
+        };
+        let rings = [guest.guest_rx(0).counters(), guest.guest_tx(0).counters()];
+        let at_rings = |reason| rings.iter().map(|ring| ring.drops(reason)).sum::<u64>();
+        let at_peers = |peer: &Arc<Peer>| peer.drops.total();
+        PortDrop::ALL.map(at_rings).iter().sum::<u64>()
+            + self.peers.iter().map(at_peers).sum::<u64>()
+            + self.port.drops.total()
+            + self.uplink.counters.drops.total()
+    }
+}
+
+pub(crate) fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// Which way a key seals.
+#[derive(Clone, Copy)]
+pub(crate) enum Way {
+    Out = 1,
+    In = 2,
+}
+
+impl Way {
+    /// As cases are called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
+}
+
+/// The key of peer `n`.
+pub(crate) fn key(n: usize, way: Way) -> [u8; 32] {
+    let mut key = [way as u8; 32];
+    key[..8].copy_from_slice(&n.to_le_bytes());
+    key
+}
+
+fn index(n: usize) -> PeerIndex {
+    PeerIndex::from_slot(n)
+}
+
+/// The index of peer `n`'s session, at either end.
+fn session(n: usize) -> u32 {
+    u32::try_from(n).unwrap()
+}
+
+fn peer(n: usize, link: Link) -> Arc<Peer> {
+    let peer = Peer::new(index(n), TUNNEL, PeerId(session(n)));
+    peer.publish_path(Some(Path::new(endpoint(n), Some(ADDRESS.into()), link)));
+    Arc::new(peer)
+}
+
+/// Where peer `n` is.
+pub(crate) fn endpoint(n: usize) -> SocketAddr {
+    let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+    SocketAddr::new(Ipv4Addr::new(198, 18, high, low).into(), PORT)
+}
+
+/// A host behind peer `n`.
+fn host(n: usize) -> Ipv4Addr {
+    let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+    Ipv4Addr::new(10, 64 + high, low, 2)
+}
+
+fn behind(n: usize) -> Prefix {
+    Prefix::new(host(n).into(), 24).unwrap()
+}
+
+fn network(peers: usize) -> Network {
+    let own = |address: Ipv4Addr, len| Prefix::new(address.into(), len).unwrap();
+    let gateway = Ipv4Addr::new(10, 0, 0, 1);
+    let near = [
+        (own(gateway, 24), NextHop::Unreachable),
+        (own(gateway, 32), NextHop::Gateway),
+        (own(GUEST_ADDRESS, 32), NextHop::Port(PortIndex(0))),
+    ];
+    let far = (0..peers).map(|n| (behind(n), NextHop::Peer(index(n))));
+    Network {
+        name: "network".into(),
+        gateway_mac: GATEWAY,
+        gateways: vec![gateway.into()],
+        prefixes: vec![own(gateway, 24)],
+        tunnel: Some(TUNNEL),
+        macs: vec![(GUEST, PortIndex(0))],
+        routes: Fib::build(near.into_iter().chain(far)),
+        plain: None,
+    }
+}
+
+/// Frame number `serial` from the guest, to one peer after the other.
+pub(crate) fn frame(size: Size, peers: usize, serial: usize) -> (VnetHeader, Vec<u8>) {
+    let to = host(serial % peers);
+    let mut frame = GATEWAY.0.to_vec();
+    frame.extend(GUEST.0);
+    frame.extend([8, 0]);
+    match size {
+        Size::Packet(len) => {
+            frame.extend(udp(GUEST_ADDRESS, to, serial, len.into()));
+            (VnetHeader::default(), frame)
+        }
+        Size::SuperFrame => {
+            // As a driver posts it: lengths of the whole, the checksum field seeded.
+            let l4_len = u32::try_from(HEADERS - 20 + SEGMENT * SEGMENTS).unwrap();
+            let mut packet = tcp(GUEST_ADDRESS, to, (0, 0), SEGMENT * SEGMENTS);
+            let seed = Checksum::pseudo_v4(GUEST_ADDRESS, to, 6, l4_len).value();
+            packet[36..38].copy_from_slice(&seed.to_be_bytes());
+            frame.extend(packet);
+            let small = |len| u16::try_from(len).unwrap();
+            let vnet = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                gso_type: VnetHeader::GSO_TCPV4,
+                hdr_len: small(ETHERNET + HEADERS),
+                gso_size: small(SEGMENT),
+                csum_start: small(ETHERNET + 20),
+                csum_offset: 16,
+                num_buffers: 0,
+            };
+            (vnet, frame)
+        }
+    }
+}
+
+/// The inner packets of frame number `serial` to the guest, from one peer after the other.
+pub(crate) fn packets(size: Size, peers: usize, serial: usize) -> Vec<Vec<u8>> {
+    let from = host(serial % peers);
+    match size {
+        Size::Packet(len) => vec![udp(from, GUEST_ADDRESS, serial, len.into())],
+        Size::SuperFrame => (0..SEGMENTS)
+            .map(|segment| tcp(from, GUEST_ADDRESS, (serial, segment), SEGMENT))
+            .collect(),
+    }
+}
+
+/// An IPv4 header without options.
+fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, id: usize, len: usize) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend(u16::try_from(len).unwrap().to_be_bytes());
+    header.extend(&id.to_be_bytes()[6..]);
+    header.extend([0x40, 0, 64, protocol, 0, 0]);
+    header.extend(from.octets());
+    header.extend(to.octets());
+    let sum = Checksum::of(&header).complement();
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// A UDP packet of a flow that no packet near to it belongs to.
+fn udp(from: Ipv4Addr, to: Ipv4Addr, serial: usize, len: usize) -> Vec<u8> {
+    let l4_len = u16::try_from(len - 20).unwrap();
+    let mut packet = ipv4(from, to, 17, serial, len);
+    packet.extend(u16::try_from(1024 + serial % 4096).unwrap().to_be_bytes());
+    packet.extend([0x13, 0x88]);
+    packet.extend(l4_len.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend((28..len).map(|at| (at + serial).to_le_bytes()[0]));
+    let mut sum = Checksum::pseudo_v4(from, to, 17, l4_len.into());
+    sum.add(&packet[20..]);
+    packet[26..28].copy_from_slice(&sum.complement_udp().to_be_bytes());
+    packet
+}
+
+/// A TCP segment of frame number `serial`, one flow per frame.
+fn tcp(from: Ipv4Addr, to: Ipv4Addr, (serial, segment): (usize, usize), payload: usize) -> Vec<u8> {
+    let len = HEADERS + payload;
+    let mut packet = ipv4(from, to, 6, serial * SEGMENTS + segment, len);
+    packet.extend(u16::try_from(1024 + serial % 4096).unwrap().to_be_bytes());
+    packet.extend([0x13, 0x89]);
+    let sequence = u32::try_from(segment * SEGMENT).unwrap();
+    packet.extend(sequence.to_be_bytes());
+    packet.extend([0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    packet.extend((HEADERS..len).map(|at| (at + serial).to_le_bytes()[0]));
+    let l4_len = u32::try_from(len - 20).unwrap();
+    let mut sum = Checksum::pseudo_v4(from, to, 6, l4_len);
+    sum.add(&packet[20..]);
+    packet[36..38].copy_from_slice(&sum.complement().to_be_bytes());
+    packet
+}
+
+/// All peers in one: they seal what is for the guest, each counter once, and open what came from it.
+pub(crate) struct Peers {
+    engine: Engine,
+    counters: Vec<u64>,
+    serial: usize,
+}
+
+impl Peers {
+    pub(crate) fn new(peers: usize) -> Self {
+        Self {
+            engine: Engine::new(),
+            counters: vec![0; peers],
+            serial: 0,
+        }
+    }
+
+    /// They have new keys, too.
+    pub(crate) fn renew_keys(&mut self) {
+        self.counters.fill(0);
+    }
+
+    /// The datagrams of so many frames for the guest, with where they come from.
+    pub(crate) fn seal(&mut self, size: Size, frames: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut sealed = Vec::with_capacity(frames * size.packets());
+        for _ in 0..frames {
+            let peer = self.serial % self.counters.len();
+            for packet in packets(size, self.counters.len(), self.serial) {
+                sealed.push((endpoint(peer), self.seal_one(peer, &packet)));
+            }
+            self.serial += 1;
+        }
+        sealed
+    }
+
+    fn seal_one(&mut self, peer: usize, packet: &[u8]) -> Vec<u8> {
+        let counter = self.counters[peer];
+        self.counters[peer] += 1;
+        let len = padded(packet.len());
+        let mut datagram = vec![0; data_len(len) + TAILROOM];
+        let (header, body) = datagram.split_first_chunk_mut::<DATA_HEADER_LEN>().unwrap();
+        DataHeader {
+            receiver: session(peer),
+            counter,
+        }
+        .write(header);
+        body[..packet.len()].copy_from_slice(packet);
+        let key = key(peer, Way::In);
+        let job = SealJob::in_place(&key, counter, body, len).unwrap();
+        self.engine.seal(&mut [job]);
+        datagram.truncate(data_len(len));
+        datagram
+    }
+
+    /// Asserts that a datagram from the guest is authentic and holds an IPv4 packet for the peer whose session it
+    /// names.
+    pub(crate) fn open(&mut self, to: SocketAddr, datagram: &[u8]) {
+        let header = DataHeader::parse(datagram).expect("a data message");
+        let peer = usize::try_from(header.receiver).unwrap();
+        assert_eq!(to, endpoint(peer));
+        let mut sealed = datagram[DATA_HEADER_LEN..].to_vec();
+        let key = key(peer, Way::Out);
+        let mut jobs = Jobs::<OpenJob<'_>, 1>::new();
+        let job = OpenJob::in_place(&key, header.counter, &mut sealed).unwrap();
+        assert!(jobs.push(job).is_ok());
+        self.engine.open(&mut jobs);
+        assert!(jobs[0].ok(), "an authentic datagram");
+        assert_eq!(sealed[0], 0x45);
+        assert_eq!(sealed[16..20], host(peer).octets());
+    }
+}
+
+/// The length of an inner packet with its padding.
+pub(crate) fn padded(len: usize) -> usize {
+    culvert_wireguard::padding::padded_len(len, MTU.into())
+}
+
+/// Bytes of the longest datagram.
+pub(crate) const LONGEST: usize = DATA_HEADER_LEN + MTU as usize + TAG_LEN;
+
+/// Takes what came into the guest's ring: so many packets, before they were joined.
+pub(crate) fn collect(guest: &mut Frontend) -> u64 {
+    let mut packets = 0;
+    while let Some((vnet, frame)) = guest.receive_frame(0) {
+        packets += match vnet.gso_type {
+            VnetHeader::GSO_NONE => 1,
+            _ => (frame.len() - usize::from(vnet.hdr_len)).div_ceil(vnet.gso_size.into()) as u64,
+        };
+    }
+    packets
+}
