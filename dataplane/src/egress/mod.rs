@@ -1,7 +1,256 @@
 //! Egress: frames that leave through a tunnel, whoever sent them.
 //!
-//! In: departures, each with its peer and its cutting plan. Out: sealed datagrams on an uplink ([`seal`]), or frames that
-//! wait for a key ([`staged`]). Never: a decision on where a frame goes.
+//! In: a batch of frames, each bound for a peer: a guest's, another peer's, our own answers, those that waited for a key.
+//! Out: sealed datagrams on an uplink ([`seal`]), or frames that wait for a key ([`staged`]); notes on the others, for
+//! whoever knows their sender. Never: a decision on where a frame goes; a frame that overtakes one which waits for the
+//! same peer.
+//!
+//! One batch:
+//!
+//! 1. [`departure::plan`]: how each frame is cut, what its outer header says; [`admission`]: whether its peer can be
+//!    sent to now, asked once per run of frames for one peer. What waited for that peer leaves first.
+//! 2. [`seal::seal`]: all that may leave, in order, until there is no more room.
+//! 3. Of the frames that were reached, those without a key are staged, the others noted.
 
+pub(crate) mod admission;
+pub(crate) mod departure;
+pub(crate) mod keepalive;
 pub(crate) mod seal;
 pub(crate) mod staged;
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use culvert_wire::{icmp::IcmpError, parse::parse_frame};
+
+use self::{
+    admission::{Admission, admission},
+    departure::{Bound, Departure, Passage, Refusal},
+};
+use crate::{
+    guest::frames::{Frames, OwnFrame, OwnFrames},
+    shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer},
+    worker::turn::{Sending, Tools, Turn},
+};
+
+/// Frames in one batch, at the most.
+pub(crate) const BATCH: usize = SUB_BATCH;
+
+/// What the sender's side is to do about a frame.
+#[derive(Clone, Copy)]
+pub(crate) struct Note {
+    /// Its place in the batch.
+    pub(crate) frame: usize,
+    /// Why it was lost; `None` if it left all the same.
+    pub(crate) lost: Option<DropReason>,
+    /// What its sender should hear.
+    pub(crate) tell: Option<IcmpError>,
+}
+
+/// Notes on a batch.
+pub(crate) type Notes = ArrayVec<Note, BATCH>;
+
+/// A frame that does not leave now.
+enum Left<'s> {
+    /// It waits for the peer's key.
+    Waits(&'s Arc<Peer>),
+    /// It can't leave.
+    Refused(Refusal),
+}
+
+/// Sends a batch of frames. Answers the first one that found no room, if any: it and all behind it are as they were, and
+/// may be tried again.
+pub(crate) fn depart<'h, 's, F: Frames>(
+    turn: &Turn<'s>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    frames: &F,
+    bound: impl Iterator<Item = Bound<'h, 's>>,
+    notes: &mut Notes,
+) -> Option<usize> {
+    // 1. What may leave.
+    let mut departures = ArrayVec::<Departure<'s>, BATCH>::new();
+    let mut left = ArrayVec::<(usize, Left<'s>), BATCH>::new();
+    let mut recut = false;
+    let mut run: Option<(&Arc<Peer>, Admission)> = None;
+    for bound in bound.take(BATCH) {
+        let departure = match departure::plan(turn, frames, &bound) {
+            Ok(departure) => departure,
+            Err(refusal) => {
+                left.push((bound.frame, Left::Refused(refusal)));
+                continue;
+            }
+        };
+        let admission = match run {
+            Some((peer, admission)) if Arc::ptr_eq(peer, bound.peer) => admission,
+            _ => {
+                let admission = enter(turn, tools, sending, bound.peer, &left);
+                run = Some((bound.peer, admission));
+                admission
+            }
+        };
+        match admission {
+            Admission::Ready => {
+                recut |= departure.plan.is_recut();
+                departures.push(departure);
+            }
+            Admission::KeyWanted => left.push((bound.frame, Left::Waits(bound.peer))),
+            Admission::Refused(reason) => {
+                left.push((bound.frame, Left::Refused(admission::refusal(reason))));
+            }
+        }
+    }
+
+    // 2. All of it, as far as there is room.
+    let gone = seal::seal(turn, &mut tools.engine, sending, frames, &departures);
+    let rest = departures.get(gone).map(|first| first.frame);
+
+    // 3. What stays behind, as far as it was reached.
+    if recut {
+        notes.extend(departures[..gone].iter().filter_map(told_of_mtu));
+    }
+    for (frame, left) in left {
+        if rest.is_some_and(|rest| frame > rest) {
+            continue;
+        }
+        match left {
+            Left::Waits(peer) => stage(turn, tools, frames, frame, peer),
+            Left::Refused(Refusal { reason, tell }) => notes.push(Note {
+                frame,
+                lost: Some(reason),
+                tell,
+            }),
+        }
+    }
+    rest
+}
+
+/// It went out in smaller pieces; its sender should know why.
+fn told_of_mtu(departure: &Departure<'_>) -> Option<Note> {
+    let mtu = u32::try_from(departure.mtu).unwrap_or(u32::MAX);
+    departure.plan.is_recut().then_some(Note {
+        frame: departure.frame,
+        lost: None,
+        tell: Some(IcmpError::TooBig { mtu }),
+    })
+}
+
+/// Whether a run of frames for `peer` may leave; what waited for it has left then.
+fn enter<'s>(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    peer: &Arc<Peer>,
+    left: &[(usize, Left<'s>)],
+) -> Admission {
+    let admission = admission(turn, peer);
+    if !matches!(admission, Admission::Ready) {
+        return admission;
+    }
+    if !tools.staged.is_empty() && tools.staged.holds(peer.index) {
+        flush(turn, tools, sending, peer);
+    }
+    // A key that came in the middle of the batch, or went: no frame overtakes those that wait; the control core's word
+    // to flush is on its way.
+    let overtakes = left
+        .iter()
+        .any(|(_, left)| matches!(left, Left::Waits(waiting) if Arc::ptr_eq(waiting, peer)));
+    if overtakes || (!tools.staged.is_empty() && tools.staged.holds(peer.index)) {
+        return Admission::KeyWanted;
+    }
+    Admission::Ready
+}
+
+/// Copies a frame to those that wait for a key.
+#[cold]
+fn stage<F: Frames>(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    frames: &F,
+    frame: usize,
+    peer: &Arc<Peer>,
+) {
+    let overflow = |index| {
+        if let Some(peer) = turn.snapshot.peer(index) {
+            peer.note_unstaged(1);
+            peer.drops.add(DropReason::StagedOverflow, 1);
+        }
+    };
+    if tools.staged.push(peer.index, frames, frame, overflow) {
+        peer.note_staged();
+    } else {
+        peer.drops.add(DropReason::FrameTooLarge, 1);
+    }
+}
+
+/// Sends what waited for `peer`, oldest first.
+#[cold]
+pub(crate) fn flush(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    peer: &Arc<Peer>,
+) {
+    let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
+        return;
+    };
+    let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
+    let passage = match network.is_some_and(|network| network.plain.is_some()) {
+        true => Passage::Plain,
+        false => Passage::Routed,
+    };
+    // With nothing to send, no key is wanted.
+    while tools.staged.holds(peer.index)
+        && let Admission::Ready = admission(turn, peer)
+    {
+        let Tools { engine, staged, .. } = tools;
+        let mut taken = ArrayVec::<_, BATCH>::new();
+        while !taken.is_full()
+            && let Some(waiting) = staged.take(peer.index)
+        {
+            taken.push(waiting);
+        }
+        peer.note_unstaged(taken.len() as u64);
+        let list: ArrayVec<_, BATCH> = taken
+            .into_iter()
+            .map(|(vnet, place)| OwnFrame {
+                vnet,
+                bytes: staged.bytes(place),
+            })
+            .collect();
+        let frames = OwnFrames(&list);
+        let mut departures = ArrayVec::<_, BATCH>::new();
+        for frame in 0..frames.count() {
+            match parse(turn, &frames, frame, peer, passage) {
+                Ok(departure) => departures.push(departure),
+                Err(reason) => peer.drops.add(reason, 1),
+            }
+        }
+        let gone = seal::seal(turn, engine, sending, &frames, &departures);
+        // They have been waiting for long: the uplink's queue is not for them as well.
+        let lost = departures[gone..].iter().map(|d| d.plan.count() as u64);
+        match lost.sum() {
+            0 => {}
+            lost => peer.drops.add(DropReason::UplinkFull, lost),
+        }
+    }
+}
+
+/// The departure of a frame that waited.
+fn parse<'s>(
+    turn: &Turn<'_>,
+    frames: &OwnFrames<'_>,
+    frame: usize,
+    peer: &'s Arc<Peer>,
+    passage: Passage,
+) -> Result<Departure<'s>, DropReason> {
+    let len = u32::try_from(frames.len(frame)).unwrap_or(u32::MAX);
+    let headers = parse_frame(frames.head(frame), len).map_err(|_| DropReason::FrameMalformed)?;
+    let bound = Bound {
+        frame,
+        headers: &headers,
+        peer,
+        passage,
+    };
+    departure::plan(turn, frames, &bound).map_err(|refusal| refusal.reason)
+}

@@ -1,6 +1,6 @@
 //! Seal and encap: frames for a tunnel become WireGuard data messages on an uplink.
 //!
-//! In: frames that were routed to a peer, each with its cutting plan. Out: sealed
+//! In: departures, each with its peer and its cutting plan. Out: sealed
 //! datagrams handed to the uplink, in order. Never: a frame begun without room for
 //! it, a counter used twice, a payload byte copied before it is sealed (unless it
 //! lies scattered over more than `SOURCE_SEGMENTS` pieces).
@@ -22,41 +22,20 @@
 use std::{ops::Range, sync::Arc};
 
 use arrayvec::ArrayVec;
-use culvert_aead::{Jobs, PayloadSum, SealJob, Segments, TAG_LEN};
-use culvert_wire::{Checksum, segment::Plan};
+use culvert_aead::{Engine, Jobs, PayloadSum, SealJob, Segments, TAG_LEN};
+use culvert_wire::Checksum;
 use culvert_wireguard::{
     Keypair,
     message::{DATA_HEADER_LEN, DataHeader, data_len},
-    padding::padded_len,
 };
 
+use super::departure::Departure;
 use crate::{
     guest::frames::{Frames, SEGMENT_ROOM},
-    shared::{
-        drops::DropReason,
-        limits::SUB_BATCH,
-        path::Path,
-        peer::{Peer, signal},
-    },
-    uplink::{Outer, Tx},
-    worker::turn::{Sending, Tools, Turn},
+    shared::{drops::DropReason, limits::SUB_BATCH, path::Path, peer::signal},
+    uplink::Tx,
+    worker::turn::{Sending, Turn},
 };
-
-/// A frame that leaves through a tunnel.
-pub(crate) struct Departure<'s> {
-    /// Its place in the burst.
-    pub(crate) frame: usize,
-    /// Who gets it.
-    pub(crate) peer: &'s Arc<Peer>,
-    /// How it is cut.
-    pub(crate) plan: Plan,
-    /// The tunnel's MTU: padding stays within it.
-    pub(crate) mtu: usize,
-    /// The outer IP header's part: the inner ECN bits.
-    pub(crate) outer: Outer,
-    /// The frame was routed, so its hop limit falls by one.
-    pub(crate) routed: bool,
-}
 
 /// One wire packet of a sub-batch.
 struct Packet {
@@ -79,43 +58,11 @@ struct Run {
     path: Arc<Path>,
 }
 
-/// Whether a peer can be sent to now.
-pub(crate) enum Admission {
-    /// It has a key and a way.
-    Ready,
-    /// It has no usable key: the frame may wait for one.
-    KeyWanted,
-    /// It can't be sent to.
-    Refused(DropReason),
-}
-
-/// Looks at a peer's key and way, and asks the control core for what is missing.
-pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
-    {
-        let path = peer.path();
-        let Some(path) = path.as_ref() else {
-            return Admission::Refused(DropReason::NoEndpoint);
-        };
-        if path.link == crate::shared::path::Link::Unresolved {
-            peer.want(signal::NEXT_HOP_WANTED, turn.now, turn.attention);
-            return Admission::Refused(DropReason::NextHopUnresolved);
-        }
-    }
-    let keypair = peer.keypair();
-    match keypair.as_ref() {
-        Some(keypair) if keypair.sendable(turn.now).is_ok() => Admission::Ready,
-        Some(_) | None => {
-            peer.want(signal::KEY_WANTED, turn.now, turn.attention);
-            Admission::KeyWanted
-        }
-    }
-}
-
 /// Seals and sends departures in order; answers how many are done with, sent or
 /// dropped by name. The rest found no room and may be tried again.
 pub(crate) fn seal<F: Frames>(
     turn: &Turn<'_>,
-    tools: &mut Tools,
+    engine: &mut Engine,
     sending: &mut Sending<'_>,
     frames: &F,
     departures: &[Departure<'_>],
@@ -147,7 +94,7 @@ pub(crate) fn seal<F: Frames>(
             }
             return next;
         }
-        sub_batch(turn, tools, tx, frames, departures, &mut packets);
+        sub_batch(turn, engine, tx, frames, departures, &mut packets);
         (next, segment) = reached;
     }
     next
@@ -169,7 +116,7 @@ fn wanted(
         }
         wanted += departure.plan.count();
         // None of a frame's segments is longer than the first.
-        let len = padded_len(departure.plan.segment(0).len, departure.mtu);
+        let len = departure.packet_len(departure.plan.segment(0).len);
         longest = longest.max(data_len(len));
     }
     ((wanted - segment).min(SUB_BATCH), longest)
@@ -200,7 +147,7 @@ fn choose(
                 departure: next,
                 segment: index,
                 payload: cut.payload,
-                len: padded_len(cut.len, departure.mtu),
+                len: departure.packet_len(cut.len),
                 counter: 0,
                 run: 0,
                 sum: None,
@@ -219,7 +166,7 @@ fn choose(
 /// Steps 2 to 5.
 fn sub_batch<F: Frames>(
     turn: &Turn<'_>,
-    tools: &mut Tools,
+    engine: &mut Engine,
     tx: &mut Tx,
     frames: &F,
     departures: &[Departure<'_>],
@@ -227,7 +174,7 @@ fn sub_batch<F: Frames>(
 ) {
     let mut runs = ArrayVec::<Run, SUB_BATCH>::new();
     reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
-    let built = build_and_seal(tools, tx, frames, departures, packets, &runs);
+    let built = build_and_seal(engine, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
         let outer = departures[packet.departure].outer;
         tx.commit(
@@ -309,7 +256,7 @@ fn reserve_counters(
 
 /// Steps 3 and 4; answers how many packets were sealed, from the first on.
 fn build_and_seal<F: Frames>(
-    tools: &mut Tools,
+    engine: &mut Engine,
     tx: &mut Tx,
     frames: &F,
     departures: &[Departure<'_>],
@@ -317,20 +264,14 @@ fn build_and_seal<F: Frames>(
     runs: &[Run],
 ) -> usize {
     let sums = tx.needs_sums();
-    tools.engine.sum_sealed(sums);
+    engine.sum_sealed(sums);
     let room = Segments::<SEGMENT_ROOM>::new();
     let mut jobs = Jobs::<SealJob<'_>, SUB_BATCH>::new();
     let needs_sum = packets
         .iter()
         .any(|p| departures[p.departure].plan.needs_sum());
     let write_head = |packet: &Packet, sum: Checksum, head: &mut [u8]| {
-        let departure = &departures[packet.departure];
-        departure
-            .plan
-            .write_headers(packet.segment, frames.head(departure.frame), sum, head);
-        if departure.routed {
-            decrement_hop_limit(head);
-        }
+        departures[packet.departure].write_head(frames, packet.segment, sum, head);
     };
     for (packet, slot) in packets.iter_mut().zip(tx.rooms()) {
         let departure = &departures[packet.departure];
@@ -345,7 +286,7 @@ fn build_and_seal<F: Frames>(
         }
         .write(header);
         packet.sum = sums.then(|| Checksum::of(header));
-        let head = departure.plan.header_len();
+        let head = departure.head_len();
         let (len, payload) = (packet.len, &packet.payload);
         if body.len() < len + TAG_LEN + culvert_aead::TAILROOM {
             break;
@@ -372,15 +313,13 @@ fn build_and_seal<F: Frames>(
     }
     let built = jobs.len();
     if needs_sum {
-        tools
-            .engine
-            .seal_with(&mut jobs, |index, sum: PayloadSum, head| {
-                let mut payload = Checksum::ZERO;
-                payload.add_u16(sum.value());
-                write_head(&packets[index], payload, head);
-            });
+        engine.seal_with(&mut jobs, |index, sum: PayloadSum, head| {
+            let mut payload = Checksum::ZERO;
+            payload.add_u16(sum.value());
+            write_head(&packets[index], payload, head);
+        });
     } else {
-        tools.engine.seal(&mut jobs);
+        engine.seal(&mut jobs);
     }
     if sums {
         for (packet, job) in packets.iter_mut().zip(jobs.iter()) {
@@ -401,91 +340,5 @@ fn note_sent(turn: &Turn<'_>, departures: &[Departure<'_>], packets: &[Packet]) 
         let bytes: usize = run.iter().map(|packet| data_len(packet.len)).sum();
         peer.traffic.sent(run.len() as u64, bytes as u64);
         peer.raise(signal::DATA_SENT, turn.attention);
-    }
-}
-
-/// Seals and sends one empty packet: a keepalive.
-pub(crate) fn keepalive(
-    turn: &Turn<'_>,
-    tools: &mut Tools,
-    sending: &mut Sending<'_>,
-    peer: &Arc<Peer>,
-) {
-    let (keypair, path) = (peer.keypair(), peer.path());
-    let (Some(keypair), Some(path)) = (keypair.as_ref(), path.as_ref()) else {
-        return;
-    };
-    let Some(position) = sending.position(peer.tunnel) else {
-        return;
-    };
-    let Some(tx) = sending.queue(position) else {
-        return;
-    };
-    let tunnel = turn.snapshot.tunnel(peer.tunnel);
-    let Some(uplink) = tunnel.and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink)) else {
-        return;
-    };
-    if tx.reserve(1, data_len(0)) == 0 {
-        peer.drops.add(DropReason::UplinkFull, 1);
-        return;
-    }
-    let Ok(mut range) = keypair.reserve(1, turn.now) else {
-        peer.want(signal::KEY_WANTED, turn.now, turn.attention);
-        return;
-    };
-    let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else {
-        return;
-    };
-    let Some((header, body)) = room.bytes_mut().split_first_chunk_mut::<DATA_HEADER_LEN>() else {
-        return;
-    };
-    DataHeader {
-        receiver: keypair.remote_index(),
-        counter,
-    }
-    .write(header);
-    let Ok(job) = SealJob::in_place(keypair.sending_key(), counter, body, 0) else {
-        return;
-    };
-    tools.engine.seal(&mut [job]);
-    tx.commit(data_len(0), path, Outer::default(), None);
-    tx.flush(&uplink.counters);
-    peer.traffic.sent(1, data_len(0) as u64);
-    peer.raise(signal::KEEPALIVE_SENT, turn.attention);
-}
-
-/// Lowers the hop limit of the IP packet that begins with `head` by one. Its caller
-/// made sure that it is above one.
-pub(crate) fn decrement_hop_limit(head: &mut [u8]) {
-    match head.first().map(|first| first >> 4) {
-        Some(4) if head.len() >= 20 => {
-            let old = u16::from_be_bytes([head[8], head[9]]);
-            head[8] = head[8].wrapping_sub(1);
-            let new = u16::from_be_bytes([head[8], head[9]]);
-            let field = u16::from_be_bytes([head[10], head[11]]);
-            let field = culvert_wire::checksum::update(field, old, new);
-            head[10..12].copy_from_slice(&field.to_be_bytes());
-        }
-        Some(6) if head.len() >= 8 => head[7] = head[7].wrapping_sub(1),
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lower_hop_limit_keeps_the_header_checksum_right() {
-        for ttl in [2, 64, 255] {
-            let mut header = [
-                0x45, 0, 0, 84, 1, 2, 0x40, 0, ttl, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-            ];
-            let sum = Checksum::of(&header).complement();
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
-            decrement_hop_limit(&mut header);
-            assert_eq!(header[8], ttl - 1);
-            assert!(Checksum::of(&header).is_valid());
-        }
     }
 }

@@ -12,7 +12,10 @@
 //!                 ^ front's start                ^ head
 //! ```
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    ops::Range,
+};
 
 use culvert_wire::VnetHeader;
 
@@ -136,9 +139,9 @@ impl Staged {
         }
     }
 
-    /// The oldest frame that waits for `peer`, taken out; its bytes stay valid until
-    /// the next `push`.
-    pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(VnetHeader, &[u8])> {
+    /// The oldest frame that waits for `peer`, taken out; its bytes lie at this place
+    /// until the next `push`.
+    pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(VnetHeader, Range<usize>)> {
         if !self.holds(peer) {
             return None;
         }
@@ -151,7 +154,12 @@ impl Staged {
         let (vnet, range) = (entry.vnet, entry.start..entry.start + entry.len);
         self.forget_one(peer);
         self.trim();
-        Some((vnet, &self.memory[range]))
+        Some((vnet, range))
+    }
+
+    /// The bytes of a frame that was taken out.
+    pub(crate) fn bytes(&self, place: Range<usize>) -> &[u8] {
+        &self.memory[place]
     }
 
     fn forget_one(&mut self, peer: PeerIndex) {
@@ -176,7 +184,7 @@ impl Staged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::frames::OwnFrame;
+    use crate::guest::frames::{OwnFrame, OwnFrames};
 
     fn frame(fill: u8, len: usize) -> Vec<u8> {
         vec![fill; len]
@@ -184,12 +192,17 @@ mod tests {
 
     fn push(staged: &mut Staged, peer: u32, bytes: &[u8]) -> Vec<PeerIndex> {
         let mut dropped = Vec::new();
-        let own = OwnFrame {
+        let own = [OwnFrame {
             vnet: VnetHeader::default(),
             bytes,
-        };
-        assert!(staged.push(PeerIndex(peer), &own, 0, |p| dropped.push(p)));
+        }];
+        assert!(staged.push(PeerIndex(peer), &OwnFrames(&own), 0, |p| dropped.push(p)));
         dropped
+    }
+
+    fn take(staged: &mut Staged, peer: u32) -> Vec<u8> {
+        let (_, place) = staged.take(PeerIndex(peer)).unwrap();
+        staged.bytes(place).to_vec()
     }
 
     #[test]
@@ -200,7 +213,7 @@ mod tests {
             assert!(push(&mut staged, 8, &frame(fill + 100, 60_000)).is_empty());
         }
         for fill in 1..=3 {
-            assert_eq!(staged.take(PeerIndex(7)).unwrap().1, frame(fill, 100));
+            assert_eq!(take(&mut staged, 7), frame(fill, 100));
         }
         assert!(staged.take(PeerIndex(7)).is_none());
         assert_eq!(staged.discard(PeerIndex(8)), 3);
@@ -214,7 +227,7 @@ mod tests {
             assert!(push(&mut staged, 1, &[u8::try_from(fill).unwrap(); 64]).is_empty());
         }
         assert_eq!(push(&mut staged, 1, &[255; 64]), [PeerIndex(1)]);
-        assert_eq!(staged.take(PeerIndex(1)).unwrap().1[0], 1);
+        assert_eq!(take(&mut staged, 1)[0], 1);
     }
 
     #[test]
@@ -232,7 +245,7 @@ mod tests {
             }
         }
         for (peer, fill, len) in alive {
-            assert_eq!(staged.take(PeerIndex(peer)).unwrap().1, frame(fill, len));
+            assert_eq!(take(&mut staged, peer), frame(fill, len));
         }
         assert!(staged.is_empty());
     }

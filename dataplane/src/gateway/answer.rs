@@ -43,12 +43,8 @@ pub(crate) enum Question {
     Neighbor { owner: MacAddr, router: bool },
     /// An echo request to the gateway.
     Echo,
-    /// The packet is larger than the tunnel takes.
-    TooBig { mtu: u16 },
-    /// The packet's hop limit ran out here.
-    HopLimit,
-    /// There is no way to the packet's destination.
-    Unreachable,
+    /// Nobody asked: why a packet can't go on.
+    Error(IcmpError),
 }
 
 /// The answer to an ARP packet; `None` if it concerns the other ports (an
@@ -145,16 +141,7 @@ pub(crate) fn answer<'h, F: Frames>(
                     frames.copy(frame, offset, rest)
                 })
             }
-            Question::TooBig { mtu } => {
-                let error = IcmpError::TooBig { mtu: mtu.into() };
-                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
-            }
-            Question::HopLimit => {
-                let error = IcmpError::TimeExceeded;
-                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
-            }
-            Question::Unreachable => {
-                let error = IcmpError::Unreachable;
+            Question::Error(error) => {
                 icmp_error(turn, tools, port, network, headers, head, error, &mut out)
             }
         };
@@ -169,7 +156,7 @@ pub(crate) fn answer<'h, F: Frames>(
             // Malformed, or too long for an answer in one piece.
             Question::Echo => port.drops.add(DropReason::GatewayNotServed, 1),
             // The frame itself has been counted.
-            Question::TooBig { .. } | Question::HopLimit | Question::Unreachable => {}
+            Question::Error(_) => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use culvert_wire::{
 };
 
 use crate::{
-    egress::seal::decrement_hop_limit,
+    egress::departure::decrement_hop_limit,
     guest::{frames::Frames, tun::Writer},
     shared::{
         drops::DropReason,

@@ -1,7 +1,7 @@
 //! Frames on their way out, wherever their bytes lie.
 //!
-//! In: a burst of frames in a guest's memory or in an interface's buffers, or frames
-//! that were staged in ours.
+//! In: a burst of frames in a guest's memory or in an interface's buffers, or in our own
+//! (staged, relayed, our answers).
 //! Out: their offload metadata, a private copy of their first bytes, and their
 //! payload as segments to seal from or bytes to copy. Never: a decision on bytes
 //! outside of the private copy.
@@ -140,40 +140,44 @@ impl Frames for GuestFrames<'_, '_> {
     }
 }
 
-/// One whole frame in our own memory.
+/// A whole frame in our own memory.
 pub(crate) struct OwnFrame<'m> {
     pub(crate) vnet: VnetHeader,
     pub(crate) bytes: &'m [u8],
 }
 
-impl Frames for OwnFrame<'_> {
+/// Whole frames in our own memory.
+pub(crate) struct OwnFrames<'m>(pub(crate) &'m [OwnFrame<'m>]);
+
+impl Frames for OwnFrames<'_> {
     fn count(&self) -> usize {
-        1
+        self.0.len()
     }
 
-    fn vnet(&self, _: usize) -> &VnetHeader {
-        &self.vnet
+    fn vnet(&self, i: usize) -> &VnetHeader {
+        &self.0[i].vnet
     }
 
-    fn len(&self, _: usize) -> usize {
-        self.bytes.len()
+    fn len(&self, i: usize) -> usize {
+        self.0[i].bytes.len()
     }
 
-    fn head(&self, _: usize) -> &[u8] {
-        &self.bytes[..self.bytes.len().min(culvert_wire::parse::HEAD_LEN)]
+    fn head(&self, i: usize) -> &[u8] {
+        let bytes = self.0[i].bytes;
+        &bytes[..bytes.len().min(culvert_wire::parse::HEAD_LEN)]
     }
 
     fn segments<'a, 'r>(
         &'a self,
-        _: usize,
+        i: usize,
         range: Range<usize>,
         room: &'r Segments<'a, SEGMENT_ROOM>,
     ) -> Option<&'r [Segment<'a>]> {
-        room.keep([Segment::from(self.bytes.get(range)?)])
+        room.keep([Segment::from(self.0[i].bytes.get(range)?)])
     }
 
-    fn copy(&self, _: usize, offset: usize, to: &mut [u8]) -> bool {
-        match self.bytes.get(offset..offset + to.len()) {
+    fn copy(&self, i: usize, offset: usize, to: &mut [u8]) -> bool {
+        match self.0[i].bytes.get(offset..offset + to.len()) {
             Some(from) => {
                 to.copy_from_slice(from);
                 true
@@ -182,7 +186,7 @@ impl Frames for OwnFrame<'_> {
         }
     }
 
-    fn private(&self, _: usize) -> Option<&[u8]> {
-        Some(self.bytes)
+    fn private(&self, i: usize) -> Option<&[u8]> {
+        Some(self.0[i].bytes)
     }
 }

@@ -14,7 +14,7 @@ use culvert_wireguard::message::data_len;
 
 use super::{Arrival, Claim, Destination, Sessions, plaintext_mut};
 use crate::{
-    egress::seal::decrement_hop_limit,
+    egress::departure::decrement_hop_limit,
     gateway::answer,
     guest::deliver,
     shared::{

@@ -14,10 +14,10 @@
 //! 6. `deliver_to`: per guest ring or interface queue, coalesced as far as it is taken.
 
 mod admit;
+mod forward;
 
 use std::sync::{Arc, atomic::Ordering};
 
-use admit::admit;
 use arrayvec::ArrayVec;
 use culvert_aead::{Jobs, OpenJob};
 use culvert_wire::{
@@ -25,7 +25,6 @@ use culvert_wire::{
     coalesce::Accept,
     ether,
     parse::{Headers, L3},
-    segment::Plan,
 };
 use culvert_wireguard::{
     Instant,
@@ -33,21 +32,18 @@ use culvert_wireguard::{
     message::{DATA_HEADER_LEN, DataHeader, Kind, data_len},
 };
 
+use self::{admit::admit, forward::forward};
 use crate::{
-    egress::seal::{self, Admission, Departure},
-    guest::{
-        deliver::{self, ETHERNET, Outlet},
-        frames::OwnFrame,
-    },
+    guest::deliver::{self, ETHERNET, Outlet},
     shared::{
         control_link::{HandshakePunt, Inline},
         drops::DropReason,
         ids::PortIndex,
         limits::{self, UPLINK_BURST},
-        peer::{Peer, signal},
+        peer::signal,
         sessions::Session,
     },
-    uplink::{Datagram, Outer, Uplink},
+    uplink::{Datagram, Uplink},
     worker::turn::{Sending, Tools, Turn},
 };
 
@@ -332,112 +328,6 @@ fn plaintext_mut(datagram: &mut Datagram) -> &mut [u8] {
     let bytes = datagram.bytes_mut();
     let end = bytes.len() - culvert_aead::TAG_LEN;
     &mut bytes[DATA_HEADER_LEN..end]
-}
-
-/// Packets that leave again: to other peers, and echo replies.
-///
-/// The plaintext lies behind the 16 bytes of the data header; an Ethernet header that
-/// nobody sees takes the last 14 of them, so that the packet looks like any frame.
-fn forward(
-    turn: &Turn<'_>,
-    tools: &mut Tools,
-    sending: &mut Sending<'_>,
-    burst: &mut [Datagram],
-    arrivals: &[Arrival],
-    sessions: &Sessions,
-) {
-    for arrival in arrivals {
-        let (target, routed) = match arrival.to {
-            Destination::Ring(..) => continue,
-            Destination::Peer(peer) => (turn.snapshot.peer(peer), true),
-            Destination::Gateway => (Some(&sessions[arrival.session].peer), false),
-        };
-        let Some(target) = target else {
-            let peer = &sessions[arrival.session].peer;
-            peer.drops.add(DropReason::NoRoute, 1);
-            continue;
-        };
-        let datagram = &mut burst[arrival.datagram];
-        let mut len = arrival.headers.ip_len;
-        if !routed {
-            match culvert_wire::icmp::echo_reply_in_place(plaintext_mut(datagram)) {
-                Some(reply) => len = reply,
-                None => {
-                    target.drops.add(DropReason::GatewayNotServed, 1);
-                    continue;
-                }
-            }
-        }
-        let start = DATA_HEADER_LEN - ETHERNET;
-        let bytes = &mut datagram.bytes_mut()[start..DATA_HEADER_LEN + len];
-        let ether_type = match arrival.headers.l3 {
-            L3::V4(_) => EtherType::IPV4,
-            L3::V6(_) | L3::Arp | L3::Other => EtherType::IPV6,
-        };
-        let zero = culvert_wire::MacAddr::ZERO;
-        bytes[..ETHERNET].copy_from_slice(&ether::header(zero, zero, ether_type));
-        let frame = OwnFrame {
-            vnet: VnetHeader::default(),
-            bytes,
-        };
-        send_back(turn, tools, sending, target, &frame, routed);
-    }
-}
-
-fn send_back(
-    turn: &Turn<'_>,
-    tools: &mut Tools,
-    sending: &mut Sending<'_>,
-    peer: &Arc<Peer>,
-    frame: &OwnFrame<'_>,
-    routed: bool,
-) {
-    let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
-        peer.drops.add(DropReason::NoRoute, 1);
-        return;
-    };
-    let mtu = usize::from(tunnel.mtu);
-    let head = &frame.bytes[..frame.bytes.len().min(culvert_wire::parse::HEAD_LEN)];
-    let len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
-    let Ok(headers) = culvert_wire::parse_frame(head, len) else {
-        peer.drops.add(DropReason::InnerMalformed, 1);
-        return;
-    };
-    let Ok(plan) = Plan::new(&frame.vnet, &headers, head, mtu) else {
-        peer.drops.add(DropReason::TooBig, 1);
-        return;
-    };
-    match seal::admission(turn, peer) {
-        Admission::Ready => {
-            let outer = Outer::from(headers.traffic_class().unwrap_or(0) & 3);
-            let departure = Departure {
-                frame: 0,
-                peer,
-                plan,
-                mtu,
-                outer,
-                routed,
-            };
-            if seal::seal(turn, tools, sending, frame, &[departure]) == 0 {
-                peer.drops.add(DropReason::UplinkFull, 1);
-            }
-        }
-        Admission::KeyWanted => {
-            // Whoever's frame made room.
-            let overflow = |index| {
-                if let Some(peer) = turn.snapshot.peer(index) {
-                    peer.note_unstaged(1);
-                    peer.drops.add(DropReason::StagedOverflow, 1);
-                }
-            };
-            if tools.staged.push(peer.index, frame, 0, overflow) {
-                peer.note_staged();
-            } else {
-                peer.drops.add(DropReason::FrameTooLarge, 1);
-            }
-        }
-        Admission::Refused(reason) => peer.drops.add(reason, 1),
-    }
 }
 
 /// Step 6, ring by ring.

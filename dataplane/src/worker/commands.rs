@@ -11,8 +11,7 @@ use super::{
     turn::{Sending, Tools, Turn},
 };
 use crate::{
-    egress::seal,
-    outbound,
+    egress::{self, keepalive::keepalive},
     shared::{
         control_link::Command,
         drops::DropReason,
@@ -49,14 +48,14 @@ impl Worker {
             Command::Keepalive(peer) => {
                 self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
                     let waited = tools.staged.holds(peer.index);
-                    outbound::flush_staged(turn, tools, sending, peer);
+                    egress::flush(turn, tools, sending, peer);
                     if !waited {
-                        seal::keepalive(turn, tools, sending, peer);
+                        keepalive(turn, tools, sending, peer);
                     }
                 })
             }
             Command::FlushStaged(peer) => {
-                self.with_peer(snapshot, peer, outbound::flush_staged);
+                self.with_peer(snapshot, peer, egress::flush);
             }
             Command::DropStaged(peer) => {
                 let dropped = self.tools.staged.discard(peer);
