@@ -4,8 +4,8 @@
 
 use culvert_wire::icmp::IcmpError;
 
-use super::departure::Refusal;
 use crate::{
+    gateway::Refusal,
     shared::{
         drops::DropReason,
         path::Link,

@@ -22,6 +22,7 @@ use culvert_wire::{
 use culvert_wireguard::padding::padded_len;
 
 use crate::{
+    gateway::Refusal,
     guest::frames::Frames,
     shared::{drops::DropReason, peer::Peer},
     uplink::Outer,
@@ -65,21 +66,6 @@ pub(crate) struct Departure<'s> {
     pub(crate) outer: Outer,
     /// The frame was routed, so its hop limit falls by one.
     routed: bool,
-}
-
-/// Why a frame can't leave.
-#[derive(Clone, Copy)]
-pub(crate) struct Refusal {
-    /// The name of the loss.
-    pub(crate) reason: DropReason,
-    /// What its sender should hear.
-    pub(crate) tell: Option<IcmpError>,
-}
-
-impl From<DropReason> for Refusal {
-    fn from(reason: DropReason) -> Self {
-        Self { reason, tell: None }
-    }
 }
 
 /// Plans how a frame leaves.

@@ -25,9 +25,10 @@ use culvert_wire::{icmp::IcmpError, parse::parse_frame};
 
 use self::{
     admission::{Admission, admission},
-    departure::{Bound, Departure, Passage, Refusal},
+    departure::{Bound, Departure, Passage},
 };
 use crate::{
+    gateway::Refusal,
     guest::frames::{Frames, OwnFrame, OwnFrames},
     shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer},
     worker::turn::{Sending, Tools, Turn},

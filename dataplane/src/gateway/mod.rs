@@ -1,5 +1,26 @@
-//! Gateway: the router that a network's guests see.
+//! Gateway: the router that a network's guests and peers see.
 //!
-//! In: questions of guests, and packets that can't go on. Out: one [`answer`] each. Never: a packet's own way.
+//! In: questions of guests, and packets that can't go on. Out: one [`answer`] each to a guest, an [`error`] to a peer.
+//! Never: a packet's own way.
 
 pub(crate) mod answer;
+pub(crate) mod error;
+
+use culvert_wire::icmp::IcmpError;
+
+use crate::shared::drops::DropReason;
+
+/// Why a packet can't go on.
+#[derive(Clone, Copy)]
+pub(crate) struct Refusal {
+    /// The name of the loss.
+    pub(crate) reason: DropReason,
+    /// What its sender should hear.
+    pub(crate) tell: Option<IcmpError>,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, tell: None }
+    }
+}

@@ -7,15 +7,16 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 use culvert_wire::{
+    icmp::IcmpError,
     parse::{Headers, L3, parse_ip},
     scope::is_routable,
 };
 use culvert_wireguard::message::data_len;
 
-use super::{Arrival, Claim, Destination, Sessions, plaintext_mut};
+use super::{Arrival, Claim, Destination, Sessions, plaintext, plaintext_mut};
 use crate::{
     egress::departure::decrement_hop_limit,
-    gateway::answer,
+    gateway::{Refusal, answer},
     guest::deliver,
     shared::{
         drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer, snapshot::NextHop,
@@ -51,7 +52,19 @@ pub(super) fn admit(
                 headers,
                 to,
             }),
-            Err(reason) => peer.drops.add(reason, 1),
+            Err(Refusal { reason, tell }) => {
+                peer.drops.add(reason, 1);
+                if let Some(error) = tell
+                    && let Ok(headers) = parse_ip(plaintext(datagram))
+                {
+                    arrivals.push(Arrival {
+                        datagram: index,
+                        session,
+                        headers,
+                        to: Destination::Sender(error),
+                    });
+                }
+            }
         }
     }
     arrivals
@@ -73,7 +86,7 @@ fn admit_one(
     datagram: &mut Datagram,
     (session, peer): (usize, &Peer),
     last: &mut Option<Way>,
-) -> Result<(Headers, Destination), DropReason> {
+) -> Result<(Headers, Destination), Refusal> {
     let ecn = datagram.ecn;
     let packet = plaintext_mut(datagram);
     let headers = parse_ip(packet).map_err(|_| DropReason::InnerMalformed)?;
@@ -102,10 +115,13 @@ fn admit_one(
         let hop_limit = match &headers.l3 {
             L3::V4(ip) => ip.ttl,
             L3::V6(ip) => ip.hop_limit,
-            L3::Arp | L3::Other => return Err(DropReason::InnerMalformed),
+            L3::Arp | L3::Other => return Err(DropReason::InnerMalformed.into()),
         };
         if hop_limit <= 1 {
-            return Err(DropReason::TtlExceeded);
+            return Err(Refusal {
+                reason: DropReason::TtlExceeded,
+                tell: Some(IcmpError::TimeExceeded),
+            });
         }
         if matches!(way.to, Destination::Ring(..)) {
             decrement_hop_limit(packet);
@@ -120,13 +136,13 @@ fn find(
     headers: &Headers,
     (source, destination): (IpAddr, IpAddr),
     peer: &Peer,
-) -> Result<(Destination, bool), DropReason> {
+) -> Result<(Destination, bool), Refusal> {
     let tunnel = turn
         .snapshot
         .tunnel(peer.tunnel)
         .ok_or(DropReason::NoRoute)?;
     if tunnel.allowed.lookup(source) != Some(peer.index) {
-        return Err(DropReason::SourceNotAllowed);
+        return Err(DropReason::SourceNotAllowed.into());
     }
     let network = tunnel
         .network
@@ -137,16 +153,16 @@ fn find(
         return Ok((Destination::Ring(port, queue), false));
     }
     if !is_routable(source) || !is_routable(destination) {
-        return Err(DropReason::AddressUnroutable);
+        return Err(DropReason::AddressUnroutable.into());
     }
-    let next_hop = network
-        .routes
-        .lookup(destination)
-        .ok_or(DropReason::NoRoute)?;
-    match next_hop {
+    let next_hop = network.routes.lookup(destination);
+    match next_hop.unwrap_or(NextHop::Unreachable) {
         NextHop::Gateway if answer::is_echo_request(headers) => Ok((Destination::Gateway, false)),
-        NextHop::Gateway => Err(DropReason::GatewayNotServed),
-        NextHop::Unreachable => Err(DropReason::NoRoute),
+        NextHop::Gateway => Err(DropReason::GatewayNotServed.into()),
+        NextHop::Unreachable => Err(Refusal {
+            reason: DropReason::NoRoute,
+            tell: Some(IcmpError::Unreachable),
+        }),
         // Its hop limit falls when it leaves.
         NextHop::Peer(peer) => Ok((Destination::Peer(peer), true)),
         NextHop::Port(port) => {

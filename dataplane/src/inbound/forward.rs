@@ -1,7 +1,7 @@
-//! Forward: packets that leave again, to other peers, and the gateway's replies.
+//! Forward: packets that leave again, to other peers; the gateway's replies and errors.
 //!
-//! In: arrivals for a peer or the gateway. Out: batches bound for peers, for the egress. Never: a packet held until
-//! there is room.
+//! In: arrivals for a peer or the gateway, and those that can't go on. Out: batches bound for peers, for the egress;
+//! the latter's senders are told. Never: a packet held until there is room; an error about our own packets.
 //!
 //! The plaintext lies behind the 16 bytes of the data header; an Ethernet header that nobody sees takes the last 14 of
 //! them, so that the packet looks like any frame.
@@ -15,22 +15,24 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use culvert_wire::{
-    EtherType, MacAddr, VnetHeader, ether, icmp,
+    EtherType, MacAddr, VnetHeader, ether,
+    icmp::{self, IcmpError},
     parse::{HEAD_LEN, Headers, L3, parse_frame},
 };
 use culvert_wireguard::message::DATA_HEADER_LEN;
 
-use super::{Arrival, Destination, Sessions, plaintext_mut};
+use super::{Arrival, Destination, Sessions, plaintext, plaintext_mut};
 use crate::{
     egress::{
         self, BATCH, Notes,
         departure::{Bound, Passage},
     },
+    gateway::error::{self, ERROR_MAX},
     guest::{
         deliver::ETHERNET,
         frames::{OwnFrame, OwnFrames},
     },
-    shared::{drops::DropReason, peer::Peer},
+    shared::{drops::DropReason, limits::UPLINK_BURST, peer::Peer},
     uplink::Datagram,
     worker::turn::{Sending, Tools, Turn},
 };
@@ -38,11 +40,25 @@ use crate::{
 /// Where the frame of a relayed packet begins in its datagram.
 const START: usize = DATA_HEADER_LEN - ETHERNET;
 
+/// Errors made at a time.
+const ERRORS: usize = 16;
+
 /// A packet that leaves again.
 struct Relay<'s> {
-    datagram: usize,
+    arrival: &'s Arrival,
     len: usize,
     headers: Headers,
+    peer: &'s Arc<Peer>,
+    passage: Passage,
+}
+
+/// A packet whose sender is told what hinders it.
+type Told<'s> = (&'s Arrival, IcmpError);
+
+/// A frame of our own memory that is bound for a peer.
+struct Outgoing<'b, 's> {
+    frame: &'b [u8],
+    headers: &'b Headers,
     peer: &'s Arc<Peer>,
     passage: Passage,
 }
@@ -58,17 +74,40 @@ pub(super) fn forward(
 ) {
     let mut leaving = arrivals
         .iter()
-        .filter(|arrival| !matches!(arrival.to, Destination::Ring(..)));
-    loop {
-        let batch: ArrayVec<_, BATCH> = leaving
-            .by_ref()
-            .filter_map(|arrival| relay(turn, burst, arrival, sessions))
-            .take(BATCH)
-            .collect();
-        if batch.is_empty() {
-            return;
+        .filter(|arrival| !matches!(arrival.to, Destination::Ring(..)))
+        .peekable();
+    let mut told = ArrayVec::<Told<'_>, UPLINK_BURST>::new();
+    while leaving.peek().is_some() {
+        let mut batch = ArrayVec::<Relay<'_>, BATCH>::new();
+        while !batch.is_full()
+            && let Some(arrival) = leaving.next()
+        {
+            match arrival.to {
+                Destination::Ring(..) => {}
+                Destination::Sender(error) => told.push((arrival, error)),
+                Destination::Peer(_) | Destination::Gateway => {
+                    batch.extend(relay(turn, burst, arrival, sessions));
+                }
+            }
         }
-        send(turn, tools, sending, burst, &batch);
+        let outgoing: ArrayVec<_, BATCH> = batch
+            .iter()
+            .map(|relay| Outgoing {
+                frame: &burst[relay.arrival.datagram].bytes()[START..][..relay.len],
+                headers: &relay.headers,
+                peer: relay.peer,
+                passage: relay.passage,
+            })
+            .collect();
+        let notes = send(turn, tools, sending, &outgoing);
+        let routed = |relay: &Relay<'_>| relay.passage == Passage::Routed;
+        told.extend(notes.iter().filter_map(|note| {
+            let relay = batch.get(note.frame).filter(|relay| routed(relay))?;
+            Some((relay.arrival, note.tell?))
+        }));
+    }
+    if !told.is_empty() {
+        tell(turn, tools, sending, burst, &told, sessions);
     }
 }
 
@@ -76,14 +115,14 @@ pub(super) fn forward(
 fn relay<'s>(
     turn: &Turn<'s>,
     burst: &mut [Datagram],
-    arrival: &Arrival,
+    arrival: &'s Arrival,
     sessions: &'s Sessions,
 ) -> Option<Relay<'s>> {
     let sender = &sessions[arrival.session].peer;
     let (target, passage) = match arrival.to {
-        Destination::Ring(..) => return None,
         Destination::Peer(peer) => (turn.snapshot.peer(peer), Passage::Routed),
         Destination::Gateway => (Some(sender), Passage::Own),
+        Destination::Ring(..) | Destination::Sender(_) => return None,
     };
     let Some(peer) = target else {
         sender.drops.add(DropReason::NoRoute, 1);
@@ -108,13 +147,12 @@ fn relay<'s>(
     };
     let nobody = MacAddr::ZERO;
     frame[..ETHERNET].copy_from_slice(&ether::header(nobody, nobody, ether_type));
-    let head = &frame[..len.min(HEAD_LEN)];
-    let Ok(headers) = parse_frame(head, u32::try_from(len).unwrap_or(u32::MAX)) else {
+    let Some(headers) = parse(frame) else {
         peer.drops.add(DropReason::InnerMalformed, 1);
         return None;
     };
     Some(Relay {
-        datagram: arrival.datagram,
+        arrival,
         len,
         headers,
         peer,
@@ -122,25 +160,31 @@ fn relay<'s>(
     })
 }
 
+/// A whole frame's headers, as far as its head shows them.
+fn parse(frame: &[u8]) -> Option<Headers> {
+    let head = &frame[..frame.len().min(HEAD_LEN)];
+    parse_frame(head, u32::try_from(frame.len()).unwrap_or(u32::MAX)).ok()
+}
+
+/// Sends a batch; what does not leave is lost, under its target's name.
 fn send(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    burst: &[Datagram],
-    batch: &[Relay<'_>],
-) {
+    batch: &[Outgoing<'_, '_>],
+) -> Notes {
     let frames: ArrayVec<_, BATCH> = batch
         .iter()
-        .map(|relay| OwnFrame {
+        .map(|outgoing| OwnFrame {
             vnet: VnetHeader::default(),
-            bytes: &burst[relay.datagram].bytes()[START..][..relay.len],
+            bytes: outgoing.frame,
         })
         .collect();
-    let bound = batch.iter().enumerate().map(|(frame, relay)| Bound {
+    let bound = batch.iter().enumerate().map(|(frame, outgoing)| Bound {
         frame,
-        headers: &relay.headers,
-        peer: relay.peer,
-        passage: relay.passage,
+        headers: outgoing.headers,
+        peer: outgoing.peer,
+        passage: outgoing.passage,
     });
     let mut notes = Notes::new();
     let rest = egress::depart(turn, tools, sending, &OwnFrames(&frames), bound, &mut notes);
@@ -149,7 +193,45 @@ fn send(
             batch[note.frame].peer.drops.add(reason, 1);
         }
     }
-    for relay in &batch[rest.unwrap_or(batch.len())..] {
-        relay.peer.drops.add(DropReason::UplinkFull, 1);
+    for outgoing in &batch[rest.unwrap_or(batch.len())..] {
+        outgoing.peer.drops.add(DropReason::UplinkFull, 1);
+    }
+    notes
+}
+
+/// Tells senders what hinders their packets, through the tunnel that those came by.
+#[cold]
+fn tell(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    burst: &[Datagram],
+    told: &[Told<'_>],
+    sessions: &Sessions,
+) {
+    for told in told.chunks(ERRORS) {
+        let mut rooms = [[0; ERROR_MAX]; ERRORS];
+        let errors: ArrayVec<_, ERRORS> = told
+            .iter()
+            .zip(&mut rooms)
+            .filter_map(|(&(arrival, error), room)| {
+                let sender = &sessions[arrival.session].peer;
+                let packet = plaintext(&burst[arrival.datagram]);
+                let about = (&arrival.headers, packet);
+                let frame = error::write(turn, tools, sender, about, error, room)?;
+                Some((frame, parse(frame)?, sender))
+            })
+            .collect();
+        let outgoing: ArrayVec<_, ERRORS> = errors
+            .iter()
+            .map(|(frame, headers, peer)| Outgoing {
+                frame,
+                headers,
+                peer,
+                passage: Passage::Own,
+            })
+            .collect();
+        // What hinders an error, nobody is told.
+        send(turn, tools, sending, &outgoing);
     }
 }

@@ -24,6 +24,7 @@ use culvert_wire::{
     EtherType, VnetHeader,
     coalesce::Accept,
     ether,
+    icmp::IcmpError,
     parse::{Headers, L3},
 };
 use culvert_wireguard::{
@@ -75,6 +76,8 @@ enum Destination {
     Peer(crate::shared::ids::PeerIndex),
     /// The gateway: an echo request.
     Gateway,
+    /// Nowhere: its sender is told why.
+    Sender(IcmpError),
 }
 
 /// Carries a burst of datagrams inward.

@@ -514,6 +514,8 @@ fn what_a_peer_sends_to_nobody_is_named() {
     ]);
     site.settle();
     site.peer_drops(&[(DropReason::NoRoute, 2), (DropReason::TtlExceeded, 2)]);
+    // Its sender is told of each.
+    assert_eq!(site.sealed().len(), 4);
     // To itself and back: the hop limit falls.
     site.far
         .send_packets(&[ip("10.1.0.2", "10.1.0.9").udp((5, 6), b"x", false)]);

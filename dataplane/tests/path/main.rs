@@ -14,6 +14,7 @@
 
 mod guard;
 mod hostile;
+mod hub;
 mod inbound;
 mod local;
 mod outbound;
