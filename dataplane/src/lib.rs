@@ -17,6 +17,7 @@ mod gateway;
 pub mod guest;
 pub mod host;
 mod inbound;
+mod loss;
 mod outbound;
 pub mod shared;
 mod switch;

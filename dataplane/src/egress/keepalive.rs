@@ -8,6 +8,7 @@ use culvert_aead::SealJob;
 use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, data_len};
 
 use crate::{
+    loss::{Lost, lose},
     shared::{
         drops::DropReason,
         peer::{Peer, signal},
@@ -38,7 +39,7 @@ pub(crate) fn keepalive(
         return;
     };
     if tx.reserve(1, data_len(0)) == 0 {
-        peer.drops.add(DropReason::UplinkFull, 1);
+        lose(peer.books(), DropReason::UplinkFull, Lost::Count(1));
         return;
     }
     let Ok(mut range) = keypair.reserve(1, turn.now) else {
@@ -61,7 +62,7 @@ pub(crate) fn keepalive(
     };
     tools.engine.seal(&mut [job]);
     tx.commit(data_len(0), path, Outer::default(), None);
-    tx.flush(&uplink.counters);
+    tx.flush(uplink);
     peer.traffic.sent(1, data_len(0) as u64);
     peer.raise(signal::KEEPALIVE_SENT, turn.attention);
 }

@@ -30,6 +30,7 @@ use self::{
 use crate::{
     gateway::Refusal,
     guest::frames::{Frames, OwnFrame, OwnFrames},
+    loss::{Lost, lose, lose_own},
     shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer},
     worker::turn::{Sending, Tools, Turn},
 };
@@ -171,16 +172,20 @@ fn stage<F: Frames>(
     frame: usize,
     peer: &Arc<Peer>,
 ) {
-    let overflow = |index| {
+    let overflow = |index, vnet, bytes: &[u8]| {
         if let Some(peer) = turn.snapshot.peer(index) {
             peer.note_unstaged(1);
-            peer.drops.add(DropReason::StagedOverflow, 1);
+            lose_own(peer.books(), DropReason::StagedOverflow, vnet, bytes);
         }
     };
     if tools.staged.push(peer.index, frames, frame, overflow) {
         peer.note_staged();
     } else {
-        peer.drops.add(DropReason::FrameTooLarge, 1);
+        lose(
+            peer.books(),
+            DropReason::FrameTooLarge,
+            Lost::Guest(frames, frame),
+        );
     }
 }
 
@@ -224,15 +229,14 @@ pub(crate) fn flush(
         for frame in 0..frames.count() {
             match parse(turn, &frames, frame, peer, passage) {
                 Ok(departure) => departures.push(departure),
-                Err(reason) => peer.drops.add(reason, 1),
+                Err(reason) => lose(peer.books(), reason, Lost::Guest(&frames, frame)),
             }
         }
         let gone = seal::seal(turn, engine, sending, &frames, &departures);
         // They have been waiting for long: the uplink's queue is not for them as well.
-        let lost = departures[gone..].iter().map(|d| d.plan.count() as u64);
-        match lost.sum() {
-            0 => {}
-            lost => peer.drops.add(DropReason::UplinkFull, lost),
+        for departure in &departures[gone..] {
+            let lost = Lost::Cut(&frames, departure.frame, departure.plan.count());
+            lose(peer.books(), DropReason::UplinkFull, lost);
         }
     }
 }

@@ -32,6 +32,7 @@ use culvert_wireguard::{
 use super::departure::Departure;
 use crate::{
     guest::frames::{Frames, SEGMENT_ROOM},
+    loss::{Lost, lose, lose_all},
     shared::{drops::DropReason, limits::SUB_BATCH, path::Path, peer::signal},
     uplink::Tx,
     worker::turn::{Sending, Turn},
@@ -71,10 +72,8 @@ pub(crate) fn seal<F: Frames>(
     let mut segment = 0;
     while let Some(first) = departures.get(next) {
         let Some(position) = sending.position(first.peer.tunnel) else {
-            first
-                .peer
-                .drops
-                .add(DropReason::UplinkDown, first.plan.count() as u64);
+            let lost = Lost::Cut(frames, first.frame, first.plan.count());
+            lose(first.peer.books(), DropReason::UplinkDown, lost);
             next += 1;
             continue;
         };
@@ -88,8 +87,8 @@ pub(crate) fn seal<F: Frames>(
         if packets.is_empty() {
             if segment > 0 {
                 // The uplink stalled in the middle of a frame.
-                let lost = first.plan.count() - segment;
-                first.peer.drops.add(DropReason::UplinkFull, lost as u64);
+                let lost = Lost::Cut(frames, first.frame, first.plan.count() - segment);
+                lose(first.peer.books(), DropReason::UplinkFull, lost);
                 next += 1;
             }
             return next;
@@ -173,7 +172,8 @@ fn sub_batch<F: Frames>(
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
 ) {
     let mut runs = ArrayVec::<Run, SUB_BATCH>::new();
-    reserve_counters(turn, departures, packets, &mut runs, tx.datagram_max());
+    let longest = tx.datagram_max();
+    reserve_counters(turn, frames, departures, packets, &mut runs, longest);
     let built = build_and_seal(engine, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
         let outer = departures[packet.departure].outer;
@@ -186,22 +186,24 @@ fn sub_batch<F: Frames>(
     }
     note_sent(turn, departures, &packets[..built]);
     for packet in &packets[built..] {
-        let peer = departures[packet.departure].peer;
-        peer.drops.add(DropReason::NotSealed, 1);
+        let departure = &departures[packet.departure];
+        let lost = Lost::Cut(frames, departure.frame, 1);
+        lose(departure.peer.books(), DropReason::NotSealed, lost);
     }
     let uplink = departures
         .first()
         .and_then(|departure| turn.snapshot.tunnel(departure.peer.tunnel))
         .and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink));
     if let Some(uplink) = uplink {
-        tx.flush(&uplink.counters);
+        tx.flush(uplink);
     }
 }
 
 /// Step 2: one range of counters per run; packets of a run that gets none are
 /// dropped by name.
-fn reserve_counters(
+fn reserve_counters<F: Frames>(
     turn: &Turn<'_>,
+    frames: &F,
     departures: &[Departure<'_>],
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
     runs: &mut ArrayVec<Run, SUB_BATCH>,
@@ -247,7 +249,13 @@ fn reserve_counters(
                     kept += 1;
                 }
             }
-            Err(reason) => peer.drops.add(reason, (end - start) as u64),
+            Err(reason) => {
+                let lost = packets[start..end].iter().map(|packet| {
+                    let frame = departures[packet.departure].frame;
+                    Lost::Cut(frames, frame, 1)
+                });
+                lose_all(peer.books(), reason, lost);
+            }
         }
         start = end;
     }

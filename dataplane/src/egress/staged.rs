@@ -62,22 +62,24 @@ impl Staged {
         self.waiting.contains_key(&peer)
     }
 
-    /// Copies frame `i` behind the others. `dropped` hears of each older frame that
+    /// Copies frame `i` behind the others. `dropped` gets each older frame that
     /// made room for it. `false` if the frame itself can't be kept.
     pub(crate) fn push(
         &mut self,
         peer: PeerIndex,
         frames: &impl Frames,
         i: usize,
-        mut dropped: impl FnMut(PeerIndex),
+        mut dropped: impl FnMut(PeerIndex, VnetHeader, &[u8]),
     ) -> bool {
         let len = frames.len(i);
         if len > limits::FRAME_MAX {
             return false;
         }
         let waiting = self.waiting.get(&peer).copied().unwrap_or(0);
-        if waiting >= limits::STAGED_PER_PEER && self.take(peer).is_some() {
-            dropped(peer);
+        if waiting >= limits::STAGED_PER_PEER
+            && let Some((vnet, place)) = self.take(peer)
+        {
+            dropped(peer, vnet, self.bytes(place));
         }
         while self.entries.len() >= limits::STAGED_FRAMES {
             self.pop_front(&mut dropped);
@@ -123,12 +125,13 @@ impl Staged {
         }
     }
 
-    fn pop_front(&mut self, dropped: &mut impl FnMut(PeerIndex)) {
+    fn pop_front(&mut self, dropped: &mut impl FnMut(PeerIndex, VnetHeader, &[u8])) {
         if let Some(entry) = self.entries.pop_front()
             && !entry.dead
         {
             self.forget_one(entry.peer);
-            dropped(entry.peer);
+            let place = entry.start..entry.start + entry.len;
+            dropped(entry.peer, entry.vnet, self.bytes(place));
         }
         self.trim();
     }
@@ -170,15 +173,6 @@ impl Staged {
             }
         }
     }
-
-    /// Drops all that waits for `peer`; answers how many frames.
-    pub(crate) fn discard(&mut self, peer: PeerIndex) -> u64 {
-        let mut discarded = 0;
-        while self.take(peer).is_some() {
-            discarded += 1;
-        }
-        discarded
-    }
 }
 
 #[cfg(test)]
@@ -196,7 +190,10 @@ mod tests {
             vnet: VnetHeader::default(),
             bytes,
         }];
-        assert!(staged.push(PeerIndex(peer), &OwnFrames(&own), 0, |p| dropped.push(p)));
+        assert!(
+            staged.push(PeerIndex(peer), &OwnFrames(&own), 0, |p, _, _| dropped
+                .push(p))
+        );
         dropped
     }
 
@@ -216,7 +213,9 @@ mod tests {
             assert_eq!(take(&mut staged, 7), frame(fill, 100));
         }
         assert!(staged.take(PeerIndex(7)).is_none());
-        assert_eq!(staged.discard(PeerIndex(8)), 3);
+        for fill in 101..=103 {
+            assert_eq!(take(&mut staged, 8), frame(fill, 60_000));
+        }
         assert!(staged.is_empty());
     }
 

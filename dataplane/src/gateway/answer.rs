@@ -25,6 +25,7 @@ use crate::{
         deliver::{self, ETHERNET},
         frames::Frames,
     },
+    loss::{Lost, lose},
     shared::{
         drops::DropReason,
         limits::{HOST_FRAME_MAX, ICMP_ERRORS_PER_SECOND},
@@ -151,10 +152,14 @@ pub(crate) fn answer<'h, F: Frames>(
         }
         match question {
             Question::Arp { .. } | Question::Neighbor { .. } => {
-                port.drops.add(DropReason::NeighborUnknown, 1);
+                let lost = Lost::Guest(frames, frame);
+                lose(port.books(), DropReason::NeighborUnknown, lost);
             }
             // Malformed, or too long for an answer in one piece.
-            Question::Echo => port.drops.add(DropReason::GatewayNotServed, 1),
+            Question::Echo => {
+                let lost = Lost::Guest(frames, frame);
+                lose(port.books(), DropReason::GatewayNotServed, lost);
+            }
             // The frame itself has been counted.
             Question::Error(_) => {}
         }
@@ -236,7 +241,7 @@ fn icmp_error(
         return 0;
     };
     if !tools.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
-        port.drops.add(DropReason::IcmpLimited, 1);
+        lose(port.books(), DropReason::IcmpLimited, Lost::Count(1));
         return 0;
     }
     let (ethernet, packet) = out.split_at_mut(ETHERNET);

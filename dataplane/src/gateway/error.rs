@@ -11,6 +11,7 @@ use culvert_wire::{
 
 use crate::{
     guest::deliver::ETHERNET,
+    loss::{Lost, lose},
     shared::{drops::DropReason, limits::ICMP_ERRORS_PER_SECOND, peer::Peer},
     worker::turn::{Tools, Turn},
 };
@@ -35,7 +36,7 @@ pub(crate) fn write<'o>(
     let head = &packet[..packet.len().min(HEAD_LEN)];
     let len = icmp::write_error(error, headers, head, *source, room).ok()?;
     if !tools.peer_errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
-        sender.drops.add(DropReason::IcmpLimited, 1);
+        lose(sender.books(), DropReason::IcmpLimited, Lost::Count(1));
         return None;
     }
     let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };

@@ -19,6 +19,7 @@ use culvert_wire::{
 use crate::{
     egress::departure::decrement_hop_limit,
     guest::{frames::Frames, tun::Writer},
+    loss::{Lost, lose, lose_all},
     shared::{
         drops::DropReason,
         ids::PortIndex,
@@ -67,10 +68,11 @@ impl<'p> Outlet<'p> {
                 }
             }
             Guest::Tun(tun) if tun.is_gone() => {
-                port.drops.add(DropReason::InterfaceDown, count() as u64);
+                let lost = Lost::Count(count());
+                lose(port.books(), DropReason::InterfaceDown, lost);
                 None
             }
-            Guest::Tun(tun) => Writer::new(tun, queue, &port.drops).map(Self::Tun),
+            Guest::Tun(tun) => Writer::new(tun, queue, port.books()).map(Self::Tun),
         }
     }
 
@@ -172,7 +174,8 @@ pub(crate) fn switched<'h, F: Frames>(
     chosen: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
 ) {
     let Some(port) = turn.snapshot.port(target) else {
-        sender.drops.add(DropReason::NoRoute, chosen.count() as u64);
+        let lost = chosen.map(|(frame, ..)| Lost::Guest(frames, frame));
+        lose_all(sender.books(), DropReason::NoRoute, lost);
         return;
     };
     // Frames of one guest queue go to one queue of the other: order holds.
@@ -202,7 +205,8 @@ pub(crate) fn switched<'h, F: Frames>(
             Err(_) => false,
         };
         if !done {
-            sender.drops.add(DropReason::OffloadInvalid, 1);
+            let lost = Lost::Guest(frames, frame);
+            lose(sender.books(), DropReason::OffloadInvalid, lost);
         }
     }
 }

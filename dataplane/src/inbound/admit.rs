@@ -18,6 +18,7 @@ use crate::{
     egress::departure::decrement_hop_limit,
     gateway::{Refusal, answer},
     guest::deliver,
+    loss::{Lost, lose},
     shared::{
         drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer, snapshot::NextHop,
     },
@@ -53,7 +54,7 @@ pub(super) fn admit(
                 to,
             }),
             Err(Refusal { reason, tell }) => {
-                peer.drops.add(reason, 1);
+                lose(peer.books(), reason, Lost::Inner(plaintext(datagram)));
                 if let Some(error) = tell
                     && let Ok(headers) = parse_ip(plaintext(datagram))
                 {

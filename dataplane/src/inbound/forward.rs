@@ -32,6 +32,7 @@ use crate::{
         deliver::ETHERNET,
         frames::{OwnFrame, OwnFrames},
     },
+    loss::{Lost, lose},
     shared::{drops::DropReason, limits::UPLINK_BURST, peer::Peer},
     uplink::Datagram,
     worker::turn::{Sending, Tools, Turn},
@@ -61,6 +62,12 @@ struct Outgoing<'b, 's> {
     headers: &'b Headers,
     peer: &'s Arc<Peer>,
     passage: Passage,
+}
+
+impl Outgoing<'_, '_> {
+    fn lost(&self) -> Lost<'_> {
+        Lost::Inner(&self.frame[ETHERNET..])
+    }
 }
 
 /// Sends what leaves again, in batches.
@@ -125,7 +132,8 @@ fn relay<'s>(
         Destination::Ring(..) | Destination::Sender(_) => return None,
     };
     let Some(peer) = target else {
-        sender.drops.add(DropReason::NoRoute, 1);
+        let lost = Lost::Inner(plaintext(&burst[arrival.datagram]));
+        lose(sender.books(), DropReason::NoRoute, lost);
         return None;
     };
     let datagram = &mut burst[arrival.datagram];
@@ -134,7 +142,8 @@ fn relay<'s>(
         match icmp::echo_reply_in_place(plaintext_mut(datagram)) {
             Some(reply) => len = reply,
             None => {
-                peer.drops.add(DropReason::GatewayNotServed, 1);
+                let lost = Lost::Inner(plaintext(datagram));
+                lose(peer.books(), DropReason::GatewayNotServed, lost);
                 return None;
             }
         }
@@ -148,7 +157,11 @@ fn relay<'s>(
     let nobody = MacAddr::ZERO;
     frame[..ETHERNET].copy_from_slice(&ether::header(nobody, nobody, ether_type));
     let Some(headers) = parse(frame) else {
-        peer.drops.add(DropReason::InnerMalformed, 1);
+        lose(
+            peer.books(),
+            DropReason::InnerMalformed,
+            Lost::Inner(&frame[ETHERNET..]),
+        );
         return None;
     };
     Some(Relay {
@@ -190,11 +203,16 @@ fn send(
     let rest = egress::depart(turn, tools, sending, &OwnFrames(&frames), bound, &mut notes);
     for note in &notes {
         if let Some(reason) = note.lost {
-            batch[note.frame].peer.drops.add(reason, 1);
+            lose(
+                batch[note.frame].peer.books(),
+                reason,
+                batch[note.frame].lost(),
+            );
         }
     }
     for outgoing in &batch[rest.unwrap_or(batch.len())..] {
-        outgoing.peer.drops.add(DropReason::UplinkFull, 1);
+        let (books, lost) = (outgoing.peer.books(), outgoing.lost());
+        lose(books, DropReason::UplinkFull, lost);
     }
     notes
 }

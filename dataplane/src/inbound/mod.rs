@@ -36,6 +36,7 @@ use culvert_wireguard::{
 use self::{admit::admit, forward::forward};
 use crate::{
     guest::deliver::{self, ETHERNET, Outlet},
+    loss::{Lost, lose},
     shared::{
         control_link::{HandshakePunt, Inline},
         drops::DropReason,
@@ -144,7 +145,9 @@ fn claim(
     burst: &[Datagram],
     sessions: &mut Sessions,
 ) -> ArrayVec<Claim, UPLINK_BURST> {
-    let drops = &uplink.counters.drops;
+    let lost = |reason, datagram: &Datagram| {
+        lose(uplink.books(), reason, Lost::Wire(datagram.bytes()));
+    };
     let mut claims = ArrayVec::new();
     let mut punted = false;
     for (index, datagram) in burst.iter().enumerate() {
@@ -153,20 +156,20 @@ fn claim(
             Some(Kind::Initiation | Kind::Response | Kind::CookieReply) => {
                 if !affords(tools, datagram, turn.now) {
                     uplink.counters.crowded.store(true, Ordering::Relaxed);
-                    drops.add(DropReason::HandshakeQueueFull, 1);
+                    lost(DropReason::HandshakeQueueFull, datagram);
                 } else if !admits(turn, datagram) {
-                    drops.add(DropReason::HandshakeMac1Invalid, 1);
+                    lost(DropReason::HandshakeMac1Invalid, datagram);
                 } else if punt.push(datagram) {
                     punted = true;
                 } else {
-                    drops.add(DropReason::HandshakeQueueFull, 1);
+                    lost(DropReason::HandshakeQueueFull, datagram);
                 }
                 continue;
             }
             None => None,
         };
         let Some(header) = header else {
-            drops.add(DropReason::DatagramMalformed, 1);
+            lost(DropReason::DatagramMalformed, datagram);
             continue;
         };
         let known = sessions.last().is_some_and(|last: &Arc<Session>| {
@@ -178,11 +181,12 @@ fn claim(
                 .tunnel(datagram.tunnel)
                 .and_then(|tunnel| tunnel.sessions.find(header.receiver));
             let Some(session) = found.as_deref().and_then(Option::as_ref) else {
-                drops.add(DropReason::ReceiverUnknown, 1);
+                lost(DropReason::ReceiverUnknown, datagram);
                 continue;
             };
             if !session.keypair.receivable(turn.now) {
-                session.peer.drops.add(DropReason::KeypairExpired, 1);
+                let lost = Lost::Wire(datagram.bytes());
+                lose(session.peer.books(), DropReason::KeypairExpired, lost);
                 continue;
             }
             sessions.push(Arc::clone(session));
@@ -241,22 +245,37 @@ fn open(
         }
     }
     tools.engine.open(&mut jobs);
-    for claim in &claims[jobs.len()..] {
-        let peer = &sessions[claim.session].peer;
-        peer.drops.add(DropReason::DatagramMalformed, 1);
-    }
-    let mut opened = ArrayVec::new();
-    for (claim, job) in claims.iter().zip(jobs.iter()) {
-        if job.ok() {
-            opened.push(*claim);
-        } else {
-            sessions[claim.session]
-                .peer
-                .drops
-                .add(DropReason::TagInvalid, 1);
-        }
+    let mut opened = ArrayVec::<_, UPLINK_BURST>::new();
+    let verified = |&(_, job): &(&Claim, &OpenJob<'_>)| job.ok();
+    let pairs = claims.iter().zip(jobs.iter());
+    opened.extend(pairs.filter(verified).map(|(claim, _)| *claim));
+    if opened.len() < claims.len() {
+        let tried = jobs.len();
+        lose_unopened(burst, (claims, tried), &opened, sessions);
     }
     opened
+}
+
+/// Loses the claims that are not among those that were opened; `tried` were looked at.
+#[cold]
+fn lose_unopened(
+    burst: &[Datagram],
+    (claims, tried): (&[Claim], usize),
+    opened: &[Claim],
+    sessions: &Sessions,
+) {
+    let mut opened = opened.iter().map(|claim| claim.datagram).peekable();
+    for (index, claim) in claims.iter().enumerate() {
+        if opened.next_if_eq(&claim.datagram).is_some() {
+            continue;
+        }
+        let reason = match index < tried {
+            true => DropReason::TagInvalid,
+            false => DropReason::DatagramMalformed,
+        };
+        let lost = Lost::Wire(burst[claim.datagram].bytes());
+        lose(sessions[claim.session].peer.books(), reason, lost);
+    }
 }
 
 /// Step 3.
@@ -284,7 +303,8 @@ fn accept(
                     opened[kept] = claim;
                     kept += 1;
                 } else {
-                    peer.drops.add(DropReason::Replayed, 1);
+                    let lost = Lost::Inner(plaintext(&burst[claim.datagram]));
+                    lose(peer.books(), DropReason::Replayed, lost);
                 }
             }
         }

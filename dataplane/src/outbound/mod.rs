@@ -27,6 +27,7 @@ use crate::{
     },
     gateway::answer::{self, Question},
     guest::{deliver, frames::Frames},
+    loss::{Lost, lose, lose_all},
     shared::{
         drops::DropReason,
         ids::PortIndex,
@@ -70,7 +71,8 @@ pub(crate) fn outbound<F: Frames>(
     credit: &mut i64,
 ) -> usize {
     let Some(network) = turn.snapshot.network(port.network) else {
-        port.drops.add(DropReason::NoRoute, frames.count() as u64);
+        let lost = (0..frames.count()).map(|frame| Lost::Guest(frames, frame));
+        lose_all(port.books(), DropReason::NoRoute, lost);
         return frames.count();
     };
     let mut verdicts = ArrayVec::<(Verdict<'_>, Option<Headers>), GUEST_BURST>::new();
@@ -269,7 +271,7 @@ fn settle<F: Frames>(
     let mut targets = ArrayVec::<PortIndex, GUEST_BURST>::new();
     let mut floods = false;
     let mut answers = false;
-    for (verdict, _) in verdicts {
+    for (frame, (verdict, _)) in verdicts.iter().enumerate() {
         match *verdict {
             Verdict::Tunnel(..) => {}
             Verdict::Port { port, .. } => {
@@ -281,10 +283,10 @@ fn settle<F: Frames>(
             Verdict::Answer(_, reason) => {
                 answers = true;
                 if let Some(reason) = reason {
-                    port.drops.add(reason, 1);
+                    lose(port.books(), reason, Lost::Guest(frames, frame));
                 }
             }
-            Verdict::Drop(reason) => port.drops.add(reason, 1),
+            Verdict::Drop(reason) => lose(port.books(), reason, Lost::Guest(frames, frame)),
         }
     }
     for target in targets {
@@ -306,8 +308,10 @@ fn settle<F: Frames>(
     if floods {
         flood(turn, tools, port, network, frames, verdicts);
     }
-    for reason in notes.iter().filter_map(|note| note.lost) {
-        port.drops.add(reason, 1);
+    for note in notes {
+        if let Some(reason) = note.lost {
+            lose(port.books(), reason, Lost::Guest(frames, note.frame));
+        }
     }
     if answers || !notes.is_empty() {
         let asked = verdicts
@@ -359,7 +363,7 @@ fn flood<F: Frames>(
         deliver::switched(turn, tools, (port, network), other, frames, flooded());
     }
     if !heard {
-        port.drops
-            .add(DropReason::NoListener, flooded().count() as u64);
+        let lost = flooded().map(|(frame, ..)| Lost::Guest(frames, frame));
+        lose_all(port.books(), DropReason::NoListener, lost);
     }
 }

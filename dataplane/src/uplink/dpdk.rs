@@ -36,7 +36,8 @@ use culvert_dpdk_sys::{
 use culvert_wire::{Checksum, MacAddr};
 use culvert_wireguard::Instant;
 
-use super::{Datagram, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Datagram, Room, Uplink, UplinkQueue};
+use crate::loss::{Lost, lose, lose_all};
 use crate::shared::{
     drops::DropReason,
     ids::{Scope, UplinkIndex},
@@ -422,10 +423,12 @@ impl Rx {
                     Verdict::Punt(class) => {
                         let scope = Scope::Uplink(uplink.index);
                         if let Err(reason) = punts.push(class, scope, mbuf.bytes(), now) {
-                            uplink.counters.drops.add(reason, 1);
+                            lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));
                         }
                     }
-                    Verdict::Drop(reason) => uplink.counters.drops.add(reason, 1),
+                    Verdict::Drop(reason) => {
+                        lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));
+                    }
                 }
             }
         }
@@ -622,7 +625,7 @@ impl Tx {
         }
     }
 
-    pub(super) fn flush(&mut self, counters: &UplinkCounters) {
+    pub(super) fn flush(&mut self, uplink: &Uplink) {
         // 1. Committed mbufs part from those that stay reserved, if any do.
         let rest =
             (self.committed < self.reserved.len()).then(|| self.reserved.split_off(self.committed));
@@ -630,7 +633,7 @@ impl Tx {
         self.rooms.clear();
         if !self.refused.is_empty() {
             for reason in self.refused.drain(..) {
-                counters.drops.add(reason, 1);
+                lose(uplink.books(), reason, Lost::Count(1));
             }
             self.reserved.retain(|mbuf| !mbuf.is_empty());
         }
@@ -640,16 +643,16 @@ impl Tx {
             let (packets, bytes) = totals(&self.reserved);
             let narrow = self.queue.send(&mut self.reserved);
             let (full, full_bytes) = totals(&self.reserved);
+            let lost = self.reserved.iter().map(|mbuf| Lost::Wire(mbuf.bytes()));
+            lose_all(uplink.books(), DropReason::UplinkFull, lost);
             self.reserved.clear();
-            if full > 0 {
-                counters.drops.add(DropReason::UplinkFull, full);
-            }
             if narrow > 0 {
-                counters.drops.add(DropReason::UplinkRefused, narrow);
+                let lost = Lost::Count(usize::try_from(narrow).unwrap_or(usize::MAX));
+                lose(uplink.books(), DropReason::UplinkRefused, lost);
             }
             let sent = packets - full - narrow;
             if sent > 0 {
-                counters.sent(sent, bytes - full_bytes);
+                uplink.counters.sent(sent, bytes - full_bytes);
             }
         }
         if let Some(rest) = rest {

@@ -23,12 +23,15 @@ use std::{
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
-use crate::shared::{
-    drops::DropReason,
-    ids::{TunnelIndex, UplinkIndex},
-    limits::{SUB_BATCH, UPLINK_BURST},
-    path::Path,
+use super::{Datagram, Outer, Room, Uplink, UplinkQueue};
+use crate::{
+    loss::{Lost, lose},
+    shared::{
+        drops::DropReason,
+        ids::{TunnelIndex, UplinkIndex},
+        limits::{SUB_BATCH, UPLINK_BURST},
+        path::Path,
+    },
 };
 
 /// What the queue of a memory uplink is.
@@ -258,7 +261,7 @@ impl Tx {
         self.committed.push((len, path.endpoint, outer.tos));
     }
 
-    pub(super) fn flush(&mut self, counters: &UplinkCounters) {
+    pub(super) fn flush(&mut self, uplink: &Uplink) {
         let (mut packets, mut bytes) = (0, 0);
         let committed = self.committed.drain(..);
         let buffers = self.reserved.drain(..committed.len());
@@ -275,11 +278,11 @@ impl Tx {
                     bytes += len as u64;
                 }
                 // There are as many places as buffers, so this does not happen.
-                Err(_) => counters.drops.add(DropReason::UplinkFull, 1),
+                Err(_) => lose(uplink.books(), DropReason::UplinkFull, Lost::Count(1)),
             }
         }
         self.rooms.clear();
-        counters.sent(packets, bytes);
+        uplink.counters.sent(packets, bytes);
     }
 }
 
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn what_is_committed_arrives_and_its_buffers_come_back() {
         let (_, mut tx, mut wire) = ends(3);
-        let counters = UplinkCounters::default();
+        let uplink = uplink();
         let path = Arc::new(Path::new(FAR, None, Link::Kernel));
         for round in 0..5u8 {
             assert_eq!(tx.reserve(64), 3);
@@ -329,7 +332,7 @@ mod tests {
             }
             tx.commit(4, &path, Outer::from(2));
             tx.commit(3, &path, Outer::from(0));
-            tx.flush(&counters);
+            tx.flush(&uplink);
             // One is reserved still; the others are on the wire.
             assert_eq!(tx.reserve(64), 1);
             let mut came = Vec::new();
@@ -338,8 +341,8 @@ mod tests {
             }
             assert_eq!(came, [(FAR, vec![round; 4]), (FAR, vec![round + 1; 3])]);
         }
-        assert_eq!(counters.tx_packets.load(Relaxed), 10);
-        assert_eq!(counters.tx_bytes.load(Relaxed), 35);
+        assert_eq!(uplink.counters.tx_packets.load(Relaxed), 10);
+        assert_eq!(uplink.counters.tx_bytes.load(Relaxed), 35);
     }
 
     #[test]

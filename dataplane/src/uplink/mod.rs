@@ -189,6 +189,13 @@ impl Room {
         Self { start, len }
     }
 
+    /// The first `len` bytes: what was written there.
+    fn bytes(&self, len: usize) -> &[u8] {
+        // SAFETY: by the contract of `new`; `&self` keeps everybody from writing. Of memory that was never
+        // written the bytes are old ones, or zero.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), len.min(self.len as usize)) }
+    }
+
     /// The memory: the datagram starts at 0 and may be up to
     /// `len() - culvert_aead::TAILROOM` bytes long.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
@@ -345,14 +352,14 @@ impl Tx {
         }
     }
 
-    /// Sends what was committed. What does not go out is counted in
-    /// `counters.drops` and never sent again.
-    pub fn flush(&mut self, counters: &UplinkCounters) {
+    /// Sends what was committed. What does not go out is `uplink`'s loss, and never
+    /// sent again.
+    pub fn flush(&mut self, uplink: &Uplink) {
         match self {
-            Self::Udp(tx) => tx.flush(counters),
-            Self::Memory(tx) => tx.flush(counters),
+            Self::Udp(tx) => tx.flush(uplink),
+            Self::Memory(tx) => tx.flush(uplink),
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.flush(counters),
+            Self::Dpdk(tx) => tx.flush(uplink),
         }
     }
 

@@ -17,15 +17,17 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use super::{Datagram, Outer, Room, Uplink, UplinkCounters, UplinkQueue};
+use super::{Datagram, Outer, Room, Uplink, UplinkQueue};
+use crate::loss::{Lost, lose, lose_all};
 use crate::shared::{
-    drops::{DropReason, Drops},
+    drops::DropReason,
     ids::{TunnelIndex, UplinkIndex},
     limits,
     path::Path,
@@ -355,13 +357,15 @@ impl Rx {
                 0 => self.quiet[family].saturating_add(1),
                 _ => 0,
             };
-            let mut lost = Lost::of(count);
+            let mut beyond = 0;
+            let mut read = 0;
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 coalesced |= message.segment < message.len;
-                lost.note(Self::split(&message, self.tunnel, &mut self.datagrams));
+                beyond += Self::split(&message, self.tunnel, &mut self.datagrams);
+                read += 1;
             }
-            lost.count(&uplink.counters.drops);
+            note_lost(uplink, count - read, beyond);
             first += count;
             if first == budget {
                 break;
@@ -378,12 +382,14 @@ impl Rx {
             if calls.is_crowded() {
                 uplink.counters.crowded.store(true, Ordering::Relaxed);
             }
-            let mut lost = Lost::of(count);
+            let mut beyond = 0;
+            let mut read = 0;
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
-                lost.note(Self::split(&message, self.tunnel, &mut self.datagrams));
+                beyond += Self::split(&message, self.tunnel, &mut self.datagrams);
+                read += 1;
             }
-            lost.count(&uplink.counters.drops);
+            note_lost(uplink, count - read, beyond);
         }
         if !self.datagrams.is_empty() {
             uplink
@@ -434,37 +440,15 @@ impl Rx {
     }
 }
 
-/// What was received and comes no further.
-struct Lost {
-    /// Messages that could not be read: cut short, or from a source of an unknown family.
-    unread: usize,
-    /// Datagrams beyond what a burst holds.
-    beyond: usize,
-}
-
-impl Lost {
-    /// None of `count` messages has been read yet.
-    fn of(count: usize) -> Self {
-        Self {
-            unread: count,
-            beyond: 0,
-        }
+/// Loses messages that could not be read (cut short, or from a source of an unknown family), and datagrams beyond what a
+/// burst holds.
+fn note_lost(uplink: &Uplink, unread: usize, beyond: usize) {
+    if unread > 0 {
+        let lost = Lost::Count(unread);
+        lose(uplink.books(), DropReason::DatagramMalformed, lost);
     }
-
-    fn note(&mut self, beyond: usize) {
-        self.unread -= 1;
-        self.beyond += beyond;
-    }
-
-    fn count(&self, drops: &Drops) {
-        for (reason, lost) in [
-            (DropReason::DatagramMalformed, self.unread),
-            (DropReason::BurstFull, self.beyond),
-        ] {
-            if lost > 0 {
-                drops.add(reason, lost as u64);
-            }
-        }
+    if beyond > 0 {
+        lose(uplink.books(), DropReason::BurstFull, Lost::Count(beyond));
     }
 }
 
@@ -574,7 +558,7 @@ impl Tx {
         });
     }
 
-    pub(super) fn flush(&mut self, counters: &UplinkCounters) {
+    pub(super) fn flush(&mut self, uplink: &Uplink) {
         let mut first = 0;
         let mut retried = false;
         while first < self.groups.len() {
@@ -585,15 +569,11 @@ impl Tx {
                 .take_while(|group| group.path.endpoint.is_ipv6() == v6)
                 .count();
             let Some(socket) = self.sockets[usize::from(v6)].clone() else {
-                let lost: usize = self.groups[first..first + run]
-                    .iter()
-                    .map(|g| g.count)
-                    .sum();
-                counters.drops.add(DropReason::UplinkDown, lost as u64);
+                self.lose(uplink, DropReason::UplinkDown, first..first + run);
                 first += run;
                 continue;
             };
-            let done = self.send_run(&socket, first, run, retried, counters);
+            let done = self.send_run(&socket, first, run, retried, uplink);
             retried = done == 0;
             first += done;
         }
@@ -610,13 +590,13 @@ impl Tx {
         first: usize,
         run: usize,
         retried: bool,
-        counters: &UplinkCounters,
+        uplink: &Uplink,
     ) -> usize {
         let groups = &self.groups[first..first + run];
         match socket.send(groups, &self.rooms, &self.lens) {
             Ok(sent) => {
                 let done = &groups[..sent];
-                counters.sent(
+                uplink.counters.sent(
                     done.iter().map(|g| g.count as u64).sum(),
                     done.iter().map(|g| g.bytes as u64).sum(),
                 );
@@ -626,8 +606,7 @@ impl Tx {
                 // The socket's buffer is full: what is left is dropped, not kept;
                 // the tunnel's senders slow down for it.
                 Some(libc::EAGAIN | libc::ENOBUFS) => {
-                    let lost: usize = groups.iter().map(|g| g.count).sum();
-                    counters.drops.add(DropReason::UplinkFull, lost as u64);
+                    self.lose(uplink, DropReason::UplinkFull, first..first + run);
                     run
                 }
                 // The address that we sent from is gone (IPv4 says the one or the
@@ -641,21 +620,28 @@ impl Tx {
                 // Some kernels and devices refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
                     self.segmentation = false;
-                    self.send_singly(socket, first, counters);
+                    self.send_singly(socket, first, uplink);
                     1
                 }
                 _ => {
-                    counters
-                        .drops
-                        .add(DropReason::UplinkRefused, groups[0].count as u64);
+                    self.lose(uplink, DropReason::UplinkRefused, first..first + 1);
                     1
                 }
             },
         }
     }
 
+    /// Loses the datagrams of these groups.
+    #[cold]
+    fn lose(&self, uplink: &Uplink, reason: DropReason, groups: Range<usize>) {
+        let rooms = |group: &Group| group.first..group.first + group.count;
+        let lost = self.groups[groups].iter().flat_map(rooms);
+        let lost = lost.map(|room| Lost::Wire(self.rooms[room].bytes(self.lens[room] as usize)));
+        lose_all(uplink.books(), reason, lost);
+    }
+
     /// Sends one group's datagrams as messages of their own.
-    fn send_singly(&self, socket: &Socket, group: usize, counters: &UplinkCounters) {
+    fn send_singly(&self, socket: &Socket, group: usize, uplink: &Uplink) {
         let group = &self.groups[group];
         for room in group.first..group.first + group.count {
             let bytes = self.lens[room] as usize;
@@ -669,8 +655,11 @@ impl Tx {
                 closed: true,
             };
             match socket.send(&[single], &self.rooms, &self.lens) {
-                Ok(_) => counters.sent(1, bytes as u64),
-                Err(_) => counters.drops.add(DropReason::UplinkRefused, 1),
+                Ok(_) => uplink.counters.sent(1, bytes as u64),
+                Err(_) => {
+                    let lost = Lost::Wire(self.rooms[room].bytes(bytes));
+                    lose(uplink.books(), DropReason::UplinkRefused, lost);
+                }
             }
         }
     }

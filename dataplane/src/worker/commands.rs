@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     egress::{self, keepalive::keepalive},
+    loss::{Books, Lost, lose, lose_own},
     shared::{
         control_link::Command,
         drops::DropReason,
@@ -42,7 +43,7 @@ impl Worker {
                     .and_then(|queue| self.tx.get_mut(queue))
                     .is_some_and(|tx| tx.send_frame(&frame));
                 if !sent && let Some(uplink) = snapshot.uplink(uplink) {
-                    uplink.counters.drops.add(DropReason::UplinkFull, 1);
+                    lose(uplink.books(), DropReason::UplinkFull, Lost::Wire(&frame));
                 }
             }
             Command::Keepalive(peer) => {
@@ -58,17 +59,14 @@ impl Worker {
                 self.with_peer(snapshot, peer, egress::flush);
             }
             Command::DropStaged(peer) => {
-                let dropped = self.tools.staged.discard(peer);
-                if let Some(peer) = snapshot.peer(peer).filter(|_| dropped > 0) {
-                    peer.note_unstaged(dropped);
-                    peer.drops.add(DropReason::StagedExpired, dropped);
+                if let Some(cell) = snapshot.peer(peer) {
+                    let lost = self.discard(peer, cell.books(), DropReason::StagedExpired);
+                    cell.note_unstaged(lost);
                 }
             }
             Command::ForgetStaged(peer, uplink) => {
-                let dropped = self.tools.staged.discard(peer);
-                if let Some(uplink) = snapshot.uplink(uplink).filter(|_| dropped > 0) {
-                    let drops = &uplink.counters.drops;
-                    drops.add(DropReason::PeerRemoved, dropped);
+                if let Some(uplink) = snapshot.uplink(uplink) {
+                    self.discard(peer, uplink.books(), DropReason::PeerRemoved);
                 }
             }
             Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
@@ -100,6 +98,17 @@ impl Worker {
             }
             Command::Stop => self.stopping = true,
         }
+    }
+
+    /// Loses all that waits for `peer`; answers how many frames.
+    fn discard(&mut self, peer: PeerIndex, books: Books<'_>, reason: DropReason) -> u64 {
+        let staged = &mut self.tools.staged;
+        let mut count = 0;
+        while let Some((vnet, place)) = staged.take(peer) {
+            lose_own(books, reason, vnet, staged.bytes(place));
+            count += 1;
+        }
+        count
     }
 
     fn with_peer(
@@ -147,7 +156,7 @@ impl Worker {
             .position(tunnel)
             .and_then(|position| sending.queue(position))
         else {
-            uplink.counters.drops.add(DropReason::UplinkDown, 1);
+            lose(uplink.books(), DropReason::UplinkDown, Lost::Wire(message));
             return;
         };
         let room = match tx.reserve(1, message.len()) {
@@ -158,11 +167,11 @@ impl Worker {
                 .and_then(|r| r.bytes_mut().get_mut(..message.len())),
         };
         let Some(room) = room else {
-            uplink.counters.drops.add(DropReason::UplinkFull, 1);
+            lose(uplink.books(), DropReason::UplinkFull, Lost::Wire(message));
             return;
         };
         room.copy_from_slice(message);
         tx.commit(message.len(), path, HANDSHAKE_TOS.into(), None);
-        tx.flush(&uplink.counters);
+        tx.flush(uplink);
     }
 }

@@ -341,7 +341,7 @@ impl Worker {
                     return false;
                 };
                 let header = (network.gateway_mac, port.mac);
-                let fetched = burst.fetch(header, *credit, &port.drops);
+                let fetched = burst.fetch(header, *credit, port.books());
                 if fetched == 0 {
                     return false;
                 }

@@ -31,8 +31,9 @@ use crate::{
         deliver::ETHERNET,
         frames::{Frames, SEGMENT_ROOM},
     },
+    loss::{Books, Lost, lose, lose_own},
     shared::{
-        drops::{DropReason, Drops},
+        drops::DropReason,
         limits::{FRAME_MAX, GUEST_BURST, UPLINK_BURST},
     },
 };
@@ -188,7 +189,7 @@ impl TunBurst<'_> {
         &mut self,
         header: (MacAddr, MacAddr),
         credit: i64,
-        drops: &Drops,
+        books: Books<'_>,
     ) -> usize {
         let Self {
             tun,
@@ -229,7 +230,9 @@ impl TunBurst<'_> {
             left -= i64::try_from(body).unwrap_or(i64::MAX);
             match adopt(tun.layer, room, body, header) {
                 Ok((vnet, len)) => incoming.frames.push(Frame { vnet, slot, len }),
-                Err(reason) => drops.add(reason, 1),
+                Err(reason) => {
+                    lose_own(books, reason, VnetHeader::default(), &room[BODY..][..body])
+                }
             }
         }
         incoming.frames.len()
@@ -355,18 +358,18 @@ impl Frames for TunFrames<'_> {
 pub(crate) struct Writer<'q> {
     tun: &'q Tun,
     queue: &'q Queue,
-    drops: &'q Drops,
+    books: Books<'q>,
     frames: u64,
     bytes: u64,
 }
 
 impl<'q> Writer<'q> {
-    /// A writer into queue `queue`, which loses under names in `drops`.
-    pub(crate) fn new(tun: &'q Tun, queue: u16, drops: &'q Drops) -> Option<Self> {
+    /// A writer into queue `queue`, whose losses go to `books`.
+    pub(crate) fn new(tun: &'q Tun, queue: u16, books: Books<'q>) -> Option<Self> {
         Some(Self {
             tun,
             queue: tun.queue(queue)?,
-            drops,
+            books,
             frames: 0,
             bytes: 0,
         })
@@ -392,7 +395,7 @@ impl<'q> Writer<'q> {
                         || field == EtherType::IPV6.0.to_be_bytes()
                 });
                 if !is_ip {
-                    self.drops.add(DropReason::InterfaceNotIp, 1);
+                    lose(self.books, DropReason::InterfaceNotIp, Lost::Pieces(parts));
                     return;
                 }
                 (shift_out(vnet), &first[ETHERNET..])
@@ -409,7 +412,7 @@ impl<'q> Writer<'q> {
         }
         for part in std::iter::once(first).chain(rest.iter().copied()) {
             if !part.is_empty() && pieces.try_push(IoSlice::new(part)).is_err() {
-                self.drops.add(DropReason::FrameTooLarge, 1);
+                lose(self.books, DropReason::FrameTooLarge, Lost::Pieces(parts));
                 return;
             }
         }
@@ -419,12 +422,12 @@ impl<'q> Writer<'q> {
                 let len: usize = parts.iter().map(|part| part.len()).sum();
                 self.bytes += len as u64;
             }
-            Err(error) => self.lost(error),
+            Err(error) => self.lost(error, parts),
         }
     }
 
     #[cold]
-    fn lost(&self, error: Errno) {
+    fn lost(&self, error: Errno, parts: &[&[u8]]) {
         let reason = match error {
             Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR => DropReason::InterfaceFull,
             Errno::IO => DropReason::InterfaceDown,
@@ -434,7 +437,7 @@ impl<'q> Writer<'q> {
             }
             _ => DropReason::InterfaceRefused,
         };
-        self.drops.add(reason, 1);
+        lose(self.books, reason, Lost::Pieces(parts));
     }
 }
 

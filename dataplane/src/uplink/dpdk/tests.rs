@@ -64,7 +64,7 @@ fn uplink() -> Uplink {
         name: "wan0".to_owned(),
         addresses: addresses(),
         tunnels: vec![(PORT, TunnelIndex(7))],
-        counters: Arc::new(UplinkCounters::default()),
+        counters: Arc::default(),
     }
 }
 
@@ -131,7 +131,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
                 room[..len].fill(u8::try_from(index).unwrap());
                 tx.commit(len, &paths[index % 2], 0x8a, None);
             }
-            tx.flush(&uplink.counters);
+            tx.flush(&uplink);
             let burst = rx.receive(&uplink, &mut punts, NOW);
             assert_eq!(burst.len(), count);
             for (index, datagram) in burst.iter_mut().enumerate() {
@@ -155,7 +155,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         tx.commit(100, &Arc::new(unresolved), 0, None);
         tx.commit(1_473, &paths[0], 0, None);
         tx.commit(1_472, &paths[0], 0, None);
-        tx.flush(&uplink.counters);
+        tx.flush(&uplink);
         let burst = rx.receive(&uplink, &mut punts, NOW);
         assert_eq!(burst.len(), 1);
         assert_eq!(burst[0].bytes().len(), 1_472);
@@ -377,7 +377,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
             assert_eq!(tx.reserve(1), 1);
             tx.rooms()[0].bytes_mut()[..len].fill(7);
             tx.commit(len, &path, 0, None);
-            tx.flush(&uplink.counters);
+            tx.flush(&uplink);
             let mut buffer = [0; 2_000];
             let (received, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!(buffer[..received], vec![7; len]);

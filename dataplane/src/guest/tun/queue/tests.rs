@@ -7,6 +7,10 @@ use culvert_vhost::Offloads;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
+use crate::{
+    loss::Whose,
+    shared::{drops::Drops, ids::PortIndex},
+};
 
 const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const PORT: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -21,6 +25,11 @@ const PACKET: VnetHeader = VnetHeader {
     csum_offset: 16,
     num_buffers: 0,
 };
+
+/// A port's books.
+fn books(drops: &Drops) -> Books<'_> {
+    Books::new(Whose::Port(PortIndex(0)), drops)
+}
 
 fn read_into(layer: Layer, vnet: &VnetHeader, body: &[u8]) -> Vec<u8> {
     let mut room = vec![0xee; SLOT];
@@ -131,7 +140,7 @@ fn packet(number: u8, len: usize) -> Vec<u8> {
 fn what_is_held_back_comes_again_in_order_and_before_anything_new() {
     let (tun, host) = tun(Layer::Ip);
     let drops = Drops::default();
-    let fetch = |burst: &mut TunBurst<'_>| burst.fetch((GATEWAY, PORT), i64::MAX, &drops);
+    let fetch = |burst: &mut TunBurst<'_>| burst.fetch((GATEWAY, PORT), i64::MAX, books(&drops));
     for number in 0..5 {
         send(&host, &VnetHeader::default(), &packet(number, 100));
     }
@@ -168,11 +177,14 @@ fn a_burst_ends_with_its_credit_or_when_it_is_full() {
         send(&host, &VnetHeader::default(), &packet(number, 1_000));
     }
     let mut burst = tun.try_lock(0).unwrap();
-    assert_eq!(burst.fetch((GATEWAY, PORT), 2_500, &drops), 3);
+    assert_eq!(burst.fetch((GATEWAY, PORT), 2_500, books(&drops)), 3);
     burst.complete(3);
-    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, &drops), GUEST_BURST);
+    assert_eq!(
+        burst.fetch((GATEWAY, PORT), i64::MAX, books(&drops)),
+        GUEST_BURST
+    );
     burst.complete(GUEST_BURST);
-    assert_eq!(burst.fetch((GATEWAY, PORT), 0, &drops), 0);
+    assert_eq!(burst.fetch((GATEWAY, PORT), 0, books(&drops)), 0);
 }
 
 #[test]
@@ -183,7 +195,7 @@ fn junk_between_frames_is_named_and_passed_over() {
     send(&host, &VnetHeader::default(), &[0; 100]);
     send(&host, &VnetHeader::default(), &packet(2, 100));
     let mut burst = tun.try_lock(0).unwrap();
-    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, &drops), 2);
+    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, books(&drops)), 2);
     assert_eq!(burst.frames(2).whole(1)[50], 2);
     assert_eq!(drops.count(DropReason::EtherTypeUnknown), 1);
 }
@@ -197,9 +209,9 @@ fn endless_junk_is_read_a_burst_at_a_time() {
         send(&host, &VnetHeader::default(), &[0; 100]);
     }
     let mut burst = tun.try_lock(0).unwrap();
-    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, &drops), 0);
+    assert_eq!(burst.fetch((GATEWAY, PORT), i64::MAX, books(&drops)), 0);
     assert_eq!(named(), GUEST_BURST as u64);
-    assert_eq!(burst.fetch((GATEWAY, PORT), 1_000, &drops), 0);
+    assert_eq!(burst.fetch((GATEWAY, PORT), 1_000, books(&drops)), 0);
     assert_eq!(
         named(),
         GUEST_BURST as u64 + 10,
@@ -215,7 +227,7 @@ fn frames_are_written_without_their_ethernet_header_from_any_pieces() {
     let header = ether::header(PORT, GATEWAY, EtherType::IPV4);
     let whole = [&header[..], &body].concat();
     {
-        let mut writer = Writer::new(&tun, 0, &drops).unwrap();
+        let mut writer = Writer::new(&tun, 0, books(&drops)).unwrap();
         writer.deliver(&shift_in(&PACKET), &[&header, &body[..54], &body[54..]]);
         writer.deliver(&VnetHeader::default(), &[&whole]);
         writer.deliver(&VnetHeader::default(), &[&whole[..20], &[], &whole[20..]]);
@@ -238,7 +250,7 @@ fn a_tap_is_written_whole_frames_of_any_kind() {
     let (tun, host) = tun(Layer::Ethernet);
     let drops = Drops::default();
     let header = ether::header(PORT, GATEWAY, EtherType::ARP);
-    Writer::new(&tun, 0, &drops)
+    Writer::new(&tun, 0, books(&drops))
         .unwrap()
         .deliver(&VnetHeader::default(), &[&header, &[1; 28]]);
     let frame = [&header[..], &[1; 28]].concat();
@@ -254,7 +266,7 @@ fn a_full_interface_loses_by_name_and_never_waits() {
         &[0; 50_000],
     ]
     .concat();
-    let mut writer = Writer::new(&tun, 0, &drops).unwrap();
+    let mut writer = Writer::new(&tun, 0, books(&drops)).unwrap();
     for _ in 0..100 {
         writer.deliver(&VnetHeader::default(), &[&frame]);
     }
