@@ -1,31 +1,21 @@
 //! Deliver: frames into guest RX rings and interfaces.
 //!
-//! In: frames from another guest, with their metadata; decrypted packets. Out: frames
-//! in the guest's ring or the host's interface, cut and checksummed exactly as far as
-//! the guest did not negotiate otherwise. Never: two RX rings held at once, a wait for
+//! In: frames in pieces, with metadata that the receiver takes. Out: the same in the
+//! guest's ring or the host's interface. Never: two RX rings held at once, a wait for
 //! buffers.
 
 use std::net::IpAddr;
 
 use culvert_vhost::{Offloads, RxBurst};
-use culvert_wire::{
-    Checksum, VnetHeader,
-    coalesce::Accept,
-    ether,
-    parse::{HEAD_LEN, Headers},
-    segment::{Plan, forwardable},
-};
+use culvert_wire::{VnetHeader, coalesce::Accept, ether};
 
 use crate::{
-    egress::departure::decrement_hop_limit,
     guest::{frames::Frames, tun::Writer},
-    loss::{Lost, lose, lose_all},
+    loss::{Lost, lose},
     shared::{
         drops::DropReason,
-        ids::PortIndex,
-        snapshot::{Guest, Network, Port},
+        snapshot::{Guest, Port},
     },
-    worker::turn::{Tools, Turn},
 };
 
 /// Bytes of an Ethernet header.
@@ -97,7 +87,7 @@ impl<'p> Outlet<'p> {
 
     /// Delivers frame `i`, with `head` in place of its first bytes. What is lost has been
     /// counted; `false` if its bytes can't be had.
-    fn forward<F: Frames>(
+    pub(crate) fn forward<F: Frames>(
         &mut self,
         frames: &F,
         i: usize,
@@ -162,104 +152,6 @@ pub(crate) fn accept(offloads: Offloads) -> Accept {
         uso4: offloads.contains(Offloads::GUEST_USO4),
         uso6: offloads.contains(Offloads::GUEST_USO6),
     }
-}
-
-/// Delivers frames of a burst of `sender` to a port of the same network.
-pub(crate) fn switched<'h, F: Frames>(
-    turn: &Turn<'_>,
-    tools: &mut Tools,
-    (sender, network): (&Port, &Network),
-    target: PortIndex,
-    frames: &F,
-    chosen: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
-) {
-    let Some(port) = turn.snapshot.port(target) else {
-        let lost = chosen.map(|(frame, ..)| Lost::Guest(frames, frame));
-        lose_all(sender.books(), DropReason::NoRoute, lost);
-        return;
-    };
-    // Frames of one guest queue go to one queue of the other: order holds.
-    let to = queue(port, turn.worker);
-    let Some(mut outlet) = Outlet::open(port, to, || chosen.clone().count()) else {
-        return;
-    };
-    let offloads = outlet.offloads();
-    for (frame, headers, routed) in chosen {
-        let mut head = [0; HEAD_LEN];
-        let private = frames.head(frame);
-        let head = &mut head[..private.len()];
-        head.copy_from_slice(private);
-        if routed {
-            let (ethernet, packet) = head.split_at_mut(ETHERNET);
-            ethernet[..6].copy_from_slice(&port.mac.0);
-            ethernet[6..12].copy_from_slice(&network.gateway_mac.0);
-            decrement_hop_limit(packet);
-        }
-        // It was found to be valid when the frame was classified.
-        let vnet = forwardable(frames.vnet(frame), headers, private);
-        let done = match vnet {
-            Ok(vnet) if accepts(&vnet, offloads) => {
-                outlet.forward(frames, frame, &vnet, head, &mut tools.scratch)
-            }
-            Ok(_) => cut(tools, frames, frame, headers, head, &mut outlet),
-            Err(_) => false,
-        };
-        if !done {
-            let lost = Lost::Guest(frames, frame);
-            lose(sender.books(), DropReason::OffloadInvalid, lost);
-        }
-    }
-}
-
-/// Whether a guest takes a frame with this metadata as it is.
-fn accepts(vnet: &VnetHeader, offloads: Offloads) -> bool {
-    let kind = match vnet.gso_kind() {
-        VnetHeader::GSO_NONE => Offloads::empty(),
-        VnetHeader::GSO_TCPV4 => Offloads::GUEST_TSO4,
-        VnetHeader::GSO_TCPV6 => Offloads::GUEST_TSO6,
-        VnetHeader::GSO_UDP_L4 => Offloads::GUEST_USO4 | Offloads::GUEST_USO6,
-        _ => return false,
-    };
-    let ecn = if vnet.gso_type & VnetHeader::GSO_ECN != 0 {
-        Offloads::GUEST_ECN
-    } else {
-        Offloads::empty()
-    };
-    let checksum = if vnet.needs_csum() {
-        Offloads::GUEST_CSUM
-    } else {
-        Offloads::empty()
-    };
-    offloads.contains(kind | ecn | checksum)
-}
-
-/// Cuts a frame, or completes its checksum, for a guest that can't do so itself; `false`
-/// if it can't be done (an IPv6 packet may be longer than any that is cut).
-fn cut<F: Frames>(
-    tools: &mut Tools,
-    frames: &F,
-    frame: usize,
-    headers: &Headers,
-    head: &[u8],
-    outlet: &mut Outlet<'_>,
-) -> bool {
-    let Ok(plan) = Plan::new(frames.vnet(frame), headers, head, usize::from(u16::MAX)) else {
-        return false;
-    };
-    for index in 0..plan.count() {
-        let segment = plan.segment(index);
-        let payload = ETHERNET + plan.header_len();
-        let end = payload + segment.payload.len();
-        let out = &mut tools.scratch[..end];
-        if !frames.copy(frame, segment.payload.start, &mut out[payload..]) {
-            return index > 0;
-        }
-        out[..ETHERNET].copy_from_slice(&head[..ETHERNET]);
-        let (front, data) = out.split_at_mut(payload);
-        plan.write_headers(index, head, Checksum::of(data), &mut front[ETHERNET..]);
-        outlet.deliver(&VnetHeader::default(), &[&*out]);
-    }
-    true
 }
 
 /// Delivers one frame that we made to a port.

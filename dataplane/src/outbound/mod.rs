@@ -10,55 +10,26 @@
 //! 3. `settle` serves the rest of the frames that were reached: other ports, answers
 //!    to the guest, drops by name.
 
-use std::sync::Arc;
+mod classify;
 
 use arrayvec::ArrayVec;
-use culvert_wire::{
-    icmp::IcmpError,
-    parse::{Headers, L3, parse_frame},
-    scope::is_routable,
-    segment,
-};
+use culvert_wire::parse::Headers;
 
+use self::classify::{Verdict, classify};
 use crate::{
-    egress::{
-        self, Note, Notes,
-        departure::{Bound, Passage},
-    },
+    egress::{self, Note, Notes, departure::Bound},
     gateway::answer::{self, Question},
-    guest::{deliver, frames::Frames},
+    guest::frames::Frames,
     loss::{Lost, lose, lose_all},
     shared::{
         drops::DropReason,
         ids::PortIndex,
         limits::GUEST_BURST,
-        peer::Peer,
-        snapshot::{Network, NextHop, Port},
+        snapshot::{Network, Port},
     },
-    switch::guard,
+    switch::{flood, switched::switched},
     worker::turn::{Sending, Tools, Turn},
 };
-
-/// What becomes of a frame. Set once.
-#[derive(Clone, Copy)]
-enum Verdict<'s> {
-    /// It leaves through a tunnel.
-    Tunnel(&'s Arc<Peer>, Passage),
-    /// It goes to another port of the network; `routed` if through the gateway.
-    Port { port: PortIndex, routed: bool },
-    /// It goes to all other ports of the network.
-    Flood,
-    /// The guest is answered; the frame is lost under a name, unless it was a question.
-    Answer(Question, Option<DropReason>),
-    /// It is lost.
-    Drop(DropReason),
-}
-
-/// There is no way to where it goes.
-const UNREACHABLE: Verdict<'static> = Verdict::Answer(
-    Question::Error(IcmpError::Unreachable),
-    Some(DropReason::NoRoute),
-);
 
 /// Carries a burst of frames that `port` sent, as far as its credit in bytes lasts;
 /// answers how many are done with, from the first on. The last of them may overdraw.
@@ -119,144 +90,10 @@ pub(crate) fn outbound<F: Frames>(
 /// What a frame of `len` bytes costs its sender: as much as there are copies made of it.
 fn cost(network: &Network, len: usize, verdict: &Verdict<'_>) -> i64 {
     let copies = match verdict {
-        Verdict::Flood => network.macs.len().saturating_sub(1).max(1),
+        Verdict::Flood => flood::copies(network),
         Verdict::Tunnel(..) | Verdict::Port { .. } | Verdict::Answer(..) | Verdict::Drop(_) => 1,
     };
     i64::try_from(len * copies).unwrap_or(i64::MAX)
-}
-
-fn classify<'s, F: Frames>(
-    turn: &Turn<'s>,
-    (port, network): (&Port, &Network),
-    frames: &F,
-    frame: usize,
-) -> (Verdict<'s>, Option<Headers>) {
-    let head = frames.head(frame);
-    let len = u32::try_from(frames.len(frame)).unwrap_or(u32::MAX);
-    let Ok(headers) = parse_frame(head, len) else {
-        return (Verdict::Drop(DropReason::FrameMalformed), None);
-    };
-    if let Err(reason) = guard::check(turn, (port, network), &headers, head) {
-        return (Verdict::Drop(reason), None);
-    }
-    if network.plain.is_some() {
-        return (plain(turn, network, &headers), Some(headers));
-    }
-    let verdict = match &headers.l3 {
-        L3::Arp => {
-            let question = answer::arp(port, network, &headers, head);
-            asked(port, network, &headers, question)
-        }
-        L3::V6(_) if guard::is_neighbor_discovery(&headers) => {
-            let question = answer::neighbor(port, network, &headers, head);
-            asked(port, network, &headers, question)
-        }
-        L3::V4(_) | L3::V6(_) if headers.ether.destination == network.gateway_mac => {
-            route(turn, network, &headers)
-        }
-        L3::V4(_) | L3::V6(_) | L3::Other => switch(port, network, &headers),
-    };
-    let passes_on = matches!(verdict, Verdict::Port { .. } | Verdict::Flood);
-    if passes_on && segment::forwardable(frames.vnet(frame), &headers, head).is_err() {
-        return (Verdict::Drop(DropReason::OffloadInvalid), None);
-    }
-    (verdict, Some(headers))
-}
-
-/// What becomes of an ARP or neighbor discovery message: what the gateway can't answer
-/// concerns the ports that it is addressed to.
-fn asked<'s>(
-    port: &Port,
-    network: &Network,
-    headers: &Headers,
-    question: Result<Option<Question>, DropReason>,
-) -> Verdict<'s> {
-    match question {
-        Ok(Some(question)) => Verdict::Answer(question, None),
-        Ok(None) if headers.ether.destination == network.gateway_mac => {
-            Verdict::Drop(DropReason::GatewayNotServed)
-        }
-        Ok(None) => switch(port, network, headers),
-        Err(reason) => Verdict::Drop(reason),
-    }
-}
-
-/// Layer 2: by MAC address, within the network.
-fn switch<'s>(port: &Port, network: &Network, headers: &Headers) -> Verdict<'s> {
-    let destination = headers.ether.destination;
-    if destination.is_multicast() {
-        return Verdict::Flood;
-    }
-    match network.port_by_mac(destination) {
-        Some(index) if index != port.index => Verdict::Port {
-            port: index,
-            routed: false,
-        },
-        Some(_) | None if destination == network.gateway_mac => {
-            Verdict::Drop(DropReason::EtherTypeUnknown)
-        }
-        Some(_) | None => Verdict::Drop(DropReason::MacUnknown),
-    }
-}
-
-/// Layer 3: through the gateway.
-fn route<'s>(turn: &Turn<'s>, network: &Network, headers: &Headers) -> Verdict<'s> {
-    let Some((source, destination)) = headers.addresses() else {
-        return Verdict::Drop(DropReason::FrameMalformed);
-    };
-    if destination.is_multicast() {
-        return Verdict::Drop(DropReason::NoListener);
-    }
-    let hop_limit = match &headers.l3 {
-        L3::V4(ip) if !ip.checksum_ok => return Verdict::Drop(DropReason::FrameMalformed),
-        L3::V4(ip) => ip.ttl,
-        L3::V6(ip) => ip.hop_limit,
-        L3::Arp | L3::Other => return Verdict::Drop(DropReason::EtherTypeUnknown),
-    };
-    let next_hop = network.routes.lookup(destination);
-    if next_hop == Some(NextHop::Gateway) {
-        return match answer::is_echo_request(headers) {
-            true => Verdict::Answer(Question::Echo, None),
-            false => Verdict::Drop(DropReason::GatewayNotServed),
-        };
-    }
-    if !is_routable(source) {
-        return Verdict::Drop(DropReason::AddressUnroutable);
-    }
-    if !is_routable(destination) {
-        return Verdict::Answer(
-            Question::Error(IcmpError::Unreachable),
-            Some(DropReason::AddressUnroutable),
-        );
-    }
-    if hop_limit <= 1 {
-        return Verdict::Answer(
-            Question::Error(IcmpError::TimeExceeded),
-            Some(DropReason::TtlExceeded),
-        );
-    }
-    match next_hop {
-        Some(NextHop::Peer(peer)) => match turn.snapshot.peer(peer) {
-            Some(peer) => Verdict::Tunnel(peer, Passage::Routed),
-            None => UNREACHABLE,
-        },
-        Some(NextHop::Port(port)) => Verdict::Port { port, routed: true },
-        Some(NextHop::Unreachable | NextHop::Gateway) | None => UNREACHABLE,
-    }
-}
-
-/// A network without a router: whatever it is, it goes to the peer whose address it is,
-/// as it is.
-fn plain<'s>(turn: &Turn<'s>, network: &Network, headers: &Headers) -> Verdict<'s> {
-    let Some((_, destination)) = headers.addresses() else {
-        return Verdict::Drop(DropReason::EtherTypeUnknown);
-    };
-    match network.routes.lookup(destination) {
-        Some(NextHop::Peer(peer)) if let Some(peer) = turn.snapshot.peer(peer) => {
-            Verdict::Tunnel(peer, Passage::Plain)
-        }
-        _ => UNREACHABLE,
-    }
 }
 
 /// Step 3: everything that does not leave through a tunnel.
@@ -303,10 +140,20 @@ fn settle<F: Frames>(
                 | Verdict::Answer(..)
                 | Verdict::Drop(_) => None,
             });
-        deliver::switched(turn, tools, (port, network), target, frames, chosen);
+        switched(turn, tools, (port, network), target, frames, chosen);
     }
     if floods {
-        flood(turn, tools, port, network, frames, verdicts);
+        let flooded = verdicts
+            .iter()
+            .enumerate()
+            .filter_map(|(frame, (verdict, headers))| match *verdict {
+                Verdict::Flood => Some((frame, headers.as_ref()?, false)),
+                Verdict::Tunnel(..)
+                | Verdict::Port { .. }
+                | Verdict::Answer(..)
+                | Verdict::Drop(_) => None,
+            });
+        flood::flood(turn, tools, (port, network), frames, flooded);
     }
     for note in notes {
         if let Some(reason) = note.lost {
@@ -328,42 +175,5 @@ fn settle<F: Frames>(
             Some((note.frame, headers.as_ref()?, Question::Error(note.tell?)))
         });
         answer::answer(turn, tools, port, network, frames, asked.chain(told));
-    }
-}
-
-/// Broadcast and multicast: a copy to each other port of the network.
-fn flood<F: Frames>(
-    turn: &Turn<'_>,
-    tools: &mut Tools,
-    port: &Port,
-    network: &Network,
-    frames: &F,
-    verdicts: &[(Verdict<'_>, Option<Headers>)],
-) {
-    let flooded = || {
-        verdicts
-            .iter()
-            .enumerate()
-            .filter_map(|(frame, (verdict, headers))| match *verdict {
-                Verdict::Flood => Some((frame, headers.as_ref()?, false)),
-                Verdict::Tunnel(..)
-                | Verdict::Port { .. }
-                | Verdict::Answer(..)
-                | Verdict::Drop(_) => None,
-            })
-    };
-    let mut heard = false;
-    // An interface that speaks IP alone has no neighbors, and hears no broadcast.
-    let hears = |index: PortIndex| {
-        let other = turn.snapshot.port(index);
-        index != port.index && other.is_none_or(|other| !other.guest.is_ip_only())
-    };
-    for &(_, other) in network.macs.iter().filter(|&&(_, other)| hears(other)) {
-        heard = true;
-        deliver::switched(turn, tools, (port, network), other, frames, flooded());
-    }
-    if !heard {
-        let lost = flooded().map(|(frame, ..)| Lost::Guest(frames, frame));
-        lose_all(port.books(), DropReason::NoListener, lost);
     }
 }

@@ -1,0 +1,49 @@
+//! Flood: broadcast and multicast, a copy to each other port of the network.
+//!
+//! In: frames of one port that everybody should hear. Out: a copy in each ring or interface that hears. Never: a copy
+//! to the sender, or into a tunnel.
+//!
+//! A flooded frame costs its sender its bytes once for each copy ([`copies`]).
+
+use culvert_wire::parse::Headers;
+
+use super::switched::switched;
+use crate::{
+    guest::frames::Frames,
+    loss::{Lost, lose_all},
+    shared::{
+        drops::DropReason,
+        ids::PortIndex,
+        snapshot::{Network, Port},
+    },
+    worker::turn::{Tools, Turn},
+};
+
+/// How many copies of a frame there will be, which its sender is charged for.
+pub(crate) fn copies(network: &Network) -> usize {
+    network.macs.len().saturating_sub(1).max(1)
+}
+
+/// Delivers frames of a burst of `port` to all others of its network.
+pub(crate) fn flood<'h, F: Frames>(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    (port, network): (&Port, &Network),
+    frames: &F,
+    flooded: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
+) {
+    let mut heard = false;
+    // An interface that speaks IP alone has no neighbors, and hears no broadcast.
+    let hears = |index: PortIndex| {
+        let other = turn.snapshot.port(index);
+        index != port.index && other.is_none_or(|other| !other.guest.is_ip_only())
+    };
+    for &(_, other) in network.macs.iter().filter(|&&(_, other)| hears(other)) {
+        heard = true;
+        switched(turn, tools, (port, network), other, frames, flooded.clone());
+    }
+    if !heard {
+        let lost = flooded.map(|(frame, ..)| Lost::Guest(frames, frame));
+        lose_all(port.books(), DropReason::NoListener, lost);
+    }
+}
