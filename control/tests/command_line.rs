@@ -12,6 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, culvert, run, stderr, stdout};
+use culvert::api::client::Client;
 
 /// Nothing that needs a device: any engine can run it.
 const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
@@ -281,6 +282,41 @@ fn a_whole_life() {
     let mut next = Run::start(&config, &run_dir, folder.path());
     next.signal(Signal::SIGINT);
     assert!(next.child.wait().unwrap().success());
+}
+
+/// The file is a FIFO, so that a reload lasts until the test has written it.
+#[test]
+fn a_reload_while_another_is_under_way_follows_it() {
+    use nix::sys::signal::Signal;
+    let folder = tempfile::tempdir().unwrap();
+    let (config, run_dir) = (folder.path().join("c.yaml"), folder.path().join("run"));
+    fs::write(&config, SMALL).unwrap();
+    let mut life = Run::start(&config, &run_dir, folder.path());
+    fs::remove_file(&config).unwrap();
+    nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    life.signal(Signal::SIGHUP);
+    life.expect("RELOADING=1");
+    // Two while the first is under way: one more turn takes over what the file says by then.
+    life.signal(Signal::SIGHUP);
+    life.signal(Signal::SIGHUP);
+    let generation = || {
+        let state = Client::new(&run_dir).state().unwrap();
+        (state.generation, state.routes.len())
+    };
+    let with = |network| format!("version: 1\nnode: small\nnetworks: {{{network}}}\n");
+    fs::write(&config, with("a: {gateway: 10.1.0.1/24}")).unwrap();
+    life.expect("READY=1");
+    assert_eq!(generation(), (2, 1));
+    life.expect("RELOADING=1");
+    let two = "a: {gateway: 10.1.0.1/24}, b: {gateway: 10.2.0.1/24}";
+    fs::write(&config, with(two)).unwrap();
+    life.expect("READY=1");
+    assert_eq!(generation(), (3, 2));
+    life.signal(Signal::SIGTERM);
+    assert!(life.child.wait().unwrap().success());
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert_eq!(log.matches("SIGHUP: applying").count(), 2, "{log}");
+    assert!(log.contains("applied: network b added"), "{log}");
 }
 
 #[test]

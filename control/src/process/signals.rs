@@ -7,8 +7,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -51,18 +50,26 @@ pub fn block() -> io::Result<()> {
 /// When the system has no thread or file descriptor left.
 pub fn serve(config: Option<PathBuf>, requester: Requester, notify: Notify) -> io::Result<()> {
     let signals = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC)?;
-    let reload = Arc::new(Reload {
-        config,
-        requester,
-        notify,
-        running: AtomicBool::new(false),
+    let reload = config.map(|config| {
+        Reload {
+            config,
+            requester: requester.clone(),
+            notify,
+        }
+        .start()
     });
-    let run = move || serve_forever(&signals, &reload);
+    let reload = reload.transpose()?;
+    let run = move || serve_forever(&signals, reload.as_ref(), &requester, notify);
     thread::Builder::new().name("signals".into()).spawn(run)?;
     Ok(())
 }
 
-fn serve_forever(signals: &SignalFd, reload: &Arc<Reload>) {
+fn serve_forever(
+    signals: &SignalFd,
+    reload: Option<&SyncSender<()>>,
+    requester: &Requester,
+    notify: Notify,
+) {
     let mut draining = false;
     loop {
         let signal = match signals.read_signal() {
@@ -74,20 +81,24 @@ fn serve_forever(signals: &SignalFd, reload: &Arc<Reload>) {
             }
         };
         let number = i32::try_from(signal.ssi_signo).ok();
-        match number.and_then(|number| Signal::try_from(number).ok()) {
-            Some(Signal::SIGHUP) if draining => {}
-            Some(Signal::SIGHUP) if reload.config.is_some() => start_reload(reload),
-            Some(signal) if draining => {
+        let signal = number.and_then(|number| Signal::try_from(number).ok());
+        match (signal, reload) {
+            (None, _) => {}
+            (Some(Signal::SIGHUP), _) if draining => {}
+            (Some(Signal::SIGHUP), Some(reload)) => {
+                // One that waits already will read what the file says by then.
+                let _ = reload.try_send(());
+            }
+            (Some(signal), _) if draining => {
                 tracing::warn!("second {signal}: ending at once");
                 std::process::exit(INTERRUPTED);
             }
-            Some(signal) => {
+            (Some(signal), _) => {
                 draining = true;
                 tracing::info!("{signal}: draining");
-                reload.notify.stopping();
-                drain(&reload.requester);
+                notify.stopping();
+                drain(requester);
             }
-            None => {}
         }
     }
 }
@@ -98,34 +109,25 @@ fn drain(requester: &Requester) {
     }
 }
 
-/// Applies the file on a thread of its own, so that a slow engine doesn't keep the next signal waiting.
-fn start_reload(reload: &Arc<Reload>) {
-    if reload.running.swap(true, Ordering::AcqRel) {
-        tracing::warn!("SIGHUP: the last one is still being applied");
-        return;
-    }
-    let own = Arc::clone(reload);
-    let run = move || {
-        own.run();
-        own.running.store(false, Ordering::Release);
-    };
-    if let Err(error) = thread::Builder::new().name("reload".into()).spawn(run) {
-        reload.running.store(false, Ordering::Release);
-        tracing::error!(%error, "SIGHUP: no thread is left to apply the configuration");
-    }
-}
-
 /// What a SIGHUP needs.
 struct Reload {
-    config: Option<PathBuf>,
+    config: PathBuf,
     requester: Requester,
     notify: Notify,
-    running: AtomicBool,
 }
 
 impl Reload {
+    /// Starts the thread that applies the file, so that a slow engine doesn't keep the next signal waiting. A SIGHUP
+    /// that arrives meanwhile waits for its turn; of several, one is enough.
+    fn start(self) -> io::Result<SyncSender<()>> {
+        let (ask, asked) = sync_channel(1);
+        let run = move || asked.into_iter().for_each(|()| self.run());
+        thread::Builder::new().name("reload".into()).spawn(run)?;
+        Ok(ask)
+    }
+
     fn run(&self) {
-        let Some(path) = &self.config else { return };
+        let path = &self.config;
         let config = path.display();
         tracing::info!(%config, "SIGHUP: applying the configuration again");
         self.notify.reloading();
