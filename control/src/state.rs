@@ -41,6 +41,18 @@ pub struct State {
     pub cores: Vec<Core>,
     /// Every drop counter that is not zero.
     pub drops: Vec<Drop>,
+    /// What is missing of the log.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// Lines that the log has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// They could not be written: stderr's disk was full, its reader gone or too slow.
+    pub lost: u64,
+    /// One cause had too many.
+    pub left_out: u64,
 }
 
 /// Packets and bytes one way.

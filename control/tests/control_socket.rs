@@ -39,6 +39,7 @@ fn show_prints_tables() {
         stdout(&output),
         "\
 hv-a: culvert 0.1.0, pid 4711, up 1 hour, 1 minute, 1 second, /etc/culvert/hv-a.yaml (generation 3)
+log: 2 lines could not be written, 5 were left out
 
 PORT  NETWORK  LINK  QUEUES  RX PACKETS        RX  TX PACKETS     TX  DROPS   MTU  SOCKET
 vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  1420  /run/culvert/vm1.sock

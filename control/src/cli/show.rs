@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::table::{Align, Table};
 use super::{Failure, Part, print, units, wants_color};
 use crate::api::client::Client;
-use crate::state::{State, Traffic};
+use crate::state::{Log, State, Traffic};
 
 use Align::{Left, Right};
 
@@ -64,8 +64,17 @@ fn headline(state: &State) -> String {
         0 => "just started".into(),
         seconds => format!("up {}", units::duration(seconds)),
     };
+    let log = match state.log {
+        Log {
+            lost: 0,
+            left_out: 0,
+        } => String::new(),
+        Log { lost, left_out } => {
+            format!("\nlog: {lost} lines could not be written, {left_out} were left out")
+        }
+    };
     format!(
-        "{}: culvert {}, pid {}, {uptime}, {} (generation {})",
+        "{}: culvert {}, pid {}, {uptime}, {} (generation {}){log}",
         state.node, state.version, state.pid, state.config, state.generation
     )
 }

@@ -99,6 +99,7 @@ impl Engine {
             neighbors: self.report_neighbors(now.monotonic),
             cores: self.report_cores(),
             drops: Vec::new(),
+            log: crate::process::log::missing(),
         };
         state.drops = all_drops(&state);
         state

@@ -1,10 +1,15 @@
 //! Log lines: for people on a terminal, with priorities for journald (sd-daemon(3)).
 //!
 //! In: `CULVERT_LOG` (tracing's directives, `info` by default), `JOURNAL_STREAM`, `NO_COLOR`. Out:
-//! lines on stderr. Never: keys; no type of this workspace shows one.
+//! lines on stderr, as far as it takes them ([`lossy`]) and their causes are not too many ([`limit`]); the counts of
+//! those that are missing. Never: keys; no type of this workspace shows one.
+
+mod limit;
+mod lossy;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::time::Instant;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -12,6 +17,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use limit::Limit;
+use lossy::Lossy;
 
 /// The environment variable with tracing's directives.
 const VARIABLE: &str = "CULVERT_LOG";
@@ -40,11 +48,19 @@ pub fn init_with(default: &str) {
     } else {
         Lines::Plain
     };
+    let warning = match lines {
+        Lines::Journal => |text: &str| Lines::Journal.warning(text),
+        Lines::Terminal => |text: &str| Lines::Terminal.warning(text),
+        Lines::Plain => |text: &str| Lines::Plain.warning(text),
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(move || Lossy { warning })
         .with_ansi(lines == Lines::Terminal)
-        .event_format(lines);
+        .event_format(Limited {
+            lines,
+            limit: Limit::default(),
+        });
     // A second call keeps the first one's log.
     let _ = subscriber.try_init();
     if let Some(mistake) = mistake {
@@ -63,7 +79,38 @@ enum Lines {
     Plain,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl Lines {
+    /// What stands before a line's text.
+    fn begin(self, writer: &mut Writer<'_>, level: Level) -> fmt::Result {
+        match self {
+            Self::Journal => write!(writer, "<{}>", priority(level)),
+            Self::Plain => {
+                SystemTime.format_time(writer)?;
+                write!(writer, " {level:>5} ")
+            }
+            Self::Terminal => {
+                SystemTime.format_time(writer)?;
+                write!(writer, " \x1b[{}m{level:>5}\x1b[0m ", color(level))
+            }
+        }
+    }
+
+    /// A line that warns.
+    fn warning(self, text: &str) -> String {
+        let mut line = String::new();
+        // Writing to a String can't fail.
+        let _ = self.begin(&mut Writer::new(&mut line), Level::WARN);
+        line + text + "\n"
+    }
+}
+
+/// Lines, as far as their causes may have them.
+struct Limited {
+    lines: Lines,
+    limit: Limit,
+}
+
+impl<S, N> FormatEvent<S, N> for Limited
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -74,20 +121,24 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let level = *event.metadata().level();
-        match self {
-            Self::Journal => write!(writer, "<{}>", priority(level))?,
-            Self::Plain => {
-                SystemTime.format_time(&mut writer)?;
-                write!(writer, " {level:>5} ")?;
-            }
-            Self::Terminal => {
-                SystemTime.format_time(&mut writer)?;
-                write!(writer, " \x1b[{}m{level:>5}\x1b[0m ", color(level))?;
-            }
-        }
+        // Of a line that is left out nothing is written.
+        let Some(missing) = self.limit.admit(event, Instant::now()) else {
+            return Ok(());
+        };
+        self.lines.begin(&mut writer, *event.metadata().level())?;
         context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        match missing {
+            0 => writeln!(writer),
+            missing => writeln!(writer, " (and {missing} lines like this, left out)"),
+        }
+    }
+}
+
+/// What is missing of the log since the start.
+pub fn missing() -> crate::state::Log {
+    crate::state::Log {
+        lost: lossy::lost(),
+        left_out: limit::left_out(),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use culvert::api::{self, ApplyError, Request, Requester};
 use culvert::config::Config;
 use culvert::state::{
-    Applied, Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
+    Applied, Core, Drop, Log, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
 };
 use culvert_directory::Directory;
 
@@ -114,6 +114,10 @@ pub(crate) fn state() -> State {
             reason: "ring-full".into(),
             packets: 3,
         }],
+        log: Log {
+            lost: 2,
+            left_out: 5,
+        },
     }
 }
 
@@ -182,19 +186,31 @@ pub(crate) struct Run {
 impl Run {
     /// Starts it and waits until it is ready; it logs to `log` in `folder`.
     pub(crate) fn start(config: &Path, run_dir: &Path, folder: &Path) -> Self {
+        let log = fs::File::create(folder.join("log")).unwrap();
+        Self::start_by(culvert(), config, run_dir, folder, log.into())
+    }
+
+    /// The same by a command that comes to `culvert` in the end, with stderr somewhere else.
+    pub(crate) fn start_by(
+        mut command: Command,
+        config: &Path,
+        run_dir: &Path,
+        folder: &Path,
+        stderr: Stdio,
+    ) -> Self {
         let socket = folder.join("notify");
         let _ = fs::remove_file(&socket);
         let notifications = UnixDatagram::bind(&socket).unwrap();
         notifications
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        let child = culvert()
+        let child = command
             .args(["run", "-c"])
             .arg(config)
             .arg("--run-dir")
             .arg(run_dir)
             .env("NOTIFY_SOCKET", &socket)
-            .stderr(fs::File::create(folder.join("log")).unwrap())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         let run = Self {

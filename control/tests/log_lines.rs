@@ -1,0 +1,195 @@
+//! Log lines that can't be written, and causes that would have too many: real processes, real disks and pipes.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Run, culvert};
+use culvert::api::client::Client;
+use culvert::state::Log;
+use nix::sys::signal::Signal;
+
+const CONFIG: &str = "version: 1\nmemory: {hugepages: off}\nnetworks: {n: {gateway: 10.0.0.1/24}}\n\
+    ports: {vm1: {network: n, mac: \"52:54:00:00:00:01\", addresses: [10.0.0.2]}}\n";
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("c.yaml"), CONFIG).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&self, stderr: Stdio) -> Run {
+        self.start_by(culvert(), stderr)
+    }
+
+    fn start_by(&self, command: Command, stderr: Stdio) -> Run {
+        let (config, run_dir) = (self.path("c.yaml"), self.path("run"));
+        Run::start_by(command, &config, &run_dir, self.folder.path(), stderr)
+    }
+
+    fn log(&self) -> Log {
+        Client::new(&self.path("run")).state().unwrap().log
+    }
+
+    /// A VMM that comes and goes; returns when it has been seen.
+    fn visit(&self) {
+        let mut visitor = UnixStream::connect(self.path("run/vm1.sock")).unwrap();
+        visitor.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = visitor.read(&mut [0]);
+    }
+
+    /// Visits until so many lines are missing.
+    fn visit_until(&self, is_enough: impl Fn(Log) -> bool) {
+        for _ in 0..10_000 {
+            self.visit();
+            if is_enough(self.log()) {
+                return;
+            }
+        }
+        panic!("{:?}", self.log());
+    }
+}
+
+fn reload(life: &Run) {
+    life.signal(Signal::SIGHUP);
+    life.expect("RELOADING=1");
+    life.expect("READY=1");
+}
+
+/// It ends as it was told to, and not by a panic.
+fn end(mut life: Run) {
+    life.signal(Signal::SIGTERM);
+    let status = life.child.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+/// A program in a mount namespace of its own, with a tmpfs of two pages at a path, which is full.
+fn with_full_disk(at: &Path) -> Option<Command> {
+    let root = nix::unistd::geteuid().is_root();
+    let flags = if root { "-m" } else { "-rm" };
+    let tried = Command::new("unshare").args([flags, "true"]).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let script = "at=$1; shift; mount -t tmpfs -o size=8k culvert-test \"$at\" && \
+        { cat /dev/zero > \"$at/filler\" 2>/dev/null; exec \"$@\" 2>>\"$at/log\"; }";
+    let mut command = Command::new("unshare");
+    let words = [flags, "--propagation", "private", "sh", "-c", script, "sh"];
+    command.args(words).arg(at);
+    command.arg(culvert().get_program());
+    Some(command)
+}
+
+#[test]
+fn a_full_disk_behind_stderr_costs_lines_and_nothing_else() {
+    let place = Place::new();
+    let disk = place.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(command) = with_full_disk(&disk) else {
+        eprintln!("skipped: no mount namespace may be made here");
+        return;
+    };
+    let life = place.start_by(command, Stdio::null());
+    reload(&life);
+    place.visit();
+    let log = place.log();
+    assert!(log.lost >= 2, "{log:?}");
+
+    // Room again: the next line comes after one that says how many are missing.
+    let inside = Path::new("/proc").join(life.child.id().to_string());
+    let disk = inside.join("root").join(disk.strip_prefix("/").unwrap());
+    assert_eq!(
+        fs::metadata(disk.join("log")).unwrap().len(),
+        0,
+        "it was full"
+    );
+    fs::remove_file(disk.join("filler")).unwrap();
+    reload(&life);
+    let text = fs::read_to_string(disk.join("log")).unwrap();
+    let (_, lost) = text.split_once(" WARN ").unwrap();
+    let lost: u64 = lost.split(' ').next().unwrap().parse().unwrap();
+    let mut lines = text.lines();
+    let first = lines.next().unwrap();
+    assert!(first.ends_with("log lines could not be written"), "{first}");
+    assert!(lines.next().unwrap().contains("SIGHUP"), "{text}");
+    assert_eq!(place.log().lost, lost);
+    end(life);
+}
+
+#[test]
+fn a_pipe_whose_reader_is_gone_costs_lines_and_nothing_else() {
+    let place = Place::new();
+    let mut life = place.start(Stdio::piped());
+    drop(life.child.stderr.take());
+    reload(&life);
+    place.visit();
+    let before = place.log().lost;
+    assert!(before >= 2, "{before}");
+    reload(&life);
+    assert!(place.log().lost > before);
+    end(life);
+}
+
+#[test]
+fn a_reader_that_sleeps_holds_nobody_up() {
+    let place = Place::new();
+    let mut command = culvert();
+    // Every visit has a line at this level, without limit.
+    command.env("CULVERT_LOG", "debug");
+    let mut life = place.start_by(command, Stdio::piped());
+    for _ in 0..2_000 {
+        reload(&life);
+        if place.log().lost > 0 {
+            break;
+        }
+    }
+    let lost = place.log().lost;
+    assert!(lost > 0);
+    // Awake again, it is told.
+    let mut lines = BufReader::new(life.child.stderr.take().unwrap()).lines();
+    let reading = std::thread::spawn(move || {
+        lines.find(|line| {
+            line.as_ref()
+                .unwrap()
+                .contains("log lines could not be written")
+        })
+    });
+    while !reading.is_finished() {
+        reload(&life);
+    }
+    assert!(reading.join().unwrap().is_some());
+    end(life);
+}
+
+#[test]
+fn a_client_that_comes_and_goes_has_so_many_lines() {
+    let place = Place::new();
+    let log = place.path("log");
+    let life = place.start(fs::File::create(&log).unwrap().into());
+    place.visit_until(|log| log.left_out > 1_000);
+    let text = fs::read_to_string(&log).unwrap();
+    let lines = text.lines().filter(|line| line.contains("vm1"));
+    // Two a visit, of which each may have some more while this runs.
+    let count = lines.count();
+    assert!((10..200).contains(&count), "{count} lines: {text}");
+    // Nobody else's lines are missing for it.
+    reload(&life);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("SIGHUP: applying"), "{text}");
+    end(life);
+}
