@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rand_core::CryptoRng;
 use subtle::{Choice, ConstantTimeEq};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Bytes of every key.
 pub const KEY_LEN: usize = 32;
@@ -34,13 +34,16 @@ pub enum KeyError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey([u8; KEY_LEN]);
 
+/// Bytes that have one place, which is wiped when dropped: who owns them may move, also in a vector that grows.
+type Secret = Box<Zeroizing<[u8; KEY_LEN]>>;
+
 /// Our identity: an X25519 private key, clamped, wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; KEY_LEN]);
+#[derive(Clone)]
+pub struct PrivateKey(Secret);
 
 /// A symmetric key mixed into the handshake; all zeros means none. Wiped when dropped.
-#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_LEN]);
+#[derive(Clone, Default)]
+pub struct PresharedKey(Secret);
 
 impl PrivateKey {
     /// A new key.
@@ -48,7 +51,7 @@ impl PrivateKey {
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; KEY_LEN]);
         rng.fill_bytes(bytes.as_mut_slice());
-        Self::from_bytes(*bytes)
+        Self::copy(&bytes)
     }
 
     /// The key with these bytes, clamped. `None` for 32 zeros, which mean "no key" in `wg`'s protocols.
@@ -59,22 +62,28 @@ impl PrivateKey {
 
     /// The key with these bytes, clamped (RFC 7748, section 5).
     #[must_use]
-    pub const fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
-        bytes[0] &= 248;
-        bytes[31] = bytes[31] & 127 | 64;
-        Self(bytes)
+    pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self::copy(&Zeroizing::new(bytes))
+    }
+
+    fn copy(bytes: &[u8; KEY_LEN]) -> Self {
+        let mut key = Secret::default();
+        key.copy_from_slice(bytes);
+        key[0] &= 248;
+        key[31] = key[31] & 127 | 64;
+        Self(key)
     }
 
     /// The public key of this private key.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let secret = x25519_dalek::StaticSecret::from(**self.0);
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
     }
 
     /// The shared secret with a public key; `None` if the result is all zeros, which a point of low order yields.
     pub(crate) fn agree(&self, public: &PublicKey) -> Option<Zeroizing<[u8; KEY_LEN]>> {
-        let secret = x25519_dalek::StaticSecret::from(self.0);
+        let secret = x25519_dalek::StaticSecret::from(**self.0);
         let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(public.0));
         shared
             .was_contributory()
@@ -87,20 +96,26 @@ impl PresharedKey {
     #[must_use]
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
         let mut key = Self::default();
-        rng.fill_bytes(&mut key.0);
+        rng.fill_bytes(key.0.as_mut_slice());
         key
     }
 
     /// The key with these bytes.
     #[must_use]
-    pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
+        Self::copy(&Zeroizing::new(bytes))
+    }
+
+    fn copy(bytes: &[u8; KEY_LEN]) -> Self {
+        let mut key = Self::default();
+        key.0.copy_from_slice(bytes);
+        key
     }
 
     /// Whether this stands for "none".
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.0.ct_eq(&[0; KEY_LEN]).into()
+        self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
     }
 }
 
@@ -109,6 +124,10 @@ impl PublicKey {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self(bytes)
+    }
+
+    fn copy(bytes: &[u8; KEY_LEN]) -> Self {
+        Self(*bytes)
     }
 
     /// Standard base64.
@@ -141,7 +160,7 @@ macro_rules! common {
         impl $key {
             /// The bytes.
             #[must_use]
-            pub const fn as_bytes(&self) -> &[u8; KEY_LEN] {
+            pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
                 &self.0
             }
 
@@ -153,7 +172,7 @@ macro_rules! common {
             pub fn from_base64(text: &str) -> Result<Self, KeyError> {
                 let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
                 match STANDARD.decode_slice(text, bytes.as_mut_slice()) {
-                    Ok(KEY_LEN) if text.len() == BASE64_LEN => Ok(Self::from_bytes(first(&bytes))),
+                    Ok(KEY_LEN) if text.len() == BASE64_LEN => Ok(Self::copy(first(&bytes))),
                     _ => Err(KeyError::NotBase64),
                 }
             }
@@ -165,7 +184,7 @@ macro_rules! common {
             /// Anything else.
             pub fn from_hex(text: &str) -> Result<Self, KeyError> {
                 let bytes = decode_hex(text).ok_or(KeyError::NotHex)?;
-                Ok(Self::from_bytes(*bytes))
+                Ok(Self::copy(&bytes))
             }
         }
 
@@ -179,7 +198,7 @@ macro_rules! common {
 
         impl ConstantTimeEq for $key {
             fn ct_eq(&self, other: &Self) -> Choice {
-                self.0.ct_eq(&other.0)
+                self.as_bytes().ct_eq(other.as_bytes())
             }
         }
     };
@@ -191,7 +210,7 @@ macro_rules! secret {
             /// Standard base64; the text is wiped when dropped.
             #[must_use]
             pub fn to_base64(&self) -> Zeroizing<String> {
-                Zeroizing::new(STANDARD.encode(self.0))
+                Zeroizing::new(STANDARD.encode(self.as_bytes()))
             }
 
             /// Lower-case hex; the text is wiped when dropped.
@@ -199,7 +218,7 @@ macro_rules! secret {
             pub fn to_hex(&self) -> Zeroizing<String> {
                 const DIGITS: &[u8; 16] = b"0123456789abcdef";
                 let mut text = Zeroizing::new(String::with_capacity(HEX_LEN));
-                for byte in self.0 {
+                for &byte in self.as_bytes() {
                     text.push(char::from(DIGITS[usize::from(byte >> 4)]));
                     text.push(char::from(DIGITS[usize::from(byte & 15)]));
                 }
@@ -229,8 +248,8 @@ common!(PresharedKey, true);
 secret!(PrivateKey);
 secret!(PresharedKey);
 
-fn first(bytes: &[u8; KEY_LEN + 1]) -> [u8; KEY_LEN] {
-    *bytes
+fn first(bytes: &[u8; KEY_LEN + 1]) -> &[u8; KEY_LEN] {
+    bytes
         .first_chunk()
         .expect("the longer array holds the shorter")
 }
