@@ -174,6 +174,16 @@ fn key_files_are_read_with_care() {
     );
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(check().status.success(), "{}", stderr(&check()));
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(&key, Some(12_345), None).unwrap();
+        let text = stderr(&check());
+        assert!(text.contains("belongs to user 12345, who can"), "{text}");
+        assert!(
+            text.contains(&format!("chown 0 {}", key.display())),
+            "{text}"
+        );
+        std::os::unix::fs::chown(&key, Some(0), None).unwrap();
+    }
     fs::write(&key, "x".repeat(100_000)).unwrap();
     assert!(stderr(&check()).contains("something else than one key"));
     fs::remove_file(&key).unwrap();

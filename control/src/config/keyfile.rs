@@ -1,4 +1,4 @@
-//! Key files: one base64 key each, readable by their owner alone.
+//! Key files: one base64 key each, readable by their owner alone, who is root or this process's user.
 //!
 //! In: a path. Out: the key's text, or why the file is refused and the command that mends it.
 //! Never: the file's contents in a message.
@@ -38,6 +38,12 @@ pub enum KeyFileError {
         /// The permission bits.
         mode: u32,
     },
+    /// Another user's, who can change it.
+    #[error("it belongs to user {owner}, who can change it")]
+    Foreign {
+        /// Its owner.
+        owner: u32,
+    },
     /// A folder or a device.
     #[error("not a file")]
     NotAFile,
@@ -73,6 +79,10 @@ impl KeyFiles for Disk {
         let mode = metadata.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(KeyFileError::Exposed { mode });
+        }
+        let owner = metadata.uid();
+        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+            return Err(KeyFileError::Foreign { owner });
         }
         read_text(&mut file)
     }

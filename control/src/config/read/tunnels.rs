@@ -113,6 +113,10 @@ impl Reader<'_> {
         match error {
             KeyFileError::Missing | KeyFileError::NotAKey => mistake.help(make),
             KeyFileError::Exposed { .. } => mistake.help(format!("to mend it: chmod 600 {quoted}")),
+            KeyFileError::Foreign { .. } => {
+                let user = rustix::process::geteuid().as_raw();
+                mistake.help(format!("to mend it: chown {user} {quoted}"))
+            }
             KeyFileError::NotAFile => mistake.help("expected a file with one line of base64"),
             KeyFileError::Io(_) => mistake.help("run it as the file's owner, usually root"),
         };
