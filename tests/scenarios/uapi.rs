@@ -536,6 +536,23 @@ fn culvert_tun_ends_as_wireguard_go_does() -> Result<()> {
     )
 }
 
+/// What the kernel calls the processes that were started for an interface.
+fn names_of(interface: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for process in fs::read_dir("/proc")?.flatten() {
+        // Those that have ended meanwhile have none.
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if words
+            .split(|&byte| byte == 0)
+            .any(|word| word == interface.as_bytes())
+        {
+            let name = fs::read_to_string(process.path().join("comm"))?;
+            names.push(name.trim_end().to_owned());
+        }
+    }
+    Ok(names)
+}
+
 #[test]
 fn culvert_tun_goes_to_the_background_when_it_is_ready() -> Result<()> {
     let name = "culvert_tun_goes_to_the_background_when_it_is_ready";
@@ -559,6 +576,8 @@ fn culvert_tun_goes_to_the_background_when_it_is_ready() -> Result<()> {
         run(Command::new("wg").args(["show", &interface]), COMMAND)?;
         let link = namespace.ip(&format!("-o link show {interface}"))?;
         ensure!(link.contains("mtu 1420") && !link.contains(",UP"), "{link}");
+        let names = names_of(&interface)?;
+        ensure!(names == ["culvert-tun"], "the kernel calls it {names:?}");
         namespace.ip(&format!("link set {interface} up"))?;
         namespace.ip(&format!("link delete {interface}"))?;
         eventually("the end of its socket", PATIENCE, || {

@@ -6,13 +6,13 @@
 //! The parent waits until the child says that it is ready, so whoever started the parent can go on at once. Until
 //! then the child has the parent's stderr to say what went wrong.
 
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
-
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 /// The environment variable with the number of the pipe on which the parent waits.
 const VARIABLE: &str = "CULVERT_READY_FD";
@@ -23,12 +23,12 @@ const VARIABLE: &str = "CULVERT_READY_FD";
 /// # Errors
 ///
 /// When it can't be started.
-pub fn in_background(name: &str, arguments: &[&str]) -> io::Result<bool> {
+pub fn in_background(name: &CStr, arguments: &[&str]) -> io::Result<bool> {
     let (heard, said) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // The child's end survives the exec.
     rustix::io::fcntl_setfd(&said, rustix::io::FdFlags::empty())?;
     let mut child = Command::new("/proc/self/exe")
-        .arg0(name)
+        .arg0(OsStr::from_bytes(name.to_bytes()))
         .args(arguments)
         .env(VARIABLE, said.as_raw_fd().to_string())
         .stdin(Stdio::null())
@@ -47,15 +47,17 @@ pub fn in_background(name: &str, arguments: &[&str]) -> io::Result<bool> {
 pub struct Ready(Option<File>);
 
 impl Ready {
-    /// Leaves the parent's session, if this is a child.
+    /// Leaves the parent's session, if this is a child, which is called `name` from here on.
     ///
     /// # Errors
     ///
     /// When the parent's pipe is not there.
-    pub fn from_parent() -> io::Result<Self> {
+    pub fn from_parent(name: &CStr) -> io::Result<Self> {
         let Some(fd) = handed(VARIABLE)? else {
             return Ok(Self(None));
         };
+        // The kernel's name for it is the link's by which it was started: `exe`.
+        rustix::thread::set_name(name)?;
         // Fails for a process that leads a session already, which is as well.
         let _ = rustix::process::setsid();
         Ok(Self(Some(fd.into())))
@@ -93,12 +95,30 @@ pub fn handed(variable: &str) -> io::Result<Option<OwnedFd>> {
         let message = format!("{variable} is no number");
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
-    // By way of the process's own handle, because nothing else in safe Rust vouches for a number.
-    let own = pidfd_open(getpid(), PidfdFlags::empty())?;
-    pidfd_getfd(&own, number, PidfdGetfdFlags::empty())
+    handed::duplicate(number)
+        .map_err(|error| io::Error::new(error.kind(), format!("{variable}={number}: {error}")))
         .map(Some)
-        .map_err(|error| {
-            let error = io::Error::from(error);
-            io::Error::new(error.kind(), format!("{variable}={number}: {error}"))
-        })
+}
+
+#[allow(
+    unsafe_code,
+    reason = "a named room: a descriptor that another program names by its number"
+)]
+mod handed {
+    use std::fs;
+    use std::io;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    /// A duplicate of what is open under that number.
+    ///
+    /// `pidfd_getfd` would need no `unsafe`, and is refused in containers.
+    pub(super) fn duplicate(number: i32) -> io::Result<OwnedFd> {
+        // A number that is not open, or none that can be.
+        fs::symlink_metadata(format!("/proc/self/fd/{number}"))
+            .map_err(|_| io::Error::from(rustix::io::Errno::BADF))?;
+        // SAFETY: it is open, and stays so for the call: who started this process left it to us, and no thread runs
+        // yet that could close it.
+        let theirs = unsafe { BorrowedFd::borrow_raw(number) };
+        Ok(rustix::io::fcntl_dupfd_cloexec(theirs, 3)?)
+    }
 }

@@ -8,7 +8,8 @@
 mod config;
 mod watch;
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use crate::uapi::server::{self, OpenError};
 use crate::{api, engine};
 
 /// What the links that `wg-quick` needs are called.
-const LINK: &str = "culvert-tun";
+const LINK: &CStr = c"culvert-tun";
 /// How long a process that ends may take to give its socket's name free.
 const SUCCESSION: Duration = Duration::from_secs(3);
 
@@ -43,7 +44,7 @@ With wg-quick:
 pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = all.collect();
     let name = all.first().and_then(|first| Path::new(first).file_name());
-    if name.is_some_and(|name| name == LINK) {
+    if name.is_some_and(|name| name.as_bytes() == LINK.to_bytes()) {
         all.insert(1, "tun".into());
     }
     all
@@ -75,7 +76,7 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
         "silent" => "off",
         _ => "error",
     });
-    let parent = Ready::from_parent()?;
+    let parent = Ready::from_parent(LINK)?;
     let socket = socket(interface)?;
     let path = socket.path().to_owned();
     let (requester, requests) = api::channel()?;
