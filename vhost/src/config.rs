@@ -32,6 +32,10 @@ pub struct PortConfig {
     pub offloads: Offloads,
     /// Ring options offered.
     pub rings: RingOptions,
+    /// Connections per second that are taken; more wait.
+    pub connections_per_second: u32,
+    /// Messages per second that are read; more wait.
+    pub messages_per_second: u32,
     /// Where the positions of packed rings are kept across a crash of this process;
     /// `None` keeps none, and a packed ring then restarts only if it was drained.
     pub state_file: Option<PathBuf>,
@@ -50,6 +54,8 @@ impl PortConfig {
             mtu: None,
             offloads: Offloads::all(),
             rings: RingOptions::all(),
+            connections_per_second: limits::CONNECTIONS_PER_SECOND,
+            messages_per_second: limits::MESSAGES_PER_SECOND,
             state_file: None,
         }
     }

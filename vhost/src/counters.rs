@@ -153,6 +153,10 @@ impl PortCounters {
         self.refused_sessions.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn add_refused_session(&self) {
+        self.refused_sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// vhost-user messages handled.
     pub fn messages(&self) -> u64 {
         self.messages.load(Ordering::Relaxed)

@@ -32,6 +32,21 @@ pub enum PortEvent {
         /// Queue pairs that run.
         queue_pairs: u16,
     },
+    /// A ring began to run, and nothing else changed. As with every event, workers that sleep must
+    /// look at the port's rings: no kick comes for what the guest made available before.
+    RingsStarted,
+    /// The guest would be ready, but there is an obstacle, for a while now.
+    Hindered {
+        /// What.
+        obstacle: Obstacle,
+    },
+    /// A message of the VMM's was refused, and it knows; the session goes on.
+    Refused {
+        /// The message and the reason.
+        reason: String,
+    },
+    /// Another VMM waits on the socket, which has one already.
+    AnotherWaits,
     /// No ring runs any more.
     LinkDown {
         /// Why.
@@ -71,6 +86,61 @@ pub enum LinkDown {
     Disconnected,
     /// The guest broke its rings.
     Fault(RingFault),
+}
+
+/// Why a guest whose VMM has set up its rings has no link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// The VMM shares no memory of the guest's.
+    MemoryNotShared,
+    /// The driver is one for devices before virtio 1.0.
+    LegacyDriver,
+    /// The guest, or its VMM, broke a ring.
+    Broken(RingFault),
+}
+
+impl Obstacle {
+    /// In two words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MemoryNotShared => "memory not shared",
+            Self::LegacyDriver => "legacy driver",
+            Self::Broken(_) => "rings broken",
+        }
+    }
+
+    /// What to do about it.
+    pub const fn mending(self) -> &'static str {
+        match self {
+            Self::MemoryNotShared => {
+                "start the VM with shared memory, QEMU: -object memory-backend-memfd,id=m,size=SIZE,share=on \
+                 -machine memory-backend=m; libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/>"
+            }
+            Self::LegacyDriver => {
+                "the guest needs a driver for virtio 1.0 and a device that offers it, QEMU: disable-modern=off"
+            }
+            Self::Broken(_) => {
+                "the guest's driver has to set its rings up anew: reset it, or reboot the guest"
+            }
+        }
+    }
+}
+
+/// How a port stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortStatus {
+    /// A VMM is on the socket.
+    pub is_connected: bool,
+    /// Queue pairs that run; the link is up if there is one.
+    pub queue_pairs: u16,
+    /// The virtio feature bits that the guest acknowledged.
+    pub features: u64,
+    /// Why none runs, if there is a reason.
+    pub obstacle: Option<Obstacle>,
+    /// Another VMM waits on the socket.
+    pub another_waits: bool,
 }
 
 /// Why a port could not be opened.

@@ -26,6 +26,7 @@ pub mod frontend;
 pub mod limits;
 #[allow(unsafe_code, reason = "a named room: mappings, signals, raw copies")]
 mod memory;
+pub mod pace;
 mod port;
 #[allow(
     unsafe_code,
@@ -36,7 +37,7 @@ mod session;
 
 pub use config::{Offloads, PortConfig, RingOptions, SocketAccess, SocketMode};
 pub use counters::{PortCounters, PortDrop, RingCounters};
-pub use event::{LinkDown, PortError, PortEvent};
+pub use event::{LinkDown, Obstacle, PortError, PortEvent, PortStatus};
 pub use port::Port;
 pub use ring::RingFault;
 pub use ring::rx::{GuestRx, RxBurst};

@@ -39,5 +39,13 @@ pub const MESSAGE_FDS_MAX: usize = 32;
 pub const SOCKET_MODE: u32 = 0o660;
 /// Pause before a client socket connects again, and between failed accepts.
 pub const RECONNECT_PAUSE_MS: u64 = 200;
+/// Connections per second to a port. A VMM that comes back does so once a second.
+pub const CONNECTIONS_PER_SECOND: u32 = 100;
+/// Messages per second to a port. A start takes some ten per ring.
+pub const MESSAGES_PER_SECOND: u32 = 2000;
+/// Seconds' worth of connections or messages that may come at once.
+pub const AT_ONCE_SECONDS: u32 = 4;
+/// How long an obstacle stands, or another VMM waits, before it is told.
+pub const OBSTACLE_STANDS_MS: u64 = 500;
 /// How long a VMM may leave replies unread.
 pub const REPLY_TIMEOUT_MS: u64 = 5000;

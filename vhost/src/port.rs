@@ -8,14 +8,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::event::EventfdFlags;
 
 use crate::config::{PortConfig, RingOptions};
 use crate::counters::PortCounters;
-use crate::event::{PortError, PortEvent};
+use crate::event::{PortError, PortEvent, PortStatus};
 use crate::limits;
 use crate::ring::rx::GuestRx;
 use crate::ring::tx::GuestTx;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) tx: Box<[GuestTx]>,
     pub(crate) rx: Box<[GuestRx]>,
     pub(crate) counters: PortCounters,
+    /// How the port stands, as the session thread sees it.
+    pub(crate) status: Mutex<PortStatus>,
     /// Where packed rings stood.
     pub(crate) keeper: Arc<Keeper>,
     /// Readable when the session thread has to look: the port closes, or a ring failed.
@@ -44,6 +46,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn status(&self) -> MutexGuard<'_, PortStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The ring with a vhost-user index: even ones are guest RX, odd ones guest TX.
     pub(crate) fn ring(&self, index: usize) -> Option<&Ring> {
         let pair = index / 2;
@@ -103,6 +109,7 @@ impl Port {
             tx,
             rx,
             counters: PortCounters::default(),
+            status: Mutex::default(),
             keeper: Arc::new(keeper),
             alarm,
             is_closing: false.into(),
@@ -152,6 +159,11 @@ impl Port {
     /// Counters of the port's session.
     pub fn counters(&self) -> &PortCounters {
         &self.shared.counters
+    }
+
+    /// How the port stands.
+    pub fn status(&self) -> PortStatus {
+        *self.shared.status()
     }
 
     /// Closes the port: stops the rings, ends the session thread, removes the socket.

@@ -26,6 +26,8 @@ fn bench() -> &'static Mutex<Bench> {
         let socket = std::env::temp_dir().join(format!("cv-fuzz-{}.sock", std::process::id()));
         let mut config = PortConfig::new("fuzz", &socket, MacAddr([2, 0, 0, 0, 0, 1]));
         config.queue_pairs = 2;
+        config.connections_per_second = 1_000_000;
+        config.messages_per_second = 1_000_000;
         let (sender, events) = channel();
         let port = Port::open(config, move |event| {
             let _ = sender.send(event);

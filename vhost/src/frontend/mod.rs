@@ -16,13 +16,13 @@ use std::path::Path;
 
 use culvert_wire::VnetHeader;
 use rustix::event::EventfdFlags;
-use vhost::vhost_user::message::FrontendReq;
 
 use crate::config::{Offloads, PROTOCOL_FEATURES, RingOptions};
 use crate::session::message::{Message, MessageError, MessageReader, NEED_REPLY};
 
 pub use driver::{Areas, Driver, Piece};
 pub use memory::SharedMemory;
+pub use vhost::vhost_user::message::FrontendReq;
 
 const VERSION_1: u64 = 1 << 32;
 const MQ: u64 = 1 << 22;

@@ -54,6 +54,12 @@ impl Kick {
         Ok(())
     }
 
+    /// True if there is an eventfd of the frontend's.
+    pub(crate) fn is_set(&self) -> bool {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.is_some()
+    }
+
     /// Takes the kicks that came so far. True if there were any.
     pub(crate) fn clear(&self) -> bool {
         let Ok(current) = self.current.try_lock() else {

@@ -128,6 +128,12 @@ impl GuestTx {
         self.ring.kick.as_fd()
     }
 
+    /// Whether the guest has a way to kick this ring. If not, whoever sleeps must look at the ring
+    /// every now and then.
+    pub fn can_kick(&self) -> bool {
+        self.ring.kick.is_set()
+    }
+
     /// Takes the kicks that woke the worker.
     pub fn clear_kick(&self) {
         if self.ring.kick.clear() {

@@ -23,7 +23,7 @@ use vhost::vhost_user::{
 };
 
 use crate::config::{LOG_ALL, PROTOCOL_FEATURES};
-use crate::event::{LinkDown, PortEvent};
+use crate::event::{LinkDown, Obstacle, PortEvent};
 use crate::limits;
 use crate::memory::{DirtyLog, GuestMemory, RegionDescription};
 use crate::port::Shared;
@@ -31,14 +31,14 @@ use crate::ring::{Negotiated, Ring, RingAddresses, RingFault, RingPlan, call, ki
 
 use super::Events;
 
-/// Protocol features that a port offers.
+/// Protocol features that a port offers. Not CONFIG: QEMU's network device has no use for it, and
+/// warns at each start of a backend that offers it.
 pub(super) fn offered_protocol_features() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::LOG_SHMFD
         | VhostUserProtocolFeatures::RARP
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::MTU
-        | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
         | VhostUserProtocolFeatures::STATUS
 }
@@ -70,6 +70,10 @@ pub(super) struct Protocol {
     told_bases: Vec<usize>,
     /// Queue pairs that ran when the owner was last told.
     told_pairs: u16,
+    /// The obstacle that the owner was told of.
+    told_obstacle: Option<Obstacle>,
+    /// A ring began to run, and the owner was not told yet.
+    has_started: bool,
     /// Why the last call failed, in words.
     reason: Option<String>,
 }
@@ -87,6 +91,8 @@ impl Protocol {
             rings: std::iter::repeat_with(Setup::default).take(rings).collect(),
             told_bases: Vec::new(),
             told_pairs: 0,
+            told_obstacle: None,
+            has_started: false,
             reason: None,
         }
     }
@@ -114,8 +120,24 @@ impl Protocol {
             .filter(|pair| pair.iter().all(|setup| setup.is_running))
             .count();
         let queue_pairs = u16::try_from(running).unwrap_or(u16::MAX);
+        let obstacle = self.obstacle().filter(|_| queue_pairs == 0);
+        {
+            let mut status = self.shared.status();
+            status.queue_pairs = queue_pairs;
+            status.features = self.features.0;
+            status.obstacle = obstacle;
+        }
+        if obstacle.is_none() {
+            self.told_obstacle = None;
+        }
+        let has_started = std::mem::take(&mut self.has_started);
         let event = match (self.told_pairs, queue_pairs) {
-            (before, now) if before == now => return,
+            (before, now) if before == now => {
+                if has_started {
+                    self.tell(PortEvent::RingsStarted);
+                }
+                return;
+            }
             (0, _) => PortEvent::LinkUp {
                 features: self.features.0,
                 offloads: self.features.offloads(),
@@ -126,6 +148,38 @@ impl Protocol {
         };
         self.told_pairs = queue_pairs;
         self.tell(event);
+    }
+
+    /// Why rings that the VMM has set up don't run.
+    fn obstacle(&self) -> Option<Obstacle> {
+        if let Some(fault) = self.rings.iter().find_map(|setup| setup.fault) {
+            return Some(Obstacle::Broken(fault));
+        }
+        let is_set_up =
+            |setup: &Setup| setup.is_kicked_off && setup.addresses.is_some() && setup.size > 0;
+        if !self.rings.iter().any(is_set_up) {
+            None
+        } else if self.memory.is_empty() {
+            Some(Obstacle::MemoryNotShared)
+        } else if !self.features.version_1() {
+            Some(Obstacle::LegacyDriver)
+        } else {
+            None
+        }
+    }
+
+    /// The obstacle, if the owner was not told of it. Broken rings it hears of at once.
+    pub(super) fn untold_obstacle(&self) -> Option<Obstacle> {
+        let obstacle = self.shared.status().obstacle?;
+        let is_told =
+            self.told_obstacle == Some(obstacle) || matches!(obstacle, Obstacle::Broken(_));
+        (!is_told).then_some(obstacle)
+    }
+
+    /// Tells the owner of an obstacle.
+    pub(super) fn tell_obstacle(&mut self, obstacle: Obstacle) {
+        self.told_obstacle = Some(obstacle);
+        self.tell(PortEvent::Hindered { obstacle });
     }
 
     /// The replies were sent: from here on the frontend knows where its packed rings stand.
@@ -227,6 +281,7 @@ impl Protocol {
         match ring.start(plan) {
             Ok(()) => {
                 setup.is_running = true;
+                self.has_started = true;
                 // Whatever the guest made available before is there to be found; a call tells
                 // it that whatever the last backend gave back is there, too.
                 if let Some(call) = &setup.call {
@@ -485,19 +540,11 @@ impl VhostUserBackendReqHandlerMut for Protocol {
 
     fn get_config(
         &mut self,
-        offset: u32,
-        size: u32,
+        _offset: u32,
+        _size: u32,
         _flags: VhostUserConfigFlags,
     ) -> CrateResult<Vec<u8>> {
-        let space = configuration_space(&self.shared);
-        let part = usize::try_from(offset)
-            .ok()
-            .zip(usize::try_from(size).ok())
-            .and_then(|(offset, size)| space.get(offset..offset.checked_add(size)?));
-        match part {
-            Some(part) => Ok(part.to_vec()),
-            None => Err(self.refuse(format!("configuration space {offset}+{size}"))),
-        }
+        Err(self.refuse("the configuration space was not offered"))
     }
 
     fn set_config(
@@ -506,8 +553,7 @@ impl VhostUserBackendReqHandlerMut for Protocol {
         _buf: &[u8],
         _flags: VhostUserConfigFlags,
     ) -> CrateResult<()> {
-        // Nothing in it is the driver's to write with VERSION_1; the message costs nothing.
-        Ok(())
+        Err(self.refuse("the configuration space was not offered"))
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> CrateResult<()> {
@@ -596,15 +642,4 @@ fn describe(region: &VhostUserMemoryRegion) -> RegionDescription {
         frontend: region.user_addr,
         offset: region.mmap_offset,
     }
-}
-
-/// The device's configuration space (virtio 1.2, section 5.1.4), with room after it.
-fn configuration_space(shared: &Shared) -> [u8; 256] {
-    const LINK_UP: u16 = 1;
-    let mut space = [0u8; 256];
-    space[..6].copy_from_slice(&shared.config.mac.0);
-    space[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
-    space[8..10].copy_from_slice(&shared.config.queue_pairs.to_le_bytes());
-    space[10..12].copy_from_slice(&shared.config.mtu.unwrap_or(0).to_le_bytes());
-    space
 }

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_wire::MacAddr;
 use rustix::net::RecvFlags;
+use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::FrontendReq;
-use vhost::vhost_user::{BackendReqHandler, Error as CrateError};
 
 use crate::config::PROTOCOL_FEATURES;
 use crate::event::PortEvent;
@@ -157,11 +157,21 @@ impl Shim {
         message
             .send(&self.inner)
             .map_err(|error| refusal(error.to_string()))?;
+        let before = replies.len();
         let handled = self.handler.handle_request();
         self.drain(replies)
             .map_err(|error| refusal(error.to_string()))?;
-        let reason = self.with(Protocol::take_reason);
-        handled.map_err(|error: CrateError| refusal(reason.unwrap_or_else(|| error.to_string())))
+        let is_answered = replies.len() > before;
+        match (handled, self.with(Protocol::take_reason)) {
+            (Ok(()), _) => Ok(()),
+            // Nothing was changed, and the VMM knows: what comes of it is its affair.
+            (Err(_), Some(reason)) if is_answered => {
+                let reason = refusal(reason).to_string();
+                self.with(|protocol| protocol.tell(PortEvent::Refused { reason }));
+                Ok(())
+            }
+            (Err(error), reason) => Err(refusal(reason.unwrap_or_else(|| error.to_string()))),
+        }
     }
 
     /// Takes what the crate has written.

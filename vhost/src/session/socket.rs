@@ -47,14 +47,11 @@ impl Endpoint {
                     if !fds[1].revents().is_empty() {
                         return None;
                     }
-                    listener.socket().accept().map(|(stream, _)| stream)
+                    accept(listener)
                 }
                 Self::Client(path) => connect(path),
             };
-            match attempt.and_then(|stream| {
-                stream.set_nonblocking(true)?;
-                Ok(stream)
-            }) {
+            match attempt {
                 Ok(stream) => return Some(stream),
                 // The connection was gone before we took it.
                 Err(error)
@@ -63,19 +60,34 @@ impl Endpoint {
                 // Nobody listens yet, or we are short of descriptors: later.
                 Err(error) => {
                     tracing::trace!(%error, "no vhost-user connection yet");
-                    if wait(alarm, limits::RECONNECT_PAUSE_MS) {
+                    if wait(alarm, Duration::from_millis(limits::RECONNECT_PAUSE_MS)) {
                         return None;
                     }
                 }
             }
         }
     }
+
+    /// Where others knock while one is served.
+    pub(super) fn listener(&self) -> Option<&Listener> {
+        match self {
+            Self::Server(listener) => Some(listener),
+            Self::Client(_) => None,
+        }
+    }
+}
+
+/// A connection, if there is one.
+pub(super) fn accept(listener: &Listener) -> io::Result<UnixStream> {
+    let (stream, _) = listener.socket().accept()?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// Waits; true if `alarm` became readable.
-pub(super) fn wait(alarm: &OwnedFd, pause_ms: u64) -> bool {
+pub(super) fn wait(alarm: &OwnedFd, pause: Duration) -> bool {
     let mut fds = [PollFd::new(alarm, PollFlags::IN)];
-    let pause = Timespec::try_from(Duration::from_millis(pause_ms)).ok();
+    let pause = Timespec::try_from(pause).ok();
     let _ = poll(&mut fds, pause.as_ref());
     !fds[0].revents().is_empty()
 }

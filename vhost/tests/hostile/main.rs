@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use common::{Bench, header, is_up, pattern, take_frames};
 use culvert_vhost::frontend::{Frontend, FrontendConfig};
-use culvert_vhost::{LinkDown, PortDrop, PortEvent, RingFault, RingOptions};
+use culvert_vhost::{LinkDown, Obstacle, PortDrop, PortEvent, RingFault, RingOptions};
 use culvert_wire::VnetHeader;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::OFlags;

@@ -225,32 +225,184 @@ fn rings_are_enabled_before_features_are_set_as_qemu_does() {
 }
 
 #[test]
-fn the_configuration_space_is_read_within_its_bounds() {
-    let bench = Bench::new(|config| config.mtu = Some(1420));
+fn the_configuration_space_is_not_offered_and_asking_for_it_ends_the_session() {
+    // QEMU warns at each start of a network backend that offers it.
+    let bench = Bench::new(|_| {});
     let mut frontend = bench.connect(FrontendConfig::default());
-    let request = |offset: u32, size: u32| {
-        let mut body = [offset.to_ne_bytes(), size.to_ne_bytes(), [0; 4]].concat();
-        body.extend(vec![0; size as usize]);
-        body
-    };
-    frontend
-        .send(FrontendReq::GET_CONFIG as u32, 1, &request(0, 12), &[])
+    let offered = frontend
+        .ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)
         .unwrap();
-    let reply = frontend.receive().unwrap();
-    assert_eq!(reply[12..18], [2, 0, 0, 0, 0, 1]);
-    assert_eq!(reply[22..24], 1420u16.to_le_bytes());
-    // Out of the space: an empty answer, as the protocol has it.
+    assert_eq!(offered >> 9 & 1, 0);
+    let mut body = [0u32.to_ne_bytes(), 12u32.to_ne_bytes(), [0; 4]].concat();
+    body.extend([0; 12]);
     frontend
-        .send(FrontendReq::GET_CONFIG as u32, 1, &request(250, 100), &[])
-        .unwrap();
-    assert_eq!(frontend.receive().unwrap().len(), 12);
-    frontend
-        .send(
-            FrontendReq::GET_CONFIG as u32,
-            1,
-            &request(u32::MAX, 16),
-            &[],
-        )
+        .send(FrontendReq::GET_CONFIG as u32, 1, &body, &[])
         .unwrap();
     assert!(frontend.receive().is_err());
+    bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
+    assert_serves(&bench, &FrontendConfig::default());
+}
+
+#[test]
+fn a_refused_message_that_is_answered_leaves_the_session_as_it_was() {
+    for config in layouts() {
+        let bench = Bench::new(|_| {});
+        let mut frontend = bench.connect(config.clone());
+        let fd = frontend.memory.fd().try_clone_to_owned().unwrap();
+        let region = |guest: u64, size: u64, user: u64| -> Vec<u8> {
+            [0, guest, size, user, 0]
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect()
+        };
+        // Into the guest's memory, beyond the file's end, one that is not there.
+        let within = region(config.guest + 4096, 4096, 0x1000);
+        let beyond = region(1 << 40, config.memory as u64 + 4096, 0x1000);
+        let unknown = region(1 << 41, 4096, 0x1000);
+        for (request, body, fds) in [
+            (FrontendReq::ADD_MEM_REG, &within, &[fd.as_fd()][..]),
+            (FrontendReq::ADD_MEM_REG, &beyond, &[fd.as_fd()]),
+            (FrontendReq::REM_MEM_REG, &unknown, &[]),
+        ] {
+            let refused = frontend.tell(request, body, fds).unwrap_err();
+            assert!(refused.to_string().contains("was refused"), "{refused}");
+            bench.wait(
+                |event| matches!(event, PortEvent::Refused { reason } if reason.contains("memory")),
+            );
+        }
+        let index = 77u32;
+        frontend
+            .tell_state(FrontendReq::SET_VRING_NUM, index, 256)
+            .unwrap_err();
+        bench.wait(
+            |event| matches!(event, PortEvent::Refused { reason } if reason.contains("ring 77")),
+        );
+        assert!(frontend.send_frame(0, &header(1), &pattern(100, 1)));
+        assert_eq!(take_frames(bench.port(), 0).len(), 1);
+        assert_eq!(bench.port().counters().connections(), 1);
+        assert_eq!(bench.port().counters().refused_sessions(), 0);
+    }
+}
+
+#[test]
+fn a_ring_that_starts_again_within_a_session_is_told() {
+    for config in layouts() {
+        let bench = Bench::new(|_| {});
+        let mut frontend = bench.connect(config);
+        let kick = frontend.kick_fd(TX).try_clone_to_owned().unwrap();
+        frontend
+            .tell_fd(FrontendReq::SET_VRING_KICK, 1, kick.as_fd())
+            .unwrap();
+        bench.wait(|event| matches!(event, PortEvent::RingsStarted));
+        // Without a descriptor the guest can't kick: whoever sleeps has to look by itself.
+        assert!(bench.port().guest_tx(0).can_kick());
+        let no_descriptor = 1 | 1 << 8;
+        frontend
+            .tell_u64(FrontendReq::SET_VRING_KICK, no_descriptor)
+            .unwrap();
+        bench.wait(|event| matches!(event, PortEvent::RingsStarted));
+        assert!(!bench.port().guest_tx(0).can_kick());
+    }
+}
+
+#[test]
+fn what_keeps_a_guest_from_its_link_is_told_once_and_shown_as_long_as_it_stands() {
+    for without in [Obstacle::MemoryNotShared, Obstacle::LegacyDriver] {
+        let bench = Bench::new(|_| {});
+        let stream = UnixStream::connect(bench.path()).unwrap();
+        let mut frontend = Frontend::attach(stream, FrontendConfig::default()).unwrap();
+        frontend.negotiate().unwrap();
+        let features = frontend.features();
+        if without == Obstacle::LegacyDriver {
+            frontend.set_features(features & !(1 << 32)).unwrap();
+            frontend.share_memory().unwrap();
+        }
+        frontend.start().unwrap();
+        let told = |event: &PortEvent| matches!(event, PortEvent::Hindered { obstacle } if *obstacle == without);
+        bench.wait(told);
+        let status = bench.port().status();
+        assert!(status.is_connected && status.queue_pairs == 0);
+        assert_eq!(status.obstacle, Some(without));
+        assert!(without.mending().contains("QEMU"));
+        match without {
+            Obstacle::LegacyDriver => frontend.set_features(features).unwrap(),
+            _ => frontend.share_memory().unwrap(),
+        }
+        bench.wait(|event| {
+            assert!(!told(event), "once");
+            is_up(event, 1)
+        });
+        let status = bench.port().status();
+        assert_eq!((status.queue_pairs, status.obstacle), (1, None));
+    }
+}
+
+#[test]
+fn another_vmm_that_waits_is_told_and_served_when_its_turn_comes() {
+    let config = FrontendConfig::default();
+    let bench = Bench::new(|_| {});
+    let first = bench.connect(config.clone());
+    let second = UnixStream::connect(bench.path()).unwrap();
+    bench.wait(|event| matches!(event, PortEvent::AnotherWaits));
+    assert!(bench.port().status().another_waits);
+    drop(second);
+    let third = UnixStream::connect(bench.path()).unwrap();
+    bench.wait(|event| matches!(event, PortEvent::AnotherWaits));
+    assert_eq!(bench.port().counters().connections(), 1);
+    drop(first);
+    bench.wait(|event| matches!(event, PortEvent::Disconnected { .. }));
+    let mut frontend = Frontend::attach(third, config.clone()).unwrap();
+    frontend.negotiate().unwrap();
+    let status = bench.port().status();
+    assert!(status.is_connected && !status.another_waits);
+    assert_eq!(bench.port().counters().connections(), 2);
+    drop(frontend);
+    assert_serves(&bench, &config);
+}
+
+#[test]
+fn callers_without_number_get_so_many_sessions_a_second() {
+    let per_second = 20;
+    let bench = Bench::new(|config| config.connections_per_second = per_second);
+    let start = Instant::now();
+    let address = rustix::net::SocketAddrUnix::new(bench.path()).unwrap();
+    let call = || {
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::NONBLOCK,
+            None,
+        );
+        rustix::net::connect(socket.unwrap(), &address).is_ok()
+    };
+    let mut calls = 0;
+    while start.elapsed() < Duration::from_secs(1) {
+        calls += u64::from(call());
+    }
+    // No more than the pace allows, and those that were let in were served.
+    let seconds = u64::from(per_second) * (start.elapsed().as_secs() + 1);
+    let served = bench.port().counters().connections();
+    let at_once = u64::from(per_second) * 4;
+    assert!(served <= at_once + seconds, "{served} of {calls}");
+    assert!(served >= at_once && served <= calls, "{served} of {calls}");
+    assert_serves(&bench, &FrontendConfig::default());
+}
+
+#[test]
+fn a_vmm_that_sends_without_pause_is_read_at_a_pace() {
+    let per_second = 500;
+    let bench = Bench::new(|config| config.messages_per_second = per_second);
+    let start = Instant::now();
+    let mut stream = UnixStream::connect(bench.path()).unwrap();
+    let owner = [3u32.to_ne_bytes(), 1u32.to_ne_bytes(), 0u32.to_ne_bytes()].concat();
+    let request = [8u32, 1, 8, 0, 256].map(u32::to_ne_bytes).concat();
+    stream.write_all(&owner).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    while start.elapsed() < Duration::from_secs(1) {
+        let _ = stream.write(&request);
+    }
+    let seconds = u64::from(per_second) * (start.elapsed().as_secs() + 1);
+    let read = bench.port().counters().messages();
+    assert!(read <= u64::from(per_second) * 4 + seconds, "{read}");
+    assert!(read >= u64::from(per_second), "{read}");
 }
