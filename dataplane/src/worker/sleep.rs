@@ -90,7 +90,12 @@ impl Worker {
         let mut timeout = SLEEP_MAX;
         for (port, queue) in self.guest_rings(snapshot) {
             let fd = match &port.guest {
-                Guest::Vhost(guest) => Some(guest.guest_tx(queue).kick_fd()),
+                Guest::Vhost(guest) => {
+                    let ring = guest.guest_tx(queue);
+                    // A guest that was given no way to kick can't wake us.
+                    blind |= ring.is_live() && !ring.can_kick();
+                    Some(ring.kick_fd())
+                }
                 Guest::Tun(tun) => {
                     // Nothing tells when there is room again for what is held back.
                     blind |= tun.holds(queue);

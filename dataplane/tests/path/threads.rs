@@ -7,7 +7,7 @@ use std::{
 };
 
 use culvert_dataplane::shared::control_link::Command;
-use culvert_vhost::PortDrop;
+use culvert_vhost::{PortDrop, frontend::FrontendReq};
 use culvert_wire::VnetHeader;
 
 use crate::{
@@ -96,6 +96,29 @@ fn a_worker_that_sleeps_is_woken_by_kick_datagram_and_command() {
                 .is_empty()
         );
     }
+    running.stop(&mut site);
+    site.no_drops();
+}
+
+#[test]
+fn a_worker_looks_by_itself_at_the_ring_of_a_guest_that_can_not_kick() {
+    let mut site = Site::new(Options::default());
+    let running = Running::start(&mut site);
+    // SET_VRING_KICK without a descriptor, for the guest TX ring.
+    let no_descriptor = 1 | 1 << 8;
+    site.guests[0]
+        .tell_u64(FrontendReq::SET_VRING_KICK, no_descriptor)
+        .unwrap();
+    let (count, start) = (30, Instant::now());
+    for n in 0..count {
+        std::thread::sleep(Duration::from_millis(2));
+        let packet = numbered("10.0.0.2", "10.1.0.2", 1, n);
+        send(&mut site, 0, 0, &frame(GUEST[0], GATEWAY, &packet));
+        let (_, sealed) = wait("the worker looks", || site.far.receive());
+        assert_eq!(number(read(&sealed).payload()), n);
+    }
+    // A sleep without end lasts a second, and each frame would wait for one.
+    assert!(start.elapsed() < Duration::from_secs(u64::from(count) / 2));
     running.stop(&mut site);
     site.no_drops();
 }
