@@ -79,6 +79,10 @@ pub struct Port {
     pub connected: bool,
     /// Whether packets can pass.
     pub link_up: bool,
+    /// Why they can't, or what else is wrong with the guest's side: `memory not shared`, `legacy driver`,
+    /// `rings broken: …`, `another VMM waits`.
+    #[serde(default)]
+    pub hindrance: Option<String>,
     /// What was negotiated with the guest, by the names of the specification.
     pub features: Vec<String>,
     /// Queue pairs in use.

@@ -90,7 +90,6 @@ pub enum LinkDown {
 
 /// Why a guest whose VMM has set up its rings has no link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Obstacle {
     /// The VMM shares no memory of the guest's.
     MemoryNotShared,

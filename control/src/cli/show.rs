@@ -99,10 +99,12 @@ fn ports(state: &State) -> Table {
             (true, false) => "connected",
             (false, false) => "down",
         };
+        let hindrance = port.hindrance.iter().map(|what| format!(" ({what})"));
+        let link = hindrance.fold(link.to_owned(), |link, what| link + &what);
         table.row(vec![
             port.name.clone(),
             port.network.clone(),
-            link.into(),
+            link,
             format!("{}/{}", port.queues, port.queues_max),
             port.rx.packets.to_string(),
             units::bytes(port.rx.bytes),

@@ -17,7 +17,7 @@ use culvert_dataplane::shared::{
     snapshot::Guest,
     wake::Wake,
 };
-use culvert_vhost::{self as vhost, LinkDown, PortEvent};
+use culvert_vhost::{self as vhost, LinkDown, PortEvent, pace::Lines};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
@@ -27,6 +27,11 @@ use crate::config::{self, Account, PortDriver, SocketMode};
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
 /// at the earliest (`announce-initial`).
 const ANNOUNCE_APART: Duration = Duration::from_millis(20);
+
+/// Lines of one cause that a port's VMM or guest can have written at once.
+const LINES_AT_ONCE: u32 = 20;
+/// The time in which it earns one more.
+const LINES_STEP: Duration = Duration::from_secs(10);
 
 /// An open port.
 pub(super) struct PortState {
@@ -41,6 +46,7 @@ pub(super) struct PortState {
     pub(super) features: u64,
     pub(super) queues: u16,
     announcements: Announcements,
+    lines: [Lines; Cause::ALL.len()],
 }
 
 /// What a port's session thread says, with the port's name.
@@ -90,6 +96,7 @@ impl PortState {
             queues: config.queues,
             interface: Some(interface),
             announcements: Announcements::default(),
+            lines: Cause::lines(),
             config,
         })
     }
@@ -118,17 +125,17 @@ impl PortState {
             features: 0,
             queues: 0,
             announcements: Announcements::default(),
+            lines: Cause::lines(),
         })
     }
 
     /// Notes and logs an event; whether the guest is to be announced now.
     pub(super) fn heard(&mut self, event: PortEvent, now: Instant) -> bool {
-        let port = &self.config.name;
+        if self.lines[Cause::of(&event) as usize].may(since_start(now)) {
+            self.log(&event);
+        }
         match event {
-            PortEvent::Connected => {
-                self.connected = true;
-                tracing::info!(%port, "VMM connected");
-            }
+            PortEvent::Connected => self.connected = true,
             PortEvent::LinkUp {
                 features,
                 queue_pairs,
@@ -137,49 +144,141 @@ impl PortState {
                 self.link_up = true;
                 self.features = features;
                 self.queues = queue_pairs;
-                tracing::info!(%port, queues = queue_pairs, "guest connected");
                 return self.announcements.came_up(now);
             }
-            PortEvent::QueuesChanged { queue_pairs } => {
-                self.queues = queue_pairs;
-                tracing::info!(%port, queues = queue_pairs, "guest changed its queues");
-            }
-            PortEvent::LinkDown { reason } => {
+            PortEvent::QueuesChanged { queue_pairs } => self.queues = queue_pairs,
+            PortEvent::LinkDown { .. } => {
                 self.link_up = false;
                 self.queues = 0;
-                match reason {
-                    LinkDown::Fault(fault) => {
-                        tracing::warn!(%port, ?fault, "guest gone: it broke its rings");
-                    }
-                    LinkDown::Stopped | LinkDown::Disconnected | _ => {
-                        tracing::info!(%port, ?reason, "guest gone");
-                    }
-                }
-            }
-            PortEvent::RingStopped { ring, fault } => {
-                tracing::warn!(%port, ring, ?fault, "a ring of the guest's was stopped");
             }
             PortEvent::Announce { mac } if mac.0 != self.config.mac.octets() => {
                 // Nobody here has that address: it could only take another's traffic.
                 self.drops.add(DropReason::GuardMac, 1);
-                tracing::debug!(%port, %mac, "the VMM asks to announce an address that is not the port's");
             }
-            PortEvent::Announce { mac } => {
-                tracing::debug!(%port, %mac, "the VMM asks to announce the guest");
-                return self.announcements.wanted(self.link_up, now);
-            }
-            PortEvent::MtuSet { mtu } => tracing::debug!(%port, mtu, "the VMM set the MTU"),
-            PortEvent::Disconnected { reason } => {
+            PortEvent::Announce { .. } => return self.announcements.wanted(self.link_up, now),
+            PortEvent::Disconnected { .. } => {
                 self.connected = false;
                 self.link_up = false;
                 self.queues = 0;
                 self.announcements.cancel();
-                tracing::info!(%port, reason, "VMM disconnected");
             }
-            _ => {}
+            PortEvent::RingsStarted
+            | PortEvent::Hindered { .. }
+            | PortEvent::Refused { .. }
+            | PortEvent::AnotherWaits
+            | PortEvent::RingStopped { .. }
+            | PortEvent::MtuSet { .. }
+            | _ => {}
         }
         false
     }
+
+    /// Says how many lines were left out, and how the port stands now.
+    pub(super) fn tell_left_out(&mut self, now: Instant) {
+        let Some(status) = self.guest.vhost().map(|guest| guest.status()) else {
+            return;
+        };
+        for cause in Cause::ALL {
+            if let Some(lines) = self.lines[cause as usize].left_out(since_start(now)) {
+                tracing::warn!(
+                    port = %self.config.name, lines, about = cause.name(), connected = status.is_connected,
+                    queues = status.queue_pairs, "log lines were left out: too many at once",
+                );
+            }
+        }
+    }
+
+    fn log(&self, event: &PortEvent) {
+        let port = &self.config.name;
+        match event {
+            PortEvent::Connected => tracing::info!(%port, "VMM connected"),
+            PortEvent::LinkUp { queue_pairs, .. } => {
+                tracing::info!(%port, queues = queue_pairs, "guest connected");
+            }
+            PortEvent::QueuesChanged { queue_pairs } => {
+                tracing::info!(%port, queues = queue_pairs, "guest changed its queues");
+            }
+            PortEvent::LinkDown {
+                reason: LinkDown::Fault(fault),
+            } => tracing::warn!(%port, ?fault, "guest gone: it broke its rings"),
+            PortEvent::LinkDown { reason } => tracing::info!(%port, ?reason, "guest gone"),
+            PortEvent::RingStopped { ring, fault } => {
+                tracing::warn!(%port, ring, ?fault, "a ring of the guest's was stopped");
+            }
+            PortEvent::Hindered { obstacle } => {
+                let (obstacle, mending) = (obstacle.name(), obstacle.mending());
+                tracing::warn!(%port, "the guest has no link: {obstacle}; {mending}");
+            }
+            PortEvent::Refused { reason } => {
+                tracing::warn!(%port, reason, "a message of the VMM's was refused");
+            }
+            PortEvent::AnotherWaits => {
+                let socket = self
+                    .guest
+                    .vhost()
+                    .map(|guest| guest.config().socket.display());
+                let socket = socket.map(tracing::field::display);
+                tracing::warn!(%port, socket, "another VMM waits on the socket, which has one: give each VM a port and a socket of its own");
+            }
+            PortEvent::Announce { mac } if mac.0 != self.config.mac.octets() => {
+                tracing::debug!(%port, %mac, "the VMM asks to announce an address that is not the port's");
+            }
+            PortEvent::Announce { mac } => {
+                tracing::debug!(%port, %mac, "the VMM asks to announce the guest");
+            }
+            PortEvent::MtuSet { mtu } => tracing::debug!(%port, mtu, "the VMM set the MTU"),
+            PortEvent::Disconnected { reason } => {
+                tracing::info!(%port, reason, "VMM disconnected");
+            }
+            PortEvent::RingsStarted | _ => {}
+        }
+    }
+}
+
+/// What a VMM or a guest can have logged again and again; each has lines of its own.
+#[derive(Clone, Copy)]
+enum Cause {
+    Sessions,
+    Links,
+    Faults,
+    Requests,
+}
+
+impl Cause {
+    const ALL: [Self; 4] = [Self::Sessions, Self::Links, Self::Faults, Self::Requests];
+
+    fn of(event: &PortEvent) -> Self {
+        match event {
+            PortEvent::LinkUp { .. }
+            | PortEvent::QueuesChanged { .. }
+            | PortEvent::LinkDown { .. } => Self::Links,
+            PortEvent::RingStopped { .. }
+            | PortEvent::Hindered { .. }
+            | PortEvent::Refused { .. } => Self::Faults,
+            PortEvent::Announce { .. } | PortEvent::MtuSet { .. } | PortEvent::RingsStarted => {
+                Self::Requests
+            }
+            PortEvent::Connected | PortEvent::Disconnected { .. } | _ => Self::Sessions,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "connections of VMMs",
+            Self::Links => "the guest's link",
+            Self::Faults => "rings and refused messages",
+            Self::Requests => "requests of the VMM",
+        }
+    }
+
+    /// Lines of each cause: a VM that boots, reboots and migrates takes fewer.
+    fn lines() -> [Lines; Self::ALL.len()] {
+        Self::ALL.map(|_| Lines::new(LINES_AT_ONCE, LINES_STEP))
+    }
+}
+
+fn since_start(now: Instant) -> Duration {
+    Duration::from_nanos(now.as_nanos())
 }
 
 /// When a guest is announced on its VMM's word: at once if it runs, else when it does.

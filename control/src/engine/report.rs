@@ -12,7 +12,7 @@ use culvert_dataplane::{
     shared::{drops::Drops, snapshot::Guest},
     worker::WorkerStats,
 };
-use culvert_vhost::{PortDrop, RingCounters};
+use culvert_vhost::{Obstacle, PortDrop, PortStatus, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
 use super::{Engine, drift, tunnels::PeerState, uplinks::UplinkState, workers::Workers};
@@ -140,19 +140,31 @@ impl Engine {
                     }
                 }
             }
+            // What the session says itself: news of it may have been lost.
+            let status = port.guest.vhost().map(|guest| guest.status());
+            let (connected, link_up, features, queues) = match &status {
+                Some(vhost) => (
+                    vhost.is_connected,
+                    vhost.queue_pairs > 0,
+                    vhost.features,
+                    vhost.queue_pairs,
+                ),
+                None => (port.connected, port.link_up, port.features, port.queues),
+            };
             Some(Port {
                 name: config.name.to_string(),
                 network: config.network.to_string(),
                 driver: driver.into(),
                 socket,
-                connected: port.connected,
-                link_up: port.link_up,
+                connected,
+                link_up,
+                hindrance: status.and_then(hindrance),
                 features: FEATURES
                     .iter()
-                    .filter(|(bit, _)| port.link_up && port.features >> bit & 1 == 1)
+                    .filter(|(bit, _)| link_up && features >> bit & 1 == 1)
                     .map(|&(_, name)| name.to_owned())
                     .collect(),
-                queues: port.queues,
+                queues,
                 queues_max: config.queues,
                 mac: config.mac.to_string(),
                 mtu: port.interface.as_ref().map_or(config.mtu, |interface| {
@@ -427,6 +439,19 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
         staged: peer.cell.staged.load(Ordering::Relaxed),
         drops: named(&peer.cell.drops),
         drift: Vec::new(),
+    }
+}
+
+/// What stands in the way of a guest, or of another, in a few words.
+fn hindrance(status: PortStatus) -> Option<String> {
+    let obstacle = status.obstacle.map(|obstacle| match obstacle {
+        Obstacle::Broken(fault) => format!("{}: {}", obstacle.name(), fault.name()),
+        Obstacle::MemoryNotShared | Obstacle::LegacyDriver => obstacle.name().to_owned(),
+    });
+    let another = status.another_waits.then(|| "another VMM waits".to_owned());
+    match (obstacle, another) {
+        (Some(obstacle), Some(another)) => Some(format!("{obstacle}; {another}")),
+        (obstacle, another) => obstacle.or(another),
     }
 }
 

@@ -248,6 +248,9 @@ impl Engine {
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
         }
+        for (_, port) in self.ports.iter_mut() {
+            port.tell_left_out(now);
+        }
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {

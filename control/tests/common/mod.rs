@@ -34,6 +34,7 @@ pub(crate) fn state() -> State {
             socket: "/run/culvert/vm1.sock".into(),
             connected: true,
             link_up: true,
+            hindrance: None,
             features: vec!["VERSION_1".into(), "CSUM".into()],
             queues: 1,
             queues_max: 2,
