@@ -157,6 +157,8 @@ pub enum Command {
     AttachUplink(Box<UplinkQueue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
     DetachUplink(UplinkIndex, Option<TunnelIndex>),
+    /// The queues of tunnels (UDP) belong to others of the same uplink from now on, all at once: from, to.
+    HandOver(UplinkIndex, Arc<[(TunnelIndex, TunnelIndex)]>),
     /// Finish the turn and end.
     Stop,
 }

@@ -230,6 +230,15 @@ impl Rx {
         }
     }
 
+    /// What it receives is `tunnel`'s from now on, if it serves only one.
+    pub fn serve(&mut self, tunnel: TunnelIndex) {
+        match self {
+            Self::Udp(rx) => rx.serve(tunnel),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => {}
+        }
+    }
+
     /// Whether a look at it is a load from memory; otherwise it is a system call.
     #[must_use]
     pub fn is_polled(&self) -> bool {

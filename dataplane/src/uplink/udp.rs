@@ -312,6 +312,10 @@ impl Rx {
         }
     }
 
+    pub(super) fn serve(&mut self, tunnel: TunnelIndex) {
+        self.tunnel = tunnel;
+    }
+
     /// The worker slept; `ready` are the descriptors that have something, in the order in which they were named.
     pub(super) fn woken(&mut self, ready: &[bool], slept: Duration) {
         let mut ready = ready.iter().copied();

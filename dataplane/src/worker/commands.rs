@@ -96,6 +96,16 @@ impl Worker {
                 }
                 self.adopt(snapshot);
             }
+            Command::HandOver(uplink, pairs) => {
+                for (at, only, rx) in &mut self.rx {
+                    let heir = |&(from, to)| (*at == uplink && *only == Some(from)).then_some(to);
+                    if let Some(heir) = pairs.iter().find_map(heir) {
+                        *only = Some(heir);
+                        rx.serve(heir);
+                    }
+                }
+                self.adopt(snapshot);
+            }
             Command::Stop => self.stopping = true,
         }
     }

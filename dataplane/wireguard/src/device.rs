@@ -100,6 +100,11 @@ impl Device {
         self.with(peer, |peer, core| peer.update(core, update, now));
     }
 
+    /// Forgets where a peer is: until it calls or is given an endpoint, nothing is sent to it.
+    pub fn forget_endpoint(&mut self, peer: PeerId) {
+        self.with(peer, |peer, _| peer.endpoint = None);
+    }
+
     /// Removes a peer with its keypairs.
     pub fn remove_peer(&mut self, peer: PeerId) {
         let Some(mut gone) = self.peers.get_mut(peer.slot()).and_then(Option::take) else {
