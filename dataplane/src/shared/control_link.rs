@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
 };
 
@@ -32,9 +32,16 @@ use crate::{
 };
 
 /// The peers that have signals for the control core, and its doorbell.
+///
+/// What is urgent rings. The rest is found by the core's sweeps, as long as it makes them; before it ceases to, it
+/// asks to be rung for anything, and sweeps once more.
 #[derive(Debug)]
 pub struct Attention {
     dirty: Box<[AtomicU64]>,
+    /// A peer was marked since the last sweep.
+    marked: AtomicBool,
+    /// The control core wants to hear of any mark.
+    watched: AtomicBool,
     wake: Wake,
 }
 
@@ -48,6 +55,8 @@ impl Attention {
         let dirty = (0..words).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
             dirty,
+            marked: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
             wake: Wake::new()?,
         })
     }
@@ -57,9 +66,25 @@ impl Attention {
         if let Some(word) = self.dirty.get(peer.slot() / 64) {
             word.fetch_or(1 << (peer.slot() % 64), Ordering::Release);
         }
-        if urgent {
+        self.marked.store(true, Ordering::Release);
+        // Either the core's next sweep sees the mark, or it is seen here that there is none soon.
+        fence(Ordering::SeqCst);
+        if urgent || self.watched.load(Ordering::Relaxed) {
             self.wake.notify();
         }
+    }
+
+    /// Control core: whether to ring for marks that are not urgent, too. It has to sweep once more before it relies
+    /// on that.
+    pub fn watch(&self, any: bool) {
+        self.watched.store(any, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Control core: whether it is rung for any mark.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
     }
 
     /// The control core's doorbell.
@@ -67,8 +92,11 @@ impl Attention {
         &self.wake
     }
 
-    /// Control core: calls `visit` for each marked peer and unmarks it.
-    pub fn sweep(&self, mut visit: impl FnMut(PeerIndex)) {
+    /// Control core: calls `visit` for each marked peer and unmarks it; answers whether there was one.
+    pub fn sweep(&self, mut visit: impl FnMut(PeerIndex)) -> bool {
+        if !self.marked.swap(false, Ordering::Acquire) {
+            return false;
+        }
         for (position, word) in self.dirty.iter().enumerate() {
             if word.load(Ordering::Relaxed) == 0 {
                 continue;
@@ -81,6 +109,7 @@ impl Attention {
                 bits &= bits - 1;
             }
         }
+        true
     }
 }
 
@@ -227,4 +256,47 @@ pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd,
         wake,
     };
     Ok((worker, control))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    use super::*;
+
+    fn rings(attention: &Attention) -> bool {
+        let mut polled = [PollFd::new(attention.wake(), PollFlags::IN)];
+        let now = rustix::time::Timespec::default();
+        poll(&mut polled, Some(&now)).unwrap() > 0
+    }
+
+    fn swept(attention: &Attention) -> Option<Vec<usize>> {
+        let mut peers = Vec::new();
+        let any = attention.sweep(|peer| peers.push(peer.slot()));
+        assert_eq!(any, !peers.is_empty());
+        any.then_some(peers)
+    }
+
+    #[test]
+    fn marks_that_are_not_urgent_ring_while_nobody_sweeps() {
+        let attention = Attention::new().unwrap();
+        let [a, b] = [70, 7].map(PeerIndex::from_slot);
+        attention.wake().announce();
+        attention.mark(a, false);
+        attention.mark(b, false);
+        assert!(!rings(&attention));
+        assert_eq!(swept(&attention), Some(vec![7, 70]));
+        assert_eq!(swept(&attention), None);
+
+        attention.watch(true);
+        attention.mark(a, false);
+        assert!(rings(&attention));
+        assert_eq!(swept(&attention), Some(vec![70]));
+        attention.wake().awake();
+
+        attention.watch(false);
+        attention.wake().announce();
+        attention.mark(b, true);
+        assert!(rings(&attention));
+    }
 }
