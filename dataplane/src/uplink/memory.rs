@@ -171,6 +171,10 @@ impl Rx {
         }
     }
 
+    pub(super) fn serve(&mut self, tunnel: TunnelIndex) {
+        self.tunnel = tunnel;
+    }
+
     pub(super) fn receive(&mut self, uplink: &Uplink) -> &mut [Datagram] {
         self.datagrams.clear();
         for buffer in self.held.drain(..) {

@@ -234,6 +234,7 @@ impl Rx {
     pub fn serve(&mut self, tunnel: TunnelIndex) {
         match self {
             Self::Udp(rx) => rx.serve(tunnel),
+            Self::Memory(rx) => rx.serve(tunnel),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(_) => {}
         }
