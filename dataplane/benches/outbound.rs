@@ -238,6 +238,7 @@ impl Rig {
             mac: MAC,
             addresses: vec!["10.0.0.2".parse().unwrap()],
             link_locals: Arc::default(),
+            errors: Arc::default(),
             guard: Guard::Strict,
             guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
             queues: 1,

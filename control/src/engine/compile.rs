@@ -62,6 +62,7 @@ impl Engine {
             mac: MacAddr(config.mac.octets()),
             addresses: config.addresses.clone(),
             link_locals: Arc::clone(&port.link_locals),
+            errors: Arc::clone(&port.errors),
             guard: match config.guard {
                 config::Guard::Strict => Guard::Strict,
                 config::Guard::Mac => Guard::Mac,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use culvert_dataplane::shared::{
+    allowance::Allowance,
     control_link::Attention,
     drops::{DropReason, Drops},
     link_locals::LinkLocals,
@@ -41,6 +42,7 @@ pub(super) struct PortState {
     pub(super) interface: Option<Interface>,
     pub(super) drops: Arc<Drops>,
     pub(super) link_locals: Arc<LinkLocals>,
+    pub(super) errors: Arc<Allowance>,
     pub(super) connected: bool,
     pub(super) link_up: bool,
     pub(super) features: u64,
@@ -90,6 +92,7 @@ impl PortState {
             guest: Guest::Tun(Arc::clone(tun)),
             drops: Arc::default(),
             link_locals: Arc::default(),
+            errors: Arc::default(),
             connected: true,
             link_up: up,
             features: tun.offloads().bits(),
@@ -120,6 +123,7 @@ impl PortState {
             interface: None,
             drops: Arc::default(),
             link_locals: Arc::default(),
+            errors: Arc::default(),
             connected: false,
             link_up: false,
             features: 0,

@@ -132,6 +132,7 @@ impl Site {
             mac: GUEST,
             addresses: vec![GUEST_ADDRESS.into()],
             link_locals: Arc::default(),
+            errors: Arc::default(),
             guard: Guard::Strict,
             guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
             queues: 1,

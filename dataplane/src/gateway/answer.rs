@@ -32,7 +32,7 @@ use crate::{
         snapshot::{Network, NextHop, Port},
     },
     switch::guard,
-    worker::turn::{Tools, Turn},
+    worker::turn::Turn,
 };
 
 /// What a guest is to be told.
@@ -121,7 +121,6 @@ pub(crate) fn is_echo_request(headers: &Headers) -> bool {
 /// Answers `questions`, each from the same port.
 pub(crate) fn answer<'h, F: Frames>(
     turn: &Turn<'_>,
-    tools: &mut Tools,
     port: &Port,
     network: &Network,
     frames: &F,
@@ -143,7 +142,7 @@ pub(crate) fn answer<'h, F: Frames>(
                 })
             }
             Question::Error(error) => {
-                icmp_error(turn, tools, port, network, headers, head, error, &mut out)
+                icmp_error(turn, port, network, headers, head, error, &mut out)
             }
         };
         if len > 0 {
@@ -215,13 +214,8 @@ fn echo(
     ETHERNET + len
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one answer, named at each call"
-)]
 fn icmp_error(
     turn: &Turn<'_>,
-    tools: &mut Tools,
     port: &Port,
     network: &Network,
     headers: &Headers,
@@ -240,14 +234,14 @@ fn icmp_error(
     let Some(source) = source else {
         return 0;
     };
-    if !tools.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
-        lose(port.books(), DropReason::IcmpLimited, Lost::Count(1));
-        return 0;
-    }
     let (ethernet, packet) = out.split_at_mut(ETHERNET);
     let Ok(len) = icmp::write_error(error, headers, head, source, packet) else {
         return 0;
     };
+    if !port.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
+        lose(port.books(), DropReason::IcmpLimited, Lost::Count(1));
+        return 0;
+    }
     let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
     ethernet.copy_from_slice(&ether::header(
         headers.ether.source,

@@ -174,6 +174,6 @@ fn settle<F: Frames>(
             let (_, headers) = verdicts.get(note.frame)?;
             Some((note.frame, headers.as_ref()?, Question::Error(note.tell?)))
         });
-        answer::answer(turn, tools, port, network, frames, asked.chain(told));
+        answer::answer(turn, port, network, frames, asked.chain(told));
     }
 }

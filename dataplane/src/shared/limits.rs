@@ -144,7 +144,7 @@ pub const STAGED_PER_PEER: usize = 128;
 /// Frames without a key that one worker holds, over all peers.
 pub const STAGED_FRAMES: usize = 4_096;
 
-/// ICMP errors that one worker may send per second (RFC 4443 section 2.4(f)).
+/// ICMP errors that one port, and all peers of one worker, may be sent per second (RFC 4443, section 2.4(f)).
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 
 /// Link-local addresses beside the one made of its MAC address that a port may own: one per system that its guest starts

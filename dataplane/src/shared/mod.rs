@@ -4,6 +4,7 @@
 //! [`sessions`]), the rings and doorbells between threads ([`control_link`], [`punt`], [`wake`]). Out: the same, to whoever reads.
 //! Never: a step of a packet's way.
 
+pub mod allowance;
 pub mod clock;
 pub mod control_link;
 pub mod drops;

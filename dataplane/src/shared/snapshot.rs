@@ -19,6 +19,7 @@ use culvert_wireguard::cookie::Mac1;
 use crate::{
     guest::tun::{Layer, Tun},
     shared::{
+        allowance::Allowance,
         drops::Drops,
         ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
         link_locals::LinkLocals,
@@ -107,6 +108,8 @@ pub struct Port {
     pub addresses: Vec<IpAddr>,
     /// Link-local addresses that the guest has come to own.
     pub link_locals: Arc<LinkLocals>,
+    /// ICMP errors that it may be sent.
+    pub errors: Arc<Allowance>,
     /// What of its frames is checked.
     pub guard: Guard,
     /// Its rings or its interface.

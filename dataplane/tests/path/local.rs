@@ -371,6 +371,32 @@ fn broadcast_and_multicast_reach_the_other_ports() {
 }
 
 #[test]
+fn each_port_has_icmp_errors_of_its_own_and_spends_those_that_it_gets() {
+    let mut site = site();
+    let nowhere = |n: u8| ip(&format!("10.0.0.{}", 2 + n), "192.0.2.1").udp((5, 6), b"x", false);
+    let limited = |site: &Site, port: usize| site.ports[port].drops.count(DropReason::IcmpLimited);
+    while limited(&site, 1) == 0 {
+        for _ in 0..32 {
+            site.offer(1, &PLAIN, &frame(GUEST[1], GATEWAY, &nowhere(1)));
+        }
+        site.settle();
+        site.frames(1);
+    }
+    // An error about an error is not sent, and costs nothing.
+    let error = ip("10.0.0.2", "192.0.2.1").with(1, &[3, 1, 0, 0, 0, 0, 0, 0]);
+    for _ in 0..50 {
+        for _ in 0..32 {
+            site.offer(0, &PLAIN, &frame(GUEST[0], GATEWAY, &error));
+        }
+        site.settle();
+    }
+    assert!(site.frames(0).is_empty());
+    site.send_plain(0, &nowhere(0));
+    assert_eq!(read(&site.frame(0).1[14..]).l4[0], 3);
+    assert_eq!(limited(&site, 0), 0);
+}
+
+#[test]
 fn a_flooded_frame_costs_its_sender_every_copy() {
     let mut site = site();
     // Sixteen ports hear a broadcast.

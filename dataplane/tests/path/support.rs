@@ -303,6 +303,7 @@ impl Site {
             name: old.name.clone(),
             addresses: old.addresses.clone(),
             link_locals: Arc::clone(&old.link_locals),
+            errors: Arc::clone(&old.errors),
             guest: old.guest.clone(),
             drops: Arc::clone(&old.drops),
             ..**old
@@ -551,6 +552,7 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
             format!("fd00:{s}::{host}").parse().unwrap(),
         ],
         link_locals: Arc::default(),
+        errors: Arc::default(),
         guard: options.guard,
         guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: options.queue_pairs,

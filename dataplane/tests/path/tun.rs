@@ -79,6 +79,7 @@ fn site(options: Options, layer: Layer, offloads: Offloads) -> (Site, Host) {
         addresses: old.addresses.clone(),
         drops: Arc::default(),
         link_locals: Arc::default(),
+        errors: Arc::default(),
         guest: Guest::Tun(Arc::new(tun)),
         ..**old
     });
