@@ -12,6 +12,7 @@
     reason = "in a test a panic is the finding"
 )]
 
+mod evasion;
 mod guard;
 mod hostile;
 mod hub;
