@@ -524,7 +524,7 @@ pub static PORT: Table = Table {
             "guard",
             Choice(&["strict", "mac", "off"]),
             Default("strict; off in a plain network"),
-            "`strict`: source MAC, source IP, ARP and ND must be the port's own. `mac`: the source MAC must. `off`: for guests that route or bridge.",
+            "`strict`: source MAC, source IP, ARP and ND must be the port's own, and nothing is sent that the guard can't read in full. `mac`: the source MAC must. `off`: for guests that route or bridge.",
         ),
         key("queues", QUEUES, Default("1"), "Queue pairs."),
         key(
