@@ -56,23 +56,31 @@ fn a_second_instance_is_refused() -> Result<()> {
         let first = hosts.a.culvert()?;
         let namespace = &hosts.a.namespace;
 
+        let holder = format!("culvert (pid {})", first.show()?["pid"]);
+
         // The same run directory.
         let refused = first.second(namespace, first.run_dir(), &yaml)?;
-        ensure!(
-            refused.contains("run"),
-            "it does not name what is taken: {refused}"
+        let said = format!(
+            "{holder} uses the run directory {} already",
+            first.run_dir().display()
         );
+        ensure!(refused.contains(&said), "no '{said}' in: {refused}");
         first.show().context("the first instance must not suffer")?;
 
-        // Another run directory, the same vhost-user socket and the same UDP port.
-        let refused = first.second(namespace, &scenario.path("other.run"), &yaml)?;
-        ensure!(
-            refused.contains("vm1") || refused.contains("51820") || refused.contains("wg0"),
-            "it does not name what is taken: {refused}"
-        );
+        // Another run directory, the same UDP port.
+        let other = scenario.path("other.run");
+        let refused = first.second(namespace, &other, &yaml)?;
+        let said = format!("tunnel wg0: uplink wan0: UDP port {PORT} on 192.0.2.1 is taken");
+        ensure!(refused.contains(&said), "no '{said}' in: {refused}");
+
+        // Another port, the same vhost-user socket.
+        let elsewhere = yaml.replace(&format!("listen_port: {PORT}"), "listen_port: 51999");
+        let refused = first.second(namespace, &other, &elsewhere)?;
+        let socket = &hosts.a.spec.ports[0].socket;
+        let said = format!("{holder} listens on {}", socket.display());
+        ensure!(refused.contains(&said), "no '{said}' in: {refused}");
         first.show().context("the first instance must not suffer")?;
-        UnixStream::connect(&hosts.a.spec.ports[0].socket)
-            .context("the first instance's socket must not suffer")?;
+        UnixStream::connect(socket).context("the first instance's socket must not suffer")?;
         Ok(())
     })
 }

@@ -1,0 +1,126 @@
+//! `apply` and `show` against a running Culvert: nothing here is answered from a script.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Output;
+
+use common::{Run, run, stderr, stdout};
+use culvert::api::client::Client;
+use culvert::state::State;
+
+const NETWORK: &str =
+    "version: 1\nmemory: {hugepages: off}\nnetworks: {n: {gateway: 10.0.0.1/24}}\n";
+
+/// A port's line of a configuration.
+fn port(number: u8) -> String {
+    format!(
+        "  vm{number}: {{network: n, mac: \"52:54:00:00:00:0{number}\", addresses: [10.0.0.1{number}]}}\n"
+    )
+}
+
+struct Running {
+    folder: tempfile::TempDir,
+    _life: Run,
+}
+
+impl Running {
+    fn start(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("c.yaml"), text).unwrap();
+        let (config, run_dir) = (folder.path().join("c.yaml"), folder.path().join("run"));
+        let life = Run::start(&config, &run_dir, folder.path());
+        Self {
+            folder,
+            _life: life,
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    fn apply(&self, text: &str) -> Output {
+        let file = self.folder.path().join("new.yaml");
+        fs::write(&file, text).unwrap();
+        run(&["apply", file.to_str().unwrap()], &self.run_dir())
+    }
+
+    fn state(&self) -> State {
+        Client::new(&self.run_dir()).state().unwrap()
+    }
+
+    fn ports(&self) -> Vec<String> {
+        self.state()
+            .ports
+            .into_iter()
+            .map(|port| port.name)
+            .collect()
+    }
+
+    /// Whether a VMM could connect.
+    fn answers(&self, port: &str) -> bool {
+        UnixStream::connect(self.run_dir().join(format!("{port}.sock"))).is_ok()
+    }
+}
+
+#[test]
+fn ports_come_and_go_and_what_did_not_change_stays() {
+    let one = format!("{NETWORK}ports:\n{}", port(1));
+    let two = format!("{one}{}", port(2));
+    let running = Running::start(&one);
+    // A VMM that stays connected through all of it.
+    let vmm = UnixStream::connect(running.run_dir().join("vm1.sock")).unwrap();
+
+    let output = running.apply(&two);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "generation 2:\n  port vm2 added\n");
+    assert_eq!(running.ports(), ["vm1", "vm2"]);
+    assert!(running.answers("vm2"));
+
+    let output = running.apply(&two);
+    assert_eq!(stdout(&output), "generation 2: nothing changed\n");
+
+    let output = running.apply(&one);
+    assert_eq!(stdout(&output), "generation 3:\n  port vm2 removed\n");
+    assert_eq!(running.ports(), ["vm1"]);
+    assert!(!running.answers("vm2"));
+    vmm.set_nonblocking(true).unwrap();
+    let read = std::io::Read::read(&mut &vmm, &mut [0]).unwrap_err();
+    assert_eq!(
+        read.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "it was cut off"
+    );
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let one = format!("{NETWORK}ports:\n{}", port(1));
+    let running = Running::start(&one);
+    let refused = |text: &str, says: &str| {
+        let output = running.apply(text);
+        assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+        let text = stderr(&output);
+        assert!(text.contains("culvert: not applied: "), "{text}");
+        assert!(text.contains(says), "no `{says}` in {text}");
+        let state = running.state();
+        assert_eq!(state.generation, 1);
+        assert_eq!(running.ports(), ["vm1"]);
+        assert!(running.answers("vm1"));
+    };
+    let with = |what: &str| format!("{one}{}{what}", port(2));
+    refused(&with("cores: {workers: 2}\n"), "needs a restart: `cores`");
+    refused(
+        &with("uplinks: {u: {driver: udp}}\n"),
+        "needs a restart: uplink u",
+    );
+    refused(&with("  vm3: {}\n"), "new.yaml:7:");
+    // The socket's name is taken by something that is none.
+    fs::write(running.run_dir().join("vm2.sock"), "precious").unwrap();
+    refused(&with(""), "vm2.sock is no socket: remove it");
+}
