@@ -19,7 +19,7 @@ pub enum Kernel {
     Avx512,
     /// AVX2: eight ChaCha20 blocks and four Poly1305 packets side by side.
     Avx2,
-    /// The `chacha20poly1305` crate, packet by packet, on any processor.
+    /// The `chacha20` and `poly1305` crates, packet by packet, on any processor.
     Portable,
 }
 

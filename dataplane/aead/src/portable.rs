@@ -1,7 +1,7 @@
-//! The portable kernel: the `chacha20poly1305` crate, packet by packet.
+//! The portable kernel: the `chacha20` and `poly1305` crates, packet by packet.
 //!
 //! **In**: jobs. **Out**: sealed and opened packets.
-//! **Never**: a second read of a source's byte.
+//! **Never**: a second read of a source's byte; a step that may fail once a text lies in its place.
 //!
 //! Constant time: ChaCha20 is additions, rotations and exclusive-ors on whole words, Poly1305 here
 //! is integer multiplication and masks, both as the crates write them; tags are compared by
@@ -14,10 +14,8 @@ use core::slice;
 
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
-use chacha20poly1305::aead::AeadInOut;
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Tag};
 use poly1305::Poly1305;
-use poly1305::universal_hash::UniversalHash;
+use poly1305::universal_hash::{KeyInit, UniversalHash};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
@@ -55,12 +53,9 @@ where
             job.sum = PayloadSum::of(&text[head..]);
             finish(index, job.sum, &mut text[..head]);
         }
-        let cipher = ChaCha20Poly1305::new(job.key.into());
-        if let Ok(computed) =
-            cipher.encrypt_inout_detached(&nonce(job.salt, job.counter).into(), &[], text.into())
-        {
-            tag.copy_from_slice(&computed);
-        }
+        let nonce = nonce(job.salt, job.counter);
+        apply(job.key, nonce, text);
+        tag.copy_from_slice(&authenticate(job.key, nonce, text));
     }
 }
 
@@ -71,16 +66,9 @@ pub(crate) fn open(jobs: &mut [OpenJob<'_>]) {
         // SAFETY: the job was made from a `&mut [u8]` of exactly this size, which it still borrows.
         let buffer = unsafe { slice::from_raw_parts_mut(job.text.as_ptr(), len + TAG_LEN) };
         let (text, tag) = buffer.split_at_mut(len);
-        let mut expected = Tag::default();
-        expected.copy_from_slice(tag);
-        let cipher = ChaCha20Poly1305::new(job.key.into());
-        let opened = cipher.decrypt_inout_detached(
-            &nonce(job.salt, job.counter).into(),
-            &[],
-            text.into(),
-            &expected,
-        );
-        job.state = if opened.is_ok() {
+        let nonce = nonce(job.salt, job.counter);
+        job.state = if is_authentic(job.key, nonce, text, tag) {
+            apply(job.key, nonce, text);
             State::Verified
         } else {
             State::Failed
@@ -95,12 +83,12 @@ pub(crate) fn verify(jobs: &mut [Sealed<'_>]) {
         // SAFETY: the job was made from a `&[u8]` of exactly this size, which it still borrows.
         let sealed = unsafe { slice::from_raw_parts(job.text.as_ptr(), len + TAG_LEN) };
         let (text, tag) = sealed.split_at(len);
-        let mut key = poly_key(job.key, nonce(job.salt, job.counter));
-        let mut computed = authenticate(&key, text);
-        let same: bool = computed.ct_eq(tag).into();
-        key.zeroize();
-        computed.zeroize();
-        job.state = if same { State::Verified } else { State::Failed };
+        let nonce = nonce(job.salt, job.counter);
+        job.state = if is_authentic(job.key, nonce, text, tag) {
+            State::Verified
+        } else {
+            State::Failed
+        };
     }
 }
 
@@ -142,18 +130,50 @@ fn nonce(salt: u32, counter: u64) -> [u8; 12] {
     nonce
 }
 
-fn poly_key(key: &KeyBytes, nonce: [u8; 12]) -> [u8; 32] {
-    let mut poly_key = [0; 32];
-    ChaCha20::new(key.into(), &nonce.into()).apply_keystream(&mut poly_key);
-    poly_key
+/// Encrypts or decrypts a text, from the keystream's second block on.
+fn apply(key: &KeyBytes, nonce: [u8; 12], text: &mut [u8]) {
+    let mut cipher = ChaCha20::new(key.into(), &nonce.into());
+    cipher.seek(64u64);
+    cipher.apply_keystream(text);
+}
+
+fn is_authentic(key: &KeyBytes, nonce: [u8; 12], text: &[u8], tag: &[u8]) -> bool {
+    let mut computed = authenticate(key, nonce, text);
+    let same = computed.ct_eq(tag).into();
+    computed.zeroize();
+    same
 }
 
 /// The tag over empty associated data and `text` (RFC 8439, section 2.8).
-fn authenticate(key: &[u8; 32], text: &[u8]) -> [u8; TAG_LEN] {
-    let mut poly = Poly1305::new(key.into());
+fn authenticate(key: &KeyBytes, nonce: [u8; 12], text: &[u8]) -> [u8; TAG_LEN] {
+    let mut poly_key = [0; 32];
+    ChaCha20::new(key.into(), &nonce.into()).apply_keystream(&mut poly_key);
+    let mut poly = Poly1305::new((&poly_key).into());
+    poly_key.zeroize();
     poly.update_padded(text);
     let mut lengths = [0; 16];
     lengths[8..].copy_from_slice(&(text.len() as u64).to_le_bytes());
     poly.update(&[lengths.into()]);
     poly.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::MaybeUninit;
+
+    use super::*;
+
+    #[test]
+    fn the_authenticators_state_is_wiped_when_it_is_dropped() {
+        let mut place = MaybeUninit::new(Poly1305::new(&[0xa5; 32].into()));
+        let start = place.as_ptr().cast::<u8>();
+        // SAFETY: the value is dropped once; its place is read as bytes, each once.
+        let bytes: Vec<u8> = unsafe {
+            place.assume_init_drop();
+            (0..size_of::<Poly1305>())
+                .map(|at| start.add(at).read_volatile())
+                .collect()
+        };
+        assert!(bytes.iter().all(|&byte| byte == 0), "{bytes:x?}");
+    }
 }
