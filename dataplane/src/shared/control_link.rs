@@ -11,10 +11,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
-    },
+    sync::Arc,
 };
 
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -24,6 +21,7 @@ use crate::{
         clock,
         ids::{NetworkIndex, PeerIndex, PortIndex, Scope, TunnelIndex, UplinkIndex},
         limits,
+        marks::Marks,
         path::Path,
         punt::{self, Punted, Punts},
         wake::Wake,
@@ -37,11 +35,7 @@ use crate::{
 /// asks to be rung for anything, and sweeps once more.
 #[derive(Debug)]
 pub struct Attention {
-    dirty: Box<[AtomicU64]>,
-    /// A peer was marked since the last sweep.
-    marked: AtomicBool,
-    /// The control core wants to hear of any mark.
-    watched: AtomicBool,
+    dirty: Marks,
     wake: Wake,
 }
 
@@ -51,25 +45,16 @@ impl Attention {
     /// # Errors
     /// When the doorbell can't be made.
     pub fn new() -> io::Result<Self> {
-        let words = limits::PEER_PLACES / 64;
-        let dirty = (0..words).map(|_| AtomicU64::new(0)).collect();
         Ok(Self {
-            dirty,
-            marked: AtomicBool::new(false),
-            watched: AtomicBool::new(false),
+            dirty: Marks::new(limits::PEER_PLACES),
             wake: Wake::new()?,
         })
     }
 
     /// Marks `peer`; `urgent` wakes the control core.
     pub fn mark(&self, peer: PeerIndex, urgent: bool) {
-        if let Some(word) = self.dirty.get(peer.slot() / 64) {
-            word.fetch_or(1 << (peer.slot() % 64), Ordering::Release);
-        }
-        self.marked.store(true, Ordering::Release);
-        // Either the core's next sweep sees the mark, or it is seen here that there is none soon.
-        fence(Ordering::SeqCst);
-        if urgent || self.watched.load(Ordering::Relaxed) {
+        let watched = self.dirty.mark(peer.slot());
+        if urgent || watched {
             self.wake.notify();
         }
     }
@@ -77,14 +62,13 @@ impl Attention {
     /// Control core: whether to ring for marks that are not urgent, too. It has to sweep once more before it relies
     /// on that.
     pub fn watch(&self, any: bool) {
-        self.watched.store(any, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.dirty.watch(any);
     }
 
     /// Control core: whether it is rung for any mark.
     #[must_use]
     pub fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Relaxed)
+        self.dirty.is_watched()
     }
 
     /// The control core's doorbell.
@@ -94,22 +78,7 @@ impl Attention {
 
     /// Control core: calls `visit` for each marked peer and unmarks it; answers whether there was one.
     pub fn sweep(&self, mut visit: impl FnMut(PeerIndex)) -> bool {
-        if !self.marked.swap(false, Ordering::Acquire) {
-            return false;
-        }
-        for (position, word) in self.dirty.iter().enumerate() {
-            if word.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let mut bits = word.swap(0, Ordering::Acquire);
-            while bits != 0 {
-                visit(PeerIndex::from_slot(
-                    position * 64 + bits.trailing_zeros() as usize,
-                ));
-                bits &= bits - 1;
-            }
-        }
-        true
+        self.dirty.sweep(|place| visit(PeerIndex::from_slot(place)))
     }
 }
 

@@ -5,15 +5,18 @@
 //! Never: a step of a packet's way.
 
 pub mod allowance;
+pub(crate) mod bell;
 pub mod clock;
 pub mod control_link;
 pub mod drops;
 pub mod ids;
 pub mod limits;
 pub mod link_locals;
+pub(crate) mod marks;
 pub mod path;
 pub mod peer;
 pub mod punt;
 pub mod sessions;
 pub mod snapshot;
+pub(crate) mod sync;
 pub mod wake;

@@ -27,6 +27,7 @@ use crate::shared::{
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
     limits,
+    marks::Signals,
     path::{Link, Path},
 };
 
@@ -101,7 +102,7 @@ pub struct Peer {
     pub staged: AtomicU64,
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
-    signals: AtomicU32,
+    signals: Signals,
     /// When a worker last asked the control core for a key or a next hop, in nanoseconds; 0: it may ask at once.
     asked: AtomicU64,
     confirmed_index: AtomicU32,
@@ -121,7 +122,7 @@ impl Peer {
             staged: AtomicU64::new(0),
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
-            signals: AtomicU32::new(0),
+            signals: Signals::new(),
             asked: AtomicU64::new(0),
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
@@ -162,11 +163,9 @@ impl Peer {
 
     /// Worker: raises `bits`, and the control core's attention if they are new.
     pub fn raise(&self, bits: u32, attention: &Attention) {
-        if self.signals.load(Ordering::Relaxed) & bits == bits {
-            return;
+        if self.signals.raise(bits) {
+            attention.mark(self.index, bits & signal::URGENT != 0);
         }
-        self.signals.fetch_or(bits, Ordering::Release);
-        attention.mark(self.index, bits & signal::URGENT != 0);
     }
 
     /// Worker: a packet lacks a key or a next hop. The control core is asked once, and again after a while, however
@@ -218,7 +217,7 @@ impl Peer {
     /// Control core: takes the signals raised since the last call.
     #[must_use]
     pub fn take_signals(&self) -> u32 {
-        self.signals.swap(0, Ordering::Acquire)
+        self.signals.take()
     }
 
     /// Control core: the keypair that `CONFIRMED` speaks of.

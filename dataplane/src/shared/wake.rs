@@ -4,24 +4,23 @@
 //! that is readable if, and only if, its owner may be asleep. Never: a system
 //! call when the owner is awake.
 //!
-//! Threads: any number of producers, one owner. Invariant: the owner announces
-//! its sleep, fences, and looks at its inputs once more before it sleeps; the
-//! producer publishes, fences, then looks for the announcement. One of the two
-//! sees the other, so no wake-up is lost.
+//! Threads: any number of producers, one owner. Why no wake-up is lost stands in
+//! `bell`.
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering, fence},
 };
 
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::shared::bell::Bell;
 
 /// One thread's doorbell.
 #[derive(Debug)]
 pub struct Wake {
     fd: OwnedFd,
-    asleep: AtomicBool,
+    bell: Bell,
 }
 
 impl Wake {
@@ -33,14 +32,13 @@ impl Wake {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self {
             fd,
-            asleep: AtomicBool::new(false),
+            bell: Bell::new(),
         })
     }
 
     /// Wakes the owner if it sleeps. Call after publishing.
     pub fn notify(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.swap(false, Ordering::Relaxed) {
+        if self.bell.must_ring() {
             // A full counter means that a wake-up is pending already.
             let _ = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
         }
@@ -49,13 +47,12 @@ impl Wake {
     /// The owner announces that it is about to sleep; it must look at all its
     /// inputs once more before it does.
     pub fn announce(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.bell.announce();
     }
 
     /// The owner is awake again.
     pub fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.bell.awake();
         let mut counter = [0; 8];
         let _ = rustix::io::read(&self.fd, &mut counter);
     }
