@@ -38,11 +38,7 @@ impl Engine {
         let port = tunnel.config.listen_port;
         let path = uplink.path(&mut self.hosts, message.to, local, port, now);
         if path.link == Link::Unresolved {
-            if self.unrouted.len() == UNROUTED_MAX {
-                self.unrouted.pop_front();
-            }
-            self.unrouted
-                .push_back((now + UNROUTED_LIFE, slot, message));
+            self.await_next_hop(slot, message, now);
             return;
         }
         let Some(inline) = Inline::new(message.bytes()) else {
@@ -62,6 +58,32 @@ impl Engine {
         {
             uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
         }
+    }
+
+    /// Keeps a message until its next hop is known. Answers to strangers, whose addresses may be invented, take no
+    /// room from messages to peers; what no route leads to would wait in vain.
+    fn await_next_hop(&mut self, slot: usize, message: Transmit, now: Instant) {
+        let tunnel = self.tunnels.get(slot);
+        let Some(uplink) = tunnel.and_then(|tunnel| self.uplinks.get(tunnel.uplink)) else {
+            return;
+        };
+        let host = uplink.scope().and_then(|scope| self.hosts.get(scope));
+        let routed = host.is_some_and(|host| host.next_hop(message.to.ip()).is_some());
+        let is_full = self.unrouted.len() >= UNROUTED_MAX;
+        let lost = match (routed, is_full, message.peer) {
+            (false, _, _) => DropReason::NoRoute,
+            (true, true, None) => DropReason::NextHopUnresolved,
+            (true, _, _) => {
+                let message = (now + UNROUTED_LIFE, slot, message);
+                self.unrouted.push_back(message);
+                if !is_full {
+                    return;
+                }
+                self.unrouted.pop_front();
+                DropReason::NextHopUnresolved
+            }
+        };
+        uplink.counters.drops.add(lost, 1);
     }
 
     /// Sends what the host stacks made; neighbors that changed change paths.
@@ -89,9 +111,13 @@ impl Engine {
                 .front()
                 .is_some_and(|&(due, ..)| due <= now.monotonic)
         {
-            for (due, tunnel, message) in std::mem::take(&mut self.unrouted) {
+            for (due, slot, message) in std::mem::take(&mut self.unrouted) {
                 if due > now.monotonic {
-                    self.transmit(tunnel, message, now.monotonic);
+                    self.transmit(slot, message, now.monotonic);
+                } else if let Some(tunnel) = self.tunnels.get(slot)
+                    && let Some(uplink) = self.uplinks.get(tunnel.uplink)
+                {
+                    uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
                 }
             }
         }
