@@ -8,6 +8,7 @@ mod lifecycle;
 mod migration;
 mod offloads;
 mod offloads_none;
+mod overload;
 mod standins;
 mod testpmd;
 mod testpmd_layouts;
