@@ -3,7 +3,7 @@
 //! In: messages, what host stacks made and learned. Out: commands to workers, published paths.
 //! Never: more messages kept for an unknown next hop than `UNROUTED_MAX`, or longer than `UNROUTED_LIFE`.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use culvert_dataplane::{
     host::HostEvent,
@@ -11,17 +11,13 @@ use culvert_dataplane::{
         control_link::{Command, Inline},
         drops::DropReason,
         ids::{Scope, TunnelIndex},
+        limits::{UNROUTED_LIFE, UNROUTED_MAX},
         path::Link,
     },
 };
 use culvert_wireguard::{Instant, Now, Transmit};
 
 use super::Engine;
-
-/// Handshake messages that may wait for a next hop.
-const UNROUTED_MAX: usize = 1_024;
-/// How long they wait.
-const UNROUTED_LIFE: Duration = Duration::from_secs(3);
 
 impl Engine {
     /// Sends a handshake message, or keeps it until its next hop is known.

@@ -192,6 +192,9 @@ impl Engine {
                     *drops.entry((*name).to_owned()).or_default() += count;
                 }
             }
+            for (name, count) in self.host(uplink).into_iter().flat_map(HostStack::drops) {
+                drops.insert(format!("host-{name}"), count);
+            }
             let (driver, device) = match &config.driver {
                 UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.device.devargs()),
                 UplinkDriver::Udp(udp) => ("udp", udp.device.clone().unwrap_or_default()),

@@ -1,11 +1,18 @@
 //! Every bound of the data path, by name, with the reason for its value.
 //!
 //! In: nothing. Out: constants. Never: a bound written as a bare number elsewhere.
+//!
+//! Who is served before whom with these, and what becomes of the rest, is the table "Overload" of ARCHITECTURE.md.
 
 use std::time::Duration;
 
 /// Frames taken from one guest ring per turn: what one poll may cost others.
 pub const GUEST_BURST: usize = 32;
+
+/// Bytes that a guest queue may send per turn: two super-frames. What it overdraws it
+/// waits for, so queues share by bytes (deficit round robin). A frame that is flooded
+/// costs its bytes once for each copy.
+pub const GUEST_QUANTUM: i64 = 128 << 10;
 
 /// Wire packets sealed, reserved and sent together. A 64 KiB super-frame is cut
 /// into about 45; 64 fill the SIMD lanes and one `UDP_SEGMENT` send.
@@ -81,6 +88,12 @@ pub const CALLS_BUFFER: i32 = 2 << 20;
 
 /// Handshake messages that the control core takes per round, over all workers: about 10 ms of X25519.
 pub const HANDSHAKES_PER_ROUND: usize = 64;
+
+/// Handshake messages that may wait for a next hop.
+pub const UNROUTED_MAX: usize = 1_024;
+
+/// How long they wait.
+pub const UNROUTED_LIFE: Duration = Duration::from_secs(3);
 
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;
@@ -165,3 +178,61 @@ pub const HOST_OUTPUT_RESERVED: usize = 64;
 
 /// Answers of a host stack per second, of each kind (neighbors, echo).
 pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The document and the code are one table.
+    #[test]
+    fn the_table_of_overload_has_these_numbers() {
+        let document = include_str!("../../../ARCHITECTURE.md");
+        let (_, table) = document.split_once("\n## Overload\n").expect("the table");
+        let (table, _) = table.split_once("\n## ").expect("its end");
+        let punt = |budget: PuntBudget| {
+            let PuntBudget {
+                per_second,
+                queued,
+                per_round,
+            } = budget;
+            format!("{per_round}; {per_second}/s; {queued} wait")
+        };
+        for (name, value) in [
+            ("COMMAND_QUEUE", COMMAND_QUEUE.to_string()),
+            ("UPLINK_BURST", UPLINK_BURST.to_string()),
+            ("CALLS_PER_SECOND", format!("{CALLS_PER_SECOND}/s")),
+            (
+                "CALLS_PER_SECOND_IDLE",
+                format!("{CALLS_PER_SECOND_IDLE}/s"),
+            ),
+            ("CALLS_PER_TURN", CALLS_PER_TURN.to_string()),
+            ("GUEST_BURST", GUEST_BURST.to_string()),
+            ("GUEST_QUANTUM", format!("{} KiB", GUEST_QUANTUM >> 10)),
+            ("STAGED_PER_PEER", STAGED_PER_PEER.to_string()),
+            ("STAGED_FRAMES", STAGED_FRAMES.to_string()),
+            ("STAGED_BYTES", format!("{} MiB", STAGED_BYTES >> 20)),
+            ("WANTED_AGAIN", format!("{} s", WANTED_AGAIN.as_secs())),
+            (
+                "ICMP_ERRORS_PER_SECOND",
+                format!("{ICMP_ERRORS_PER_SECOND}/s"),
+            ),
+            ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
+            ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),
+            ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
+            ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
+            ("PUNT_ICMP", punt(PUNT_ICMP)),
+            ("PUNT_REST", punt(PUNT_REST)),
+            (
+                "HOST_REPLIES_PER_SECOND",
+                format!("{HOST_REPLIES_PER_SECOND}/s"),
+            ),
+            ("HOST_OUTPUT", HOST_OUTPUT.to_string()),
+            ("HOST_OUTPUT_RESERVED", HOST_OUTPUT_RESERVED.to_string()),
+            ("UNROUTED_MAX", format!("{UNROUTED_MAX} wait")),
+            ("UNROUTED_LIFE", format!("{} s", UNROUTED_LIFE.as_secs())),
+        ] {
+            let cell = format!("`{name}` {value}");
+            assert!(table.contains(&cell), "the table lacks: {cell}");
+        }
+    }
+}

@@ -41,7 +41,7 @@ use crate::{
         clock,
         control_link::WorkerEnd,
         ids::{PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
-        limits::GUEST_BURST,
+        limits::{GUEST_BURST, GUEST_QUANTUM},
         snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
     },
     uplink::{Rx, Tx},
@@ -55,11 +55,6 @@ pub enum Polling {
     /// After an idle spell it sleeps until something happens.
     Adaptive,
 }
-
-/// Bytes that a guest queue may send per turn: two super-frames. What it overdraws it
-/// waits for, so queues share by bytes (deficit round robin). A frame that is flooded
-/// costs its bytes once for each copy.
-const QUANTUM: i64 = 128 << 10;
 
 /// What a worker did, for `show cores` and `top`.
 #[derive(Debug, Default)]
@@ -302,7 +297,7 @@ impl Worker {
         let Some(credit) = credits.get_mut(position) else {
             return false;
         };
-        *credit = (*credit + QUANTUM).min(QUANTUM);
+        *credit = (*credit + GUEST_QUANTUM).min(GUEST_QUANTUM);
         if *credit <= 0 {
             return true;
         }
