@@ -298,11 +298,7 @@ impl Rig {
         peer.publish_path(Some(Path::new(
             endpoint,
             Some(own),
-            Link::Ethernet {
-                source: device.mac(),
-                destination: GATEWAY,
-                port: PORT,
-            },
+            Link::ethernet(device.mac(), GATEWAY, PORT),
         )));
         let attention = Arc::new(Attention::new().unwrap());
         let (end, mut control) = control_link::link(attention, 1).unwrap();

@@ -321,11 +321,7 @@ impl Rig {
                     },
                 )
                 .expect("net_null");
-                let link = Link::Ethernet {
-                    source: device.mac(),
-                    destination: site::GATEWAY,
-                    port: site::PORT,
-                };
+                let link = Link::ethernet(device.mac(), site::GATEWAY, site::PORT);
                 (queues.remove(0), None, Some(device), link)
             }
             Way::In => {

@@ -9,7 +9,7 @@
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. A flood of
 //! handshakes gets a fixed share of a round, so nothing else waits for long.
 //!
-//! Rooms: [`round`] what a round does, [`paths`] the ways out, [`tunnels`] the protocol,
+//! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
 //! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] changes, [`uapi`] what `wg` asks,
 //! [`drift`] what it changed against the file, [`report`] what `show` prints, [`endpoints`] what
@@ -19,6 +19,7 @@ mod apply;
 mod compile;
 mod drift;
 mod endpoints;
+mod hops;
 mod interfaces;
 mod paths;
 mod ports;
@@ -64,6 +65,7 @@ use rustix::{
 use self::{
     apply::Manner,
     endpoints::Endpoints,
+    hops::Hops,
     ports::{Ears, PortNews, PortState},
     slots::Slots,
     tunnels::{OutdatedPaths, PeerState, TunnelState, Wish},
@@ -177,6 +179,7 @@ struct Engine {
     turns: Turns,
     uplinks: Slots<UplinkState>,
     hosts: Stacks,
+    hops: Hops,
     tunnels: Slots<TunnelState>,
     peers: Slots<PeerState>,
     outdated: OutdatedPaths,
@@ -243,6 +246,7 @@ impl Engine {
             workers,
             uplinks: Slots::default(),
             hosts: Stacks::default(),
+            hops: Hops::default(),
             turns: Turns::default(),
             tunnels: Slots::default(),
             peers: Slots::default(),

@@ -1,9 +1,9 @@
-//! The ways out: handshake messages to their next hops, and peers' paths when neighbors or endpoints change.
+//! The ways out: handshake messages to their next hops, hops when neighbors change, peers' paths when endpoints do.
 //!
-//! In: messages, what host stacks made and learned. Out: commands to workers, published paths.
+//! In: messages, what host stacks made and learned. Out: commands to workers, changed hops, published paths.
 //! Never: more messages kept for an unknown next hop than `UNROUTED_MAX`, or longer than `UNROUTED_LIFE`.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use culvert_dataplane::{
     host::HostEvent,
@@ -12,12 +12,11 @@ use culvert_dataplane::{
         drops::DropReason,
         ids::{Scope, TunnelIndex},
         limits::{UNROUTED_LIFE, UNROUTED_MAX},
-        path::Link,
     },
 };
 use culvert_wireguard::{Instant, Now, Transmit};
 
-use super::Engine;
+use super::{Engine, hops::Hops};
 
 impl Engine {
     /// Sends a handshake message, or keeps it until its next hop is known.
@@ -32,8 +31,10 @@ impl Engine {
             return;
         };
         let port = tunnel.config.listen_port;
-        let path = uplink.path(&mut self.hosts, message.to, local, port, now);
-        if path.link == Link::Unresolved {
+        // Nobody else takes this path.
+        let way = (&mut self.hosts, &mut Hops::default());
+        let path = uplink.path(way, message.to, local, port, now);
+        if !path.link.is_resolved() {
             self.await_next_hop(slot, message, now);
             return;
         }
@@ -82,7 +83,7 @@ impl Engine {
         uplink.counters.drops.add(lost, 1);
     }
 
-    /// Sends what the host stacks made; neighbors that changed change paths.
+    /// Sends what the host stacks made; neighbors that changed change their hops, and so all paths there.
     pub(super) fn drain_hosts(&mut self, now: Now) {
         while let Some((scope, frame)) = self.hosts.poll_frame() {
             let frame = frame.into_boxed_slice();
@@ -93,13 +94,12 @@ impl Engine {
                 uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
             }
         }
-        let mut changed = BTreeSet::new();
+        let mut resolved = false;
         while let Some((scope, HostEvent::Neighbor { address })) = self.hosts.poll_event() {
-            changed.insert((scope, address));
-        }
-        let resolved = !changed.is_empty();
-        if resolved {
-            self.outdate_paths_through(&changed);
+            let host = self.hosts.get(scope);
+            let neighbor = host.and_then(|host| host.neighbor(address));
+            self.hops.set((scope, address), neighbor);
+            resolved = true;
         }
         if resolved
             || self
@@ -115,22 +115,6 @@ impl Engine {
                 {
                     uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
                 }
-            }
-        }
-    }
-
-    /// The paths of peers whose next hop is among `changed` have to be made anew.
-    fn outdate_paths_through(&mut self, changed: &BTreeSet<(Scope, IpAddr)>) {
-        for (_, peer) in self.peers.iter_mut() {
-            let tunnel = self.tunnels.get(peer.tunnel);
-            let scope = tunnel.and_then(|tunnel| self.uplinks.get(tunnel.uplink)?.scope());
-            let endpoint = tunnel.and_then(|t| t.device.peer(peer.cell.id)?.endpoint);
-            if let (Some(scope), Some(endpoint)) = (scope, endpoint)
-                && let Some(host) = self.hosts.get(scope)
-                && let Some(hop) = host.next_hop(endpoint.ip())
-                && changed.contains(&(scope, hop))
-            {
-                peer.outdate_path();
             }
         }
     }
@@ -158,8 +142,8 @@ impl Engine {
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
         let port = tunnel.config.listen_port;
-        let hosts = &mut self.hosts;
-        let path = endpoint.map(|endpoint| uplink.path(hosts, endpoint, peer.local, port, now));
+        let way = (&mut self.hosts, &mut self.hops);
+        let path = endpoint.map(|endpoint| uplink.path(way, endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
             peer.cell.publish_path(path);
         }

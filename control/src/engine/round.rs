@@ -251,6 +251,7 @@ impl Engine {
         for (_, port) in self.ports.iter_mut() {
             port.tell_left_out(now);
         }
+        self.hops.prune();
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {

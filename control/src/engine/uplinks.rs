@@ -21,7 +21,7 @@ use culvert_dataplane::{
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::EngineError;
+use super::{EngineError, hops::Hops};
 use crate::config::{self, UplinkDriver};
 
 /// Seconds that a link may take to come up after its device was opened.
@@ -158,28 +158,29 @@ impl UplinkState {
     /// last wrote to.
     pub(super) fn path(
         &self,
-        hosts: &mut Stacks,
+        (hosts, hops): (&mut Stacks, &mut Hops),
         endpoint: SocketAddr,
         local: Option<IpAddr>,
         port: u16,
         now: Instant,
     ) -> Path {
-        let source = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
+        let local = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
         let Some(scope) = self.scope() else {
-            return Path::new(endpoint, source, Link::Kernel);
+            return Path::new(endpoint, local, Link::Kernel);
         };
-        match hosts.resolve(scope, endpoint.ip(), now) {
+        let (source, next_hop, neighbor) = match hosts.resolve(scope, endpoint.ip(), now) {
             Resolution::Resolved {
-                source: first,
-                link,
-            } => {
-                let source = source.unwrap_or(first);
-                Path::new(endpoint, Some(source), with_port(link, port))
-            }
-            Resolution::Pending | Resolution::NoRoute => {
-                Path::new(endpoint, source, Link::Unresolved)
-            }
-        }
+                source,
+                next_hop,
+                mac,
+            } => (source, next_hop, Some(mac)),
+            Resolution::Pending { source, next_hop } => (source, next_hop, None),
+            Resolution::NoRoute => return Path::new(endpoint, local, Link::Unresolved),
+        };
+        let ours = hosts.get(scope).map_or(MacAddr::ZERO, HostStack::mac);
+        let hop = hops.over((scope, next_hop), ours, neighbor);
+        let link = Link::Ethernet { hop, port };
+        Path::new(endpoint, Some(local.unwrap_or(source)), link)
     }
 
     /// The scope of its host stack, if it needs one: below IP, nobody else looks after it.
@@ -235,22 +236,6 @@ impl UplinkState {
                 }
             }
         }
-    }
-}
-
-/// The host stack knows no UDP: the port is the tunnel's.
-fn with_port(link: Link, port: u16) -> Link {
-    match link {
-        Link::Ethernet {
-            source,
-            destination,
-            ..
-        } => Link::Ethernet {
-            source,
-            destination,
-            port,
-        },
-        other @ (Link::Kernel | Link::Unresolved) => other,
     }
 }
 

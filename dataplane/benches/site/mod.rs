@@ -145,7 +145,7 @@ impl Site {
             tunnels: vec![(PORT, TUNNEL)],
             counters: Arc::default(),
         });
-        let peers: Vec<_> = (0..peers).map(|n| peer(n, link)).collect();
+        let peers: Vec<_> = (0..peers).map(|n| peer(n, link.clone())).collect();
         let sessions = Arc::new(SessionTable::new(4 * peers.len()));
         let snapshot = Snapshot {
             generation: 1,

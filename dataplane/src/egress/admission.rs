@@ -8,7 +8,6 @@ use crate::{
     gateway::Refusal,
     shared::{
         drops::DropReason,
-        path::Link,
         peer::{Peer, signal},
     },
     worker::turn::Turn,
@@ -32,7 +31,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
         let Some(path) = path.as_ref() else {
             return Admission::Refused(DropReason::NoEndpoint);
         };
-        if path.link == Link::Unresolved {
+        if !path.link.is_resolved() {
             peer.want(signal::NEXT_HOP_WANTED, turn.now, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }

@@ -35,7 +35,7 @@ use self::{
     routes::Routes,
 };
 pub use self::{routes::link_local, stacks::Stacks};
-use crate::shared::{limits, path::Link};
+use crate::shared::limits;
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:
 /// `ANNOUNCE_NUM`, `ANNOUNCE_INTERVAL`).
@@ -68,11 +68,18 @@ pub enum Resolution {
     Resolved {
         /// The address of ours to send from.
         source: IpAddr,
-        /// An [`Link::Ethernet`] whose `port` is 0: the tunnel's, which the caller knows.
-        link: Link,
+        /// Who is asked for the way: the destination, or a router.
+        next_hop: IpAddr,
+        /// Where that is.
+        mac: MacAddr,
     },
     /// The next hop is being asked; an event follows when it answers.
-    Pending,
+    Pending {
+        /// The address of ours to send from.
+        source: IpAddr,
+        /// Who is being asked for.
+        next_hop: IpAddr,
+    },
     /// No prefix or route holds the destination, or no address of ours can reach it.
     NoRoute,
 }
@@ -80,8 +87,7 @@ pub enum Resolution {
 /// What the control core must react to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostEvent {
-    /// A neighbor's link-layer address became known, changed or was lost: paths
-    /// through it must be rebuilt.
+    /// A neighbor's link-layer address became known, changed or was lost.
     Neighbor {
         /// The neighbor.
         address: IpAddr,
@@ -251,21 +257,18 @@ impl HostStack {
             return Resolution::NoRoute;
         };
         match self.neighbors.ask(next_hop, now) {
-            Answer::Known(destination) => {
+            Answer::Known(mac) => {
                 return Resolution::Resolved {
                     source,
-                    link: Link::Ethernet {
-                        source: self.mac,
-                        destination,
-                        port: 0,
-                    },
+                    next_hop,
+                    mac,
                 };
             }
             Answer::Ask(solicit) => self.solicit(solicit),
             Answer::Waiting => {}
             Answer::Full => self.count(HostDrop::NeighborsFull),
         }
-        Resolution::Pending
+        Resolution::Pending { source, next_hop }
     }
 
     /// Which neighbor `destination` goes through.
@@ -311,6 +314,18 @@ impl HostStack {
     /// All neighbors, in the order of their addresses.
     pub fn neighbors(&self) -> impl Iterator<Item = NeighborInfo> + '_ {
         self.neighbors.iter()
+    }
+
+    /// Where a neighbor is, if that is known; it is not asked.
+    #[must_use]
+    pub fn neighbor(&self, address: IpAddr) -> Option<MacAddr> {
+        self.neighbors.mac(address)
+    }
+
+    /// The uplink's hardware address.
+    #[must_use]
+    pub const fn mac(&self) -> MacAddr {
+        self.mac
     }
 
     /// Own addresses, the link-local one among them: what a classifier must let pass.

@@ -267,6 +267,11 @@ impl Neighbors {
         self.changed.pop_first()
     }
 
+    /// Where `address` is, without a question.
+    pub(super) fn mac(&self, address: IpAddr) -> Option<MacAddr> {
+        self.entries.get(&address)?.mac
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = NeighborInfo> + '_ {
         self.entries.iter().map(|(&address, entry)| NeighborInfo {
             address,

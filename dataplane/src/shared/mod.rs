@@ -9,6 +9,7 @@ pub(crate) mod bell;
 pub mod clock;
 pub mod control_link;
 pub mod drops;
+pub mod hop;
 pub mod ids;
 pub mod limits;
 pub mod link_locals;

@@ -1,15 +1,20 @@
 //! The way to an endpoint: addresses and, on a DPDK uplink, the outer headers.
 //!
-//! In: an endpoint and, from the control core, a resolved next hop. Out: an
-//! immutable `Path` that workers write from. Never: a look-up per packet; a
-//! changed neighbor or endpoint makes a new `Path`.
+//! In: an endpoint and, from the control core, a next hop. Out: an immutable `Path`
+//! that workers write from. Never: a look-up per packet. A changed endpoint makes a
+//! new `Path`; a changed neighbor is its [`Hop`]'s affair.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use culvert_wire::MacAddr;
+
+use crate::shared::hop::Hop;
 
 /// How datagrams reach an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,20 +89,52 @@ impl PartialEq for Refused {
 impl Eq for Refused {}
 
 /// What a path knows of the link layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Link {
     /// The kernel's business (UDP uplink).
     Kernel,
     /// An Ethernet next hop (DPDK uplink).
     Ethernet {
-        /// The uplink's own address.
-        source: MacAddr,
-        /// The next hop's address.
-        destination: MacAddr,
+        /// The next hop, which other paths share.
+        hop: Arc<Hop>,
         /// The local UDP port: the tunnel's. A DPDK queue serves all tunnels of
         /// its uplink, so the path must say.
         port: u16,
     },
-    /// The next hop's address is being asked for.
+    /// No route leads there.
     Unresolved,
 }
+
+impl Link {
+    /// An Ethernet next hop of its own.
+    #[must_use]
+    pub fn ethernet(source: MacAddr, destination: MacAddr, port: u16) -> Self {
+        let hop = Arc::new(Hop::new(source, Some(destination)));
+        Self::Ethernet { hop, port }
+    }
+
+    /// Whether a datagram could go that way now.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        match self {
+            Self::Kernel => true,
+            Self::Ethernet { hop, .. } => hop.neighbor().mac().is_some(),
+            Self::Unresolved => false,
+        }
+    }
+}
+
+impl PartialEq for Link {
+    /// Whether they are one link, not whether two hops happen to say the same.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Kernel, Self::Kernel) | (Self::Unresolved, Self::Unresolved) => true,
+            (Self::Ethernet { hop, port }, Self::Ethernet { hop: h, port: p }) => {
+                Arc::ptr_eq(hop, h) && port == p
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Link {}

@@ -103,8 +103,8 @@ pub struct Peer {
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: Signals,
-    /// When a worker last asked the control core for a key or a next hop, in nanoseconds; 0: it may ask at once.
-    asked: AtomicU64,
+    /// When a worker last asked the control core for a key and for a next hop, in nanoseconds; 0: it may ask at once.
+    asked: [AtomicU64; 2],
     confirmed_index: AtomicU32,
     moved: Mutex<Option<Origin>>,
 }
@@ -123,7 +123,7 @@ impl Peer {
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: Signals::new(),
-            asked: AtomicU64::new(0),
+            asked: [const { AtomicU64::new(0) }; 2],
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
@@ -152,13 +152,13 @@ impl Peer {
     /// Control core: seal with `keypair` from now on.
     pub fn publish_keypair(&self, keypair: Option<Arc<Keypair>>) {
         self.current.store(keypair);
-        self.asked.store(0, Ordering::Relaxed);
+        self.ask_anew();
     }
 
     /// Control core, or a worker that follows the peer: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
-        self.asked.store(0, Ordering::Relaxed);
+        self.ask_anew();
     }
 
     /// Worker: raises `bits`, and the control core's attention if they are new.
@@ -172,10 +172,17 @@ impl Peer {
     /// many packets there are: who sends to a dead peer doesn't keep it awake. A new key or path opens the question
     /// anew.
     pub fn want(&self, bits: u32, now: Instant, attention: &Attention) {
-        let asked = Instant::from_nanos(self.asked.load(Ordering::Relaxed));
+        let last = &self.asked[usize::from(bits == signal::NEXT_HOP_WANTED)];
+        let asked = Instant::from_nanos(last.load(Ordering::Relaxed));
         if asked.as_nanos() == 0 || now.since(asked) >= limits::WANTED_AGAIN {
-            self.asked.store(now.as_nanos(), Ordering::Relaxed);
+            last.store(now.as_nanos(), Ordering::Relaxed);
             self.raise(bits, attention);
+        }
+    }
+
+    fn ask_anew(&self) {
+        for asked in &self.asked {
+            asked.store(0, Ordering::Relaxed);
         }
     }
 
@@ -207,7 +214,8 @@ impl Peer {
                 let known = path
                     .source
                     .filter(|known| known.is_ipv4() == source.is_ipv4());
-                self.publish_path(Some(Path::new(source, local.or(known), path.link)));
+                let link = path.link.clone();
+                self.publish_path(Some(Path::new(source, local.or(known), link)));
             }
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
@@ -261,5 +269,11 @@ mod tests {
         assert_eq!(asked(20_000, 20_500), 1, "its key is gone");
         peer.publish_path(None);
         assert_eq!(asked(20_500, 21_000), 1, "it is somewhere else");
+        peer.want(signal::NEXT_HOP_WANTED, at(21_000), &attention);
+        assert_eq!(
+            peer.take_signals(),
+            signal::NEXT_HOP_WANTED,
+            "another question"
+        );
     }
 }

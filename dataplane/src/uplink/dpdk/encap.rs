@@ -19,6 +19,7 @@ use culvert_wire::{Checksum, EtherType, ether, ipv4, ipv6};
 use super::classify::PROTOCOL_UDP;
 use crate::shared::{
     drops::DropReason,
+    hop::{Hop, Neighbor},
     path::{Link, Path},
 };
 
@@ -62,6 +63,10 @@ enum Headers {
 #[derive(Debug)]
 pub(super) struct Template {
     path: Arc<Path>,
+    /// The path's.
+    hop: Arc<Hop>,
+    /// Where the hop's neighbor was.
+    neighbor: Neighbor,
     headers: Headers,
     /// What the UDP checksum covers beyond the pseudo-header and the length.
     ports_sum: Checksum,
@@ -73,16 +78,14 @@ impl Template {
     /// # Errors
     /// The reason to drop what takes a path without a next hop or a source.
     pub(super) fn new(path: &Arc<Path>) -> Result<Self, DropReason> {
-        let (source, destination, port) = match path.link {
-            Link::Ethernet {
-                source,
-                destination,
-                port,
-            } => (source, destination, port),
+        let (hop, port) = match &path.link {
+            Link::Ethernet { hop, port } => (hop, port),
             Link::Unresolved => return Err(DropReason::NextHopUnresolved),
             Link::Kernel => return Err(DropReason::UplinkRefused),
         };
-        let ethernet = |ether_type| ether::header(destination, source, ether_type);
+        let neighbor = hop.neighbor();
+        let destination = neighbor.mac().ok_or(DropReason::NextHopUnresolved)?;
+        let ethernet = |ether_type| ether::header(destination, hop.source(), ether_type);
         let mut udp = [0; UDP_HEADER];
         udp[..2].copy_from_slice(&port.to_be_bytes());
         udp[2..4].copy_from_slice(&path.endpoint.port().to_be_bytes());
@@ -97,15 +100,17 @@ impl Template {
         };
         Ok(Self {
             path: Arc::clone(path),
+            hop: Arc::clone(hop),
+            neighbor,
             headers,
             ports_sum: Checksum::of(&udp),
         })
     }
 
-    /// Whether this is the template of `path`. The template holds its path, so
-    /// that no other can have its address.
+    /// Whether this is the template of `path`, and of where its next hop is now. The
+    /// template holds its path, so that no other can have its address.
     pub(super) fn is_of(&self, path: &Arc<Path>) -> bool {
-        Arc::ptr_eq(&self.path, path)
+        Arc::ptr_eq(&self.path, path) && self.neighbor == self.hop.neighbor()
     }
 
     /// Bytes of the headers.
@@ -263,11 +268,11 @@ mod tests {
         Arc::new(Path::new(
             endpoint.parse().unwrap(),
             Some(source.parse().unwrap()),
-            Link::Ethernet {
-                source: MacAddr([2, 0, 0, 0, 0, 1]),
-                destination: MacAddr([2, 0, 0, 0, 0, 2]),
-                port: 51_820,
-            },
+            Link::ethernet(
+                MacAddr([2, 0, 0, 0, 0, 1]),
+                MacAddr([2, 0, 0, 0, 0, 2]),
+                51_820,
+            ),
         ))
     }
 
@@ -384,5 +389,38 @@ mod tests {
         );
         let template = Template::new(&good).unwrap();
         assert!(template.is_of(&good) && !template.is_of(&Arc::new(Path::clone(&good))));
+    }
+
+    #[test]
+    fn a_neighbor_that_moves_takes_its_paths_with_it() {
+        let paths = [
+            path("192.0.2.11:51821", "192.0.2.10"),
+            path("198.51.100.1:7", "192.0.2.10"),
+        ];
+        let Link::Ethernet { hop, port } = &paths[0].link else {
+            panic!("not an Ethernet path");
+        };
+        let mut shared = Path::clone(&paths[1]);
+        let (link, port) = (Arc::clone(hop), *port);
+        shared.link = Link::Ethernet { hop: link, port };
+        let paths = [Arc::clone(&paths[0]), Arc::new(shared)];
+        let before = paths.each_ref().map(|path| Template::new(path).unwrap());
+        assert!(before.iter().zip(&paths).all(|(t, path)| t.is_of(path)));
+
+        let elsewhere = MacAddr([2, 0, 0, 0, 0, 9]);
+        hop.set(Some(elsewhere));
+        for (path, before) in paths.iter().zip(&before) {
+            assert!(!before.is_of(path) && path.link.is_resolved());
+            let template = Template::new(path).unwrap();
+            let mut frame = vec![0; template.len()];
+            template.write(&mut frame, 0, 0, UdpChecksum::Software, None);
+            assert_eq!(frame[..6], elsewhere.0);
+        }
+        hop.set(None);
+        for path in &paths {
+            assert!(!path.link.is_resolved());
+            let lost = Template::new(path).unwrap_err();
+            assert_eq!(lost, DropReason::NextHopUnresolved);
+        }
     }
 }

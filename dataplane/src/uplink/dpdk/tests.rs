@@ -73,11 +73,7 @@ fn path(endpoint: SocketAddr, source: MacAddr, destination: MacAddr) -> Arc<Path
     Arc::new(Path::new(
         endpoint,
         Some(own),
-        PathLink::Ethernet {
-            source,
-            destination,
-            port: PORT,
-        },
+        PathLink::ethernet(source, destination, PORT),
     ))
 }
 
