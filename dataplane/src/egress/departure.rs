@@ -22,6 +22,7 @@ use culvert_wire::{
 use culvert_wireguard::padding::padded_len;
 
 use crate::{
+    egress::staged::Sender,
     gateway::Refusal,
     guest::frames::Frames,
     shared::{drops::DropReason, peer::Peer},
@@ -46,6 +47,8 @@ pub(crate) struct Bound<'h, 's> {
     pub(crate) frame: usize,
     /// What it says.
     pub(crate) headers: &'h Headers,
+    /// Who sent it.
+    pub(crate) sender: Sender,
     /// Who gets it.
     pub(crate) peer: &'s Arc<Peer>,
     /// What it is to us.
@@ -80,6 +83,7 @@ pub(super) fn plan<'s, F: Frames>(
         headers,
         peer,
         passage,
+        ..
     } = *bound;
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
         return Err(DropReason::NoRoute.into());

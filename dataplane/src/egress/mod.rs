@@ -26,6 +26,7 @@ use culvert_wire::{icmp::IcmpError, parse::parse_frame};
 use self::{
     admission::{Admission, admission},
     departure::{Bound, Departure, Passage},
+    staged::Sender,
 };
 use crate::{
     gateway::Refusal,
@@ -55,7 +56,7 @@ pub(crate) type Notes = ArrayVec<Note, BATCH>;
 /// A frame that does not leave now.
 enum Left<'s> {
     /// It waits for the peer's key.
-    Waits(&'s Arc<Peer>),
+    Waits(&'s Arc<Peer>, Sender),
     /// It can't leave.
     Refused(Refusal),
 }
@@ -96,7 +97,7 @@ pub(crate) fn depart<'h, 's, F: Frames>(
                 recut |= departure.plan.is_recut();
                 departures.push(departure);
             }
-            Admission::KeyWanted => left.push((bound.frame, Left::Waits(bound.peer))),
+            Admission::KeyWanted => left.push((bound.frame, Left::Waits(bound.peer, bound.sender))),
             Admission::Refused(reason) => {
                 left.push((bound.frame, Left::Refused(admission::refusal(reason))));
             }
@@ -116,7 +117,7 @@ pub(crate) fn depart<'h, 's, F: Frames>(
             continue;
         }
         match left {
-            Left::Waits(peer) => stage(turn, tools, frames, frame, peer),
+            Left::Waits(peer, sender) => stage(turn, tools, (frames, frame), peer, sender),
             Left::Refused(Refusal { reason, tell }) => notes.push(Note {
                 frame,
                 lost: Some(reason),
@@ -156,7 +157,7 @@ fn enter<'s>(
     // to flush is on its way.
     let overtakes = left
         .iter()
-        .any(|(_, left)| matches!(left, Left::Waits(waiting) if Arc::ptr_eq(waiting, peer)));
+        .any(|(_, left)| matches!(left, Left::Waits(waiting, _) if Arc::ptr_eq(waiting, peer)));
     if overtakes || (!tools.staged.is_empty() && tools.staged.holds(peer.index)) {
         return Admission::KeyWanted;
     }
@@ -168,9 +169,9 @@ fn enter<'s>(
 fn stage<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
-    frames: &F,
-    frame: usize,
+    (frames, frame): (&F, usize),
     peer: &Arc<Peer>,
+    sender: Sender,
 ) {
     let overflow = |index, vnet, bytes: &[u8]| {
         if let Some(peer) = turn.snapshot.peer(index) {
@@ -178,7 +179,8 @@ fn stage<F: Frames>(
             lose_own(peer.books(), DropReason::StagedOverflow, vnet, bytes);
         }
     };
-    if tools.staged.push(peer.index, frames, frame, overflow) {
+    let staged = &mut tools.staged;
+    if staged.push(peer.index, sender, frames, frame, overflow) {
         peer.note_staged();
     } else {
         lose(
@@ -254,6 +256,7 @@ fn parse<'s>(
     let bound = Bound {
         frame,
         headers: &headers,
+        sender: Sender::Peer(peer.index),
         peer,
         passage,
     };

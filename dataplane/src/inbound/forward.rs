@@ -26,6 +26,7 @@ use crate::{
     egress::{
         self, BATCH, Notes,
         departure::{Bound, Passage},
+        staged::Sender,
     },
     gateway::error::{self, ERROR_MAX},
     guest::{
@@ -60,6 +61,7 @@ type Told<'s> = (&'s Arrival, IcmpError);
 struct Outgoing<'b, 's> {
     frame: &'b [u8],
     headers: &'b Headers,
+    sender: Sender,
     peer: &'s Arc<Peer>,
     passage: Passage,
 }
@@ -102,6 +104,7 @@ pub(super) fn forward(
             .map(|relay| Outgoing {
                 frame: &burst[relay.arrival.datagram].bytes()[START..][..relay.len],
                 headers: &relay.headers,
+                sender: Sender::Peer(sessions[relay.arrival.session].peer.index),
                 peer: relay.peer,
                 passage: relay.passage,
             })
@@ -196,6 +199,7 @@ fn send(
     let bound = batch.iter().enumerate().map(|(frame, outgoing)| Bound {
         frame,
         headers: outgoing.headers,
+        sender: outgoing.sender,
         peer: outgoing.peer,
         passage: outgoing.passage,
     });
@@ -245,6 +249,7 @@ fn tell(
             .map(|(frame, headers, peer)| Outgoing {
                 frame,
                 headers,
+                sender: Sender::Peer(peer.index),
                 peer,
                 passage: Passage::Own,
             })

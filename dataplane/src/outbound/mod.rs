@@ -17,7 +17,7 @@ use culvert_wire::parse::Headers;
 
 use self::classify::{Verdict, classify};
 use crate::{
-    egress::{self, Note, Notes, departure::Bound},
+    egress::{self, Note, Notes, departure::Bound, staged::Sender},
     gateway::answer::{self, Question},
     guest::frames::Frames,
     loss::{Lost, lose, lose_all},
@@ -63,6 +63,7 @@ pub(crate) fn outbound<F: Frames>(
                 Verdict::Tunnel(peer, passage) => Some(Bound {
                     frame,
                     headers: headers.as_ref()?,
+                    sender: Sender::Port(port.index),
                     peer,
                     passage,
                 }),

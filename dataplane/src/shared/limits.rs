@@ -147,15 +147,18 @@ pub const COMMAND_QUEUE: usize = 8_192;
 /// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
 pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// Bytes of frames without a key that one worker holds, over all peers.
-pub const STAGED_BYTES: usize = 4 << 20;
-
-/// Frames without a key that one worker holds for one peer (the kernel's
+/// Frames without a key of one sender that one worker holds for one peer (the kernel's
 /// `MAX_STAGED_PACKETS`).
 pub const STAGED_PER_PEER: usize = 128;
 
-/// Frames without a key that one worker holds, over all peers.
-pub const STAGED_FRAMES: usize = 4_096;
+/// Frames without a key that one worker holds, over all peers: those of at most [`STAGED_SMALL`] bytes.
+pub const STAGED_SMALL_FRAMES: usize = 1_024;
+
+/// The longest of them: a frame of an ordinary MTU.
+pub const STAGED_SMALL: usize = 2_048;
+
+/// Longer frames without a key that one worker holds, over all peers. Either kind takes 2 MiB.
+pub const STAGED_LARGE_FRAMES: usize = 32;
 
 /// ICMP errors that one port, and all peers of one worker, may be sent per second (RFC 4443, section 2.4(f)).
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;

@@ -98,6 +98,43 @@ fn the_oldest_frames_make_room_by_name() {
 }
 
 #[test]
+fn one_guests_super_frames_cost_no_other_guests_frames() {
+    let mut site = keyless();
+    let quiet = ip("10.0.0.3", "10.1.0.2");
+    // Longer than any small one, and few enough for the far end's socket.
+    let data = noise(2_030, 1);
+    let large = |inner: Ip| inner.tcp(1, 0x10, &data, true);
+    let send_large = |site: &mut Site, guest: usize, inner: Ip| {
+        let tcp = large(inner);
+        site.send(guest, &offload(&tcp, VnetHeader::GSO_TCPV4, 1380), &tcp);
+    };
+    site.send_plain(1, &quiet.udp((5, 6), b"quiet", false));
+    for _ in 0..4 {
+        send_large(&mut site, 1, quiet);
+    }
+    // The other guest's are many, and go to the same peer.
+    for n in 0..60 {
+        send_large(&mut site, 0, inner());
+        site.send_plain(0, &inner().udp((5, 6), &number(n), false));
+    }
+    let lost = site.peers[0].drops.count(DropReason::StagedOverflow);
+    let waiting = site.peers[0].staged.load(Ordering::Relaxed);
+    assert!(lost > 0);
+    assert_eq!(lost + waiting, 125, "each frame waits or was named");
+    site.publish_key();
+    let index = site.peers[0].index;
+    site.command(Command::FlushStaged(index));
+    site.settle();
+    let sealed: Vec<_> = site.sealed().iter().map(|(_, p)| read(p)).collect();
+    let of_quiet: Vec<_> = sealed
+        .iter()
+        .filter(|seen| seen.source.to_string() == "10.0.0.3")
+        .collect();
+    assert_eq!(of_quiet[0].payload(), b"quiet");
+    assert_eq!(of_quiet.len(), 1 + 4 * data.len().div_ceil(1380));
+}
+
+#[test]
 fn frames_of_a_handshake_that_was_given_up_are_named() {
     let mut site = keyless();
     for n in 0..9 {
