@@ -212,8 +212,8 @@ mod tests {
             ("GUEST_BURST", GUEST_BURST.to_string()),
             ("GUEST_QUANTUM", format!("{} KiB", GUEST_QUANTUM >> 10)),
             ("STAGED_PER_PEER", STAGED_PER_PEER.to_string()),
-            ("STAGED_FRAMES", STAGED_FRAMES.to_string()),
-            ("STAGED_BYTES", format!("{} MiB", STAGED_BYTES >> 20)),
+            ("STAGED_SMALL_FRAMES", STAGED_SMALL_FRAMES.to_string()),
+            ("STAGED_LARGE_FRAMES", STAGED_LARGE_FRAMES.to_string()),
             ("WANTED_AGAIN", format!("{} s", WANTED_AGAIN.as_secs())),
             (
                 "ICMP_ERRORS_PER_SECOND",
