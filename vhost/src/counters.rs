@@ -139,6 +139,7 @@ impl RingCounters {
 pub struct PortCounters {
     pub(crate) connections: AtomicU64,
     pub(crate) refused_sessions: AtomicU64,
+    pub(crate) refused_messages: AtomicU64,
     pub(crate) messages: AtomicU64,
 }
 
@@ -151,6 +152,11 @@ impl PortCounters {
     /// Connections that ended because of what the VMM sent.
     pub fn refused_sessions(&self) -> u64 {
         self.refused_sessions.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were refused and answered, after which the session went on.
+    pub fn refused_messages(&self) -> u64 {
+        self.refused_messages.load(Ordering::Relaxed)
     }
 
     pub(crate) fn add_refused_session(&self) {

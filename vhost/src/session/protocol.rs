@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -105,6 +106,13 @@ impl Protocol {
     /// Why the last message was refused.
     pub(super) fn take_reason(&mut self) -> Option<String> {
         self.reason.take()
+    }
+
+    /// Tells of a message that was refused and answered, before the VMM can know.
+    pub(super) fn tell_refused(&self, reason: String) {
+        let counters = &self.shared.counters;
+        counters.refused_messages.fetch_add(1, Ordering::Relaxed);
+        self.tell(PortEvent::Refused { reason });
     }
 
     /// Tells the owner what changed in the set of running rings.

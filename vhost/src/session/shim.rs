@@ -162,16 +162,17 @@ impl Shim {
         self.drain(replies)
             .map_err(|error| refusal(error.to_string()))?;
         let is_answered = replies.len() > before;
-        match (handled, self.with(Protocol::take_reason)) {
-            (Ok(()), _) => Ok(()),
-            // Nothing was changed, and the VMM knows: what comes of it is its affair.
-            (Err(_), Some(reason)) if is_answered => {
-                let reason = refusal(reason).to_string();
-                self.with(|protocol| protocol.tell(PortEvent::Refused { reason }));
-                Ok(())
-            }
-            (Err(error), reason) => Err(refusal(reason.unwrap_or_else(|| error.to_string()))),
+        let reason = self.with(Protocol::take_reason);
+        let Err(error) = handled else {
+            return Ok(());
+        };
+        let refusal = refusal(reason.unwrap_or_else(|| error.to_string()));
+        if !is_answered {
+            return Err(refusal);
         }
+        // Nothing was changed, and the VMM knows: what comes of it is its affair.
+        self.with(|protocol| protocol.tell_refused(refusal.to_string()));
+        Ok(())
     }
 
     /// Takes what the crate has written.

@@ -42,7 +42,6 @@ fn memory_that_is_larger_than_its_file_wraps_or_overlaps() {
         let fds = vec![fd.as_fd(); regions.len()];
         let refused = frontend.tell(FrontendReq::SET_MEM_TABLE, &table(&regions), &fds);
         assert!(refused.is_err(), "{regions:x?}");
-        let mut frontend = bare(&bench, &config);
         let mut body = 0u64.to_ne_bytes().to_vec();
         body.extend(regions[0].iter().flat_map(|word| word.to_ne_bytes()));
         let refused = frontend.tell(FrontendReq::ADD_MEM_REG, &body, &[fd.as_fd()]);
@@ -57,6 +56,7 @@ fn memory_that_is_larger_than_its_file_wraps_or_overlaps() {
                 .is_err()
         );
     }
+    assert_eq!(bench.port().counters().refused_messages(), 2 * 10 + 2);
     // Without its descriptor, and with too many.
     let mut frontend = bare(&bench, &config);
     let body = table(&[[guest, 8192, user, 0]]);
@@ -65,6 +65,7 @@ fn memory_that_is_larger_than_its_file_wraps_or_overlaps() {
             .tell(FrontendReq::SET_MEM_TABLE, &body, &[])
             .is_err()
     );
+    drop(frontend);
     let mut frontend = bare(&bench, &config);
     let fds = [small.as_fd(), small.as_fd()];
     assert!(
@@ -72,6 +73,7 @@ fn memory_that_is_larger_than_its_file_wraps_or_overlaps() {
             .tell(FrontendReq::SET_MEM_TABLE, &body, &fds)
             .is_err()
     );
+    drop(frontend);
     assert_serves(&bench, &config);
 }
 
@@ -117,7 +119,6 @@ fn regions_come_and_go_and_an_unknown_one_is_refused() {
             .tell(FrontendReq::REM_MEM_REG, &region(0), &[])
             .is_err()
     );
-    let mut frontend = bench.connect(config.clone());
     // One more than there are slots.
     let slots = frontend.ask_u64(FrontendReq::GET_MAX_MEM_SLOTS).unwrap();
     for at in (1..slots).map(|n| n << 16) {
