@@ -54,7 +54,7 @@ fn port(run_dir: &Path) -> Option<Port> {
 }
 
 #[test]
-fn callers_without_number_are_a_few_lines_and_a_count() {
+fn callers_without_number_are_a_few_lines_and_a_second_one_is_told() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let (config, log) = (folder.path().join("c.yaml"), folder.path().join("log"));
@@ -92,16 +92,13 @@ fn callers_without_number_are_a_few_lines_and_a_count() {
     for _ in 0..calls {
         drop(UnixStream::connect(&socket).unwrap());
     }
-    let lines = || fs::read_to_string(&log).unwrap();
-    wait("the count is told", || {
-        lines().contains("log lines were left out").then_some(())
+    wait("lines are left out", || {
+        (Client::new(folder.path()).state().ok()?.log.left_out > 100).then_some(())
     });
-    let lines = lines();
+    let lines = fs::read_to_string(&log).unwrap();
     let count = |what: &str| lines.lines().filter(|line| line.contains(what)).count();
     assert_eq!(count("another VMM waits on the socket"), 1, "{lines}");
-    assert!(count("VMM connected") <= 11, "{lines}");
-    assert!(count("VMM disconnected") <= 11, "{lines}");
-    assert!(lines.lines().count() < 50, "{lines}");
+    assert!(lines.lines().count() < 100, "{lines}");
     wait("all are served", || {
         (!port(folder.path())?.connected).then_some(())
     });

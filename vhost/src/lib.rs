@@ -26,7 +26,7 @@ pub mod frontend;
 pub mod limits;
 #[allow(unsafe_code, reason = "a named room: mappings, signals, raw copies")]
 mod memory;
-pub mod pace;
+mod pace;
 mod port;
 #[allow(
     unsafe_code,

@@ -18,7 +18,7 @@ use culvert_dataplane::shared::{
     snapshot::Guest,
     wake::Wake,
 };
-use culvert_vhost::{self as vhost, LinkDown, PortEvent, pace::Lines};
+use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
@@ -28,11 +28,6 @@ use crate::config::{self, Account, PortDriver, SocketMode};
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
 /// at the earliest (`announce-initial`).
 const ANNOUNCE_APART: Duration = Duration::from_millis(20);
-
-/// Lines of one cause that a port's VMM or guest can have written at once.
-const LINES_AT_ONCE: u32 = 20;
-/// The time in which it earns one more.
-const LINES_STEP: Duration = Duration::from_secs(10);
 
 /// An open port.
 pub(super) struct PortState {
@@ -48,7 +43,6 @@ pub(super) struct PortState {
     pub(super) features: u64,
     pub(super) queues: u16,
     announcements: Announcements,
-    lines: [Lines; Cause::ALL.len()],
 }
 
 /// What a port's session thread says, with the port's name.
@@ -99,7 +93,6 @@ impl PortState {
             queues: config.queues,
             interface: Some(interface),
             announcements: Announcements::default(),
-            lines: Cause::lines(),
             config,
         })
     }
@@ -129,15 +122,12 @@ impl PortState {
             features: 0,
             queues: 0,
             announcements: Announcements::default(),
-            lines: Cause::lines(),
         })
     }
 
     /// Notes and logs an event; whether the guest is to be announced now.
     pub(super) fn heard(&mut self, event: PortEvent, now: Instant) -> bool {
-        if self.lines[Cause::of(&event) as usize].may(since_start(now)) {
-            self.log(&event);
-        }
+        self.log(&event);
         match event {
             PortEvent::Connected => self.connected = true,
             PortEvent::LinkUp {
@@ -175,21 +165,6 @@ impl PortState {
             | _ => {}
         }
         false
-    }
-
-    /// Says how many lines were left out, and how the port stands now.
-    pub(super) fn tell_left_out(&mut self, now: Instant) {
-        let Some(status) = self.guest.vhost().map(|guest| guest.status()) else {
-            return;
-        };
-        for cause in Cause::ALL {
-            if let Some(lines) = self.lines[cause as usize].left_out(since_start(now)) {
-                tracing::warn!(
-                    port = %self.config.name, lines, about = cause.name(), connected = status.is_connected,
-                    queues = status.queue_pairs, "log lines were left out: too many at once",
-                );
-            }
-        }
     }
 
     fn log(&self, event: &PortEvent) {
@@ -237,52 +212,6 @@ impl PortState {
             PortEvent::RingsStarted | _ => {}
         }
     }
-}
-
-/// What a VMM or a guest can have logged again and again; each has lines of its own.
-#[derive(Clone, Copy)]
-enum Cause {
-    Sessions,
-    Links,
-    Faults,
-    Requests,
-}
-
-impl Cause {
-    const ALL: [Self; 4] = [Self::Sessions, Self::Links, Self::Faults, Self::Requests];
-
-    fn of(event: &PortEvent) -> Self {
-        match event {
-            PortEvent::LinkUp { .. }
-            | PortEvent::QueuesChanged { .. }
-            | PortEvent::LinkDown { .. } => Self::Links,
-            PortEvent::RingStopped { .. }
-            | PortEvent::Hindered { .. }
-            | PortEvent::Refused { .. } => Self::Faults,
-            PortEvent::Announce { .. } | PortEvent::MtuSet { .. } | PortEvent::RingsStarted => {
-                Self::Requests
-            }
-            PortEvent::Connected | PortEvent::Disconnected { .. } | _ => Self::Sessions,
-        }
-    }
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Sessions => "connections of VMMs",
-            Self::Links => "the guest's link",
-            Self::Faults => "rings and refused messages",
-            Self::Requests => "requests of the VMM",
-        }
-    }
-
-    /// Lines of each cause: a VM that boots, reboots and migrates takes fewer.
-    fn lines() -> [Lines; Self::ALL.len()] {
-        Self::ALL.map(|_| Lines::new(LINES_AT_ONCE, LINES_STEP))
-    }
-}
-
-fn since_start(now: Instant) -> Duration {
-    Duration::from_nanos(now.as_nanos())
 }
 
 /// When a guest is announced on its VMM's word: at once if it runs, else when it does.

@@ -248,9 +248,6 @@ impl Engine {
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
         }
-        for (_, port) in self.ports.iter_mut() {
-            port.tell_left_out(now);
-        }
         self.hops.prune();
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
