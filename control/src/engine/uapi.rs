@@ -74,7 +74,8 @@ impl Engine {
             let known = ruled?.peers.iter().find(|peer| &peer.public_key == key)?;
             Some(known.name.clone())
         });
-        check_limits(tunnel, &config_uplink(&self.config, name))?;
+        let (port, fwmark) = (tunnel.listen_port, tunnel.fwmark);
+        check_limits(&config, name)?;
         if config.tunnels.iter().map(|t| t.peers.len()).sum::<usize>() > PEERS {
             return Err(Errno::NOMEM);
         }
@@ -91,15 +92,35 @@ impl Engine {
             }
             Err(error) => {
                 tracing::warn!(tunnel = %name, %error, "wg's change is refused");
+                // Before others of these changes take what is looked at.
+                let why = self.why(name, port, fwmark);
                 let port = |change: &Change| matches!(change, Change::ListenPort(_));
                 if let Some(before) = changes.iter().position(port)
                     && before > 0
                 {
                     self.set(name, &changes[..before], now)?;
                 }
-                Err(Errno::ADDRINUSE)
+                Err(why)
             }
         }
+    }
+
+    /// Why a tunnel can't be as it was asked to be: what the kernel says to its port and its mark.
+    fn why(&self, name: &Name, port: u16, fwmark: u32) -> Errno {
+        let slot = self.tunnel_slot(name);
+        let tunnel = slot.and_then(|slot| self.tunnels.get(slot));
+        let Some(tunnel) = tunnel else {
+            return Errno::NODEV;
+        };
+        // A port that it has already would be found taken, by itself.
+        let own = tunnel.config.listen_port;
+        let port = if port == own { 0 } else { port };
+        let uplink = self.uplinks.get(tunnel.uplink);
+        let refusal = uplink.and_then(|uplink| uplink.refuses(port, fwmark));
+        let number = refusal.and_then(|refusal| refusal.errno());
+        number
+            .and_then(|number| u16::try_from(number).ok())
+            .map_or(Errno::AGAIN, Errno)
     }
 
     /// Whether the names that must be had can be.
@@ -153,17 +174,28 @@ impl Engine {
     }
 }
 
-fn check_limits(tunnel: &Tunnel, driver: &Option<UplinkDriver>) -> Result<(), Errno> {
-    // The kernel doesn't route what leaves by DPDK.
-    if tunnel.fwmark != 0 && matches!(driver, Some(UplinkDriver::Dpdk(_))) {
+/// What the kernel would refuse, of a tunnel that leaves by DPDK, whose packets it doesn't see.
+fn check_limits(config: &Config, name: &Name) -> Result<(), Errno> {
+    let tunnel = config.tunnel(name).ok_or(Errno::NODEV)?;
+    let uplink = config.uplink(&tunnel.uplink);
+    if !matches!(
+        uplink.map(|uplink| &uplink.driver),
+        Some(UplinkDriver::Dpdk(_))
+    ) {
+        return Ok(());
+    }
+    if tunnel.fwmark != 0 {
         return Err(Errno::INVAL);
     }
+    let has_it = |other: &Tunnel| {
+        other.name != tunnel.name
+            && other.uplink == tunnel.uplink
+            && other.listen_port == tunnel.listen_port
+    };
+    if tunnel.listen_port != 0 && config.tunnels.iter().any(has_it) {
+        return Err(Errno::ADDRINUSE);
+    }
     Ok(())
-}
-
-fn config_uplink(config: &Config, tunnel: &Name) -> Option<UplinkDriver> {
-    let tunnel = config.tunnel(tunnel)?;
-    Some(config.uplink(&tunnel.uplink)?.driver.clone())
 }
 
 /// The name under which `wg` shall find a tunnel.

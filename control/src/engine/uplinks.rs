@@ -135,6 +135,19 @@ impl UplinkState {
         }
     }
 
+    /// Why the kernel lets a tunnel have no sockets on a port, or none with that mark; `None` if it would.
+    pub(super) fn refuses(&self, port: u16, fwmark: u32) -> Option<udp::OpenError> {
+        let UplinkDriver::Udp(driver) = &self.config.driver else {
+            return None;
+        };
+        let addresses: Vec<_> = self.config.addresses.iter().map(|n| n.addr()).collect();
+        let options = udp::Options {
+            device: driver.device.as_deref(),
+            fwmark: (fwmark != 0).then_some(fwmark),
+        };
+        udp::probe(&addresses, port, options).err()
+    }
+
     /// A UDP port that nobody else has.
     pub(super) fn free_port(&self) -> Result<u16, String> {
         // Of a DPDK device's ports, which the kernel doesn't know, any may be taken by a tunnel of ours: the caller

@@ -29,6 +29,8 @@ pub struct Errno(pub u16);
 impl Errno {
     /// The request can't be read: a line or the whole is too long.
     pub const IO: Self = Self(5);
+    /// Not now: what an earlier change removed is leaving still.
+    pub const AGAIN: Self = Self(11);
     /// There is no room for so many peers.
     pub const NOMEM: Self = Self(12);
     /// There is no such tunnel any more.

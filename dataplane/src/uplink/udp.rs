@@ -96,6 +96,24 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The kernel's number for it (errno(3)).
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Taken { source, .. } | Self::Bind { source, .. } => source.raw_os_error(),
+        }
+    }
+}
+
+/// Whether a port could be had at this moment; of port 0, whether any could.
+///
+/// # Errors
+/// As [`open`].
+pub fn probe(addresses: &[IpAddr], port: u16, options: Options<'_>) -> Result<(), OpenError> {
+    claim(addresses, &bind_addresses(addresses), port, options).map(drop)
+}
+
 /// Opens one queue per worker for a tunnel's port.
 ///
 /// `addresses` are the uplink's: with exactly one of a family the socket is bound

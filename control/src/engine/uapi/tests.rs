@@ -109,3 +109,75 @@ fn what_wg_does_to_a_peer_it_does_in_one_tunnel_alone() {
     assert_eq!(drift, [("b", 0)]);
     engine.stop();
 }
+
+#[test]
+fn what_the_kernel_refuses_is_told_by_its_number() {
+    let mut engine = engine(&["a", "b"]);
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let set = [Change::ListenPort(port)];
+    assert_eq!(engine.wg("a", &set), Err(Errno::ADDRINUSE));
+    // Another tunnel's of this process is taken, too.
+    let of_b = engine.tell(&name("b")).unwrap().listen_port;
+    assert_eq!(
+        engine.wg("a", &[Change::ListenPort(of_b)]),
+        Err(Errno::ADDRINUSE)
+    );
+    // What stands before the port is done all the same.
+    let both = [Change::ReplacePeers, Change::ListenPort(port)];
+    assert_eq!(engine.wg("a", &both), Err(Errno::ADDRINUSE));
+    assert!(engine.tell(&name("a")).unwrap().peers.is_empty());
+    drop(taken);
+    engine.wg("a", &set).unwrap();
+    assert_eq!(engine.tell(&name("a")).unwrap().listen_port, port);
+    engine.stop();
+}
+
+#[test]
+fn a_shortage_is_not_told_as_a_port_that_is_taken() {
+    use nix::sys::resource::{Resource::RLIMIT_NOFILE, getrlimit, setrlimit};
+    // The limit is the process's, and nextest gives a test one of its own.
+    if std::env::var_os("NEXTEST").is_none() {
+        return;
+    }
+    let mut engine = engine(&["a"]);
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let (soft, hard) = getrlimit(RLIMIT_NOFILE).unwrap();
+    setrlimit(RLIMIT_NOFILE, 3, hard).unwrap();
+    let refused = engine.wg("a", &[Change::ListenPort(port)]);
+    setrlimit(RLIMIT_NOFILE, soft, hard).unwrap();
+    let too_many_files = Errno(24);
+    assert_eq!(refused, Err(too_many_files));
+    engine.stop();
+}
+
+#[test]
+fn tunnels_of_one_device_have_ports_of_their_own() {
+    let key = private(b'k');
+    let tunnel = |of: &str, listen_port| Tunnel {
+        name: name(of),
+        uplink: name("u"),
+        listen_port,
+        fwmark: 0,
+        mtu: 1420,
+        private_key_file: "".into(),
+        private_key: Some(key.clone()),
+        uapi: Uapi::Off,
+        peers: Vec::new(),
+    };
+    let text = "version: 1\nuplinks: {u: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]}}\nnetworks: {}\n";
+    let read = parse(text, Path::new("/test.yaml"), &Named);
+    let (mut config, _) = read.map_err(|report| report.render(false)).unwrap();
+    config.tunnels = vec![tunnel("a", 1), tunnel("b", 2)];
+    let mut check = |port, fwmark| {
+        config.tunnels[0].listen_port = port;
+        config.tunnels[0].fwmark = fwmark;
+        check_limits(&config, &name("a"))
+    };
+    assert_eq!(check(3, 0), Ok(()));
+    assert_eq!(check(1, 0), Ok(()));
+    assert_eq!(check(2, 0), Err(Errno::ADDRINUSE));
+    assert_eq!(check(1, 7), Err(Errno::INVAL));
+}
