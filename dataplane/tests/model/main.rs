@@ -125,6 +125,7 @@ fn what_is_not_urgent_is_swept_or_rung_for() {
         bell.announce();
         marks.sweep(|_| taken |= signals.take());
         marks.watch(true);
+        assert!(marks.is_watched());
         marks.sweep(|_| taken |= signals.take());
         let rung = worker.join().unwrap();
         assert!(rung || taken == 1, "the core sleeps on it");
