@@ -9,9 +9,9 @@
 //!
 //! A port with IPv6 addresses has link-local ones beside them: the one made of its MAC address, and up to
 //! [`LINK_LOCALS`](crate::shared::limits::LINK_LOCALS) that its guest was the first to use in the network
-//! ([`LinkLocals`](crate::shared::link_locals::LinkLocals)). Those that are made of another port's MAC address, that are configured for
-//! another, and fe80::1, the gateway's by custom, are nobody else's, used or not. The unspecified address is for
-//! duplicate detection and its MLD reports. A port with IPv4 addresses alone has no IPv6.
+//! ([`LinkLocals`](crate::shared::link_locals::LinkLocals)). What is made of another port's MAC address or configured for
+//! another is that port's, used or not, and fe80::1 the gateway's, by custom. The unspecified address is for duplicate
+//! detection and for MLD reports. A port with IPv4 addresses alone has no IPv6.
 
 use std::net::{IpAddr, Ipv6Addr};
 
