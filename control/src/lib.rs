@@ -1,6 +1,7 @@
 //! Culvert: configuration, control core, command line.
 //!
 //! - [`config`]: the YAML file, from text to types, with every mistake named.
+//! - [`plan`]: what changes from one desired state to another.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells.
 //! - [`uapi`]: the sockets that `wg` speaks to.
@@ -15,6 +16,7 @@ pub mod config;
 pub mod engine;
 pub mod keys;
 pub mod netlink;
+pub mod plan;
 pub mod process;
 pub mod state;
 pub mod uapi;

@@ -80,7 +80,7 @@ pub struct Port {
     /// Whether packets can pass.
     pub link_up: bool,
     /// Why they can't, or what else is wrong with the guest's side: `memory not shared`, `legacy driver`,
-    /// `rings broken: …`, `another VMM waits`.
+    /// `rings broken: …`, `another VMM waits`; `not open: …` of a port that could not be opened, which is tried again.
     #[serde(default)]
     pub hindrance: Option<String>,
     /// What was negotiated with the guest, by the names of the specification.

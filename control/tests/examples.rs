@@ -93,7 +93,7 @@ fn values_mean_what_they_say() {
         panic!()
     };
     assert_eq!(dpdk.device.devargs(), "0000:3b:00.0");
-    assert_eq!(nfv.memory.mtu_max, 9000);
+    assert_eq!(nfv.memory.mtu_max, Some(9000));
     assert_eq!(nfv.uplinks[0].routes[0].to.to_string(), "0.0.0.0/0");
     let routes = &nfv.networks[0].routes;
     assert_eq!(

@@ -3,7 +3,9 @@
 //! In: drafts that were read and compared without an error. Out: a [`Config`]. Never: a message:
 //! `None` means that a mistake was overlooked before, which is a defect of this program.
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
@@ -122,20 +124,10 @@ fn cores(draft: &draft::Cores) -> Cores {
 }
 
 fn memory(file: &draft::File) -> Memory {
-    let uplinks = file.uplinks.iter().map(uplink_mtu);
-    let networks = file
-        .networks
-        .iter()
-        .map(|network| network_mtu(network, file));
-    let largest = uplinks
-        .chain(networks)
-        .max()
-        .unwrap_or_default()
-        .max(limits::MTU_DEFAULT);
     Memory {
         hugepages: file.memory.hugepages,
         megabytes: file.memory.megabytes.unwrap_or(256),
-        mtu_max: narrow(file.memory.mtu_max.map_or(largest, |at| at.value)),
+        mtu_max: file.memory.mtu_max.map(|at| narrow(at.value)),
     }
 }
 
@@ -215,18 +207,18 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
     })
 }
 
-fn peer(draft: &draft::Peer) -> Option<Peer> {
+fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
     let mut allowed_ips: Vec<IpNet> = draft.allowed_ips.iter().map(|at| at.value).collect();
     allowed_ips.sort_unstable();
     allowed_ips.dedup();
-    Some(Peer {
+    Some(Arc::new(Peer {
         name: draft.name.value.clone(),
         public_key: draft.public_key.as_ref()?.value,
         preshared_key: draft.preshared_key.clone(),
         endpoint: draft.endpoint.as_ref().map(|at| at.value.clone()),
         allowed_ips,
         persistent_keepalive: draft.persistent_keepalive,
-    })
+    }))
 }
 
 fn network(draft: &draft::Network, file: &draft::File) -> Option<Network> {
@@ -300,6 +292,11 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
         .queue_workers
         .as_ref()
         .map(|at| at.value.iter().map(|at| worker(at.value)).collect());
+    let addresses: Vec<_> = draft.addresses.iter().map(|at| at.value).collect();
+    let interface_addresses = match draft.kind {
+        PortKind::VhostUser => Vec::new(),
+        PortKind::Tun | PortKind::Tap => with_prefixes(&addresses, network),
+    };
     Some(Port {
         driver,
         queues: narrow(queues),
@@ -308,12 +305,24 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
         mac: draft
             .mac
             .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
-        addresses: draft.addresses.iter().map(|at| at.value).collect(),
+        addresses,
+        interface_addresses,
         guard: guard(draft, network),
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
         name,
     })
+}
+
+/// Addresses with the prefix lengths of their network.
+fn with_prefixes(addresses: &[IpAddr], network: &draft::Network) -> Vec<IpNet> {
+    let with_prefix = |&address: &IpAddr| {
+        let mut gateways = network.gateways.iter().map(|at| &at.value);
+        let gateway = gateways.find(|gateway| gateway.contains(&address));
+        let len = gateway.map_or(if address.is_ipv4() { 32 } else { 128 }, IpNet::prefix_len);
+        IpNet::new(address, len).ok()
+    };
+    addresses.iter().filter_map(with_prefix).collect()
 }
 
 /// What of a port's frames is checked; a plain network has nothing to check by.

@@ -179,8 +179,8 @@ pub struct Memory {
     pub hugepages: Hugepages,
     /// Memory for packet buffers and DPDK, in MiB.
     pub megabytes: u32,
-    /// The largest MTU that any uplink or port may be given while the process runs.
-    pub mtu_max: u16,
+    /// The largest MTU that any uplink or port may be given while the process runs, if the file bounds it.
+    pub mtu_max: Option<u16>,
 }
 
 /// Where DPDK's memory comes from.
@@ -306,13 +306,27 @@ pub struct Tunnel {
     pub private_key: Option<PrivateKey>,
     /// Whether and where `wg` finds it.
     pub uapi: Uapi,
-    /// In the file's order; no two share a public key or an allowed prefix.
-    pub peers: Vec<Peer>,
+    /// In the file's order; no two share a public key or an allowed prefix. Whoever keeps one shares it.
+    pub peers: Vec<Arc<Peer>>,
 }
 
 impl Tunnel {
+    /// The tunnel itself, without its peers.
+    #[must_use]
+    pub fn head(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            uplink: self.uplink.clone(),
+            private_key_file: self.private_key_file.clone(),
+            private_key: self.private_key.clone(),
+            uapi: self.uapi.clone(),
+            peers: Vec::new(),
+            ..*self
+        }
+    }
+
     /// The peer of that name.
-    pub fn peer(&self, name: &Name) -> Option<&Peer> {
+    pub fn peer(&self, name: &Name) -> Option<&Arc<Peer>> {
         self.peers.iter().find(|peer| &peer.name == name)
     }
 }
@@ -358,6 +372,16 @@ pub enum Endpoint {
         /// The UDP port.
         port: u16,
     },
+}
+
+impl Endpoint {
+    /// The address, unless it has a name.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Host { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -431,8 +455,11 @@ pub struct Port {
     /// The guest's MAC address.
     pub mac: MacAddr,
     /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
-    /// any). A tun or tap port's are given to its interface.
+    /// any).
     pub addresses: Vec<IpAddr>,
+    /// The same with the prefix lengths of its network, as a tun or tap port's interface is given them; of other
+    /// ports none.
+    pub interface_addresses: Vec<IpNet>,
     /// What of a guest's frames is checked against `mac` and `addresses`.
     pub guard: Guard,
     /// The MTU offered to the guest, in bytes: its network's.

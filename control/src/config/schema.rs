@@ -243,8 +243,8 @@ pub static MEMORY: Table = Table {
         key(
             "mtu_max",
             MTU,
-            Default("the largest mtu in the file, at least 1500"),
-            "The largest MTU that `apply` may set without a restart, in bytes.",
+            Default("no bound but that of each mtu"),
+            "The largest MTU that anything in the file may have, in bytes. A change needs a restart.",
         ),
     ],
 };

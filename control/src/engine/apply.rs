@@ -1,150 +1,117 @@
-//! Changes: from the running configuration to a new one.
+//! Changes: a plan is carried out, or nothing is changed.
 //!
-//! In: a checked configuration. Out: the new state of things, or an error and no change
-//! at all. Never: a session interrupted that the change does not concern.
+//! In: plans. Out: the new state of things; or an error, and things as they were. Never: a session interrupted that
+//! the plan does not concern; a failure that is not told.
 //!
-//! 1. What is fixed while the process runs is compared; a difference needs a restart.
-//! 2. What can fail (sockets, ports) is opened beside the old things.
-//! 3. Nothing fails from here on: peers and tunnels are changed, a snapshot is
-//!    published, workers adopt it at their next burst.
-//! 4. When all workers have, the old things are closed.
+//! 1. What is fixed while the process runs refuses the plan.
+//! 2. What can fail is done beside the old things, or so that it can be undone: sockets and ports are opened,
+//!    interfaces adjusted, packets marked. Last of it, ports close whose socket or interface another one takes.
+//!    When one step fails, those before it are undone.
+//! 3. Nothing fails from here on: peers, tunnels and ports are exchanged, a snapshot is published, workers adopt it
+//!    at their next burst.
+//! 4. When all workers have, the old things are closed. The places of removed peers wait for that beside the engine's
+//!    rounds.
+//!
+//! A port that can't even be opened again as it was is down: [`Engine::retry_ports`] tries it until it opens, and
+//! `show` says why.
 
 mod ports;
 mod tunnels;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use culvert_dataplane::{
-    shared::{
-        control_link::Command,
-        ids::{PeerIndex, TunnelIndex, UplinkIndex},
-        limits::PEER_PLACES,
-    },
-    uplink::UplinkQueue,
+use culvert_dataplane::shared::{
+    control_link::Command,
+    ids::{PeerIndex, UplinkIndex},
+    limits::PEER_PLACES,
 };
 use culvert_wireguard::Now;
 
-use super::{Engine, ports::PortState, uplinks::UplinkState};
+use self::{ports::Displaced, tunnels::Sockets};
+use super::{Engine, ports::PortState};
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
+    plan::{Change, Edit, Impact, Layers},
     state::Applied,
-    uapi::carry::Nuances,
 };
 
 /// How long workers may take to adopt a snapshot: they do at their next burst.
 const ADOPTION: Duration = Duration::from_secs(1);
+/// Places of removed peers that are vacated in one round: commands of other kinds need room in the workers' queues.
+const VACATED_PER_ROUND: usize = 512;
 
-/// Ports that are tried when any will do.
-const PORT_TRIES: usize = 20;
+/// What a plan leads to.
+pub(super) enum Goal {
+    /// A whole file: what `wg` set is taken back.
+    File(Arc<Config>),
+    /// What `wg` asked for, over the file: only what it says is done. New peers are not called, and where they were
+    /// heard last doesn't count.
+    Wg,
+}
 
-/// What was opened before anything was changed.
+/// A removed peer.
+#[derive(Clone, Copy)]
+pub(super) struct Leaving {
+    place: usize,
+    /// The uplink that it was reached by.
+    uplink: UplinkIndex,
+    /// The first snapshot that has it not.
+    since: u64,
+}
+
+/// What was done before anything was changed for good.
 #[derive(Default)]
 struct Prepared {
-    /// Ports by their name.
-    ports: Vec<PortState>,
-    /// Ports whose socket an old port still has: they open when that one is closed.
-    late: Vec<config::Port>,
-    /// Sockets of new tunnels, and of tunnels that move to another port.
-    tunnels: Vec<(Name, Sockets)>,
-}
-
-/// A tunnel's port: on a UDP uplink bound.
-struct Sockets {
-    port: u16,
-    queues: Vec<UplinkQueue>,
-}
-
-/// How a change is meant.
-pub(super) enum Manner {
-    /// A file says it.
-    File,
-    /// `wg` asked it of one tunnel: only what it says is done. New peers are not called, and where they were heard
-    /// last doesn't count.
-    Wg {
-        /// That tunnel. Another may have a peer with the same key.
-        tunnel: Name,
-        /// What its configuration can't say.
-        nuances: Nuances,
-    },
-}
-
-impl Manner {
-    /// What `wg` says of a tunnel besides its configuration.
-    fn of(&self, tunnel: &Name) -> Option<&Nuances> {
-        match self {
-            Self::Wg {
-                tunnel: of,
-                nuances,
-            } if of == tunnel => Some(nuances),
-            Self::Wg { .. } | Self::File => None,
-        }
-    }
-
-    /// Whether the configuration says it all.
-    fn is_plain(&self) -> bool {
-        match self {
-            Self::File => true,
-            Self::Wg { nuances, .. } => *nuances == Nuances::default(),
-        }
-    }
+    /// Of new tunnels, and of tunnels that move to another port.
+    sockets: HashMap<Name, Sockets>,
+    /// Places that were set aside for new tunnels.
+    places: HashMap<Name, usize>,
+    /// Tunnels whose sockets mark packets in another way already.
+    marked: Vec<usize>,
+    /// Interfaces that were adjusted: their ports' places, what they were, what they are.
+    adjusted: Vec<(usize, config::Port, config::Port)>,
+    /// New ports.
+    opened: Vec<PortState>,
+    /// Ports that closed for one of these.
+    displaced: Vec<Displaced>,
 }
 
 impl Engine {
-    /// Applies a configuration, logs what changed.
+    /// Applies a whole configuration, logs what changed.
     pub(super) fn apply(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
-        let ruled = config.clone();
-        let applied = self.change(config, &Manner::File, now)?;
-        self.ruled = Some(ruled);
+        let mut plan = self.desired.plan(&config);
+        self.mend(&config, &mut plan);
+        let applied = self.carry_out(plan, Goal::File(Arc::new(config)), now)?;
         crate::api::log_applied(&applied);
         Ok(applied)
     }
 
     /// Steps 1 to 4.
-    pub(super) fn change(
+    pub(super) fn carry_out(
         &mut self,
-        mut config: Config,
-        manner: &Manner,
+        plan: Vec<Change>,
+        goal: Goal,
         now: Now,
     ) -> Result<Applied, ApplyError> {
-        let fixed = self.fixed_differences(&config);
+        let fixed = plan.iter().filter(|c| c.impact() == Impact::NeedsRestart);
+        let fixed: Vec<_> = fixed.map(Change::line).collect();
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
         }
-        let same = Config {
-            source: self.config.source.clone(),
-            ..config.clone()
-        } == self.config;
-        let whole = self.ports.iter().all(|(_, port)| !port.is_gone());
-        if same && whole && manner.is_plain() && self.generation > 0 {
-            return Ok(Applied {
-                generation: self.generation,
-                changes: Vec::new(),
-            });
-        }
-        let prepared = self.prepare(&config).map_err(ApplyError::Failed)?;
         let mut changes = Vec::new();
-        for (name, sockets) in &prepared.tunnels {
-            // From here on the configuration has the number that was chosen.
-            let tunnel = config.tunnels.iter_mut().find(|t| &t.name == name);
-            if let Some(tunnel) = tunnel {
-                tunnel.listen_port = sockets.port;
+        if plan.is_empty() && self.generation > 0 {
+            self.desire(&plan, goal);
+        } else {
+            let mut prepared = Prepared::default();
+            if let Err(error) = self.prepare(&plan, &mut prepared) {
+                let left = self
+                    .undo(prepared)
+                    .into_iter()
+                    .map(|left| format!("; {left}"));
+                return Err(ApplyError::Failed(error + &left.collect::<String>()));
             }
-        }
-        self.change_tunnels(&config, prepared.tunnels, manner, now, &mut changes);
-        let moved = self.moves(&config);
-        let closing = self.change_ports(&config, prepared.ports, &prepared.late, &mut changes);
-        self.note_other_changes(&config, &mut changes);
-        self.config = config;
-        self.publish();
-        for command in moved {
-            self.workers.send(0, command);
-        }
-        drop(closing);
-        self.serve_wg();
-        if !prepared.late.is_empty() {
-            self.open_late(prepared.late, &mut changes);
-            self.publish();
+            changes = self.commit(plan, prepared, goal, now);
         }
         Ok(Applied {
             generation: self.generation,
@@ -152,171 +119,127 @@ impl Engine {
         })
     }
 
-    /// Step 1: what differs and can't be changed while the process runs.
-    fn fixed_differences(&self, new: &Config) -> Vec<String> {
-        let old = &self.config;
-        let mut differences = Vec::new();
-        let mut fixed = |differs: bool, what: String| {
-            if differs {
-                differences.push(what);
-            }
-        };
-        fixed(old.cores != new.cores, "`cores` changed".into());
-        fixed(old.memory != new.memory, "`memory` changed".into());
-        for uplink in &new.uplinks {
-            match self
-                .uplinks
-                .iter()
-                .find(|(_, u)| u.config.name == uplink.name)
-            {
-                None => fixed(true, format!("uplink {} is new", uplink.name)),
-                Some((_, old)) => {
-                    fixed(
-                        old.config != *uplink,
-                        format!("uplink {} changed", uplink.name),
-                    );
-                }
-            }
-        }
-        for (_, uplink) in self.uplinks.iter() {
-            let name = &uplink.config.name;
-            fixed(new.uplink(name).is_none(), format!("uplink {name} is gone"));
-        }
-        for tunnel in &new.tunnels {
-            if let Some((_, old)) = self.tunnels.iter().find(|(_, t)| t.name == tunnel.name) {
-                fixed(
-                    old.config.uplink != tunnel.uplink,
-                    format!("tunnel {} moves to another uplink", tunnel.name),
-                );
-            }
-        }
-        differences
+    /// Step 2. What was done when it fails is in `prepared`.
+    fn prepare(&mut self, plan: &[Change], prepared: &mut Prepared) -> Result<(), String> {
+        self.check_places(plan)?;
+        self.check_wg_names(plan)?;
+        self.prepare_tunnels(plan, prepared)?;
+        self.mark_packets(plan, prepared)?;
+        let late = self.prepare_ports(plan, prepared)?;
+        self.displace(late, prepared)
     }
 
-    /// Step 2.
-    fn prepare(&self, new: &Config) -> Result<Prepared, String> {
-        let peers: usize = new.tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
-        if self.peers.iter().count() + self.leaving.len() + peers > PEER_PLACES {
+    /// Whether all new peers have a place.
+    fn check_places(&self, plan: &[Change]) -> Result<(), String> {
+        let is_new = |change: &&Change| matches!(change, Change::Peer(change) if matches!(change.edit, Edit::Add(_)));
+        let added = plan.iter().filter(is_new).count();
+        if self.peers.len() + self.leaving.len() + added > PEER_PLACES {
             return Err(
                 "the peers of an earlier change are leaving still: try again in a second".into(),
             );
         }
-        let mut prepared = Prepared::default();
-        let mut next_tunnel = self.tunnels.next();
-        for tunnel in &new.tunnels {
-            let old = self.tunnels.iter().find(|(_, t)| t.name == tunnel.name);
-            let slot = match old {
-                Some((_, old)) if old.config.listen_port == tunnel.listen_port => continue,
-                Some((slot, _)) => slot,
-                None => next_tunnel,
-            };
-            if old.is_none() {
-                next_tunnel = self.tunnels.places().max(next_tunnel + 1);
-            }
-            let (index, uplink) = self
-                .uplinks
-                .iter()
-                .find(|(_, uplink)| uplink.config.name == tunnel.uplink)
-                .ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))?;
-            let open = |port| -> Result<Sockets, String> {
-                let queues = uplink.open_tunnel(
-                    UplinkIndex::from_slot(index),
-                    TunnelIndex::from_slot(slot),
-                    port,
-                    tunnel.fwmark,
-                    self.workers.count(),
-                );
-                let queues = queues.map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
-                Ok(Sockets { port, queues })
-            };
-            let sockets = match tunnel.listen_port {
-                0 => self.choose_port(index, uplink, open)?,
-                port => open(port)?,
-            };
-            prepared.tunnels.push((tunnel.name.clone(), sockets));
-        }
-        self.check_wg_names(new)?;
-        for port in &new.ports {
-            match self.ports.iter().find(|(_, p)| p.config.name == port.name) {
-                Some((_, old)) if !old.needs_reopening(port) => {}
-                _ if self.ports.iter().any(|(_, p)| p.occupies(port)) => {
-                    prepared.late.push(port.clone());
-                }
-                _ => {
-                    let network = new.network_of(port);
-                    let opened = self.open_port(port.clone(), network)?;
-                    prepared.ports.push(opened);
-                }
-            }
-        }
-        Ok(prepared)
+        Ok(())
     }
 
-    /// Opens a port that is free. Somebody may take it between the look and the bind: then another.
-    fn choose_port(
-        &self,
-        index: usize,
-        uplink: &UplinkState,
-        open: impl Fn(u16) -> Result<Sockets, String>,
-    ) -> Result<Sockets, String> {
-        let mut refused = String::new();
-        for _ in 0..PORT_TRIES {
-            let port = uplink.free_port()?;
-            let mut own = self.tunnels.iter().filter(|(_, t)| t.uplink == index);
-            if own.any(|(_, tunnel)| tunnel.config.listen_port == port) {
-                continue;
-            }
-            match open(port) {
-                Ok(sockets) => return Ok(sockets),
-                Err(error) => refused = error,
-            }
+    /// Undoes step 2, the last thing first; answers what could not be undone.
+    fn undo(&mut self, prepared: Prepared) -> Vec<String> {
+        drop(prepared.opened);
+        let mut left = self.restore(prepared.displaced);
+        for (slot, old, new) in prepared.adjusted.into_iter().rev() {
+            let port = self.ports.get_mut(slot);
+            let interface = port.and_then(|port| port.interface.as_mut());
+            let undone = interface.map_or(Ok(()), |interface| interface.adjust(&new, &old));
+            left.extend(
+                undone
+                    .err()
+                    .map(|error| format!("port {}: {error}", old.name)),
+            );
         }
-        Err(refused)
+        left.extend(self.unmark_packets(&prepared.marked));
+        for (_, slot) in prepared.places {
+            self.tunnels.vacate(slot);
+        }
+        left
     }
 
-    fn note_other_changes(&self, new: &Config, changes: &mut Vec<String>) {
-        for network in &new.networks {
-            match self.config.network(&network.name) {
-                None => changes.push(format!("network {} added", network.name)),
-                Some(old) if old != network => {
-                    changes.push(format!("network {} changed", network.name));
-                }
-                Some(_) => {}
-            }
+    /// Steps 3 and 4; answers what was done, in words.
+    fn commit(
+        &mut self,
+        mut plan: Vec<Change>,
+        mut prepared: Prepared,
+        goal: Goal,
+        now: Now,
+    ) -> Vec<String> {
+        let by_wg = matches!(goal, Goal::Wg);
+        let lost = self.commit_tunnels(&mut plan, &mut prepared);
+        let mut failures = self.commit_peers(&plan, by_wg, now);
+        let moved = self.moves(&plan, &goal);
+        let closing = self.commit_ports(&plan, prepared);
+        self.desire(&plan, goal);
+        self.publish();
+        for command in moved {
+            self.workers.send(0, command);
         }
-        for network in &self.config.networks {
-            if new.network(&network.name).is_none() {
-                changes.push(format!("network {} removed", network.name));
-            }
+        if lost || !closing.is_empty() {
+            self.await_adoption();
+        }
+        drop(closing);
+        failures.extend(self.serve_wg());
+        let lines = plan.iter().map(Change::line);
+        lines.chain(failures).collect()
+    }
+
+    /// What was planned is what is desired from now on.
+    fn desire(&mut self, plan: &[Change], goal: Goal) {
+        match goal {
+            Goal::File(file) => self.desired = Layers::new(file),
+            Goal::Wg => plan.iter().for_each(|change| self.desired.overlay(change)),
         }
     }
 
-    /// Lets new peers have the numbers of removed ones. No worker can stage a frame for
-    /// them any more, and none is left when this command is done: a frame for one peer
-    /// is never sent to another that got its number.
-    fn release_peers(&mut self) {
-        for (place, uplink) in std::mem::take(&mut self.leaving) {
-            if self.tell_all(|| Command::ForgetStaged(PeerIndex::from_slot(place), uplink)) {
-                self.peers.vacate(place);
-            } else {
-                self.leaving.push((place, uplink));
-            }
-        }
-    }
-
-    /// Publishes a snapshot and waits until all workers go by it, so that what only
-    /// older ones knew can be closed.
+    /// Publishes a snapshot of the present state of things.
     pub(super) fn publish(&mut self) {
         self.generation += 1;
         let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
         self.workers.wake_all();
-        if self.workers.await_generation(self.generation, ADOPTION) {
-            self.release_peers();
-        } else {
+        self.retired.push(old);
+        self.free_snapshots();
+    }
+
+    /// Waits until all workers go by the last snapshot, so that what only older ones knew can be closed.
+    fn await_adoption(&mut self) {
+        if !self.workers.await_generation(self.generation, ADOPTION) {
             tracing::warn!("a worker is slow to adopt the new configuration");
         }
-        self.retired.push(old);
+        self.free_snapshots();
+    }
+
+    /// Frees the old snapshots that no worker holds any more.
+    pub(super) fn free_snapshots(&mut self) {
         self.retired
             .retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// Lets new peers have the places of removed ones, once no worker can stage a frame for those any more, and none
+    /// is left: a frame for one peer is never sent to another that got its place. Whether more can be done at once.
+    pub(super) fn vacate_peers(&mut self) -> bool {
+        let adopted = self.workers.adopted();
+        for _ in 0..VACATED_PER_ROUND {
+            let Some(&Leaving {
+                place,
+                uplink,
+                since,
+            }) = self.leaving.front()
+            else {
+                return false;
+            };
+            let forget = || Command::ForgetStaged(PeerIndex::from_slot(place), uplink);
+            if since > adopted || !self.tell_all(forget) {
+                return false;
+            }
+            self.leaving.pop_front();
+            self.peers.vacate(place);
+        }
+        !self.leaving.is_empty()
     }
 }

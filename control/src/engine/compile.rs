@@ -33,7 +33,8 @@ impl Engine {
                 Some(Arc::new(self.compile_port(slot, port)?))
             }),
             networks: self
-                .config
+                .desired
+                .file()
                 .networks
                 .iter()
                 .map(|network| Some(self.compile_network(network)))
@@ -129,12 +130,10 @@ impl Engine {
         for gateway in &network.gateways {
             add(gateway.trunc(), NextHop::Unreachable);
         }
-        for (slot, peer) in self
-            .peers
-            .iter()
-            .filter(|(_, peer)| Some(peer.tunnel) == tunnel)
-        {
-            for net in &peer.config.allowed_ips {
+        let state = tunnel.and_then(|slot| self.tunnels.get(slot));
+        for &slot in state.into_iter().flat_map(|tunnel| tunnel.peers.values()) {
+            let peer = self.peers.get(slot);
+            for net in peer.into_iter().flat_map(|peer| &peer.config.allowed_ips) {
                 add(*net, NextHop::Peer(PeerIndex::from_slot(slot)));
             }
         }
@@ -153,11 +152,9 @@ impl Engine {
         };
         for route in &network.routes {
             let next_hop = match &route.next_hop {
-                ConfigHop::Peer(name) => self
-                    .peers
-                    .iter()
-                    .find(|(_, peer)| Some(peer.tunnel) == tunnel && &peer.config.name == name)
-                    .map(|(slot, _)| NextHop::Peer(PeerIndex::from_slot(slot))),
+                ConfigHop::Peer(name) => state
+                    .and_then(|tunnel| tunnel.named(name))
+                    .map(|slot| NextHop::Peer(PeerIndex::from_slot(slot))),
                 ConfigHop::Guest(address) => guest(*address),
                 ConfigHop::Unreachable => None,
             };
@@ -178,7 +175,7 @@ impl Engine {
     }
 
     fn compile_tunnel(&self, tunnel: &super::tunnels::TunnelState) -> Tunnel {
-        let network = self.config.network_of_tunnel(&tunnel.name);
+        let network = self.desired.file().network_of_tunnel(&tunnel.name);
         let allowed = tunnel.peers.values().flat_map(|&slot| {
             let nets = self
                 .peers
@@ -242,7 +239,12 @@ impl Engine {
     }
 
     fn network_index(&self, name: &config::Name) -> Option<NetworkIndex> {
-        let position = self.config.networks.iter().position(|n| &n.name == name)?;
+        let position = self
+            .desired
+            .file()
+            .networks
+            .iter()
+            .position(|n| &n.name == name)?;
         Some(NetworkIndex::from_slot(position))
     }
 }

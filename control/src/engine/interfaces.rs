@@ -54,11 +54,7 @@ pub(super) enum InterfaceEvent {
 
 impl Interface {
     /// Makes the interface, or attaches to a persistent one, and sets it up; answers whether it is up then.
-    pub(super) fn open(
-        config: &config::Port,
-        network: &config::Network,
-        keeper: Keeper,
-    ) -> Result<(Self, bool), String> {
+    pub(super) fn open(config: &config::Port, keeper: Keeper) -> Result<(Self, bool), String> {
         let (name, layer) = match &config.driver {
             PortDriver::Tun { interface } => (interface, Layer::Ip),
             PortDriver::Tap { interface } => (interface, Layer::Ethernet),
@@ -98,7 +94,7 @@ impl Interface {
             return Ok((interface, link.up));
         }
         interface.set_up(&mut netlink, &link, config)?;
-        for address in addresses(config, network) {
+        for &address in &config.interface_addresses {
             netlink
                 .add_address(interface.index, address)
                 .map_err(|error| refused(name, &format!("the address {address}"), &error, &format!("`ip address add {address} dev {name}` says more; leave `addresses` out to set them by other means")))?;
@@ -152,13 +148,9 @@ impl Interface {
         Ok(())
     }
 
-    /// Carries a change of the configuration over to the interface as it stands; answers
-    /// what could not be done.
-    pub(super) fn adjust(
-        &mut self,
-        old: (&config::Port, &config::Network),
-        new: (&config::Port, &config::Network),
-    ) -> Result<(), String> {
+    /// Carries a change of the configuration over to the interface as it stands. What it did before it failed stays
+    /// done; the change back undoes it.
+    pub(super) fn adjust(&mut self, old: &config::Port, new: &config::Port) -> Result<(), String> {
         if self.gone || self.moved {
             return Ok(());
         }
@@ -168,22 +160,50 @@ impl Interface {
             .link_by_index(self.index)
             .and_then(|link| link.ok_or_else(|| io::ErrorKind::NotFound.into()))
             .map_err(|error| format!("can't look at the interface {name}: {error}"))?;
-        if old.0.mtu != new.0.mtu || old.0.mac != new.0.mac {
-            self.set_mtu(&mut netlink, &link, new.0)?;
-            self.set_up(&mut netlink, &link, new.0)?;
+        if old.mtu != new.mtu || old.mac != new.mac {
+            self.set_mtu(&mut netlink, &link, new)?;
+            self.set_up(&mut netlink, &link, new)?;
         }
-        let (before, after) = (addresses(old.0, old.1), addresses(new.0, new.1));
-        for address in before.iter().filter(|address| !after.contains(address)) {
-            netlink
-                .remove_address(self.index, *address)
-                .map_err(|error| refused(&name, &format!("without {address}"), &error, ""))?;
-        }
-        for address in after.iter().filter(|address| !before.contains(address)) {
-            netlink
-                .add_address(self.index, *address)
-                .map_err(|error| refused(&name, &format!("the address {address}"), &error, ""))?;
+        if old.interface_addresses != new.interface_addresses {
+            self.readdress(
+                &mut netlink,
+                &old.interface_addresses,
+                &new.interface_addresses,
+            )?;
         }
         Ok(())
+    }
+
+    /// New addresses come before old ones go: without any the kernel drops the interface's routes. Of IPv6 it has an
+    /// address once, whatever the prefix.
+    fn readdress(
+        &self,
+        netlink: &mut Netlink,
+        before: &[IpNet],
+        after: &[IpNet],
+    ) -> Result<(), String> {
+        let name = self.tun.interface();
+        let gone = || before.iter().filter(|net| !after.contains(net));
+        let is_in_the_way = |net: &&IpNet| {
+            matches!(net, IpNet::V6(_)) && after.iter().any(|new| new.addr() == net.addr())
+        };
+        let remove = |netlink: &mut Netlink, net: &IpNet| {
+            let removed = netlink.remove_address(self.index, *net);
+            removed.map_err(|error| refused(name, &format!("without {net}"), &error, ""))
+        };
+        let add = |netlink: &mut Netlink, net: &IpNet| {
+            let added = netlink.add_address(self.index, *net);
+            added.map_err(|error| refused(name, &format!("the address {net}"), &error, ""))
+        };
+        for net in gone().filter(is_in_the_way) {
+            remove(netlink, net)?;
+        }
+        after.iter().try_for_each(|net| add(netlink, net))?;
+        for net in gone().filter(|net| !is_in_the_way(net)) {
+            remove(netlink, net)?;
+        }
+        // With a prefix's first address the kernel takes the others of that prefix, unless it promotes them.
+        after.iter().try_for_each(|net| add(netlink, net))
     }
 
     /// What news of links mean for this interface. They may be older than what was done to
@@ -287,17 +307,4 @@ fn claim(link: &Link, layer: Layer) -> Result<Claim, String> {
     Ok(Claim::Attach {
         multi_queue: tun.multi_queue,
     })
-}
-
-/// A port's addresses with the prefix lengths of its network.
-fn addresses(port: &config::Port, network: &config::Network) -> Vec<IpNet> {
-    let with_prefix = |&address: &std::net::IpAddr| {
-        let gateway = network
-            .gateways
-            .iter()
-            .find(|gateway| gateway.contains(&address));
-        let len = gateway.map_or(if address.is_ipv4() { 32 } else { 128 }, IpNet::prefix_len);
-        IpNet::new(address, len).ok()
-    };
-    port.addresses.iter().filter_map(with_prefix).collect()
 }

@@ -6,18 +6,16 @@
 //!
 //! One thread. Each round of [`Engine::serve`], in order: requests, news of ports,
 //! handshakes and frames that workers punted, signals of peers, deadlines; then it
-//! sleeps on its doorbell, the requests' descriptor and the next deadline. A flood of
-//! handshakes gets a fixed share of a round, so nothing else waits for long.
+//! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
+//! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
-//! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] changes, [`uapi`] what `wg` asks,
-//! [`drift`] what it changed against the file, [`report`] what `show` prints, [`endpoints`] what
-//! survives a restart.
+//! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] plans carried
+//! out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
-mod drift;
 mod endpoints;
 mod hops;
 mod interfaces;
@@ -33,7 +31,7 @@ mod uplinks;
 mod workers;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     error::Error,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -52,6 +50,7 @@ use culvert_dataplane::{
         clock,
         control_link::{Attention, Command},
         ids::UplinkIndex,
+        peer::Peer as Cell,
         snapshot::{Snapshot, SnapshotCell},
     },
 };
@@ -63,10 +62,10 @@ use rustix::{
 };
 
 use self::{
-    apply::Manner,
+    apply::{Goal, Leaving},
     endpoints::Endpoints,
     hops::Hops,
-    ports::{Ears, PortNews, PortState},
+    ports::{DownPort, Ears, PortNews, PortState},
     slots::Slots,
     tunnels::{OutdatedPaths, PeerState, TunnelState, Wish},
     turns::Turns,
@@ -76,13 +75,17 @@ use self::{
 use crate::{
     api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
+    keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
+    plan::Layers,
     process::{Notify, RunDir},
     uapi::server::{Served, Server},
 };
 
 /// The longest sleep: signals that wake nobody are looked at that often.
 const ROUND: Duration = Duration::from_millis(100);
+/// What requests may take of a round: a storm of them leaves others theirs.
+const REQUESTS_PER_ROUND: Duration = Duration::from_millis(2);
 /// The first handshakes with all peers are spread over at most this time.
 const GREETING: Duration = Duration::from_secs(5);
 /// The least time between two first handshakes.
@@ -155,11 +158,21 @@ pub fn run(config: Config, surroundings: Surroundings<'_>) -> Result<(), EngineE
     result
 }
 
+/// What is left of the requests in a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// None that had come.
+    Nothing,
+    /// Perhaps some.
+    More,
+    /// The process is to end.
+    End,
+}
+
 /// Everything that the control core owns.
 struct Engine {
-    config: Config,
-    /// What the file said when it was last applied: what differs from it is drift.
-    ruled: Option<Config>,
+    /// What shall be, by whose word: the file's, and `wg`'s over it.
+    desired: Layers,
     run_dir: PathBuf,
     /// Serves `wg`.
     server: Server,
@@ -181,11 +194,15 @@ struct Engine {
     hosts: Stacks,
     hops: Hops,
     tunnels: Slots<TunnelState>,
+    /// Their places by their names.
+    tunnel_names: HashMap<Name, usize>,
     peers: Slots<PeerState>,
     outdated: OutdatedPaths,
-    /// Places of removed peers that workers may still know, and the uplinks that they were reached by.
-    leaving: Vec<(usize, UplinkIndex)>,
+    /// Removed peers whose places workers may still know.
+    leaving: VecDeque<Leaving>,
     ports: Slots<PortState>,
+    /// Ports that can't be opened at present: they are tried again.
+    down: Vec<DownPort>,
     ears: Ears,
     news: Receiver<PortNews>,
     /// The kernel's news of interfaces.
@@ -193,7 +210,7 @@ struct Engine {
     routes: Option<RouteWatch>,
     endpoints: Endpoints,
     /// Peers whose first handshake is due.
-    greetings: VecDeque<(Instant, usize)>,
+    greetings: VecDeque<(Instant, Arc<Cell>)>,
     /// Handshake messages whose next hop is not known yet.
     unrouted: VecDeque<(Instant, usize, Transmit)>,
     wishes: Vec<Wish>,
@@ -232,7 +249,12 @@ impl Engine {
         };
         let meters = report::Meters::new(workers.count());
         let mut engine = Self {
-            ruled: (!is_lone).then(|| config.clone()),
+            desired: Layers::new(Arc::new(Config {
+                tunnels: Vec::new(),
+                networks: Vec::new(),
+                ports: Vec::new(),
+                ..config.clone()
+            })),
             run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
             server,
             lone: is_lone,
@@ -249,10 +271,12 @@ impl Engine {
             hops: Hops::default(),
             turns: Turns::default(),
             tunnels: Slots::default(),
+            tunnel_names: HashMap::new(),
             peers: Slots::default(),
             outdated: OutdatedPaths::default(),
-            leaving: Vec::new(),
+            leaving: VecDeque::new(),
             ports: Slots::default(),
+            down: Vec::new(),
             ears,
             news,
             // Listens before the first interface is made: nothing is missed.
@@ -264,18 +288,12 @@ impl Engine {
             wishes: Vec::new(),
             meters,
             chores_due: now.monotonic,
-            config: Config {
-                uplinks: Vec::new(),
-                tunnels: Vec::new(),
-                networks: Vec::new(),
-                ports: Vec::new(),
-                ..config.clone()
-            },
         };
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
+            let plan = engine.desired.plan(&config);
             engine
-                .change(config, &Manner::File, now)
+                .carry_out(plan, Goal::File(Arc::new(config)), now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
@@ -291,16 +309,15 @@ impl Engine {
 
     fn open_uplinks(&mut self, config: &Config, dpdk: &Dpdk, now: Now) -> Result<(), EngineError> {
         for uplink in &config.uplinks {
-            let index = UplinkIndex::from_slot(self.uplinks.next());
-            let count = self.workers.count();
+            let slot = self.uplinks.reserve();
             let (state, queues) = UplinkState::open(
                 uplink.clone(),
-                index,
-                count,
+                UplinkIndex::from_slot(slot),
+                self.workers.count(),
                 (dpdk, &mut self.hosts),
                 now.monotonic,
             )?;
-            self.uplinks.insert(state);
+            self.uplinks.put(slot, state);
             self.attach(&uplink.queue_workers.clone(), queues);
         }
         Ok(())
@@ -336,18 +353,12 @@ impl Engine {
             // What is rung from here on ends the sleep below at once.
             self.attention.wake().announce();
             let now = clock::now();
-            while let Some(request) = requests.try_next() {
-                match request {
-                    Request::State { reply } => reply.send(Box::new(self.report(now))),
-                    Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
-                    Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
-                    Request::Drain => {
-                        tracing::info!("draining");
-                        return Ok(());
-                    }
-                }
-            }
-            let more = self.round(now)?;
+            let asked = match self.take_requests(requests, now) {
+                Asked::Nothing => false,
+                Asked::More => true,
+                Asked::End => return Ok(()),
+            };
+            let more = self.round(clock::now())? || asked;
             if self.lone && self.ports.iter().any(|(_, port)| port.is_gone()) {
                 tracing::info!("the interface was deleted");
                 return Ok(());
@@ -363,6 +374,27 @@ impl Engine {
             }
             self.attention.wake().awake();
         }
+    }
+
+    /// Answers what is asked, as long as the requests' share of a round lasts; one at least.
+    fn take_requests(&mut self, requests: &Requests, begin: Now) -> Asked {
+        let mut now = begin;
+        while let Some(request) = requests.try_next() {
+            match request {
+                Request::State { reply } => reply.send(Box::new(self.report(now))),
+                Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
+                Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
+                Request::Drain => {
+                    tracing::info!("draining");
+                    return Asked::End;
+                }
+            }
+            now = clock::now();
+            if now.monotonic.since(begin.monotonic) >= REQUESTS_PER_ROUND {
+                return Asked::More;
+            }
+        }
+        Asked::Nothing
     }
 
     fn sleep(&self, requests: &Requests, now: Instant) {
@@ -388,7 +420,7 @@ impl Engine {
             .iter()
             .filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
         let hosts = self.hosts.poll_timeout();
-        let greeting = self.greetings.front().map(|&(due, _)| due);
+        let greeting = self.greetings.front().map(|(due, _)| *due);
         tunnels.chain(hosts).chain(greeting).min()
     }
 
@@ -453,10 +485,11 @@ impl Engine {
     }
 
     fn tunnel_slot(&self, name: &Name) -> Option<usize> {
-        self.tunnels
-            .iter()
-            .find(|(_, tunnel)| &tunnel.name == name)
-            .map(|(slot, _)| slot)
+        self.tunnel_names.get(name).copied()
+    }
+
+    fn peer_place(&self, tunnel: &Name, key: &PublicKey) -> Option<usize> {
+        self.tunnels.get(self.tunnel_slot(tunnel)?)?.place(key)
     }
 }
 
@@ -475,3 +508,6 @@ fn resolve(tunnel: &Name, peer: &Name, name: &str, port: u16) -> Option<SocketAd
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,13 @@ pub(super) struct PortState {
     announcements: Announcements,
 }
 
+/// A port that can't be opened at present.
+pub(super) struct DownPort {
+    pub(super) config: config::Port,
+    /// Why, as it was told last.
+    pub(super) error: String,
+}
+
 /// What a port's session thread says, with the port's name.
 pub(super) type PortNews = (config::Name, PortEvent);
 
@@ -60,25 +67,18 @@ pub(super) struct Ears {
 impl PortState {
     pub(super) fn open(
         config: config::Port,
-        network: &config::Network,
         run_dir: &Path,
         ears: &Ears,
         keeper: Keeper,
     ) -> Result<Self, String> {
         match &config.driver {
             PortDriver::VhostUser(_) => Self::open_vhost(config, run_dir, ears),
-            PortDriver::Tun { .. } | PortDriver::Tap { .. } => {
-                Self::open_tun(config, network, keeper)
-            }
+            PortDriver::Tun { .. } | PortDriver::Tap { .. } => Self::open_tun(config, keeper),
         }
     }
 
-    fn open_tun(
-        config: config::Port,
-        network: &config::Network,
-        keeper: Keeper,
-    ) -> Result<Self, String> {
-        let (interface, up) = Interface::open(&config, network, keeper)
+    fn open_tun(config: config::Port, keeper: Keeper) -> Result<Self, String> {
+        let (interface, up) = Interface::open(&config, keeper)
             .map_err(|error| format!("port {}: {error}", config.name))?;
         let tun = &interface.tun;
         tracing::info!(port = %config.name, interface = tun.interface(), mtu = interface.mtu, queues = tun.queues(), up, "interface open");
@@ -252,17 +252,6 @@ impl Announcements {
 }
 
 impl PortState {
-    /// Whether a configuration needs the port to be opened anew. An interface is kept
-    /// where that can be: with it would go what the host has put on it.
-    pub(super) fn needs_reopening(&self, new: &config::Port) -> bool {
-        let old = &self.config;
-        let stays = old.driver == new.driver
-            && old.queues == new.queues
-            && old.offloads == new.offloads
-            && !self.is_gone();
-        !stays || (self.interface.is_none() && (old.mac != new.mac || old.mtu != new.mtu))
-    }
-
     /// Whether its interface was deleted.
     pub(super) fn is_gone(&self) -> bool {
         self.interface
@@ -299,6 +288,14 @@ impl PortState {
                 tracing::error!(%port, interface, "the interface was deleted: the port is gone; `culvert apply` makes it anew");
             }
         }
+    }
+}
+
+/// Looks ahead at what opening a port will need, as far as that can be said while another has its place.
+pub(super) fn check(config: &config::Port, run_dir: &Path) -> Result<(), String> {
+    match &config.driver {
+        PortDriver::VhostUser(_) => vhost_config(config, run_dir).map(drop),
+        PortDriver::Tun { .. } | PortDriver::Tap { .. } => Ok(()),
     }
 }
 

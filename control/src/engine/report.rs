@@ -2,10 +2,7 @@
 //!
 //! In: counters and states of everything. Out: one `State`. Never: a secret, a change.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use culvert_dataplane::{
     host::{HostStack, NeighborState},
@@ -15,7 +12,7 @@ use culvert_dataplane::{
 use culvert_vhost::{Obstacle, PortDrop, PortStatus, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
-use super::{Engine, drift, tunnels::PeerState, uplinks::UplinkState, workers::Workers};
+use super::{Engine, tunnels::PeerState, uplinks::UplinkState, workers::Workers};
 use crate::{
     config::{self, PortDriver, UplinkDriver},
     state::{Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink},
@@ -85,10 +82,10 @@ impl Engine {
     /// The state of everything.
     pub(super) fn report(&self, now: Now) -> State {
         let mut state = State {
-            node: self.config.node.to_string(),
+            node: self.desired.file().node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            config: self.config.source.display().to_string(),
+            config: self.desired.file().source.display().to_string(),
             generation: self.generation,
             uptime_s: now.monotonic.since(self.started).as_secs(),
             ports: self.report_ports(),
@@ -106,11 +103,12 @@ impl Engine {
     }
 
     fn report_ports(&self) -> Vec<Port> {
+        let slots = self.port_slots();
         let port = |config: &config::Port| {
-            let (_, port) = self
-                .ports
+            let down = self
+                .down
                 .iter()
-                .find(|(_, p)| p.config.name == config.name)?;
+                .find(|down| down.config.name == config.name);
             let (socket, driver) = match &config.driver {
                 PortDriver::VhostUser(vhost) => (
                     vhost.socket.resolve(&self.run_dir).display().to_string(),
@@ -119,6 +117,20 @@ impl Engine {
                 PortDriver::Tun { interface } => (interface.clone(), "tun"),
                 PortDriver::Tap { interface } => (interface.clone(), "tap"),
             };
+            if let Some(down) = down {
+                return Some(Port {
+                    name: config.name.to_string(),
+                    network: config.network.to_string(),
+                    driver: driver.into(),
+                    socket,
+                    mac: config.mac.to_string(),
+                    mtu: config.mtu,
+                    queues_max: config.queues,
+                    hindrance: Some(format!("not open: {}", down.error)),
+                    ..Port::default()
+                });
+            }
+            let port = self.ports.get(*slots.get(&config.name)?)?;
             let queues = || 0..config.queues;
             let mut drops = named(&port.drops);
             let (mut rx, mut tx) = (Traffic::default(), Traffic::default());
@@ -175,7 +187,7 @@ impl Engine {
                 drops,
             })
         };
-        self.config.ports.iter().filter_map(port).collect()
+        self.desired.file().ports.iter().filter_map(port).collect()
     }
 
     fn report_uplinks(&self) -> Vec<Uplink> {
@@ -226,7 +238,7 @@ impl Engine {
         let tunnel = |config: &config::Tunnel| {
             let state = self.tunnel_slot(&config.name);
             let state = state.and_then(|slot| self.tunnels.get(slot))?;
-            let ruled = self.ruled.as_ref();
+            let config = &state.config;
             Some(Tunnel {
                 name: config.name.to_string(),
                 uplink: config.uplink.to_string(),
@@ -234,37 +246,40 @@ impl Engine {
                 listen_port: config.listen_port,
                 fwmark: config.fwmark,
                 mtu: config.mtu,
-                peers: config.peers.len(),
+                peers: state.peers.len(),
                 uapi: state
                     .served
                     .as_ref()
                     .map(|(_, served)| served.path().display().to_string()),
-                drift: ruled.map_or_else(Vec::new, |ruled| {
-                    drift::of_tunnel(config, ruled.tunnel(&config.name))
-                }),
+                drift: match self.lone {
+                    true => Vec::new(),
+                    false => self.desired.tunnel_drift(&config.name),
+                },
             })
         };
-        self.config.tunnels.iter().filter_map(tunnel).collect()
+        self.desired
+            .file()
+            .tunnels
+            .iter()
+            .filter_map(tunnel)
+            .collect()
     }
 
     fn report_peers(&self, now: Now) -> Vec<Peer> {
         let mut peers = Vec::new();
-        for tunnel in &self.config.tunnels {
+        for tunnel in &self.desired.file().tunnels {
             let slot = self.tunnel_slot(&tunnel.name);
             let Some(state) = slot.and_then(|slot| self.tunnels.get(slot)) else {
                 continue;
             };
-            let ruled = self.ruled.as_ref().and_then(|r| r.tunnel(&tunnel.name));
-            let ruled: Option<HashMap<_, _>> = ruled.map(|tunnel| drift::by_key(tunnel).collect());
-            for config in &tunnel.peers {
-                let id = state.device.find(&config.public_key);
-                let place = id.and_then(|id| state.peers.get(&id));
-                if let Some(peer) = place.and_then(|place| self.peers.get(*place))
+            for config in self.desired.peers(&tunnel.name) {
+                let place = state.place(&config.public_key);
+                if let Some(peer) = place.and_then(|place| self.peers.get(place))
                     && let Some(status) = state.device.peer(peer.cell.id)
                 {
                     let mut told = report_peer(tunnel.name.to_string(), peer, &status, now);
-                    if let Some(ruled) = &ruled {
-                        told.drift = drift::of_peer(config, ruled.get(&config.public_key).copied());
+                    if !self.lone {
+                        told.drift = self.desired.peer_drift(&tunnel.name, &config.public_key);
                     }
                     peers.push(told);
                 }
@@ -275,7 +290,7 @@ impl Engine {
 
     fn report_routes(&self) -> Vec<Route> {
         let mut routes = Vec::new();
-        for network in &self.config.networks {
+        for network in &self.desired.file().networks {
             let table = format!("network {}", network.name);
             let mut add = |to: String, next_hop: String, source: &str| {
                 routes.push(Route {
@@ -288,12 +303,11 @@ impl Engine {
             for gateway in &network.gateways {
                 add(gateway.trunc().to_string(), "on-link".into(), "gateway");
             }
-            let tunnel = network
-                .tunnel
-                .as_ref()
-                .and_then(|name| self.config.tunnel(name));
-            for peer in tunnel.map_or(&[][..], |tunnel| &tunnel.peers) {
-                let name = tunnel.map_or_else(String::new, |tunnel| tunnel.name.to_string());
+            let tunnel = network.tunnel.as_ref();
+            for (name, peer) in tunnel.into_iter().flat_map(|name| {
+                let peers = self.desired.peers(name);
+                peers.map(move |peer| (name, peer))
+            }) {
                 for net in &peer.allowed_ips {
                     add(
                         net.to_string(),

@@ -45,7 +45,7 @@ impl Engine {
             }
         }
         self.take_links(now);
-        let more = self.take_handshakes(now) | self.take_punts(now.monotonic);
+        let more = self.take_handshakes(now) | self.take_punts(now.monotonic) | self.vacate_peers();
         self.take_signals(now);
         self.pass_deadlines(now);
         self.drain_tunnels(now);
@@ -99,7 +99,8 @@ impl Engine {
 
     /// The tunnel of a plain network rests while its interface is down, as the kernel's do.
     fn switch(&mut self, network: &Name, up: bool, now: Now) {
-        let network = self.config.network(network).filter(|n| n.is_plain());
+        let file = self.desired.file();
+        let network = file.network(network).filter(|n| n.is_plain());
         let tunnel = network.and_then(|network| network.tunnel.as_ref());
         let slot = tunnel.and_then(|name| self.tunnel_slot(name));
         if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
@@ -182,15 +183,17 @@ impl Engine {
     }
 
     fn pass_deadlines(&mut self, now: Now) {
-        while let Some(&(due, peer)) = self.greetings.front()
-            && due <= now.monotonic
+        while self
+            .greetings
+            .front()
+            .is_some_and(|(due, _)| *due <= now.monotonic)
+            && let Some((_, cell)) = self.greetings.pop_front()
         {
-            self.greetings.pop_front();
-            let peer = self.peers.get(peer).map(|peer| (peer.tunnel, peer.cell.id));
-            if let Some((tunnel, id)) = peer
-                && let Some(tunnel) = self.tunnels.get_mut(tunnel)
-            {
-                tunnel.device.initiate(id, now);
+            // Another may have its place by now.
+            let peer = self.peers.get(cell.index.slot());
+            let peer = peer.filter(|peer| Arc::ptr_eq(&peer.cell, &cell));
+            if let Some(tunnel) = peer.and_then(|peer| self.tunnels.get_mut(peer.tunnel)) {
+                tunnel.device.initiate(cell.id, now);
             }
         }
         for (_, tunnel) in self.tunnels.iter_mut() {
@@ -249,8 +252,13 @@ impl Engine {
             uplink.watch_link();
         }
         self.hops.prune();
-        self.retired
-            .retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        if !self.down.is_empty() {
+            self.retry_ports();
+        }
+        if self.tunnels.iter().any(|(_, tunnel)| tunnel.lacks_wg()) {
+            self.serve_wg();
+        }
+        self.free_snapshots();
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {
             self.forget_sources();
         }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 pub(super) struct Slots<T> {
     items: Vec<Option<T>>,
     vacant: VecDeque<usize>,
+    taken: usize,
 }
 
 impl<T> Default for Slots<T> {
@@ -17,28 +18,37 @@ impl<T> Default for Slots<T> {
         Self {
             items: Vec::new(),
             vacant: VecDeque::new(),
+            taken: 0,
         }
     }
 }
 
 impl<T> Slots<T> {
-    /// The place that the next `insert` takes.
-    pub(super) fn next(&self) -> usize {
-        self.vacant.front().copied().unwrap_or(self.items.len())
+    /// Sets a place aside: nobody else gets it until it is vacated.
+    pub(super) fn reserve(&mut self) -> usize {
+        self.vacant.pop_front().unwrap_or_else(|| {
+            self.items.push(None);
+            self.items.len() - 1
+        })
+    }
+
+    /// Keeps `item` in a place that was set aside, or that `take` emptied.
+    pub(super) fn put(&mut self, slot: usize, item: T) {
+        if self.items[slot].replace(item).is_none() {
+            self.taken += 1;
+        }
     }
 
     /// Keeps `item`; answers its place.
     pub(super) fn insert(&mut self, item: T) -> usize {
-        match self.vacant.pop_front() {
-            Some(slot) => {
-                self.items[slot] = Some(item);
-                slot
-            }
-            None => {
-                self.items.push(Some(item));
-                self.items.len() - 1
-            }
-        }
+        let slot = self.reserve();
+        self.put(slot, item);
+        slot
+    }
+
+    /// How many items there are.
+    pub(super) fn len(&self) -> usize {
+        self.taken
     }
 
     /// Takes the item out of its place.
@@ -50,10 +60,12 @@ impl<T> Slots<T> {
 
     /// Takes the item out, but nobody gets its place before `vacate`.
     pub(super) fn take(&mut self, slot: usize) -> Option<T> {
-        self.items.get_mut(slot)?.take()
+        let item = self.items.get_mut(slot)?.take()?;
+        self.taken -= 1;
+        Some(item)
     }
 
-    /// Lets others have a place that `take` emptied.
+    /// Lets others have a place that was set aside, or that `take` emptied.
     pub(super) fn vacate(&mut self, slot: usize) {
         self.vacant.push_back(slot);
     }
@@ -101,7 +113,6 @@ mod tests {
         );
         assert_eq!(slots.remove(1), Some('b'));
         assert_eq!(slots.remove(0), Some('a'));
-        assert_eq!(slots.next(), 1);
         assert_eq!(slots.insert('d'), 1);
         assert_eq!(slots.insert('e'), 0);
         assert_eq!(slots.get(2), Some(&'c'));
@@ -115,5 +126,9 @@ mod tests {
         assert_eq!(slots.insert('b'), 1);
         slots.vacate(0);
         assert_eq!(slots.insert('c'), 0);
+        let aside = slots.reserve();
+        assert_eq!((slots.insert('d'), slots.len()), (3, 3));
+        slots.put(aside, 'e');
+        assert_eq!((slots.get(2), slots.len()), (Some(&'e'), 4));
     }
 }

@@ -24,8 +24,9 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::{
     Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
-    PresharedKey, Traffic, Transmit, limits::MAX_PEERS,
+    PresharedKey, PublicKey, Traffic, Transmit, limits::MAX_PEERS,
 };
+use ipnet::IpNet;
 use rand_core::UnwrapErr;
 
 use super::slots::Slots;
@@ -43,7 +44,7 @@ const SLOTS_MIN: usize = 1 << 12;
 /// A peer, as the control core keeps it.
 pub(super) struct PeerState {
     pub(super) cell: Arc<Cell>,
-    pub(super) config: config::Peer,
+    pub(super) config: Arc<config::Peer>,
     pub(super) tunnel: usize,
     /// The local address that the peer last wrote to: the source of answers.
     pub(super) local: Option<IpAddr>,
@@ -100,18 +101,25 @@ impl PeerState {
 /// A tunnel, as the control core keeps it.
 pub(super) struct TunnelState {
     pub(super) name: Name,
+    /// Without its peers.
     pub(super) config: config::Tunnel,
     pub(super) uplink: usize,
     pub(super) device: Device,
     pub(super) sessions: Arc<SessionTable>,
     /// Place in the engine's table of peers, by the device's.
     pub(super) peers: HashMap<PeerId, usize>,
+    /// The same by the peers' names.
+    names: HashMap<Name, usize>,
+    /// The same by the prefixes that they have.
+    owners: HashMap<IpNet, usize>,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
     /// Set the mark of its sockets.
     pub(super) markers: Vec<Marker>,
     /// Where `wg` finds it, and under which name.
     pub(super) served: Option<(Name, Served)>,
+    /// Why `wg` doesn't find it, as it was told last.
+    pub(super) unserved: Option<String>,
 }
 
 /// What a tunnel wants of the engine after it was driven.
@@ -130,7 +138,7 @@ pub(super) enum Wish {
 
 impl TunnelState {
     pub(super) fn new(config: config::Tunnel, uplink: usize) -> Self {
-        let slots = slots_for(config.peers.len());
+        let slots = slots_for(0);
         let sessions = Arc::new(SessionTable::new(slots as usize));
         let device = Device::new(
             culvert_wireguard::Config {
@@ -147,9 +155,12 @@ impl TunnelState {
             device,
             sessions,
             peers: HashMap::new(),
+            names: HashMap::new(),
+            owners: HashMap::new(),
             drops: BTreeMap::new(),
             markers: Vec::new(),
             served: None,
+            unserved: None,
         }
     }
 
@@ -167,7 +178,7 @@ impl TunnelState {
     pub(super) fn add_peer(
         &mut self,
         tunnel: usize,
-        config: config::Peer,
+        config: Arc<config::Peer>,
         endpoint: Option<SocketAddr>,
         (peers, outdated): (&mut Slots<PeerState>, &OutdatedPaths),
         now: Now,
@@ -181,13 +192,14 @@ impl TunnelState {
             },
             now,
         )?;
-        let slot = peers.next();
+        let slot = peers.reserve();
         let cell = Arc::new(Cell::new(
             PeerIndex::from_slot(slot),
             TunnelIndex::from_slot(tunnel),
             id,
         ));
         self.peers.insert(id, slot);
+        self.know(&config, slot);
         let mut peer = PeerState {
             cell,
             config,
@@ -203,39 +215,86 @@ impl TunnelState {
             noted: None,
         };
         peer.outdate_path();
-        peers.insert(peer);
+        peers.put(slot, peer);
         Ok(slot)
     }
 
-    /// Takes over what changed in a peer's configuration. Its session goes on. `endpoint` counts even if the
-    /// configuration had it before: the peer may have moved since.
+    /// The place of the peer with that key.
+    pub(super) fn place(&self, key: &PublicKey) -> Option<usize> {
+        self.peers.get(&self.device.find(key)?).copied()
+    }
+
+    /// The place of the peer with that name.
+    pub(super) fn named(&self, name: &Name) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// The place of the peer that has this very prefix.
+    pub(super) fn owner(&self, net: &IpNet) -> Option<usize> {
+        self.owners.get(net).copied()
+    }
+
+    fn know(&mut self, config: &config::Peer, place: usize) {
+        self.names.insert(config.name.clone(), place);
+        let nets = config.allowed_ips.iter().map(|net| (*net, place));
+        self.owners.extend(nets);
+    }
+
+    /// Forgets name and prefixes, as far as they are not another's already.
+    fn unknow(&mut self, config: &config::Peer, place: usize) {
+        if self.names.get(&config.name) == Some(&place) {
+            self.names.remove(&config.name);
+        }
+        for net in &config.allowed_ips {
+            if self.owners.get(net) == Some(&place) {
+                self.owners.remove(net);
+            }
+        }
+    }
+
+    /// Removes a peer that was taken from its place.
+    pub(super) fn forget_peer(&mut self, place: usize, peer: &PeerState) {
+        self.device.remove_peer(peer.cell.id);
+        self.peers.remove(&peer.cell.id);
+        self.unknow(&peer.config, place);
+    }
+
+    /// Takes over what changed in a peer's configuration. Its session goes on. If it `moves`, its endpoint counts,
+    /// wherever it was heard since.
     pub(super) fn update_peer(
         &mut self,
         peer: &mut PeerState,
-        config: config::Peer,
-        endpoint: Option<SocketAddr>,
+        config: Arc<config::Peer>,
+        moves: bool,
         now: Now,
     ) {
-        let old = &peer.config;
-        let endpoint = endpoint.or(match &config.endpoint {
-            Some(Endpoint::Address(address)) if old.endpoint != config.endpoint => Some(*address),
-            Some(_) | None => None,
-        });
+        let (id, place) = (peer.cell.id, peer.cell.index.slot());
+        let old = std::mem::replace(&mut peer.config, config);
+        let config = Arc::clone(&peer.config);
+        self.unknow(&old, place);
+        self.know(&config, place);
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
             persistent_keepalive: (old.persistent_keepalive != config.persistent_keepalive)
                 .then(|| keepalive(&config).unwrap_or_default()),
-            endpoint,
+            endpoint: config
+                .endpoint
+                .as_ref()
+                .filter(|_| moves)
+                .and_then(Endpoint::address),
         };
-        self.device.update_peer(peer.cell.id, update, now);
-        if endpoint.is_some() {
+        self.device.update_peer(id, update, now);
+        if moves {
+            if config.endpoint.is_none() {
+                // It has to call first, as if nobody had ever said where it is.
+                self.device.forget_endpoint(id);
+            }
             // It was learned on the way from the old place.
             peer.local = None;
             peer.outdate_path();
         }
         // What is kept says what the configuration said.
         peer.noted = None;
-        peer.config = config;
     }
 
     /// A handshake message from the wire.

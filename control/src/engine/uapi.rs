@@ -3,23 +3,27 @@
 //! In: requests that the server read. Out: answers; changed configurations, carried out as those of a file are.
 //! Never: a way of its own to change a tunnel.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use culvert_dataplane::shared::limits::PEERS;
 use culvert_wireguard::Now;
+use ipnet::IpNet;
 
-use super::{Engine, apply::Manner, tunnels::TunnelState};
+use super::{Engine, apply::Goal, tunnels::TunnelState};
 use crate::{
-    config::{Config, Name, Tunnel, Uapi, UplinkDriver},
-    uapi::{self, Answer, Ask, Change, Device, Errno, Peer, carry::carry_out, server},
+    config::{self, Name, Tunnel, Uapi, UplinkDriver},
+    keys::PublicKey,
+    plan::{self, Edit},
+    uapi::{
+        self, Answer, Ask, Change, Device, Errno, Peer,
+        carry::{self, Standing},
+        server,
+    },
 };
 
 impl Engine {
     /// Answers a request of `wg`'s protocol.
     pub(super) fn ask(&mut self, tunnel: &Name, ask: Ask, now: Now) -> Answer {
-        if self.config.tunnel(tunnel).is_none() {
-            return Answer::Refused(Errno::NODEV);
-        }
         match ask {
             Ask::Get => match self.tell(tunnel) {
                 Some(device) => Answer::Device(Box::new(device)),
@@ -33,21 +37,20 @@ impl Engine {
     }
 
     fn tell(&self, name: &Name) -> Option<Device> {
-        let config = self.config.tunnel(name)?;
         let tunnel = self.tunnels.get(self.tunnel_slot(name)?)?;
         Some(Device {
-            private_key: config.private_key.clone(),
-            listen_port: config.listen_port,
-            fwmark: config.fwmark,
-            peers: config
-                .peers
-                .iter()
+            private_key: tunnel.config.private_key.clone(),
+            listen_port: tunnel.config.listen_port,
+            fwmark: tunnel.config.fwmark,
+            peers: self
+                .desired
+                .peers(name)
                 .filter_map(|peer| self.tell_peer(tunnel, peer))
                 .collect(),
         })
     }
 
-    fn tell_peer(&self, tunnel: &TunnelState, config: &crate::config::Peer) -> Option<Peer> {
+    fn tell_peer(&self, tunnel: &TunnelState, config: &config::Peer) -> Option<Peer> {
         let id = tunnel.device.find(&config.public_key)?;
         let cell = &self.peers.get(*tunnel.peers.get(&id)?)?.cell;
         let status = tunnel.device.peer(id)?;
@@ -65,25 +68,22 @@ impl Engine {
 
     /// Carries changes out. If a port can't be had, those before it are carried out.
     fn set(&mut self, name: &Name, changes: &[Change], now: Now) -> Result<(), Errno> {
-        let mut config = self.config.clone();
-        let Some(tunnel) = config.tunnels.iter_mut().find(|t| &t.name == name) else {
-            return Err(Errno::NODEV);
-        };
-        let ruled = self.ruled.as_ref().and_then(|ruled| ruled.tunnel(name));
-        let nuances = carry_out(changes, tunnel, |key| {
-            let known = ruled?.peers.iter().find(|peer| &peer.public_key == key)?;
-            Some(known.name.clone())
-        });
-        let (port, fwmark) = (tunnel.listen_port, tunnel.fwmark);
-        check_limits(&config, name)?;
-        if config.tunnels.iter().map(|t| t.peers.len()).sum::<usize>() > PEERS {
-            return Err(Errno::NOMEM);
-        }
-        let manner = Manner::Wg {
-            tunnel: name.clone(),
-            nuances,
-        };
-        match self.change(config, &manner, now) {
+        let tunnel = self
+            .tunnel_slot(name)
+            .and_then(|slot| self.tunnels.get(slot));
+        let tunnel = tunnel.ok_or(Errno::NODEV)?;
+        let plan = carry::carry_out(
+            changes,
+            &Present {
+                engine: self,
+                tunnel,
+            },
+        );
+        self.check_limits(&plan)?;
+        let mut heads = plan.iter().filter_map(|change| change.tunnel()?.after());
+        let wanted = heads.next().unwrap_or(&tunnel.config);
+        let (port, fwmark) = (wanted.listen_port, wanted.fwmark);
+        match self.carry_out(plan, Goal::Wg, now) {
             Ok(applied) => {
                 for change in applied.changes {
                     tracing::debug!("by wg: {change}");
@@ -123,29 +123,65 @@ impl Engine {
             .map_or(Errno::AGAIN, Errno)
     }
 
+    /// What no kernel would refuse, and we can't have.
+    fn check_limits(&self, plan: &[plan::Change]) -> Result<(), Errno> {
+        let mut peers = self.peers.len();
+        for edit in plan
+            .iter()
+            .filter_map(plan::Change::peer)
+            .map(|change| &change.edit)
+        {
+            match edit {
+                Edit::Add(_) => peers += 1,
+                Edit::Remove(_) => peers = peers.saturating_sub(1),
+                Edit::Change { .. } => {}
+            }
+        }
+        for new in plan.iter().filter_map(|change| change.tunnel()?.after()) {
+            let mut uplinks = self.uplinks.iter();
+            let uplink = uplinks.find(|(_, uplink)| uplink.config.name == new.uplink);
+            if let Some((_, uplink)) = uplink
+                && matches!(uplink.config.driver, UplinkDriver::Dpdk(_))
+            {
+                let tunnels = self.tunnels.iter().map(|(_, tunnel)| &tunnel.config);
+                check_on_device(new, tunnels)?;
+            }
+        }
+        if peers > PEERS {
+            Err(Errno::NOMEM)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Whether the names that must be had can be.
-    pub(super) fn check_wg_names(&self, new: &Config) -> Result<(), String> {
-        for tunnel in &new.tunnels {
-            let Uapi::Name(name) = &tunnel.uapi else {
+    pub(super) fn check_wg_names(&self, plan: &[plan::Change]) -> Result<(), String> {
+        for change in plan {
+            let plan::Change::Tunnel(Edit::Add(new) | Edit::Change { new, .. }) = change else {
+                continue;
+            };
+            let Uapi::Name(name) = &new.uapi else {
                 continue;
             };
             let mut served = self.tunnels.iter().filter_map(|(_, t)| t.served.as_ref());
             if !served.any(|(own, _)| own == name) {
                 server::probe(name.as_str())
-                    .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+                    .map_err(|error| format!("tunnel {}: {error}", new.name))?;
             }
         }
         Ok(())
     }
 
-    /// Opens and closes sockets, so that `wg` finds the tunnels under the names of the configuration.
-    pub(super) fn serve_wg(&mut self) {
+    /// Opens and closes sockets, so that `wg` finds the tunnels under the names of the configuration; answers what
+    /// failed of those that must be had. They are tried again.
+    pub(super) fn serve_wg(&mut self) -> Vec<String> {
         for (_, tunnel) in self.tunnels.iter_mut() {
             let wanted = wg_name(&tunnel.config);
             if tunnel.served.as_ref().map(|(name, _)| name) != wanted {
                 tunnel.served = None;
             }
         }
+        let mut failures = Vec::new();
         for (_, tunnel) in self.tunnels.iter_mut() {
             let Some(name) = wg_name(&tunnel.config).cloned() else {
                 continue;
@@ -161,38 +197,96 @@ impl Engine {
                     let served = self.server.serve(socket, tunnel_name);
                     served.map_err(|error| error.to_string())
                 });
-            match (served, &tunnel.config.uapi) {
-                (Ok(served), _) => tunnel.served = Some((name, served)),
-                (Err(error), Uapi::Auto) => {
-                    tracing::info!(tunnel = %tunnel.name, error, "`wg` can't be served");
+            match served {
+                Ok(served) => {
+                    tunnel.served = Some((name, served));
+                    tunnel.unserved = None;
                 }
-                (Err(error), _) => {
-                    tracing::error!(tunnel = %tunnel.name, error, "`wg` can't be served");
-                }
+                Err(error) => failures.extend(tunnel.note_unserved(error)),
             }
         }
+        failures
+    }
+}
+
+impl TunnelState {
+    /// Whether `wg` must find it and does not.
+    pub(super) fn lacks_wg(&self) -> bool {
+        self.served.is_none() && matches!(self.config.uapi, Uapi::Name(_))
+    }
+
+    /// Says once that `wg` can't be served; answers it if it must be.
+    fn note_unserved(&mut self, error: String) -> Option<String> {
+        let told = self.unserved.replace(error.clone());
+        let must = matches!(self.config.uapi, Uapi::Name(_));
+        if told.as_ref() != Some(&error) {
+            if must {
+                tracing::error!(tunnel = %self.name, error, "`wg` can't be served");
+            } else {
+                tracing::info!(tunnel = %self.name, error, "`wg` can't be served");
+            }
+        }
+        let name = &self.name;
+        must.then(|| format!("tunnel {name}: `wg` can't be served, which is tried again: {error}"))
+    }
+}
+
+/// A tunnel, as a `set` finds it.
+struct Present<'e> {
+    engine: &'e Engine,
+    tunnel: &'e TunnelState,
+}
+
+impl Present<'_> {
+    fn at(&self, place: usize) -> Option<&Arc<config::Peer>> {
+        Some(&self.engine.peers.get(place)?.config)
+    }
+}
+
+impl Standing for Present<'_> {
+    fn head(&self) -> &Tunnel {
+        &self.tunnel.config
+    }
+
+    fn own_key(&self) -> Option<PublicKey> {
+        self.tunnel.device.public_key()
+    }
+
+    fn peer(&self, key: &PublicKey) -> Option<Arc<config::Peer>> {
+        self.at(self.tunnel.place(key)?).cloned()
+    }
+
+    fn keys(&self) -> Vec<PublicKey> {
+        let peers = self.engine.desired.peers(&self.tunnel.name);
+        peers.map(|peer| peer.public_key).collect()
+    }
+
+    fn owner(&self, net: &IpNet) -> Option<PublicKey> {
+        Some(self.at(self.tunnel.owner(net)?)?.public_key)
+    }
+
+    fn is_named(&self, name: &Name) -> bool {
+        self.tunnel.named(name).is_some()
+    }
+
+    fn former_name(&self, key: &PublicKey) -> Option<Name> {
+        let desired = &self.engine.desired;
+        desired.former_name(&self.tunnel.name, key).cloned()
     }
 }
 
 /// What the kernel would refuse, of a tunnel that leaves by DPDK, whose packets it doesn't see.
-fn check_limits(config: &Config, name: &Name) -> Result<(), Errno> {
-    let tunnel = config.tunnel(name).ok_or(Errno::NODEV)?;
-    let uplink = config.uplink(&tunnel.uplink);
-    if !matches!(
-        uplink.map(|uplink| &uplink.driver),
-        Some(UplinkDriver::Dpdk(_))
-    ) {
-        return Ok(());
-    }
-    if tunnel.fwmark != 0 {
+fn check_on_device<'t>(
+    new: &Tunnel,
+    mut tunnels: impl Iterator<Item = &'t Tunnel>,
+) -> Result<(), Errno> {
+    if new.fwmark != 0 {
         return Err(Errno::INVAL);
     }
     let has_it = |other: &Tunnel| {
-        other.name != tunnel.name
-            && other.uplink == tunnel.uplink
-            && other.listen_port == tunnel.listen_port
+        other.name != new.name && other.uplink == new.uplink && other.listen_port == new.listen_port
     };
-    if tunnel.listen_port != 0 && config.tunnels.iter().any(has_it) {
+    if new.listen_port != 0 && tunnels.any(has_it) {
         return Err(Errno::ADDRINUSE);
     }
     Ok(())

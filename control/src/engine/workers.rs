@@ -105,14 +105,19 @@ impl Workers {
         }
     }
 
+    /// The newest snapshot that every worker goes by.
+    pub(super) fn adopted(&self) -> u64 {
+        let generations = self
+            .0
+            .iter()
+            .map(|w| w.stats.generation.load(Ordering::Acquire));
+        generations.min().unwrap_or(u64::MAX)
+    }
+
     /// Waits until every worker goes by snapshot `generation`, at most `patience`.
     pub(super) fn await_generation(&self, generation: u64, patience: Duration) -> bool {
         let end = Instant::now() + patience;
-        while !self
-            .0
-            .iter()
-            .all(|w| w.stats.generation.load(Ordering::Acquire) >= generation)
-        {
+        while self.adopted() < generation {
             if Instant::now() >= end {
                 return false;
             }

@@ -136,7 +136,7 @@ impl Reload {
             // The engine logs what it changed.
             Ok((new, _)) => {
                 if let Err(error) = crate::api::apply_blocking(&self.requester, new) {
-                    tracing::error!(%error, "the configuration was not applied; nothing was changed");
+                    tracing::error!(%error, "the configuration was not applied");
                 }
             }
         }

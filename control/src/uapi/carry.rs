@@ -1,66 +1,62 @@
-//! What a `set` makes of a tunnel's configuration.
+//! What a `set` makes of a tunnel.
 //!
-//! In: a tunnel's configuration and changes in their order. Out: the configuration that they make, and what of them
-//! a configuration can't say. Never: an error: what the kernel passes over is passed over here.
+//! In: a tunnel as it stands, and changes in their order. Out: the typed changes that they come to. Never: an error:
+//! what the kernel passes over is passed over here; a look at peers that nothing is said about.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
 use super::Change;
 use crate::config::{Endpoint, Name, Peer, Tunnel};
 use crate::keys::PublicKey;
+use crate::plan::{self, Edit, PeerChange};
 
-/// What a `set` says besides the configuration that it makes.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Nuances {
-    /// Peers that were removed and made again: they lose their sessions.
-    pub made_anew: HashSet<PublicKey>,
-    /// Endpoints that count even where the configuration says so already: the peer may have moved since.
-    pub endpoints: HashMap<PublicKey, SocketAddr>,
+/// A tunnel as it stands, to look things up in.
+pub trait Standing {
+    /// The tunnel itself.
+    fn head(&self) -> &Tunnel;
+    /// Its own public key.
+    fn own_key(&self) -> Option<PublicKey>;
+    /// The peer with that key.
+    fn peer(&self, key: &PublicKey) -> Option<Arc<Peer>>;
+    /// All peers' keys.
+    fn keys(&self) -> Vec<PublicKey>;
+    /// The peer that has this very prefix.
+    fn owner(&self, net: &IpNet) -> Option<PublicKey>;
+    /// Whether a peer has that name.
+    fn is_named(&self, name: &Name) -> bool;
+    /// The name that a peer had before, if one is remembered.
+    fn former_name(&self, key: &PublicKey) -> Option<Name>;
 }
 
-/// Carries out `changes`. `name` knows names that peers had before.
-pub fn carry_out(
-    changes: &[Change],
-    tunnel: &mut Tunnel,
-    name: impl Fn(&PublicKey) -> Option<Name>,
-) -> Nuances {
-    let mut desk = Desk::new(tunnel, &name);
+/// What `changes` come to.
+pub fn carry_out(changes: &[Change], standing: &impl Standing) -> Vec<plan::Change> {
+    let mut desk = Desk::new(standing);
     for change in changes {
         desk.carry_out(change);
     }
-    let Desk {
-        peers,
-        nuances,
-        own,
-        ..
-    } = desk;
-    tunnel.private_key = own.map(|own| own.private);
-    tunnel.peers = peers.into_iter().flatten().map(Open::close).collect();
-    nuances
+    desk.close()
 }
 
-/// A tunnel in parts that changes can be made to without a search.
-struct Desk<'t> {
-    tunnel: &'t mut Tunnel,
-    known_name: &'t dyn Fn(&PublicKey) -> Option<Name>,
-    own: Option<Own>,
-    /// In their order; removed ones leave a gap.
-    peers: Vec<Option<Open>>,
+/// The parts of a tunnel that were touched.
+struct Desk<'s, S> {
+    standing: &'s S,
+    head: Tunnel,
+    own: Option<PublicKey>,
+    /// In the order in which they were touched first.
+    touched: Vec<Touched>,
     by_key: HashMap<PublicKey, usize>,
-    names: HashSet<Name>,
-    /// Whose each prefix is; filled when it is first needed.
-    owners: Option<HashMap<IpNet, usize>>,
+    /// Whose touched prefixes are now; the others are as they stand.
+    owners: HashMap<IpNet, Option<PublicKey>>,
+    /// Names that were given, and taken away.
+    named: HashMap<Name, bool>,
+    made: usize,
     /// The peer that lines are about.
     present: Present,
-    nuances: Nuances,
-}
-
-struct Own {
-    private: crate::keys::PrivateKey,
-    public: PublicKey,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,6 +67,18 @@ enum Present {
     Peer(usize, bool),
 }
 
+struct Touched {
+    key: PublicKey,
+    before: Option<Arc<Peer>>,
+    now: Option<Open>,
+    /// It was removed in between: its session is lost.
+    anew: bool,
+    /// An endpoint was named: it counts even if it was configured before.
+    moves: bool,
+    /// When it was made, among those that were.
+    made: Option<usize>,
+}
+
 /// A peer whose prefixes may be a set meanwhile: thousands may come in one request.
 struct Open {
     peer: Peer,
@@ -78,6 +86,11 @@ struct Open {
 }
 
 impl Open {
+    fn new(peer: Peer) -> Self {
+        let prefixes = None;
+        Self { peer, prefixes }
+    }
+
     fn prefixes(&mut self) -> &mut BTreeSet<IpNet> {
         let own = &mut self.peer.allowed_ips;
         self.prefixes
@@ -92,209 +105,227 @@ impl Open {
     }
 }
 
-impl<'t> Desk<'t> {
-    fn new(tunnel: &'t mut Tunnel, known_name: &'t dyn Fn(&PublicKey) -> Option<Name>) -> Self {
-        let peers: Vec<_> = std::mem::take(&mut tunnel.peers)
-            .into_iter()
-            .map(|peer| {
-                Some(Open {
-                    peer,
-                    prefixes: None,
-                })
-            })
-            .collect();
-        let each = || peers.iter().flatten().map(|open| &open.peer);
-        let by_key = each()
-            .enumerate()
-            .map(|(place, peer)| (peer.public_key, place))
-            .collect();
-        let names = each().map(|peer| peer.name.clone()).collect();
-        let own = tunnel.private_key.take().map(Own::new);
-        Self {
-            tunnel,
-            known_name,
-            own,
-            peers,
-            by_key,
-            names,
-            owners: None,
-            present: Present::Nobody,
-            nuances: Nuances::default(),
+impl Touched {
+    /// What goes, and what comes or changes.
+    fn close(self) -> (Option<Arc<Peer>>, Option<Edit<Arc<Peer>>>) {
+        let now = self.now.map(|open| Arc::new(open.close()));
+        match (self.before, now) {
+            (Some(before), Some(now)) if self.anew => (Some(before), Some(Edit::Add(now))),
+            (Some(old), Some(new)) if self.moves => (None, Some(Edit::Change { old, new })),
+            (Some(before), None) => (Some(before), None),
+            (before, now) => (None, Edit::between(before, now)),
         }
+    }
+}
+
+impl<'s, S: Standing> Desk<'s, S> {
+    fn new(standing: &'s S) -> Self {
+        Self {
+            standing,
+            head: standing.head().head(),
+            own: standing.own_key(),
+            touched: Vec::new(),
+            by_key: HashMap::new(),
+            owners: HashMap::new(),
+            named: HashMap::new(),
+            made: 0,
+            present: Present::Nobody,
+        }
+    }
+
+    /// What goes makes room for what comes: prefixes and names pass from one to the other.
+    fn close(mut self) -> Vec<plan::Change> {
+        let tunnel = self.head.name.clone();
+        let old = self.standing.head().head();
+        let head = Edit::between(Some(old), Some(self.head)).map(plan::Change::Tunnel);
+        self.touched.sort_by_key(|touched| touched.made);
+        let (mut gone, mut edited) = (Vec::new(), Vec::new());
+        let peer = |edit, moves| {
+            let tunnel = tunnel.clone();
+            plan::Change::Peer(PeerChange {
+                tunnel,
+                edit,
+                moves,
+            })
+        };
+        for touched in self.touched {
+            let moves = touched.moves;
+            let (before, edit) = touched.close();
+            gone.extend(before.map(|before| peer(Edit::Remove(before), false)));
+            edited.extend(edit.map(|edit| peer(edit, moves)));
+        }
+        head.into_iter().chain(gone).chain(edited).collect()
     }
 
     fn carry_out(&mut self, change: &Change) {
         match change {
             Change::PrivateKey(key) => {
-                self.own = key.clone().map(Own::new);
+                self.own = key.as_ref().map(|key| key.public_key());
+                self.head.private_key.clone_from(key);
                 // A tunnel is not its own peer.
-                if let Some(own) = self.own.as_ref().map(|own| own.public) {
-                    self.remove(&own);
+                if let Some(place) = self.own.and_then(|own| self.touch(own)) {
+                    self.remove(place);
                 }
             }
-            Change::ListenPort(port) => self.tunnel.listen_port = *port,
-            Change::Fwmark(mark) => self.tunnel.fwmark = *mark,
+            Change::ListenPort(port) => self.head.listen_port = *port,
+            Change::Fwmark(mark) => self.head.fwmark = *mark,
             Change::ReplacePeers => {
-                for open in self.peers.iter_mut().filter_map(Option::take) {
-                    self.nuances.made_anew.insert(open.peer.public_key);
+                for key in self.standing.keys() {
+                    self.touch(key);
                 }
-                self.by_key.clear();
-                self.names.clear();
-                self.owners = None;
-                self.nuances.endpoints.clear();
+                for place in 0..self.touched.len() {
+                    self.remove(place);
+                }
             }
             Change::Peer(key) => self.present = self.find_or_make(*key),
             Change::Remove => {
-                if let Some(key) = self.peer().map(|peer| peer.public_key) {
-                    self.remove(&key);
+                if let Present::Peer(place, _) = self.present {
+                    self.remove(place);
                 }
                 self.present = Present::Nobody;
             }
             Change::UpdateOnly => {
                 if let Present::Peer(place, true) = self.present {
-                    let key = self.peers[place].as_ref().map(|open| open.peer.public_key);
-                    if let Some(key) = key {
-                        self.remove(&key);
-                    }
+                    self.remove(place);
                     self.present = Present::Nobody;
                 }
             }
             Change::PresharedKey(key) => {
-                if let Some(peer) = self.peer() {
-                    peer.preshared_key.clone_from(key);
+                if let Some(open) = self.open() {
+                    open.peer.preshared_key.clone_from(key);
                 }
             }
             Change::Endpoint(endpoint) => {
-                if let Some(peer) = self.peer() {
-                    peer.endpoint = Some(Endpoint::Address(*endpoint));
-                    let key = peer.public_key;
-                    self.nuances.endpoints.insert(key, *endpoint);
+                if let Present::Peer(place, _) = self.present {
+                    self.touched[place].moves = true;
+                }
+                if let Some(open) = self.open() {
+                    open.peer.endpoint = Some(Endpoint::Address(*endpoint));
                 }
             }
             Change::PersistentKeepalive(seconds) => {
-                if let Some(peer) = self.peer() {
-                    peer.persistent_keepalive = (*seconds != 0).then_some(*seconds);
+                if let Some(open) = self.open() {
+                    open.peer.persistent_keepalive = (*seconds != 0).then_some(*seconds);
                 }
             }
             Change::ReplaceAllowedIps => self.drop_all_prefixes(),
             Change::AllowedIp(net) => self.give(*net),
             Change::DropAllowedIp(net) => {
-                if let Present::Peer(place, _) = self.present
-                    && let Some(open) = &mut self.peers[place]
-                    && open.prefixes().remove(net)
-                    && let Some(owners) = &mut self.owners
-                {
-                    owners.remove(net);
+                if self.open().is_some_and(|open| open.prefixes().remove(net)) {
+                    self.owners.insert(*net, None);
                 }
             }
         }
     }
 
-    fn peer(&mut self) -> Option<&mut Peer> {
+    /// The peer that lines are about.
+    fn open(&mut self) -> Option<&mut Open> {
         let Present::Peer(place, _) = self.present else {
             return None;
         };
-        Some(&mut self.peers.get_mut(place)?.as_mut()?.peer)
+        self.touched.get_mut(place)?.now.as_mut()
+    }
+
+    /// The place of a peer that there is, or that there was.
+    fn touch(&mut self, key: PublicKey) -> Option<usize> {
+        if let Some(&place) = self.by_key.get(&key) {
+            return Some(place);
+        }
+        let peer = self.standing.peer(&key)?;
+        let now = Some(Open::new(Peer::clone(&peer)));
+        Some(self.put(key, Some(peer), now))
+    }
+
+    fn put(&mut self, key: PublicKey, before: Option<Arc<Peer>>, now: Option<Open>) -> usize {
+        let place = self.touched.len();
+        self.by_key.insert(key, place);
+        self.touched.push(Touched {
+            key,
+            before,
+            now,
+            anew: false,
+            moves: false,
+            made: None,
+        });
+        place
     }
 
     fn find_or_make(&mut self, key: PublicKey) -> Present {
-        if self.own.as_ref().is_some_and(|own| own.public == key) {
+        if self.own == Some(key) {
             return Present::Nobody;
         }
-        if let Some(&place) = self.by_key.get(&key) {
+        let place = self.touch(key).unwrap_or_else(|| self.put(key, None, None));
+        if self.touched[place].now.is_some() {
             return Present::Peer(place, false);
         }
         let name = self.free_name(&key);
-        let place = self.peers.len();
-        self.names.insert(name.clone());
-        self.by_key.insert(key, place);
-        self.peers.push(Some(Open {
-            peer: Peer {
-                name,
-                public_key: key,
-                preshared_key: None,
-                endpoint: None,
-                allowed_ips: Vec::new(),
-                persistent_keepalive: None,
-            },
-            prefixes: None,
+        self.named.insert(name.clone(), true);
+        self.made += 1;
+        self.touched[place].made = Some(self.made);
+        self.touched[place].now = Some(Open::new(Peer {
+            name,
+            public_key: key,
+            preshared_key: None,
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
         }));
         Present::Peer(place, true)
     }
 
     fn free_name(&self, key: &PublicKey) -> Name {
-        (self.known_name)(key)
-            .into_iter()
+        let before = self.by_key.get(key);
+        let before = before.and_then(|&place| self.touched[place].before.as_ref());
+        let before = before.map(|peer| peer.name.clone());
+        let taken = |name: &Name| {
+            let now = self.named.get(name).copied();
+            now.unwrap_or_else(|| self.standing.is_named(name))
+        };
+        (before.into_iter())
+            .chain(self.standing.former_name(key))
             .chain(names(key))
-            .find(|name| !self.names.contains(name))
+            .find(|name| !taken(name))
             .expect("of more names than there are peers, one is free")
     }
 
-    fn remove(&mut self, key: &PublicKey) {
-        let Some(place) = self.by_key.remove(key) else {
+    fn remove(&mut self, place: usize) {
+        let Some(touched) = self.touched.get_mut(place) else {
             return;
         };
-        if let Some(mut open) = self.peers[place].take() {
-            self.names.remove(&open.peer.name);
-            if let Some(owners) = &mut self.owners {
-                for net in open.prefixes().iter() {
-                    owners.remove(net);
-                }
-            }
-        }
-        self.nuances.endpoints.remove(key);
-        self.nuances.made_anew.insert(*key);
+        let Some(open) = touched.now.take() else {
+            return;
+        };
+        touched.anew = true;
+        touched.moves = false;
+        let peer = open.close();
+        self.named.insert(peer.name, false);
+        let gone = peer.allowed_ips.into_iter().map(|net| (net, None));
+        self.owners.extend(gone);
     }
 
     fn drop_all_prefixes(&mut self) {
-        let Present::Peer(place, _) = self.present else {
-            return;
-        };
-        let Some(open) = &mut self.peers[place] else {
-            return;
-        };
-        let prefixes = std::mem::take(open.prefixes());
-        if let Some(owners) = &mut self.owners {
-            for net in &prefixes {
-                owners.remove(net);
-            }
-        }
+        let prefixes = self.open().map(|open| std::mem::take(open.prefixes()));
+        let gone = prefixes.into_iter().flatten().map(|net| (net, None));
+        self.owners.extend(gone);
     }
 
     fn give(&mut self, net: IpNet) {
         let Present::Peer(place, _) = self.present else {
             return;
         };
-        let peers = &self.peers;
-        let owners = self.owners.get_or_insert_with(|| owners(peers));
-        if let Some(before) = owners.insert(net, place)
-            && before != place
-            && let Some(open) = &mut self.peers[before]
+        let key = self.touched[place].key;
+        let now = self.owners.insert(net, Some(key));
+        let before = now.unwrap_or_else(|| self.standing.owner(&net));
+        let before = before.filter(|before| *before != key);
+        if let Some(before) = before.and_then(|before| self.touch(before))
+            && let Some(open) = &mut self.touched[before].now
         {
             open.prefixes().remove(&net);
         }
-        if let Some(open) = &mut self.peers[place] {
+        if let Some(open) = self.open() {
             open.prefixes().insert(net);
         }
     }
-}
-
-impl Own {
-    fn new(private: crate::keys::PrivateKey) -> Self {
-        let public = private.public_key();
-        Self { private, public }
-    }
-}
-
-fn owners(peers: &[Option<Open>]) -> HashMap<IpNet, usize> {
-    let mut owners = HashMap::new();
-    for (place, open) in peers.iter().enumerate() {
-        let Some(open) = open else { continue };
-        let plain = open.peer.allowed_ips.iter();
-        let set = open.prefixes.iter().flatten();
-        owners.extend(plain.chain(set).map(|net| (*net, place)));
-    }
-    owners
 }
 
 /// Names for a peer that has none: what `wg` shows of it, as far as a name can hold that.

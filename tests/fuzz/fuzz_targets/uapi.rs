@@ -2,10 +2,12 @@
 #![no_main]
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use culvert::config::{Name, Tunnel, Uapi};
-use culvert::keys::PrivateKey;
-use culvert::uapi::carry::carry_out;
+use culvert::config::{IpNet, Name, Peer, Tunnel, Uapi};
+use culvert::keys::{PrivateKey, PublicKey};
+use culvert::plan::{self, Edit};
+use culvert::uapi::carry::{Standing, carry_out};
 use culvert::uapi::codec::{Change, LINE_MAX, Reader, Request, print_set};
 use libfuzzer_sys::fuzz_target;
 
@@ -48,6 +50,59 @@ fn tunnel() -> Tunnel {
     }
 }
 
+/// A configuration as a tunnel that stands.
+struct Of<'t>(&'t Tunnel);
+
+impl Standing for Of<'_> {
+    fn head(&self) -> &Tunnel {
+        self.0
+    }
+
+    fn own_key(&self) -> Option<PublicKey> {
+        self.0.private_key.as_ref().map(PrivateKey::public_key)
+    }
+
+    fn peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        self.0.peers.iter().find(|peer| &peer.public_key == key).cloned()
+    }
+
+    fn keys(&self) -> Vec<PublicKey> {
+        self.0.peers.iter().map(|peer| peer.public_key).collect()
+    }
+
+    fn owner(&self, net: &IpNet) -> Option<PublicKey> {
+        let owner = self.0.peers.iter().find(|peer| peer.allowed_ips.contains(net));
+        owner.map(|peer| peer.public_key)
+    }
+
+    fn is_named(&self, name: &Name) -> bool {
+        self.0.peer(name).is_some()
+    }
+
+    fn former_name(&self, _: &PublicKey) -> Option<Name> {
+        None
+    }
+}
+
+/// Carries changes out, and what they come to.
+fn carry(tunnel: &mut Tunnel, changes: &[Change]) {
+    let plan = carry_out(changes, &Of(tunnel));
+    for head in plan.iter().filter_map(|change| change.tunnel()?.after()) {
+        let peers = std::mem::take(&mut tunnel.peers);
+        *tunnel = Tunnel { peers, ..head.clone() };
+    }
+    for change in plan.iter().filter_map(plan::Change::peer) {
+        let old = change.edit.before().map(|old| old.public_key);
+        let place = tunnel.peers.iter().position(|peer| Some(peer.public_key) == old);
+        match (place, &change.edit) {
+            (None, Edit::Add(new)) => tunnel.peers.push(Arc::clone(new)),
+            (Some(place), Edit::Change { new, .. }) => tunnel.peers[place] = Arc::clone(new),
+            (Some(place), Edit::Remove(_)) => drop(tunnel.peers.remove(place)),
+            (place, edit) => panic!("{edit:?} at {place:?}"),
+        }
+    }
+}
+
 /// What must hold of every tunnel.
 fn check(tunnel: &Tunnel) {
     let own = tunnel.private_key.as_ref().map(PrivateKey::public_key);
@@ -77,7 +132,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(requests(bytes, usize::from(first) + 1), whole);
     let mut tunnel = tunnel();
     for changes in changes(&whole) {
-        carry_out(changes, &mut tunnel, |_| None);
+        carry(&mut tunnel, changes);
         check(&tunnel);
         let printed = requests(print_set(changes).as_bytes(), LINE_MAX);
         let [Request::Set { changes: again, refused: None }] = printed.as_slice() else {

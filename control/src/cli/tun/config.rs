@@ -35,7 +35,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
         memory: Memory {
             hugepages: Hugepages::Off,
             megabytes: 64,
-            mtu_max: MTU_MAX,
+            mtu_max: Some(MTU_MAX),
         },
         uplinks: vec![Uplink {
             name: name(),
@@ -76,6 +76,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             network: name(),
             mac: MacAddr::derived("host"),
             addresses: Vec::new(),
+            interface_addresses: Vec::new(),
             // The host is its own router.
             guard: Guard::Off,
             mtu: MTU,

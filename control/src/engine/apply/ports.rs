@@ -1,167 +1,322 @@
-//! Ports, from one configuration to the next.
+//! Ports, as a plan has them.
 //!
-//! In: a checked configuration, ports that were opened for it. Out: the ports as it has them, and what others are to
-//! hear of addresses that moved.
-//! Never: a guest's connection closed whose port can stay.
+//! In: a plan. Out: ports that are opened for it, interfaces that are adjusted; the ports as it has them, and what
+//! others are to hear of addresses that moved.
+//! Never: a guest's connection closed whose port can stay; a port that is down and nobody tries again.
 
-use std::net::IpAddr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
 use culvert_dataplane::shared::{
     control_link::Command,
     ids::{NetworkIndex, PortIndex},
 };
 
-use super::super::{Engine, interfaces::Keeper, ports::PortState};
-use crate::config::{self, Config};
+use super::super::{
+    Engine,
+    interfaces::Keeper,
+    ports::{DownPort, PortState, check},
+};
+use super::{Goal, Prepared};
+use crate::{
+    config::{Config, Name, Port, PortDriver},
+    plan::{Change, Edit, Impact},
+};
+
+/// A port that closed so that another could have its socket or interface: its place, and what it was.
+pub(super) struct Displaced {
+    slot: usize,
+    config: Port,
+}
+
+/// What two ports can't have at once.
+#[derive(PartialEq, Eq, Hash)]
+enum Place {
+    Socket(PathBuf),
+    Interface(String),
+}
+
+/// The ports that a plan changes, and whether they are opened anew.
+fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, bool)> {
+    plan.iter().filter_map(|change| {
+        let reopens = change.impact() == Impact::ReopensPort;
+        Some((change.port()?, reopens))
+    })
+}
 
 impl Engine {
-    /// What others are to hear of a change: of running guests that gained addresses, and of addresses that are no
-    /// port's any more.
-    pub(super) fn moves(&self, new: &Config) -> Vec<Command> {
-        let arrived = self.ports.iter().filter(|(_, port)| {
-            let is_guest = port.interface.is_none() && port.link_up;
-            let stays = |new: &&config::Port| !port.needs_reopening(new);
-            let new = new.port(&port.config.name).filter(stays);
-            is_guest && new.is_some_and(|new| gains(&port.config, new))
-        });
-        let arrived = arrived.map(|(slot, _)| Command::Announce(PortIndex::from_slot(slot)));
-        let gone = abandoned(&self.config, new).into_iter();
-        let gone = gone.map(|(network, address)| Command::AnnounceGone(network, address));
-        arrived.chain(gone).collect()
+    /// Adds to a plan that ports are opened anew which are down, or whose interface was deleted.
+    pub(super) fn mend(&self, new: &Config, plan: &mut Vec<Change>) {
+        let gone = self.ports.iter().filter(|(_, port)| port.is_gone());
+        let gone = gone.map(|(_, port)| &port.config.name);
+        let broken: HashSet<_> = gone
+            .chain(self.down.iter().map(|down| &down.config.name))
+            .collect();
+        if broken.is_empty() {
+            return;
+        }
+        let mut planned = HashSet::new();
+        for change in plan.iter_mut() {
+            if let Change::Port { edit, anew } = change
+                && let Some(name) = edit.after().map(|port| &port.name)
+                && let Some(&name) = broken.get(name)
+            {
+                *anew = true;
+                planned.insert(name);
+            }
+        }
+        let left = broken.iter().filter(|name| !planned.contains(*name));
+        plan.extend(
+            left.filter_map(|name| new.port(name))
+                .map(|port| Change::Port {
+                    edit: Edit::Change {
+                        old: port.clone(),
+                        new: port.clone(),
+                    },
+                    anew: true,
+                }),
+        );
     }
 
-    /// Exchanges ports; answers those to be closed once no worker knows them.
-    pub(super) fn change_ports(
+    /// Opens new ports and adjusts interfaces; answers the ports that can open only when others have closed.
+    pub(super) fn prepare_ports(
         &mut self,
-        new: &Config,
-        mut opened: Vec<PortState>,
-        late: &[config::Port],
-        changes: &mut Vec<String>,
-    ) -> Vec<PortState> {
+        plan: &[Change],
+        prepared: &mut Prepared,
+    ) -> Result<Vec<(Port, usize)>, String> {
+        let mut late = Vec::new();
+        if ports(plan).next().is_none() {
+            return Ok(late);
+        }
+        let (slots, places) = (self.port_slots(), self.port_places());
+        for (edit, reopens) in ports(plan) {
+            let Some(new) = edit.after() else { continue };
+            let slot = slots.get(&new.name);
+            if let (Edit::Change { old, .. }, Some(&slot), false) = (edit, slot, reopens) {
+                self.adjust(slot, old, new, prepared)?;
+            } else if let Some(&occupied) = places.get(&self.place(new)) {
+                check(new, &self.run_dir)?;
+                late.push((new.clone(), occupied));
+            } else {
+                prepared.opened.push(self.open_port(new.clone())?);
+            }
+        }
+        Ok(late)
+    }
+
+    /// The places of open ports in the table, by name.
+    pub(in crate::engine) fn port_slots(&self) -> HashMap<Name, usize> {
+        let name = |(slot, port): (usize, &PortState)| (port.config.name.clone(), slot);
+        self.ports.iter().map(name).collect()
+    }
+
+    /// Which port has which socket or interface.
+    fn port_places(&self) -> HashMap<Place, usize> {
+        let open = self.ports.iter().filter(|(_, port)| !port.is_gone());
+        open.map(|(slot, port)| (self.place(&port.config), slot))
+            .collect()
+    }
+
+    fn place(&self, port: &Port) -> Place {
+        match &port.driver {
+            PortDriver::VhostUser(at) => Place::Socket(at.socket.resolve(&self.run_dir)),
+            PortDriver::Tun { interface } | PortDriver::Tap { interface } => {
+                Place::Interface(interface.clone())
+            }
+        }
+    }
+
+    /// Carries a change of a port over to its interface, if it has one.
+    fn adjust(
+        &mut self,
+        slot: usize,
+        old: &Port,
+        new: &Port,
+        prepared: &mut Prepared,
+    ) -> Result<(), String> {
+        let port = self.ports.get_mut(slot);
+        let Some(interface) = port.and_then(|port| port.interface.as_mut()) else {
+            return Ok(());
+        };
+        // Noted first: what fails in its middle is undone, too.
+        prepared.adjusted.push((slot, old.clone(), new.clone()));
+        let adjusted = interface.adjust(old, new);
+        adjusted.map_err(|error| format!("port {}: {error}", new.name))
+    }
+
+    /// Closes ports and opens those that take their sockets and interfaces.
+    pub(super) fn displace(
+        &mut self,
+        late: Vec<(Port, usize)>,
+        prepared: &mut Prepared,
+    ) -> Result<(), String> {
+        if late.is_empty() {
+            return Ok(());
+        }
         let mut closing = Vec::new();
-        let present: Vec<_> = self
-            .ports
-            .iter()
-            .map(|(slot, port)| (slot, port.config.name.clone()))
-            .collect();
-        for (slot, name) in present {
-            let reopened = opened.iter().any(|port| port.config.name == name)
-                || late.iter().any(|port| port.name == name);
-            match new.port(&name) {
-                None => changes.push(format!("port {name} removed")),
-                Some(_) if reopened => changes.push(format!("port {name} reopened")),
-                Some(config) => {
-                    if let Some(port) = self.ports.get_mut(slot)
-                        && port.config != *config
-                    {
-                        changes.push(format!("port {name} changed"));
-                        let old = std::mem::replace(&mut port.config, config.clone());
-                        adjust(port, (&old, &self.config), (config, new), changes);
-                    }
-                    continue;
+        for &(_, slot) in &late {
+            if let Some(port) = self.ports.take(slot) {
+                let config = port.config.clone();
+                prepared.displaced.push(Displaced { slot, config });
+                closing.push(port);
+            }
+        }
+        // No worker knows them when they close.
+        self.publish();
+        self.await_adoption();
+        drop(closing);
+        for (port, _) in late {
+            prepared.opened.push(self.open_port(port)?);
+        }
+        Ok(())
+    }
+
+    /// Undoes that; answers which ports stay down, and why.
+    pub(super) fn restore(&mut self, displaced: Vec<Displaced>) -> Vec<String> {
+        if displaced.is_empty() {
+            return Vec::new();
+        }
+        let mut left = Vec::new();
+        for Displaced { slot, config } in displaced {
+            match self.open_port(config.clone()) {
+                Ok(port) => self.ports.put(slot, port),
+                Err(error) => {
+                    self.ports.vacate(slot);
+                    left.push(format!(
+                        "port {} is down and tried again each second: {error}",
+                        config.name
+                    ));
+                    self.down.push(DownPort { config, error });
                 }
             }
-            closing.extend(self.ports.remove(slot));
         }
-        for port in opened.drain(..) {
-            if !changes.contains(&format!("port {} reopened", port.config.name)) {
-                changes.push(format!("port {} added", port.config.name));
-            }
-            self.ports.insert(port);
-        }
-        closing
+        self.publish();
+        left
     }
 
-    pub(super) fn open_port(
-        &self,
-        port: config::Port,
-        network: &config::Network,
-    ) -> Result<PortState, String> {
+    pub(super) fn open_port(&self, port: Port) -> Result<PortState, String> {
         let keeper = if self.lone {
             Keeper::Host(self.lone_tun.clone())
         } else {
             Keeper::Configuration
         };
-        PortState::open(port, network, &self.run_dir, &self.ears, keeper)
+        PortState::open(port, &self.run_dir, &self.ears, keeper)
     }
 
-    /// Opens ports whose sockets were taken by ports that are closed now.
-    pub(super) fn open_late(&mut self, late: Vec<config::Port>, changes: &mut Vec<String>) {
-        for config in late {
-            let name = config.name.clone();
-            let network = self.config.network_of(&config).clone();
-            match self.open_port(config, &network) {
+    /// Tries ports that are down again.
+    pub(in crate::engine) fn retry_ports(&mut self) {
+        let mut opened = false;
+        for DownPort { config, error } in std::mem::take(&mut self.down) {
+            match self.open_port(config.clone()) {
                 Ok(port) => {
+                    tracing::info!(port = %config.name, "the port is open again");
                     self.ports.insert(port);
+                    opened = true;
                 }
-                Err(error) => {
-                    tracing::error!(port = %name, error, "can't reopen a port");
-                    changes.push(format!("port {name} is down: {error}"));
+                Err(now) => {
+                    if now != error {
+                        tracing::error!(port = %config.name, error = now, "the port is down still");
+                    }
+                    self.down.push(DownPort { config, error: now });
                 }
             }
         }
+        if opened {
+            self.publish();
+        }
+    }
+
+    /// What others are to hear of a change: of running guests that gained addresses, and of addresses that are no
+    /// port's any more.
+    pub(super) fn moves(&self, plan: &[Change], goal: &Goal) -> Vec<Command> {
+        let Goal::File(new) = goal else {
+            return Vec::new();
+        };
+        if ports(plan).all(|(edit, _)| matches!(edit, Edit::Add(_))) {
+            return Vec::new();
+        }
+        let slots = self.port_slots();
+        let arrived = ports(plan).filter_map(|(edit, reopens)| match edit {
+            Edit::Change { old, new } if !reopens && gains(old, new) => {
+                let slot = *slots.get(&new.name)?;
+                let port = self.ports.get(slot)?;
+                let is_guest = port.interface.is_none() && port.link_up;
+                is_guest.then(|| Command::Announce(PortIndex::from_slot(slot)))
+            }
+            Edit::Add(_) | Edit::Change { .. } | Edit::Remove(_) => None,
+        });
+        let old = ports(plan).filter_map(|(edit, _)| edit.before());
+        let gone = abandoned(old, new).into_iter();
+        let gone = gone.map(|(network, address)| Command::AnnounceGone(network, address));
+        arrived.chain(gone).collect()
+    }
+
+    /// Exchanges ports; answers those to be closed once no worker knows them.
+    pub(super) fn commit_ports(&mut self, plan: &[Change], prepared: Prepared) -> Vec<PortState> {
+        let mut closing = Vec::new();
+        if ports(plan).next().is_none() {
+            return closing;
+        }
+        let slots = self.port_slots();
+        for (edit, reopens) in ports(plan) {
+            let slot = edit.before().and_then(|old| slots.get(&old.name)).copied();
+            match (edit, slot) {
+                (Edit::Change { new, .. }, Some(slot)) if !reopens => {
+                    if let Some(port) = self.ports.get_mut(slot) {
+                        port.config = new.clone();
+                    }
+                }
+                (_, slot) => closing.extend(slot.and_then(|slot| self.ports.remove(slot))),
+            }
+            let name = edit.before().map(|old| &old.name);
+            self.down.retain(|down| Some(&down.config.name) != name);
+        }
+        for displaced in prepared.displaced {
+            self.ports.vacate(displaced.slot);
+        }
+        for port in prepared.opened {
+            self.ports.insert(port);
+        }
+        closing
     }
 }
 
 /// Whether a port has an address in its network that was not its own before: others may know it at the gateway's MAC
 /// address, if it was behind a peer.
-fn gains(old: &config::Port, new: &config::Port) -> bool {
+fn gains(old: &Port, new: &Port) -> bool {
     let is_new = |address| !old.addresses.contains(address);
     new.network != old.network || new.addresses.iter().any(is_new)
 }
 
-/// Addresses that no port of their network has any more: they may be behind a peer now. Networks are counted as the
-/// new configuration, and so its snapshot, has them.
-fn abandoned(old: &Config, new: &Config) -> Vec<(NetworkIndex, IpAddr)> {
-    let mut gone = Vec::new();
-    for port in &old.ports {
-        let mut networks = new.networks.iter();
-        let Some(place) = networks.position(|network| network.name == port.network) else {
-            continue;
-        };
-        for address in &port.addresses {
-            let has_it =
-                |new: &config::Port| new.network == port.network && new.addresses.contains(address);
-            if !new.ports.iter().any(has_it) {
-                gone.push((NetworkIndex::from_slot(place), *address));
-            }
-        }
-    }
-    gone
-}
-
-impl PortState {
-    /// Whether it has the socket or the interface that `other` wants.
-    pub(super) fn occupies(&self, other: &config::Port) -> bool {
-        use config::PortDriver::{Tap, Tun, VhostUser};
-        match (&self.config.driver, &other.driver) {
-            (VhostUser(a), VhostUser(b)) => a.socket == b.socket,
-            (
-                Tun { interface: a } | Tap { interface: a },
-                Tun { interface: b } | Tap { interface: b },
-            ) => a == b && !self.is_gone(),
-            (VhostUser(_), _) | (_, VhostUser(_)) => false,
-        }
-    }
-}
-
-/// Carries a change of a port over to its interface, if it has one.
-fn adjust(
-    port: &mut PortState,
-    (old, old_config): (&config::Port, &Config),
-    (new, new_config): (&config::Port, &Config),
-    changes: &mut Vec<String>,
-) {
-    let Some(interface) = &mut port.interface else {
-        return;
+/// Addresses of ports as they were that no port of their network has any more: they may be behind a peer now.
+/// Networks are counted as the new configuration, and so its snapshot, has them.
+fn abandoned<'p>(old: impl Iterator<Item = &'p Port>, new: &Config) -> Vec<(NetworkIndex, IpAddr)> {
+    let places = new.networks.iter().enumerate();
+    let places: HashMap<_, _> = places
+        .map(|(place, network)| (&network.name, place))
+        .collect();
+    let addresses = |port: &'p Port| {
+        port.addresses
+            .iter()
+            .map(|address| (&port.network, *address))
     };
-    let old = (old, old_config.network_of(old));
-    let new = (new, new_config.network_of(new));
-    if let Err(error) = interface.adjust(old, new) {
-        let name = &port.config.name;
-        tracing::warn!(port = %name, error, "can't change an interface");
-        changes.push(format!("port {name}: {error}"));
-    }
+    let kept: HashSet<_> = new
+        .ports
+        .iter()
+        .flat_map(|port| {
+            port.addresses
+                .iter()
+                .map(|address| (&port.network, *address))
+        })
+        .collect();
+    let gone = old.flat_map(addresses).filter(|it| !kept.contains(it));
+    gone.filter_map(|(network, address)| {
+        Some((NetworkIndex::from_slot(*places.get(network)?), address))
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -190,7 +345,7 @@ ports:
     }
 
     fn gone(old: &Config, new: &Config) -> Vec<(usize, String)> {
-        let gone = abandoned(old, new).into_iter();
+        let gone = abandoned(old.ports.iter(), new).into_iter();
         gone.map(|(network, address)| (network.slot(), address.to_string()))
             .collect()
     }

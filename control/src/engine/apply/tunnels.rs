@@ -1,9 +1,9 @@
-//! Tunnels and their peers, from one configuration to the next.
+//! Tunnels and their peers, as a plan has them.
 //!
-//! In: a checked configuration, sockets that were opened for it. Out: the tunnels as it has them.
-//! Never: a session lost of a peer that stays; a peer's number given to another while frames for it may be staged.
+//! In: a plan. Out: sockets that are opened for it, or handed from one tunnel to another; the tunnels and peers as it
+//! has them. Never: a session lost of a peer that stays; a UDP port closed that another tunnel is to have.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, sync::Arc};
 
 use culvert_dataplane::{
     shared::{
@@ -12,66 +12,329 @@ use culvert_dataplane::{
     },
     uplink::{UplinkQueue, udp::Marker},
 };
-use culvert_wireguard::Now;
+use culvert_wireguard::{Instant, Now};
 
-use super::super::{Engine, GREETING, GREETING_STEP, endpoint_key, tunnels::TunnelState};
-use super::{Manner, Sockets};
-use crate::config::{self, Config, Name, WorkerIndex};
+use super::super::{
+    Engine, GREETING, GREETING_STEP, endpoint_key, tunnels::TunnelState, uplinks::UplinkState,
+};
+use super::{Leaving, Prepared};
+use crate::{
+    config::{Name, Tunnel, WorkerIndex},
+    plan::{Change, Edit, PeerChange},
+};
 
+/// Ports that are tried when any will do.
+const PORT_TRIES: usize = 20;
+
+/// A tunnel's port.
+pub(super) enum Sockets {
+    /// On a UDP uplink bound.
+    Opened { port: u16, queues: Vec<UplinkQueue> },
+    /// That of the tunnel at this place, which gives it up.
+    Inherited { port: u16, from: usize },
+}
+
+impl Sockets {
+    fn port(&self) -> u16 {
+        match self {
+            Self::Opened { port, .. } | Self::Inherited { port, .. } => *port,
+        }
+    }
+}
+
+/// The tunnels that a plan changes, without their peers.
+fn tunnels(plan: &[Change]) -> impl Iterator<Item = &Edit<Tunnel>> {
+    plan.iter().filter_map(Change::tunnel)
+}
+
+/// The peers that a plan changes.
+fn peers(plan: &[Change]) -> impl Iterator<Item = &PeerChange> {
+    plan.iter().filter_map(Change::peer)
+}
+
+/// Whether a tunnel is to have another port than it has.
+fn moves(edit: &Edit<Tunnel>) -> bool {
+    match edit {
+        Edit::Add(_) => true,
+        Edit::Change { old, new } => old.listen_port != new.listen_port,
+        Edit::Remove(_) => false,
+    }
+}
+
+/// Step 2.
 impl Engine {
-    pub(super) fn change_tunnels(
+    /// Sees to the ports of new tunnels, and of those that move: each is inherited from a tunnel that gives it up, or
+    /// opened beside the old ones.
+    pub(super) fn prepare_tunnels(
         &mut self,
-        new: &Config,
-        mut sockets: Vec<(Name, Sockets)>,
-        manner: &Manner,
-        now: Now,
-        changes: &mut Vec<String>,
-    ) {
-        let gone: Vec<_> = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| new.tunnel(&tunnel.name).is_none())
-            .map(|(slot, tunnel)| (slot, tunnel.name.clone()))
-            .collect();
-        // New ones first: `prepare` gave them the places that are vacant now.
-        for tunnel in &new.tunnels {
-            let opened = sockets
-                .iter()
-                .position(|(name, _)| name == &tunnel.name)
-                .map(|position| sockets.swap_remove(position).1);
-            let slot = match (self.tunnel_slot(&tunnel.name), opened) {
-                (Some(slot), opened) => {
-                    self.change_tunnel(slot, tunnel, opened, changes);
+        plan: &[Change],
+        prepared: &mut Prepared,
+    ) -> Result<(), String> {
+        let given_up = self.given_up(plan);
+        for edit in tunnels(plan).filter(|edit| moves(edit)) {
+            let Some(new) = edit.after() else { continue };
+            let slot = match self.tunnel_slot(&new.name) {
+                Some(slot) => slot,
+                None => {
+                    let slot = self.tunnels.reserve();
+                    prepared.places.insert(new.name.clone(), slot);
                     slot
                 }
-                (None, Some(opened)) => {
-                    changes.push(format!("tunnel {} added", tunnel.name));
-                    self.add_tunnel(new, tunnel, opened)
-                }
-                // `prepare` opens every new tunnel.
-                (None, None) => continue,
             };
-            self.change_peers(slot, tunnel, manner, now, changes);
+            let (uplink, _) = self.uplink_of(new)?;
+            let sockets = match given_up.get(&(uplink, new.listen_port)) {
+                Some(&from) => Sockets::Inherited {
+                    port: new.listen_port,
+                    from,
+                },
+                None => self.open_sockets(new, slot, &given_up)?,
+            };
+            prepared.sockets.insert(new.name.clone(), sockets);
         }
-        for (slot, name) in gone {
-            changes.push(format!("tunnel {name} removed"));
-            self.remove_tunnel(slot);
+        Ok(())
+    }
+
+    /// Ports that their tunnels give up, by uplink and number.
+    fn given_up(&self, plan: &[Change]) -> HashMap<(usize, u16), usize> {
+        let going = tunnels(plan).filter(|edit| match edit {
+            Edit::Remove(_) => true,
+            Edit::Add(_) | Edit::Change { .. } => moves(edit),
+        });
+        let slots = going.filter_map(|edit| self.tunnel_slot(&edit.before()?.name));
+        slots
+            .filter_map(|slot| {
+                let tunnel = self.tunnels.get(slot)?;
+                Some(((tunnel.uplink, tunnel.config.listen_port), slot))
+            })
+            .collect()
+    }
+
+    fn uplink_of(&self, tunnel: &Tunnel) -> Result<(usize, &UplinkState), String> {
+        let named = |(_, uplink): &(usize, &UplinkState)| uplink.config.name == tunnel.uplink;
+        let found = self.uplinks.iter().find(named);
+        found.ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))
+    }
+
+    fn open_sockets(
+        &self,
+        tunnel: &Tunnel,
+        slot: usize,
+        given_up: &HashMap<(usize, u16), usize>,
+    ) -> Result<Sockets, String> {
+        let (index, uplink) = self.uplink_of(tunnel)?;
+        let open = |port| -> Result<Sockets, String> {
+            let queues = uplink.open_tunnel(
+                UplinkIndex::from_slot(index),
+                TunnelIndex::from_slot(slot),
+                port,
+                tunnel.fwmark,
+                self.workers.count(),
+            );
+            let queues = queues.map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+            Ok(Sockets::Opened { port, queues })
+        };
+        if tunnel.listen_port == 0 {
+            return self.choose_port(index, uplink, open);
+        }
+        open(tunnel.listen_port).map_err(|error| {
+            let mut holders = given_up.iter();
+            let holder = holders.find(|((_, port), _)| *port == tunnel.listen_port);
+            let holder = holder.and_then(|(_, &slot)| self.tunnels.get(slot));
+            holder.map_or(error, |holder| {
+                format!("tunnel {}: port {} is that of tunnel {} on another uplink until this change is done: take it away in a change of its own first", tunnel.name, tunnel.listen_port, holder.name)
+            })
+        })
+    }
+
+    /// Opens a port that is free. Somebody may take it between the look and the bind: then another.
+    fn choose_port(
+        &self,
+        index: usize,
+        uplink: &UplinkState,
+        open: impl Fn(u16) -> Result<Sockets, String>,
+    ) -> Result<Sockets, String> {
+        let mut refused = String::new();
+        for _ in 0..PORT_TRIES {
+            let port = uplink.free_port()?;
+            let mut own = self.tunnels.iter().filter(|(_, t)| t.uplink == index);
+            if own.any(|(_, tunnel)| tunnel.config.listen_port == port) {
+                continue;
+            }
+            match open(port) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// Has sockets that stay mark packets as the plan wants them.
+    pub(super) fn mark_packets(
+        &self,
+        plan: &[Change],
+        prepared: &mut Prepared,
+    ) -> Result<(), String> {
+        for new in tunnels(plan).filter_map(Edit::after) {
+            let stays = match prepared.sockets.get(&new.name) {
+                Some(Sockets::Opened { .. }) => continue,
+                Some(Sockets::Inherited { from, .. }) => Some(*from),
+                None => self.tunnel_slot(&new.name),
+            };
+            let Some(tunnel) = stays.and_then(|slot| self.tunnels.get(slot)) else {
+                continue;
+            };
+            if tunnel.config.fwmark == new.fwmark {
+                continue;
+            }
+            prepared.marked.extend(stays);
+            mark(&tunnel.markers, new.fwmark).map_err(|error| {
+                format!(
+                    "tunnel {}: can't mark packets with {:#x}: {error} (it takes CAP_NET_ADMIN)",
+                    new.name, new.fwmark
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Undoes that; answers what could not be undone.
+    pub(super) fn unmark_packets(&self, marked: &[usize]) -> Vec<String> {
+        let tunnels = marked.iter().filter_map(|&slot| self.tunnels.get(slot));
+        tunnels
+            .filter_map(|tunnel| {
+                let error = mark(&tunnel.markers, tunnel.config.fwmark).err()?;
+                let (name, mark) = (&tunnel.name, tunnel.config.fwmark);
+                Some(format!(
+                    "tunnel {name}: can't mark packets with {mark:#x} again: {error}"
+                ))
+            })
+            .collect()
+    }
+}
+
+fn mark(markers: &[Marker], mark: u32) -> std::io::Result<()> {
+    markers.iter().try_for_each(|marker| marker.mark(mark))
+}
+
+/// Step 3.
+impl Engine {
+    /// Exchanges the tunnels; whether a port is closed for it.
+    pub(super) fn commit_tunnels(&mut self, plan: &mut [Change], prepared: &mut Prepared) -> bool {
+        for change in plan.iter_mut() {
+            // From here on the plan has the number that was chosen.
+            if let Change::Tunnel(Edit::Add(new) | Edit::Change { new, .. }) = change
+                && let Some(sockets) = prepared.sockets.get(&new.name)
+            {
+                new.listen_port = sockets.port();
+            }
+        }
+        let closed = self.give_up_ports(plan, prepared);
+        self.hand_ports_over(prepared);
+        for edit in tunnels(plan) {
+            match edit {
+                Edit::Add(new) => self.add_tunnel(new, prepared),
+                Edit::Change { new, .. } => self.change_tunnel(new),
+                Edit::Remove(_) => {}
+            }
+        }
+        self.take_ports(std::mem::take(&mut prepared.sockets));
+        for edit in tunnels(plan) {
+            if let Edit::Remove(old) = edit
+                && let Some(slot) = self.tunnel_slot(&old.name)
+            {
+                self.remove_tunnel(slot);
+            }
+        }
+        closed
+    }
+
+    /// Has workers close the sockets that nobody inherits; whether there are such.
+    fn give_up_ports(&mut self, plan: &[Change], prepared: &Prepared) -> bool {
+        let inherited: Vec<usize> = prepared
+            .sockets
+            .values()
+            .filter_map(|sockets| match sockets {
+                Sockets::Inherited { from, .. } => Some(*from),
+                Sockets::Opened { .. } => None,
+            })
+            .collect();
+        let mut going: Vec<_> = self.given_up(plan).into_values().collect();
+        going.retain(|slot| !inherited.contains(slot));
+        for &slot in &going {
+            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                continue;
+            };
+            tunnel.markers = Vec::new();
+            let uplink = UplinkIndex::from_slot(tunnel.uplink);
+            let index = TunnelIndex::from_slot(slot);
+            self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
+        }
+        !going.is_empty()
+    }
+
+    /// Tells workers whose the sockets are that are inherited.
+    fn hand_ports_over(&mut self, prepared: &Prepared) {
+        let mut pairs: HashMap<usize, Vec<(TunnelIndex, TunnelIndex)>> = HashMap::new();
+        for (name, sockets) in &prepared.sockets {
+            let Sockets::Inherited { from, .. } = sockets else {
+                continue;
+            };
+            let place = prepared.places.get(name).copied();
+            let heir = place.or_else(|| self.tunnel_slot(name));
+            if let (Some(heir), Some(tunnel)) = (heir, self.tunnels.get(*from)) {
+                let pair = (TunnelIndex::from_slot(*from), TunnelIndex::from_slot(heir));
+                pairs.entry(tunnel.uplink).or_default().push(pair);
+            }
+        }
+        for (uplink, pairs) in pairs {
+            let pairs: Arc<[_]> = pairs.into();
+            let uplink = UplinkIndex::from_slot(uplink);
+            self.tell_all(|| Command::HandOver(uplink, Arc::clone(&pairs)));
         }
     }
 
-    fn add_tunnel(&mut self, new: &Config, tunnel: &config::Tunnel, opened: Sockets) -> usize {
-        let uplink = self
-            .uplinks
-            .iter()
-            .find(|(_, u)| u.config.name == tunnel.uplink);
-        let uplink = uplink.map_or(0, |(slot, _)| slot);
-        let mut state = TunnelState::new(tunnel.clone(), uplink);
-        state.config.peers.clear();
-        state.markers = markers(&opened.queues);
-        let slot = self.tunnels.insert(state);
-        let owners = new.uplink_of(tunnel).queue_workers.clone();
-        self.attach(&owners, opened.queues);
-        slot
+    /// Gives tunnels their new ports. All are taken from their old owners first: two may swap.
+    fn take_ports(&mut self, sockets: HashMap<Name, Sockets>) {
+        let taken: Vec<_> = sockets
+            .into_iter()
+            .map(|(name, sockets)| match sockets {
+                Sockets::Opened { queues, .. } => (name, markers(&queues), queues),
+                Sockets::Inherited { from, .. } => {
+                    let owner = self.tunnels.get_mut(from);
+                    let markers = owner.map(|owner| std::mem::take(&mut owner.markers));
+                    (name, markers.unwrap_or_default(), Vec::new())
+                }
+            })
+            .collect();
+        for (name, markers, queues) in taken {
+            let slot = self.tunnel_slot(&name);
+            let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) else {
+                continue;
+            };
+            tunnel.markers = markers;
+            let uplink = self.uplinks.get(tunnel.uplink);
+            let owners = uplink.map(|uplink| uplink.config.queue_workers.clone());
+            for place in tunnel.peers.values() {
+                // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).
+                if let Some(peer) = self.peers.get_mut(*place) {
+                    peer.local = None;
+                    peer.outdate_path();
+                }
+            }
+            self.attach(&owners.unwrap_or_default(), queues);
+        }
+    }
+
+    fn add_tunnel(&mut self, new: &Tunnel, prepared: &mut Prepared) {
+        let (Some(slot), Ok((uplink, _))) =
+            (prepared.places.remove(&new.name), self.uplink_of(new))
+        else {
+            // `prepare_tunnels` sees to both.
+            return;
+        };
+        let state = TunnelState::new(new.clone(), uplink);
+        self.tunnels.put(slot, state);
+        self.tunnel_names.insert(new.name.clone(), slot);
     }
 
     /// Gives each worker a queue: those that the configuration names for a queue first,
@@ -90,151 +353,133 @@ impl Engine {
         }
     }
 
-    fn change_tunnel(
-        &mut self,
-        slot: usize,
-        new: &config::Tunnel,
-        opened: Option<Sockets>,
-        changes: &mut Vec<String>,
-    ) {
-        let Some(tunnel) = self.tunnels.get_mut(slot) else {
+    fn change_tunnel(&mut self, new: &Tunnel) {
+        let slot = self.tunnel_slot(&new.name);
+        let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) else {
             return;
         };
-        let uplink = tunnel.uplink;
         if tunnel.config.private_key != new.private_key {
             tunnel.device.set_private_key(new.private_key.clone());
-            changes.push(format!("tunnel {}: private key changed", new.name));
         }
-        if tunnel.config.mtu != new.mtu {
-            changes.push(format!("tunnel {}: mtu {}", new.name, new.mtu));
+        tunnel.config = new.clone();
+    }
+
+    fn remove_tunnel(&mut self, slot: usize) {
+        let places = self.tunnels.get(slot).map(|tunnel| &tunnel.peers);
+        let places: Vec<_> = places
+            .into_iter()
+            .flat_map(HashMap::values)
+            .copied()
+            .collect();
+        for place in places {
+            self.remove_peer(place);
         }
-        if tunnel.config.listen_port != new.listen_port {
-            changes.push(format!(
-                "tunnel {}: listen port {}",
-                new.name, new.listen_port
-            ));
-        }
-        if tunnel.config.fwmark != new.fwmark {
-            changes.push(format!("tunnel {}: fwmark {}", new.name, new.fwmark));
-            for marker in &tunnel.markers {
-                if let Err(error) = marker.mark(new.fwmark) {
-                    tracing::warn!(tunnel = %new.name, fwmark = new.fwmark, %error, "can't mark packets");
-                }
-            }
-        }
-        let peers = std::mem::take(&mut tunnel.config.peers);
-        tunnel.config = config::Tunnel {
-            peers,
-            ..new.clone()
-        };
-        let Some(Sockets { queues, .. }) = opened else {
-            return;
-        };
-        tunnel.markers = markers(&queues);
-        for (_, peer) in self.peers.iter_mut().filter(|(_, p)| p.tunnel == slot) {
-            // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).
-            peer.local = None;
-            peer.outdate_path();
-        }
-        if !queues.is_empty() {
-            let index = TunnelIndex::from_slot(slot);
-            self.tell_all(|| Command::DetachUplink(UplinkIndex::from_slot(uplink), Some(index)));
-            let owners = self
-                .uplinks
-                .get(uplink)
-                .map(|u| u.config.queue_workers.clone());
-            self.attach(&owners.unwrap_or_default(), queues);
+        self.unrouted.retain(|(_, of, _)| *of != slot);
+        if let Some(mut tunnel) = self.tunnels.remove(slot) {
+            self.tunnel_names.remove(&tunnel.name);
+            tunnel.device.bring_down();
         }
     }
 
-    fn change_peers(
-        &mut self,
-        slot: usize,
-        new: &config::Tunnel,
-        manner: &Manner,
-        now: Now,
-        changes: &mut Vec<String>,
-    ) {
-        let nuances = manner.of(&new.name);
-        let is_anew = |key: &_| nuances.is_some_and(|nuances| nuances.made_anew.contains(key));
-        let endpoint_by_wg = |key: &_| nuances?.endpoints.get(key).copied();
-        let mut present: HashMap<_, _> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.tunnel == slot)
-            .map(|(place, peer)| (peer.config.public_key, place))
-            .collect();
-        let wanted: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
-        let tunnel_name = &new.name;
-        present.retain(|key, place| {
-            let stays = wanted.contains(key) && !is_anew(key);
-            if !stays {
-                let name = self.peers.get(*place).map(|peer| peer.config.name.clone());
-                changes.extend(name.map(|name| format!("peer {tunnel_name}/{name} removed")));
-                self.remove_peer(*place);
-            }
-            stays
-        });
-        if let Some(tunnel) = self.tunnels.get_mut(slot) {
-            tunnel.make_room(new.peers.len());
-        }
-        let mut added = Vec::new();
-        for peer in &new.peers {
-            if let Some(&place) = present.get(&peer.public_key) {
-                let (tunnel, state) = (self.tunnels.get_mut(slot), self.peers.get_mut(place));
-                let endpoint = endpoint_by_wg(&peer.public_key);
-                if let (Some(tunnel), Some(state)) = (tunnel, state)
-                    && (state.config != *peer || endpoint.is_some())
-                {
-                    changes.push(format!("peer {tunnel_name}/{} changed", peer.name));
-                    tunnel.update_peer(state, peer.clone(), endpoint, now);
+    /// Removes, changes and adds peers; answers what failed.
+    pub(super) fn commit_peers(&mut self, plan: &[Change], by_wg: bool, now: Now) -> Vec<String> {
+        let mut added: HashMap<&Name, usize> = HashMap::new();
+        for change in peers(plan) {
+            match &change.edit {
+                Edit::Remove(old) => {
+                    let place = self.peer_place(&change.tunnel, &old.public_key);
+                    place.into_iter().for_each(|place| self.remove_peer(place));
                 }
-                continue;
-            }
-            let endpoint = match nuances {
-                Some(_) => endpoint_by_wg(&peer.public_key),
-                None => self.first_endpoint(tunnel_name, peer),
-            };
-            let Some(tunnel) = self.tunnels.get_mut(slot) else {
-                continue;
-            };
-            match tunnel.add_peer(
-                slot,
-                peer.clone(),
-                endpoint,
-                (&mut self.peers, &self.outdated),
-                now,
-            ) {
-                Ok(place) => {
-                    changes.push(format!("peer {tunnel_name}/{} added", peer.name));
-                    if endpoint.is_some() && nuances.is_none() {
-                        added.push(place);
-                    }
-                }
-                // The check of the configuration leaves no reason for it.
-                Err(error) => {
-                    changes.push(format!("peer {tunnel_name}/{}: {error}", peer.name));
-                }
+                Edit::Add(_) => *added.entry(&change.tunnel).or_default() += 1,
+                Edit::Change { .. } => {}
             }
         }
-        if !self.lone {
+        self.forget_unrouted();
+        for (name, added) in added {
+            let slot = self.tunnel_slot(name);
+            if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
+                tunnel.make_room(tunnel.peers.len() + added);
+            }
+        }
+        let (mut failures, mut greeted) = (Vec::new(), Vec::new());
+        for change in peers(plan) {
+            match self.commit_peer(change, by_wg, now) {
+                Ok(place) => greeted.extend(place),
+                Err(error) => failures.push(error),
+            }
+        }
+        if !self.lone && !by_wg {
             // What `wg` drives is silent until there is something to say.
-            self.greet(&added, now);
+            self.greet(&greeted, now.monotonic);
+        }
+        failures
+    }
+
+    /// Messages of removed peers: others may get the numbers that they name.
+    fn forget_unrouted(&mut self) {
+        let tunnels = &self.tunnels;
+        self.unrouted.retain(|(_, slot, message)| {
+            let tunnel = tunnels.get(*slot);
+            let known = |id| tunnel.is_some_and(|tunnel| tunnel.peers.contains_key(&id));
+            message.peer.map_or(tunnel.is_some(), known)
+        });
+    }
+
+    /// Changes or adds a peer; answers the place of one that may be called.
+    fn commit_peer(
+        &mut self,
+        change: &PeerChange,
+        by_wg: bool,
+        now: Now,
+    ) -> Result<Option<usize>, String> {
+        let Some(slot) = self.tunnel_slot(&change.tunnel) else {
+            return Ok(None);
+        };
+        match &change.edit {
+            Edit::Remove(_) => Ok(None),
+            Edit::Change { new, .. } => {
+                let place = self.peer_place(&change.tunnel, &new.public_key);
+                let peer = place.and_then(|place| self.peers.get_mut(place));
+                if let (Some(tunnel), Some(peer)) = (self.tunnels.get_mut(slot), peer) {
+                    tunnel.update_peer(peer, Arc::clone(new), change.moves, now);
+                }
+                Ok(None)
+            }
+            Edit::Add(new) => {
+                let endpoint = match by_wg {
+                    true => new
+                        .endpoint
+                        .as_ref()
+                        .and_then(|endpoint| endpoint.address()),
+                    false => self.first_endpoint(&change.tunnel, new),
+                };
+                let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                    return Ok(None);
+                };
+                let table = (&mut self.peers, &self.outdated);
+                let added = tunnel.add_peer(slot, Arc::clone(new), endpoint, table, now);
+                // The check of the configuration leaves no reason for it.
+                let place = added
+                    .map_err(|error| format!("peer {}/{}: {error}", change.tunnel, new.name))?;
+                Ok(endpoint.map(|_| place))
+            }
         }
     }
 
     /// Plans the first handshakes of new peers, spread over time.
-    fn greet(&mut self, peers: &[usize], now: Now) {
+    fn greet(&mut self, peers: &[usize], now: Instant) {
         let count = u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
         let step = GREETING_STEP.min(GREETING / count);
-        let mut due = now.monotonic;
-        for &peer in peers {
-            self.greetings.push_back((due, peer));
+        let mut due = now;
+        for peer in peers.iter().filter_map(|&place| self.peers.get(place)) {
+            self.greetings.push_back((due, Arc::clone(&peer.cell)));
             due = due + step;
         }
-        self.greetings
-            .make_contiguous()
-            .sort_by_key(|&(due, _)| due);
+        if !peers.is_empty() {
+            self.greetings
+                .make_contiguous()
+                .sort_by_key(|(due, _)| *due);
+        }
     }
 
     fn remove_peer(&mut self, place: usize) {
@@ -242,42 +487,19 @@ impl Engine {
             return;
         };
         let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
-        let uplink = UplinkIndex::from_slot(uplink.unwrap_or_default());
-        self.leaving.push((place, uplink));
-        self.greetings.retain(|&(_, greeted)| greeted != place);
+        self.leaving.push_back(Leaving {
+            place,
+            uplink: UplinkIndex::from_slot(uplink.unwrap_or_default()),
+            since: self.generation + 1,
+        });
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
             let key = endpoint_key(&tunnel.name, &peer.config);
             self.endpoints.forget(&key);
-            tunnel.device.remove_peer(peer.cell.id);
-            // Another peer may get the number that they name.
-            self.unrouted.retain(|(_, slot, message)| {
-                *slot != peer.tunnel || message.peer != Some(peer.cell.id)
-            });
+            tunnel.forget_peer(place, &peer);
             let mut wishes = Vec::new();
             tunnel.drain(&mut self.peers, &mut wishes);
-            tunnel.peers.remove(&peer.cell.id);
             peer.cell.publish_keypair(None);
         }
-    }
-
-    fn remove_tunnel(&mut self, slot: usize) {
-        let places: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.tunnel == slot)
-            .map(|(place, _)| place)
-            .collect();
-        for place in places {
-            self.remove_peer(place);
-        }
-        let Some(mut tunnel) = self.tunnels.remove(slot) else {
-            return;
-        };
-        tunnel.device.bring_down();
-        self.unrouted.retain(|(_, of, _)| *of != slot);
-        let uplink = UplinkIndex::from_slot(tunnel.uplink);
-        let index = TunnelIndex::from_slot(slot);
-        self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
     }
 }
 

@@ -167,14 +167,13 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
         uapi: Uapi::Off,
         peers: Vec::new(),
     };
-    let text = "version: 1\nuplinks: {u: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]}}\nnetworks: {}\n";
-    let read = parse(text, Path::new("/test.yaml"), &Named);
-    let (mut config, _) = read.map_err(|report| report.render(false)).unwrap();
-    config.tunnels = vec![tunnel("a", 1), tunnel("b", 2)];
-    let mut check = |port, fwmark| {
-        config.tunnels[0].listen_port = port;
-        config.tunnels[0].fwmark = fwmark;
-        check_limits(&config, &name("a"))
+    let tunnels = [tunnel("a", 1), tunnel("b", 2)];
+    let check = |listen_port, fwmark| {
+        let new = Tunnel {
+            fwmark,
+            ..tunnel("a", listen_port)
+        };
+        check_on_device(&new, tunnels.iter())
     };
     assert_eq!(check(3, 0), Ok(()));
     assert_eq!(check(1, 0), Ok(()));

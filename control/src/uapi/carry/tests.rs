@@ -1,3 +1,6 @@
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
 use super::*;
 use crate::config::Uapi;
 use crate::keys::{PresharedKey, PrivateKey};
@@ -14,18 +17,18 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn peer(n: u8, nets: &[&str]) -> Peer {
-    Peer {
+fn peer(n: u8, nets: &[&str]) -> Arc<Peer> {
+    Arc::new(Peer {
         name: Name::new(&format!("p{n}")).unwrap(),
         public_key: key(n),
         preshared_key: None,
         endpoint: None,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
         persistent_keepalive: None,
-    }
+    })
 }
 
-fn tunnel(peers: Vec<Peer>) -> Tunnel {
+fn tunnel(peers: Vec<Arc<Peer>>) -> Tunnel {
     Tunnel {
         name: Name::new("wg0").unwrap(),
         uplink: Name::new("wan0").unwrap(),
@@ -48,15 +51,91 @@ fn nets(tunnel: &Tunnel, n: u8) -> Vec<String> {
         .collect()
 }
 
-fn carry(tunnel: &mut Tunnel, changes: &[Change]) -> Nuances {
-    carry_out(changes, tunnel, |_| None)
+/// A configuration as a tunnel that stands. One peer is remembered by name.
+struct Of<'t>(&'t Tunnel);
+
+impl Standing for Of<'_> {
+    fn head(&self) -> &Tunnel {
+        self.0
+    }
+
+    fn own_key(&self) -> Option<PublicKey> {
+        self.0.private_key.as_ref().map(PrivateKey::public_key)
+    }
+
+    fn peer(&self, key: &PublicKey) -> Option<Arc<Peer>> {
+        let mut peers = self.0.peers.iter();
+        peers.find(|peer| &peer.public_key == key).cloned()
+    }
+
+    fn keys(&self) -> Vec<PublicKey> {
+        self.0.peers.iter().map(|peer| peer.public_key).collect()
+    }
+
+    fn owner(&self, net: &IpNet) -> Option<PublicKey> {
+        let mut peers = self.0.peers.iter();
+        let owner = peers.find(|peer| peer.allowed_ips.contains(net));
+        owner.map(|peer| peer.public_key)
+    }
+
+    fn is_named(&self, name: &Name) -> bool {
+        self.0.peer(name).is_some()
+    }
+
+    fn former_name(&self, key: &PublicKey) -> Option<Name> {
+        (key.as_bytes() == &[200; 32]).then(|| Name::new("known").unwrap())
+    }
+}
+
+/// Carries changes out, and their outcome as an engine does; answers what they came to.
+fn carry(tunnel: &mut Tunnel, changes: &[Change]) -> Vec<plan::Change> {
+    let plan = carry_out(changes, &Of(tunnel));
+    for head in plan.iter().filter_map(|change| change.tunnel()?.after()) {
+        let peers = std::mem::take(&mut tunnel.peers);
+        *tunnel = Tunnel {
+            peers,
+            ..head.clone()
+        };
+    }
+    for edit in plan.iter().filter_map(|change| Some(&change.peer()?.edit)) {
+        let old = edit.before().map(|old| old.public_key);
+        let place = (tunnel.peers.iter()).position(|peer| Some(peer.public_key) == old);
+        match (place, edit) {
+            (None, Edit::Add(new)) => tunnel.peers.push(Arc::clone(new)),
+            (Some(place), Edit::Change { new, .. }) => tunnel.peers[place] = Arc::clone(new),
+            (Some(place), Edit::Remove(_)) => drop(tunnel.peers.remove(place)),
+            (place, edit) => panic!("{edit:?} at {place:?}"),
+        }
+    }
+    plan
+}
+
+/// The keys of peers that lose their sessions.
+fn removed(plan: &[plan::Change]) -> HashSet<PublicKey> {
+    let edits = plan.iter().filter_map(|change| Some(&change.peer()?.edit));
+    let removed = edits.filter(|edit| matches!(edit, Edit::Remove(_)));
+    removed
+        .filter_map(|edit| Some(edit.before()?.public_key))
+        .collect()
+}
+
+/// The keys of peers whose endpoints count anew.
+fn moved(plan: &[plan::Change]) -> HashSet<PublicKey> {
+    let moved = plan
+        .iter()
+        .filter_map(plan::Change::peer)
+        .filter(|change| change.moves);
+    moved
+        .filter_map(|change| Some(change.edit.after()?.public_key))
+        .collect()
 }
 
 #[test]
 fn nothing_changes_nothing() {
     let before = tunnel(vec![peer(1, &["10.0.0.0/8"]), peer(2, &["fd00::/8"])]);
     let mut after = before.clone();
-    assert_eq!(carry(&mut after, &[]), Nuances::default());
+    assert_eq!(carry(&mut after, &[]), []);
+    assert_eq!(carry(&mut after, &[Change::Peer(key(1))]), []);
     assert_eq!(after, before);
 }
 
@@ -64,7 +143,7 @@ fn nothing_changes_nothing() {
 fn settings_of_tunnel_and_peer() {
     let mut wg = tunnel(vec![peer(1, &[])]);
     let psk = PresharedKey::from_bytes([7; 32]);
-    let nuances = carry(
+    let plan = carry(
         &mut wg,
         &[
             Change::ListenPort(7),
@@ -80,8 +159,11 @@ fn settings_of_tunnel_and_peer() {
     assert_eq!(peer.preshared_key, Some(psk));
     assert_eq!(peer.endpoint, Some(Endpoint::Address(at("192.0.2.1:5"))));
     assert_eq!(peer.persistent_keepalive, Some(25));
-    assert_eq!(nuances.endpoints[&key(1)], at("192.0.2.1:5"));
-    assert!(nuances.made_anew.is_empty());
+    assert_eq!(moved(&plan), HashSet::from([key(1)]));
+    assert_eq!(removed(&plan), HashSet::new());
+    // Once more: the peer may have moved since.
+    let again = [Change::Peer(key(1)), Change::Endpoint(at("192.0.2.1:5"))];
+    assert_eq!(moved(&carry(&mut wg, &again)), HashSet::from([key(1)]));
     carry(
         &mut wg,
         &[
@@ -153,12 +235,12 @@ fn peers_are_made_updated_and_removed() {
         Change::Peer(key(5)),
         Change::Remove,
     ];
-    let nuances = carry(&mut wg, &changes);
+    let plan = carry(&mut wg, &changes);
     let keys: Vec<_> = wg.peers.iter().map(|peer| peer.public_key).collect();
     assert_eq!(keys, [key(2), key(4)]);
     assert_eq!(nets(&wg, 2), ["10.8.0.0/16"]);
     assert_eq!(nets(&wg, 4), ["10.4.0.0/16"]);
-    assert!(!nuances.made_anew.contains(&key(2)));
+    assert_eq!(removed(&plan), HashSet::from([key(1)]));
 }
 
 #[test]
@@ -166,24 +248,45 @@ fn peers_that_are_replaced_are_made_anew() {
     let mut wg = tunnel(vec![peer(1, &["10.0.0.0/8"]), peer(2, &[])]);
     let changes = [
         Change::ReplacePeers,
+        Change::Peer(key(200)),
         Change::Peer(key(1)),
         Change::Endpoint(at("[2001:db8::1]:1")),
     ];
-    let nuances = carry_out(&changes, &mut wg, |key| {
-        (*key == PublicKey::from_bytes([1; 32])).then(|| Name::new("known").unwrap())
-    });
-    assert_eq!(wg.peers.len(), 1);
+    let plan = carry(&mut wg, &changes);
+    let names: Vec<_> = wg.peers.iter().map(|peer| peer.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["known", "p1"],
+        "in the order in which they were made"
+    );
+    assert!(wg.peers[1].allowed_ips.is_empty());
+    assert_eq!(removed(&plan), HashSet::from([key(1), key(2)]));
+    assert_eq!(moved(&plan), HashSet::from([key(1)]));
+}
+
+#[test]
+fn names_pass_from_one_to_another() {
+    let mut wg = tunnel(vec![peer(200, &["10.0.0.0/8"]), peer(2, &[])]);
+    Arc::get_mut(&mut wg.peers[1]).unwrap().name = Name::new("known").unwrap();
+    let changes = [
+        Change::Peer(key(200)),
+        Change::Remove,
+        Change::Peer(key(2)),
+        Change::Remove,
+        Change::Peer(key(200)),
+    ];
+    carry(&mut wg, &changes);
+    assert_eq!(wg.peers[0].name.as_str(), "p200");
+    carry(&mut wg, &[Change::Peer(key(200)), Change::Remove]);
+    carry(&mut wg, &[Change::Peer(key(200))]);
     assert_eq!(wg.peers[0].name.as_str(), "known");
-    assert!(wg.peers[0].allowed_ips.is_empty());
-    assert_eq!(nuances.made_anew, HashSet::from([key(1), key(2)]));
-    assert_eq!(nuances.endpoints.len(), 1);
 }
 
 #[test]
 fn the_tunnel_is_not_its_own_peer() {
     let private = PrivateKey::from_bytes([5; 32]);
     let mut wg = tunnel(vec![peer(1, &[])]);
-    wg.peers[0].public_key = private.public_key();
+    Arc::get_mut(&mut wg.peers[0]).unwrap().public_key = private.public_key();
     let changes = [
         Change::PrivateKey(Some(private.clone())),
         Change::Peer(private.public_key()),

@@ -1,0 +1,205 @@
+//! The plan: what changes from the desired state of now to another, object by object.
+//!
+//! In: the desired state in its layers, and a whole file or the edits of `wg`. Out: typed changes, each with its
+//! object, old → new and impact, in words, too. Never: a socket, a device, a clock: the engine carries plans out.
+//!
+//! Rooms: [`layers`] what is desired and by whom, [`words`] changes as text.
+
+pub mod layers;
+pub mod words;
+
+use std::sync::Arc;
+
+use crate::config::{Cores, Memory, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink};
+
+pub use layers::Layers;
+
+/// Something that comes, changes or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit<T> {
+    /// It comes.
+    Add(T),
+    /// It changes.
+    Change {
+        /// From this.
+        old: T,
+        /// To this.
+        new: T,
+    },
+    /// It goes.
+    Remove(T),
+}
+
+impl<T> Edit<T> {
+    /// From `old` to `new`; `None` if that is no change.
+    pub fn between(old: Option<T>, new: Option<T>) -> Option<Self>
+    where
+        T: PartialEq,
+    {
+        match (old, new) {
+            (Some(old), Some(new)) if old == new => None,
+            (Some(old), Some(new)) => Some(Self::Change { old, new }),
+            (None, Some(new)) => Some(Self::Add(new)),
+            (Some(old), None) => Some(Self::Remove(old)),
+            (None, None) => None,
+        }
+    }
+
+    /// What it was.
+    pub fn before(&self) -> Option<&T> {
+        match self {
+            Self::Add(_) => None,
+            Self::Change { old, .. } | Self::Remove(old) => Some(old),
+        }
+    }
+
+    /// What it becomes.
+    pub fn after(&self) -> Option<&T> {
+        match self {
+            Self::Add(new) | Self::Change { new, .. } => Some(new),
+            Self::Remove(_) => None,
+        }
+    }
+
+    fn any(&self) -> &T {
+        match self {
+            Self::Add(it) | Self::Change { new: it, .. } | Self::Remove(it) => it,
+        }
+    }
+}
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The process's threads.
+    Cores {
+        /// As they run.
+        old: Cores,
+        /// As they are wanted.
+        new: Cores,
+    },
+    /// The process's memory.
+    Memory {
+        /// As it is.
+        old: Memory,
+        /// As it is wanted.
+        new: Memory,
+    },
+    /// An uplink.
+    Uplink(Edit<Uplink>),
+    /// A tunnel, without its peers. Those of a tunnel that goes go with it.
+    Tunnel(Edit<Tunnel>),
+    /// A peer of a tunnel.
+    Peer(PeerChange),
+    /// A network.
+    Network(Edit<Network>),
+    /// A port.
+    Port {
+        /// What changes of it.
+        edit: Edit<Port>,
+        /// It is opened anew, whatever changes: it is down.
+        anew: bool,
+    },
+}
+
+/// A change of a peer: its identity is its tunnel and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerChange {
+    /// Its tunnel.
+    pub tunnel: Name,
+    /// Old and new have one key.
+    pub edit: Edit<Arc<Peer>>,
+    /// The endpoint that it becomes (or that it has none) counts from now on, wherever the peer was heard since.
+    pub moves: bool,
+}
+
+/// What a change costs those whom it concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Impact {
+    /// Nothing: packets go on.
+    None,
+    /// Sessions end; those that stay begin anew.
+    DropsSession,
+    /// The port's socket or interface is made anew: its guest has no link for a moment.
+    ReopensPort,
+    /// The port's socket or interface goes.
+    ClosesPort,
+    /// The uplink is opened anew: no packet passes meanwhile.
+    RestartsUplink,
+    /// It is fixed while the process runs.
+    NeedsRestart,
+}
+
+impl Change {
+    /// Of a tunnel itself.
+    pub fn tunnel(&self) -> Option<&Edit<Tunnel>> {
+        if let Self::Tunnel(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// Of a peer.
+    pub fn peer(&self) -> Option<&PeerChange> {
+        if let Self::Peer(change) = self {
+            Some(change)
+        } else {
+            None
+        }
+    }
+
+    /// Of a port.
+    pub fn port(&self) -> Option<&Edit<Port>> {
+        if let Self::Port { edit, .. } = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// What it costs.
+    pub fn impact(&self) -> Impact {
+        match self {
+            Self::Cores { .. } | Self::Memory { .. } | Self::Uplink(_) => Impact::NeedsRestart,
+            Self::Tunnel(edit) => tunnel_impact(edit),
+            Self::Peer(change) => match change.edit {
+                Edit::Remove(_) => Impact::DropsSession,
+                Edit::Add(_) | Edit::Change { .. } => Impact::None,
+            },
+            Self::Network(_) => Impact::None,
+            Self::Port { edit, anew } => port_impact(edit, *anew),
+        }
+    }
+}
+
+fn tunnel_impact(edit: &Edit<Tunnel>) -> Impact {
+    match edit {
+        Edit::Add(_) => Impact::None,
+        Edit::Remove(_) => Impact::DropsSession,
+        Edit::Change { old, new } if old.uplink != new.uplink => Impact::NeedsRestart,
+        Edit::Change { old, new } if old.private_key != new.private_key => Impact::DropsSession,
+        Edit::Change { .. } => Impact::None,
+    }
+}
+
+fn port_impact(edit: &Edit<Port>, anew: bool) -> Impact {
+    match edit {
+        Edit::Add(_) => Impact::None,
+        Edit::Remove(_) => Impact::ClosesPort,
+        Edit::Change { old, new } if anew || reopens(old, new) => Impact::ReopensPort,
+        Edit::Change { .. } => Impact::None,
+    }
+}
+
+/// Whether a change of a port opens it anew. An interface is kept where that can be: with it would go what the host
+/// has put on it.
+fn reopens(old: &Port, new: &Port) -> bool {
+    let stays =
+        old.driver == new.driver && old.queues == new.queues && old.offloads == new.offloads;
+    let is_vhost = matches!(new.driver, PortDriver::VhostUser(_));
+    !stays || (is_vhost && (old.mac != new.mac || old.mtu != new.mtu))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! Changes in words.
+//!
+//! In: changes. Out: what differs key by key, and lines for an operator. Never: a key that is secret.
+
+use std::fmt::{Debug, Display};
+
+use super::{Change, Edit, Impact};
+use crate::config::{
+    Account, Cores, Memory, Network, NetworkRoute, NextHop, Peer, Port, PortDriver, SocketPath,
+    Tunnel, Uplink, UplinkDriver, WorkerIndex,
+};
+
+/// Values of a list that are written out.
+const LISTED: usize = 8;
+
+/// A key of the file whose value differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key.
+    pub key: &'static str,
+    /// The value that was; of a secret, that it is one.
+    pub old: String,
+    /// The value that comes.
+    pub new: String,
+}
+
+impl Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} → {}", self.key, self.old, self.new)
+    }
+}
+
+impl Display for Impact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::DropsSession => "drops session",
+            Self::ReopensPort => "reopens port",
+            Self::ClosesPort => "closes port",
+            Self::RestartsUplink => "restarts uplink",
+            Self::NeedsRestart => "needs a restart",
+        })
+    }
+}
+
+/// Collects what differs between two things.
+struct Differences<'t, T> {
+    old: &'t T,
+    new: &'t T,
+    found: Vec<Difference>,
+}
+
+impl<'t, T> Differences<'t, T> {
+    fn between(old: &'t T, new: &'t T) -> Self {
+        let found = Vec::new();
+        Self { old, new, found }
+    }
+
+    fn key<V: PartialEq>(
+        mut self,
+        key: &'static str,
+        value: impl Fn(&T) -> V,
+        text: impl Fn(&V) -> String,
+    ) -> Self {
+        let (old, new) = (value(self.old), value(self.new));
+        if old != new {
+            let (old, new) = (text(&old), text(&new));
+            self.found.push(Difference { key, old, new });
+        }
+        self
+    }
+}
+
+fn text(value: &impl Display) -> String {
+    value.to_string()
+}
+
+fn debug(value: &impl Debug) -> String {
+    format!("{value:?}")
+}
+
+fn list(values: &[impl Display]) -> String {
+    let shown = values.iter().take(LISTED).map(ToString::to_string);
+    let more = values.len().saturating_sub(LISTED);
+    let more = (more > 0).then(|| format!("… {more} more"));
+    format!("[{}]", shown.chain(more).collect::<Vec<_>>().join(", "))
+}
+
+fn optional<V: Display>(value: &Option<V>) -> String {
+    value.as_ref().map_or_else(|| "none".into(), text)
+}
+
+fn secret<V>(value: &Option<V>) -> String {
+    let words = value.as_ref().map(|_| "(secret)");
+    words.unwrap_or("none").to_owned()
+}
+
+fn cores(old: &Cores, new: &Cores) -> Vec<Difference> {
+    let cpu = |core: &crate::config::WorkerCore| core.cpu.map_or(-1, |cpu| i32::from(cpu.0));
+    Differences::between(old, new)
+        .key("control", |it| it.control.map(|cpu| cpu.0), optional)
+        .key(
+            "workers",
+            |it| it.workers.iter().map(cpu).collect::<Vec<_>>(),
+            |cpus| match cpus.iter().all(|&cpu| cpu < 0) {
+                true => cpus.len().to_string(),
+                false => list(cpus),
+            },
+        )
+        .key("poll", |it| it.poll, |poll| debug(poll).to_lowercase())
+        .found
+}
+
+fn memory(old: &Memory, new: &Memory) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key(
+            "hugepages",
+            |it| it.hugepages,
+            |it| debug(it).to_lowercase(),
+        )
+        .key("megabytes", |it| it.megabytes, text)
+        .key("mtu_max", |it| it.mtu_max, optional)
+        .found
+}
+
+fn owners(workers: &[WorkerIndex]) -> String {
+    let numbers: Vec<_> = workers.iter().map(|worker| worker.0).collect();
+    list(&numbers)
+}
+
+fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
+    let driver = |driver: &UplinkDriver| match driver {
+        UplinkDriver::Dpdk(dpdk) => format!(
+            "dpdk {} ({} rx, {} tx descriptors)",
+            dpdk.device.devargs(),
+            dpdk.rx_descriptors,
+            dpdk.tx_descriptors
+        ),
+        UplinkDriver::Udp(udp) => {
+            let device = udp.device.as_ref().map(|device| format!(" on {device}"));
+            let mark = udp.fwmark.map(|mark| format!(" with fwmark {mark:#x}"));
+            format!(
+                "udp{}{}",
+                device.unwrap_or_default(),
+                mark.unwrap_or_default()
+            )
+        }
+    };
+    Differences::between(old, new)
+        .key("driver", |it| it.driver.clone(), driver)
+        .key("addresses", |it| it.addresses.clone(), |nets| list(nets))
+        .key(
+            "routes",
+            |it| it.routes.clone(),
+            |routes| {
+                let route = |r: &crate::config::UplinkRoute| format!("{} via {}", r.to, r.via);
+                list(&routes.iter().map(route).collect::<Vec<_>>())
+            },
+        )
+        .key("mtu", |it| it.mtu, text)
+        .key("queues", |it| it.queues, text)
+        .key(
+            "queue_workers",
+            |it| it.queue_workers.clone(),
+            |all| owners(all),
+        )
+        .found
+}
+
+fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key("uplink", |it| it.uplink.clone(), text)
+        .key("private_key", |it| it.private_key.clone(), secret)
+        .key("mtu", |it| it.mtu, text)
+        .key("listen_port", |it| it.listen_port, text)
+        .key("fwmark", |it| it.fwmark, |mark| format!("{mark:#x}"))
+        .key("uapi", |it| it.uapi.clone(), debug)
+        .found
+}
+
+fn peer(old: &Peer, new: &Peer) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key("name", |it| it.name.clone(), text)
+        .key("preshared_key", |it| it.preshared_key.clone(), secret)
+        .key("endpoint", |it| it.endpoint.clone(), optional)
+        .key(
+            "allowed_ips",
+            |it| it.allowed_ips.clone(),
+            |nets| list(nets),
+        )
+        .key(
+            "persistent_keepalive",
+            |it| it.persistent_keepalive,
+            optional,
+        )
+        .found
+}
+
+fn network(old: &Network, new: &Network) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key("gateway", |it| it.gateways.clone(), |nets| list(nets))
+        .key("gateway_mac", |it| it.gateway_mac, text)
+        .key("tunnel", |it| it.tunnel.clone(), optional)
+        .key(
+            "routes",
+            |it| it.routes.clone(),
+            |all| list(&all.iter().map(route).collect::<Vec<_>>()),
+        )
+        .key("mtu", |it| it.mtu, text)
+        .found
+}
+
+fn place(driver: &PortDriver) -> String {
+    match driver {
+        PortDriver::VhostUser(at) => {
+            let mode = debug(&at.mode).to_lowercase();
+            let (owner, group) = (account(at.owner.as_ref()), account(at.group.as_ref()));
+            let socket = match &at.socket {
+                SocketPath::Absolute(path) | SocketPath::InRunDir(path) => path.display(),
+            };
+            format!(
+                "vhost-user {socket} ({mode}, {owner}:{group} {:04o})",
+                at.permissions
+            )
+        }
+        PortDriver::Tun { interface } => format!("tun {interface}"),
+        PortDriver::Tap { interface } => format!("tap {interface}"),
+    }
+}
+
+fn account(account: Option<&Account>) -> String {
+    match account {
+        None => "-".into(),
+        Some(Account::Id(id)) => id.to_string(),
+        Some(Account::Name(name)) => name.clone(),
+    }
+}
+
+fn route(route: &NetworkRoute) -> String {
+    match &route.next_hop {
+        NextHop::Peer(peer) => format!("{} by {peer}", route.to),
+        NextHop::Guest(address) => format!("{} via {address}", route.to),
+        NextHop::Unreachable => format!("{} unreachable", route.to),
+    }
+}
+
+fn port(old: &Port, new: &Port) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key("driver", |it| it.driver.clone(), place)
+        .key("queues", |it| it.queues, text)
+        .key(
+            "queue_workers",
+            |it| it.queue_workers.clone(),
+            |all| owners(all),
+        )
+        .key("network", |it| it.network.clone(), text)
+        .key("mac", |it| it.mac, text)
+        .key("addresses", |it| it.addresses.clone(), |all| list(all))
+        .key(
+            "prefixes",
+            |it| it.interface_addresses.clone(),
+            |all| list(all),
+        )
+        .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
+        .key("mtu", |it| it.mtu, text)
+        .key("offloads", |it| it.offloads, debug)
+        .found
+}
+
+fn of_edit<T>(edit: &Edit<T>, differences: impl Fn(&T, &T) -> Vec<Difference>) -> Vec<Difference> {
+    match edit {
+        Edit::Change { old, new } => differences(old, new),
+        Edit::Add(_) | Edit::Remove(_) => Vec::new(),
+    }
+}
+
+/// What becomes of a thing, in one word.
+fn verb<T>(edit: &Edit<T>) -> &'static str {
+    match edit {
+        Edit::Add(_) => "added",
+        Edit::Change { .. } => "changed",
+        Edit::Remove(_) => "removed",
+    }
+}
+
+impl Change {
+    /// The object, as an operator calls it.
+    #[must_use]
+    pub fn object(&self) -> String {
+        match self {
+            Self::Cores { .. } => "cores".into(),
+            Self::Memory { .. } => "memory".into(),
+            Self::Uplink(edit) => format!("uplink {}", edit.any().name),
+            Self::Tunnel(edit) => format!("tunnel {}", edit.any().name),
+            Self::Peer(change) => format!("peer {}/{}", change.tunnel, change.edit.any().name),
+            Self::Network(edit) => format!("network {}", edit.any().name),
+            Self::Port { edit, .. } => format!("port {}", edit.any().name),
+        }
+    }
+
+    /// The keys whose values differ, of an object that changes.
+    #[must_use]
+    pub fn differences(&self) -> Vec<Difference> {
+        match self {
+            Self::Cores { old, new } => cores(old, new),
+            Self::Memory { old, new } => memory(old, new),
+            Self::Uplink(edit) => of_edit(edit, uplink),
+            Self::Tunnel(edit) => of_edit(edit, tunnel),
+            Self::Peer(change) => of_edit(&change.edit, |old, new| peer(old, new)),
+            Self::Network(edit) => of_edit(edit, network),
+            Self::Port { edit, .. } => of_edit(edit, port),
+        }
+    }
+
+    /// What is done, in one line: the object, what becomes of it, the old and new value of each key that differs.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let what = match self {
+            Self::Cores { .. } | Self::Memory { .. } => "changed",
+            Self::Uplink(edit) => verb(edit),
+            Self::Tunnel(edit) => verb(edit),
+            Self::Peer(change) => verb(&change.edit),
+            Self::Network(edit) => verb(edit),
+            Self::Port { .. } if self.impact() == Impact::ReopensPort => "reopened",
+            Self::Port { edit, .. } => verb(edit),
+        };
+        let differences = self.differences();
+        let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
+        let texts = if texts.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", texts.join("; "))
+        };
+        format!("{} {what}{texts}", self.object())
+    }
+}
