@@ -290,7 +290,7 @@ impl Rig {
                 mac1: None,
                 sessions,
             })],
-            peers: vec![Some(Arc::clone(&peer))],
+            peers: [Some(Arc::clone(&peer))].into_iter().collect(),
             uplinks: vec![Some(Arc::clone(&uplink))],
             workers: vec![[(PortIndex(0), 0)].into_iter().collect()],
         };

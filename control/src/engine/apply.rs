@@ -176,6 +176,7 @@ impl Engine {
         let moved = self.moves(&plan, &goal);
         let closing = self.commit_ports(&plan, prepared);
         self.desire(&plan, goal);
+        self.route_anew(&plan);
         self.publish();
         for command in moved {
             self.workers.send(0, command);
@@ -197,10 +198,36 @@ impl Engine {
         }
     }
 
+    /// Has the routes of networks built anew of which more changed than peers.
+    fn route_anew(&mut self, plan: &[Change]) {
+        for change in plan {
+            let networks = match change {
+                Change::Network(edit) => {
+                    [edit.before(), edit.after()].map(|it| it.map(|it| &it.name))
+                }
+                Change::Port { edit, .. } => {
+                    [edit.before(), edit.after()].map(|it| it.map(|it| &it.network))
+                }
+                Change::Tunnel(Edit::Add(tunnel) | Edit::Remove(tunnel)) => {
+                    let network = self.desired.file().network_of_tunnel(&tunnel.name);
+                    [network.map(|network| &network.name), None]
+                }
+                Change::Tunnel(Edit::Change { .. })
+                | Change::Peer(_)
+                | Change::Cores { .. }
+                | Change::Memory { .. }
+                | Change::Uplink(_) => [None, None],
+            };
+            let networks: Vec<_> = networks.into_iter().flatten().cloned().collect();
+            self.unrouted_networks.extend(networks);
+        }
+    }
+
     /// Publishes a snapshot of the present state of things.
     pub(super) fn publish(&mut self) {
         self.generation += 1;
-        let old = self.snapshots.swap(Arc::new(self.compile(self.generation)));
+        let new = self.compile(self.generation);
+        let old = self.snapshots.swap(Arc::new(new));
         self.workers.wake_all();
         self.retired.push(old);
         self.free_snapshots();

@@ -3,7 +3,7 @@
 //! In: ports, networks, tunnels, peers, uplinks. Out: one immutable `Snapshot`. Never:
 //! anything that can fail: what could has been opened before.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use culvert_dataplane::{
     shared::{
@@ -14,7 +14,7 @@ use culvert_dataplane::{
 };
 use culvert_wire::{
     MacAddr,
-    fib::{Fib, Prefix},
+    fib::{Fib, Prefix, Rank, Routes},
 };
 use ipnet::IpNet;
 
@@ -24,9 +24,34 @@ use crate::config::{self, NextHop as ConfigHop};
 /// The largest inner packet that an uplink's rooms hold sealed.
 const INNER_MAX: u16 = 9_168;
 
+/// Which of a network's equal prefixes counts: that of the highest rank.
+mod rank {
+    use culvert_wire::fib::Rank;
+
+    /// The gateway's prefixes.
+    pub(super) const ON_LINK: Rank = 0;
+    /// The peers' allowed IPs.
+    pub(super) const PEER: Rank = 1;
+    /// The operator's routes.
+    pub(super) const ROUTE: Rank = 2;
+    /// The ports' addresses.
+    pub(super) const PORT: Rank = 3;
+    /// The gateway's own address.
+    pub(super) const GATEWAY: Rank = 4;
+}
+
 impl Engine {
-    /// Compiles the present state of things as snapshot `generation`.
-    pub(super) fn compile(&self, generation: u64) -> Snapshot {
+    /// Compiles the present state of things as snapshot `generation`. Of peers and prefixes it shares what did not
+    /// change with the snapshot before.
+    pub(super) fn compile(&mut self, generation: u64) -> Snapshot {
+        self.finish_routes();
+        for (_, tunnel) in self.tunnels.iter_mut() {
+            tunnel.finish(&self.peers);
+        }
+        self.assemble(generation)
+    }
+
+    fn assemble(&self, generation: u64) -> Snapshot {
         Snapshot {
             generation,
             ports: table(self.ports.places(), self.ports.iter(), |slot, port| {
@@ -42,9 +67,7 @@ impl Engine {
             tunnels: table(self.tunnels.places(), self.tunnels.iter(), |_, tunnel| {
                 Some(self.compile_tunnel(tunnel))
             }),
-            peers: table(self.peers.places(), self.peers.iter(), |_, peer| {
-                Some(Arc::clone(&peer.cell))
-            }),
+            peers: self.cells.clone(),
             uplinks: table(
                 self.uplinks.places(),
                 self.uplinks.iter(),
@@ -103,7 +126,10 @@ impl Engine {
                 .collect(),
             tunnel: tunnel.map(TunnelIndex::from_slot),
             macs,
-            routes: Fib::build(self.network_routes(network, tunnel)),
+            routes: self
+                .routes_of
+                .get(&network.name)
+                .map_or_else(Fib::default, |routes| routes.finished().clone()),
             plain: self
                 .plain_port(network)
                 .map(|(slot, _)| PortIndex::from_slot(slot)),
@@ -117,24 +143,76 @@ impl Engine {
             .find(|(_, port)| network.is_plain() && port.config.network == network.name)
     }
 
-    /// A network's routes. Of equal prefixes the later one counts, so they come in the
-    /// order of their strength: the gateway's prefixes, the peers' allowed IPs, the
-    /// operator's routes, the ports, the gateway.
-    fn network_routes(
+    /// Builds the routes of networks anew whose ports, gateway or own routes changed.
+    fn finish_routes(&mut self) {
+        let file = Arc::clone(self.desired.file());
+        let anew = std::mem::take(&mut self.unrouted_networks);
+        if !anew.is_empty() {
+            let all: HashSet<_> = file.networks.iter().map(|network| &network.name).collect();
+            self.routes_of.retain(|name, _| all.contains(name));
+        }
+        for network in &file.networks {
+            if anew.contains(&network.name) || !self.routes_of.contains_key(&network.name) {
+                let tunnel = network.tunnel.as_ref();
+                let tunnel = tunnel.and_then(|name| self.tunnel_slot(name));
+                let routes = Routes::build(self.network_routes(network, tunnel));
+                self.routes_of.insert(network.name.clone(), routes);
+            }
+        }
+        self.routes_of.values_mut().for_each(Routes::finish);
+    }
+
+    /// Carries over to the routes of the network behind a tunnel that a peer's prefixes changed.
+    pub(super) fn reroute(
+        &mut self,
+        tunnel: &config::Name,
+        place: usize,
+        old: &[IpNet],
+        new: &[IpNet],
+    ) {
+        let network = self.desired.file().network_of_tunnel(tunnel);
+        let Some(network) =
+            network.filter(|network| !self.unrouted_networks.contains(&network.name))
+        else {
+            return;
+        };
+        let by_name = |route: &config::NetworkRoute| matches!(route.next_hop, ConfigHop::Peer(_));
+        if network.routes.iter().any(by_name) {
+            // They may lead elsewhere, too.
+            self.unrouted_networks.insert(network.name.clone());
+            return;
+        }
+        let Some(routes) = self.routes_of.get_mut(&network.name) else {
+            return;
+        };
+        let next_hop = NextHop::Peer(PeerIndex::from_slot(place));
+        let (gone, come) = apart(old, new);
+        for prefix in gone {
+            routes.unset(prefix, rank::PEER, next_hop);
+        }
+        for prefix in come {
+            routes.set(prefix, rank::PEER, next_hop);
+        }
+    }
+
+    /// A network's routes, with their ranks.
+    pub(super) fn network_routes(
         &self,
         network: &config::Network,
         tunnel: Option<usize>,
-    ) -> Vec<(Prefix, NextHop)> {
+    ) -> Vec<(Prefix, Rank, NextHop)> {
         let mut routes = Vec::new();
-        let mut add = |net: IpNet, next_hop| routes.extend(prefix(net).map(|p| (p, next_hop)));
+        let mut add = |net: IpNet, rank, next_hop| {
+            routes.extend(prefix(net).map(|p| (p, rank, next_hop)));
+        };
         for gateway in &network.gateways {
-            add(gateway.trunc(), NextHop::Unreachable);
+            add(gateway.trunc(), rank::ON_LINK, NextHop::Unreachable);
         }
         let state = tunnel.and_then(|slot| self.tunnels.get(slot));
         for &slot in state.into_iter().flat_map(|tunnel| tunnel.peers.values()) {
             let peer = self.peers.get(slot);
             for net in peer.into_iter().flat_map(|peer| &peer.config.allowed_ips) {
-                add(*net, NextHop::Peer(PeerIndex::from_slot(slot)));
+                add(*net, rank::PEER, NextHop::Peer(PeerIndex::from_slot(slot)));
             }
         }
         if network.is_plain() {
@@ -158,38 +236,35 @@ impl Engine {
                 ConfigHop::Guest(address) => guest(*address),
                 ConfigHop::Unreachable => None,
             };
-            add(route.to, next_hop.unwrap_or(NextHop::Unreachable));
+            add(
+                route.to,
+                rank::ROUTE,
+                next_hop.unwrap_or(NextHop::Unreachable),
+            );
         }
         for (slot, port) in ports() {
             for &address in &port.config.addresses {
                 add(
                     IpNet::from(address),
+                    rank::PORT,
                     NextHop::Port(PortIndex::from_slot(slot)),
                 );
             }
         }
         for gateway in &network.gateways {
-            add(IpNet::from(gateway.addr()), NextHop::Gateway);
+            add(IpNet::from(gateway.addr()), rank::GATEWAY, NextHop::Gateway);
         }
         routes
     }
 
     fn compile_tunnel(&self, tunnel: &super::tunnels::TunnelState) -> Tunnel {
         let network = self.desired.file().network_of_tunnel(&tunnel.name);
-        let allowed = tunnel.peers.values().flat_map(|&slot| {
-            let nets = self
-                .peers
-                .get(slot)
-                .map_or(&[][..], |peer| &peer.config.allowed_ips);
-            nets.iter()
-                .filter_map(move |net| Some((prefix(*net)?, PeerIndex::from_slot(slot))))
-        });
         Tunnel {
             name: tunnel.name.to_string(),
             uplink: UplinkIndex::from_slot(tunnel.uplink),
             mtu: self.tunnel_mtu(&tunnel.config, network),
             network: network.and_then(|network| self.network_index(&network.name)),
-            allowed: Fib::build(allowed),
+            allowed: tunnel.allowed().clone(),
             mac1: tunnel.device.mac1(),
             sessions: Arc::clone(&tunnel.sessions),
         }
@@ -250,8 +325,27 @@ impl Engine {
 }
 
 /// A FIB prefix; host bits are cleared.
-fn prefix(net: IpNet) -> Option<Prefix> {
+pub(super) fn prefix(net: IpNet) -> Option<Prefix> {
     Prefix::new(net.network(), net.prefix_len())
+}
+
+/// The prefixes that only the first of two sorted lists has, and those that only the second has.
+pub(super) fn apart(old: &[IpNet], new: &[IpNet]) -> (Vec<Prefix>, Vec<Prefix>) {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        match (old.peek(), new.peek()) {
+            (Some(a), Some(b)) if a == b => {
+                old.next();
+                new.next();
+            }
+            (Some(a), b) if b.is_none_or(|b| a < b) => {
+                gone.extend(old.next().and_then(|net| prefix(*net)));
+            }
+            (_, Some(_)) => come.extend(new.next().and_then(|net| prefix(*net))),
+            (_, None) => return (gone, come),
+        }
+    }
 }
 
 fn table<'t, S: 't, T>(

@@ -31,7 +31,7 @@ mod uplinks;
 mod workers;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     error::Error,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -50,11 +50,13 @@ use culvert_dataplane::{
         clock,
         control_link::{Attention, Command},
         ids::UplinkIndex,
+        leaves::Leaves,
         peer::Peer as Cell,
-        snapshot::{Snapshot, SnapshotCell},
+        snapshot::{NextHop, Snapshot, SnapshotCell},
     },
 };
 use culvert_directory::Listener;
+use culvert_wire::fib::Routes;
 use culvert_wireguard::{Instant, Now, Transmit};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -198,6 +200,11 @@ struct Engine {
     tunnel_names: HashMap<Name, usize>,
     peers: Slots<PeerState>,
     outdated: OutdatedPaths,
+    /// Peers as snapshots have them.
+    cells: Leaves<Arc<Cell>>,
+    /// Networks' routes, and those to be built anew, by name.
+    routes_of: HashMap<Name, Routes<NextHop>>,
+    unrouted_networks: HashSet<Name>,
     /// Removed peers whose places workers may still know.
     leaving: VecDeque<Leaving>,
     ports: Slots<PortState>,
@@ -274,6 +281,9 @@ impl Engine {
             tunnel_names: HashMap::new(),
             peers: Slots::default(),
             outdated: OutdatedPaths::default(),
+            cells: Leaves::default(),
+            routes_of: HashMap::new(),
+            unrouted_networks: HashSet::new(),
             leaving: VecDeque::new(),
             ports: Slots::default(),
             down: Vec::new(),

@@ -22,6 +22,7 @@ use culvert_dataplane::{
     },
     uplink::udp::Marker,
 };
+use culvert_wire::fib::{Fib, Routes};
 use culvert_wireguard::{
     Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
     PresharedKey, PublicKey, Traffic, Transmit, limits::MAX_PEERS,
@@ -29,7 +30,10 @@ use culvert_wireguard::{
 use ipnet::IpNet;
 use rand_core::UnwrapErr;
 
-use super::slots::Slots;
+use super::{
+    compile::{apart, prefix},
+    slots::Slots,
+};
 use crate::{
     config::{self, Endpoint, Name},
     uapi::server::Served,
@@ -110,8 +114,10 @@ pub(super) struct TunnelState {
     pub(super) peers: HashMap<PeerId, usize>,
     /// The same by the peers' names.
     names: HashMap<Name, usize>,
-    /// The same by the prefixes that they have.
-    owners: HashMap<IpNet, usize>,
+    /// Who may send from which address.
+    allowed: Routes<PeerIndex>,
+    /// Peers' prefixes are not in that table yet: so many change that it is built anew.
+    is_rebuilt: bool,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
     /// Set the mark of its sockets.
@@ -156,7 +162,8 @@ impl TunnelState {
             sessions,
             peers: HashMap::new(),
             names: HashMap::new(),
-            owners: HashMap::new(),
+            allowed: Routes::default(),
+            is_rebuilt: false,
             drops: BTreeMap::new(),
             markers: Vec::new(),
             served: None,
@@ -199,7 +206,7 @@ impl TunnelState {
             id,
         ));
         self.peers.insert(id, slot);
-        self.know(&config, slot);
+        self.know(slot, None, Some(&config));
         let mut peer = PeerState {
             cell,
             config,
@@ -231,32 +238,60 @@ impl TunnelState {
 
     /// The place of the peer that has this very prefix.
     pub(super) fn owner(&self, net: &IpNet) -> Option<usize> {
-        self.owners.get(net).copied()
+        self.allowed.get(prefix(*net)?).map(PeerIndex::slot)
     }
 
-    fn know(&mut self, config: &config::Peer, place: usize) {
-        self.names.insert(config.name.clone(), place);
-        let nets = config.allowed_ips.iter().map(|net| (*net, place));
-        self.owners.extend(nets);
+    /// Who may send from which address, as of the last [`TunnelState::finish`].
+    pub(super) fn allowed(&self) -> &Fib<PeerIndex> {
+        self.allowed.finished()
     }
 
-    /// Forgets name and prefixes, as far as they are not another's already.
-    fn unknow(&mut self, config: &config::Peer, place: usize) {
-        if self.names.get(&config.name) == Some(&place) {
-            self.names.remove(&config.name);
+    /// So many peers change that the table of their prefixes is better built anew.
+    pub(super) fn rebuild(&mut self) {
+        self.is_rebuilt = true;
+    }
+
+    /// Makes a table of all changes.
+    pub(super) fn finish(&mut self, peers: &Slots<PeerState>) {
+        if std::mem::take(&mut self.is_rebuilt) {
+            self.allowed = Routes::build(self.peers.values().flat_map(|&slot| {
+                let config = peers.get(slot).map(|peer| &peer.config);
+                let nets = config.into_iter().flat_map(|config| &config.allowed_ips);
+                nets.filter_map(move |net| Some((prefix(*net)?, 0, PeerIndex::from_slot(slot))))
+            }));
         }
-        for net in &config.allowed_ips {
-            if self.owners.get(net) == Some(&place) {
-                self.owners.remove(net);
-            }
+        self.allowed.finish();
+    }
+
+    /// Knows name and prefixes of the peer at `place`, and those that it had no more, as far as they are not
+    /// another's already. Without `old` it is new, without `new` it is gone.
+    fn know(&mut self, place: usize, old: Option<&config::Peer>, new: Option<&config::Peer>) {
+        let (before, now) = (old.map(|old| &old.name), new.map(|new| &new.name));
+        if let Some(before) = before.filter(|before| Some(*before) != now)
+            && self.names.get(before) == Some(&place)
+        {
+            self.names.remove(before);
         }
+        if let Some(now) = now {
+            self.names.insert(now.clone(), place);
+        }
+        if self.is_rebuilt {
+            return;
+        }
+        let before = old.map_or(&[][..], |old| &old.allowed_ips);
+        let (gone, come) = apart(before, new.map_or(&[][..], |new| &new.allowed_ips));
+        let peer = PeerIndex::from_slot(place);
+        gone.into_iter()
+            .for_each(|prefix| self.allowed.unset(prefix, 0, peer));
+        come.into_iter()
+            .for_each(|prefix| self.allowed.set(prefix, 0, peer));
     }
 
     /// Removes a peer that was taken from its place.
     pub(super) fn forget_peer(&mut self, place: usize, peer: &PeerState) {
         self.device.remove_peer(peer.cell.id);
         self.peers.remove(&peer.cell.id);
-        self.unknow(&peer.config, place);
+        self.know(place, Some(&peer.config), None);
     }
 
     /// Takes over what changed in a peer's configuration. Its session goes on. If it `moves`, its endpoint counts,
@@ -271,8 +306,7 @@ impl TunnelState {
         let (id, place) = (peer.cell.id, peer.cell.index.slot());
         let old = std::mem::replace(&mut peer.config, config);
         let config = Arc::clone(&peer.config);
-        self.unknow(&old, place);
-        self.know(&config, place);
+        self.know(place, Some(&old), Some(&config));
         let update = PeerUpdate {
             preshared_key: (old.preshared_key != config.preshared_key).then(|| preshared(&config)),
             persistent_keepalive: (old.persistent_keepalive != config.persistent_keepalive)

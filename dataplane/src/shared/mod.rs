@@ -11,6 +11,7 @@ pub mod control_link;
 pub mod drops;
 pub mod hop;
 pub mod ids;
+pub mod leaves;
 pub mod limits;
 pub mod link_locals;
 pub(crate) mod marks;

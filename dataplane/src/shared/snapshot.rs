@@ -22,6 +22,7 @@ use crate::{
         allowance::Allowance,
         drops::Drops,
         ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        leaves::Leaves,
         link_locals::LinkLocals,
         peer::Peer,
         sessions::SessionTable,
@@ -193,7 +194,7 @@ pub struct Snapshot {
     /// By `TunnelIndex`.
     pub tunnels: Vec<Option<Tunnel>>,
     /// By `PeerIndex`.
-    pub peers: Vec<Option<Arc<Peer>>>,
+    pub peers: Leaves<Arc<Peer>>,
     /// By `UplinkIndex`.
     pub uplinks: Vec<Option<Arc<Uplink>>>,
     /// By `WorkerIndex`.
@@ -222,7 +223,7 @@ impl Snapshot {
     /// The peer `index`.
     #[must_use]
     pub fn peer(&self, index: PeerIndex) -> Option<&Arc<Peer>> {
-        self.peers.get(index.slot())?.as_ref()
+        self.peers.get(index.slot())
     }
 
     /// The uplink `index`.

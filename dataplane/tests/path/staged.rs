@@ -158,7 +158,7 @@ fn frames_of_a_removed_peer_are_named() {
         site.send_plain(0, &inner().udp((5, 6), &number(n), false));
     }
     let index = site.peers[0].index;
-    site.change(|snapshot| snapshot.peers[index.slot()] = None);
+    site.change(|snapshot| snapshot.peers.set(index.slot(), None));
     let uplink = site.uplink.index;
     site.command(Command::ForgetStaged(index, uplink));
     site.settle();

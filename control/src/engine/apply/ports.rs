@@ -160,6 +160,7 @@ impl Engine {
         for &(_, slot) in &late {
             if let Some(port) = self.ports.take(slot) {
                 let config = port.config.clone();
+                self.unrouted_networks.insert(config.network.clone());
                 prepared.displaced.push(Displaced { slot, config });
                 closing.push(port);
             }
@@ -181,6 +182,7 @@ impl Engine {
         }
         let mut left = Vec::new();
         for Displaced { slot, config } in displaced {
+            self.unrouted_networks.insert(config.network.clone());
             match self.open_port(config.clone()) {
                 Ok(port) => self.ports.put(slot, port),
                 Err(error) => {
@@ -214,6 +216,7 @@ impl Engine {
                 Ok(port) => {
                     tracing::info!(port = %config.name, "the port is open again");
                     self.ports.insert(port);
+                    self.unrouted_networks.insert(config.network.clone());
                     opened = true;
                 }
                 Err(now) => {

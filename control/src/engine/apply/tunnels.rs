@@ -26,6 +26,9 @@ use crate::{
 /// Ports that are tried when any will do.
 const PORT_TRIES: usize = 20;
 
+/// Up to this part of a tunnel's peers change one by one in the tables of prefixes.
+const ONE_BY_ONE: usize = 32;
+
 /// A tunnel's port.
 pub(super) enum Sockets {
     /// On a UDP uplink bound.
@@ -365,6 +368,12 @@ impl Engine {
     }
 
     fn remove_tunnel(&mut self, slot: usize) {
+        if let Some(tunnel) = self.tunnels.get_mut(slot) {
+            tunnel.rebuild();
+            let network = self.desired.file().network_of_tunnel(&tunnel.name);
+            self.unrouted_networks
+                .extend(network.map(|network| network.name.clone()));
+        }
         let places = self.tunnels.get(slot).map(|tunnel| &tunnel.peers);
         let places: Vec<_> = places
             .into_iter()
@@ -384,6 +393,7 @@ impl Engine {
     /// Removes, changes and adds peers; answers what failed.
     pub(super) fn commit_peers(&mut self, plan: &[Change], by_wg: bool, now: Now) -> Vec<String> {
         let mut added: HashMap<&Name, usize> = HashMap::new();
+        self.expect_many(plan);
         for change in peers(plan) {
             match &change.edit {
                 Edit::Remove(old) => {
@@ -415,6 +425,26 @@ impl Engine {
         failures
     }
 
+    /// Has tables of prefixes built anew where a plan changes so many peers that one by one would take longer.
+    fn expect_many(&mut self, plan: &[Change]) {
+        let mut counts: HashMap<&Name, usize> = HashMap::new();
+        for change in peers(plan) {
+            *counts.entry(&change.tunnel).or_default() += 1;
+        }
+        for (name, count) in counts {
+            let slot = self.tunnel_slot(name);
+            let tunnel = slot.and_then(|slot| self.tunnels.get_mut(slot));
+            let Some(tunnel) = tunnel.filter(|tunnel| count > tunnel.peers.len() / ONE_BY_ONE)
+            else {
+                continue;
+            };
+            tunnel.rebuild();
+            let network = self.desired.file().network_of_tunnel(name);
+            self.unrouted_networks
+                .extend(network.map(|network| network.name.clone()));
+        }
+    }
+
     /// Messages of removed peers: others may get the numbers that they name.
     fn forget_unrouted(&mut self) {
         let tunnels = &self.tunnels;
@@ -441,7 +471,10 @@ impl Engine {
                 let place = self.peer_place(&change.tunnel, &new.public_key);
                 let peer = place.and_then(|place| self.peers.get_mut(place));
                 if let (Some(tunnel), Some(peer)) = (self.tunnels.get_mut(slot), peer) {
+                    let old = Arc::clone(&peer.config);
                     tunnel.update_peer(peer, Arc::clone(new), change.moves, now);
+                    let place = peer.cell.index.slot();
+                    self.reroute(&change.tunnel, place, &old.allowed_ips, &new.allowed_ips);
                 }
                 Ok(None)
             }
@@ -461,6 +494,9 @@ impl Engine {
                 // The check of the configuration leaves no reason for it.
                 let place = added
                     .map_err(|error| format!("peer {}/{}: {error}", change.tunnel, new.name))?;
+                let cell = self.peers.get(place).map(|peer| Arc::clone(&peer.cell));
+                self.cells.set(place, cell);
+                self.reroute(&change.tunnel, place, &[], &new.allowed_ips);
                 Ok(endpoint.map(|_| place))
             }
         }
@@ -496,10 +532,13 @@ impl Engine {
             let key = endpoint_key(&tunnel.name, &peer.config);
             self.endpoints.forget(&key);
             tunnel.forget_peer(place, &peer);
+            let name = tunnel.name.clone();
             let mut wishes = Vec::new();
             tunnel.drain(&mut self.peers, &mut wishes);
             peer.cell.publish_keypair(None);
+            self.reroute(&name, place, &peer.config.allowed_ips, &[]);
         }
+        self.cells.set(place, None);
     }
 }
 
