@@ -197,6 +197,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn interface_identifiers_are_made_of_addresses_and_back() {
+        let mac = MacAddr([0x52, 0x54, 0, 0xab, 0xcd, 1]);
+        assert_eq!(mac.interface_id(), 0x5054_00ff_feab_cd01);
+        assert_eq!(MacAddr::of_interface_id(mac.interface_id()), Some(mac));
+        assert_eq!(MacAddr::of_interface_id(0x5054_00ff_ffab_cd01), None);
+        assert_eq!(MacAddr::of_interface_id(1), None);
+    }
+
+    #[test]
     fn mac_text_round_trips_and_refuses_near_misses() {
         let mac: MacAddr = "52:54:00:Ab:cd:01".parse().unwrap();
         assert_eq!(mac.to_string(), "52:54:00:ab:cd:01");

@@ -294,3 +294,26 @@ fn invalid_discovery_is_named() {
     let headers = parse_ip(&udp).unwrap();
     assert_eq!(NdMessage::parse(&headers, &udp), Err(NdError::OtherType));
 }
+
+#[test]
+fn every_link_layer_address_in_the_options_counts() {
+    let target: Ipv6Addr = "fd00::2".parse().unwrap();
+    let mut base = [0; nd::FRAME_LEN];
+    nd::write_unsolicited(target, OWNER, false, &mut base);
+    let with = |options: &[&[u8]]| {
+        let mut frame = base[..78].to_vec();
+        frame.extend(options.concat());
+        frame[19] = u8::try_from(frame.len() - 54).unwrap();
+        let headers = parse_frame(&frame, frame.len() as u32).unwrap();
+        nd::names_only(OWNER, &headers, &frame)
+    };
+    let option = |kind: u8, mac: MacAddr| [&[kind, 1], &mac.0[..]].concat();
+    let (own, other) = (option(2, OWNER), option(2, ASKER));
+    assert!(with(&[]) && with(&[&own]) && with(&[&own, &own, &option(1, OWNER)]));
+    assert!(with(&[&option(14, ASKER)]), "a nonce");
+    assert!(!with(&[&other]) && !with(&[&own, &other]) && !with(&[&other, &own]));
+    assert!(!with(&[&own, &option(1, ASKER)]));
+    assert!(!with(&[&option(2, MacAddr::BROADCAST)]));
+    // A longer one is another's, whatever it begins with.
+    assert!(!with(&[&[2, 2], &OWNER.0, &[0; 8]]));
+}
