@@ -51,6 +51,7 @@ use culvert_dataplane::{
         control_link::{Attention, Command},
         ids::UplinkIndex,
         leaves::Leaves,
+        limits::REQUESTS_PER_ROUND,
         peer::Peer as Cell,
         snapshot::{NextHop, Snapshot, SnapshotCell},
     },
@@ -86,8 +87,6 @@ use crate::{
 
 /// The longest sleep: signals that wake nobody are looked at that often.
 const ROUND: Duration = Duration::from_millis(100);
-/// What requests may take of a round: a storm of them leaves others theirs.
-const REQUESTS_PER_ROUND: Duration = Duration::from_millis(2);
 /// The first handshakes with all peers are spread over at most this time.
 const GREETING: Duration = Duration::from_secs(5);
 /// The least time between two first handshakes.

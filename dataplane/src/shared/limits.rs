@@ -86,6 +86,9 @@ pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 /// (the kernel's `MAX_QUEUED_INCOMING_HANDSHAKES`), which it counts as 768 each.
 pub const CALLS_BUFFER: i32 = 2 << 20;
 
+/// What requests (of the API, of `wg`) may take of the control core's round; one is served at least.
+pub const REQUESTS_PER_ROUND: Duration = Duration::from_millis(2);
+
 /// Handshake messages that the control core takes per round, over all workers: about 10 ms of X25519.
 pub const HANDSHAKES_PER_ROUND: usize = 64;
 
@@ -218,6 +221,10 @@ mod tests {
             (
                 "ICMP_ERRORS_PER_SECOND",
                 format!("{ICMP_ERRORS_PER_SECOND}/s"),
+            ),
+            (
+                "REQUESTS_PER_ROUND",
+                format!("{} ms", REQUESTS_PER_ROUND.as_millis()),
             ),
             ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
             ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),
