@@ -13,23 +13,27 @@ mod position;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use virtio_bindings::virtio_ring;
+
 use crate::memory::{DirtyLog, raw};
 
 use super::keep::{Given, JOURNAL, Keeper};
 use super::split::needs_event;
-use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
+use super::walk::{
+    Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table, word,
+};
 use super::{RingFault, RingLayout, RingPlan};
 use position::Position;
 
-const AVAILABLE: u16 = 1 << 7;
-const USED: u16 = 1 << 15;
+const AVAILABLE: u16 = 1 << virtio_ring::VRING_PACKED_DESC_F_AVAIL;
+const USED: u16 = 1 << virtio_ring::VRING_PACKED_DESC_F_USED;
 const FLAGS_AT: usize = 14;
 /// Descriptors in a cache line of 64 bytes.
 const PER_LINE: u16 = 4;
 
-const EVENT_ENABLE: u16 = 0;
-const EVENT_DISABLE: u16 = 1;
-const EVENT_DESCRIPTOR: u16 = 2;
+const EVENT_ENABLE: u16 = word(virtio_ring::VRING_PACKED_EVENT_FLAG_ENABLE);
+const EVENT_DISABLE: u16 = word(virtio_ring::VRING_PACKED_EVENT_FLAG_DISABLE);
+const EVENT_DESCRIPTOR: u16 = word(virtio_ring::VRING_PACKED_EVENT_FLAG_DESC);
 
 /// A packed ring's addresses and positions.
 #[derive(Debug)]

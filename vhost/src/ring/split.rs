@@ -13,13 +13,17 @@
 
 use std::sync::atomic::{Ordering, fence};
 
+use virtio_bindings::virtio_ring;
+
 use crate::memory::{DirtyLog, raw};
 
-use super::walk::{Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table};
+use super::walk::{
+    Builder, Chain, DESCRIPTOR, Descriptor, INDIRECT, NEXT, Walk, indirect_table, word,
+};
 use super::{RingFault, RingLayout, RingPlan};
 
-const AVAIL_NO_INTERRUPT: u16 = 1;
-const USED_NO_NOTIFY: u16 = 1;
+const AVAIL_NO_INTERRUPT: u16 = word(virtio_ring::VRING_AVAIL_F_NO_INTERRUPT);
+const USED_NO_NOTIFY: u16 = word(virtio_ring::VRING_USED_F_NO_NOTIFY);
 /// Bytes ahead of the entries of the available and the used ring: flags and index.
 const HEADER: usize = 4;
 

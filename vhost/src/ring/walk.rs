@@ -4,6 +4,7 @@
 //! Never: a descriptor read twice, an address that was not translated with its length.
 
 use culvert_wire::VnetHeader;
+use virtio_bindings::virtio_ring;
 
 use crate::counters::PortDrop;
 use crate::limits;
@@ -11,12 +12,19 @@ use crate::memory::{GuestMemory, raw};
 
 use super::{RingFault, RingLayout, Segment};
 
-/// `VRING_DESC_F_NEXT`: the chain goes on.
-pub(super) const NEXT: u16 = 1;
-/// `VRING_DESC_F_WRITE`: the device writes.
-pub(super) const WRITE: u16 = 2;
-/// `VRING_DESC_F_INDIRECT`: the buffer is a table.
-pub(super) const INDIRECT: u16 = 4;
+/// The chain goes on.
+pub(super) const NEXT: u16 = word(virtio_ring::VRING_DESC_F_NEXT);
+/// The device writes.
+pub(super) const WRITE: u16 = word(virtio_ring::VRING_DESC_F_WRITE);
+/// The buffer is a table.
+pub(super) const INDIRECT: u16 = word(virtio_ring::VRING_DESC_F_INDIRECT);
+
+/// Flags as rings hold them; the bindings have them wider.
+#[allow(clippy::cast_possible_truncation, reason = "flags of 16 bits")]
+pub(super) const fn word(flags: u32) -> u16 {
+    flags as u16
+}
+
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: usize = 16;
 
