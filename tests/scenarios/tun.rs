@@ -589,6 +589,47 @@ fn a_tap_and_a_tun_behind_gateways() -> Result<()> {
     })
 }
 
+/// A kernel behind a strict guard, with everything routed to a peer: its link-local addresses are its own.
+#[test]
+fn a_kernel_keeps_its_link_local_addresses() -> Result<()> {
+    Scenario::run(
+        "a_kernel_keeps_its_link_local_addresses",
+        &PARTS,
+        |scenario| {
+            let everything = |side| Shape {
+                allowed: vec!["0.0.0.0/0".into(), "::/0".into()],
+                ..Shape::routed(side, "tap")
+            };
+            let pair = Pair::start(scenario, everything(1), everything(2))?;
+            let a = &pair.a;
+            scenario.say("made of the MAC address; then of chance");
+            settled(a, "fe80::5054:ff:fe00:1/64")?;
+            a.namespace.ip("link set t0 down addrgenmode random")?;
+            a.namespace.ip("link set t0 up")?;
+            settled(a, "fe80::")?;
+            a.namespace.ip("address add fd00:1::10/64 dev t0")?;
+            a.ping("fd00:1::1")?;
+            let port = a.culvert()?.port("t0")?;
+            let refused = port.drop_count("guard-address") + port.drop_count("guard-neighbor");
+            ensure!(refused == 0, "{port:?}");
+            Ok(())
+        },
+    )
+}
+
+/// Waits until the side has such a link-local address, to which nobody objected.
+fn settled(side: &Side, address: &str) -> Result<()> {
+    const SHOW: [&str; 8] = ["ip", "-6", "-o", "address", "show", "dev", "t0", "scope"];
+    eventually(address, PATIENCE, || {
+        let shown = side
+            .namespace
+            .run(&[&SHOW[..], &["link"]].concat(), COMMAND)?;
+        ensure!(!shown.contains("dadfailed"), "{shown}");
+        let has = shown.contains(address) && !shown.contains("tentative");
+        Ok(has.then_some(()))
+    })
+}
+
 #[test]
 fn interfaces_that_can_not_be_had() -> Result<()> {
     Scenario::run("interfaces_that_can_not_be_had", &PARTS, |scenario| {
