@@ -79,7 +79,8 @@ struct Prepared {
 
 impl Engine {
     /// Applies a whole configuration, logs what changed.
-    pub(super) fn apply(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
+    pub(super) fn apply(&mut self, mut config: Config, now: Now) -> Result<Applied, ApplyError> {
+        self.desired.share(&mut config);
         let mut plan = self.desired.plan(&config);
         self.mend(&config, &mut plan);
         let applied = self.carry_out(plan, Goal::File(Arc::new(config)), now)?;

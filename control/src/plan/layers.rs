@@ -168,6 +168,25 @@ impl Layers {
         named.map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// Lets a new file share the peers with this one that did not change: they are kept once, and compared at a glance.
+    pub fn share(&self, new: &mut Config) {
+        for tunnel in &mut new.tunnels {
+            let Some(old) = self.file.tunnel(&tunnel.name) else {
+                continue;
+            };
+            let old: HashMap<_, _> = old
+                .peers
+                .iter()
+                .map(|peer| (peer.public_key, peer))
+                .collect();
+            for peer in &mut tunnel.peers {
+                if let Some(old) = old.get(&peer.public_key).filter(|old| **old == peer) {
+                    *peer = Arc::clone(old);
+                }
+            }
+        }
+    }
+
     /// The way to what a new file says.
     #[must_use]
     pub fn plan(&self, new: &Config) -> Vec<Change> {

@@ -209,6 +209,18 @@ fn an_interface_follows_its_networks_prefix() {
     assert_eq!(impacts(&old, &new), [Impact::None; 2]);
 }
 
+#[test]
+fn files_share_the_peers_that_did_not_change() {
+    let old = tunnels([1, 2], &format!("{}, {}", peer(1, ""), peer(2, "")));
+    let keepalive = ", persistent_keepalive: 25s";
+    let mut new = tunnels([1, 2], &format!("{}, {}", peer(2, keepalive), peer(1, "")));
+    let layers = Layers::new(Arc::clone(&old));
+    layers.share(Arc::get_mut(&mut new).unwrap());
+    let (was, is) = (&old.tunnels[0].peers, &new.tunnels[0].peers);
+    assert!(Arc::ptr_eq(&was[0], &is[1]) && !Arc::ptr_eq(&was[1], &is[0]));
+    assert_eq!(layers.plan(&new).len(), 1);
+}
+
 /// A change by `wg` of the peer that the file calls p1.
 fn by_wg(layers: &Layers, edit: impl Fn(&mut Peer)) -> Change {
     let tunnel = Name::new("a").unwrap();
