@@ -184,6 +184,12 @@ fn a_client_that_asks_without_end_has_so_many_lines() {
     let left_out = usize::try_from(place.log().left_out).unwrap();
     assert!((1_000..asked).contains(&written), "{written} lines");
     assert_eq!(written + left_out, asked);
+    // The last one comes after all, when there is room again.
+    let is_told = || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::read_to_string(&log).unwrap().contains("(the last of ")
+    };
+    assert!((0..400).any(|_| is_told()));
     // Nobody else's lines are missing for it.
     reload(&life);
     let text = fs::read_to_string(&log).unwrap();

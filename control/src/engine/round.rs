@@ -25,6 +25,7 @@ use super::{
 use crate::{
     config::Name,
     netlink::{LinkWatch, RouteWatch},
+    process::log,
 };
 
 /// How often links, workers and files are looked after.
@@ -265,6 +266,7 @@ impl Engine {
         self.note_endpoints();
         self.endpoints.save();
         self.meters.read(&self.workers, now);
+        log::tell_left_out();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ mod lossy;
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use tracing::{Event, Level, Subscriber};
@@ -18,7 +19,7 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use limit::Limit;
+use limit::{LeftOut, Limit};
 use lossy::Lossy;
 
 /// The environment variable with tracing's directives.
@@ -57,10 +58,7 @@ pub fn init_with(default: &str) {
         .with_env_filter(filter)
         .with_writer(move || Lossy { warning })
         .with_ansi(lines == Lines::Terminal)
-        .event_format(Limited {
-            lines,
-            limit: Limit::default(),
-        });
+        .event_format(Limited { lines });
     // A second call keeps the first one's log.
     let _ = subscriber.try_init();
     if let Some(mistake) = mistake {
@@ -107,8 +105,9 @@ impl Lines {
 /// Lines, as far as their causes may have them.
 struct Limited {
     lines: Lines,
-    limit: Limit,
 }
+
+static LIMIT: LazyLock<Limit> = LazyLock::new(Limit::default);
 
 impl<S, N> FormatEvent<S, N> for Limited
 where
@@ -122,7 +121,13 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         // Of a line that is left out nothing is written.
-        let Some(missing) = self.limit.admit(event, Instant::now()) else {
+        let text = || {
+            let mut text = String::new();
+            // Writing to a String can't fail.
+            let _ = context.format_fields(Writer::new(&mut text), event);
+            text
+        };
+        let Some(missing) = LIMIT.admit(event, text, Instant::now()) else {
             return Ok(());
         };
         self.lines.begin(&mut writer, *event.metadata().level())?;
@@ -130,6 +135,18 @@ where
         match missing {
             0 => writeln!(writer),
             missing => writeln!(writer, " (and {missing} lines like this, left out)"),
+        }
+    }
+}
+
+/// Writes the last lines of causes that had too many, once they may have one again: how things stand is in the log in the
+/// end.
+pub fn tell_left_out() {
+    for (LeftOut { level, text }, count) in LIMIT.due(Instant::now()) {
+        match level {
+            Level::ERROR => tracing::error!("{text} (the last of {count} like this, left out)"),
+            Level::WARN => tracing::warn!("{text} (the last of {count} like this, left out)"),
+            _ => tracing::info!("{text} (the last of {count} like this, left out)"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! How many lines one cause may have.
 //!
-//! In: lines as they come. Out: whether a line is written, and how many like it were left out before. Never: a line of
-//! one port, peer or tunnel that another one's keep from being written; memory beyond [`CAUSES`].
+//! In: lines as they come. Out: whether a line is written, and how many like it were left out before; the last one that
+//! was left out, once its cause may have a line again: how things stand is in the log in the end. Never: a line of one
+//! port, peer or tunnel that another one's keep from being written; memory beyond [`CAUSES`].
 //!
 //! Guests, VMMs, peers and clients of the sockets cause lines, as many as they like: one that only connects to a
 //! port's socket and leaves again has tens of thousands a second to give. A line's cause is where in the source it is
@@ -10,8 +11,8 @@
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write as _};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
@@ -58,16 +59,43 @@ struct Causes {
 }
 
 struct Cause {
+    rate: Rate,
     /// When it has had no line for long enough.
     rested: Instant,
     left_out: u64,
+    last: Option<LeftOut>,
+}
+
+/// The last line that was left out.
+pub(super) struct LeftOut {
+    pub(super) level: Level,
+    pub(super) text: String,
+}
+
+impl Cause {
+    /// Takes room for one line, if there is some.
+    fn take(&mut self, now: Instant) -> bool {
+        let rested = self.rested.max(now) + self.rate.each;
+        let is_free = rested <= now + self.rate.each * self.rate.burst;
+        if is_free {
+            self.rested = rested;
+        }
+        is_free
+    }
 }
 
 impl Limit {
     /// Whether an event's line is written: then how many like it were left out before. What only those see who asked
     /// for it (`debug`, `trace`) has no limit.
-    pub(super) fn admit(&self, event: &Event<'_>, now: Instant) -> Option<u64> {
-        if *event.metadata().level() > Level::INFO {
+    /// `text` makes the line's.
+    pub(super) fn admit(
+        &self,
+        event: &Event<'_>,
+        text: impl FnOnce() -> String,
+        now: Instant,
+    ) -> Option<u64> {
+        let level = *event.metadata().level();
+        if level > Level::INFO {
             return Some(0);
         }
         let mut thing = Thing::default();
@@ -75,30 +103,60 @@ impl Limit {
         let mut hasher = DefaultHasher::new();
         event.metadata().callsite().hash(&mut hasher);
         let place = hasher.finish();
-        self.admit_cause(place, thing.hash(place), now)
+        let left_out = || LeftOut {
+            level,
+            text: text(),
+        };
+        self.admit_cause(place, thing.hash(place), left_out, now)
     }
 
-    fn admit_cause(&self, place: u64, thing: Option<u64>, now: Instant) -> Option<u64> {
-        let mut causes = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn admit_cause(
+        &self,
+        place: u64,
+        thing: Option<u64>,
+        left_out: impl FnOnce() -> LeftOut,
+        now: Instant,
+    ) -> Option<u64> {
+        let mut causes = self.causes();
         let (key, rate) = match thing {
             Some(thing) if causes.has_room(thing, now) => (thing, OF_ONE),
             Some(_) | None => (place, OF_ALL),
         };
         let cause = causes.known.entry(key).or_insert(Cause {
+            rate,
             rested: now,
             left_out: 0,
+            last: None,
         });
-        let rested = cause.rested.max(now) + rate.each;
-        if rested > now + rate.each * rate.burst {
+        if !cause.take(now) {
             cause.left_out += 1;
+            cause.last = Some(left_out());
             LEFT_OUT.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        cause.rested = rested;
+        cause.last = None;
         Some(std::mem::take(&mut cause.left_out))
+    }
+
+    /// The last lines of causes that may have one again, and how many each has left out.
+    pub(super) fn due(&self, now: Instant) -> Vec<(LeftOut, u64)> {
+        let mut causes = self.causes();
+        let left_out = causes.known.values_mut().filter(|cause| cause.left_out > 0);
+        let due = left_out.filter_map(|cause| {
+            let last = if cause.take(now) {
+                cause.last.take()
+            } else {
+                None
+            };
+            Some((last?, std::mem::take(&mut cause.left_out)))
+        });
+        due.collect()
+    }
+
+    fn causes(&self) -> MutexGuard<'_, Causes> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -150,8 +208,16 @@ mod tests {
 
     fn admitted(limit: &Limit, thing: Option<u64>, count: u32, now: Instant) -> usize {
         (0..count)
-            .filter(|_| limit.admit_cause(0, thing, now).is_some())
+            .filter(|_| admit(limit, thing, now).is_some())
             .count()
+    }
+
+    fn admit(limit: &Limit, thing: Option<u64>, now: Instant) -> Option<u64> {
+        let left_out = || LeftOut {
+            level: Level::INFO,
+            text: format!("{thing:?}"),
+        };
+        limit.admit_cause(0, thing, left_out, now)
     }
 
     #[test]
@@ -161,10 +227,22 @@ mod tests {
         assert_eq!(admitted(&limit, Some(2), 10, now), 10);
         let later = now + OF_ONE.each;
         // The next one tells of those that are missing.
-        assert_eq!(limit.admit_cause(0, Some(1), later), Some(980));
-        assert_eq!(limit.admit_cause(0, Some(1), later), None);
+        assert_eq!(admit(&limit, Some(1), later), Some(980));
+        assert_eq!(admit(&limit, Some(1), later), None);
         let rested = later + OF_ONE.each * 20;
         assert_eq!(admitted(&limit, Some(1), 1_000, rested), 20);
+    }
+
+    #[test]
+    fn the_last_line_that_was_left_out_comes_after_all() {
+        let (limit, now) = (Limit::default(), Instant::now());
+        admitted(&limit, Some(1), 100, now);
+        admitted(&limit, Some(2), 20, now);
+        assert!(limit.due(now).is_empty(), "too soon");
+        let due = limit.due(now + OF_ONE.each);
+        let due: Vec<_> = due.iter().map(|(last, n)| (&*last.text, *n)).collect();
+        assert_eq!(due, [("Some(1)", 80)]);
+        assert!(limit.due(now + OF_ONE.each * 50).is_empty(), "once");
     }
 
     #[test]
@@ -178,12 +256,12 @@ mod tests {
         let (limit, mut now) = (Limit::default(), Instant::now());
         let mut count = 0;
         for thing in 1..20_000 {
-            count += usize::from(limit.admit_cause(0, Some(thing), now).is_some());
+            count += usize::from(admit(&limit, Some(thing), now).is_some());
         }
         assert!(limit.0.lock().unwrap().known.len() <= CAUSES + 1);
         assert!(count < CAUSES + 1_001, "{count} lines");
         now += OF_ALL.each * 2_000;
-        assert!(limit.admit_cause(0, Some(30_000), now).is_some());
+        assert!(admit(&limit, Some(30_000), now).is_some());
         assert!(
             limit.0.lock().unwrap().known.len() < 10,
             "those that rest are forgotten"
