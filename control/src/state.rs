@@ -172,6 +172,13 @@ pub struct Peer {
     pub last_handshake_age_s: Option<u64>,
     /// `none`, `handshake`, `current`, `expired`: whether there is a key to seal with.
     pub keypair: String,
+    /// `up`: there is a session. `calling`: handshakes are sent. `silent`: they are not answered, for half a minute or
+    /// more. `unknown`: nobody knows where it is, it has to call. `idle`: none of these.
+    #[serde(default)]
+    pub state: String,
+    /// Handshakes without an answer since it was heard last.
+    #[serde(default)]
+    pub unanswered: u32,
     /// Seconds between keepalives.
     pub persistent_keepalive_s: Option<u16>,
     /// Sealed bytes and packets from it.

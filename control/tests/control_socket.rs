@@ -50,8 +50,8 @@ wan0    dpdk    25G        2           0  0 B           0  0 B      0  1500  192
 TUNNEL  UPLINK   PORT  FWMARK  PEERS   MTU  WG                           PUBLIC KEY                                    DRIFT
 wg0     wan0    51821       -      1  1420  /var/run/wireguard/wg0.sock  HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=  listen_port (file: 51820)
 
-TUNNEL  PEER  ENDPOINT          LATEST HANDSHAKE         KEYPAIR        RX   TX  STAGED  DROPS  PUBLIC KEY
-wg0     hv-b  192.0.2.11:51820  1 minute, 5 seconds ago  current  5.00 MiB  0 B       2      0  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
+TUNNEL  PEER  ENDPOINT          STATE  LATEST HANDSHAKE         KEYPAIR        RX   TX  STAGED  DROPS  PUBLIC KEY
+wg0     hv-b  192.0.2.11:51820  up     1 minute, 5 seconds ago  current  5.00 MiB  0 B       2      0  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
 
 CORE      CPU  BUSY  BURSTS  PACKETS  PER BURST  SLEEPS  QUEUES
 worker 0    1  12 %       4       10        2.5       7  vm1:0 wan0:0

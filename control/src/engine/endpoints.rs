@@ -17,6 +17,9 @@ const FILE: &str = "endpoints.json";
 struct Remembered {
     endpoint: SocketAddr,
     configured: Option<String>,
+    /// The addresses that the configuration stood for then.
+    #[serde(default)]
+    answer: Vec<SocketAddr>,
 }
 
 /// The file and its contents, by tunnel and public key.
@@ -47,13 +50,28 @@ impl Endpoints {
         (remembered.configured.as_deref() == configured).then_some(remembered.endpoint)
     }
 
-    /// Notes where a peer is.
-    pub(super) fn note(&mut self, key: String, configured: Option<String>, endpoint: SocketAddr) {
+    /// Whether the configuration stood for these addresses when the peer was heard last.
+    pub(super) fn had_answer(&self, key: &str, answer: &[SocketAddr]) -> bool {
+        self.known.get(key).is_some_and(|remembered| {
+            let before = &remembered.answer;
+            before.len() == answer.len() && answer.iter().all(|address| before.contains(address))
+        })
+    }
+
+    /// Notes where a peer was heard.
+    pub(super) fn note(
+        &mut self,
+        key: String,
+        configured: Option<String>,
+        answer: Vec<SocketAddr>,
+        endpoint: SocketAddr,
+    ) {
         let remembered = Remembered {
             endpoint,
             configured,
+            answer,
         };
-        if self.known.get(&key) != Some(&remembered) {
+        if self.run_dir.is_some() && self.known.get(&key) != Some(&remembered) {
             self.known.insert(key, remembered);
             self.changed = true;
         }
@@ -87,13 +105,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = Directory::own(folder.path(), 0o750).unwrap();
         let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
+        let configured = "192.0.2.1:1";
+        let answer = vec![configured.parse().unwrap()];
         let mut endpoints = Endpoints::open(Some(&run_dir));
-        endpoints.note("wg0/key".into(), Some("192.0.2.1:1".into()), place);
+        endpoints.note("wg0/key".into(), Some(configured.into()), answer, place);
         endpoints.save();
         let mut endpoints = Endpoints::open(Some(&run_dir));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.1:1")), Some(place));
         assert_eq!(endpoints.last("wg0/key", Some("192.0.2.2:1")), None);
         assert_eq!(endpoints.last("wg0/other", None), None);
+        assert!(endpoints.had_answer("wg0/key", &["192.0.2.1:1".parse().unwrap()]));
+        assert!(!endpoints.had_answer("wg0/key", &[place]));
         endpoints.forget("wg0/key");
         endpoints.save();
         assert!(Endpoints::open(Some(&run_dir)).known.is_empty());

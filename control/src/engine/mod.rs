@@ -12,7 +12,8 @@
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
 //! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] plans carried
-//! out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`endpoints`] what survives a restart.
+//! out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`places`] where peers may be, [`resolver`] what names
+//! stand for, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
@@ -20,8 +21,10 @@ mod endpoints;
 mod hops;
 mod interfaces;
 mod paths;
+mod places;
 mod ports;
 mod report;
+mod resolver;
 mod round;
 mod slots;
 mod tunnels;
@@ -58,7 +61,7 @@ use culvert_dataplane::{
 };
 use culvert_directory::Listener;
 use culvert_wire::fib::Routes;
-use culvert_wireguard::{Instant, Now, Transmit};
+use culvert_wireguard::{Budget, Instant, Now, Transmit};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
@@ -68,9 +71,11 @@ use self::{
     apply::{Goal, Leaving},
     endpoints::Endpoints,
     hops::Hops,
+    places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
+    resolver::Resolver,
     slots::Slots,
-    tunnels::{OutdatedPaths, PeerState, TunnelState, Wish},
+    tunnels::{Outdated, PeerState, TunnelState, Wish},
     turns::Turns,
     uplinks::{Dpdk, UplinkState},
     workers::Workers,
@@ -85,8 +90,12 @@ use crate::{
     uapi::server::{Served, Server},
 };
 
-/// The longest sleep: signals that wake nobody are looked at that often.
+/// While there is traffic: signals that are not urgent wake nobody and are looked at that often.
 const ROUND: Duration = Duration::from_millis(100);
+/// Timers of the protocol are worked off together, this far apart: each has tenths of seconds to spare.
+const SLACK: Duration = Duration::from_millis(100);
+/// The same for handshakes that wait for their turn.
+const CALLS_SLACK: Duration = Duration::from_millis(20);
 /// The first handshakes with all peers are spread over at most this time.
 const GREETING: Duration = Duration::from_secs(5);
 /// The least time between two first handshakes.
@@ -198,7 +207,7 @@ struct Engine {
     /// Their places by their names.
     tunnel_names: HashMap<Name, usize>,
     peers: Slots<PeerState>,
-    outdated: OutdatedPaths,
+    outdated: Outdated,
     /// Peers as snapshots have them.
     cells: Leaves<Arc<Cell>>,
     /// Networks' routes, and those to be built anew, by name.
@@ -215,6 +224,11 @@ struct Engine {
     links: Option<LinkWatch>,
     routes: Option<RouteWatch>,
     endpoints: Endpoints,
+    names: Names,
+    /// How many handshakes may be begun.
+    budget: Budget,
+    /// The tunnel whose peers are called first.
+    first_caller: usize,
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, Arc<Cell>)>,
     /// Handshake messages whose next hop is not known yet.
@@ -222,6 +236,10 @@ struct Engine {
     wishes: Vec<Wish>,
     meters: report::Meters,
     chores_due: Instant,
+    /// The last sweep found no signals, and whoever raises one rings.
+    is_calm: bool,
+    /// Rounds so far.
+    rounds: u64,
 }
 
 impl Engine {
@@ -254,6 +272,7 @@ impl Engine {
             doorbells: workers.doorbells(),
         };
         let meters = report::Meters::new(workers.count());
+        let names = Names::new(Resolver::new(&attention));
         let mut engine = Self {
             desired: Layers::new(Arc::new(Config {
                 tunnels: Vec::new(),
@@ -279,7 +298,7 @@ impl Engine {
             tunnels: Slots::default(),
             tunnel_names: HashMap::new(),
             peers: Slots::default(),
-            outdated: OutdatedPaths::default(),
+            outdated: Outdated::default(),
             cells: Leaves::default(),
             routes_of: HashMap::new(),
             unrouted_networks: HashSet::new(),
@@ -292,11 +311,16 @@ impl Engine {
             links: interfaces::watch(),
             routes: RouteWatch::open().ok(),
             endpoints: Endpoints::open(run_dir.map(RunDir::directory)),
+            names,
+            budget: Budget::default(),
+            first_caller: 0,
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
             meters,
             chores_due: now.monotonic,
+            is_calm: false,
+            rounds: 0,
         };
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
@@ -343,7 +367,6 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.served = None;
         }
-        self.note_endpoints();
         self.endpoints.save();
         self.ports = Slots::default();
         for (_, uplink) in self.uplinks.iter_mut() {
@@ -407,9 +430,7 @@ impl Engine {
     }
 
     fn sleep(&self, requests: &Requests, now: Instant) {
-        let timeout = self
-            .next_deadline()
-            .map_or(ROUND, |due| due.since(now).min(ROUND));
+        let timeout = self.wakes_at(now).since(now);
         let mut polled = vec![
             PollFd::new(self.attention.wake(), PollFlags::IN),
             PollFd::from_borrowed_fd(requests.as_fd(), PollFlags::IN),
@@ -423,14 +444,29 @@ impl Engine {
         let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    /// When there is something to do, unless somebody rings earlier.
+    fn wakes_at(&self, now: Instant) -> Instant {
         let tunnels = self
             .tunnels
             .iter()
             .filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
         let hosts = self.hosts.poll_timeout();
+        let calls = self
+            .tunnels
+            .iter()
+            .filter_map(|(_, tunnel)| tunnel.device.poll_calls(&self.budget));
         let greeting = self.greetings.front().map(|(due, _)| *due);
-        tunnels.chain(hosts).chain(greeting).min()
+        let unrouted = self.unrouted.front().map(|&(due, ..)| due);
+        let names = self.names.poll_timeout();
+        let looks = !self.is_calm;
+        let exact = hosts.into_iter().chain(unrouted).chain(names);
+        let calls = calls.chain(greeting).map(|due| coarse(due, CALLS_SLACK));
+        tunnels
+            .map(|due| coarse(due, SLACK))
+            .chain(calls)
+            .chain(exact)
+            .chain(looks.then(|| now + ROUND))
+            .fold(self.chores_due, Instant::min)
     }
 
     /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
@@ -462,34 +498,17 @@ impl Engine {
         all
     }
 
-    fn note_endpoints(&mut self) {
-        for (_, peer) in self.peers.iter_mut() {
-            let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
-                continue;
-            };
-            let status = tunnel.device.peer(peer.cell.id);
-            let Some(endpoint) = status.and_then(|status| status.endpoint) else {
-                continue;
-            };
-            if peer.noted.replace(endpoint) != Some(endpoint) {
-                let key = endpoint_key(&tunnel.name, &peer.config);
-                let configured = peer.configured_endpoint();
-                self.endpoints.note(key, configured, endpoint);
-            }
-        }
-    }
-
-    /// Where a configured peer is thought to be: where it was last, unless the
-    /// configuration has changed since, or where the configuration says.
+    /// Where a configured peer is thought to be at first: where it was last, unless the configuration has changed
+    /// since, or where the configuration says. Other places are called in turn, and what names stand for is found
+    /// out meanwhile.
     fn first_endpoint(&self, tunnel: &Name, peer: &crate::config::Peer) -> Option<SocketAddr> {
         let configured = peer.endpoint.as_ref().map(ToString::to_string);
         let last = self
             .endpoints
             .last(&endpoint_key(tunnel, peer), configured.as_deref());
-        last.or_else(|| match &peer.endpoint {
+        last.or(match &peer.endpoint {
             Some(Endpoint::Address(address)) => Some(*address),
-            Some(Endpoint::Host { name, port }) => resolve(tunnel, &peer.name, name, *port),
-            None => None,
+            Some(Endpoint::Host { .. }) | None => None,
         })
     }
 
@@ -502,20 +521,14 @@ impl Engine {
     }
 }
 
-fn endpoint_key(tunnel: &Name, peer: &crate::config::Peer) -> String {
-    format!("{tunnel}/{}", peer.public_key.to_base64())
+/// The next instant on a grid, so that what is due about the same time is done at once.
+fn coarse(due: Instant, step: Duration) -> Instant {
+    let step = u64::try_from(step.as_nanos()).unwrap_or(1);
+    Instant::from_nanos(due.as_nanos().div_ceil(step).saturating_mul(step))
 }
 
-/// Asks the system's resolver; a name that it doesn't know leaves the peer to call us.
-fn resolve(tunnel: &Name, peer: &Name, name: &str, port: u16) -> Option<SocketAddr> {
-    use std::net::ToSocketAddrs as _;
-    match (name, port).to_socket_addrs().map(|mut found| found.next()) {
-        Ok(Some(address)) => Some(address),
-        Ok(None) | Err(_) => {
-            tracing::warn!(%tunnel, %peer, name, "can't resolve the endpoint's name: the peer has to call first");
-            None
-        }
-    }
+fn endpoint_key(tunnel: &Name, peer: &crate::config::Peer) -> String {
+    format!("{tunnel}/{}", peer.public_key.to_base64())
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl Engine {
     }
 
     pub(super) fn rebuild_paths(&mut self, now: Instant) {
-        for slot in self.outdated.take() {
+        for slot in self.outdated.take_paths() {
             self.rebuild_path(slot, now);
         }
     }

@@ -12,7 +12,9 @@ use culvert_dataplane::{
 use culvert_vhost::{Obstacle, PortDrop, PortStatus, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
-use super::{Engine, tunnels::PeerState, uplinks::UplinkState, workers::Workers};
+use super::{
+    Engine, places::SILENT_AFTER, tunnels::PeerState, uplinks::UplinkState, workers::Workers,
+};
 use crate::{
     config::{self, PortDriver, UplinkDriver},
     state::{Core, Drop, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink},
@@ -412,7 +414,15 @@ impl Engine {
                 queues: guests.chain(uplinks).collect(),
             }
         };
-        self.workers.0.iter().enumerate().map(core).collect()
+        let control = Core {
+            name: "control".into(),
+            cpu: self.desired.file().cores.control.map(|cpu| cpu.0),
+            // It sleeps between its rounds.
+            sleeps: self.rounds,
+            ..Core::default()
+        };
+        let workers = self.workers.0.iter().enumerate().map(core);
+        std::iter::once(control).chain(workers).collect()
     }
 }
 
@@ -444,6 +454,15 @@ fn report_peer(tunnel: String, peer: &PeerState, status: &PeerStatus<'_>, now: N
             None => "none",
         }
         .into(),
+        state: match (status.unanswered, sendable, status.endpoint) {
+            (SILENT_AFTER.., ..) => "silent",
+            (_, Some(true), _) => "up",
+            (1.., ..) => "calling",
+            (0, _, None) => "unknown",
+            (0, _, Some(_)) => "idle",
+        }
+        .into(),
+        unanswered: status.unanswered,
         persistent_keepalive_s: peer.config.persistent_keepalive,
         rx: Traffic {
             packets: traffic.rx_packets.load(Ordering::Relaxed),

@@ -11,7 +11,7 @@ use std::{
 use culvert_dataplane::shared::{
     control_link::Command,
     ids::{PeerIndex, PortIndex},
-    limits::HANDSHAKES_PER_ROUND,
+    limits::{HANDSHAKES_PER_ROUND, INITIATIONS_PER_ROUND},
     peer::signal,
     punt::PuntClass,
 };
@@ -36,6 +36,7 @@ const REFRESH: Duration = Duration::from_secs(5);
 impl Engine {
     /// One round; whether there is more to do at once.
     pub(super) fn round(&mut self, now: Now) -> Result<bool, EngineError> {
+        self.rounds += 1;
         while let Ok((name, event)) = self.news.try_recv() {
             if let Some((slot, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name)
                 && port.heard(event, now.monotonic)
@@ -49,6 +50,8 @@ impl Engine {
         let more = self.take_handshakes(now) | self.take_punts(now.monotonic) | self.vacate_peers();
         self.take_signals(now);
         self.pass_deadlines(now);
+        self.seek_peers(now);
+        let more = self.make_calls(now) | more;
         self.drain_tunnels(now);
         // Neighbors make paths, and paths ask for neighbors.
         self.drain_hosts(now);
@@ -169,7 +172,7 @@ impl Engine {
             tunnels,
             ..
         } = self;
-        attention.sweep(|index| {
+        let any = attention.sweep(|index| {
             let Some(peer) = peers.get_mut(index.slot()) else {
                 return;
             };
@@ -181,6 +184,9 @@ impl Engine {
                 tunnel.signals(peer, bits, now);
             }
         });
+        // While signals come, they are looked for: who rang for each would ring for every burst.
+        self.is_calm = !any && self.attention.is_watched();
+        self.attention.watch(!any);
     }
 
     fn pass_deadlines(&mut self, now: Now) {
@@ -207,6 +213,20 @@ impl Engine {
             }
         }
         self.hosts.handle_timeout(now.monotonic);
+    }
+
+    /// Calls peers that wait for it, after those that called us were answered; whether more may be called at once.
+    fn make_calls(&mut self, now: Now) -> bool {
+        let mut left = INITIATIONS_PER_ROUND;
+        let places = self.tunnels.places();
+        // No tunnel's peers are always the first.
+        self.first_caller = (self.first_caller + 1) % places.max(1);
+        for slot in (self.first_caller..places).chain(0..self.first_caller) {
+            if let Some(tunnel) = self.tunnels.get_mut(slot) {
+                left -= tunnel.device.handle_calls(&mut self.budget, left, now);
+            }
+        }
+        left == 0
     }
 
     /// Carries out what the protocol wants.
@@ -238,6 +258,9 @@ impl Engine {
                     }
                     // Before the messages behind it: they go along the new path.
                     Wish::Path(peer) => self.rebuild_path(peer, now.monotonic),
+                    Wish::Unanswered(peer, calls) => {
+                        self.unanswered(peer, calls, now.monotonic);
+                    }
                 }
             }
         }
@@ -263,7 +286,6 @@ impl Engine {
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {
             self.forget_sources();
         }
-        self.note_endpoints();
         self.endpoints.save();
         self.meters.read(&self.workers, now);
         log::tell_left_out();

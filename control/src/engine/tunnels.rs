@@ -32,6 +32,7 @@ use rand_core::UnwrapErr;
 
 use super::{
     compile::{apart, prefix},
+    places::Places,
     slots::Slots,
 };
 use crate::{
@@ -57,42 +58,83 @@ pub(super) struct PeerState {
     /// When its next hop was last asked for.
     pub(super) refreshed: Instant,
     /// Whether it has to be given a new path.
-    outdated: Outdated,
-    /// The endpoint that was last kept for a restart.
-    pub(super) noted: Option<SocketAddr>,
+    listed: Listed,
+    /// Where it may be.
+    pub(super) places: Places,
 }
 
-/// Places of peers that have to be given a new path; clones are one list.
+/// Peers that something has to be done for; clones are one list.
 #[derive(Clone, Debug, Default)]
-pub(super) struct OutdatedPaths(Rc<RefCell<Vec<usize>>>);
+pub(super) struct Outdated(Rc<RefCell<Lists>>);
 
-impl OutdatedPaths {
-    /// Takes the places off the list.
-    pub(super) fn take(&self) -> Vec<usize> {
-        self.0.take()
+#[derive(Debug, Default)]
+struct Lists {
+    paths: Vec<usize>,
+    places: Vec<usize>,
+    heard: Vec<usize>,
+}
+
+impl Outdated {
+    /// Takes off those that have to be given a new path.
+    pub(super) fn take_paths(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().paths)
+    }
+
+    /// Takes off those that the configuration has somewhere else.
+    pub(super) fn take_places(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().places)
+    }
+
+    /// Takes off those that were heard.
+    pub(super) fn take_heard(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().heard)
     }
 }
 
-/// A peer's place on the list: there once at most.
+/// A peer's entries on the lists: one of a kind at most.
 #[derive(Debug)]
-struct Outdated {
+struct Listed {
     slot: usize,
-    listed: bool,
-    list: OutdatedPaths,
+    path: bool,
+    places: bool,
+    lists: Outdated,
 }
 
 impl PeerState {
     /// The peer has to be given a new path, soon.
     pub(super) fn outdate_path(&mut self) {
-        let Outdated { slot, listed, list } = &mut self.outdated;
-        if !std::mem::replace(listed, true) {
-            list.0.borrow_mut().push(*slot);
+        let Listed { slot, lists, .. } = &self.listed;
+        if !self.listed.path {
+            lists.0.borrow_mut().paths.push(*slot);
         }
+        self.listed.path = true;
+    }
+
+    /// The configuration has the peer somewhere else.
+    fn outdate_places(&mut self) {
+        self.places.heard = None;
+        self.places.is_settled = false;
+        let Listed { slot, lists, .. } = &self.listed;
+        if !self.listed.places {
+            lists.0.borrow_mut().places.push(*slot);
+        }
+        self.listed.places = true;
+    }
+
+    /// Its places are looked for now.
+    pub(super) fn renew_places(&mut self) {
+        self.listed.places = false;
+    }
+
+    /// Something authentic came from where the protocol has the peer now.
+    fn note_heard(&self) {
+        let Listed { slot, lists, .. } = &self.listed;
+        lists.0.borrow_mut().heard.push(*slot);
     }
 
     /// The peer is given a new path now, which has its next hop asked for.
     pub(super) fn renew_path(&mut self, now: Instant) {
-        self.outdated.listed = false;
+        self.listed.path = false;
         self.refreshed = now;
     }
 
@@ -140,6 +182,8 @@ pub(super) enum Wish {
     DropStaged(usize),
     /// The peer's path must be built anew.
     Path(usize),
+    /// The peer has not answered so many calls.
+    Unanswered(usize, u32),
 }
 
 impl TunnelState {
@@ -187,7 +231,7 @@ impl TunnelState {
         tunnel: usize,
         config: Arc<config::Peer>,
         endpoint: Option<SocketAddr>,
-        (peers, outdated): (&mut Slots<PeerState>, &OutdatedPaths),
+        (peers, outdated): (&mut Slots<PeerState>, &Outdated),
         now: Now,
     ) -> Result<usize, culvert_wireguard::ConfigError> {
         let id = self.device.add_peer(
@@ -214,14 +258,16 @@ impl TunnelState {
             local: None,
             is_up: false,
             refreshed: now.monotonic,
-            outdated: Outdated {
+            listed: Listed {
                 slot,
-                listed: false,
-                list: outdated.clone(),
+                path: false,
+                places: false,
+                lists: outdated.clone(),
             },
-            noted: None,
+            places: Places::default(),
         };
         peer.outdate_path();
+        peer.outdate_places();
         peers.put(slot, peer);
         Ok(slot)
     }
@@ -316,6 +362,7 @@ impl TunnelState {
                 .as_ref()
                 .filter(|_| moves)
                 .and_then(Endpoint::address),
+            elsewhere: moves.then(Vec::new),
         };
         self.device.update_peer(id, update, now);
         if moves {
@@ -327,8 +374,9 @@ impl TunnelState {
             peer.local = None;
             peer.outdate_path();
         }
-        // What is kept says what the configuration said.
-        peer.noted = None;
+        if moves || old.endpoint != config.endpoint {
+            peer.outdate_places();
+        }
     }
 
     /// A handshake message from the wire.
@@ -357,9 +405,12 @@ impl TunnelState {
         };
         if let Some(peer) = self.peers.get(&id).and_then(|slot| peers.get_mut(*slot)) {
             peer.cell.traffic.received(1, message.len() as u64);
-            if peer.local != local && verdict != Handshake::CookieAccepted(id) {
-                peer.local = local;
-                peer.outdate_path();
+            if verdict != Handshake::CookieAccepted(id) {
+                peer.note_heard();
+                if peer.local != local {
+                    peer.local = local;
+                    peer.outdate_path();
+                }
             }
         }
     }
@@ -380,6 +431,7 @@ impl TunnelState {
             && let Some((endpoint, local)) = peer.cell.take_moved()
         {
             self.device.handle_endpoint(id, endpoint);
+            peer.note_heard();
             peer.local = local.or(peer.local);
             // A worker may have published a path of its own.
             peer.outdate_path();
@@ -453,14 +505,11 @@ impl TunnelState {
                     tracing::info!(%tunnel, peer = %state.config.name, endpoint, "peer is up: first handshake");
                 }
             }
-            Event::HandshakeGivenUp { peer } => {
-                let tunnel = self.name.clone();
-                if let Some(state) = self.state(peer, peers) {
-                    state.is_up = false;
-                    tracing::warn!(%tunnel, peer = %state.config.name, "peer is silent: no answer to handshakes for 90 s");
-                }
+            Event::Unanswered { peer, calls } => {
+                let slot = self.peers.get(&peer).copied();
+                wishes.extend(slot.map(|slot| Wish::Unanswered(slot, calls)));
             }
-            Event::PeerRemoved { .. } => {}
+            Event::HandshakeGivenUp { .. } | Event::PeerRemoved { .. } => {}
         }
     }
 

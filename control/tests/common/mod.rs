@@ -80,6 +80,7 @@ pub(crate) fn state() -> State {
             last_handshake_unix: Some(1_700_000_000),
             last_handshake_age_s: Some(65),
             keypair: "current".into(),
+            state: "up".into(),
             rx: Traffic {
                 packets: 1,
                 bytes: 5 << 20,

@@ -98,6 +98,9 @@ pub const UNROUTED_MAX: usize = 1_024;
 /// How long they wait.
 pub const UNROUTED_LIFE: Duration = Duration::from_secs(3);
 
+/// Handshakes that the control core begins per round, over all tunnels, after those: a few milliseconds.
+pub const INITIATIONS_PER_ROUND: usize = 32;
+
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;
 
@@ -187,6 +190,8 @@ pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
 
 #[cfg(test)]
 mod tests {
+    use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
+
     use super::*;
 
     /// The document and the code are one table.
@@ -228,6 +233,15 @@ mod tests {
             ),
             ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
             ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),
+            ("INITIATIONS_PER_ROUND", INITIATIONS_PER_ROUND.to_string()),
+            (
+                "FIRST_CALLS_PER_SECOND",
+                format!("{FIRST_CALLS_PER_SECOND}/s"),
+            ),
+            (
+                "SILENT_CALLS_PER_SECOND",
+                format!("{SILENT_CALLS_PER_SECOND}/s"),
+            ),
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),

@@ -22,6 +22,7 @@ use rand_core::CryptoRng;
 use self::common::{Core, Identity};
 use self::peer::Peer;
 use crate::PeerId;
+use crate::calls::Budget;
 use crate::cookie::Mac1;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::limits::{MAX_PEERS, TIMEOUTS_PER_CALL};
@@ -34,9 +35,10 @@ pub use self::api::{
 
 /// A WireGuard device.
 ///
-/// After every call of a `handle_*`, `add_*`, `update_*`, `remove_*`, `set_*`, `bring_*` or `initiate` method, drain
-/// [`Device::poll_event`], then [`Device::poll_transmit`], then arm a timer for [`Device::poll_timeout`]. Events and
-/// messages are few per call (a handful per peer concerned) but wait without a bound: drain them.
+/// After every call of a `handle_*`, `add_*`, `update_*`, `remove_*`, `set_*`, `bring_*` or `initiate` method, call
+/// [`Device::handle_calls`], drain [`Device::poll_event`], then [`Device::poll_transmit`], then arm a timer for
+/// [`Device::poll_timeout`] and [`Device::poll_calls`]. Events and messages are few per call (a handful per peer
+/// concerned) but wait without a bound: drain them.
 ///
 /// Calls for a peer that doesn't exist (any more) do nothing: workers may lag behind.
 pub struct Device {
@@ -112,6 +114,7 @@ impl Device {
         };
         self.by_key.remove(gone.public_key());
         gone.clear(&mut self.core);
+        gone.leave_queue(&mut self.core);
         self.core.deadlines.remove(peer);
         self.core.events.push_back(Event::PeerRemoved { peer });
         self.vacant.push_back(peer.0);
@@ -202,8 +205,8 @@ impl Device {
         self.peers.iter().flatten().map(|peer| peer.status())
     }
 
-    /// A key is needed: a packet was staged, or a keypair refused to send. At most one initiation leaves per 5 s. If
-    /// there is a key by now, the answer is [`Event::FlushStaged`].
+    /// A key is needed: a packet was staged, or a keypair refused to send. The peer is called in its turn, at most
+    /// once per 5 s. If there is a key by now, the answer is [`Event::FlushStaged`].
     pub fn initiate(&mut self, peer: PeerId, now: Now) {
         self.with(peer, |peer, core| peer.need_key(core, now));
     }
@@ -258,6 +261,23 @@ impl Device {
             .into_iter()
             .chain(self.core.limiter.collect_at())
             .min()
+    }
+
+    /// Calls peers that are to be called, `limit` at the most and as many as the budget allows; answers how many.
+    pub fn handle_calls(&mut self, budget: &mut Budget, limit: usize, now: Now) -> usize {
+        for made in 0..limit {
+            let Some(peer) = self.core.calls.next(budget, now.monotonic) else {
+                return made;
+            };
+            self.with(peer, |peer, core| peer.call(core, now));
+        }
+        limit
+    }
+
+    /// When `handle_calls` is due next.
+    #[must_use]
+    pub fn poll_calls(&self, budget: &Budget) -> Option<Instant> {
+        self.core.calls.due(budget)
     }
 
     /// The next message to send.

@@ -24,6 +24,7 @@ pub mod padding;
 pub mod replay;
 pub mod time;
 
+mod calls;
 mod crypto;
 mod device;
 mod index;
@@ -31,6 +32,7 @@ mod noise;
 mod ratelimiter;
 mod timers;
 
+pub use calls::Budget;
 pub use device::{
     Config, ConfigError, Device, Event, Handshake, HandshakeDrop, PeerConfig, PeerStatus,
     PeerUpdate, Traffic, Transmit,

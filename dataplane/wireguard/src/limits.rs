@@ -33,6 +33,26 @@ pub const REKEY_TIMEOUT_JITTER_MAX: Duration = Duration::from_millis(333);
 /// (WP 6.1: REKEY_ATTEMPT_TIME of 90 s; kernel).
 pub const MAX_TIMER_HANDSHAKES: u32 = 90 / 5;
 
+/// Calls without an answer after which the time between them doubles with each: as many as leave before a handshake
+/// is given up.
+pub const BACK_OFF_AFTER: u32 = MAX_TIMER_HANDSHAKES + 2;
+
+/// The longest time between two calls of a peer that does not answer, while something asks for them: what a peer
+/// that returns in silence is waited for at the most. The protocol itself knows no back-off.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(30);
+
+/// Calls per second of peers that were not called since they were heard last: about a quarter of a core.
+pub const FIRST_CALLS_PER_SECOND: u32 = 2_000;
+
+/// Calls per second of all peers that don't answer: about a twentieth of a core.
+pub const SILENT_CALLS_PER_SECOND: u32 = 500;
+
+/// Calls of each kind that a rested budget allows at once.
+pub const CALLS_AT_ONCE: u32 = 64;
+
+/// Silent peers with more unanswered calls than these are called in turn, whatever their number.
+pub const CALLS_SPREAD: u32 = 2 * BACK_OFF_AFTER;
+
 /// Silence after received data until an empty packet is sent (WP 6.1).
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -95,6 +115,5 @@ pub const MAX_PEERS: usize = 1 << 20;
 /// Outer traffic class of handshake messages: AF41, no ECN (kernel HANDSHAKE_DSCP).
 pub const HANDSHAKE_TOS: u8 = 0x88;
 
-/// Peers whose timers are worked off in one [`crate::Device::handle_timeout`]: each may cost a handshake's
-/// X25519, and the control core has other work.
+/// Peers whose timers are worked off in one [`crate::Device::handle_timeout`]: the control core has other work.
 pub const TIMEOUTS_PER_CALL: usize = 64;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use culvert_wireguard::cookie::Mac1;
 use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, Kind, Message};
 use culvert_wireguard::{
-    Config, Device, Event, Instant, Now, PeerConfig, PeerId, PresharedKey, PrivateKey,
+    Budget, Config, Device, Event, Instant, Now, PeerConfig, PeerId, PresharedKey, PrivateKey,
 };
 use libfuzzer_sys::fuzz_target;
 use rand_core::{TryCryptoRng, TryRng};
@@ -79,8 +79,9 @@ fn sides(now: Now) -> [Side; 2] {
     })
 }
 
-/// Carries events out as the control core does, and messages to the other side.
-fn drain(sides: &mut [Side; 2], from: usize) {
+/// Carries calls and events out as the control core does, and messages to the other side.
+fn drain(sides: &mut [Side; 2], from: usize, now: Now) {
+    sides[from].device.handle_calls(&mut Budget::default(), 64, now);
     while let Some(event) = sides[from].device.poll_event() {
         if let Event::KeypairAdded { keypair, .. } = event {
             assert_eq!(keypair.receiving_key().len(), 32);
@@ -157,7 +158,7 @@ fuzz_target!(|input: &[u8]| {
                 receive(&mut sides, to, whole, false, false, now);
             }
         }
-        drain(&mut sides, to);
+        drain(&mut sides, to, now);
     }
 });
 

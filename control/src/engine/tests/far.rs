@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, time::Duration};
 
 use culvert_dataplane::shared::clock;
-use culvert_wireguard::{Device, Handshake, PeerConfig, PresharedKey};
+use culvert_wireguard::{Budget, Device, Handshake, PeerConfig, PresharedKey};
 use rand_core::UnwrapErr;
 
 use crate::keys::{PrivateKey, PublicKey};
@@ -28,6 +28,7 @@ impl Far {
         };
         let peer = device.add_peer(peer, now).unwrap();
         device.initiate(peer, now);
+        device.handle_calls(&mut Budget::default(), 1, now);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         while let Some(message) = device.poll_transmit() {
             // Where nobody listens, nobody answers.

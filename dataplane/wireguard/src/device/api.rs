@@ -57,6 +57,8 @@ pub struct PeerUpdate {
     pub persistent_keepalive: Option<Duration>,
     /// A new endpoint.
     pub endpoint: Option<SocketAddr>,
+    /// Where else it may be: calls without an answer go to the endpoint and to these places in turn.
+    pub elsewhere: Option<Vec<SocketAddr>>,
 }
 
 /// What can be wrong with a peer to add.
@@ -238,6 +240,13 @@ pub enum Event {
         /// When, since the Unix epoch.
         at: Duration,
     },
+    /// Another initiation is sent: so many stayed without an answer since the peer was heard last.
+    Unanswered {
+        /// The peer.
+        peer: PeerId,
+        /// How many.
+        calls: u32,
+    },
     /// Twenty initiations stayed without an answer.
     HandshakeGivenUp {
         /// The peer.
@@ -265,6 +274,8 @@ pub struct PeerStatus<'a> {
     pub persistent_keepalive: Option<Duration>,
     /// When the last session came up, since the Unix epoch.
     pub last_handshake: Option<Duration>,
+    /// Initiations without an answer since the peer was heard last.
+    pub unanswered: u32,
     /// The keypair that packets are sealed with.
     pub current: Option<&'a Arc<Keypair>>,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rand_core::CryptoRng;
 
 use super::api::{Config, Event, Transmit};
+use crate::calls::Calls;
 use crate::cookie::Checker;
 use crate::index::IndexTable;
 use crate::keys::{PrivateKey, PublicKey};
@@ -40,6 +41,7 @@ pub(super) struct Core {
     pub(super) identity: Option<Identity>,
     pub(super) indices: IndexTable,
     pub(super) deadlines: Deadlines,
+    pub(super) calls: Calls,
     pub(super) limiter: RateLimiter,
     pub(super) rng: Box<dyn CryptoRng + Send>,
     pub(super) events: VecDeque<Event>,
@@ -59,6 +61,7 @@ impl Core {
             identity,
             indices: IndexTable::new(config.index_slots),
             deadlines: Deadlines::default(),
+            calls: Calls::default(),
             limiter: RateLimiter::default(),
             rng,
             events: VecDeque::new(),

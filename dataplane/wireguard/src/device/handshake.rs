@@ -9,10 +9,11 @@ use super::Device;
 use super::api::{Event, Handshake, HandshakeDrop, Transmit};
 use super::common::Core;
 use super::peer::{Peer, StaticStatic};
+use crate::calls::Standing;
 use crate::cookie::CookieRefusal;
 use crate::crypto::Secret;
 use crate::keys::PrivateKey;
-use crate::limits::{HANDSHAKE_TOS, INITIATION_INTERVAL, REKEY_TIMEOUT};
+use crate::limits::{HANDSHAKE_TOS, INITIATION_INTERVAL};
 use crate::message::{CookieReply, Initiation, Message, Response};
 use crate::noise::{Claimed, Initiated, Initiator, Proven};
 use crate::time::{Now, Tai64n};
@@ -175,18 +176,51 @@ impl Peer {
         self.retry_later(core, now);
     }
 
-    /// Sends an initiation, unless a handshake message left less than REKEY_TIMEOUT ago.
+    /// Has an initiation sent when it is this peer's turn, unless a handshake message left less than REKEY_TIMEOUT
+    /// ago (for a silent peer: less than it is waited for).
     pub(super) fn initiate(&mut self, core: &mut Core, attempt: Attempt, now: Now) {
         if attempt == Attempt::First {
             self.timers.handshake_attempts = 0;
         }
-        let held = |sent: crate::Instant| !sent.is_older_than(REKEY_TIMEOUT, now.monotonic);
-        let Some(endpoint) = self.endpoint else {
+        if self.ticket.is_none() && self.may_call(core, now) {
+            let has_session = self.current.is_some();
+            let standing = Standing::new(has_session, self.unanswered);
+            self.ticket = Some(core.calls.enter(standing, self.id));
+        }
+    }
+
+    /// Gives up the place among those that wait to be called; answers whether there was one.
+    pub(super) fn leave_queue(&mut self, core: &mut Core) -> bool {
+        let ticket = self.ticket.take();
+        if let Some(ticket) = &ticket {
+            core.calls.leave(ticket);
+        }
+        ticket.is_some()
+    }
+
+    fn may_call(&self, core: &Core, now: Now) -> bool {
+        let patience = self.patience();
+        let held = |sent: crate::Instant| !sent.is_older_than(patience, now.monotonic);
+        core.up
+            && core.identity.is_some()
+            && self.endpoint.is_some()
+            && !self.handshake_sent.is_some_and(held)
+    }
+
+    /// It is this peer's turn: sends an initiation, if nothing has made it needless meanwhile.
+    pub(super) fn call(&mut self, core: &mut Core, now: Now) {
+        self.ticket = None;
+        let Some(place) = self.place().filter(|_| self.may_call(core, now)) else {
+            self.retry_later(core, now);
             return;
         };
-        if !core.up || core.identity.is_none() || self.handshake_sent.is_some_and(held) {
-            return;
+        if self.unanswered > 0 {
+            core.events.push_back(Event::Unanswered {
+                peer: self.id,
+                calls: self.unanswered,
+            });
         }
+        self.unanswered = self.unanswered.saturating_add(1);
         self.handshake_sent = Some(now.monotonic);
         let Some(mut message) = self.open_initiation(core, now) else {
             return;
@@ -195,12 +229,17 @@ impl Peer {
             .add_macs(&mut message, &self.public_key, now.monotonic);
         self.note_handshake_sent(core, now.monotonic);
         self.note_initiated(core, now.monotonic);
-        core.transmits.push_back(Transmit::new(
-            Some(self.id),
-            endpoint,
-            HANDSHAKE_TOS,
-            &message,
-        ));
+        core.transmits
+            .push_back(Transmit::new(Some(self.id), place, HANDSHAKE_TOS, &message));
+    }
+
+    /// Where to call: at the endpoint, then at all places in turn. Data follow when an answer has come from there.
+    fn place(&self) -> Option<SocketAddr> {
+        let endpoint = self.endpoint?;
+        let others = self.elsewhere.iter().filter(|place| **place != endpoint);
+        let count = 1 + others.clone().count();
+        let turn = self.unanswered as usize % count;
+        std::iter::once(&endpoint).chain(others).nth(turn).copied()
     }
 
     /// Begins a handshake in place of one that may still be open. `None` if there is no index or no way to agree.

@@ -14,6 +14,7 @@ use super::api::{Event, PeerConfig, PeerStatus, PeerUpdate};
 use super::common::Core;
 use super::timing::Timers;
 use crate::PeerId;
+use crate::calls::Ticket;
 use crate::cookie::Jar;
 use crate::crypto::Secret;
 use crate::keypair::{Keypair, Role, SessionKeys};
@@ -28,6 +29,7 @@ pub(super) struct Peer {
     pub(super) preshared_key: PresharedKey,
     pub(super) static_static: StaticStatic,
     pub(super) endpoint: Option<SocketAddr>,
+    pub(super) elsewhere: Box<[SocketAddr]>,
     pub(super) persistent_keepalive: Option<Duration>,
     pub(super) last_handshake: Option<Duration>,
 
@@ -42,6 +44,10 @@ pub(super) struct Peer {
     pub(super) initiation_accepted: Option<Instant>,
     /// When we last sent an initiation or a response.
     pub(super) handshake_sent: Option<Instant>,
+    /// Its place among those that wait to be called.
+    pub(super) ticket: Option<Ticket>,
+    /// Initiations sent since something authentic was received.
+    pub(super) unanswered: u32,
 
     pub(super) previous: Option<Arc<Keypair>>,
     pub(super) current: Option<Arc<Keypair>>,
@@ -69,6 +75,7 @@ impl Peer {
             preshared_key: config.preshared_key,
             static_static: StaticStatic::Unknown,
             endpoint: config.endpoint,
+            elsewhere: Box::default(),
             persistent_keepalive: config.persistent_keepalive.and_then(interval),
             last_handshake: None,
             initiated: None,
@@ -77,6 +84,8 @@ impl Peer {
             timestamp_sent: Tai64n::default(),
             initiation_accepted: None,
             handshake_sent: None,
+            ticket: None,
+            unanswered: 0,
             previous: None,
             current: None,
             next: None,
@@ -101,6 +110,7 @@ impl Peer {
             endpoint: self.endpoint,
             persistent_keepalive: self.persistent_keepalive,
             last_handshake: self.last_handshake,
+            unanswered: self.unanswered,
             current: self.current.as_ref(),
         }
     }
@@ -109,8 +119,16 @@ impl Peer {
         if let Some(preshared_key) = update.preshared_key {
             self.preshared_key = preshared_key;
         }
-        if let Some(endpoint) = update.endpoint {
-            self.move_endpoint(core, endpoint);
+        let is_new = |elsewhere: &Vec<SocketAddr>| elsewhere[..] != self.elsewhere[..];
+        let elsewhere = update.elsewhere.filter(is_new);
+        if update.endpoint.is_some() || elsewhere.is_some() {
+            if let Some(endpoint) = update.endpoint {
+                self.move_endpoint(core, endpoint);
+            }
+            if let Some(elsewhere) = elsewhere {
+                self.elsewhere = elsewhere.into_boxed_slice();
+            }
+            self.call_anew(core, now);
         }
         if let Some(after) = update.persistent_keepalive.map(interval) {
             let before = std::mem::replace(&mut self.persistent_keepalive, after);
@@ -153,6 +171,8 @@ impl Peer {
         core.deadlines.remove(self.id);
         self.timers = Timers::default();
         self.handshake_sent = None;
+        self.unanswered = 0;
+        self.leave_queue(core);
         self.clear(core);
     }
 

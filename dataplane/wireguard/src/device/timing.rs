@@ -18,8 +18,8 @@ use super::handshake::Attempt;
 use super::peer::Peer;
 use crate::keypair::{Keypair, Role};
 use crate::limits::{
-    KEEPALIVE_TIMEOUT, MAX_TIMER_HANDSHAKES, REKEY_AFTER_TIME, REKEY_ON_RECEIVE_AFTER,
-    REKEY_TIMEOUT, ZERO_KEYS_AFTER,
+    BACK_OFF_AFTER, BACK_OFF_MAX, KEEPALIVE_TIMEOUT, MAX_TIMER_HANDSHAKES, REKEY_AFTER_TIME,
+    REKEY_ON_RECEIVE_AFTER, REKEY_TIMEOUT, ZERO_KEYS_AFTER,
 };
 use crate::time::{Instant, Now};
 
@@ -139,11 +139,28 @@ impl Peer {
     pub(super) fn retry_later(&mut self, core: &mut Core, now: Now) {
         let possible = core.up && core.identity.is_some() && self.endpoint.is_some();
         if possible
+            && self.ticket.is_none()
             && self.timers.retransmit_handshake.is_none()
             && let Some(sent) = self.handshake_sent
         {
             self.timers.retransmit_handshake =
-                Some((sent + REKEY_TIMEOUT).max(now.monotonic) + core.jitter());
+                Some((sent + self.patience()).max(now.monotonic) + core.jitter());
+        }
+    }
+
+    /// How long a handshake message of ours holds back the next initiation.
+    pub(super) fn patience(&self) -> Duration {
+        let doublings = self.unanswered.saturating_sub(BACK_OFF_AFTER).min(8);
+        (REKEY_TIMEOUT * (1 << doublings)).min(BACK_OFF_MAX)
+    }
+
+    /// There is a new place to call: what was called in vain before doesn't count.
+    pub(super) fn call_anew(&mut self, core: &mut Core, now: Now) {
+        let waited = self.leave_queue(core) | self.timers.retransmit_handshake.take().is_some();
+        self.unanswered = 0;
+        if waited {
+            self.initiate(core, Attempt::First, now);
+            self.retry_later(core, now);
         }
     }
 
@@ -175,6 +192,7 @@ impl Peer {
                 .push_back(Event::SendKeepalive { peer: self.id });
         } else {
             self.initiate(core, Attempt::First, now);
+            self.retry_later(core, now);
         }
     }
 
@@ -291,6 +309,7 @@ impl Peer {
 
     /// Something authentic was received: handshake message, data or keepalive.
     pub(super) fn note_received(&mut self, at: Instant) {
+        self.unanswered = 0;
         self.timers.new_handshake = None;
         self.restart_persistent_keepalive(at);
     }
@@ -308,7 +327,7 @@ impl Peer {
     }
 
     pub(super) fn note_initiated(&mut self, core: &mut Core, at: Instant) {
-        self.timers.retransmit_handshake = Some(at + REKEY_TIMEOUT + core.jitter());
+        self.timers.retransmit_handshake = Some(at + self.patience() + core.jitter());
     }
 
     /// New keys were derived.
@@ -318,6 +337,7 @@ impl Peer {
 
     /// Both sides have the new keys: our response was confirmed, or we have the other's.
     pub(super) fn note_handshake_complete(&mut self, core: &mut Core, now: Now) {
+        self.leave_queue(core);
         self.timers.retransmit_handshake = None;
         self.timers.handshake_attempts = 0;
         self.timers.sent_last_minute_handshake = false;

@@ -1,9 +1,12 @@
 //! Every timer, to the nanosecond where there is no jitter.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_wireguard::message::Kind;
-use culvert_wireguard::{Event, Instant, PeerId, PeerUpdate, Role};
+use culvert_wireguard::{
+    Budget, Event, Instant, PeerConfig, PeerId, PeerUpdate, PresharedKey, PublicKey, Role,
+};
 
 use crate::world::{World, address, ms, secs};
 
@@ -93,11 +96,15 @@ fn initiations_are_retried_twenty_times_in_all_with_jitter() {
     assert_eq!(world.nodes[0].staged_drops, 1);
     assert_eq!(world.staged(0, 1), 0);
 
-    // A new packet starts it all over.
+    // A new packet starts it all over, in larger steps.
     let again = world.now;
     world.send(0, 1, b"still nobody?");
-    world.run(secs(11));
-    assert_eq!(initiations(&world, 0, again).len(), 3);
+    world.run(secs(200));
+    let sent = initiations(&world, 0, again);
+    for (gap, doubled) in sent.windows(2).zip([10, 20, 30, 30]) {
+        assert_jittered(gap[1] - gap[0], secs(doubled));
+    }
+    assert_eq!((sent[0], sent.len()), (secs(0), 8));
 }
 
 #[test]
@@ -105,11 +112,13 @@ fn every_packet_restarts_the_count_of_attempts() {
     let mut world = World::new(2, 1);
     world.faults.loss = 100;
     let start = world.now;
-    for _ in 0..20 {
+    for _ in 0..40 {
         world.send(0, 1, b"?");
         world.run(secs(10));
     }
-    assert!(initiations(&world, 0, start).len() > 30);
+    let sent = initiations(&world, 0, start);
+    assert!((20..40).contains(&sent.len()), "{}", sent.len());
+    assert!(sent.last().is_some_and(|at| *at > secs(360)), "{sent:?}");
     assert_eq!(
         events(&world, 0, start, |event| matches!(
             event,
@@ -498,9 +507,85 @@ fn persistent_keepalives_never_give_up() {
     world.run(secs(600));
     let mark = world.now;
     world.faults.loss = 0;
-    world.run(secs(30));
+    world.run(secs(31));
     assert!(!initiations(&world, 0, mark).is_empty());
     assert!(world.current(0, 1).is_some());
+}
+
+/// Where the initiations of node 0 went, from the first on.
+fn places(world: &World, since: Instant) -> Vec<SocketAddr> {
+    let sent = world
+        .sent_by(0, since)
+        .filter(|sent| sent.kind() == Kind::Initiation);
+    sent.map(|sent| sent.to).collect()
+}
+
+#[test]
+fn all_places_are_called_in_turn_until_one_answers() {
+    let mut world = World::new(2, 1);
+    let peer = world.peer(0, 1);
+    let (old, dead, alive) = (address(1), address(7), address(8));
+    world.move_node(1, alive);
+    let update = PeerUpdate {
+        elsewhere: Some(vec![dead, alive]),
+        ..PeerUpdate::default()
+    };
+    world.device(0, |device, now| device.update_peer(peer, update, now));
+    let start = world.now;
+    world.send(0, 1, b"where are you?");
+    world.run(secs(15));
+    assert_eq!(places(&world, start), [old, dead, alive]);
+    assert_eq!(world.endpoint(0, 1), Some(alive));
+    assert_eq!(world.payloads(1), [b"where are you?"]);
+    let unanswered = events(&world, 0, start, |event| {
+        matches!(event, Event::Unanswered { calls: 1..=2, .. })
+    });
+    assert_eq!(unanswered.len(), 2);
+
+    // A lost call does not lead data away from the place where the peer was heard.
+    world.run(secs(121));
+    world.faults.loss = 100;
+    let lost = world.now;
+    world.send(0, 1, b"lost");
+    world.run(secs(7));
+    assert_eq!(places(&world, lost), [alive, dead]);
+    assert_eq!(world.endpoint(0, 1), Some(alive));
+    world.faults.loss = 0;
+    world.send(0, 1, b"not lost");
+    world.run(secs(1));
+    assert_eq!(world.payloads(1).last().unwrap(), b"not lost");
+}
+
+#[test]
+fn a_new_place_is_called_without_the_old_ones_delay() {
+    let mut world = World::new(2, 1);
+    let peer = world.peer(0, 1);
+    world.move_node(1, address(8));
+    set_keepalive(&mut world, 0, 1, secs(25));
+    world.run(secs(600));
+    let mark = world.now;
+    let update = PeerUpdate {
+        endpoint: Some(address(8)),
+        ..PeerUpdate::default()
+    };
+    world.device(0, |device, now| device.update_peer(peer, update, now));
+    world.run(secs(6));
+    assert_eq!(places(&world, mark), [address(8)]);
+    assert!(world.current(0, 1).is_some());
+}
+
+#[test]
+fn whoever_calls_is_answered_and_called_at_full_pace_again() {
+    let mut world = World::new(2, 1);
+    world.faults.loss = 100;
+    set_keepalive(&mut world, 0, 1, secs(25));
+    world.run(secs(600));
+    world.faults.loss = 0;
+    world.send(1, 0, b"here I am");
+    world.settle();
+    assert_eq!(world.payloads(0), [b"here I am"]);
+    let status = world.nodes[0].device.peer(world.peer(0, 1)).unwrap();
+    assert_eq!(status.unanswered, 0);
 }
 
 #[test]
@@ -566,9 +651,9 @@ fn timeouts_are_worked_off_in_portions() {
     for n in 0..200_u32 {
         let mut key = [9; 32];
         key[..4].copy_from_slice(&n.to_le_bytes());
-        let config = culvert_wireguard::PeerConfig {
-            public_key: culvert_wireguard::PublicKey::from_bytes(key),
-            preshared_key: culvert_wireguard::PresharedKey::default(),
+        let config = PeerConfig {
+            public_key: PublicKey::from_bytes(key),
+            preshared_key: PresharedKey::default(),
             persistent_keepalive: Some(secs(25)),
             endpoint: Some(address(9)),
         };
@@ -584,5 +669,65 @@ fn timeouts_are_worked_off_in_portions() {
         Some(world.wire.len())
     })
     .collect();
-    assert_eq!(portions, [64, 128, 192, 200]);
+    // Of the calls, the budget allows no more at once.
+    assert_eq!(portions, [64, 64, 64, 64]);
+    world.run(secs(1));
+    assert_eq!(world.wire.len(), 200);
+}
+
+/// A device that may call two silent peers per second, with 200 of them, all with keepalives.
+fn crowd() -> World {
+    let mut world = World::new(2, 1);
+    world.budget = Budget::new(100, 2);
+    for n in 0..200_u8 {
+        let config = PeerConfig {
+            public_key: PublicKey::from_bytes([n + 1; 32]),
+            preshared_key: PresharedKey::default(),
+            persistent_keepalive: Some(secs(25)),
+            endpoint: Some(address(9)),
+        };
+        world.add(0, config);
+    }
+    world
+}
+
+fn calls_to_crowd(world: &World, since: Instant) -> usize {
+    let calls = places(world, since);
+    calls.iter().filter(|to| **to == address(9)).count()
+}
+
+#[test]
+fn a_crowd_of_silent_peers_shares_a_budget_and_each_has_its_turn() {
+    let mut world = crowd();
+    world.run(secs(300));
+    let mark = world.now;
+    world.run(secs(100));
+    assert_eq!(calls_to_crowd(&world, mark), 200);
+    let device = &world.nodes[0].device;
+    let calls: Vec<_> = device.peers().map(|status| status.unanswered).collect();
+    assert!(calls[1..].iter().all(|n| (5..=6).contains(n)), "{calls:?}");
+}
+
+#[test]
+fn nobody_waits_for_a_crowd_of_silent_peers() {
+    let mut world = crowd();
+    world.run(secs(100));
+    world.send(1, 0, b"from outside");
+    world.settle();
+    assert_eq!(world.payloads(0), [b"from outside"]);
+
+    // The other way it is a first call again.
+    world.run(secs(200));
+    world.send(0, 1, b"from inside");
+    world.settle();
+    assert_eq!(world.payloads(1), [b"from inside"]);
+
+    // Whoever lost one call comes ahead of those that lost more.
+    world.run(secs(200));
+    world.faults.loss = 100;
+    world.send(0, 1, b"lost at first");
+    world.settle();
+    world.faults.loss = 0;
+    world.run(secs(6));
+    assert_eq!(world.payloads(1).last().unwrap(), b"lost at first");
 }

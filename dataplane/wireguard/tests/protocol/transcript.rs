@@ -10,8 +10,8 @@ use chacha20poly1305::aead::inout::InOutBuf;
 use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit};
 use culvert_wireguard::message::DataHeader;
 use culvert_wireguard::{
-    Config, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId, PresharedKey,
-    PrivateKey, PublicKey, Role, Transmit,
+    Budget, Config, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId,
+    PresharedKey, PrivateKey, PublicKey, Role, Transmit,
 };
 use rand_core::{TryCryptoRng, TryRng};
 use serde::Deserialize;
@@ -131,6 +131,10 @@ impl Side {
         Self { device, peer }
     }
 
+    fn call(&mut self, now: Now) {
+        assert_eq!(self.device.handle_calls(&mut Budget::default(), 2, now), 1);
+    }
+
     fn transmit(&mut self) -> Transmit {
         let transmit = self.device.poll_transmit().expect("a message is due");
         assert!(self.device.poll_transmit().is_none(), "only one is");
@@ -190,6 +194,7 @@ fn both_sides_of_each_handshake_match() {
         );
 
         a.device.initiate(a.peer, now);
+        a.call(now);
         let initiation = a.transmit();
         assert_eq!(initiation.bytes(), bytes(&case.initiation), "{}", case.name);
         assert_eq!(
@@ -291,6 +296,7 @@ fn cookie_replies_and_mac2_match() {
         );
 
         a.device.initiate(a.peer, now);
+        a.call(now);
         let initiation = a.transmit();
         let verdict = b
             .device
@@ -311,6 +317,7 @@ fn cookie_replies_and_mac2_match() {
 
         let now = at(&case, 6);
         a.device.handle_timeout(now);
+        a.call(now);
         let again = a.transmit();
         assert_eq!(again.bytes(), bytes(&cookie.initiation), "{}", case.name);
         let verdict = b

@@ -25,8 +25,8 @@ use culvert_wireguard::limits::MAX_STAGED_PACKETS;
 use culvert_wireguard::message::{DATA_HEADER_LEN, DATA_MIN_LEN, DataHeader, Kind, TAG_LEN};
 use culvert_wireguard::padding::padded_len;
 use culvert_wireguard::{
-    Config, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId, PresharedKey,
-    PrivateKey, PublicKey, SendRefusal, Traffic,
+    Budget, Config, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId,
+    PresharedKey, PrivateKey, PublicKey, SendRefusal, Traffic,
 };
 use rand_core::{Rng, SeedableRng};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -133,6 +133,7 @@ pub(crate) struct World {
     order: u64,
     rng: ChaCha20Rng,
     next_sweep: Instant,
+    pub(crate) budget: Budget,
 }
 
 impl World {
@@ -190,6 +191,7 @@ impl World {
             order: 0,
             rng,
             next_sweep: Instant(0),
+            budget: Budget::default(),
         }
     }
 
@@ -294,6 +296,7 @@ impl World {
                 {
                     self.device(node, Device::handle_timeout);
                 }
+                self.drain(node);
             }
         }
         self.now = end;
@@ -567,6 +570,9 @@ impl World {
     }
 
     fn drain(&mut self, node: usize) {
+        let now = self.now();
+        let device = &mut self.nodes[node].device;
+        while device.handle_calls(&mut self.budget, 64, now) > 0 {}
         while let Some(event) = self.nodes[node].device.poll_event() {
             self.nodes[node].events.push((self.now, event.clone()));
             self.apply(node, event);
@@ -609,6 +615,7 @@ impl World {
                 state.workers.remove(&peer);
             }
             Event::SourceStale { .. }
+            | Event::Unanswered { .. }
             | Event::HandshakeCompleted { .. }
             | Event::HandshakeGivenUp { .. } => {}
         }
@@ -663,9 +670,13 @@ impl World {
             .nodes
             .iter()
             .filter_map(|node| node.device.poll_timeout());
+        let calls = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.device.poll_calls(&self.budget));
         let delivery = self.in_flight.peek().map(|Reverse((at, ..))| *at);
         let sweep = (!self.faults.sweep.is_zero() && self.is_dirty()).then_some(self.next_sweep);
-        timers.chain(delivery).chain(sweep).min()
+        timers.chain(calls).chain(delivery).chain(sweep).min()
     }
 
     fn is_dirty(&self) -> bool {

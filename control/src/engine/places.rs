@@ -1,0 +1,340 @@
+//! Where peers may be: what the configuration says, what names stand for, and where each was heard last.
+//!
+//! In: peers with a new configuration, answers of the resolver, places where peers were heard, calls that nobody
+//! answered. Out: the places that the protocol calls in turn; what is kept for a restart. Never: a wait for a name;
+//! data sent where the peer was not heard while it is heard elsewhere.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use culvert_wireguard::{Instant, Now, PeerUpdate};
+
+use super::{
+    Engine, endpoint_key,
+    resolver::{Answer, Resolver},
+};
+use crate::config::Endpoint;
+
+/// Calls without an answer after which a name may stand for another place by now.
+const SUSPECT_AFTER: u32 = 2;
+/// Calls without an answer after which an operator is told, and names are asked for once more: half a minute.
+pub(super) const SILENT_AFTER: u32 = 6;
+/// The least time between two questions for one name.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// The first pause after a name was not found; it doubles each time.
+const RETRY: Duration = Duration::from_secs(5);
+/// The longest pause.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// Names that peers are at.
+pub(super) struct Names {
+    resolver: Resolver,
+    known: HashMap<String, Entry>,
+    due: BTreeSet<(Instant, String)>,
+    /// The resolver takes no more before its next answer.
+    is_full: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// Places of the peers that are there.
+    peers: BTreeSet<usize>,
+    addresses: Vec<SocketAddr>,
+    /// When it was asked for last, and when it is to be asked for next.
+    asked: Instant,
+    due: Option<Instant>,
+    failures: u32,
+}
+
+impl Names {
+    pub(super) fn new(resolver: Resolver) -> Self {
+        Self {
+            resolver,
+            known: HashMap::new(),
+            due: BTreeSet::new(),
+            is_full: false,
+        }
+    }
+
+    /// A peer is at `name`; answers what is known of it already.
+    fn want(&mut self, name: &str, peer: usize, now: Instant) -> Vec<SocketAddr> {
+        let is_new = !self.known.contains_key(name);
+        let entry = self.known.entry(name.to_owned()).or_default();
+        entry.peers.insert(peer);
+        let addresses = entry.addresses.clone();
+        if is_new {
+            self.schedule(name, now);
+        }
+        addresses
+    }
+
+    /// Asks for a known name again, unless that was done just now.
+    fn doubt(&mut self, name: &str, now: Instant) {
+        let entry = self.known.get(name);
+        if entry.is_some_and(|entry| !entry.addresses.is_empty() && entry.due.is_none()) {
+            let asked = entry.map_or(now, |entry| entry.asked);
+            self.schedule(name, (asked + ASK_AGAIN).max(now));
+        }
+    }
+
+    fn schedule(&mut self, name: &str, at: Instant) {
+        self.unschedule(name);
+        if let Some(entry) = self.known.get_mut(name) {
+            entry.due = Some(at);
+            self.due.insert((at, name.to_owned()));
+        }
+    }
+
+    fn unschedule(&mut self, name: &str) {
+        let due = self.known.get_mut(name).and_then(|entry| entry.due.take());
+        if let Some(due) = due {
+            self.due.remove(&(due, name.to_owned()));
+        }
+    }
+
+    /// Asks for what is due, as long as the resolver takes it: the next answer makes room.
+    fn ask(&mut self, now: Instant) {
+        self.is_full = false;
+        while let Some((at, name)) = self.due.first()
+            && *at <= now
+        {
+            if !self.resolver.ask(name) {
+                self.is_full = true;
+                return;
+            }
+            if let Some((_, name)) = self.due.pop_first()
+                && let Some(entry) = self.known.get_mut(&name)
+            {
+                entry.due = None;
+                entry.asked = now;
+            }
+        }
+    }
+
+    /// When a name has to be asked for next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let first = self.due.first().map(|(at, _)| *at);
+        first.filter(|_| !self.is_full)
+    }
+
+    /// Takes an answer down; gives the peers that it concerns. A name that is not found is asked for again, later and
+    /// later.
+    fn note(&mut self, answer: Answer, now: Instant) -> Vec<usize> {
+        let Answer { name, found } = answer;
+        self.unschedule(&name);
+        let Some(entry) = self.known.get_mut(&name) else {
+            return Vec::new();
+        };
+        match found {
+            Ok(addresses) => {
+                if entry.failures > 0 || entry.addresses.is_empty() {
+                    tracing::info!(name, ?addresses, "found an endpoint's name");
+                }
+                entry.failures = 0;
+                entry.addresses = addresses;
+                entry.peers.iter().copied().collect()
+            }
+            Err(error) => {
+                let pause = (RETRY * (1 << entry.failures.min(8))).min(RETRY_MAX);
+                if entry.failures == 0 {
+                    tracing::warn!(
+                        name,
+                        error,
+                        "can't resolve an endpoint's name: it is asked for again from time to time; what is known of the peer counts until then, or it has to call first"
+                    );
+                }
+                entry.failures = entry.failures.saturating_add(1);
+                self.schedule(&name, now + pause);
+                Vec::new()
+            }
+        }
+    }
+
+    fn leave(&mut self, name: &str, peer: usize) {
+        let Some(entry) = self.known.get_mut(name) else {
+            return;
+        };
+        entry.peers.remove(&peer);
+        if entry.peers.is_empty() {
+            self.unschedule(name);
+            self.known.remove(name);
+        }
+    }
+}
+
+/// What the control core knows of a peer's places.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// The name under which it waits for answers.
+    name: Option<String>,
+    /// Where the configuration says that it is: the addresses of its name, or the one that it has.
+    configured: Vec<SocketAddr>,
+    /// Where it was heard last, in this run or before.
+    pub(super) heard: Option<SocketAddr>,
+    /// It was heard since the configuration last said where it is, and is not silent.
+    pub(super) is_settled: bool,
+}
+
+impl Places {
+    /// All places but the endpoint, which the protocol calls first.
+    fn elsewhere(&self, endpoint: SocketAddr) -> Vec<SocketAddr> {
+        let mut places = Vec::new();
+        for place in self.configured.iter().copied().chain(self.heard) {
+            if place != endpoint && !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    /// Where data go from now on, after an answer. What was remembered counts as long as the name stands for what it
+    /// stood for then; a peer that is heard stays where it is.
+    fn endpoint(&self, now: Option<SocketAddr>, same_answer: bool) -> Option<SocketAddr> {
+        let stays = |now: &SocketAddr| {
+            self.is_settled
+                || self.configured.contains(now)
+                || (same_answer && self.heard == Some(*now))
+        };
+        now.filter(stays).or(self.configured.first().copied())
+    }
+}
+
+impl Engine {
+    /// Sees to peers whose place the configuration has changed, and to names.
+    pub(super) fn seek_peers(&mut self, now: Now) {
+        for slot in self.outdated.take_heard() {
+            self.heard(slot, now);
+        }
+        for slot in self.outdated.take_places() {
+            self.seek(slot, now);
+        }
+        while let Some(answer) = self.names.resolver.next_answer() {
+            for slot in self.names.note(answer, now.monotonic) {
+                self.seek(slot, now);
+            }
+        }
+        self.names.ask(now.monotonic);
+    }
+
+    /// Gives the protocol a peer's places as they are known now.
+    fn seek(&mut self, slot: usize, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        peer.renew_places();
+        let (name, port) = match &peer.config.endpoint {
+            Some(Endpoint::Host { name, port }) => (Some(name.clone()), *port),
+            Some(Endpoint::Address(_)) | None => (None, 0),
+        };
+        if peer.places.name != name
+            && let Some(before) = std::mem::replace(&mut peer.places.name, name.clone())
+        {
+            self.names.leave(&before, slot);
+        }
+        if peer.places.heard.is_none()
+            && let Some(tunnel) = self.tunnels.get(peer.tunnel)
+        {
+            let configured = peer.configured_endpoint();
+            let key = endpoint_key(&tunnel.name, &peer.config);
+            peer.places.heard = self.endpoints.last(&key, configured.as_deref());
+        }
+        peer.places.configured = match (&peer.config.endpoint, name) {
+            (Some(Endpoint::Address(address)), _) => vec![*address],
+            (_, Some(name)) => {
+                let mut found = self.names.want(&name, slot, now.monotonic);
+                found.iter_mut().for_each(|address| address.set_port(port));
+                found
+            }
+            (_, None) => Vec::new(),
+        };
+        self.tell_places(slot, now);
+    }
+
+    fn tell_places(&mut self, slot: usize, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) else {
+            return;
+        };
+        let before = tunnel
+            .device
+            .peer(peer.cell.id)
+            .and_then(|status| status.endpoint);
+        let key = endpoint_key(&tunnel.name, &peer.config);
+        let same = self.endpoints.had_answer(&key, &peer.places.configured);
+        let Some(endpoint) = peer.places.endpoint(before, same) else {
+            return;
+        };
+        let moves = before != Some(endpoint);
+        let update = PeerUpdate {
+            endpoint: moves.then_some(endpoint),
+            elsewhere: Some(peer.places.elsewhere(endpoint)),
+            ..PeerUpdate::default()
+        };
+        tunnel.device.update_peer(peer.cell.id, update, now);
+        if moves {
+            peer.local = None;
+            if before.is_none() && !self.lone {
+                tunnel.device.initiate(peer.cell.id, now);
+            }
+        }
+    }
+
+    /// A peer was heard at its endpoint: that is kept, and called besides what the configuration says.
+    fn heard(&mut self, slot: usize, now: Now) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
+            return;
+        };
+        let status = tunnel.device.peer(peer.cell.id);
+        let Some(endpoint) = status.and_then(|status| status.endpoint) else {
+            return;
+        };
+        peer.places.is_settled = true;
+        if peer.places.heard.replace(endpoint) == Some(endpoint) {
+            return;
+        }
+        let key = endpoint_key(&tunnel.name, &peer.config);
+        let configured = peer.configured_endpoint();
+        let answer = peer.places.configured.clone();
+        self.endpoints.note(key, configured, answer, endpoint);
+        self.tell_places(slot, now);
+    }
+
+    /// A peer has not answered so many calls.
+    pub(super) fn unanswered(&mut self, slot: usize, calls: u32, now: Instant) {
+        let Some(peer) = self.peers.get_mut(slot) else {
+            return;
+        };
+        if (calls == SUSPECT_AFTER || calls.is_multiple_of(SILENT_AFTER))
+            && let Some(name) = &peer.places.name
+        {
+            self.names.doubt(name, now);
+        }
+        if calls == SILENT_AFTER {
+            peer.places.is_settled = false;
+            peer.is_up = false;
+            let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
+                return;
+            };
+            let status = tunnel.device.peer(peer.cell.id);
+            let endpoint = status.and_then(|status| status.endpoint);
+            let others = endpoint.map(|endpoint| peer.places.elsewhere(endpoint));
+            let tried = endpoint.into_iter().chain(others.into_iter().flatten());
+            let tried: Vec<_> = tried.map(|place| place.to_string()).collect();
+            tracing::warn!(
+                tunnel = %tunnel.name, peer = %peer.config.name, tried = tried.join(", "),
+                "peer is silent: no answer to {calls} handshakes. Does it run, may UDP pass both ways, has each side the other's public key and the same preshared key?"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! Where peers are looked for, by a real engine: sockets of the loopback, a far end made of the protocol alone, and
+//! time as the tests have it.
+
+use std::{
+    net::UdpSocket,
+    path::{Path, PathBuf},
+};
+
+use culvert_dataplane::shared::clock;
+use culvert_wireguard::{Config as DeviceConfig, Device, PeerConfig, PresharedKey, PrivateKey};
+use rand_core::UnwrapErr;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    api,
+    config::{KeyFileError, KeyFiles, parse},
+    process::RunDir,
+};
+
+/// A key file's text is its name's key.
+struct Named;
+
+impl KeyFiles for Named {
+    fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let name = path.file_name().unwrap().to_string_lossy();
+        Ok(private(name.as_bytes()[0]).to_base64())
+    }
+}
+
+fn private(n: u8) -> PrivateKey {
+    PrivateKey::from_bytes([n; 32])
+}
+
+/// One tunnel; each peer with its key's number and its endpoint.
+fn config(peers: &[(u8, &str)]) -> crate::config::Config {
+    let mut text = "version: 1\ncores: {workers: 1}\nmemory: {hugepages: off}\n\
+         uplinks: {u: {driver: udp, addresses: [127.0.0.1/8]}}\n\
+         networks: {n: {gateway: 10.9.0.1/24, tunnel: t}}\n\
+         tunnels:\n  t:\n    uplink: u\n    listen_port: 1\n    private_key_file: t\n    uapi: off\n    peers:\n"
+        .to_owned();
+    for (n, endpoint) in peers {
+        let key = private(*n).public_key().to_base64();
+        text += &format!("      p{n}: {{public_key: \"{key}\", endpoint: \"{endpoint}\"}}\n");
+    }
+    let read = parse(&text, Path::new("/test.yaml"), &Named);
+    let (mut config, _) = read.map_err(|report| report.render(false)).unwrap();
+    // Any that is free: tests run beside each other.
+    config.tunnels[0].listen_port = 0;
+    config
+}
+
+fn engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
+    let (requester, _) = api::channel().unwrap();
+    Engine::start(config(peers), run_dir, requester, None).unwrap()
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+impl Engine {
+    fn apply_peers(&mut self, peers: &[(u8, &str)], now: Now) {
+        let (_, tunnel) = self.tunnels.iter().next().unwrap();
+        let port = tunnel.config.listen_port;
+        let mut config = config(peers);
+        config.tunnels[0].listen_port = port;
+        self.apply(config, now).unwrap();
+        self.round(now).unwrap();
+    }
+
+    /// What a resolver says.
+    fn answer(&mut self, name: &str, addresses: &[&str], now: Now) {
+        let answer = Answer {
+            name: name.into(),
+            found: Ok(addresses.iter().map(|a| at(&format!("{a}:0"))).collect()),
+        };
+        for slot in self.names.note(answer, now.monotonic) {
+            self.seek(slot, now);
+        }
+        self.round(now).unwrap();
+    }
+
+    fn place_of(&self, n: u8) -> Option<SocketAddr> {
+        let (_, tunnel) = self.tunnels.iter().next().unwrap();
+        let id = tunnel.device.find(&private(n).public_key()).unwrap();
+        tunnel.device.peer(id).unwrap().endpoint
+    }
+
+    /// Lets time pass as the core would: it is awake when something is due.
+    fn pass(&mut self, mut now: Now, time: Duration) -> Now {
+        let end = now.monotonic + time;
+        while now.monotonic < end {
+            let more = self.round(now).unwrap();
+            if !more {
+                let wakes = self.wakes_at(now.monotonic).max(now.monotonic).min(end);
+                now.unix += wakes.since(now.monotonic);
+                now.monotonic = wakes;
+            }
+        }
+        now
+    }
+}
+
+/// The far end of a tunnel at a place of its own.
+struct Far {
+    device: Device,
+    socket: UdpSocket,
+}
+
+impl Far {
+    fn new(n: u8) -> Self {
+        let rng = Box::new(UnwrapErr(getrandom::SysRng));
+        let mut device = Device::new(DeviceConfig::default(), Some(private(n)), rng);
+        let peer = PeerConfig {
+            public_key: private(b't').public_key(),
+            preshared_key: PresharedKey::default(),
+            persistent_keepalive: None,
+            endpoint: None,
+        };
+        device.add_peer(peer, clock::now()).unwrap();
+        Self {
+            device,
+            socket: place(),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Answers the next handshake message.
+    fn answer(&mut self) {
+        let mut message = [0; 2_048];
+        let (len, source) = self.socket.recv_from(&mut message).unwrap();
+        self.device
+            .handle_handshake(&message[..len], source, 0, clock::now());
+        let response = self.device.poll_transmit().unwrap();
+        self.socket.send_to(response.bytes(), source).unwrap();
+    }
+}
+
+/// Where nobody answers.
+fn place() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    socket
+}
+
+/// A run directory whose file says that peer `n`, configured so, was heard there.
+fn remembering(
+    n: u8,
+    configured: &str,
+    answer: &[&str],
+    heard: &str,
+) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    std::fs::create_dir(&path).unwrap();
+    let key = format!("t/{}", private(n).public_key().to_base64());
+    let entry =
+        serde_json::json!({ "endpoint": heard, "configured": configured, "answer": answer });
+    let text = serde_json::json!({ key: entry }).to_string();
+    std::fs::write(path.join("endpoints.json"), text).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn names_in_the_file_move_their_peers_and_what_was_before_is_forgotten() {
+    let mut engine = engine(&[(1, "127.0.0.1:9")], None);
+    let now = clock::now();
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.1:9")));
+    engine.apply_peers(&[(1, "one.invalid:10")], now);
+    // Until the answer there is nothing better.
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.1:9")));
+    engine.answer("one.invalid", &["127.0.0.2", "127.0.0.3"], now);
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.2:10")));
+    // The same name at another port, then another name.
+    engine.apply_peers(&[(1, "one.invalid:11")], now);
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.2:11")));
+    engine.apply_peers(&[(1, "two.invalid:11")], now);
+    engine.answer("two.invalid", &["127.0.0.4"], now);
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.4:11")));
+    engine.apply_peers(&[(1, "127.0.0.1:12")], now);
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.1:12")));
+    assert!(engine.names.known.is_empty() && engine.names.due.is_empty());
+    engine.stop();
+}
+
+#[test]
+fn a_name_that_is_not_found_is_asked_for_until_it_is() {
+    let mut engine = engine(&[(1, "late.invalid:10"), (2, "late.invalid:20")], None);
+    let now = clock::now();
+    engine.round(now).unwrap();
+    assert_eq!(engine.place_of(1), None);
+    let mut pauses = Vec::new();
+    let mut asked = now.monotonic;
+    for _ in 0..9 {
+        let answer = Answer {
+            name: "late.invalid".into(),
+            found: Err("no such name".into()),
+        };
+        engine.names.schedule("late.invalid", asked);
+        assert!(engine.names.note(answer, asked).is_empty());
+        let due = engine.names.poll_timeout().unwrap();
+        pauses.push(due.since(asked).as_secs());
+        asked = due;
+    }
+    assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+    engine.answer("late.invalid", &["127.0.0.1"], now);
+    assert_eq!(engine.place_of(1), Some(at("127.0.0.1:10")));
+    assert_eq!(engine.place_of(2), Some(at("127.0.0.1:20")));
+    assert_eq!(engine.names.poll_timeout(), None);
+    engine.stop();
+}
+
+#[test]
+fn what_was_remembered_counts_as_long_as_its_name_stands_for_the_same() {
+    let start = |answer: &[&str]| {
+        let (_folder, path) = remembering(1, "one.invalid:10", &["127.0.0.2:10"], "127.0.0.9:10");
+        let run_dir = RunDir::open(&path).unwrap();
+        let mut engine = engine(&[(1, "one.invalid:10")], Some(&run_dir));
+        let now = clock::now();
+        engine.round(now).unwrap();
+        // Without an answer, too.
+        assert_eq!(engine.place_of(1), Some(at("127.0.0.9:10")));
+        engine.answer("one.invalid", answer, now);
+        let endpoint = engine.place_of(1).unwrap();
+        engine.stop();
+        endpoint
+    };
+    assert_eq!(start(&["127.0.0.2"]), at("127.0.0.9:10"));
+    assert_eq!(start(&["127.0.0.3"]), at("127.0.0.3:10"));
+}
+
+#[test]
+fn what_was_remembered_and_what_the_file_says_are_called_in_turn() {
+    let (mut far, dead) = (Far::new(1), place());
+    let configured = far.address().to_string();
+    let heard = dead.local_addr().unwrap().to_string();
+    let (_folder, path) = remembering(1, &configured, &[&configured], &heard);
+    let run_dir = RunDir::open(&path).unwrap();
+    let mut engine = engine(&[(1, &configured)], Some(&run_dir));
+    let mut now = clock::now();
+    assert_eq!(engine.place_of(1), Some(dead.local_addr().unwrap()));
+    now = engine.pass(now, Duration::from_secs(7));
+    assert_eq!(dead.recv(&mut [0; 2_048]).unwrap(), 148);
+    far.answer();
+    while engine.place_of(1) != Some(far.address()) {
+        engine.round(now).unwrap();
+    }
+    assert_eq!(engine.report(now).peers[0].state, "up");
+    engine.stop();
+    drop(run_dir);
+    // That is what counts from now on.
+    let kept = std::fs::read_to_string(path.join("endpoints.json")).unwrap();
+    assert!(
+        kept.contains(&configured) && !kept.contains(&heard),
+        "{kept}"
+    );
+}
+
+#[test]
+fn a_silent_peer_is_told_of_in_the_state() {
+    let dead = place();
+    let mut engine = engine(&[(1, &dead.local_addr().unwrap().to_string())], None);
+    let mut now = clock::now();
+    now = engine.pass(now, Duration::from_secs(8));
+    let peer = engine.report(now).peers.remove(0);
+    assert_eq!((&*peer.state, peer.unanswered), ("calling", 2));
+    now = engine.pass(now, Duration::from_secs(30));
+    let peer = engine.report(now).peers.remove(0);
+    assert_eq!(peer.state, "silent");
+    assert!((6..=8).contains(&peer.unanswered), "{}", peer.unanswered);
+    engine.stop();
+}
+
+#[test]
+fn the_core_is_awake_for_what_is_due_alone() {
+    let mut idle = engine(&[], None);
+    let now = idle.pass(clock::now(), Duration::from_secs(5));
+    let before = idle.rounds;
+    idle.pass(now, Duration::from_secs(60));
+    // Once a second for what has time.
+    assert!(idle.rounds - before <= 61, "{}", idle.rounds - before);
+    idle.stop();
+
+    let dead = place().local_addr().unwrap().to_string();
+    let peers: Vec<_> = (1..=100).map(|n| (n, dead.as_str())).collect();
+    let mut silent = engine(&peers, None);
+    let now = silent.pass(clock::now(), Duration::from_secs(30));
+    let before = silent.rounds;
+    silent.pass(now, Duration::from_secs(10));
+    assert!(silent.rounds - before <= 110, "{}", silent.rounds - before);
+    silent.stop();
+}
