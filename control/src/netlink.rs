@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::{Errno, read, write},
-    net::{AddressFamily, SocketFlags, SocketType, bind, netlink, socket_with},
+    net::{AddressFamily, SocketFlags, SocketType, bind, netdevice, netlink, socket_with},
     time::Timespec,
 };
 
@@ -107,6 +107,14 @@ pub enum LinkNews {
     Deleted(Link),
     /// The kernel had more news than it could keep: look at everything.
     Missed,
+}
+
+/// The number of an interface of this network namespace. (`/sys` shows those of the namespace that it was mounted in.)
+#[must_use]
+pub fn index_of(name: &str) -> Option<u32> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None).ok()?;
+    netdevice::name_to_index(&socket, name).ok()
 }
 
 /// Requests, one at a time.
@@ -484,6 +492,12 @@ mod tests {
         assert_eq!(netlink.link_by_index(lo.index).unwrap(), Some(lo));
         assert_eq!(netlink.link("no-such-link").unwrap(), None);
         assert_eq!(netlink.link_by_index(0x7fff_fff0).unwrap(), None);
+        assert_eq!(
+            index_of("lo"),
+            netlink.link("lo").unwrap().map(|lo| lo.index)
+        );
+        assert_eq!(index_of("no-such-link"), None);
+        assert_eq!(index_of("a-name-that-no-interface-can-have"), None);
     }
 
     #[test]

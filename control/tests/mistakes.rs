@@ -268,6 +268,18 @@ fn values_of_the_wrong_form() {
         "the port is missing: `[2001:db8::1]:51820`",
     );
     error(
+        "192.0.2.11:51820",
+        "⟦\"[fe80::1%no such interface]:51820\"",
+        "`endpoint` of peer `hv-b`",
+        "`[LINK-LOCAL-ADDRESS%INTERFACE]:PORT`",
+    );
+    error(
+        "192.0.2.11:51820",
+        "⟦\"[fe80::1%eth0]:51820\"",
+        "the name `fe80::1%eth0`",
+        "expected `ADDRESS:PORT`",
+    );
+    error(
         "keepalive: 25s",
         "keepalive: ⟦25",
         "`persistent_keepalive`",
@@ -721,7 +733,7 @@ fn addresses_that_do_not_fit() {
     error(
         "192.0.2.11:51820",
         "⟦hv-b.example:51820",
-        "the DNS name `hv-b.example`",
+        "the name `hv-b.example`",
         "expected `ADDRESS:PORT`",
     );
     let no_route = changed("    routes: [{ to: default, via: 192.0.2.1 }]\n", "")

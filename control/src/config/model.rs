@@ -365,9 +365,9 @@ pub struct Peer {
 pub enum Endpoint {
     /// A socket address.
     Address(SocketAddr),
-    /// A DNS name, resolved when the tunnel starts (UDP uplinks only).
+    /// What has to be looked up while the tunnel runs (UDP uplinks only).
     Host {
-        /// The DNS name.
+        /// A DNS name, or a link-local address with the name of an interface (`fe80::1%eth0`).
         name: String,
         /// The UDP port.
         port: u16,
@@ -388,6 +388,8 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
+            // An address with a zone.
+            Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
         }
     }

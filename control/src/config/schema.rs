@@ -404,7 +404,7 @@ pub static PEER: Table = Table {
             "endpoint",
             Endpoint,
             Default("learned from its first packet"),
-            "Where it listens. A DNS name is resolved at the start (udp only).",
+            "Where it listens. A DNS name (udp only) is looked up at the start, until it is found, and when the peer does not answer; `[fe80::1%eth0]:51820` names an interface.",
         ),
         key(
             "allowed_ips",

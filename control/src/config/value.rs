@@ -304,7 +304,7 @@ pub(super) fn endpoint(node: &Node, what: &str, report: &mut Report) -> Option<E
         }
         return usable(address.ip(), node, what, report).then_some(Endpoint::Address(address));
     }
-    if let Some(endpoint) = host_and_port(text) {
+    if let Some(endpoint) = zoned(text).or_else(|| host_and_port(text)) {
         return Some(endpoint);
     }
     let mistake = report.error(node.span, format!("{what} is `{text}`"));
@@ -312,19 +312,38 @@ pub(super) fn endpoint(node: &Node, what: &str, report: &mut Report) -> Option<E
         Ok(IpAddr::V4(v4)) => mistake.help(format!("the port is missing: `{v4}:51820`")),
         Ok(IpAddr::V6(v6)) => mistake.help(format!("the port is missing: `[{v6}]:51820`")),
         Err(_) => mistake.help(
-            "expected `ADDRESS:PORT`, `[IPV6-ADDRESS]:PORT` or `DNS-NAME:PORT`, as in `192.0.2.11:51820`",
+            "expected `ADDRESS:PORT`, `[IPV6-ADDRESS]:PORT`, `[LINK-LOCAL-ADDRESS%INTERFACE]:PORT` or `DNS-NAME:PORT`, as in `192.0.2.11:51820`",
         ),
     };
     None
 }
 
+/// `[fe80::1%eth0]:51820`. The interface has a number when it is there, and another one when it is made anew: it is
+/// looked up as names are.
+fn zoned(text: &str) -> Option<Endpoint> {
+    let (host, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
+    let (address, zone) = host.split_once('%')?;
+    let port = decimal_port(port)?;
+    let address: Ipv6Addr = address.parse().ok()?;
+    let fits = address.is_unicast_link_local() && crate::uapi::is_name(zone);
+    fits.then(|| Endpoint::Host {
+        name: format!("{address}%{zone}"),
+        port,
+    })
+}
+
+fn decimal_port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|port| *port != 0)
+}
+
 /// `NAME:PORT` with a name as RFC 1123 section 2.1 has it, not looking like an IPv4 address.
 fn host_and_port(text: &str) -> Option<Endpoint> {
     let (name, port) = text.rsplit_once(':')?;
-    let port = port
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| port.parse().ok())??;
+    let port = decimal_port(port)?;
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -339,8 +358,7 @@ fn host_and_port(text: &str) -> Option<Endpoint> {
         .next()?
         .bytes()
         .any(|byte| byte.is_ascii_alphabetic());
-    let well_formed =
-        port != 0 && name.len() <= 253 && labels.split('.').all(label) && last_is_word;
+    let well_formed = name.len() <= 253 && labels.split('.').all(label) && last_is_word;
     well_formed.then(|| Endpoint::Host {
         name: name.to_owned(),
         port,

@@ -7,7 +7,6 @@
 //!
 //! What clients may take is bounded: their number, a request's length and time, how many requests wait at the engine.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use super::codec::{self, Reader};
 use super::{Answer, Ask, Errno};
 use crate::api::{Reply, Request, Requester, SendError};
 use crate::config::Name;
+use crate::netlink::index_of;
 
 /// Where `wg` looks for sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
@@ -188,7 +188,7 @@ async fn accept(listener: tokio::net::UnixListener, desk: Arc<Desk>, tunnel: Nam
 
 /// One connection: requests one after the other until the client leaves, takes too long, or can't be understood.
 async fn client(mut stream: UnixStream, desk: &Desk, tunnel: &Name) -> io::Result<()> {
-    let mut reader = Reader::new(zone);
+    let mut reader = Reader::new(index_of);
     let mut chunk = Zeroizing::new(vec![0; CHUNK]);
     let mut deadline = Instant::now() + SILENCE;
     loop {
@@ -255,12 +255,6 @@ async fn answer(
 
 fn errno(error: Option<Errno>) -> codec::Text {
     Zeroizing::new(codec::errno(error))
-}
-
-fn zone(name: &str) -> Option<u32> {
-    let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"));
-    let plain = Name::new(name).is_some();
-    plain.then_some(text.ok()?.trim().parse().ok()?)
 }
 
 impl Desk {

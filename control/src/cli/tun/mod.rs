@@ -20,6 +20,7 @@ use culvert_directory::{ListenError, Listener};
 use super::Failure;
 use crate::config::is_interface_name;
 use crate::engine::Lone;
+use crate::netlink::index_of;
 use crate::process::{self, Notify, Ready, handed, in_background, signals};
 use crate::uapi::server::{self, OpenError};
 use crate::{api, engine};
@@ -104,7 +105,7 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
 
 /// The interface's name; the first number that is free in the place of `%d`, as the kernel chooses it.
 fn numbered(interface: &str) -> Result<String, Failure> {
-    let taken = |name: &str| Path::new("/sys/class/net").join(name).exists();
+    let taken = |name: &str| index_of(name).is_some();
     let name = match interface.split_once("%d") {
         Some((before, behind)) => (0..100)
             .map(|number| format!("{before}{number}{behind}"))

@@ -200,7 +200,11 @@ fn mtu(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
         .peers
         .iter()
         .filter_map(|peer| peer.endpoint.as_ref())
-        .any(|endpoint| matches!(&endpoint.value, Endpoint::Address(address) if address.is_ipv6()));
+        .any(|endpoint| match &endpoint.value {
+            Endpoint::Address(address) => address.is_ipv6(),
+            // An address with a zone.
+            Endpoint::Host { name, .. } => name.contains(':'),
+        });
     let (overhead, outer) = if v6_address || v6_endpoint {
         (limits::TUNNEL_OVERHEAD, "IPv6")
     } else {
@@ -273,7 +277,7 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
         match &endpoint.value {
             Endpoint::Host { name, .. } if uplink.kind == Some(UplinkKind::Dpdk) => {
                 report
-                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the DNS name `{name}`", peer.name.value))
+                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the name `{name}`", peer.name.value))
                     .help("names are resolved by the kernel, which a `dpdk` uplink goes past: expected `ADDRESS:PORT`");
             }
             Endpoint::Host { .. } => {}

@@ -217,6 +217,22 @@ fn a_name_that_is_not_found_is_asked_for_until_it_is() {
 }
 
 #[test]
+fn an_address_with_a_zone_is_that_of_this_namespaces_interface() {
+    let text = "[fe80::1%lo]:10";
+    let mut engine = engine(&[(1, text)], None);
+    let (_, peer) = engine.peers.iter().next().unwrap();
+    assert_eq!(peer.configured_endpoint().unwrap(), text);
+    // The resolver's own threads answer.
+    while engine.place_of(1).is_none() {
+        engine.round(clock::now()).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let lo = crate::netlink::index_of("lo").unwrap();
+    assert_eq!(engine.place_of(1), Some(at(&format!("[fe80::1%{lo}]:10"))));
+    engine.stop();
+}
+
+#[test]
 fn what_was_remembered_counts_as_long_as_its_name_stands_for_the_same() {
     let start = |answer: &[&str]| {
         let (_folder, path) = remembering(1, "one.invalid:10", &["127.0.0.2:10"], "127.0.0.9:10");
