@@ -188,6 +188,10 @@ pub const HOST_OUTPUT_RESERVED: usize = 64;
 /// Answers of a host stack per second, of each kind (neighbors, echo).
 pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
 
+/// Datagrams that are sent one by one along a path before it is tried again whether the kernel cuts a message of
+/// several: a refused try costs one system call more.
+pub const SENT_SINGLY: u32 = 4096;
+
 #[cfg(test)]
 mod tests {
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};

@@ -8,13 +8,13 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
 use culvert_wire::MacAddr;
 
-use crate::shared::hop::Hop;
+use crate::shared::{hop::Hop, limits};
 
 /// How datagrams reach an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,40 +43,56 @@ impl Path {
     /// The local address to send from, as long as it is one of this machine's.
     #[must_use]
     pub fn usable_source(&self) -> Option<IpAddr> {
-        self.source.filter(|_| !self.refused.is_set())
+        let refused = &self.refused.source;
+        self.source.filter(|_| !refused.load(Ordering::Relaxed))
     }
 
     /// Notes that the kernel does not send from `source` any more: the address was
     /// taken away, and the peer will follow us to another one.
     pub fn refuse_source(&self) {
-        self.refused.set(true);
+        self.refused.source.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the peer wrote to `source`: the address is there.
     pub fn confirm_source(&self) {
-        if self.refused.is_set() {
-            self.refused.set(false);
+        if self.refused.source.load(Ordering::Relaxed) {
+            self.refused.source.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the next datagram may leave in one message with those before it.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        let left = self.refused.joined.load(Ordering::Relaxed);
+        if left > 0 {
+            self.refused.joined.store(left - 1, Ordering::Relaxed);
+        }
+        left == 0
+    }
+
+    /// Notes that the kernel does not cut messages along this way: the route's MTU is smaller, or a device can't. That
+    /// may pass, and is tried again after some datagrams.
+    pub fn refuse_joined(&self) {
+        self.refused
+            .joined
+            .store(limits::SENT_SINGLY, Ordering::Relaxed);
     }
 }
 
-/// Whether the kernel refused a path's source. It does not make a path another one.
+/// What the kernel refused along a path. It does not make a path another one.
 #[derive(Debug, Default)]
-struct Refused(AtomicBool);
-
-impl Refused {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, refused: bool) {
-        self.0.store(refused, Ordering::Relaxed);
-    }
+struct Refused {
+    source: AtomicBool,
+    /// So many datagrams are still sent one by one.
+    joined: AtomicU32,
 }
 
 impl Clone for Refused {
     fn clone(&self) -> Self {
-        Self(AtomicBool::new(self.is_set()))
+        Self {
+            source: AtomicBool::new(self.source.load(Ordering::Relaxed)),
+            joined: AtomicU32::new(self.joined.load(Ordering::Relaxed)),
+        }
     }
 }
 

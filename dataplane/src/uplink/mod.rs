@@ -400,14 +400,14 @@ pub struct UplinkQueue {
 }
 
 impl UplinkQueue {
-    /// What sets the mark of a UDP queue's sockets.
+    /// What changes a UDP queue's sockets.
     #[must_use]
     pub fn marker(&self) -> Option<udp::Marker> {
-        match &self.tx {
-            Tx::Udp(tx) => Some(tx.marker()),
-            Tx::Memory(_) => None,
+        match &self.rx {
+            Rx::Udp(rx) => Some(rx.marker()),
+            Rx::Memory(_) => None,
             #[cfg(feature = "dpdk")]
-            Tx::Dpdk(_) => None,
+            Rx::Dpdk(_) => None,
         }
     }
 }

@@ -249,9 +249,9 @@ fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
     binds
 }
 
-/// Sets the mark of a queue's sockets while a worker uses them.
+/// Changes a queue's sockets while a worker uses them.
 #[derive(Clone, Debug)]
-pub struct Marker([Option<Arc<Socket>>; 2]);
+pub struct Marker(Vec<Arc<Socket>>);
 
 impl Marker {
     /// Marks what leaves from now on (`SO_MARK`); 0 is no mark.
@@ -259,10 +259,18 @@ impl Marker {
     /// # Errors
     /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
     pub fn mark(&self, mark: u32) -> io::Result<()> {
+        self.0.iter().try_for_each(|socket| socket.mark(mark))
+    }
+
+    /// Binds the sockets to the interface that has this name now. A socket remembers the number of the one that it was
+    /// bound to, which means nothing when that is made anew.
+    ///
+    /// # Errors
+    /// When there is none, or the kernel refuses, which it does without `CAP_NET_RAW`.
+    pub fn bind_to_device(&self, device: &str) -> io::Result<()> {
         self.0
             .iter()
-            .flatten()
-            .try_for_each(|socket| socket.mark(mark))
+            .try_for_each(|socket| socket.bind_to_device(device))
     }
 }
 
@@ -460,6 +468,19 @@ impl Rx {
     pub(super) fn owed(&self) -> Option<Duration> {
         self.calls.as_ref().and_then(Calls::owed)
     }
+
+    /// For the control core, which doesn't own the queue. The sending half has the same sockets.
+    pub(super) fn marker(&self) -> Marker {
+        let calls = self.calls.iter().flat_map(Calls::sockets);
+        Marker(
+            self.sockets
+                .iter()
+                .flatten()
+                .chain(calls)
+                .cloned()
+                .collect(),
+        )
+    }
 }
 
 /// Loses messages that could not be read (cut short, or from a source of an unknown family), and datagrams beyond what a
@@ -495,16 +516,9 @@ pub struct Tx {
     memory: Box<[u8]>,
     lens: Vec<u32>,
     groups: Vec<Group>,
-    /// The kernel takes several datagrams as one message.
-    segmentation: bool,
 }
 
 impl Tx {
-    /// For the control core, which doesn't own the queue.
-    pub(super) fn marker(&self) -> Marker {
-        Marker(self.sockets.clone())
-    }
-
     fn new(sockets: Sockets) -> Self {
         let memory = Self::stride(limits::DATAGRAM_MAX) * limits::SUB_BATCH;
         Self {
@@ -513,7 +527,6 @@ impl Tx {
             memory: vec![0; memory].into_boxed_slice(),
             lens: Vec::with_capacity(limits::SUB_BATCH),
             groups: Vec::with_capacity(limits::SUB_BATCH),
-            segmentation: true,
         }
     }
 
@@ -555,13 +568,13 @@ impl Tx {
         let room = self.lens.len();
         self.lens.push(u32::try_from(len).unwrap_or(0));
         if let Some(group) = self.groups.last_mut() {
-            let fits = self.segmentation
-                && !group.closed
+            let fits = !group.closed
                 && group.outer == outer
                 && len <= group.size
                 && group.count < limits::SUB_BATCH
                 && group.bytes + len <= SEGMENTED_BYTES
-                && (Arc::ptr_eq(&group.path, path) || group.path.as_ref() == path.as_ref());
+                && (Arc::ptr_eq(&group.path, path) || group.path.as_ref() == path.as_ref())
+                && path.joins();
             if fits {
                 group.count += 1;
                 group.bytes += len;
@@ -631,19 +644,14 @@ impl Tx {
                     self.lose(uplink, DropReason::UplinkFull, first..first + run);
                     run
                 }
-                // The address that we sent from is gone (IPv4 says the one or the
-                // other by version, IPv6 EINVAL): the kernel chooses another.
-                Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL)
-                    if !retried && groups[0].path.usable_source().is_some() =>
-                {
-                    groups[0].path.refuse_source();
-                    0
-                }
-                // Some kernels and devices refuse segmentation: go on without it.
+                // Some devices, and routes with a smaller MTU, refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
-                    self.segmentation = false;
                     self.send_singly(socket, first, uplink);
                     1
+                }
+                _ if !retried && is_source_gone(&errno, &groups[0].path) => {
+                    groups[0].path.refuse_source();
+                    0
                 }
                 _ => {
                     self.lose(uplink, DropReason::UplinkRefused, first..first + 1);
@@ -665,6 +673,7 @@ impl Tx {
     /// Sends one group's datagrams as messages of their own.
     fn send_singly(&self, socket: &Socket, group: usize, uplink: &Uplink) {
         let group = &self.groups[group];
+        let mut source_gone = false;
         for room in group.first..group.first + group.count {
             let bytes = self.lens[room] as usize;
             let single = Group {
@@ -676,7 +685,17 @@ impl Tx {
                 bytes,
                 closed: true,
             };
-            match socket.send(&[single], &self.rooms, &self.lens) {
+            let single = [single];
+            let send = || socket.send(&single, &self.rooms, &self.lens);
+            let sent = send().or_else(|errno| {
+                if !is_source_gone(&errno, &group.path) {
+                    return Err(errno);
+                }
+                source_gone = true;
+                group.path.refuse_source();
+                send()
+            });
+            match sent {
                 Ok(_) => uplink.counters.sent(1, bytes as u64),
                 Err(_) => {
                     let lost = Lost::Wire(self.rooms[room].bytes(bytes));
@@ -684,7 +703,19 @@ impl Tx {
                 }
             }
         }
+        if !source_gone {
+            group.path.refuse_joined();
+        }
     }
+}
+
+/// Whether the address that we send from may be gone (IPv4 says the one or the other by version, IPv6 EINVAL): then
+/// the kernel chooses another.
+fn is_source_gone(errno: &io::Error, path: &Path) -> bool {
+    matches!(
+        errno.raw_os_error(),
+        Some(libc::EINVAL | libc::ENETUNREACH | libc::EADDRNOTAVAIL)
+    ) && path.usable_source().is_some()
 }
 
 impl AsFd for Socket {
@@ -695,26 +726,4 @@ impl AsFd for Socket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_several_that_open_a_port_at_once_one_has_it() {
-        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-        let (uplink, tunnel) = (UplinkIndex::from_slot(0), TunnelIndex::from_slot(0));
-        let open = |port| open(uplink, tunnel, &addresses, port, 2, Options::default()).ok();
-        for _ in 0..50 {
-            let port = free_port(&addresses, Options::default()).unwrap();
-            let opened = std::thread::scope(|scope| {
-                let each = [(); 4].map(|()| scope.spawn(|| open(port)));
-                each.map(|one| one.join().unwrap())
-            });
-            let opened: Vec<_> = opened.into_iter().flatten().collect();
-            assert!(opened.len() <= 1, "{} have port {port}", opened.len());
-            // Each may have found another on its way. Once that is gone the port is free.
-            if opened.is_empty() {
-                assert!(open(port).is_some());
-            }
-        }
-    }
-}
+mod tests;

@@ -133,6 +133,12 @@ pub(super) struct Calls {
 }
 
 impl Calls {
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &Arc<Socket>> {
+        self.lanes
+            .iter()
+            .flat_map(|lane| lane.sockets.iter().flatten())
+    }
+
     pub(super) fn new(lanes: [[Option<Arc<Socket>>; 2]; LANES]) -> Self {
         let now = clock::monotonic();
         Self {

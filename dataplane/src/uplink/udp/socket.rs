@@ -200,7 +200,7 @@ impl Socket {
         check(result).map(drop)
     }
 
-    fn bind_to_device(&self, device: &str) -> io::Result<()> {
+    pub(super) fn bind_to_device(&self, device: &str) -> io::Result<()> {
         let len = libc::socklen_t::try_from(device.len()).unwrap_or(0);
         let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
         // SAFETY: the name's bytes live for the call; the kernel reads `len` of them.
