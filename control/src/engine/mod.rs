@@ -13,10 +13,11 @@
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
 //! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] plans carried
 //! out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`places`] where peers may be, [`resolver`] what names
-//! stand for, [`endpoints`] what survives a restart.
+//! stand for, [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
+mod devices;
 mod endpoints;
 mod hops;
 mod interfaces;

@@ -68,8 +68,10 @@ impl Engine {
     /// plain network is its tunnel's from then on.
     fn take_links(&mut self, now: Now) {
         let mut follow = false;
+        let mut any = false;
         let mut switched = Vec::new();
         while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
+            any = true;
             for (_, port) in self.ports.iter_mut() {
                 let was_up = port.link_up;
                 let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
@@ -92,6 +94,9 @@ impl Engine {
                     }
                 }
             }
+        }
+        if any {
+            self.follow_devices(now);
         }
         for (network, up) in switched {
             self.switch(&network, up, now);

@@ -22,7 +22,10 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::{EngineError, hops::Hops};
-use crate::config::{self, UplinkDriver};
+use crate::{
+    config::{self, UplinkDriver},
+    netlink::index_of,
+};
 
 /// Seconds that a link may take to come up after its device was opened.
 #[cfg(feature = "dpdk")]
@@ -35,6 +38,8 @@ pub(super) struct UplinkState {
     pub(super) counters: Arc<UplinkCounters>,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
+    /// The number of the interface that its sockets are bound to.
+    pub(super) device_index: Option<u32>,
     /// Looks at the link that may still find it down before that is news.
     #[cfg(feature = "dpdk")]
     patience: u8,
@@ -61,10 +66,12 @@ impl UplinkState {
         now: Instant,
     ) -> Result<(Self, Vec<UplinkQueue>), EngineError> {
         match &config.driver {
-            UplinkDriver::Udp(_) => {
+            UplinkDriver::Udp(driver) => {
+                let device_index = driver.device.as_deref().and_then(index_of);
                 let state = Self {
                     index,
                     config,
+                    device_index,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
@@ -100,6 +107,7 @@ impl UplinkState {
                 let state = Self {
                     index,
                     config,
+                    device_index: None,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
