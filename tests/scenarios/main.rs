@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod endpoints;
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
