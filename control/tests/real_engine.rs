@@ -114,7 +114,10 @@ fn what_is_refused_changes_nothing() {
         assert!(running.answers("vm1"));
     };
     let with = |what: &str| format!("{one}{}{what}", port(2));
-    refused(&with("cores: {workers: 2}\n"), "needs a restart: `cores`");
+    refused(
+        &with("cores: {workers: 2}\n"),
+        "needs a restart: cores changed",
+    );
     refused(
         &with("uplinks: {u: {driver: udp}}\n"),
         "needs a restart: uplink u",
