@@ -47,11 +47,16 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::{self, Attention, Command},
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        ids::{
+            AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
+            WorkerIndex,
+        },
         path::{Link, Path},
         peer::Peer,
         sessions::SessionTable,
-        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+        snapshot::{
+            Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
+        },
     },
     uplink::{
         Uplink,
@@ -234,15 +239,20 @@ impl Rig {
         let port = Arc::new(Port {
             index: PortIndex(0),
             name: config.name.clone(),
+            attachment: AttachmentIndex(0),
+            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+            queues: 1,
+            drops: Arc::default(),
+        });
+        let attachment = Arc::new(Attachment {
+            index: AttachmentIndex(0),
+            port: PortIndex(0),
             network: NetworkIndex(0),
             mac: MAC,
             addresses: vec!["10.0.0.2".parse().unwrap()],
             link_locals: Arc::default(),
             errors: Arc::default(),
             guard: Guard::Strict,
-            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
-            queues: 1,
-            drops: Arc::default(),
         });
         let own = "192.0.2.1".parse().unwrap();
         let (device, queues) = dpdk::open(
@@ -271,13 +281,14 @@ impl Rig {
         let snapshot = Snapshot {
             generation: 1,
             ports: vec![Some(port)],
+            attachments: vec![Some(attachment)],
             networks: vec![Some(Network {
                 name: "network".into(),
                 gateway_mac: GATEWAY,
                 gateways: vec!["10.0.0.1".parse().unwrap()],
                 prefixes: vec![Prefix::new("10.0.0.0".parse().unwrap(), 24).unwrap()],
                 tunnel: Some(TunnelIndex(0)),
-                macs: vec![(MAC, PortIndex(0))],
+                macs: vec![(MAC, AttachmentIndex(0))],
                 routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),
                 plain: None,
             })],

@@ -7,8 +7,8 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use culvert_dataplane::{
     shared::{
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
-        snapshot::{Guard, Network, NextHop, Port, Snapshot, Tunnel},
+        ids::{AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        snapshot::{Attachment, Guard, Network, NextHop, Port, Snapshot, Tunnel},
     },
     uplink::Uplink,
 };
@@ -55,7 +55,10 @@ impl Engine {
         Snapshot {
             generation,
             ports: table(self.ports.places(), self.ports.iter(), |slot, port| {
-                Some(Arc::new(self.compile_port(slot, port)?))
+                Some(Arc::new(compile_port(slot, port)))
+            }),
+            attachments: table(self.ports.places(), self.ports.iter(), |slot, port| {
+                Some(Arc::new(self.compile_attachment(slot, port)?))
             }),
             networks: self
                 .desired
@@ -77,11 +80,16 @@ impl Engine {
         }
     }
 
-    fn compile_port(&self, slot: usize, port: &super::ports::PortState) -> Option<Port> {
+    /// What a port's guest is attached with: one per port, in the same place.
+    fn compile_attachment(
+        &self,
+        slot: usize,
+        port: &super::ports::PortState,
+    ) -> Option<Attachment> {
         let config = &port.config;
-        Some(Port {
-            index: PortIndex::from_slot(slot),
-            name: config.name.to_string(),
+        Some(Attachment {
+            index: AttachmentIndex::from_slot(slot),
+            port: PortIndex::from_slot(slot),
             network: self.network_index(&config.network)?,
             mac: MacAddr(config.mac.octets()),
             addresses: config.addresses.clone(),
@@ -92,9 +100,6 @@ impl Engine {
                 config::Guard::Mac => Guard::Mac,
                 config::Guard::Off => Guard::Off,
             },
-            guest: port.guest.clone(),
-            queues: config.queues,
-            drops: Arc::clone(&port.drops),
         })
     }
 
@@ -106,7 +111,7 @@ impl Engine {
             .map(|(slot, port)| {
                 (
                     MacAddr(port.config.mac.octets()),
-                    PortIndex::from_slot(slot),
+                    AttachmentIndex::from_slot(slot),
                 )
             })
             .collect();
@@ -132,7 +137,7 @@ impl Engine {
                 .map_or_else(Fib::default, |routes| routes.finished().clone()),
             plain: self
                 .plain_port(network)
-                .map(|(slot, _)| PortIndex::from_slot(slot)),
+                .map(|(slot, _)| AttachmentIndex::from_slot(slot)),
         }
     }
 
@@ -226,7 +231,7 @@ impl Engine {
         let guest = |address: IpAddr| {
             ports()
                 .find(|(_, port)| port.config.addresses.contains(&address))
-                .map(|(slot, _)| NextHop::Port(PortIndex::from_slot(slot)))
+                .map(|(slot, _)| NextHop::Guest(AttachmentIndex::from_slot(slot)))
         };
         for route in &network.routes {
             let next_hop = match &route.next_hop {
@@ -247,7 +252,7 @@ impl Engine {
                 add(
                     IpNet::from(address),
                     rank::PORT,
-                    NextHop::Port(PortIndex::from_slot(slot)),
+                    NextHop::Guest(AttachmentIndex::from_slot(slot)),
                 );
             }
         }
@@ -321,6 +326,17 @@ impl Engine {
             .iter()
             .position(|n| &n.name == name)?;
         Some(NetworkIndex::from_slot(position))
+    }
+}
+
+fn compile_port(slot: usize, port: &super::ports::PortState) -> Port {
+    Port {
+        index: PortIndex::from_slot(slot),
+        name: port.config.name.to_string(),
+        attachment: AttachmentIndex::from_slot(slot),
+        guest: port.guest.clone(),
+        queues: port.config.queues,
+        drops: Arc::clone(&port.drops),
     }
 }
 

@@ -23,11 +23,16 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::{self, Attention, Command, ControlEnd},
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        ids::{
+            AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
+            WorkerIndex,
+        },
         path::{Link, Path},
         peer::Peer,
         sessions::{Session, SessionTable},
-        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+        snapshot::{
+            Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
+        },
     },
     uplink::{Uplink, UplinkQueue},
     worker::{Polling, Worker, WorkerStats},
@@ -128,15 +133,20 @@ impl Site {
         let port = Arc::new(Port {
             index: PortIndex(0),
             name: config.name.clone(),
+            attachment: AttachmentIndex(0),
+            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+            queues: 1,
+            drops: Arc::default(),
+        });
+        let attachment = Arc::new(Attachment {
+            index: AttachmentIndex(0),
+            port: PortIndex(0),
             network: NetworkIndex(0),
             mac: GUEST,
             addresses: vec![GUEST_ADDRESS.into()],
             link_locals: Arc::default(),
             errors: Arc::default(),
             guard: Guard::Strict,
-            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
-            queues: 1,
-            drops: Arc::default(),
         });
         let uplink = Arc::new(Uplink {
             index: UPLINK,
@@ -150,6 +160,7 @@ impl Site {
         let snapshot = Snapshot {
             generation: 1,
             ports: vec![Some(Arc::clone(&port))],
+            attachments: vec![Some(attachment)],
             networks: vec![Some(network(peers.len()))],
             tunnels: vec![Some(Tunnel {
                 name: "tunnel".into(),
@@ -308,7 +319,7 @@ fn network(peers: usize) -> Network {
     let near = [
         (own(gateway, 24), NextHop::Unreachable),
         (own(gateway, 32), NextHop::Gateway),
-        (own(GUEST_ADDRESS, 32), NextHop::Port(PortIndex(0))),
+        (own(GUEST_ADDRESS, 32), NextHop::Guest(AttachmentIndex(0))),
     ];
     let far = (0..peers).map(|n| (behind(n), NextHop::Peer(index(n))));
     Network {
@@ -317,7 +328,7 @@ fn network(peers: usize) -> Network {
         gateways: vec![gateway.into()],
         prefixes: vec![own(gateway, 24)],
         tunnel: Some(TUNNEL),
-        macs: vec![(GUEST, PortIndex(0))],
+        macs: vec![(GUEST, AttachmentIndex(0))],
         routes: Fib::build(near.into_iter().chain(far)),
         plain: None,
     }

@@ -29,7 +29,7 @@ use crate::{
     shared::{
         drops::DropReason,
         limits::{HOST_FRAME_MAX, ICMP_ERRORS_PER_SECOND},
-        snapshot::{Network, NextHop, Port},
+        snapshot::{Attached, Network, NextHop},
     },
     switch::guard,
     worker::turn::Turn,
@@ -51,8 +51,7 @@ pub(crate) enum Question {
 /// The answer to an ARP packet; `None` if it concerns the other ports (an
 /// announcement or a reply).
 pub(crate) fn arp(
-    port: &Port,
-    network: &Network,
+    guest: Attached<'_>,
     headers: &Headers,
     head: &[u8],
 ) -> Result<Option<Question>, DropReason> {
@@ -61,32 +60,27 @@ pub(crate) fn arp(
     if !guard::is_arp_request(&arp) || arp.sender == arp.target {
         return Ok(None);
     }
-    owner(port, network, arp.target.into())
-        .map(|owner| owner.map(|(owner, _)| Question::Arp { owner }))
+    owner(guest, arp.target.into()).map(|owner| owner.map(|(owner, _)| Question::Arp { owner }))
 }
 
 /// The answer to a neighbor discovery message; `None` if it concerns the other ports.
 pub(crate) fn neighbor(
-    port: &Port,
-    network: &Network,
+    guest: Attached<'_>,
     headers: &Headers,
     head: &[u8],
 ) -> Result<Option<Question>, DropReason> {
     match NdMessage::parse(headers, head).map_err(|_| DropReason::FrameMalformed)? {
-        NdMessage::Solicitation { target, .. } => owner(port, network, target.into())
+        NdMessage::Solicitation { target, .. } => owner(guest, target.into())
             .map(|owner| owner.map(|(owner, router)| Question::Neighbor { owner, router })),
         NdMessage::Advertisement { .. } => Ok(None),
         NdMessage::RouterSolicitation { .. } => Err(DropReason::NoListener),
     }
 }
 
-/// Whom `address` belongs to in the eyes of `port`, and whether that is the gateway. What is not on the network's link
+/// Whom `address` belongs to in the eyes of `guest`, and whether that is the gateway. What is not on the network's link
 /// is nobody's there, wherever its packets go: a guest that asks for it lost its way, or looks for another link's hosts.
-fn owner(
-    port: &Port,
-    network: &Network,
-    address: IpAddr,
-) -> Result<Option<(MacAddr, bool)>, DropReason> {
+fn owner(guest: Attached<'_>, address: IpAddr) -> Result<Option<(MacAddr, bool)>, DropReason> {
+    let network = guest.network;
     let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
     // A link-local address is for whoever has it to answer for.
     let others = || match link_local {
@@ -100,9 +94,11 @@ fn owner(
         Some(NextHop::Gateway) => Ok(Some((network.gateway_mac, true))),
         Some(NextHop::Peer(_)) if is_routable(address) => Ok(Some((network.gateway_mac, true))),
         // Its own address: duplicate detection must hear nothing.
-        Some(NextHop::Port(index)) if index == port.index => Err(DropReason::NeighborUnknown),
-        Some(NextHop::Port(index)) => {
-            let owner = network.macs.iter().find(|&&(_, port)| port == index);
+        Some(NextHop::Guest(index)) if index == guest.attachment.index => {
+            Err(DropReason::NeighborUnknown)
+        }
+        Some(NextHop::Guest(index)) => {
+            let owner = network.macs.iter().find(|&&(_, guest)| guest == index);
             Ok(owner.map(|&(mac, _)| (mac, false)))
         }
         Some(NextHop::Peer(_) | NextHop::Unreachable) | None => others(),
@@ -121,8 +117,7 @@ pub(crate) fn is_echo_request(headers: &Headers) -> bool {
 /// Answers `questions`, each from the same port.
 pub(crate) fn answer<'h, F: Frames>(
     turn: &Turn<'_>,
-    port: &Port,
-    network: &Network,
+    guest: Attached<'_>,
     frames: &F,
     questions: impl Iterator<Item = (usize, &'h Headers, Question)>,
 ) {
@@ -137,27 +132,30 @@ pub(crate) fn answer<'h, F: Frames>(
             }
             Question::Echo => {
                 let len = headers.l3_offset + headers.ip_len;
-                echo(network, headers, head, len, &mut out, |rest, offset| {
-                    frames.copy(frame, offset, rest)
-                })
+                echo(
+                    guest.network,
+                    headers,
+                    head,
+                    len,
+                    &mut out,
+                    |rest, offset| frames.copy(frame, offset, rest),
+                )
             }
-            Question::Error(error) => {
-                icmp_error(turn, port, network, headers, head, error, &mut out)
-            }
+            Question::Error(error) => icmp_error(turn, guest, headers, head, error, &mut out),
         };
         if len > 0 {
-            deliver::own(port, turn.worker, &out[..len]);
+            deliver::own(guest, turn.worker, &out[..len]);
             continue;
         }
         match question {
             Question::Arp { .. } | Question::Neighbor { .. } => {
                 let lost = Lost::Guest(frames, frame);
-                lose(port.books(), DropReason::NeighborUnknown, lost);
+                lose(guest.port.books(), DropReason::NeighborUnknown, lost);
             }
             // Malformed, or too long for an answer in one piece.
             Question::Echo => {
                 let lost = Lost::Guest(frames, frame);
-                lose(port.books(), DropReason::GatewayNotServed, lost);
+                lose(guest.port.books(), DropReason::GatewayNotServed, lost);
             }
             // The frame itself has been counted.
             Question::Error(_) => {}
@@ -216,13 +214,13 @@ fn echo(
 
 fn icmp_error(
     turn: &Turn<'_>,
-    port: &Port,
-    network: &Network,
+    guest: Attached<'_>,
     headers: &Headers,
     head: &[u8],
     error: IcmpError,
     out: &mut [u8],
 ) -> usize {
+    let network = guest.network;
     let v4 = matches!(headers.l3, L3::V4(_));
     let gateway = || network.gateways.iter().find(|g| g.is_ipv4() == v4).copied();
     // In a plain network we have no address: the packet's destination speaks for itself,
@@ -238,8 +236,12 @@ fn icmp_error(
     let Ok(len) = icmp::write_error(error, headers, head, source, packet) else {
         return 0;
     };
-    if !port.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
-        lose(port.books(), DropReason::IcmpLimited, Lost::Count(1));
+    if !guest
+        .attachment
+        .errors
+        .take(ICMP_ERRORS_PER_SECOND, turn.now)
+    {
+        lose(guest.port.books(), DropReason::IcmpLimited, Lost::Count(1));
         return 0;
     }
     let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };

@@ -14,7 +14,7 @@ use crate::{
     loss::{Lost, lose},
     shared::{
         drops::DropReason,
-        snapshot::{Guest, Port},
+        snapshot::{Attached, Guest, Port},
     },
 };
 
@@ -43,9 +43,14 @@ pub(crate) enum Outlet<'p> {
 }
 
 impl<'p> Outlet<'p> {
-    /// Takes queue `queue` of `port`; a ring that can't be had has counted the loss of
-    /// `count` frames.
-    pub(crate) fn open(port: &'p Port, queue: u16, count: impl FnOnce() -> usize) -> Option<Self> {
+    /// Takes queue `queue` of a guest's port; a ring that can't be had has counted the
+    /// loss of `count` frames.
+    pub(crate) fn open(
+        guest: Attached<'p>,
+        queue: u16,
+        count: impl FnOnce() -> usize,
+    ) -> Option<Self> {
+        let port = guest.port;
         match &port.guest {
             Guest::Vhost(guest) => {
                 let ring = guest.guest_rx(queue);
@@ -154,9 +159,9 @@ pub(crate) fn accept(offloads: Offloads) -> Accept {
     }
 }
 
-/// Delivers one frame that we made to a port.
-pub(crate) fn own(port: &Port, hash: u32, frame: &[u8]) {
-    if let Some(mut outlet) = Outlet::open(port, queue(port, hash), || 1) {
+/// Delivers one frame that we made to a guest.
+pub(crate) fn own(guest: Attached<'_>, hash: u32, frame: &[u8]) {
+    if let Some(mut outlet) = Outlet::open(guest, queue(guest.port, hash), || 1) {
         outlet.deliver(&VnetHeader::default(), &[frame]);
     }
 }

@@ -20,7 +20,8 @@ use crate::{
     guest::deliver,
     loss::{Lost, lose},
     shared::{
-        drops::DropReason, ids::PortIndex, limits::UPLINK_BURST, peer::Peer, snapshot::NextHop,
+        drops::DropReason, ids::AttachmentIndex, limits::UPLINK_BURST, peer::Peer,
+        snapshot::NextHop,
     },
     uplink::Datagram,
     worker::turn::Turn,
@@ -149,9 +150,9 @@ fn find(
         .network
         .and_then(|network| turn.snapshot.network(network));
     let network = network.ok_or(DropReason::NoRoute)?;
-    if let Some(port) = network.plain {
-        let queue = queue(turn, port, headers, source, destination)?;
-        return Ok((Destination::Ring(port, queue), false));
+    if let Some(guest) = network.plain {
+        let queue = queue(turn, guest, headers, source, destination)?;
+        return Ok((Destination::Ring(guest, queue), false));
     }
     if !is_routable(source) || !is_routable(destination) {
         return Err(DropReason::AddressUnroutable.into());
@@ -166,9 +167,9 @@ fn find(
         }),
         // Its hop limit falls when it leaves.
         NextHop::Peer(peer) => Ok((Destination::Peer(peer), true)),
-        NextHop::Port(port) => {
-            let queue = queue(turn, port, headers, source, destination)?;
-            Ok((Destination::Ring(port, queue), true))
+        NextHop::Guest(guest) => {
+            let queue = queue(turn, guest, headers, source, destination)?;
+            Ok((Destination::Ring(guest, queue), true))
         }
     }
 }
@@ -216,12 +217,13 @@ fn mark_congestion(packet: &mut [u8], mark: u8) {
 /// The queue of the port that this flow goes to.
 fn queue(
     turn: &Turn<'_>,
-    port: PortIndex,
+    guest: AttachmentIndex,
     headers: &Headers,
     source: IpAddr,
     destination: IpAddr,
 ) -> Result<u16, DropReason> {
-    let port = turn.snapshot.port(port).ok_or(DropReason::NoRoute)?;
+    let guest = turn.snapshot.attached(guest).ok_or(DropReason::NoRoute)?;
+    let port = guest.port;
     if port.queues <= 1 {
         return Ok(0);
     }

@@ -9,7 +9,7 @@ use culvert_wire::{EtherType, VnetHeader, coalesce::Accept, ether, parse::L3};
 use super::{Arrival, Destination, plaintext};
 use crate::{
     guest::deliver::{ETHERNET, Outlet, accept},
-    shared::{ids::PortIndex, limits::UPLINK_BURST},
+    shared::{ids::AttachmentIndex, limits::UPLINK_BURST},
     uplink::Datagram,
     worker::turn::{Tools, Turn},
 };
@@ -21,16 +21,16 @@ pub(super) fn deliver(
     burst: &[Datagram],
     arrivals: &[Arrival],
 ) {
-    let mut done = ArrayVec::<(PortIndex, u16), UPLINK_BURST>::new();
+    let mut done = ArrayVec::<(AttachmentIndex, u16), UPLINK_BURST>::new();
     for arrival in arrivals {
-        let Destination::Ring(port, queue) = arrival.to else {
+        let Destination::Ring(guest, queue) = arrival.to else {
             continue;
         };
-        if done.contains(&(port, queue)) {
+        if done.contains(&(guest, queue)) {
             continue;
         }
-        done.push((port, queue));
-        deliver_to(turn, tools, burst, arrivals, port, queue);
+        done.push((guest, queue));
+        deliver_to(turn, tools, burst, arrivals, guest, queue);
     }
 }
 
@@ -39,27 +39,21 @@ fn deliver_to(
     tools: &mut Tools,
     burst: &[Datagram],
     arrivals: &[Arrival],
-    port: PortIndex,
+    guest: AttachmentIndex,
     queue: u16,
 ) {
-    let Some(port) = turn.snapshot.port(port) else {
+    let to = Destination::Ring(guest, queue);
+    let Some(guest) = turn.snapshot.attached(guest) else {
         return;
     };
-    let Some(network) = turn.snapshot.network(port.network) else {
-        return;
-    };
-    let here = || {
-        arrivals
-            .iter()
-            .filter(|a| a.to == Destination::Ring(port.index, queue))
-    };
-    let Some(mut outlet) = Outlet::open(port, queue, || here().count()) else {
+    let here = || arrivals.iter().filter(|a| a.to == to);
+    let Some(mut outlet) = Outlet::open(guest, queue, || here().count()) else {
         return;
     };
     let accept = accept(outlet.offloads());
     let ethernet = |v4: bool| {
         let ether_type = if v4 { EtherType::IPV4 } else { EtherType::IPV6 };
-        ether::header(port.mac, network.gateway_mac, ether_type)
+        ether::header(guest.attachment.mac, guest.network.gateway_mac, ether_type)
     };
     if here().nth(1).is_none() || accept == Accept::NONE {
         // Nothing to join.

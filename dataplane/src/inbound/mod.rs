@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     shared::{
-        ids::{PeerIndex, PortIndex},
+        ids::{AttachmentIndex, PeerIndex},
         limits::UPLINK_BURST,
         sessions::Session,
     },
@@ -66,8 +66,8 @@ struct Arrival {
 /// Where an inner packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Destination {
-    /// A guest RX ring of a port, or a queue of its interface.
-    Ring(PortIndex, u16),
+    /// A guest: a ring of its port, or a queue of its interface.
+    Ring(AttachmentIndex, u16),
     /// Another peer of the same tunnel, or this one.
     Peer(PeerIndex),
     /// The gateway: an echo request.

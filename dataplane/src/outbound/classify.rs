@@ -20,9 +20,9 @@ use crate::{
     guest::frames::Frames,
     shared::{
         drops::DropReason,
-        ids::PortIndex,
+        ids::AttachmentIndex,
         peer::Peer,
-        snapshot::{Network, NextHop, Port},
+        snapshot::{Attached, Network, NextHop},
     },
     switch::guard,
     worker::turn::Turn,
@@ -33,8 +33,11 @@ use crate::{
 pub(super) enum Verdict<'s> {
     /// It leaves through a tunnel.
     Tunnel(&'s Arc<Peer>, Passage),
-    /// It goes to another port of the network; `routed` if through the gateway.
-    Port { port: PortIndex, routed: bool },
+    /// It goes to another guest of the network; `routed` if through the gateway.
+    Guest {
+        guest: AttachmentIndex,
+        routed: bool,
+    },
     /// It goes to all other ports of the network.
     Flood,
     /// The guest is answered; the frame is lost under a name, unless it was a question.
@@ -52,7 +55,7 @@ const UNREACHABLE: Verdict<'static> = Verdict::Answer(
 /// Step 1: a frame's verdict, and its headers if they could be read.
 pub(super) fn classify<'s, F: Frames>(
     turn: &Turn<'s>,
-    (port, network): (&Port, &Network),
+    guest: Attached<'_>,
     frames: &F,
     frame: usize,
 ) -> (Verdict<'s>, Option<Headers>) {
@@ -61,27 +64,28 @@ pub(super) fn classify<'s, F: Frames>(
     let Ok(headers) = parse_frame(head, len) else {
         return (Verdict::Drop(DropReason::FrameMalformed), None);
     };
-    if let Err(reason) = guard::check(turn, (port, network), &headers, head) {
+    if let Err(reason) = guard::check(turn, guest, &headers, head) {
         return (Verdict::Drop(reason), None);
     }
+    let network = guest.network;
     if network.plain.is_some() {
         return (plain(turn, network, &headers), Some(headers));
     }
     let verdict = match &headers.l3 {
         L3::Arp => {
-            let question = answer::arp(port, network, &headers, head);
-            asked(port, network, &headers, question)
+            let question = answer::arp(guest, &headers, head);
+            asked(guest, &headers, question)
         }
         L3::V6(_) if guard::is_neighbor_discovery(&headers) => {
-            let question = answer::neighbor(port, network, &headers, head);
-            asked(port, network, &headers, question)
+            let question = answer::neighbor(guest, &headers, head);
+            asked(guest, &headers, question)
         }
         L3::V4(_) | L3::V6(_) if headers.ether.destination == network.gateway_mac => {
             route(turn, network, &headers)
         }
-        L3::V4(_) | L3::V6(_) | L3::Other => switch(port, network, &headers),
+        L3::V4(_) | L3::V6(_) | L3::Other => switch(guest, &headers),
     };
-    let passes_on = matches!(verdict, Verdict::Port { .. } | Verdict::Flood);
+    let passes_on = matches!(verdict, Verdict::Guest { .. } | Verdict::Flood);
     if passes_on && segment::forwardable(frames.vnet(frame), &headers, head).is_err() {
         return (Verdict::Drop(DropReason::OffloadInvalid), None);
     }
@@ -91,33 +95,32 @@ pub(super) fn classify<'s, F: Frames>(
 /// What becomes of an ARP or neighbor discovery message: what the gateway can't answer
 /// concerns the ports that it is addressed to.
 fn asked<'s>(
-    port: &Port,
-    network: &Network,
+    guest: Attached<'_>,
     headers: &Headers,
     question: Result<Option<Question>, DropReason>,
 ) -> Verdict<'s> {
     match question {
         Ok(Some(question)) => Verdict::Answer(question, None),
-        Ok(None) if headers.ether.destination == network.gateway_mac => {
+        Ok(None) if headers.ether.destination == guest.network.gateway_mac => {
             Verdict::Drop(DropReason::GatewayNotServed)
         }
-        Ok(None) => switch(port, network, headers),
+        Ok(None) => switch(guest, headers),
         Err(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Layer 2: by MAC address, within the network.
-fn switch<'s>(port: &Port, network: &Network, headers: &Headers) -> Verdict<'s> {
+fn switch<'s>(guest: Attached<'_>, headers: &Headers) -> Verdict<'s> {
     let destination = headers.ether.destination;
     if destination.is_multicast() {
         return Verdict::Flood;
     }
-    match network.port_by_mac(destination) {
-        Some(index) if index != port.index => Verdict::Port {
-            port: index,
+    match guest.network.by_mac(destination) {
+        Some(other) if other != guest.attachment.index => Verdict::Guest {
+            guest: other,
             routed: false,
         },
-        Some(_) | None if destination == network.gateway_mac => {
+        Some(_) | None if destination == guest.network.gateway_mac => {
             Verdict::Drop(DropReason::EtherTypeUnknown)
         }
         Some(_) | None => Verdict::Drop(DropReason::MacUnknown),
@@ -165,7 +168,10 @@ fn route<'s>(turn: &Turn<'s>, network: &Network, headers: &Headers) -> Verdict<'
             Some(peer) => Verdict::Tunnel(peer, Passage::Routed),
             None => UNREACHABLE,
         },
-        Some(NextHop::Port(port)) => Verdict::Port { port, routed: true },
+        Some(NextHop::Guest(guest)) => Verdict::Guest {
+            guest,
+            routed: true,
+        },
         Some(NextHop::Unreachable | NextHop::Gateway) | None => UNREACHABLE,
     }
 }

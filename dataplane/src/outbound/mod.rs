@@ -20,39 +20,33 @@ use crate::{
     egress::{self, Note, Notes, departure::Bound, staged::Sender},
     gateway::answer::{self, Question},
     guest::frames::Frames,
-    loss::{Lost, lose, lose_all},
+    loss::{Lost, lose},
     shared::{
-        drops::DropReason,
-        ids::PortIndex,
+        ids::AttachmentIndex,
         limits::GUEST_BURST,
-        snapshot::{Network, Port},
+        snapshot::{Attached, Network},
     },
     switch::{flood, switched::switched},
     worker::turn::{Sending, Tools, Turn},
 };
 
-/// Carries a burst of frames that `port` sent, as far as its credit in bytes lasts;
+/// Carries a burst of frames that `guest` sent, as far as its credit in bytes lasts;
 /// answers how many are done with, from the first on. The last of them may overdraw.
 pub(crate) fn outbound<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    port: &Port,
+    guest: Attached<'_>,
     frames: &F,
     credit: &mut i64,
 ) -> usize {
-    let Some(network) = turn.snapshot.network(port.network) else {
-        let lost = (0..frames.count()).map(|frame| Lost::Guest(frames, frame));
-        lose_all(port.books(), DropReason::NoRoute, lost);
-        return frames.count();
-    };
     let mut verdicts = ArrayVec::<(Verdict<'_>, Option<Headers>), GUEST_BURST>::new();
     for frame in 0..frames.count().min(GUEST_BURST) {
         if *credit <= 0 {
             break;
         }
-        let (verdict, headers) = classify(turn, (port, network), frames, frame);
-        *credit -= cost(network, frames.len(frame), &verdict);
+        let (verdict, headers) = classify(turn, guest, frames, frame);
+        *credit -= cost(guest.network, frames.len(frame), &verdict);
         verdicts.push((verdict, headers));
     }
     let bound =
@@ -63,11 +57,11 @@ pub(crate) fn outbound<F: Frames>(
                 Verdict::Tunnel(peer, passage) => Some(Bound {
                     frame,
                     headers: headers.as_ref()?,
-                    sender: Sender::Port(port.index),
+                    sender: Sender::Port(guest.port.index),
                     peer,
                     passage,
                 }),
-                Verdict::Port { .. } | Verdict::Flood | Verdict::Answer(..) | Verdict::Drop(_) => {
+                Verdict::Guest { .. } | Verdict::Flood | Verdict::Answer(..) | Verdict::Drop(_) => {
                     None
                 }
             });
@@ -75,16 +69,9 @@ pub(crate) fn outbound<F: Frames>(
     let rest = egress::depart(turn, tools, sending, frames, bound, &mut notes);
     let reached = rest.unwrap_or(verdicts.len());
     for (frame, (verdict, _)) in verdicts.iter().enumerate().skip(reached) {
-        *credit += cost(network, frames.len(frame), verdict);
+        *credit += cost(guest.network, frames.len(frame), verdict);
     }
-    settle(
-        turn,
-        tools,
-        (port, network),
-        frames,
-        &verdicts[..reached],
-        &notes,
-    );
+    settle(turn, tools, guest, frames, &verdicts[..reached], &notes);
     reached
 }
 
@@ -92,7 +79,7 @@ pub(crate) fn outbound<F: Frames>(
 fn cost(network: &Network, len: usize, verdict: &Verdict<'_>) -> i64 {
     let copies = match verdict {
         Verdict::Flood => flood::copies(network),
-        Verdict::Tunnel(..) | Verdict::Port { .. } | Verdict::Answer(..) | Verdict::Drop(_) => 1,
+        Verdict::Tunnel(..) | Verdict::Guest { .. } | Verdict::Answer(..) | Verdict::Drop(_) => 1,
     };
     i64::try_from(len * copies).unwrap_or(i64::MAX)
 }
@@ -101,30 +88,31 @@ fn cost(network: &Network, len: usize, verdict: &Verdict<'_>) -> i64 {
 fn settle<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
-    (port, network): (&Port, &Network),
+    guest: Attached<'_>,
     frames: &F,
     verdicts: &[(Verdict<'_>, Option<Headers>)],
     notes: &[Note],
 ) {
-    let mut targets = ArrayVec::<PortIndex, GUEST_BURST>::new();
+    let books = guest.port.books();
+    let mut targets = ArrayVec::<AttachmentIndex, GUEST_BURST>::new();
     let mut floods = false;
     let mut answers = false;
     for (frame, (verdict, _)) in verdicts.iter().enumerate() {
         match *verdict {
             Verdict::Tunnel(..) => {}
-            Verdict::Port { port, .. } => {
-                if !targets.contains(&port) {
-                    targets.push(port);
+            Verdict::Guest { guest, .. } => {
+                if !targets.contains(&guest) {
+                    targets.push(guest);
                 }
             }
             Verdict::Flood => floods = true,
             Verdict::Answer(_, reason) => {
                 answers = true;
                 if let Some(reason) = reason {
-                    lose(port.books(), reason, Lost::Guest(frames, frame));
+                    lose(books, reason, Lost::Guest(frames, frame));
                 }
             }
-            Verdict::Drop(reason) => lose(port.books(), reason, Lost::Guest(frames, frame)),
+            Verdict::Drop(reason) => lose(books, reason, Lost::Guest(frames, frame)),
         }
     }
     for target in targets {
@@ -132,16 +120,16 @@ fn settle<F: Frames>(
             .iter()
             .enumerate()
             .filter_map(|(frame, (verdict, headers))| match *verdict {
-                Verdict::Port { port, routed } if port == target => {
+                Verdict::Guest { guest, routed } if guest == target => {
                     Some((frame, headers.as_ref()?, routed))
                 }
                 Verdict::Tunnel(..)
-                | Verdict::Port { .. }
+                | Verdict::Guest { .. }
                 | Verdict::Flood
                 | Verdict::Answer(..)
                 | Verdict::Drop(_) => None,
             });
-        switched(turn, tools, (port, network), target, frames, chosen);
+        switched(turn, tools, guest, target, frames, chosen);
     }
     if floods {
         let flooded = verdicts
@@ -150,15 +138,15 @@ fn settle<F: Frames>(
             .filter_map(|(frame, (verdict, headers))| match *verdict {
                 Verdict::Flood => Some((frame, headers.as_ref()?, false)),
                 Verdict::Tunnel(..)
-                | Verdict::Port { .. }
+                | Verdict::Guest { .. }
                 | Verdict::Answer(..)
                 | Verdict::Drop(_) => None,
             });
-        flood::flood(turn, tools, (port, network), frames, flooded);
+        flood::flood(turn, tools, guest, frames, flooded);
     }
     for note in notes {
         if let Some(reason) = note.lost {
-            lose(port.books(), reason, Lost::Guest(frames, note.frame));
+            lose(books, reason, Lost::Guest(frames, note.frame));
         }
     }
     if answers || !notes.is_empty() {
@@ -167,7 +155,7 @@ fn settle<F: Frames>(
             .enumerate()
             .filter_map(|(frame, (verdict, headers))| match *verdict {
                 Verdict::Answer(question, _) => Some((frame, headers.as_ref()?, question)),
-                Verdict::Tunnel(..) | Verdict::Port { .. } | Verdict::Flood | Verdict::Drop(_) => {
+                Verdict::Tunnel(..) | Verdict::Guest { .. } | Verdict::Flood | Verdict::Drop(_) => {
                     None
                 }
             });
@@ -175,6 +163,6 @@ fn settle<F: Frames>(
             let (_, headers) = verdicts.get(note.frame)?;
             Some((note.frame, headers.as_ref()?, Question::Error(note.tell?)))
         });
-        answer::answer(turn, port, network, frames, asked.chain(told));
+        answer::answer(turn, guest, frames, asked.chain(told));
     }
 }

@@ -31,6 +31,8 @@ macro_rules! index {
 index! {
     /// A guest port.
     PortIndex,
+    /// What a guest is attached to a network with.
+    AttachmentIndex,
     /// A network: ports that share a gateway and, at most, one tunnel.
     NetworkIndex,
     /// A tunnel: one WireGuard interface with its key, listen port and peers.

@@ -21,7 +21,7 @@ use crate::{
     shared::{
         allowance::Allowance,
         drops::Drops,
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
+        ids::{AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
         leaves::Leaves,
         link_locals::LinkLocals,
         peer::Peer,
@@ -35,8 +35,8 @@ use crate::{
 pub enum NextHop {
     /// The gateway's own address.
     Gateway,
-    /// A port of this network.
-    Port(PortIndex),
+    /// A guest of this network.
+    Guest(AttachmentIndex),
     /// A peer of the network's tunnel.
     Peer(PeerIndex),
     /// Nobody's: an address of the gateway's prefix without a port, or by the operator's
@@ -94,13 +94,19 @@ impl Guest {
     }
 }
 
-/// A guest port.
+/// What a guest is attached with: who it is to its network. MAC tables, next hops and
+/// guards know this, and not the port.
+///
+/// A port has one. What tells several apart (a VLAN tag) would be of the attachment, and
+/// of the two places where frames pass between it and its port alone: the worker, which
+/// takes a burst from the port ([`crate::worker`]), and the outlet that gives it one
+/// (`guest/deliver.rs`).
 #[derive(Debug)]
-pub struct Port {
+pub struct Attachment {
     /// Its number.
-    pub index: PortIndex,
-    /// The operator's name for it.
-    pub name: String,
+    pub index: AttachmentIndex,
+    /// Where its frames come from and go to.
+    pub port: PortIndex,
     /// Its network.
     pub network: NetworkIndex,
     /// The guest's MAC address.
@@ -113,6 +119,17 @@ pub struct Port {
     pub errors: Arc<Allowance>,
     /// What of its frames is checked.
     pub guard: Guard,
+}
+
+/// A guest port: rings or an interface.
+#[derive(Debug)]
+pub struct Port {
+    /// Its number.
+    pub index: PortIndex,
+    /// The operator's name for it.
+    pub name: String,
+    /// What its guest is attached with.
+    pub attachment: AttachmentIndex,
     /// Its rings or its interface.
     pub guest: Guest,
     /// The number of queue pairs.
@@ -135,13 +152,13 @@ pub struct Network {
     /// The tunnel that its traffic takes.
     pub tunnel: Option<TunnelIndex>,
     /// Who has which MAC address, sorted.
-    pub macs: Vec<(MacAddr, PortIndex)>,
+    pub macs: Vec<(MacAddr, AttachmentIndex)>,
     /// Who has which IP address. Of a plain network: peers alone.
     pub routes: Fib<NextHop>,
-    /// A network without a router of ours: this one port, and its tunnel. Packets pass
+    /// A network without a router of ours: this one guest, and its tunnel. Packets pass
     /// between them untouched, as through a WireGuard interface of the kernel's; where
     /// they go beyond is for the host's own routes to say.
-    pub plain: Option<PortIndex>,
+    pub plain: Option<AttachmentIndex>,
 }
 
 impl Network {
@@ -152,11 +169,11 @@ impl Network {
         self.prefixes.iter().any(has)
     }
 
-    /// The port that has `mac`.
+    /// The guest that has `mac`.
     #[must_use]
-    pub fn port_by_mac(&self, mac: MacAddr) -> Option<PortIndex> {
+    pub fn by_mac(&self, mac: MacAddr) -> Option<AttachmentIndex> {
         let position = self.macs.binary_search_by_key(&mac, |&(mac, _)| mac).ok()?;
-        self.macs.get(position).map(|&(_, port)| port)
+        self.macs.get(position).map(|&(_, guest)| guest)
     }
 }
 
@@ -179,6 +196,17 @@ pub struct Tunnel {
     pub sessions: Arc<SessionTable>,
 }
 
+/// A guest where it is attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Attached<'s> {
+    /// What it is attached with.
+    pub attachment: &'s Attachment,
+    /// Where its frames come from and go to.
+    pub port: &'s Port,
+    /// What it is attached to.
+    pub network: &'s Network,
+}
+
 /// The guest queues that one worker polls.
 pub type GuestQueues = Vec<(PortIndex, u16)>;
 
@@ -189,6 +217,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// By `PortIndex`.
     pub ports: Vec<Option<Arc<Port>>>,
+    /// By `AttachmentIndex`.
+    pub attachments: Vec<Option<Arc<Attachment>>>,
     /// By `NetworkIndex`.
     pub networks: Vec<Option<Network>>,
     /// By `TunnelIndex`.
@@ -206,6 +236,23 @@ impl Snapshot {
     #[must_use]
     pub fn port(&self, index: PortIndex) -> Option<&Arc<Port>> {
         self.ports.get(index.slot())?.as_ref()
+    }
+
+    /// The attachment `index`.
+    #[must_use]
+    pub fn attachment(&self, index: AttachmentIndex) -> Option<&Arc<Attachment>> {
+        self.attachments.get(index.slot())?.as_ref()
+    }
+
+    /// The attachment `index` with its port and its network.
+    #[must_use]
+    pub fn attached(&self, index: AttachmentIndex) -> Option<Attached<'_>> {
+        let attachment = self.attachment(index)?;
+        Some(Attached {
+            port: self.port(attachment.port)?,
+            network: self.network(attachment.network)?,
+            attachment,
+        })
     }
 
     /// The network `index`.

@@ -20,8 +20,8 @@ use culvert_wire::{
 use crate::{
     guest::deliver,
     shared::{
-        ids::{NetworkIndex, PortIndex},
-        snapshot::{Network, NextHop},
+        ids::{AttachmentIndex, NetworkIndex, PortIndex},
+        snapshot::{Attached, Network, NextHop},
     },
     worker::turn::Turn,
 };
@@ -37,19 +37,24 @@ const FRAME_MAX: usize = if nd::FRAME_LEN > arp::FRAME_LEN {
 /// gratuitous ARP (RFC 5227, section 3) or an unsolicited advertisement (RFC 4861, section
 /// 7.2.6).
 pub(crate) fn announce(turn: &Turn<'_>, port: PortIndex) {
-    let snapshot = turn.snapshot;
-    let Some(port) = snapshot.port(port) else {
-        return;
-    };
-    let Some(network) = snapshot.network(port.network) else {
+    let guest = turn
+        .snapshot
+        .port(port)
+        .and_then(|port| turn.snapshot.attached(port.attachment));
+    let Some(Attached {
+        attachment: guest,
+        network,
+        ..
+    }) = guest
+    else {
         return;
     };
     let mut frame = [0; FRAME_MAX];
-    let len = arp::write_reverse_request(port.mac, &mut frame);
-    tell(turn, network, Some(port.index), &frame[..len]);
-    for &address in &port.addresses {
-        let len = write(address, port.mac, false, &mut frame);
-        tell(turn, network, Some(port.index), &frame[..len]);
+    let len = arp::write_reverse_request(guest.mac, &mut frame);
+    tell(turn, network, Some(guest.index), &frame[..len]);
+    for &address in &guest.addresses {
+        let len = write(address, guest.mac, false, &mut frame);
+        tell(turn, network, Some(guest.index), &frame[..len]);
     }
 }
 
@@ -74,12 +79,13 @@ fn write(address: IpAddr, mac: MacAddr, is_router: bool, frame: &mut [u8; FRAME_
     }
 }
 
-fn tell(turn: &Turn<'_>, network: &Network, but: Option<PortIndex>, frame: &[u8]) {
-    for &(_, port) in network.macs.iter().filter(|&&(_, port)| Some(port) != but) {
-        if let Some(port) = turn.snapshot.port(port)
-            && !port.guest.is_ip_only()
+fn tell(turn: &Turn<'_>, network: &Network, but: Option<AttachmentIndex>, frame: &[u8]) {
+    let others = network.macs.iter().map(|&(_, guest)| guest);
+    for guest in others.filter(|&guest| Some(guest) != but) {
+        if let Some(guest) = turn.snapshot.attached(guest)
+            && !guest.port.guest.is_ip_only()
         {
-            deliver::own(port, turn.worker, frame);
+            deliver::own(guest, turn.worker, frame);
         }
     }
 }

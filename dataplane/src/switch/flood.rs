@@ -13,8 +13,8 @@ use crate::{
     loss::{Lost, lose_all},
     shared::{
         drops::DropReason,
-        ids::PortIndex,
-        snapshot::{Network, Port},
+        ids::AttachmentIndex,
+        snapshot::{Attached, Network},
     },
     worker::turn::{Tools, Turn},
 };
@@ -24,26 +24,27 @@ pub(crate) fn copies(network: &Network) -> usize {
     network.macs.len().saturating_sub(1).max(1)
 }
 
-/// Delivers frames of a burst of `port` to all others of its network.
+/// Delivers frames of a burst of `sender` to all others of its network.
 pub(crate) fn flood<'h, F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
-    (port, network): (&Port, &Network),
+    sender: Attached<'_>,
     frames: &F,
     flooded: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
 ) {
     let mut heard = false;
     // An interface that speaks IP alone has no neighbors, and hears no broadcast.
-    let hears = |index: PortIndex| {
-        let other = turn.snapshot.port(index);
-        index != port.index && other.is_none_or(|other| !other.guest.is_ip_only())
+    let hears = |index: AttachmentIndex| {
+        let other = turn.snapshot.attached(index);
+        index != sender.attachment.index && other.is_none_or(|other| !other.port.guest.is_ip_only())
     };
-    for &(_, other) in network.macs.iter().filter(|&&(_, other)| hears(other)) {
+    let others = sender.network.macs.iter().map(|&(_, other)| other);
+    for other in others.filter(|&other| hears(other)) {
         heard = true;
-        switched(turn, tools, (port, network), other, frames, flooded.clone());
+        switched(turn, tools, sender, other, frames, flooded.clone());
     }
     if !heard {
         let lost = flooded.map(|(frame, ..)| Lost::Guest(frames, frame));
-        lose_all(port.books(), DropReason::NoListener, lost);
+        lose_all(sender.port.books(), DropReason::NoListener, lost);
     }
 }

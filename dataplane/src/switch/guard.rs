@@ -25,7 +25,7 @@ use culvert_wire::{
 use crate::{
     shared::{
         drops::DropReason,
-        snapshot::{Guard, Network, NextHop, Port},
+        snapshot::{Attached, Guard, NextHop},
     },
     worker::turn::Turn,
 };
@@ -36,25 +36,22 @@ const NEIGHBOR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 /// Whether the frame may come from this port.
 pub(crate) fn check(
     turn: &Turn<'_>,
-    (port, network): (&Port, &Network),
+    guest: Attached<'_>,
     headers: &Headers,
     head: &[u8],
 ) -> Result<(), DropReason> {
-    if port.guard == Guard::Off {
+    let attachment = guest.attachment;
+    if attachment.guard == Guard::Off {
         return Ok(());
     }
-    if headers.ether.source != port.mac {
+    if headers.ether.source != attachment.mac {
         return Err(DropReason::GuardMac);
     }
-    if port.guard == Guard::Mac {
+    if attachment.guard == Guard::Mac {
         return Ok(());
     }
     readable(headers, head)?;
-    let owner = Owner {
-        turn,
-        port,
-        network,
-    };
+    let owner = Owner { turn, guest };
     let known = match &headers.l3 {
         L3::V4(ip) => owner.owns(ip.source.into()),
         L3::V6(_) if is_neighbor_discovery(headers) => return neighbor(&owner, headers, head),
@@ -105,7 +102,7 @@ fn is_report(headers: &Headers, ip: &Ipv6) -> bool {
 fn arp(owner: &Owner<'_>, packet: &[u8]) -> Result<(), DropReason> {
     let arp = ArpPacket::parse(packet).map_err(|_| DropReason::FrameMalformed)?;
     let known = arp.sender.is_unspecified() || owner.owns(arp.sender.into());
-    (arp.sender_mac == owner.port.mac && known)
+    (arp.sender_mac == owner.guest.attachment.mac && known)
         .then_some(())
         .ok_or(DropReason::GuardNeighbor)
 }
@@ -132,7 +129,7 @@ fn neighbor(owner: &Owner<'_>, headers: &Headers, head: &[u8]) -> Result<(), Dro
             owner.owns(source.into()) && owner.owns(target.into())
         }
     };
-    (known && nd::names_only(owner.port.mac, headers, head))
+    (known && nd::names_only(owner.guest.attachment.mac, headers, head))
         .then_some(())
         .ok_or(DropReason::GuardNeighbor)
 }
@@ -140,21 +137,20 @@ fn neighbor(owner: &Owner<'_>, headers: &Headers, head: &[u8]) -> Result<(), Dro
 /// Who asks for an address.
 struct Owner<'t> {
     turn: &'t Turn<'t>,
-    port: &'t Port,
-    network: &'t Network,
+    guest: Attached<'t>,
 }
 
 impl Owner<'_> {
     /// Whether the port owns `address`. A link-local address that nobody has is the port's from here on.
     fn owns(&self, address: IpAddr) -> bool {
-        self.port.addresses.contains(&address)
+        self.guest.attachment.addresses.contains(&address)
             || matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()
                 && self.has_v6()
                 && self.owns_link_local(address))
     }
 
     fn has_v6(&self) -> bool {
-        self.port.addresses.iter().any(IpAddr::is_ipv6)
+        self.guest.attachment.addresses.iter().any(IpAddr::is_ipv6)
     }
 
     fn owns_link_local(&self, address: Ipv6Addr) -> bool {
@@ -163,15 +159,16 @@ impl Owner<'_> {
             return false;
         };
         let id = u64::from_be_bytes(id);
-        if id == self.port.mac.interface_id() {
+        if id == self.guest.attachment.mac.interface_id() {
             return true;
         }
         if self.is_anothers(address, id) {
             return false;
         }
-        self.port.link_locals.hold(id)
+        self.guest.attachment.link_locals.hold(id)
             || self
-                .port
+                .guest
+                .attachment
                 .link_locals
                 .claim(id, self.turn.now, || self.is_taken(id))
     }
@@ -180,18 +177,19 @@ impl Owner<'_> {
     fn is_anothers(&self, address: Ipv6Addr, id: u64) -> bool {
         const GATEWAY: u64 = 1;
         let made_of = |mac: MacAddr| {
-            mac == self.network.gateway_mac || self.network.port_by_mac(mac).is_some()
+            mac == self.guest.network.gateway_mac || self.guest.network.by_mac(mac).is_some()
         };
         let configured = |hop| match hop {
             NextHop::Gateway => true,
-            // Not by a route through the port.
-            NextHop::Port(index) => (self.turn.snapshot.port(index))
-                .is_some_and(|port| port.addresses.contains(&address.into())),
+            // Not by a route through the guest.
+            NextHop::Guest(index) => (self.turn.snapshot.attachment(index))
+                .is_some_and(|guest| guest.addresses.contains(&address.into())),
             NextHop::Peer(_) | NextHop::Unreachable => false,
         };
         id <= GATEWAY
             || MacAddr::of_interface_id(id).is_some_and(made_of)
             || self
+                .guest
                 .network
                 .routes
                 .lookup(address.into())
@@ -200,10 +198,10 @@ impl Owner<'_> {
 
     /// Whether another port of the network has come to own the address.
     fn is_taken(&self, id: u64) -> bool {
-        let others = self.network.macs.iter().map(|&(_, index)| index);
+        let others = self.guest.network.macs.iter().map(|&(_, index)| index);
         others
-            .filter(|&index| index != self.port.index)
-            .filter_map(|index| self.turn.snapshot.port(index))
-            .any(|port| port.link_locals.hold(id))
+            .filter(|&index| index != self.guest.attachment.index)
+            .filter_map(|index| self.turn.snapshot.attachment(index))
+            .any(|other| other.link_locals.hold(id))
     }
 }

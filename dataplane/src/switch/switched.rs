@@ -18,31 +18,27 @@ use crate::{
         frames::Frames,
     },
     loss::{Lost, lose, lose_all},
-    shared::{
-        drops::DropReason,
-        ids::PortIndex,
-        snapshot::{Network, Port},
-    },
+    shared::{drops::DropReason, ids::AttachmentIndex, snapshot::Attached},
     worker::turn::{Tools, Turn},
 };
 
-/// Delivers frames of a burst of `sender` to a port of the same network.
+/// Delivers frames of a burst of `sender` to another guest of the same network.
 pub(crate) fn switched<'h, F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
-    (sender, network): (&Port, &Network),
-    target: PortIndex,
+    sender: Attached<'_>,
+    target: AttachmentIndex,
     frames: &F,
     chosen: impl Iterator<Item = (usize, &'h Headers, bool)> + Clone,
 ) {
-    let Some(port) = turn.snapshot.port(target) else {
+    let Some(target) = turn.snapshot.attached(target) else {
         let lost = chosen.map(|(frame, ..)| Lost::Guest(frames, frame));
-        lose_all(sender.books(), DropReason::NoRoute, lost);
+        lose_all(sender.port.books(), DropReason::NoRoute, lost);
         return;
     };
     // Frames of one guest queue go to one queue of the other: order holds.
-    let to = deliver::queue(port, turn.worker);
-    let Some(mut outlet) = Outlet::open(port, to, || chosen.clone().count()) else {
+    let to = deliver::queue(target.port, turn.worker);
+    let Some(mut outlet) = Outlet::open(target, to, || chosen.clone().count()) else {
         return;
     };
     let offloads = outlet.offloads();
@@ -53,8 +49,8 @@ pub(crate) fn switched<'h, F: Frames>(
         head.copy_from_slice(private);
         if routed {
             let (ethernet, packet) = head.split_at_mut(ETHERNET);
-            ethernet[..6].copy_from_slice(&port.mac.0);
-            ethernet[6..12].copy_from_slice(&network.gateway_mac.0);
+            ethernet[..6].copy_from_slice(&target.attachment.mac.0);
+            ethernet[6..12].copy_from_slice(&sender.network.gateway_mac.0);
             decrement_hop_limit(packet);
         }
         // It was found to be valid when the frame was classified.
@@ -68,7 +64,7 @@ pub(crate) fn switched<'h, F: Frames>(
         };
         if !done {
             let lost = Lost::Guest(frames, frame);
-            lose(sender.books(), DropReason::OffloadInvalid, lost);
+            lose(sender.port.books(), DropReason::OffloadInvalid, lost);
         }
     }
 }

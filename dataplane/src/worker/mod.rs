@@ -283,6 +283,9 @@ impl Worker {
         let Some(port) = snapshot.port(port) else {
             return false;
         };
+        let Some(guest) = snapshot.attached(port.attachment) else {
+            return false;
+        };
         let Self {
             tx,
             by_tunnel,
@@ -309,8 +312,8 @@ impl Worker {
         };
         let mut sending = Sending::new(tx, by_tunnel);
         let (fetched, done) = match &port.guest {
-            Guest::Vhost(guest) => {
-                let ring = guest.guest_tx(queue);
+            Guest::Vhost(vhost) => {
+                let ring = vhost.guest_tx(queue);
                 if !ring.is_live() {
                     return false;
                 }
@@ -324,24 +327,21 @@ impl Worker {
                 }
                 burst.disable_notifications();
                 let frames = GuestFrames::new(&burst, fetched);
-                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames, credit);
+                let done = outbound::outbound(&turn, tools, &mut sending, guest, &frames, credit);
                 burst.complete(done);
                 (fetched, done)
             }
             Guest::Tun(tun) => {
-                let Some(network) = snapshot.network(port.network) else {
-                    return false;
-                };
                 let Some(mut burst) = tun.try_lock(queue) else {
                     return false;
                 };
-                let header = (network.gateway_mac, port.mac);
+                let header = (guest.network.gateway_mac, guest.attachment.mac);
                 let fetched = burst.fetch(header, *credit, port.books());
                 if fetched == 0 {
                     return false;
                 }
                 let frames = burst.frames(fetched);
-                let done = outbound::outbound(&turn, tools, &mut sending, port, &frames, credit);
+                let done = outbound::outbound(&turn, tools, &mut sending, guest, &frames, credit);
                 burst.complete(done);
                 // What found no room is looked at again after a nap, not at once.
                 (done, done)

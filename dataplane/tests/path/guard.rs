@@ -22,7 +22,7 @@ fn offer(site: &mut Site, bytes: &[u8]) {
 #[test]
 fn a_port_without_addresses_owns_none() {
     let mut site = site();
-    site.change_port(0, |port| port.addresses.clear());
+    site.change_attachment(0, |port| port.addresses.clear());
     for bytes in [
         frame(GUEST[0], GATEWAY, &ip("10.0.0.2", "10.1.0.2").echo(b"x")),
         frame(GUEST[0], GUEST[1], &ip("10.0.0.3", "10.0.0.3").echo(b"x")),
@@ -259,7 +259,7 @@ fn duplicate_detection_claims_what_nobody_has() {
 #[test]
 fn a_port_without_ipv6_addresses_has_no_ipv6() {
     let mut site = site();
-    site.change_port(0, |port| port.addresses.retain(std::net::IpAddr::is_ipv4));
+    site.change_attachment(0, |port| port.addresses.retain(std::net::IpAddr::is_ipv4));
     assert!(!says(&mut site, 0, "fe80::ff:fe00:100"));
     assert!(!says(&mut site, 0, "fe80::a:b:c:d"));
     assert!(!says(&mut site, 0, "::"));

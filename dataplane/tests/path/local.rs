@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use culvert_dataplane::shared::{
     control_link::Command,
     drops::DropReason,
-    ids::{NetworkIndex, PortIndex},
+    ids::{AttachmentIndex, NetworkIndex, PortIndex},
     snapshot::Guard,
 };
 use culvert_vhost::Offloads;
@@ -153,7 +153,7 @@ fn a_reply_to_one_guest_is_heard_by_that_one() {
     // A third place in the network, so that a flood would be seen.
     site.change(|snapshot| {
         let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
-        macs.push((MacAddr([2, 0, 0, 0, 1, 2]), PortIndex(1)));
+        macs.push((MacAddr([2, 0, 0, 0, 1, 2]), AttachmentIndex(1)));
     });
     let to = |destination: MacAddr, mut bytes: Vec<u8>| {
         bytes[..6].copy_from_slice(&destination.0);
@@ -402,7 +402,7 @@ fn a_flooded_frame_costs_its_sender_every_copy() {
     // Sixteen ports hear a broadcast.
     site.change(|snapshot| {
         let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
-        macs.extend((2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), PortIndex(1))));
+        macs.extend((2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1))));
     });
     site.settle();
     let data = noise(1_400, 1);

@@ -2,7 +2,7 @@
 
 use culvert_dataplane::shared::{
     drops::DropReason,
-    ids::{PeerIndex, PortIndex},
+    ids::{AttachmentIndex, PeerIndex},
     snapshot::{Guard, NextHop, Snapshot},
 };
 use culvert_wire::fib::Fib;
@@ -57,8 +57,8 @@ fn offer(site: &mut Site, bytes: &[u8]) {
 fn the_gateway_claims_nothing_beyond_the_networks_prefixes() {
     for hop in [
         NextHop::Peer(PeerIndex(0)),
-        NextHop::Port(PortIndex(1)),
-        NextHop::Port(PortIndex(0)),
+        NextHop::Guest(AttachmentIndex(1)),
+        NextHop::Guest(AttachmentIndex(0)),
     ] {
         let mut site = default_route(Guard::Strict, hop);
         let asked = [

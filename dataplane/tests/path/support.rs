@@ -21,11 +21,16 @@ use culvert_dataplane::{
         clock,
         control_link::{self, Attention, Command, ControlEnd},
         drops::{DropReason, Drops},
-        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        ids::{
+            AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
+            WorkerIndex,
+        },
         path::{Link, Path},
         peer::Peer,
         sessions::{Session, SessionTable},
-        snapshot::{Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel},
+        snapshot::{
+            Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
+        },
     },
     uplink::{Uplink, UplinkQueue, udp},
     worker::{Polling, Worker, WorkerStats},
@@ -127,6 +132,7 @@ impl Site {
         let dir = TempDir::new().unwrap();
         let s = options.site;
         let ports: Vec<_> = (0..2u8).map(|n| port(&dir, &options, n)).collect();
+        let attachments = (0..2u8).map(|n| Some(Arc::new(attachment(&options, n))));
         let guests = (0..2)
             .map(|n| guest(&dir, &options, n, options.offloads[n]))
             .collect();
@@ -152,6 +158,7 @@ impl Site {
         let snapshot = Snapshot {
             generation: 1,
             ports: ports.iter().cloned().map(Some).collect(),
+            attachments: attachments.collect(),
             networks: vec![Some(network(s))],
             tunnels: vec![Some(Tunnel {
                 name: "tunnel".into(),
@@ -296,22 +303,19 @@ impl Site {
         assert!(self.controls[0].send(command));
     }
 
-    /// Publishes a snapshot with a changed port.
-    pub(crate) fn change_port(&mut self, n: usize, change: impl FnOnce(&mut Port)) {
-        let old = &self.ports[n];
-        let mut port = Port {
-            name: old.name.clone(),
-            addresses: old.addresses.clone(),
-            link_locals: Arc::clone(&old.link_locals),
-            errors: Arc::clone(&old.errors),
-            guest: old.guest.clone(),
-            drops: Arc::clone(&old.drops),
-            ..**old
-        };
-        change(&mut port);
-        let port = Arc::new(port);
-        self.ports[n] = Arc::clone(&port);
-        self.change(|snapshot| snapshot.ports[n] = Some(port));
+    /// Publishes a snapshot in which guest `n` is attached with something else.
+    pub(crate) fn change_attachment(&self, n: usize, change: impl FnOnce(&mut Attachment)) {
+        self.change(|snapshot| {
+            let old = snapshot.attachments[n].as_ref().unwrap();
+            let mut attachment = Attachment {
+                addresses: old.addresses.clone(),
+                link_locals: Arc::clone(&old.link_locals),
+                errors: Arc::clone(&old.errors),
+                ..**old
+            };
+            change(&mut attachment);
+            snapshot.attachments[n] = Some(Arc::new(attachment));
+        });
     }
 
     /// Publishes a changed snapshot.
@@ -320,6 +324,7 @@ impl Site {
         let mut new = Snapshot {
             generation: old.generation + 1,
             ports: old.ports.clone(),
+            attachments: old.attachments.clone(),
             networks: vec![Some(network(self.options.site))],
             tunnels: old
                 .tunnels
@@ -509,7 +514,7 @@ pub(crate) fn network_routes(s: u8) -> Vec<(Prefix, NextHop)> {
         (prefix(&format!("fd00:{s}::1"), 128), NextHop::Gateway),
     ]);
     for port in 0..2 {
-        let hop = NextHop::Port(PortIndex(port));
+        let hop = NextHop::Guest(AttachmentIndex(port));
         routes.extend([
             (prefix(&format!("10.{s}.0.{}", 2 + port), 32), hop),
             (prefix(&format!("fd00:{s}::{}", 2 + port), 128), hop),
@@ -531,7 +536,10 @@ fn network(s: u8) -> Network {
             prefix(&format!("fd00:{s}::"), 64),
         ],
         tunnel: Some(TunnelIndex(0)),
-        macs: vec![(GUEST[0], PortIndex(0)), (GUEST[1], PortIndex(1))],
+        macs: vec![
+            (GUEST[0], AttachmentIndex(0)),
+            (GUEST[1], AttachmentIndex(1)),
+        ],
         routes: Fib::build(network_routes(s)),
         plain: None,
     }
@@ -541,12 +549,23 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
     let mac = GUEST[usize::from(n)];
     let mut config = PortConfig::new(format!("port{n}"), dir.path().join(format!("{n}")), mac);
     config.queue_pairs = options.queue_pairs;
-    let (s, host) = (options.site, n + 2);
     Arc::new(Port {
         index: PortIndex(n.into()),
         name: config.name.clone(),
+        attachment: AttachmentIndex(n.into()),
+        guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+        queues: options.queue_pairs,
+        drops: Arc::default(),
+    })
+}
+
+fn attachment(options: &Options, n: u8) -> Attachment {
+    let (s, host) = (options.site, n + 2);
+    Attachment {
+        index: AttachmentIndex(n.into()),
+        port: PortIndex(n.into()),
         network: NetworkIndex(0),
-        mac,
+        mac: GUEST[usize::from(n)],
         addresses: vec![
             format!("10.{s}.0.{host}").parse().unwrap(),
             format!("fd00:{s}::{host}").parse().unwrap(),
@@ -554,10 +573,7 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
         link_locals: Arc::default(),
         errors: Arc::default(),
         guard: options.guard,
-        guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
-        queues: options.queue_pairs,
-        drops: Arc::default(),
-    })
+    }
 }
 
 /// A guest's driver on port `n`.

@@ -12,7 +12,7 @@ use culvert_dataplane::{
     guest::tun::{Layer, Tun, shift_out},
     shared::{
         drops::DropReason,
-        ids::PortIndex,
+        ids::AttachmentIndex,
         snapshot::{Guest, NextHop, Port},
     },
 };
@@ -76,10 +76,7 @@ fn site(options: Options, layer: Layer, offloads: Offloads) -> (Site, Host) {
     let old = &site.ports[1];
     let port = Arc::new(Port {
         name: old.name.clone(),
-        addresses: old.addresses.clone(),
         drops: Arc::default(),
-        link_locals: Arc::default(),
-        errors: Arc::default(),
         guest: Guest::Tun(Arc::new(tun)),
         ..**old
     });
@@ -106,7 +103,7 @@ fn plain_site() -> (Site, Host) {
         let network = snapshot.networks[0].as_mut().unwrap();
         network.gateways.clear();
         network.routes = Fib::build(peers);
-        network.plain = Some(PortIndex(1));
+        network.plain = Some(AttachmentIndex(1));
     });
     (site, host)
 }
