@@ -31,12 +31,12 @@ use crate::{
 pub(super) fn admit(
     turn: &Turn<'_>,
     burst: &mut [Datagram],
-    accepted: ArrayVec<Claim, UPLINK_BURST>,
+    accepted: &[Claim],
     sessions: &Sessions,
 ) -> ArrayVec<Arrival, UPLINK_BURST> {
     let mut arrivals = ArrayVec::new();
     let mut last = None;
-    for claim in accepted {
+    for &claim in accepted {
         let Claim {
             datagram: index,
             session,

@@ -5,20 +5,19 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use arrayvec::ArrayVec;
 use culvert_wireguard::{
     Instant,
     cookie::carries_mac2,
     message::{DataHeader, Kind},
 };
 
-use super::{Claim, Sessions};
+use super::{Claim, Claims, Sessions};
 use crate::{
     loss::{Lost, lose},
     shared::{
         control_link::{HandshakePunt, Inline},
         drops::DropReason,
-        limits::{self, UPLINK_BURST},
+        limits,
         sessions::Session,
     },
     uplink::{Datagram, Uplink},
@@ -54,11 +53,11 @@ pub(super) fn claim(
     uplink: &Uplink,
     burst: &[Datagram],
     sessions: &mut Sessions,
-) -> ArrayVec<Claim, UPLINK_BURST> {
+) -> Claims {
     let lost = |reason, datagram: &Datagram| {
         lose(uplink.books(), reason, Lost::Wire(datagram.bytes()));
     };
-    let mut claims = ArrayVec::new();
+    let mut claims = Claims::new();
     let mut punted = false;
     for (index, datagram) in burst.iter().enumerate() {
         let header = match Kind::of(datagram.bytes()) {

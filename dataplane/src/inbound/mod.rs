@@ -55,6 +55,9 @@ struct Claim {
     counter: u64,
 }
 
+/// The claims of a burst, of which each step keeps what passes: three kilobytes that stay where they are.
+type Claims = ArrayVec<Claim, UPLINK_BURST>;
+
 /// A packet that was opened and is not a keepalive.
 struct Arrival {
     datagram: usize,
@@ -91,10 +94,10 @@ pub(crate) fn inbound(
         let (burst, behind) = rest.split_at_mut(count);
         rest = behind;
         let mut sessions = Sessions::new();
-        let claims = claim(turn, tools, link, uplink, burst, &mut sessions);
-        let opened = open(tools, burst, &claims, &sessions);
-        let accepted = accept(turn, burst, opened, &sessions);
-        let arrivals = admit(turn, burst, accepted, &sessions);
+        let mut claims = claim(turn, tools, link, uplink, burst, &mut sessions);
+        open(tools, burst, &mut claims, &sessions);
+        accept(turn, burst, &mut claims, &sessions);
+        let arrivals = admit(turn, burst, &claims, &sessions);
         forward(turn, tools, sending, burst, &arrivals, &sessions);
         deliver(turn, tools, burst, &arrivals);
     }

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use culvert_aead::{Jobs, OpenJob};
 use culvert_wireguard::message::{DATA_HEADER_LEN, data_len};
 
-use super::{Claim, Sessions, plaintext};
+use super::{Claim, Claims, Sessions, plaintext};
 use crate::{
     loss::{Lost, lose},
     shared::{drops::DropReason, limits::UPLINK_BURST, peer::signal, sessions::Session},
@@ -19,9 +19,9 @@ use crate::{
 pub(super) fn open(
     tools: &mut Tools,
     burst: &mut [Datagram],
-    claims: &[Claim],
+    claims: &mut Claims,
     sessions: &Sessions,
-) -> ArrayVec<Claim, UPLINK_BURST> {
+) {
     let mut jobs = Jobs::<OpenJob<'_>, UPLINK_BURST>::new();
     let mut next = 0;
     for (index, datagram) in burst.iter_mut().enumerate() {
@@ -40,46 +40,35 @@ pub(super) fn open(
         }
     }
     tools.engine.open(&mut jobs);
-    let mut opened = ArrayVec::<_, UPLINK_BURST>::new();
-    let verified = |&(_, job): &(&Claim, &OpenJob<'_>)| job.ok();
-    let pairs = claims.iter().zip(jobs.iter());
-    opened.extend(pairs.filter(verified).map(|(claim, _)| *claim));
-    if opened.len() < claims.len() {
-        let tried = jobs.len();
-        lose_unopened(burst, (claims, tried), &opened, sessions);
+    if jobs.iter().filter(|job| job.ok()).count() < claims.len() {
+        let verified: ArrayVec<_, UPLINK_BURST> = jobs.iter().map(OpenJob::ok).collect();
+        lose_unopened(burst, claims, &verified, sessions);
     }
-    opened
 }
 
-/// Loses the claims that are not among those that were opened; `tried` were looked at.
+/// Loses the claims that were not opened: `verified` says it of those that were tried.
 #[cold]
-fn lose_unopened(
-    burst: &[Datagram],
-    (claims, tried): (&[Claim], usize),
-    opened: &[Claim],
-    sessions: &Sessions,
-) {
-    let mut opened = opened.iter().map(|claim| claim.datagram).peekable();
-    for (index, claim) in claims.iter().enumerate() {
-        if opened.next_if_eq(&claim.datagram).is_some() {
-            continue;
-        }
-        let reason = match index < tried {
-            true => DropReason::TagInvalid,
-            false => DropReason::DatagramMalformed,
+fn lose_unopened(burst: &[Datagram], claims: &mut Claims, verified: &[bool], sessions: &Sessions) {
+    let mut verified = verified.iter();
+    claims.retain(|claim| {
+        let reason = match verified.next() {
+            Some(true) => return true,
+            Some(false) => DropReason::TagInvalid,
+            None => DropReason::DatagramMalformed,
         };
         let lost = Lost::Wire(burst[claim.datagram].bytes());
         lose(sessions[claim.session].peer.books(), reason, lost);
-    }
+        false
+    });
 }
 
 /// Step 3.
 pub(super) fn accept(
     turn: &Turn<'_>,
     burst: &[Datagram],
-    mut opened: ArrayVec<Claim, UPLINK_BURST>,
+    opened: &mut Claims,
     sessions: &Sessions,
-) -> ArrayVec<Claim, UPLINK_BURST> {
+) {
     let mut kept = 0;
     let mut start = 0;
     while start < opened.len() {
@@ -109,7 +98,6 @@ pub(super) fn accept(
         }
     }
     opened.truncate(kept);
-    opened
 }
 
 /// What authenticated packets of one session tell: the peer is there, and where.
