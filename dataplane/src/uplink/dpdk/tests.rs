@@ -19,11 +19,13 @@ use super::*;
 use crate::{
     shared::{
         control_link::{self, Attention, Command as Order, ControlEnd},
-        ids::{TunnelIndex, WorkerIndex},
-        path::Link as PathLink,
+        drops::DropReason,
+        ids::{Scope, TunnelIndex, WorkerIndex},
+        path::{Link as PathLink, Path},
         punt::{self, PuntClass},
         snapshot::{Snapshot, SnapshotCell},
     },
+    uplink::Uplink,
     worker::{Polling, Worker, WorkerStats},
 };
 
