@@ -120,4 +120,25 @@ mod tests {
         endpoints.save();
         assert!(Endpoints::open(Some(&run_dir)).known.is_empty());
     }
+
+    /// Whoever could once write to the directory has left links under the file's names.
+    #[test]
+    fn a_planted_link_is_replaced_and_not_followed() {
+        for planted in [FILE, "endpoints.json.new"] {
+            let folder = tempfile::tempdir().unwrap();
+            let victim = folder.path().join("victim");
+            std::fs::write(&victim, "precious").unwrap();
+            let path = folder.path().join("run");
+            let run_dir = Directory::own(&path, 0o750).unwrap();
+            std::os::unix::fs::symlink(&victim, path.join(planted)).unwrap();
+            let mut endpoints = Endpoints::open(Some(&run_dir));
+            let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
+            endpoints.note("wg0/key".into(), None, vec![], place);
+            endpoints.save();
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+            assert!(!path.join(FILE).is_symlink(), "{planted}");
+            let kept = Endpoints::open(Some(&run_dir));
+            assert_eq!(kept.last("wg0/key", None), Some(place), "{planted}");
+        }
+    }
 }
