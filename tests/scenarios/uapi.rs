@@ -524,7 +524,7 @@ fn culvert_tun_ends_as_wireguard_go_does() -> Result<()> {
             command.args(["tun", crashed.interface()]);
             let (status, out, err) = bounded(&mut command, COMMAND)?;
             ensure!(
-                !status.success() && err.contains("another process"),
+                !status.success() && err.contains("listens on") && err.contains("already: stop it"),
                 "{status} {out} {err}"
             );
             crashed.show(&["dump"])?;
