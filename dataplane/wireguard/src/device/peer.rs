@@ -116,18 +116,22 @@ impl Peer {
     }
 
     pub(super) fn update(&mut self, core: &mut Core, update: PeerUpdate, now: Now) {
+        let anew = self.is_to_be_called_anew(&update);
         if let Some(preshared_key) = update.preshared_key {
             self.preshared_key = preshared_key;
         }
-        let is_new = |elsewhere: &Vec<SocketAddr>| elsewhere[..] != self.elsewhere[..];
-        let elsewhere = update.elsewhere.filter(is_new);
-        if update.endpoint.is_some() || elsewhere.is_some() {
-            if let Some(endpoint) = update.endpoint {
-                self.move_endpoint(core, endpoint);
-            }
-            if let Some(elsewhere) = elsewhere {
-                self.elsewhere = elsewhere.into_boxed_slice();
-            }
+        if let Some(endpoint) = update.endpoint {
+            self.move_endpoint(core, endpoint);
+        }
+        if let Some(mut elsewhere) = update.elsewhere {
+            // The new ones first; known ones keep their order, or the turns would not reach all of them.
+            elsewhere.sort_by_key(|place| {
+                let known = self.elsewhere.iter().position(|known| known == place);
+                known.map_or(0, |nth| nth + 1)
+            });
+            self.elsewhere = elsewhere.into_boxed_slice();
+        }
+        if anew {
             self.call_anew(core, now);
         }
         if let Some(after) = update.persistent_keepalive.map(interval) {
@@ -140,6 +144,16 @@ impl Peer {
         }
         if update.endpoint.is_some() && core.up {
             core.events.push_back(Event::FlushStaged { peer: self.id });
+        }
+    }
+
+    /// Whether an update has a place that was not called before. The order of an answer of DNS changes each time, and
+    /// says nothing new. An endpoint that comes alone asks for a call, wherever it is.
+    fn is_to_be_called_anew(&self, update: &PeerUpdate) -> bool {
+        let is_new = |place| self.endpoint != Some(place) && !self.elsewhere.contains(&place);
+        match &update.elsewhere {
+            Some(elsewhere) => elsewhere.iter().copied().chain(update.endpoint).any(is_new),
+            None => update.endpoint.is_some(),
         }
     }
 

@@ -556,6 +556,45 @@ fn all_places_are_called_in_turn_until_one_answers() {
     assert_eq!(world.payloads(1).last().unwrap(), b"not lost");
 }
 
+/// What the resolver gives for a name with several addresses comes in another order each time.
+#[test]
+fn places_in_another_order_are_no_new_ones() {
+    let mut world = World::new(2, 1);
+    let peer = world.peer(0, 1);
+    let (old, first, second) = (address(1), address(7), address(8));
+    let tell = |world: &mut World, elsewhere: &[SocketAddr], endpoint| {
+        let update = PeerUpdate {
+            elsewhere: Some(elsewhere.to_vec()),
+            endpoint,
+            ..PeerUpdate::default()
+        };
+        world.device(0, |device, now| device.update_peer(peer, update, now));
+    };
+    let unanswered = |world: &World| world.nodes[0].device.peer(peer).unwrap().unanswered;
+    tell(&mut world, &[first, second], None);
+    world.faults.loss = 100;
+    let start = world.now;
+    world.send(0, 1, b"where are you?");
+    for turn in 0..30 {
+        let orders = [[second, first], [first, second]];
+        tell(&mut world, &orders[turn % 2], None);
+        world.run(secs(6));
+    }
+    // One attempt of ninety seconds, all places in turn, and then it gives up.
+    let called = places(&world, start);
+    assert!((15..=20).contains(&called.len()), "{called:?}");
+    assert_eq!(called[..6], [old, first, second, old, first, second]);
+    let before = unanswered(&world);
+    assert!(before >= 15, "{before}");
+
+    // A place that changes its role, or leaves, is no new one either.
+    tell(&mut world, &[old, second], Some(first));
+    tell(&mut world, &[old], None);
+    assert_eq!(unanswered(&world), before);
+    tell(&mut world, &[address(9), old], None);
+    assert_eq!(unanswered(&world), 0);
+}
+
 #[test]
 fn a_new_place_is_called_without_the_old_ones_delay() {
     let mut world = World::new(2, 1);
