@@ -20,6 +20,7 @@ use super::super::{
 use super::{Leaving, Prepared};
 use crate::{
     config::{Name, Tunnel, WorkerIndex},
+    keys::PrivateKey,
     plan::{Change, Edit, PeerChange},
 };
 
@@ -357,6 +358,10 @@ impl Engine {
     }
 
     fn change_tunnel(&mut self, new: &Tunnel) {
+        // The protocol drops a peer with its own new key: what else is known of it goes first, while it is found.
+        let own = new.private_key.as_ref().map(PrivateKey::public_key);
+        let own = own.and_then(|key| self.peer_place(&new.name, &key));
+        own.into_iter().for_each(|place| self.remove_peer(place));
         let slot = self.tunnel_slot(&new.name);
         let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) else {
             return;

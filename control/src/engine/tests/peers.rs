@@ -1,0 +1,67 @@
+//! Peers that go, with all that was known of them.
+
+use super::*;
+
+/// One tunnel with an identity and with peers of these names, each with its own prefix and with its endpoint.
+fn peered(identity: &str, port: u16, peers: &[(&str, &str)]) -> Config {
+    let mut text = String::new();
+    for (number, (name, endpoint)) in peers.iter().enumerate() {
+        let key = key(name).public_key().to_base64();
+        text += &format!(
+            "{name}: {{public_key: \"{key}\", endpoint: \"{endpoint}\", allowed_ips: [10.9.{number}.0/24]}}, "
+        );
+    }
+    parse(&format!(
+        "{UPLINK}tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: {identity}.key, peers: {{{text}}}}}}}
+networks: {{blue: {{gateway: [10.0.1.1/24], tunnel: a}}}}
+"
+    ))
+}
+
+/// Nothing is left of the peer `kay`, the tunnel's only other one is `pal`, and one that comes is its own.
+fn assert_gone(site: &mut Site, place: usize) {
+    let engine = &site.engine;
+    let tunnel = engine.tunnels.get(0).unwrap();
+    assert_eq!(tunnel.named(&name("kay")), None);
+    assert_eq!(tunnel.owner(&"10.9.1.0/24".parse().unwrap()), None);
+    assert_eq!(tunnel.peers.len(), 1);
+    assert!(engine.peers.get(place).is_none());
+    let snapshot = engine.snapshots.load();
+    assert!(
+        snapshot
+            .peer(culvert_dataplane::shared::ids::PeerIndex::from_slot(place))
+            .is_none()
+    );
+    assert_tables(site, &name("blue"), &name("a"));
+    site.set("a", &[Change::Peer(key("new").public_key())]);
+    let tunnel = site.engine.tunnels.get(0).unwrap();
+    assert_eq!(tunnel.peers.len(), 2);
+    for (id, &slot) in &tunnel.peers {
+        assert_eq!(site.engine.peers.get(slot).unwrap().cell.id, *id);
+        assert_ne!(slot, place);
+    }
+}
+
+const PAL_AND_KAY: [(&str, &str); 2] = [("pal", "127.0.0.1:9"), ("kay", "127.0.0.1:9")];
+
+#[test]
+fn a_peer_whose_key_wg_makes_the_tunnels_own_is_gone() {
+    let [port] = free_ports();
+    let mut site = Site::start(peered("a", port, &PAL_AND_KAY));
+    let place = site.engine.peer_place(&name("a"), &key("kay").public_key());
+    site.set("a", &[Change::PrivateKey(Some(key("kay")))]);
+    assert_gone(&mut site, place.unwrap());
+}
+
+#[test]
+fn a_peer_whose_key_the_file_makes_the_tunnels_own_is_gone() {
+    let [port] = free_ports();
+    let mut site = Site::start(peered("a", port, &PAL_AND_KAY));
+    let place = site.engine.peer_place(&name("a"), &key("kay").public_key());
+    site.apply(peered("kay", port, &[("pal", "127.0.0.1:9")]))
+        .unwrap();
+    let tunnel = site.engine.tunnels.get(0).unwrap();
+    let pal = tunnel.named(&name("pal")).unwrap();
+    assert!(site.engine.peers.get(pal).is_some());
+    assert_gone(&mut site, place.unwrap());
+}
