@@ -153,6 +153,13 @@ impl Names {
         }
     }
 
+    /// A peer is gone: a name that no other is at is forgotten.
+    pub(super) fn forget(&mut self, places: &Places, peer: usize) {
+        if let Some(name) = &places.name {
+            self.leave(name, peer);
+        }
+    }
+
     fn leave(&mut self, name: &str, peer: usize) {
         let Some(entry) = self.known.get_mut(name) else {
             return;

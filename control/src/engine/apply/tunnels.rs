@@ -527,6 +527,7 @@ impl Engine {
         let Some(peer) = self.peers.take(place) else {
             return;
         };
+        self.names.forget(&peer.places, place);
         let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
         self.leaving.push_back(Leaving {
             place,

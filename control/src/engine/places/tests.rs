@@ -190,6 +190,26 @@ fn names_in_the_file_move_their_peers_and_what_was_before_is_forgotten() {
 }
 
 #[test]
+fn the_name_of_a_removed_peer_is_forgotten_and_asked_for_anew() {
+    let mut engine = engine(&[(1, "one.invalid:10"), (2, "one.invalid:20")], None);
+    let now = clock::now();
+    engine.round(now).unwrap();
+    engine.answer("one.invalid", &["127.0.0.2"], now);
+    // The other is there still.
+    engine.apply_peers(&[(2, "one.invalid:20")], now);
+    assert_eq!(engine.names.known["one.invalid"].peers.len(), 1);
+    for _ in 0..3 {
+        engine.apply_peers(&[], now);
+        assert!(engine.names.known.is_empty() && engine.names.due.is_empty());
+        engine.apply_peers(&[(1, "one.invalid:10")], now);
+        assert_eq!(engine.place_of(1), None);
+        engine.answer("one.invalid", &["127.0.0.3"], now);
+        assert_eq!(engine.place_of(1), Some(at("127.0.0.3:10")));
+    }
+    engine.stop();
+}
+
+#[test]
 fn a_name_that_is_not_found_is_asked_for_until_it_is() {
     let mut engine = engine(&[(1, "late.invalid:10"), (2, "late.invalid:20")], None);
     let now = clock::now();
