@@ -172,6 +172,8 @@ impl Engine {
         now: Now,
     ) -> Vec<String> {
         let by_wg = matches!(goal, Goal::Wg);
+        // What the protocol wants of peers that stay is not lost with those that go.
+        self.drain_tunnels(now);
         let lost = self.commit_tunnels(&mut plan, &mut prepared);
         let mut failures = self.commit_peers(&plan, by_wg, now);
         let moved = self.moves(&plan, &goal);

@@ -235,7 +235,7 @@ impl Engine {
     }
 
     /// Carries out what the protocol wants.
-    fn drain_tunnels(&mut self, now: Now) {
+    pub(super) fn drain_tunnels(&mut self, now: Now) {
         let mut wishes = std::mem::take(&mut self.wishes);
         for slot in 0..self.tunnels.places() {
             let Some(tunnel) = self.tunnels.get_mut(slot) else {

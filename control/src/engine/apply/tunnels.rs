@@ -399,6 +399,8 @@ impl Engine {
     pub(super) fn commit_peers(&mut self, plan: &[Change], by_wg: bool, now: Now) -> Vec<String> {
         let mut added: HashMap<&Name, usize> = HashMap::new();
         self.expect_many(plan);
+        // With another key a tunnel wants more.
+        self.drain_tunnels(now);
         for change in peers(plan) {
             match &change.edit {
                 Edit::Remove(old) => {
@@ -539,8 +541,8 @@ impl Engine {
             self.endpoints.forget(&key);
             tunnel.forget_peer(place, &peer);
             let name = tunnel.name.clone();
-            let mut wishes = Vec::new();
-            tunnel.drain(&mut self.peers, &mut wishes);
+            // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
+            tunnel.drain(&mut self.peers, &mut Vec::new());
             peer.cell.publish_keypair(None);
             self.reroute(&name, place, &peer.config.allowed_ips, &[]);
         }

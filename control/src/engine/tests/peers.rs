@@ -65,3 +65,24 @@ fn a_peer_whose_key_the_file_makes_the_tunnels_own_is_gone() {
     assert!(site.engine.peers.get(pal).is_some());
     assert_gone(&mut site, place.unwrap());
 }
+
+#[test]
+fn what_is_wanted_of_a_peer_is_done_though_another_goes() {
+    let [port] = free_ports();
+    let mut site = Site::start(peered("a", port, &PAL_AND_KAY));
+    site.engine.round(clock::now()).unwrap();
+    let (pal, kay) = (key("pal").public_key(), key("kay").public_key());
+    let place = site.engine.peer_place(&name("a"), &pal).unwrap();
+    let endpoint = |site: &Site| {
+        let path = site.engine.peers.get(place).unwrap().cell.path();
+        path.as_deref().map(|path| path.endpoint)
+    };
+    let [before, after] = ["127.0.0.1:9", "127.0.0.1:10"].map(|at| Some(at.parse().unwrap()));
+    assert_eq!(endpoint(&site), before);
+    let tunnel = site.engine.tunnels.get_mut(0).unwrap();
+    let id = tunnel.device.find(&pal).unwrap();
+    tunnel.device.handle_endpoint(id, after.unwrap());
+    site.set("a", &[Change::Peer(kay), Change::Remove]);
+    site.engine.round(clock::now()).unwrap();
+    assert_eq!(endpoint(&site), after);
+}
