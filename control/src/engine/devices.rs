@@ -1,7 +1,7 @@
 //! UDP uplinks that are bound to an interface, and that interface.
 //!
 //! In: the kernel's news of links. Out: sockets bound again to an interface that was made anew, the uplink's state.
-//! Never: a look at an interface that no uplink names.
+//! Never: a look at an interface that no uplink names; an uplink shown as up that is bound to what is gone.
 
 use culvert_wireguard::{Now, PeerUpdate};
 
@@ -9,7 +9,7 @@ use super::Engine;
 use crate::{config::UplinkDriver, netlink::index_of};
 
 impl Engine {
-    /// Looks at the interfaces that uplinks name, after news of links.
+    /// Looks at the interfaces that uplinks name: after news of links, and while one could not be bound to.
     pub(super) fn follow_devices(&mut self, now: Now) {
         for slot in 0..self.uplinks.places() {
             let Some(uplink) = self.uplinks.get_mut(slot) else {
@@ -25,22 +25,30 @@ impl Engine {
             if uplink.device_index == found {
                 continue;
             }
-            uplink.device_index = found;
-            uplink.link_up = Some(found.is_some());
             let name = uplink.config.name.clone();
-            if found.is_none() {
+            let Some(found) = found else {
+                uplink.device_index = None;
+                uplink.link_up = Some(false);
                 tracing::warn!(uplink = %name, device, "the interface is gone: nothing passes until it is there again");
                 continue;
-            }
-            match self.bind_again(slot, &device) {
+            };
+            let bound = self.bind_again(slot, &device);
+            let Some(uplink) = self.uplinks.get_mut(slot) else {
+                continue;
+            };
+            uplink.link_up = Some(bound.is_ok());
+            let was_refused = std::mem::replace(&mut uplink.is_refused, bound.is_err());
+            match bound {
                 Ok(()) => {
+                    uplink.device_index = Some(found);
                     tracing::info!(uplink = %name, device, "the interface is there again: bound to it anew");
+                    self.call_again(slot, now);
                 }
-                Err(error) => {
-                    tracing::error!(uplink = %name, device, %error, "can't bind to the interface anew (it takes CAP_NET_RAW): restart to mend it");
+                Err(error) if !was_refused => {
+                    tracing::error!(uplink = %name, device, %error, "can't bind to the interface anew (it takes CAP_NET_RAW): nothing passes; it is tried again every second, and a restart mends it");
                 }
+                Err(_) => {}
             }
-            self.call_again(slot, now);
         }
     }
 

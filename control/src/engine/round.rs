@@ -59,7 +59,7 @@ impl Engine {
         self.drain_hosts(now);
         if now.monotonic >= self.chores_due {
             self.chores_due = now.monotonic + CHORES;
-            self.chores(now.monotonic)?;
+            self.chores(now)?;
         }
         Ok(more)
     }
@@ -273,12 +273,15 @@ impl Engine {
     }
 
     /// What has time.
-    fn chores(&mut self, now: Instant) -> Result<(), EngineError> {
+    fn chores(&mut self, now: Now) -> Result<(), EngineError> {
         if let Some(worker) = self.workers.dead() {
             return Err(EngineError::WorkerDied(worker));
         }
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
+        }
+        if self.uplinks.iter().any(|(_, uplink)| uplink.is_refused) {
+            self.follow_devices(now);
         }
         self.hops.prune();
         if !self.down.is_empty() {
@@ -292,7 +295,7 @@ impl Engine {
             self.forget_sources();
         }
         self.endpoints.save();
-        self.meters.read(&self.workers, now);
+        self.meters.read(&self.workers, now.monotonic);
         log::tell_left_out();
         Ok(())
     }

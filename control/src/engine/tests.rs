@@ -239,6 +239,38 @@ tunnels:
     );
 }
 
+/// It takes root: the kernel binds a bound socket to another interface for CAP_NET_RAW alone.
+#[test]
+fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let [port] = free_ports();
+    let mut site = Site::start(parse(&format!(
+        "uplinks: {{lo: {{driver: udp, device: lo}}}}
+tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: a.key, peers: {{}}}}}}
+"
+    )));
+    let is_up = |site: &Site| site.engine.report(clock::now()).uplinks[0].link_up;
+    let rights = capabilities(None).unwrap();
+    let mut fewer = rights;
+    fewer.effective.remove(CapabilitySet::NET_RAW);
+    assert_ne!(rights, fewer, "it takes CAP_NET_RAW to give it away");
+    set_capabilities(None, fewer).unwrap();
+    // As if the interface had had another number before.
+    site.engine.uplinks.get_mut(0).unwrap().device_index = Some(u32::MAX);
+    site.engine.follow_devices(clock::now());
+    assert!(!is_up(&site));
+    site.engine.chores_due = Instant::default();
+    site.engine.round(clock::now()).unwrap();
+    assert!(!is_up(&site));
+
+    set_capabilities(None, rights).unwrap();
+    site.engine.chores_due = Instant::default();
+    site.engine.round(clock::now()).unwrap();
+    assert!(is_up(&site));
+    let uplink = site.engine.uplinks.get_mut(0).unwrap();
+    assert_eq!(uplink.device_index, crate::netlink::index_of("lo"));
+}
+
 #[test]
 fn what_is_fixed_needs_a_restart() {
     let [a] = free_ports();

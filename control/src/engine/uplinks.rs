@@ -40,6 +40,8 @@ pub(super) struct UplinkState {
     pub(super) speed_mbps: Option<u64>,
     /// The number of the interface that its sockets are bound to.
     pub(super) device_index: Option<u32>,
+    /// They could not be bound to the one that has its name now: that is told, and tried again.
+    pub(super) is_refused: bool,
     /// Looks at the link that may still find it down before that is news.
     #[cfg(feature = "dpdk")]
     patience: u8,
@@ -72,6 +74,7 @@ impl UplinkState {
                     index,
                     config,
                     device_index,
+                    is_refused: false,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
@@ -108,6 +111,7 @@ impl UplinkState {
                     index,
                     config,
                     device_index: None,
+                    is_refused: false,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
