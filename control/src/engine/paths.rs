@@ -21,6 +21,11 @@ use super::{Engine, hops::Hops};
 impl Engine {
     /// Sends a handshake message, or keeps it until its next hop is known.
     pub(super) fn transmit(&mut self, slot: usize, message: Transmit, now: Instant) {
+        self.transmit_until(now + UNROUTED_LIFE, slot, message, now);
+    }
+
+    /// A message that has waited is due as before: each neighbor that answers has all of them tried again.
+    fn transmit_until(&mut self, due: Instant, slot: usize, message: Transmit, now: Instant) {
         let Some(tunnel) = self.tunnels.get(slot) else {
             return;
         };
@@ -35,7 +40,7 @@ impl Engine {
         let way = (&mut self.hosts, &mut Hops::default());
         let path = uplink.path(way, message.to, local, port, now);
         if !path.link.is_resolved() {
-            self.await_next_hop(slot, message, now);
+            self.await_next_hop((due, slot, message));
             return;
         }
         let Some(inline) = Inline::new(message.bytes()) else {
@@ -59,8 +64,9 @@ impl Engine {
 
     /// Keeps a message until its next hop is known. Answers to strangers, whose addresses may be invented, take no
     /// room from messages to peers; what no route leads to would wait in vain.
-    fn await_next_hop(&mut self, slot: usize, message: Transmit, now: Instant) {
-        let tunnel = self.tunnels.get(slot);
+    fn await_next_hop(&mut self, waiting: (Instant, usize, Transmit)) {
+        let (_, slot, message) = &waiting;
+        let tunnel = self.tunnels.get(*slot);
         let Some(uplink) = tunnel.and_then(|tunnel| self.uplinks.get(tunnel.uplink)) else {
             return;
         };
@@ -71,8 +77,7 @@ impl Engine {
             (false, _, _) => DropReason::NoRoute,
             (true, true, None) => DropReason::NextHopUnresolved,
             (true, _, _) => {
-                let message = (now + UNROUTED_LIFE, slot, message);
-                self.unrouted.push_back(message);
+                self.unrouted.push_back(waiting);
                 if !is_full {
                     return;
                 }
@@ -109,7 +114,7 @@ impl Engine {
         {
             for (due, slot, message) in std::mem::take(&mut self.unrouted) {
                 if due > now.monotonic {
-                    self.transmit(slot, message, now.monotonic);
+                    self.transmit_until(due, slot, message, now.monotonic);
                 } else if let Some(tunnel) = self.tunnels.get(slot)
                     && let Some(uplink) = self.uplinks.get(tunnel.uplink)
                 {
