@@ -17,7 +17,7 @@ use culvert_directory::{Access, Directory, DirectoryError, ListenError, Listener
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -102,7 +102,7 @@ struct Desk {
     asking: Semaphore,
 }
 
-/// A socket that is served; closed and removed when dropped.
+/// A socket that is served; closed and removed when dropped, with all connections to it.
 #[derive(Debug)]
 pub struct Served {
     task: JoinHandle<()>,
@@ -166,15 +166,19 @@ impl Server {
     }
 }
 
+/// Accepts connections, which end with it.
 async fn accept(listener: tokio::net::UnixListener, desk: Arc<Desk>, tunnel: Name) {
+    let mut connections = JoinSet::new();
     loop {
+        // Their memory goes with those that have ended.
+        while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&desk.clients).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (desk, tunnel) = (Arc::clone(&desk), tunnel.clone());
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     // A client that leaves early is no news.
                     let _ = client(stream, &desk, &tunnel).await;
                     drop(place);

@@ -161,3 +161,19 @@ fn the_socket_is_its_owners_and_goes_with_its_server() {
     running.served = None;
     assert_eq!(names(), 0);
 }
+
+#[test]
+fn connections_end_with_their_socket() {
+    let mut running = Running::start();
+    let mut client = running.connect();
+    client.write_all(b"get=1\n\n").unwrap();
+    let mut answer = [0; 8];
+    client.read_exact(&mut answer).unwrap();
+    running.served = None;
+    // Not a silence, which would end by the time limit of this side.
+    let mut rest = Vec::new();
+    match client.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+    }
+}
