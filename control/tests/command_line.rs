@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Run, culvert, run, stderr, stdout};
+use common::{Run, culvert, run, skip, stderr, stdout};
 use culvert::api::client::Client;
 
 /// Nothing that needs a device: any engine can run it.
@@ -46,7 +46,10 @@ fn command(program: &str, argument: &str) -> Command {
 #[test]
 fn keys_are_those_of_wg() {
     if Command::new("wg").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no `wg` (apt install wireguard-tools)");
+        skip(
+            "wireguard-go",
+            "there is no `wg`; try: apt install wireguard-tools",
+        );
         return;
     }
     for maker in ["wg", "culvert"] {

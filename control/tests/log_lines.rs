@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Run, culvert};
+use common::{Run, culvert, skip};
 use culvert::api::ApplyBody;
 use culvert::api::client::Client;
 use culvert::state::Log;
@@ -91,7 +91,7 @@ fn a_full_disk_behind_stderr_costs_lines_and_nothing_else() {
     let disk = place.path("disk");
     fs::create_dir(&disk).unwrap();
     let Some(command) = with_full_disk(&disk) else {
-        eprintln!("skipped: no mount namespace may be made here");
+        skip("root", "no mount namespace may be made here");
         return;
     };
     let life = place.start_by(command, Stdio::null());

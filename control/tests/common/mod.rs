@@ -286,3 +286,15 @@ pub(crate) fn stdout(output: &Output) -> String {
 pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
+
+/// A part of the machine is missing for a test, which is skipped: it fails, unless `CULVERT_TEST_SKIP` names
+/// that part, or `all`.
+pub(crate) fn skip(part: &str, why: &str) {
+    let allowed = std::env::var("CULVERT_TEST_SKIP").unwrap_or_default();
+    let is_allowed = allowed.split(',').any(|word| word == part || word == "all");
+    assert!(
+        is_allowed,
+        "it needs '{part}': {why} (CULVERT_TEST_SKIP={part} skips it)"
+    );
+    println!("SKIPPED {part}: {why}");
+}
