@@ -25,6 +25,9 @@ use crate::uapi::{Answer, Ask};
 /// Requests that may wait at the engine; the next sender is refused.
 const WAITING: usize = 64;
 
+/// How long who has time waits before the next try.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// One thing asked of the engine.
 #[derive(Debug)]
 pub enum Request {
@@ -81,17 +84,17 @@ impl<T> Reply<T> {
     }
 }
 
-/// Hands a configuration to the engine and waits for what becomes of it.
+/// Hands a configuration to the engine, waiting for room if need be, and waits for what becomes of it.
 ///
 /// # Errors
 ///
-/// When the engine refuses it, or takes no requests.
+/// When the engine refuses it, or has ended.
 pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
     let (reply, answer) = Reply::new();
     let config = Box::new(config);
     let request = Request::Apply { config, reply };
     requester
-        .send(request)
+        .send_patiently(request)
         .map_err(|error| ApplyError::Failed(error.to_string()))?;
     let unanswered = |_| Err(ApplyError::Failed(SendError::Ended.to_string()));
     answer.blocking_recv().unwrap_or_else(unanswered)
@@ -177,6 +180,22 @@ impl Requester {
         self.offer(request).map_err(|(error, _)| error)
     }
 
+    /// Hands a request to the engine once it has room: for a thread that may sleep, and a request that nobody would
+    /// repeat.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended.
+    pub(crate) fn send_patiently(&self, mut request: Request) -> Result<(), SendError> {
+        loop {
+            match self.offer(request) {
+                Err((SendError::Full, back)) => request = back,
+                done => return done.map_err(|(error, _)| error),
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// As [`Requester::send`]; gives the request back that was not taken.
     pub(crate) fn offer(&self, request: Request) -> Result<(), (SendError, Request)> {
         self.sender.try_send(request).map_err(|error| match error {
@@ -224,5 +243,42 @@ impl Requests {
 impl AsFd for Requests {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A SIGHUP has no asker who would repeat it.
+    #[test]
+    fn a_configuration_waits_for_room_among_the_requests() {
+        let (requester, requests) = channel().unwrap();
+        for _ in 0..WAITING {
+            requester.send(Request::Drain).unwrap();
+        }
+        assert_eq!(requester.send(Request::Drain), Err(SendError::Full));
+        let path = std::path::Path::new("test.yaml");
+        let read = crate::config::parse("version: 1\nnetworks: {}\n", path, &crate::config::Disk);
+        let (config, _) = read.map_err(|report| report.render(false)).unwrap();
+        std::thread::scope(|scope| {
+            let applies = scope.spawn(|| apply_blocking(&requester, config));
+            // Refused at once, it would have ended by then.
+            std::thread::sleep(10 * PAUSE);
+            while let Some(request) = requests.wait(Some(Duration::from_secs(20))) {
+                if let Request::Apply { reply, .. } = request {
+                    let error = ApplyError::Failed("it arrived".into());
+                    reply.send(Err(error));
+                    break;
+                }
+            }
+            let answer = applies.join().unwrap();
+            assert_eq!(answer.unwrap_err(), ApplyError::Failed("it arrived".into()));
+        });
+        drop(requests);
+        assert_eq!(
+            requester.send_patiently(Request::Drain),
+            Err(SendError::Ended)
+        );
     }
 }

@@ -20,10 +20,10 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     // Relative paths would change their meaning with the working directory.
     let config = std::path::absolute(config)?;
     let run_dir = RunDir::open(run_dir)?;
-    let notify = Notify;
+    let notify = Notify::default();
     let (requester, requests) = api::channel()?;
     let server = api::server::serve(run_dir.directory(), requester.clone())?;
-    signals::serve(Some(config.clone()), requester.clone(), notify)?;
+    signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %loaded.node,

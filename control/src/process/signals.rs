@@ -9,14 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Notify;
-use crate::api::{Request, Requester, SendError};
+use crate::api::{Request, Requester};
 use crate::config::Report;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
@@ -54,12 +53,12 @@ pub fn serve(config: Option<PathBuf>, requester: Requester, notify: Notify) -> i
         Reload {
             config,
             requester: requester.clone(),
-            notify,
+            notify: notify.clone(),
         }
         .start()
     });
     let reload = reload.transpose()?;
-    let run = move || serve_forever(&signals, reload.as_ref(), &requester, notify);
+    let run = move || serve_forever(&signals, reload.as_ref(), &requester, &notify);
     thread::Builder::new().name("signals".into()).spawn(run)?;
     Ok(())
 }
@@ -68,7 +67,7 @@ fn serve_forever(
     signals: &SignalFd,
     reload: Option<&SyncSender<()>>,
     requester: &Requester,
-    notify: Notify,
+    notify: &Notify,
 ) {
     let mut draining = false;
     loop {
@@ -104,9 +103,8 @@ fn serve_forever(
 }
 
 fn drain(requester: &Requester) {
-    while requester.send(Request::Drain) == Err(SendError::Full) {
-        thread::sleep(Duration::from_millis(5));
-    }
+    // An engine that has ended needs no more.
+    let _ = requester.send_patiently(Request::Drain);
 }
 
 /// What a SIGHUP needs.
@@ -140,7 +138,7 @@ impl Reload {
                 }
             }
         }
-        self.notify.ready();
+        self.notify.reloaded();
     }
 }
 

@@ -81,7 +81,8 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
     let socket = socket(interface)?;
     let path = socket.path().to_owned();
     let (requester, requests) = api::channel()?;
-    signals::serve(None, requester.clone(), Notify)?;
+    let notify = Notify::default();
+    signals::serve(None, requester.clone(), notify.clone())?;
     let watched = requester.clone();
     // Whoever asked for a level wants to see the lines.
     let quiet = level.is_empty() || level == "silent";
@@ -92,7 +93,7 @@ pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
             run_dir: None,
             requester,
             requests,
-            notify: &Notify,
+            notify: &notify,
             ready: Box::new(move || {
                 watch::until_removed(path, watched);
                 parent.say(quiet);
