@@ -271,6 +271,48 @@ tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: a.
     assert_eq!(uplink.device_index, crate::netlink::index_of("lo"));
 }
 
+/// The device is DPDK's that loses all: neighbors answer when the test says so.
+#[cfg(feature = "dpdk")]
+#[test]
+fn neighbors_that_answer_dont_prolong_the_wait_of_messages_to_others() {
+    use culvert_dataplane::shared::{ids::Scope, limits::UNROUTED_LIFE};
+    use culvert_wire::{MacAddr, arp};
+    let mut site = Site::start(parse(
+        "memory: {hugepages: off}
+uplinks: {w: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]}}
+tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, peers: {}}}
+",
+    ));
+    let engine = &mut site.engine;
+    let slot = engine.tunnel_slot(&name("a")).unwrap();
+    let scope = Scope::Uplink(UplinkIndex::from_slot(0));
+    let start = clock::now();
+    let after = |pause| Now {
+        monotonic: start.monotonic + pause,
+        ..start
+    };
+    let silent = Far::first_call("192.0.2.9:9".parse().unwrap(), start);
+    engine.transmit(slot, silent, start.monotonic);
+    engine.drain_hosts(start);
+    for (nth, host) in [2, 3].into_iter().enumerate() {
+        let now = after(Duration::from_secs(1 + nth as u64));
+        let to = format!("192.0.2.{host}:9").parse().unwrap();
+        engine.transmit(slot, Far::first_call(to, now), now.monotonic);
+        engine.drain_hosts(now);
+        assert_eq!(engine.unrouted.len(), 2);
+        let (from, own) = ([192, 0, 2, host].into(), [192, 0, 2, 1].into());
+        let packet = arp::ArpPacket::request(MacAddr([2, 0, 0, 0, 0, host]), from, own);
+        let mut frame = [0; arp::FRAME_LEN];
+        packet.write_frame(&mut frame);
+        engine.hosts.handle_frame(scope, &frame, now.monotonic);
+        engine.drain_hosts(now);
+        let due: Vec<_> = engine.unrouted.iter().map(|&(due, ..)| due).collect();
+        assert_eq!(due, [start.monotonic + UNROUTED_LIFE]);
+    }
+    engine.drain_hosts(after(UNROUTED_LIFE));
+    assert!(engine.unrouted.is_empty());
+}
+
 #[test]
 fn what_is_fixed_needs_a_restart() {
     let [a] = free_ports();

@@ -1,9 +1,12 @@
 //! A WireGuard at the other end, made of the protocol crate and one socket.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use culvert_dataplane::shared::clock;
-use culvert_wireguard::{Budget, Device, Handshake, PeerConfig, PresharedKey};
+use culvert_wireguard::{Budget, Device, Handshake, Now, PeerConfig, PresharedKey, Transmit};
 use rand_core::UnwrapErr;
 
 use crate::keys::{PrivateKey, PublicKey};
@@ -35,6 +38,24 @@ impl Far {
             let _ = socket.send_to(message.bytes(), message.to);
         }
         Self { device, socket }
+    }
+
+    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "DPDK only"))]
+    /// What it says first to whoever is at `to`, without a socket.
+    pub(super) fn first_call(to: SocketAddr, now: Now) -> Transmit {
+        let own = PrivateKey::from_bytes([1; 32]);
+        let random = Box::new(UnwrapErr(getrandom::SysRng));
+        let mut device = Device::new(Default::default(), Some(own), random);
+        let peer = PeerConfig {
+            public_key: PrivateKey::from_bytes([2; 32]).public_key(),
+            preshared_key: PresharedKey::default(),
+            persistent_keepalive: None,
+            endpoint: Some(to),
+        };
+        let peer = device.add_peer(peer, now).unwrap();
+        device.initiate(peer, now);
+        device.handle_calls(&mut Budget::default(), 1, now);
+        device.poll_transmit().unwrap()
     }
 
     /// Whether the answer comes within `patience`.
