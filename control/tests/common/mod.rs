@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -288,7 +289,7 @@ pub(crate) fn stderr(output: &Output) -> String {
 }
 
 /// A part of the machine is missing for a test, which is skipped: it fails, unless `CULVERT_TEST_SKIP` names
-/// that part, or `all`.
+/// that part, or `all`. What was skipped stands where that of scenarios does, for `scripts/test` to tell.
 pub(crate) fn skip(part: &str, why: &str) {
     let allowed = std::env::var("CULVERT_TEST_SKIP").unwrap_or_default();
     let is_allowed = allowed.split(',').any(|word| word == part || word == "all");
@@ -296,5 +297,20 @@ pub(crate) fn skip(part: &str, why: &str) {
         is_allowed,
         "it needs '{part}': {why} (CULVERT_TEST_SKIP={part} skips it)"
     );
-    println!("SKIPPED {part}: {why}");
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let line = format!("SKIPPED {test}: {part}: {why}");
+    println!("{line}");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    let folder = target.join("scenarios");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("skipped");
+    let mut file = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(file)
+        .unwrap();
+    writeln!(file, "{line}").unwrap();
 }
