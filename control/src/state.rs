@@ -147,6 +147,9 @@ pub struct Tunnel {
     pub peers: usize,
     /// The socket by which `wg` finds it, if it has one.
     pub uapi: Option<String>,
+    /// Why it has none though it is to have one, which is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uapi_hindrance: Option<String>,
     /// What `wg` changed against the file, peers apart.
     pub drift: Vec<String>,
 }
@@ -261,4 +264,7 @@ pub struct Applied {
     pub generation: u64,
     /// What changed, one line each: `port vm2 added`. Empty: nothing did.
     pub changes: Vec<String>,
+    /// What of it could not be done, one line each: an operator has to see to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
 }

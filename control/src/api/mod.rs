@@ -102,6 +102,9 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
 
 /// Logs what an `apply` did.
 pub fn log_applied(applied: &Applied) {
+    for failure in &applied.failures {
+        tracing::error!("the configuration is applied, and this failed: {failure}");
+    }
     if applied.changes.is_empty() {
         tracing::info!(
             generation = applied.generation,

@@ -187,13 +187,20 @@ fn tunnels(state: &State) -> Table {
             fwmark,
             tunnel.peers.to_string(),
             tunnel.mtu.to_string(),
-            tunnel.uapi.clone().unwrap_or_else(|| "-".into()),
+            wg_socket(tunnel),
             tunnel.public_key.clone().unwrap_or_else(|| "-".into()),
         ];
         row.extend(drifted.then(|| tunnel.drift.join(", ")));
         table.row(row);
     }
     table
+}
+
+/// Where `wg` finds a tunnel, or why it doesn't.
+fn wg_socket(tunnel: &crate::state::Tunnel) -> String {
+    let hindrance = tunnel.uapi_hindrance.as_ref();
+    let why = || hindrance.map_or_else(|| "-".into(), |why| format!("- ({why})"));
+    tunnel.uapi.clone().unwrap_or_else(why)
 }
 
 fn peers(state: &State) -> Table {

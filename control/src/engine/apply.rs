@@ -100,9 +100,12 @@ impl Engine {
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
         }
-        let mut changes = Vec::new();
+        let (changes, failures);
         if plan.is_empty() && self.generation > 0 {
             self.desire(&plan, goal);
+            changes = Vec::new();
+            // What failed before is no success the second time.
+            failures = self.serve_wg();
         } else {
             let mut prepared = Prepared::default();
             if let Err(error) = self.prepare(&plan, &mut prepared) {
@@ -112,11 +115,12 @@ impl Engine {
                     .map(|left| format!("; {left}"));
                 return Err(ApplyError::Failed(error + &left.collect::<String>()));
             }
-            changes = self.commit(plan, prepared, goal, now);
+            (changes, failures) = self.commit(plan, prepared, goal, now);
         }
         Ok(Applied {
             generation: self.generation,
             changes,
+            failures,
         })
     }
 
@@ -163,14 +167,14 @@ impl Engine {
         left
     }
 
-    /// Steps 3 and 4; answers what was done, in words.
+    /// Steps 3 and 4; answers in words what was done, and what failed of it.
     fn commit(
         &mut self,
         mut plan: Vec<Change>,
         mut prepared: Prepared,
         goal: Goal,
         now: Now,
-    ) -> Vec<String> {
+    ) -> (Vec<String>, Vec<String>) {
         let by_wg = matches!(goal, Goal::Wg);
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
@@ -189,8 +193,7 @@ impl Engine {
         }
         drop(closing);
         failures.extend(self.serve_wg());
-        let lines = plan.iter().map(Change::line);
-        lines.chain(failures).collect()
+        (plan.iter().map(Change::line).collect(), failures)
     }
 
     /// What was planned is what is desired from now on.

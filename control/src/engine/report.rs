@@ -253,6 +253,7 @@ impl Engine {
                     .served
                     .as_ref()
                     .map(|(_, served)| served.path().display().to_string()),
+                uapi_hindrance: state.unserved.clone(),
                 drift: match self.lone {
                     true => Vec::new(),
                     false => self.desired.tunnel_drift(&config.name),

@@ -8,6 +8,7 @@
 
 mod far;
 mod peers;
+mod wg;
 
 use std::{
     fs,

@@ -88,6 +88,9 @@ impl Engine {
                 for change in applied.changes {
                     tracing::debug!("by wg: {change}");
                 }
+                for failure in applied.failures {
+                    tracing::warn!(tunnel = %name, "wg's change is carried out, and this failed: {failure}");
+                }
                 Ok(())
             }
             Err(error) => {
@@ -180,6 +183,9 @@ impl Engine {
             if tunnel.served.as_ref().map(|(name, _)| name) != wanted {
                 tunnel.served = None;
             }
+            if wanted.is_none() {
+                tunnel.unserved = None;
+            }
         }
         let mut failures = Vec::new();
         for (_, tunnel) in self.tunnels.iter_mut() {
@@ -210,9 +216,9 @@ impl Engine {
 }
 
 impl TunnelState {
-    /// Whether `wg` must find it and does not.
+    /// Whether `wg` is to find it and does not.
     pub(super) fn lacks_wg(&self) -> bool {
-        self.served.is_none() && matches!(self.config.uapi, Uapi::Name(_))
+        self.served.is_none() && wg_name(&self.config).is_some()
     }
 
     /// Says once that `wg` can't be served; answers it if it must be.

@@ -1,0 +1,82 @@
+//! Tunnels whose socket for `wg` somebody else has.
+
+use culvert_directory::Listener;
+
+use super::*;
+use crate::uapi::server;
+
+fn config(tunnel: &str, uapi: &str, port: u16) -> Config {
+    parse(&format!(
+        "{UPLINK}tunnels: {{{tunnel}: {{uplink: lo, {uapi}listen_port: {port}, private_key_file: a.key, peers: {{}}}}}}\n"
+    ))
+}
+
+/// A name that no other test has.
+fn unique(kind: char) -> String {
+    format!("t{kind}{}", std::process::id())
+}
+
+/// Another program's socket; none without the right to the folder.
+fn other(name: &str) -> Option<Listener> {
+    server::open(&server::directory().ok()?, name).ok()
+}
+
+impl Site {
+    /// Where `wg` finds the tunnel, and why it doesn't.
+    fn wg(&self) -> (bool, Option<String>) {
+        let tunnel = self.engine.report(clock::now()).tunnels.remove(0);
+        (tunnel.uapi.is_some(), tunnel.uapi_hindrance)
+    }
+
+    /// What has time is done.
+    fn later(&mut self) {
+        let mut now = clock::now();
+        now.monotonic = now.monotonic + Duration::from_secs(5);
+        self.engine.round(now).unwrap();
+    }
+}
+
+#[test]
+fn a_tunnel_that_wg_must_find_and_does_not_is_a_failure_each_time() {
+    let ([port], wg) = (free_ports(), unique('m'));
+    let file = || config("a", &format!("uapi: {wg}, "), port);
+    if server::directory().is_err() {
+        return;
+    }
+    let mut site = Site::start(file());
+    assert_eq!(site.wg(), (true, None));
+    site.engine.tunnels.get_mut(0).unwrap().served = None;
+    let taken = other(&wg).unwrap();
+    for _ in 0..2 {
+        let applied = site.apply(file()).unwrap();
+        assert!(applied.changes.is_empty());
+        assert!(
+            applied.failures[0].starts_with("tunnel a: `wg` can't be served"),
+            "{applied:?}"
+        );
+        assert!(site.wg().1.is_some());
+    }
+    drop(taken);
+    assert!(site.apply(file()).unwrap().failures.is_empty());
+    assert_eq!(site.wg(), (true, None));
+}
+
+#[test]
+fn a_tunnel_that_wg_may_find_is_tried_again() {
+    let ([port], tunnel) = (free_ports(), unique('a'));
+    let Some(taken) = other(&tunnel) else {
+        return;
+    };
+    let mut site = Site::start(config(&tunnel, "", port));
+    let (found, why) = site.wg();
+    assert!(!found && why.is_some());
+    assert!(
+        site.apply(config(&tunnel, "", port))
+            .unwrap()
+            .failures
+            .is_empty()
+    );
+    drop(taken);
+    site.later();
+    assert_eq!(site.wg(), (true, None));
+}
