@@ -321,13 +321,16 @@ impl Worker {
                     return false;
                 };
                 let fetched = burst.fetch(GUEST_BURST);
-                *credit -= i64::from(burst.extra_cost());
+                let extra = burst.extra_cost();
                 if fetched == 0 {
+                    *credit -= i64::from(extra);
                     return false;
                 }
                 burst.disable_notifications();
                 let frames = GuestFrames::new(&burst, fetched);
                 let done = outbound::outbound(&turn, tools, &mut sending, guest, &frames, credit);
+                // Not before: a look that costs all the credit must move something on all the same.
+                *credit -= share(extra, done, fetched);
                 burst.complete(done);
                 (fetched, done)
             }
@@ -365,4 +368,10 @@ impl Worker {
             .iter()
             .filter_map(|&(port, queue)| Some((snapshot.port(port)?.as_ref(), queue)))
     }
+}
+
+/// What `done` of the frames `fetched` have to pay of a look at the ring: the others are looked at again.
+fn share(extra: u32, done: usize, fetched: usize) -> i64 {
+    let share = u64::from(extra) * done as u64 / fetched as u64;
+    i64::try_from(share).unwrap_or(i64::MAX)
 }

@@ -397,6 +397,37 @@ fn each_port_has_icmp_errors_of_its_own_and_spends_those_that_it_gets() {
 }
 
 #[test]
+fn chains_that_cost_more_than_a_turns_credit_come_out_and_their_queue_waits() {
+    for packed in [false, true] {
+        let mut site = Site::new(Options {
+            piece_len: 1,
+            indirect: true,
+            packed,
+            ..Options::default()
+        });
+        // With the virtio-net header 1020 descriptors each: four are two turns' credit.
+        let data = noise(1_020 - 12 - 14 - 20 - 8, 1);
+        let udp = ip("10.0.0.2", "10.0.0.3").udp((5, 6), &data, false);
+        let bytes = frame(GUEST[0], GUEST[1], &udp);
+        for _ in 0..4 {
+            for _ in 0..4 {
+                site.offer(0, &PLAIN, &bytes);
+            }
+            assert!(site.workers[0].step());
+            assert_eq!(site.frames(1).len(), 4);
+            // The debt is paid before the next one is looked at.
+            site.offer(0, &PLAIN, &bytes);
+            assert!(site.workers[0].step());
+            assert!(site.frames(1).is_empty());
+            assert!(site.workers[0].step());
+            assert_eq!(site.frames(1).len(), 1);
+            site.settle();
+        }
+        site.no_drops();
+    }
+}
+
+#[test]
 fn a_flooded_frame_costs_its_sender_every_copy() {
     let mut site = site();
     // Sixteen ports hear a broadcast.

@@ -61,6 +61,8 @@ pub(crate) struct Options {
     pub(crate) offloads: [Offloads; 2],
     /// The longest descriptor of what guests send.
     pub(crate) piece_len: u32,
+    /// Guests put their descriptors into indirect tables.
+    pub(crate) indirect: bool,
     pub(crate) workers: usize,
     pub(crate) queue_pairs: u16,
     pub(crate) keyed: bool,
@@ -81,6 +83,7 @@ impl Default for Options {
             guard: Guard::Strict,
             offloads: [Offloads::all(); 2],
             piece_len: 65_536,
+            indirect: false,
             workers: 1,
             queue_pairs: 1,
             keyed: true,
@@ -582,6 +585,7 @@ pub(crate) fn guest(dir: &TempDir, options: &Options, n: usize, offloads: Offloa
         queue_pairs: options.queue_pairs,
         offloads,
         piece_len: options.piece_len,
+        indirect: options.indirect,
         rings: match options.packed {
             true => RingOptions::all(),
             false => RingOptions::all() - RingOptions::PACKED,

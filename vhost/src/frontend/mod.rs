@@ -18,6 +18,7 @@ use culvert_wire::VnetHeader;
 use rustix::event::EventfdFlags;
 
 use crate::config::{Offloads, PROTOCOL_FEATURES, RingOptions};
+use crate::limits;
 use crate::session::message::{Message, MessageError, MessageReader, NEED_REPLY};
 
 pub use driver::{Areas, Driver, Piece};
@@ -93,8 +94,8 @@ pub struct Frontend {
     offered: u64,
 }
 
-/// Room for an indirect table per chain.
-const TABLE: u64 = 16 * 64;
+/// Room for an indirect table per chain: of as many descriptors as a chain may have.
+const TABLE: u64 = 16 * limits::CHAIN_MAX as u64;
 /// Room for the longest frame with its header.
 const FRAME_ROOM: u64 = 68 * 1024;
 
@@ -140,7 +141,7 @@ impl Frontend {
                     call: rustix::event::eventfd(0, flags)?,
                     buffers: memory.take(entries * stride, 4096),
                     stride,
-                    table: memory.take(entries * TABLE, 16),
+                    table: memory.take(if config.indirect { entries * TABLE } else { 0 }, 16),
                 })
             })
             .collect::<io::Result<_>>()?;
