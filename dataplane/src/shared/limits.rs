@@ -173,7 +173,7 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 /// with new secrets, or per container behind one MAC address. The oldest makes room.
 pub const LINK_LOCALS: usize = 16;
 
-/// How long a port waits between two claims of a link-local address.
+/// How long a port waits between two claims of a link-local address, once it has claimed as many as it may own.
 pub const LINK_LOCAL_CLAIM_PERIOD: Duration = Duration::from_millis(10);
 
 /// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).

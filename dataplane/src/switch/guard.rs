@@ -25,6 +25,7 @@ use culvert_wire::{
 use crate::{
     shared::{
         drops::DropReason,
+        link_locals::Claim,
         snapshot::{Attached, Guard, NextHop},
     },
     worker::turn::Turn,
@@ -116,10 +117,10 @@ fn neighbor(owner: &Owner<'_>, headers: &Headers, head: &[u8]) -> Result<(), Dro
         }
     })?;
     let known = match message {
-        // Whoever has the address answers; if nobody has it, it is the guest's from here on.
+        // Whoever has the address answers; if nobody has it, it is the guest's from here on. What was not looked at is
+        // not asked for: the guest would take silence for a yes.
         NdMessage::Solicitation { source, target, .. } if source.is_unspecified() => {
-            let _ = owner.owns(target.into());
-            owner.has_v6()
+            owner.has_v6() && owner.claim(target.into()) != Claim::NotDue
         }
         NdMessage::RouterSolicitation { source, .. } if source.is_unspecified() => owner.has_v6(),
         NdMessage::Solicitation { source, .. } | NdMessage::RouterSolicitation { source, .. } => {
@@ -143,34 +144,44 @@ struct Owner<'t> {
 impl Owner<'_> {
     /// Whether the port owns `address`. A link-local address that nobody has is the port's from here on.
     fn owns(&self, address: IpAddr) -> bool {
-        self.guest.attachment.addresses.contains(&address)
-            || matches!(address, IpAddr::V6(address) if address.is_unicast_link_local()
-                && self.has_v6()
-                && self.owns_link_local(address))
+        self.claim(address) == Claim::Own
+    }
+
+    /// Whose `address` is, once the port has claimed it.
+    fn claim(&self, address: IpAddr) -> Claim {
+        if self.guest.attachment.addresses.contains(&address) {
+            return Claim::Own;
+        }
+        match address {
+            IpAddr::V6(address) if address.is_unicast_link_local() && self.has_v6() => {
+                self.claim_link_local(address)
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => Claim::Taken,
+        }
     }
 
     fn has_v6(&self) -> bool {
         self.guest.attachment.addresses.iter().any(IpAddr::is_ipv6)
     }
 
-    fn owns_link_local(&self, address: Ipv6Addr) -> bool {
+    fn claim_link_local(&self, address: Ipv6Addr) -> Claim {
         // 54 zeros behind the first ten bits (RFC 4291, section 2.5.6).
         let [0xfe, 0x80, 0, 0, 0, 0, 0, 0, id @ ..] = address.octets() else {
-            return false;
+            return Claim::Taken;
         };
         let id = u64::from_be_bytes(id);
-        if id == self.guest.attachment.mac.interface_id() {
-            return true;
+        let attachment = self.guest.attachment;
+        if id == attachment.mac.interface_id() {
+            return Claim::Own;
         }
         if self.is_anothers(address, id) {
-            return false;
+            return Claim::Taken;
         }
-        self.guest.attachment.link_locals.hold(id)
-            || self
-                .guest
-                .attachment
-                .link_locals
-                .claim(id, self.turn.now, || self.is_taken(id))
+        if attachment.link_locals.hold(id) {
+            return Claim::Own;
+        }
+        let taken = || self.is_taken(id);
+        attachment.link_locals.claim(id, self.turn.now, taken)
     }
 
     /// Whether the address is the gateway's or another port's, used or not.

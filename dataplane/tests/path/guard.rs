@@ -257,6 +257,31 @@ fn duplicate_detection_claims_what_nobody_has() {
 }
 
 #[test]
+fn duplicate_detection_of_several_addresses_at_once_claims_them_all() {
+    let mut site = site();
+    let address = |n: usize| format!("fe80::a:b:c:{n:x}");
+    let probes: Vec<_> = (1..=2 * limits::LINK_LOCALS)
+        .map(|n| neighbor(135, "::", &address(n), None))
+        .collect();
+    // One burst, and so one moment.
+    for probe in &probes[..30] {
+        site.offer(0, &PLAIN, probe);
+    }
+    assert!(site.workers[0].step());
+    let heard: Vec<_> = site.frames(1).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(heard, probes[..limits::LINK_LOCALS]);
+    // What was not looked at was not heard, either: silence would be taken for a yes.
+    site.port_drops(
+        0,
+        &[(DropReason::GuardNeighbor, 30 - limits::LINK_LOCALS as u64)],
+    );
+    for n in 1..=limits::LINK_LOCALS {
+        until_due();
+        assert!(!says(&mut site, 1, &address(n)), "{n}");
+    }
+}
+
+#[test]
 fn a_port_without_ipv6_addresses_has_no_ipv6() {
     let mut site = site();
     site.change_attachment(0, |port| port.addresses.retain(std::net::IpAddr::is_ipv4));
