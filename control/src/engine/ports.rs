@@ -125,6 +125,14 @@ impl PortState {
         })
     }
 
+    /// Goes by a changed configuration. What its guest came to own in one network says nothing about another.
+    pub(super) fn reconfigure(&mut self, new: config::Port) {
+        if self.config.network != new.network {
+            self.link_locals = Arc::default();
+        }
+        self.config = new;
+    }
+
     /// Notes and logs an event; whether the guest is to be announced now.
     pub(super) fn heard(&mut self, event: PortEvent, now: Instant) -> bool {
         self.log(&event);

@@ -416,6 +416,35 @@ fn ports(ports: &[(&str, &str)]) -> Config {
 }
 
 #[test]
+fn what_a_guest_came_to_own_stays_behind_in_its_network() {
+    let networks = "networks: {one: {gateway: [\"fd01::1/64\"]}, two: {gateway: [\"fd02::1/64\"]}}";
+    let with = |network: &str, address: &str| {
+        let port = format!("network: {network}, mac: \"52:54:00:00:00:01\"");
+        let address = format!("addresses: [\"{address}\"]");
+        parse(&format!(
+            "{networks}\nports: {{vm: {{{port}, {address}}}}}\n"
+        ))
+    };
+    let mut site = Site::start(with("one", "fd01::5"));
+    let mut owned = Vec::new();
+    for (network, address) in [("one", "fd01::6"), ("two", "fd02::5"), ("one", "fd01::6")] {
+        site.apply(with(network, address)).unwrap();
+        let snapshot = site.engine.snapshots.load_full();
+        let attachment = snapshot.attachments[0].as_ref().unwrap();
+        owned.push(Arc::clone(&attachment.link_locals));
+    }
+    // Nor does it come back: another may have come to own it meanwhile.
+    for [a, b] in [[0, 1], [1, 2], [0, 2]] {
+        assert!(!Arc::ptr_eq(&owned[a], &owned[b]), "{a} {b}");
+    }
+    // Within its network it stays.
+    site.apply(with("one", "fd01::7")).unwrap();
+    let snapshot = site.engine.snapshots.load_full();
+    let attachment = snapshot.attachments[0].as_ref().unwrap();
+    assert!(Arc::ptr_eq(&owned[2], &attachment.link_locals));
+}
+
+#[test]
 fn a_port_with_an_unknown_group_stays_as_it_is() {
     let mut site = Site::start(ports(&[("vm1", ""), ("vm2", "")]));
     let grouped = || ports(&[("vm1", ", socket_group: no-such-group"), ("vm2", "")]);

@@ -269,7 +269,7 @@ impl Engine {
             match (edit, slot) {
                 (Edit::Change { new, .. }, Some(slot)) if !reopens => {
                     if let Some(port) = self.ports.get_mut(slot) {
-                        port.config = new.clone();
+                        port.reconfigure(new.clone());
                     }
                 }
                 (_, slot) => closing.extend(slot.and_then(|slot| self.ports.remove(slot))),
