@@ -177,6 +177,12 @@ fn stage<F: Frames>(
         if let Some(peer) = turn.snapshot.peer(index) {
             peer.note_unstaged(1);
             lose_own(peer.books(), DropReason::StagedOverflow, vnet, bytes);
+        } else {
+            // It is gone, and the control core's word to forget its frames on the way.
+            let uplink = (turn.snapshot.tunnel(peer.tunnel))
+                .and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink));
+            let books = uplink.map_or(peer.books(), |uplink| uplink.books());
+            lose_own(books, DropReason::PeerRemoved, vnet, bytes);
         }
     };
     let staged = &mut tools.staged;

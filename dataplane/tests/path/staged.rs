@@ -169,6 +169,35 @@ fn frames_of_a_removed_peer_are_named() {
 }
 
 #[test]
+fn frames_of_a_removed_peer_that_make_room_are_named() {
+    let mut site = keyless();
+    let data = noise(2_030, 1);
+    let send_large = |site: &mut Site, to: &str| {
+        let tcp = ip("10.0.0.2", to).tcp(1, 0x10, &data, true);
+        site.send(0, &offload(&tcp, VnetHeader::GSO_TCPV4, 1380), &tcp);
+    };
+    for _ in 0..limits::STAGED_LARGE_FRAMES {
+        send_large(&mut site, "10.1.0.2");
+    }
+    let (_far, _) = site.second();
+    site.peers[1].publish_keypair(None);
+    let index = site.peers[0].index;
+    site.change(|snapshot| snapshot.peers.set(index.slot(), None));
+    // The control core's word to forget them has not come yet.
+    for _ in 0..3 {
+        send_large(&mut site, "10.8.0.2");
+    }
+    site.uplink_drops(&[(DropReason::PeerRemoved, 3)]);
+    let uplink = site.uplink.index;
+    site.command(Command::ForgetStaged(index, uplink));
+    site.settle();
+    let all = limits::STAGED_LARGE_FRAMES as u64;
+    site.uplink_drops(&[(DropReason::PeerRemoved, all)]);
+    assert_eq!(site.peers[1].staged.load(Ordering::Relaxed), 3);
+    assert_eq!(site.peers[1].drops.iter().count(), 0);
+}
+
+#[test]
 fn a_keepalive_is_sent_unless_something_waited() {
     let mut site = keyless();
     site.send_plain(0, &inner().udp((5, 6), &number(0), false));
