@@ -18,6 +18,7 @@ mod sleep;
 pub(crate) mod turn;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -92,7 +93,8 @@ pub struct Worker {
     by_tunnel: Vec<Option<usize>>,
     /// The snapshot that `by_tunnel` and `credits` were made for.
     generation: Option<u64>,
-    credits: Vec<i64>,
+    /// What each guest queue may send, in bytes; below zero what it owes.
+    credits: Vec<((PortIndex, u16), i64)>,
     now: Instant,
     idle_since: Option<Instant>,
     /// How long it looks before it sleeps.
@@ -200,7 +202,7 @@ impl Worker {
         self.stats
             .generation
             .store(snapshot.generation, Ordering::Release);
-        self.credits = vec![0; self.queues(snapshot).len()];
+        self.keep_credits(snapshot);
         let position = |tunnel: TunnelIndex| {
             let uplink = snapshot.tunnel(tunnel)?.uplink;
             self.rx
@@ -210,6 +212,17 @@ impl Worker {
         self.by_tunnel = (0..snapshot.tunnels.len())
             .map(|t| position(TunnelIndex::from_slot(t)))
             .collect();
+    }
+
+    /// Another snapshot forgives no queue its debt.
+    fn keep_credits(&mut self, snapshot: &Snapshot) {
+        let queues = self.queues(snapshot).iter().copied();
+        if self.credits.iter().map(|&(of, _)| of).eq(queues.clone()) {
+            return;
+        }
+        let before: HashMap<_, _> = self.credits.iter().copied().collect();
+        let kept = |queue| before.get(&queue).copied().unwrap_or_default();
+        self.credits = queues.map(|queue| (queue, kept(queue))).collect();
     }
 
     fn queues<'s>(&self, snapshot: &'s Snapshot) -> &'s [(PortIndex, u16)] {
@@ -297,7 +310,7 @@ impl Worker {
             credits,
             ..
         } = self;
-        let Some(credit) = credits.get_mut(position) else {
+        let Some((_, credit)) = credits.get_mut(position) else {
             return false;
         };
         *credit = (*credit + GUEST_QUANTUM).min(GUEST_QUANTUM);

@@ -428,6 +428,36 @@ fn chains_that_cost_more_than_a_turns_credit_come_out_and_their_queue_waits() {
 }
 
 #[test]
+fn a_changed_snapshot_forgives_no_debt() {
+    let mut site = Site::new(Options {
+        piece_len: 1,
+        indirect: true,
+        ..Options::default()
+    });
+    let data = noise(1_020 - 12 - 14 - 20 - 8, 1);
+    let udp = ip("10.0.0.2", "10.0.0.3").udp((5, 6), &data, false);
+    let bytes = frame(GUEST[0], GUEST[1], &udp);
+    // The same queues, others beside them, in another order.
+    let queues = [&[0, 1][..], &[1, 0], &[0], &[1, 0]];
+    for ports in queues {
+        for _ in 0..5 {
+            site.offer(0, &PLAIN, &bytes);
+        }
+        assert!(site.workers[0].step());
+        assert_eq!(site.frames(1).len(), 4);
+        site.change(|snapshot| {
+            snapshot.workers[0] = ports.iter().map(|&port| (PortIndex(port), 0)).collect();
+        });
+        assert!(site.workers[0].step());
+        assert!(site.frames(1).is_empty(), "{ports:?}");
+        assert!(site.workers[0].step());
+        assert_eq!(site.frames(1).len(), 1);
+        site.settle();
+    }
+    site.no_drops();
+}
+
+#[test]
 fn a_flooded_frame_costs_its_sender_every_copy() {
     let mut site = site();
     // Sixteen ports hear a broadcast.
