@@ -289,6 +289,7 @@ impl Rig {
                 prefixes: vec![Prefix::new("10.0.0.0".parse().unwrap(), 24).unwrap()],
                 tunnel: Some(TunnelIndex(0)),
                 macs: vec![(MAC, AttachmentIndex(0))],
+                listeners: 1,
                 routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),
                 plain: None,
             })],

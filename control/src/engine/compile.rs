@@ -104,10 +104,13 @@ impl Engine {
     }
 
     fn compile_network(&self, network: &config::Network) -> Network {
-        let mut macs: Vec<_> = self
-            .ports
-            .iter()
-            .filter(|(_, port)| port.config.network == network.name)
+        let ports = || {
+            let all = self.ports.iter();
+            all.filter(|(_, port)| port.config.network == network.name)
+        };
+        let listeners = ports().filter(|(_, port)| !port.guest.is_ip_only());
+        let listeners = listeners.count();
+        let mut macs: Vec<_> = ports()
             .map(|(slot, port)| {
                 (
                     MacAddr(port.config.mac.octets()),
@@ -131,6 +134,7 @@ impl Engine {
                 .collect(),
             tunnel: tunnel.map(TunnelIndex::from_slot),
             macs,
+            listeners,
             routes: self
                 .routes_of
                 .get(&network.name)

@@ -432,6 +432,13 @@ fn what_a_guest_came_to_own_stays_behind_in_its_network() {
         let snapshot = site.engine.snapshots.load_full();
         let attachment = snapshot.attachments[0].as_ref().unwrap();
         owned.push(Arc::clone(&attachment.link_locals));
+        let networks = snapshot.networks.iter().flatten();
+        let heard: Vec<_> = networks.map(|n| (n.name == network, n.listeners)).collect();
+        assert!(
+            heard
+                .iter()
+                .all(|&(here, listeners)| listeners == usize::from(here))
+        );
     }
     // Nor does it come back: another may have come to own it meanwhile.
     for [a, b] in [[0, 1], [1, 2], [0, 2]] {

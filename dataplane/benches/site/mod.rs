@@ -329,6 +329,7 @@ fn network(peers: usize) -> Network {
         prefixes: vec![own(gateway, 24)],
         tunnel: Some(TUNNEL),
         macs: vec![(GUEST, AttachmentIndex(0))],
+        listeners: 1,
         routes: Fib::build(near.into_iter().chain(far)),
         plain: None,
     }

@@ -21,11 +21,7 @@ use crate::{
     gateway::answer::{self, Question},
     guest::frames::Frames,
     loss::{Lost, lose},
-    shared::{
-        ids::AttachmentIndex,
-        limits::GUEST_BURST,
-        snapshot::{Attached, Network},
-    },
+    shared::{ids::AttachmentIndex, limits::GUEST_BURST, snapshot::Attached},
     switch::{flood, switched::switched},
     worker::turn::{Sending, Tools, Turn},
 };
@@ -46,7 +42,7 @@ pub(crate) fn outbound<F: Frames>(
             break;
         }
         let (verdict, headers) = classify(turn, guest, frames, frame);
-        *credit -= cost(guest.network, frames.len(frame), &verdict);
+        *credit -= cost(guest, frames.len(frame), &verdict);
         verdicts.push((verdict, headers));
     }
     let bound =
@@ -69,16 +65,16 @@ pub(crate) fn outbound<F: Frames>(
     let rest = egress::depart(turn, tools, sending, frames, bound, &mut notes);
     let reached = rest.unwrap_or(verdicts.len());
     for (frame, (verdict, _)) in verdicts.iter().enumerate().skip(reached) {
-        *credit += cost(guest.network, frames.len(frame), verdict);
+        *credit += cost(guest, frames.len(frame), verdict);
     }
     settle(turn, tools, guest, frames, &verdicts[..reached], &notes);
     reached
 }
 
 /// What a frame of `len` bytes costs its sender: as much as there are copies made of it.
-fn cost(network: &Network, len: usize, verdict: &Verdict<'_>) -> i64 {
+fn cost(sender: Attached<'_>, len: usize, verdict: &Verdict<'_>) -> i64 {
     let copies = match verdict {
-        Verdict::Flood => flood::copies(network),
+        Verdict::Flood => flood::copies(sender),
         Verdict::Tunnel(..) | Verdict::Guest { .. } | Verdict::Answer(..) | Verdict::Drop(_) => 1,
     };
     i64::try_from(len * copies).unwrap_or(i64::MAX)

@@ -153,6 +153,8 @@ pub struct Network {
     pub tunnel: Option<TunnelIndex>,
     /// Who has which MAC address, sorted.
     pub macs: Vec<(MacAddr, AttachmentIndex)>,
+    /// How many of those hear broadcasts: all but who speaks IP alone.
+    pub listeners: usize,
     /// Who has which IP address. Of a plain network: peers alone.
     pub routes: Fib<NextHop>,
     /// A network without a router of ours: this one guest, and its tunnel. Packets pass

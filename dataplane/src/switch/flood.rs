@@ -11,17 +11,14 @@ use super::switched::switched;
 use crate::{
     guest::frames::Frames,
     loss::{Lost, lose_all},
-    shared::{
-        drops::DropReason,
-        ids::AttachmentIndex,
-        snapshot::{Attached, Network},
-    },
+    shared::{drops::DropReason, ids::AttachmentIndex, snapshot::Attached},
     worker::turn::{Tools, Turn},
 };
 
 /// How many copies of a frame there will be, which its sender is charged for.
-pub(crate) fn copies(network: &Network) -> usize {
-    network.macs.len().saturating_sub(1).max(1)
+pub(crate) fn copies(sender: Attached<'_>) -> usize {
+    let itself = usize::from(!sender.port.guest.is_ip_only());
+    sender.network.listeners.saturating_sub(itself).max(1)
 }
 
 /// Delivers frames of a burst of `sender` to all others of its network.

@@ -462,8 +462,10 @@ fn a_flooded_frame_costs_its_sender_every_copy() {
     let mut site = site();
     // Sixteen ports hear a broadcast.
     site.change(|snapshot| {
-        let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
-        macs.extend((2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1))));
+        let network = snapshot.networks[0].as_mut().unwrap();
+        let others = (2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1)));
+        network.macs.extend(others);
+        network.listeners += 15;
     });
     site.settle();
     let data = noise(1_400, 1);

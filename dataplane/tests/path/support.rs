@@ -543,6 +543,7 @@ fn network(s: u8) -> Network {
             (GUEST[0], AttachmentIndex(0)),
             (GUEST[1], AttachmentIndex(1)),
         ],
+        listeners: 2,
         routes: Fib::build(network_routes(s)),
         plain: None,
     }

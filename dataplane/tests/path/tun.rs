@@ -247,6 +247,27 @@ fn what_is_no_packet_is_not_for_an_ip_interface() {
 }
 
 #[test]
+fn a_flooded_frame_costs_no_copies_for_interfaces_that_hear_none() {
+    let (mut site, host) = tun_site();
+    site.change(|snapshot| {
+        let network = snapshot.networks[0].as_mut().unwrap();
+        let others = (2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1)));
+        network.macs.extend(others);
+        network.listeners = 1;
+    });
+    site.settle();
+    let packet = ip("10.0.0.2", "224.0.0.251").udp((5, 6), &noise(1_400, 1), false);
+    for _ in 0..20 {
+        let bytes = frame(GUEST[0], MacAddr::BROADCAST, &packet);
+        site.offer(0, &PLAIN, &bytes);
+    }
+    // One turn's credit is for the bytes of all, once.
+    assert!(site.workers[0].step());
+    site.port_drops(0, &[(DropReason::NoListener, 20)]);
+    assert_eq!(host.received(), []);
+}
+
+#[test]
 fn the_gateway_answers_the_host() {
     let (mut site, host) = tun_site();
     for (source, gateway) in [("10.0.0.3", "10.0.0.1"), ("fd00:0::3", "fd00:0::1")] {
