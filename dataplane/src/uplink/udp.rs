@@ -637,13 +637,12 @@ impl Tx {
                 );
                 sent.max(1)
             }
+            // What is left is dropped, not kept; the tunnel's senders slow down for it.
+            Err(errno) if is_full(&errno) => {
+                self.lose(uplink, DropReason::UplinkFull, first..first + run);
+                run
+            }
             Err(errno) => match errno.raw_os_error() {
-                // The socket's buffer is full: what is left is dropped, not kept;
-                // the tunnel's senders slow down for it.
-                Some(libc::EAGAIN | libc::ENOBUFS) => {
-                    self.lose(uplink, DropReason::UplinkFull, first..first + run);
-                    run
-                }
                 // Some devices, and routes with a smaller MTU, refuse segmentation: go on without it.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
                     self.send_singly(socket, first, uplink);
@@ -664,9 +663,15 @@ impl Tx {
     /// Loses the datagrams of these groups.
     #[cold]
     fn lose(&self, uplink: &Uplink, reason: DropReason, groups: Range<usize>) {
-        let rooms = |group: &Group| group.first..group.first + group.count;
-        let lost = self.groups[groups].iter().flat_map(rooms);
-        let lost = lost.map(|room| Lost::Wire(self.rooms[room].bytes(self.lens[room] as usize)));
+        for group in &self.groups[groups] {
+            self.lose_rooms(uplink, reason, group.first..group.first + group.count);
+        }
+    }
+
+    /// Loses the datagrams of these rooms.
+    #[cold]
+    fn lose_rooms(&self, uplink: &Uplink, reason: DropReason, rooms: Range<usize>) {
+        let lost = rooms.map(|room| Lost::Wire(self.rooms[room].bytes(self.lens[room] as usize)));
         lose_all(uplink.books(), reason, lost);
     }
 
@@ -674,7 +679,8 @@ impl Tx {
     fn send_singly(&self, socket: &Socket, group: usize, uplink: &Uplink) {
         let group = &self.groups[group];
         let mut source_gone = false;
-        for room in group.first..group.first + group.count {
+        let end = group.first + group.count;
+        for room in group.first..end {
             let bytes = self.lens[room] as usize;
             let single = Group {
                 path: Arc::clone(&group.path),
@@ -697,16 +703,22 @@ impl Tx {
             });
             match sent {
                 Ok(_) => uplink.counters.sent(1, bytes as u64),
-                Err(_) => {
-                    let lost = Lost::Wire(self.rooms[room].bytes(bytes));
-                    lose(uplink.books(), DropReason::UplinkRefused, lost);
+                Err(errno) if is_full(&errno) => {
+                    self.lose_rooms(uplink, DropReason::UplinkFull, room..end);
+                    break;
                 }
+                Err(_) => self.lose_rooms(uplink, DropReason::UplinkRefused, room..room + 1),
             }
         }
         if !source_gone {
             group.path.refuse_joined();
         }
     }
+}
+
+/// Whether the socket's buffer, or the device's queue, is full.
+fn is_full(errno: &io::Error) -> bool {
+    matches!(errno.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS))
 }
 
 /// Whether the address that we send from may be gone (IPv4 says the one or the other by version, IPv6 EINVAL): then

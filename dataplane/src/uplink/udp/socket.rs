@@ -192,7 +192,12 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
-    fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    pub(super) fn set(
+        &self,
+        level: libc::c_int,
+        name: libc::c_int,
+        value: libc::c_int,
+    ) -> io::Result<()> {
         let len = socklen::<libc::c_int>();
         // SAFETY: the option's value is an int of `len` bytes.
         let result =

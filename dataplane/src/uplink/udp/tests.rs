@@ -151,6 +151,29 @@ fn sockets_are_bound_again_to_an_interface_that_was_made_anew() {
 }
 
 #[test]
+fn a_full_buffer_ends_what_is_sent_singly() {
+    apart(|| {
+        ip("link add d0 type veth peer name d1");
+        ip("link set d0 up mtu 600");
+        ip("link set d1 up");
+        ip("address add 10.7.0.1/24 dev d0");
+        let mut queue = queue(None);
+        let (tx, uplink) = (tx(&mut queue), uplink());
+        let socket = tx.sockets[0].as_ref().unwrap();
+        socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
+        // Nobody answers there: datagrams wait for the next hop, in the socket's buffer.
+        let path = Path::new("10.7.0.9:9".parse().unwrap(), None, Link::Kernel);
+        assert_eq!(send(tx, &Arc::new(path), &uplink), 1);
+        let drops = &uplink.counters.drops;
+        let full = drops.count(DropReason::UplinkFull);
+        let sent = uplink.counters.tx_packets.load(Ordering::Relaxed);
+        assert!(full > 0 && sent > 0, "{full} {sent}");
+        assert_eq!(full + sent, 8);
+        assert_eq!(drops.iter().count(), 1);
+    });
+}
+
+#[test]
 fn of_several_that_open_a_port_at_once_one_has_it() {
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let (uplink, tunnel) = (UplinkIndex::from_slot(0), TunnelIndex::from_slot(0));
