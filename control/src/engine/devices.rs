@@ -1,11 +1,18 @@
 //! UDP uplinks that are bound to an interface, and that interface.
 //!
-//! In: the kernel's news of links. Out: sockets bound again to an interface that was made anew, the uplink's state.
+//! In: the kernel's news of links. Out: other sockets on an interface that was made anew, the uplink's state.
 //! Never: a look at an interface that no uplink names; an uplink shown as up that is bound to what is gone.
 
+use culvert_dataplane::{
+    shared::{
+        control_link::Command,
+        ids::{TunnelIndex, UplinkIndex},
+    },
+    uplink::UplinkQueue,
+};
 use culvert_wireguard::{Now, PeerUpdate};
 
-use super::Engine;
+use super::{Engine, tunnels::TunnelState};
 use crate::{config::UplinkDriver, netlink::index_of};
 
 impl Engine {
@@ -45,19 +52,52 @@ impl Engine {
                     self.call_again(slot, now);
                 }
                 Err(error) if !was_refused => {
-                    tracing::error!(uplink = %name, device, %error, "can't bind to the interface anew (it takes CAP_NET_RAW): nothing passes; it is tried again every second, and a restart mends it");
+                    tracing::error!(uplink = %name, device, %error, "can't bind to the interface anew: not all tunnels pass; it is tried again every second");
                 }
                 Err(_) => {}
             }
         }
     }
 
-    fn bind_again(&self, uplink: usize, device: &str) -> std::io::Result<()> {
-        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
-        tunnels
-            .filter(|tunnel| tunnel.uplink == uplink)
-            .flat_map(|tunnel| &tunnel.markers)
-            .try_for_each(|marker| marker.bind_to_device(device))
+    /// Gives tunnels sockets on the interface that has this name now, as far as theirs are bound to another; answers
+    /// why not, of the first that has none.
+    fn bind_again(&mut self, uplink: usize, device: &str) -> Result<(), String> {
+        let is_astray = |tunnel: &TunnelState| {
+            let mut markers = tunnel.markers.iter();
+            tunnel.uplink == uplink && !markers.all(|marker| marker.is_bound_to(device))
+        };
+        let tunnels = self.tunnels.iter();
+        let astray: Vec<_> = tunnels
+            .filter(|(_, tunnel)| is_astray(tunnel))
+            .map(|(slot, _)| slot)
+            .collect();
+        let mut result = Ok(());
+        for slot in astray {
+            result = result.and(self.exchange_sockets(slot));
+        }
+        result
+    }
+
+    /// Opens a tunnel's port once more, beside its sockets on an interface that is gone, which are closed then.
+    fn exchange_sockets(&mut self, slot: usize) -> Result<(), String> {
+        let workers = self.workers.count();
+        let Some(tunnel) = self.tunnels.get_mut(slot) else {
+            return Ok(());
+        };
+        let Some(uplink) = self.uplinks.get(tunnel.uplink) else {
+            return Ok(());
+        };
+        let (at, index) = (
+            UplinkIndex::from_slot(tunnel.uplink),
+            TunnelIndex::from_slot(slot),
+        );
+        let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
+        let queues = uplink.open_tunnel(at, index, port, fwmark, workers)?;
+        tunnel.markers = queues.iter().filter_map(UplinkQueue::marker).collect();
+        let owners = uplink.config.queue_workers.clone();
+        self.tell_all(|| Command::DetachUplink(at, Some(index)));
+        self.attach(&owners, queues);
+        Ok(())
     }
 
     /// Peers that did not answer could not hear us.

@@ -249,7 +249,7 @@ fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
     binds
 }
 
-/// Changes a queue's sockets while a worker uses them.
+/// Looks at a queue's sockets, and changes them, while a worker uses them.
 #[derive(Clone, Debug)]
 pub struct Marker(Vec<Arc<Socket>>);
 
@@ -262,15 +262,12 @@ impl Marker {
         self.0.iter().try_for_each(|socket| socket.mark(mark))
     }
 
-    /// Binds the sockets to the interface that has this name now. A socket remembers the number of the one that it was
-    /// bound to, which means nothing when that is made anew.
-    ///
-    /// # Errors
-    /// When there is none, or the kernel refuses, which it does without `CAP_NET_RAW`.
-    pub fn bind_to_device(&self, device: &str) -> io::Result<()> {
-        self.0
-            .iter()
-            .try_for_each(|socket| socket.bind_to_device(device))
+    /// Whether the sockets are bound to the interface that has this name now. A socket remembers the number of the one
+    /// that it was bound to, which means nothing when that is made anew; and to bind it again would take it out of the
+    /// port's group, where messages are sorted: then others are opened instead.
+    #[must_use]
+    pub fn is_bound_to(&self, device: &str) -> bool {
+        self.0.iter().all(|socket| socket.is_bound_to(device))
     }
 }
 

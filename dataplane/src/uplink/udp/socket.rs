@@ -5,6 +5,7 @@
 //! blocking call, an address or length that the kernel did not write itself.
 
 use std::{
+    ffi::CStr,
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     ops::Range,
@@ -205,13 +206,26 @@ impl Socket {
         check(result).map(drop)
     }
 
-    pub(super) fn bind_to_device(&self, device: &str) -> io::Result<()> {
+    fn bind_to_device(&self, device: &str) -> io::Result<()> {
         let len = libc::socklen_t::try_from(device.len()).unwrap_or(0);
         let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
         // SAFETY: the name's bytes live for the call; the kernel reads `len` of them.
         let result =
             unsafe { libc::setsockopt(self.raw(), level, name, device.as_ptr().cast(), len) };
         check(result).map(drop)
+    }
+
+    /// Whether it is bound to the interface that has this name now.
+    pub(super) fn is_bound_to(&self, device: &str) -> bool {
+        let mut name = [0u8; libc::IFNAMSIZ];
+        let mut len = libc::socklen_t::try_from(name.len()).unwrap_or(0);
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+        let value = name.as_mut_ptr().cast();
+        // SAFETY: `value` has room for `len` bytes; both live for the call.
+        let result = unsafe { libc::getsockopt(self.raw(), level, option, value, &raw mut len) };
+        // An interface that is gone has no name.
+        let found = CStr::from_bytes_until_nul(&name);
+        check(result).is_ok() && found.is_ok_and(|found| found.to_bytes() == device.as_bytes())
     }
 
     /// Sends groups as one message each; answers how many the kernel took.

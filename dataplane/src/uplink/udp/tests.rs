@@ -1,6 +1,12 @@
 //! Real sockets in a network namespace of the test's own, which takes root.
 
-use std::{net::UdpSocket, process::Command, thread, time::Duration};
+use std::{
+    net::UdpSocket,
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::shared::path::Link;
@@ -40,6 +46,15 @@ fn tx(queue: &mut UplinkQueue) -> &mut Tx {
         super::super::Tx::Memory(_) => unreachable!("the queue is a UDP one"),
         #[cfg(feature = "dpdk")]
         super::super::Tx::Dpdk(_) => unreachable!("the queue is a UDP one"),
+    }
+}
+
+fn rx(queue: &mut UplinkQueue) -> &mut Rx {
+    match &mut queue.rx {
+        super::super::Rx::Udp(rx) => rx,
+        super::super::Rx::Memory(_) => unreachable!("the queue is a UDP one"),
+        #[cfg(feature = "dpdk")]
+        super::super::Rx::Dpdk(_) => unreachable!("the queue is a UDP one"),
     }
 }
 
@@ -109,44 +124,95 @@ fn a_path_that_refuses_joined_datagrams_is_the_only_one_and_is_tried_again() {
     });
 }
 
-#[test]
-fn sockets_are_bound_again_to_an_interface_that_was_made_anew() {
-    apart(|| {
-        let make = || {
-            ip("link add d0 type veth peer name d1");
-            ip("link set d0 up");
-            ip("link set d1 up");
-            ip("address add 10.7.0.1/24 dev d0");
-        };
-        // What arrived behind the cable.
-        let arrived = || {
-            let text = ip("-s -j link show dev d1");
-            let (_, received) = text.split_once("\"rx\":{\"bytes\":").unwrap();
-            let (bytes, _) = received.split_once(',').unwrap();
-            bytes.parse::<u32>().unwrap() >= 8_000
-        };
-        make();
-        let mut queue = queue(Some("d0"));
-        let marker = queue.marker().unwrap();
-        let (tx, uplink) = (tx(&mut queue), uplink());
-        let path = Path::new("10.7.0.9:9".parse().unwrap(), None, Link::Kernel);
-        // Datagrams without a next hop would wait for it.
-        let hop = || ip("neighbor replace 10.7.0.9 lladdr 02:00:00:00:00:09 dev d0");
-        hop();
-        let path = Arc::new(path);
-        path.refuse_joined();
-        send(tx, &path, &uplink);
-        assert!(arrived());
+/// Makes an interface `d0`; answers a socket at the other end of its cable.
+fn cable() -> UdpSocket {
+    let (tell, hear) = mpsc::channel();
+    let (done, moved) = mpsc::channel::<()>();
+    let far = thread::spawn(move || {
+        // SAFETY: no pointers are involved; the thread shares nothing that depends on its namespace.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+        // SAFETY: no pointers are involved.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        moved.recv().unwrap();
+        ip("address add 10.7.0.2/24 dev d1");
+        ip("address add fd07::2/64 dev d1 nodad");
+        ip("link set d1 up");
+        UdpSocket::bind("[::]:0").unwrap()
+    });
+    let namespace = hear.recv().unwrap();
+    ip("link add d0 type veth peer name d1");
+    ip(&format!("link set d1 netns {namespace}"));
+    ip("address add 10.7.0.1/24 dev d0");
+    ip("address add fd07::1/64 dev d0 nodad");
+    ip("link set d0 up");
+    done.send(()).unwrap();
+    far.join().unwrap()
+}
 
+/// How many of the small data messages, for as many sessions, and of the calls behind them came to each queue.
+fn sorted(far: &UdpSocket, at: SocketAddr, queues: &mut [UplinkQueue]) -> Vec<[usize; 2]> {
+    const SESSIONS: u32 = 8_192;
+    let uplink = uplink();
+    let mut counts = vec![[0; 2]; queues.len()];
+    let mut take = |sent: usize| {
+        let patience = Instant::now() + Duration::from_secs(5);
+        while counts.iter().flatten().sum::<usize>() < sent && Instant::now() < patience {
+            for (queue, count) in queues.iter_mut().zip(&mut counts) {
+                for datagram in rx(queue).receive(&uplink) {
+                    count[usize::from(datagram.bytes()[0] != 4)] += 1;
+                }
+            }
+        }
+    };
+    let mut sent = 0;
+    for session in 0..SESSIONS {
+        let mut message = [0; 32];
+        message[0] = 4;
+        message[4..8].copy_from_slice(&session.to_be_bytes());
+        far.send_to(&message, at).unwrap();
+        sent += 1;
+        if sent % 64 == 0 {
+            take(sent);
+        }
+    }
+    far.send_to(&[1; 148], at).unwrap();
+    take(sent + 1);
+    counts
+}
+
+#[test]
+fn queues_on_an_interface_that_was_made_anew_are_opened_beside_the_old_and_sort() {
+    apart(|| {
+        let options = Options {
+            device: Some("d0"),
+            fwmark: None,
+        };
+        let (uplink, tunnel) = (UplinkIndex::from_slot(0), TunnelIndex::from_slot(0));
+        let open = || open(uplink, tunnel, &[], 7_007, 2, options).unwrap();
+        let half = [[4_096, 1], [4_096, 0]];
+        let at = ["[::ffff:10.7.0.1]:7007", "[fd07::1]:7007"].map(|at| at.parse().unwrap());
+
+        let far = cable();
+        let mut old = open();
+        for at in at {
+            assert_eq!(sorted(&far, at, &mut old), half);
+        }
         ip("link del d0");
-        assert!(marker.bind_to_device("d0").is_err());
-        make();
-        hop();
-        send(tx, &path, &uplink);
-        assert!(!arrived(), "sockets follow the interface by themselves");
-        marker.bind_to_device("d0").unwrap();
-        send(tx, &path, &uplink);
-        assert!(arrived());
+        let far = cable();
+        let are_bound = |queues: &[UplinkQueue]| {
+            let bound = |queue: &UplinkQueue| queue.marker().unwrap().is_bound_to("d0");
+            queues.iter().all(bound)
+        };
+        assert!(
+            !are_bound(&old),
+            "sockets follow the interface by themselves"
+        );
+        let mut new = open();
+        assert!(are_bound(&new));
+        drop(old);
+        for at in at {
+            assert_eq!(sorted(&far, at, &mut new), half);
+        }
     });
 }
 
