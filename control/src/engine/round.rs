@@ -245,16 +245,7 @@ impl Engine {
             for wish in wishes.drain(..) {
                 match wish {
                     Wish::Transmit(message) => self.transmit(slot, message, now.monotonic),
-                    Wish::Keepalive(slot) => {
-                        let peer = PeerIndex::from_slot(slot);
-                        let waits = |peer: &PeerState| peer.cell.staged.load(Ordering::Relaxed);
-                        if self.peers.get(slot).is_some_and(|peer| waits(peer) > 0) {
-                            // What waits confirms the key as well.
-                            self.tell_all(|| Command::FlushStaged(peer));
-                        } else {
-                            self.workers.send(0, Command::Keepalive(peer));
-                        }
-                    }
+                    Wish::Keepalive(peer) => self.keep_alive(peer),
                     Wish::Flush(peer) => {
                         self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(peer)));
                     }
@@ -270,6 +261,17 @@ impl Engine {
             }
         }
         self.wishes = wishes;
+    }
+
+    /// Has something sent to a peer that waits for it: frames, or an empty packet.
+    pub(super) fn keep_alive(&mut self, slot: usize) {
+        let index = PeerIndex::from_slot(slot);
+        self.workers.send(0, Command::Keepalive(index));
+        if self.peers.get(slot).is_some_and(PeerState::is_awaited) {
+            for worker in 1..self.workers.count() {
+                self.workers.send(worker, Command::FlushStaged(index));
+            }
+        }
     }
 
     /// What has time.

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod awaited;
 mod far;
 mod peers;
 mod wg;

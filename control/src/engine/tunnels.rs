@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -101,6 +101,11 @@ struct Listed {
 }
 
 impl PeerState {
+    /// Frames wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.cell.staged.load(Ordering::Relaxed) > 0
+    }
+
     /// The peer has to be given a new path, soon.
     pub(super) fn outdate_path(&mut self) {
         let Listed { slot, lists, .. } = &self.listed;

@@ -18,7 +18,7 @@ pub(crate) mod keepalive;
 pub(crate) mod seal;
 pub(crate) mod staged;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use arrayvec::ArrayVec;
 use culvert_wire::{icmp::IcmpError, parse::parse_frame};
@@ -197,17 +197,19 @@ fn stage<F: Frames>(
     }
 }
 
-/// Sends what waited for `peer`, oldest first.
+/// Sends what waited for `peer`, oldest first; answers how many packets have left.
 #[cold]
 pub(crate) fn flush(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
-) {
+) -> u64 {
     let Some(tunnel) = turn.snapshot.tunnel(peer.tunnel) else {
-        return;
+        return 0;
     };
+    let sent = || peer.traffic.tx_packets.load(Ordering::Relaxed);
+    let before = sent();
     let network = tunnel.network.and_then(|n| turn.snapshot.network(n));
     let passage = match network.is_some_and(|network| network.plain.is_some()) {
         true => Passage::Plain,
@@ -247,6 +249,8 @@ pub(crate) fn flush(
             lose(peer.books(), DropReason::UplinkFull, lost);
         }
     }
+    // Another worker's count as well.
+    sent().wrapping_sub(before)
 }
 
 /// The departure of a frame that waited.

@@ -138,7 +138,7 @@ pub enum Command {
         /// The frame.
         frame: Box<[u8]>,
     },
-    /// Seal and send an empty packet.
+    /// Send what waits for the peer; if nothing leaves, seal and send an empty packet.
     Keepalive(PeerIndex),
     /// The peer has a key: send what waited for it.
     FlushStaged(PeerIndex),

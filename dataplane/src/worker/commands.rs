@@ -48,15 +48,16 @@ impl Worker {
             }
             Command::Keepalive(peer) => {
                 self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
-                    let waited = tools.staged.holds(peer.index);
-                    egress::flush(turn, tools, sending, peer);
-                    if !waited {
+                    // What waited confirms a key as well, if it leaves.
+                    if egress::flush(turn, tools, sending, peer) == 0 {
                         keepalive(turn, tools, sending, peer);
                     }
-                })
+                });
             }
             Command::FlushStaged(peer) => {
-                self.with_peer(snapshot, peer, egress::flush);
+                self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
+                    egress::flush(turn, tools, sending, peer);
+                });
             }
             Command::DropStaged(peer) => {
                 if let Some(cell) = snapshot.peer(peer) {

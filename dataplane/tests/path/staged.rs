@@ -216,6 +216,22 @@ fn a_keepalive_is_sent_unless_something_waited() {
 }
 
 #[test]
+fn a_keepalive_is_sent_when_what_waited_is_lost() {
+    let mut site = keyless();
+    let v6 = ip("fd00::2", "fd00:1::2");
+    site.send_plain(0, &v6.udp((5, 6), &noise(1_300, 1), false));
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 1);
+    site.change(|snapshot| snapshot.tunnels[0].as_mut().unwrap().mtu = 1_280);
+    site.publish_key();
+    let index = site.peers[0].index;
+    site.command(Command::Keepalive(index));
+    site.settle();
+    assert_eq!(site.sealed(), [(0, vec![])]);
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 0);
+    site.peer_drops(&[(DropReason::TooBig, 1)]);
+}
+
+#[test]
 fn an_expired_keypair_wants_another() {
     let mut site = Site::new(Options {
         key_age: 181,
