@@ -10,8 +10,9 @@ use culvert_dataplane::{
     shared::{
         control_link::{Command, Inline},
         drops::DropReason,
-        ids::{Scope, TunnelIndex},
+        ids::{PeerIndex, Scope, TunnelIndex},
         limits::{UNROUTED_LIFE, UNROUTED_MAX},
+        path::Path,
     },
 };
 use culvert_wireguard::{Instant, Now, Transmit};
@@ -99,12 +100,16 @@ impl Engine {
                 uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
             }
         }
-        let mut resolved = false;
+        let (mut resolved, mut opened) = (false, false);
         while let Some((scope, HostEvent::Neighbor { address })) = self.hosts.poll_event() {
             let host = self.hosts.get(scope);
             let neighbor = host.and_then(|host| host.neighbor(address));
             self.hops.set((scope, address), neighbor);
+            opened |= neighbor.is_some();
             resolved = true;
+        }
+        if opened {
+            self.flush_awaited();
         }
         if resolved
             || self
@@ -121,6 +126,19 @@ impl Engine {
                     uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
                 }
             }
+        }
+    }
+
+    /// Sends what waits for peers whose next hop is known: it may have waited for that in the end, with a key.
+    fn flush_awaited(&mut self) {
+        let leads = |path: &Path| path.link.is_resolved();
+        let awaited = self.peers.iter().filter(|(_, peer)| peer.is_awaited());
+        let awaited: Vec<_> = awaited
+            .filter(|(_, peer)| peer.cell.path().as_deref().is_some_and(leads))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in awaited {
+            self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(slot)));
         }
     }
 
@@ -150,7 +168,11 @@ impl Engine {
         let way = (&mut self.hosts, &mut self.hops);
         let path = endpoint.map(|endpoint| uplink.path(way, endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
+            let opens = path.as_ref().is_some_and(|path| path.link.is_resolved());
             peer.cell.publish_path(path);
+            if opens && peer.is_awaited() {
+                self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(slot)));
+            }
         }
     }
 }

@@ -1,8 +1,19 @@
 //! What waits for a peer: when workers are told to send it.
 
-use culvert_dataplane::shared::control_link::{ControlEnd, WorkerEnd, link};
+use culvert_dataplane::{
+    host::{HostConfig, HostStack},
+    shared::{
+        control_link::{ControlEnd, WorkerEnd, link},
+        ids::Scope,
+        path::{Link, Path},
+    },
+};
+use culvert_wire::MacAddr;
 
 use super::*;
+
+const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// The other ends of new links to the workers, which hear nothing until they have their own again.
 fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
@@ -45,6 +56,53 @@ fn one_worker_sends_an_empty_packet_unless_what_waits_there_leaves_and_the_other
         [Command::Keepalive(_), Command::Keepalive(_)]
     ));
     assert!(matches!(told_all[1][..], [Command::FlushStaged(_)]));
+}
+
+#[test]
+fn what_waits_is_sent_once_the_next_hop_is_known() {
+    let reply: Vec<u8> = [
+        &OURS.0[..],
+        &THEIRS.0,
+        &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2],
+        &THEIRS.0,
+        &[192, 0, 2, 9],
+        &OURS.0,
+        &[192, 0, 2, 1],
+        &[0; 18],
+    ]
+    .concat();
+    let told_all = told(|engine, place| {
+        let now = clock::now();
+        let scope = Scope::Uplink(UplinkIndex::from_slot(0));
+        let config = HostConfig {
+            mac: OURS,
+            addresses: vec![([192, 0, 2, 1].into(), 24)],
+            routes: Vec::new(),
+            mtu: 1_500,
+        };
+        engine
+            .hosts
+            .insert(scope, HostStack::new(config, now.monotonic));
+        let there = std::net::IpAddr::from([192, 0, 2, 9]);
+        engine.hosts.resolve(scope, there, now.monotonic);
+        let hop = engine.hops.over((scope, there), OURS, None);
+        let link = Link::Ethernet { hop, port: 1 };
+        let path = Path::new((there, 2).into(), None, link);
+        cell_of(engine, place).publish_path(Some(path));
+        engine.drain_hosts(now);
+        cell_of(engine, place).note_staged();
+        engine.hosts.handle_frame(scope, &reply, now.monotonic);
+        engine.drain_hosts(now);
+        // It is where it was.
+        engine.hosts.handle_frame(scope, &reply, now.monotonic);
+        engine.drain_hosts(now);
+    });
+    for told in told_all {
+        let flushes = told
+            .iter()
+            .filter(|command| matches!(command, Command::FlushStaged(_)));
+        assert_eq!(flushes.count(), 1);
+    }
 }
 
 fn cell_of(engine: &Engine, place: usize) -> &Cell {
