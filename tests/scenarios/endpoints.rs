@@ -230,9 +230,16 @@ fn an_uplink_follows_an_interface_that_is_made_anew() -> Result<()> {
             scenario.say(format!("uplink{uplink}"));
             let hosts = Hosts::lay(scenario)?;
             let to_b = ", endpoint: 192.0.2.2:51820, persistent_keepalive: 1s";
-            let mut a = hosts.start(scenario, 0, &hosts.yaml(0, uplink, to_b))?;
+            let yaml = hosts.yaml(0, uplink, to_b);
+            let yaml = yaml.replace("workers: 1", "workers: 2");
+            let mut a = hosts.start(scenario, 0, &yaml)?;
             let b = hosts.start(scenario, 1, &hosts.yaml(1, "", ""))?;
             hosts.pass()?;
+            let sockets = || {
+                let listed = hosts.a.run(&["ss", "-Huln", "sport = :51820"], COMMAND)?;
+                Ok::<_, anyhow::Error>(listed.lines().count())
+            };
+            let opened = sockets()?;
             let link =
                 |a: &Culvert| Ok::<_, anyhow::Error>(a.show()?["uplinks"][0]["link_up"].clone());
             ensure!(link(&a)? == true);
@@ -247,6 +254,9 @@ fn an_uplink_follows_an_interface_that_is_made_anew() -> Result<()> {
             hosts.cable()?;
             hosts.pass()?;
             ensure!(link(&a)? == true);
+            // One for each worker and each lane, and the old ones are closed.
+            let per_family = opened % 4 == 0;
+            ensure!(per_family && sockets()? == opened, "{opened} sockets");
             // The log goes on with the next one.
             bound_again += usize::from(bound);
             let log = a.process().log();
