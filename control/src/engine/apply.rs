@@ -178,8 +178,8 @@ impl Engine {
         let by_wg = matches!(goal, Goal::Wg);
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
-        let lost = self.commit_tunnels(&mut plan, &mut prepared);
-        let mut failures = self.commit_peers(&plan, by_wg, now);
+        let (lost, mut failures) = self.commit_tunnels(&mut plan, &mut prepared);
+        failures.extend(self.commit_peers(&plan, by_wg, now));
         let moved = self.moves(&plan, &goal);
         let closing = self.commit_ports(&plan, prepared);
         self.desire(&plan, goal);

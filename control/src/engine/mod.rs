@@ -352,7 +352,10 @@ impl Engine {
                 now.monotonic,
             )?;
             self.uplinks.put(slot, state);
-            self.attach(&uplink.queue_workers.clone(), queues);
+            let failures = self.attach(&uplink.queue_workers.clone(), queues);
+            if let Some(failure) = failures.into_iter().next() {
+                return Err(EngineError::Start(failure));
+            }
         }
         Ok(())
     }
@@ -497,6 +500,21 @@ impl Engine {
             all &= self.workers.send(worker, command());
         }
         all
+    }
+
+    /// Gives every worker a command that must not be lost; answers which failed to take it, and what that means.
+    fn insist_all(&mut self, lost: &str, command: impl Fn() -> Command) -> Vec<String> {
+        let workers = 0..self.workers.count();
+        workers
+            .filter_map(|worker| self.insist(worker, lost, command()))
+            .collect()
+    }
+
+    /// The same for one worker.
+    fn insist(&mut self, worker: usize, lost: &str, command: Command) -> Option<String> {
+        let taken = self.workers.insist(worker, command);
+        let failure = || format!("worker {worker} takes no commands, so {lost}: restart culvert");
+        (!taken).then(failure)
     }
 
     /// Where a configured peer is thought to be at first: where it was last, unless the configuration has changed

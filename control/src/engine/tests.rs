@@ -10,6 +10,7 @@ mod awaited;
 mod far;
 mod peers;
 mod wg;
+mod workers;
 
 use std::{
     fs,

@@ -24,6 +24,9 @@ use rustix::thread::CpuSet;
 use super::EngineError;
 use crate::config::{Cores, CpuId, Poll};
 
+/// How long a worker may take to make room for a command: it takes them off at its next burst.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What every worker's thread does before it works and undoes when it ends.
 pub(super) type ThreadSetup = Arc<dyn Fn() -> Box<dyn std::any::Any> + Send + Sync>;
 
@@ -33,6 +36,8 @@ pub(super) struct WorkerHandle {
     pub(super) link: ControlEnd,
     pub(super) stats: Arc<WorkerStats>,
     thread: Option<JoinHandle<()>>,
+    /// It made no room for a command in time.
+    is_stuck: bool,
 }
 
 /// All workers.
@@ -78,6 +83,7 @@ impl Workers {
                 link,
                 stats,
                 thread: Some(thread),
+                is_stuck: false,
             });
         }
         Ok(workers)
@@ -92,6 +98,25 @@ impl Workers {
         self.0
             .get_mut(worker)
             .is_some_and(|worker| worker.link.send(command))
+    }
+
+    /// Gives one worker a command that must not be lost: waits for room; `false` if the worker makes none. A worker
+    /// that made none is not waited for again before it does.
+    pub(super) fn insist(&mut self, worker: usize, command: Command) -> bool {
+        let Some(worker) = self.0.get_mut(worker) else {
+            return false;
+        };
+        let end = Instant::now() + PATIENCE;
+        while !worker.link.has_room() {
+            worker.is_stuck |= Instant::now() >= end;
+            if worker.is_stuck {
+                return false;
+            }
+            worker.link.wake().notify();
+            thread::sleep(Duration::from_micros(200));
+        }
+        worker.is_stuck = false;
+        worker.link.send(command)
     }
 
     /// The doorbells, for those who publish something to all workers.

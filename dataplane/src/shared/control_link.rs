@@ -195,6 +195,12 @@ impl ControlEnd {
         taken
     }
 
+    /// Whether the worker's queue takes another command.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.commands.slots() > 0
+    }
+
     /// The worker's doorbell, for a snapshot or anything else that it looks for.
     #[must_use]
     pub fn wake(&self) -> &Arc<Wake> {

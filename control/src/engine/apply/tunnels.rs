@@ -222,8 +222,12 @@ fn mark(markers: &[Marker], mark: u32) -> std::io::Result<()> {
 
 /// Step 3.
 impl Engine {
-    /// Exchanges the tunnels; whether a port is closed for it.
-    pub(super) fn commit_tunnels(&mut self, plan: &mut [Change], prepared: &mut Prepared) -> bool {
+    /// Exchanges the tunnels; whether a port is closed for it, and what failed.
+    pub(super) fn commit_tunnels(
+        &mut self,
+        plan: &mut [Change],
+        prepared: &mut Prepared,
+    ) -> (bool, Vec<String>) {
         for change in plan.iter_mut() {
             // From here on the plan has the number that was chosen.
             if let Change::Tunnel(Edit::Add(new) | Edit::Change { new, .. }) = change
@@ -232,8 +236,8 @@ impl Engine {
                 new.listen_port = sockets.port();
             }
         }
-        let closed = self.give_up_ports(plan, prepared);
-        self.hand_ports_over(prepared);
+        let (closed, mut failures) = self.give_up_ports(plan, prepared);
+        failures.extend(self.hand_ports_over(prepared));
         for edit in tunnels(plan) {
             match edit {
                 Edit::Add(new) => self.add_tunnel(new, prepared),
@@ -241,7 +245,7 @@ impl Engine {
                 Edit::Remove(_) => {}
             }
         }
-        self.take_ports(std::mem::take(&mut prepared.sockets));
+        failures.extend(self.take_ports(std::mem::take(&mut prepared.sockets)));
         for edit in tunnels(plan) {
             if let Edit::Remove(old) = edit
                 && let Some(slot) = self.tunnel_slot(&old.name)
@@ -249,11 +253,11 @@ impl Engine {
                 self.remove_tunnel(slot);
             }
         }
-        closed
+        (closed, failures)
     }
 
-    /// Has workers close the sockets that nobody inherits; whether there are such.
-    fn give_up_ports(&mut self, plan: &[Change], prepared: &Prepared) -> bool {
+    /// Has workers close the sockets that nobody inherits; whether there are such, and what failed.
+    fn give_up_ports(&mut self, plan: &[Change], prepared: &Prepared) -> (bool, Vec<String>) {
         let inherited: Vec<usize> = prepared
             .sockets
             .values()
@@ -264,6 +268,7 @@ impl Engine {
             .collect();
         let mut going: Vec<_> = self.given_up(plan).into_values().collect();
         going.retain(|slot| !inherited.contains(slot));
+        let mut failures = Vec::new();
         for &slot in &going {
             let Some(tunnel) = self.tunnels.get_mut(slot) else {
                 continue;
@@ -271,13 +276,16 @@ impl Engine {
             tunnel.markers = Vec::new();
             let uplink = UplinkIndex::from_slot(tunnel.uplink);
             let index = TunnelIndex::from_slot(slot);
-            self.tell_all(|| Command::DetachUplink(uplink, Some(index)));
+            let port = tunnel.config.listen_port;
+            let lost = format!("UDP port {port} of tunnel {} stays open", tunnel.name);
+            let detach = || Command::DetachUplink(uplink, Some(index));
+            failures.extend(self.insist_all(&lost, detach));
         }
-        !going.is_empty()
+        (!going.is_empty(), failures)
     }
 
-    /// Tells workers whose the sockets are that are inherited.
-    fn hand_ports_over(&mut self, prepared: &Prepared) {
+    /// Tells workers whose the sockets are that are inherited; answers what failed.
+    fn hand_ports_over(&mut self, prepared: &Prepared) -> Vec<String> {
         let mut pairs: HashMap<usize, Vec<(TunnelIndex, TunnelIndex)>> = HashMap::new();
         for (name, sockets) in &prepared.sockets {
             let Sockets::Inherited { from, .. } = sockets else {
@@ -290,15 +298,21 @@ impl Engine {
                 pairs.entry(tunnel.uplink).or_default().push(pair);
             }
         }
+        let mut failures = Vec::new();
         for (uplink, pairs) in pairs {
             let pairs: Arc<[_]> = pairs.into();
             let uplink = UplinkIndex::from_slot(uplink);
-            self.tell_all(|| Command::HandOver(uplink, Arc::clone(&pairs)));
+            let lost = "UDP ports stay with the tunnels that they were of";
+            let hand_over = || Command::HandOver(uplink, Arc::clone(&pairs));
+            failures.extend(self.insist_all(lost, hand_over));
         }
+        failures
     }
 
-    /// Gives tunnels their new ports. All are taken from their old owners first: two may swap.
-    fn take_ports(&mut self, sockets: HashMap<Name, Sockets>) {
+    /// Gives tunnels their new ports. All are taken from their old owners first: two may swap. Answers
+    /// what failed.
+    fn take_ports(&mut self, sockets: HashMap<Name, Sockets>) -> Vec<String> {
+        let mut failures = Vec::new();
         let taken: Vec<_> = sockets
             .into_iter()
             .map(|(name, sockets)| match sockets {
@@ -325,8 +339,9 @@ impl Engine {
                     peer.outdate_path();
                 }
             }
-            self.attach(&owners.unwrap_or_default(), queues);
+            failures.extend(self.attach(&owners.unwrap_or_default(), queues));
         }
+        failures
     }
 
     fn add_tunnel(&mut self, new: &Tunnel, prepared: &mut Prepared) {
@@ -342,8 +357,12 @@ impl Engine {
     }
 
     /// Gives each worker a queue: those that the configuration names for a queue first,
-    /// then the others, so that every worker can send.
-    pub(in crate::engine) fn attach(&mut self, owners: &[WorkerIndex], queues: Vec<UplinkQueue>) {
+    /// then the others, so that every worker can send. Answers what failed.
+    pub(in crate::engine) fn attach(
+        &mut self,
+        owners: &[WorkerIndex],
+        queues: Vec<UplinkQueue>,
+    ) -> Vec<String> {
         let mut order: Vec<usize> = Vec::new();
         let named = owners.iter().map(|worker| usize::from(worker.0));
         for worker in named.chain(0..self.workers.count()) {
@@ -351,10 +370,11 @@ impl Engine {
                 order.push(worker);
             }
         }
-        for (worker, queue) in order.into_iter().zip(queues) {
-            self.workers
-                .send(worker, Command::AttachUplink(Box::new(queue)));
-        }
+        let attach = |(worker, queue)| {
+            let command = Command::AttachUplink(Box::new(queue));
+            self.insist(worker, "a new UDP port is not served by it", command)
+        };
+        order.into_iter().zip(queues).filter_map(attach).collect()
     }
 
     fn change_tunnel(&mut self, new: &Tunnel) {
