@@ -24,7 +24,7 @@ pub(super) struct Interface {
     /// It was deleted under us.
     pub(super) gone: bool,
     /// It is in another network namespace: its number means nothing here any more.
-    moved: bool,
+    pub(super) moved: bool,
 }
 
 /// Who sets an interface up.
@@ -146,6 +146,20 @@ impl Interface {
             })?;
         }
         Ok(())
+    }
+
+    /// Refuses a change that does not reach the interface where it is.
+    pub(super) fn check_reach(&self, old: &config::Port, new: &config::Port) -> Result<(), String> {
+        let stays = old.mtu == new.mtu
+            && old.mac == new.mac
+            && old.interface_addresses == new.interface_addresses;
+        if !self.moved || stays {
+            return Ok(());
+        }
+        let name = self.tun.interface();
+        Err(format!(
+            "the interface {name} is in another network namespace, where its MTU, Ethernet address and addresses can't be changed from here: move it back first, or remove the port and add it again"
+        ))
     }
 
     /// Carries a change of the configuration over to the interface as it stands. What it did before it failed stays

@@ -554,6 +554,27 @@ fn two_ports_swap_their_sockets() {
     assert!(sockets[0].ends_with("vm2.sock") && sockets[1].ends_with("vm1.sock"));
 }
 
+#[test]
+fn a_change_that_does_not_reach_a_moved_interface_is_refused() {
+    let interface = format!("cvm{}", std::process::id() % 1_000_000);
+    let config = |mtu: u16| {
+        let mut config = ports(&[("vm1", &format!(", driver: tap, interface: {interface}"))]);
+        config.ports[0].mtu = mtu;
+        config
+    };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start(config(1500));
+    let (_, port) = site.engine.ports.iter_mut().next().unwrap();
+    port.interface.as_mut().unwrap().moved = true;
+    let error = site.apply(config(1400)).unwrap_err().to_string();
+    assert!(
+        error.contains("another network namespace") && !error.contains(';'),
+        "{error}"
+    );
+}
+
 /// So many peers beside `far`.
 fn crowd(port: u16, peers: u32) -> Config {
     let mut config = tunnels(&[("a", port)], "");

@@ -141,6 +141,9 @@ impl Engine {
         let Some(interface) = port.and_then(|port| port.interface.as_mut()) else {
             return Ok(());
         };
+        interface
+            .check_reach(old, new)
+            .map_err(|error| format!("port {}: {error}", new.name))?;
         // Noted first: what fails in its middle is undone, too.
         prepared.adjusted.push((slot, old.clone(), new.clone()));
         let adjusted = interface.adjust(old, new);
