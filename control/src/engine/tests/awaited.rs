@@ -19,7 +19,7 @@ const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
     let attention = Arc::clone(&engine.attention);
     let workers = engine.workers.0.iter_mut();
-    let exchange = |worker: &mut workers::WorkerHandle| {
+    let exchange = |worker: &mut crate::engine::workers::WorkerHandle| {
         let (end, control) = link(Arc::clone(&attention), 1).unwrap();
         (end, std::mem::replace(&mut worker.link, control))
     };
