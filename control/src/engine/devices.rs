@@ -63,8 +63,9 @@ impl Engine {
     /// why not, of the first that has none.
     fn bind_again(&mut self, uplink: usize, device: &str) -> Result<(), String> {
         let is_astray = |tunnel: &TunnelState| {
-            let mut markers = tunnel.markers.iter();
-            tunnel.uplink == uplink && !markers.all(|marker| marker.is_bound_to(device))
+            let (own, mut markers) = (&tunnel.markers, tunnel.markers.iter());
+            let is_bound = !own.is_empty() && markers.all(|marker| marker.is_bound_to(device));
+            tunnel.uplink == uplink && !is_bound
         };
         let tunnels = self.tunnels.iter();
         let astray: Vec<_> = tunnels
@@ -95,9 +96,13 @@ impl Engine {
         let queues = uplink.open_tunnel(at, index, port, fwmark, workers)?;
         tunnel.markers = queues.iter().filter_map(UplinkQueue::marker).collect();
         let owners = uplink.config.queue_workers.clone();
-        self.tell_all(|| Command::DetachUplink(at, Some(index)));
-        self.attach(&owners, queues);
-        Ok(())
+        let detach = || Command::DetachUplink(at, Some(index));
+        let mut failures = self.insist_all("it keeps sockets of an interface that is gone", detach);
+        failures.extend(self.attach(&owners, queues));
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(failures.join("; ")),
+        }
     }
 
     /// Peers that did not answer could not hear us.

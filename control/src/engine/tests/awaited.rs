@@ -11,6 +11,7 @@ use culvert_dataplane::{
 use culvert_wire::MacAddr;
 
 use super::*;
+use crate::engine::workers::WorkerHandle;
 
 const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -19,7 +20,7 @@ const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
     let attention = Arc::clone(&engine.attention);
     let workers = engine.workers.0.iter_mut();
-    let exchange = |worker: &mut crate::engine::workers::WorkerHandle| {
+    let exchange = |worker: &mut WorkerHandle| {
         let (end, control) = link(Arc::clone(&attention), 1).unwrap();
         (end, std::mem::replace(&mut worker.link, control))
     };
