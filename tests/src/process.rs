@@ -130,6 +130,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where its own words begin in the log, in bytes.
+    from: usize,
 }
 
 impl Process {
@@ -137,6 +139,7 @@ impl Process {
     pub fn start(name: &str, folder: &Path, mut command: Command) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log)?;
+        let from = usize::try_from(file.metadata()?.len())?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -147,15 +150,14 @@ impl Process {
             name: name.to_owned(),
             child,
             log,
+            from,
         })
     }
 
-    /// Everything it has said so far.
+    /// Everything it has said so far; nothing that others of its name said before.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map_or_else(
-            |_| String::new(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.from..).unwrap_or_default()).into_owned()
     }
 
     /// Its process id.
