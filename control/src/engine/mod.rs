@@ -357,7 +357,7 @@ impl Engine {
                 return Err(EngineError::Start(failure));
             }
         }
-        Ok(())
+        dpdk.freeze_memory()
     }
 
     /// Ends everything: workers first, then what they worked on.

@@ -226,6 +226,24 @@ impl Eal {
         self.memory
     }
 
+    /// Ends the growth of DPDK's memory: what it has is what it will ever have, and whoever wants more is
+    /// refused, which DPDK logs once. Called when the devices are open, before guest memory is mapped.
+    ///
+    /// While EAL takes another hugepage, SIGBUS is its own, for the whole process: its action jumps to the
+    /// stack frame that waits for the page (`alloc_seg` in DPDK's `eal_memalloc.c`). A worker that meets a
+    /// guest's truncated memory meanwhile would jump into another thread's frame.
+    ///
+    /// # Errors
+    ///
+    /// DPDK's errno; memory that can't grow anyhow is none.
+    pub fn freeze_memory(self) -> Result<(), Errno> {
+        // SAFETY: EAL runs; what is registered lives as long as the process.
+        match unsafe { ffi::culvert_memory_freeze() } {
+            0 => Ok(()),
+            error => Err(Errno::from_return(error)),
+        }
+    }
+
     /// Whether PCI devices can be plugged.
     #[must_use]
     pub fn pci(self) -> Pci {

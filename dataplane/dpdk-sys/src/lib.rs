@@ -8,7 +8,7 @@
 //! the differences between releases (22.11 and later): no field of a DPDK struct is named here.
 //!
 //! Order of use: [`Eal::init`] once, [`Mempool::new`], [`Device::plug`], [`Device::start`]; on each worker
-//! thread [`Registration::new`]; then bursts; at the end give the queues back and [`Device::close`].
+//! thread [`Registration::new`]; [`Eal::freeze_memory`]; then bursts; at the end give the queues back and [`Device::close`].
 
 mod burst;
 mod devargs;

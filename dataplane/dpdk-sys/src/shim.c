@@ -14,6 +14,7 @@
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
+#include <rte_memory.h>
 #include <rte_mempool.h>
 #include <rte_version.h>
 
@@ -89,6 +90,34 @@ uint32_t culvert_lcore_id(void)
 }
 
 /* --------------------------------------------------------------- memory */
+
+static int refuse_growth(int socket, size_t limit, size_t wanted)
+{
+	static char was_told;
+
+	(void)limit;
+	if (!__atomic_test_and_set(&was_told, __ATOMIC_RELAXED))
+		rte_log(RTE_LOG_WARNING, RTE_LOGTYPE_USER1,
+			"more memory was asked for on socket %d (%zu MiB in all) and refused: it can't grow while "
+			"packets are carried. If something fails for it, set memory.megabytes to more\n",
+			socket, wanted >> 20);
+	return -1;
+}
+
+int culvert_memory_freeze(void)
+{
+	unsigned int index;
+
+	for (index = 0; index < rte_socket_count(); index++) {
+		int socket = rte_socket_id_by_idx(index);
+
+		/* ENOTSUP: memory that was taken at once and can't grow. EEXIST: frozen before. */
+		if (rte_mem_alloc_validator_register("culvert", refuse_growth, socket, 0) != 0 &&
+		    rte_errno != ENOTSUP && rte_errno != EEXIST)
+			return -rte_errno;
+	}
+	return 0;
+}
 
 #define POOL(p) ((struct rte_mempool *)(p))
 #define MBUFS(m) ((struct rte_mbuf **)(m))

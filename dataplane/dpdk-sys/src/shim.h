@@ -143,6 +143,7 @@ void culvert_thread_unregister(void);
 uint32_t culvert_lcore_id(void); /* UINT32_MAX: this thread is not registered */
 
 /* Memory. */
+int culvert_memory_freeze(void); /* no page is taken any more; 0 too where none can be */
 struct culvert_mempool *culvert_mempool_create(const char *name, uint32_t count, uint32_t cache,
 					       uint16_t data_room, int socket, int *error);
 void culvert_mempool_free(struct culvert_mempool *pool);

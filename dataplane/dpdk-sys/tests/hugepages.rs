@@ -1,5 +1,5 @@
-//! With hugepages: they are taken when they are there, nothing is left behind, and what brings them is named
-//! when they are missing.
+//! With hugepages: they are taken when they are there, nothing is left behind, what brings them is named
+//! when they are missing, and no more are taken once the memory is frozen.
 //!
 //! Where too few are free, the test reserves some and gives them back.
 
@@ -7,7 +7,14 @@
 
 mod common;
 
-use std::{fs, sync::Arc};
+use std::{
+    fs, mem, ptr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use culvert_dpdk_sys::{
     Device, DeviceConfig, DeviceError, Eal, EalConfig, EalError, Hugepages, MbufBurst, Memory,
@@ -15,7 +22,7 @@ use culvert_dpdk_sys::{
 };
 
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-const PAGES: u64 = 64; // 128 MiB
+const PAGES: u64 = 128; // 256 MiB: half of it at the start
 
 #[test]
 fn hugepages_are_taken() {
@@ -33,10 +40,15 @@ fn hugepages_are_taken() {
         println!("skipped: {PAGES} hugepages could not be reserved (needs root and free memory)");
         return;
     };
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
     let config = EalConfig {
         hugepages: Hugepages::Required,
         memory_mb: 128,
         pci: Pci::Off,
+        log: Some(Box::new(move |_, line| {
+            sink.lock().unwrap().push(line.to_owned());
+        })),
         ..EalConfig::default()
     };
     let eal = Eal::init(config).unwrap();
@@ -69,6 +81,51 @@ fn hugepages_are_taken() {
     let error = Device::plug(eal, "0000:fe:1f.7", 1).unwrap_err();
     assert!(matches!(error, DeviceError::PciOff(_)));
     assert!(error.to_string().contains("restart"), "{error}");
+
+    memory_grows_until_it_is_frozen(eal, &lines);
+}
+
+/// While EAL takes a page, SIGBUS is its own for the whole process, whichever thread it meets.
+fn memory_grows_until_it_is_frozen(eal: Eal, lines: &Mutex<Vec<String>>) {
+    // More than is left of the 128 MiB, so that pages must be taken for it.
+    let large = |name: &str| Mempool::new(eal, name, 49151, 0, 2048);
+    // SAFETY: nobody else knows the pool.
+    unsafe { large("grown").unwrap().free() }.unwrap();
+
+    eal.freeze_memory().unwrap();
+    eal.freeze_memory().unwrap();
+    let action = sigbus_action();
+    let ends = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                assert_eq!(sigbus_action(), action);
+            }
+        });
+        for _ in 0..20 {
+            large("refused").unwrap_err();
+        }
+        ends.store(true, Ordering::Relaxed);
+        watch.join().unwrap();
+    });
+    // What is there is still given.
+    Mempool::new(eal, "small", 1023, 0, 2048).unwrap();
+    let lines = lines.lock().unwrap();
+    let told = |line: &&String| line.contains("memory.megabytes");
+    assert_eq!(lines.iter().filter(told).count(), 1, "{lines:?}");
+}
+
+/// The process's handler of SIGBUS.
+fn sigbus_action() -> usize {
+    // SAFETY: the action is plain data that the kernel fills in.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        assert_eq!(
+            libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut action),
+            0
+        );
+        action.sa_sigaction
+    }
 }
 
 /// Reserved hugepages beyond those that were there, given back at the end (the pages in use follow when the
