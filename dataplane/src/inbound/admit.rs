@@ -157,6 +157,10 @@ fn find(
     if !is_routable(source) || !is_routable(destination) {
         return Err(DropReason::AddressUnroutable.into());
     }
+    // A wide prefix makes no peer a guest: whose source it is the most specific route says.
+    if let Some(NextHop::Guest(_) | NextHop::Gateway) = network.routes.lookup(source) {
+        return Err(DropReason::SourceLocal.into());
+    }
     let next_hop = network.routes.lookup(destination);
     match next_hop.unwrap_or(NextHop::Unreachable) {
         NextHop::Gateway if answer::is_echo_request(headers) => Ok((Destination::Gateway, false)),

@@ -107,6 +107,8 @@ reasons! {
     InnerMalformed => "inner-malformed",
     /// The inner source address is not in the peer's allowed IPs.
     SourceNotAllowed => "source-not-allowed",
+    /// The inner source address is the gateway's or a guest's of the network, whatever the peer's allowed IPs hold.
+    SourceLocal => "source-local",
     /// Congestion was met outside, and the inner packet can't be marked.
     CongestionUnmarkable => "congestion-unmarkable",
     /// A handshake message whose mac1 was not made for this tunnel's key.

@@ -154,3 +154,50 @@ fn what_stays_on_its_link_does_not_come_out_of_the_tunnel() {
         assert_eq!(site.frames(0).len(), 1);
     }
 }
+
+#[test]
+fn a_peer_with_a_wide_prefix_is_neither_a_guest_nor_the_gateway() {
+    for (guest, other_guest, gateway, behind, proxied) in [
+        ("10.0.0.2", "10.0.0.3", "10.0.0.1", "10.5.6.7", "10.0.0.200"),
+        ("fd00::2", "fd00::3", "fd00::1", "fd05::7", "fd00::200"),
+    ] {
+        let mut site = default_route(Guard::Strict, NextHop::Peer(PeerIndex(0)));
+        let width = if guest.contains(':') { 16 } else { 24 };
+        site.change(|snapshot: &mut Snapshot| {
+            let v4 = !guest.contains(':');
+            let all = prefix(if v4 { "0.0.0.0" } else { "::" }, 0);
+            let subnet = prefix(behind, width);
+            let host = prefix(proxied, if v4 { 32 } else { 128 });
+            let network = snapshot.networks[0].as_mut().unwrap();
+            let routes = [
+                (all, NextHop::Peer(PeerIndex(0))),
+                // What lies behind a guest is as little the peer's.
+                (subnet, NextHop::Guest(AttachmentIndex(1))),
+            ];
+            let given = (host, NextHop::Peer(PeerIndex(0)));
+            network.routes = Fib::build(routes.into_iter().chain(network_routes(0)).chain([given]));
+            let tunnel = snapshot.tunnels[0].as_mut().unwrap();
+            tunnel.allowed = Fib::build([(all, PeerIndex(0))]);
+        });
+        site.settle();
+        let false_ones: Vec<_> = [other_guest, guest, gateway, behind]
+            .into_iter()
+            .flat_map(|source| [guest, gateway, "192.0.2.1", "2001:db8::1"].map(|to| (source, to)))
+            .filter(|(source, to)| source.contains(':') == to.contains(':'))
+            .map(|(source, to)| ip(source, to).udp((5, 6), b"x", false))
+            .collect();
+        site.far.send_packets(&false_ones);
+        site.settle();
+        assert!(site.frames(0).is_empty() && site.frames(1).is_empty());
+        assert!(site.sealed().is_empty(), "nobody is told");
+        site.peer_drops(&[(DropReason::SourceLocal, false_ones.len() as u64)]);
+        // Of the network's prefix it has what it was given, and of the rest what nobody here has.
+        for source in [proxied, "192.0.2.9", "2001:db8::9"] {
+            if source.contains(':') == guest.contains(':') {
+                site.far.send_packets(&[ip(source, guest).echo(b"x")]);
+                site.settle();
+                site.frame(0);
+            }
+        }
+    }
+}
