@@ -1,13 +1,17 @@
 //! Where peers were heard last, kept across restarts.
 //!
-//! In: endpoints as they move. Out: a small JSON file in the run directory, replaced
-//! as a whole. Never: a key that is secret, a failure that stops anything: without the
-//! file, peers are met where the configuration says.
+//! In: the file of an earlier run, once; endpoints as they move. Out: what is remembered of a peer; changes for the
+//! [`keeper`], which alone writes. Never: a disk that the control core waits for; a key that is secret; a failure that
+//! stops anything: without the file, peers are met where the configuration says.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+mod keeper;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use culvert_directory::Directory;
 use serde::{Deserialize, Serialize};
+
+use self::keeper::Keeper;
 
 /// The file's name.
 const FILE: &str = "endpoints.json";
@@ -22,77 +26,102 @@ struct Remembered {
     answer: Vec<SocketAddr>,
 }
 
-/// The file and its contents, by tunnel and public key.
+/// What the file says of one peer: by tunnel and public key, where it was heard.
 #[derive(Debug)]
-pub(super) struct Endpoints {
-    /// Without a directory, nothing is kept.
-    run_dir: Option<Directory>,
-    known: BTreeMap<String, Remembered>,
-    changed: bool,
+pub(super) struct Kept {
+    key: String,
+    remembered: Remembered,
 }
 
-impl Endpoints {
-    /// Reads the file, if there is a readable one.
-    pub(super) fn open(run_dir: Option<&Directory>) -> Self {
-        let known = run_dir
-            .and_then(|run_dir| serde_json::from_slice(&run_dir.read(FILE).ok()?).ok())
-            .unwrap_or_default();
-        Self {
-            run_dir: run_dir.cloned(),
-            known,
-            changed: false,
-        }
-    }
-
-    /// Where a peer was last, if the configuration has not changed its mind since.
-    pub(super) fn last(&self, key: &str, configured: Option<&str>) -> Option<SocketAddr> {
-        let remembered = self.known.get(key)?;
+impl Kept {
+    /// Where the peer was last, if the configuration has not changed its mind since.
+    pub(super) fn last(&self, configured: Option<&str>) -> Option<SocketAddr> {
+        let remembered = &self.remembered;
         (remembered.configured.as_deref() == configured).then_some(remembered.endpoint)
     }
 
     /// Whether the configuration stood for these addresses when the peer was heard last.
-    pub(super) fn had_answer(&self, key: &str, answer: &[SocketAddr]) -> bool {
-        self.known.get(key).is_some_and(|remembered| {
-            let before = &remembered.answer;
-            before.len() == answer.len() && answer.iter().all(|address| before.contains(address))
-        })
+    pub(super) fn had_answer(&self, answer: &[SocketAddr]) -> bool {
+        let before = &self.remembered.answer;
+        before.len() == answer.len() && answer.iter().all(|address| before.contains(address))
+    }
+}
+
+/// The file, as the control core knows it: each peer has its own part.
+pub(super) struct Endpoints {
+    /// What an earlier run left, until the peers that there are have taken theirs.
+    before: BTreeMap<String, Remembered>,
+    /// Without a directory, nothing is kept.
+    keeper: Option<Keeper>,
+}
+
+impl Endpoints {
+    /// Reads the file, if there is a readable one. The thread that writes it is made here, and runs where this one does.
+    pub(super) fn open(run_dir: Option<&Directory>) -> Self {
+        let before = run_dir
+            .and_then(|run_dir| serde_json::from_slice(&run_dir.read(FILE).ok()?).ok())
+            .unwrap_or_default();
+        Self {
+            before,
+            keeper: run_dir.cloned().and_then(Keeper::start),
+        }
     }
 
-    /// Notes where a peer was heard.
+    /// Where an earlier run heard a peer last, if the configuration has not changed its mind since.
+    pub(super) fn before(&self, key: &str, configured: Option<&str>) -> Option<SocketAddr> {
+        let remembered = self.before.get(key)?;
+        (remembered.configured.as_deref() == configured).then_some(remembered.endpoint)
+    }
+
+    /// What an earlier run left of the peer at `place`.
+    pub(super) fn adopt(&mut self, place: usize, key: String) -> Option<Arc<Kept>> {
+        let remembered = self.before.remove(&key)?;
+        self.keep(place, Kept { key, remembered })
+    }
+
+    /// All peers of the first configuration have what was left of them; what is left of others is forgotten.
+    pub(super) fn begun(&mut self) {
+        if !std::mem::take(&mut self.before).is_empty()
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.renew();
+        }
+    }
+
+    /// Notes where the peer at `place` was heard.
     pub(super) fn note(
         &mut self,
+        place: usize,
         key: String,
         configured: Option<String>,
         answer: Vec<SocketAddr>,
         endpoint: SocketAddr,
-    ) {
+    ) -> Option<Arc<Kept>> {
         let remembered = Remembered {
             endpoint,
             configured,
             answer,
         };
-        if self.run_dir.is_some() && self.known.get(&key) != Some(&remembered) {
-            self.known.insert(key, remembered);
-            self.changed = true;
+        self.keep(place, Kept { key, remembered })
+    }
+
+    fn keep(&self, place: usize, kept: Kept) -> Option<Arc<Kept>> {
+        let keeper = self.keeper.as_ref()?;
+        let kept = Arc::new(kept);
+        keeper.change(place, Some(Arc::clone(&kept)));
+        Some(kept)
+    }
+
+    /// Forgets the peer at `place`.
+    pub(super) fn forget(&self, place: usize) {
+        if let Some(keeper) = &self.keeper {
+            keeper.change(place, None);
         }
     }
 
-    /// Forgets a peer.
-    pub(super) fn forget(&mut self, key: &str) {
-        self.changed |= self.known.remove(key).is_some();
-    }
-
-    /// Writes the file if anything changed.
-    pub(super) fn save(&mut self) {
-        if !std::mem::take(&mut self.changed) {
-            return;
-        }
-        let Some(run_dir) = &self.run_dir else { return };
-        let text = serde_json::to_vec_pretty(&self.known).map_err(std::io::Error::from);
-        if let Err(error) = text.and_then(|text| run_dir.replace(FILE, &text)) {
-            let path = run_dir.path().join(FILE);
-            tracing::warn!(path = %path.display(), %error, "can't keep the peers' endpoints");
-        }
+    /// Has what is not written yet written, and ends.
+    pub(super) fn finish(&mut self) {
+        self.keeper = None;
     }
 }
 
@@ -100,25 +129,52 @@ impl Endpoints {
 mod tests {
     use super::*;
 
+    fn place(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn endpoints_survive_unless_the_configuration_changes() {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = Directory::own(folder.path(), 0o750).unwrap();
-        let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
-        let configured = "192.0.2.1:1";
-        let answer = vec![configured.parse().unwrap()];
+        let (heard, configured) = (place("192.0.2.7:51820"), "192.0.2.1:1");
         let mut endpoints = Endpoints::open(Some(&run_dir));
-        endpoints.note("wg0/key".into(), Some(configured.into()), answer, place);
-        endpoints.save();
+        for (at, key) in ["wg0/key", "wg0/gone"].into_iter().enumerate() {
+            let answer = vec![place(configured)];
+            endpoints.note(at, key.into(), Some(configured.into()), answer, heard);
+        }
+        endpoints.finish();
+
         let mut endpoints = Endpoints::open(Some(&run_dir));
-        assert_eq!(endpoints.last("wg0/key", Some("192.0.2.1:1")), Some(place));
-        assert_eq!(endpoints.last("wg0/key", Some("192.0.2.2:1")), None);
-        assert_eq!(endpoints.last("wg0/other", None), None);
-        assert!(endpoints.had_answer("wg0/key", &["192.0.2.1:1".parse().unwrap()]));
-        assert!(!endpoints.had_answer("wg0/key", &[place]));
-        endpoints.forget("wg0/key");
-        endpoints.save();
-        assert!(Endpoints::open(Some(&run_dir)).known.is_empty());
+        assert_eq!(endpoints.before("wg0/key", Some(configured)), Some(heard));
+        assert_eq!(endpoints.before("wg0/key", Some("192.0.2.2:1")), None);
+        assert_eq!(endpoints.before("wg0/other", None), None);
+        let kept = endpoints.adopt(5, "wg0/key".into()).unwrap();
+        assert_eq!(kept.last(Some(configured)), Some(heard));
+        assert_eq!(kept.last(None), None);
+        assert!(kept.had_answer(&[place(configured)]) && !kept.had_answer(&[heard]));
+        assert!(endpoints.adopt(6, "wg0/other".into()).is_none());
+        endpoints.begun();
+        endpoints.finish();
+
+        // The peer that nobody has is gone from the file.
+        let mut endpoints = Endpoints::open(Some(&run_dir));
+        let keys: Vec<_> = endpoints.before.keys().cloned().collect();
+        assert_eq!(keys, ["wg0/key"]);
+        endpoints.adopt(5, "wg0/key".into());
+        endpoints.forget(5);
+        endpoints.finish();
+        assert!(Endpoints::open(Some(&run_dir)).before.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_never_began_leaves_the_file_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let run_dir = Directory::own(folder.path(), 0o750).unwrap();
+        let text = r#"{"wg0/key": {"endpoint": "192.0.2.7:1", "configured": null}}"#;
+        run_dir.replace(FILE, text.as_bytes()).unwrap();
+        Endpoints::open(Some(&run_dir)).finish();
+        assert_eq!(run_dir.read(FILE).unwrap(), text.as_bytes());
     }
 
     /// Whoever could once write to the directory has left links under the file's names.
@@ -132,13 +188,13 @@ mod tests {
             let run_dir = Directory::own(&path, 0o750).unwrap();
             std::os::unix::fs::symlink(&victim, path.join(planted)).unwrap();
             let mut endpoints = Endpoints::open(Some(&run_dir));
-            let place: SocketAddr = "192.0.2.7:51820".parse().unwrap();
-            endpoints.note("wg0/key".into(), None, vec![], place);
-            endpoints.save();
+            let heard = place("192.0.2.7:51820");
+            endpoints.note(0, "wg0/key".into(), None, vec![], heard);
+            endpoints.finish();
             assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
             assert!(!path.join(FILE).is_symlink(), "{planted}");
             let kept = Endpoints::open(Some(&run_dir));
-            assert_eq!(kept.last("wg0/key", None), Some(place), "{planted}");
+            assert_eq!(kept.before("wg0/key", None), Some(heard), "{planted}");
         }
     }
 }

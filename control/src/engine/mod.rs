@@ -263,6 +263,8 @@ impl Engine {
             .map(Arc::new)
             .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
         let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
+        // Its thread is no guest on the control core's processor.
+        let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
         let dpdk = Dpdk::start(&config)?;
         workers::pin(config.cores.control);
         let workers = Workers::start(&config.cores, &snapshots, &attention, &dpdk.thread_setup())?;
@@ -311,7 +313,7 @@ impl Engine {
             // Listens before the first interface is made: nothing is missed.
             links: interfaces::watch(),
             routes: RouteWatch::open().ok(),
-            endpoints: Endpoints::open(run_dir.map(RunDir::directory)),
+            endpoints,
             names,
             budget: Budget::default(),
             first_caller: 0,
@@ -371,7 +373,7 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.served = None;
         }
-        self.endpoints.save();
+        self.endpoints.finish();
         self.ports = Slots::default();
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.close();
@@ -524,7 +526,7 @@ impl Engine {
         let configured = peer.endpoint.as_ref().map(ToString::to_string);
         let last = self
             .endpoints
-            .last(&endpoint_key(tunnel, peer), configured.as_deref());
+            .before(&endpoint_key(tunnel, peer), configured.as_deref());
         last.or(match &peer.endpoint {
             Some(Endpoint::Address(address)) => Some(*address),
             Some(Endpoint::Host { .. }) | None => None,

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use culvert_wireguard::{Instant, Now, PeerUpdate};
 
 use super::{
     Engine, endpoint_key,
+    endpoints::Kept,
     resolver::{Answer, Resolver},
 };
 use crate::config::Endpoint;
@@ -181,11 +183,18 @@ pub(super) struct Places {
     configured: Vec<SocketAddr>,
     /// Where it was heard last, in this run or before.
     pub(super) heard: Option<SocketAddr>,
+    /// What is kept of that for a restart.
+    kept: Option<Arc<Kept>>,
     /// It was heard since the configuration last said where it is, and is not silent.
     pub(super) is_settled: bool,
 }
 
 impl Places {
+    /// Whether a restart would find it where it is.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// All places but the endpoint, which the protocol calls first.
     fn elsewhere(&self, endpoint: SocketAddr) -> Vec<SocketAddr> {
         let mut places = Vec::new();
@@ -218,6 +227,7 @@ impl Engine {
         for slot in self.outdated.take_places() {
             self.seek(slot, now);
         }
+        self.endpoints.begun();
         while let Some(answer) = self.names.resolver.next_answer() {
             for slot in self.names.note(answer, now.monotonic) {
                 self.seek(slot, now);
@@ -246,7 +256,12 @@ impl Engine {
         {
             let configured = peer.configured_endpoint();
             let key = endpoint_key(&tunnel.name, &peer.config);
-            peer.places.heard = self.endpoints.last(&key, configured.as_deref());
+            let kept = &mut peer.places.kept;
+            if kept.is_none() {
+                *kept = self.endpoints.adopt(slot, key);
+            }
+            let last = kept.as_ref();
+            peer.places.heard = last.and_then(|kept| kept.last(configured.as_deref()));
         }
         peer.places.configured = match (&peer.config.endpoint, name) {
             (Some(Endpoint::Address(address)), _) => vec![*address],
@@ -271,8 +286,8 @@ impl Engine {
             .device
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
-        let key = endpoint_key(&tunnel.name, &peer.config);
-        let same = self.endpoints.had_answer(&key, &peer.places.configured);
+        let kept = peer.places.kept.as_ref();
+        let same = kept.is_some_and(|kept| kept.had_answer(&peer.places.configured));
         let Some(endpoint) = peer.places.endpoint(before, same) else {
             return;
         };
@@ -310,7 +325,7 @@ impl Engine {
         let key = endpoint_key(&tunnel.name, &peer.config);
         let configured = peer.configured_endpoint();
         let answer = peer.places.configured.clone();
-        self.endpoints.note(key, configured, answer, endpoint);
+        peer.places.kept = self.endpoints.note(slot, key, configured, answer, endpoint);
         self.tell_places(slot, now);
     }
 

@@ -296,7 +296,6 @@ impl Engine {
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {
             self.forget_sources();
         }
-        self.endpoints.save();
         self.meters.read(&self.workers, now.monotonic);
         log::tell_left_out();
         Ok(())

@@ -14,9 +14,7 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::{Instant, Now};
 
-use super::super::{
-    Engine, GREETING, GREETING_STEP, endpoint_key, tunnels::TunnelState, uplinks::UplinkState,
-};
+use super::super::{Engine, GREETING, GREETING_STEP, tunnels::TunnelState, uplinks::UplinkState};
 use super::{Leaving, Prepared};
 use crate::{
     config::{Name, Tunnel, WorkerIndex},
@@ -550,6 +548,9 @@ impl Engine {
             return;
         };
         self.names.forget(&peer.places, place);
+        if peer.places.is_kept() {
+            self.endpoints.forget(place);
+        }
         let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
         self.leaving.push_back(Leaving {
             place,
@@ -557,8 +558,6 @@ impl Engine {
             since: self.generation + 1,
         });
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
-            let key = endpoint_key(&tunnel.name, &peer.config);
-            self.endpoints.forget(&key);
             tunnel.forget_peer(place, &peer);
             let name = tunnel.name.clone();
             // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
