@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
     Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop,
-    Peer, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
-    VhostUserPort, WorkerCore, WorkerIndex, limits,
+    Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
+    UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -49,6 +49,7 @@ pub(super) fn config(file: draft::File, source: &Path) -> Option<Config> {
         tunnels,
         networks,
         ports,
+        places: Places::default(),
     })
 }
 

@@ -15,6 +15,7 @@ mod draft;
 mod keyfile;
 mod limits;
 mod model;
+mod places;
 mod raw;
 mod read;
 mod report;
@@ -33,6 +34,7 @@ pub use model::{
     SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex,
 };
+pub use places::Places;
 pub use report::{Mistake, Report, Severity, Span};
 pub use value::is_interface_name;
 

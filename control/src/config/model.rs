@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::places::Places;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// A whole configuration file that holds no mistake.
@@ -36,6 +37,8 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// In the file's order.
     pub ports: Vec<Port>,
+    /// Where things stand in these lists, which stay as they are from the first look-up on.
+    pub places: Places,
 }
 
 impl Config {
@@ -46,24 +49,22 @@ impl Config {
 
     /// The tunnel of that name.
     pub fn tunnel(&self, name: &Name) -> Option<&Tunnel> {
-        self.tunnels.iter().find(|tunnel| &tunnel.name == name)
+        self.tunnels.get(self.tunnel_place(name)?)
     }
 
     /// The network of that name.
     pub fn network(&self, name: &Name) -> Option<&Network> {
-        self.networks.iter().find(|network| &network.name == name)
+        self.networks.get(self.network_place(name)?)
     }
 
     /// The port of that name.
     pub fn port(&self, name: &Name) -> Option<&Port> {
-        self.ports.iter().find(|port| &port.name == name)
+        self.ports.get(self.port_place(name)?)
     }
 
     /// The network that uses a tunnel: at most one does.
     pub fn network_of_tunnel(&self, tunnel: &Name) -> Option<&Network> {
-        self.networks
-            .iter()
-            .find(|network| network.tunnel.as_ref() == Some(tunnel))
+        self.networks.get(self.user_place(tunnel)?)
     }
 
     /// The uplink that a tunnel's packets leave by.

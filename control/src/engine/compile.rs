@@ -323,13 +323,8 @@ impl Engine {
     }
 
     fn network_index(&self, name: &config::Name) -> Option<NetworkIndex> {
-        let position = self
-            .desired
-            .file()
-            .networks
-            .iter()
-            .position(|n| &n.name == name)?;
-        Some(NetworkIndex::from_slot(position))
+        let place = self.desired.file().network_place(name)?;
+        Some(NetworkIndex::from_slot(place))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    Config, Cores, Guard, Hugepages, MacAddr, Memory, Name, Network, Offloads, Poll, Port,
+    Config, Cores, Guard, Hugepages, MacAddr, Memory, Name, Network, Offloads, Places, Poll, Port,
     PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore, WorkerIndex,
 };
 
@@ -82,5 +82,6 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             mtu: MTU,
             offloads: Offloads::ALL,
         }],
+        places: Places::default(),
     }
 }
