@@ -13,7 +13,7 @@ use crate::{
     guest::deliver::ETHERNET,
     loss::{Lost, lose},
     shared::{drops::DropReason, limits::ICMP_ERRORS_PER_SECOND, peer::Peer},
-    worker::turn::{Tools, Turn},
+    worker::turn::Turn,
 };
 
 /// Room for one error.
@@ -22,7 +22,6 @@ pub(crate) const ERROR_MAX: usize = ETHERNET + icmp::ANSWER_LEN_MAX;
 /// Writes what `sender` is told of `packet`, which `headers` were parsed from; nothing if it may not be told.
 pub(crate) fn write<'o>(
     turn: &Turn<'_>,
-    tools: &mut Tools,
     sender: &Peer,
     (headers, packet): (&Headers, &[u8]),
     error: IcmpError,
@@ -35,7 +34,7 @@ pub(crate) fn write<'o>(
     let (ethernet, room) = out.split_at_mut(ETHERNET);
     let head = &packet[..packet.len().min(HEAD_LEN)];
     let len = icmp::write_error(error, headers, head, *source, room).ok()?;
-    if !tools.peer_errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
+    if !sender.errors.take(ICMP_ERRORS_PER_SECOND, turn.now) {
         lose(sender.books(), DropReason::IcmpLimited, Lost::Count(1));
         return None;
     }

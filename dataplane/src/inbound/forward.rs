@@ -240,7 +240,7 @@ fn tell(
                 let sender = &sessions[arrival.session].peer;
                 let packet = plaintext(&burst[arrival.datagram]);
                 let about = (&arrival.headers, packet);
-                let frame = error::write(turn, tools, sender, about, error, room)?;
+                let frame = error::write(turn, sender, about, error, room)?;
                 Some((frame, parse(frame)?, sender))
             })
             .collect();

@@ -166,7 +166,7 @@ pub const STAGED_SMALL: usize = 2_048;
 /// Longer frames without a key that one worker holds, over all peers. Either kind takes 2 MiB.
 pub const STAGED_LARGE_FRAMES: usize = 32;
 
-/// ICMP errors that one port, and all peers of one worker, may be sent per second (RFC 4443, section 2.4(f)).
+/// ICMP errors that one port, or one peer, may be sent per second (RFC 4443, section 2.4(f)).
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
 
 /// Link-local addresses beside the one made of its MAC address that a port may own: one per system that its guest starts

@@ -23,6 +23,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use culvert_wireguard::{Instant, Keypair, PeerId};
 
 use crate::shared::{
+    allowance::Allowance,
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
@@ -100,6 +101,8 @@ pub struct Peer {
     pub drops: Drops,
     /// Frames that wait for a key, over all workers.
     pub staged: AtomicU64,
+    /// ICMP errors that it may be sent.
+    pub(crate) errors: Allowance,
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: Signals,
@@ -120,6 +123,7 @@ impl Peer {
             traffic: Traffic::default(),
             drops: Drops::default(),
             staged: AtomicU64::new(0),
+            errors: Allowance::default(),
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: Signals::new(),

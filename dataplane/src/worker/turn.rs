@@ -51,8 +51,6 @@ pub(crate) struct Tools {
     pub(crate) engine: Engine,
     pub(crate) staged: Staged,
     pub(crate) coalescer: Coalescer,
-    /// ICMP errors that peers may be sent.
-    pub(crate) peer_errors: Rate,
     /// Handshake messages that may be looked at: with a cookie, without.
     pub(crate) calls: [Rate; 2],
     /// Room for one frame of any size.
@@ -66,7 +64,6 @@ impl Tools {
             engine: Engine::new(),
             staged: Staged::new(),
             coalescer: Coalescer::new(limits::UPLINK_BURST),
-            peer_errors: Rate::new(limits::ICMP_ERRORS_PER_SECOND, now),
             calls: [(); 2].map(|()| Rate::new(limits::CALLS_BURST, now)),
             scratch: vec![0; limits::FRAME_MAX].into_boxed_slice(),
         }
