@@ -6,10 +6,7 @@ use culvert_wire::icmp::IcmpError;
 
 use crate::{
     gateway::Refusal,
-    shared::{
-        drops::DropReason,
-        peer::{Peer, signal},
-    },
+    shared::{drops::DropReason, peer::Peer},
     worker::turn::Turn,
 };
 
@@ -32,7 +29,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
             return Admission::Refused(DropReason::NoEndpoint);
         };
         if !path.link.is_resolved() {
-            peer.want(signal::NEXT_HOP_WANTED, turn.now, turn.attention);
+            peer.want_next_hop(&path.link, turn.now, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }
     }
@@ -40,7 +37,7 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
     match keypair.as_ref() {
         Some(keypair) if keypair.sendable(turn.now).is_ok() => Admission::Ready,
         Some(_) | None => {
-            peer.want(signal::KEY_WANTED, turn.now, turn.attention);
+            peer.want_key(turn.now, turn.attention);
             Admission::KeyWanted
         }
     }

@@ -43,7 +43,7 @@ pub(crate) fn keepalive(
         return;
     }
     let Ok(mut range) = keypair.reserve(1, turn.now) else {
-        peer.want(signal::KEY_WANTED, turn.now, turn.attention);
+        peer.want_key(turn.now, turn.attention);
         return;
     };
     let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else {

@@ -120,6 +120,6 @@ fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session:
     peer.raise(signals, turn.attention);
     if let Some(last) = claims.last() {
         let last = &burst[last.datagram];
-        peer.note_source(last.source, last.local, turn.attention);
+        peer.note_source(last.source, last.local, turn.now, turn.attention);
     }
 }

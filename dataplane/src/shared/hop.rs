@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_wire::MacAddr;
 
+use crate::shared::asked::Asked;
+
 /// Above the bits of a MAC address: it is known.
 const KNOWN: u64 = 1 << 48;
 
@@ -17,6 +19,7 @@ pub struct Hop {
     source: MacAddr,
     /// The neighbor's address and [`KNOWN`], or 0.
     neighbor: AtomicU64,
+    asked: Asked,
 }
 
 /// What a hop said at one moment, to tell later whether it still does.
@@ -30,6 +33,7 @@ impl Hop {
         let hop = Self {
             source,
             neighbor: AtomicU64::new(0),
+            asked: Asked::default(),
         };
         hop.set(neighbor);
         hop
@@ -46,7 +50,14 @@ impl Hop {
         let word = neighbor.map_or(0, |MacAddr([a, b, c, d, e, f])| {
             u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | KNOWN
         });
-        self.neighbor.store(word, Ordering::Relaxed);
+        if self.neighbor.swap(word, Ordering::Relaxed) != word {
+            self.asked.anew();
+        }
+    }
+
+    /// Whether the control core was asked for the neighbor.
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Where the neighbor is.

@@ -150,7 +150,8 @@ pub const HOST_FRAME_MAX: usize = 2_048;
 /// Commands waiting for one worker.
 pub const COMMAND_QUEUE: usize = 8_192;
 
-/// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
+/// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes, and rung
+/// for a peer that goes on moving.
 pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
 
 /// Frames without a key of one sender that one worker holds for one peer (the kernel's

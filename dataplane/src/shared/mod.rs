@@ -5,6 +5,7 @@
 //! Never: a step of a packet's way.
 
 pub mod allowance;
+pub(crate) mod asked;
 pub(crate) mod bell;
 pub mod clock;
 pub mod control_link;

@@ -24,10 +24,10 @@ use culvert_wireguard::{Instant, Keypair, PeerId};
 
 use crate::shared::{
     allowance::Allowance,
+    asked::Asked,
     control_link::Attention,
     drops::Drops,
     ids::{PeerIndex, TunnelIndex},
-    limits,
     marks::Signals,
     path::{Link, Path},
 };
@@ -45,7 +45,8 @@ pub mod signal {
     pub const KEY_WANTED: u32 = 1 << 3;
     /// The first packet on the keypair `confirmed_index` was opened.
     pub const CONFIRMED: u32 = 1 << 4;
-    /// An authenticated packet came from another endpoint, or to another address of ours.
+    /// An authenticated packet came from another endpoint, or to another address of ours. The first move rings; who
+    /// goes on moving is found by the sweeps.
     pub const MOVED: u32 = 1 << 5;
     /// A keepalive was sealed and sent.
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
@@ -53,7 +54,7 @@ pub mod signal {
     pub const NEXT_HOP_WANTED: u32 = 1 << 7;
 
     /// What the control core should hear of at once, not at its next sweep.
-    pub const URGENT: u32 = KEY_WANTED | CONFIRMED | MOVED | NEXT_HOP_WANTED;
+    pub const URGENT: u32 = KEY_WANTED | CONFIRMED | NEXT_HOP_WANTED;
 }
 
 /// A peer's traffic, as `wg show` counts it: bytes of whole WireGuard messages.
@@ -106,8 +107,12 @@ pub struct Peer {
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: Signals,
-    /// When a worker last asked the control core for a key and for a next hop, in nanoseconds; 0: it may ask at once.
-    asked: [AtomicU64; 2],
+    /// For a key.
+    asked_key: Asked,
+    /// For a way, where there is no hop to ask for.
+    asked_way: Asked,
+    /// To take note of where it is now.
+    asked_move: Asked,
     confirmed_index: AtomicU32,
     moved: Mutex<Option<Origin>>,
 }
@@ -127,7 +132,9 @@ impl Peer {
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: Signals::new(),
-            asked: [const { AtomicU64::new(0) }; 2],
+            asked_key: Asked::default(),
+            asked_way: Asked::default(),
+            asked_move: Asked::default(),
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
@@ -159,34 +166,45 @@ impl Peer {
         self.ask_anew();
     }
 
-    /// Control core, or a worker that follows the peer: send along `path` from now on.
+    /// Control core: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.path.store(path.map(Arc::new));
         self.ask_anew();
     }
 
+    fn ask_anew(&self) {
+        self.asked_key.anew();
+        self.asked_way.anew();
+    }
+
     /// Worker: raises `bits`, and the control core's attention if they are new.
     pub fn raise(&self, bits: u32, attention: &Attention) {
+        self.signal(bits, bits & signal::URGENT != 0, attention);
+    }
+
+    fn signal(&self, bits: u32, urgent: bool, attention: &Attention) {
         if self.signals.raise(bits) {
-            attention.mark(self.index, bits & signal::URGENT != 0);
+            attention.mark(self.index, urgent);
         }
     }
 
-    /// Worker: a packet lacks a key or a next hop. The control core is asked once, and again after a while, however
-    /// many packets there are: who sends to a dead peer doesn't keep it awake. A new key or path opens the question
-    /// anew.
-    pub fn want(&self, bits: u32, now: Instant, attention: &Attention) {
-        let last = &self.asked[usize::from(bits == signal::NEXT_HOP_WANTED)];
-        let asked = Instant::from_nanos(last.load(Ordering::Relaxed));
-        if asked.as_nanos() == 0 || now.since(asked) >= limits::WANTED_AGAIN {
-            last.store(now.as_nanos(), Ordering::Relaxed);
-            self.raise(bits, attention);
+    /// Worker: a packet lacks a key. The control core is asked once, and again after a while, however many packets
+    /// there are: who sends to a dead peer doesn't keep it awake. A new key or path opens the question anew.
+    pub fn want_key(&self, now: Instant, attention: &Attention) {
+        if self.asked_key.again(now) {
+            self.raise(signal::KEY_WANTED, attention);
         }
     }
 
-    fn ask_anew(&self) {
-        for asked in &self.asked {
-            asked.store(0, Ordering::Relaxed);
+    /// Worker: a packet lacks the next hop of `link`, or any. The control core is asked as for a key; for a hop once
+    /// for all peers behind it, and anew when it is lost again.
+    pub fn want_next_hop(&self, link: &Link, now: Instant, attention: &Attention) {
+        let asked = match link {
+            Link::Ethernet { hop, .. } => hop.asked(),
+            Link::Kernel | Link::Unresolved => &self.asked_way,
+        };
+        if asked.again(now) {
+            self.raise(signal::NEXT_HOP_WANTED, attention);
         }
     }
 
@@ -205,8 +223,15 @@ impl Peer {
     /// Worker: an authenticated packet came from `source`, sent to our address
     /// `local`. Unless that is how we send already, answers go there at once, from
     /// the address that was written to, and the control core is told. (An answer that
-    /// still went the old way would move the peer's idea of us back.)
-    pub fn note_source(&self, source: SocketAddr, local: Option<IpAddr>, attention: &Attention) {
+    /// still went the old way would move the peer's idea of us back.) It is rung for once in a while: whoever
+    /// alternates between two addresses, or forwards a peer's packets from another one, doesn't keep it awake.
+    pub fn note_source(
+        &self,
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        now: Instant,
+        attention: &Attention,
+    ) {
         if let Some(path) = self.path.load().as_ref() {
             if path.endpoint == source && (local.is_none() || path.source == local) {
                 path.confirm_source();
@@ -219,11 +244,12 @@ impl Peer {
                     .source
                     .filter(|known| known.is_ipv4() == source.is_ipv4());
                 let link = path.link.clone();
-                self.publish_path(Some(Path::new(source, local.or(known), link)));
+                let path = Path::new(source, local.or(known), link);
+                self.path.store(Some(Arc::new(path)));
             }
         }
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
-        self.raise(signal::MOVED, attention);
+        self.signal(signal::MOVED, self.asked_move.again(now), attention);
     }
 
     /// Control core: takes the signals raised since the last call.
@@ -250,6 +276,8 @@ impl Peer {
 
 #[cfg(test)]
 mod tests {
+    use culvert_wire::MacAddr;
+
     use super::*;
 
     fn at(millis: u64) -> Instant {
@@ -263,7 +291,7 @@ mod tests {
         let asked = |from: u64, to: u64| {
             let mut asked = 0;
             for millis in from..to {
-                peer.want(signal::KEY_WANTED, at(millis), &attention);
+                peer.want_key(at(millis), &attention);
                 asked += u32::from(peer.take_signals() & signal::KEY_WANTED != 0);
             }
             asked
@@ -273,11 +301,63 @@ mod tests {
         assert_eq!(asked(20_000, 20_500), 1, "its key is gone");
         peer.publish_path(None);
         assert_eq!(asked(20_500, 21_000), 1, "it is somewhere else");
-        peer.want(signal::NEXT_HOP_WANTED, at(21_000), &attention);
+        peer.want_next_hop(&Link::Unresolved, at(21_000), &attention);
         assert_eq!(
             peer.take_signals(),
             signal::NEXT_HOP_WANTED,
             "another question"
         );
+    }
+
+    #[test]
+    fn a_next_hop_is_asked_for_once_for_all_behind_it_and_at_once_when_it_is_lost_again() {
+        let attention = Attention::new().unwrap();
+        let [a, b] = [3, 4].map(|n| Peer::new(PeerIndex(n), TunnelIndex(0), PeerId(n)));
+        let link = Link::ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 7);
+        let Link::Ethernet { hop, .. } = &link else {
+            unreachable!()
+        };
+        let asked = |millis| {
+            let asks = |peer: &Peer| {
+                peer.want_next_hop(&link, at(millis), &attention);
+                peer.take_signals() == signal::NEXT_HOP_WANTED
+            };
+            [asks(&a), asks(&b)]
+        };
+        hop.set(None);
+        assert_eq!(asked(5_000), [true, false]);
+        hop.set(None);
+        assert_eq!(asked(5_100), [false; 2], "nothing has changed");
+        hop.set(Some(MacAddr([4; 6])));
+        hop.set(None);
+        assert_eq!(asked(5_200), [true, false], "it was found, and lost again");
+        assert_eq!(asked(6_199), [false; 2]);
+        assert_eq!(asked(6_200), [true, false]);
+    }
+
+    #[test]
+    fn who_moves_without_end_rings_once_a_second_and_is_followed_all_the_way() {
+        let attention = Attention::new().unwrap();
+        let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
+        let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
+        peer.publish_path(Some(Path::new(places[0], None, Link::Kernel)));
+        let mut rung = 0;
+        for millis in 10_000..20_000 {
+            attention.wake().announce();
+            let place = places[usize::from(millis % 2 == 0)];
+            peer.note_source(place, None, at(millis), &attention);
+            assert_eq!(peer.path().as_ref().unwrap().endpoint, place);
+            rung += u32::from(attention.wake().is_rung());
+            attention.wake().awake();
+            // The core looks when it is rung, and every 100 ms.
+            if rung > 0 && millis % 100 == 99 {
+                let mut marked = 0;
+                attention.sweep(|_| marked += 1);
+                assert_eq!(marked, 1, "who was not rung for is found");
+                assert_eq!(peer.take_signals(), signal::MOVED);
+                assert_eq!(peer.take_moved(), Some((place, None)));
+            }
+        }
+        assert_eq!(rung, 10);
     }
 }

@@ -56,6 +56,14 @@ impl Wake {
         let mut counter = [0; 8];
         let _ = rustix::io::read(&self.fd, &mut counter);
     }
+
+    /// Whether somebody rang.
+    #[cfg(test)]
+    pub(crate) fn is_rung(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let now = rustix::time::Timespec::default();
+        poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&now)).unwrap() > 0
+    }
 }
 
 impl AsFd for Wake {
