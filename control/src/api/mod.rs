@@ -11,14 +11,15 @@ pub mod client;
 pub mod server;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, Name};
+use crate::plan::{Layers, Proposal};
 use crate::state::{Applied, State};
 use crate::uapi::{Answer, Ask};
 
@@ -36,10 +37,15 @@ pub enum Request {
         /// Takes the answer.
         reply: Reply<Box<State>>,
     },
+    /// What is desired, to plan from.
+    Desired {
+        /// Takes the answer.
+        reply: Reply<Layers>,
+    },
     /// A checked configuration to replace the running one.
     Apply {
-        /// The whole new configuration.
-        config: Box<Config>,
+        /// The whole new configuration, with the way to it.
+        proposal: Box<Proposal>,
         /// Takes what changed, or why nothing did.
         reply: Reply<Result<Applied, ApplyError>>,
     },
@@ -65,6 +71,9 @@ pub enum ApplyError {
     /// Something that the new configuration names can't be had.
     #[error("{0}")]
     Failed(String),
+    /// The engine did not answer.
+    #[error(transparent)]
+    Unanswered(#[from] SendError),
 }
 
 /// Takes one answer. Dropping it tells the asker that there is none.
@@ -84,20 +93,30 @@ impl<T> Reply<T> {
     }
 }
 
-/// Hands a configuration to the engine, waiting for room if need be, and waits for what becomes of it.
+/// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, and
+/// waits for what becomes of it. One at a time: others wait for their turn.
 ///
 /// # Errors
 ///
 /// When the engine refuses it, or has ended.
 pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
+    let turn = requester.turn.lock();
+    // Whoever had it before has left nothing half done.
+    let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+    let base = ask(requester, |reply| Request::Desired { reply })?;
+    let proposal = Box::new(Proposal::new(base, config));
+    // To free what was desired before, or what is refused, takes long where there are many peers.
+    let _keeper = proposal.keeper();
+    ask(requester, |reply| Request::Apply { proposal, reply })?
+}
+
+fn ask<T>(
+    requester: &Requester,
+    request: impl FnOnce(Reply<T>) -> Request,
+) -> Result<T, SendError> {
     let (reply, answer) = Reply::new();
-    let config = Box::new(config);
-    let request = Request::Apply { config, reply };
-    requester
-        .send_patiently(request)
-        .map_err(|error| ApplyError::Failed(error.to_string()))?;
-    let unanswered = |_| Err(ApplyError::Failed(SendError::Ended.to_string()));
-    answer.blocking_recv().unwrap_or_else(unanswered)
+    requester.send_patiently(request(reply))?;
+    answer.blocking_recv().map_err(|_| SendError::Ended)
 }
 
 /// Logs what an `apply` did.
@@ -151,6 +170,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
     let requester = Requester {
         sender,
         wake: Arc::clone(&wake),
+        turn: Arc::default(),
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -160,6 +180,8 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
 pub struct Requester {
     sender: mpsc::SyncSender<Request>,
     wake: Arc<OwnedFd>,
+    /// Held by the one whose configuration is planned and applied.
+    turn: Arc<Mutex<()>>,
 }
 
 /// The engine did not take a request.
@@ -269,14 +291,14 @@ mod tests {
             // Refused at once, it would have ended by then.
             std::thread::sleep(10 * PAUSE);
             while let Some(request) = requests.wait(Some(Duration::from_secs(20))) {
-                if let Request::Apply { reply, .. } = request {
-                    let error = ApplyError::Failed("it arrived".into());
-                    reply.send(Err(error));
+                if let Request::Desired { reply } = request {
+                    drop(reply);
                     break;
                 }
             }
             let answer = applies.join().unwrap();
-            assert_eq!(answer.unwrap_err(), ApplyError::Failed("it arrived".into()));
+            let error = ApplyError::Unanswered(SendError::Ended);
+            assert_eq!(answer.unwrap_err(), error);
         });
         drop(requests);
         assert_eq!(

@@ -17,7 +17,7 @@ use culvert_directory::{Access, Directory, ListenError, Listener, Place};
 use tokio::time::timeout;
 
 use super::{Applied, ApplyBody, ApplyError, Refusal, Reply, Request, Requester, SendError};
-use crate::{config, process};
+use crate::{api, config, process};
 
 /// The largest body: a configuration of the greatest length as a JSON string, and its path.
 const BODY: usize = 80 << 20;
@@ -102,17 +102,10 @@ async fn apply(
         Ok(Err(report)) => return mistaken(&report),
         Err(_) => return failed("the configuration could not be checked"),
     };
-    let (reply, answer) = Reply::new();
-    let request = Request::Apply {
-        config: Box::new(config),
-        reply,
-    };
-    if let Err(error) = requester.send(request) {
-        return unavailable(error);
-    }
+    let answer = tokio::task::spawn_blocking(move || api::apply_blocking(&requester, config));
     match timeout(APPLY_PATIENCE, answer).await {
         Ok(Ok(answer)) => applied(answer),
-        Ok(Err(_)) => unavailable(SendError::Ended),
+        Ok(Err(_)) => failed("the configuration could not be planned"),
         Err(_) => late(),
     }
 }
@@ -132,6 +125,7 @@ fn applied(answer: Result<Applied, ApplyError>) -> Response {
             )
         }
         Err(ApplyError::Failed(error)) => failed(&error),
+        Err(ApplyError::Unanswered(error)) => unavailable(error),
     }
 }
 

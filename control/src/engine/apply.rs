@@ -32,7 +32,7 @@ use super::{Engine, ports::PortState};
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
-    plan::{Change, Edit, Impact, Layers},
+    plan::{Change, Edit, Impact, Layers, Proposal},
     state::Applied,
 };
 
@@ -79,11 +79,11 @@ struct Prepared {
 
 impl Engine {
     /// Applies a whole configuration, logs what changed.
-    pub(super) fn apply(&mut self, mut config: Config, now: Now) -> Result<Applied, ApplyError> {
-        self.desired.share(&mut config);
-        let mut plan = self.desired.plan(&config);
-        self.mend(&config, &mut plan);
-        let applied = self.carry_out(plan, Goal::File(Arc::new(config)), now)?;
+    pub(super) fn apply(&mut self, proposal: Proposal, now: Now) -> Result<Applied, ApplyError> {
+        let file = Arc::clone(proposal.file());
+        let mut plan = proposal.changes(&self.desired);
+        self.mend(&file, &mut plan);
+        let applied = self.carry_out(plan, Goal::File(file), now)?;
         crate::api::log_applied(&applied);
         Ok(applied)
     }

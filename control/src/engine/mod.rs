@@ -86,7 +86,7 @@ use crate::{
     config::{Config, Endpoint, Name},
     keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
-    plan::Layers,
+    plan::{Layers, Proposal},
     process::{Notify, RunDir},
     uapi::server::{Served, Server},
 };
@@ -327,9 +327,11 @@ impl Engine {
         };
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
-            let plan = engine.desired.plan(&config);
+            let proposal = Proposal::new(engine.desired.clone(), config);
+            let file = Arc::clone(proposal.file());
+            let plan = proposal.changes(&engine.desired);
             engine
-                .carry_out(plan, Goal::File(Arc::new(config)), now)
+                .carry_out(plan, Goal::File(file), now)
                 .map(drop)
                 .map_err(|error| EngineError::Start(error.to_string()))
         });
@@ -420,7 +422,8 @@ impl Engine {
         while let Some(request) = requests.try_next() {
             match request {
                 Request::State { reply } => reply.send(Box::new(self.report(now))),
-                Request::Apply { config, reply } => reply.send(self.apply(*config, now)),
+                Request::Desired { reply } => reply.send(self.desired.clone()),
+                Request::Apply { proposal, reply } => reply.send(self.apply(*proposal, now)),
                 Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                 Request::Drain => {
                     tracing::info!("draining");

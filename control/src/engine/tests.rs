@@ -9,6 +9,7 @@
 mod awaited;
 mod far;
 mod peers;
+mod proposals;
 mod wg;
 mod workers;
 
@@ -83,6 +84,14 @@ fn free_ports<const N: usize>() -> [u16; N] {
     sockets.map(|socket| socket.local_addr().unwrap().port())
 }
 
+impl Engine {
+    /// Plans a file and applies it.
+    pub(super) fn apply_file(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
+        let proposal = Proposal::new(self.desired.clone(), config);
+        self.apply(proposal, now)
+    }
+}
+
 /// A running engine and its run directory.
 struct Site {
     engine: Engine,
@@ -109,7 +118,7 @@ impl Site {
     }
 
     fn apply(&mut self, config: Config) -> Result<Applied, ApplyError> {
-        self.engine.apply(config, clock::now())
+        self.engine.apply_file(config, clock::now())
     }
 
     fn lines(&mut self, config: Config) -> Vec<String> {

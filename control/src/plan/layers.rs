@@ -10,37 +10,31 @@ use std::{
     sync::Arc,
 };
 
-use super::{Change, Edit, PeerChange};
+use super::{
+    Change, Edit, PeerChange,
+    overlay::{Overlay, Touched},
+    proposal::moves,
+};
 use crate::{
     config::{Config, Name, Peer, Tunnel},
     keys::PublicKey,
 };
 
-/// The desired state.
+/// The desired state. A copy shares all of it, and costs nothing.
 #[derive(Clone, Debug)]
 pub struct Layers {
     file: Arc<Config>,
-    wg: HashMap<Name, Overlay>,
+    wg: Arc<HashMap<Name, Arc<Overlay>>>,
     /// Counts overlaid peers, for their order.
     turn: u64,
 }
 
-/// What `wg` set at one tunnel.
-#[derive(Clone, Debug, Default)]
-struct Overlay {
-    /// The tunnel itself, if it was touched.
-    head: Option<Tunnel>,
-    peers: HashMap<PublicKey, Overlaid>,
-}
-
-/// A peer that `wg` touched.
-#[derive(Clone, Debug)]
-struct Overlaid {
-    /// What the file says; `None`: it hasn't the peer.
-    file: Option<Arc<Peer>>,
-    /// What counts; `None`: the peer is removed.
-    wg: Option<Arc<Peer>>,
-    turn: u64,
+/// What `wg` touched of one tunnel from one state to another.
+pub(super) struct Drift {
+    pub(super) tunnel: Name,
+    /// The tunnel itself, as it was and as it is.
+    pub(super) head: Option<(Tunnel, Tunnel)>,
+    pub(super) peers: Vec<Touched>,
 }
 
 impl Layers {
@@ -49,7 +43,7 @@ impl Layers {
     pub fn new(file: Arc<Config>) -> Self {
         Self {
             file,
-            wg: HashMap::new(),
+            wg: Arc::default(),
             turn: 0,
         }
     }
@@ -63,26 +57,19 @@ impl Layers {
     /// Takes note of a change that was made for `wg`, which changes tunnels and peers alone.
     pub fn overlay(&mut self, change: &Change) {
         if let Change::Tunnel(Edit::Change { new, .. }) = change {
-            self.wg.entry(new.name.clone()).or_default().head = Some(new.clone());
+            self.over(&new.name).head = Some(new.clone());
         }
-        if let Change::Peer(change) = change {
-            self.overlay_peer(change);
+        if let Change::Peer(PeerChange { tunnel, edit, .. }) = change {
+            self.turn += 1;
+            let (key, turn) = (edit.any().public_key, self.turn);
+            self.over(tunnel)
+                .set(key, edit.before(), edit.after(), turn);
         }
     }
 
-    fn overlay_peer(&mut self, change: &PeerChange) {
-        let peers = &mut self.wg.entry(change.tunnel.clone()).or_default().peers;
-        let key = change.edit.any().public_key;
-        self.turn += 1;
-        let overlaid = peers.entry(key).or_insert_with(|| Overlaid {
-            file: change.edit.before().cloned(),
-            wg: None,
-            turn: self.turn,
-        });
-        overlaid.wg = change.edit.after().cloned();
-        if overlaid.wg == overlaid.file {
-            peers.remove(&key);
-        }
+    fn over(&mut self, tunnel: &Name) -> &mut Overlay {
+        let all = Arc::make_mut(&mut self.wg);
+        Arc::make_mut(all.entry(tunnel.clone()).or_default())
     }
 
     /// The tunnel as it is desired, without its peers.
@@ -94,7 +81,7 @@ impl Layers {
     /// The peers of a tunnel that are desired: the file's in its order, then those that `wg` added, in theirs.
     pub fn peers(&self, tunnel: &Name) -> impl Iterator<Item = &Arc<Peer>> {
         let overlay = self.wg.get(tunnel);
-        let over = move |key| overlay.and_then(|overlay| overlay.peers.get(key));
+        let over = move |key| overlay.and_then(|overlay| overlay.get(key));
         let file = self.file.tunnel(tunnel).map_or(&[][..], |t| &t.peers);
         let file = file
             .iter()
@@ -102,9 +89,7 @@ impl Layers {
                 None => Some(peer),
                 Some(overlaid) => overlaid.wg.as_ref(),
             });
-        let overlaid = overlay
-            .into_iter()
-            .flat_map(|overlay| overlay.peers.values());
+        let overlaid = overlay.into_iter().flat_map(|overlay| overlay.peers());
         let mut added: Vec<_> = overlaid.filter(|peer| peer.file.is_none()).collect();
         added.sort_unstable_by_key(|peer| peer.turn);
         file.chain(added.into_iter().filter_map(|peer| peer.wg.as_ref()))
@@ -113,7 +98,7 @@ impl Layers {
     /// What the file calls a peer that `wg` has removed.
     #[must_use]
     pub fn former_name(&self, tunnel: &Name, key: &PublicKey) -> Option<&Name> {
-        let overlaid = self.wg.get(tunnel)?.peers.get(key)?;
+        let overlaid = self.wg.get(tunnel)?.get(key)?;
         Some(&overlaid.file.as_ref()?.name)
     }
 
@@ -138,7 +123,7 @@ impl Layers {
                 drift.push(format!("fwmark (file: {:#x})", file.fwmark));
             }
         }
-        let mut gone: Vec<_> = overlay.peers.values().filter(|p| p.wg.is_none()).collect();
+        let mut gone: Vec<_> = overlay.peers().filter(|p| p.wg.is_none()).collect();
         gone.sort_unstable_by_key(|peer| peer.turn);
         let gone = gone.into_iter().filter_map(|peer| peer.file.as_ref());
         drift.extend(gone.map(|peer| format!("peer {} removed", peer.name)));
@@ -149,7 +134,7 @@ impl Layers {
     #[must_use]
     pub fn peer_drift(&self, tunnel: &Name, key: &PublicKey) -> Vec<String> {
         let overlay = self.wg.get(tunnel);
-        let Some(overlaid) = overlay.and_then(|overlay| overlay.peers.get(key)) else {
+        let Some(overlaid) = overlay.and_then(|overlay| overlay.get(key)) else {
             return Vec::new();
         };
         let (Some(file), Some(wg)) = (&overlaid.file, &overlaid.wg) else {
@@ -166,6 +151,21 @@ impl Layers {
         ];
         let named = differs.into_iter().filter(|(_, differs)| *differs);
         named.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// What `wg` touched since an earlier state over the same file.
+    pub(super) fn since(&self, before: &Self) -> Vec<Drift> {
+        let untouched = Arc::default();
+        let overlays = self.wg.iter().filter_map(|(name, now)| {
+            let before = before.wg.get(name).unwrap_or(&untouched);
+            (!Arc::ptr_eq(before, now)).then_some((name, before, now))
+        });
+        let drift = overlays.map(|(name, was, is)| Drift {
+            tunnel: name.clone(),
+            head: before.head(name).zip(self.head(name)),
+            peers: is.touched(was),
+        });
+        drift.collect()
     }
 
     /// Lets a new file share the peers with this one that did not change: they are kept once, and compared at a glance.
@@ -243,7 +243,7 @@ impl Layers {
             if before.is_some_and(|before| Arc::ptr_eq(before, peer)) {
                 continue;
             }
-            let moves = before.is_some_and(|before| before.endpoint != peer.endpoint);
+            let moves = moves(before, Some(peer));
             let edit = Edit::between(before.cloned(), Some(Arc::clone(peer)));
             edited.extend(edit.map(|edit| (edit, moves)));
         }

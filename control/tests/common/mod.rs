@@ -8,12 +8,13 @@ use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use culvert::api::{self, ApplyError, Request, Requester};
-use culvert::config::Config;
+use culvert::config::{self, Config};
+use culvert::plan::Layers;
 use culvert::state::{
     Applied, Core, Drop, Log, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
 };
@@ -124,6 +125,14 @@ pub(crate) fn state() -> State {
     }
 }
 
+/// What an engine without a configuration desires.
+fn desired() -> Layers {
+    let path = Path::new("empty.yaml");
+    let read = config::parse("version: 1\nnetworks: {}\n", path, &config::Disk);
+    let (config, _) = read.map_err(|report| report.render(false)).unwrap();
+    Layers::new(Arc::new(config))
+}
+
 /// A control socket in a run directory of its own, with an engine behind it.
 pub(crate) struct Running {
     pub(crate) run_dir: PathBuf,
@@ -146,8 +155,9 @@ impl Running {
             while let Some(request) = requests.wait(None) {
                 match request {
                     Request::State { reply } => reply.send(Box::new(state())),
-                    Request::Apply { config, reply } => {
-                        sender.send(*config).unwrap();
+                    Request::Desired { reply } => reply.send(desired()),
+                    Request::Apply { proposal, reply } => {
+                        sender.send(Config::clone(proposal.file())).unwrap();
                         reply.send(answer.clone());
                     }
                     Request::Uapi { .. } => panic!("nobody asks here as `wg` does"),

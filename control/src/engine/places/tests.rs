@@ -65,7 +65,7 @@ impl Engine {
         let port = tunnel.config.listen_port;
         let mut config = config(peers);
         config.tunnels[0].listen_port = port;
-        self.apply(config, now).unwrap();
+        self.apply_file(config, now).unwrap();
         self.round(now).unwrap();
     }
 
