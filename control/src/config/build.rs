@@ -73,13 +73,30 @@ pub(super) fn tunnel_mtu(tunnel: &draft::Tunnel, file: &draft::File) -> Option<u
         let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
             &uplink.name.value
         })?;
-        Some(
-            uplink_mtu(uplink)
-                .saturating_sub(limits::TUNNEL_OVERHEAD)
-                .max(limits::MTU_MIN),
-        )
+        Some(derived_tunnel_mtu(uplink_mtu(uplink)))
     };
     tunnel.mtu.map(|at| at.value).or_else(derived)
+}
+
+/// The MTU of a tunnel that has none of its own, by its uplink's, in bytes.
+pub(super) fn derived_tunnel_mtu(uplink: u32) -> u32 {
+    uplink
+        .saturating_sub(limits::TUNNEL_OVERHEAD)
+        .max(limits::MTU_MIN)
+}
+
+/// The workers of queues that have none assigned: they take turns, from that one on.
+pub(super) fn derived_queue_workers(
+    queues: usize,
+    workers: usize,
+    turn: &mut usize,
+) -> Vec<WorkerIndex> {
+    let mut next = || {
+        let index = *turn % workers.max(1);
+        *turn += 1;
+        WorkerIndex(narrow_usize(index))
+    };
+    (0..queues).map(|_| next()).collect()
 }
 
 /// A network's MTU in bytes.
@@ -127,7 +144,7 @@ fn cores(draft: &draft::Cores) -> Cores {
 fn memory(file: &draft::File) -> Memory {
     Memory {
         hugepages: file.memory.hugepages,
-        megabytes: file.memory.megabytes.unwrap_or(256),
+        megabytes: file.memory.megabytes.unwrap_or(limits::MEGABYTES_DEFAULT),
         mtu_max: file.memory.mtu_max.map(|at| narrow(at.value)),
     }
 }
@@ -136,8 +153,8 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
     let driver = match draft.kind? {
         UplinkKind::Dpdk => UplinkDriver::Dpdk(DpdkUplink {
             device: draft.device.as_ref()?.value.clone(),
-            rx_descriptors: draft.rx_descriptors.unwrap_or(1024),
-            tx_descriptors: draft.tx_descriptors.unwrap_or(1024),
+            rx_descriptors: draft.rx_descriptors.unwrap_or(limits::RING_DEFAULT),
+            tx_descriptors: draft.tx_descriptors.unwrap_or(limits::RING_DEFAULT),
         }),
         UplinkKind::Udp => UplinkDriver::Udp(UdpUplink {
             device: draft.interface.clone(),
@@ -149,11 +166,7 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         .queue_workers
         .as_ref()
         .map(|at| at.value.iter().map(|at| worker(at.value)).collect());
-    let round_robin = || {
-        (0..queues)
-            .map(|queue| WorkerIndex(narrow_usize(queue % workers.max(1))))
-            .collect()
-    };
+    let round_robin = || derived_queue_workers(queues, workers, &mut 0);
     Some(Uplink {
         name: draft.name.value.clone(),
         driver,
@@ -216,6 +229,7 @@ fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
         name: draft.name.value.clone(),
         public_key: draft.public_key.as_ref()?.value,
         preshared_key: draft.preshared_key.clone(),
+        preshared_key_file: draft.preshared_key_file.clone(),
         endpoint: draft.endpoint.as_ref().map(|at| at.value.clone()),
         allowed_ips,
         persistent_keepalive: draft.persistent_keepalive,
@@ -280,15 +294,10 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
             mode: draft.socket_mode,
             owner: draft.owner.clone(),
             group: draft.group.clone(),
-            permissions: draft.permissions.unwrap_or(0o660),
+            permissions: draft.permissions.unwrap_or(limits::PERMISSIONS_DEFAULT),
         }),
     };
     let queues = draft.queues.map_or(1, |at| at.value);
-    let mut next_turn = || {
-        let index = *turn % workers.max(1);
-        *turn += 1;
-        WorkerIndex(narrow_usize(index))
-    };
     let assigned = draft
         .queue_workers
         .as_ref()
@@ -301,7 +310,8 @@ fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usiz
     Some(Port {
         driver,
         queues: narrow(queues),
-        queue_workers: assigned.unwrap_or_else(|| (0..queues).map(|_| next_turn()).collect()),
+        queue_workers: assigned
+            .unwrap_or_else(|| derived_queue_workers(queues as usize, workers, turn)),
         network: network.name.value.clone(),
         mac: draft
             .mac

@@ -108,6 +108,7 @@ pub(super) struct Peer {
     pub(super) name: At<Name>,
     pub(super) public_key: Option<At<PublicKey>>,
     pub(super) preshared_key: Option<PresharedKey>,
+    pub(super) preshared_key_file: Option<PathBuf>,
     pub(super) endpoint: Option<At<Endpoint>>,
     pub(super) allowed_ips: Vec<At<IpNet>>,
     pub(super) persistent_keepalive: Option<u16>,

@@ -22,6 +22,15 @@ pub(super) const TUNNEL_OVERHEAD_V4: u32 = 60;
 /// The MTU of an uplink or of a network without a tunnel, unless the file says another.
 pub(super) const MTU_DEFAULT: u32 = 1500;
 
+/// `memory.megabytes` unless the file says another, in MiB.
+pub(super) const MEGABYTES_DEFAULT: u32 = 256;
+
+/// Entries of a DPDK device's rings, unless the file says others.
+pub(super) const RING_DEFAULT: u16 = 1024;
+
+/// A vhost-user socket's permission bits, unless the file says others.
+pub(super) const PERMISSIONS_DEFAULT: u32 = 0o660;
+
 /// A socket's path with its final NUL (`sun_path` of unix(7)).
 pub(super) const SOCKET_PATH: usize = 107;
 

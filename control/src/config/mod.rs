@@ -6,7 +6,7 @@
 //!
 //! The way of a file: `raw` makes a tree with spans of the text; `read` reads the tree by the tables
 //! of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
-//! `build` turns a file without a mistake into a [`Config`].
+//! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again.
 
 mod build;
 mod cross;
@@ -22,6 +22,7 @@ mod report;
 pub mod schema;
 mod section;
 mod value;
+mod write;
 
 use std::path::Path;
 
@@ -37,6 +38,7 @@ pub use model::{
 pub use places::Places;
 pub use report::{Mistake, Report, Severity, Span};
 pub use value::is_interface_name;
+pub use write::to_yaml;
 
 /// Reads and checks a file.
 ///

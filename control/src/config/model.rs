@@ -353,6 +353,8 @@ pub struct Peer {
     pub public_key: PublicKey,
     /// The symmetric key shared with it, if any.
     pub preshared_key: Option<PresharedKey>,
+    /// Where that came from; none if from no file.
+    pub preshared_key_file: Option<PathBuf>,
     /// Where it listens, if it is known from the start.
     pub endpoint: Option<Endpoint>,
     /// Prefixes behind it, host bits cleared.

@@ -599,6 +599,7 @@ fn crowd(port: u16, peers: u32) -> Config {
             name: name(&format!("p{number}")),
             public_key: PublicKey::from_bytes(bytes),
             preshared_key: None,
+            preshared_key_file: None,
             endpoint: None,
             allowed_ips: vec![ipnet::IpNet::new(net.into(), 32).unwrap()],
             persistent_keepalive: None,

@@ -146,7 +146,7 @@ fn a_secret_is_not_told() {
     let new = tunnels([1, 2], &peer(1, ", preshared_key_file: psk"));
     assert_eq!(
         lines(&old, &new),
-        ["peer a/p1 changed (preshared_key: none → (secret))"]
+        ["peer a/p1 changed (preshared_key: none → (secret); preshared_key_file: none → psk)"]
     );
 }
 

@@ -3,6 +3,7 @@
 //! In: changes. Out: what differs key by key, and lines for an operator. Never: a key that is secret.
 
 use std::fmt::{Debug, Display};
+use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
@@ -90,6 +91,10 @@ fn optional<V: Display>(value: &Option<V>) -> String {
     value.as_ref().map_or_else(|| "none".into(), text)
 }
 
+fn path(path: &Option<PathBuf>) -> String {
+    optional(&path.as_ref().map(|path| path.display()))
+}
+
 fn secret<V>(value: &Option<V>) -> String {
     let words = value.as_ref().map(|_| "(secret)");
     words.unwrap_or("none").to_owned()
@@ -171,6 +176,11 @@ fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
     Differences::between(old, new)
         .key("uplink", |it| it.uplink.clone(), text)
         .key("private_key", |it| it.private_key.clone(), secret)
+        .key(
+            "private_key_file",
+            |it| Some(it.private_key_file.clone()),
+            path,
+        )
         .key("mtu", |it| it.mtu, text)
         .key("listen_port", |it| it.listen_port, text)
         .key("fwmark", |it| it.fwmark, |mark| format!("{mark:#x}"))
@@ -182,6 +192,11 @@ fn peer(old: &Peer, new: &Peer) -> Vec<Difference> {
     Differences::between(old, new)
         .key("name", |it| it.name.clone(), text)
         .key("preshared_key", |it| it.preshared_key.clone(), secret)
+        .key(
+            "preshared_key_file",
+            |it| it.preshared_key_file.clone(),
+            path,
+        )
         .key("endpoint", |it| it.endpoint.clone(), optional)
         .key(
             "allowed_ips",

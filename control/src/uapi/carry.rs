@@ -191,8 +191,11 @@ impl<'s, S: Standing> Desk<'s, S> {
                 }
             }
             Change::PresharedKey(key) => {
-                if let Some(open) = self.open() {
+                if let Some(open) = self.open()
+                    && open.peer.preshared_key != *key
+                {
                     open.peer.preshared_key.clone_from(key);
+                    open.peer.preshared_key_file = None;
                 }
             }
             Change::Endpoint(endpoint) => {
@@ -266,6 +269,7 @@ impl<'s, S: Standing> Desk<'s, S> {
             name,
             public_key: key,
             preshared_key: None,
+            preshared_key_file: None,
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,

@@ -421,6 +421,7 @@ mod tests {
             name: At::new(Name::new(&format!("p{number}")).unwrap(), span),
             public_key: None,
             preshared_key: None,
+            preshared_key_file: None,
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,

@@ -44,22 +44,18 @@ impl Reader<'_> {
             name,
             public_key: None,
             preshared_key: None,
+            preshared_key_file: None,
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
         };
         let Some(section) = section else { return peer };
         peer.public_key = section.get("public_key", self.report, value::public_key);
-        peer.preshared_key = self
-            .key_path(&section, "preshared_key_file")
-            .and_then(|file| {
-                self.secret(
-                    &file,
-                    "the preshared key",
-                    "genpsk",
-                    PresharedKey::from_base64,
-                )
-            });
+        if let Some(file) = self.key_path(&section, "preshared_key_file") {
+            let what = "the preshared key";
+            peer.preshared_key = self.secret(&file, what, "genpsk", PresharedKey::from_base64);
+            peer.preshared_key_file = Some(file.value);
+        }
         peer.endpoint = section.get("endpoint", self.report, value::endpoint);
         peer.allowed_ips = section.list("allowed_ips", self.report, value::prefix);
         let keepalive = section.get("persistent_keepalive", self.report, |node, what, report| {

@@ -22,6 +22,7 @@ fn peer(n: u8, nets: &[&str]) -> Arc<Peer> {
         name: Name::new(&format!("p{n}")).unwrap(),
         public_key: key(n),
         preshared_key: None,
+        preshared_key_file: None,
         endpoint: None,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
         persistent_keepalive: None,

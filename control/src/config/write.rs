@@ -1,0 +1,378 @@
+//! A configuration as the text of a file.
+//!
+//! In: a [`Config`]. Out: YAML of which [`super::parse`] makes the same configuration; what holds anyway is left out.
+//! Never: a key that is secret: the files that hold them are named.
+
+use std::fmt::Display;
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_saphyr::FlowSeq;
+
+use super::build::derived_queue_workers;
+use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
+use super::{
+    Account, Config, Cores, Guard, Hugepages, MacAddr, Memory, Network, NetworkRoute, NextHop,
+    Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
+    UplinkDriver, VhostUserPort, WorkerIndex,
+};
+
+/// The text of a file that says the same.
+#[must_use]
+pub fn to_yaml(config: &Config) -> String {
+    let options =
+        serde_saphyr::ser_options! { prefer_block_scalars: false, compact_list_indent: false };
+    // Maps of texts and numbers, written to memory: there is nothing that could fail.
+    serde_saphyr::to_string_with_options(&file(config), options).unwrap_or_default()
+}
+
+/// A value of the file.
+enum Yaml {
+    Text(String),
+    Number(u32),
+    Bool(bool),
+    /// On one line.
+    List(Vec<Yaml>),
+    /// An item to a line.
+    Tables(Vec<Map>),
+    Map(Map),
+}
+
+impl Serialize for Yaml {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Number(number) => serializer.serialize_u32(*number),
+            Self::Bool(truth) => serializer.serialize_bool(*truth),
+            Self::List(items) => FlowSeq(items).serialize(serializer),
+            Self::Tables(items) => items.serialize(serializer),
+            Self::Map(map) => map.serialize(serializer),
+        }
+    }
+}
+
+/// Keys with their values, in order.
+#[derive(Default)]
+struct Map(Vec<(String, Yaml)>);
+
+impl Serialize for Map {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in &self.0 {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+impl Map {
+    fn put(mut self, key: &str, value: Yaml) -> Self {
+        self.0.push((key.to_owned(), value));
+        self
+    }
+
+    fn text(self, key: &str, value: impl Display) -> Self {
+        self.put(key, Yaml::Text(value.to_string()))
+    }
+
+    fn number(self, key: &str, value: impl Into<u32>) -> Self {
+        self.put(key, Yaml::Number(value.into()))
+    }
+
+    /// Unless it is what holds anyway.
+    fn number_but(self, key: &str, value: impl Into<u32>, default: impl Into<u32>) -> Self {
+        let (value, default) = (value.into(), default.into());
+        match value == default {
+            true => self,
+            false => self.number(key, value),
+        }
+    }
+
+    /// If there is one.
+    fn maybe(self, key: &str, value: Option<impl Display>) -> Self {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self,
+        }
+    }
+
+    /// Unless it is empty.
+    fn list<T: Display>(self, key: &str, values: &[T]) -> Self {
+        if values.is_empty() {
+            return self;
+        }
+        let texts = values.iter().map(|value| Yaml::Text(value.to_string()));
+        self.put(key, Yaml::List(texts.collect()))
+    }
+
+    /// Unless it is empty.
+    fn tables(self, key: &str, tables: Vec<Self>) -> Self {
+        match tables.is_empty() {
+            true => self,
+            false => self.put(key, Yaml::Tables(tables)),
+        }
+    }
+
+    /// Unless it is empty.
+    fn map(self, key: &str, map: Self) -> Self {
+        match map.0.is_empty() {
+            true => self,
+            false => self.put(key, Yaml::Map(map)),
+        }
+    }
+
+    fn workers(self, key: &str, workers: &[WorkerIndex], derived: &[WorkerIndex]) -> Self {
+        if workers == derived {
+            return self;
+        }
+        let numbers = workers.iter().map(|it| Yaml::Number(it.0.into()));
+        self.put(key, Yaml::List(numbers.collect()))
+    }
+}
+
+fn file(config: &Config) -> Map {
+    let mut turn = 0;
+    let workers = config.cores.workers.len();
+    let named = |items: Vec<(String, Map)>| {
+        let items = items.into_iter().map(|(name, map)| (name, Yaml::Map(map)));
+        Map(items.collect())
+    };
+    let uplinks = config.uplinks.iter();
+    let uplinks = uplinks.map(|it| (it.name.to_string(), uplink(it, workers)));
+    let tunnels = config.tunnels.iter();
+    let tunnels = tunnels.map(|it| (it.name.to_string(), tunnel(it, config.uplink_of(it))));
+    let networks = config.networks.iter();
+    let networks = networks.map(|it| (it.name.to_string(), network(it, config)));
+    let ports = config.ports.iter();
+    let ports = ports.map(|it| {
+        let derived = derived_queue_workers(it.queues.into(), workers, &mut { turn });
+        // A port with workers of its own takes no turn.
+        turn += if it.queue_workers == derived {
+            derived.len()
+        } else {
+            0
+        };
+        (
+            it.name.to_string(),
+            port(it, config.network_of(it), &derived),
+        )
+    });
+    Map::default()
+        .number("version", 1_u32)
+        .text("node", &config.node)
+        .map("cores", cores(&config.cores))
+        .map("memory", memory(config.memory))
+        .map("uplinks", named(uplinks.collect()))
+        .map("tunnels", named(tunnels.collect()))
+        .put("networks", Yaml::Map(named(networks.collect())))
+        .map("ports", named(ports.collect()))
+}
+
+fn cores(cores: &Cores) -> Map {
+    let control = cores.control.map(|cpu| cpu.0);
+    let pinned: Vec<_> = cores.workers.iter().filter_map(|it| it.cpu).collect();
+    let map = Map::default();
+    let map = match control {
+        Some(cpu) => map.number("control", cpu),
+        None => map,
+    };
+    let map = match (pinned.is_empty(), u32::try_from(cores.workers.len())) {
+        (true, Ok(count)) => map.number_but("workers", count, 1_u32),
+        _ => {
+            let cpus = pinned.iter().map(|cpu| Yaml::Number(cpu.0.into()));
+            map.put("workers", Yaml::List(cpus.collect()))
+        }
+    };
+    map.maybe("poll", (cores.poll == Poll::Busy).then_some("busy"))
+}
+
+fn memory(memory: Memory) -> Map {
+    let hugepages = match memory.hugepages {
+        Hugepages::Auto => None,
+        Hugepages::Required => Some("required"),
+        Hugepages::Off => Some("off"),
+    };
+    let map = Map::default().maybe("hugepages", hugepages).number_but(
+        "megabytes",
+        memory.megabytes,
+        MEGABYTES_DEFAULT,
+    );
+    match memory.mtu_max {
+        Some(mtu) => map.number("mtu_max", mtu),
+        None => map,
+    }
+}
+
+fn uplink(uplink: &Uplink, workers: usize) -> Map {
+    let map = Map::default();
+    let map = match &uplink.driver {
+        UplinkDriver::Dpdk(dpdk) => map
+            .text("driver", "dpdk")
+            .text("device", dpdk.device.devargs())
+            .number_but("rx_descriptors", dpdk.rx_descriptors, RING_DEFAULT)
+            .number_but("tx_descriptors", dpdk.tx_descriptors, RING_DEFAULT),
+        UplinkDriver::Udp(udp) => {
+            let map = map
+                .text("driver", "udp")
+                .maybe("device", udp.device.as_ref());
+            match udp.fwmark {
+                Some(mark) => map.number("fwmark", mark),
+                None => map,
+            }
+        }
+    };
+    let routes = uplink.routes.iter();
+    let routes = routes.map(|it| Map::default().text("to", it.to).text("via", it.via));
+    let queues = uplink.queues;
+    let derived = derived_queue_workers(queues.into(), workers, &mut 0);
+    map.list("addresses", &uplink.addresses)
+        .tables("routes", routes.collect())
+        .number_but("mtu", uplink.mtu, limits::MTU_DEFAULT)
+        .number_but("queues", queues, u32::try_from(workers).unwrap_or(0))
+        .workers("queue_workers", &uplink.queue_workers, &derived)
+}
+
+fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
+    let mark = match &uplink.driver {
+        UplinkDriver::Udp(udp) => udp.fwmark.unwrap_or(0),
+        UplinkDriver::Dpdk(_) => 0,
+    };
+    let mtu = super::build::derived_tunnel_mtu(uplink.mtu.into());
+    let map = Map::default()
+        .text("uplink", &tunnel.uplink)
+        .number("listen_port", tunnel.listen_port)
+        .text("private_key_file", tunnel.private_key_file.display())
+        .number_but("mtu", tunnel.mtu, mtu)
+        .number_but("fwmark", tunnel.fwmark, mark);
+    let map = match &tunnel.uapi {
+        Uapi::Auto => map,
+        Uapi::Name(name) => map.text("uapi", name),
+        Uapi::Off => map.put("uapi", Yaml::Bool(false)),
+    };
+    let peers = tunnel.peers.iter();
+    let peers = peers.map(|it| (it.name.to_string(), Yaml::Map(peer(it))));
+    map.map("peers", Map(peers.collect()))
+}
+
+fn peer(peer: &Peer) -> Map {
+    let keepalive = peer
+        .persistent_keepalive
+        .map(|seconds| format!("{seconds}s"));
+    let file = peer.preshared_key_file.as_ref();
+    Map::default()
+        .text("public_key", peer.public_key.to_base64())
+        .maybe("preshared_key_file", file.map(|path| path.display()))
+        .maybe("endpoint", peer.endpoint.as_ref())
+        .list("allowed_ips", &peer.allowed_ips)
+        .maybe("persistent_keepalive", keepalive)
+}
+
+fn network(network: &Network, config: &Config) -> Map {
+    let tunnel = network.tunnel.as_ref();
+    let derived = tunnel.and_then(|name| config.tunnel(name));
+    let derived = derived.map_or(limits::MTU_DEFAULT, |tunnel| tunnel.mtu.into());
+    let mac = (network.gateway_mac != MacAddr::derived(network.name.as_str()))
+        .then_some(network.gateway_mac);
+    Map::default()
+        .list("gateway", &network.gateways)
+        .maybe("gateway_mac", mac)
+        .maybe("tunnel", tunnel)
+        .number_but("mtu", network.mtu, derived)
+        .tables("routes", network.routes.iter().map(route).collect())
+}
+
+fn route(route: &NetworkRoute) -> Map {
+    let map = Map::default().text("to", route.to);
+    match &route.next_hop {
+        NextHop::Peer(peer) => map.text("peer", peer),
+        NextHop::Guest(address) => map.text("via", address),
+        NextHop::Unreachable => map.put("unreachable", Yaml::Bool(true)),
+    }
+}
+
+fn port(port: &Port, network: &Network, workers: &[WorkerIndex]) -> Map {
+    let map = match &port.driver {
+        PortDriver::VhostUser(at) => socket(at, port),
+        PortDriver::Tun { interface } => kernel("tun", interface, port),
+        PortDriver::Tap { interface } => kernel("tap", interface, port),
+    };
+    let derived = MacAddr::derived(port.name.as_str());
+    let is_tun = matches!(port.driver, PortDriver::Tun { .. });
+    let mac = (!is_tun || port.mac != derived).then_some(port.mac);
+    map.text("network", &port.network)
+        .maybe("mac", mac)
+        .list("addresses", &port.addresses)
+        .maybe("guard", guard(port.guard, network.is_plain()))
+        .number_but("queues", port.queues, 1_u32)
+        .workers("queue_workers", &port.queue_workers, workers)
+        .offloads(port.offloads)
+}
+
+fn kernel(driver: &str, interface: &str, port: &Port) -> Map {
+    let own = (interface != port.name.as_str()).then_some(interface);
+    Map::default()
+        .text("driver", driver)
+        .maybe("interface", own)
+}
+
+fn socket(at: &VhostUserPort, port: &Port) -> Map {
+    let path = match &at.socket {
+        SocketPath::Absolute(path) | SocketPath::InRunDir(path) => path,
+    };
+    let derived = SocketPath::InRunDir(format!("{}.sock", port.name).into());
+    let own = (at.socket != derived).then(|| path.display());
+    let account = |account: &Option<Account>| match account {
+        None => None,
+        Some(Account::Id(id)) => Some(id.to_string()),
+        Some(Account::Name(name)) => Some(name.clone()),
+    };
+    let bits = (at.permissions != PERMISSIONS_DEFAULT).then(|| format!("{:04o}", at.permissions));
+    let client = (at.mode == SocketMode::Client).then_some("client");
+    Map::default()
+        .maybe("socket", own)
+        .maybe("socket_mode", client)
+        .maybe("socket_owner", account(&at.owner))
+        .maybe("socket_group", account(&at.group))
+        .maybe("socket_permissions", bits)
+}
+
+fn guard(guard: Guard, plain: bool) -> Option<&'static str> {
+    match (guard, plain) {
+        (Guard::Strict, false) | (Guard::Off, true) => None,
+        (Guard::Strict, true) => Some("strict"),
+        (Guard::Mac, _) => Some("mac"),
+        (Guard::Off, false) => Some("off"),
+    }
+}
+
+impl Map {
+    fn offloads(self, offloads: Offloads) -> Self {
+        if offloads == Offloads::ALL {
+            return self;
+        }
+        if offloads == Offloads::NONE {
+            return self.text("offloads", "none");
+        }
+        let Offloads {
+            checksum,
+            tso4,
+            tso6,
+            ecn,
+            uso,
+            mergeable,
+            packed,
+        } = offloads;
+        let each = [
+            ("checksum", checksum),
+            ("tso4", tso4),
+            ("tso6", tso6),
+            ("ecn", ecn),
+            ("uso", uso),
+            ("mergeable", mergeable),
+            ("packed", packed),
+        ];
+        let map = each.into_iter().fold(Self::default(), |map, (key, on)| {
+            map.put(key, Yaml::Bool(on))
+        });
+        self.map("offloads", map)
+    }
+}
