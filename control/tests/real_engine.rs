@@ -127,3 +127,87 @@ fn what_is_refused_changes_nothing() {
     fs::write(running.run_dir().join("vm2.sock"), "precious").unwrap();
     refused(&with(""), "vm2.sock is no socket: remove it");
 }
+
+#[test]
+fn what_differs_is_told_before_it_is_applied() {
+    let one = format!("{NETWORK}ports:\n{}", port(1));
+    let two = format!(
+        "{NETWORK}ports:\n{}{}",
+        port(1).replace("}", ", queues: 2}"),
+        port(2)
+    );
+    let running = Running::start(&one);
+    let run_dir = running.run_dir();
+    let new = running.folder.path().join("new.yaml");
+    fs::write(&new, &two).unwrap();
+    let (own, new) = (running.folder.path().join("c.yaml"), new.to_str().unwrap());
+    let own = own.to_str().unwrap();
+
+    let output = run(&["diff"], &run_dir);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), format!("running and {own} are the same\n"));
+
+    let output = run(&["diff", "running", new], &run_dir);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        format!(
+            "running → {new}\n~ port vm1  (reopens port)\n    queues: 1 → 2\n    queue_workers: [0] → [0, 0]\n\
+             + port vm2\n2 changes; reopens port: 1\n"
+        )
+    );
+    // The other way, and without anybody who runs.
+    for arguments in [["diff", new, "running"], ["diff", new, own]] {
+        let output = run(&arguments, &run_dir);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(text.contains("- port vm2  (closes port)\n"), "{text}");
+    }
+    let output = run(&["diff", "running", new, "--text"], &run_dir);
+    let text = stdout(&output);
+    assert!(
+        text.starts_with(&format!("--- running\n+++ {new}\n@@ ")),
+        "{text}"
+    );
+    assert!(text.contains("\n+    queues: 2\n"), "{text}");
+    let output = run(&["diff", "running", new, "-o", "json"], &run_dir);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(json["changes"][0]["keys"][0]["new"], "2");
+
+    // Nothing was changed by all that; what is told is what is done.
+    assert_eq!(running.state().generation, 1);
+    let applied = stdout(&running.apply(&two));
+    assert!(
+        applied.contains("port vm1 reopened") && applied.contains("port vm2 added"),
+        "{applied}"
+    );
+    assert_eq!(
+        run(&["diff", "running", new], &run_dir).status.code(),
+        Some(0)
+    );
+
+    fs::write(new, "version: 1\n").unwrap();
+    for arguments in [
+        ["diff", "running", new],
+        ["diff", own, new],
+        ["diff", own, "missing.yaml"],
+    ] {
+        let output = run(&arguments, &run_dir);
+        assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+        assert!(stdout(&output).is_empty() && !stderr(&output).is_empty());
+    }
+}
+
+#[test]
+fn the_running_configuration_is_a_file_that_says_the_same() {
+    let running = Running::start(&format!("{NETWORK}ports:\n{}", port(1)));
+    let output = run(&["config", "show"], &running.run_dir());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let written = stdout(&output);
+    let output = running.apply(&written);
+    assert_eq!(
+        stdout(&output),
+        "generation 1: nothing changed\n",
+        "{written}"
+    );
+}

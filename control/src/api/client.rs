@@ -1,4 +1,4 @@
-//! The other end of the control socket: what `show` and `apply` ask.
+//! The other end of the control socket: what commands ask.
 //!
 //! In: a run directory. Out: answers as types. Never: a terminal.
 
@@ -12,7 +12,8 @@ use axum::http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde::de::DeserializeOwned;
 
-use super::{ApplyBody, Refusal};
+use super::{ApplyBody, ConfigText, DiffBody, Refusal};
+use crate::plan::Diff;
 use crate::process;
 use crate::state::{Applied, State};
 
@@ -77,6 +78,26 @@ impl Client {
     pub fn apply(&self, body: &ApplyBody) -> Result<Applied, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
         self.ask(Method::POST, "/v1/apply", body)
+    }
+
+    /// The configuration that runs, as a file; with what `wg` set, if it is to be with drift.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn config(&self, drift: bool) -> Result<ConfigText, ClientError> {
+        let path = format!("/v1/config?drift={drift}");
+        self.ask(Method::GET, &path, Vec::new())
+    }
+
+    /// Compares two configurations.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or one of them has mistakes.
+    pub fn diff(&self, body: &DiffBody) -> Result<Diff, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        self.ask(Method::POST, "/v1/diff", body)
     }
 
     fn ask<T: DeserializeOwned>(

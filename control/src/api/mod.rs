@@ -146,6 +146,45 @@ pub struct ApplyBody {
     pub text: String,
 }
 
+/// The body of `POST /v1/diff`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct DiffBody {
+    /// What was.
+    pub from: Side,
+    /// What comes.
+    pub to: Side,
+    /// Whether the lines that differ are wanted, too.
+    #[serde(default)]
+    pub text: bool,
+}
+
+/// One of two configurations that are compared.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// What is desired at present, with what `wg` set.
+    Running,
+    /// A file.
+    File(ApplyBody),
+}
+
+/// The answer to `GET /v1/config`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct ConfigText {
+    /// The file that it was read from.
+    pub path: std::path::PathBuf,
+    /// A file that says the same.
+    pub text: String,
+}
+
+/// The query of `GET /v1/config`.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct ConfigQuery {
+    /// With what `wg` set.
+    #[serde(default)]
+    pub drift: bool,
+}
+
 /// The body of every answer that is not the one asked for.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {

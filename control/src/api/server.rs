@@ -1,23 +1,29 @@
 //! The control socket: HTTP/1.1 over `api.sock` in the run directory, mode 0660.
 //!
-//! In: `GET /v1/state`, `POST /v1/apply`. Out: JSON; requests to the engine. Never: the engine's
+//! In: `GET /v1/state`, `GET /v1/config`, `POST /v1/diff`, `POST /v1/apply`. Out: JSON; requests to the engine. Never: the engine's
 //! thread: this one has its own, with tokio's single-threaded runtime.
 //!
 //! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Json, State as AxumState};
+use axum::extract::{DefaultBodyLimit, Json, Query, State as AxumState};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use culvert_directory::{Access, Directory, ListenError, Listener, Place};
 use tokio::time::timeout;
 
-use super::{Applied, ApplyBody, ApplyError, Refusal, Reply, Request, Requester, SendError};
-use crate::{api, config, process};
+use super::{
+    Applied, ApplyBody, ApplyError, ConfigQuery, ConfigText, DiffBody, Refusal, Reply, Request,
+    Requester, SendError, Side,
+};
+use crate::config::{self, Config};
+use crate::plan::{Diff, Layers};
+use crate::{api, process};
 
 /// The largest body: a configuration of the greatest length as a JSON string, and its path.
 const BODY: usize = 80 << 20;
@@ -72,6 +78,8 @@ pub fn serve(run_dir: &Directory, requester: Requester) -> Result<Server, ServeE
 fn router(requester: Requester) -> axum::Router {
     axum::Router::new()
         .route("/v1/state", get(state))
+        .route("/v1/config", get(configuration))
+        .route("/v1/diff", post(diff))
         .route("/v1/apply", post(apply))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(requester)
@@ -89,16 +97,76 @@ async fn state(AxumState(requester): AxumState<Requester>) -> Response {
     }
 }
 
+async fn configuration(
+    AxumState(requester): AxumState<Requester>,
+    Query(query): Query<ConfigQuery>,
+) -> Response {
+    let desired = match desired(&requester).await {
+        Ok(desired) => desired,
+        Err(refused) => return refused,
+    };
+    let written = tokio::task::spawn_blocking(move || {
+        let path = desired.file().source.clone();
+        let text = match query.drift {
+            true => config::to_yaml(&desired.merged()),
+            false => config::to_yaml(desired.file()),
+        };
+        ConfigText { path, text }
+    });
+    match written.await {
+        Ok(text) => Json(text).into_response(),
+        Err(_) => failed("the configuration could not be written"),
+    }
+}
+
+async fn diff(AxumState(requester): AxumState<Requester>, Json(body): Json<DiffBody>) -> Response {
+    let desired = match desired(&requester).await {
+        Ok(desired) => desired,
+        Err(refused) => return refused,
+    };
+    let compared = tokio::task::spawn_blocking(move || {
+        let from = match body.from {
+            Side::Running => desired.clone(),
+            Side::File(file) => Layers::new(Arc::new(read(&file)?)),
+        };
+        let to = match body.to {
+            Side::Running => desired.merged(),
+            Side::File(file) => read(&file)?,
+        };
+        Ok::<_, config::Report>(Diff::between(&from, to, body.text))
+    });
+    match compared.await {
+        Ok(Ok(diff)) => Json(diff).into_response(),
+        Ok(Err(report)) => mistaken(&report),
+        Err(_) => failed("the configurations could not be compared"),
+    }
+}
+
+fn read(file: &ApplyBody) -> Result<Config, config::Report> {
+    config::parse(&file.text, &file.path, &config::Disk).map(|(config, _)| config)
+}
+
+/// What the engine desires; or what is to be answered instead.
+async fn desired(requester: &Requester) -> Result<Layers, Response> {
+    let (reply, answer) = Reply::new();
+    requester
+        .send(Request::Desired { reply })
+        .map_err(unavailable)?;
+    match timeout(PATIENCE, answer).await {
+        Ok(Ok(desired)) => Ok(desired),
+        Ok(Err(_)) => Err(unavailable(SendError::Ended)),
+        Err(_) => Err(late()),
+    }
+}
+
 async fn apply(
     AxumState(requester): AxumState<Requester>,
     Json(body): Json<ApplyBody>,
 ) -> Response {
     // Reading key files and a long text must not hold up another client's `show`.
-    let checked =
-        tokio::task::spawn_blocking(move || config::parse(&body.text, &body.path, &config::Disk))
-            .await;
+    let checked = tokio::task::spawn_blocking(move || read(&body)).await;
     let config = match checked {
-        Ok(Ok((config, _))) => config,
+        Ok(Ok(config)) => config,
         Ok(Err(report)) => return mistaken(&report),
         Err(_) => return failed("the configuration could not be checked"),
     };

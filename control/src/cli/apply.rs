@@ -8,11 +8,7 @@ use crate::api::client::{Client, ClientError};
 use crate::state::Applied;
 
 pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(config)
-        .map_err(|error| Failure::Line(format!("can't read {}: {error}", config.display())))?;
-    let path = std::path::absolute(config)?;
-    let body = ApplyBody { path, text };
-    match Client::new(run_dir).apply(&body) {
+    match Client::new(run_dir).apply(&read(config)?) {
         Ok(applied) => {
             print(&done(&applied))?;
             failed(&applied)
@@ -23,6 +19,14 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
         ))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A file as it is handed over.
+pub(super) fn read(config: &Path) -> Result<ApplyBody, Failure> {
+    let text = std::fs::read_to_string(config)
+        .map_err(|error| Failure::Line(format!("can't read {}: {error}", config.display())))?;
+    let path = std::path::absolute(config)?;
+    Ok(ApplyBody { path, text })
 }
 
 fn done(applied: &Applied) -> String {

@@ -6,6 +6,7 @@
 
 mod apply;
 mod check;
+mod diff;
 mod keys;
 mod reference;
 mod run;
@@ -30,6 +31,8 @@ pub(crate) enum Failure {
     Line(String),
     /// Text that is complete in itself.
     Report(String),
+    /// All was told: two things that were compared differ.
+    Differs,
 }
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -112,8 +115,52 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Show what an apply would change, object by object, and what it costs whom
+    #[command(
+        after_help = "Exit status: 0 nothing differs, 1 something does, 2 it could not be found out."
+    )]
+    Diff {
+        /// What was: a file, or `running`, which is what runs at present, with what `wg` set [default: running]
+        #[arg(value_name = "FROM")]
+        from: Option<PathBuf>,
+        /// What comes: a file, or `running` [default: the file of the running culvert]
+        #[arg(value_name = "TO")]
+        to: Option<PathBuf>,
+        /// Print the lines that differ, as `diff -u` does, of both as `culvert config show` prints them
+        #[arg(long, conflicts_with = "output")]
+        text: bool,
+        /// Print JSON
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// The configuration of a running culvert
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print it as a file that says the same, without what holds anyway
+    Show {
+        /// With what `wg` set over it
+        #[arg(long)]
+        drift: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For programs
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -143,16 +190,20 @@ pub(crate) enum Part {
 /// The binary's whole life.
 pub fn main() -> ExitCode {
     let cli = Cli::parse_from(tun::arguments(std::env::args_os()));
+    // Of what compares, 1 means that something differs.
+    let compares = matches!(cli.command, Command::Diff { .. });
+    let failed = ExitCode::from(if compares { 2 } else { 1 });
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let text = match failure {
                 Failure::Line(line) => format!("culvert: {line}\n"),
                 Failure::Report(text) => text,
+                Failure::Differs => return ExitCode::FAILURE,
             };
             // Nobody is left to tell when stderr is gone.
             let _ = io::stderr().write_all(text.as_bytes());
-            ExitCode::FAILURE
+            failed
         }
     }
 }
@@ -172,6 +223,23 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Genpsk => keys::genpsk(),
         Command::Show { part, json, place } => show::run(&place.run_dir, part, json),
         Command::Apply { config, place } => apply::run(&config, &place.run_dir),
+        Command::Config {
+            command: ConfigCommand::Show { drift, place },
+        } => diff::show(&place.run_dir, drift),
+        Command::Diff {
+            from,
+            to,
+            text,
+            output,
+            place,
+        } => {
+            let form = match (text, output) {
+                (true, _) => diff::Form::Lines,
+                (false, Some(Output::Json)) => diff::Form::Json,
+                (false, None) => diff::Form::Objects,
+            };
+            diff::run(from.as_deref(), to.as_deref(), &place.run_dir, form)
+        }
         Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

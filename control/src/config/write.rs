@@ -4,6 +4,8 @@
 //! Never: a key that is secret: the files that hold them are named.
 
 use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_saphyr::FlowSeq;
@@ -16,13 +18,30 @@ use super::{
     UplinkDriver, VhostUserPort, WorkerIndex,
 };
 
-/// The text of a file that says the same.
+/// The text of a file that says the same. Keys that lie in no file, for `wg` has set them, are named in comments ahead
+/// of it.
 #[must_use]
 pub fn to_yaml(config: &Config) -> String {
     let options =
         serde_saphyr::ser_options! { prefer_block_scalars: false, compact_list_indent: false };
     // Maps of texts and numbers, written to memory: there is nothing that could fail.
-    serde_saphyr::to_string_with_options(&file(config), options).unwrap_or_default()
+    let text = serde_saphyr::to_string_with_options(&file(config), options).unwrap_or_default();
+    let missing = missing_keys(config).map(|what| format!("# {what} lies in no file\n"));
+    missing.collect::<String>() + &text
+}
+
+/// Keys that can't be told where they came from.
+fn missing_keys(config: &Config) -> impl Iterator<Item = String> {
+    config.tunnels.iter().flat_map(|tunnel| {
+        let is_missing = tunnel.private_key.is_some() && tunnel.private_key_file == Path::new("");
+        let own = is_missing.then(|| format!("the private key of tunnel {}", tunnel.name));
+        let peers = tunnel.peers.iter();
+        let peers =
+            peers.filter(|it| it.preshared_key.is_some() && it.preshared_key_file.is_none());
+        let name =
+            |peer: &Arc<Peer>| format!("the preshared key of peer {}/{}", tunnel.name, peer.name);
+        own.into_iter().chain(peers.map(name))
+    })
 }
 
 /// A value of the file.
@@ -236,11 +255,12 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         UplinkDriver::Udp(udp) => udp.fwmark.unwrap_or(0),
         UplinkDriver::Dpdk(_) => 0,
     };
+    let key_file = Some(&tunnel.private_key_file).filter(|path| *path != Path::new(""));
     let mtu = super::build::derived_tunnel_mtu(uplink.mtu.into());
     let map = Map::default()
         .text("uplink", &tunnel.uplink)
         .number("listen_port", tunnel.listen_port)
-        .text("private_key_file", tunnel.private_key_file.display())
+        .maybe("private_key_file", key_file.map(|path| path.display()))
         .number_but("mtu", tunnel.mtu, mtu)
         .number_but("fwmark", tunnel.fwmark, mark);
     let map = match &tunnel.uapi {

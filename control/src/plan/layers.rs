@@ -95,6 +95,19 @@ impl Layers {
         file.chain(added.into_iter().filter_map(|peer| peer.wg.as_ref()))
     }
 
+    /// What is desired, as one configuration.
+    #[must_use]
+    pub fn merged(&self) -> Config {
+        let mut merged = Config::clone(&self.file);
+        for tunnel in &mut merged.tunnels {
+            let peers = self.peers(&tunnel.name).cloned().collect();
+            if let Some(head) = self.head(&tunnel.name) {
+                *tunnel = Tunnel { peers, ..head };
+            }
+        }
+        merged
+    }
+
     /// What the file calls a peer that `wg` has removed.
     #[must_use]
     pub fn former_name(&self, tunnel: &Name, key: &PublicKey) -> Option<&Name> {

@@ -3,9 +3,10 @@
 //! In: the desired state in its layers, and a whole file or the edits of `wg`. Out: typed changes, each with its
 //! object, old → new and impact, in words, too. Never: a socket, a device, a clock: the engine carries plans out.
 //!
-//! Rooms: [`layers`] what is desired and by whom, `overlay` what of it `wg` set, [`proposal`] a file with the way to it,
+//! Rooms: [`diff`] what differs, to be read, [`layers`] what is desired and by whom, `overlay` what of it `wg` set, [`proposal`] a file with the way to it,
 //! [`words`] changes as text.
 
+pub mod diff;
 pub mod layers;
 mod overlay;
 pub mod proposal;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use crate::config::{Cores, Memory, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink};
 
+pub use diff::Diff;
 pub use layers::Layers;
 pub use proposal::Proposal;
 

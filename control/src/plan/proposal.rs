@@ -143,6 +143,7 @@ mod tests {
             name: name(&format!("p{number}")),
             public_key: PublicKey::from_bytes([number; 32]),
             preshared_key: None,
+            preshared_key_file: None,
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: Some(keepalive),

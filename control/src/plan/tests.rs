@@ -301,3 +301,38 @@ fn peers_that_wg_removed_and_added_are_drift() {
     let lines: Vec<_> = layers.plan(&file).iter().map(Change::line).collect();
     assert_eq!(lines, ["peer a/new removed", "peer a/p1 added"]);
 }
+
+#[test]
+fn what_wg_set_is_part_of_what_is_desired() {
+    let file = tunnels([1, 2], &(peer(1, "") + ", " + &peer(2, "")));
+    let mut layers = Layers::new(Arc::clone(&file));
+    assert_eq!(layers.merged(), *file);
+    let mut wanted = Config::clone(&file);
+    let tunnel = &mut wanted.tunnels[0];
+    tunnel.fwmark = 9;
+    let gone = tunnel.peers.remove(0);
+    let old = Arc::clone(&tunnel.peers[0]);
+    Arc::make_mut(&mut tunnel.peers[0]).persistent_keepalive = Some(7);
+    let new = Arc::clone(&tunnel.peers[0]);
+    let peers = [Edit::Remove(gone), Edit::Change { old, new }];
+    let (tunnel, moves) = (tunnel.name.clone(), false);
+    let peers = peers.map(|edit| {
+        let tunnel = tunnel.clone();
+        Change::Peer(PeerChange {
+            tunnel,
+            edit,
+            moves,
+        })
+    });
+    let head = wanted.tunnels[0].head();
+    let head = Change::Tunnel(Edit::Change {
+        old: head.clone(),
+        new: head,
+    });
+    peers
+        .iter()
+        .chain([&head])
+        .for_each(|change| layers.overlay(change));
+    assert_eq!(layers.merged(), wanted);
+    assert_eq!(layers.plan(&layers.merged()), []);
+}

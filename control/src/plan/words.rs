@@ -327,10 +327,10 @@ impl Change {
         }
     }
 
-    /// What is done, in one line: the object, what becomes of it, the old and new value of each key that differs.
+    /// What becomes of the object, in one word.
     #[must_use]
-    pub fn line(&self) -> String {
-        let what = match self {
+    pub fn action(&self) -> &'static str {
+        match self {
             Self::Cores { .. } | Self::Memory { .. } => "changed",
             Self::Uplink(edit) => verb(edit),
             Self::Tunnel(edit) => verb(edit),
@@ -338,7 +338,12 @@ impl Change {
             Self::Network(edit) => verb(edit),
             Self::Port { .. } if self.impact() == Impact::ReopensPort => "reopened",
             Self::Port { edit, .. } => verb(edit),
-        };
+        }
+    }
+
+    /// What is done, in one line: the object, what becomes of it, the old and new value of each key that differs.
+    #[must_use]
+    pub fn line(&self) -> String {
         let differences = self.differences();
         let texts: Vec<_> = differences.iter().map(ToString::to_string).collect();
         let texts = if texts.is_empty() {
@@ -346,6 +351,6 @@ impl Change {
         } else {
             format!(" ({})", texts.join("; "))
         };
-        format!("{} {what}{texts}", self.object())
+        format!("{} {}{texts}", self.object(), self.action())
     }
 }

@@ -1,0 +1,168 @@
+//! `culvert diff [FROM [TO]]`, and `culvert config show`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Failure, apply, check, print, wants_color};
+use crate::api::client::{Client, ClientError};
+use crate::api::{DiffBody, Side};
+use crate::plan::Layers;
+use crate::plan::diff::{Changed, Diff};
+
+/// The word for what runs, where a file could be named.
+const RUNNING: &str = "running";
+
+/// How a difference is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Object by object.
+    Objects,
+    /// As `diff -u` does.
+    Lines,
+    /// All of it.
+    Json,
+}
+
+/// Prints what differs, which is no success then.
+pub(super) fn run(
+    from: Option<&Path>,
+    to: Option<&Path>,
+    run_dir: &Path,
+    form: Form,
+) -> Result<(), Failure> {
+    let client = Client::new(run_dir);
+    let from = from.unwrap_or(Path::new(RUNNING));
+    let to = match to {
+        Some(to) => to.to_owned(),
+        None => running_file(&client)?,
+    };
+    let lines = form == Form::Lines;
+    let diff = match (is_running(from), is_running(&to)) {
+        // Nobody has to run for that.
+        (false, false) => {
+            let old = Layers::new(Arc::new(check::load(from)?));
+            Diff::between(&old, check::load(&to)?, lines)
+        }
+        _ => client
+            .diff(&DiffBody {
+                from: side(from)?,
+                to: side(&to)?,
+                text: lines,
+            })
+            .map_err(refused)?,
+    };
+    let names = [from, &to].map(|it| it.display().to_string());
+    print(&text(&diff, &names, form, wants_color(&io::stdout()))?)?;
+    match diff.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Differs),
+    }
+}
+
+/// The file of the running configuration.
+fn running_file(client: &Client) -> Result<PathBuf, Failure> {
+    Ok(client.config(false)?.path)
+}
+
+fn is_running(side: &Path) -> bool {
+    side == Path::new(RUNNING)
+}
+
+fn side(path: &Path) -> Result<Side, Failure> {
+    Ok(match is_running(path) {
+        true => Side::Running,
+        false => Side::File(apply::read(path)?),
+    })
+}
+
+fn refused(error: ClientError) -> Failure {
+    if let ClientError::Refused(refusal) = error {
+        let text = format!("{}culvert: {}\n", refusal.report, refusal.error);
+        return Failure::Report(text);
+    }
+    error.into()
+}
+
+fn text(diff: &Diff, names: &[String; 2], form: Form, color: bool) -> Result<String, Failure> {
+    Ok(match form {
+        Form::Json => serde_json::to_string_pretty(diff)? + "\n",
+        Form::Lines => lines(diff, names, color),
+        Form::Objects => objects(diff, names, color),
+    })
+}
+
+fn lines(diff: &Diff, [from, to]: &[String; 2], color: bool) -> String {
+    let text = diff.text.as_deref().unwrap_or_default();
+    if text.is_empty() {
+        return String::new();
+    }
+    let painted = text.lines().map(|line| {
+        let mark = line.chars().next().unwrap_or(' ');
+        paint(line, mark, color) + "\n"
+    });
+    format!("--- {from}\n+++ {to}\n") + &painted.collect::<String>()
+}
+
+fn objects(diff: &Diff, [from, to]: &[String; 2], color: bool) -> String {
+    if diff.is_empty() {
+        return format!("{from} and {to} are the same\n");
+    }
+    let text: String = diff.changes.iter().map(|it| object(it, color)).collect();
+    format!("{from} → {to}\n{text}{}\n", summary(diff))
+}
+
+fn object(change: &Changed, color: bool) -> String {
+    let mark = match &*change.action {
+        "added" => '+',
+        "removed" => '-',
+        _ => '~',
+    };
+    let impact = match &*change.impact {
+        "none" => String::new(),
+        impact => format!("  ({impact})"),
+    };
+    let head = paint(&format!("{mark} {}", change.object), mark, color);
+    let keys = change.keys.iter();
+    let keys = keys.map(|it| format!("    {}: {} → {}\n", it.key, it.old, it.new));
+    format!("{head}{impact}\n") + &keys.collect::<String>()
+}
+
+/// How much it is, and what it costs.
+fn summary(diff: &Diff) -> String {
+    let count = diff.changes.len();
+    let mut text = format!("{count} {}", if count == 1 { "change" } else { "changes" });
+    for impact in [
+        "drops session",
+        "reopens port",
+        "closes port",
+        "restarts uplink",
+        "needs a restart",
+    ] {
+        let such = diff.changes.iter().filter(|it| it.impact == impact);
+        match such.count() {
+            0 => {}
+            count => text += &format!("; {impact}: {count}"),
+        }
+    }
+    text
+}
+
+fn paint(text: &str, mark: char, color: bool) -> String {
+    let code = match mark {
+        '+' => 32,
+        '-' => 31,
+        '~' => 33,
+        '@' => 36,
+        _ => return text.to_owned(),
+    };
+    match color {
+        true => format!("\x1b[{code}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    }
+}
+
+/// Prints the running configuration as a file.
+pub(super) fn show(run_dir: &Path, drift: bool) -> Result<(), Failure> {
+    print(&Client::new(run_dir).config(drift)?.text)
+}
