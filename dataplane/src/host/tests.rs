@@ -2,7 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use culvert_wire::{Checksum, EtherType, Ipv4View, ether, icmp, ipv4, ipv6, nd};
+use culvert_wire::{
+    Checksum, EtherType, Ipv4View,
+    arp::ArpPacket,
+    ether, icmp, ipv4, ipv6,
+    nd::{self, NdMessage},
+    parse::{L3, parse_frame},
+};
 use proptest::prelude::*;
 
 use super::*;
