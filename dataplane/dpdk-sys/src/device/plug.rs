@@ -1,0 +1,162 @@
+//! Plugging: from devargs to a device that can be started.
+//!
+//! *In*: devargs. *Out*: a [`Device`], or what DPDK said and what may mend it. *Never*: a device that stays plugged
+//! after a failure.
+
+use std::{
+    ffi::{CStr, CString, c_char},
+    os::fd::{OwnedFd, RawFd},
+};
+
+use super::{Capabilities, Device, DeviceError, Offloads, error::plug_advice};
+use crate::{
+    devargs::Devargs,
+    eal::{Eal, Errno, Pci},
+    ffi, kernel, log,
+};
+
+impl Device {
+    /// Plugs the device that `devargs` describes, for up to `queues` queue pairs.
+    ///
+    /// A PCI device wants an EAL that was started with [`Pci::Idle`](crate::Pci::Idle). `net_af_packet` is
+    /// given `qpairs` and a ring for the interface's MTU where the text doesn't have them.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] with what DPDK said and what may mend it. Nothing stays plugged.
+    pub fn plug(eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
+        let bad = || DeviceError::Devargs(devargs.to_owned());
+        let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
+        let name = parsed.device_name();
+        let c_name = CString::new(name.as_str()).map_err(|_| bad())?;
+        if parsed.is_pci() && eal.pci() == Pci::Off {
+            return Err(DeviceError::PciOff(name));
+        }
+        if port_by_name(&c_name).is_some() {
+            return Err(DeviceError::InUse(name));
+        }
+
+        if let Some(pairs) = parsed.queue_pairs()
+            && pairs > queues
+        {
+            return Err(DeviceError::QueuePairs {
+                devargs: devargs.to_owned(),
+                pairs,
+                queues,
+            });
+        }
+
+        let kernel_mtu = match parsed.interface() {
+            Some(interface) if parsed.is_af_packet() => Some(kernel::mtu(interface).map_err(
+                |error| DeviceError::Interface {
+                    devargs: devargs.to_owned(),
+                    interface: interface.to_owned(),
+                    error,
+                },
+            )?),
+            // Another driver may make the interface itself.
+            Some(_) | None => None,
+        };
+        let completed = parsed.completed(queues, kernel_mtu);
+        let before = packet_sockets(&parsed);
+        let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
+        // SAFETY: EAL runs; a C string that lives for the call.
+        let (result, log) =
+            log::capture(|| unsafe { ffi::culvert_device_plug(c_devargs.as_ptr()) });
+        if result < 0 {
+            return Err(DeviceError::Plug {
+                error: Errno::from_return(result),
+                log,
+                mend: plug_advice(&parsed),
+                devargs: completed,
+            });
+        }
+        let opened = packet_sockets(&parsed)
+            .into_iter()
+            .filter(|socket| !before.contains(socket));
+        let sockets: Vec<OwnedFd> = opened.filter_map(kernel::duplicate).collect();
+        // A driver that fails to make its port need not fail the plugging.
+        let id = port_by_name(&c_name).ok_or_else(|| DeviceError::NoPort {
+            log,
+            mend: plug_advice(&parsed),
+            devargs: completed.clone(),
+        })?;
+        Self::open(id, name, completed, sockets)
+    }
+
+    fn open(
+        id: u16,
+        name: String,
+        devargs: String,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, DeviceError> {
+        // SAFETY: all fields are integers and arrays of them.
+        let mut info: ffi::culvert_device_info = unsafe { std::mem::zeroed() };
+        // SAFETY: the port exists; the struct lives for the call.
+        let result = unsafe { ffi::culvert_port_info(id, &raw mut info) };
+        if result != 0 {
+            return Err(DeviceError::Read {
+                device: name,
+                what: "its properties",
+                error: Errno::from_return(result),
+            });
+        }
+        let capabilities = Capabilities {
+            driver: text(&info.driver),
+            max_rx_queues: info.max_rx_queues,
+            max_tx_queues: info.max_tx_queues,
+            max_mtu: info.max_mtu,
+            offloads: Offloads {
+                tx_ipv4: info.tx_offloads & ffi::CULVERT_TX_OFFLOAD_IPV4_CKSUM != 0,
+                tx_udp: info.tx_offloads & ffi::CULVERT_TX_OFFLOAD_UDP_CKSUM != 0,
+                rx_ipv4: info.rx_offloads & ffi::CULVERT_RX_OFFLOAD_IPV4_CKSUM != 0,
+                rx_udp: info.rx_offloads & ffi::CULVERT_RX_OFFLOAD_UDP_CKSUM != 0,
+            },
+            rss: info.rss_types != 0,
+            kernel_interface: (info.if_index != 0).then_some(info.if_index),
+            numa_node: u32::try_from(info.socket).ok(),
+        };
+        let mut device = Self {
+            id,
+            name,
+            devargs,
+            mac: info.mac,
+            capabilities,
+            descriptors: [info.rx_descriptors_default, info.tx_descriptors_default],
+            max_frame: info.max_frame,
+            min_rx_buffer: info.min_rx_buffer,
+            kernel_mtu: None,
+            sockets,
+            started: None,
+            multicast: None,
+            closed: false,
+        };
+        // Read again, now by the interface that the driver says it uses (net_tap has made its own).
+        device.kernel_mtu = device
+            .interface()
+            .and_then(|interface| kernel::mtu(&interface).ok());
+        Ok(device)
+    }
+}
+
+fn packet_sockets(devargs: &Devargs<'_>) -> Vec<RawFd> {
+    let interface = devargs.interface().filter(|_| devargs.is_af_packet());
+    let index = interface.and_then(|interface| kernel::index(interface).ok());
+    index.map_or_else(Vec::new, kernel::packet_sockets)
+}
+
+fn port_by_name(name: &CStr) -> Option<u16> {
+    let mut port = 0;
+    // SAFETY: a C string and an integer that live for the call.
+    let result = unsafe { ffi::culvert_port_by_name(name.as_ptr(), &raw mut port) };
+    (result == 0).then_some(port)
+}
+
+fn text(bytes: &[c_char]) -> String {
+    let bytes: Vec<u8> = bytes
+        .iter()
+        .take_while(|&&byte| byte != 0)
+        .map(|&byte| byte.cast_unsigned())
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
