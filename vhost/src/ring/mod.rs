@@ -7,13 +7,13 @@
 //! Threads: a worker takes a ring with `try_lock` once per burst and holds it for the burst.
 //! The session thread takes the same lock to start, stop or change the ring. **That lock is
 //! the quiescing mechanism**: whatever a worker knows of guest memory, it knows through a
-//! burst, and a burst is a borrow of the locked ring. The session thread shuts the ring's
-//! gate first, so that a worker that polls without pause can't starve it.
+//! burst, and a burst is a borrow of the locked ring (`gate`).
 //!
 //! Inside: [`split`] and `packed` walk the two layouts behind one enum, chosen once per burst;
 //! [`tx`] and [`rx`] are what workers see.
 
 pub(crate) mod call;
+mod gate;
 mod keep;
 pub(crate) mod kick;
 mod packed;
@@ -24,8 +24,7 @@ mod walk;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 use virtio_bindings::{virtio_config, virtio_net, virtio_ring};
 
@@ -33,11 +32,20 @@ use crate::config::Offloads;
 use crate::counters::RingCounters;
 use crate::memory::{DirtyLog, GuestMemory};
 
+use gate::Gate;
 pub(crate) use keep::Keeper;
 use kick::Kick;
 use packed::PackedRing;
 use split::SplitRing;
 use walk::{Chain, Descriptor, Walk};
+
+/// What `gate` is made of; `tests/model` has its own.
+mod sync {
+    pub(super) use std::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    };
+}
 
 /// Why a ring was stopped: what the guest or its VMM did. The names are stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,12 +314,7 @@ unsafe impl Send for RingState {}
 
 /// One ring of a port, for its whole life.
 pub(crate) struct Ring {
-    /// True while the session thread wants the lock.
-    is_shut: AtomicBool,
-    /// True while the ring runs: a look without the lock.
-    is_live: AtomicBool,
-    fault: AtomicU8,
-    state: Mutex<RingState>,
+    gate: Gate<RingState>,
     pub(crate) counters: RingCounters,
     pub(crate) kick: Kick,
     /// Wakes the session thread after a fault.
@@ -321,10 +324,7 @@ pub(crate) struct Ring {
 impl Ring {
     pub(crate) fn new(alarm: Arc<OwnedFd>) -> std::io::Result<Self> {
         Ok(Self {
-            is_shut: AtomicBool::new(false),
-            is_live: AtomicBool::new(false),
-            fault: AtomicU8::new(0),
-            state: Mutex::new(RingState::default()),
+            gate: Gate::new(RingState::default()),
             counters: RingCounters::default(),
             kick: Kick::new()?,
             alarm,
@@ -334,12 +334,12 @@ impl Ring {
     /// True while the ring runs.
     #[inline]
     pub(crate) fn is_live(&self) -> bool {
-        self.is_live.load(Ordering::Acquire)
+        self.gate.is_live()
     }
 
     /// The fault that stopped the ring, if one did.
     pub(crate) fn fault(&self) -> Option<RingFault> {
-        let number = self.fault.load(Ordering::Acquire);
+        let number = self.gate.fault();
         RingFault::ALL
             .into_iter()
             .find(|fault| *fault as u8 == number)
@@ -347,31 +347,8 @@ impl Ring {
 
     /// The worker's side: the ring if it runs and nobody holds it.
     #[inline]
-    pub(crate) fn try_lock(&self) -> Attempt<'_> {
-        if !self.is_live() {
-            return Attempt::NotReady;
-        }
-        if self.is_shut.load(Ordering::Acquire) {
-            return Attempt::Busy;
-        }
-        let guard = match self.state.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Attempt::Busy,
-        };
-        if guard.active.is_some() {
-            Attempt::Locked(guard)
-        } else {
-            Attempt::NotReady
-        }
-    }
-
-    /// The session thread's side: waits for the burst under way.
-    fn lock(&self) -> MutexGuard<'_, RingState> {
-        self.is_shut.store(true, Ordering::SeqCst);
-        let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_shut.store(false, Ordering::SeqCst);
-        guard
+    pub(crate) fn try_lock(&self) -> gate::Attempt<'_, RingState> {
+        self.gate.try_enter()
     }
 
     /// Starts the ring.
@@ -381,31 +358,28 @@ impl Ring {
         } else {
             Layout::Split(SplitRing::new(&plan)?)
         };
-        let mut state = self.lock();
-        self.fault.store(0, Ordering::Release);
-        state.active = Some(Active {
+        let active = Active {
             memory: plan.memory,
             features: plan.features,
             layout,
             log: plan.log,
             call: plan.call,
             hint: 0,
-        });
-        self.is_live.store(true, Ordering::Release);
+        };
+        self.gate.start(|state| state.active = Some(active));
         Ok(())
     }
 
     /// Stops the ring and says where it stood. Afterwards nobody holds any of its ranges.
     pub(crate) fn stop(&self) -> Option<u32> {
-        self.is_live.store(false, Ordering::Release);
-        let active = self.lock().active.take();
+        let active = self.gate.stop(|state| state.active.take());
         active.map(|active| with_layout!(&active.layout, ring => ring.base()))
     }
 
     /// Replaces the call descriptor of a running ring, and calls once through the new one: a
     /// call through the old one may have been lost.
     pub(crate) fn set_call(&self, call: Option<Arc<OwnedFd>>) {
-        if let Some(active) = &mut self.lock().active {
+        if let Some(active) = &mut self.gate.enter().active {
             active.call = call;
             if let Some(call) = &active.call {
                 call::signal(call.as_fd());
@@ -415,33 +389,25 @@ impl Ring {
 
     /// Changes features and log of a running ring whose layout stays.
     pub(crate) fn set_logging(&self, features: Negotiated, log: Option<Arc<DirtyLog>>) {
-        if let Some(active) = &mut self.lock().active {
+        if let Some(active) = &mut self.gate.enter().active {
             active.features = features;
             active.log = log;
         }
     }
 
-    /// The worker's side: the guest broke the ring. The session thread takes it from here.
+    /// The side of the worker who holds it: the guest broke the ring. The session thread takes it from here.
     ///
     /// The ring's state stays until then: dropping the memory may unmap it, which is no work
     /// for a worker.
     pub(crate) fn fail(&self, fault: RingFault) {
-        self.is_live.store(false, Ordering::Release);
-        self.fault.store(fault as u8, Ordering::Release);
+        self.gate.fail(fault as u8);
         self.counters.add_fault();
         kick::signal(self.alarm.as_fd());
     }
 
     /// Records a fault that the session thread found itself.
     pub(crate) fn set_fault(&self, fault: RingFault) {
-        self.fault.store(fault as u8, Ordering::Release);
+        self.gate.fail(fault as u8);
         self.counters.add_fault();
     }
-}
-
-/// What a worker gets when it asks for a ring.
-pub(crate) enum Attempt<'a> {
-    Locked(MutexGuard<'a, RingState>),
-    Busy,
-    NotReady,
 }

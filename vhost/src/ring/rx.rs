@@ -20,9 +20,10 @@ use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
 use crate::memory::{DirtyLog, raw};
 
+use super::gate::Attempt;
 use super::tx::{HEADER_LEN, publish};
 use super::walk::{Direction, Walk, walk_chains};
-use super::{Attempt, Ring, RingFault, RingLayout, RingState, Segment, with_layout};
+use super::{Ring, RingFault, RingLayout, RingState, Segment, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is
 /// about one burst of another worker's.

@@ -21,8 +21,9 @@ use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
 use crate::memory::raw;
 
+use super::gate::Attempt;
 use super::walk::{Direction, Walk, walk_chains};
-use super::{Active, Attempt, Ring, RingFault, RingLayout, RingState, Segment, call, with_layout};
+use super::{Active, Ring, RingFault, RingLayout, RingState, Segment, call, with_layout};
 
 /// Bytes of the header ahead of each frame.
 #[allow(clippy::cast_possible_truncation, reason = "it is 12")]
