@@ -157,8 +157,11 @@ fn find(
     if !is_routable(source) || !is_routable(destination) {
         return Err(DropReason::AddressUnroutable.into());
     }
-    // A wide prefix makes no peer a guest: whose source it is the most specific route says.
-    if let Some(NextHop::Guest(_) | NextHop::Gateway) = network.routes.lookup(source) {
+    // A wide prefix makes no peer a guest. All that guests and gateway have is on the network's link: who has what there
+    // the most specific route says, and most sources aren't worth that look.
+    if network.is_on_link(source)
+        && let Some(NextHop::Guest(_) | NextHop::Gateway) = network.routes.lookup(source)
+    {
         return Err(DropReason::SourceLocal.into());
     }
     let next_hop = network.routes.lookup(destination);

@@ -167,8 +167,7 @@ impl Network {
     /// Whether `address` is on the network's link.
     #[must_use]
     pub fn is_on_link(&self, address: IpAddr) -> bool {
-        let has = |prefix: &Prefix| Prefix::new(address, prefix.len()) == Some(*prefix);
-        self.prefixes.iter().any(has)
+        self.prefixes.iter().any(|prefix| prefix.contains(address))
     }
 
     /// The guest that has `mac`.

@@ -157,47 +157,47 @@ fn what_stays_on_its_link_does_not_come_out_of_the_tunnel() {
 
 #[test]
 fn a_peer_with_a_wide_prefix_is_neither_a_guest_nor_the_gateway() {
-    for (guest, other_guest, gateway, behind, proxied) in [
-        ("10.0.0.2", "10.0.0.3", "10.0.0.1", "10.5.6.7", "10.0.0.200"),
-        ("fd00::2", "fd00::3", "fd00::1", "fd05::7", "fd00::200"),
+    for (guest, other_guest, gateway, proxied, unused, elsewhere) in [
+        (
+            "10.0.0.2",
+            "10.0.0.3",
+            "10.0.0.1",
+            "10.0.0.200",
+            "10.0.0.77",
+            "192.0.2.9",
+        ),
+        (
+            "fd00::2",
+            "fd00::3",
+            "fd00::1",
+            "fd00::200",
+            "fd00::77",
+            "2001:db8::9",
+        ),
     ] {
         let mut site = default_route(Guard::Strict, NextHop::Peer(PeerIndex(0)));
-        let width = if guest.contains(':') { 16 } else { 24 };
+        let everything = ["0.0.0.0", "::"].map(|text| (prefix(text, 0), PeerIndex(0)));
         site.change(|snapshot: &mut Snapshot| {
-            let v4 = !guest.contains(':');
-            let all = prefix(if v4 { "0.0.0.0" } else { "::" }, 0);
-            let subnet = prefix(behind, width);
-            let host = prefix(proxied, if v4 { 32 } else { 128 });
-            let network = snapshot.networks[0].as_mut().unwrap();
-            let routes = [
-                (all, NextHop::Peer(PeerIndex(0))),
-                // What lies behind a guest is as little the peer's.
-                (subnet, NextHop::Guest(AttachmentIndex(1))),
-            ];
-            let given = (host, NextHop::Peer(PeerIndex(0)));
-            network.routes = Fib::build(routes.into_iter().chain(network_routes(0)).chain([given]));
             let tunnel = snapshot.tunnels[0].as_mut().unwrap();
-            tunnel.allowed = Fib::build([(all, PeerIndex(0))]);
+            tunnel.allowed = Fib::build(everything);
         });
         site.settle();
-        let false_ones: Vec<_> = [other_guest, guest, gateway, behind]
-            .into_iter()
-            .flat_map(|source| [guest, gateway, "192.0.2.1", "2001:db8::1"].map(|to| (source, to)))
-            .filter(|(source, to)| source.contains(':') == to.contains(':'))
-            .map(|(source, to)| ip(source, to).udp((5, 6), b"x", false))
-            .collect();
+        let mut false_ones = Vec::new();
+        for source in [guest, other_guest, gateway] {
+            for to in [guest, gateway, elsewhere] {
+                false_ones.push(ip(source, to).echo(b"x"));
+            }
+        }
         site.far.send_packets(&false_ones);
         site.settle();
         assert!(site.frames(0).is_empty() && site.frames(1).is_empty());
         assert!(site.sealed().is_empty(), "nobody is told");
         site.peer_drops(&[(DropReason::SourceLocal, false_ones.len() as u64)]);
-        // Of the network's prefix it has what it was given, and of the rest what nobody here has.
-        for source in [proxied, "192.0.2.9", "2001:db8::9"] {
-            if source.contains(':') == guest.contains(':') {
-                site.far.send_packets(&[ip(source, guest).echo(b"x")]);
-                site.settle();
-                site.frame(0);
-            }
+        // It has what was given to peers of the network's prefix, and of all else what nobody here has.
+        for source in [proxied, unused, elsewhere] {
+            site.far.send_packets(&[ip(source, guest).echo(b"x")]);
+            site.settle();
+            site.frame(0);
         }
     }
 }
