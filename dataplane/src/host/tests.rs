@@ -623,6 +623,48 @@ fn echo_requests_to_us_are_answered() {
     assert!(frames(&mut a).is_empty());
 }
 
+/// A ping waits for nothing here: no neighbor is asked for its answer, and no time has to pass.
+#[test]
+fn an_echo_request_is_answered_at_once_whatever_is_known_of_its_sender() {
+    for (own, other) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let (mut a, mut b) = (quiet(A, 1), quiet(B, 2));
+        let request = echo_request(B, A, ip(other), ip(own));
+        let mut seen = Vec::new();
+        for seconds in 0..60 {
+            let now = START + Duration::from_secs(seconds);
+            a.handle_timeout(now);
+            if [1, 10].contains(&seconds) {
+                a.resolve(ip(other), now);
+            }
+            for question in frames(&mut a) {
+                b.handle_frame(&question, now);
+                // It is silent at first, then it answers, then nothing again.
+                if seconds == 10 {
+                    let answers = frames(&mut b);
+                    answers.iter().for_each(|it| a.handle_frame(it, now));
+                }
+            }
+            frames(&mut b);
+            let before = (a.poll_timeout(), state(&a, other));
+            a.handle_frame(&request, now);
+            assert_eq!(frames(&mut a).len(), 1, "in {:?}", before.1);
+            assert_eq!((a.poll_timeout(), state(&a, other)), before);
+            if seen.last() != before.1.as_ref() {
+                seen.extend(before.1);
+            }
+        }
+        let all = [
+            NeighborState::Incomplete,
+            NeighborState::Failed,
+            NeighborState::Reachable,
+            NeighborState::Stale,
+            NeighborState::Probing,
+            NeighborState::Failed,
+        ];
+        assert_eq!(seen[seen.len() - all.len()..], all);
+    }
+}
+
 #[test]
 fn answers_are_limited_and_leave_room_for_questions() {
     let mut a = quiet(A, 1);
