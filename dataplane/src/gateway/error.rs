@@ -43,3 +43,88 @@ pub(crate) fn write<'o>(
     ethernet.copy_from_slice(&ether::header(nobody, nobody, ether_type));
     Some(&out[..ETHERNET + len])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use culvert_wire::{
+        fib::Fib,
+        ipv4::{self, Ipv4Fields},
+        parse::parse_ip,
+    };
+    use culvert_wireguard::{Instant, PeerId};
+
+    use super::*;
+    use crate::shared::{
+        control_link::Attention,
+        ids::{NetworkIndex, PeerIndex, TunnelIndex, UplinkIndex},
+        sessions::SessionTable,
+        snapshot::{Network, Snapshot, Tunnel},
+    };
+
+    fn snapshot() -> Snapshot {
+        let network = Network {
+            name: "network".into(),
+            gateway_mac: MacAddr::ZERO,
+            gateways: vec!["10.0.0.1".parse().unwrap()],
+            prefixes: Vec::new(),
+            tunnel: Some(TunnelIndex(0)),
+            macs: Default::default(),
+            listeners: 0,
+            routes: Fib::default(),
+            plain: None,
+        };
+        let tunnel = Tunnel {
+            name: "tunnel".into(),
+            uplink: UplinkIndex(0),
+            mtu: 1420,
+            network: Some(NetworkIndex(0)),
+            allowed: Fib::default(),
+            mac1: None,
+            sessions: Arc::new(SessionTable::new(16)),
+        };
+        Snapshot {
+            networks: vec![Some(network)],
+            tunnels: vec![Some(tunnel)],
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn one_peers_errors_take_nothing_from_anothers() {
+        let snapshot = snapshot();
+        let attention = Attention::new().unwrap();
+        let packet = ipv4::header(&Ipv4Fields {
+            source: [10, 8, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+            tos: 0,
+            id: 1,
+            dont_fragment: true,
+            ttl: 1,
+            protocol: 59,
+            total_len: 20,
+        });
+        let headers = parse_ip(&packet).unwrap();
+        let told = |peer: &Peer, seconds: u64, packets: usize| {
+            let turn = Turn {
+                snapshot: &snapshot,
+                now: Instant::from_nanos(seconds * 1_000_000_000),
+                attention: &attention,
+                worker: 0,
+            };
+            let mut room = [0; ERROR_MAX];
+            let about = (&headers, &packet[..]);
+            let tell =
+                |_: &usize| write(&turn, peer, about, IcmpError::TimeExceeded, &mut room).is_some();
+            (0..packets).filter(tell).count()
+        };
+        let peers = [0, 1].map(|n| Peer::new(PeerIndex(n), TunnelIndex(0), PeerId(n)));
+        let limit = ICMP_ERRORS_PER_SECOND as usize;
+        assert_eq!(told(&peers[0], 100, limit + 500), limit);
+        assert_eq!(told(&peers[1], 100, limit), limit);
+        assert_eq!(told(&peers[0], 101, limit + 7), limit);
+        assert_eq!(peers[0].drops.count(DropReason::IcmpLimited), 507);
+        assert_eq!(peers[1].drops.count(DropReason::IcmpLimited), 0);
+    }
+}
