@@ -102,10 +102,13 @@ impl Engine {
         }
         let (changes, failures);
         if plan.is_empty() && self.generation > 0 {
+            // What failed before is no success the second time; that is a file's affair alone.
+            failures = match &goal {
+                Goal::File(_) => self.serve_wg(),
+                Goal::Wg => Vec::new(),
+            };
             self.desire(&plan, goal);
             changes = Vec::new();
-            // What failed before is no success the second time.
-            failures = self.serve_wg();
         } else {
             let mut prepared = Prepared::default();
             if let Err(error) = self.prepare(&plan, &mut prepared) {
@@ -192,7 +195,9 @@ impl Engine {
             self.await_adoption();
         }
         drop(closing);
-        failures.extend(self.serve_wg());
+        if !by_wg {
+            failures.extend(self.serve_wg());
+        }
         (plan.iter().map(Change::line).collect(), failures)
     }
 

@@ -88,10 +88,14 @@ impl Engine {
                 for change in applied.changes {
                     tracing::debug!("by wg: {change}");
                 }
-                for failure in applied.failures {
+                for failure in &applied.failures {
                     tracing::warn!(tunnel = %name, "wg's change is carried out, and this failed: {failure}");
                 }
-                Ok(())
+                if applied.failures.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Errno::BUSY)
+                }
             }
             Err(error) => {
                 tracing::warn!(tunnel = %name, %error, "wg's change is refused");

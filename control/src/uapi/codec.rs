@@ -33,6 +33,8 @@ impl Errno {
     pub const AGAIN: Self = Self(11);
     /// There is no room for so many peers.
     pub const NOMEM: Self = Self(12);
+    /// It is carried out, but for what a worker that takes no commands was to do: the log says what.
+    pub const BUSY: Self = Self(16);
     /// There is no such tunnel any more.
     pub const NODEV: Self = Self(19);
     /// A key or value that the protocol doesn't have.

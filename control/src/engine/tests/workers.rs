@@ -46,6 +46,20 @@ fn a_worker_that_is_behind_still_gets_the_port_that_changes_hands() {
     assert_eq!(taker.join().unwrap(), (1, 1));
 }
 
+/// The word that `wg` has is an error's number; the port has changed all the same, and `wg` shows it.
+#[test]
+fn wg_is_not_told_that_all_is_done_when_a_worker_took_nothing() {
+    let [one, two] = free_ports();
+    let mut site = Site::start(tunnels(&[("a", one)], ""));
+    let (own, _other_end) = site.stall();
+    let answer = site.set("a", &[Change::ListenPort(two)]);
+    site.engine.workers.0[0].link = own;
+    assert!(matches!(answer, Answer::Refused(Errno::BUSY)), "{answer:?}");
+    let tunnel = site.engine.report(clock::now()).tunnels.remove(0);
+    assert_eq!(tunnel.listen_port, two);
+    assert!(matches!(site.set("a", &[Change::Fwmark(0)]), Answer::Done));
+}
+
 #[test]
 fn a_worker_that_takes_nothing_is_told() {
     let [one, two] = free_ports();
