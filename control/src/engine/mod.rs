@@ -88,7 +88,10 @@ use crate::{
     netlink::{LinkWatch, RouteWatch},
     plan::{Layers, Proposal},
     process::{Notify, RunDir},
-    uapi::server::{Served, Server},
+    uapi::{
+        doors::Doors,
+        server::{Served, Server},
+    },
 };
 
 /// While there is traffic: signals that are not urgent wake nobody and are looked at that often.
@@ -101,6 +104,8 @@ const CALLS_SLACK: Duration = Duration::from_millis(20);
 const GREETING: Duration = Duration::from_secs(5);
 /// The least time between two first handshakes.
 const GREETING_STEP: Duration = Duration::from_millis(5);
+/// How long the sockets for `wg` may take to be removed.
+const CLOSED: Duration = Duration::from_secs(2);
 /// News of ports that may wait.
 const NEWS_MAX: usize = 1_024;
 
@@ -187,6 +192,9 @@ struct Engine {
     run_dir: PathBuf,
     /// Serves `wg`.
     server: Server,
+    /// The sockets that it serves, and under which names the tunnels were to be found last.
+    doors: Doors,
+    wg_names: uapi::Names,
     /// One interface in the place of a kernel's.
     lone: bool,
     /// That interface, if it was handed over.
@@ -274,6 +282,7 @@ impl Engine {
             attention: Arc::clone(&attention),
             doorbells: workers.doorbells(),
         };
+        let bell = Arc::clone(&attention);
         let meters = report::Meters::new(workers.count());
         let names = Names::new(Resolver::new(&attention));
         let mut engine = Self {
@@ -284,6 +293,8 @@ impl Engine {
                 ..config.clone()
             })),
             run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
+            doors: server.doors(move || bell.wake().notify()),
+            wg_names: uapi::Names::new(),
             server,
             lone: is_lone,
             lone_tun,
@@ -372,9 +383,8 @@ impl Engine {
         for (_, tunnel) in self.tunnels.iter_mut() {
             tunnel.device.bring_down();
         }
-        for (_, tunnel) in self.tunnels.iter_mut() {
-            tunnel.served = None;
-        }
+        self.doors.order(uapi::Names::new());
+        self.doors.wait(CLOSED);
         self.endpoints.finish();
         self.ports = Slots::default();
         for (_, uplink) in self.uplinks.iter_mut() {

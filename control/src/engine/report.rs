@@ -252,7 +252,7 @@ impl Engine {
                 uapi: state
                     .served
                     .as_ref()
-                    .map(|(_, served)| served.path().display().to_string()),
+                    .map(|(_, served)| served.display().to_string()),
                 uapi_hindrance: state.unserved.clone(),
                 drift: match self.lone {
                     true => Vec::new(),

@@ -47,6 +47,7 @@ impl Engine {
             }
         }
         self.take_links(now);
+        self.take_wg_news();
         let more = self.take_handshakes(now) | self.take_punts(now.monotonic) | self.vacate_peers();
         self.take_signals(now);
         self.pass_deadlines(now);
@@ -288,9 +289,6 @@ impl Engine {
         self.hops.prune();
         if !self.down.is_empty() {
             self.retry_ports();
-        }
-        if self.tunnels.iter().any(|(_, tunnel)| tunnel.lacks_wg()) {
-            self.serve_wg();
         }
         self.free_snapshots();
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {

@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -35,10 +36,7 @@ use super::{
     places::Places,
     slots::Slots,
 };
-use crate::{
-    config::{self, Endpoint, Name},
-    uapi::server::Served,
-};
+use crate::config::{self, Endpoint, Name};
 
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
 /// keeps allocation constant in time.
@@ -170,7 +168,7 @@ pub(super) struct TunnelState {
     /// Set the mark of its sockets.
     pub(super) markers: Vec<Marker>,
     /// Where `wg` finds it, and under which name.
-    pub(super) served: Option<(Name, Served)>,
+    pub(super) served: Option<(Name, PathBuf)>,
     /// Why `wg` doesn't find it, as it was told last.
     pub(super) unserved: Option<String>,
 }

@@ -3,13 +3,18 @@
 //! In: requests that the server read. Out: answers; changed configurations, carried out as those of a file are.
 //! Never: a way of its own to change a tunnel.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use culvert_dataplane::shared::limits::PEERS;
 use culvert_wireguard::Now;
 use ipnet::IpNet;
 
 use super::{Engine, apply::Goal, tunnels::TunnelState};
+pub(super) use crate::uapi::doors::Names;
 use crate::{
     config::{self, Name, Tunnel, Uapi, UplinkDriver},
     keys::PublicKey,
@@ -17,9 +22,15 @@ use crate::{
     uapi::{
         self, Answer, Ask, Change, Device, Errno, Peer,
         carry::{self, Standing},
+        doors::Told,
         server,
     },
 };
+
+/// How long the sockets of a changed file may take before their failures are news only.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The same at the start.
+const OPENED: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Answers a request of `wg`'s protocol.
@@ -179,9 +190,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens and closes sockets, so that `wg` finds the tunnels under the names of the configuration; answers what
-    /// failed of those that must be had. They are tried again.
+    /// Has `wg` find the tunnels under the names of the configuration; answers what failed of those that must be
+    /// found. They are tried again, and what becomes of them is news.
     pub(super) fn serve_wg(&mut self) -> Vec<String> {
+        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
+        let names: Names = tunnels
+            .filter_map(|tunnel| Some((tunnel.name.clone(), wg_name(&tunnel.config)?.clone())))
+            .collect();
+        if names == self.wg_names && !self.tunnels.iter().any(|(_, tunnel)| tunnel.lacks_wg()) {
+            return Vec::new();
+        }
         for (_, tunnel) in self.tunnels.iter_mut() {
             let wanted = wg_name(&tunnel.config);
             if tunnel.served.as_ref().map(|(name, _)| name) != wanted {
@@ -191,53 +209,71 @@ impl Engine {
                 tunnel.unserved = None;
             }
         }
-        let mut failures = Vec::new();
-        for (_, tunnel) in self.tunnels.iter_mut() {
-            let Some(name) = wg_name(&tunnel.config).cloned() else {
-                continue;
-            };
-            if tunnel.served.is_some() {
-                continue;
-            }
-            let tunnel_name = tunnel.name.clone();
-            let served = server::directory()
-                .and_then(|directory| server::open(&directory, name.as_str()))
-                .map_err(|error| error.to_string())
-                .and_then(|socket| {
-                    let served = self.server.serve(socket, tunnel_name);
-                    served.map_err(|error| error.to_string())
-                });
-            match served {
-                Ok(served) => {
-                    tunnel.served = Some((name, served));
-                    tunnel.unserved = None;
-                }
-                Err(error) => failures.extend(tunnel.note_unserved(error)),
+        self.wg_names.clone_from(&names);
+        self.doors.order(names);
+        // Before the first round there is nothing that it holds up.
+        self.doors
+            .wait(if self.rounds == 0 { OPENED } else { PATIENCE });
+        self.take_wg_news();
+        let tunnels = self.tunnels.iter();
+        tunnels
+            .filter_map(|(_, tunnel)| tunnel.wg_failure())
+            .collect()
+    }
+
+    /// What has become of the sockets that `wg` finds tunnels by.
+    pub(super) fn take_wg_news(&mut self) {
+        for Told {
+            tunnel,
+            name,
+            found,
+        } in self.doors.news()
+        {
+            let slot = self.tunnel_slot(&tunnel);
+            let tunnel = slot.and_then(|slot| self.tunnels.get_mut(slot));
+            if let Some(tunnel) = tunnel.filter(|tunnel| wg_name(&tunnel.config) == Some(&name)) {
+                tunnel.heard_of_wg(name, found);
             }
         }
-        failures
     }
 }
 
 impl TunnelState {
     /// Whether `wg` is to find it and does not.
-    pub(super) fn lacks_wg(&self) -> bool {
+    fn lacks_wg(&self) -> bool {
         self.served.is_none() && wg_name(&self.config).is_some()
     }
 
-    /// Says once that `wg` can't be served; answers it if it must be.
-    fn note_unserved(&mut self, error: String) -> Option<String> {
-        let told = self.unserved.replace(error.clone());
+    /// That `wg` must find it and does not.
+    fn wg_failure(&self) -> Option<String> {
         let must = matches!(self.config.uapi, Uapi::Name(_));
-        if told.as_ref() != Some(&error) {
-            if must {
-                tracing::error!(tunnel = %self.name, error, "`wg` can't be served");
-            } else {
-                tracing::info!(tunnel = %self.name, error, "`wg` can't be served");
-            }
-        }
+        let why = self.unserved.as_deref();
+        let why = why.unwrap_or("the system takes long to make its socket");
         let name = &self.name;
-        must.then(|| format!("tunnel {name}: `wg` can't be served, which is tried again: {error}"))
+        (must && self.lacks_wg())
+            .then(|| format!("tunnel {name}: `wg` can't be served, which is tried again: {why}"))
+    }
+
+    /// Says once that `wg` can't be served.
+    fn heard_of_wg(&mut self, name: Name, found: Result<PathBuf, String>) {
+        let error = match found {
+            Ok(path) => {
+                self.served = Some((name, path));
+                self.unserved = None;
+                return;
+            }
+            Err(error) => error,
+        };
+        self.served = None;
+        let told = self.unserved.replace(error.clone());
+        if told.as_ref() == Some(&error) {
+            return;
+        }
+        if matches!(self.config.uapi, Uapi::Name(_)) {
+            tracing::error!(tunnel = %self.name, error, "`wg` can't be served");
+        } else {
+            tracing::info!(tunnel = %self.name, error, "`wg` can't be served");
+        }
     }
 }
 

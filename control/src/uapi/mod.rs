@@ -5,10 +5,11 @@
 //! client that can hold up the engine or another client.
 //!
 //! Rooms: [`codec`] text to types and back, [`carry`] what a `set` makes of a tunnel's configuration, [`server`]
-//! sockets and connections.
+//! sockets and connections, [`doors`] which sockets there are.
 
 pub mod carry;
 pub mod codec;
+pub mod doors;
 pub mod server;
 
 pub use codec::{Change, Device, Errno, Peer};

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
 use super::codec::{self, Reader};
+use super::doors::Doors;
 use super::{Answer, Ask, Errno};
 use crate::api::{Reply, Request, Requester, SendError};
 use crate::config::Name;
@@ -89,9 +90,15 @@ pub fn open(directory: &Directory, name: &str) -> Result<Listener, OpenError> {
 /// The thread that serves all sockets of this process; it ends when dropped.
 #[derive(Debug)]
 pub struct Server {
+    spot: Spot,
+    _stop: oneshot::Sender<()>,
+}
+
+/// Where sockets are served: the thread, and what its connections share.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
     handle: tokio::runtime::Handle,
     desk: Arc<Desk>,
-    _stop: oneshot::Sender<()>,
 }
 
 /// What all connections share.
@@ -141,9 +148,9 @@ impl Server {
             clients: Arc::new(Semaphore::new(CLIENTS)),
             asking: Semaphore::new(ASKING),
         };
+        let desk = Arc::new(desk);
         Ok(Self {
-            handle,
-            desk: Arc::new(desk),
+            spot: Spot { handle, desk },
             _stop: stop,
         })
     }
@@ -154,6 +161,17 @@ impl Server {
     ///
     /// When the system refuses.
     pub fn serve(&self, socket: Listener, tunnel: Name) -> io::Result<Served> {
+        self.spot.serve(socket, tunnel)
+    }
+
+    /// Keeps doors for tunnels; `ring` is called with each piece of news.
+    pub fn doors(&self, ring: impl Fn() + Send + 'static) -> Doors {
+        Doors::keep(self.spot.clone(), ring)
+    }
+}
+
+impl Spot {
+    pub(super) fn serve(&self, socket: Listener, tunnel: Name) -> io::Result<Served> {
         let (listener, place) = socket.into_parts();
         listener.set_nonblocking(true)?;
         let listener = {
@@ -163,6 +181,10 @@ impl Server {
         let desk = Arc::clone(&self.desk);
         let task = self.handle.spawn(accept(listener, desk, tunnel));
         Ok(Served { task, place })
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.handle.spawn(task));
     }
 }
 
