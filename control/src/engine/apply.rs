@@ -28,7 +28,10 @@ use culvert_dataplane::shared::{
 use culvert_wireguard::Now;
 
 use self::{ports::Displaced, tunnels::Sockets};
-use super::{Engine, ports::PortState};
+use super::{
+    Engine,
+    ports::{DownPort, PortState},
+};
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
@@ -75,6 +78,8 @@ struct Prepared {
     opened: Vec<PortState>,
     /// Ports that closed for one of these.
     displaced: Vec<Displaced>,
+    /// Ports that were down before, and stay so.
+    still_down: Vec<DownPort>,
 }
 
 impl Engine {
@@ -185,6 +190,7 @@ impl Engine {
         failures.extend(self.commit_peers(&plan, by_wg, now));
         let moved = self.moves(&plan, &goal);
         let closing = self.commit_ports(&plan, prepared);
+        failures.extend(self.still_down(&mut plan));
         self.desire(&plan, goal);
         self.route_anew(&plan);
         self.publish();

@@ -545,10 +545,32 @@ fn a_port_that_is_down_is_opened_by_the_same_file() {
     fs::create_dir(&vm2).unwrap();
     site.apply(ports(&[("vm2", ", socket: vm1.sock")]))
         .unwrap_err();
-    site.apply(ports(&[("vm1", "")])).unwrap_err();
+    let applied = site.apply(ports(&[("vm1", "")])).unwrap();
+    assert!(applied.changes.is_empty(), "{applied:?}");
+    assert!(
+        applied.failures.len() == 1 && applied.failures[0].contains("port vm1"),
+        "{applied:?}"
+    );
+    // Another's change is carried out meanwhile, and so is its own that its opening does not depend on.
+    let added = "port vm3 added";
+    let both = |rest| ports(&[("vm1", rest), ("vm3", "")]);
+    let applied = site.apply(both("")).unwrap();
+    assert_eq!(
+        (applied.changes, applied.failures.len()),
+        (vec![added.into()], 1)
+    );
+    assert!(site.is_open("vm3") && !site.is_open("vm1"));
+    let applied = site.apply(both(", guard: off")).unwrap();
+    assert_eq!((applied.changes.len(), applied.failures.len()), (1, 1));
+    // But what is asked for newly and can't be had is refused.
+    let error = site.apply(both(", queues: 2")).unwrap_err().to_string();
+    assert!(error.contains("port vm1"), "{error}");
+    assert_eq!(site.engine.down.len(), 1);
+    assert!(site.engine.down[0].config.guard == config::Guard::Off);
     fs::remove_dir(&vm1).unwrap();
-    assert_eq!(site.lines(ports(&[("vm1", "")])), ["port vm1 reopened"]);
-    assert!(site.is_open("vm1"));
+    let lines = site.lines(both(", guard: off"));
+    assert_eq!(lines, ["port vm1 reopened"]);
+    assert!(site.is_open("vm1") && site.engine.down.is_empty());
 }
 
 #[test]

@@ -32,6 +32,9 @@ pub(super) struct Displaced {
     config: Port,
 }
 
+/// A port that can open only when the one at that place has closed.
+pub(super) type Late = (Port, usize, Fate);
+
 /// What two ports can't have at once.
 #[derive(PartialEq, Eq, Hash)]
 enum Place {
@@ -39,12 +42,33 @@ enum Place {
     Interface(String),
 }
 
-/// The ports that a plan changes, and whether they are opened anew.
-fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, bool)> {
-    plan.iter().filter_map(|change| {
-        let reopens = change.impact() == Impact::ReopensPort;
-        Some((change.port()?, reopens))
-    })
+/// What a plan means for a port that there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// What is open stays open.
+    Stays,
+    /// It can't be had as it is.
+    Reopens,
+    /// It is down, and nothing that its opening depends on changes: it is opened if that is possible by now.
+    Mended,
+}
+
+impl Fate {
+    fn of(change: &Change) -> Self {
+        if matches!(change, Change::Port { anew: true, .. }) {
+            Self::Mended
+        } else if change.impact() == Impact::ReopensPort {
+            Self::Reopens
+        } else {
+            Self::Stays
+        }
+    }
+}
+
+/// The ports that a plan changes.
+fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, Fate)> {
+    plan.iter()
+        .filter_map(|change| Some((change.port()?, Fate::of(change))))
 }
 
 impl Engine {
@@ -60,12 +84,14 @@ impl Engine {
         }
         let mut planned = HashSet::new();
         for change in plan.iter_mut() {
-            if let Change::Port { edit, anew } = change
-                && let Some(name) = edit.after().map(|port| &port.name)
-                && let Some(&name) = broken.get(name)
-            {
-                *anew = true;
-                planned.insert(name);
+            let name = change.port().and_then(|edit| Some(&edit.after()?.name));
+            let Some(&name) = name.and_then(|name| broken.get(name)) else {
+                continue;
+            };
+            planned.insert(name);
+            let reopens = change.impact() == Impact::ReopensPort;
+            if let Change::Port { anew, .. } = change {
+                *anew = !reopens;
             }
         }
         let left = broken.iter().filter(|name| !planned.contains(*name));
@@ -86,25 +112,53 @@ impl Engine {
         &mut self,
         plan: &[Change],
         prepared: &mut Prepared,
-    ) -> Result<Vec<(Port, usize)>, String> {
+    ) -> Result<Vec<Late>, String> {
         let mut late = Vec::new();
         if ports(plan).next().is_none() {
             return Ok(late);
         }
         let (slots, places) = (self.port_slots(), self.port_places());
-        for (edit, reopens) in ports(plan) {
+        for (edit, fate) in ports(plan) {
             let Some(new) = edit.after() else { continue };
             let slot = slots.get(&new.name);
-            if let (Edit::Change { old, .. }, Some(&slot), false) = (edit, slot, reopens) {
+            if let (Edit::Change { old, .. }, Some(&slot), Fate::Stays) = (edit, slot, fate) {
                 self.adjust(slot, old, new, prepared)?;
             } else if let Some(&occupied) = places.get(&self.place(new)) {
-                check(new, &self.run_dir)?;
-                late.push((new.clone(), occupied));
+                let late_one = (new.clone(), occupied, fate);
+                match check(new, &self.run_dir) {
+                    Err(error) => self.stays_down(new, fate, error, prepared)?,
+                    Ok(()) => late.push(late_one),
+                }
             } else {
-                prepared.opened.push(self.open_port(new.clone())?);
+                self.prepare_port(new, fate, prepared)?;
             }
         }
         Ok(late)
+    }
+
+    fn prepare_port(&self, new: &Port, fate: Fate, prepared: &mut Prepared) -> Result<(), String> {
+        match self.open_port(new.clone()) {
+            Ok(port) => prepared.opened.push(port),
+            Err(error) => self.stays_down(new, fate, error, prepared)?,
+        }
+        Ok(())
+    }
+
+    /// A port that can't be opened fails its plan, unless it was down before: what the plan does not concern does not
+    /// hinder the rest of it.
+    fn stays_down(
+        &self,
+        port: &Port,
+        fate: Fate,
+        error: String,
+        prepared: &mut Prepared,
+    ) -> Result<(), String> {
+        if fate != Fate::Mended {
+            return Err(error);
+        }
+        let config = port.clone();
+        prepared.still_down.push(DownPort { config, error });
+        Ok(())
     }
 
     /// The places of open ports in the table, by name.
@@ -153,14 +207,14 @@ impl Engine {
     /// Closes ports and opens those that take their sockets and interfaces.
     pub(super) fn displace(
         &mut self,
-        late: Vec<(Port, usize)>,
+        late: Vec<Late>,
         prepared: &mut Prepared,
     ) -> Result<(), String> {
         if late.is_empty() {
             return Ok(());
         }
         let mut closing = Vec::new();
-        for &(_, slot) in &late {
+        for &(_, slot, _) in &late {
             if let Some(port) = self.ports.take(slot) {
                 let config = port.config.clone();
                 self.unrouted_networks.insert(config.network.clone());
@@ -172,8 +226,8 @@ impl Engine {
         self.publish();
         self.await_adoption();
         drop(closing);
-        for (port, _) in late {
-            prepared.opened.push(self.open_port(port)?);
+        for (port, _, fate) in late {
+            self.prepare_port(&port, fate, prepared)?;
         }
         Ok(())
     }
@@ -245,8 +299,8 @@ impl Engine {
             return Vec::new();
         }
         let slots = self.port_slots();
-        let arrived = ports(plan).filter_map(|(edit, reopens)| match edit {
-            Edit::Change { old, new } if !reopens && gains(old, new) => {
+        let arrived = ports(plan).filter_map(|(edit, fate)| match edit {
+            Edit::Change { old, new } if fate == Fate::Stays && gains(old, new) => {
                 let slot = *slots.get(&new.name)?;
                 let port = self.ports.get(slot)?;
                 let is_guest = port.interface.is_none() && port.link_up;
@@ -260,6 +314,27 @@ impl Engine {
         arrived.chain(gone).collect()
     }
 
+    /// Ports of a plan that stay down, and why; what the plan does not do after all is taken off it.
+    pub(super) fn still_down(&self, plan: &mut Vec<Change>) -> Vec<String> {
+        let mut left = Vec::new();
+        plan.retain(|change| {
+            let Some(edit) = change.port().filter(|_| Fate::of(change) == Fate::Mended) else {
+                return true;
+            };
+            let name = edit.after().map(|port| &port.name);
+            let mut down = self.down.iter();
+            let Some(down) = down.find(|down| Some(&down.config.name) == name) else {
+                return true;
+            };
+            left.push(format!(
+                "{}; the port was down before, stays so and is tried again each second",
+                down.error
+            ));
+            edit.before() != edit.after()
+        });
+        left
+    }
+
     /// Exchanges ports; answers those to be closed once no worker knows them.
     pub(super) fn commit_ports(&mut self, plan: &[Change], prepared: Prepared) -> Vec<PortState> {
         let mut closing = Vec::new();
@@ -267,10 +342,10 @@ impl Engine {
             return closing;
         }
         let slots = self.port_slots();
-        for (edit, reopens) in ports(plan) {
+        for (edit, fate) in ports(plan) {
             let slot = edit.before().and_then(|old| slots.get(&old.name)).copied();
             match (edit, slot) {
-                (Edit::Change { new, .. }, Some(slot)) if !reopens => {
+                (Edit::Change { new, .. }, Some(slot)) if fate == Fate::Stays => {
                     if let Some(port) = self.ports.get_mut(slot) {
                         port.reconfigure(new.clone());
                     }
@@ -286,6 +361,7 @@ impl Engine {
         for port in prepared.opened {
             self.ports.insert(port);
         }
+        self.down.extend(prepared.still_down);
         closing
     }
 }
