@@ -1,0 +1,236 @@
+//! The cases.
+//!
+//! In: how many peers, how often. Out: figures, as they are found. Never: an assertion about a time.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::process::{Peers, Running, Wg, key, prefix};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) peers: usize,
+    /// Changes by `wg`.
+    pub(crate) sets: usize,
+    /// Files and reads.
+    pub(crate) rounds: usize,
+}
+
+impl Size {
+    /// What shows that the cases can be measured.
+    pub(crate) const SMOKE: Self = Self {
+        peers: 200,
+        sets: 5,
+        rounds: 1,
+    };
+}
+
+/// One line.
+pub(crate) struct Figure {
+    pub(crate) case: String,
+    pub(crate) unit: &'static str,
+    pub(crate) value: f64,
+    /// At most so much, of 100,000 peers.
+    pub(crate) goal: Option<f64>,
+}
+
+/// Measures everything.
+pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
+    let print = |case: &str, unit, value, goal| {
+        print(&Figure {
+            case: case.into(),
+            unit,
+            value,
+            goal,
+        });
+    };
+    let peers = Peers {
+        count: size.peers,
+        prefixes: 1,
+        turn: 0,
+    };
+    let idle = Running::start(Peers { count: 1, ..peers }).resident();
+    let running = Running::start(peers);
+    print("start", "ms", millis(running.start), None);
+    let one = running.resident();
+    let each = |bytes: f64, of: usize| bytes / f64::from(u32::try_from(of).unwrap());
+    print(
+        "memory/idle-peer",
+        "B",
+        each(one - idle, size.peers),
+        Some(2_048.0),
+    );
+
+    reads(&running, size, print);
+    sets(&running, size, print);
+    files(&running, size, peers, print);
+    let grown = (running.resident() - idle) / (one - idle) * 100.0;
+    print("memory/after-all-of-it", "%", grown, Some(100.0));
+    drop(running);
+
+    let prefixes = 5;
+    let running = Running::start(Peers { prefixes, ..peers });
+    let further = each(running.resident() - one, size.peers * (prefixes - 1));
+    print("memory/further-prefix", "B", further, Some(150.0));
+}
+
+/// Who asks changes nothing.
+fn reads(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    let mut wg = running.wg();
+    let seen = watch(running, size.rounds, |_| {
+        assert_eq!(running.state().peers.len(), size.peers)
+    });
+    seen.print("show", None, &print);
+    let seen = watch(running, size.rounds, |_| {
+        assert!(wg.get().len() > size.peers)
+    });
+    seen.print("wg-show", None, &print);
+}
+
+/// What `wg` changes of one peer.
+fn sets(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    let mut wg = running.wg();
+    let mut case = |name: &str, lines: &dyn Fn(usize) -> String| {
+        let mut times: Vec<_> = (0..size.sets)
+            .map(|round| {
+                let lines = lines(round);
+                let before = running.core_time();
+                wg.set(&lines);
+                // It goes to sleep again.
+                thread::sleep(Duration::from_millis(2));
+                running.core_time() - before
+            })
+            .collect();
+        times.sort_unstable();
+        let (median, high) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        print(
+            &format!("wg-set/{name}/core"),
+            "µs",
+            micros(median),
+            Some(2_000.0),
+        );
+        print(
+            &format!("wg-set/{name}/core-p99"),
+            "µs",
+            micros(high),
+            Some(2_000.0),
+        );
+    };
+    let peer = |number: usize| format!("public_key={}\n", hex(&key(number)));
+    case("change", &|round| {
+        let number = size.peers / 3 + round / 2;
+        let prefix = prefix(number, round % 2);
+        format!(
+            "{}replace_allowed_ips=true\nallowed_ip={prefix}\n",
+            peer(number)
+        )
+    });
+    case("add", &|round| {
+        let number = size.peers + round;
+        format!("{}allowed_ip={}\n", peer(number), prefix(number, 0))
+    });
+    case("remove", &|round| {
+        format!("{}remove=true\n", peer(size.peers + round))
+    });
+}
+
+/// Files: with nothing new, and with one changed peer.
+fn files(
+    running: &Running,
+    size: Size,
+    peers: Peers,
+    print: impl Fn(&str, &'static str, f64, Option<f64>),
+) {
+    // Takes back what `wg` has changed.
+    running.apply(peers);
+    let seen = watch(running, size.rounds, |_| {
+        assert!(running.apply(peers).changes.is_empty());
+    });
+    seen.print("file/unchanged", None, &print);
+    let seen = watch(running, size.rounds, |round| {
+        let turn = round + 1;
+        assert_eq!(running.apply(Peers { turn, ..peers }).changes.len(), 1);
+    });
+    seen.print("file/one-peer", Some(300.0), &print);
+}
+
+/// What something took, while another asked for little all the time.
+struct Seen {
+    /// From request to answer: the median.
+    whole: Duration,
+    /// Of the core: the median.
+    core: Duration,
+    /// How long the other had to wait: the longest.
+    held_up: Duration,
+}
+
+impl Seen {
+    fn print(
+        &self,
+        case: &str,
+        goal: Option<f64>,
+        print: &impl Fn(&str, &'static str, f64, Option<f64>),
+    ) {
+        print(&format!("{case}/whole"), "ms", millis(self.whole), goal);
+        print(&format!("{case}/core"), "ms", millis(self.core), None);
+        print(
+            &format!("{case}/others-wait"),
+            "ms",
+            millis(self.held_up),
+            None,
+        );
+    }
+}
+
+fn watch(running: &Running, rounds: usize, mut act: impl FnMut(usize)) -> Seen {
+    let mut other = running.wg();
+    let done = AtomicBool::new(false);
+    let (mut wholes, mut cores) = (Vec::new(), Vec::new());
+    let held_up = thread::scope(|scope| {
+        let waits = scope.spawn(|| longest_wait(&mut other, &done));
+        for round in 0..rounds {
+            let (begin, before) = (Instant::now(), running.core_time());
+            act(round);
+            wholes.push(begin.elapsed());
+            cores.push(running.core_time() - before);
+        }
+        done.store(true, Ordering::Relaxed);
+        waits.join().unwrap()
+    });
+    wholes.sort_unstable();
+    cores.sort_unstable();
+    Seen {
+        whole: wholes[rounds / 2],
+        core: cores[rounds / 2],
+        held_up,
+    }
+}
+
+/// Asks for the removal of a peer that is not there, again and again.
+fn longest_wait(wg: &mut Wg, done: &AtomicBool) -> Duration {
+    let request = format!("public_key={}\nremove=true\n", hex(&[7; 32]));
+    let mut longest = Duration::ZERO;
+    while !done.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        wg.set(&request);
+        longest = longest.max(begin.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    longest
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
