@@ -1,0 +1,129 @@
+//! Every message of the protocol by hand.
+//!
+//! In: requests. Out: the backend's answers. Never: a thought whether a message is right.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+
+use crate::session::message::{Message, MessageError, NEED_REPLY};
+
+use super::{Frontend, FrontendReq};
+
+impl Frontend {
+    /// Sends a request with a 64-bit value and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_u64(&mut self, request: FrontendReq, value: u64) -> io::Result<()> {
+        self.tell(request, &value.to_ne_bytes(), &[])
+    }
+
+    /// Sends a request about a ring and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_state(&mut self, request: FrontendReq, index: u32, value: u32) -> io::Result<()> {
+        let mut body = index.to_ne_bytes().to_vec();
+        body.extend(value.to_ne_bytes());
+        self.tell(request, &body, &[])
+    }
+
+    /// Sends a ring's descriptor and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell_fd(
+        &mut self,
+        request: FrontendReq,
+        index: u32,
+        fd: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.tell(request, &u64::from(index).to_ne_bytes(), &[fd])
+    }
+
+    /// Sends a request and waits for the acknowledgement, if that is negotiated by now.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn tell(
+        &mut self,
+        request: FrontendReq,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        // SET_PROTOCOL_FEATURES is the first message that is acknowledged.
+        self.send(request as u32, 1 | NEED_REPLY, body, fds)?;
+        let reply = self.receive()?;
+        if request == FrontendReq::SET_LOG_BASE {
+            // Answered with itself.
+            return Ok(());
+        }
+        match reply.as_slice().try_into().map(u64::from_ne_bytes) {
+            Ok(0) => Ok(()),
+            Ok(_) | Err(_) => Err(io::Error::other(format!("{request:?} was refused"))),
+        }
+    }
+
+    /// Sends a request and returns the 64-bit value of its reply.
+    ///
+    /// # Errors
+    /// The backend refuses or is gone.
+    pub fn ask_u64(&mut self, request: FrontendReq) -> io::Result<u64> {
+        self.send(request as u32, 1, &[], &[])?;
+        let reply = self.receive()?;
+        let value = reply.as_slice().try_into().map(u64::from_ne_bytes);
+        value.map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Sends any message, well-formed or not.
+    ///
+    /// # Errors
+    /// The backend is gone.
+    pub fn send(
+        &mut self,
+        request: u32,
+        flags: u32,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let fds = fds
+            .iter()
+            .map(BorrowedFd::try_clone_to_owned)
+            .collect::<io::Result<_>>()?;
+        let message = Message {
+            request,
+            flags,
+            body: body.to_vec(),
+            fds,
+        };
+        Ok(message.send(&self.stream)?)
+    }
+
+    /// Waits for a reply and returns its body.
+    ///
+    /// # Errors
+    /// The backend is gone.
+    pub fn receive(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let mut fds = [rustix::event::PollFd::new(
+                &self.stream,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, None)?;
+            match self.reader.read(&self.stream) {
+                Ok(Some(message)) => return Ok(message.body),
+                Ok(None) => {}
+                Err(MessageError::Closed | MessageError::Cut) => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+}
