@@ -40,5 +40,6 @@ pub use counters::{PortCounters, PortDrop, RingCounters};
 pub use event::{LinkDown, Obstacle, PortError, PortEvent, PortStatus};
 pub use port::Port;
 pub use ring::RingFault;
+pub use ring::frame::{Ranges, TxFrame};
 pub use ring::rx::{GuestRx, RxBurst};
-pub use ring::tx::{GuestTx, Ranges, TxBurst, TxFrame};
+pub use ring::tx::{GuestTx, TxBurst};

@@ -13,6 +13,8 @@
 //! [`tx`] and [`rx`] are what workers see.
 
 pub(crate) mod call;
+mod fill;
+pub(crate) mod frame;
 mod gate;
 mod keep;
 pub(crate) mod kick;
@@ -294,7 +296,7 @@ pub(crate) struct Scratch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) chains: Vec<Chain>,
     /// Guest TX only: filled by the first fetch.
-    pub(crate) frames: Vec<tx::TxFrame>,
+    pub(crate) frames: Vec<frame::TxFrame>,
 }
 
 impl Default for Scratch {

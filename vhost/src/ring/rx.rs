@@ -18,12 +18,14 @@ use culvert_wire::VnetHeader;
 use crate::config::Offloads;
 use crate::counters::{PortDrop, RingCounters};
 use crate::limits;
-use crate::memory::{DirtyLog, raw};
+use crate::memory::raw;
 
+use super::fill::{Writer, words_of};
+use super::frame::HEADER_LEN;
 use super::gate::Attempt;
-use super::tx::{HEADER_LEN, publish};
+use super::tx::publish;
 use super::walk::{Direction, Walk, walk_chains};
-use super::{Ring, RingFault, RingLayout, RingState, Segment, with_layout};
+use super::{Ring, RingFault, RingLayout, RingState, with_layout};
 
 /// Spins that [`GuestRx::lock_briefly`] makes before it gives up: some microseconds, which is
 /// about one burst of another worker's.
@@ -442,89 +444,6 @@ impl Drop for RxBurst<'_> {
         });
         if self.frames > 0 {
             self.ring.counters.add_traffic(self.frames, self.bytes);
-        }
-    }
-}
-
-/// The header's 12 bytes as two words.
-#[inline]
-fn words_of(header: &VnetHeader, num_buffers: u16) -> (u64, u32) {
-    let low = u64::from(header.flags)
-        | u64::from(header.gso_type) << 8
-        | u64::from(header.hdr_len) << 16
-        | u64::from(header.gso_size) << 32
-        | u64::from(header.csum_start) << 48;
-    let high = u32::from(header.csum_offset) | u32::from(num_buffers) << 16;
-    (low, high)
-}
-
-/// Writes into the segments of a frame's chains, one after the other.
-struct Writer<'a> {
-    segments: &'a [Segment],
-    /// Bytes of the first segment that are written.
-    offset: u32,
-    log: Option<&'a DirtyLog>,
-}
-
-impl Writer<'_> {
-    /// Writes the virtio-net header, unless the guest's buffer already holds the same bytes:
-    /// a write would take the line away from the guest's core for nothing.
-    #[inline]
-    fn write_header(&mut self, vnet: &VnetHeader, num_buffers: u16) {
-        match self.segments {
-            [segment, ..] if segment.length > HEADER_LEN => {
-                let (low, high) = words_of(vnet, num_buffers);
-                // SAFETY: the segment holds that many bytes, checked for this burst.
-                unsafe {
-                    if raw::header_words(segment.address.as_ptr()) != (low, high) {
-                        raw::store_header_words(segment.address.as_ptr(), low, high);
-                        if let Some(log) = self.log {
-                            log.mark(segment.guest, u64::from(HEADER_LEN));
-                        }
-                    }
-                }
-                self.offset = HEADER_LEN;
-            }
-            _ => {
-                let header = VnetHeader {
-                    num_buffers,
-                    ..*vnet
-                };
-                self.write(header.write().as_ptr(), VnetHeader::LEN);
-            }
-        }
-    }
-
-    /// Writes `length` bytes from `source`, which is valid for reads of them. The caller has
-    /// gathered room for all that is written; what has none is left out.
-    #[inline]
-    fn write(&mut self, mut source: *const u8, mut length: usize) {
-        while length > 0 {
-            let Some(segment) = self.segments.first() else {
-                return;
-            };
-            let room = (segment.length - self.offset) as usize;
-            let now = room.min(length);
-            // SAFETY: `offset + now` is at most the segment's length, checked for this burst;
-            // `source` has `length` bytes left (callers pass slices or ranges they vouch for).
-            unsafe {
-                let target = segment.address.add(self.offset as usize);
-                raw::copy(source, target.as_ptr(), now);
-                source = source.add(now);
-            }
-            if let Some(log) = self.log {
-                log.mark(segment.guest + u64::from(self.offset), now as u64);
-            }
-            length -= now;
-            if now == room {
-                self.segments = &self.segments[1..];
-                self.offset = 0;
-            } else {
-                #[allow(clippy::cast_possible_truncation, reason = "less than a segment")]
-                {
-                    self.offset += now as u32;
-                }
-            }
         }
     }
 }
