@@ -1,21 +1,28 @@
 //! What threads share without a lock, in every order of its steps.
 //!
-//! In: `bell` and `marks` as the data path has them, with loom's atomics for the standard library's. Out: a failure for
-//! any order, and any stale value that the memory model allows, in which something is lost. Never: a thread of its own
-//! or a clock: loom runs the threads, one step at a time.
+//! In: `bell`, `marks` and the rings' `gate` as the data path has them, with loom's atomics for the standard library's.
+//! Out: a failure for any order, and any stale value that the memory model allows, in which something is lost. Never: a
+//! thread of its own or a clock: loom runs the threads, one step at a time.
 
 #[path = "../../src/shared/bell.rs"]
 mod bell;
+#[allow(dead_code, reason = "its own model is in vhost/tests")]
+#[path = "../../../vhost/src/ring/gate.rs"]
+mod gate;
 #[path = "../../src/shared/marks.rs"]
 mod marks;
 
 mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub(crate) use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    };
 }
 
 use loom::{model::Builder, sync::Arc, thread};
 
 use bell::Bell;
+use gate::Gate;
 use marks::{Marks, Signals};
 use sync::{AtomicBool, AtomicU64, Ordering};
 
@@ -169,5 +176,66 @@ fn no_frame_is_staged_behind_its_flush() {
             sent += std::mem::take(&mut staged);
         }
         assert_eq!((sent, staged), (2, 0), "a frame waits for ever");
+    });
+}
+
+/// A frame waits for its peer's key, and its worker and the core fall asleep: the core hears of it, or is rung for; once
+/// there is a key, the worker sees it, finds the order to flush, or is rung for.
+#[test]
+fn a_frame_that_waits_for_a_key_leaves_though_all_fall_asleep() {
+    model(3, || {
+        let (core, owner) = (Arc::new(Bell::new()), Arc::new(Bell::new()));
+        let signals = Arc::new(Signals::new());
+        let marks = Arc::new(Marks::new(64));
+        let key = Arc::new(AtomicBool::new(false));
+        let order = Arc::new(AtomicBool::new(false));
+        let worker = {
+            let (core, owner) = (Arc::clone(&core), Arc::clone(&owner));
+            let (signals, marks) = (Arc::clone(&signals), Arc::clone(&marks));
+            let (key, order) = (Arc::clone(&key), Arc::clone(&order));
+            thread::spawn(move || {
+                if key.load(Ordering::Acquire) {
+                    return (false, false);
+                }
+                let rings = signals.raise(1) && {
+                    marks.mark(7);
+                    core.must_ring()
+                };
+                owner.announce();
+                (rings, !order.load(Ordering::Acquire))
+            })
+        };
+        core.announce();
+        let mut taken = 0;
+        marks.sweep(|_| taken |= signals.take());
+        let rings = taken != 0 && {
+            key.store(true, Ordering::Release);
+            order.store(true, Ordering::Release);
+            owner.must_ring()
+        };
+        let (core_is_rung, sleeps) = worker.join().unwrap();
+        assert!(taken != 0 || core_is_rung, "the core sleeps on it");
+        assert!(taken == 0 || !sleeps || rings, "the worker sleeps on it");
+    });
+}
+
+/// A ring starts while its worker falls asleep: the worker finds it, or is rung for.
+#[test]
+fn no_worker_sleeps_on_a_ring_that_starts() {
+    model(3, || {
+        let bell = Arc::new(Bell::new());
+        let gate = Arc::new(Gate::new(()));
+        let session = {
+            let (bell, gate) = (Arc::clone(&bell), Arc::clone(&gate));
+            thread::spawn(move || {
+                gate.start(|()| ());
+                bell.must_ring()
+            })
+        };
+        bell.announce();
+        // Whether it gets in or is turned away, it looks again.
+        let found = gate.is_live();
+        let rung = session.join().unwrap();
+        assert!(rung || found, "nobody looks at it");
     });
 }
