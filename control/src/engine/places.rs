@@ -5,7 +5,7 @@
 //! data sent where the peer was not heard while it is heard elsewhere.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -30,12 +30,19 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// How often new addresses of a name make a peer that does not answer one that was never called: a name that stands
+/// for others each time would keep it from ever being silent.
+const RENEWED_AGAIN: Duration = Duration::from_secs(300);
+/// Peers whose places an answer changes, in a round.
+const SEEKS_PER_ROUND: usize = 512;
 
 /// Names that peers are at.
 pub(super) struct Names {
     resolver: Resolver,
     known: HashMap<String, Entry>,
     due: BTreeSet<(Instant, String)>,
+    /// Peers that the last answer concerns.
+    answered: VecDeque<usize>,
     /// The resolver takes no more before its next answer.
     is_full: bool,
 }
@@ -57,6 +64,7 @@ impl Names {
             resolver,
             known: HashMap::new(),
             due: BTreeSet::new(),
+            answered: VecDeque::new(),
             is_full: false,
         }
     }
@@ -187,12 +195,26 @@ pub(super) struct Places {
     kept: Option<Arc<Kept>>,
     /// It was heard since the configuration last said where it is, and is not silent.
     pub(super) is_settled: bool,
+    /// When its name last had new addresses that were called as if nothing had been called in vain.
+    pub(super) renewed: Option<Instant>,
 }
 
 impl Places {
     /// Whether a restart would find it where it is.
     pub(super) fn is_kept(&self) -> bool {
         self.kept.is_some()
+    }
+
+    /// What the configuration stands for now; whether new places are called as if nothing had been called in vain.
+    fn reconfigure(&mut self, configured: Vec<SocketAddr>, now: Instant) -> bool {
+        let before = std::mem::replace(&mut self.configured, configured);
+        let is_due = |renewed: Instant| now.since(renewed) >= RENEWED_AGAIN;
+        let renews = self.renewed.is_none_or(is_due);
+        let mut places = self.configured.iter();
+        if renews && places.any(|place| !before.contains(place)) {
+            self.renewed = Some(now);
+        }
+        renews
     }
 
     /// All places but the endpoint, which the protocol calls first.
@@ -219,8 +241,8 @@ impl Places {
 }
 
 impl Engine {
-    /// Sees to peers whose place the configuration has changed, and to names.
-    pub(super) fn seek_peers(&mut self, now: Now) {
+    /// Sees to peers whose place the configuration has changed, and to names; whether there is more to do at once.
+    pub(super) fn seek_peers(&mut self, now: Now) -> bool {
         for slot in self.outdated.take_heard() {
             self.heard(slot, now);
         }
@@ -228,12 +250,24 @@ impl Engine {
             self.seek(slot, now);
         }
         self.endpoints.begun();
-        while let Some(answer) = self.names.resolver.next_answer() {
-            for slot in self.names.note(answer, now.monotonic) {
-                self.seek(slot, now);
-            }
+        for _ in 0..SEEKS_PER_ROUND {
+            let Some(slot) = self.next_answered(now.monotonic) else {
+                break;
+            };
+            self.seek(slot, now);
         }
         self.names.ask(now.monotonic);
+        !self.names.answered.is_empty()
+    }
+
+    /// The next peer that an answer concerns: one answer after the other, so that no more wait than one name has.
+    fn next_answered(&mut self, now: Instant) -> Option<usize> {
+        while self.names.answered.is_empty() {
+            let answer = self.names.resolver.next_answer()?;
+            let peers = self.names.note(answer, now);
+            self.names.answered.extend(peers);
+        }
+        self.names.answered.pop_front()
     }
 
     /// Gives the protocol a peer's places as they are known now.
@@ -263,7 +297,7 @@ impl Engine {
             let last = kept.as_ref();
             peer.places.heard = last.and_then(|kept| kept.last(configured.as_deref()));
         }
-        peer.places.configured = match (&peer.config.endpoint, name) {
+        let configured = match (&peer.config.endpoint, name) {
             (Some(Endpoint::Address(address)), _) => vec![*address],
             (_, Some(name)) => {
                 let mut found = self.names.want(&name, slot, now.monotonic);
@@ -272,10 +306,11 @@ impl Engine {
             }
             (_, None) => Vec::new(),
         };
-        self.tell_places(slot, now);
+        let patiently = !peer.places.reconfigure(configured, now.monotonic);
+        self.tell_places(slot, patiently, now);
     }
 
-    fn tell_places(&mut self, slot: usize, now: Now) {
+    fn tell_places(&mut self, slot: usize, patiently: bool, now: Now) {
         let Some(peer) = self.peers.get_mut(slot) else {
             return;
         };
@@ -295,6 +330,7 @@ impl Engine {
         let update = PeerUpdate {
             endpoint: moves.then_some(endpoint),
             elsewhere: Some(peer.places.elsewhere(endpoint)),
+            patiently,
             ..PeerUpdate::default()
         };
         tunnel.device.update_peer(peer.cell.id, update, now);
@@ -319,6 +355,7 @@ impl Engine {
             return;
         };
         peer.places.is_settled = true;
+        peer.places.renewed = None;
         if peer.places.heard.replace(endpoint) == Some(endpoint) {
             return;
         }
@@ -326,7 +363,7 @@ impl Engine {
         let configured = peer.configured_endpoint();
         let answer = peer.places.configured.clone();
         peer.places.kept = self.endpoints.note(slot, key, configured, answer, endpoint);
-        self.tell_places(slot, now);
+        self.tell_places(slot, false, now);
     }
 
     /// A peer has not answered so many calls.

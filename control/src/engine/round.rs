@@ -51,7 +51,7 @@ impl Engine {
         let more = self.take_handshakes(now) | self.take_punts(now.monotonic) | self.vacate_peers();
         self.take_signals(now);
         self.pass_deadlines(now);
-        self.seek_peers(now);
+        let more = self.seek_peers(now) | more;
         let more = self.make_calls(now) | more;
         self.drain_tunnels(now);
         // Neighbors make paths, and paths ask for neighbors.

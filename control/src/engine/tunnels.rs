@@ -117,6 +117,7 @@ impl PeerState {
     fn outdate_places(&mut self) {
         self.places.heard = None;
         self.places.is_settled = false;
+        self.places.renewed = None;
         let Listed { slot, lists, .. } = &self.listed;
         if !self.listed.places {
             lists.0.borrow_mut().places.push(*slot);
@@ -366,6 +367,7 @@ impl TunnelState {
                 .filter(|_| moves)
                 .and_then(Endpoint::address),
             elsewhere: moves.then(Vec::new),
+            patiently: false,
         };
         self.device.update_peer(id, update, now);
         if moves {

@@ -298,6 +298,58 @@ fn what_was_remembered_and_what_the_file_says_are_called_in_turn() {
     );
 }
 
+/// As a large pool of servers is published: some of them at a time, others each time.
+#[test]
+fn a_peer_whose_name_stands_for_others_each_time_grows_silent() {
+    let mut engine = engine(&[(1, "pool.invalid:10")], None);
+    let mut now = clock::now();
+    engine.round(now).unwrap();
+    let (mut silent, mut calls) = (0, 0);
+    for answer in 0..29_u8 {
+        // Nobody is there.
+        engine.answer("pool.invalid", &[&format!("127.1.{answer}.1")], now);
+        now = engine.pass(now, ASK_AGAIN);
+        let peer = engine.report(now).peers.remove(0);
+        silent += u32::from(peer.state == "silent");
+        calls = calls.max(peer.unanswered);
+    }
+    // For five minutes, less the first half of one.
+    assert!(silent >= 24 && calls > SILENT_AFTER, "{silent} {calls}");
+    // What the configuration says is called at once.
+    engine.apply_peers(&[(1, "other.invalid:10")], now);
+    engine.answer("other.invalid", &["127.2.0.1"], now);
+    let peer = engine.report(now).peers.remove(0);
+    assert_ne!(peer.state, "silent");
+    engine.stop();
+}
+
+#[test]
+fn an_answer_that_concerns_many_peers_takes_several_rounds() {
+    let peers: Vec<_> = (1..=40).map(|n| (n, "one.invalid:10")).collect();
+    let mut engine = engine(&peers, None);
+    let now = clock::now();
+    engine.round(now).unwrap();
+    // As if each peer were many.
+    let slots = engine.names.note(
+        Answer {
+            name: "one.invalid".into(),
+            found: Ok(vec![at("127.0.0.2:0")]),
+        },
+        now.monotonic,
+    );
+    engine.names.answered = slots
+        .into_iter()
+        .cycle()
+        .take(2 * SEEKS_PER_ROUND + 1)
+        .collect();
+    assert!(engine.round(now).unwrap() && engine.round(now).unwrap());
+    assert_eq!(engine.names.answered.len(), 1);
+    assert_eq!(engine.place_of(40), Some(at("127.0.0.2:10")));
+    engine.round(now).unwrap();
+    assert!(engine.names.answered.is_empty());
+    engine.stop();
+}
+
 #[test]
 fn a_silent_peer_is_told_of_in_the_state() {
     let dead = place();

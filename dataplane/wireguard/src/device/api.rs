@@ -59,6 +59,8 @@ pub struct PeerUpdate {
     pub endpoint: Option<SocketAddr>,
     /// Where else it may be: calls without an answer go to the endpoint and to these places in turn.
     pub elsewhere: Option<Vec<SocketAddr>>,
+    /// New places are called in their turn: what was called in vain before counts.
+    pub patiently: bool,
 }
 
 /// What can be wrong with a peer to add.

@@ -150,6 +150,9 @@ impl Peer {
     /// Whether an update has a place that was not called before. The order of an answer of DNS changes each time, and
     /// says nothing new. An endpoint that comes alone asks for a call, wherever it is.
     fn is_to_be_called_anew(&self, update: &PeerUpdate) -> bool {
+        if update.patiently {
+            return false;
+        }
         let is_new = |place| self.endpoint != Some(place) && !self.elsewhere.contains(&place);
         match &update.elsewhere {
             Some(elsewhere) => elsewhere.iter().copied().chain(update.endpoint).any(is_new),
