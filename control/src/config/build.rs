@@ -70,9 +70,7 @@ pub(super) fn uplink_mtu(uplink: &draft::Uplink) -> u32 {
 /// A tunnel's MTU in bytes; `None` while its uplink is unknown.
 pub(super) fn tunnel_mtu(tunnel: &draft::Tunnel, file: &draft::File) -> Option<u32> {
     let derived = || {
-        let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
-            &uplink.name.value
-        })?;
+        let uplink = file.uplink(tunnel.uplink.as_ref())?;
         Some(derived_tunnel_mtu(uplink_mtu(uplink)))
     };
     tunnel.mtu.map(|at| at.value).or_else(derived)
@@ -101,27 +99,13 @@ pub(super) fn derived_queue_workers(
 
 /// A network's MTU in bytes.
 pub(super) fn network_mtu(network: &draft::Network, file: &draft::File) -> u32 {
-    let tunnel = || {
-        find(&file.tunnels, network.tunnel.as_ref(), |tunnel| {
-            &tunnel.name.value
-        })
-    };
+    let tunnel = || file.tunnel(network.tunnel.as_ref());
     let derived = || tunnel().and_then(|tunnel| tunnel_mtu(tunnel, file));
     network
         .mtu
         .map(|at| at.value)
         .or_else(derived)
         .unwrap_or(limits::MTU_DEFAULT)
-}
-
-/// The draft that a reference names.
-pub(super) fn find<'d, D>(
-    drafts: &'d [D],
-    reference: Option<&super::section::At<Name>>,
-    name: impl Fn(&D) -> &Name,
-) -> Option<&'d D> {
-    let reference = &reference?.value;
-    drafts.iter().find(|draft| name(draft) == reference)
 }
 
 fn cores(draft: &draft::Cores) -> Cores {
@@ -198,9 +182,7 @@ pub(super) fn everything(ipv4: bool) -> IpNet {
 }
 
 fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
-    let uplink = find(&file.uplinks, draft.uplink.as_ref(), |uplink| {
-        &uplink.name.value
-    })?;
+    let uplink = file.uplink(draft.uplink.as_ref())?;
     Some(Tunnel {
         name: draft.name.value.clone(),
         uplink: draft.uplink.as_ref()?.value.clone(),
@@ -273,9 +255,7 @@ fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
 /// take turns, so that many ports of one queue use all workers.
 fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usize) -> Option<Port> {
     let name = draft.name.value.clone();
-    let network = find(&file.networks, draft.network.as_ref(), |network| {
-        &network.name.value
-    })?;
+    let network = file.network(draft.network.as_ref())?;
     let interface = || {
         draft
             .interface

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::places::ByName;
 use super::section::At;
 use super::{
     Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll,
@@ -26,6 +27,36 @@ pub(super) struct File {
     pub(super) tunnels: Vec<Tunnel>,
     pub(super) networks: Vec<Network>,
     pub(super) ports: Vec<Port>,
+    pub(super) places: Places,
+}
+
+/// Where the things of a file stand in its lists.
+#[derive(Default)]
+pub(super) struct Places {
+    uplinks: ByName,
+    tunnels: ByName,
+    networks: ByName,
+}
+
+/// What a reference names.
+impl File {
+    pub(super) fn uplink(&self, reference: Option<&At<Name>>) -> Option<&Uplink> {
+        let names = self.uplinks.iter().map(|it| Some(&it.name.value));
+        let place = self.places.uplinks.place(&reference?.value, names)?;
+        self.uplinks.get(place)
+    }
+
+    pub(super) fn tunnel(&self, reference: Option<&At<Name>>) -> Option<&Tunnel> {
+        let names = self.tunnels.iter().map(|it| Some(&it.name.value));
+        let place = self.places.tunnels.place(&reference?.value, names)?;
+        self.tunnels.get(place)
+    }
+
+    pub(super) fn network(&self, reference: Option<&At<Name>>) -> Option<&Network> {
+        let names = self.networks.iter().map(|it| Some(&it.name.value));
+        let place = self.places.networks.place(&reference?.value, names)?;
+        self.networks.get(place)
+    }
 }
 
 #[derive(Default)]

@@ -1,82 +1,92 @@
-//! Where the things of a configuration stand in its lists, by name.
+//! Where things stand in lists, by name.
 //!
-//! In: a configuration. Out: places; a name is looked up without a look at all others. Never: a list that changes
-//! after it was asked first.
+//! In: a configuration, or the drafts of one. Out: places; a name is looked up without a look at all others. Never: a
+//! list that changes after it was asked first.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use super::{Config, Name};
 
-/// Made when it is first asked. It says nothing that the lists don't, so all are equal, and a copy, whose lists may
-/// be changed, begins without.
+/// The places of one list, found out when it is first asked. It says nothing that the list doesn't, so all are equal,
+/// and a copy, whose list may be changed, begins without.
 #[derive(Debug, Default)]
-pub struct Places(OnceLock<ByName>);
+pub(super) struct ByName(OnceLock<HashMap<Name, usize>>);
 
-#[derive(Debug)]
-struct ByName {
-    tunnels: HashMap<Name, usize>,
-    networks: HashMap<Name, usize>,
-    /// Networks by the tunnels that they use.
-    users: HashMap<Name, usize>,
-    ports: HashMap<Name, usize>,
+impl ByName {
+    /// The place of a name in the list of `names`; some things have none.
+    pub(super) fn place<'n>(
+        &self,
+        name: &Name,
+        names: impl Iterator<Item = Option<&'n Name>>,
+    ) -> Option<usize> {
+        let numbered = || {
+            let places = names.enumerate();
+            places
+                .filter_map(|(place, name)| Some((name?.clone(), place)))
+                .collect()
+        };
+        self.0.get_or_init(numbered).get(name).copied()
+    }
 }
 
-impl Clone for Places {
+impl Clone for ByName {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl PartialEq for Places {
+impl PartialEq for ByName {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Eq for Places {}
+impl Eq for ByName {}
+
+/// The places of a configuration's things.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    tunnels: ByName,
+    networks: ByName,
+    /// Networks by the tunnels that they use.
+    users: ByName,
+    ports: ByName,
+}
 
 impl Config {
-    fn by_name(&self) -> &ByName {
-        self.places.0.get_or_init(|| ByName {
-            tunnels: numbered(self.tunnels.iter().map(|it| Some(&it.name))),
-            networks: numbered(self.networks.iter().map(|it| Some(&it.name))),
-            users: numbered(self.networks.iter().map(|it| it.tunnel.as_ref())),
-            ports: numbered(self.ports.iter().map(|it| Some(&it.name))),
-        })
-    }
-
     /// The place of the tunnel of that name.
     pub(super) fn tunnel_place(&self, name: &Name) -> Option<usize> {
-        self.by_name().tunnels.get(name).copied()
+        let names = self.tunnels.iter().map(|it| Some(&it.name));
+        self.places.tunnels.place(name, names)
     }
 
     /// The place of the network of that name.
     pub fn network_place(&self, name: &Name) -> Option<usize> {
-        self.by_name().networks.get(name).copied()
+        let names = self.networks.iter().map(|it| Some(&it.name));
+        self.places.networks.place(name, names)
     }
 
     /// The place of the network that uses a tunnel.
     pub(super) fn user_place(&self, tunnel: &Name) -> Option<usize> {
-        self.by_name().users.get(tunnel).copied()
+        let names = self.networks.iter().map(|it| it.tunnel.as_ref());
+        self.places.users.place(tunnel, names)
     }
 
     /// The place of the port of that name.
     pub(super) fn port_place(&self, name: &Name) -> Option<usize> {
-        self.by_name().ports.get(name).copied()
+        let names = self.ports.iter().map(|it| Some(&it.name));
+        self.places.ports.place(name, names)
     }
 
     /// Makes ready what look-ups take, so that the first one takes no longer than the others.
     pub fn make_ready(&self) {
-        self.by_name();
+        let any = &self.node;
+        self.tunnel_place(any);
+        self.network_place(any);
+        self.user_place(any);
+        self.port_place(any);
     }
-}
-
-fn numbered<'n>(names: impl Iterator<Item = Option<&'n Name>>) -> HashMap<Name, usize> {
-    let places = names.enumerate();
-    places
-        .filter_map(|(place, name)| Some((name?.clone(), place)))
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,26 +1,27 @@
 //! Networks: gateways, tunnels, routes, MTU.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{Seen, dangling, family, is_ipv4, prefixes, reserved};
-use crate::config::Guard;
-use crate::config::build::{self, find};
-use crate::config::draft::{File, Network, NextHop, PortKind, Tunnel};
+use crate::config::build;
+use crate::config::draft::{File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel};
 use crate::config::report::{Report, Span};
+use crate::config::section::At;
+use crate::config::{Guard, Name};
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut used = HashMap::new();
+    let ports = by_network(file);
     for network in &file.networks {
         gateways(network, report);
         if network.plain {
-            plain(network, file, report);
+            let ports = ports.get(&network.name.value);
+            plain(network, ports.map_or(&[], Vec::as_slice), report);
         }
-        let tunnel = find(&file.tunnels, network.tunnel.as_ref(), |tunnel| {
-            &tunnel.name.value
-        });
+        let tunnel = file.tunnel(network.tunnel.as_ref());
         if let Some(reference) = &network.tunnel {
             let title = format!("network `{}`", network.name.value);
             if tunnel.is_none() {
@@ -45,8 +46,19 @@ pub(super) fn check(file: &File, report: &mut Report) {
     }
 }
 
+/// The ports that name a network.
+fn by_network(file: &File) -> HashMap<&Name, Vec<&Port>> {
+    let mut ports: HashMap<_, Vec<_>> = HashMap::new();
+    for port in &file.ports {
+        if let Some(network) = &port.network {
+            ports.entry(&network.value).or_default().push(port);
+        }
+    }
+    ports
+}
+
 /// A network without a router is the way between one interface and one tunnel.
-fn plain(network: &Network, file: &File, report: &mut Report) {
+fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
     const ROUTER: &str = "give the network a `gateway: ADDRESS/LENGTH` to have Culvert route in it";
     let name = &network.name.value;
     let title = format!("network `{name}` has no `gateway`");
@@ -57,10 +69,7 @@ fn plain(network: &Network, file: &File, report: &mut Report) {
             .help(ROUTER);
         return;
     }
-    let mut ports = file
-        .ports
-        .iter()
-        .filter(|port| port.network.as_ref().is_some_and(|at| at.value == *name));
+    let mut ports = ports.iter();
     match ports.next() {
         None => {
             report
@@ -180,6 +189,7 @@ fn gateways(network: &Network, report: &mut Report) {
 fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
     let title = format!("a route of network `{}`", network.name.value);
     let mut seen = allowed(tunnel);
+    let peers = names_of_peers(network, tunnel);
     for route in &network.routes {
         let to = match &route.next_hop {
             NextHop::Guest(via) => {
@@ -191,7 +201,7 @@ fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
             }
             NextHop::Peer(_) | NextHop::Unreachable => {
                 if let NextHop::Peer(reference) = &route.next_hop {
-                    peer(network, tunnel, &title, reference, report);
+                    peer(network, tunnel, &peers, &title, reference, report);
                 }
                 let Some(to) = route.to.value else {
                     report
@@ -234,11 +244,20 @@ fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, usize)> {
         .collect()
 }
 
+/// The names that a network's routes may lead to, if one leads to a peer.
+fn names_of_peers<'t>(network: &Network, tunnel: Option<&'t Tunnel>) -> HashSet<&'t Name> {
+    let leads_to_peer = |route: &NetworkRoute| matches!(route.next_hop, NextHop::Peer(_));
+    let tunnel = tunnel.filter(|_| network.routes.iter().any(leads_to_peer));
+    let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
+    peers.map(|peer| &peer.name.value).collect()
+}
+
 fn peer(
     network: &Network,
     tunnel: Option<&Tunnel>,
+    peers: &HashSet<&Name>,
     title: &str,
-    reference: &crate::config::section::At<crate::config::Name>,
+    reference: &At<Name>,
     report: &mut Report,
 ) {
     let Some(tunnel) = tunnel else {
@@ -255,11 +274,7 @@ fn peer(
         }
         return;
     };
-    if !tunnel
-        .peers
-        .iter()
-        .any(|peer| peer.name.value == reference.value)
-    {
+    if !peers.contains(&reference.value) {
         let known = tunnel.peers.iter().map(|peer| &peer.name.value);
         let kind = format!("peer of tunnel `{}`", tunnel.name.value);
         dangling(reference, &kind, title, known, report);

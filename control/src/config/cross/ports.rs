@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Seen, dangling, prefixes, queue_workers, reserved};
-use crate::config::build::{self, find};
+use crate::config::build;
 use crate::config::draft::{File, Network, Port, PortKind};
 use crate::config::report::Report;
 use crate::config::{Guard, IpNet, SocketPath, limits};
@@ -14,9 +14,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
     let mut places = Seen::default();
     for port in &file.ports {
         let title = format!("port `{}`", port.name.value);
-        let network = find(&file.networks, port.network.as_ref(), |network| {
-            &network.name.value
-        });
+        let network = file.network(port.network.as_ref());
         if let (Some(reference), None) = (&port.network, network) {
             let known = file.networks.iter().map(|network| &network.name.value);
             dangling(reference, "network", &title, known, report);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Seen, dangling, family};
-use crate::config::build::{self, find};
+use crate::config::build;
 use crate::config::draft::{File, Peer, Tunnel, Uplink, UplinkKind};
 use crate::config::report::Report;
 use crate::config::{Endpoint, Name, Uapi, limits};
@@ -25,9 +25,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
     // A misspelt reference was meant for one of them.
     let all_known = used.is_subset(&names);
     for tunnel in &file.tunnels {
-        let uplink = find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
-            &uplink.name.value
-        });
+        let uplink = file.uplink(tunnel.uplink.as_ref());
         if let (Some(reference), None) = (&tunnel.uplink, uplink) {
             let known = file.uplinks.iter().map(|uplink| &uplink.name.value);
             dangling(
@@ -121,11 +119,7 @@ fn uapi_names(file: &File, report: &mut Report) {
 /// Two tunnels collide where their uplinks share an address: on one uplink always, on two kernel
 /// uplinks if one has every address or both have the same one.
 fn listen_ports(file: &File, report: &mut Report) {
-    let uplink_of = |tunnel: &Tunnel| {
-        find(&file.uplinks, tunnel.uplink.as_ref(), |uplink| {
-            &uplink.name.value
-        })
-    };
+    let uplink_of = |tunnel: &Tunnel| file.uplink(tunnel.uplink.as_ref());
     let mut by_port = std::collections::BTreeMap::<u16, Vec<&Tunnel>>::new();
     for tunnel in &file.tunnels {
         let Some(port) = tunnel.listen_port else {

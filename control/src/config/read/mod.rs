@@ -10,7 +10,7 @@ mod uplinks;
 
 use std::path::Path;
 
-use super::draft::{Cores, File, Memory, Workers};
+use super::draft::{Cores, File, Memory, Places, Workers};
 use super::keyfile::KeyFiles;
 use super::raw::{Node, Value};
 use super::report::{Report, Span};
@@ -68,6 +68,7 @@ impl Reader<'_> {
                 .into_iter()
                 .filter_map(|(name, section)| self.port(name, section?))
                 .collect(),
+            places: Places::default(),
         })
     }
 
