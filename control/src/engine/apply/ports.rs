@@ -66,7 +66,7 @@ impl Fate {
 }
 
 /// The ports that a plan changes.
-fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, Fate)> {
+fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, Fate)> + Clone {
     plan.iter()
         .filter_map(|change| Some((change.port()?, Fate::of(change))))
 }
@@ -308,8 +308,7 @@ impl Engine {
             }
             Edit::Add(_) | Edit::Change { .. } | Edit::Remove(_) => None,
         });
-        let old = ports(plan).filter_map(|(edit, _)| edit.before());
-        let gone = abandoned(old, new).into_iter();
+        let gone = abandoned(ports(plan).map(|(edit, _)| edit), new).into_iter();
         let gone = gone.map(|(network, address)| Command::AnnounceGone(network, address));
         arrived.chain(gone).collect()
     }
@@ -373,30 +372,25 @@ fn gains(old: &Port, new: &Port) -> bool {
     new.network != old.network || new.addresses.iter().any(is_new)
 }
 
-/// Addresses of ports as they were that no port of their network has any more: they may be behind a peer now.
-/// Networks are counted as the new configuration, and so its snapshot, has them.
-fn abandoned<'p>(old: impl Iterator<Item = &'p Port>, new: &Config) -> Vec<(NetworkIndex, IpAddr)> {
-    let places = new.networks.iter().enumerate();
-    let places: HashMap<_, _> = places
-        .map(|(place, network)| (&network.name, place))
-        .collect();
+/// Addresses of ports that change that no port of their network has any more: they may be behind a peer now. A port
+/// that doesn't change had none of them, for an address belongs to one port. Networks are counted as the new
+/// configuration, and so its snapshot, has them.
+fn abandoned<'p>(
+    edits: impl Iterator<Item = &'p Edit<Port>> + Clone,
+    new: &Config,
+) -> Vec<(NetworkIndex, IpAddr)> {
     let addresses = |port: &'p Port| {
         port.addresses
             .iter()
             .map(|address| (&port.network, *address))
     };
-    let kept: HashSet<_> = new
-        .ports
-        .iter()
-        .flat_map(|port| {
-            port.addresses
-                .iter()
-                .map(|address| (&port.network, *address))
-        })
-        .collect();
-    let gone = old.flat_map(addresses).filter(|it| !kept.contains(it));
+    let kept = edits.clone().filter_map(Edit::after).flat_map(addresses);
+    let kept: HashSet<_> = kept.collect();
+    let old = edits.filter_map(Edit::before).flat_map(addresses);
+    let gone = old.filter(|it| !kept.contains(it));
     gone.filter_map(|(network, address)| {
-        Some((NetworkIndex::from_slot(*places.get(network)?), address))
+        let place = new.network_place(network)?;
+        Some((NetworkIndex::from_slot(place), address))
     })
     .collect()
 }
@@ -405,10 +399,13 @@ fn abandoned<'p>(old: impl Iterator<Item = &'p Port>, new: &Config) -> Vec<(Netw
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
     use super::*;
-    use crate::config::{Disk, parse};
+    use crate::{
+        config::{Disk, parse},
+        plan::Layers,
+    };
 
     const NETWORKS: &str = "version: 1
 networks: {one: {gateway: [10.0.1.1/24]}, two: {gateway: [10.0.2.1/24]}}
@@ -427,9 +424,13 @@ ports:
     }
 
     fn gone(old: &Config, new: &Config) -> Vec<(usize, String)> {
-        let gone = abandoned(old.ports.iter(), new).into_iter();
-        gone.map(|(network, address)| (network.slot(), address.to_string()))
-            .collect()
+        let plan = Layers::new(Arc::new(old.clone())).plan(new);
+        let gone = abandoned(ports(&plan).map(|(edit, _)| edit), new).into_iter();
+        let mut gone: Vec<_> = gone
+            .map(|(network, address)| (network.slot(), address.to_string()))
+            .collect();
+        gone.sort_unstable();
+        gone
     }
 
     #[test]

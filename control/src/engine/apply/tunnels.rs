@@ -3,7 +3,10 @@
 //! In: a plan. Out: sockets that are opened for it, or handed from one tunnel to another; the tunnels and peers as it
 //! has them. Never: a session lost of a peer that stays; a UDP port closed that another tunnel is to have.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use culvert_dataplane::{
     shared::{
@@ -256,7 +259,7 @@ impl Engine {
 
     /// Has workers close the sockets that nobody inherits; whether there are such, and what failed.
     fn give_up_ports(&mut self, plan: &[Change], prepared: &Prepared) -> (bool, Vec<String>) {
-        let inherited: Vec<usize> = prepared
+        let inherited: HashSet<usize> = prepared
             .sockets
             .values()
             .filter_map(|sockets| match sockets {
