@@ -93,8 +93,8 @@ impl<T> Reply<T> {
     }
 }
 
-/// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, and
-/// waits for what becomes of it. One at a time: others wait for their turn.
+/// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits
+/// for what becomes of it, and logs that. One at a time: others wait for their turn.
 ///
 /// # Errors
 ///
@@ -107,7 +107,9 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let _keeper = proposal.keeper();
-    ask(requester, |reply| Request::Apply { proposal, reply })?
+    let applied = ask(requester, |reply| Request::Apply { proposal, reply })??;
+    log_applied(&applied);
+    Ok(applied)
 }
 
 fn ask<T>(
@@ -120,7 +122,7 @@ fn ask<T>(
 }
 
 /// Logs what an `apply` did.
-pub fn log_applied(applied: &Applied) {
+fn log_applied(applied: &Applied) {
     for failure in &applied.failures {
         tracing::error!("the configuration is applied, and this failed: {failure}");
     }

@@ -83,14 +83,12 @@ struct Prepared {
 }
 
 impl Engine {
-    /// Applies a whole configuration, logs what changed.
+    /// Applies a whole configuration.
     pub(super) fn apply(&mut self, proposal: Proposal, now: Now) -> Result<Applied, ApplyError> {
         let file = Arc::clone(proposal.file());
         let mut plan = proposal.changes(&self.desired);
         self.mend(&file, &mut plan);
-        let applied = self.carry_out(plan, Goal::File(file), now)?;
-        crate::api::log_applied(&applied);
-        Ok(applied)
+        self.carry_out(plan, Goal::File(file), now)
     }
 
     /// Steps 1 to 4.

@@ -131,7 +131,7 @@ impl Reload {
         self.notify.reloading();
         match crate::config::load(path) {
             Err(report) => log(&report, path),
-            // The engine logs what it changed.
+            // What changed is logged there.
             Ok((new, _)) => {
                 if let Err(error) = crate::api::apply_blocking(&self.requester, new) {
                     tracing::error!(%error, "the configuration was not applied");
