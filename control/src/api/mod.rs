@@ -12,13 +12,13 @@ pub mod server;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
-use crate::config::{Config, Name};
+use crate::config::{Config, Name, Readings, Report};
 use crate::plan::{Layers, Proposal};
 use crate::state::{Applied, State};
 use crate::uapi::{Answer, Ask};
@@ -93,6 +93,29 @@ impl<T> Reply<T> {
     }
 }
 
+/// Why a file was not applied.
+#[derive(Debug)]
+pub enum NotApplied {
+    /// It has mistakes.
+    Mistakes(Report),
+    /// The engine refused it.
+    Refused(ApplyError),
+}
+
+/// Reads a file on the calling thread, and applies it as [`apply_blocking`] does.
+///
+/// # Errors
+///
+/// When it has mistakes, or the engine refuses it.
+pub fn read_and_apply(
+    requester: &Requester,
+    read: impl FnOnce(&mut Readings) -> Result<(Config, Report), Report>,
+) -> Result<Applied, NotApplied> {
+    let mut turn = requester.turn();
+    let (config, _) = read(&mut turn).map_err(NotApplied::Mistakes)?;
+    plan_and_apply(requester, config).map_err(NotApplied::Refused)
+}
+
 /// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits
 /// for what becomes of it, and logs that. One at a time: others wait for their turn.
 ///
@@ -100,9 +123,11 @@ impl<T> Reply<T> {
 ///
 /// When the engine refuses it, or has ended.
 pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
-    let turn = requester.turn.lock();
-    // Whoever had it before has left nothing half done.
-    let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+    let _turn = requester.turn();
+    plan_and_apply(requester, config)
+}
+
+fn plan_and_apply(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
     let base = ask(requester, |reply| Request::Desired { reply })?;
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
@@ -221,8 +246,8 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
 pub struct Requester {
     sender: mpsc::SyncSender<Request>,
     wake: Arc<OwnedFd>,
-    /// Held by the one whose configuration is planned and applied.
-    turn: Arc<Mutex<()>>,
+    /// Held by the one whose configuration is read, planned and applied.
+    turn: Arc<Mutex<Readings>>,
 }
 
 /// The engine did not take a request.
@@ -237,6 +262,16 @@ pub enum SendError {
 }
 
 impl Requester {
+    /// Takes over what was read before there was anybody to ask.
+    pub fn remember(&self, readings: Readings) {
+        *self.turn() = readings;
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Readings> {
+        // Whoever had it before has left nothing half done.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Hands a request to the engine without waiting.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use culvert_directory::{Access, Directory, ListenError, Listener, Place};
 use tokio::time::timeout;
 
 use super::{
-    Applied, ApplyBody, ApplyError, ConfigQuery, ConfigText, DiffBody, Refusal, Reply, Request,
-    Requester, SendError, Side,
+    Applied, ApplyBody, ApplyError, ConfigQuery, ConfigText, DiffBody, NotApplied, Refusal, Reply,
+    Request, Requester, SendError, Side,
 };
 use crate::config::{self, Config};
 use crate::plan::{Diff, Layers};
@@ -164,24 +164,29 @@ async fn apply(
     Json(body): Json<ApplyBody>,
 ) -> Response {
     // Reading key files and a long text must not hold up another client's `show`.
-    let checked = tokio::task::spawn_blocking(move || read(&body)).await;
-    let config = match checked {
-        Ok(Ok(config)) => config,
-        Ok(Err(report)) => return mistaken(&report),
-        Err(_) => return failed("the configuration could not be checked"),
-    };
-    let answer = tokio::task::spawn_blocking(move || api::apply_blocking(&requester, config));
-    match timeout(APPLY_PATIENCE, answer).await {
+    let applies = tokio::task::spawn_blocking(move || {
+        api::read_and_apply(&requester, |readings| {
+            readings.parse(&body.text, &body.path, &config::Disk)
+        })
+    });
+    match timeout(APPLY_PATIENCE, applies).await {
         Ok(Ok(answer)) => applied(answer),
-        Ok(Err(_)) => failed("the configuration could not be planned"),
+        Ok(Err(_)) => failed("the configuration could not be checked"),
         Err(_) => late(),
     }
 }
 
-fn applied(answer: Result<Applied, ApplyError>) -> Response {
+fn applied(answer: Result<Applied, NotApplied>) -> Response {
     match answer {
         Ok(applied) => Json(applied).into_response(),
-        Err(ApplyError::NeedsRestart(what)) => {
+        Err(NotApplied::Mistakes(report)) => mistaken(&report),
+        Err(NotApplied::Refused(error)) => refused(error),
+    }
+}
+
+fn refused(error: ApplyError) -> Response {
+    match error {
+        ApplyError::NeedsRestart(what) => {
             let error = ApplyError::NeedsRestart(what.clone()).to_string();
             refuse(
                 StatusCode::CONFLICT,
@@ -192,8 +197,8 @@ fn applied(answer: Result<Applied, ApplyError>) -> Response {
                 },
             )
         }
-        Err(ApplyError::Failed(error)) => failed(&error),
-        Err(ApplyError::Unanswered(error)) => unavailable(error),
+        ApplyError::Failed(error) => failed(&error),
+        ApplyError::Unanswered(error) => unavailable(error),
     }
 }
 

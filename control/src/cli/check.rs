@@ -4,17 +4,17 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::{Failure, print, wants_color};
-use crate::config::{self, Config, Report};
+use crate::config::{Config, Readings, Report};
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
-    let config = load(path)?;
+    let config = load(path, &mut Readings::default())?;
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
 }
 
 /// Loads a configuration; warnings go to stderr, mistakes into the failure.
-pub(super) fn load(path: &Path) -> Result<Config, Failure> {
+pub(super) fn load(path: &Path, readings: &mut Readings) -> Result<Config, Failure> {
     let color = wants_color(&io::stderr());
-    match config::load(path) {
+    match readings.load(path) {
         Ok((config, report)) => {
             let _ = io::stderr().write_all(report.render(color).as_bytes());
             Ok(config)

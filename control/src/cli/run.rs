@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Failure, check};
+use crate::config::Readings;
 use crate::process::{self, Notify, RunDir, signals};
 use crate::{api, engine};
 
@@ -16,12 +17,14 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
     process::log::init();
-    let loaded = check::load(config)?;
+    let mut readings = Readings::default();
+    let loaded = check::load(config, &mut readings)?;
     // Relative paths would change their meaning with the working directory.
     let config = std::path::absolute(config)?;
     let run_dir = RunDir::open(run_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
+    requester.remember(readings);
     let server = api::server::serve(run_dir.directory(), requester.clone())?;
     signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     tracing::info!(

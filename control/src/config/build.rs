@@ -15,25 +15,25 @@ use super::{
 };
 
 /// The model of a file.
-pub(super) fn config(file: draft::File, source: &Path) -> Option<Config> {
+pub(super) fn config(file: &draft::File, source: &Path) -> Option<Config> {
     let cores = cores(&file.cores);
     let workers = cores.workers.len();
-    let memory = memory(&file);
+    let memory = memory(file);
     let mut turn = 0;
     let ports = file
         .ports
         .iter()
-        .map(|draft| port(draft, &file, workers, &mut turn))
+        .map(|draft| port(draft, file, workers, &mut turn))
         .collect::<Option<_>>()?;
     let networks = file
         .networks
         .iter()
-        .map(|draft| network(draft, &file))
+        .map(|draft| network(draft, file))
         .collect::<Option<_>>()?;
     let tunnels = file
         .tunnels
         .iter()
-        .map(|draft| tunnel(draft, &file))
+        .map(|draft| tunnel(draft, file))
         .collect::<Option<_>>()?;
     let uplinks = file
         .uplinks
@@ -42,7 +42,7 @@ pub(super) fn config(file: draft::File, source: &Path) -> Option<Config> {
         .collect::<Option<_>>()?;
     Some(Config {
         source: source.to_owned(),
-        node: file.node.map_or_else(host_name, |at| at.value),
+        node: (file.node.as_ref()).map_or_else(host_name, |at| at.value.clone()),
         cores,
         memory,
         uplinks,

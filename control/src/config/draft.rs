@@ -145,6 +145,21 @@ pub(super) struct Peer {
     pub(super) persistent_keepalive: Option<u16>,
 }
 
+impl Peer {
+    /// It stands in other lines now.
+    pub(super) fn move_lines(&mut self, moved: impl Fn(usize) -> usize) {
+        let spans = [
+            Some(&mut self.name.span),
+            self.public_key.as_mut().map(|at| &mut at.span),
+            self.endpoint.as_mut().map(|at| &mut at.span),
+        ];
+        let prefixes = self.allowed_ips.iter_mut().map(|at| &mut at.span);
+        for span in spans.into_iter().flatten().chain(prefixes) {
+            span.line = moved(span.line);
+        }
+    }
+}
+
 pub(super) struct Network {
     pub(super) name: At<Name>,
     /// No `gateway` is written: a network without a router.

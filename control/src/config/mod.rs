@@ -6,7 +6,8 @@
 //!
 //! The way of a file: `raw` makes a tree with spans of the text; `read` reads the tree by the tables
 //! of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
-//! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again.
+//! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again. `readings` knows the last
+//! long file, of which mostly a part was edited.
 
 mod build;
 mod cross;
@@ -18,6 +19,7 @@ mod model;
 mod places;
 mod raw;
 mod read;
+mod readings;
 mod report;
 pub mod schema;
 mod section;
@@ -36,6 +38,7 @@ pub use model::{
     VhostUserPort, WorkerCore, WorkerIndex,
 };
 pub use places::Places;
+pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Span};
 pub use value::is_interface_name;
 pub use write::to_yaml;
@@ -46,15 +49,29 @@ pub use write::to_yaml;
 ///
 /// Every mistake in it. The report that comes with a [`Config`] holds warnings only.
 pub fn load(path: &Path) -> Result<(Config, Report), Report> {
-    let text = read_text(path).map_err(|error| {
+    Readings::default().load(path)
+}
+
+impl Readings {
+    /// Reads and checks a file, as [`load`] does.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in it.
+    pub fn load(&mut self, path: &Path) -> Result<(Config, Report), Report> {
+        self.parse(&text_of(path)?, path, &Disk)
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, Report> {
+    read_text(path).map_err(|error| {
         let mut report = Report::new(path, "");
         let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
         mistake.help(
             "expected the path of a YAML file, as in `culvert check /etc/culvert/culvert.yaml`",
         );
         report
-    })?;
-    parse(&text, path, &Disk)
+    })
 }
 
 /// Checks a text as if it stood in the file `path`.
@@ -63,16 +80,31 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
 ///
 /// Every mistake in it. The report that comes with a [`Config`] holds warnings only.
 pub fn parse(text: &str, path: &Path, keys: &dyn KeyFiles) -> Result<(Config, Report), Report> {
+    let (config, _, report) = parse_whole(text, path, keys)?;
+    Ok((config, report))
+}
+
+/// The same, with the drafts.
+fn parse_whole(
+    text: &str,
+    path: &Path,
+    keys: &dyn KeyFiles,
+) -> Result<(Config, draft::File, Report), Report> {
     let mut report = Report::new(path, text);
-    let config = check(text, path, keys, &mut report);
+    let checked = check(text, path, keys, &mut report);
     report.sort();
-    match config {
-        Some(config) if report.errors() == 0 => Ok((config, report)),
+    match checked {
+        Some((config, file)) if report.errors() == 0 => Ok((config, file, report)),
         _ => Err(report),
     }
 }
 
-fn check(text: &str, path: &Path, keys: &dyn KeyFiles, report: &mut Report) -> Option<Config> {
+fn check(
+    text: &str,
+    path: &Path,
+    keys: &dyn KeyFiles,
+    report: &mut Report,
+) -> Option<(Config, draft::File)> {
     let root = raw::read(text, report)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut reader = read::Reader {
@@ -81,7 +113,12 @@ fn check(text: &str, path: &Path, keys: &dyn KeyFiles, report: &mut Report) -> O
         folder,
     };
     let file = reader.file(&root)?;
-    cross::check(&file, report);
+    let config = compare_and_build(&file, path, report)?;
+    Some((config, file))
+}
+
+fn compare_and_build(file: &draft::File, path: &Path, report: &mut Report) -> Option<Config> {
+    cross::check(file, report);
     if report.errors() > 0 {
         return None;
     }

@@ -91,6 +91,30 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
     }
 }
 
+impl Node {
+    fn values(&self) -> usize {
+        1 + match &self.value {
+            Value::Null | Value::Text(_) => 0,
+            Value::List(items) => items.iter().map(Self::values).sum(),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|(key, value)| key.values() + value.values())
+                .sum(),
+        }
+    }
+}
+
+/// Whether a text whose tree this is, but for these peers, would be read as a whole.
+pub(super) fn may_be_read<'p>(
+    text: &str,
+    rest: &Node,
+    peers: impl Iterator<Item = &'p super::draft::Peer>,
+) -> bool {
+    // A name and a map, five keys with their values, a list's items.
+    let peers = peers.map(|peer| 12 + peer.allowed_ips.len());
+    text.len() <= MAX_TEXT_LEN && rest.values() + peers.sum::<usize>() <= MAX_NODES
+}
+
 fn report_syntax(error: &serde_saphyr::Error, text: &str, report: &mut Report) {
     let error = error.without_snippet();
     let span = error

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Notify;
-use crate::api::{Request, Requester};
+use crate::api::{self, NotApplied, Request, Requester};
 use crate::config::Report;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
@@ -129,13 +129,12 @@ impl Reload {
         let config = path.display();
         tracing::info!(%config, "SIGHUP: applying the configuration again");
         self.notify.reloading();
-        match crate::config::load(path) {
-            Err(report) => log(&report, path),
+        match api::read_and_apply(&self.requester, |readings| readings.load(path)) {
             // What changed is logged there.
-            Ok((new, _)) => {
-                if let Err(error) = crate::api::apply_blocking(&self.requester, new) {
-                    tracing::error!(%error, "the configuration was not applied");
-                }
+            Ok(_) => {}
+            Err(NotApplied::Mistakes(report)) => log(&report, path),
+            Err(NotApplied::Refused(error)) => {
+                tracing::error!(%error, "the configuration was not applied");
             }
         }
         self.notify.reloaded();

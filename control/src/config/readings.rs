@@ -1,0 +1,461 @@
+//! A long file that is read again after a part of it was edited.
+//!
+//! In: a file's text, and the one that was read before. Out: what [`super::parse`] makes of it; of a long file the
+//! peers whose lines nobody touched are taken over. Never: a peer with a preshared key taken over: its key file may have
+//! changed; a mistake told in another way than by reading the whole file.
+//!
+//! 1. Lines that both texts begin and end with are the same; between them lies what was edited.
+//! 2. The peers that lie wholly outside of it are blanked out, line by line, so that all others stay where they are;
+//!    but for one before what was edited, the first one after it, and each tunnel's last.
+//! 3. What is left is read. The peer before, whose text may go on in what was edited, is among it. Where the peer
+//!    after is found again, as a peer of the same tunnel, a parser is in the same state as it was there the last time:
+//!    what follows means the same.
+//! 4. The peers that were blanked out come back, and everything is compared with everything.
+//!
+//! When any of that fails the whole file is read.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::draft::{File, Peer, Tunnel};
+use super::keyfile::KeyFiles;
+use super::report::{Report, Span};
+use super::{Config, Name, raw, read};
+
+/// Shorter files are read as a whole: that takes some milliseconds.
+const LONG: usize = 1 << 18;
+
+/// The file that was read last, if it is long.
+#[derive(Default)]
+pub struct Readings {
+    last: Option<Reading>,
+}
+
+struct Reading {
+    /// Relative key files begin there.
+    folder: PathBuf,
+    text: String,
+    file: File,
+}
+
+impl Readings {
+    /// Checks a text as [`super::parse`] does. Warnings of peers that are taken over are not repeated.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in it.
+    pub fn parse(
+        &mut self,
+        text: &str,
+        path: &Path,
+        keys: &dyn KeyFiles,
+    ) -> Result<(Config, Report), Report> {
+        self.parse_from(LONG, text, path, keys)
+    }
+
+    fn parse_from(
+        &mut self,
+        long: usize,
+        text: &str,
+        path: &Path,
+        keys: &dyn KeyFiles,
+    ) -> Result<(Config, Report), Report> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let last = self.last.take().filter(|last| last.folder == folder);
+        let again = last.and_then(|last| read_again(last, text, path, keys));
+        let (config, file, report) = match again {
+            Some(again) => again,
+            None => super::parse_whole(text, path, keys)?,
+        };
+        self.last = (text.len() >= long).then(|| Reading {
+            folder: folder.to_owned(),
+            text: text.to_owned(),
+            file,
+        });
+        Ok((config, report))
+    }
+}
+
+impl std::fmt::Debug for Readings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Readings").finish_non_exhaustive()
+    }
+}
+
+/// Steps 1 to 4.
+fn read_again(
+    last: Reading,
+    text: &str,
+    path: &Path,
+    keys: &dyn KeyFiles,
+) -> Option<(Config, File, Report)> {
+    let edited = Edited::between(&last.text, text)?;
+    let old = Lines::of(&last.text);
+    let mut file = last.file;
+    let untouched: Vec<_> = file
+        .tunnels
+        .iter_mut()
+        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &old))
+        .collect();
+    let blanked = blank(text, &untouched)?;
+    let mut report = Report::new(path, text);
+    let root = raw::read(&blanked, &mut report)?;
+    if !raw::may_be_read(text, &root, untouched.iter().flat_map(|it| &it.peers)) {
+        return None;
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut reader = read::Reader {
+        report: &mut report,
+        keys,
+        folder,
+    };
+    let mut file = reader.file(&root)?;
+    let places: HashMap<Name, usize> = (file.tunnels.iter().enumerate())
+        .map(|(place, tunnel)| (tunnel.name.value.clone(), place))
+        .collect();
+    for untouched in untouched {
+        let place = *places.get(&untouched.tunnel)?;
+        untouched.put_back(file.tunnels.get_mut(place)?)?;
+    }
+    let config = super::compare_and_build(&file, path, &mut report)?;
+    report.sort();
+    (report.errors() == 0).then_some((config, file, report))
+}
+
+/// What was edited, in whole lines, from 1.
+struct Edited {
+    old: Range<usize>,
+    new: Range<usize>,
+}
+
+impl Edited {
+    /// `None`: lines that end in other ways than with a line feed count otherwise.
+    fn between(old: &str, new: &str) -> Option<Self> {
+        let (old, new) = (old.as_bytes(), new.as_bytes());
+        if [old, new].iter().any(|text| text.contains(&b'\r')) {
+            return None;
+        }
+        let shorter = old.len().min(new.len());
+        let same = old.iter().zip(new).take_while(|(a, b)| a == b).count();
+        let begin = feeds(&old[..same]) + 1;
+        let tails = old.iter().rev().zip(new.iter().rev());
+        let tail = tails.take(shorter - same);
+        let tail = tail.take_while(|(a, b)| a == b).count();
+        // The first line of it may have another beginning.
+        let whole = feeds(&old[old.len() - tail..]);
+        let end = |text: &[u8]| feeds(text) + 2 - whole;
+        Some(Self {
+            old: begin..end(old),
+            new: begin..end(new),
+        })
+    }
+
+    /// The line of the new text that an old one behind what was edited has become.
+    fn moved(&self, line: usize) -> usize {
+        line + self.new.end - self.old.end
+    }
+}
+
+fn feeds(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// Where the lines of a text begin.
+struct Lines<'t> {
+    text: &'t str,
+    begin: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    fn of(text: &'t str) -> Self {
+        let bytes = text.bytes().enumerate();
+        let feeds = bytes.filter(|(_, byte)| *byte == b'\n');
+        let begin = std::iter::once(0).chain(feeds.map(|(at, _)| at + 1));
+        let begin = begin.collect();
+        Self { text, begin }
+    }
+
+    /// The text of lines, from 1.
+    fn text(&self, lines: &Range<usize>) -> Option<&'t str> {
+        let begin = *self.begin.get(lines.start.checked_sub(1)?)?;
+        let end = self.begin.get(lines.end.checked_sub(1)?);
+        self.text
+            .get(begin..end.copied().unwrap_or(self.text.len()))
+    }
+
+    /// Whether only spaces stand ahead of a place in its line.
+    fn is_first(&self, span: Span) -> bool {
+        let line = self.text(&(span.line..span.line + 1));
+        let ahead = line.and_then(|line| line.get(..span.column.checked_sub(1)?));
+        ahead.is_some_and(|ahead| ahead.bytes().all(|byte| byte == b' '))
+    }
+}
+
+/// The peers of a tunnel that nobody touched, in the new text's lines.
+struct Untouched {
+    tunnel: Name,
+    peers: Vec<Peer>,
+    /// Their lines.
+    lines: Vec<Range<usize>>,
+    /// The name of the first peer behind what was edited, and its place.
+    behind: Option<(Name, Span)>,
+}
+
+impl Untouched {
+    /// Takes them from a tunnel; `None` if its peers don't begin one in a line, one below the other.
+    fn take(tunnel: &mut Tunnel, edited: &Edited, old: &Lines<'_>) -> Option<Self> {
+        let spans: Vec<Span> = tunnel.peers.iter().map(|peer| peer.name.span).collect();
+        let column = spans.first()?.column;
+        let below = spans.windows(2).all(|pair| pair[0].line < pair[1].line);
+        if !below
+            || !spans
+                .iter()
+                .all(|span| span.column == column && old.is_first(*span))
+        {
+            return None;
+        }
+        // The last one before what was edited may go on there.
+        let before = spans.partition_point(|span| span.line < edited.old.start);
+        let before = before.saturating_sub(1);
+        let behind = spans.partition_point(|span| span.line < edited.old.end);
+        let mut taken = Self {
+            tunnel: tunnel.name.value.clone(),
+            peers: Vec::new(),
+            lines: Vec::new(),
+            behind: None,
+        };
+        for (place, mut peer) in std::mem::take(&mut tunnel.peers).into_iter().enumerate() {
+            let is_behind = place >= behind;
+            if is_behind {
+                peer.move_lines(|line| edited.moved(line));
+            }
+            if place == behind {
+                taken.behind = Some((peer.name.value.clone(), peer.name.span));
+            }
+            // Where the last one ends is not known.
+            let Some(next) = spans.get(place + 1) else {
+                break;
+            };
+            let untouched = place < before || place > behind;
+            if untouched && peer.preshared_key.is_none() {
+                let next = if is_behind {
+                    edited.moved(next.line)
+                } else {
+                    next.line
+                };
+                taken.lines.push(peer.name.span.line..next);
+                taken.peers.push(peer);
+            }
+        }
+        Some(taken)
+    }
+
+    /// Gives them to the tunnel that was read without them; `None` if that is not what it was.
+    fn put_back(self, tunnel: &mut Tunnel) -> Option<()> {
+        if let Some((name, span)) = &self.behind {
+            let found = tunnel.peers.iter().find(|peer| peer.name.value == *name)?;
+            if found.name.span != *span {
+                return None;
+            }
+        }
+        let read: HashSet<_> = tunnel.peers.iter().map(|peer| &peer.name.value).collect();
+        if self
+            .peers
+            .iter()
+            .any(|peer| read.contains(&peer.name.value))
+        {
+            return None;
+        }
+        tunnel.peers.extend(self.peers);
+        let place = |peer: &Peer| (peer.name.span.line, peer.name.span.column);
+        tunnel.peers.sort_by_key(place);
+        Some(())
+    }
+}
+
+/// The text without these peers; `None` if one of them has, or refers to, an anchor.
+fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
+    let lines = Lines::of(text);
+    let mut gone: Vec<_> = untouched.iter().flat_map(|it| &it.lines).collect();
+    gone.sort_unstable_by_key(|lines| lines.start);
+    let mut blanked = String::new();
+    let mut next = 1;
+    for range in gone {
+        let own = lines.text(range)?;
+        if own.contains(['&', '*']) {
+            return None;
+        }
+        blanked.push_str(lines.text(&(next..range.start))?);
+        blanked.extend(range.clone().map(|_| '\n'));
+        next = range.end;
+    }
+    blanked.push_str(lines.text(&(next..lines.begin.len() + 1))?);
+    Some(blanked)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::config::KeyFileError;
+    use crate::keys::PublicKey;
+
+    struct Keys;
+
+    impl KeyFiles for Keys {
+        fn read(&self, _: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+            let key = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+            Ok(Zeroizing::new(key.into()))
+        }
+    }
+
+    fn peer(number: u8) -> String {
+        let key = PublicKey::from_bytes([number; 32]).to_base64();
+        match number % 4 {
+            0 => format!(
+                "      p{number}:\n        public_key: \"{key}\"\n        allowed_ips:\n          - 10.{number}.0.0/16\n"
+            ),
+            1 => format!("      p{number}: {{public_key: \"{key}\", preshared_key_file: psk}}\n"),
+            _ => format!(
+                "      p{number}: {{public_key: \"{key}\", endpoint: \"10.0.0.{number}:5\"}}\n"
+            ),
+        }
+    }
+
+    /// Two tunnels, with things ahead of, between and behind them.
+    fn file() -> String {
+        let peers = |numbers: Range<u8>| numbers.map(peer).collect::<String>();
+        let tunnel = |name: &str, port: u16, peers: String| {
+            format!(
+                "  {name}:\n    uplink: u\n    listen_port: {port}\n    private_key_file: k\n    peers:\n{peers}"
+            )
+        };
+        format!(
+            "version: 1\nnode: n\nuplinks: {{u: {{driver: udp}}}}\ntunnels:\n{}    mtu: 1400\n{}networks: {{}}\n",
+            tunnel("a", 1, peers(1..12)),
+            tunnel("b", 2, peers(20..32)),
+        )
+    }
+
+    fn told(read: Result<(Config, Report), Report>) -> Result<Config, Report> {
+        read.map(|(config, _)| config)
+    }
+
+    /// Reads one after the other, each with what is known of the one before.
+    fn assert_read_as_whole(texts: &[String]) {
+        let mut readings = Readings::default();
+        let path = Path::new("/etc/culvert/t.yaml");
+        for text in texts {
+            let again = told(readings.parse_from(0, text, path, &Keys));
+            let whole = told(super::super::parse(text, path, &Keys));
+            assert_eq!(again, whole, "{text}");
+        }
+    }
+
+    /// How many peers of a second text are taken over from the first.
+    fn taken_over(old: &str, new: &str) -> usize {
+        let path = Path::new("/etc/culvert/t.yaml");
+        let (_, mut file, _) = super::super::parse_whole(old, path, &Keys).unwrap();
+        let edited = Edited::between(old, new).unwrap();
+        let lines = Lines::of(old);
+        let untouched = file.tunnels.iter_mut();
+        let untouched = untouched.filter_map(|it| Untouched::take(it, &edited, &lines));
+        untouched.map(|it| it.peers.len()).sum()
+    }
+
+    #[test]
+    fn peers_that_nobody_touched_are_taken_over() {
+        let old = file();
+        let new = old.replace("10.0.0.6:5", "10.0.0.6:6");
+        // Not of a: p6, which was edited, p5 and p7 beside it, p11 as the last one, p1 and p9 for their preshared keys;
+        // not of b: the first and the last one, p21, p25 and p29.
+        assert_eq!(taken_over(&old, &new), 5 + 7);
+        let path = Path::new("/etc/culvert/t.yaml");
+        let (_, drafts, _) = super::super::parse_whole(&old, path, &Keys).unwrap();
+        let last = Reading {
+            folder: "/etc/culvert".into(),
+            text: old.clone(),
+            file: drafts,
+        };
+        let (config, _, _) = read_again(last, &new, path, &Keys).unwrap();
+        let whole = super::super::parse(&new, path, &Keys).unwrap();
+        assert_eq!(config, whole.0);
+        assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
+    }
+
+    #[test]
+    fn what_changes_the_meaning_of_lines_behind_it_is_found() {
+        let old = file();
+        let p5 = peer(5);
+        for edit in [
+            "      p5: {public_key: \"\n",
+            "      p5: {\n",
+            "      p5: |\n",
+            "      p5: &a\n",
+            "      p5: ? \n",
+            "# nothing\n",
+            "---\n",
+            "  c:\n    uplink: u\n    listen_port: 7\n    private_key_file: k\n    peers:\n",
+            "    mtu: 1300\n  c:\n    uplink: u\n    listen_port: 7\n    private_key_file: k\n    peers:\n",
+            "networks:\n  p5: {gateway: 10.1.1.1/24}\n",
+            "        p5: {}\n",
+            "\t\n",
+            "",
+        ] {
+            let new = old.replace(&p5, edit);
+            assert_ne!(new, old);
+            assert_read_as_whole(&[old.clone(), new.clone(), old.clone()]);
+            assert_read_as_whole(&[new, old.clone()]);
+        }
+        // A name, a key and a prefix that a peer has which is taken over.
+        for edit in [
+            peer(5).replace("p5", "p9"),
+            peer(9).replace("p9", "p5"),
+            peer(8).replace("p8", "p5"),
+            peer(30).replace("p30", "p5"),
+        ] {
+            assert_read_as_whole(&[old.clone(), old.replace(&p5, &edit), old.clone()]);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn an_edited_file_is_read_as_the_whole_is(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..40_usize, any::<prop::sample::Index>(), 0..120_usize), 1..4),
+        ) {
+            let mut texts = vec![file()];
+            for (at, gone, from, come) in edits {
+                let text = texts.last().unwrap();
+                let at = at.index(text.len());
+                let from = from.index(text.len());
+                let come = &text[from..text.len().min(from + come)];
+                let new = format!("{}{come}{}", &text[..at], &text[text.len().min(at + gone)..]);
+                texts.push(new);
+                // A good one again, from which the next begins.
+                texts.push(file());
+            }
+            assert_read_as_whole(&texts);
+        }
+
+        #[test]
+        fn a_file_with_other_lines_is_read_as_the_whole_is(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize, any::<prop::sample::Index>(), 0..3_usize), 1..4),
+        ) {
+            let mut texts = vec![file()];
+            for (at, gone, from, come) in edits {
+                let text = texts.last().unwrap().clone();
+                let lines: Vec<_> = text.split_inclusive('\n').collect();
+                let (at, from) = (at.index(lines.len()), from.index(lines.len()));
+                let end = lines.len();
+                let new = [&lines[..at], &lines[from..end.min(from + come)], &lines[end.min(at + gone)..]];
+                texts.push(new.concat().concat());
+            }
+            assert_read_as_whole(&texts);
+        }
+    }
+}
