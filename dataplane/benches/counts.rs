@@ -38,7 +38,7 @@ use std::{
 
 use culvert_aead::{Engine, Jobs, Kernel, OpenJob, SealJob, TAILROOM};
 use culvert_dataplane::{
-    shared::path::Link,
+    shared::hop::Hop,
     uplink::memory::{self, Wire},
 };
 use culvert_vhost::frontend::Frontend;
@@ -477,7 +477,7 @@ impl Rig {
             datagrams: WIRE,
             longest: site::LONGEST,
         });
-        let site = Site::new(case.peers, queue, Link::Kernel, portable());
+        let site = Site::new(case.peers, queue, Hop::kernel(site::UPLINK), portable());
         Self {
             guest: site.guest(),
             far: Peers::new(case.peers),

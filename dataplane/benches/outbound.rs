@@ -47,11 +47,12 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::{self, Attention, Command},
+        hop::Hop,
         ids::{
             AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
             WorkerIndex,
         },
-        path::{Link, Path},
+        path::Path,
         peer::Peer,
         sessions::SessionTable,
         snapshot::{
@@ -310,7 +311,8 @@ impl Rig {
         peer.publish_path(Some(Path::new(
             endpoint,
             Some(own),
-            Link::ethernet(device.mac(), GATEWAY, PORT),
+            PORT,
+            Arc::new(Hop::ethernet(UplinkIndex(0), device.mac(), Some(GATEWAY))),
         )));
         let attention = Arc::new(Attention::new().unwrap());
         let (end, mut control) = control_link::link(attention, 1).unwrap();

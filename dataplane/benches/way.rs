@@ -40,7 +40,7 @@ use std::{
 
 use culvert_aead::{Engine, Jobs, Kernel, OpenJob, SealJob, Segment, TAILROOM};
 use culvert_dataplane::{
-    shared::{limits, path::Link},
+    shared::{hop::Hop, limits},
     uplink::{
         dpdk::{self, sys},
         memory::{self, Wire},
@@ -306,7 +306,7 @@ struct Rig {
 
 impl Rig {
     fn new(way: Way, peers: usize, eal: sys::Eal, options: &Options) -> Self {
-        let (queue, wire, device, link) = match way {
+        let (queue, wire, device, hop) = match way {
             Way::Out => {
                 let (device, mut queues) = dpdk::open(
                     eal,
@@ -321,8 +321,8 @@ impl Rig {
                     },
                 )
                 .expect("net_null");
-                let link = Link::ethernet(device.mac(), site::GATEWAY, site::PORT);
-                (queues.remove(0), None, Some(device), link)
+                let hop = Hop::ethernet(site::UPLINK, device.mac(), Some(site::GATEWAY));
+                (queues.remove(0), None, Some(device), hop)
             }
             Way::In => {
                 let (queue, wire) = memory::open(&memory::Config {
@@ -332,10 +332,10 @@ impl Rig {
                     datagrams: WIRE,
                     longest: site::LONGEST,
                 });
-                (queue, Some(wire), None, Link::Kernel)
+                (queue, Some(wire), None, Hop::kernel(site::UPLINK))
             }
         };
-        let site = Site::new(peers, queue, link, options.engine());
+        let site = Site::new(peers, queue, hop, options.engine());
         let outside = Outside {
             guest: site.guest(),
             wire,

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use culvert_dataplane::shared::{hop::Hop, ids::Scope};
+use culvert_dataplane::shared::{
+    hop::{Hop, Link},
+    ids::Scope,
+};
 use culvert_wire::MacAddr;
 
 /// All of them.
@@ -20,9 +23,10 @@ impl Hops {
         source: MacAddr,
         neighbor: Option<MacAddr>,
     ) -> Arc<Hop> {
-        let new = || Arc::new(Hop::new(source, neighbor));
+        let Scope::Uplink(uplink) = scope;
+        let new = || Arc::new(Hop::ethernet(uplink, source, neighbor));
         let hop = self.0.entry((scope, address)).or_insert_with(new);
-        if hop.source() != source {
+        if hop.link() != Link::Ethernet(source) {
             *hop = new();
         }
         hop.set(neighbor);
@@ -68,6 +72,6 @@ mod tests {
         assert_eq!(hops.0.len(), 1);
         // Another address of ours makes another hop.
         let c = hops.over(at(0, 1), mac(2), Some(mac(9)));
-        assert!(!Arc::ptr_eq(&b, &c) && c.source() == mac(2));
+        assert!(!Arc::ptr_eq(&b, &c) && c.link() == Link::Ethernet(mac(2)));
     }
 }

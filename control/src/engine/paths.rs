@@ -40,7 +40,7 @@ impl Engine {
         // Nobody else takes this path.
         let way = (&mut self.hosts, &mut Hops::default());
         let path = uplink.path(way, message.to, local, port, now);
-        if !path.link.is_resolved() {
+        if !path.is_resolved() {
             self.await_next_hop((due, slot, message));
             return;
         }
@@ -131,7 +131,7 @@ impl Engine {
 
     /// Sends what waits for peers whose next hop is known: it may have waited for that in the end, with a key.
     fn flush_awaited(&mut self) {
-        let leads = |path: &Path| path.link.is_resolved();
+        let leads = |path: &Path| path.is_resolved();
         let awaited = self.peers.iter().filter(|(_, peer)| peer.is_awaited());
         let awaited: Vec<_> = awaited
             .filter(|(_, peer)| peer.cell.path().as_deref().is_some_and(leads))
@@ -168,7 +168,7 @@ impl Engine {
         let way = (&mut self.hosts, &mut self.hops);
         let path = endpoint.map(|endpoint| uplink.path(way, endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
-            let opens = path.as_ref().is_some_and(|path| path.link.is_resolved());
+            let opens = path.as_ref().is_some_and(|path| path.is_resolved());
             peer.cell.publish_path(path);
             if opens && peer.is_awaited() {
                 self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(slot)));

@@ -13,8 +13,9 @@ use culvert_dataplane::uplink::dpdk;
 use culvert_dataplane::{
     host::{HostConfig, HostStack, Resolution, Stacks},
     shared::{
+        hop::Hop,
         ids::{Scope, TunnelIndex, UplinkIndex},
-        path::{Link, Path},
+        path::Path,
     },
     uplink::{UplinkCounters, UplinkQueue, udp},
 };
@@ -46,6 +47,8 @@ pub(super) struct UplinkState {
     #[cfg(feature = "dpdk")]
     patience: u8,
     pub(super) kind: Kind,
+    /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
+    hop: Arc<Hop>,
 }
 
 /// What an uplink is made of.
@@ -81,6 +84,7 @@ impl UplinkState {
                     #[cfg(feature = "dpdk")]
                     patience: 0,
                     kind: Kind::Udp,
+                    hop: Arc::new(Hop::kernel(index)),
                 };
                 Ok((state, Vec::new()))
             }
@@ -117,6 +121,7 @@ impl UplinkState {
                     speed_mbps: None,
                     patience: LINK_PATIENCE,
                     kind: Kind::Dpdk(Box::new(device)),
+                    hop: Arc::new(Hop::nowhere(index)),
                 };
                 Ok((state, queues))
             }
@@ -190,8 +195,9 @@ impl UplinkState {
         now: Instant,
     ) -> Path {
         let local = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
+        let without_neighbor = || Path::new(endpoint, local, port, Arc::clone(&self.hop));
         let Some(scope) = self.scope() else {
-            return Path::new(endpoint, local, Link::Kernel);
+            return without_neighbor();
         };
         let (source, next_hop, neighbor) = match hosts.resolve(scope, endpoint.ip(), now) {
             Resolution::Resolved {
@@ -200,12 +206,11 @@ impl UplinkState {
                 mac,
             } => (source, next_hop, Some(mac)),
             Resolution::Pending { source, next_hop } => (source, next_hop, None),
-            Resolution::NoRoute => return Path::new(endpoint, local, Link::Unresolved),
+            Resolution::NoRoute => return without_neighbor(),
         };
         let ours = hosts.get(scope).map_or(MacAddr::ZERO, HostStack::mac);
         let hop = hops.over((scope, next_hop), ours, neighbor);
-        let link = Link::Ethernet { hop, port };
-        Path::new(endpoint, Some(local.unwrap_or(source)), link)
+        Path::new(endpoint, Some(local.unwrap_or(source)), port, hop)
     }
 
     /// The scope of its host stack, if it needs one: below IP, nobody else looks after it.

@@ -23,11 +23,12 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::{self, Attention, Command, ControlEnd},
+        hop::Hop,
         ids::{
             AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
             WorkerIndex,
         },
-        path::{Link, Path},
+        path::Path,
         peer::Peer,
         sessions::{Session, SessionTable},
         snapshot::{
@@ -126,8 +127,9 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A site with so many peers, all of them at the end of `link`.
-    pub(crate) fn new(peers: usize, queue: UplinkQueue, link: Link, engine: Engine) -> Self {
+    /// A site with so many peers, all of them over `hop`.
+    pub(crate) fn new(peers: usize, queue: UplinkQueue, hop: Hop, engine: Engine) -> Self {
+        let hop = Arc::new(hop);
         let dir = TempDir::new().unwrap();
         let config = PortConfig::new("guest", dir.path().join("guest"), GUEST);
         let port = Arc::new(Port {
@@ -155,7 +157,7 @@ impl Site {
             tunnels: vec![(PORT, TUNNEL)],
             counters: Arc::default(),
         });
-        let peers: Vec<_> = (0..peers).map(|n| peer(n, link.clone())).collect();
+        let peers: Vec<_> = (0..peers).map(|n| peer(n, Arc::clone(&hop))).collect();
         let sessions = Arc::new(SessionTable::new(4 * peers.len()));
         let snapshot = Snapshot {
             generation: 1,
@@ -291,9 +293,10 @@ fn session(n: usize) -> u32 {
     u32::try_from(n).unwrap()
 }
 
-fn peer(n: usize, link: Link) -> Arc<Peer> {
+fn peer(n: usize, hop: Arc<Hop>) -> Arc<Peer> {
     let peer = Peer::new(index(n), TUNNEL, PeerId(session(n)));
-    peer.publish_path(Some(Path::new(endpoint(n), Some(ADDRESS.into()), link)));
+    let path = Path::new(endpoint(n), Some(ADDRESS.into()), PORT, hop);
+    peer.publish_path(Some(path));
     Arc::new(peer)
 }
 

@@ -28,8 +28,8 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
         let Some(path) = path.as_ref() else {
             return Admission::Refused(DropReason::NoEndpoint);
         };
-        if !path.link.is_resolved() {
-            peer.want_next_hop(&path.link, turn.now, turn.attention);
+        if !path.is_resolved() {
+            peer.want_next_hop(&path.hop, turn.now, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }
     }

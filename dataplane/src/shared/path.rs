@@ -1,4 +1,4 @@
-//! The way to an endpoint: addresses and, on a DPDK uplink, the outer headers.
+//! The way to an endpoint: addresses, ports, and the next hop with its uplink.
 //!
 //! In: an endpoint and, from the control core, a next hop. Out: an immutable `Path`
 //! that workers write from. Never: a look-up per packet. A changed endpoint makes a
@@ -12,9 +12,7 @@ use std::{
     },
 };
 
-use culvert_wire::MacAddr;
-
-use crate::shared::{hop::Hop, limits};
+use crate::shared::{hop::Hop, ids::UplinkIndex, limits};
 
 /// How datagrams reach an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +21,36 @@ pub struct Path {
     pub endpoint: SocketAddr,
     /// The local address to send from; `None` lets the kernel choose.
     pub source: Option<IpAddr>,
-    /// What lies below IP.
-    pub link: Link,
+    /// The local UDP port: the tunnel's. A DPDK queue serves all tunnels of its uplink, so the path must say.
+    pub port: u16,
+    /// The next hop, which other paths share.
+    pub hop: Arc<Hop>,
     refused: Refused,
 }
 
 impl Path {
-    /// A way to `endpoint`.
+    /// A way to `endpoint` from UDP port `port`, over `hop`.
     #[must_use]
-    pub fn new(endpoint: SocketAddr, source: Option<IpAddr>, link: Link) -> Self {
+    pub fn new(endpoint: SocketAddr, source: Option<IpAddr>, port: u16, hop: Arc<Hop>) -> Self {
         Self {
             endpoint,
             source,
-            link,
+            port,
+            hop,
             refused: Refused::default(),
         }
+    }
+
+    /// The uplink that its datagrams leave by.
+    #[must_use]
+    pub fn uplink(&self) -> UplinkIndex {
+        self.hop.uplink()
+    }
+
+    /// Whether a datagram could go that way now.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        self.hop.is_resolved()
     }
 
     /// The local address to send from, as long as it is one of this machine's.
@@ -103,54 +116,3 @@ impl PartialEq for Refused {
 }
 
 impl Eq for Refused {}
-
-/// What a path knows of the link layer.
-#[derive(Clone, Debug)]
-pub enum Link {
-    /// The kernel's business (UDP uplink).
-    Kernel,
-    /// An Ethernet next hop (DPDK uplink).
-    Ethernet {
-        /// The next hop, which other paths share.
-        hop: Arc<Hop>,
-        /// The local UDP port: the tunnel's. A DPDK queue serves all tunnels of
-        /// its uplink, so the path must say.
-        port: u16,
-    },
-    /// No route leads there.
-    Unresolved,
-}
-
-impl Link {
-    /// An Ethernet next hop of its own.
-    #[must_use]
-    pub fn ethernet(source: MacAddr, destination: MacAddr, port: u16) -> Self {
-        let hop = Arc::new(Hop::new(source, Some(destination)));
-        Self::Ethernet { hop, port }
-    }
-
-    /// Whether a datagram could go that way now.
-    #[must_use]
-    pub fn is_resolved(&self) -> bool {
-        match self {
-            Self::Kernel => true,
-            Self::Ethernet { hop, .. } => hop.neighbor().mac().is_some(),
-            Self::Unresolved => false,
-        }
-    }
-}
-
-impl PartialEq for Link {
-    /// Whether they are one link, not whether two hops happen to say the same.
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Kernel, Self::Kernel) | (Self::Unresolved, Self::Unresolved) => true,
-            (Self::Ethernet { hop, port }, Self::Ethernet { hop: h, port: p }) => {
-                Arc::ptr_eq(hop, h) && port == p
-            }
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Link {}

@@ -27,9 +27,10 @@ use crate::shared::{
     asked::Asked,
     control_link::Attention,
     drops::Drops,
+    hop::{Hop, Link},
     ids::{PeerIndex, TunnelIndex},
     marks::Signals,
-    path::{Link, Path},
+    path::Path,
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -196,12 +197,12 @@ impl Peer {
         }
     }
 
-    /// Worker: a packet lacks the next hop of `link`, or any. The control core is asked as for a key; for a hop once
-    /// for all peers behind it, and anew when it is lost again.
-    pub fn want_next_hop(&self, link: &Link, now: Instant, attention: &Attention) {
-        let asked = match link {
-            Link::Ethernet { hop, .. } => hop.asked(),
-            Link::Kernel | Link::Unresolved => &self.asked_way,
+    /// Worker: a packet lacks the neighbor of `hop`, or any way. The control core is asked as for a key; for a neighbor
+    /// once for all peers behind it, and anew when it is lost again.
+    pub fn want_next_hop(&self, hop: &Hop, now: Instant, attention: &Attention) {
+        let asked = match hop.link() {
+            Link::Ethernet(_) => hop.asked(),
+            Link::Kernel | Link::Nowhere => &self.asked_way,
         };
         if asked.again(now) {
             self.raise(signal::NEXT_HOP_WANTED, attention);
@@ -239,12 +240,12 @@ impl Peer {
             }
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
-            if path.link == Link::Kernel || path.endpoint.ip() == source.ip() {
+            if path.hop.is_kernels() || path.endpoint.ip() == source.ip() {
                 let known = path
                     .source
                     .filter(|known| known.is_ipv4() == source.is_ipv4());
-                let link = path.link.clone();
-                let path = Path::new(source, local.or(known), link);
+                let hop = Arc::clone(&path.hop);
+                let path = Path::new(source, local.or(known), path.port, hop);
                 self.path.store(Some(Arc::new(path)));
             }
         }
@@ -279,6 +280,7 @@ mod tests {
     use culvert_wire::MacAddr;
 
     use super::*;
+    use crate::shared::ids::UplinkIndex;
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
@@ -301,7 +303,8 @@ mod tests {
         assert_eq!(asked(20_000, 20_500), 1, "its key is gone");
         peer.publish_path(None);
         assert_eq!(asked(20_500, 21_000), 1, "it is somewhere else");
-        peer.want_next_hop(&Link::Unresolved, at(21_000), &attention);
+        let nowhere = Hop::nowhere(UplinkIndex(0));
+        peer.want_next_hop(&nowhere, at(21_000), &attention);
         assert_eq!(
             peer.take_signals(),
             signal::NEXT_HOP_WANTED,
@@ -313,13 +316,10 @@ mod tests {
     fn a_next_hop_is_asked_for_once_for_all_behind_it_and_at_once_when_it_is_lost_again() {
         let attention = Attention::new().unwrap();
         let [a, b] = [3, 4].map(|n| Peer::new(PeerIndex(n), TunnelIndex(0), PeerId(n)));
-        let link = Link::ethernet(MacAddr([2; 6]), MacAddr([4; 6]), 7);
-        let Link::Ethernet { hop, .. } = &link else {
-            unreachable!()
-        };
+        let hop = Hop::ethernet(UplinkIndex(0), MacAddr([2; 6]), Some(MacAddr([4; 6])));
         let asked = |millis| {
             let asks = |peer: &Peer| {
-                peer.want_next_hop(&link, at(millis), &attention);
+                peer.want_next_hop(&hop, at(millis), &attention);
                 peer.take_signals() == signal::NEXT_HOP_WANTED
             };
             [asks(&a), asks(&b)]
@@ -340,7 +340,8 @@ mod tests {
         let attention = Attention::new().unwrap();
         let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
         let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
-        peer.publish_path(Some(Path::new(places[0], None, Link::Kernel)));
+        let hop = Arc::new(Hop::kernel(UplinkIndex(0)));
+        peer.publish_path(Some(Path::new(places[0], None, 7, hop)));
         let mut rung = 0;
         for millis in 10_000..20_000 {
             attention.wake().announce();

@@ -295,7 +295,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-    use crate::shared::path::Link;
+    use crate::shared::hop::Hop;
 
     const FAR: SocketAddr =
         SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), 51_820);
@@ -328,7 +328,8 @@ mod tests {
     fn what_is_committed_arrives_and_its_buffers_come_back() {
         let (_, mut tx, mut wire) = ends(3);
         let uplink = uplink();
-        let path = Arc::new(Path::new(FAR, None, Link::Kernel));
+        let hop = Arc::new(Hop::kernel(UplinkIndex(0)));
+        let path = Arc::new(Path::new(FAR, None, 0, hop));
         for round in 0..5u8 {
             assert_eq!(tx.reserve(64), 3);
             for (room, byte) in tx.rooms().iter_mut().take(2).zip(round..) {

@@ -21,11 +21,12 @@ use culvert_dataplane::{
         clock,
         control_link::{self, Attention, Command, ControlEnd},
         drops::{DropReason, Drops},
+        hop::Hop,
         ids::{
             AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
             WorkerIndex,
         },
-        path::{Link, Path},
+        path::Path,
         peer::Peer,
         sessions::{Session, SessionTable},
         snapshot::{
@@ -108,6 +109,8 @@ pub(crate) struct Site {
     pub(crate) peers: Vec<Arc<Peer>>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) uplink: Arc<Uplink>,
+    /// The uplink's.
+    hop: Arc<Hop>,
     /// Where the uplink listens.
     pub(crate) address: SocketAddr,
     pub(crate) far: Far,
@@ -208,6 +211,7 @@ impl Site {
             ports,
             peers,
             sessions,
+            hop: Arc::new(Hop::kernel(uplink.index)),
             uplink,
             address,
             far,
@@ -266,7 +270,8 @@ impl Site {
         self.peers[1].publish_path(Some(Path::new(
             far.socket.local_addr().unwrap(),
             Some(self.address.ip()),
-            Link::Kernel,
+            self.address.port(),
+            Arc::clone(&self.hop),
         )));
         (far, keypair)
     }
@@ -276,7 +281,8 @@ impl Site {
     }
 
     pub(crate) fn path_from(&self, source: IpAddr, endpoint: SocketAddr) {
-        self.peers[0].publish_path(Some(Path::new(endpoint, Some(source), Link::Kernel)));
+        let (port, hop) = (self.address.port(), Arc::clone(&self.hop));
+        self.peers[0].publish_path(Some(Path::new(endpoint, Some(source), port, hop)));
     }
 
     /// Steps all workers until they have all that the far end sent and find no more.

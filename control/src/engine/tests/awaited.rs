@@ -5,7 +5,7 @@ use culvert_dataplane::{
     shared::{
         control_link::{ControlEnd, WorkerEnd, link},
         ids::Scope,
-        path::{Link, Path},
+        path::Path,
     },
 };
 use culvert_wire::MacAddr;
@@ -87,8 +87,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
         let there = std::net::IpAddr::from([192, 0, 2, 9]);
         engine.hosts.resolve(scope, there, now.monotonic);
         let hop = engine.hops.over((scope, there), OURS, None);
-        let link = Link::Ethernet { hop, port: 1 };
-        let path = Path::new((there, 2).into(), None, link);
+        let path = Path::new((there, 2).into(), None, 1, hop);
         cell_of(engine, place).publish_path(Some(path));
         engine.drain_hosts(now);
         cell_of(engine, place).note_staged();

@@ -19,8 +19,8 @@ use culvert_wire::{Checksum, EtherType, ether, ipv4, ipv6};
 use super::classify::PROTOCOL_UDP;
 use crate::shared::{
     drops::DropReason,
-    hop::{Hop, Neighbor},
-    path::{Link, Path},
+    hop::{Hop, Link, Neighbor},
+    path::Path,
 };
 
 const UDP_HEADER: usize = 8;
@@ -78,16 +78,17 @@ impl Template {
     /// # Errors
     /// The reason to drop what takes a path without a next hop or a source.
     pub(super) fn new(path: &Arc<Path>) -> Result<Self, DropReason> {
-        let (hop, port) = match &path.link {
-            Link::Ethernet { hop, port } => (hop, port),
-            Link::Unresolved => return Err(DropReason::NextHopUnresolved),
+        let hop = &path.hop;
+        let source = match hop.link() {
+            Link::Ethernet(source) => source,
+            Link::Nowhere => return Err(DropReason::NextHopUnresolved),
             Link::Kernel => return Err(DropReason::UplinkRefused),
         };
         let neighbor = hop.neighbor();
         let destination = neighbor.mac().ok_or(DropReason::NextHopUnresolved)?;
-        let ethernet = |ether_type| ether::header(destination, hop.source(), ether_type);
+        let ethernet = |ether_type| ether::header(destination, source, ether_type);
         let mut udp = [0; UDP_HEADER];
-        udp[..2].copy_from_slice(&port.to_be_bytes());
+        udp[..2].copy_from_slice(&path.port.to_be_bytes());
         udp[2..4].copy_from_slice(&path.endpoint.port().to_be_bytes());
         let headers = match (path.source, path.endpoint.ip()) {
             (Some(IpAddr::V4(from)), IpAddr::V4(to)) => {
@@ -263,16 +264,18 @@ mod tests {
     use culvert_wire::{Ipv4View, Ipv6View, MacAddr};
 
     use super::*;
+    use crate::shared::ids::UplinkIndex;
 
     fn path(endpoint: &str, source: &str) -> Arc<Path> {
         Arc::new(Path::new(
             endpoint.parse().unwrap(),
             Some(source.parse().unwrap()),
-            Link::ethernet(
+            51_820,
+            Arc::new(Hop::ethernet(
+                UplinkIndex(0),
                 MacAddr([2, 0, 0, 0, 0, 1]),
-                MacAddr([2, 0, 0, 0, 0, 2]),
-                51_820,
-            ),
+                Some(MacAddr([2, 0, 0, 0, 0, 2])),
+            )),
         ))
     }
 
@@ -375,11 +378,11 @@ mod tests {
             Template::new(&Arc::new(path)).unwrap_err()
         };
         assert_eq!(
-            with(|path| path.link = Link::Unresolved),
+            with(|path| path.hop = Arc::new(Hop::nowhere(UplinkIndex(0)))),
             DropReason::NextHopUnresolved
         );
         assert_eq!(
-            with(|path| path.link = Link::Kernel),
+            with(|path| path.hop = Arc::new(Hop::kernel(UplinkIndex(0)))),
             DropReason::UplinkRefused
         );
         assert_eq!(with(|path| path.source = None), DropReason::UplinkRefused);
@@ -397,12 +400,9 @@ mod tests {
             path("192.0.2.11:51821", "192.0.2.10"),
             path("198.51.100.1:7", "192.0.2.10"),
         ];
-        let Link::Ethernet { hop, port } = &paths[0].link else {
-            panic!("not an Ethernet path");
-        };
+        let hop = &paths[0].hop;
         let mut shared = Path::clone(&paths[1]);
-        let (link, port) = (Arc::clone(hop), *port);
-        shared.link = Link::Ethernet { hop: link, port };
+        shared.hop = Arc::clone(hop);
         let paths = [Arc::clone(&paths[0]), Arc::new(shared)];
         let before = paths.each_ref().map(|path| Template::new(path).unwrap());
         assert!(before.iter().zip(&paths).all(|(t, path)| t.is_of(path)));
@@ -410,7 +410,7 @@ mod tests {
         let elsewhere = MacAddr([2, 0, 0, 0, 0, 9]);
         hop.set(Some(elsewhere));
         for (path, before) in paths.iter().zip(&before) {
-            assert!(!before.is_of(path) && path.link.is_resolved());
+            assert!(!before.is_of(path) && path.is_resolved());
             let template = Template::new(path).unwrap();
             let mut frame = vec![0; template.len()];
             template.write(&mut frame, 0, 0, UdpChecksum::Software, None);
@@ -418,7 +418,7 @@ mod tests {
         }
         hop.set(None);
         for path in &paths {
-            assert!(!path.link.is_resolved());
+            assert!(!path.is_resolved());
             let lost = Template::new(path).unwrap_err();
             assert_eq!(lost, DropReason::NextHopUnresolved);
         }

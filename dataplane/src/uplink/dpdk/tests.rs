@@ -20,8 +20,9 @@ use crate::{
     shared::{
         control_link::{self, Attention, Command as Order, ControlEnd},
         drops::DropReason,
+        hop::Hop,
         ids::{Scope, TunnelIndex, WorkerIndex},
-        path::{Link as PathLink, Path},
+        path::Path,
         punt::{self, PuntClass},
         snapshot::{Snapshot, SnapshotCell},
     },
@@ -75,7 +76,8 @@ fn path(endpoint: SocketAddr, source: MacAddr, destination: MacAddr) -> Arc<Path
     Arc::new(Path::new(
         endpoint,
         Some(own),
-        PathLink::ethernet(source, destination, PORT),
+        PORT,
+        Arc::new(Hop::ethernet(UplinkIndex(4), source, Some(destination))),
     ))
 }
 
@@ -148,7 +150,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         let refused = [DropReason::NextHopUnresolved, DropReason::UplinkRefused];
         let before = refused.map(|reason| drops.count(reason));
         let mut unresolved = Path::clone(&paths[0]);
-        unresolved.link = PathLink::Unresolved;
+        unresolved.hop = Arc::new(Hop::nowhere(UplinkIndex(4)));
         assert_eq!(tx.reserve(3), 3);
         tx.commit(100, &Arc::new(unresolved), 0, None);
         tx.commit(1_473, &paths[0], 0, None);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::shared::path::Link;
+use crate::shared::hop::Hop;
 
 /// Runs `inside` on a thread in a new network namespace, which goes with it.
 fn apart(inside: impl FnOnce() + Send + 'static) {
@@ -58,6 +58,10 @@ fn rx(queue: &mut UplinkQueue) -> &mut Rx {
     }
 }
 
+fn hop() -> Arc<Hop> {
+    Arc::new(Hop::kernel(UplinkIndex::from_slot(0)))
+}
+
 fn uplink() -> Uplink {
     Uplink {
         index: UplinkIndex::from_slot(0),
@@ -83,7 +87,7 @@ fn receiver(address: &str) -> (UdpSocket, Arc<Path>) {
     let socket = UdpSocket::bind((address, 0)).unwrap();
     let wait = Some(Duration::from_secs(60));
     socket.set_read_timeout(wait).unwrap();
-    let path = Path::new(socket.local_addr().unwrap(), None, Link::Kernel);
+    let path = Path::new(socket.local_addr().unwrap(), None, 0, hop());
     (socket, Arc::new(path))
 }
 
@@ -228,7 +232,7 @@ fn a_full_buffer_ends_what_is_sent_singly() {
         let socket = tx.sockets[0].as_ref().unwrap();
         socket.set(libc::SOL_SOCKET, libc::SO_SNDBUF, 1).unwrap();
         // Nobody answers there: datagrams wait for the next hop, in the socket's buffer.
-        let path = Path::new("10.7.0.9:9".parse().unwrap(), None, Link::Kernel);
+        let path = Path::new("10.7.0.9:9".parse().unwrap(), None, 0, hop());
         assert_eq!(send(tx, &Arc::new(path), &uplink), 1);
         let drops = &uplink.counters.drops;
         let full = drops.count(DropReason::UplinkFull);
