@@ -296,7 +296,6 @@ impl Rig {
             })],
             tunnels: vec![Some(Tunnel {
                 name: "tunnel".into(),
-                uplink: UplinkIndex(0),
                 mtu: MTU,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build([(behind(), PeerIndex(0))]),

@@ -270,7 +270,6 @@ impl Engine {
         let network = self.desired.file().network_of_tunnel(&tunnel.name);
         Tunnel {
             name: tunnel.name.to_string(),
-            uplink: UplinkIndex::from_slot(tunnel.uplink),
             mtu: self.tunnel_mtu(&tunnel.config, network),
             network: network.and_then(|network| self.network_index(&network.name)),
             allowed: tunnel.allowed().clone(),

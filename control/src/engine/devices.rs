@@ -8,7 +8,7 @@ use culvert_dataplane::{
         control_link::Command,
         ids::{TunnelIndex, UplinkIndex},
     },
-    uplink::UplinkQueue,
+    uplink::Queue,
 };
 use culvert_wireguard::{Now, PeerUpdate};
 
@@ -94,7 +94,7 @@ impl Engine {
         );
         let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
         let queues = uplink.open_tunnel(at, index, port, fwmark, workers)?;
-        tunnel.markers = queues.iter().filter_map(UplinkQueue::marker).collect();
+        tunnel.markers = queues.iter().filter_map(Queue::marker).collect();
         let owners = uplink.config.queue_workers.clone();
         let detach = || Command::DetachUplink(at, Some(index));
         let mut failures = self.insist_all("it keeps sockets of an interface that is gone", detach);

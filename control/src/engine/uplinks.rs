@@ -17,7 +17,7 @@ use culvert_dataplane::{
         ids::{Scope, TunnelIndex, UplinkIndex},
         path::Path,
     },
-    uplink::{UplinkCounters, UplinkQueue, udp},
+    uplink::{Queue, UplinkCounters, udp},
 };
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
@@ -69,7 +69,7 @@ impl UplinkState {
         workers: usize,
         (dpdk, hosts): (&Dpdk, &mut Stacks),
         now: Instant,
-    ) -> Result<(Self, Vec<UplinkQueue>), EngineError> {
+    ) -> Result<(Self, Vec<Queue>), EngineError> {
         match &config.driver {
             UplinkDriver::Udp(driver) => {
                 let device_index = driver.device.as_deref().and_then(index_of);
@@ -137,7 +137,7 @@ impl UplinkState {
         port: u16,
         fwmark: u32,
         workers: usize,
-    ) -> Result<Vec<UplinkQueue>, String> {
+    ) -> Result<Vec<Queue>, String> {
         match &self.config.driver {
             UplinkDriver::Dpdk(_) => Ok(Vec::new()),
             UplinkDriver::Udp(driver) => {

@@ -35,7 +35,7 @@ use culvert_dataplane::{
             Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
         },
     },
-    uplink::{Uplink, UplinkQueue},
+    uplink::{Queue, Uplink},
     worker::{Polling, Worker, WorkerStats},
 };
 use culvert_vhost::{
@@ -128,7 +128,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// A site with so many peers, all of them over `hop`.
-    pub(crate) fn new(peers: usize, queue: UplinkQueue, hop: Hop, engine: Engine) -> Self {
+    pub(crate) fn new(peers: usize, queue: Queue, hop: Hop, engine: Engine) -> Self {
         let hop = Arc::new(hop);
         let dir = TempDir::new().unwrap();
         let config = PortConfig::new("guest", dir.path().join("guest"), GUEST);
@@ -166,7 +166,6 @@ impl Site {
             networks: vec![Some(network(peers.len()))],
             tunnels: vec![Some(Tunnel {
                 name: "tunnel".into(),
-                uplink: UPLINK,
                 mtu: MTU,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build((0..peers.len()).map(|n| (behind(n), index(n)))),

@@ -7,14 +7,17 @@ use culvert_wire::icmp::IcmpError;
 use crate::{
     gateway::Refusal,
     shared::{drops::DropReason, peer::Peer},
-    worker::turn::Turn,
+    worker::{
+        queues::{QueueIndex, Sending},
+        turn::Turn,
+    },
 };
 
 /// Whether a peer can be sent to now.
 #[derive(Clone, Copy)]
 pub(crate) enum Admission {
-    /// It has a key and a way.
-    Ready,
+    /// It has a key and a way, which this queue is of: none if the worker has none there.
+    Ready(Option<QueueIndex>),
     /// It has no usable key: the frame may wait for one.
     KeyWanted,
     /// It can't be sent to.
@@ -22,8 +25,8 @@ pub(crate) enum Admission {
 }
 
 /// Looks at a peer's key and way, and asks the control core for what is missing.
-pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
-    {
+pub(crate) fn admission(turn: &Turn<'_>, sending: &Sending<'_>, peer: &Peer) -> Admission {
+    let queue = {
         let path = peer.path();
         let Some(path) = path.as_ref() else {
             return Admission::Refused(DropReason::NoEndpoint);
@@ -32,10 +35,11 @@ pub(crate) fn admission(turn: &Turn<'_>, peer: &Peer) -> Admission {
             peer.want_next_hop(&path.hop, turn.now, turn.attention);
             return Admission::Refused(DropReason::NextHopUnresolved);
         }
-    }
+        sending.queue(path.uplink(), peer.tunnel)
+    };
     let keypair = peer.keypair();
     match keypair.as_ref() {
-        Some(keypair) if keypair.sendable(turn.now).is_ok() => Admission::Ready,
+        Some(keypair) if keypair.sendable(turn.now).is_ok() => Admission::Ready(queue),
         Some(_) | None => {
             peer.want_key(turn.now, turn.attention);
             Admission::KeyWanted

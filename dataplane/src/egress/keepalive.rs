@@ -14,7 +14,10 @@ use crate::{
         peer::{Peer, signal},
     },
     uplink::Outer,
-    worker::turn::{Sending, Tools, Turn},
+    worker::{
+        queues::Sending,
+        turn::{Tools, Turn},
+    },
 };
 
 /// Seals and sends one empty packet: a keepalive.
@@ -28,14 +31,7 @@ pub(crate) fn keepalive(
     let (Some(keypair), Some(path)) = (keypair.as_ref(), path.as_ref()) else {
         return;
     };
-    let Some(position) = sending.position(peer.tunnel) else {
-        return;
-    };
-    let Some(tx) = sending.queue(position) else {
-        return;
-    };
-    let tunnel = turn.snapshot.tunnel(peer.tunnel);
-    let Some(uplink) = tunnel.and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink)) else {
+    let Some((uplink, tx)) = sending.along(turn.snapshot, path, peer.tunnel) else {
         return;
     };
     if tx.reserve(1, data_len(0)) == 0 {

@@ -33,7 +33,10 @@ use crate::{
     guest::frames::{Frames, OwnFrame, OwnFrames},
     loss::{Lost, lose, lose_own},
     shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer},
-    worker::turn::{Sending, Tools, Turn},
+    worker::{
+        queues::Sending,
+        turn::{Tools, Turn},
+    },
 };
 
 /// Frames in one batch, at the most.
@@ -77,7 +80,7 @@ pub(crate) fn depart<'h, 's, F: Frames>(
     let mut recut = false;
     let mut run: Option<(&Arc<Peer>, Admission)> = None;
     for bound in bound.take(BATCH) {
-        let departure = match departure::plan(turn, frames, &bound) {
+        let mut departure = match departure::plan(turn, frames, &bound) {
             Ok(departure) => departure,
             Err(refusal) => {
                 left.push((bound.frame, Left::Refused(refusal)));
@@ -93,7 +96,8 @@ pub(crate) fn depart<'h, 's, F: Frames>(
             }
         };
         match admission {
-            Admission::Ready => {
+            Admission::Ready(queue) => {
+                departure.queue = queue;
                 recut |= departure.plan.is_recut();
                 departures.push(departure);
             }
@@ -146,8 +150,8 @@ fn enter<'s>(
     peer: &Arc<Peer>,
     left: &[(usize, Left<'s>)],
 ) -> Admission {
-    let admission = admission(turn, peer);
-    if !matches!(admission, Admission::Ready) {
+    let admission = admission(turn, sending, peer);
+    if !matches!(admission, Admission::Ready(_)) {
         return admission;
     }
     if !tools.staged.is_empty() && tools.staged.holds(peer.index) {
@@ -161,7 +165,7 @@ fn enter<'s>(
     if overtakes || (!tools.staged.is_empty() && tools.staged.holds(peer.index)) {
         return Admission::KeyWanted;
     }
-    Admission::Ready
+    admission
 }
 
 /// Copies a frame to those that wait for a key.
@@ -179,8 +183,8 @@ fn stage<F: Frames>(
             lose_own(peer.books(), DropReason::StagedOverflow, vnet, bytes);
         } else {
             // It is gone, and the control core's word to forget its frames on the way.
-            let uplink = (turn.snapshot.tunnel(peer.tunnel))
-                .and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink));
+            let path = peer.path();
+            let uplink = (path.as_ref()).and_then(|path| turn.snapshot.uplink(path.uplink()));
             let books = uplink.map_or(peer.books(), |uplink| uplink.books());
             lose_own(books, DropReason::PeerRemoved, vnet, bytes);
         }
@@ -217,7 +221,7 @@ pub(crate) fn flush(
     };
     // With nothing to send, no key is wanted.
     while tools.staged.holds(peer.index)
-        && let Admission::Ready = admission(turn, peer)
+        && let Admission::Ready(queue) = admission(turn, sending, peer)
     {
         let Tools { engine, staged, .. } = tools;
         let mut taken = ArrayVec::<_, BATCH>::new();
@@ -238,7 +242,10 @@ pub(crate) fn flush(
         let mut departures = ArrayVec::<_, BATCH>::new();
         for frame in 0..frames.count() {
             match parse(turn, &frames, frame, peer, passage) {
-                Ok(departure) => departures.push(departure),
+                Ok(mut departure) => {
+                    departure.queue = queue;
+                    departures.push(departure);
+                }
                 Err(reason) => lose(peer.books(), reason, Lost::Guest(&frames, frame)),
             }
         }

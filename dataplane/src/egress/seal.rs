@@ -7,7 +7,7 @@
 //!
 //! One sub-batch, in numbered steps:
 //!
-//! 1. choose wire packets for one uplink queue, at most `SUB_BATCH`, and reserve
+//! 1. choose wire packets for one queue, at most `SUB_BATCH`, and reserve
 //!    their rooms; a frame starts only if all of it fits (or a whole sub-batch does);
 //! 2. reserve one range of counters per run of packets of one keypair;
 //! 3. describe each packet: data header, head, payload where it lies;
@@ -33,9 +33,12 @@ use super::departure::Departure;
 use crate::{
     guest::frames::{Frames, SEGMENT_ROOM},
     loss::{Lost, lose, lose_all},
-    shared::{drops::DropReason, limits::SUB_BATCH, path::Path, peer::signal},
-    uplink::Tx,
-    worker::turn::{Sending, Turn},
+    shared::{drops::DropReason, ids::UplinkIndex, limits::SUB_BATCH, path::Path, peer::signal},
+    uplink::{Tx, Uplink},
+    worker::{
+        queues::{QueueIndex, Sending},
+        turn::Turn,
+    },
 };
 
 /// One wire packet of a sub-batch.
@@ -71,16 +74,15 @@ pub(crate) fn seal<F: Frames>(
     let mut next = 0;
     let mut segment = 0;
     while let Some(first) = departures.get(next) {
-        let Some(position) = sending.position(first.peer.tunnel) else {
+        let found =
+            (first.queue).and_then(|queue| Some((queue, sending.outlet(turn.snapshot, queue)?)));
+        let Some((queue, (uplink, tx))) = found else {
             let lost = Lost::Cut(frames, first.frame, first.plan.count());
             lose(first.peer.books(), DropReason::UplinkDown, lost);
             next += 1;
             continue;
         };
-        let (wanted, longest) = wanted(sending, &departures[next..], segment, position);
-        let Some(tx) = sending.queue(position) else {
-            return next;
-        };
+        let (wanted, longest) = wanted(&departures[next..], segment, queue);
         let room = tx.reserve(wanted, longest);
         let mut packets = ArrayVec::new();
         let reached = choose(departures, (next, segment), room, wanted, &mut packets);
@@ -93,7 +95,7 @@ pub(crate) fn seal<F: Frames>(
             }
             return next;
         }
-        sub_batch(turn, engine, tx, frames, departures, &mut packets);
+        sub_batch(turn, engine, (uplink, tx), frames, departures, &mut packets);
         (next, segment) = reached;
     }
     next
@@ -102,15 +104,10 @@ pub(crate) fn seal<F: Frames>(
 /// How many packets a sub-batch that starts at `segment` of the first departure
 /// could take: all of the following ones that go to the same queue. And the bytes of
 /// the longest of their datagrams.
-fn wanted(
-    sending: &Sending<'_>,
-    departures: &[Departure<'_>],
-    segment: usize,
-    position: usize,
-) -> (usize, usize) {
+fn wanted(departures: &[Departure<'_>], segment: usize, queue: QueueIndex) -> (usize, usize) {
     let (mut wanted, mut longest) = (0, 0);
     for departure in departures {
-        if wanted >= SUB_BATCH || sending.position(departure.peer.tunnel) != Some(position) {
+        if wanted >= SUB_BATCH || departure.queue != Some(queue) {
             break;
         }
         wanted += departure.plan.count();
@@ -166,14 +163,14 @@ fn choose(
 fn sub_batch<F: Frames>(
     turn: &Turn<'_>,
     engine: &mut Engine,
-    tx: &mut Tx,
+    (uplink, tx): (&Uplink, &mut Tx),
     frames: &F,
     departures: &[Departure<'_>],
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
 ) {
     let mut runs = ArrayVec::<Run, SUB_BATCH>::new();
-    let longest = tx.datagram_max();
-    reserve_counters(turn, frames, departures, packets, &mut runs, longest);
+    let by = (uplink.index, tx.datagram_max());
+    reserve_counters(turn, frames, departures, packets, &mut runs, by);
     let built = build_and_seal(engine, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
         let outer = departures[packet.departure].outer;
@@ -190,13 +187,7 @@ fn sub_batch<F: Frames>(
         let lost = Lost::Cut(frames, departure.frame, 1);
         lose(departure.peer.books(), DropReason::NotSealed, lost);
     }
-    let uplink = departures
-        .first()
-        .and_then(|departure| turn.snapshot.tunnel(departure.peer.tunnel))
-        .and_then(|tunnel| turn.snapshot.uplink(tunnel.uplink));
-    if let Some(uplink) = uplink {
-        tx.flush(uplink);
-    }
+    tx.flush(uplink);
 }
 
 /// Step 2: one range of counters per run; packets of a run that gets none are
@@ -207,7 +198,7 @@ fn reserve_counters<F: Frames>(
     departures: &[Departure<'_>],
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
     runs: &mut ArrayVec<Run, SUB_BATCH>,
-    datagram_max: usize,
+    (uplink, datagram_max): (UplinkIndex, usize),
 ) {
     // A tunnel's MTU may be more than the uplink's rooms hold.
     let too_long = |packet: &Packet| data_len(packet.len) > datagram_max;
@@ -228,6 +219,8 @@ fn reserve_counters<F: Frames>(
             _ if is_too_long => Err(DropReason::TooBig),
             (None, _) => Err(DropReason::KeypairSpent),
             (_, None) => Err(DropReason::NoEndpoint),
+            // It leads another way since the peer was admitted.
+            (_, Some(path)) if path.uplink() != uplink => Err(DropReason::UplinkDown),
             (Some(keypair), Some(path)) => keypair
                 .reserve(end - start, turn.now)
                 .map(|range| (range, keypair, path))

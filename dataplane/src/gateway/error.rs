@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::shared::{
         control_link::Attention,
-        ids::{NetworkIndex, PeerIndex, TunnelIndex, UplinkIndex},
+        ids::{NetworkIndex, PeerIndex, TunnelIndex},
         sessions::SessionTable,
         snapshot::{Network, Snapshot, Tunnel},
     };
@@ -77,7 +77,6 @@ mod tests {
         };
         let tunnel = Tunnel {
             name: "tunnel".into(),
-            uplink: UplinkIndex(0),
             mtu: 1420,
             network: Some(NetworkIndex(0)),
             allowed: Fib::default(),

@@ -36,7 +36,10 @@ use crate::{
     loss::{Lost, lose},
     shared::{drops::DropReason, limits::UPLINK_BURST, peer::Peer},
     uplink::Datagram,
-    worker::turn::{Sending, Tools, Turn},
+    worker::{
+        queues::Sending,
+        turn::{Tools, Turn},
+    },
 };
 
 /// Where the frame of a relayed packet begins in its datagram.

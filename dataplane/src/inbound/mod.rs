@@ -41,7 +41,10 @@ use crate::{
         sessions::Session,
     },
     uplink::{Datagram, Uplink},
-    worker::turn::{Sending, Tools, Turn},
+    worker::{
+        queues::Sending,
+        turn::{Tools, Turn},
+    },
 };
 
 /// The sessions of a burst, each once per run of datagrams.

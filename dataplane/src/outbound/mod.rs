@@ -23,7 +23,10 @@ use crate::{
     loss::{Lost, lose},
     shared::{ids::AttachmentIndex, limits::GUEST_BURST, snapshot::Attached},
     switch::{flood, switched::switched},
-    worker::turn::{Sending, Tools, Turn},
+    worker::{
+        queues::Sending,
+        turn::{Tools, Turn},
+    },
 };
 
 /// Carries a burst of frames that `guest` sent, as far as its credit in bytes lasts;

@@ -26,7 +26,7 @@ use crate::{
         punt::{self, Punted, Punts},
         wake::Wake,
     },
-    uplink::UplinkQueue,
+    uplink::Queue,
 };
 
 /// The peers that have signals for the control core, and its doorbell.
@@ -152,7 +152,7 @@ pub enum Command {
     /// Tell the ports of this network that the gateway has this address, if a peer has it now.
     AnnounceGone(NetworkIndex, IpAddr),
     /// Own this queue from now on.
-    AttachUplink(Box<UplinkQueue>),
+    AttachUplink(Box<Queue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
     DetachUplink(UplinkIndex, Option<TunnelIndex>),
     /// The queues of tunnels (UDP) belong to others of the same uplink from now on, all at once: from, to.

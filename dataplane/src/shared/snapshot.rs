@@ -183,8 +183,6 @@ impl Network {
 pub struct Tunnel {
     /// The operator's name for it.
     pub name: String,
-    /// Where its datagrams go.
-    pub uplink: UplinkIndex,
     /// The largest inner IP packet.
     pub mtu: u16,
     /// The network behind it.

@@ -32,7 +32,7 @@ use culvert_dpdk_sys::{
 };
 use culvert_wire::MacAddr;
 
-use super::UplinkQueue;
+use super::Queue;
 use crate::shared::{ids::UplinkIndex, limits};
 
 mod classify;
@@ -118,7 +118,7 @@ pub struct DpdkUplink {
 /// # Errors
 /// When the device can't be had or started, or memory is short; the message says
 /// what mends it.
-pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueue>), OpenError> {
+pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), OpenError> {
     // 1. Plug; the device says how large its buffers must be.
     if !(1_280..=limits::DEVICE_MTU_MAX).contains(&usize::from(config.mtu)) {
         return Err(OpenError::Mtu { mtu: config.mtu });
@@ -195,7 +195,7 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<UplinkQueu
         UdpChecksum::Software
     };
     let datagram_max = datagram_max(config.mtu, config.addresses);
-    let list = (0_u16..).zip(tx).map(|(worker, tx)| UplinkQueue {
+    let list = (0_u16..).zip(tx).map(|(worker, tx)| Queue {
         uplink: config.uplink,
         tunnel: None,
         rx: super::Rx::Dpdk(Rx::new(rx.next(), mac, partial)),

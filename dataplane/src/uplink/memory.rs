@@ -23,7 +23,7 @@ use std::{
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Datagram, Outer, Room, Uplink, UplinkQueue};
+use super::{Datagram, Outer, Queue, Room, Uplink};
 use crate::{
     loss::{Lost, lose},
     shared::{
@@ -51,10 +51,10 @@ pub struct Config {
 
 /// A queue and the other end of its wire.
 #[must_use]
-pub fn open(config: &Config) -> (UplinkQueue, Wire) {
+pub fn open(config: &Config) -> (Queue, Wire) {
     let (near, outgoing) = lane(config);
     let (far, incoming) = lane(config);
-    let queue = UplinkQueue {
+    let queue = Queue {
         uplink: config.uplink,
         tunnel: Some(config.tunnel),
         rx: super::Rx::Memory(Rx::new(incoming, config)),
@@ -153,7 +153,6 @@ impl Wire {
 /// The receiving half.
 pub struct Rx {
     lane: Emptying,
-    tunnel: TunnelIndex,
     address: IpAddr,
     /// The last burst's buffers, which `datagrams` points into.
     held: Vec<Box<[u8]>>,
@@ -164,18 +163,14 @@ impl Rx {
     fn new(lane: Emptying, config: &Config) -> Self {
         Self {
             lane,
-            tunnel: config.tunnel,
             address: config.address,
             held: Vec::with_capacity(UPLINK_BURST),
             datagrams: Vec::with_capacity(UPLINK_BURST),
         }
     }
 
-    pub(super) fn serve(&mut self, tunnel: TunnelIndex) {
-        self.tunnel = tunnel;
-    }
-
-    pub(super) fn receive(&mut self, uplink: &Uplink) -> &mut [Datagram] {
+    #[inline]
+    pub(super) fn receive(&mut self, uplink: &Uplink, tunnel: TunnelIndex) -> &mut [Datagram] {
         self.datagrams.clear();
         for buffer in self.held.drain(..) {
             // There are as many places as buffers.
@@ -200,7 +195,7 @@ impl Rx {
                     u32::try_from(len).unwrap_or(0),
                     far,
                     Some(self.address),
-                    self.tunnel,
+                    tunnel,
                     tos & 3,
                 )
             });
@@ -235,6 +230,7 @@ impl Tx {
         }
     }
 
+    #[inline]
     pub(super) fn reserve(&mut self, count: usize) -> usize {
         let count = count.min(SUB_BATCH);
         while self.reserved.len() < count
@@ -261,10 +257,12 @@ impl Tx {
         self.longest
     }
 
+    #[inline]
     pub(super) fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer) {
         self.committed.push((len, path.endpoint, outer.tos));
     }
 
+    #[inline]
     pub(super) fn flush(&mut self, uplink: &Uplink) {
         let (mut packets, mut bytes) = (0, 0);
         let committed = self.committed.drain(..);
@@ -361,7 +359,7 @@ mod tests {
         assert!(!wire.send(FAR, 0, &[0; 1000]));
         let mut came = Vec::new();
         for most in [128, 72, 0] {
-            let burst = rx.receive(&uplink);
+            let burst = rx.receive(&uplink, TunnelIndex(0));
             assert_eq!(burst.len(), most);
             for datagram in burst {
                 assert_eq!((datagram.source, datagram.ecn), (FAR, 1));

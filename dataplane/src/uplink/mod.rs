@@ -218,25 +218,25 @@ pub enum Rx {
 impl Rx {
     /// Receives a burst of datagrams, in the order of their arrival; what is not a datagram for one of the uplink's
     /// tunnels goes to `punts` or is dropped by name. The last burst's buffers are given back first.
-    pub fn receive(&mut self, uplink: &Uplink, punts: &mut Punts, now: Instant) -> &mut [Datagram] {
-        match self {
-            Self::Udp(rx) => {
+    ///
+    /// `tunnel` is the one that the queue serves. A device's queue serves all, and tells their datagrams apart; the
+    /// others receive nothing without one.
+    pub fn receive(
+        &mut self,
+        uplink: &Uplink,
+        tunnel: Option<TunnelIndex>,
+        punts: &mut Punts,
+        now: Instant,
+    ) -> &mut [Datagram] {
+        match (self, tunnel) {
+            (Self::Udp(rx), Some(tunnel)) => rx.receive(uplink, tunnel),
+            (Self::Memory(rx), Some(tunnel)) => rx.receive(uplink, tunnel),
+            #[cfg(feature = "dpdk")]
+            (Self::Dpdk(rx), _) => rx.receive(uplink, punts, now),
+            (Self::Udp(_) | Self::Memory(_), None) => {
                 let _ = (punts, now);
-                rx.receive(uplink)
+                &mut []
             }
-            Self::Memory(rx) => rx.receive(uplink),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(rx) => rx.receive(uplink, punts, now),
-        }
-    }
-
-    /// What it receives is `tunnel`'s from now on, if it serves only one.
-    pub fn serve(&mut self, tunnel: TunnelIndex) {
-        match self {
-            Self::Udp(rx) => rx.serve(tunnel),
-            Self::Memory(rx) => rx.serve(tunnel),
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(_) => {}
         }
     }
 
@@ -349,6 +349,7 @@ impl Tx {
 
     /// Says that the next room holds a datagram of `len` bytes for `path` with these
     /// fields of the outer IP header. `sum` is the datagram's, if it is known already.
+    #[inline]
     pub fn commit(&mut self, len: usize, path: &Arc<Path>, outer: Outer, sum: Option<Checksum>) {
         match self {
             Self::Udp(tx) => {
@@ -387,11 +388,11 @@ impl Tx {
     }
 }
 
-/// One worker's queue of one uplink.
-pub struct UplinkQueue {
+/// A worker's queue of an uplink: sockets of one tunnel's port, or a queue of a device, which all tunnels share.
+pub struct Queue {
     /// The uplink.
     pub uplink: UplinkIndex,
-    /// The tunnel, when the queue serves only one (a UDP socket does).
+    /// The tunnel, when the queue serves only one (sockets do).
     pub tunnel: Option<TunnelIndex>,
     /// The receiving half.
     pub rx: Rx,
@@ -399,7 +400,7 @@ pub struct UplinkQueue {
     pub tx: Tx,
 }
 
-impl UplinkQueue {
+impl Queue {
     /// What changes a UDP queue's sockets.
     #[must_use]
     pub fn marker(&self) -> Option<udp::Marker> {
@@ -412,9 +413,9 @@ impl UplinkQueue {
     }
 }
 
-impl fmt::Debug for UplinkQueue {
+impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UplinkQueue")
+        f.debug_struct("Queue")
             .field("uplink", &self.uplink)
             .field("tunnel", &self.tunnel)
             .finish_non_exhaustive()

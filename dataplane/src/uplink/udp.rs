@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Datagram, Outer, Room, Uplink, UplinkQueue};
+use super::{Datagram, Outer, Queue, Room, Uplink};
 use crate::loss::{Lost, lose, lose_all};
 use crate::shared::{
     drops::DropReason,
@@ -129,7 +129,7 @@ pub fn open(
     port: u16,
     workers: usize,
     options: Options<'_>,
-) -> Result<Vec<UplinkQueue>, OpenError> {
+) -> Result<Vec<Queue>, OpenError> {
     let binds = bind_addresses(addresses);
     let first = claim(addresses, &binds, port, options)?;
     // One set of sockets of both families.
@@ -160,10 +160,10 @@ pub fn open(
     let mut calls = calls_of(&data, &bind)?;
     Ok(data
         .into_iter()
-        .map(|sockets| UplinkQueue {
+        .map(|sockets| Queue {
             uplink,
             tunnel: Some(tunnel),
-            rx: super::Rx::Udp(Rx::new(sockets.clone(), calls.take(), tunnel)),
+            rx: super::Rx::Udp(Rx::new(sockets.clone(), calls.take())),
             tx: super::Tx::Udp(Tx::new(sockets)),
         })
         .collect())
@@ -308,7 +308,6 @@ pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> 
 pub struct Rx {
     sockets: Sockets,
     calls: Option<Calls>,
-    tunnel: TunnelIndex,
     received: Box<Received>,
     datagrams: Vec<Datagram>,
     coalesced: bool,
@@ -321,11 +320,10 @@ pub struct Rx {
 }
 
 impl Rx {
-    fn new(sockets: Sockets, calls: Option<Calls>, tunnel: TunnelIndex) -> Self {
+    fn new(sockets: Sockets, calls: Option<Calls>) -> Self {
         Self {
             sockets,
             calls,
-            tunnel,
             received: Box::new(Received::new(MESSAGES + CALLS, MESSAGE_BYTES)),
             datagrams: Vec::with_capacity(MESSAGES * DATAGRAMS_PER_MESSAGE),
             coalesced: false,
@@ -333,10 +331,6 @@ impl Rx {
             quiet: [0; 2],
             ready: [true; 2],
         }
-    }
-
-    pub(super) fn serve(&mut self, tunnel: TunnelIndex) {
-        self.tunnel = tunnel;
     }
 
     /// The worker slept; `ready` are the descriptors that have something, in the order in which they were named.
@@ -352,7 +346,7 @@ impl Rx {
         }
     }
 
-    pub(super) fn receive(&mut self, uplink: &Uplink) -> &mut [Datagram] {
+    pub(super) fn receive(&mut self, uplink: &Uplink, tunnel: TunnelIndex) -> &mut [Datagram] {
         self.datagrams.clear();
         let mut bytes = 0;
         let mut coalesced = false;
@@ -389,7 +383,7 @@ impl Rx {
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
                 coalesced |= message.segment < message.len;
-                beyond += Self::split(&message, self.tunnel, &mut self.datagrams);
+                beyond += Self::split(&message, tunnel, &mut self.datagrams);
                 read += 1;
             }
             note_lost(uplink, count - read, beyond);
@@ -413,7 +407,7 @@ impl Rx {
             let mut read = 0;
             for message in self.received.messages(first..first + count) {
                 bytes += message.len;
-                beyond += Self::split(&message, self.tunnel, &mut self.datagrams);
+                beyond += Self::split(&message, tunnel, &mut self.datagrams);
                 read += 1;
             }
             note_lost(uplink, count - read, beyond);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::{
     Worker,
-    turn::{Sending, Tools, Turn},
+    queues::Sending,
+    turn::{Tools, Turn},
 };
 use crate::{
     egress::{self, keepalive::keepalive},
@@ -22,7 +23,6 @@ use crate::{
         snapshot::Snapshot,
     },
     switch::announce,
-    uplink::UplinkQueue,
 };
 
 impl Worker {
@@ -38,10 +38,11 @@ impl Worker {
             }
             Command::Frame { scope, frame } => {
                 let Scope::Uplink(uplink) = scope;
-                let queue = self.rx.iter().position(|&(at, _, _)| at == uplink);
+                let mut sending = self.queues.sending();
+                let queue = sending.shared(uplink);
                 let sent = queue
-                    .and_then(|queue| self.tx.get_mut(queue))
-                    .is_some_and(|tx| tx.send_frame(&frame));
+                    .and_then(|queue| sending.outlet(snapshot, queue))
+                    .is_some_and(|(_, tx)| tx.send_frame(&frame));
                 if !sent && let Some(uplink) = snapshot.uplink(uplink) {
                     lose(uplink.books(), DropReason::UplinkFull, Lost::Wire(&frame));
                 }
@@ -74,39 +75,9 @@ impl Worker {
             Command::AnnounceGone(network, address) => {
                 announce::announce_gone(&self.as_turn(snapshot), network, address);
             }
-            Command::AttachUplink(queue) => {
-                let UplinkQueue {
-                    uplink,
-                    tunnel,
-                    rx,
-                    tx,
-                } = *queue;
-                self.rx.push((uplink, tunnel, rx));
-                self.tx.push(tx);
-                self.generation = None;
-                self.adopt(snapshot);
-            }
-            Command::DetachUplink(uplink, tunnel) => {
-                while let Some(position) = self
-                    .rx
-                    .iter()
-                    .position(|&(at, only, _)| at == uplink && (tunnel.is_none() || only == tunnel))
-                {
-                    self.rx.swap_remove(position);
-                    self.tx.swap_remove(position);
-                }
-                self.adopt(snapshot);
-            }
-            Command::HandOver(uplink, pairs) => {
-                for (at, only, rx) in &mut self.rx {
-                    let heir = |&(from, to)| (*at == uplink && *only == Some(from)).then_some(to);
-                    if let Some(heir) = pairs.iter().find_map(heir) {
-                        *only = Some(heir);
-                        rx.serve(heir);
-                    }
-                }
-                self.adopt(snapshot);
-            }
+            Command::AttachUplink(queue) => self.queues.attach(*queue),
+            Command::DetachUplink(uplink, tunnel) => self.queues.detach(uplink, tunnel),
+            Command::HandOver(uplink, pairs) => self.queues.hand_over(uplink, &pairs),
             Command::Stop => self.stopping = true,
         }
     }
@@ -129,8 +100,7 @@ impl Worker {
         act: impl FnOnce(&Turn<'_>, &mut Tools, &mut Sending<'_>, &Arc<Peer>),
     ) {
         let Self {
-            tx,
-            by_tunnel,
+            queues,
             link,
             tools,
             now,
@@ -146,7 +116,7 @@ impl Worker {
             attention: &link.attention,
             worker: index.0,
         };
-        act(&turn, tools, &mut Sending::new(tx, by_tunnel), peer);
+        act(&turn, tools, &mut queues.sending(), peer);
     }
 
     fn send_handshake(
@@ -158,16 +128,11 @@ impl Worker {
     ) {
         /// The kernel's `HANDSHAKE_DSCP`: class AF41, 0x88 as an octet.
         const HANDSHAKE_TOS: u8 = 0x88;
-        let uplink = snapshot
-            .tunnel(tunnel)
-            .and_then(|tunnel| snapshot.uplink(tunnel.uplink));
-        let Some(uplink) = uplink else { return };
-        let mut sending = Sending::new(&mut self.tx, &self.by_tunnel);
-        let Some(tx) = sending
-            .position(tunnel)
-            .and_then(|position| sending.queue(position))
-        else {
-            lose(uplink.books(), DropReason::UplinkDown, Lost::Wire(message));
+        let mut sending = self.queues.sending();
+        let Some((uplink, tx)) = sending.along(snapshot, path, tunnel) else {
+            if let Some(uplink) = snapshot.uplink(path.uplink()) {
+                lose(uplink.books(), DropReason::UplinkDown, Lost::Wire(message));
+            }
             return;
         };
         let room = match tx.reserve(1, message.len()) {

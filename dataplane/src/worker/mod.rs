@@ -13,6 +13,7 @@
 //!    interfaces, sockets (`sleep`).
 
 mod commands;
+pub(crate) mod queues;
 pub(crate) mod rate;
 mod sleep;
 pub(crate) mod turn;
@@ -31,8 +32,9 @@ use culvert_aead::Engine;
 use culvert_wireguard::Instant;
 
 use self::{
+    queues::Queues,
     sleep::{NAP_MIN, SPIN},
-    turn::{Sending, Tools, Turn},
+    turn::{Tools, Turn},
 };
 use crate::{
     guest::frames::GuestFrames,
@@ -41,11 +43,10 @@ use crate::{
     shared::{
         clock,
         control_link::WorkerEnd,
-        ids::{PortIndex, TunnelIndex, UplinkIndex, WorkerIndex},
+        ids::{PortIndex, WorkerIndex},
         limits::{GUEST_BURST, GUEST_QUANTUM},
         snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
     },
-    uplink::{Rx, Tx},
 };
 
 /// How a worker waits for work.
@@ -88,10 +89,8 @@ pub struct Worker {
     polling: Polling,
     stats: Arc<WorkerStats>,
     tools: Tools,
-    rx: Vec<(UplinkIndex, Option<TunnelIndex>, Rx)>,
-    tx: Vec<Tx>,
-    by_tunnel: Vec<Option<usize>>,
-    /// The snapshot that `by_tunnel` and `credits` were made for.
+    queues: Queues,
+    /// The snapshot that `credits` were made for.
     generation: Option<u64>,
     /// What each guest queue may send, in bytes; below zero what it owes.
     credits: Vec<((PortIndex, u16), i64)>,
@@ -120,9 +119,7 @@ impl Worker {
             polling,
             stats,
             tools: Tools::new(),
-            rx: Vec::new(),
-            tx: Vec::new(),
-            by_tunnel: Vec::new(),
+            queues: Queues::default(),
             generation: None,
             credits: Vec::new(),
             now: clock::monotonic(),
@@ -203,20 +200,11 @@ impl Worker {
             .generation
             .store(snapshot.generation, Ordering::Release);
         self.keep_credits(snapshot);
-        let position = |tunnel: TunnelIndex| {
-            let uplink = snapshot.tunnel(tunnel)?.uplink;
-            self.rx
-                .iter()
-                .position(|&(at, only, _)| at == uplink && only.is_none_or(|only| only == tunnel))
-        };
-        self.by_tunnel = (0..snapshot.tunnels.len())
-            .map(|t| position(TunnelIndex::from_slot(t)))
-            .collect();
     }
 
     /// Another snapshot forgives no queue its debt.
     fn keep_credits(&mut self, snapshot: &Snapshot) {
-        let queues = self.queues(snapshot).iter().copied();
+        let queues = self.guest_queues(snapshot).iter().copied();
         if self.credits.iter().map(|&(of, _)| of).eq(queues.clone()) {
             return;
         }
@@ -225,7 +213,7 @@ impl Worker {
         self.credits = queues.map(|queue| (queue, kept(queue))).collect();
     }
 
-    fn queues<'s>(&self, snapshot: &'s Snapshot) -> &'s [(PortIndex, u16)] {
+    fn guest_queues<'s>(&self, snapshot: &'s Snapshot) -> &'s [(PortIndex, u16)] {
         snapshot
             .workers
             .get(self.index.slot())
@@ -239,21 +227,19 @@ impl Worker {
             found = true;
             self.obey(snapshot, command);
         }
-        for queue in 0..self.rx.len() {
-            found |= self.inward(snapshot, queue);
+        for place in 0..self.queues.len() {
+            found |= self.inward(snapshot, place);
         }
-        for position in 0..self.queues(snapshot).len() {
+        for position in 0..self.guest_queues(snapshot).len() {
             found |= self.outward(snapshot, position);
         }
         found
     }
 
     /// Step 3: one burst of one uplink queue.
-    fn inward(&mut self, snapshot: &Snapshot, queue: usize) -> bool {
+    fn inward(&mut self, snapshot: &Snapshot, place: usize) -> bool {
         let Self {
-            rx,
-            tx,
-            by_tunnel,
+            queues,
             link,
             tools,
             stats,
@@ -261,13 +247,15 @@ impl Worker {
             index,
             ..
         } = self;
-        let Some((uplink, _, rx)) = rx.get_mut(queue) else {
+        let Some((queue, mut sending)) = queues.receiving(place) else {
             return false;
         };
-        let Some(uplink) = snapshot.uplink(*uplink) else {
+        let Some(uplink) = snapshot.uplink(queue.uplink) else {
             return false;
         };
-        let burst = rx.receive(uplink, &mut link.punts, *now);
+        let burst = queue
+            .rx
+            .receive(uplink, queue.tunnel, &mut link.punts, *now);
         let count = burst.len();
         let punted = link.punts.ring(&link.attention);
         if count == 0 {
@@ -280,7 +268,6 @@ impl Worker {
             attention: &link.attention,
             worker: index.0,
         };
-        let mut sending = Sending::new(tx, by_tunnel);
         let mut punt = Punt {
             handshakes: &mut link.handshakes,
         };
@@ -290,7 +277,7 @@ impl Worker {
 
     /// Step 4: one burst of one guest queue.
     fn outward(&mut self, snapshot: &Snapshot, position: usize) -> bool {
-        let Some(&(port, queue)) = self.queues(snapshot).get(position) else {
+        let Some(&(port, queue)) = self.guest_queues(snapshot).get(position) else {
             return false;
         };
         let Some(port) = snapshot.port(port) else {
@@ -300,8 +287,7 @@ impl Worker {
             return false;
         };
         let Self {
-            tx,
-            by_tunnel,
+            queues,
             link,
             tools,
             stats,
@@ -323,7 +309,7 @@ impl Worker {
             attention: &link.attention,
             worker: index.0,
         };
-        let mut sending = Sending::new(tx, by_tunnel);
+        let mut sending = queues.sending();
         let (fetched, done) = match &port.guest {
             Guest::Vhost(vhost) => {
                 let ring = vhost.guest_tx(queue);
@@ -377,7 +363,7 @@ impl Worker {
     }
 
     fn guest_rings<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = (&'s Port, u16)> {
-        self.queues(snapshot)
+        self.guest_queues(snapshot)
             .iter()
             .filter_map(|&(port, queue)| Some((snapshot.port(port)?.as_ref(), queue)))
     }

@@ -54,7 +54,7 @@ impl Worker {
         let is_cheap = self
             .guest_rings(snapshot)
             .any(|(port, _)| matches!(port.guest, Guest::Vhost(_)))
-            || self.rx.iter().any(|(_, _, rx)| rx.is_polled());
+            || self.queues.iter().any(|queue| queue.rx.is_polled());
         let [least, most] = SPIN_CALLS;
         if is_cheap {
             SPIN
@@ -105,12 +105,12 @@ impl Worker {
             polled.extend(fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
         let mut sockets = Vec::new();
-        let mut ends = Vec::with_capacity(self.rx.len());
-        for (_, _, rx) in &self.rx {
+        let mut ends = Vec::with_capacity(self.queues.len());
+        for queue in self.queues.iter() {
             let before = sockets.len();
-            rx.descriptors(&mut sockets);
+            queue.rx.descriptors(&mut sockets);
             blind |= sockets.len() == before;
-            timeout = rx.owed().map_or(timeout, |owed| timeout.min(owed));
+            timeout = queue.rx.owed().map_or(timeout, |owed| timeout.min(owed));
             ends.push(sockets.len());
         }
         polled.extend(
@@ -130,8 +130,8 @@ impl Worker {
         let answers = &polled[polled.len() - sockets.len()..];
         let ready: Vec<bool> = answers.iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut begin = 0;
-        for ((_, _, rx), end) in self.rx.iter_mut().zip(ends) {
-            rx.woken(&ready[begin..end], slept);
+        for (queue, end) in self.queues.iter_mut().zip(ends) {
+            queue.rx.woken(&ready[begin..end], slept);
             begin = end;
         }
         self.nap = (self.nap * 2).min(NAP_MAX);

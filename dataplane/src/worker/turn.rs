@@ -9,8 +9,7 @@ use culvert_wireguard::Instant;
 
 use crate::{
     egress::staged::Staged,
-    shared::{clock, control_link::Attention, ids::TunnelIndex, limits, snapshot::Snapshot},
-    uplink::Tx,
+    shared::{clock, control_link::Attention, limits, snapshot::Snapshot},
     worker::rate::Rate,
 };
 
@@ -22,28 +21,6 @@ pub(crate) struct Turn<'a> {
     pub(crate) attention: &'a Attention,
     /// This worker's number, for spreading over a guest's queues.
     pub(crate) worker: u32,
-}
-
-/// A worker's sending halves, found by tunnel.
-pub(crate) struct Sending<'a> {
-    queues: &'a mut [Tx],
-    by_tunnel: &'a [Option<usize>],
-}
-
-impl<'a> Sending<'a> {
-    pub(crate) fn new(queues: &'a mut [Tx], by_tunnel: &'a [Option<usize>]) -> Self {
-        Self { queues, by_tunnel }
-    }
-
-    /// Which of the worker's queues serves `tunnel`.
-    pub(crate) fn position(&self, tunnel: TunnelIndex) -> Option<usize> {
-        *self.by_tunnel.get(tunnel.slot())?
-    }
-
-    /// The queue at `position`.
-    pub(crate) fn queue(&mut self, position: usize) -> Option<&mut Tx> {
-        self.queues.get_mut(position)
-    }
 }
 
 /// What a worker works with, whatever the direction.

@@ -33,7 +33,7 @@ use culvert_dataplane::{
             Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
         },
     },
-    uplink::{Uplink, UplinkQueue, udp},
+    uplink::{Queue, Uplink, udp},
     worker::{Polling, Worker, WorkerStats},
 };
 use culvert_vhost::{
@@ -168,7 +168,6 @@ impl Site {
             networks: vec![Some(network(s))],
             tunnels: vec![Some(Tunnel {
                 name: "tunnel".into(),
-                uplink: uplink.index,
                 mtu: options.mtu,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build(peer_prefixes(s)),
@@ -604,7 +603,7 @@ pub(crate) fn guest(dir: &TempDir, options: &Options, n: usize, offloads: Offloa
 }
 
 /// Opens the uplink on a port that is free.
-fn open(options: &Options) -> (Vec<UplinkQueue>, SocketAddr) {
+fn open(options: &Options) -> (Vec<Queue>, SocketAddr) {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let ip: IpAddr = if options.v6 { "::1" } else { "127.0.0.1" }
         .parse()

@@ -12,8 +12,9 @@ use culvert_dataplane::{
     shared::{
         control_link::Command,
         ids::{TunnelIndex, UplinkIndex},
+        path::Path,
     },
-    uplink::{UplinkQueue, udp::Marker},
+    uplink::{Queue, udp::Marker},
 };
 use culvert_wireguard::{Instant, Now};
 
@@ -34,7 +35,7 @@ const ONE_BY_ONE: usize = 32;
 /// A tunnel's port.
 pub(super) enum Sockets {
     /// On a UDP uplink bound.
-    Opened { port: u16, queues: Vec<UplinkQueue> },
+    Opened { port: u16, queues: Vec<Queue> },
     /// That of the tunnel at this place, which gives it up.
     Inherited { port: u16, from: usize },
 }
@@ -362,7 +363,7 @@ impl Engine {
     pub(in crate::engine) fn attach(
         &mut self,
         owners: &[WorkerIndex],
-        queues: Vec<UplinkQueue>,
+        queues: Vec<Queue>,
     ) -> Vec<String> {
         let mut order: Vec<usize> = Vec::new();
         let named = owners.iter().map(|worker| usize::from(worker.0));
@@ -554,10 +555,11 @@ impl Engine {
         if peer.places.is_kept() {
             self.endpoints.forget(place);
         }
-        let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
+        let path = peer.cell.path().as_deref().map(Path::uplink);
+        let tunnel = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
         self.leaving.push_back(Leaving {
             place,
-            uplink: UplinkIndex::from_slot(uplink.unwrap_or_default()),
+            uplink: path.unwrap_or_else(|| UplinkIndex::from_slot(tunnel.unwrap_or_default())),
             since: self.generation + 1,
         });
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
@@ -572,6 +574,6 @@ impl Engine {
     }
 }
 
-fn markers(queues: &[UplinkQueue]) -> Vec<Marker> {
-    queues.iter().filter_map(UplinkQueue::marker).collect()
+fn markers(queues: &[Queue]) -> Vec<Marker> {
+    queues.iter().filter_map(Queue::marker).collect()
 }

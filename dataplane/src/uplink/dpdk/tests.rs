@@ -81,7 +81,7 @@ fn path(endpoint: SocketAddr, source: MacAddr, destination: MacAddr) -> Arc<Path
     ))
 }
 
-fn halves(queue: &mut UplinkQueue) -> (&mut Rx, &mut Tx) {
+fn halves(queue: &mut Queue) -> (&mut Rx, &mut Tx) {
     match (&mut queue.rx, &mut queue.tx) {
         (super::super::Rx::Dpdk(rx), super::super::Tx::Dpdk(tx)) => (rx, tx),
         _ => panic!("a DPDK queue has DPDK halves"),
@@ -237,7 +237,7 @@ struct Stepped {
 }
 
 impl Stepped {
-    fn new(queue: UplinkQueue) -> Self {
+    fn new(queue: Queue) -> Self {
         let uplink = Arc::new(uplink());
         let mut uplinks = vec![None; 4];
         uplinks.push(Some(Arc::clone(&uplink)));
@@ -410,7 +410,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
 }
 
 /// Sleeps until something is there.
-fn wait(queues: &[UplinkQueue]) {
+fn wait(queues: &[Queue]) {
     let mut descriptors = Vec::new();
     for queue in queues {
         queue.rx.descriptors(&mut descriptors);

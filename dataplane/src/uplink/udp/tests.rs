@@ -28,7 +28,7 @@ fn ip(words: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn queue(device: Option<&str>) -> UplinkQueue {
+fn queue(device: Option<&str>) -> Queue {
     let options = Options {
         device,
         fwmark: None,
@@ -40,7 +40,7 @@ fn queue(device: Option<&str>) -> UplinkQueue {
         .remove(0)
 }
 
-fn tx(queue: &mut UplinkQueue) -> &mut Tx {
+fn tx(queue: &mut Queue) -> &mut Tx {
     match &mut queue.tx {
         super::super::Tx::Udp(tx) => tx,
         super::super::Tx::Memory(_) => unreachable!("the queue is a UDP one"),
@@ -49,7 +49,7 @@ fn tx(queue: &mut UplinkQueue) -> &mut Tx {
     }
 }
 
-fn rx(queue: &mut UplinkQueue) -> &mut Rx {
+fn rx(queue: &mut Queue) -> &mut Rx {
     match &mut queue.rx {
         super::super::Rx::Udp(rx) => rx,
         super::super::Rx::Memory(_) => unreachable!("the queue is a UDP one"),
@@ -154,7 +154,7 @@ fn cable() -> UdpSocket {
 }
 
 /// How many of the small data messages, for as many sessions, and of the calls behind them came to each queue.
-fn sorted(far: &UdpSocket, at: SocketAddr, queues: &mut [UplinkQueue]) -> Vec<[usize; 2]> {
+fn sorted(far: &UdpSocket, at: SocketAddr, queues: &mut [Queue]) -> Vec<[usize; 2]> {
     const SESSIONS: u32 = 8_192;
     let uplink = uplink();
     let mut counts = vec![[0; 2]; queues.len()];
@@ -162,7 +162,7 @@ fn sorted(far: &UdpSocket, at: SocketAddr, queues: &mut [UplinkQueue]) -> Vec<[u
         let patience = Instant::now() + Duration::from_secs(5);
         while counts.iter().flatten().sum::<usize>() < sent && Instant::now() < patience {
             for (queue, count) in queues.iter_mut().zip(&mut counts) {
-                for datagram in rx(queue).receive(&uplink) {
+                for datagram in rx(queue).receive(&uplink, TunnelIndex::from_slot(0)) {
                     count[usize::from(datagram.bytes()[0] != 4)] += 1;
                 }
             }
@@ -203,8 +203,8 @@ fn queues_on_an_interface_that_was_made_anew_are_opened_beside_the_old_and_sort(
         }
         ip("link del d0");
         let far = cable();
-        let are_bound = |queues: &[UplinkQueue]| {
-            let bound = |queue: &UplinkQueue| queue.marker().unwrap().is_bound_to("d0");
+        let are_bound = |queues: &[Queue]| {
+            let bound = |queue: &Queue| queue.marker().unwrap().is_bound_to("d0");
             queues.iter().all(bound)
         };
         assert!(
