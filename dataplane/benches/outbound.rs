@@ -274,6 +274,7 @@ impl Rig {
             name: "null".into(),
             addresses: vec![own],
             tunnels: vec![(PORT, TunnelIndex(0))],
+            hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
             counters: Arc::default(),
         });
         let peer = Arc::new(Peer::new(PeerIndex(0), TunnelIndex(0), PeerId(0)));

@@ -301,6 +301,7 @@ impl Engine {
             name: uplink.config.name.to_string(),
             addresses: uplink.addresses(&self.hosts),
             tunnels,
+            hop: Arc::clone(&uplink.hop),
             counters: Arc::clone(&uplink.counters),
         }
     }

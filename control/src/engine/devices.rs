@@ -109,7 +109,7 @@ impl Engine {
     fn call_again(&mut self, uplink: usize, now: Now) {
         for (_, peer) in self.peers.iter_mut() {
             let tunnel = self.tunnels.get_mut(peer.tunnel);
-            let Some(tunnel) = tunnel.filter(|tunnel| tunnel.uplink == uplink) else {
+            let Some(tunnel) = tunnel.filter(|_| peer.uplink == uplink) else {
                 continue;
             };
             peer.local = None;

@@ -30,9 +30,12 @@ impl Engine {
         let Some(tunnel) = self.tunnels.get(slot) else {
             return;
         };
-        let peer = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
-        let local = peer.and_then(|peer| self.peers.get(peer)?.local);
-        let uplink_slot = tunnel.uplink;
+        let place = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
+        let peer = place.and_then(|place| self.peers.get(place));
+        let local = peer.and_then(|peer| peer.local);
+        let Some(uplink_slot) = self.uplink_for(slot, &message) else {
+            return;
+        };
         let Some(uplink) = self.uplinks.get(uplink_slot) else {
             return;
         };
@@ -47,10 +50,10 @@ impl Engine {
         let Some(inline) = Inline::new(message.bytes()) else {
             return;
         };
-        if let Some(peer) = peer.and_then(|peer| self.peers.get(peer)) {
+        if let Some(peer) = peer {
             peer.cell.traffic.sent(1, message.bytes().len() as u64);
         }
-        let worker = peer.unwrap_or(0) % self.workers.count();
+        let worker = place.unwrap_or(0) % self.workers.count();
         let command = Command::Handshake {
             tunnel: TunnelIndex::from_slot(slot),
             path: Arc::new(path),
@@ -63,12 +66,20 @@ impl Engine {
         }
     }
 
+    /// The uplink that a message of the tunnel at `slot` leaves by: its peer's; a stranger is answered by the tunnel's.
+    fn uplink_for(&self, slot: usize, message: &Transmit) -> Option<usize> {
+        let tunnel = self.tunnels.get(slot)?;
+        let place = message.peer.and_then(|id| tunnel.peers.get(&id));
+        let peer = place.and_then(|place| self.peers.get(*place));
+        Some(peer.map_or(tunnel.uplink, |peer| peer.uplink))
+    }
+
     /// Keeps a message until its next hop is known. Answers to strangers, whose addresses may be invented, take no
     /// room from messages to peers; what no route leads to would wait in vain.
     fn await_next_hop(&mut self, waiting: (Instant, usize, Transmit)) {
         let (_, slot, message) = &waiting;
-        let tunnel = self.tunnels.get(*slot);
-        let Some(uplink) = tunnel.and_then(|tunnel| self.uplinks.get(tunnel.uplink)) else {
+        let uplink = self.uplink_for(*slot, message);
+        let Some(uplink) = uplink.and_then(|uplink| self.uplinks.get(uplink)) else {
             return;
         };
         let host = uplink.scope().and_then(|scope| self.hosts.get(scope));
@@ -120,8 +131,8 @@ impl Engine {
             for (due, slot, message) in std::mem::take(&mut self.unrouted) {
                 if due > now.monotonic {
                     self.transmit_until(due, slot, message, now.monotonic);
-                } else if let Some(tunnel) = self.tunnels.get(slot)
-                    && let Some(uplink) = self.uplinks.get(tunnel.uplink)
+                } else if let Some(uplink) = self.uplink_for(slot, &message)
+                    && let Some(uplink) = self.uplinks.get(uplink)
                 {
                     uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
                 }
@@ -157,7 +168,7 @@ impl Engine {
         let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
             return;
         };
-        let Some(uplink) = self.uplinks.get(tunnel.uplink) else {
+        let Some(uplink) = self.uplinks.get(peer.uplink) else {
             return;
         };
         let endpoint = tunnel

@@ -145,9 +145,8 @@ impl Engine {
                 backlog = backlog.saturating_sub(1);
                 if let Some(tunnel) = self.tunnels.get_mut(punt.tunnel.slot()) {
                     let message = punt.message.as_slice();
-                    let (source, local) = (punt.source, punt.local);
                     let waiting = backlog.max(crowd);
-                    tunnel.handshake(message, source, local, waiting, &mut self.peers, now);
+                    tunnel.handshake(message, punt.origin, waiting, &mut self.peers, now);
                 }
             },
         );
@@ -303,8 +302,7 @@ impl Engine {
     /// another route may be the better one now.
     fn forget_sources(&mut self) {
         for (_, peer) in self.peers.iter_mut() {
-            let uplink = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
-            let uplink = uplink.and_then(|uplink| self.uplinks.get(uplink));
+            let uplink = self.uplinks.get(peer.uplink);
             if uplink.is_some_and(|uplink| uplink.scope().is_none()) && peer.local.take().is_some()
             {
                 peer.outdate_path();

@@ -18,7 +18,7 @@ use std::{
 use culvert_dataplane::{
     shared::{
         ids::{PeerIndex, TunnelIndex},
-        peer::{Peer as Cell, signal},
+        peer::{Origin, Peer as Cell, signal},
         sessions::{Session, SessionTable},
     },
     uplink::udp::Marker,
@@ -49,6 +49,8 @@ pub(super) struct PeerState {
     pub(super) cell: Arc<Cell>,
     pub(super) config: Arc<config::Peer>,
     pub(super) tunnel: usize,
+    /// The uplink that it is reached by: its tunnel's, until it is heard by another.
+    pub(super) uplink: usize,
     /// The local address that the peer last wrote to: the source of answers.
     pub(super) local: Option<IpAddr>,
     /// Whether the operator was last told that it is there.
@@ -259,6 +261,7 @@ impl TunnelState {
             cell,
             config,
             tunnel,
+            uplink: self.uplink,
             local: None,
             is_up: false,
             refreshed: now.monotonic,
@@ -375,8 +378,8 @@ impl TunnelState {
                 // It has to call first, as if nobody had ever said where it is.
                 self.device.forget_endpoint(id);
             }
-            // It was learned on the way from the old place.
-            peer.local = None;
+            // They were learned on the way from the old place.
+            (peer.uplink, peer.local) = (self.uplink, None);
             peer.outdate_path();
         }
         if moves || old.endpoint != config.endpoint {
@@ -388,13 +391,12 @@ impl TunnelState {
     pub(super) fn handshake(
         &mut self,
         message: &[u8],
-        source: SocketAddr,
-        local: Option<IpAddr>,
+        origin: Origin,
         backlog: usize,
         peers: &mut Slots<PeerState>,
         now: Now,
     ) {
-        let verdict = self.device.handle_handshake(message, source, backlog, now);
+        let verdict = (self.device).handle_handshake(message, origin.source, backlog, now);
         let id = match verdict {
             Handshake::InitiationAccepted(id)
             | Handshake::ResponseAccepted(id)
@@ -412,8 +414,9 @@ impl TunnelState {
             peer.cell.traffic.received(1, message.len() as u64);
             if verdict != Handshake::CookieAccepted(id) {
                 peer.note_heard();
-                if peer.local != local {
-                    peer.local = local;
+                let way = (origin.uplink.slot(), origin.local);
+                if (peer.uplink, peer.local) != way {
+                    (peer.uplink, peer.local) = way;
                     peer.outdate_path();
                 }
             }
@@ -433,11 +436,12 @@ impl TunnelState {
                 .handle_confirmed(id, peer.cell.confirmed_index(), now);
         }
         if bits & signal::MOVED != 0
-            && let Some((endpoint, local)) = peer.cell.take_moved()
+            && let Some(origin) = peer.cell.take_moved()
         {
-            self.device.handle_endpoint(id, endpoint);
+            self.device.handle_endpoint(id, origin.source);
             peer.note_heard();
-            peer.local = local.or(peer.local);
+            peer.local = origin.local.or(peer.local);
+            peer.uplink = origin.uplink.slot();
             // A worker may have published a path of its own.
             peer.outdate_path();
         }

@@ -48,7 +48,7 @@ pub(super) struct UplinkState {
     patience: u8,
     pub(super) kind: Kind,
     /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
-    hop: Arc<Hop>,
+    pub(super) hop: Arc<Hop>,
 }
 
 /// What an uplink is made of.

@@ -155,6 +155,7 @@ impl Site {
             name: "uplink".into(),
             addresses: vec![ADDRESS.into()],
             tunnels: vec![(PORT, TUNNEL)],
+            hop: Arc::clone(&hop),
             counters: Arc::default(),
         });
         let peers: Vec<_> = (0..peers).map(|n| peer(n, Arc::clone(&hop))).collect();

@@ -18,6 +18,7 @@ use crate::{
         control_link::{HandshakePunt, Inline},
         drops::DropReason,
         limits,
+        peer::Origin,
         sessions::Session,
     },
     uplink::{Datagram, Uplink},
@@ -30,15 +31,18 @@ pub(crate) struct Punt<'a> {
 }
 
 impl Punt<'_> {
-    fn push(&mut self, datagram: &Datagram) -> bool {
+    fn push(&mut self, uplink: &Uplink, datagram: &Datagram) -> bool {
         let Some(message) = Inline::new(datagram.bytes()) else {
             return false;
         };
         self.handshakes
             .push(HandshakePunt {
                 tunnel: datagram.tunnel,
-                source: datagram.source,
-                local: datagram.local,
+                origin: Origin {
+                    source: datagram.source,
+                    local: datagram.local,
+                    uplink: uplink.index,
+                },
                 message,
             })
             .is_ok()
@@ -68,7 +72,7 @@ pub(super) fn claim(
                     lost(DropReason::HandshakeQueueFull, datagram);
                 } else if !admits(turn, datagram) {
                     lost(DropReason::HandshakeMac1Invalid, datagram);
-                } else if punt.push(datagram) {
+                } else if punt.push(uplink, datagram) {
                     punted = true;
                 } else {
                     lost(DropReason::HandshakeQueueFull, datagram);

@@ -99,7 +99,7 @@ pub(crate) fn inbound(
         let mut sessions = Sessions::new();
         let mut claims = claim(turn, tools, link, uplink, burst, &mut sessions);
         open(tools, burst, &mut claims, &sessions);
-        accept(turn, burst, &mut claims, &sessions);
+        accept(turn, uplink, burst, &mut claims, &sessions);
         let arrivals = admit(turn, burst, &claims, &sessions);
         forward(turn, tools, sending, burst, &arrivals, &sessions);
         deliver(turn, tools, burst, &arrivals);

@@ -11,7 +11,7 @@ use super::{Claim, Claims, Sessions, plaintext};
 use crate::{
     loss::{Lost, lose},
     shared::{drops::DropReason, limits::UPLINK_BURST, peer::signal, sessions::Session},
-    uplink::Datagram,
+    uplink::{Datagram, Uplink},
     worker::turn::{Tools, Turn},
 };
 
@@ -65,6 +65,7 @@ fn lose_unopened(burst: &[Datagram], claims: &mut Claims, verified: &[bool], ses
 /// Step 3.
 pub(super) fn accept(
     turn: &Turn<'_>,
+    uplink: &Uplink,
     burst: &[Datagram],
     opened: &mut Claims,
     sessions: &Sessions,
@@ -94,14 +95,20 @@ pub(super) fn accept(
         }
         start += run;
         if kept > first {
-            note_received(turn, burst, &opened[first..kept], session);
+            note_received(turn, uplink, burst, &opened[first..kept], session);
         }
     }
     opened.truncate(kept);
 }
 
 /// What authenticated packets of one session tell: the peer is there, and where.
-fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session: &Session) {
+fn note_received(
+    turn: &Turn<'_>,
+    uplink: &Uplink,
+    burst: &[Datagram],
+    claims: &[Claim],
+    session: &Session,
+) {
     let peer = &session.peer;
     if session.keypair.confirm() {
         peer.raise_confirmed(&session.keypair, turn.attention);
@@ -120,6 +127,7 @@ fn note_received(turn: &Turn<'_>, burst: &[Datagram], claims: &[Claim], session:
     peer.raise(signals, turn.attention);
     if let Some(last) = claims.last() {
         let last = &burst[last.datagram];
-        peer.note_source(last.source, last.local, turn.now, turn.attention);
+        let (now, attention) = (turn.now, turn.attention);
+        peer.note_source(last.source, last.local, uplink, now, attention);
     }
 }

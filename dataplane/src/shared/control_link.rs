@@ -8,11 +8,7 @@
 //! control core, one `Attention` shared by all. Attention is a bitmap, so a
 //! full queue loses no signal.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{io, net::IpAddr, sync::Arc};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -23,6 +19,7 @@ use crate::{
         limits,
         marks::Marks,
         path::Path,
+        peer::Origin,
         punt::{self, Punted, Punts},
         wake::Wake,
     },
@@ -113,9 +110,7 @@ pub struct HandshakePunt {
     /// The tunnel whose port it came to.
     pub tunnel: TunnelIndex,
     /// Where it came from.
-    pub source: SocketAddr,
-    /// The local address it came to, if known.
-    pub local: Option<IpAddr>,
+    pub origin: Origin,
     /// The message.
     pub message: Inline<{ limits::HANDSHAKE_MAX }>,
 }

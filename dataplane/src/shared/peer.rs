@@ -22,15 +22,18 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 use culvert_wireguard::{Instant, Keypair, PeerId};
 
-use crate::shared::{
-    allowance::Allowance,
-    asked::Asked,
-    control_link::Attention,
-    drops::Drops,
-    hop::{Hop, Link},
-    ids::{PeerIndex, TunnelIndex},
-    marks::Signals,
-    path::Path,
+use crate::{
+    shared::{
+        allowance::Allowance,
+        asked::Asked,
+        control_link::Attention,
+        drops::Drops,
+        hop::{Hop, Link},
+        ids::{PeerIndex, TunnelIndex, UplinkIndex},
+        marks::Signals,
+        path::Path,
+    },
+    uplink::Uplink,
 };
 
 /// What workers tell the control core about a peer: bits that stay set until
@@ -85,8 +88,16 @@ impl Traffic {
     }
 }
 
-/// Where an authenticated packet came from, and which of our addresses it was sent to.
-pub type Origin = (SocketAddr, Option<IpAddr>);
+/// Where a message came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its sender's address.
+    pub source: SocketAddr,
+    /// The address of ours that it was sent to, if known.
+    pub local: Option<IpAddr>,
+    /// The uplink that it came by.
+    pub uplink: UplinkIndex,
+}
 
 /// A peer as the workers see it.
 #[derive(Debug)]
@@ -221,35 +232,46 @@ impl Peer {
         self.raise(signal::CONFIRMED, attention);
     }
 
-    /// Worker: an authenticated packet came from `source`, sent to our address
-    /// `local`. Unless that is how we send already, answers go there at once, from
-    /// the address that was written to, and the control core is told. (An answer that
-    /// still went the old way would move the peer's idea of us back.) It is rung for once in a while: whoever
+    /// Worker: an authenticated packet came by `uplink` from `source`, sent to our
+    /// address `local`. Unless that is how we send already, answers go there at once,
+    /// from the address that was written to, and the control core is told. (An answer
+    /// that still went the old way would move the peer's idea of us back.) It is rung for once in a while: whoever
     /// alternates between two addresses, or forwards a peer's packets from another one, doesn't keep it awake.
     pub fn note_source(
         &self,
         source: SocketAddr,
         local: Option<IpAddr>,
+        uplink: &Uplink,
         now: Instant,
         attention: &Attention,
     ) {
         if let Some(path) = self.path.load().as_ref() {
-            if path.endpoint == source && (local.is_none() || path.source == local) {
+            let same = path.uplink() == uplink.index;
+            if same && path.endpoint == source && (local.is_none() || path.source == local) {
                 path.confirm_source();
                 return;
             }
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
-            if path.hop.is_kernels() || path.endpoint.ip() == source.ip() {
+            let hop = match uplink.hop.is_kernels() {
+                true => Some(&uplink.hop),
+                false => (same && path.endpoint.ip() == source.ip()).then_some(&path.hop),
+            };
+            if let Some(hop) = hop {
                 let known = path
                     .source
-                    .filter(|known| known.is_ipv4() == source.is_ipv4());
-                let hop = Arc::clone(&path.hop);
-                let path = Path::new(source, local.or(known), path.port, hop);
+                    .filter(|known| same && known.is_ipv4() == source.is_ipv4());
+                let (port, hop) = (path.port, Arc::clone(hop));
+                let path = Path::new(source, local.or(known), port, hop);
                 self.path.store(Some(Arc::new(path)));
             }
         }
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some((source, local));
+        let origin = Origin {
+            source,
+            local,
+            uplink: uplink.index,
+        };
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
         self.signal(signal::MOVED, self.asked_move.again(now), attention);
     }
 
@@ -280,7 +302,6 @@ mod tests {
     use culvert_wire::MacAddr;
 
     use super::*;
-    use crate::shared::ids::UplinkIndex;
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
@@ -340,13 +361,21 @@ mod tests {
         let attention = Attention::new().unwrap();
         let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
         let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
-        let hop = Arc::new(Hop::kernel(UplinkIndex(0)));
+        let uplink = Uplink {
+            index: UplinkIndex(0),
+            name: String::new(),
+            addresses: Vec::new(),
+            tunnels: Vec::new(),
+            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            counters: Arc::default(),
+        };
+        let hop = Arc::clone(&uplink.hop);
         peer.publish_path(Some(Path::new(places[0], None, 7, hop)));
         let mut rung = 0;
         for millis in 10_000..20_000 {
             attention.wake().announce();
             let place = places[usize::from(millis % 2 == 0)];
-            peer.note_source(place, None, at(millis), &attention);
+            peer.note_source(place, None, &uplink, at(millis), &attention);
             assert_eq!(peer.path().as_ref().unwrap().endpoint, place);
             rung += u32::from(attention.wake().is_rung());
             attention.wake().awake();
@@ -356,7 +385,7 @@ mod tests {
                 attention.sweep(|_| marked += 1);
                 assert_eq!(marked, 1, "who was not rung for is found");
                 assert_eq!(peer.take_signals(), signal::MOVED);
-                assert_eq!(peer.take_moved(), Some((place, None)));
+                assert_eq!(peer.take_moved().unwrap().source, place);
             }
         }
         assert_eq!(rung, 10);

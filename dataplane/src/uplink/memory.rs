@@ -304,6 +304,7 @@ mod tests {
             name: "memory".into(),
             addresses: Vec::new(),
             tunnels: Vec::new(),
+            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
             counters: Arc::default(),
         }
     }
@@ -326,8 +327,7 @@ mod tests {
     fn what_is_committed_arrives_and_its_buffers_come_back() {
         let (_, mut tx, mut wire) = ends(3);
         let uplink = uplink();
-        let hop = Arc::new(Hop::kernel(UplinkIndex(0)));
-        let path = Arc::new(Path::new(FAR, None, 0, hop));
+        let path = Arc::new(Path::new(FAR, None, 0, Arc::clone(&uplink.hop)));
         for round in 0..5u8 {
             assert_eq!(tx.reserve(64), 3);
             for (room, byte) in tx.rooms().iter_mut().take(2).zip(round..) {

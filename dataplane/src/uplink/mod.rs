@@ -36,6 +36,7 @@ use culvert_wireguard::Instant;
 
 use crate::shared::{
     drops::Drops,
+    hop::Hop,
     ids::{TunnelIndex, UplinkIndex},
     path::Path,
     punt::Punts,
@@ -53,6 +54,8 @@ pub struct Uplink {
     pub addresses: Vec<IpAddr>,
     /// UDP ports and the tunnels that listen on them.
     pub tunnels: Vec<(u16, TunnelIndex)>,
+    /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
+    pub hop: Arc<Hop>,
     /// What went through it.
     pub counters: Arc<UplinkCounters>,
 }

@@ -195,7 +195,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::uplink::memory;
+    use crate::{shared::hop::Hop, uplink::memory};
 
     const TUNNELS: [TunnelIndex; 3] = [TunnelIndex(0), TunnelIndex(1), TunnelIndex(2)];
     const UPLINKS: [UplinkIndex; 3] = [UplinkIndex(0), UplinkIndex(1), UplinkIndex(2)];
@@ -271,6 +271,7 @@ mod tests {
                 name: String::new(),
                 addresses: Vec::new(),
                 tunnels: Vec::new(),
+                hop: Arc::new(Hop::kernel(index)),
                 counters: Arc::default(),
             }))
         };

@@ -325,7 +325,7 @@ fn handshakes_reach_the_control_core_only_with_their_mac() {
         site.settle();
         let punt = site.controls[0].handshakes.pop().unwrap();
         assert_eq!(punt.message.as_slice(), message);
-        assert_eq!(punt.source, site.far.socket.local_addr().unwrap());
+        assert_eq!(punt.origin.source, site.far.socket.local_addr().unwrap());
         // Of another length it is nothing.
         message.push(0);
         site.far.send(&message);
@@ -387,7 +387,7 @@ fn an_endpoint_that_moves_is_reported_and_answered_at_once() {
         site.far.send_from(&other, &message);
         site.settle();
         assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
-        let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|(source, _)| source);
+        let moved: Option<SocketAddr> = site.peers[0].take_moved().map(|moved| moved.source);
         assert_eq!(moved, Some(other.local_addr().unwrap()));
         // The control core has not heard of it yet.
         let path = site.peers[0].path().as_deref().cloned().unwrap();
@@ -405,8 +405,9 @@ fn the_address_that_was_written_to_is_reported() {
     site.far.send_packets(&[v4().echo(b"x")]);
     site.settle();
     assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
-    let moved = site.peers[0].take_moved();
-    assert_eq!(moved, Some((far, Some(site.address.ip()))));
+    let moved = site.peers[0].take_moved().unwrap();
+    let expected = (far, Some(site.address.ip()), site.uplink.index);
+    assert_eq!((moved.source, moved.local, moved.uplink), expected);
     site.path_to(far);
     site.far.send_packets(&[v4().echo(b"x")]);
     site.settle();

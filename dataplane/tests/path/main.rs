@@ -25,3 +25,4 @@ mod staged;
 mod support;
 mod threads;
 mod tun;
+mod uplinks;

@@ -109,8 +109,6 @@ pub(crate) struct Site {
     pub(crate) peers: Vec<Arc<Peer>>,
     pub(crate) sessions: Arc<SessionTable>,
     pub(crate) uplink: Arc<Uplink>,
-    /// The uplink's.
-    hop: Arc<Hop>,
     /// Where the uplink listens.
     pub(crate) address: SocketAddr,
     pub(crate) far: Far,
@@ -120,7 +118,8 @@ pub(crate) struct Site {
 /// The far end: a socket and the other site's keys.
 pub(crate) struct Far {
     pub(crate) socket: UdpSocket,
-    to: SocketAddr,
+    /// The uplink that it sends to, and hears from.
+    pub(crate) to: SocketAddr,
     keys: [[u8; 32]; 2],
     /// The receiver index that the worker knows its session by.
     pub(crate) receiver: u32,
@@ -146,12 +145,13 @@ impl Site {
         let peers: Vec<_> = (0..2)
             .map(|n| Arc::new(Peer::new(PeerIndex(n), tunnel, PeerId(n))))
             .collect();
-        let (queues, address) = open(&options);
+        let (queues, address) = open(&options, UplinkIndex(0));
         let uplink = Arc::new(Uplink {
             index: UplinkIndex(0),
             name: "loopback".into(),
             addresses: vec![address.ip()],
             tunnels: vec![(address.port(), tunnel)],
+            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
             counters: Arc::default(),
         });
         let sessions = Arc::new(SessionTable::new(1024));
@@ -210,7 +210,6 @@ impl Site {
             ports,
             peers,
             sessions,
-            hop: Arc::new(Hop::kernel(uplink.index)),
             uplink,
             address,
             far,
@@ -270,7 +269,7 @@ impl Site {
             far.socket.local_addr().unwrap(),
             Some(self.address.ip()),
             self.address.port(),
-            Arc::clone(&self.hop),
+            Arc::clone(&self.uplink.hop),
         )));
         (far, keypair)
     }
@@ -280,7 +279,7 @@ impl Site {
     }
 
     pub(crate) fn path_from(&self, source: IpAddr, endpoint: SocketAddr) {
-        let (port, hop) = (self.address.port(), Arc::clone(&self.hop));
+        let (port, hop) = (self.address.port(), Arc::clone(&self.uplink.hop));
         self.peers[0].publish_path(Some(Path::new(endpoint, Some(source), port, hop)));
     }
 
@@ -361,6 +360,12 @@ impl Site {
             self.guests[guest].send_frame(0, vnet, frame),
             "room in the ring"
         );
+    }
+
+    /// Puts a packet for the gateway into a guest's ring.
+    pub(crate) fn offer_to_gateway(&mut self, guest: usize, packet: &[u8]) {
+        let frame = frame(GUEST[guest], GATEWAY, packet);
+        self.offer(guest, &VnetHeader::default(), &frame);
     }
 
     /// A guest sends a packet through the gateway, and the workers do what is to do.
@@ -602,8 +607,8 @@ pub(crate) fn guest(dir: &TempDir, options: &Options, n: usize, offloads: Offloa
     Frontend::connect(&dir.path().join(n.to_string()), config).unwrap()
 }
 
-/// Opens the uplink on a port that is free.
-fn open(options: &Options) -> (Vec<Queue>, SocketAddr) {
+/// Opens an uplink on a port that is free.
+pub(crate) fn open(options: &Options, uplink: UplinkIndex) -> (Vec<Queue>, SocketAddr) {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let ip: IpAddr = if options.v6 { "::1" } else { "127.0.0.1" }
         .parse()
@@ -611,10 +616,9 @@ fn open(options: &Options) -> (Vec<Queue>, SocketAddr) {
     let start = u16::try_from(std::process::id() % 10_000).unwrap();
     for _ in 0..1000 {
         let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        let (uplink, tunnel) = (UplinkIndex(0), TunnelIndex(0));
         let opened = udp::open(
             uplink,
-            tunnel,
+            TunnelIndex(0),
             &[ip],
             port,
             options.workers,

@@ -12,7 +12,6 @@ use culvert_dataplane::{
     shared::{
         control_link::Command,
         ids::{TunnelIndex, UplinkIndex},
-        path::Path,
     },
     uplink::{Queue, udp::Marker},
 };
@@ -555,11 +554,9 @@ impl Engine {
         if peer.places.is_kept() {
             self.endpoints.forget(place);
         }
-        let path = peer.cell.path().as_deref().map(Path::uplink);
-        let tunnel = self.tunnels.get(peer.tunnel).map(|tunnel| tunnel.uplink);
         self.leaving.push_back(Leaving {
             place,
-            uplink: path.unwrap_or_else(|| UplinkIndex::from_slot(tunnel.unwrap_or_default())),
+            uplink: UplinkIndex::from_slot(peer.uplink),
             since: self.generation + 1,
         });
         if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {

@@ -86,3 +86,37 @@ fn what_is_wanted_of_a_peer_is_done_though_another_goes() {
     site.engine.round(clock::now()).unwrap();
     assert_eq!(endpoint(&site), after);
 }
+
+#[test]
+fn a_peer_that_is_heard_by_another_uplink_is_reached_by_it() {
+    let [port] = free_ports();
+    let mut config = tunnels(&[("a", port)], ", endpoint: \"127.0.0.1:9\"");
+    let other = config::Uplink {
+        name: name("other"),
+        ..config.uplinks[0].clone()
+    };
+    config.uplinks.push(other);
+    let mut site = Site::start(config.clone());
+    let engine = &mut site.engine;
+    let now = clock::now();
+    let cell = Arc::clone(&engine.peers.iter().next().unwrap().1.cell);
+    let reached_by = |engine: &mut Engine| {
+        engine.rebuild_paths(now.monotonic);
+        cell.path().as_ref().unwrap().uplink().slot()
+    };
+    assert_eq!(reached_by(engine), 0);
+    let snapshot = engine.snapshots.load_full();
+    let heard = |uplink: usize| {
+        let uplink = snapshot.uplink(UplinkIndex::from_slot(uplink)).unwrap();
+        let source = "127.0.0.1:10".parse().unwrap();
+        cell.note_source(source, None, uplink, now.monotonic, &engine.attention);
+    };
+    heard(1);
+    engine.round(now).unwrap();
+    assert_eq!(reached_by(engine), 1);
+    // What the operator says of its endpoint counts from there on.
+    let moved = tunnels(&[("a", port)], ", endpoint: \"127.0.0.1:11\"");
+    config.tunnels = moved.tunnels;
+    site.apply(config).unwrap();
+    assert_eq!(reached_by(&mut site.engine), 0);
+}

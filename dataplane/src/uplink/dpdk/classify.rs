@@ -310,7 +310,10 @@ mod tests {
     use culvert_wire::ipv4;
 
     use super::*;
-    use crate::{shared::ids::UplinkIndex, uplink::UplinkCounters};
+    use crate::{
+        shared::{hop::Hop, ids::UplinkIndex},
+        uplink::UplinkCounters,
+    };
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const UNKNOWN: Checks = Checks {
@@ -329,6 +332,7 @@ mod tests {
             name: "wan0".to_owned(),
             addresses: vec![OUR_V4.into(), OUR_V6.into()],
             tunnels: vec![(51_820, TunnelIndex(3))],
+            hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
             counters: Arc::new(UplinkCounters::default()),
         }
     }

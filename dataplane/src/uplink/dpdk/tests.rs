@@ -67,6 +67,7 @@ fn uplink() -> Uplink {
         name: "wan0".to_owned(),
         addresses: addresses(),
         tunnels: vec![(PORT, TunnelIndex(7))],
+        hop: Arc::new(Hop::nowhere(UplinkIndex(4))),
         counters: Arc::default(),
     }
 }

@@ -68,6 +68,7 @@ fn uplink() -> Uplink {
         name: "u".into(),
         addresses: Vec::new(),
         tunnels: Vec::new(),
+        hop: hop(),
         counters: Arc::default(),
     }
 }

@@ -1,0 +1,160 @@
+//! A tunnel on two uplinks: every path names its own.
+//!
+//! ```text
+//!                                     ┌─ loopback ── peer 0 (10.1.0.0/16)
+//!  guest 0 (10.0.0.2) ── the worker ──┤
+//!                                     └─ other ───── peer 1 (10.8.0.0/16)
+//! ```
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use culvert_dataplane::{
+    shared::{
+        control_link::Command,
+        drops::DropReason,
+        hop::Hop,
+        ids::UplinkIndex,
+        path::Path,
+        peer::{Origin, signal},
+    },
+    uplink::Uplink,
+};
+
+use crate::{
+    packets::{ip, read},
+    support::{Far, Options, PATIENCE, Site, assert_drops, count, open},
+};
+
+const OTHER: UplinkIndex = UplinkIndex(1);
+
+/// The other uplink, and where it listens.
+struct Other {
+    uplink: Arc<Uplink>,
+    address: SocketAddr,
+}
+
+impl Other {
+    /// Gives the tunnel sockets on another uplink of `site`.
+    fn new(site: &mut Site) -> Self {
+        let (queues, address) = open(&site.options, OTHER);
+        let uplink = Arc::new(Uplink {
+            index: OTHER,
+            name: "other".into(),
+            addresses: vec![address.ip()],
+            tunnels: Vec::new(),
+            hop: Arc::new(Hop::kernel(OTHER)),
+            counters: Arc::default(),
+        });
+        site.change(|snapshot| {
+            snapshot.uplinks.resize(OTHER.slot() + 1, None);
+            snapshot.uplinks[OTHER.slot()] = Some(Arc::clone(&uplink));
+        });
+        for queue in queues {
+            site.command(Command::AttachUplink(Box::new(queue)));
+        }
+        site.settle();
+        Self { uplink, address }
+    }
+
+    /// Peer 1's far end, which a path over this uplink leads to.
+    fn peer(&self, site: &Site) -> Far {
+        let (mut far, _) = site.second();
+        far.to = self.address;
+        let endpoint = far.socket.local_addr().unwrap();
+        let (own, hop) = (self.address, Arc::clone(&self.uplink.hop));
+        let path = Path::new(endpoint, Some(own.ip()), own.port(), hop);
+        site.peers[1].publish_path(Some(path));
+        far
+    }
+}
+
+/// Numbered packets to peers 0 and 1, which their ring has at once.
+fn send(site: &mut Site, numbers: impl Iterator<Item = u8>) {
+    for n in numbers {
+        let to = ["10.1.0.2", "10.8.0.2"][usize::from(n % 2)];
+        let packet = ip("10.0.0.2", to).udp((5, 6), &[n], false);
+        site.offer_to_gateway(0, &packet);
+    }
+    site.settle();
+}
+
+/// The numbers that come to a far end, all of them from where it sends to itself.
+fn numbers(far: &mut Far, expected: usize) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut came = Vec::new();
+    while came.len() < expected {
+        assert!(Instant::now() < deadline, "{came:?} of {expected} came");
+        let packet = far.receive();
+        came.extend(packet.map(|(_, packet)| read(&packet).payload()[0]));
+    }
+    assert_eq!(far.receive(), None);
+    came
+}
+
+#[test]
+fn peers_of_a_tunnel_leave_by_the_uplinks_of_their_paths() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let mut second = other.peer(&site);
+    send(&mut site, 0..20);
+    let even: Vec<u8> = (0..20).step_by(2).collect();
+    let odd: Vec<u8> = (1..20).step_by(2).collect();
+    assert_eq!(numbers(&mut site.far, 10), even);
+    assert_eq!(numbers(&mut second, 10), odd);
+    for uplink in [&site.uplink, &other.uplink] {
+        assert_eq!(count(&uplink.counters.tx_packets), 10);
+    }
+    site.no_drops();
+}
+
+#[test]
+fn an_uplink_that_goes_is_missed_by_its_paths_alone() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let mut second = other.peer(&site);
+    // Its queues are there still, as they are until the worker is told.
+    site.change(|snapshot| snapshot.uplinks[1] = None);
+    send(&mut site, 0..4);
+    assert_drops(&site.peers[1].drops, &[(DropReason::UplinkDown, 2)]);
+    site.command(Command::DetachUplink(OTHER, None));
+    send(&mut site, 4..8);
+    assert_drops(&site.peers[1].drops, &[(DropReason::UplinkDown, 4)]);
+    assert_eq!(numbers(&mut site.far, 4), [0, 2, 4, 6]);
+    assert_eq!(second.receive(), None);
+
+    let again = Other::new(&mut site);
+    let mut second = again.peer(&site);
+    send(&mut site, 8..12);
+    assert_eq!(numbers(&mut site.far, 2), [8, 10]);
+    assert_eq!(numbers(&mut second, 2), [9, 11]);
+}
+
+#[test]
+fn a_peer_that_is_heard_by_another_uplink_is_answered_there() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let message = site.far.seal(&ip("10.1.0.2", "10.0.0.2").echo(b"x"));
+    let far = &mut site.far;
+    far.to = other.address;
+    far.socket.send_to(&message, far.to).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while count(&other.uplink.counters.rx_packets) == 0 {
+        assert!(Instant::now() < deadline, "the datagram comes");
+        site.settle();
+    }
+    assert_eq!(site.frames(0).len(), 1);
+    let path = site.peers[0].path().as_deref().cloned().unwrap();
+    let source = site.far.socket.local_addr().unwrap();
+    assert_eq!((path.uplink(), path.endpoint), (OTHER, source));
+    assert_eq!(path.source, Some(other.address.ip()));
+    assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
+    let origin = Origin {
+        source,
+        local: Some(other.address.ip()),
+        uplink: OTHER,
+    };
+    assert_eq!(site.peers[0].take_moved(), Some(origin));
+    send(&mut site, [0, 2].into_iter());
+    assert_eq!(numbers(&mut site.far, 2), [0, 2]);
+    site.no_drops();
+}
