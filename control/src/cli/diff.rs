@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Failure, apply, check, print, wants_color};
 use crate::api::client::{Client, ClientError};
 use crate::api::{DiffBody, Side};
+use crate::config::Readings;
 use crate::plan::Layers;
 use crate::plan::diff::{Changed, Diff};
 
@@ -41,8 +42,9 @@ pub(super) fn run(
     let diff = match (is_running(from), is_running(&to)) {
         // Nobody has to run for that.
         (false, false) => {
-            let old = Layers::new(Arc::new(check::load(from)?));
-            Diff::between(&old, check::load(&to)?, lines)
+            let read = |path| check::load(path, &mut Readings::default());
+            let old = Layers::new(Arc::new(read(from)?));
+            Diff::between(&old, read(&to)?, lines)
         }
         _ => client
             .diff(&DiffBody {
