@@ -282,30 +282,34 @@ impl Rig {
         let behind = || Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap();
         let snapshot = Snapshot {
             generation: 1,
-            ports: vec![Some(port)],
-            attachments: vec![Some(attachment)],
-            networks: vec![Some(Network {
+            ports: [Some(port)].into_iter().collect(),
+            attachments: [Some(attachment)].into_iter().collect(),
+            networks: [Some(Arc::new(Network {
                 name: "network".into(),
                 gateway_mac: GATEWAY,
                 gateways: vec!["10.0.0.1".parse().unwrap()],
                 prefixes: vec![Prefix::new("10.0.0.0".parse().unwrap(), 24).unwrap()],
                 tunnel: Some(TunnelIndex(0)),
-                macs: vec![(MAC, AttachmentIndex(0))],
+                macs: [(MAC, AttachmentIndex(0))].into(),
                 listeners: 1,
                 routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),
                 plain: None,
-            })],
-            tunnels: vec![Some(Tunnel {
+            }))]
+            .into_iter()
+            .collect(),
+            tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: MTU,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build([(behind(), PeerIndex(0))]),
                 mac1: None,
                 sessions,
-            })],
+            }))]
+            .into_iter()
+            .collect(),
             peers: [Some(Arc::clone(&peer))].into_iter().collect(),
-            uplinks: vec![Some(Arc::clone(&uplink))],
-            workers: vec![[(PortIndex(0), 0)].into_iter().collect()],
+            uplinks: [Some(Arc::clone(&uplink))].into_iter().collect(),
+            workers: vec![Arc::new(vec![(PortIndex(0), 0)])],
         };
         let endpoint: SocketAddr = "192.0.2.2:51820".parse().unwrap();
         peer.publish_path(Some(Path::new(

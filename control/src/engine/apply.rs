@@ -157,7 +157,7 @@ impl Engine {
         drop(prepared.opened);
         let mut left = self.restore(prepared.displaced);
         for (slot, old, new) in prepared.adjusted.into_iter().rev() {
-            let port = self.ports.get_mut(slot);
+            let port = self.ports.change(slot);
             let interface = port.and_then(|port| port.interface.as_mut());
             let undone = interface.map_or(Ok(()), |interface| interface.adjust(&new, &old));
             left.extend(
@@ -184,13 +184,13 @@ impl Engine {
         let by_wg = matches!(goal, Goal::Wg);
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
+        self.networks.carry_out(&plan);
         let (lost, mut failures) = self.commit_tunnels(&mut plan, &mut prepared);
         failures.extend(self.commit_peers(&plan, by_wg, now));
         let moved = self.moves(&plan, &goal);
         let closing = self.commit_ports(&plan, prepared);
         failures.extend(self.still_down(&mut plan));
         self.desire(&plan, goal);
-        self.route_anew(&plan);
         self.publish();
         for command in moved {
             self.workers.send(0, command);
@@ -213,31 +213,6 @@ impl Engine {
         }
     }
 
-    /// Has the routes of networks built anew of which more changed than peers.
-    fn route_anew(&mut self, plan: &[Change]) {
-        for change in plan {
-            let networks = match change {
-                Change::Network(edit) => {
-                    [edit.before(), edit.after()].map(|it| it.map(|it| &it.name))
-                }
-                Change::Port { edit, .. } => {
-                    [edit.before(), edit.after()].map(|it| it.map(|it| &it.network))
-                }
-                Change::Tunnel(Edit::Add(tunnel) | Edit::Remove(tunnel)) => {
-                    let network = self.desired.file().network_of_tunnel(&tunnel.name);
-                    [network.map(|network| &network.name), None]
-                }
-                Change::Tunnel(Edit::Change { .. })
-                | Change::Peer(_)
-                | Change::Cores { .. }
-                | Change::Memory { .. }
-                | Change::Uplink(_) => [None, None],
-            };
-            let networks: Vec<_> = networks.into_iter().flatten().cloned().collect();
-            self.unrouted_networks.extend(networks);
-        }
-    }
-
     /// Publishes a snapshot of the present state of things.
     pub(super) fn publish(&mut self) {
         self.generation += 1;
@@ -249,7 +224,7 @@ impl Engine {
     }
 
     /// Waits until all workers go by the last snapshot, so that what only older ones knew can be closed.
-    fn await_adoption(&mut self) {
+    pub(super) fn await_adoption(&mut self) {
         if !self.workers.await_generation(self.generation, ADOPTION) {
             tracing::warn!("a worker is slow to adopt the new configuration");
         }

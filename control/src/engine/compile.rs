@@ -1,96 +1,146 @@
 //! The snapshot compiler: from the configuration and what is open to what workers read.
 //!
-//! In: ports, networks, tunnels, peers, uplinks. Out: one immutable `Snapshot`. Never:
-//! anything that can fail: what could has been opened before.
+//! In: ports, networks, tunnels, peers, uplinks, and which of them changed. Out: one immutable `Snapshot`, which shares
+//! with the last one what did not. Never: anything that can fail: what could has been opened before; a look at what
+//! did not change.
+//!
+//! 1. Ports with their attachments; networks lose and gain those.
+//! 2. Networks: also those whose tunnels changed. What a network knows of its ports it has from the last snapshot.
+//! 3. Tunnels: also those whose networks changed.
+//! 4. Uplinks whose tunnels came, went or moved to another UDP port.
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use culvert_dataplane::{
     shared::{
-        ids::{AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
-        snapshot::{Attachment, Guard, Network, NextHop, Port, Snapshot, Tunnel},
+        ids::{AttachmentIndex, NetworkIndex, PortIndex, TunnelIndex, UplinkIndex},
+        snapshot::{Attachment, Guard, GuestQueues, Network, Port, Snapshot, Tunnel},
     },
     uplink::Uplink,
 };
-use culvert_wire::{
-    MacAddr,
-    fib::{Fib, Prefix, Rank, Routes},
-};
+use culvert_wire::MacAddr;
 use ipnet::IpNet;
 
-use super::Engine;
-use crate::config::{self, NextHop as ConfigHop};
+use super::{
+    Engine,
+    networks::{Moves, prefix},
+    ports::PortState,
+    tunnels::TunnelState,
+};
+use crate::config;
 
 /// The largest inner packet that an uplink's rooms hold sealed.
 const INNER_MAX: u16 = 9_168;
 
-/// Which of a network's equal prefixes counts: that of the highest rank.
-mod rank {
-    use culvert_wire::fib::Rank;
-
-    /// The gateway's prefixes.
-    pub(super) const ON_LINK: Rank = 0;
-    /// The peers' allowed IPs.
-    pub(super) const PEER: Rank = 1;
-    /// The operator's routes.
-    pub(super) const ROUTE: Rank = 2;
-    /// The ports' addresses.
-    pub(super) const PORT: Rank = 3;
-    /// The gateway's own address.
-    pub(super) const GATEWAY: Rank = 4;
+/// The places of what is to be compiled.
+pub(super) struct Changed {
+    ports: BTreeSet<usize>,
+    networks: BTreeSet<usize>,
+    tunnels: BTreeSet<usize>,
+    uplinks: BTreeSet<usize>,
 }
 
+/// Who has which MAC address in a network.
+pub(super) type Macs = Arc<[(MacAddr, AttachmentIndex)]>;
+
 impl Engine {
-    /// Compiles the present state of things as snapshot `generation`. Of peers and prefixes it shares what did not
-    /// change with the snapshot before.
+    /// Compiles the present state of things as snapshot `generation`: the last one, with what changed since.
     pub(super) fn compile(&mut self, generation: u64) -> Snapshot {
-        self.finish_routes();
-        for (_, tunnel) in self.tunnels.iter_mut() {
-            tunnel.finish(&self.peers);
-        }
-        self.assemble(generation)
+        let changed = Changed {
+            ports: self.ports.take_changed(),
+            networks: self.networks.table.take_changed(),
+            tunnels: self.tunnels.take_changed(),
+            uplinks: self.uplinks.take_changed(),
+        };
+        let last = self.snapshots.load_full();
+        self.compile_upon(&last, changed, generation)
     }
 
-    fn assemble(&self, generation: u64) -> Snapshot {
-        Snapshot {
+    fn compile_upon(&mut self, last: &Snapshot, mut changed: Changed, generation: u64) -> Snapshot {
+        let mut new = Snapshot {
             generation,
-            ports: table(self.ports.places(), self.ports.iter(), |slot, port| {
-                Some(Arc::new(compile_port(slot, port)))
-            }),
-            attachments: table(self.ports.places(), self.ports.iter(), |slot, port| {
-                Some(Arc::new(self.compile_attachment(slot, port)?))
-            }),
-            networks: self
-                .desired
-                .file()
-                .networks
-                .iter()
-                .map(|network| Some(self.compile_network(network)))
-                .collect(),
-            tunnels: table(self.tunnels.places(), self.tunnels.iter(), |_, tunnel| {
-                Some(self.compile_tunnel(tunnel))
-            }),
             peers: self.cells.clone(),
-            uplinks: table(
-                self.uplinks.places(),
-                self.uplinks.iter(),
-                |slot, uplink| Some(Arc::new(self.compile_uplink(slot, uplink))),
-            ),
-            workers: self.compile_workers(),
+            ..last.clone()
+        };
+        let moves = self.compile_ports(last, &mut new, &changed.ports);
+        changed.networks.extend(moves.keys());
+        self.spread(last, &mut changed);
+        for &slot in &changed.networks {
+            let network = self.compile_network(slot, moves.get(&slot), last, &new);
+            new.networks.set(slot, network.map(Arc::new));
+        }
+        for &slot in &changed.tunnels {
+            let tunnel = self.compile_tunnel(slot, &new);
+            new.tunnels.set(slot, tunnel.map(Arc::new));
+        }
+        self.spread_to_uplinks(last, &mut changed);
+        self.compile_uplinks(&mut new, &changed.uplinks);
+        new.workers = self.compile_workers(last, &changed.ports);
+        new
+    }
+
+    /// A tunnel's snapshot tells of its network, and a network's of its tunnel.
+    fn spread(&self, last: &Snapshot, changed: &mut Changed) {
+        for &slot in &changed.tunnels {
+            let before = last.tunnel(TunnelIndex::from_slot(slot));
+            let before = before.and_then(|tunnel| tunnel.network);
+            let now = self.tunnels.get(slot);
+            let now = now.and_then(|tunnel| self.networks.behind(&tunnel.name));
+            changed.networks.extend(before.map(NetworkIndex::slot));
+            changed.networks.extend(now);
+        }
+        for &slot in &changed.networks {
+            let before = last.network(NetworkIndex::from_slot(slot));
+            let before = before.and_then(|network| network.tunnel);
+            changed.tunnels.extend(before.map(TunnelIndex::slot));
+            changed.tunnels.extend(self.tunnel_behind(slot));
         }
     }
 
-    /// What a port's guest is attached with: one per port, in the same place.
-    fn compile_attachment(
+    /// The place of a network's tunnel.
+    fn tunnel_behind(&self, network: usize) -> Option<usize> {
+        let network = self.networks.table.get(network)?;
+        self.tunnels.place(network.config.tunnel.as_ref()?)
+    }
+
+    /// Compiles ports with what their guests are attached with: one per port, in the same place. Answers what networks
+    /// lose and gain by it.
+    fn compile_ports(
         &self,
-        slot: usize,
-        port: &super::ports::PortState,
-    ) -> Option<Attachment> {
+        last: &Snapshot,
+        new: &mut Snapshot,
+        changed: &BTreeSet<usize>,
+    ) -> BTreeMap<usize, Moves> {
+        let mut moves: BTreeMap<usize, Moves> = BTreeMap::new();
+        for &slot in changed {
+            let port = self.ports.get(slot);
+            let attachment = port.and_then(|port| self.compile_attachment(slot, port));
+            let attachment = attachment.map(Arc::new);
+            if let Some(gone) = last.attachment(AttachmentIndex::from_slot(slot)) {
+                let network = moves.entry(gone.network.slot()).or_default();
+                network.gone.push(Arc::clone(gone));
+            }
+            if let Some(come) = &attachment {
+                let network = moves.entry(come.network.slot()).or_default();
+                network.come.push(Arc::clone(come));
+            }
+            new.attachments.set(slot, attachment);
+            let port = port.map(|port| Arc::new(compile_port(slot, port)));
+            new.ports.set(slot, port);
+        }
+        moves
+    }
+
+    fn compile_attachment(&self, slot: usize, port: &PortState) -> Option<Attachment> {
         let config = &port.config;
+        let network = self.networks.table.place(&config.network)?;
         Some(Attachment {
             index: AttachmentIndex::from_slot(slot),
             port: PortIndex::from_slot(slot),
-            network: self.network_index(&config.network)?,
+            network: NetworkIndex::from_slot(network),
             mac: MacAddr(config.mac.octets()),
             addresses: config.addresses.clone(),
             link_locals: Arc::clone(&port.link_locals),
@@ -103,27 +153,20 @@ impl Engine {
         })
     }
 
-    fn compile_network(&self, network: &config::Network) -> Network {
-        let ports = || {
-            let all = self.ports.iter();
-            all.filter(|(_, port)| port.config.network == network.name)
-        };
-        let listeners = ports().filter(|(_, port)| !port.guest.is_ip_only());
-        let listeners = listeners.count();
-        let mut macs: Vec<_> = ports()
-            .map(|(slot, port)| {
-                (
-                    MacAddr(port.config.mac.octets()),
-                    AttachmentIndex::from_slot(slot),
-                )
-            })
-            .collect();
-        macs.sort_unstable_by_key(|&(mac, _)| mac);
-        let tunnel = network
-            .tunnel
-            .as_ref()
-            .and_then(|name| self.tunnel_slot(name));
-        Network {
+    fn compile_network(
+        &mut self,
+        slot: usize,
+        moves: Option<&Moves>,
+        last: &Snapshot,
+        new: &Snapshot,
+    ) -> Option<Network> {
+        let before = last.network(NetworkIndex::from_slot(slot));
+        let macs = macs(before, moves);
+        self.route(slot, moves, &macs, new);
+        let tunnel = self.tunnel_behind(slot);
+        let state = self.networks.table.get(slot)?;
+        let network = &state.config;
+        Some(Network {
             name: network.name.to_string(),
             gateway_mac: MacAddr(network.gateway_mac.octets()),
             gateways: network.gateways.iter().map(IpNet::addr).collect(),
@@ -133,202 +176,113 @@ impl Engine {
                 .filter_map(|&net| prefix(net))
                 .collect(),
             tunnel: tunnel.map(TunnelIndex::from_slot),
-            macs,
-            listeners,
-            routes: self
-                .routes_of
-                .get(&network.name)
-                .map_or_else(Fib::default, |routes| routes.finished().clone()),
-            plain: self
-                .plain_port(network)
-                .map(|(slot, _)| AttachmentIndex::from_slot(slot)),
-        }
-    }
-
-    /// The one port of a plain network.
-    fn plain_port(&self, network: &config::Network) -> Option<(usize, &super::ports::PortState)> {
-        self.ports
-            .iter()
-            .find(|(_, port)| network.is_plain() && port.config.network == network.name)
-    }
-
-    /// Builds the routes of networks anew whose ports, gateway or own routes changed.
-    fn finish_routes(&mut self) {
-        let file = Arc::clone(self.desired.file());
-        let anew = std::mem::take(&mut self.unrouted_networks);
-        if !anew.is_empty() {
-            let all: HashSet<_> = file.networks.iter().map(|network| &network.name).collect();
-            self.routes_of.retain(|name, _| all.contains(name));
-        }
-        for network in &file.networks {
-            if anew.contains(&network.name) || !self.routes_of.contains_key(&network.name) {
-                let tunnel = network.tunnel.as_ref();
-                let tunnel = tunnel.and_then(|name| self.tunnel_slot(name));
-                let routes = Routes::build(self.network_routes(network, tunnel));
-                self.routes_of.insert(network.name.clone(), routes);
-            }
-        }
-        self.routes_of.values_mut().for_each(Routes::finish);
-    }
-
-    /// Carries over to the routes of the network behind a tunnel that a peer's prefixes changed.
-    pub(super) fn reroute(
-        &mut self,
-        tunnel: &config::Name,
-        place: usize,
-        old: &[IpNet],
-        new: &[IpNet],
-    ) {
-        let network = self.desired.file().network_of_tunnel(tunnel);
-        let Some(network) =
-            network.filter(|network| !self.unrouted_networks.contains(&network.name))
-        else {
-            return;
-        };
-        let by_name = |route: &config::NetworkRoute| matches!(route.next_hop, ConfigHop::Peer(_));
-        if network.routes.iter().any(by_name) {
-            // They may lead elsewhere, too.
-            self.unrouted_networks.insert(network.name.clone());
-            return;
-        }
-        let Some(routes) = self.routes_of.get_mut(&network.name) else {
-            return;
-        };
-        let next_hop = NextHop::Peer(PeerIndex::from_slot(place));
-        let (gone, come) = apart(old, new);
-        for prefix in gone {
-            routes.unset(prefix, rank::PEER, next_hop);
-        }
-        for prefix in come {
-            routes.set(prefix, rank::PEER, next_hop);
-        }
-    }
-
-    /// A network's routes, with their ranks.
-    pub(super) fn network_routes(
-        &self,
-        network: &config::Network,
-        tunnel: Option<usize>,
-    ) -> Vec<(Prefix, Rank, NextHop)> {
-        let mut routes = Vec::new();
-        let mut add = |net: IpNet, rank, next_hop| {
-            routes.extend(prefix(net).map(|p| (p, rank, next_hop)));
-        };
-        for gateway in &network.gateways {
-            add(gateway.trunc(), rank::ON_LINK, NextHop::Unreachable);
-        }
-        let state = tunnel.and_then(|slot| self.tunnels.get(slot));
-        for &slot in state.into_iter().flat_map(|tunnel| tunnel.peers.values()) {
-            let peer = self.peers.get(slot);
-            for net in peer.into_iter().flat_map(|peer| &peer.config.allowed_ips) {
-                add(*net, rank::PEER, NextHop::Peer(PeerIndex::from_slot(slot)));
-            }
-        }
-        if network.is_plain() {
-            return routes;
-        }
-        let ports = || {
-            self.ports
+            listeners: listeners(before, moves, last, new),
+            routes: state.routes.finished().clone(),
+            plain: macs
                 .iter()
-                .filter(|(_, p)| p.config.network == network.name)
-        };
-        let guest = |address: IpAddr| {
-            ports()
-                .find(|(_, port)| port.config.addresses.contains(&address))
-                .map(|(slot, _)| NextHop::Guest(AttachmentIndex::from_slot(slot)))
-        };
-        for route in &network.routes {
-            let next_hop = match &route.next_hop {
-                ConfigHop::Peer(name) => state
-                    .and_then(|tunnel| tunnel.named(name))
-                    .map(|slot| NextHop::Peer(PeerIndex::from_slot(slot))),
-                ConfigHop::Guest(address) => guest(*address),
-                ConfigHop::Unreachable => None,
-            };
-            add(
-                route.to,
-                rank::ROUTE,
-                next_hop.unwrap_or(NextHop::Unreachable),
-            );
-        }
-        for (slot, port) in ports() {
-            for &address in &port.config.addresses {
-                add(
-                    IpNet::from(address),
-                    rank::PORT,
-                    NextHop::Guest(AttachmentIndex::from_slot(slot)),
-                );
-            }
-        }
-        for gateway in &network.gateways {
-            add(IpNet::from(gateway.addr()), rank::GATEWAY, NextHop::Gateway);
-        }
-        routes
+                .map(|&(_, at)| at)
+                .min()
+                .filter(|_| network.is_plain()),
+            macs,
+        })
     }
 
-    fn compile_tunnel(&self, tunnel: &super::tunnels::TunnelState) -> Tunnel {
-        let network = self.desired.file().network_of_tunnel(&tunnel.name);
-        Tunnel {
+    fn compile_tunnel(&mut self, slot: usize, new: &Snapshot) -> Option<Tunnel> {
+        let tunnel = self.tunnels.get_mut(slot)?;
+        tunnel.finish(&self.peers);
+        let tunnel = self.tunnels.get(slot)?;
+        let network = self.networks.behind(&tunnel.name);
+        let network = network.map(NetworkIndex::from_slot);
+        Some(Tunnel {
             name: tunnel.name.to_string(),
-            mtu: self.tunnel_mtu(&tunnel.config, network),
-            network: network.and_then(|network| self.network_index(&network.name)),
+            mtu: self.tunnel_mtu(tunnel, network.and_then(|network| new.network(network))),
+            network,
             allowed: tunnel.allowed().clone(),
             mac1: tunnel.device.mac1(),
             sessions: Arc::clone(&tunnel.sessions),
-        }
+        })
     }
 
     /// A tunnel's MTU: of a plain network it is what its interface has now, as with the
     /// kernel's WireGuard interfaces.
-    fn tunnel_mtu(&self, tunnel: &config::Tunnel, network: Option<&config::Network>) -> u16 {
+    fn tunnel_mtu(&self, tunnel: &TunnelState, network: Option<&Network>) -> u16 {
         let interface = network
-            .and_then(|network| self.plain_port(network))
-            .and_then(|(_, port)| port.interface.as_ref());
-        interface.map_or(tunnel.mtu, |interface| {
+            .and_then(|network| self.ports.get(network.plain?.slot()))
+            .and_then(|port| port.interface.as_ref());
+        interface.map_or(tunnel.config.mtu, |interface| {
             u16::try_from(interface.mtu).map_or(INNER_MAX, |mtu| mtu.min(INNER_MAX))
         })
     }
 
-    fn compile_uplink(&self, slot: usize, uplink: &super::uplinks::UplinkState) -> Uplink {
-        let tunnels = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| tunnel.uplink == slot)
-            .map(|(index, tunnel)| (tunnel.config.listen_port, TunnelIndex::from_slot(index)))
-            .collect();
-        Uplink {
-            index: UplinkIndex::from_slot(slot),
-            name: uplink.config.name.to_string(),
-            addresses: uplink.addresses(&self.hosts),
-            tunnels,
-            hop: Arc::clone(&uplink.hop),
-            counters: Arc::clone(&uplink.counters),
+    /// An uplink tells which tunnel listens on which UDP port.
+    fn spread_to_uplinks(&self, last: &Snapshot, changed: &mut Changed) {
+        let is_known = |slot: usize| {
+            let index = TunnelIndex::from_slot(slot);
+            let Some(now) = self.tunnels.get(slot) else {
+                return last.tunnel(index).is_none();
+            };
+            let uplink = last.uplink(UplinkIndex::from_slot(now.uplink));
+            uplink.and_then(|uplink| uplink.tunnel(now.config.listen_port)) == Some(index)
+        };
+        if !changed.tunnels.iter().copied().all(is_known) {
+            changed.uplinks.extend(0..self.uplinks.places());
+        }
+    }
+
+    fn compile_uplinks(&self, new: &mut Snapshot, changed: &BTreeSet<usize>) {
+        if changed.is_empty() {
+            return;
+        }
+        let mut listening: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (slot, tunnel) in self.tunnels.iter() {
+            let listener = (tunnel.config.listen_port, TunnelIndex::from_slot(slot));
+            listening.entry(tunnel.uplink).or_default().push(listener);
+        }
+        for &slot in changed {
+            let mut tunnels = listening.remove(&slot).unwrap_or_default();
+            tunnels.sort_unstable();
+            let uplink = self.uplinks.get(slot).map(|uplink| Uplink {
+                index: UplinkIndex::from_slot(slot),
+                name: uplink.config.name.to_string(),
+                addresses: uplink.addresses(&self.hosts),
+                tunnels,
+                hop: Arc::clone(&uplink.hop),
+                counters: Arc::clone(&uplink.counters),
+            });
+            new.uplinks.set(slot, uplink.map(Arc::new));
         }
     }
 
     /// Which worker polls which guest ring.
-    fn compile_workers(&self) -> Vec<Vec<(PortIndex, u16)>> {
-        let mut workers = vec![Vec::new(); self.workers.count()];
-        for (slot, port) in self.ports.iter() {
-            for (queue, worker) in port.config.queue_workers.iter().enumerate() {
-                let Ok(queue) = u16::try_from(queue) else {
-                    continue;
-                };
-                if let Some(queues) = workers.get_mut(usize::from(worker.0)) {
+    fn compile_workers(&self, last: &Snapshot, changed: &BTreeSet<usize>) -> Vec<Arc<GuestQueues>> {
+        let mut come = vec![Vec::new(); self.workers.count()];
+        for &slot in changed {
+            let port = self.ports.get(slot);
+            let owners = port.map_or(&[][..], |port| &port.config.queue_workers);
+            for (queue, worker) in (0..).zip(owners) {
+                if let Some(queues) = come.get_mut(usize::from(worker.0)) {
                     queues.push((PortIndex::from_slot(slot), queue));
                 }
             }
         }
-        workers
-    }
-
-    fn network_index(&self, name: &config::Name) -> Option<NetworkIndex> {
-        let place = self.desired.file().network_place(name)?;
-        Some(NetworkIndex::from_slot(place))
+        let queues = |(worker, mut queues): (usize, GuestQueues)| {
+            let before = last.workers.get(worker).cloned().unwrap_or_default();
+            if changed.is_empty() {
+                return before;
+            }
+            let stay = before.iter().copied();
+            queues.extend(stay.filter(|(port, _)| !changed.contains(&port.slot())));
+            queues.sort_unstable();
+            match queues == *before {
+                true => before,
+                false => Arc::new(queues),
+            }
+        };
+        come.into_iter().enumerate().map(queues).collect()
     }
 }
 
-fn compile_port(slot: usize, port: &super::ports::PortState) -> Port {
+fn compile_port(slot: usize, port: &PortState) -> Port {
     Port {
         index: PortIndex::from_slot(slot),
         name: port.config.name.to_string(),
@@ -339,38 +293,57 @@ fn compile_port(slot: usize, port: &super::ports::PortState) -> Port {
     }
 }
 
-/// A FIB prefix; host bits are cleared.
-pub(super) fn prefix(net: IpNet) -> Option<Prefix> {
-    Prefix::new(net.network(), net.prefix_len())
+fn macs(before: Option<&Network>, moves: Option<&Moves>) -> Macs {
+    let before = before.map(|network| Arc::clone(&network.macs));
+    let before = before.unwrap_or_default();
+    let Some(moves) = moves else {
+        return before;
+    };
+    let gone: HashSet<_> = moves.gone.iter().map(|gone| gone.index).collect();
+    let stay = before.iter().filter(|(_, at)| !gone.contains(at)).copied();
+    let come = moves.come.iter().map(|come| (come.mac, come.index));
+    let mut macs: Vec<_> = stay.chain(come).collect();
+    macs.sort_unstable();
+    macs.into()
 }
 
-/// The prefixes that only the first of two sorted lists has, and those that only the second has.
-pub(super) fn apart(old: &[IpNet], new: &[IpNet]) -> (Vec<Prefix>, Vec<Prefix>) {
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        match (old.peek(), new.peek()) {
-            (Some(a), Some(b)) if a == b => {
-                old.next();
-                new.next();
-            }
-            (Some(a), b) if b.is_none_or(|b| a < b) => {
-                gone.extend(old.next().and_then(|net| prefix(*net)));
-            }
-            (_, Some(_)) => come.extend(new.next().and_then(|net| prefix(*net))),
-            (_, None) => return (gone, come),
+/// How many of a network's guests hear broadcasts.
+fn listeners(
+    before: Option<&Network>,
+    moves: Option<&Moves>,
+    last: &Snapshot,
+    new: &Snapshot,
+) -> usize {
+    let before = before.map_or(0, |network| network.listeners);
+    let hear = |all: &[Arc<Attachment>], snapshot: &Snapshot| {
+        let hears = |it: &&Arc<Attachment>| {
+            let port = snapshot.port(it.port);
+            port.is_some_and(|port| !port.guest.is_ip_only())
+        };
+        all.iter().filter(hears).count()
+    };
+    moves.map_or(before, |moves| {
+        before + hear(&moves.come, new) - hear(&moves.gone, last)
+    })
+}
+
+#[cfg(test)]
+impl Engine {
+    /// What compiling everything makes of the present state of things, with routes built anew.
+    pub(super) fn compile_all(&mut self) -> Snapshot {
+        let all = |places: usize| (0..places).collect();
+        let changed = Changed {
+            ports: all(self.ports.places()),
+            networks: all(self.networks.table.places()),
+            tunnels: all(self.tunnels.places()),
+            uplinks: all(self.uplinks.places()),
+        };
+        let tables = self.networks.table.iter_mut();
+        let kept: Vec<_> = tables.map(|(_, network)| network.rebuild()).collect();
+        let new = self.compile_upon(&Snapshot::default(), changed, self.generation);
+        for ((_, network), routes) in self.networks.table.iter_mut().zip(kept) {
+            network.routes = routes;
         }
+        new
     }
-}
-
-fn table<'t, S: 't, T>(
-    places: usize,
-    items: impl Iterator<Item = (usize, &'t S)>,
-    compile: impl Fn(usize, &'t S) -> Option<T>,
-) -> Vec<Option<T>> {
-    let mut table: Vec<Option<T>> = (0..places).map(|_| None).collect();
-    for (slot, item) in items {
-        table[slot] = compile(slot, item);
-    }
-    table
 }

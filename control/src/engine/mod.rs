@@ -11,8 +11,8 @@
 //!
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
-//! ports, [`workers`] threads, [`turns`] whose turn it is to be served, [`compile`] snapshots, [`apply`] plans carried
-//! out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`places`] where peers may be, [`resolver`] what names
+//! ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`table`] what
+//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`places`] where peers may be, [`resolver`] what names
 //! stand for, [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
@@ -21,6 +21,7 @@ mod devices;
 mod endpoints;
 mod hops;
 mod interfaces;
+mod networks;
 mod paths;
 mod places;
 mod ports;
@@ -28,6 +29,7 @@ mod report;
 mod resolver;
 mod round;
 mod slots;
+mod table;
 mod tunnels;
 mod turns;
 mod uapi;
@@ -35,7 +37,7 @@ mod uplinks;
 mod workers;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::VecDeque,
     error::Error,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -57,11 +59,10 @@ use culvert_dataplane::{
         leaves::Leaves,
         limits::REQUESTS_PER_ROUND,
         peer::Peer as Cell,
-        snapshot::{NextHop, Snapshot, SnapshotCell},
+        snapshot::{Snapshot, SnapshotCell},
     },
 };
 use culvert_directory::Listener;
-use culvert_wire::fib::Routes;
 use culvert_wireguard::{Budget, Instant, Now, Transmit};
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -72,10 +73,12 @@ use self::{
     apply::{Goal, Leaving},
     endpoints::Endpoints,
     hops::Hops,
+    networks::Networks,
     places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
     resolver::Resolver,
     slots::Slots,
+    table::Table,
     tunnels::{Outdated, PeerState, TunnelState, Wish},
     turns::Turns,
     uplinks::{Dpdk, UplinkState},
@@ -209,22 +212,18 @@ struct Engine {
     attention: Arc<Attention>,
     workers: Workers,
     turns: Turns,
-    uplinks: Slots<UplinkState>,
+    uplinks: Table<UplinkState>,
     hosts: Stacks,
     hops: Hops,
-    tunnels: Slots<TunnelState>,
-    /// Their places by their names.
-    tunnel_names: HashMap<Name, usize>,
+    tunnels: Table<TunnelState>,
+    networks: Networks,
     peers: Slots<PeerState>,
     outdated: Outdated,
     /// Peers as snapshots have them.
     cells: Leaves<Arc<Cell>>,
-    /// Networks' routes, and those to be built anew, by name.
-    routes_of: HashMap<Name, Routes<NextHop>>,
-    unrouted_networks: HashSet<Name>,
     /// Removed peers whose places workers may still know.
     leaving: VecDeque<Leaving>,
-    ports: Slots<PortState>,
+    ports: Table<PortState>,
     /// Ports that can't be opened at present: they are tried again.
     down: Vec<DownPort>,
     ears: Ears,
@@ -305,19 +304,17 @@ impl Engine {
             retired: Vec::new(),
             attention,
             workers,
-            uplinks: Slots::default(),
+            uplinks: Table::default(),
             hosts: Stacks::default(),
             hops: Hops::default(),
             turns: Turns::default(),
-            tunnels: Slots::default(),
-            tunnel_names: HashMap::new(),
+            tunnels: Table::default(),
+            networks: Networks::default(),
             peers: Slots::default(),
             outdated: Outdated::default(),
             cells: Leaves::default(),
-            routes_of: HashMap::new(),
-            unrouted_networks: HashSet::new(),
             leaving: VecDeque::new(),
-            ports: Slots::default(),
+            ports: Table::default(),
             down: Vec::new(),
             ears,
             news,
@@ -386,11 +383,11 @@ impl Engine {
         self.doors.order(uapi::Names::new());
         self.doors.wait(CLOSED);
         self.endpoints.finish();
-        self.ports = Slots::default();
+        self.ports = Table::default();
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.close();
         }
-        self.tunnels = Slots::default();
+        self.tunnels = Table::default();
         // Last: who waits for this name finds the interface's and the UDP port free.
         self.lone_socket = None;
     }
@@ -547,7 +544,7 @@ impl Engine {
     }
 
     fn tunnel_slot(&self, name: &Name) -> Option<usize> {
-        self.tunnel_names.get(name).copied()
+        self.tunnels.place(name)
     }
 
     fn peer_place(&self, tunnel: &Name, key: &PublicKey) -> Option<usize> {

@@ -22,7 +22,10 @@ use culvert_vhost::{self as vhost, LinkDown, PortEvent};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::interfaces::{Interface, InterfaceEvent, Keeper};
+use super::{
+    interfaces::{Interface, InterfaceEvent, Keeper},
+    table::Named,
+};
 use crate::config::{self, Account, PortDriver, SocketMode};
 
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
@@ -62,6 +65,12 @@ pub(super) struct Ears {
     pub(super) attention: Arc<Attention>,
     /// Workers look at a ring anew when it starts.
     pub(super) doorbells: Vec<Arc<Wake>>,
+}
+
+impl Named for PortState {
+    fn name(&self) -> &config::Name {
+        &self.config.name
+    }
 }
 
 impl PortState {

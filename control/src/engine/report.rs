@@ -105,7 +105,6 @@ impl Engine {
     }
 
     fn report_ports(&self) -> Vec<Port> {
-        let slots = self.port_slots();
         let port = |config: &config::Port| {
             let down = self
                 .down
@@ -132,7 +131,7 @@ impl Engine {
                     ..Port::default()
                 });
             }
-            let port = self.ports.get(*slots.get(&config.name)?)?;
+            let port = self.ports.named(&config.name)?;
             let queues = || 0..config.queues;
             let mut drops = named(&port.drops);
             let (mut rx, mut tx) = (Traffic::default(), Traffic::default());

@@ -38,7 +38,8 @@ impl Engine {
     pub(super) fn round(&mut self, now: Now) -> Result<bool, EngineError> {
         self.rounds += 1;
         while let Ok((name, event)) = self.news.try_recv() {
-            if let Some((slot, port)) = self.ports.iter_mut().find(|(_, p)| p.config.name == name)
+            if let Some(slot) = self.ports.place(&name)
+                && let Some(port) = self.ports.get_mut(slot)
                 && port.heard(event, now.monotonic)
             {
                 // A worker that is too far behind loses it; the VMM repeats its request.
@@ -68,12 +69,12 @@ impl Engine {
     /// What has become of interfaces. An MTU that the host gave to the interface of a
     /// plain network is its tunnel's from then on.
     fn take_links(&mut self, now: Now) {
-        let mut follow = false;
+        let mut follow = Vec::new();
         let mut any = false;
         let mut switched = Vec::new();
         while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
             any = true;
-            for (_, port) in self.ports.iter_mut() {
+            for (slot, port) in self.ports.iter_mut() {
                 let was_up = port.link_up;
                 let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
                 for event in events.into_iter().flatten() {
@@ -83,7 +84,7 @@ impl Engine {
                     }
                     port.heard_interface(event);
                     match event {
-                        InterfaceEvent::Mtu(_) => follow = true,
+                        InterfaceEvent::Mtu(_) => follow.push(slot),
                         // Where its news don't come from, it may be up.
                         InterfaceEvent::Up | InterfaceEvent::Moved => {
                             switched.push((port.config.network.clone(), true));
@@ -102,15 +103,19 @@ impl Engine {
         for (network, up) in switched {
             self.switch(&network, up, now);
         }
-        if follow {
+        if !follow.is_empty() {
+            for slot in follow {
+                self.ports.change(slot);
+            }
             self.publish();
         }
     }
 
     /// The tunnel of a plain network rests while its interface is down, as the kernel's do.
     fn switch(&mut self, network: &Name, up: bool, now: Now) {
-        let file = self.desired.file();
-        let network = file.network(network).filter(|n| n.is_plain());
+        let network = self.networks.table.named(network);
+        let network = network.map(|network| &network.config);
+        let network = network.filter(|network| network.is_plain());
         let tunnel = network.and_then(|network| network.tunnel.as_ref());
         let slot = tunnel.and_then(|name| self.tunnel_slot(name));
         if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {

@@ -39,23 +39,9 @@ impl<T> Slots<T> {
         }
     }
 
-    /// Keeps `item`; answers its place.
-    pub(super) fn insert(&mut self, item: T) -> usize {
-        let slot = self.reserve();
-        self.put(slot, item);
-        slot
-    }
-
     /// How many items there are.
     pub(super) fn len(&self) -> usize {
         self.taken
-    }
-
-    /// Takes the item out of its place.
-    pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
-        let item = self.take(slot)?;
-        self.vacate(slot);
-        Some(item)
     }
 
     /// Takes the item out, but nobody gets its place before `vacate`.
@@ -103,6 +89,20 @@ impl<T> Slots<T> {
 #[cfg(test)]
 mod tests {
     use super::Slots;
+
+    impl Slots<char> {
+        fn insert(&mut self, item: char) -> usize {
+            let slot = self.reserve();
+            self.put(slot, item);
+            slot
+        }
+
+        fn remove(&mut self, slot: usize) -> Option<char> {
+            let item = self.take(slot);
+            self.vacate(slot);
+            item
+        }
+    }
 
     #[test]
     fn the_longest_vacant_place_is_taken_first() {

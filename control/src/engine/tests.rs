@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod awaited;
+mod compile;
 mod far;
 mod peers;
 mod proposals;
@@ -445,10 +446,12 @@ fn what_a_guest_came_to_own_stays_behind_in_its_network() {
     for (network, address) in [("one", "fd01::6"), ("two", "fd02::5"), ("one", "fd01::6")] {
         site.apply(with(network, address)).unwrap();
         let snapshot = site.engine.snapshots.load_full();
-        let attachment = snapshot.attachments[0].as_ref().unwrap();
+        let attachment = snapshot.attachments.get(0).unwrap();
         owned.push(Arc::clone(&attachment.link_locals));
-        let networks = snapshot.networks.iter().flatten();
-        let heard: Vec<_> = networks.map(|n| (n.name == network, n.listeners)).collect();
+        let networks = snapshot.networks.iter();
+        let heard: Vec<_> = networks
+            .map(|(_, n)| (n.name == network, n.listeners))
+            .collect();
         assert!(
             heard
                 .iter()
@@ -462,7 +465,7 @@ fn what_a_guest_came_to_own_stays_behind_in_its_network() {
     // Within its network it stays.
     site.apply(with("one", "fd01::7")).unwrap();
     let snapshot = site.engine.snapshots.load_full();
-    let attachment = snapshot.attachments[0].as_ref().unwrap();
+    let attachment = snapshot.attachments.get(0).unwrap();
     assert!(Arc::ptr_eq(&owned[2], &attachment.link_locals));
 }
 
@@ -691,103 +694,6 @@ fn a_storm_of_requests_does_not_starve_handshakes() {
         ended.store(true, Ordering::Relaxed);
         assert!(rounds.is_some());
     });
-}
-
-/// Whether tables that were changed one by one are what building them anew makes of the peers.
-fn assert_tables(site: &Site, network: &Name, tunnel: &Name) {
-    let engine = &site.engine;
-    let slot = engine.tunnel_slot(tunnel).unwrap();
-    let config = engine.desired.file().network(network).unwrap();
-    let anew = Routes::build(engine.network_routes(config, Some(slot)));
-    let snapshot = engine.snapshots.load();
-    let routes = &snapshot.networks[0].as_ref().unwrap().routes;
-    let allowed = &snapshot.tunnels[slot].as_ref().unwrap().allowed;
-    for last in 0..=255_u8 {
-        for address in [
-            [10, 9, 0, last],
-            [10, 9, last, 1],
-            [10, 0, 1, last],
-            [last, 1, 1, 1],
-        ] {
-            let address = std::net::Ipv4Addr::from(address);
-            assert_eq!(
-                routes.lookup_v4(address),
-                anew.finished().lookup_v4(address),
-                "{address}"
-            );
-            let peer = allowed.lookup_v4(address);
-            let owner = peer.map(|peer| &engine.peers.get(peer.slot()).unwrap().config);
-            let has = |nets: &[ipnet::IpNet]| {
-                nets.iter()
-                    .any(|net| net.contains(&std::net::IpAddr::V4(address)))
-            };
-            assert!(
-                owner.is_none_or(|owner| has(&owner.allowed_ips)),
-                "{address}"
-            );
-            assert!(
-                peer.is_none_or(|peer| snapshot.peer(peer).is_some()),
-                "{address}"
-            );
-        }
-    }
-}
-
-#[test]
-fn tables_that_change_one_by_one_are_as_if_built_anew() {
-    let [port] = free_ports();
-    let mut config = crowd(port, 200);
-    let network = parse(
-        "uplinks: {lo: {driver: udp}}\ntunnels: {a: {uplink: lo, listen_port: 9, private_key_file: a.key, peers: {}}}\nnetworks: {blue: {gateway: [10.0.1.1/24], tunnel: a}}\nports: {vm1: {network: blue, mac: \"52:54:00:00:00:01\", addresses: [10.0.1.5]}}\n",
-    );
-    config.networks = network.networks;
-    config.ports = network.ports;
-    let keys: Vec<_> = config.tunnels[0]
-        .peers
-        .iter()
-        .map(|peer| peer.public_key)
-        .collect();
-    let mut site = Site::start(config.clone());
-    let (blue, a) = (name("blue"), name("a"));
-    assert_tables(&site, &blue, &a);
-    let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
-    // More of it, one that another has, the gateway's own prefix, all.
-    for (peer, prefix) in [
-        (5, "10.9.0.0/24"),
-        (6, "10.9.0.0/24"),
-        (7, "10.9.0.128/25"),
-        (8, "10.0.1.0/24"),
-        (9, "0.0.0.0/0"),
-        (10, "10.0.1.5/32"),
-    ] {
-        site.set(
-            "a",
-            &[Change::Peer(keys[peer]), Change::AllowedIp(net(prefix))],
-        );
-        assert_tables(&site, &blue, &a);
-    }
-    site.set(
-        "a",
-        &[
-            Change::Peer(keys[9]),
-            Change::ReplaceAllowedIps,
-            Change::Peer(keys[7]),
-            Change::Remove,
-        ],
-    );
-    assert_tables(&site, &blue, &a);
-    site.set(
-        "a",
-        &[
-            Change::Peer(keys[6]),
-            Change::DropAllowedIp(net("10.9.0.0/24")),
-        ],
-    );
-    assert_tables(&site, &blue, &a);
-    // A file with one peer less takes all of it back.
-    config.tunnels[0].peers.remove(20);
-    site.apply(config).unwrap();
-    assert_tables(&site, &blue, &a);
 }
 
 /// What one change costs this thread among many, printed.

@@ -32,9 +32,10 @@ use ipnet::IpNet;
 use rand_core::UnwrapErr;
 
 use super::{
-    compile::{apart, prefix},
+    networks::{apart, prefix},
     places::Places,
     slots::Slots,
+    table::Named,
 };
 use crate::config::{self, Endpoint, Name};
 
@@ -190,6 +191,12 @@ pub(super) enum Wish {
     Path(usize),
     /// The peer has not answered so many calls.
     Unanswered(usize, u32),
+}
+
+impl Named for TunnelState {
+    fn name(&self) -> &Name {
+        &self.name
+    }
 }
 
 impl TunnelState {

@@ -22,7 +22,7 @@ use culvert_dataplane::{
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::{EngineError, hops::Hops};
+use super::{EngineError, hops::Hops, table::Named};
 use crate::{
     config::{self, UplinkDriver},
     netlink::index_of,
@@ -58,6 +58,12 @@ pub(super) enum Kind {
     /// A device, which needs a host stack beside it.
     #[cfg(feature = "dpdk")]
     Dpdk(Box<dpdk::DpdkUplink>),
+}
+
+impl Named for UplinkState {
+    fn name(&self) -> &config::Name {
+        &self.config.name
+    }
 }
 
 impl UplinkState {

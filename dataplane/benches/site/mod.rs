@@ -162,20 +162,22 @@ impl Site {
         let sessions = Arc::new(SessionTable::new(4 * peers.len()));
         let snapshot = Snapshot {
             generation: 1,
-            ports: vec![Some(Arc::clone(&port))],
-            attachments: vec![Some(attachment)],
-            networks: vec![Some(network(peers.len()))],
-            tunnels: vec![Some(Tunnel {
+            ports: [Some(Arc::clone(&port))].into_iter().collect(),
+            attachments: [Some(attachment)].into_iter().collect(),
+            networks: [Some(Arc::new(network(peers.len())))].into_iter().collect(),
+            tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: MTU,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build((0..peers.len()).map(|n| (behind(n), index(n)))),
                 mac1: None,
                 sessions: Arc::clone(&sessions),
-            })],
+            }))]
+            .into_iter()
+            .collect(),
             peers: peers.iter().cloned().map(Some).collect(),
-            uplinks: vec![Some(Arc::clone(&uplink))],
-            workers: vec![vec![(PortIndex(0), 0)]],
+            uplinks: [Some(Arc::clone(&uplink))].into_iter().collect(),
+            workers: vec![Arc::new(vec![(PortIndex(0), 0)])],
         };
         let attention = Arc::new(Attention::new().unwrap());
         let (end, mut control) = control_link::link(attention, 1).unwrap();
@@ -331,7 +333,7 @@ fn network(peers: usize) -> Network {
         gateways: vec![gateway.into()],
         prefixes: vec![own(gateway, 24)],
         tunnel: Some(TUNNEL),
-        macs: vec![(GUEST, AttachmentIndex(0))],
+        macs: [(GUEST, AttachmentIndex(0))].into(),
         listeners: 1,
         routes: Fib::build(near.into_iter().chain(far)),
         plain: None,

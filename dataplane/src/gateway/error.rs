@@ -84,8 +84,8 @@ mod tests {
             sessions: Arc::new(SessionTable::new(16)),
         };
         Snapshot {
-            networks: vec![Some(network)],
-            tunnels: vec![Some(tunnel)],
+            networks: [Some(Arc::new(network))].into_iter().collect(),
+            tunnels: [Some(Arc::new(tunnel))].into_iter().collect(),
             ..Snapshot::default()
         }
     }

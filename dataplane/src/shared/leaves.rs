@@ -19,6 +19,18 @@ impl<T> Default for Leaves<T> {
 }
 
 impl<T> Leaves<T> {
+    /// All places, vacant ones among them.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.0.len() * LEAF
+    }
+
+    /// All items with their places.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        let places = self.0.iter().flat_map(|leaf| leaf.iter()).enumerate();
+        places.filter_map(|(place, item)| Some((place, item.as_ref()?)))
+    }
+
     /// The item at a place.
     #[inline]
     #[must_use]
@@ -28,6 +40,12 @@ impl<T> Leaves<T> {
 }
 
 impl<T: Clone> Leaves<T> {
+    /// The item at a place, to be changed.
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
+        let leaf = Arc::make_mut(self.0.get_mut(place / LEAF)?);
+        leaf[place % LEAF].as_mut()
+    }
+
     /// Puts an item to a place, or takes it from there.
     pub fn set(&mut self, place: usize, item: Option<T>) {
         while self.0.len() <= place / LEAF {
@@ -69,5 +87,19 @@ mod tests {
             .zip(&now.0)
             .filter(|(a, b)| Arc::ptr_eq(a, b));
         assert_eq!(shared.count(), 3);
+    }
+
+    #[test]
+    fn items_are_told_with_their_places() {
+        let mut leaves = Leaves::default();
+        for place in [700, 3, 255] {
+            leaves.set(place, Some(place));
+        }
+        leaves.set(3, None);
+        *leaves.get_mut(700).unwrap() = 7;
+        assert_eq!(leaves.get_mut(701), None);
+        let items: Vec<_> = leaves.iter().map(|(place, item)| (place, *item)).collect();
+        assert_eq!(items, [(255, 255), (700, 7)]);
+        assert_eq!(leaves.places(), 768);
     }
 }

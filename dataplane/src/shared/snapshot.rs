@@ -139,7 +139,7 @@ pub struct Port {
 }
 
 /// A network: ports behind one gateway.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// The operator's name for it.
     pub name: String,
@@ -152,7 +152,7 @@ pub struct Network {
     /// The tunnel that its traffic takes.
     pub tunnel: Option<TunnelIndex>,
     /// Who has which MAC address, sorted.
-    pub macs: Vec<(MacAddr, AttachmentIndex)>,
+    pub macs: Arc<[(MacAddr, AttachmentIndex)]>,
     /// How many of those hear broadcasts: all but who speaks IP alone.
     pub listeners: usize,
     /// Who has which IP address. Of a plain network: peers alone.
@@ -179,7 +179,7 @@ impl Network {
 }
 
 /// A tunnel: one WireGuard interface.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tunnel {
     /// The operator's name for it.
     pub name: String,
@@ -209,38 +209,38 @@ pub struct Attached<'s> {
 /// The guest queues that one worker polls.
 pub type GuestQueues = Vec<(PortIndex, u16)>;
 
-/// All of it.
-#[derive(Debug, Default)]
+/// All of it. A clone shares everything: the next one is made of the last, with what changed.
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Counts snapshots.
     pub generation: u64,
     /// By `PortIndex`.
-    pub ports: Vec<Option<Arc<Port>>>,
+    pub ports: Leaves<Arc<Port>>,
     /// By `AttachmentIndex`.
-    pub attachments: Vec<Option<Arc<Attachment>>>,
+    pub attachments: Leaves<Arc<Attachment>>,
     /// By `NetworkIndex`.
-    pub networks: Vec<Option<Network>>,
+    pub networks: Leaves<Arc<Network>>,
     /// By `TunnelIndex`.
-    pub tunnels: Vec<Option<Tunnel>>,
+    pub tunnels: Leaves<Arc<Tunnel>>,
     /// By `PeerIndex`.
     pub peers: Leaves<Arc<Peer>>,
     /// By `UplinkIndex`.
-    pub uplinks: Vec<Option<Arc<Uplink>>>,
+    pub uplinks: Leaves<Arc<Uplink>>,
     /// By `WorkerIndex`.
-    pub workers: Vec<GuestQueues>,
+    pub workers: Vec<Arc<GuestQueues>>,
 }
 
 impl Snapshot {
     /// The port `index`.
     #[must_use]
     pub fn port(&self, index: PortIndex) -> Option<&Arc<Port>> {
-        self.ports.get(index.slot())?.as_ref()
+        self.ports.get(index.slot())
     }
 
     /// The attachment `index`.
     #[must_use]
     pub fn attachment(&self, index: AttachmentIndex) -> Option<&Arc<Attachment>> {
-        self.attachments.get(index.slot())?.as_ref()
+        self.attachments.get(index.slot())
     }
 
     /// The attachment `index` with its port and its network.
@@ -257,13 +257,13 @@ impl Snapshot {
     /// The network `index`.
     #[must_use]
     pub fn network(&self, index: NetworkIndex) -> Option<&Network> {
-        self.networks.get(index.slot())?.as_ref()
+        self.networks.get(index.slot()).map(Arc::as_ref)
     }
 
     /// The tunnel `index`.
     #[must_use]
     pub fn tunnel(&self, index: TunnelIndex) -> Option<&Tunnel> {
-        self.tunnels.get(index.slot())?.as_ref()
+        self.tunnels.get(index.slot()).map(Arc::as_ref)
     }
 
     /// The peer `index`.
@@ -275,7 +275,7 @@ impl Snapshot {
     /// The uplink `index`.
     #[must_use]
     pub fn uplink(&self, index: UplinkIndex) -> Option<&Arc<Uplink>> {
-        self.uplinks.get(index.slot())?.as_ref()
+        self.uplinks.get(index.slot())
     }
 }
 

@@ -52,7 +52,7 @@ pub struct Uplink {
     pub name: String,
     /// Its own addresses (DPDK: nobody else answers for them).
     pub addresses: Vec<IpAddr>,
-    /// UDP ports and the tunnels that listen on them.
+    /// UDP ports and the tunnels that listen on them, sorted.
     pub tunnels: Vec<(u16, TunnelIndex)>,
     /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
     pub hop: Arc<Hop>,
@@ -64,10 +64,11 @@ impl Uplink {
     /// The tunnel that listens on `port`.
     #[must_use]
     pub fn tunnel(&self, port: u16) -> Option<TunnelIndex> {
-        self.tunnels
-            .iter()
-            .find(|&&(listen, _)| listen == port)
-            .map(|&(_, tunnel)| tunnel)
+        let tunnels = &self.tunnels;
+        let place = tunnels
+            .binary_search_by_key(&port, |&(listen, _)| listen)
+            .ok()?;
+        tunnels.get(place).map(|&(_, tunnel)| tunnel)
     }
 }
 

@@ -90,9 +90,10 @@ pub struct Worker {
     stats: Arc<WorkerStats>,
     tools: Tools,
     queues: Queues,
-    /// The snapshot that `credits` were made for.
+    /// The snapshot that it goes by.
     generation: Option<u64>,
-    /// What each guest queue may send, in bytes; below zero what it owes.
+    /// Its guest queues, and what each may send, in bytes; below zero what it owes.
+    served: Arc<GuestQueues>,
     credits: Vec<((PortIndex, u16), i64)>,
     now: Instant,
     idle_since: Option<Instant>,
@@ -121,6 +122,7 @@ impl Worker {
             tools: Tools::new(),
             queues: Queues::default(),
             generation: None,
+            served: Arc::default(),
             credits: Vec::new(),
             now: clock::monotonic(),
             idle_since: None,
@@ -204,10 +206,12 @@ impl Worker {
 
     /// Another snapshot forgives no queue its debt.
     fn keep_credits(&mut self, snapshot: &Snapshot) {
-        let queues = self.guest_queues(snapshot).iter().copied();
-        if self.credits.iter().map(|&(of, _)| of).eq(queues.clone()) {
+        let queues = snapshot.workers.get(self.index.slot());
+        if queues.is_some_and(|queues| Arc::ptr_eq(queues, &self.served)) {
             return;
         }
+        self.served = queues.cloned().unwrap_or_default();
+        let queues = self.served.iter().copied();
         let before: HashMap<_, _> = self.credits.iter().copied().collect();
         let kept = |queue| before.get(&queue).copied().unwrap_or_default();
         self.credits = queues.map(|queue| (queue, kept(queue))).collect();
@@ -217,7 +221,7 @@ impl Worker {
         snapshot
             .workers
             .get(self.index.slot())
-            .map_or(&[], GuestQueues::as_slice)
+            .map_or(&[], |queues| queues.as_slice())
     }
 
     /// Steps 2 to 4; whether there was anything to do.

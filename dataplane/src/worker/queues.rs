@@ -276,7 +276,7 @@ mod tests {
             }))
         };
         let snapshot = Snapshot {
-            uplinks: UPLINKS.map(uplink).into(),
+            uplinks: UPLINKS.map(uplink).into_iter().collect(),
             ..Snapshot::default()
         };
         let [a, b, c] = UPLINKS;

@@ -13,7 +13,7 @@ use culvert_wire::{MacAddr, VnetHeader};
 
 use crate::{
     packets::{Ip, Seen, ip, noise, offload, read, read_seeded},
-    support::{GATEWAY, GUEST, Options, Site, frame, packet},
+    support::{GATEWAY, GUEST, Options, Site, frame, network_of, packet},
 };
 
 pub(crate) const PLAIN: VnetHeader = VnetHeader {
@@ -152,8 +152,9 @@ fn a_reply_to_one_guest_is_heard_by_that_one() {
     let mut site = site();
     // A third place in the network, so that a flood would be seen.
     site.change(|snapshot| {
-        let macs = &mut snapshot.networks[0].as_mut().unwrap().macs;
-        macs.push((MacAddr([2, 0, 0, 0, 1, 2]), AttachmentIndex(1)));
+        let third = (MacAddr([2, 0, 0, 0, 1, 2]), AttachmentIndex(1));
+        let macs = &mut network_of(snapshot).macs;
+        *macs = macs.iter().copied().chain([third]).collect();
     });
     let to = |destination: MacAddr, mut bytes: Vec<u8>| {
         bytes[..6].copy_from_slice(&destination.0);
@@ -236,8 +237,9 @@ fn a_guest_that_came_is_announced_to_the_others() {
     }
     // A port that is gone meanwhile, and one that nobody is beside.
     site.change(|snapshot| {
-        snapshot.ports[1] = None;
-        snapshot.networks[0].as_mut().unwrap().macs.pop();
+        snapshot.ports.set(1, None);
+        let macs = &mut network_of(snapshot).macs;
+        *macs = macs[..1].into();
     });
     for port in [0, 1, 7] {
         site.command(Command::Announce(PortIndex(port)));
@@ -348,9 +350,8 @@ fn broadcast_and_multicast_reach_the_other_ports() {
     site.no_drops();
     // Alone in its network there is nobody to hear it.
     site.change(|snapshot| {
-        for network in snapshot.networks.iter_mut().flatten() {
-            network.macs.truncate(1);
-        }
+        let macs = &mut network_of(snapshot).macs;
+        *macs = macs[..1].into();
     });
     offer(
         &mut site,
@@ -446,7 +447,8 @@ fn a_changed_snapshot_forgives_no_debt() {
         assert!(site.workers[0].step());
         assert_eq!(site.frames(1).len(), 4);
         site.change(|snapshot| {
-            snapshot.workers[0] = ports.iter().map(|&port| (PortIndex(port), 0)).collect();
+            let queues = ports.iter().map(|&port| (PortIndex(port), 0));
+            snapshot.workers[0] = std::sync::Arc::new(queues.collect());
         });
         assert!(site.workers[0].step());
         assert!(site.frames(1).is_empty(), "{ports:?}");
@@ -462,9 +464,9 @@ fn a_flooded_frame_costs_its_sender_every_copy() {
     let mut site = site();
     // Sixteen ports hear a broadcast.
     site.change(|snapshot| {
-        let network = snapshot.networks[0].as_mut().unwrap();
+        let network = network_of(snapshot);
         let others = (2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1)));
-        network.macs.extend(others);
+        network.macs = network.macs.iter().copied().chain(others).collect();
         network.listeners += 15;
     });
     site.settle();

@@ -11,7 +11,8 @@ use crate::{
     local::{PLAIN, neighbor, who_has},
     packets::{ip, read},
     support::{
-        GATEWAY, GUEST, Options, Site, frame, network_routes, packet, peer_prefixes, prefix,
+        GATEWAY, GUEST, Options, Site, frame, network_of, network_routes, packet, peer_prefixes,
+        prefix, tunnel_of,
     },
 };
 
@@ -37,11 +38,11 @@ fn default_route(guard: Guard, hop: NextHop) -> Site {
     });
     let everything = ["0.0.0.0", "::"].map(|text| prefix(text, 0));
     site.change(|snapshot: &mut Snapshot| {
-        let network = snapshot.networks[0].as_mut().unwrap();
+        let network = network_of(snapshot);
         let routes = everything.map(|prefix| (prefix, hop)).into_iter();
         network.routes = Fib::build(routes.chain(network_routes(0)));
         let allowed = everything.map(|prefix| (prefix, PeerIndex(0))).into_iter();
-        let tunnel = snapshot.tunnels[0].as_mut().unwrap();
+        let tunnel = tunnel_of(snapshot);
         tunnel.allowed = Fib::build(allowed.chain(peer_prefixes(0)));
     });
     site.settle();
@@ -178,7 +179,7 @@ fn a_peer_with_a_wide_prefix_is_neither_a_guest_nor_the_gateway() {
         let mut site = default_route(Guard::Strict, NextHop::Peer(PeerIndex(0)));
         let everything = ["0.0.0.0", "::"].map(|text| (prefix(text, 0), PeerIndex(0)));
         site.change(|snapshot: &mut Snapshot| {
-            let tunnel = snapshot.tunnels[0].as_mut().unwrap();
+            let tunnel = tunnel_of(snapshot);
             tunnel.allowed = Fib::build(everything);
         });
         site.settle();

@@ -7,7 +7,7 @@ use culvert_wire::VnetHeader;
 
 use crate::{
     packets::{Ip, ip, noise, offload, read},
-    support::{Options, Site},
+    support::{Options, Site, tunnel_of},
 };
 
 fn inner() -> Ip {
@@ -221,7 +221,7 @@ fn a_keepalive_is_sent_when_what_waited_is_lost() {
     let v6 = ip("fd00::2", "fd00:1::2");
     site.send_plain(0, &v6.udp((5, 6), &noise(1_300, 1), false));
     assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 1);
-    site.change(|snapshot| snapshot.tunnels[0].as_mut().unwrap().mtu = 1_280);
+    site.change(|snapshot| tunnel_of(snapshot).mtu = 1_280);
     site.publish_key();
     let index = site.peers[0].index;
     site.command(Command::Keepalive(index));

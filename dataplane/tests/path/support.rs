@@ -165,18 +165,20 @@ impl Site {
             generation: 1,
             ports: ports.iter().cloned().map(Some).collect(),
             attachments: attachments.collect(),
-            networks: vec![Some(network(s))],
-            tunnels: vec![Some(Tunnel {
+            networks: [Some(Arc::new(network(s)))].into_iter().collect(),
+            tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: options.mtu,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build(peer_prefixes(s)),
                 mac1: Some(Mac1::new(&PublicKey::from_bytes([9; 32]))),
                 sessions: Arc::clone(&sessions),
-            })],
+            }))]
+            .into_iter()
+            .collect(),
             peers: peers.iter().cloned().map(Some).collect(),
-            uplinks: vec![Some(Arc::clone(&uplink))],
-            workers: (0..options.workers).map(queues_of).collect(),
+            uplinks: [Some(Arc::clone(&uplink))].into_iter().collect(),
+            workers: (0..options.workers).map(queues_of).map(Arc::new).collect(),
         };
         let snapshots = Arc::new(SnapshotCell::from_pointee(snapshot));
         let attention = Arc::new(Attention::new().unwrap());
@@ -313,7 +315,7 @@ impl Site {
     /// Publishes a snapshot in which guest `n` is attached with something else.
     pub(crate) fn change_attachment(&self, n: usize, change: impl FnOnce(&mut Attachment)) {
         self.change(|snapshot| {
-            let old = snapshot.attachments[n].as_ref().unwrap();
+            let old = snapshot.attachments.get(n).unwrap();
             let mut attachment = Attachment {
                 addresses: old.addresses.clone(),
                 link_locals: Arc::clone(&old.link_locals),
@@ -321,7 +323,7 @@ impl Site {
                 ..**old
             };
             change(&mut attachment);
-            snapshot.attachments[n] = Some(Arc::new(attachment));
+            snapshot.attachments.set(n, Some(Arc::new(attachment)));
         });
     }
 
@@ -330,21 +332,10 @@ impl Site {
         let old = self.snapshots.load_full();
         let mut new = Snapshot {
             generation: old.generation + 1,
-            ports: old.ports.clone(),
-            attachments: old.attachments.clone(),
-            networks: vec![Some(network(self.options.site))],
-            tunnels: old
-                .tunnels
-                .iter()
-                .map(|t| t.as_ref().map(copy_tunnel))
-                .collect(),
-            peers: old.peers.clone(),
-            uplinks: old.uplinks.clone(),
-            workers: old.workers.clone(),
+            ..Snapshot::clone(&old)
         };
-        new.tunnels.iter_mut().flatten().for_each(|tunnel| {
-            tunnel.allowed = Fib::build(peer_prefixes(self.options.site));
-        });
+        *network_of(&mut new) = network(self.options.site);
+        tunnel_of(&mut new).allowed = Fib::build(peer_prefixes(self.options.site));
         change(&mut new);
         self.snapshots.store(Arc::new(new));
     }
@@ -459,14 +450,14 @@ pub(crate) fn assert_drops(drops: &Drops, expected: &[(DropReason, u64)]) {
     assert_eq!(found, expected);
 }
 
-fn copy_tunnel(tunnel: &Tunnel) -> Tunnel {
-    Tunnel {
-        name: tunnel.name.clone(),
-        allowed: Fib::build([]),
-        mac1: tunnel.mac1.clone(),
-        sessions: Arc::clone(&tunnel.sessions),
-        ..*tunnel
-    }
+/// A snapshot's network, to be changed.
+pub(crate) fn network_of(snapshot: &mut Snapshot) -> &mut Network {
+    Arc::make_mut(snapshot.networks.get_mut(0).unwrap())
+}
+
+/// A snapshot's tunnel, to be changed.
+pub(crate) fn tunnel_of(snapshot: &mut Snapshot) -> &mut Tunnel {
+    Arc::make_mut(snapshot.tunnels.get_mut(0).unwrap())
 }
 
 pub(crate) fn frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec<u8> {
@@ -549,10 +540,11 @@ fn network(s: u8) -> Network {
             prefix(&format!("fd00:{s}::"), 64),
         ],
         tunnel: Some(TunnelIndex(0)),
-        macs: vec![
+        macs: [
             (GUEST[0], AttachmentIndex(0)),
             (GUEST[1], AttachmentIndex(1)),
-        ],
+        ]
+        .into(),
         listeners: 2,
         routes: Fib::build(network_routes(s)),
         plain: None,

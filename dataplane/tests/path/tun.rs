@@ -25,7 +25,7 @@ use rustix::{
 
 use crate::{
     packets::{Ip, ip, noise, offload, read, read_seeded},
-    support::{GATEWAY, GUEST, Options, Site, frame, packet, peer_prefixes},
+    support::{GATEWAY, GUEST, Options, Site, frame, network_of, packet, peer_prefixes},
 };
 
 const PLAIN: VnetHeader = VnetHeader {
@@ -81,7 +81,7 @@ fn site(options: Options, layer: Layer, offloads: Offloads) -> (Site, Host) {
         ..**old
     });
     site.ports[1] = Arc::clone(&port);
-    site.change(|snapshot| snapshot.ports[1] = Some(port));
+    site.change(|snapshot| snapshot.ports.set(1, Some(port)));
     (site, Host(host))
 }
 
@@ -100,7 +100,7 @@ fn plain_site() -> (Site, Host) {
         .into_iter()
         .map(|(prefix, peer)| (prefix, NextHop::Peer(peer)));
     site.change(|snapshot| {
-        let network = snapshot.networks[0].as_mut().unwrap();
+        let network = network_of(snapshot);
         network.gateways.clear();
         network.routes = Fib::build(peers);
         network.plain = Some(AttachmentIndex(1));
@@ -250,9 +250,9 @@ fn what_is_no_packet_is_not_for_an_ip_interface() {
 fn a_flooded_frame_costs_no_copies_for_interfaces_that_hear_none() {
     let (mut site, host) = tun_site();
     site.change(|snapshot| {
-        let network = snapshot.networks[0].as_mut().unwrap();
+        let network = network_of(snapshot);
         let others = (2..17).map(|n| (MacAddr([2, 0, 0, 0, 1, n]), AttachmentIndex(1)));
-        network.macs.extend(others);
+        network.macs = network.macs.iter().copied().chain(others).collect();
         network.listeners = 1;
     });
     site.settle();

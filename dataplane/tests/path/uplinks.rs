@@ -46,8 +46,9 @@ impl Other {
             counters: Arc::default(),
         });
         site.change(|snapshot| {
-            snapshot.uplinks.resize(OTHER.slot() + 1, None);
-            snapshot.uplinks[OTHER.slot()] = Some(Arc::clone(&uplink));
+            snapshot
+                .uplinks
+                .set(OTHER.slot(), Some(Arc::clone(&uplink)));
         });
         for queue in queues {
             site.command(Command::AttachUplink(Box::new(queue)));
@@ -113,7 +114,7 @@ fn an_uplink_that_goes_is_missed_by_its_paths_alone() {
     let other = Other::new(&mut site);
     let mut second = other.peer(&site);
     // Its queues are there still, as they are until the worker is told.
-    site.change(|snapshot| snapshot.uplinks[1] = None);
+    site.change(|snapshot| snapshot.uplinks.set(1, None));
     send(&mut site, 0..4);
     assert_drops(&site.peers[1].drops, &[(DropReason::UplinkDown, 2)]);
     site.command(Command::DetachUplink(OTHER, None));

@@ -117,11 +117,11 @@ impl Engine {
         if ports(plan).next().is_none() {
             return Ok(late);
         }
-        let (slots, places) = (self.port_slots(), self.port_places());
+        let places = self.port_places();
         for (edit, fate) in ports(plan) {
             let Some(new) = edit.after() else { continue };
-            let slot = slots.get(&new.name);
-            if let (Edit::Change { old, .. }, Some(&slot), Fate::Stays) = (edit, slot, fate) {
+            let slot = self.ports.place(&new.name);
+            if let (Edit::Change { old, .. }, Some(slot), Fate::Stays) = (edit, slot, fate) {
                 self.adjust(slot, old, new, prepared)?;
             } else if let Some(&occupied) = places.get(&self.place(new)) {
                 let late_one = (new.clone(), occupied, fate);
@@ -161,12 +161,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The places of open ports in the table, by name.
-    pub(in crate::engine) fn port_slots(&self) -> HashMap<Name, usize> {
-        let name = |(slot, port): (usize, &PortState)| (port.config.name.clone(), slot);
-        self.ports.iter().map(name).collect()
-    }
-
     /// Which port has which socket or interface.
     fn port_places(&self) -> HashMap<Place, usize> {
         let open = self.ports.iter().filter(|(_, port)| !port.is_gone());
@@ -191,7 +185,7 @@ impl Engine {
         new: &Port,
         prepared: &mut Prepared,
     ) -> Result<(), String> {
-        let port = self.ports.get_mut(slot);
+        let port = self.ports.change(slot);
         let Some(interface) = port.and_then(|port| port.interface.as_mut()) else {
             return Ok(());
         };
@@ -217,7 +211,6 @@ impl Engine {
         for &(_, slot, _) in &late {
             if let Some(port) = self.ports.take(slot) {
                 let config = port.config.clone();
-                self.unrouted_networks.insert(config.network.clone());
                 prepared.displaced.push(Displaced { slot, config });
                 closing.push(port);
             }
@@ -239,7 +232,6 @@ impl Engine {
         }
         let mut left = Vec::new();
         for Displaced { slot, config } in displaced {
-            self.unrouted_networks.insert(config.network.clone());
             match self.open_port(config.clone()) {
                 Ok(port) => self.ports.put(slot, port),
                 Err(error) => {
@@ -273,7 +265,6 @@ impl Engine {
                 Ok(port) => {
                     tracing::info!(port = %config.name, "the port is open again");
                     self.ports.insert(port);
-                    self.unrouted_networks.insert(config.network.clone());
                     opened = true;
                 }
                 Err(now) => {
@@ -292,23 +283,23 @@ impl Engine {
     /// What others are to hear of a change: of running guests that gained addresses, and of addresses that are no
     /// port's any more.
     pub(super) fn moves(&self, plan: &[Change], goal: &Goal) -> Vec<Command> {
-        let Goal::File(new) = goal else {
+        if matches!(goal, Goal::Wg) {
             return Vec::new();
-        };
+        }
         if ports(plan).all(|(edit, _)| matches!(edit, Edit::Add(_))) {
             return Vec::new();
         }
-        let slots = self.port_slots();
         let arrived = ports(plan).filter_map(|(edit, fate)| match edit {
             Edit::Change { old, new } if fate == Fate::Stays && gains(old, new) => {
-                let slot = *slots.get(&new.name)?;
+                let slot = self.ports.place(&new.name)?;
                 let port = self.ports.get(slot)?;
                 let is_guest = port.interface.is_none() && port.link_up;
                 is_guest.then(|| Command::Announce(PortIndex::from_slot(slot)))
             }
             Edit::Add(_) | Edit::Change { .. } | Edit::Remove(_) => None,
         });
-        let gone = abandoned(ports(plan).map(|(edit, _)| edit), new).into_iter();
+        let place = |network: &Name| self.networks.table.place(network);
+        let gone = abandoned(ports(plan).map(|(edit, _)| edit), place).into_iter();
         let gone = gone.map(|(network, address)| Command::AnnounceGone(network, address));
         arrived.chain(gone).collect()
     }
@@ -340,12 +331,11 @@ impl Engine {
         if ports(plan).next().is_none() {
             return closing;
         }
-        let slots = self.port_slots();
         for (edit, fate) in ports(plan) {
-            let slot = edit.before().and_then(|old| slots.get(&old.name)).copied();
+            let slot = edit.before().and_then(|old| self.ports.place(&old.name));
             match (edit, slot) {
                 (Edit::Change { new, .. }, Some(slot)) if fate == Fate::Stays => {
-                    if let Some(port) = self.ports.get_mut(slot) {
+                    if let Some(port) = self.ports.change(slot) {
                         port.reconfigure(new.clone());
                     }
                 }
@@ -373,11 +363,11 @@ fn gains(old: &Port, new: &Port) -> bool {
 }
 
 /// Addresses of ports that change that no port of their network has any more: they may be behind a peer now. A port
-/// that doesn't change had none of them, for an address belongs to one port. Networks are counted as the new
-/// configuration, and so its snapshot, has them.
+/// that doesn't change had none of them, for an address belongs to one port. `place` says where snapshots have a
+/// network.
 fn abandoned<'p>(
     edits: impl Iterator<Item = &'p Edit<Port>> + Clone,
-    new: &Config,
+    place: impl Fn(&Name) -> Option<usize>,
 ) -> Vec<(NetworkIndex, IpAddr)> {
     let addresses = |port: &'p Port| {
         port.addresses
@@ -388,11 +378,8 @@ fn abandoned<'p>(
     let kept: HashSet<_> = kept.collect();
     let old = edits.filter_map(Edit::before).flat_map(addresses);
     let gone = old.filter(|it| !kept.contains(it));
-    gone.filter_map(|(network, address)| {
-        let place = new.network_place(network)?;
-        Some((NetworkIndex::from_slot(place), address))
-    })
-    .collect()
+    gone.filter_map(|(network, address)| Some((NetworkIndex::from_slot(place(network)?), address)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -425,7 +412,8 @@ ports:
 
     fn gone(old: &Config, new: &Config) -> Vec<(usize, String)> {
         let plan = Layers::new(Arc::new(old.clone())).plan(new);
-        let gone = abandoned(ports(&plan).map(|(edit, _)| edit), new).into_iter();
+        let place = |network: &Name| new.network_place(network);
+        let gone = abandoned(ports(&plan).map(|(edit, _)| edit), place).into_iter();
         let mut gone: Vec<_> = gone
             .map(|(network, address)| (network.slot(), address.to_string()))
             .collect();

@@ -17,7 +17,10 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::{Instant, Now};
 
-use super::super::{Engine, GREETING, GREETING_STEP, tunnels::TunnelState, uplinks::UplinkState};
+use super::super::{
+    Engine, GREETING, GREETING_STEP, networks::ONE_BY_ONE, tunnels::TunnelState,
+    uplinks::UplinkState,
+};
 use super::{Leaving, Prepared};
 use crate::{
     config::{Name, Tunnel, WorkerIndex},
@@ -27,9 +30,6 @@ use crate::{
 
 /// Ports that are tried when any will do.
 const PORT_TRIES: usize = 20;
-
-/// Up to this part of a tunnel's peers change one by one in the tables of prefixes.
-const ONE_BY_ONE: usize = 32;
 
 /// A tunnel's port.
 pub(super) enum Sockets {
@@ -354,7 +354,7 @@ impl Engine {
         };
         let state = TunnelState::new(new.clone(), uplink);
         self.tunnels.put(slot, state);
-        self.tunnel_names.insert(new.name.clone(), slot);
+        self.networks.rebuild_behind(&new.name);
     }
 
     /// Gives each worker a queue: those that the configuration names for a queue first,
@@ -384,7 +384,7 @@ impl Engine {
         let own = own.and_then(|key| self.peer_place(&new.name, &key));
         own.into_iter().for_each(|place| self.remove_peer(place));
         let slot = self.tunnel_slot(&new.name);
-        let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) else {
+        let Some(tunnel) = slot.and_then(|slot| self.tunnels.change(slot)) else {
             return;
         };
         if tunnel.config.private_key != new.private_key {
@@ -396,9 +396,7 @@ impl Engine {
     fn remove_tunnel(&mut self, slot: usize) {
         if let Some(tunnel) = self.tunnels.get_mut(slot) {
             tunnel.rebuild();
-            let network = self.desired.file().network_of_tunnel(&tunnel.name);
-            self.unrouted_networks
-                .extend(network.map(|network| network.name.clone()));
+            self.networks.rebuild_behind(&tunnel.name);
         }
         let places = self.tunnels.get(slot).map(|tunnel| &tunnel.peers);
         let places: Vec<_> = places
@@ -411,7 +409,6 @@ impl Engine {
         }
         self.unrouted.retain(|(_, of, _)| *of != slot);
         if let Some(mut tunnel) = self.tunnels.remove(slot) {
-            self.tunnel_names.remove(&tunnel.name);
             tunnel.device.bring_down();
         }
     }
@@ -435,7 +432,7 @@ impl Engine {
         self.forget_unrouted();
         for (name, added) in added {
             let slot = self.tunnel_slot(name);
-            if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot)) {
+            if let Some(tunnel) = slot.and_then(|slot| self.tunnels.change(slot)) {
                 tunnel.make_room(tunnel.peers.len() + added);
             }
         }
@@ -461,15 +458,13 @@ impl Engine {
         }
         for (name, count) in counts {
             let slot = self.tunnel_slot(name);
-            let tunnel = slot.and_then(|slot| self.tunnels.get_mut(slot));
+            let tunnel = slot.and_then(|slot| self.tunnels.change(slot));
             let Some(tunnel) = tunnel.filter(|tunnel| count > tunnel.peers.len() / ONE_BY_ONE)
             else {
                 continue;
             };
             tunnel.rebuild();
-            let network = self.desired.file().network_of_tunnel(name);
-            self.unrouted_networks
-                .extend(network.map(|network| network.name.clone()));
+            self.networks.rebuild_behind(name);
         }
     }
 
@@ -498,11 +493,11 @@ impl Engine {
             Edit::Change { new, .. } => {
                 let place = self.peer_place(&change.tunnel, &new.public_key);
                 let peer = place.and_then(|place| self.peers.get_mut(place));
-                if let (Some(tunnel), Some(peer)) = (self.tunnels.get_mut(slot), peer) {
+                if let (Some(tunnel), Some(peer)) = (self.tunnels.change(slot), peer) {
                     let old = Arc::clone(&peer.config);
                     tunnel.update_peer(peer, Arc::clone(new), change.moves, now);
                     let place = peer.cell.index.slot();
-                    self.reroute(&change.tunnel, place, &old.allowed_ips, &new.allowed_ips);
+                    self.reroute(&change.tunnel, place, Some(&old), Some(new));
                 }
                 Ok(None)
             }
@@ -514,7 +509,7 @@ impl Engine {
                         .and_then(|endpoint| endpoint.address()),
                     false => self.first_endpoint(&change.tunnel, new),
                 };
-                let Some(tunnel) = self.tunnels.get_mut(slot) else {
+                let Some(tunnel) = self.tunnels.change(slot) else {
                     return Ok(None);
                 };
                 let table = (&mut self.peers, &self.outdated);
@@ -524,7 +519,7 @@ impl Engine {
                     .map_err(|error| format!("peer {}/{}: {error}", change.tunnel, new.name))?;
                 let cell = self.peers.get(place).map(|peer| Arc::clone(&peer.cell));
                 self.cells.set(place, cell);
-                self.reroute(&change.tunnel, place, &[], &new.allowed_ips);
+                self.reroute(&change.tunnel, place, None, Some(new));
                 Ok(endpoint.map(|_| place))
             }
         }
@@ -559,13 +554,13 @@ impl Engine {
             uplink: UplinkIndex::from_slot(peer.uplink),
             since: self.generation + 1,
         });
-        if let Some(tunnel) = self.tunnels.get_mut(peer.tunnel) {
+        if let Some(tunnel) = self.tunnels.change(peer.tunnel) {
             tunnel.forget_peer(place, &peer);
             let name = tunnel.name.clone();
             // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
             tunnel.drain(&mut self.peers, &mut Vec::new());
             peer.cell.publish_keypair(None);
-            self.reroute(&name, place, &peer.config.allowed_ips, &[]);
+            self.reroute(&name, place, Some(&peer.config), None);
         }
         self.cells.set(place, None);
     }

@@ -32,7 +32,7 @@ fn assert_gone(site: &mut Site, place: usize) {
             .peer(culvert_dataplane::shared::ids::PeerIndex::from_slot(place))
             .is_none()
     );
-    assert_tables(site, &name("blue"), &name("a"));
+    compile::assert_compiled(site);
     site.set("a", &[Change::Peer(key("new").public_key())]);
     let tunnel = site.engine.tunnels.get(0).unwrap();
     assert_eq!(tunnel.peers.len(), 2);

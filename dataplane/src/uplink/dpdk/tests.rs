@@ -22,6 +22,7 @@ use crate::{
         drops::DropReason,
         hop::Hop,
         ids::{Scope, TunnelIndex, WorkerIndex},
+        leaves::Leaves,
         path::Path,
         punt::{self, PuntClass},
         snapshot::{Snapshot, SnapshotCell},
@@ -240,8 +241,8 @@ struct Stepped {
 impl Stepped {
     fn new(queue: Queue) -> Self {
         let uplink = Arc::new(uplink());
-        let mut uplinks = vec![None; 4];
-        uplinks.push(Some(Arc::clone(&uplink)));
+        let mut uplinks = Leaves::default();
+        uplinks.set(4, Some(Arc::clone(&uplink)));
         let snapshot = Snapshot {
             generation: 1,
             uplinks,

@@ -79,6 +79,17 @@ impl<V: Copy + Eq> Routes<V> {
         ranks.last().map(|(_, value)| *value)
     }
 
+    /// The value of this very prefix and rank.
+    pub fn at(&self, prefix: Prefix, rank: Rank) -> Option<V> {
+        self.prefixes.get(&(prefix, rank)).copied()
+    }
+
+    /// How many prefixes there are, of each rank.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks for that")]
+    pub fn len(&self) -> usize {
+        self.prefixes.len()
+    }
+
     /// Gives a prefix a value.
     pub fn set(&mut self, prefix: Prefix, rank: Rank, value: V) {
         let before = self.get(prefix);

@@ -1,0 +1,427 @@
+//! Snapshots that are made of the last one are what compiling everything makes of the state of things.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use culvert_dataplane::shared::snapshot::{Attachment, Guest, Network, Port, Tunnel};
+use culvert_wire::fib::{Fib, Prefix};
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::*;
+use crate::netlink::Netlink;
+
+/// The present snapshot is what compiling everything makes.
+pub(super) fn assert_compiled(site: &mut Site) {
+    let engine = &mut site.engine;
+    let now = engine.snapshots.load_full();
+    let anew = engine.compile_all();
+    let ports = |snapshot: &Snapshot| -> Vec<_> {
+        let ports = snapshot.ports.iter();
+        ports
+            .map(|(place, port)| (place, port_words(port)))
+            .collect()
+    };
+    assert_eq!(ports(&now), ports(&anew));
+    let attachments = |snapshot: &Snapshot| -> Vec<_> {
+        let attachments = snapshot.attachments.iter();
+        attachments
+            .map(|(place, it)| (place, attachment_words(it)))
+            .collect()
+    };
+    assert_eq!(attachments(&now), attachments(&anew));
+    let uplinks = |snapshot: &Snapshot| -> Vec<_> {
+        let uplinks = snapshot.uplinks.iter();
+        uplinks.map(|it| format!("{it:?}")).collect()
+    };
+    assert_eq!(uplinks(&now), uplinks(&anew));
+    assert_eq!(now.workers, anew.workers);
+    let probes = probes(engine);
+    let networks = |snapshot: &Snapshot| -> Vec<_> {
+        let networks = snapshot.networks.iter();
+        networks
+            .map(|(place, it)| (place, network_words(it), answers(&it.routes, &probes)))
+            .collect()
+    };
+    assert_eq!(networks(&now), networks(&anew));
+    let tunnels = |snapshot: &Snapshot| -> Vec<_> {
+        let tunnels = snapshot.tunnels.iter();
+        tunnels
+            .map(|(place, it)| (place, tunnel_words(it)))
+            .collect()
+    };
+    assert_eq!(tunnels(&now), tunnels(&anew));
+    assert_peers(engine, &now, &probes);
+}
+
+fn port_words(port: &Port) -> String {
+    let guest = match &port.guest {
+        Guest::Vhost(guest) => format!("{:p}", Arc::as_ptr(guest)),
+        Guest::Tun(guest) => format!("{:p}", Arc::as_ptr(guest)),
+    };
+    let drops = Arc::as_ptr(&port.drops);
+    let (index, at) = (port.index, port.attachment);
+    format!(
+        "{index:?} {} {at:?} {guest} {} {drops:p}",
+        port.name, port.queues
+    )
+}
+
+fn attachment_words(it: &Attachment) -> String {
+    let (own, errors) = (Arc::as_ptr(&it.link_locals), Arc::as_ptr(&it.errors));
+    let places = (it.index, it.port, it.network);
+    format!(
+        "{places:?} {} {:?} {own:p} {errors:p} {:?}",
+        it.mac, it.addresses, it.guard
+    )
+}
+
+fn network_words(network: &Network) -> String {
+    let bare = Network {
+        routes: Fib::default(),
+        ..network.clone()
+    };
+    format!("{bare:?}")
+}
+
+fn tunnel_words(tunnel: &Tunnel) -> String {
+    let sessions = Arc::as_ptr(&tunnel.sessions);
+    let (name, network) = (&tunnel.name, tunnel.network);
+    format!(
+        "{name} {} {network:?} {:?} {sessions:p}",
+        tunnel.mtu, tunnel.mac1
+    )
+}
+
+/// The ends of all prefixes that there are, and what lies beside them.
+fn probes(engine: &Engine) -> Vec<IpAddr> {
+    let peers = engine
+        .peers
+        .iter()
+        .flat_map(|(_, peer)| &peer.config.allowed_ips);
+    let networks = || {
+        engine
+            .networks
+            .table
+            .iter()
+            .map(|(_, network)| &network.config)
+    };
+    let routes = networks().flat_map(|network| network.routes.iter().map(|route| &route.to));
+    let gateways = networks().flat_map(|network| &network.gateways);
+    let ports = engine
+        .ports
+        .iter()
+        .flat_map(|(_, port)| &port.config.addresses);
+    let mut nets: Vec<IpNet> = peers.chain(routes).chain(gateways).copied().collect();
+    nets.extend(ports.map(|&address| IpNet::from(address)));
+    nets.push("1.2.3.4/32".parse().unwrap());
+    nets.iter().flat_map(ends).collect()
+}
+
+fn ends(net: &IpNet) -> [IpAddr; 4] {
+    match net {
+        IpNet::V4(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let all = [first, last, first.wrapping_sub(1), last.wrapping_add(1)];
+            all.map(|bits| std::net::Ipv4Addr::from_bits(bits).into())
+        }
+        IpNet::V6(net) => {
+            let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+            let all = [first, last, first.wrapping_sub(1), last.wrapping_add(1)];
+            all.map(|bits| std::net::Ipv6Addr::from_bits(bits).into())
+        }
+    }
+}
+
+fn answers<V: Copy + Eq>(fib: &Fib<V>, probes: &[IpAddr]) -> Vec<(IpAddr, Option<V>)> {
+    let answer = |&address: &IpAddr| (address, fib.lookup(address));
+    probes.iter().map(answer).collect()
+}
+
+/// Peers are in their places, and may send from their prefixes alone.
+fn assert_peers(engine: &Engine, now: &Snapshot, probes: &[IpAddr]) {
+    let cells: Vec<_> = now
+        .peers
+        .iter()
+        .map(|(place, cell)| (place, Arc::as_ptr(cell)))
+        .collect();
+    let peers = engine.peers.iter();
+    let peers: Vec<_> = peers
+        .map(|(place, peer)| (place, Arc::as_ptr(&peer.cell)))
+        .collect();
+    assert_eq!(cells, peers);
+    for (slot, tunnel) in engine.tunnels.iter() {
+        let anew = Fib::build(tunnel.peers.values().flat_map(|&place| {
+            let peer = engine.peers.get(place).unwrap();
+            let index = peer.cell.index;
+            let nets = peer.config.allowed_ips.iter();
+            nets.map(move |net| (Prefix::new(net.addr(), net.prefix_len()).unwrap(), index))
+        }));
+        let allowed = &now.tunnels.get(slot).unwrap().allowed;
+        assert_eq!(answers(allowed, probes), answers(&anew, probes));
+    }
+}
+
+#[test]
+fn tables_that_change_one_by_one_are_as_if_built_anew() {
+    let [port] = free_ports();
+    let mut config = crowd(port, 200);
+    let network = parse(
+        "uplinks: {lo: {driver: udp}}\ntunnels: {a: {uplink: lo, listen_port: 9, private_key_file: a.key, peers: {}}}\nnetworks: {blue: {gateway: [10.0.1.1/24], tunnel: a}}\nports: {vm1: {network: blue, mac: \"52:54:00:00:00:01\", addresses: [10.0.1.5]}}\n",
+    );
+    config.networks = network.networks;
+    config.ports = network.ports;
+    let keys: Vec<_> = config.tunnels[0]
+        .peers
+        .iter()
+        .map(|peer| peer.public_key)
+        .collect();
+    let mut site = Site::start(config.clone());
+    assert_compiled(&mut site);
+    let net = |text: &str| text.parse::<IpNet>().unwrap();
+    // More of it, one that another has, the gateway's own prefix, all.
+    for (peer, prefix) in [
+        (5, "10.9.0.0/24"),
+        (6, "10.9.0.0/24"),
+        (7, "10.9.0.128/25"),
+        (8, "10.0.1.0/24"),
+        (9, "0.0.0.0/0"),
+        (10, "10.0.1.5/32"),
+    ] {
+        site.set(
+            "a",
+            &[Change::Peer(keys[peer]), Change::AllowedIp(net(prefix))],
+        );
+        assert_compiled(&mut site);
+    }
+    site.set(
+        "a",
+        &[
+            Change::Peer(keys[9]),
+            Change::ReplaceAllowedIps,
+            Change::Peer(keys[7]),
+            Change::Remove,
+        ],
+    );
+    assert_compiled(&mut site);
+    site.set(
+        "a",
+        &[
+            Change::Peer(keys[6]),
+            Change::DropAllowedIp(net("10.9.0.0/24")),
+        ],
+    );
+    assert_compiled(&mut site);
+    // A file with one peer less takes all of it back.
+    config.tunnels[0].peers.remove(20);
+    site.apply(config).unwrap();
+    assert_compiled(&mut site);
+}
+
+/// Choices out of one number.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn one<'t, T>(&mut self, of: &'t [T]) -> &'t T {
+        &of[usize::try_from(self.throw(of.len() as u64)).unwrap()]
+    }
+}
+
+const PEERS: [&str; 5] = ["kim", "lea", "max", "ned", "oda"];
+const NETS: [&str; 7] = [
+    "10.9.0.0/16",
+    "10.9.1.0/24",
+    "10.9.1.128/25",
+    "10.0.0.0/16",
+    "10.0.1.0/28",
+    "\"fd09::/32\"",
+    "\"fd01::8/125\"",
+];
+
+/// Peers of a tunnel, each prefix with one of them at most.
+fn peers(dice: &mut Dice) -> String {
+    let mut text = String::new();
+    let mut nets = NETS.to_vec();
+    for peer in PEERS {
+        if dice.throw(3) == 0 {
+            continue;
+        }
+        let mut own = Vec::new();
+        while dice.throw(2) == 0 && !nets.is_empty() {
+            let at = usize::try_from(dice.throw(nets.len() as u64)).unwrap();
+            own.push(nets.remove(at));
+        }
+        let key = key(peer).public_key().to_base64();
+        let nets = own.join(", ");
+        write!(
+            text,
+            "{peer}: {{public_key: \"{key}\", allowed_ips: [{nets}]}}, "
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// A file with some of all; `None` if it is none that could be applied.
+fn file(dice: &mut Dice, udp: &[u16; 3]) -> Option<Config> {
+    let mut text = format!("version: 1\nnode: test\n{UPLINK}tunnels:\n");
+    let mut tunnels = Vec::new();
+    for (name, port) in ["a", "b", "c"].iter().zip(udp) {
+        if dice.throw(4) > 0 {
+            let (peers, mtu) = (peers(dice), dice.one(&["1280", "1420"]));
+            writeln!(text, "  {name}: {{uplink: lo, uapi: off, mtu: {mtu}, listen_port: {port}, private_key_file: {name}.key, peers: {{{peers}}}}}").unwrap();
+            tunnels.push(*name);
+        }
+    }
+    writeln!(text, "networks:").unwrap();
+    let mut networks = Vec::new();
+    for name in ["one", "two", "six"] {
+        if dice.throw(4) == 0 {
+            continue;
+        }
+        let tunnel = (dice.throw(3) > 0).then(|| tunnels.pop()).flatten();
+        let mut routes = Vec::new();
+        if tunnel.is_some() && dice.throw(2) == 0 {
+            routes.push(format!("{{to: 10.7.0.0/16, peer: {}}}", dice.one(&PEERS)));
+        }
+        if dice.throw(2) == 0 {
+            routes.push(format!(
+                "{{to: 10.8.0.0/16, via: 10.0.1.{}}}",
+                5 + dice.throw(6)
+            ));
+        }
+        if dice.throw(2) == 0 {
+            routes.push("{to: 10.0.1.0/29, unreachable: true}".to_owned());
+        }
+        let tunnel = tunnel.map_or(String::new(), |tunnel| format!(", tunnel: {tunnel}"));
+        let gateway = dice.one(&["10.0.1.1/24", "10.0.1.2/24"]);
+        let routes = routes.join(", ");
+        writeln!(
+            text,
+            "  {name}: {{gateway: [{gateway}, \"fd01::1/64\"]{tunnel}, routes: [{routes}]}}"
+        )
+        .unwrap();
+        networks.push(name);
+    }
+    writeln!(text, "ports:").unwrap();
+    let mut sockets = vec!["v", "w", "x", "y"];
+    for number in 0..4 {
+        if dice.throw(4) == 0 || networks.is_empty() {
+            continue;
+        }
+        let network = dice.one(&networks);
+        let socket = sockets.remove(usize::try_from(dice.throw(sockets.len() as u64)).unwrap());
+        let mac = 2 * number + dice.throw(2);
+        let mut own = vec![format!("10.0.1.{}", 5 + number + dice.throw(2) * 10)];
+        if dice.throw(2) == 0 {
+            own.push(format!("\"fd01::{}\"", 8 + number));
+        }
+        let own = own.join(", ");
+        writeln!(text, "  vm{number}: {{network: {network}, socket: {socket}.sock, mac: \"52:54:00:00:00:0{mac}\", addresses: [{own}]}}").unwrap();
+    }
+    let read = config::parse(&text, Path::new("test.yaml"), &Keys);
+    read.map_err(|report| {
+        if std::env::var("LOUD").is_ok() {
+            println!("{text}\n{}", report.render(false))
+        }
+    })
+    .ok()
+    .map(|it| it.0)
+}
+
+/// What `wg` may ask for.
+fn edits(dice: &mut Dice) -> Vec<Change> {
+    let &peer = dice.one(&PEERS);
+    let peer = Change::Peer(key(peer).public_key());
+    let net = dice.one(&NETS).trim_matches('"').parse().unwrap();
+    match dice.throw(6) {
+        0 => vec![peer, Change::Remove],
+        1 => vec![peer, Change::ReplaceAllowedIps, Change::AllowedIp(net)],
+        2 => vec![peer, Change::DropAllowedIp(net)],
+        3 => {
+            let &own = dice.one(&PEERS);
+            vec![Change::PrivateKey(Some(key(own)))]
+        }
+        4 => vec![Change::ReplacePeers, peer, Change::AllowedIp(net)],
+        _ => vec![peer, Change::AllowedIp(net)],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 12,
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn what_is_compiled_after_changes_is_what_compiling_everything_makes(seed in any::<u64>()) {
+        let mut dice = Dice(seed);
+        let udp = free_ports();
+        let mut site = Site::start(parse(UPLINK));
+        for _ in 0..40 {
+            match dice.throw(4) {
+                0 => {
+                    if let Some(file) = file(&mut dice, &udp) {
+                        site.apply(file).unwrap();
+                    }
+                }
+                1 => {
+                    // A port that can't be opened for a while.
+                    let slot = dice.throw(4);
+                    if let Some(port) = site.engine.ports.remove(usize::try_from(slot).unwrap()) {
+                        let (config, error) = (port.config.clone(), String::new());
+                        site.engine.publish();
+                        assert_compiled(&mut site);
+                        site.engine.await_adoption();
+                        drop(port);
+                        site.engine.down.push(DownPort { config, error });
+                    }
+                    site.engine.retry_ports();
+                }
+                _ => {
+                    let tunnel = *dice.one(&["a", "b", "c"]);
+                    site.set(tunnel, &edits(&mut dice));
+                }
+            }
+            assert_compiled(&mut site);
+        }
+    }
+}
+
+/// As if the host had given the interface of a plain network another MTU.
+#[test]
+fn an_interfaces_mtu_is_its_tunnels() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [port] = free_ports();
+    let interface = format!("cvc{}", std::process::id() % 1_000_000);
+    let mut site = Site::start(parse(&format!(
+        "{UPLINK}tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: a.key, peers: {{}}}}}}
+networks: {{plain: {{tunnel: a}}}}
+ports: {{host: {{driver: tun, interface: {interface}, network: plain}}}}
+"
+    )));
+    assert_compiled(&mut site);
+    let index = crate::netlink::index_of(&interface).unwrap();
+    for mtu in [1_300, 1_400] {
+        Netlink::open().unwrap().set_mtu(index, mtu).unwrap();
+        let follows = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(2));
+            site.engine.round(clock::now()).unwrap();
+            let snapshot = site.engine.snapshots.load();
+            u32::from(snapshot.tunnels.get(0).unwrap().mtu) == mtu
+        });
+        assert!(follows, "{mtu}");
+        assert_compiled(&mut site);
+    }
+}
