@@ -1,0 +1,350 @@
+//! Frames, honest and bent, and what they are to us.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use culvert_wire::ipv4;
+
+use super::*;
+use crate::{
+    shared::{hop::Hop, ids::UplinkIndex},
+    uplink::UplinkCounters,
+};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const UNKNOWN: Checks = Checks {
+    ip: RxChecksum::Unknown,
+    udp: RxChecksum::Unknown,
+    partial: false,
+};
+const OUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const OUR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+const THEIR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const THEIR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
+
+fn uplink() -> Uplink {
+    Uplink {
+        index: UplinkIndex(0),
+        name: "wan0".to_owned(),
+        addresses: vec![OUR_V4.into(), OUR_V6.into()],
+        tunnels: vec![(51_820, TunnelIndex(3))],
+        hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
+        counters: Arc::new(UplinkCounters::default()),
+    }
+}
+
+fn ethernet(destination: MacAddr, ether_type: u16, packet: &[u8]) -> Vec<u8> {
+    let mut frame = destination.0.to_vec();
+    frame.extend([2, 0, 0, 0, 0, 9]);
+    frame.extend(ether_type.to_be_bytes());
+    frame.extend(packet);
+    frame
+}
+
+fn datagram(port: u16, payload: &[u8], sum: impl FnOnce(u32) -> Checksum) -> Vec<u8> {
+    let len = u16::try_from(8 + payload.len()).unwrap();
+    let mut bytes = 4_000_u16.to_be_bytes().to_vec();
+    bytes.extend(port.to_be_bytes());
+    bytes.extend(len.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    let mut sum = sum(u32::from(len));
+    sum.add(&bytes);
+    bytes[6..8].copy_from_slice(&sum.complement_udp().to_be_bytes());
+    bytes
+}
+
+fn v4_packet(protocol: u8, l4: &[u8]) -> Vec<u8> {
+    let fields = ipv4::Ipv4Fields {
+        source: THEIR_V4,
+        destination: OUR_V4,
+        tos: 0b1000_1010,
+        id: 7,
+        dont_fragment: false,
+        ttl: 64,
+        protocol,
+        total_len: u16::try_from(20 + l4.len()).unwrap(),
+    };
+    let mut packet = ipv4::header(&fields).to_vec();
+    packet.extend(l4);
+    packet
+}
+
+fn v6_packet(destination: Ipv6Addr, next_header: u8, l4: &[u8]) -> Vec<u8> {
+    let fields = ipv6::Ipv6Fields {
+        source: THEIR_V6,
+        destination,
+        traffic_class: 1,
+        hop_limit: 255,
+        next_header,
+        payload_len: u16::try_from(l4.len()).unwrap(),
+    };
+    let mut packet = ipv6::header(&fields).to_vec();
+    packet.extend(l4);
+    packet
+}
+
+fn v4(payload: &[u8]) -> Vec<u8> {
+    let l4 = datagram(51_820, payload, |len| {
+        Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
+    });
+    ethernet(MAC, 0x0800, &v4_packet(17, &l4))
+}
+
+fn v6(payload: &[u8]) -> Vec<u8> {
+    let l4 = datagram(51_820, payload, |len| {
+        Checksum::pseudo_v6(THEIR_V6, OUR_V6, 17, len)
+    });
+    ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 17, &l4))
+}
+
+fn verdict(frame: &[u8]) -> Verdict {
+    with(UNKNOWN, frame).0
+}
+
+fn with(checks: Checks, frame: &[u8]) -> (Verdict, Option<Accepted>) {
+    let mut accepted = None;
+    let verdict = classify(frame, checks, MAC, &uplink(), |parts| {
+        accepted = Some(parts)
+    });
+    assert_eq!(accepted.is_some(), verdict == Verdict::Datagram);
+    (verdict, accepted)
+}
+
+#[track_caller]
+fn assert_dropped(frame: &[u8], reason: DropReason) {
+    assert_eq!(verdict(frame), Verdict::Drop(reason));
+}
+
+#[test]
+fn datagrams_reach_their_tunnel() {
+    for payload in [&b""[..], b"x", b"a sealed datagram"] {
+        let mut frame = v4(payload);
+        frame.extend([0; 6]); // Ethernet's padding is not the datagram's
+        let expected = Accepted {
+            payload: 42..42 + payload.len(),
+            source: SocketAddr::new(THEIR_V4.into(), 4_000),
+            local: OUR_V4.into(),
+            tunnel: TunnelIndex(3),
+            ecn: 2,
+        };
+        assert_eq!(with(UNKNOWN, &frame).1, Some(expected));
+        let expected = Accepted {
+            payload: 62..62 + payload.len(),
+            source: SocketAddr::new(THEIR_V6.into(), 4_000),
+            local: OUR_V6.into(),
+            tunnel: TunnelIndex(3),
+            ecn: 1,
+        };
+        assert_eq!(with(UNKNOWN, &v6(payload)).1, Some(expected));
+    }
+}
+
+#[test]
+fn checksums_are_believed_or_verified() {
+    let mut corrupt = v4(b"payload");
+    *corrupt.last_mut().unwrap() ^= 1;
+    assert_dropped(&corrupt, DropReason::OuterChecksum);
+    let nic = Checks {
+        udp: RxChecksum::Good,
+        ..UNKNOWN
+    };
+    assert!(matches!(with(nic, &corrupt).0, Verdict::Datagram));
+    let nic = Checks {
+        udp: RxChecksum::Bad,
+        ..UNKNOWN
+    };
+    assert_eq!(
+        with(nic, &v4(b"x")).0,
+        Verdict::Drop(DropReason::OuterChecksum)
+    );
+
+    let mut header = v4(b"payload");
+    header[22] ^= 1; // the TTL, which the NIC found good all the same
+    assert_dropped(&header, DropReason::OuterChecksum);
+    let nic = Checks {
+        ip: RxChecksum::Good,
+        ..UNKNOWN
+    };
+    assert!(matches!(with(nic, &header).0, Verdict::Datagram));
+    let nic = Checks {
+        ip: RxChecksum::Bad,
+        ..UNKNOWN
+    };
+    assert_eq!(
+        with(nic, &v4(b"x")).0,
+        Verdict::Drop(DropReason::OuterChecksum)
+    );
+
+    // No checksum: fine over IPv4, not over IPv6.
+    let mut none = v4(b"payload");
+    none[40..42].fill(0);
+    assert!(matches!(verdict(&none), Verdict::Datagram));
+    let mut none = v6(b"payload");
+    none[60..62].fill(0);
+    assert_dropped(&none, DropReason::OuterChecksum);
+
+    // A local sender's partial checksum: only from a kernel interface.
+    let mut partial = v4(b"payload");
+    let sum = Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, 15).value();
+    partial[40..42].copy_from_slice(&sum.to_be_bytes());
+    assert_dropped(&partial, DropReason::OuterChecksum);
+    let kernel = Checks {
+        partial: true,
+        ..UNKNOWN
+    };
+    assert!(matches!(with(kernel, &partial).0, Verdict::Datagram));
+    assert_eq!(
+        with(kernel, &corrupt).0,
+        Verdict::Drop(DropReason::OuterChecksum)
+    );
+}
+
+#[test]
+fn only_what_is_ours() {
+    let mut frame = v4(b"x");
+    frame[5] ^= 1;
+    assert_dropped(&frame, DropReason::NotForUs);
+    let mut frame = v4(b"x");
+    frame[..6].fill(0xff); // IPv4 unicast inside an Ethernet broadcast (RFC 1122, 3.3.6)
+    assert_dropped(&frame, DropReason::NotForUs);
+    let l4 = datagram(51_821, b"x", |len| {
+        Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
+    });
+    assert_dropped(
+        &ethernet(MAC, 0x0800, &v4_packet(17, &l4)),
+        DropReason::NotForUs,
+    );
+    assert_dropped(
+        &ethernet(MAC, 0x0800, &v4_packet(6, &[0; 20])),
+        DropReason::NotForUs,
+    );
+    assert_dropped(&ethernet(MAC, 0x8100, &[0; 46]), DropReason::NotForUs);
+    assert_dropped(
+        &ethernet(MAC, 0x86dd, &v6_packet(THEIR_V6, 17, &[0; 20])),
+        DropReason::NotForUs,
+    );
+}
+
+#[test]
+fn the_host_stack_gets_what_it_answers() {
+    let question = Verdict::Punt(PuntClass::NeighborQuestion);
+    assert_eq!(
+        verdict(&ethernet(MAC, 0x0800, &v4_packet(1, &[8, 0]))),
+        Verdict::Punt(PuntClass::Icmp)
+    );
+    let solicited = |last: u16| Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, last);
+    for (group, expected) in [
+        (solicited(0x10), question),
+        (solicited(0x11), Verdict::Drop(DropReason::NotForUs)),
+        (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), question),
+        (
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16),
+            Verdict::Drop(DropReason::NotForUs),
+        ),
+    ] {
+        let to = MacAddr::from_ipv6_multicast(group);
+        assert_eq!(
+            verdict(&ethernet(to, 0x86dd, &v6_packet(group, 58, &[135]))),
+            expected
+        );
+    }
+
+    let arp = |sender: Ipv4Addr, target: Ipv4Addr| {
+        let mut message = [0; 28];
+        message[7] = 1;
+        message[14..18].copy_from_slice(&sender.octets());
+        message[24..28].copy_from_slice(&target.octets());
+        ethernet(MacAddr::BROADCAST, 0x0806, &message)
+    };
+    assert_eq!(verdict(&arp(THEIR_V4, OUR_V4)), question);
+    assert_eq!(verdict(&arp(THEIR_V4, THEIR_V4)), question);
+    assert_dropped(
+        &arp(THEIR_V4, Ipv4Addr::new(192, 0, 2, 99)),
+        DropReason::NotForUs,
+    );
+    assert_dropped(&arp(THEIR_V4, OUR_V4)[..40], DropReason::OuterMalformed);
+}
+
+#[test]
+fn only_those_on_the_link_get_into_the_neighbors_classes() {
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let icmp6 = |to: Ipv6Addr, kind: &[u8], hops: u8| {
+        let mac = match to.is_multicast() {
+            true => MacAddr::from_ipv6_multicast(to),
+            false => MAC,
+        };
+        let mut packet = v6_packet(to, 58, kind);
+        packet[7] = hops;
+        verdict(&ethernet(mac, 0x86dd, &packet))
+    };
+    for (to, kind, hops, class) in [
+        (OUR_V6, &[136][..], 255, PuntClass::NeighborAnswer),
+        (all_nodes, &[136], 255, PuntClass::NeighborQuestion),
+        (OUR_V6, &[135], 255, PuntClass::NeighborQuestion),
+        (OUR_V6, &[134], 255, PuntClass::NeighborQuestion),
+        (OUR_V6, &[136], 254, PuntClass::Rest),
+        (OUR_V6, &[135], 64, PuntClass::Rest),
+        (OUR_V6, &[], 255, PuntClass::Rest),
+        (OUR_V6, &[128], 64, PuntClass::Icmp),
+        (OUR_V6, &[2], 64, PuntClass::Icmp),
+        (all_nodes, &[128], 64, PuntClass::Rest),
+        (all_nodes, &[130], 1, PuntClass::Rest),
+    ] {
+        assert_eq!(
+            icmp6(to, kind, hops),
+            Verdict::Punt(class),
+            "{to} {kind:?} {hops}"
+        );
+    }
+    let mut reply = [0; 28];
+    reply[7] = 2;
+    reply[24..28].copy_from_slice(&OUR_V4.octets());
+    for (to, class) in [
+        (MAC, PuntClass::NeighborAnswer),
+        (MacAddr::BROADCAST, PuntClass::NeighborQuestion),
+    ] {
+        assert_eq!(verdict(&ethernet(to, 0x0806, &reply)), Verdict::Punt(class));
+    }
+}
+
+#[test]
+fn fragments_are_refused() {
+    for bits in [0x2000_u16, 0x0001, 0x1fff] {
+        let mut packet = v4_packet(17, &[0; 16]);
+        packet[6..8].copy_from_slice(&bits.to_be_bytes());
+        packet[10..12].fill(0);
+        let sum = Checksum::of(&packet[..20]).complement();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        assert_dropped(&ethernet(MAC, 0x0800, &packet), DropReason::OuterFragment);
+    }
+    assert_dropped(
+        &ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 44, &[0; 16])),
+        DropReason::OuterFragment,
+    );
+}
+
+#[test]
+fn cut_and_bent_frames_are_refused() {
+    for frame in [v4(b"a payload"), v6(b"a payload")] {
+        for len in 0..frame.len() {
+            assert_dropped(&frame[..len], DropReason::OuterMalformed);
+        }
+        // Any one bit wrong: never a panic, never a datagram of another size.
+        for bit in 0..frame.len() * 8 {
+            let mut bent = frame.clone();
+            bent[bit / 8] ^= 1 << (bit % 8);
+            for checks in [
+                UNKNOWN,
+                Checks {
+                    ip: RxChecksum::Good,
+                    udp: RxChecksum::Good,
+                    partial: true,
+                },
+            ] {
+                if let Some(Accepted { payload, .. }) = with(checks, &bent).1 {
+                    assert!(payload.start <= payload.end && payload.end <= bent.len());
+                }
+            }
+        }
+    }
+}
