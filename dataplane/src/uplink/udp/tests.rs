@@ -1,15 +1,24 @@
 //! Real sockets in a network namespace of the test's own, which takes root.
 
 use std::{
-    net::UdpSocket,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     process::Command,
-    sync::mpsc,
+    sync::{atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use super::*;
-use crate::shared::hop::Hop;
+use crate::{
+    shared::{
+        drops::DropReason,
+        hop::Hop,
+        ids::{TunnelIndex, UplinkIndex},
+        limits,
+        path::Path,
+    },
+    uplink::{Outer, Queue, Uplink},
+};
 
 /// Runs `inside` on a thread in a new network namespace, which goes with it.
 fn apart(inside: impl FnOnce() + Send + 'static) {
