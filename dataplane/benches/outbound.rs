@@ -27,72 +27,34 @@
     reason = "a benchmark: it displays, and stops where it fails"
 )]
 
+mod site;
 #[path = "../aead/benches/turns/mod.rs"]
 mod turns;
 
 use std::{
     hint,
-    net::SocketAddr,
     ptr::NonNull,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
 use culvert_aead::{Engine, Jobs, SealJob, Segment, TAG_LEN, TAILROOM};
-use culvert_dataplane::{
-    shared::{
-        clock,
-        control_link::{self, Attention, Command},
-        hop::Hop,
-        ids::{
-            AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
-            WorkerIndex,
-        },
-        path::Path,
-        peer::Peer,
-        sessions::SessionTable,
-        snapshot::{
-            Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
-        },
-    },
-    uplink::{
-        Uplink,
-        dpdk::{self, sys},
-    },
-    worker::{Polling, Worker, WorkerStats},
+use culvert_dataplane::uplink::dpdk::DpdkUplink;
+use culvert_vhost::frontend::Frontend;
+use site::{
+    ETHERNET, HEADERS, MTU, SEGMENT, SEGMENTS, Site, Size,
+    null::{self, pin},
 };
-use culvert_vhost::{
-    self as vhost, PortConfig,
-    frontend::{Frontend, FrontendConfig},
-};
-use culvert_wire::{
-    MacAddr, VnetHeader,
-    fib::{Fib, Prefix},
-};
-use culvert_wireguard::{Keypair, PeerId, Role};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use turns::Turns;
 
 const WORKER: usize = 0;
 const GUEST: usize = 1;
 
-const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const PORT: u16 = 51_820;
-
-const MTU: u16 = 1420;
-const ETHERNET: usize = 14;
-/// IPv4 and TCP without options.
-const HEADERS: usize = 40;
-const SEGMENT: usize = MTU as usize - HEADERS;
-/// Packets that a full frame becomes.
-const PACKETS: usize = 47;
-const PAYLOAD: usize = SEGMENT * PACKETS;
-const FRAME: usize = ETHERNET + HEADERS + PAYLOAD;
+const FRAME: usize = ETHERNET + HEADERS + SEGMENT * SEGMENTS;
 
 /// Frames that are written before the clock starts. With two they are as fresh as can be, with sixteen they fill
 /// half of a usual second-level cache.
@@ -132,7 +94,7 @@ fn main() {
         }
         if let Some(side) = &profiled {
             let spent = (0..TURNS / ROUNDS).map(|_| {
-                rig.renew_key();
+                rig.site.renew_keys();
                 let rounds = (0..ROUNDS).map(|_| match side.as_str() {
                     "way" => rig.whole_way(frames),
                     "seal" => rig.seal_alone(frames, false),
@@ -181,12 +143,6 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn pin(processor: usize) {
-    let mut processors = CpuSet::new();
-    processors.set(processor);
-    sched_setaffinity(None, &processors).expect("two processors");
-}
-
 const IDLE: usize = 0;
 /// Post frames; or write the reference's memory.
 const POST: usize = 1 << 8;
@@ -211,13 +167,9 @@ impl Orders {
 }
 
 struct Rig {
-    worker: Worker,
-    uplink: Arc<Uplink>,
+    site: Site,
     /// Keeps the device open.
-    _device: dpdk::DpdkUplink,
-    _control: control_link::ControlEnd,
-    _dir: tempfile::TempDir,
-    peer: Arc<Peer>,
+    _device: DpdkUplink,
     orders: Arc<Orders>,
     /// Where the reference's frames lie, in the guest's memory.
     source: Vec<NonNull<u8>>,
@@ -228,110 +180,9 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        pin(WORKER);
-        let eal = sys::Eal::init(sys::EalConfig {
-            memory_mb: 128,
-            ..sys::EalConfig::default()
-        })
-        .expect("EAL");
-        pin(WORKER);
-        let dir = tempfile::TempDir::new().unwrap();
-        let config = PortConfig::new("guest", dir.path().join("guest"), MAC);
-        let port = Arc::new(Port {
-            index: PortIndex(0),
-            name: config.name.clone(),
-            attachment: AttachmentIndex(0),
-            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
-            queues: 1,
-            drops: Arc::default(),
-        });
-        let attachment = Arc::new(Attachment {
-            index: AttachmentIndex(0),
-            port: PortIndex(0),
-            network: NetworkIndex(0),
-            mac: MAC,
-            addresses: vec!["10.0.0.2".parse().unwrap()],
-            link_locals: Arc::default(),
-            errors: Arc::default(),
-            guard: Guard::Strict,
-        });
-        let own = "192.0.2.1".parse().unwrap();
-        let (device, queues) = dpdk::open(
-            eal,
-            &dpdk::Config {
-                uplink: UplinkIndex(0),
-                device: "net_null0,no-rx=1",
-                addresses: &[own],
-                mtu: 1500,
-                workers: 1,
-                queues: 1,
-                descriptors: [None, None],
-            },
-        )
-        .expect("net_null");
-        let uplink = Arc::new(Uplink {
-            index: UplinkIndex(0),
-            name: "null".into(),
-            addresses: vec![own],
-            tunnels: vec![(PORT, TunnelIndex(0))],
-            hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
-            counters: Arc::default(),
-        });
-        let peer = Arc::new(Peer::new(PeerIndex(0), TunnelIndex(0), PeerId(0)));
-        let sessions = Arc::new(SessionTable::new(1024));
-        let behind = || Prefix::new("10.1.0.0".parse().unwrap(), 16).unwrap();
-        let snapshot = Snapshot {
-            generation: 1,
-            ports: [Some(port)].into_iter().collect(),
-            attachments: [Some(attachment)].into_iter().collect(),
-            networks: [Some(Arc::new(Network {
-                name: "network".into(),
-                gateway_mac: GATEWAY,
-                gateways: vec!["10.0.0.1".parse().unwrap()],
-                prefixes: vec![Prefix::new("10.0.0.0".parse().unwrap(), 24).unwrap()],
-                tunnel: Some(TunnelIndex(0)),
-                macs: [(MAC, AttachmentIndex(0))].into(),
-                listeners: 1,
-                routes: Fib::build([(behind(), NextHop::Peer(PeerIndex(0)))]),
-                plain: None,
-            }))]
-            .into_iter()
-            .collect(),
-            tunnels: [Some(Arc::new(Tunnel {
-                name: "tunnel".into(),
-                mtu: MTU,
-                network: Some(NetworkIndex(0)),
-                allowed: Fib::build([(behind(), PeerIndex(0))]),
-                mac1: None,
-                sessions,
-            }))]
-            .into_iter()
-            .collect(),
-            peers: [Some(Arc::clone(&peer))].into_iter().collect(),
-            uplinks: [Some(Arc::clone(&uplink))].into_iter().collect(),
-            workers: vec![Arc::new(vec![(PortIndex(0), 0)])],
-        };
-        let endpoint: SocketAddr = "192.0.2.2:51820".parse().unwrap();
-        peer.publish_path(Some(Path::new(
-            endpoint,
-            Some(own),
-            PORT,
-            Arc::new(Hop::ethernet(UplinkIndex(0), device.mac(), Some(GATEWAY))),
-        )));
-        let attention = Arc::new(Attention::new().unwrap());
-        let (end, mut control) = control_link::link(attention, 1).unwrap();
-        let worker = Worker::new(
-            WorkerIndex::from_slot(0),
-            Arc::new(SnapshotCell::from_pointee(snapshot)),
-            end,
-            Polling::Busy,
-            Arc::new(WorkerStats::default()),
-        );
-        for queue in queues {
-            assert!(control.send(Command::AttachUplink(Box::new(queue))));
-        }
-        let mut frontend =
-            Frontend::connect(&dir.path().join("guest"), FrontendConfig::default()).unwrap();
+        let (device, queue, hop) = null::open(null::eal(WORKER), 0);
+        let site = Site::new(1, queue, hop, Engine::new());
+        let mut frontend = site.guest();
         let stride = FRAME.next_multiple_of(64) as u64 + 192;
         let most = FRAMES.into_iter().max().unwrap_or(1);
         let at: Vec<u64> = (0..most)
@@ -347,21 +198,15 @@ impl Rig {
         let orders = Arc::new(Orders::default());
         let heard = Arc::clone(&orders);
         thread::spawn(move || drive(&mut frontend, &at, &heard));
-        let mut rig = Self {
-            worker,
-            uplink,
+        Self {
+            site,
             _device: device,
-            _control: control,
-            _dir: dir,
-            peer,
             orders,
             source,
             engine: Engine::new(),
             rooms: vec![vec![0; 16 + usize::from(MTU) + TAG_LEN + TAILROOM + 320]; 64],
             counter: 0,
-        };
-        while rig.worker.step() {}
-        rig
+        }
     }
 
     /// Turns of the whole way, the seal alone and the seal with sums, nanoseconds per frame: within a millisecond the
@@ -370,7 +215,7 @@ impl Rig {
         let mut turns = Turns::new(TURNS, MOST_TURNS);
         while !turns.done() {
             if turns.taken().is_multiple_of(ROUNDS) {
-                self.renew_key();
+                self.site.renew_keys();
             }
             let before = turns::room();
             let mut spent = [0.0; 3];
@@ -386,28 +231,16 @@ impl Rig {
         turns
     }
 
-    /// A new key: none is used for longer than a figure takes.
-    fn renew_key(&mut self) {
-        self.peer.publish_keypair(Some(Arc::new(Keypair::from_parts(
-            PeerId(0),
-            Role::Initiator,
-            (1, 2),
-            ([1; 32], [2; 32]),
-            clock::monotonic(),
-        ))));
-    }
-
     /// Nanoseconds per frame from the guest's ring into the device.
     fn whole_way(&mut self, frames: usize) -> f64 {
-        let sent = &self.uplink.counters.tx_packets;
         self.orders.give(POST | frames);
-        let until = load(sent) + (frames * PACKETS) as u64;
+        let until = self.site.sent() + (frames * SEGMENTS) as u64;
         let start = Instant::now();
-        while load(sent) < until {
-            self.worker.step();
+        while self.site.sent() < until {
+            self.site.worker.step();
         }
         let spent = start.elapsed();
-        assert_eq!(load(sent), until, "each frame is cut into {PACKETS}");
+        assert_eq!(self.site.sent(), until, "each frame is cut into {SEGMENTS}");
         per_frame(spent, frames)
     }
 
@@ -417,7 +250,7 @@ impl Rig {
         self.orders.give(WRITE | frames);
         let mut spent = Duration::ZERO;
         for &start in &self.source[..frames] {
-            let payload: Vec<[Segment<'_>; 1]> = (0..PACKETS)
+            let payload: Vec<[Segment<'_>; 1]> = (0..SEGMENTS)
                 .map(|packet| {
                     let offset = ETHERNET + HEADERS + packet * SEGMENT;
                     // SAFETY: the frame lies in the guest's memory, which is mapped as long as its thread runs: for
@@ -449,23 +282,10 @@ fn per_frame(spent: Duration, frames: usize) -> f64 {
     spent.as_nanos() as f64 / frames as f64
 }
 
-fn load(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
-}
-
 /// The guest's processor.
 fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
     pin(GUEST);
-    let mut frame = frame();
-    let vnet = VnetHeader {
-        flags: VnetHeader::NEEDS_CSUM,
-        gso_type: VnetHeader::GSO_TCPV4,
-        hdr_len: small(ETHERNET + HEADERS),
-        gso_size: small(SEGMENT),
-        csum_start: small(ETHERNET + 20),
-        csum_offset: 16,
-        num_buffers: 0,
-    };
+    let (vnet, mut frame) = site::frame(Size::SuperFrame, 1, 0);
     let mut serial = 0u8;
     loop {
         let order = orders.order.swap(IDLE, Ordering::Acquire);
@@ -484,29 +304,4 @@ fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
         }
         orders.done.fetch_add(1, Ordering::Release);
     }
-}
-
-/// A length of the frame, all of which are less than 64 KiB.
-fn small(len: usize) -> u16 {
-    u16::try_from(len).expect("less than 64 KiB")
-}
-
-/// A TCP super-frame as a driver posts it: lengths of the whole, the checksum field seeded.
-fn frame() -> Vec<u8> {
-    let mut frame = Vec::with_capacity(FRAME);
-    frame.extend(GATEWAY.0);
-    frame.extend(MAC.0);
-    frame.extend([8, 0]);
-    let length = small(HEADERS + PAYLOAD).to_be_bytes();
-    let mut ip = [
-        0x45, 0, length[0], length[1], 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 2, 10, 1, 0, 2,
-    ];
-    let sum = culvert_wire::Checksum::of(&ip).complement();
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    frame.extend(ip);
-    frame.extend([
-        0x30, 0x39, 0xd4, 0x31, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
-    ]);
-    frame.resize(FRAME, 0);
-    frame
 }

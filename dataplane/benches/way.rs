@@ -48,8 +48,10 @@ use culvert_dataplane::{
 };
 use culvert_vhost::frontend::Frontend;
 use culvert_wireguard::message::DATA_HEADER_LEN;
-use rustix::thread::{CpuSet, sched_setaffinity};
-use site::{Peers, Site, Size, Way};
+use site::{
+    Peers, Site, Size, Way,
+    null::{self, pin},
+};
 use turns::Turns;
 
 const WORKER: usize = 0;
@@ -70,13 +72,7 @@ const WIRE: usize = 512;
 
 fn main() {
     let options = Options::read(env::args().skip(1));
-    pin(WORKER);
-    let eal = sys::Eal::init(sys::EalConfig {
-        memory_mb: 128,
-        ..sys::EalConfig::default()
-    })
-    .expect("EAL");
-    pin(WORKER);
+    let eal = null::eal(WORKER);
     let processor = processor();
     if !options.json {
         println!("{processor}, kernel {}", options.engine().kernel().name());
@@ -188,12 +184,6 @@ fn show(name: &str, turns: &Turns<2>, processor: &str, json: bool) {
             ""
         }
     );
-}
-
-fn pin(processor: usize) {
-    let mut processors = CpuSet::new();
-    processors.set(processor);
-    sched_setaffinity(None, &processors).expect("two processors");
 }
 
 /// What processor 1 is told to do. It answers each.
@@ -308,21 +298,8 @@ impl Rig {
     fn new(way: Way, peers: usize, eal: sys::Eal, options: &Options) -> Self {
         let (queue, wire, device, hop) = match way {
             Way::Out => {
-                let (device, mut queues) = dpdk::open(
-                    eal,
-                    &dpdk::Config {
-                        uplink: site::UPLINK,
-                        device: &format!("net_null{peers},no-rx=1"),
-                        addresses: &[site::ADDRESS.into()],
-                        mtu: 1500,
-                        workers: 1,
-                        queues: 1,
-                        descriptors: [None, None],
-                    },
-                )
-                .expect("net_null");
-                let hop = Hop::ethernet(site::UPLINK, device.mac(), Some(site::GATEWAY));
-                (queues.remove(0), None, Some(device), hop)
+                let (device, queue, hop) = null::open(eal, peers);
+                (queue, None, Some(device), hop)
             }
             Way::In => {
                 let (queue, wire) = memory::open(&memory::Config {

@@ -10,6 +10,9 @@
 
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
+#[cfg(feature = "dpdk")]
+pub(crate) mod null;
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
@@ -63,12 +66,12 @@ pub(crate) const TUNNEL: TunnelIndex = TunnelIndex(0);
 pub(crate) const UPLINK: UplinkIndex = UplinkIndex(0);
 
 pub(crate) const MTU: u16 = 1420;
-const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 /// IPv4 and TCP without options.
-const HEADERS: usize = 40;
-const SEGMENT: usize = MTU as usize - HEADERS;
+pub(crate) const HEADERS: usize = 40;
+pub(crate) const SEGMENT: usize = MTU as usize - HEADERS;
 /// Packets that a full super-frame becomes.
-const SEGMENTS: usize = 47;
+pub(crate) const SEGMENTS: usize = 47;
 
 /// Entries of the guest's rings.
 const RING: u16 = 1024;
