@@ -86,11 +86,15 @@ fn no_signal_is_lost_and_none_waits_for_a_sleeper() {
         let bell = Arc::new(Bell::new());
         let signals = Arc::new(Signals::new());
         let marks = Arc::new(Marks::new(64));
-        let workers = BITS.map(|bits| {
+        let notes = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+        let workers = [0, 1].map(|n| {
             let (bell, signals, marks) =
                 (Arc::clone(&bell), Arc::clone(&signals), Arc::clone(&marks));
+            let notes = Arc::clone(&notes);
             thread::spawn(move || {
-                signals.raise(bits) && {
+                // What the core looks up when it has the signal.
+                notes[n].store(true, Ordering::Relaxed);
+                signals.raise(BITS[n]) && {
                     marks.mark(7);
                     bell.must_ring()
                 }
@@ -100,7 +104,13 @@ fn no_signal_is_lost_and_none_waits_for_a_sleeper() {
             let mut taken = 0;
             marks.sweep(|place| {
                 assert_eq!(place, 7);
-                taken |= signals.take();
+                let bits = signals.take();
+                for n in [0, 1] {
+                    let alone = BITS[n] & !BITS[1 - n];
+                    let is_noted = notes[n].load(Ordering::Relaxed);
+                    assert!(bits & alone == 0 || is_noted, "seen before it was said");
+                }
+                taken |= bits;
             });
             taken
         };
