@@ -9,9 +9,9 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use culvert_dataplane::uplink::dpdk;
+use culvert_dataplane::{host::HostConfig, uplink::dpdk};
 use culvert_dataplane::{
-    host::{HostConfig, HostStack, Resolution, Stacks},
+    host::{HostStack, Resolution, Stacks},
     shared::{
         hop::Hop,
         ids::{Scope, TunnelIndex, UplinkIndex},
@@ -34,7 +34,6 @@ const LINK_PATIENCE: u8 = 3;
 
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {
-    index: UplinkIndex,
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
     pub(super) link_up: Option<bool>,
@@ -80,7 +79,6 @@ impl UplinkState {
             UplinkDriver::Udp(driver) => {
                 let device_index = driver.device.as_deref().and_then(index_of);
                 let state = Self {
-                    index,
                     config,
                     device_index,
                     is_refused: false,
@@ -118,7 +116,6 @@ impl UplinkState {
                 let host = HostStack::new(host_config(&config, device.mac()), now);
                 hosts.insert(Scope::Uplink(index), host);
                 let state = Self {
-                    index,
                     config,
                     device_index: None,
                     is_refused: false,
@@ -224,7 +221,7 @@ impl UplinkState {
         match &self.kind {
             Kind::Udp => None,
             #[cfg(feature = "dpdk")]
-            Kind::Dpdk(_) => Some(Scope::Uplink(self.index)),
+            Kind::Dpdk(_) => Some(Scope::Uplink(self.hop.uplink())),
         }
     }
 
