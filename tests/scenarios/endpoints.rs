@@ -8,15 +8,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use culvert_tests::{Culvert, Keys, Namespace, Part, Scenario, Veth, eventually};
+use culvert_tests::{
+    Culvert, Keys, Namespace, Part, Process, Scenario, Veth, culvert_binary, eventually, run,
+};
 use culvert_wireguard::{PublicKey, cookie::Mac1};
 
 const PARTS: [Part; 2] = [Part::Root, Part::Tun];
@@ -266,6 +271,79 @@ fn an_uplink_follows_an_interface_that_is_made_anew() -> Result<()> {
             drop(b);
         }
         Ok(())
+    })
+}
+
+/// Programs that are put into another network namespace often keep the `/sys` of the one they came from, where the
+/// interface of that name has another number.
+#[test]
+fn zones_are_those_of_the_daemons_own_network_namespace() -> Result<()> {
+    let name = "zones_are_those_of_the_daemons_own_network_namespace";
+    Scenario::run(name, &PARTS, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        for (host, address) in [(&hosts.a, "fe80::a1"), (&hosts.b, "fe80::b2")] {
+            host.sysctl("net.ipv6.conf.wan0.disable_ipv6=0")?;
+            host.ip(&format!("address add {address}/64 dev wan0 nodad"))?;
+        }
+        let elsewhere = Namespace::make("c")?;
+        elsewhere.ip("link add wan0 index 77 type veth peer name wan1")?;
+        let shown = hosts.a.ip("-o link show dev wan0")?;
+        let number = shown.split(':').next().unwrap_or_default();
+        ensure!(number != "77", "{shown}");
+
+        let _b = hosts.start(scenario, 1, &hosts.yaml(1, "", ""))?;
+        // Sockets of all namespaces lie in one folder.
+        let wg = format!("cvz{:x}", std::process::id());
+        let yaml = hosts.yaml(0, ", device: wan0", ", endpoint: \"[fe80::b2%wan0]:51820\"");
+        let yaml = yaml.replace(
+            "    listen_port",
+            &format!("    uapi: {wg}\n    listen_port"),
+        );
+        let file = scenario.path("zones.yaml");
+        fs::write(&file, yaml)?;
+        let run_dir = scenario.path("zones.run");
+        let mut command = elsewhere.program("nsenter");
+        command
+            .arg(format!("--net=/run/netns/{}", hosts.a.name()))
+            .arg("--")
+            .arg(culvert_binary()?)
+            .args(["run", "-c"])
+            .arg(&file)
+            .arg("--run-dir")
+            .arg(&run_dir);
+        let mut a = Process::start("zones", scenario.scratch(), command)?;
+        let endpoint = || -> Result<String> {
+            let mut show = Command::new(culvert_binary()?);
+            show.args(["show", "--json", "--run-dir"]).arg(&run_dir);
+            let show: serde_json::Value = serde_json::from_str(&run(&mut show, COMMAND)?)?;
+            Ok(show["peers"][0]["endpoint"].to_string())
+        };
+        eventually("the zone to be found", PATIENCE, || {
+            a.must_run()?;
+            Ok(endpoint().is_ok_and(|it| it != "null").then_some(()))
+        })?;
+        let at = |host: &str, port: u16| format!("\"[fe80::{host}%{number}]:{port}\"");
+        ensure!(endpoint()? == at("b2", 51820), "{} {shown}", endpoint()?);
+        hosts.a.ip("route add 10.9.0.0/24 dev t0")?;
+        hosts.pass()?;
+
+        scenario.say("the same by wg's protocol");
+        let key = STANDARD.decode(&hosts.keys[1].public)?;
+        let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        for (host, port) in [("b9", 7), ("b2", 51820)] {
+            let mut socket = UnixStream::connect(format!("/var/run/wireguard/{wg}.sock"))?;
+            let set = format!("set=1\npublic_key={key}\nendpoint=[fe80::{host}%wan0]:{port}\n\n");
+            socket.write_all(set.as_bytes())?;
+            let mut answer = [0; 9];
+            socket.read_exact(&mut answer)?;
+            ensure!(
+                &answer == b"errno=0\n\n",
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
+            ensure!(endpoint()? == at(host, port), "{} {shown}", endpoint()?);
+        }
+        hosts.pass()
     })
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod changes;
 mod endpoints;
 mod guest;
 mod kernel_wireguard;
@@ -10,6 +11,7 @@ mod migration;
 mod offloads;
 mod offloads_none;
 mod overload;
+mod silent;
 mod standins;
 mod testpmd;
 mod testpmd_layouts;
