@@ -15,6 +15,7 @@
 //! A port that can't even be opened again as it was is down: [`Engine::retry_ports`] tries it until it opens, and
 //! `show` says why.
 
+mod peers;
 mod ports;
 mod tunnels;
 

@@ -1,7 +1,7 @@
-//! Tunnels and their peers, as a plan has them.
+//! Tunnels, as a plan has them.
 //!
-//! In: a plan. Out: sockets that are opened for it, or handed from one tunnel to another; the tunnels and peers as it
-//! has them. Never: a session lost of a peer that stays; a UDP port closed that another tunnel is to have.
+//! In: a plan. Out: sockets that are opened for it, or handed from one tunnel to another; the tunnels as it has them.
+//! Never: a session lost of a peer that stays; a UDP port closed that another tunnel is to have.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,17 +15,13 @@ use culvert_dataplane::{
     },
     uplink::{Queue, udp::Marker},
 };
-use culvert_wireguard::{Instant, Now};
 
-use super::super::{
-    Engine, GREETING, GREETING_STEP, networks::ONE_BY_ONE, tunnels::TunnelState,
-    uplinks::UplinkState,
-};
-use super::{Leaving, Prepared};
+use super::super::{Engine, tunnels::TunnelState, uplinks::UplinkState};
+use super::Prepared;
 use crate::{
     config::{Name, Tunnel, WorkerIndex},
     keys::PrivateKey,
-    plan::{Change, Edit, PeerChange},
+    plan::{Change, Edit},
 };
 
 /// Ports that are tried when any will do.
@@ -50,11 +46,6 @@ impl Sockets {
 /// The tunnels that a plan changes, without their peers.
 fn tunnels(plan: &[Change]) -> impl Iterator<Item = &Edit<Tunnel>> {
     plan.iter().filter_map(Change::tunnel)
-}
-
-/// The peers that a plan changes.
-fn peers(plan: &[Change]) -> impl Iterator<Item = &PeerChange> {
-    plan.iter().filter_map(Change::peer)
 }
 
 /// Whether a tunnel is to have another port than it has.
@@ -411,158 +402,6 @@ impl Engine {
         if let Some(mut tunnel) = self.tunnels.remove(slot) {
             tunnel.device.bring_down();
         }
-    }
-
-    /// Removes, changes and adds peers; answers what failed.
-    pub(super) fn commit_peers(&mut self, plan: &[Change], by_wg: bool, now: Now) -> Vec<String> {
-        let mut added: HashMap<&Name, usize> = HashMap::new();
-        self.expect_many(plan);
-        // With another key a tunnel wants more.
-        self.drain_tunnels(now);
-        for change in peers(plan) {
-            match &change.edit {
-                Edit::Remove(old) => {
-                    let place = self.peer_place(&change.tunnel, &old.public_key);
-                    place.into_iter().for_each(|place| self.remove_peer(place));
-                }
-                Edit::Add(_) => *added.entry(&change.tunnel).or_default() += 1,
-                Edit::Change { .. } => {}
-            }
-        }
-        self.forget_unrouted();
-        for (name, added) in added {
-            let slot = self.tunnel_slot(name);
-            if let Some(tunnel) = slot.and_then(|slot| self.tunnels.change(slot)) {
-                tunnel.make_room(tunnel.peers.len() + added);
-            }
-        }
-        let (mut failures, mut greeted) = (Vec::new(), Vec::new());
-        for change in peers(plan) {
-            match self.commit_peer(change, by_wg, now) {
-                Ok(place) => greeted.extend(place),
-                Err(error) => failures.push(error),
-            }
-        }
-        if !self.lone && !by_wg {
-            // What `wg` drives is silent until there is something to say.
-            self.greet(&greeted, now.monotonic);
-        }
-        failures
-    }
-
-    /// Has tables of prefixes built anew where a plan changes so many peers that one by one would take longer.
-    fn expect_many(&mut self, plan: &[Change]) {
-        let mut counts: HashMap<&Name, usize> = HashMap::new();
-        for change in peers(plan) {
-            *counts.entry(&change.tunnel).or_default() += 1;
-        }
-        for (name, count) in counts {
-            let slot = self.tunnel_slot(name);
-            let tunnel = slot.and_then(|slot| self.tunnels.change(slot));
-            let Some(tunnel) = tunnel.filter(|tunnel| count > tunnel.peers.len() / ONE_BY_ONE)
-            else {
-                continue;
-            };
-            tunnel.rebuild();
-            self.networks.rebuild_behind(name);
-        }
-    }
-
-    /// Messages of removed peers: others may get the numbers that they name.
-    fn forget_unrouted(&mut self) {
-        let tunnels = &self.tunnels;
-        self.unrouted.retain(|(_, slot, message)| {
-            let tunnel = tunnels.get(*slot);
-            let known = |id| tunnel.is_some_and(|tunnel| tunnel.peers.contains_key(&id));
-            message.peer.map_or(tunnel.is_some(), known)
-        });
-    }
-
-    /// Changes or adds a peer; answers the place of one that may be called.
-    fn commit_peer(
-        &mut self,
-        change: &PeerChange,
-        by_wg: bool,
-        now: Now,
-    ) -> Result<Option<usize>, String> {
-        let Some(slot) = self.tunnel_slot(&change.tunnel) else {
-            return Ok(None);
-        };
-        match &change.edit {
-            Edit::Remove(_) => Ok(None),
-            Edit::Change { new, .. } => {
-                let place = self.peer_place(&change.tunnel, &new.public_key);
-                let peer = place.and_then(|place| self.peers.get_mut(place));
-                if let (Some(tunnel), Some(peer)) = (self.tunnels.change(slot), peer) {
-                    let old = Arc::clone(&peer.config);
-                    tunnel.update_peer(peer, Arc::clone(new), change.moves, now);
-                    let place = peer.cell.index.slot();
-                    self.reroute(&change.tunnel, place, Some(&old), Some(new));
-                }
-                Ok(None)
-            }
-            Edit::Add(new) => {
-                let endpoint = match by_wg {
-                    true => new
-                        .endpoint
-                        .as_ref()
-                        .and_then(|endpoint| endpoint.address()),
-                    false => self.first_endpoint(&change.tunnel, new),
-                };
-                let Some(tunnel) = self.tunnels.change(slot) else {
-                    return Ok(None);
-                };
-                let table = (&mut self.peers, &self.outdated);
-                let added = tunnel.add_peer(slot, Arc::clone(new), endpoint, table, now);
-                // The check of the configuration leaves no reason for it.
-                let place = added
-                    .map_err(|error| format!("peer {}/{}: {error}", change.tunnel, new.name))?;
-                let cell = self.peers.get(place).map(|peer| Arc::clone(&peer.cell));
-                self.cells.set(place, cell);
-                self.reroute(&change.tunnel, place, None, Some(new));
-                Ok(endpoint.map(|_| place))
-            }
-        }
-    }
-
-    /// Plans the first handshakes of new peers, spread over time.
-    fn greet(&mut self, peers: &[usize], now: Instant) {
-        let count = u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
-        let step = GREETING_STEP.min(GREETING / count);
-        let mut due = now;
-        for peer in peers.iter().filter_map(|&place| self.peers.get(place)) {
-            self.greetings.push_back((due, Arc::clone(&peer.cell)));
-            due = due + step;
-        }
-        if !peers.is_empty() {
-            self.greetings
-                .make_contiguous()
-                .sort_by_key(|(due, _)| *due);
-        }
-    }
-
-    fn remove_peer(&mut self, place: usize) {
-        let Some(peer) = self.peers.take(place) else {
-            return;
-        };
-        self.names.forget(&peer.places, place);
-        if peer.places.is_kept() {
-            self.endpoints.forget(place);
-        }
-        self.leaving.push_back(Leaving {
-            place,
-            uplink: UplinkIndex::from_slot(peer.uplink),
-            since: self.generation + 1,
-        });
-        if let Some(tunnel) = self.tunnels.change(peer.tunnel) {
-            tunnel.forget_peer(place, &peer);
-            let name = tunnel.name.clone();
-            // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
-            tunnel.drain(&mut self.peers, &mut Vec::new());
-            peer.cell.publish_keypair(None);
-            self.reroute(&name, place, Some(&peer.config), None);
-        }
-        self.cells.set(place, None);
     }
 }
 
