@@ -10,9 +10,10 @@
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
-//! [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of tun
-//! ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`table`] what
-//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what `show` prints, [`places`] where peers may be, [`resolver`] what names
+//! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
+//! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`table`] what
+//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what `show`
+//! prints, [`places`] where peers may be, [`resolver`] what names
 //! stand for, [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
@@ -23,6 +24,7 @@ mod hops;
 mod interfaces;
 mod networks;
 mod paths;
+mod peers;
 mod places;
 mod ports;
 mod report;
@@ -74,12 +76,13 @@ use self::{
     endpoints::Endpoints,
     hops::Hops,
     networks::Networks,
+    peers::{Outdated, PeerState},
     places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
     resolver::Resolver,
     slots::Slots,
     table::Table,
-    tunnels::{Outdated, PeerState, TunnelState, Wish},
+    tunnels::{TunnelState, Wish},
     turns::Turns,
     uplinks::{Dpdk, UplinkState},
     workers::Workers,

@@ -13,7 +13,7 @@ use culvert_vhost::{Obstacle, PortDrop, PortStatus, RingCounters};
 use culvert_wireguard::{Instant, Now, PeerStatus};
 
 use super::{
-    Engine, places::SILENT_AFTER, tunnels::PeerState, uplinks::UplinkState, workers::Workers,
+    Engine, peers::PeerState, places::SILENT_AFTER, uplinks::UplinkState, workers::Workers,
 };
 use crate::{
     config::{self, PortDriver, UplinkDriver},

@@ -17,11 +17,7 @@ use culvert_dataplane::shared::{
 };
 use culvert_wireguard::{Instant, Now, limits::UNDER_LOAD_BACKLOG};
 
-use super::{
-    Engine, EngineError,
-    interfaces::InterfaceEvent,
-    tunnels::{PeerState, Wish},
-};
+use super::{Engine, EngineError, interfaces::InterfaceEvent, peers::PeerState, tunnels::Wish};
 use crate::{
     config::Name,
     netlink::{LinkWatch, RouteWatch},

@@ -6,12 +6,10 @@
 //! Never: a packet's payload, a secret key in a log.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
-    rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,15 +23,15 @@ use culvert_dataplane::{
 };
 use culvert_wire::fib::{Fib, Routes};
 use culvert_wireguard::{
-    Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
-    PresharedKey, PublicKey, Traffic, Transmit, limits::MAX_PEERS,
+    Device, Event, Handshake, HandshakeDrop, Now, PeerConfig, PeerId, PeerUpdate, PresharedKey,
+    PublicKey, Traffic, Transmit, limits::MAX_PEERS,
 };
 use ipnet::IpNet;
 use rand_core::UnwrapErr;
 
 use super::{
     networks::{apart, prefix},
-    places::Places,
+    peers::{Outdated, PeerState},
     slots::Slots,
     table::Named,
 };
@@ -44,112 +42,6 @@ use crate::config::{self, Endpoint, Name};
 const SLOTS_PER_PEER: usize = 8;
 /// Slots of a tunnel's table at the least; it grows with its peers.
 const SLOTS_MIN: usize = 1 << 12;
-
-/// A peer, as the control core keeps it.
-pub(super) struct PeerState {
-    pub(super) cell: Arc<Cell>,
-    pub(super) config: Arc<config::Peer>,
-    pub(super) tunnel: usize,
-    /// The uplink that it is reached by: its tunnel's, until it is heard by another.
-    pub(super) uplink: usize,
-    /// The local address that the peer last wrote to: the source of answers.
-    pub(super) local: Option<IpAddr>,
-    /// Whether the operator was last told that it is there.
-    pub(super) is_up: bool,
-    /// When its next hop was last asked for.
-    pub(super) refreshed: Instant,
-    /// Whether it has to be given a new path.
-    listed: Listed,
-    /// Where it may be.
-    pub(super) places: Places,
-}
-
-/// Peers that something has to be done for; clones are one list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Outdated(Rc<RefCell<Lists>>);
-
-#[derive(Debug, Default)]
-struct Lists {
-    paths: Vec<usize>,
-    places: Vec<usize>,
-    heard: Vec<usize>,
-}
-
-impl Outdated {
-    /// Takes off those that have to be given a new path.
-    pub(super) fn take_paths(&self) -> Vec<usize> {
-        std::mem::take(&mut self.0.borrow_mut().paths)
-    }
-
-    /// Takes off those that the configuration has somewhere else.
-    pub(super) fn take_places(&self) -> Vec<usize> {
-        std::mem::take(&mut self.0.borrow_mut().places)
-    }
-
-    /// Takes off those that were heard.
-    pub(super) fn take_heard(&self) -> Vec<usize> {
-        std::mem::take(&mut self.0.borrow_mut().heard)
-    }
-}
-
-/// A peer's entries on the lists: one of a kind at most.
-#[derive(Debug)]
-struct Listed {
-    slot: usize,
-    path: bool,
-    places: bool,
-    lists: Outdated,
-}
-
-impl PeerState {
-    /// Frames wait for it.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.cell.staged.load(Ordering::Relaxed) > 0
-    }
-
-    /// The peer has to be given a new path, soon.
-    pub(super) fn outdate_path(&mut self) {
-        let Listed { slot, lists, .. } = &self.listed;
-        if !self.listed.path {
-            lists.0.borrow_mut().paths.push(*slot);
-        }
-        self.listed.path = true;
-    }
-
-    /// The configuration has the peer somewhere else.
-    fn outdate_places(&mut self) {
-        self.places.heard = None;
-        self.places.is_settled = false;
-        self.places.renewed = None;
-        let Listed { slot, lists, .. } = &self.listed;
-        if !self.listed.places {
-            lists.0.borrow_mut().places.push(*slot);
-        }
-        self.listed.places = true;
-    }
-
-    /// Its places are looked for now.
-    pub(super) fn renew_places(&mut self) {
-        self.listed.places = false;
-    }
-
-    /// Something authentic came from where the protocol has the peer now.
-    fn note_heard(&self) {
-        let Listed { slot, lists, .. } = &self.listed;
-        lists.0.borrow_mut().heard.push(*slot);
-    }
-
-    /// The peer is given a new path now, which has its next hop asked for.
-    pub(super) fn renew_path(&mut self, now: Instant) {
-        self.listed.path = false;
-        self.refreshed = now;
-    }
-
-    /// The configured endpoint as text, to tell a changed configuration.
-    pub(super) fn configured_endpoint(&self) -> Option<String> {
-        self.config.endpoint.as_ref().map(ToString::to_string)
-    }
-}
 
 /// A tunnel, as the control core keeps it.
 pub(super) struct TunnelState {
@@ -264,24 +156,7 @@ impl TunnelState {
         ));
         self.peers.insert(id, slot);
         self.know(slot, None, Some(&config));
-        let mut peer = PeerState {
-            cell,
-            config,
-            tunnel,
-            uplink: self.uplink,
-            local: None,
-            is_up: false,
-            refreshed: now.monotonic,
-            listed: Listed {
-                slot,
-                path: false,
-                places: false,
-                lists: outdated.clone(),
-            },
-            places: Places::default(),
-        };
-        peer.outdate_path();
-        peer.outdate_places();
+        let peer = PeerState::new(cell, config, (tunnel, self.uplink), outdated, now.monotonic);
         peers.put(slot, peer);
         Ok(slot)
     }

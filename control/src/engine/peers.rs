@@ -1,0 +1,153 @@
+//! Peers, and the lists of those that something has to be done for.
+//!
+//! In: what happens to a peer. Out: lists that a round takes off. Never: a peer twice on a list of which once is enough;
+//! a look at all peers.
+
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
+
+use culvert_dataplane::shared::peer::Peer as Cell;
+use culvert_wireguard::Instant;
+
+use super::places::Places;
+use crate::config;
+
+/// A peer, as the control core keeps it.
+pub(super) struct PeerState {
+    pub(super) cell: Arc<Cell>,
+    pub(super) config: Arc<config::Peer>,
+    pub(super) tunnel: usize,
+    /// The uplink that it is reached by: its tunnel's, until it is heard by another.
+    pub(super) uplink: usize,
+    /// The local address that the peer last wrote to: the source of answers.
+    pub(super) local: Option<IpAddr>,
+    /// Whether the operator was last told that it is there.
+    pub(super) is_up: bool,
+    /// When its next hop was last asked for.
+    pub(super) refreshed: Instant,
+    /// Whether it has to be given a new path.
+    listed: Listed,
+    /// Where it may be.
+    pub(super) places: Places,
+}
+
+/// Peers that something has to be done for; clones are one list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outdated(Rc<RefCell<Lists>>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    paths: Vec<usize>,
+    places: Vec<usize>,
+    heard: Vec<usize>,
+}
+
+impl Outdated {
+    /// Takes off those that have to be given a new path.
+    pub(super) fn take_paths(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().paths)
+    }
+
+    /// Takes off those that the configuration has somewhere else.
+    pub(super) fn take_places(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().places)
+    }
+
+    /// Takes off those that were heard.
+    pub(super) fn take_heard(&self) -> Vec<usize> {
+        std::mem::take(&mut self.0.borrow_mut().heard)
+    }
+}
+
+/// A peer's entries on the lists: one of a kind at most.
+#[derive(Debug)]
+struct Listed {
+    slot: usize,
+    path: bool,
+    places: bool,
+    lists: Outdated,
+}
+
+impl PeerState {
+    /// A peer that is new at its tunnel's uplink: its path and its places are to be found.
+    pub(super) fn new(
+        cell: Arc<Cell>,
+        config: Arc<config::Peer>,
+        (tunnel, uplink): (usize, usize),
+        outdated: &Outdated,
+        now: Instant,
+    ) -> Self {
+        let listed = Listed {
+            slot: cell.index.slot(),
+            path: false,
+            places: false,
+            lists: outdated.clone(),
+        };
+        let mut peer = Self {
+            cell,
+            config,
+            tunnel,
+            uplink,
+            local: None,
+            is_up: false,
+            refreshed: now,
+            listed,
+            places: Places::default(),
+        };
+        peer.outdate_path();
+        peer.outdate_places();
+        peer
+    }
+
+    /// Frames wait for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.cell.staged.load(Ordering::Relaxed) > 0
+    }
+
+    /// The peer has to be given a new path, soon.
+    pub(super) fn outdate_path(&mut self) {
+        let Listed { slot, lists, .. } = &self.listed;
+        if !self.listed.path {
+            lists.0.borrow_mut().paths.push(*slot);
+        }
+        self.listed.path = true;
+    }
+
+    /// The configuration has the peer somewhere else.
+    pub(super) fn outdate_places(&mut self) {
+        self.places.heard = None;
+        self.places.is_settled = false;
+        self.places.renewed = None;
+        let Listed { slot, lists, .. } = &self.listed;
+        if !self.listed.places {
+            lists.0.borrow_mut().places.push(*slot);
+        }
+        self.listed.places = true;
+    }
+
+    /// Its places are looked for now.
+    pub(super) fn renew_places(&mut self) {
+        self.listed.places = false;
+    }
+
+    /// Something authentic came from where the protocol has the peer now.
+    pub(super) fn note_heard(&self) {
+        let Listed { slot, lists, .. } = &self.listed;
+        lists.0.borrow_mut().heard.push(*slot);
+    }
+
+    /// The peer is given a new path now, which has its next hop asked for.
+    pub(super) fn renew_path(&mut self, now: Instant) {
+        self.listed.path = false;
+        self.refreshed = now;
+    }
+
+    /// The configured endpoint as text, to tell a changed configuration.
+    pub(super) fn configured_endpoint(&self) -> Option<String> {
+        self.config.endpoint.as_ref().map(ToString::to_string)
+    }
+}
