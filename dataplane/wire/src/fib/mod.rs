@@ -66,10 +66,17 @@ impl<V: Copy + Eq> Fib<V> {
     /// A table of these prefixes. Of equal prefixes the later one counts.
     pub fn build(routes: impl IntoIterator<Item = (Prefix, V)>) -> Self {
         let routes: BTreeMap<_, _> = routes.into_iter().collect();
+        Self::sorted(routes.iter())
+    }
+
+    /// A table of prefixes in their order, each once.
+    fn sorted<'r>(routes: impl Iterator<Item = (&'r Prefix, &'r V)> + Clone) -> Self
+    where
+        V: 'r,
+    {
         let table = |is_v4| {
-            routes
-                .iter()
-                .filter(move |(prefix, _)| prefix.address.is_ipv4() == is_v4)
+            let routes = routes.clone();
+            routes.filter(move |(prefix, _)| prefix.address.is_ipv4() == is_v4)
         };
         Self {
             v4: Arc::new(Table::new(leaves(table(true).filter_map(Route::v4)))),

@@ -55,11 +55,17 @@ impl<V: Copy + Eq> Routes<V> {
                 IpAddr::V6(_) => v6_lens[usize::from(prefix.len)] += 1,
             }
         }
-        let fib = Fib::build(
-            prefixes
-                .iter()
-                .map(|((prefix, _), value)| (*prefix, *value)),
-        );
+        let mut ranks = prefixes.iter().peekable();
+        let highest = std::iter::from_fn(move || {
+            loop {
+                let ((prefix, _), value) = ranks.next()?;
+                // Of the same prefix that of the highest rank is the last.
+                if ranks.peek().is_none_or(|((next, _), _)| next != prefix) {
+                    return Some((prefix, value));
+                }
+            }
+        });
+        let fib = Fib::sorted(highest);
         Self {
             prefixes,
             v4_lens,
