@@ -1,64 +1,81 @@
 //! Keepalive: one empty packet, sealed and sent.
 //!
-//! In: a peer. Out: a datagram on its uplink. Never: a frame.
+//! In: a peer. Out: a datagram on its uplink, or a loss under a name; what is missing is asked for. Never: a frame.
 
 use std::sync::Arc;
 
-use culvert_aead::SealJob;
-use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, data_len};
+use culvert_aead::{Engine, SealJob};
+use culvert_wireguard::{
+    Keypair,
+    message::{DATA_HEADER_LEN, DataHeader, data_len},
+};
 
+use super::admission::{Admission, admission};
 use crate::{
     loss::{Lost, lose},
     shared::{
         drops::DropReason,
         peer::{Peer, signal},
     },
-    uplink::Outer,
+    uplink::{Outer, Tx},
     worker::{
         queues::Sending,
         turn::{Tools, Turn},
     },
 };
 
-/// Seals and sends one empty packet: a keepalive.
+/// Seals and sends one empty packet: a keepalive. Without a key, a handshake says the same.
 pub(crate) fn keepalive(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
 ) {
-    let (keypair, path) = (peer.keypair(), peer.path());
-    let (Some(keypair), Some(path)) = (keypair.as_ref(), path.as_ref()) else {
-        return;
+    let lost = match admission(turn, sending, peer) {
+        Admission::Ready(_) => send(turn, tools, sending, peer).err(),
+        Admission::KeyWanted => None,
+        Admission::Refused(reason) => Some(reason),
     };
-    let Some((uplink, tx)) = sending.along(turn.snapshot, path, peer.tunnel) else {
-        return;
-    };
-    if tx.reserve(1, data_len(0)) == 0 {
-        lose(peer.books(), DropReason::UplinkFull, Lost::Count(1));
-        return;
+    if let Some(reason) = lost {
+        lose(peer.books(), reason, Lost::Count(1));
     }
-    let Ok(mut range) = keypair.reserve(1, turn.now) else {
-        peer.want_key(turn.now, turn.attention);
-        return;
-    };
-    let (Some(counter), Some(room)) = (range.next(), tx.rooms().first_mut()) else {
-        return;
-    };
-    let Some((header, body)) = room.bytes_mut().split_first_chunk_mut::<DATA_HEADER_LEN>() else {
-        return;
-    };
+}
+
+fn send(
+    turn: &Turn<'_>,
+    tools: &mut Tools,
+    sending: &mut Sending<'_>,
+    peer: &Arc<Peer>,
+) -> Result<(), DropReason> {
+    let (keypair, path) = (peer.keypair(), peer.path());
+    let path = path.as_ref().ok_or(DropReason::NoEndpoint)?;
+    let keypair = keypair.as_ref().ok_or(DropReason::KeypairSpent)?;
+    let outlet = sending.along(turn.snapshot, path, peer.tunnel);
+    let (uplink, tx) = outlet.ok_or(DropReason::UplinkDown)?;
+    if tx.reserve(1, data_len(0)) == 0 {
+        return Err(DropReason::UplinkFull);
+    }
+    let range = keypair.reserve(1, turn.now);
+    let counter = range.ok().and_then(|mut range| range.next());
+    let counter = counter.ok_or(DropReason::KeypairSpent)?;
+    seal(&mut tools.engine, tx, keypair, counter).ok_or(DropReason::NotSealed)?;
+    tx.commit(data_len(0), path, Outer::default(), None);
+    tx.flush(uplink);
+    peer.traffic.sent(1, data_len(0) as u64);
+    peer.raise(signal::KEEPALIVE_SENT, turn.attention);
+    Ok(())
+}
+
+/// Writes it into the first room; `None` if that is too small.
+fn seal(engine: &mut Engine, tx: &mut Tx, keypair: &Keypair, counter: u64) -> Option<()> {
+    let room = tx.rooms().first_mut()?.bytes_mut();
+    let (header, body) = room.split_first_chunk_mut::<DATA_HEADER_LEN>()?;
     DataHeader {
         receiver: keypair.remote_index(),
         counter,
     }
     .write(header);
-    let Ok(job) = SealJob::in_place(keypair.sending_key(), counter, body, 0) else {
-        return;
-    };
-    tools.engine.seal(&mut [job]);
-    tx.commit(data_len(0), path, Outer::default(), None);
-    tx.flush(uplink);
-    peer.traffic.sent(1, data_len(0) as u64);
-    peer.raise(signal::KEEPALIVE_SENT, turn.attention);
+    let job = SealJob::in_place(keypair.sending_key(), counter, body, 0).ok()?;
+    engine.seal(&mut [job]);
+    Some(())
 }

@@ -19,6 +19,7 @@ use culvert_dataplane::{
     },
     uplink::Uplink,
 };
+use culvert_wire::MacAddr;
 
 use crate::{
     packets::{ip, read},
@@ -158,4 +159,69 @@ fn a_peer_that_is_heard_by_another_uplink_is_answered_there() {
     send(&mut site, [0, 2].into_iter());
     assert_eq!(numbers(&mut site.far, 2), [0, 2]);
     site.no_drops();
+}
+
+/// The next message at a far end.
+fn message(far: &mut Far) -> (u64, Vec<u8>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "a message comes");
+        if let Some(message) = far.receive() {
+            return message;
+        }
+    }
+}
+
+/// Has a keepalive sent to peer 1.
+fn keepalive(site: &mut Site) {
+    let index = site.peers[1].index;
+    site.command(Command::Keepalive(index));
+    site.settle();
+}
+
+#[test]
+fn a_keepalive_leaves_by_its_peers_uplink_or_is_named() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let mut second = other.peer(&site);
+    let peer = Arc::clone(&site.peers[1]);
+    keepalive(&mut site);
+    assert_eq!(count(&other.uplink.counters.tx_packets), 1);
+    assert_eq!(count(&site.uplink.counters.tx_packets), 0);
+    assert_eq!(peer.take_signals(), signal::KEEPALIVE_SENT);
+    assert_eq!(message(&mut second), (0, vec![]));
+    site.change(|snapshot| snapshot.uplinks.set(1, None));
+    keepalive(&mut site);
+    assert_drops(&peer.drops, &[(DropReason::UplinkDown, 1)]);
+    site.command(Command::DetachUplink(OTHER, None));
+    keepalive(&mut site);
+    assert_drops(&peer.drops, &[(DropReason::UplinkDown, 2)]);
+    assert_eq!(
+        (peer.take_signals(), count(&peer.traffic.tx_packets)),
+        (0, 1)
+    );
+}
+
+#[test]
+fn a_keepalive_without_a_next_hop_asks_for_it_and_takes_no_counter() {
+    let mut site = Site::new(Options::default());
+    let (mut second, keypair) = site.second();
+    let peer = Arc::clone(&site.peers[1]);
+    let path = peer.path().as_deref().cloned().unwrap();
+    let [ours, theirs] = [1, 9].map(|n| MacAddr([2, 0, 0, 0, 0, n]));
+    let hop = Arc::new(Hop::ethernet(path.uplink(), ours, None));
+    let lost = Path::new(path.endpoint, path.source, path.port, Arc::clone(&hop));
+    peer.publish_path(Some(lost));
+    for n in 1..=2 {
+        keepalive(&mut site);
+        assert_drops(&peer.drops, &[(DropReason::NextHopUnresolved, n)]);
+    }
+    assert_eq!(peer.take_signals(), signal::NEXT_HOP_WANTED);
+    assert_eq!(count(&peer.traffic.tx_packets), 0);
+    assert_eq!(keypair.sent(), 0);
+    hop.set(Some(theirs));
+    keepalive(&mut site);
+    assert_eq!(peer.take_signals(), signal::KEEPALIVE_SENT);
+    assert_eq!(count(&peer.traffic.tx_packets), 1);
+    assert_eq!(message(&mut second), (0, vec![]));
 }
