@@ -56,6 +56,7 @@ impl Engine {
         let worker = place.unwrap_or(0) % self.workers.count();
         let command = Command::Handshake {
             tunnel: TunnelIndex::from_slot(slot),
+            peer: place.map(PeerIndex::from_slot),
             path: Arc::new(path),
             message: inline,
         };

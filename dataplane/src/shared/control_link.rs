@@ -121,6 +121,8 @@ pub enum Command {
     Handshake {
         /// The tunnel it belongs to.
         tunnel: TunnelIndex,
+        /// Whom it is for, unless that is a stranger.
+        peer: Option<PeerIndex>,
         /// The way to its endpoint.
         path: Arc<Path>,
         /// The message.

@@ -31,20 +31,23 @@ impl Worker {
         match command {
             Command::Handshake {
                 tunnel,
+                peer,
                 path,
                 message,
             } => {
-                self.send_handshake(snapshot, tunnel, &path, message.as_slice());
+                self.send_handshake(snapshot, (tunnel, peer), &path, message.as_slice());
             }
             Command::Frame { scope, frame } => {
                 let Scope::Uplink(uplink) = scope;
                 let mut sending = self.queues.sending();
                 let queue = sending.shared(uplink);
-                let sent = queue
-                    .and_then(|queue| sending.outlet(snapshot, queue))
-                    .is_some_and(|(_, tx)| tx.send_frame(&frame));
-                if !sent && let Some(uplink) = snapshot.uplink(uplink) {
-                    lose(uplink.books(), DropReason::UplinkFull, Lost::Wire(&frame));
+                let outlet = queue.and_then(|queue| sending.outlet(snapshot, queue));
+                let lost = match outlet {
+                    Some((_, tx)) => (!tx.send_frame(&frame)).then_some(DropReason::UplinkFull),
+                    None => Some(DropReason::UplinkDown),
+                };
+                if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
+                    lose(uplink.books(), reason, Lost::Wire(&frame));
                 }
             }
             Command::Keepalive(peer) => {
@@ -122,7 +125,7 @@ impl Worker {
     fn send_handshake(
         &mut self,
         snapshot: &Snapshot,
-        tunnel: TunnelIndex,
+        (tunnel, peer): (TunnelIndex, Option<PeerIndex>),
         path: &Arc<Path>,
         message: &[u8],
     ) {
@@ -130,8 +133,11 @@ impl Worker {
         const HANDSHAKE_TOS: u8 = 0x88;
         let mut sending = self.queues.sending();
         let Some((uplink, tx)) = sending.along(snapshot, path, tunnel) else {
-            if let Some(uplink) = snapshot.uplink(path.uplink()) {
-                lose(uplink.books(), DropReason::UplinkDown, Lost::Wire(message));
+            // What answers a stranger by an uplink that is gone is nobody's: its books went, too.
+            let uplink = snapshot.uplink(path.uplink()).map(|uplink| uplink.books());
+            let peer = || peer.and_then(|peer| Some(snapshot.peer(peer)?.books()));
+            if let Some(books) = uplink.or_else(peer) {
+                lose(books, DropReason::UplinkDown, Lost::Wire(message));
             }
             return;
         };

@@ -10,10 +10,10 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use culvert_dataplane::{
     shared::{
-        control_link::Command,
+        control_link::{Command, Inline},
         drops::DropReason,
         hop::Hop,
-        ids::UplinkIndex,
+        ids::{Scope, UplinkIndex},
         path::Path,
         peer::{Origin, signal},
     },
@@ -224,4 +224,42 @@ fn a_keepalive_without_a_next_hop_asks_for_it_and_takes_no_counter() {
     assert_eq!(peer.take_signals(), signal::KEEPALIVE_SENT);
     assert_eq!(count(&peer.traffic.tx_packets), 1);
     assert_eq!(message(&mut second), (0, vec![]));
+}
+
+#[test]
+fn a_handshake_message_without_its_uplink_is_the_peers_loss() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let _second = other.peer(&site);
+    let peer = Arc::clone(&site.peers[1]);
+    let path = peer.path().as_ref().cloned().unwrap();
+    let send = |site: &mut Site| {
+        site.command(Command::Handshake {
+            tunnel: peer.tunnel,
+            peer: Some(peer.index),
+            path: Arc::clone(&path),
+            message: Inline::new(&[1; 148]).unwrap(),
+        });
+        site.settle();
+    };
+    send(&mut site);
+    assert_eq!(count(&other.uplink.counters.tx_packets), 1);
+    site.command(Command::DetachUplink(OTHER, None));
+    send(&mut site);
+    let down = |n| [(DropReason::UplinkDown, n)];
+    assert_drops(&other.uplink.counters.drops, &down(1));
+    assert_drops(&peer.drops, &[]);
+    site.change(|snapshot| snapshot.uplinks.set(1, None));
+    send(&mut site);
+    assert_drops(&peer.drops, &down(1));
+}
+
+#[test]
+fn a_frame_of_the_host_stacks_without_a_queue_of_its_uplink_is_named() {
+    let mut site = Site::new(Options::default());
+    let scope = Scope::Uplink(site.uplink.index);
+    let frame = Box::from([0; 60]);
+    site.command(Command::Frame { scope, frame });
+    site.settle();
+    site.uplink_drops(&[(DropReason::UplinkDown, 1)]);
 }
