@@ -3,7 +3,8 @@
 //! - [`config`]: the YAML file, from text to types, with every mistake named.
 //! - [`plan`]: what changes from one desired state to another.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
-//! - [`api`]: the control socket, its server and its client; [`state`] is what it tells.
+//! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
+//!   together.
 //! - [`uapi`]: the sockets that `wg` speaks to.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
@@ -18,5 +19,6 @@ pub mod keys;
 pub mod netlink;
 pub mod plan;
 pub mod process;
+pub mod report;
 pub mod state;
 pub mod uapi;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Everything.
@@ -37,13 +38,45 @@ pub struct State {
     pub routes: Vec<Route>,
     /// By place and address.
     pub neighbors: Vec<Neighbor>,
-    /// The control core first, if it reports itself, then the workers.
+    /// The control core first, then the workers.
     pub cores: Vec<Core>,
     /// Every drop counter that is not zero.
     pub drops: Vec<Drop>,
     /// What is missing of the log.
     #[serde(default)]
     pub log: Log,
+}
+
+/// A part of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Ports and uplinks: link, traffic, drops
+    Ports,
+    /// Peers: endpoint, last handshake, traffic
+    Peers,
+    /// Routes of every network and uplink
+    Routes,
+    /// Neighbors of every network and uplink
+    Neighbors,
+    /// Cores: load, bursts, sleeps, what each serves
+    Cores,
+    /// Every drop counter that is not zero
+    Drops,
+}
+
+impl Part {
+    /// Its name on the command line and in the API.
+    #[must_use]
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The part of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
 }
 
 /// Lines that the log has not.
@@ -244,6 +277,13 @@ pub struct Core {
     pub sleeps: u64,
     /// What it serves: `vm1:0`, `wan0:1`.
     pub queues: Vec<String>,
+    /// Of the control core: its longest time without a look at what else is due, in microseconds, over the last
+    /// second or so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_us: Option<u64>,
+    /// Of the control core: how often that was longer than `1ms`, `10ms`, `100ms`, `1s`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub longer_than: BTreeMap<String, u64>,
 }
 
 /// One drop counter.

@@ -50,7 +50,7 @@ fn wait<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 }
 
 fn port(run_dir: &Path) -> Option<Port> {
-    Client::new(run_dir).state().ok()?.ports.pop()
+    Client::new(run_dir).state(None).ok()?.ports.pop()
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn callers_without_number_are_a_few_lines_and_a_second_one_is_told() {
         drop(UnixStream::connect(&socket).unwrap());
     }
     wait("lines are left out", || {
-        (Client::new(folder.path()).state().ok()?.log.left_out > 100).then_some(())
+        (Client::new(folder.path()).state(None).ok()?.log.left_out > 100).then_some(())
     });
     let lines = fs::read_to_string(&log).unwrap();
     let count = |what: &str| lines.lines().filter(|line| line.contains(what)).count();

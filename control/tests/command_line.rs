@@ -313,7 +313,7 @@ fn a_reload_while_another_is_under_way_follows_it() {
     life.signal(Signal::SIGHUP);
     life.signal(Signal::SIGHUP);
     let generation = || {
-        let state = Client::new(&run_dir).state().unwrap();
+        let state = Client::new(&run_dir).state(None).unwrap();
         (state.generation, state.routes.len())
     };
     let with = |network| format!("version: 1\nnode: small\nnetworks: {{{network}}}\n");

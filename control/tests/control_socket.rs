@@ -22,7 +22,7 @@ const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
 #[test]
 fn the_state_arrives_as_it_was() {
     let running = Running::start(nothing());
-    assert_eq!(Client::new(&running.run_dir).state().unwrap(), state());
+    assert_eq!(Client::new(&running.run_dir).state(None).unwrap(), state());
     let mode = std::fs::metadata(running.run_dir.join("api.sock"))
         .unwrap()
         .permissions()
@@ -173,7 +173,7 @@ fn nobody_at_home() {
     );
     // A socket that a killed process left behind.
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("api.sock")).unwrap());
-    let error = Client::new(folder.path()).state().unwrap_err();
+    let error = Client::new(folder.path()).state(None).unwrap_err();
     assert!(matches!(error, ClientError::NotRunning(_)), "{error}");
 }
 
@@ -181,7 +181,7 @@ fn nobody_at_home() {
 fn an_engine_that_ended_is_named() {
     let mut running = Running::start(nothing());
     running.end_engine();
-    let error = Client::new(&running.run_dir).state().unwrap_err();
+    let error = Client::new(&running.run_dir).state(None).unwrap_err();
     assert_eq!(error.to_string(), "the engine has ended");
 }
 
@@ -204,7 +204,7 @@ fn what_is_no_request_is_refused_and_the_next_one_answered() {
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     drop(connect());
-    assert_eq!(Client::new(&running.run_dir).state().unwrap().pid, 4711);
+    assert_eq!(Client::new(&running.run_dir).state(None).unwrap().pid, 4711);
 }
 
 #[test]

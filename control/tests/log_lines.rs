@@ -44,7 +44,7 @@ impl Place {
     }
 
     fn log(&self) -> Log {
-        Client::new(&self.path("run")).state().unwrap().log
+        Client::new(&self.path("run")).state(None).unwrap().log
     }
 
     /// A VMM that comes and goes; returns when it has been seen.

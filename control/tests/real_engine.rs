@@ -51,7 +51,7 @@ impl Running {
     }
 
     fn state(&self) -> State {
-        Client::new(&self.run_dir()).state().unwrap()
+        Client::new(&self.run_dir()).state(None).unwrap()
     }
 
     fn ports(&self) -> Vec<String> {

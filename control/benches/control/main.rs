@@ -11,6 +11,8 @@
 mod measure;
 mod process;
 
+use std::time::Duration;
+
 use measure::{Figure, Size};
 
 /// `--peers` without a number.
@@ -26,6 +28,7 @@ fn main() {
             peers: peers.map_or(PEERS, |text| text.parse().unwrap()),
             sets: 300,
             rounds: 5,
+            rest: Duration::from_millis(2_500),
         },
     };
     let print = if has("--json") { json } else { text };

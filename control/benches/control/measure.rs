@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use culvert::state::Part;
+
 use crate::process::{Peers, Running, Wg, key, prefix};
 
 /// How much is measured.
@@ -18,14 +20,17 @@ pub(crate) struct Size {
     pub(crate) sets: usize,
     /// Files and reads.
     pub(crate) rounds: usize,
+    /// Between cases: the core tells of its last two seconds.
+    pub(crate) rest: Duration,
 }
 
 impl Size {
     /// What shows that the cases can be measured.
     pub(crate) const SMOKE: Self = Self {
-        peers: 200,
+        peers: 600,
         sets: 5,
         rounds: 1,
+        rest: Duration::ZERO,
     };
 }
 
@@ -65,11 +70,15 @@ pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
         Some(2_048.0),
     );
 
-    reads(&running, size, print);
-    sets(&running, size, print);
+    let grown = |case, goal| {
+        let grown = (running.resident() - idle) / (one - idle) * 100.0;
+        print(case, "%", grown, goal);
+    };
     files(&running, size, peers, print);
-    let grown = (running.resident() - idle) / (one - idle) * 100.0;
-    print("memory/after-all-of-it", "%", grown, Some(100.0));
+    grown("memory/after-files", Some(100.0));
+    sets(&running, size, print);
+    reads(&running, size, print);
+    grown("memory/after-reads", None);
     drop(running);
 
     let prefixes = 5;
@@ -81,14 +90,18 @@ pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
 /// Who asks changes nothing.
 fn reads(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
     let mut wg = running.wg();
-    let seen = watch(running, size.rounds, |_| {
-        assert_eq!(running.state().peers.len(), size.peers)
+    let seen = watch(running, size, |_| {
+        assert!(running.state(Some(Part::Cores)).peers.is_empty());
     });
-    seen.print("show", None, &print);
-    let seen = watch(running, size.rounds, |_| {
-        assert!(wg.get().len() > size.peers)
+    seen.print("show-cores", (None, 1.0), &print);
+    let seen = watch(running, size, |_| {
+        assert_eq!(running.state(None).peers.len(), size.peers);
     });
-    seen.print("wg-show", None, &print);
+    seen.print("show", (None, 1.0), &print);
+    let seen = watch(running, size, |_| {
+        assert_eq!(wg.get().matches("public_key=").count(), size.peers)
+    });
+    seen.print("wg-show", (None, 1.0), &print);
 }
 
 /// What `wg` changes of one peer.
@@ -123,7 +136,7 @@ fn sets(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, O
     let peer = |number: usize| format!("public_key={}\n", hex(&key(number)));
     case("change", &|round| {
         let number = size.peers / 3 + round / 2;
-        let prefix = prefix(number, round % 2);
+        let prefix = prefix(number, 1 - round % 2);
         format!(
             "{}replace_allowed_ips=true\nallowed_ip={prefix}\n",
             peer(number)
@@ -145,17 +158,15 @@ fn files(
     peers: Peers,
     print: impl Fn(&str, &'static str, f64, Option<f64>),
 ) {
-    // Takes back what `wg` has changed.
-    running.apply(peers);
-    let seen = watch(running, size.rounds, |_| {
+    let seen = watch(running, size, |_| {
         assert!(running.apply(peers).changes.is_empty());
     });
-    seen.print("file/unchanged", None, &print);
-    let seen = watch(running, size.rounds, |round| {
+    seen.print("file/unchanged", (None, 5.0), &print);
+    let seen = watch(running, size, |round| {
         let turn = round + 1;
         assert_eq!(running.apply(Peers { turn, ..peers }).changes.len(), 1);
     });
-    seen.print("file/one-peer", Some(300.0), &print);
+    seen.print("file/one-peer", (Some(300.0), 5.0), &print);
 }
 
 /// What something took, while another asked for little all the time.
@@ -164,6 +175,8 @@ struct Seen {
     whole: Duration,
     /// Of the core: the median.
     core: Duration,
+    /// Of the core at a stretch, as it says itself: the longest.
+    longest: Duration,
     /// How long the other had to wait: the longest.
     held_up: Duration,
 }
@@ -172,11 +185,13 @@ impl Seen {
     fn print(
         &self,
         case: &str,
-        goal: Option<f64>,
+        (goal, stretch): (Option<f64>, f64),
         print: &impl Fn(&str, &'static str, f64, Option<f64>),
     ) {
         print(&format!("{case}/whole"), "ms", millis(self.whole), goal);
         print(&format!("{case}/core"), "ms", millis(self.core), None);
+        let name = format!("{case}/core-at-a-stretch");
+        print(&name, "ms", millis(self.longest), Some(stretch));
         print(
             &format!("{case}/others-wait"),
             "ms",
@@ -186,13 +201,15 @@ impl Seen {
     }
 }
 
-fn watch(running: &Running, rounds: usize, mut act: impl FnMut(usize)) -> Seen {
+fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
+    // What was before is no longer the longest.
+    thread::sleep(size.rest);
     let mut other = running.wg();
     let done = AtomicBool::new(false);
     let (mut wholes, mut cores) = (Vec::new(), Vec::new());
-    let held_up = thread::scope(|scope| {
-        let waits = scope.spawn(|| longest_wait(&mut other, &done));
-        for round in 0..rounds {
+    let (longest, held_up) = thread::scope(|scope| {
+        let waits = scope.spawn(|| longest(running, &mut other, &done));
+        for round in 0..size.rounds {
             let (begin, before) = (Instant::now(), running.core_time());
             act(round);
             wholes.push(begin.elapsed());
@@ -204,23 +221,30 @@ fn watch(running: &Running, rounds: usize, mut act: impl FnMut(usize)) -> Seen {
     wholes.sort_unstable();
     cores.sort_unstable();
     Seen {
-        whole: wholes[rounds / 2],
-        core: cores[rounds / 2],
+        whole: wholes[size.rounds / 2],
+        core: cores[size.rounds / 2],
+        longest,
         held_up,
     }
 }
 
-/// Asks for the removal of a peer that is not there, again and again.
-fn longest_wait(wg: &mut Wg, done: &AtomicBool) -> Duration {
+/// Asks for the removal of a peer that is not there, again and again. The core's longest stretch of work, and the
+/// longest wait.
+fn longest(running: &Running, wg: &mut Wg, done: &AtomicBool) -> (Duration, Duration) {
     let request = format!("public_key={}\nremove=true\n", hex(&[7; 32]));
-    let mut longest = Duration::ZERO;
-    while !done.load(Ordering::Relaxed) {
+    let (mut stretch, mut wait) = (0, Duration::ZERO);
+    let mut goes_on = true;
+    while goes_on {
+        // Once more after the last.
+        goes_on = !done.load(Ordering::Relaxed);
         let begin = Instant::now();
         wg.set(&request);
-        longest = longest.max(begin.elapsed());
+        wait = wait.max(begin.elapsed());
+        let cores = running.state(Some(Part::Cores)).cores;
+        stretch = stretch.max(cores[0].longest_us.unwrap_or_default());
         thread::sleep(Duration::from_millis(1));
     }
-    longest
+    (Duration::from_micros(stretch), wait)
 }
 
 fn millis(time: Duration) -> f64 {

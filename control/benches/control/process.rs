@@ -17,10 +17,10 @@ use std::{
 use culvert::{
     api::{ApplyBody, client::Client},
     keys,
-    state::{Applied, State},
+    state::{Applied, Part, State},
 };
 
-/// How long a start or an answer may take.
+/// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The peers of a file.
@@ -56,7 +56,9 @@ impl Running {
         let tunnel = format!("cb{port}");
         fs::write(folder.path().join("c.yaml"), text(&tunnel, port, peers)).unwrap();
         let ready = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        ready.set_read_timeout(Some(PATIENCE)).unwrap();
+        ready
+            .set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let begin = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_culvert"))
@@ -81,18 +83,19 @@ impl Running {
 
     fn await_ready(&mut self, ready: &UnixDatagram) {
         let mut buffer = [0; 4096];
-        let heard = ready.recv(&mut buffer);
-        let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        let len = heard.unwrap_or_else(|error| panic!("it does not start: {error}\n{}", log()));
-        assert!(buffer[..len].starts_with(b"READY=1"), "{}", log());
+        while ready.recv(&mut buffer).is_err() {
+            let log = || fs::read_to_string(self.folder.path().join("log"));
+            assert_eq!(self.child.try_wait().unwrap(), None, "{}", log().unwrap());
+        }
+        assert!(buffer.starts_with(b"READY=1"));
     }
 
     fn client(&self) -> Client {
         Client::new(&self.folder.path().join("run"))
     }
 
-    pub(crate) fn state(&self) -> State {
-        self.client().state().unwrap()
+    pub(crate) fn state(&self, part: Option<Part>) -> State {
+        self.client().state(part).unwrap()
     }
 
     /// Applies a file with these peers.
@@ -198,7 +201,7 @@ fn text(tunnel: &str, port: u16, peers: Peers) -> String {
         let key = keys::PublicKey::from_bytes(key(peer)).to_base64();
         let prefixes: Vec<_> = (0..peers.prefixes).map(|it| prefix(peer, it)).collect();
         let keepalive = match peer == peers.count / 2 {
-            true => format!(", persistent_keepalive: {}", 100 + peers.turn),
+            true => format!(", persistent_keepalive: {}s", 100 + peers.turn),
             false => String::new(),
         };
         let prefixes = prefixes.join(", ");

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::{ApplyBody, ConfigText, DiffBody, Refusal};
 use crate::plan::Diff;
 use crate::process;
-use crate::state::{Applied, State};
+use crate::state::{Applied, Part, State};
 
 /// Longer than the server waits for its engine.
 const PATIENCE: Duration = Duration::from_secs(70);
@@ -61,13 +61,14 @@ impl Client {
         }
     }
 
-    /// Everything that `show` prints.
+    /// Everything that `show` prints, or a part of it.
     ///
     /// # Errors
     ///
     /// When nobody answers.
-    pub fn state(&self) -> Result<State, ClientError> {
-        self.ask(Method::GET, "/v1/state", Vec::new())
+    pub fn state(&self, part: Option<Part>) -> Result<State, ClientError> {
+        let path = part.map_or_else(String::new, |part| format!("/{}", part.name()));
+        self.ask(Method::GET, &format!("/v1/state{path}"), Vec::new())
     }
 
     /// Applies a configuration's text.

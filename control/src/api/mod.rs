@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, Name, Readings, Report};
 use crate::plan::{Layers, Proposal};
-use crate::state::{Applied, State};
+use crate::report::look::Look;
+use crate::state::Applied;
 use crate::uapi::{Answer, Ask};
 
 /// Requests that may wait at the engine; the next sender is refused.
@@ -32,11 +33,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// One thing asked of the engine.
 #[derive(Debug)]
 pub enum Request {
-    /// Everything that `show` prints.
-    State {
-        /// Takes the answer.
-        reply: Reply<Box<State>>,
-    },
+    /// A look at a page of what the engine has.
+    Look(Look),
     /// What is desired, to plan from.
     Desired {
         /// Takes the answer.
@@ -137,7 +135,8 @@ fn plan_and_apply(requester: &Requester, config: Config) -> Result<Applied, Appl
     Ok(applied)
 }
 
-fn ask<T>(
+/// Asks the engine for something, and waits for it.
+pub(crate) fn ask<T>(
     requester: &Requester,
     request: impl FnOnce(Reply<T>) -> Request,
 ) -> Result<T, SendError> {

@@ -1,7 +1,7 @@
 //! The control socket: HTTP/1.1 over `api.sock` in the run directory, mode 0660.
 //!
-//! In: `GET /v1/state`, `GET /v1/config`, `POST /v1/diff`, `POST /v1/apply`. Out: JSON; requests to the engine. Never: the engine's
-//! thread: this one has its own, with tokio's single-threaded runtime.
+//! In: `GET /v1/state`, `GET /v1/state/PART`, `GET /v1/config`, `POST /v1/diff`, `POST /v1/apply`. Out:
+//! JSON; requests to the engine. Never: the engine's thread: this one has its own, with tokio's single-threaded runtime.
 //!
 //! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
 
@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Json, Query, State as AxumState};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Json, Path, Query, State as AxumState};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use culvert_directory::{Access, Directory, ListenError, Listener, Place};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{
@@ -23,13 +27,20 @@ use super::{
 };
 use crate::config::{self, Config};
 use crate::plan::{Diff, Layers};
+use crate::state::{Part, State};
 use crate::{api, process};
 
 /// The largest body: a configuration of the greatest length as a JSON string, and its path.
 const BODY: usize = 80 << 20;
 
-/// How long the engine may take for an answer; it looks at its requests many times a second.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a state may take: 400 pages of the engine's, of which it serves one a round at least.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// States that are put together at once; who asks for another waits. Of 100,000 peers one has some 100 MB.
+const READERS: usize = 2;
+
+/// Puts a state together, or a part of it; it may wait for the engine.
+pub type Read = Arc<dyn Fn(Option<Part>) -> Result<State, SendError> + Send + Sync>;
 
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,7 +67,12 @@ pub enum ServeError {
 /// # Errors
 ///
 /// When the socket can't be made.
-pub fn serve(run_dir: &Directory, requester: Requester) -> Result<Server, ServeError> {
+pub fn serve(run_dir: &Directory, requester: Requester, read: Read) -> Result<Server, ServeError> {
+    let desk = Desk {
+        requester,
+        read,
+        readers: Arc::new(Semaphore::new(READERS)),
+    };
     let listener = Listener::open(run_dir, process::API_SOCKET, Access::mode(0o660))?;
     let (listener, place) = listener.into_parts();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,7 +81,7 @@ pub fn serve(run_dir: &Directory, requester: Requester) -> Result<Server, ServeE
     let run = move || {
         let served = runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(listener)?;
-            axum::serve(listener, router(requester)).await
+            axum::serve(listener, router(desk)).await
         });
         if let Err(error) = served {
             tracing::error!(%error, "the control socket has ended");
@@ -75,37 +91,70 @@ pub fn serve(run_dir: &Directory, requester: Requester) -> Result<Server, ServeE
     Ok(Server { _place: place })
 }
 
-fn router(requester: Requester) -> axum::Router {
+/// What all clients share.
+#[derive(Clone)]
+struct Desk {
+    requester: Requester,
+    read: Read,
+    readers: Arc<Semaphore>,
+}
+
+fn router(desk: Desk) -> axum::Router {
     axum::Router::new()
-        .route("/v1/state", get(state))
+        .route("/v1/state", get(whole))
+        .route("/v1/state/{part}", get(part))
         .route("/v1/config", get(configuration))
         .route("/v1/diff", post(diff))
         .route("/v1/apply", post(apply))
         .layer(DefaultBodyLimit::max(BODY))
-        .with_state(requester)
+        .with_state(desk)
 }
 
-async fn state(AxumState(requester): AxumState<Requester>) -> Response {
-    let (reply, answer) = Reply::new();
-    if let Err(error) = requester.send(Request::State { reply }) {
-        return unavailable(error);
+async fn whole(AxumState(desk): AxumState<Desk>) -> Response {
+    state(desk, None).await
+}
+
+async fn part(AxumState(desk): AxumState<Desk>, Path(name): Path<String>) -> Response {
+    match Part::named(&name) {
+        Some(part) => state(desk, Some(part)).await,
+        None => plain(
+            StatusCode::NOT_FOUND,
+            &format!("the state has no part {name}"),
+        ),
     }
-    match timeout(PATIENCE, answer).await {
-        Ok(Ok(state)) => Json(state).into_response(),
-        Ok(Err(_)) => unavailable(SendError::Ended),
+}
+
+async fn state(desk: Desk, part: Option<Part>) -> Response {
+    let read = async {
+        let turn = Arc::clone(&desk.readers).acquire_owned().await;
+        // Texts of many peers must not hold up another client, either.
+        spawn_blocking(move || {
+            let _turn = turn;
+            (desk.read)(part).map(|state| serde_json::to_vec(&state))
+        })
+        .await
+    };
+    match timeout(PATIENCE, read).await {
+        Ok(Ok(Ok(Ok(text)))) => json(text.into()),
+        Ok(Ok(Err(error))) => unavailable(error),
+        Ok(_) => failed("the state could not be put together"),
         Err(_) => late(),
     }
 }
 
+fn json(text: Bytes) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
 async fn configuration(
-    AxumState(requester): AxumState<Requester>,
+    AxumState(Desk { requester, .. }): AxumState<Desk>,
     Query(query): Query<ConfigQuery>,
 ) -> Response {
     let desired = match desired(&requester).await {
         Ok(desired) => desired,
         Err(refused) => return refused,
     };
-    let written = tokio::task::spawn_blocking(move || {
+    let written = spawn_blocking(move || {
         let path = desired.file().source.clone();
         let text = match query.drift {
             true => config::to_yaml(&desired.merged()),
@@ -119,12 +168,15 @@ async fn configuration(
     }
 }
 
-async fn diff(AxumState(requester): AxumState<Requester>, Json(body): Json<DiffBody>) -> Response {
+async fn diff(
+    AxumState(Desk { requester, .. }): AxumState<Desk>,
+    Json(body): Json<DiffBody>,
+) -> Response {
     let desired = match desired(&requester).await {
         Ok(desired) => desired,
         Err(refused) => return refused,
     };
-    let compared = tokio::task::spawn_blocking(move || {
+    let compared = spawn_blocking(move || {
         let from = match body.from {
             Side::Running => desired.clone(),
             Side::File(file) => Layers::new(Arc::new(read(&file)?)),
@@ -160,11 +212,11 @@ async fn desired(requester: &Requester) -> Result<Layers, Response> {
 }
 
 async fn apply(
-    AxumState(requester): AxumState<Requester>,
+    AxumState(Desk { requester, .. }): AxumState<Desk>,
     Json(body): Json<ApplyBody>,
 ) -> Response {
     // Reading key files and a long text must not hold up another client's `show`.
-    let applies = tokio::task::spawn_blocking(move || {
+    let applies = spawn_blocking(move || {
         api::read_and_apply(&requester, |readings| {
             readings.parse(&body.text, &body.path, &config::Disk)
         })

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::process::DEFAULT_RUN_DIR;
+use crate::state::Part;
 
 /// Why a command did not work, in words for the operator.
 #[derive(Debug)]
@@ -168,23 +169,6 @@ struct Place {
     /// The directory of sockets, locks and persistent state: one per running culvert
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR, env = "CULVERT_RUN_DIR")]
     run_dir: PathBuf,
-}
-
-/// A part of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Part {
-    /// Ports and uplinks: link, traffic, drops
-    Ports,
-    /// Peers: endpoint, last handshake, traffic
-    Peers,
-    /// Routes of every network and uplink
-    Routes,
-    /// Neighbors of every network and uplink
-    Neighbors,
-    /// Cores: load, bursts, sleeps, what each serves
-    Cores,
-    /// Every drop counter that is not zero
-    Drops,
 }
 
 /// The binary's whole life.

@@ -1,11 +1,12 @@
 //! `culvert run -c FILE`: the order of a start and of an end.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Failure, check};
 use crate::config::Readings;
 use crate::process::{self, Notify, RunDir, signals};
-use crate::{api, engine};
+use crate::{api, engine, report};
 
 /// 1. Nothing secret is in memory yet: shut the process's memory off.
 /// 2. Signals are blocked before the first thread.
@@ -25,7 +26,9 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
     requester.remember(readings);
-    let server = api::server::serve(run_dir.directory(), requester.clone())?;
+    let reads = requester.clone();
+    let read = move |part| report::read(&reads, part);
+    let server = api::server::serve(run_dir.directory(), requester.clone(), Arc::new(read))?;
     signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

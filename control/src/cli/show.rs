@@ -6,14 +6,14 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::table::{Align, Table};
-use super::{Failure, Part, print, units, wants_color};
+use super::{Failure, print, units, wants_color};
 use crate::api::client::Client;
-use crate::state::{Log, State, Traffic};
+use crate::state::{Log, Part, State, Traffic};
 
 use Align::{Left, Right};
 
 pub(super) fn run(run_dir: &Path, part: Option<Part>, as_json: bool) -> Result<(), Failure> {
-    let state = Client::new(run_dir).state()?;
+    let state = Client::new(run_dir).state(part)?;
     if as_json {
         let text = serde_json::to_string_pretty(&json_of(&state, part))
             .map_err(|error| Failure::Line(error.to_string()))?;

@@ -12,8 +12,8 @@
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`table`] what
-//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what `show`
-//! prints, [`places`] where peers may be, [`resolver`] what names
+//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what readers
+//! are told, [`places`] where peers may be, [`resolver`] what names
 //! stand for, [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
@@ -285,7 +285,7 @@ impl Engine {
             doorbells: workers.doorbells(),
         };
         let bell = Arc::clone(&attention);
-        let meters = report::Meters::new(workers.count());
+        let meters = report::Meters::new(workers.count(), now.monotonic);
         let names = Names::new(Resolver::new(&attention));
         let mut engine = Self {
             desired: Layers::new(Arc::new(Config {
@@ -419,6 +419,8 @@ impl Engine {
                 notify.alive();
                 alive = now.monotonic;
             }
+            let worked = clock::monotonic().since(now.monotonic);
+            self.meters.worked(worked);
             if !more {
                 self.sleep(requests, now.monotonic);
             }
@@ -431,7 +433,7 @@ impl Engine {
         let mut now = begin;
         while let Some(request) = requests.try_next() {
             match request {
-                Request::State { reply } => reply.send(Box::new(self.report(now))),
+                Request::Look(look) => self.look(look, now.monotonic),
                 Request::Desired { reply } => reply.send(self.desired.clone()),
                 Request::Apply { proposal, reply } => reply.send(self.apply(*proposal, now)),
                 Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),

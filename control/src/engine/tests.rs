@@ -11,6 +11,7 @@ mod compile;
 mod far;
 mod peers;
 mod proposals;
+mod reads;
 mod wg;
 mod workers;
 
@@ -31,7 +32,7 @@ use crate::{
     api::{self, ApplyError, Reply},
     config::{self, KeyFileError, KeyFiles},
     keys::PrivateKey,
-    state::Applied,
+    state::{Applied, State},
     uapi::{Answer, Ask, Change, Errno},
 };
 
@@ -148,6 +149,18 @@ impl Site {
     }
 }
 
+/// What `show` prints of an engine.
+pub(super) fn report(engine: &mut Engine) -> State {
+    let (requester, requests) = api::channel().unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| crate::report::read(&requester, None));
+        while !reader.is_finished() {
+            engine.take_requests(&requests, clock::now());
+        }
+        reader.join().unwrap().unwrap()
+    })
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         self.engine.stop();
@@ -256,7 +269,7 @@ tunnels:
 fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
     let [port] = free_ports();
     let mut site = Site::start(tunnels(&[("a", port)], ""));
-    let is_up = |site: &Site| site.engine.report(clock::now()).uplinks[0].link_up;
+    let is_up = |site: &mut Site| report(&mut site.engine).uplinks[0].link_up;
     // As if the interface had another number than the one that the sockets are bound to; they have the port there.
     let uplink = site.engine.uplinks.get_mut(0).unwrap();
     let config::UplinkDriver::Udp(driver) = &mut uplink.config.driver else {
@@ -264,10 +277,10 @@ fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
     };
     driver.device = Some("lo".into());
     site.engine.follow_devices(clock::now());
-    assert!(!is_up(&site));
+    assert!(!is_up(&mut site));
     site.engine.chores_due = Instant::default();
     site.engine.round(clock::now()).unwrap();
-    assert!(!is_up(&site));
+    assert!(!is_up(&mut site));
 
     let slot = site.engine.tunnel_slot(&name("a")).unwrap();
     site.engine.tunnels.get_mut(slot).unwrap().markers.clear();
@@ -277,7 +290,7 @@ fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
         std::thread::sleep(Duration::from_millis(10));
         site.engine.chores_due = Instant::default();
         site.engine.round(clock::now()).unwrap();
-        is_up(&site)
+        is_up(&mut site)
     });
     assert!(tried);
     let tunnel = site.engine.tunnels.get(slot).unwrap();
@@ -356,12 +369,12 @@ fn an_endpoint_of_wgs_does_not_survive_the_file() {
     let far = key("far").public_key();
     let endpoint = Change::Endpoint("127.0.0.1:9".parse().unwrap());
     site.set("a", &[Change::Peer(far), endpoint]);
-    let known = |site: &Site| {
-        let report = site.engine.report(clock::now());
+    let known = |site: &mut Site| {
+        let report = report(&mut site.engine);
         (report.peers[0].endpoint, report.peers[0].drift.clone())
     };
     assert_eq!(
-        known(&site),
+        known(&mut site),
         (
             Some("127.0.0.1:9".parse().unwrap()),
             vec!["endpoint".to_owned()]
@@ -369,7 +382,7 @@ fn an_endpoint_of_wgs_does_not_survive_the_file() {
     );
     let lines = site.lines(tunnels(&[("a", a)], ""));
     assert_eq!(lines, ["peer a/far changed (endpoint: 127.0.0.1:9 → none)"]);
-    assert_eq!(known(&site), (None, Vec::new()));
+    assert_eq!(known(&mut site), (None, Vec::new()));
     let place = site.engine.peer_place(&name("a"), &far).unwrap();
     let now = clock::now().monotonic;
     site.engine.rebuild_paths(now);
@@ -387,7 +400,7 @@ fn a_peer_of_one_tunnel_is_not_anothers() {
     let endpoint = Change::Endpoint("127.0.0.1:9".parse().unwrap());
     site.set("a", &[Change::Peer(far), endpoint]);
     site.set("b", &[Change::Peer(far), Change::Remove]);
-    let peers = site.engine.report(clock::now()).peers;
+    let peers = report(&mut site.engine).peers;
     assert_eq!(peers.len(), 1);
     assert_eq!(
         (peers[0].tunnel.as_str(), peers[0].endpoint),
@@ -409,7 +422,7 @@ fn wg_moves_a_tunnel_to_another_port_or_nothing() {
         Answer::Done
     ));
     assert!(site.answers("a", c) && site.answers("b", b));
-    let report = site.engine.report(clock::now());
+    let report = report(&mut site.engine);
     assert_eq!(
         report.tunnels[0].drift,
         [format!("listen_port (file: {a})")]
@@ -501,7 +514,7 @@ fn a_port_that_fails_late_gives_the_socket_back() {
     let error = site.apply(taker()).unwrap_err().to_string();
     assert!(error.contains("vm2"), "{error}");
     assert!(site.is_open("vm1"));
-    let report = site.engine.report(clock::now());
+    let report = report(&mut site.engine);
     assert_eq!(
         (report.ports.len(), report.ports[0].name.as_str()),
         (1, "vm1")
@@ -529,13 +542,13 @@ fn a_port_that_can_not_come_back_is_told_and_tried_again() {
             .contains("port vm1 is down and tried again"),
         "{error}"
     );
-    let problem = |site: &Site| site.engine.report(clock::now()).ports[0].hindrance.clone();
-    assert!(problem(&site).is_some());
+    let problem = |site: &mut Site| report(&mut site.engine).ports[0].hindrance.clone();
+    assert!(problem(&mut site).is_some());
     site.engine.retry_ports();
-    assert!(problem(&site).is_some() && !site.is_open("vm1"));
+    assert!(problem(&mut site).is_some() && !site.is_open("vm1"));
     fs::remove_dir(&vm1).unwrap();
     site.engine.retry_ports();
-    assert!(problem(&site).is_none() && site.is_open("vm1"));
+    assert!(problem(&mut site).is_none() && site.is_open("vm1"));
 }
 
 #[test]
@@ -582,9 +595,7 @@ fn two_ports_swap_their_sockets() {
     let swapped = ports(&[("vm1", ", socket: vm2.sock"), ("vm2", ", socket: vm1.sock")]);
     site.apply(swapped).unwrap();
     assert!(site.is_open("vm1") && site.is_open("vm2"));
-    let sockets: Vec<_> = site
-        .engine
-        .report(clock::now())
+    let sockets: Vec<_> = report(&mut site.engine)
         .ports
         .into_iter()
         .map(|port| port.socket)

@@ -13,7 +13,7 @@ use culvert_dataplane::shared::limits::PEERS;
 use culvert_wireguard::Now;
 use ipnet::IpNet;
 
-use super::{Engine, apply::Goal, tunnels::TunnelState};
+use super::{Engine, apply::Goal, peers::PeerState, tunnels::TunnelState};
 pub(super) use crate::uapi::doors::Names;
 use crate::{
     config::{self, Name, Tunnel, Uapi, UplinkDriver},
@@ -31,13 +31,16 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The same at the start.
 const OPENED: Duration = Duration::from_secs(10);
+/// Peers that are told of at once, and places that are looked at for them: a fraction of a millisecond.
+const TOLD_PEERS: usize = 256;
+const TOLD_PLACES: usize = 8_192;
 
 impl Engine {
     /// Answers a request of `wg`'s protocol.
     pub(super) fn ask(&mut self, tunnel: &Name, ask: Ask, now: Now) -> Answer {
         match ask {
-            Ask::Get => match self.tell(tunnel) {
-                Some(device) => Answer::Device(Box::new(device)),
+            Ask::Get(from) => match self.tell(tunnel, from) {
+                Some((device, rest)) => Answer::Device(Box::new(device), rest),
                 None => Answer::Refused(Errno::NODEV),
             },
             Ask::Set(changes) => match self.set(tunnel, &changes, now) {
@@ -47,34 +50,25 @@ impl Engine {
         }
     }
 
-    fn tell(&self, name: &Name) -> Option<Device> {
-        let tunnel = self.tunnels.get(self.tunnel_slot(name)?)?;
-        Some(Device {
+    /// A tunnel with those of its peers that have one of the next places, and where the rest begins.
+    pub(super) fn tell(&self, name: &Name, from: usize) -> Option<(Device, Option<usize>)> {
+        let slot = self.tunnel_slot(name)?;
+        let tunnel = self.tunnels.get(slot)?;
+        let places = self.peers.places();
+        let mut peers = Vec::new();
+        let mut rest = from;
+        while rest < places.min(from + TOLD_PLACES) && peers.len() < TOLD_PEERS {
+            let peer = self.peers.get(rest).filter(|peer| peer.tunnel == slot);
+            peers.extend(peer.and_then(|peer| tell_peer(tunnel, peer)));
+            rest += 1;
+        }
+        let device = Device {
             private_key: tunnel.config.private_key.clone(),
             listen_port: tunnel.config.listen_port,
             fwmark: tunnel.config.fwmark,
-            peers: self
-                .desired
-                .peers(name)
-                .filter_map(|peer| self.tell_peer(tunnel, peer))
-                .collect(),
-        })
-    }
-
-    fn tell_peer(&self, tunnel: &TunnelState, config: &config::Peer) -> Option<Peer> {
-        let id = tunnel.device.find(&config.public_key)?;
-        let cell = &self.peers.get(*tunnel.peers.get(&id)?)?.cell;
-        let status = tunnel.device.peer(id)?;
-        Some(Peer {
-            public_key: config.public_key,
-            preshared_key: config.preshared_key.clone(),
-            endpoint: status.endpoint,
-            last_handshake: status.last_handshake,
-            tx_bytes: cell.traffic.tx_bytes.load(Ordering::Relaxed),
-            rx_bytes: cell.traffic.rx_bytes.load(Ordering::Relaxed),
-            persistent_keepalive: config.persistent_keepalive.unwrap_or(0),
-            allowed_ips: config.allowed_ips.clone(),
-        })
+            peers,
+        };
+        Some((device, (rest < places).then_some(rest)))
     }
 
     /// Carries changes out. If a port can't be had, those before it are carried out.
@@ -236,6 +230,21 @@ impl Engine {
             }
         }
     }
+}
+
+fn tell_peer(tunnel: &TunnelState, peer: &PeerState) -> Option<Peer> {
+    let status = tunnel.device.peer(peer.cell.id)?;
+    let (config, traffic) = (&peer.config, &peer.cell.traffic);
+    Some(Peer {
+        public_key: config.public_key,
+        preshared_key: config.preshared_key.clone(),
+        endpoint: status.endpoint,
+        last_handshake: status.last_handshake,
+        tx_bytes: traffic.tx_bytes.load(Ordering::Relaxed),
+        rx_bytes: traffic.rx_bytes.load(Ordering::Relaxed),
+        persistent_keepalive: config.persistent_keepalive.unwrap_or(0),
+        allowed_ips: config.allowed_ips.clone(),
+    })
 }
 
 impl TunnelState {

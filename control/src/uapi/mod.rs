@@ -17,8 +17,8 @@ pub use codec::{Change, Device, Errno, Peer};
 /// What a client asks of a tunnel.
 #[derive(Debug)]
 pub enum Ask {
-    /// Its configuration and state.
-    Get,
+    /// Its configuration and state, from this place of its peers on.
+    Get(usize),
     /// To carry out these changes, in their order.
     Set(Vec<Change>),
 }
@@ -26,8 +26,8 @@ pub enum Ask {
 /// What the engine answers.
 #[derive(Debug)]
 pub enum Answer {
-    /// To [`Ask::Get`].
-    Device(Box<Device>),
+    /// To [`Ask::Get`]: some of the peers, and where the rest of them begins.
+    Device(Box<Device>, Option<usize>),
     /// To [`Ask::Set`]: all of it is done.
     Done,
     /// Not all of it is done.

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::codec::{self, Reader};
 use super::doors::Doors;
-use super::{Answer, Ask, Errno};
+use super::{Answer, Ask, Device, Errno};
 use crate::api::{Reply, Request, Requester, SendError};
 use crate::config::Name;
 use crate::netlink::index_of;
@@ -253,10 +253,13 @@ async fn answer(
 ) -> io::Result<bool> {
     let mut open = true;
     let text = match request {
-        codec::Request::Get => match desk.ask(tunnel, Ask::Get).await {
-            Answer::Device(device) => device.print(),
-            Answer::Done => errno(None),
-            Answer::Refused(error) => errno(Some(error)),
+        codec::Request::Get => match desk.get(tunnel).await {
+            // The text of many peers holds up no other client.
+            Ok(device) => match tokio::task::spawn_blocking(move || device.print()).await {
+                Ok(text) => text,
+                Err(_) => errno(Some(Errno::NOMEM)),
+            },
+            Err(error) => errno(Some(error)),
         },
         codec::Request::Set { changes, refused } => {
             let done = if changes.is_empty() {
@@ -266,7 +269,7 @@ async fn answer(
             };
             match done {
                 Answer::Refused(error) => errno(Some(error)),
-                Answer::Done | Answer::Device(_) => errno(refused),
+                Answer::Done | Answer::Device(..) => errno(refused),
             }
         }
         codec::Request::Refused(error) => errno(Some(error)),
@@ -284,6 +287,24 @@ fn errno(error: Option<Errno>) -> codec::Text {
 }
 
 impl Desk {
+    /// A tunnel with its peers, which the engine tells in parts: it does other things between them.
+    async fn get(&self, tunnel: &Name) -> Result<Device, Errno> {
+        let (mut peers, mut from) = (Vec::new(), 0);
+        loop {
+            match self.ask(tunnel, Ask::Get(from)).await {
+                Answer::Device(mut part, rest) => {
+                    peers.append(&mut part.peers);
+                    let Some(rest) = rest else {
+                        return Ok(Device { peers, ..*part });
+                    };
+                    from = rest;
+                }
+                Answer::Refused(error) => return Err(error),
+                Answer::Done => return Err(Errno::PROTO),
+            }
+        }
+    }
+
     async fn ask(&self, tunnel: &Name, ask: Ask) -> Answer {
         match timeout(ENGINE, self.ask_patiently(tunnel, ask)).await {
             Ok(answer) => answer,

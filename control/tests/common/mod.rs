@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use culvert::api::{self, ApplyError, Request, Requester};
+use culvert::api::{self, ApplyError, Request, Requester, SendError};
 use culvert::config::{self, Config};
 use culvert::plan::Layers;
 use culvert::state::{
@@ -112,6 +113,7 @@ pub(crate) fn state() -> State {
             packets: 10,
             sleeps: 7,
             queues: vec!["vm1:0".into(), "wan0:0".into()],
+            ..Core::default()
         }],
         drops: vec![Drop {
             scope: "port vm1".into(),
@@ -139,6 +141,7 @@ pub(crate) struct Running {
     pub(crate) applied: mpsc::Receiver<Config>,
     requester: Requester,
     engine: Option<JoinHandle<()>>,
+    is_over: Arc<AtomicBool>,
     _server: api::server::Server,
     _folder: tempfile::TempDir,
 }
@@ -149,12 +152,18 @@ impl Running {
         let folder = tempfile::tempdir().unwrap();
         let (requester, requests) = api::channel().unwrap();
         let directory = Directory::own(folder.path(), 0o750).unwrap();
-        let server = api::server::serve(&directory, requester.clone()).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let read = move |_| match over.load(Ordering::Relaxed) {
+            false => Ok(state()),
+            true => Err(SendError::Ended),
+        };
+        let server = api::server::serve(&directory, requester.clone(), Arc::new(read)).unwrap();
         let (sender, applied) = mpsc::channel();
         let engine = std::thread::spawn(move || {
             while let Some(request) = requests.wait(None) {
                 match request {
-                    Request::State { reply } => reply.send(Box::new(state())),
+                    Request::Look(_) => panic!("states are from the script"),
                     Request::Desired { reply } => reply.send(desired()),
                     Request::Apply { proposal, reply } => {
                         sender.send(Config::clone(proposal.file())).unwrap();
@@ -170,6 +179,7 @@ impl Running {
             applied,
             requester,
             engine: Some(engine),
+            is_over,
             _server: server,
             _folder: folder,
         }
@@ -180,6 +190,7 @@ impl Running {
         if let Some(engine) = self.engine.take() {
             self.requester.send(Request::Drain).unwrap();
             engine.join().unwrap();
+            self.is_over.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -12,6 +12,7 @@ use rand_core::UnwrapErr;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::engine::tests::report;
 use crate::{
     api,
     config::{KeyFileError, KeyFiles, parse},
@@ -287,7 +288,7 @@ fn what_was_remembered_and_what_the_file_says_are_called_in_turn() {
     while engine.place_of(1) != Some(far.address()) {
         engine.round(now).unwrap();
     }
-    assert_eq!(engine.report(now).peers[0].state, "up");
+    assert_eq!(report(&mut engine).peers[0].state, "up");
     engine.stop();
     drop(run_dir);
     // That is what counts from now on.
@@ -309,7 +310,7 @@ fn a_peer_whose_name_stands_for_others_each_time_grows_silent() {
         // Nobody is there.
         engine.answer("pool.invalid", &[&format!("127.1.{answer}.1")], now);
         now = engine.pass(now, ASK_AGAIN);
-        let peer = engine.report(now).peers.remove(0);
+        let peer = report(&mut engine).peers.remove(0);
         silent += u32::from(peer.state == "silent");
         calls = calls.max(peer.unanswered);
     }
@@ -318,7 +319,7 @@ fn a_peer_whose_name_stands_for_others_each_time_grows_silent() {
     // What the configuration says is called at once.
     engine.apply_peers(&[(1, "other.invalid:10")], now);
     engine.answer("other.invalid", &["127.2.0.1"], now);
-    let peer = engine.report(now).peers.remove(0);
+    let peer = report(&mut engine).peers.remove(0);
     assert_ne!(peer.state, "silent");
     engine.stop();
 }
@@ -356,10 +357,10 @@ fn a_silent_peer_is_told_of_in_the_state() {
     let mut engine = engine(&[(1, &dead.local_addr().unwrap().to_string())], None);
     let mut now = clock::now();
     now = engine.pass(now, Duration::from_secs(8));
-    let peer = engine.report(now).peers.remove(0);
+    let peer = report(&mut engine).peers.remove(0);
     assert_eq!((&*peer.state, peer.unanswered), ("calling", 2));
-    now = engine.pass(now, Duration::from_secs(30));
-    let peer = engine.report(now).peers.remove(0);
+    engine.pass(now, Duration::from_secs(30));
+    let peer = report(&mut engine).peers.remove(0);
     assert_eq!(peer.state, "silent");
     assert!((6..=8).contains(&peer.unanswered), "{}", peer.unanswered);
     engine.stop();

@@ -23,8 +23,8 @@ fn other(name: &str) -> Option<Listener> {
 
 impl Site {
     /// Where `wg` finds the tunnel, and why it doesn't.
-    fn wg(&self) -> (bool, Option<String>) {
-        let tunnel = self.engine.report(clock::now()).tunnels.remove(0);
+    fn wg(&mut self) -> (bool, Option<String>) {
+        let tunnel = report(&mut self.engine).tunnels.remove(0);
         (tunnel.uapi.is_some(), tunnel.uapi_hindrance)
     }
 }

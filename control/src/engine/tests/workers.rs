@@ -55,7 +55,7 @@ fn wg_is_not_told_that_all_is_done_when_a_worker_took_nothing() {
     let answer = site.set("a", &[Change::ListenPort(two)]);
     site.engine.workers.0[0].link = own;
     assert!(matches!(answer, Answer::Refused(Errno::BUSY)), "{answer:?}");
-    let tunnel = site.engine.report(clock::now()).tunnels.remove(0);
+    let tunnel = report(&mut site.engine).tunnels.remove(0);
     assert_eq!(tunnel.listen_port, two);
     assert!(matches!(site.set("a", &[Change::Fwmark(0)]), Answer::Done));
 }

@@ -60,12 +60,12 @@ impl Engine {
         match self.ask(&name(tunnel), Ask::Set(changes.to_vec()), clock::now()) {
             Answer::Done => Ok(()),
             Answer::Refused(errno) => Err(errno),
-            Answer::Device(_) => panic!("nobody asked for it"),
+            Answer::Device(..) => panic!("nobody asked for it"),
         }
     }
 
     fn endpoint(&self, tunnel: &str, key: &PublicKey) -> Option<SocketAddr> {
-        let told = self.tell(&name(tunnel)).unwrap();
+        let told = self.tell(&name(tunnel), 0).unwrap().0;
         let peer = told.peers.iter().find(|peer| &peer.public_key == key);
         peer.unwrap().endpoint
     }
@@ -104,7 +104,7 @@ fn what_wg_does_to_a_peer_it_does_in_one_tunnel_alone() {
         .wg("a", &[Change::Peer(key), Change::Remove])
         .unwrap();
     assert!(Arc::ptr_eq(&engine.cell("b", &key), &before_b));
-    let drift: Vec<_> = engine.report(clock::now()).peers;
+    let drift: Vec<_> = crate::engine::tests::report(&mut engine).peers;
     let drift: Vec<_> = drift.iter().map(|p| (&*p.tunnel, p.drift.len())).collect();
     assert_eq!(drift, [("b", 0)]);
     engine.stop();
@@ -118,7 +118,7 @@ fn what_the_kernel_refuses_is_told_by_its_number() {
     let set = [Change::ListenPort(port)];
     assert_eq!(engine.wg("a", &set), Err(Errno::ADDRINUSE));
     // Another tunnel's of this process is taken, too.
-    let of_b = engine.tell(&name("b")).unwrap().listen_port;
+    let of_b = engine.tell(&name("b"), 0).unwrap().0.listen_port;
     assert_eq!(
         engine.wg("a", &[Change::ListenPort(of_b)]),
         Err(Errno::ADDRINUSE)
@@ -126,10 +126,10 @@ fn what_the_kernel_refuses_is_told_by_its_number() {
     // What stands before the port is done all the same.
     let both = [Change::ReplacePeers, Change::ListenPort(port)];
     assert_eq!(engine.wg("a", &both), Err(Errno::ADDRINUSE));
-    assert!(engine.tell(&name("a")).unwrap().peers.is_empty());
+    assert!(engine.tell(&name("a"), 0).unwrap().0.peers.is_empty());
     drop(taken);
     engine.wg("a", &set).unwrap();
-    assert_eq!(engine.tell(&name("a")).unwrap().listen_port, port);
+    assert_eq!(engine.tell(&name("a"), 0).unwrap().0.listen_port, port);
     engine.stop();
 }
 

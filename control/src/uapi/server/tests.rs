@@ -31,10 +31,13 @@ impl Running {
                 };
                 assert_eq!(tunnel.as_str(), "blue");
                 reply.send(match ask {
-                    Ask::Get => Answer::Device(Box::new(Device {
-                        listen_port: 7,
-                        ..Device::default()
-                    })),
+                    Ask::Get(_) => {
+                        let device = Device {
+                            listen_port: 7,
+                            ..Device::default()
+                        };
+                        Answer::Device(Box::new(device), None)
+                    }
                     Ask::Set(changes) if changes.contains(&Change::ListenPort(1)) => {
                         Answer::Refused(Errno::ADDRINUSE)
                     }

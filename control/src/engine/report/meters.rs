@@ -1,0 +1,104 @@
+//! The load of the workers and of the control core itself, over the last second or so.
+//!
+//! In: the workers' clocks, how long each of the core's rounds took. Out: shares of the time, the longest round, how
+//! many were long. Never: a clock of its own.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use culvert_wireguard::Instant;
+
+use super::Workers;
+use crate::report::look::CoreLoad;
+
+/// Longer rounds than these are counted.
+const LONG: [Duration; 4] = [
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+];
+
+/// The meters.
+pub(in crate::engine) struct Meters {
+    workers: Vec<Share>,
+    core: Share,
+    started: Instant,
+    /// What the core has worked.
+    worked: Duration,
+    /// The core's longest round since the last reading, and between that and the one before.
+    longest: [Duration; 2],
+    long: [u64; LONG.len()],
+}
+
+/// Which share of a time was busy, between the last two readings.
+#[derive(Clone, Default)]
+struct Share {
+    busy: u64,
+    total: u64,
+    value: f64,
+}
+
+impl Share {
+    #[expect(clippy::cast_precision_loss, reason = "a share of a second")]
+    fn read(&mut self, busy: u64, total: u64) {
+        let span = total.saturating_sub(self.total);
+        if span > 0 {
+            self.value = busy.saturating_sub(self.busy) as f64 / span as f64;
+        }
+        (self.busy, self.total) = (busy, total);
+    }
+}
+
+impl Meters {
+    pub(in crate::engine) fn new(workers: usize, now: Instant) -> Self {
+        Self {
+            workers: vec![Share::default(); workers],
+            core: Share::default(),
+            started: now,
+            worked: Duration::ZERO,
+            longest: [Duration::ZERO; 2],
+            long: [0; LONG.len()],
+        }
+    }
+
+    /// The core has worked for so long since it looked at what was due.
+    pub(in crate::engine) fn worked(&mut self, time: Duration) {
+        self.worked += time;
+        self.longest[0] = self.longest[0].max(time);
+        for (count, bound) in self.long.iter_mut().zip(LONG) {
+            *count += u64::from(time > bound);
+        }
+    }
+
+    /// Takes a reading.
+    pub(in crate::engine) fn read(&mut self, workers: &Workers, now: Instant) {
+        for (share, worker) in self.workers.iter_mut().zip(&workers.0) {
+            let stats = &worker.stats;
+            let busy = stats.busy_nanos.load(Ordering::Relaxed);
+            let rest = stats.idle_nanos.load(Ordering::Relaxed)
+                + stats.sleep_nanos.load(Ordering::Relaxed);
+            share.read(busy, busy + rest);
+        }
+        let total = now.since(self.started);
+        self.core.read(nanos(self.worked), nanos(total));
+        self.longest = [Duration::ZERO, self.longest[0]];
+    }
+
+    pub(super) fn worker(&self, index: usize) -> f64 {
+        self.workers.get(index).map_or(0.0, |share| share.value)
+    }
+
+    /// The core's own load; how often it slept is not known here.
+    pub(in crate::engine) fn core(&self) -> CoreLoad {
+        CoreLoad {
+            busy: self.core.value,
+            longest: self.longest[0].max(self.longest[1]),
+            long: self.long,
+            ..CoreLoad::default()
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

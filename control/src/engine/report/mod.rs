@@ -1,0 +1,165 @@
+//! What the control core tells those who read: what only it knows, and where the counters are.
+//!
+//! In: looks. Out: their answers. Never: a secret, a change; work that grows with the peers.
+//!
+//! Rooms: [`ports`] guests, [`meters`] the load of the cores. What is made of it: [`crate::report`].
+
+mod meters;
+mod ports;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::Ordering},
+};
+
+use culvert_dataplane::host::HostStack;
+use culvert_wireguard::Instant;
+
+pub(super) use self::meters::Meters;
+use super::{Engine, places::SILENT_AFTER, uplinks::UplinkState, workers::Workers};
+use crate::{
+    config::{Name, UplinkDriver},
+    keys::PublicKey,
+    report::{
+        look::{CoreLoad, Head, Look, NeighborSight, PeerSight, WorkerSight},
+        named,
+    },
+    state::{Traffic, Tunnel, Uplink},
+};
+
+impl Engine {
+    /// Answers a look.
+    pub(super) fn look(&self, look: Look, now: Instant) {
+        match look {
+            Look::Head(reply) => reply.send(Box::new(self.tell_head(now))),
+            Look::Ports(names, reply) => reply.send(self.tell_ports(&names)),
+            Look::Tunnels(names, reply) => {
+                reply.send(names.iter().map(|name| self.tell_tunnel(name)).collect());
+            }
+            Look::Peers(tunnel, keys, reply) => {
+                let tell = |key| self.tell_sight(&tunnel, key);
+                reply.send(keys.iter().map(tell).collect());
+            }
+            Look::Neighbors(reply) => reply.send(self.tell_neighbors()),
+        }
+    }
+
+    fn tell_head(&self, now: Instant) -> Head {
+        let workers = self.workers.0.iter().enumerate();
+        Head {
+            desired: self.desired.clone(),
+            is_lone: self.lone,
+            generation: self.generation,
+            uptime: now.since(self.started),
+            uplinks: self.tell_uplinks(),
+            down: self.down.iter().map(|it| it.config.name.clone()).collect(),
+            core: CoreLoad {
+                // It sleeps between its rounds.
+                sleeps: self.rounds,
+                ..self.meters.core()
+            },
+            workers: workers
+                .map(|(index, worker)| WorkerSight {
+                    cpu: worker.cpu,
+                    busy: self.meters.worker(index),
+                    stats: Arc::clone(&worker.stats),
+                })
+                .collect(),
+        }
+    }
+
+    fn tell_uplinks(&self) -> Vec<Uplink> {
+        // Tunnels are looked at once.
+        let mut lost: HashMap<usize, BTreeMap<String, u64>> = HashMap::new();
+        for (_, tunnel) in self.tunnels.iter().filter(|(_, t)| !t.drops.is_empty()) {
+            let lost = lost.entry(tunnel.uplink).or_default();
+            for (name, count) in &tunnel.drops {
+                *lost.entry((*name).to_owned()).or_default() += count;
+            }
+        }
+        let uplink = |(slot, uplink): (usize, &UplinkState)| {
+            let config = &uplink.config;
+            let counters = &uplink.counters;
+            let mut drops = named(&counters.drops);
+            for (name, count) in lost.get(&slot).into_iter().flatten() {
+                *drops.entry(name.clone()).or_default() += count;
+            }
+            for (name, count) in self.host(uplink).into_iter().flat_map(HostStack::drops) {
+                drops.insert(format!("host-{name}"), count);
+            }
+            let (driver, device) = match &config.driver {
+                UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.device.devargs()),
+                UplinkDriver::Udp(udp) => ("udp", udp.device.clone().unwrap_or_default()),
+            };
+            Uplink {
+                name: config.name.to_string(),
+                driver: driver.into(),
+                device,
+                link_up: uplink.link_up.unwrap_or(true),
+                speed_mbps: uplink.speed_mbps,
+                addresses: config.addresses.iter().map(ToString::to_string).collect(),
+                mtu: config.mtu,
+                queues: config.queues,
+                rx: Traffic {
+                    packets: counters.rx_packets.load(Ordering::Relaxed),
+                    bytes: counters.rx_bytes.load(Ordering::Relaxed),
+                },
+                tx: Traffic {
+                    packets: counters.tx_packets.load(Ordering::Relaxed),
+                    bytes: counters.tx_bytes.load(Ordering::Relaxed),
+                },
+                drops,
+            }
+        };
+        self.uplinks.iter().map(uplink).collect()
+    }
+
+    fn tell_tunnel(&self, name: &Name) -> Option<Tunnel> {
+        let state = self.tunnels.get(self.tunnel_slot(name)?)?;
+        let config = &state.config;
+        Some(Tunnel {
+            name: config.name.to_string(),
+            uplink: config.uplink.to_string(),
+            public_key: state.device.public_key().map(|key| key.to_base64()),
+            listen_port: config.listen_port,
+            fwmark: config.fwmark,
+            mtu: config.mtu,
+            peers: state.peers.len(),
+            uapi: state
+                .served
+                .as_ref()
+                .map(|(_, served)| served.display().to_string()),
+            uapi_hindrance: state.unserved.clone(),
+            drift: Vec::new(),
+        })
+    }
+
+    fn tell_sight(&self, tunnel: &Name, key: &PublicKey) -> Option<PeerSight> {
+        let state = self.tunnels.get(self.tunnel_slot(tunnel)?)?;
+        let peer = self.peers.get(state.place(key)?)?;
+        let status = state.device.peer(peer.cell.id)?;
+        Some(PeerSight {
+            cell: Arc::clone(&peer.cell),
+            endpoint: status.endpoint,
+            last_handshake: status.last_handshake,
+            unanswered: status.unanswered,
+            is_silent: status.unanswered >= SILENT_AFTER,
+        })
+    }
+
+    fn host(&self, uplink: &UplinkState) -> Option<&HostStack> {
+        self.hosts.get(uplink.scope()?)
+    }
+
+    fn tell_neighbors(&self) -> Vec<NeighborSight> {
+        let mut neighbors = Vec::new();
+        for (_, uplink) in self.uplinks.iter() {
+            let known = self.host(uplink).into_iter().flat_map(HostStack::neighbors);
+            neighbors.extend(known.map(|known| NeighborSight {
+                uplink: uplink.config.name.clone(),
+                known,
+            }));
+        }
+        neighbors
+    }
+}

@@ -1,0 +1,210 @@
+//! What is told to those who read: all of it, in pages, between which the core does what else is due.
+
+use std::{collections::HashSet, fmt::Write as _, thread};
+
+use super::*;
+use crate::{
+    report::{
+        look::{self, Look},
+        read,
+    },
+    state::Part,
+};
+
+/// A port, and a tunnel that has the peer `far` first and so many others.
+fn crowd(port: u16, others: usize) -> Config {
+    let far = key("far").public_key().to_base64();
+    let mut peers = format!("      far: {{public_key: \"{far}\", allowed_ips: [10.8.0.0/16]}}\n");
+    for peer in 0..others {
+        let key = other(peer).to_base64();
+        let [.., a, b] = peer.to_be_bytes();
+        let prefix = format!("10.9.{a}.{b}/32");
+        writeln!(
+            peers,
+            "      p{peer}: {{public_key: \"{key}\", allowed_ips: [{prefix}]}}"
+        )
+        .unwrap();
+    }
+    parse(&format!(
+        "{UPLINK}tunnels:\n  a:\n    uplink: lo\n    uapi: off\n    listen_port: {port}\n    private_key_file: a.key\n    \
+         peers:\n{peers}networks: {{blue: {{gateway: [10.0.1.1/24], tunnel: a}}}}\n\
+         ports: {{vm1: {{network: blue, mac: \"52:54:00:00:00:01\", addresses: [10.0.1.5]}}}}\n"
+    ))
+}
+
+fn other(peer: usize) -> PublicKey {
+    let mut key = [0x11; 32];
+    key[..8].copy_from_slice(&peer.to_le_bytes());
+    PublicKey::from_bytes(key)
+}
+
+/// What is looked at for a part: the kinds of looks, and how much each asks for.
+fn looks(engine: &Engine, part: Option<Part>) -> (State, Vec<(&'static str, usize)>) {
+    let (requester, requests) = api::channel().unwrap();
+    let mut looks = Vec::new();
+    let state = thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&requester, part));
+        while !reader.is_finished() {
+            let Some(Request::Look(look)) = requests.wait(Some(Duration::from_millis(1))) else {
+                continue;
+            };
+            looks.push(match &look {
+                Look::Head(_) => ("head", 0),
+                Look::Ports(names, _) => ("ports", names.len()),
+                Look::Tunnels(names, _) => ("tunnels", names.len()),
+                Look::Peers(_, keys, _) => ("peers", keys.len()),
+                Look::Neighbors(_) => ("neighbors", 0),
+            });
+            engine.look(look, clock::monotonic());
+        }
+        reader.join().unwrap().unwrap()
+    });
+    (state, looks)
+}
+
+#[test]
+fn everything_is_told_in_its_order_and_peers_a_page_at_a_time() {
+    let [port] = free_ports();
+    let others = 2 * look::PEERS;
+    let mut site = Site::start(crowd(port, others));
+    // What `wg` adds comes last.
+    let added = key("new").public_key();
+    let net = Change::AllowedIp("10.7.0.0/16".parse().unwrap());
+    site.set("a", &[Change::Peer(added), net]);
+    site.set("a", &[Change::Peer(other(1)), Change::Remove]);
+    let (state, looks) = looks(&site.engine, None);
+
+    let names: Vec<_> = state.peers.iter().map(|peer| &*peer.name).collect();
+    assert_eq!(names.len(), others + 1);
+    assert_eq!(names[..4], ["far", "p0", "p2", "p3"]);
+    let last = state.peers.last().unwrap();
+    assert_eq!(last.public_key, added.to_base64());
+    assert_eq!(last.drift, ["not in the file"]);
+    assert_eq!(state.tunnels[0].peers, others + 1);
+    assert_eq!(state.tunnels[0].drift, ["peer p1 removed"]);
+    let routes: Vec<_> = state
+        .routes
+        .iter()
+        .map(|it| (&*it.to, &*it.next_hop))
+        .collect();
+    assert_eq!(
+        routes[..2],
+        [("10.0.1.0/24", "on-link"), ("10.8.0.0/16", "peer far (a)")]
+    );
+    assert!(routes.contains(&("10.7.0.0/16", &format!("peer {} (a)", last.name))));
+    assert_eq!(routes.len(), others + 3);
+    assert_eq!(
+        (&*state.ports[0].name, &*state.uplinks[0].name),
+        ("vm1", "lo")
+    );
+    assert_eq!(state.neighbors[0].port.as_deref(), Some("vm1"));
+    let cores: Vec<_> = state.cores.iter().map(|core| &*core.name).collect();
+    assert_eq!(cores[..2], ["control", "worker 0"]);
+    assert_eq!(state.cores[1].queues, ["vm1:0", "lo:0"]);
+
+    let pages: Vec<_> = looks.iter().filter(|(kind, _)| *kind == "peers").collect();
+    let sizes: Vec<_> = pages.iter().map(|(_, size)| *size).collect();
+    assert_eq!(sizes, [look::PEERS, look::PEERS, 1]);
+}
+
+#[test]
+fn a_part_is_that_part_of_the_whole_and_looks_at_nothing_else() {
+    let [port] = free_ports();
+    let site = Site::start(crowd(port, 10));
+    let whole = looks(&site.engine, None).0;
+    let kinds = |part| {
+        let (state, looks) = looks(&site.engine, Some(part));
+        let kinds: Vec<_> = looks.into_iter().map(|(kind, _)| kind).collect();
+        (state, kinds)
+    };
+    let (state, looked) = kinds(Part::Ports);
+    assert_eq!(
+        (&state.ports, &state.uplinks),
+        (&whole.ports, &whole.uplinks)
+    );
+    assert_eq!(looked, ["head", "ports"]);
+    let (state, looked) = kinds(Part::Cores);
+    let names = |state: &State| -> Vec<_> {
+        state
+            .cores
+            .iter()
+            .map(|core| (core.name.clone(), core.queues.clone()))
+            .collect()
+    };
+    assert_eq!(names(&state), names(&whole));
+    assert_eq!(looked, ["head"]);
+    let (state, looked) = kinds(Part::Peers);
+    assert_eq!(
+        (&state.peers, &state.tunnels),
+        (&whole.peers, &whole.tunnels)
+    );
+    assert_eq!(looked, ["head", "tunnels", "peers"]);
+    let (state, looked) = kinds(Part::Routes);
+    assert_eq!(state.routes, whole.routes);
+    assert_eq!(looked, ["head"]);
+    let (state, looked) = kinds(Part::Neighbors);
+    assert_eq!(state.neighbors, whole.neighbors);
+    assert_eq!(looked, ["head", "neighbors"]);
+    let (state, looked) = kinds(Part::Drops);
+    assert_eq!(state.drops, whole.drops);
+    assert!(state.peers.is_empty() && state.ports.is_empty());
+    assert_eq!(looked, ["head", "ports", "peers"]);
+}
+
+/// `wg` is told all peers, too, some at a time.
+#[test]
+fn a_get_is_answered_in_parts_that_are_the_whole_together() {
+    let [port] = free_ports();
+    let site = Site::start(crowd(port, 600));
+    let (mut keys, mut parts, mut from) = (HashSet::new(), 0, Some(0));
+    while let Some(place) = from {
+        let (device, rest) = site.engine.tell(&name("a"), place).unwrap();
+        assert!(device.peers.len() <= 256);
+        assert_eq!(device.listen_port, port);
+        keys.extend(device.peers.iter().map(|peer| peer.public_key));
+        (parts, from) = (parts + 1, rest);
+    }
+    assert_eq!((keys.len(), parts), (601, 3));
+}
+
+/// Between two pages of a state there is a round, in which handshakes are answered.
+#[test]
+fn who_reads_all_the_time_holds_up_nobody() {
+    let others = 20_000;
+    let [port] = free_ports();
+    let mut site = Site::start(crowd(port, others));
+    let pages = others.div_ceil(look::PEERS);
+    let (requester, over) = (site.requester.clone(), AtomicBool::new(false));
+    let (states, rounds, answered) = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut states = 0;
+            while states == 0 || !over.load(Ordering::Relaxed) {
+                let state = read(&requester, None).unwrap();
+                assert_eq!(state.peers.len(), others + 1);
+                states += 1;
+            }
+            states
+        });
+        let (mut rounds, mut answered) = (0, 0);
+        let mut far = Far::call(&key("far"), key("a").public_key(), port);
+        while !reader.is_finished() {
+            site.engine.take_requests(&site.requests, clock::now());
+            site.engine.round(clock::now()).unwrap();
+            rounds += 1;
+            if rounds % 16 == 0 && far.hears(Duration::from_millis(1)) {
+                answered += 1;
+                over.store(answered >= 3, Ordering::Relaxed);
+                far = Far::call(&key("far"), key("a").public_key(), port);
+            } else if rounds % 1_024 == 0 {
+                // It was too soon after the last one.
+                far = Far::call(&key("far"), key("a").public_key(), port);
+            }
+        }
+        (reader.join().unwrap(), rounds, answered)
+    });
+    assert!(answered >= 3);
+    assert!(
+        rounds >= states * pages,
+        "{rounds} rounds for {states} states"
+    );
+}

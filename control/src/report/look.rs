@@ -1,0 +1,109 @@
+//! What the control core is asked for by those who read.
+//!
+//! In: names and keys, at most a page of them. Out: counters that are shared, and what only the core knows. Never: work
+//! that grows with the peers.
+//!
+//! A page takes a fraction of a millisecond of the core; between two of them it does what else is due.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use culvert_dataplane::{host::NeighborInfo, shared::peer::Peer as Cell, worker::WorkerStats};
+
+use crate::{
+    api::Reply,
+    config::{CpuId, Name},
+    keys::PublicKey,
+    plan::Layers,
+    state::{Port, Tunnel, Uplink},
+};
+
+/// Peers of a page.
+pub const PEERS: usize = 256;
+/// Tunnels of a page.
+pub const TUNNELS: usize = 64;
+/// Ports of a page: each has its rings' counters summed.
+pub const PORTS: usize = 32;
+
+/// One look at what the core has. What is asked for by its name or key is told in that order, as far as it is there.
+#[derive(Debug)]
+pub enum Look {
+    /// What is desired, and what is few.
+    Head(Reply<Box<Head>>),
+    /// Ports.
+    Ports(Vec<Name>, Reply<Vec<Option<Port>>>),
+    /// Tunnels, without their drift.
+    Tunnels(Vec<Name>, Reply<Vec<Option<Tunnel>>>),
+    /// Peers of one tunnel.
+    Peers(Name, Vec<PublicKey>, Reply<Vec<Option<PeerSight>>>),
+    /// What stacks know of their neighbors: each has a bounded table.
+    Neighbors(Reply<Vec<NeighborSight>>),
+}
+
+/// What every reader begins with.
+#[derive(Debug)]
+pub struct Head {
+    /// What is desired.
+    pub desired: Layers,
+    /// No file rules it.
+    pub is_lone: bool,
+    /// The snapshot's number.
+    pub generation: u64,
+    /// Since the start.
+    pub uptime: Duration,
+    /// All uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// Ports that are not open.
+    pub down: Vec<Name>,
+    /// The control core's own load.
+    pub core: CoreLoad,
+    /// The workers'.
+    pub workers: Vec<WorkerSight>,
+}
+
+/// How busy the control core is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CoreLoad {
+    /// The share of the time in which it worked, over the last second or so.
+    pub busy: f64,
+    /// How often it slept.
+    pub sleeps: u64,
+    /// The longest time without a look at what else is due, over the last second or so.
+    pub longest: Duration,
+    /// How often it went longer than 1, 10, 100 and 1,000 ms without one.
+    pub long: [u64; 4],
+}
+
+/// A worker.
+#[derive(Debug)]
+pub struct WorkerSight {
+    /// Where it runs.
+    pub cpu: Option<CpuId>,
+    /// The share of the time in which it worked.
+    pub busy: f64,
+    /// Its counters.
+    pub stats: Arc<WorkerStats>,
+}
+
+/// What changes by itself of a peer.
+#[derive(Debug)]
+pub struct PeerSight {
+    /// Its counters and its key.
+    pub cell: Arc<Cell>,
+    /// Where it is.
+    pub endpoint: Option<SocketAddr>,
+    /// Since 1970.
+    pub last_handshake: Option<Duration>,
+    /// Calls without an answer.
+    pub unanswered: u32,
+    /// They are so many that it is given up for now.
+    pub is_silent: bool,
+}
+
+/// A neighbor of an uplink.
+#[derive(Debug)]
+pub struct NeighborSight {
+    /// The uplink.
+    pub uplink: Name,
+    /// What its stack knows.
+    pub known: NeighborInfo,
+}
