@@ -159,7 +159,7 @@ fn files(
     print: impl Fn(&str, &'static str, f64, Option<f64>),
 ) {
     let seen = watch(running, size, |_| {
-        assert!(running.apply(peers).changes.is_empty());
+        assert_eq!(running.apply(peers).changes, [""; 0]);
     });
     seen.print("file/unchanged", (None, 5.0), &print);
     let seen = watch(running, size, |round| {
@@ -208,6 +208,8 @@ fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
     let done = AtomicBool::new(false);
     let (mut wholes, mut cores) = (Vec::new(), Vec::new());
     let (longest, held_up) = thread::scope(|scope| {
+        // When it panics, too.
+        let over = Over(&done);
         let waits = scope.spawn(|| longest(running, &mut other, &done));
         for round in 0..size.rounds {
             let (begin, before) = (Instant::now(), running.core_time());
@@ -215,7 +217,7 @@ fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
             wholes.push(begin.elapsed());
             cores.push(running.core_time() - before);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(over);
         waits.join().unwrap()
     });
     wholes.sort_unstable();
@@ -225,6 +227,15 @@ fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
         core: cores[size.rounds / 2],
         longest,
         held_up,
+    }
+}
+
+/// Says when dropped that it is over.
+struct Over<'d>(&'d AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

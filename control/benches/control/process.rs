@@ -62,8 +62,10 @@ impl Running {
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let begin = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_culvert"))
-            .args(["run", "-c", "c.yaml", "--run-dir", "run"])
-            .current_dir(folder.path())
+            .args(["run", "-c"])
+            .arg(folder.path().join("c.yaml"))
+            .arg("--run-dir")
+            .arg(folder.path().join("run"))
             .env("NOTIFY_SOCKET", folder.path().join("notify"))
             .env_remove("WATCHDOG_USEC")
             .stderr(Stdio::from(log))
