@@ -102,3 +102,33 @@ impl Meters {
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_the_longest_round_are_those_of_the_last_readings() {
+        let (workers, second) = (Workers(Vec::new()), Duration::from_secs(1));
+        let mut now = Instant::default();
+        let mut meters = Meters::new(0, now);
+        meters.worked(Duration::from_millis(250));
+        meters.worked(Duration::from_micros(50));
+        now = now + second;
+        meters.read(&workers, now);
+        let load = meters.core();
+        assert!((0.24..0.26).contains(&load.busy), "{}", load.busy);
+        assert_eq!(load.longest, Duration::from_millis(250));
+        assert_eq!(load.long, [1, 1, 1, 0]);
+        // What was before the reading before is forgotten, but in the counts.
+        meters.worked(Duration::from_millis(2));
+        now = now + second;
+        meters.read(&workers, now);
+        assert_eq!(meters.core().longest, Duration::from_millis(2));
+        assert_eq!(meters.core().long, [2, 1, 1, 0]);
+        now = now + second;
+        meters.read(&workers, now);
+        assert_eq!(meters.core().longest, Duration::ZERO);
+        assert!(meters.core().busy.abs() < 0.01);
+    }
+}
