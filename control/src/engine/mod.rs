@@ -11,14 +11,15 @@
 //!
 //! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
-//! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`table`] what
-//! changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`report`] what readers
-//! are told, [`places`] where peers may be, [`resolver`] what names
-//! stand for, [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
+//! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`due`] which
+//! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
+//! what `wg` asks, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
+//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
 mod compile;
 mod devices;
+mod due;
 mod endpoints;
 mod hops;
 mod interfaces;
@@ -73,6 +74,7 @@ use rustix::{
 
 use self::{
     apply::{Goal, Leaving},
+    due::Due,
     endpoints::Endpoints,
     hops::Hops,
     networks::Networks,
@@ -238,8 +240,9 @@ struct Engine {
     names: Names,
     /// How many handshakes may be begun.
     budget: Budget,
-    /// The tunnel whose peers are called first.
-    first_caller: usize,
+    due: Due,
+    /// The tunnel whose peers were called first in the last round.
+    last_caller: usize,
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, Arc<Cell>)>,
     /// Handshake messages whose next hop is not known yet.
@@ -327,7 +330,8 @@ impl Engine {
             endpoints,
             names,
             budget: Budget::default(),
-            first_caller: 0,
+            due: Due::default(),
+            last_caller: 0,
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
@@ -422,6 +426,7 @@ impl Engine {
             let worked = clock::monotonic().since(now.monotonic);
             self.meters.worked(worked);
             if !more {
+                self.note_due();
                 self.sleep(requests, now.monotonic);
             }
             self.attention.wake().awake();
@@ -467,15 +472,11 @@ impl Engine {
 
     /// When there is something to do, unless somebody rings earlier.
     fn wakes_at(&self, now: Instant) -> Instant {
-        let tunnels = self
-            .tunnels
-            .iter()
-            .filter_map(|(_, tunnel)| tunnel.device.poll_timeout());
+        let tunnels = self.due.first().into_iter();
         let hosts = self.hosts.poll_timeout();
-        let calls = self
-            .tunnels
-            .iter()
-            .filter_map(|(_, tunnel)| tunnel.device.poll_calls(&self.budget));
+        let callers = self.due.callers();
+        let callers = callers.filter_map(|slot| self.tunnels.get(slot));
+        let calls = callers.filter_map(|tunnel| tunnel.device.poll_calls(&self.budget));
         let greeting = self.greetings.front().map(|(due, _)| *due);
         let unrouted = self.unrouted.front().map(|&(due, ..)| due);
         let names = self.names.poll_timeout();

@@ -209,12 +209,9 @@ impl Engine {
                 tunnel.device.initiate(cell.id, now);
             }
         }
-        for (_, tunnel) in self.tunnels.iter_mut() {
-            if tunnel
-                .device
-                .poll_timeout()
-                .is_some_and(|due| due <= now.monotonic)
-            {
+        self.note_due();
+        for slot in self.due.passed(now.monotonic) {
+            if let Some(tunnel) = self.tunnels.get_mut(slot) {
                 tunnel.device.handle_timeout(now);
             }
         }
@@ -224,10 +221,11 @@ impl Engine {
     /// Calls peers that wait for it, after those that called us were answered; whether more may be called at once.
     fn make_calls(&mut self, now: Now) -> bool {
         let mut left = INITIATIONS_PER_ROUND;
-        let places = self.tunnels.places();
+        self.note_due();
         // No tunnel's peers are always the first.
-        self.first_caller = (self.first_caller + 1) % places.max(1);
-        for slot in (self.first_caller..places).chain(0..self.first_caller) {
+        let callers = self.due.callers_behind(self.last_caller);
+        self.last_caller = callers.first().copied().unwrap_or_default();
+        for slot in callers {
             if let Some(tunnel) = self.tunnels.get_mut(slot) {
                 left -= tunnel.device.handle_calls(&mut self.budget, left, now);
             }
@@ -235,11 +233,22 @@ impl Engine {
         left == 0
     }
 
-    /// Carries out what the protocol wants.
+    /// Notes what tunnels wait for that were driven.
+    pub(super) fn note_due(&mut self) {
+        for slot in self.tunnels.touched() {
+            let device = self.tunnels.get(slot).map(|tunnel| &tunnel.device);
+            let timer = device.and_then(|device| device.poll_timeout());
+            let calls = device.and_then(|device| device.poll_calls(&self.budget));
+            self.due.note(slot, timer, calls.is_some());
+        }
+    }
+
+    /// Carries out what the protocol wants of tunnels that were driven.
     pub(super) fn drain_tunnels(&mut self, now: Now) {
         let mut wishes = std::mem::take(&mut self.wishes);
-        for slot in 0..self.tunnels.places() {
-            let Some(tunnel) = self.tunnels.get_mut(slot) else {
+        self.note_due();
+        for slot in self.tunnels.take_touched() {
+            let Some(tunnel) = self.tunnels.untouched(slot) else {
                 continue;
             };
             tunnel.drain(&mut self.peers, &mut wishes);

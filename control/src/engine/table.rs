@@ -1,8 +1,8 @@
 //! Tables that know what changed in them.
 //!
-//! In: named things, as they come, change and go. Out: the same by place and by name; the places that changed. Never: a
-//! change that a snapshot shows and that leaves its place unmarked: what is put in or taken out marks it, and so does
-//! whoever asks with [`Table::change`].
+//! In: named things, as they come, change and go. Out: the same by place and by name; the places that changed, and
+//! those that were touched at all. Never: a change that a snapshot shows and that leaves its place unmarked: what is put
+//! in or taken out marks it, and so does whoever asks with [`Table::change`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,6 +24,7 @@ pub(super) struct Table<T> {
     slots: Slots<T>,
     places: HashMap<Name, usize>,
     changed: BTreeSet<usize>,
+    touched: BTreeSet<usize>,
 }
 
 impl<T> Default for Table<T> {
@@ -32,6 +33,7 @@ impl<T> Default for Table<T> {
             slots: Slots::default(),
             places: HashMap::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
         }
     }
 }
@@ -65,7 +67,7 @@ impl<T: Named> Table<T> {
     pub(super) fn put(&mut self, slot: usize, item: T) {
         self.places.insert(item.name().clone(), slot);
         self.slots.put(slot, item);
-        self.changed.insert(slot);
+        self.mark(slot);
     }
 
     /// Keeps `item`; answers its place.
@@ -81,7 +83,7 @@ impl<T: Named> Table<T> {
         if self.place(item.name()) == Some(slot) {
             self.places.remove(item.name());
         }
-        self.changed.insert(slot);
+        self.mark(slot);
         Some(item)
     }
 
@@ -101,22 +103,48 @@ impl<T: Named> Table<T> {
     pub(super) fn change(&mut self, slot: usize) -> Option<&mut T> {
         let item = self.slots.get_mut(slot)?;
         self.changed.insert(slot);
+        self.touched.insert(slot);
         Some(item)
     }
 
     /// Nothing of it changes that snapshots show.
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
+        let item = self.slots.get_mut(slot)?;
+        self.touched.insert(slot);
+        Some(item)
+    }
+
+    /// Nothing of it changes that anybody waits for.
+    pub(super) fn untouched(&mut self, slot: usize) -> Option<&mut T> {
         self.slots.get_mut(slot)
     }
 
     /// Nothing of them changes that snapshots show.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
-        self.slots.iter_mut()
+        let items = self.slots.iter_mut();
+        items.inspect(|&(slot, _)| {
+            self.touched.insert(slot);
+        })
+    }
+
+    fn mark(&mut self, slot: usize) {
+        self.changed.insert(slot);
+        self.touched.insert(slot);
     }
 
     /// The places that changed since the last call.
     pub(super) fn take_changed(&mut self) -> BTreeSet<usize> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// The places that somebody asked for to change something since the last call of [`Table::take_touched`].
+    pub(super) fn touched(&self) -> impl Iterator<Item = usize> {
+        self.touched.iter().copied()
+    }
+
+    /// The same, and forgets them.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<usize> {
+        std::mem::take(&mut self.touched)
     }
 }
 
@@ -151,6 +179,10 @@ mod tests {
         assert_eq!(table.change(9), None);
         assert_eq!(table.remove(a), Some(thing("a")));
         assert_eq!(table.take_changed(), BTreeSet::from([a, c]));
+        assert_eq!(table.take_touched(), BTreeSet::from([a, b, c]));
+        table.untouched(b);
+        table.iter_mut().take(1).for_each(drop);
+        assert_eq!(table.touched().collect::<Vec<_>>(), [b]);
         let name = |name: &str| Name::new(name).unwrap();
         assert_eq!(table.place(&name("a")), None);
         assert_eq!(table.named(&name("c")).unwrap().1, 7);

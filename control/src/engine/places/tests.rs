@@ -94,6 +94,7 @@ impl Engine {
         while now.monotonic < end {
             let more = self.round(now).unwrap();
             if !more {
+                self.note_due();
                 let wakes = self.wakes_at(now.monotonic).max(now.monotonic).min(end);
                 now.unix += wakes.since(now.monotonic);
                 now.monotonic = wakes;
