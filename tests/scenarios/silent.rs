@@ -1,12 +1,12 @@
 //! A crowd of peers whose endpoints are silent, and one that lives.
 //!
 //! ```text
-//!   culvert, 100,000 peers ── wan0 192.0.2.1 ═══ 192.0.2.2 wan0 :far, which drops what is for a dead port
+//!   culvert, 100,000 peers ── wan0 192.0.2.1 ═══ 192.0.2.2 wan0 :far, the way to 10.64.0.0/10, where all is dropped
 //! ```
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,13 +48,14 @@ fn crowd(name: &str, peers: u32) -> Result<()> {
         let cable = Veth::join(&near, &far)?;
         cable.address(&near, "192.0.2.1/24")?;
         cable.address(&far, "192.0.2.2/24")?;
-        far.nft("table ip dead { chain in { type filter hook input priority 0; udp dport 9 counter drop; } }")?;
+        near.ip("route add 10.64.0.0/10 via 192.0.2.2")?;
+        far.nft("table ip dead { chain in { type filter hook prerouting priority 0; udp dport 9 counter drop; } }")?;
         let keys = [
             Keys::generate(scenario, "near")?,
             Keys::generate(scenario, "far")?,
         ];
         let yaml = yaml(&keys, peers)?;
-        let mut culvert = Culvert::start(scenario, "near", Some(&near), &yaml)?;
+        let mut culvert = Culvert::launch(scenario, "near", Some(&near), &yaml)?;
 
         scenario.say("until all were called in vain");
         eventually("more calls than there are peers", PATIENCE, || {
@@ -104,8 +105,9 @@ fn yaml(keys: &[Keys; 2], peers: u32) -> Result<String> {
         key[..4].copy_from_slice(&number.to_le_bytes());
         writeln!(
             text,
-            "      p{number}: {{ public_key: \"{}\", endpoint: 192.0.2.2:9, persistent_keepalive: 25s }}",
-            STANDARD.encode(key)
+            "      p{number}: {{ public_key: \"{}\", endpoint: {}:9, persistent_keepalive: 25s }}",
+            STANDARD.encode(key),
+            Ipv4Addr::from(0x0a40_0000 + number),
         )?;
     }
     Ok(text)
