@@ -60,7 +60,8 @@ fn crowd(name: &str, peers: u32) -> Result<()> {
         scenario.say("until all were called in vain");
         eventually("more calls than there are peers", PATIENCE, || {
             culvert.process().must_run()?;
-            Ok((calls(&far)? >= u64::from(peers) + 1_000).then_some(()))
+            // Those that were called before are called again meanwhile.
+            Ok((calls(&far)? >= u64::from(peers) * 3 / 2 + 1_000).then_some(()))
         })?;
         let (before, sent) = (processor_time(&mut culvert)?, calls(&far)?);
         let begin = Instant::now();
