@@ -61,7 +61,9 @@ impl Readings {
         path: &Path,
         keys: &dyn KeyFiles,
     ) -> Result<(Config, Report), Report> {
-        let folder = path.parent().unwrap_or(Path::new(""));
+        // A path that is relative at the start is absolute later.
+        let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = folder.parent().unwrap_or(Path::new(""));
         let last = self.last.take().filter(|last| last.folder == folder);
         let again = last.and_then(|last| read_again(last, text, path, keys));
         let (config, file, report) = match again {
@@ -384,6 +386,17 @@ mod tests {
         let whole = super::super::parse(&new, path, &Keys).unwrap();
         assert_eq!(config, whole.0);
         assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_its_relative_path() {
+        let absolute = std::path::absolute("t.yaml").unwrap();
+        let mut readings = Readings::default();
+        for path in [Path::new("t.yaml"), &absolute] {
+            readings.parse_from(0, &file(), path, &Keys).unwrap();
+            let folder = readings.last.as_ref().map(|last| last.folder.as_path());
+            assert_eq!(folder, absolute.parent());
+        }
     }
 
     #[test]
