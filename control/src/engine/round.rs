@@ -26,7 +26,7 @@ use crate::{
 
 /// How often links, workers and files are looked after.
 const CHORES: Duration = Duration::from_secs(1);
-/// A peer with traffic has its next hop asked for that often, which keeps it fresh.
+/// A peer that is sent to has its next hop asked for that often, which keeps it fresh.
 const REFRESH: Duration = Duration::from_secs(5);
 
 impl Engine {
@@ -183,7 +183,8 @@ impl Engine {
                 return;
             };
             let bits = peer.cell.take_signals();
-            if bits & signal::DATA_SENT != 0 && now.monotonic.since(peer.refreshed) >= REFRESH {
+            let is_sent_to = bits & (signal::DATA_SENT | signal::KEEPALIVE_SENT) != 0;
+            if is_sent_to && now.monotonic.since(peer.refreshed) >= REFRESH {
                 peer.outdate_path();
             }
             if let Some(tunnel) = tunnels.get_mut(peer.tunnel) {

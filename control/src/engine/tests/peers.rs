@@ -1,5 +1,7 @@
 //! Peers that go, with all that was known of them.
 
+use culvert_dataplane::shared::peer::signal;
+
 use super::*;
 
 /// One tunnel with an identity and with peers of these names, each with its own prefix and with its endpoint.
@@ -119,4 +121,23 @@ fn a_peer_that_is_heard_by_another_uplink_is_reached_by_it() {
     config.tunnels = moved.tunnels;
     site.apply(config).unwrap();
     assert_eq!(reached_by(&mut site.engine), 0);
+}
+
+#[test]
+fn a_peer_that_only_keepalives_are_sent_to_has_its_next_hop_kept_fresh() {
+    let [port] = free_ports();
+    // Nobody can call it, which would have its path made anew.
+    let mut site = Site::start(tunnels(&[("a", port)], ""));
+    let engine = &mut site.engine;
+    let now = clock::now();
+    engine.round(now).unwrap();
+    let cell = Arc::clone(&engine.peers.iter().next().unwrap().1.cell);
+    let later = Now {
+        monotonic: now.monotonic + Duration::from_secs(25),
+        ..now
+    };
+    cell.raise(signal::KEEPALIVE_SENT, &engine.attention);
+    engine.round(later).unwrap();
+    let peer = engine.peers.iter().next().unwrap().1;
+    assert_eq!(peer.refreshed, later.monotonic);
 }
