@@ -25,6 +25,8 @@ pub(super) struct PeerState {
     pub(super) uplink: usize,
     /// The local address that the peer last wrote to: the source of answers.
     pub(super) local: Option<IpAddr>,
+    /// When the last of its handshake messages came: where it was before, it is no more.
+    pub(super) called: Instant,
     /// Whether the operator was last told that it is there.
     pub(super) is_up: bool,
     /// When its next hop was last asked for.
@@ -93,6 +95,7 @@ impl PeerState {
             tunnel,
             uplink,
             local: None,
+            called: Instant::default(),
             is_up: false,
             refreshed: now,
             listed,

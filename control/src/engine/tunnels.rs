@@ -296,6 +296,7 @@ impl TunnelState {
             peer.cell.traffic.received(1, message.len() as u64);
             if verdict != Handshake::CookieAccepted(id) {
                 peer.note_heard();
+                peer.called = origin.at;
                 let way = (origin.uplink.slot(), origin.local);
                 if (peer.uplink, peer.local) != way {
                     (peer.uplink, peer.local) = way;
@@ -320,12 +321,14 @@ impl TunnelState {
         if bits & signal::MOVED != 0
             && let Some(origin) = peer.cell.take_moved()
         {
-            self.device.handle_endpoint(id, origin.source);
-            peer.note_heard();
-            peer.local = origin.local.or(peer.local);
-            peer.uplink = origin.uplink.slot();
             // A worker may have published a path of its own.
             peer.outdate_path();
+            if origin.at >= peer.called {
+                self.device.handle_endpoint(id, origin.source);
+                peer.note_heard();
+                peer.local = origin.local.or(peer.local);
+                peer.uplink = origin.uplink.slot();
+            }
         }
         let traffic = Traffic {
             data_sent: at(signal::DATA_SENT),

@@ -31,7 +31,7 @@ pub(crate) struct Punt<'a> {
 }
 
 impl Punt<'_> {
-    fn push(&mut self, uplink: &Uplink, datagram: &Datagram) -> bool {
+    fn push(&mut self, uplink: &Uplink, datagram: &Datagram, now: Instant) -> bool {
         let Some(message) = Inline::new(datagram.bytes()) else {
             return false;
         };
@@ -42,6 +42,7 @@ impl Punt<'_> {
                     source: datagram.source,
                     local: datagram.local,
                     uplink: uplink.index,
+                    at: now,
                 },
                 message,
             })
@@ -72,7 +73,7 @@ pub(super) fn claim(
                     lost(DropReason::HandshakeQueueFull, datagram);
                 } else if !admits(turn, datagram) {
                     lost(DropReason::HandshakeMac1Invalid, datagram);
-                } else if punt.push(uplink, datagram) {
+                } else if punt.push(uplink, datagram, turn.now) {
                     punted = true;
                 } else {
                     lost(DropReason::HandshakeQueueFull, datagram);

@@ -97,6 +97,8 @@ pub struct Origin {
     pub local: Option<IpAddr>,
     /// The uplink that it came by.
     pub uplink: UplinkIndex,
+    /// When.
+    pub at: Instant,
 }
 
 /// A peer as the workers see it.
@@ -289,6 +291,7 @@ impl Peer {
 
     /// Control core: what `MOVED` speaks of.
     #[must_use]
+            at: now,
     pub fn take_moved(&self) -> Option<Origin> {
         self.moved
             .lock()

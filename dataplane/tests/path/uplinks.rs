@@ -150,12 +150,14 @@ fn a_peer_that_is_heard_by_another_uplink_is_answered_there() {
     assert_eq!((path.uplink(), path.endpoint), (OTHER, source));
     assert_eq!(path.source, Some(other.address.ip()));
     assert_ne!(site.peers[0].take_signals() & signal::MOVED, 0);
+    let moved = site.peers[0].take_moved().unwrap();
     let origin = Origin {
         source,
         local: Some(other.address.ip()),
         uplink: OTHER,
+        ..moved
     };
-    assert_eq!(site.peers[0].take_moved(), Some(origin));
+    assert_eq!(moved, origin);
     send(&mut site, [0, 2].into_iter());
     assert_eq!(numbers(&mut site.far, 2), [0, 2]);
     site.no_drops();

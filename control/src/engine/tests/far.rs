@@ -40,14 +40,17 @@ impl Far {
         Self { device, socket }
     }
 
-    #[cfg_attr(not(feature = "dpdk"), expect(dead_code, reason = "DPDK only"))]
-    /// What it says first to whoever is at `to`, without a socket.
-    pub(super) fn first_call(to: SocketAddr, now: Now) -> Transmit {
-        let own = PrivateKey::from_bytes([1; 32]);
+    /// What it says first to whoever has that key and is at `to`, without a socket.
+    pub(super) fn first_call(
+        own: &PrivateKey,
+        other: PublicKey,
+        to: SocketAddr,
+        now: Now,
+    ) -> Transmit {
         let random = Box::new(UnwrapErr(getrandom::SysRng));
-        let mut device = Device::new(Default::default(), Some(own), random);
+        let mut device = Device::new(Default::default(), Some(own.clone()), random);
         let peer = PeerConfig {
-            public_key: PrivateKey::from_bytes([2; 32]).public_key(),
+            public_key: other,
             preshared_key: PresharedKey::default(),
             persistent_keepalive: None,
             endpoint: Some(to),

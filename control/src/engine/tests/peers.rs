@@ -1,6 +1,6 @@
 //! Peers that go, with all that was known of them.
 
-use culvert_dataplane::shared::peer::signal;
+use culvert_dataplane::shared::peer::{Origin, signal};
 
 use super::*;
 
@@ -121,6 +121,57 @@ fn a_peer_that_is_heard_by_another_uplink_is_reached_by_it() {
     config.tunnels = moved.tunnels;
     site.apply(config).unwrap();
     assert_eq!(reached_by(&mut site.engine), 0);
+}
+
+#[test]
+fn the_later_of_a_move_and_a_handshake_says_where_a_peer_is() {
+    let [port] = free_ports();
+    let mut config = tunnels(&[("a", port)], ", endpoint: \"127.0.0.1:9\"");
+    let other = config::Uplink {
+        name: name("other"),
+        ..config.uplinks[0].clone()
+    };
+    config.uplinks.push(other);
+    let mut site = Site::start(config);
+    let engine = &mut site.engine;
+    let start = clock::now();
+    let snapshot = engine.snapshots.load_full();
+    let cell = Arc::clone(&engine.peers.iter().next().unwrap().1.cell);
+    let at = |millis| Now {
+        monotonic: start.monotonic + Duration::from_millis(millis),
+        unix: start.unix + Duration::from_millis(millis),
+    };
+    let place = |host: u16| ([127, 0, 0, 1], host).into();
+    let moves = |engine: &Engine, millis: u64, host: u16, uplink: usize| {
+        let uplink = snapshot.uplink(UplinkIndex::from_slot(uplink)).unwrap();
+        let now = at(millis).monotonic;
+        cell.note_source(place(host), None, uplink, now, &engine.attention);
+    };
+    let calls = |engine: &mut Engine, millis: u64, host: u16| {
+        let call = Far::first_call(&key("far"), key("a").public_key(), place(9), at(millis));
+        let origin = Origin {
+            source: place(host),
+            local: None,
+            uplink: UplinkIndex::from_slot(0),
+            at: at(millis).monotonic,
+        };
+        let tunnel = engine.tunnels.get_mut(0).unwrap();
+        tunnel.handshake(call.bytes(), origin, 0, &mut engine.peers, at(millis));
+    };
+    let reached = |engine: &mut Engine, millis| {
+        engine.round(at(millis)).unwrap();
+        let path = cell.path().as_deref().cloned().unwrap();
+        (path.endpoint, path.uplink().slot())
+    };
+    moves(engine, 1_000, 10, 1);
+    calls(engine, 1_010, 12);
+    assert_eq!(reached(engine, 1_020), (place(12), 0));
+    moves(engine, 1_030, 13, 1);
+    assert_eq!(reached(engine, 1_040), (place(13), 1));
+    // What is read first need not have come first.
+    moves(engine, 2_010, 14, 1);
+    calls(engine, 2_000, 15);
+    assert_eq!(reached(engine, 2_020), (place(14), 1));
 }
 
 #[test]
