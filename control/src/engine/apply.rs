@@ -25,6 +25,7 @@ use culvert_dataplane::shared::{
     control_link::Command,
     ids::{PeerIndex, UplinkIndex},
     limits::PEER_PLACES,
+    peer::Peer as Cell,
 };
 use culvert_wireguard::Now;
 
@@ -55,9 +56,9 @@ pub(super) enum Goal {
 }
 
 /// A removed peer.
-#[derive(Clone, Copy)]
 pub(super) struct Leaving {
     place: usize,
+    cell: Arc<Cell>,
     /// The uplink that it was reached by.
     uplink: UplinkIndex,
     /// The first snapshot that has it not.
@@ -247,6 +248,7 @@ impl Engine {
                 place,
                 uplink,
                 since,
+                ..
             }) = self.leaving.front()
             else {
                 return false;
@@ -255,7 +257,10 @@ impl Engine {
             if since > adopted || !self.tell_all(forget) {
                 return false;
             }
-            self.leaving.pop_front();
+            if let Some(Leaving { cell, .. }) = self.leaving.pop_front() {
+                // Its last questions were for nobody.
+                cell.publish_path(None);
+            }
             self.peers.vacate(place);
         }
         !self.leaving.is_empty()

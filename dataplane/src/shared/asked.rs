@@ -2,7 +2,8 @@
 //!
 //! In: the time; that something has changed. Out: whether to ask now. Never: a wait; a lock.
 //!
-//! Two workers that ask at the same moment may both be told to: what they raise is one bit.
+//! Two workers that ask at the same moment may both be told to: what they raise is one bit, or for a hop that of two
+//! peers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

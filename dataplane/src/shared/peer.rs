@@ -182,8 +182,18 @@ impl Peer {
 
     /// Control core: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
-        self.path.store(path.map(Arc::new));
+        self.leave_hop(self.path.swap(path.map(Arc::new)).as_deref());
         self.ask_anew();
+    }
+
+    /// If it was this peer that asked for the hop of its `old` path, nobody hears of that any more: whoever else is
+    /// behind it asks anew.
+    fn leave_hop(&self, old: Option<&Path>) {
+        let path = self.path.load();
+        let hop = path.as_ref().map(|path| &path.hop);
+        if let Some(old) = old.filter(|old| Some(&old.hop) != hop) {
+            old.hop.asked().anew();
+        }
     }
 
     fn ask_anew(&self) {
@@ -203,7 +213,8 @@ impl Peer {
     }
 
     /// Worker: a packet lacks a key. The control core is asked once, and again after a while, however many packets
-    /// there are: who sends to a dead peer doesn't keep it awake. A new key or path opens the question anew.
+    /// there are: who sends to a dead peer doesn't keep it awake. A new key or path that the core publishes opens the
+    /// question anew.
     pub fn want_key(&self, now: Instant, attention: &Attention) {
         if self.asked_key.again(now) {
             self.raise(signal::KEY_WANTED, attention);
@@ -247,12 +258,17 @@ impl Peer {
         now: Instant,
         attention: &Attention,
     ) {
-        if let Some(path) = self.path.load().as_ref() {
-            let same = path.uplink() == uplink.index;
-            if same && path.endpoint == source && (local.is_none() || path.source == local) {
-                path.confirm_source();
-                return;
-            }
+        let path = self.path.load();
+        let same = (path.as_ref()).is_some_and(|path| path.uplink() == uplink.index);
+        if let Some(path) = path.as_ref().filter(|_| same)
+            && path.endpoint == source
+            && (local.is_none() || path.source == local)
+        {
+            path.confirm_source();
+            return;
+        }
+        let rings = self.asked_move.again(now);
+        if let Some(path) = path.as_ref() {
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
             let hop = match uplink.hop.is_kernels() {
@@ -265,16 +281,20 @@ impl Peer {
                     .filter(|known| same && known.is_ipv4() == source.is_ipv4());
                 let (port, hop) = (path.port, Arc::clone(hop));
                 let path = Path::new(source, local.or(known), port, hop);
-                self.path.store(Some(Arc::new(path)));
+                let old = self.path.swap(Some(Arc::new(path)));
+                if rings {
+                    self.leave_hop(old.as_deref());
+                }
             }
         }
         let origin = Origin {
             source,
             local,
             uplink: uplink.index,
+            at: now,
         };
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
-        self.signal(signal::MOVED, self.asked_move.again(now), attention);
+        self.signal(signal::MOVED, rings, attention);
     }
 
     /// Control core: takes the signals raised since the last call.
@@ -291,7 +311,6 @@ impl Peer {
 
     /// Control core: what `MOVED` speaks of.
     #[must_use]
-            at: now,
     pub fn take_moved(&self) -> Option<Origin> {
         self.moved
             .lock()
@@ -308,6 +327,18 @@ mod tests {
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
+    }
+
+    /// An uplink where the kernel finds next hops.
+    fn kernels() -> Uplink {
+        Uplink {
+            index: UplinkIndex(0),
+            name: String::new(),
+            addresses: Vec::new(),
+            tunnels: Vec::new(),
+            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            counters: Arc::default(),
+        }
     }
 
     #[test]
@@ -360,18 +391,40 @@ mod tests {
     }
 
     #[test]
+    fn who_goes_leaves_the_question_for_its_hop_to_the_others() {
+        let attention = Attention::new().unwrap();
+        let kernels = kernels();
+        let hop = Hop::ethernet(UplinkIndex(1), MacAddr([2; 6]), None);
+        let (hop, other) = (Arc::new(hop), Arc::clone(&kernels.hop));
+        let there: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let path = |hop: &Arc<Hop>| Some(Path::new(there, None, 7, Arc::clone(hop)));
+        let [a, b] = [3, 4].map(|n| Peer::new(PeerIndex(n), TunnelIndex(0), PeerId(n)));
+        b.publish_path(path(&hop));
+        let asks = |peer: &Peer, millis| {
+            peer.want_next_hop(&hop, at(millis), &attention);
+            peer.take_signals() & signal::NEXT_HOP_WANTED != 0
+        };
+        let goes: [&dyn Fn(u64); 3] = [
+            &|_| a.publish_path(path(&other)),
+            &|_| a.publish_path(None),
+            &|millis| a.note_source(there, None, &kernels, at(millis), &attention),
+        ];
+        for (millis, goes) in (5_000..).step_by(2_000).zip(goes) {
+            a.publish_path(path(&hop));
+            assert!(asks(&a, millis) && !asks(&b, millis));
+            a.publish_path(path(&hop));
+            assert!(!asks(&b, millis), "nothing has changed for the others");
+            goes(millis);
+            assert!(asks(&b, millis));
+        }
+    }
+
+    #[test]
     fn who_moves_without_end_rings_once_a_second_and_is_followed_all_the_way() {
         let attention = Attention::new().unwrap();
         let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
         let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
-        let uplink = Uplink {
-            index: UplinkIndex(0),
-            name: String::new(),
-            addresses: Vec::new(),
-            tunnels: Vec::new(),
-            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
-            counters: Arc::default(),
-        };
+        let uplink = kernels();
         let hop = Arc::clone(&uplink.hop);
         peer.publish_path(Some(Path::new(places[0], None, 7, hop)));
         let mut rung = 0;

@@ -159,6 +159,7 @@ impl Engine {
         }
         self.leaving.push_back(Leaving {
             place,
+            cell: Arc::clone(&peer.cell),
             uplink: UplinkIndex::from_slot(peer.uplink),
             since: self.generation + 1,
         });

@@ -1,6 +1,11 @@
 //! Peers that go, with all that was known of them.
 
-use culvert_dataplane::shared::peer::{Origin, signal};
+use culvert_dataplane::shared::{
+    hop::Hop,
+    path::Path,
+    peer::{Origin, Peer as Cell, signal},
+};
+use culvert_wire::MacAddr;
 
 use super::*;
 
@@ -191,4 +196,35 @@ fn a_peer_that_only_keepalives_are_sent_to_has_its_next_hop_kept_fresh() {
     engine.round(later).unwrap();
     let peer = engine.peers.iter().next().unwrap().1;
     assert_eq!(peer.refreshed, later.monotonic);
+}
+
+#[test]
+fn what_a_peer_asked_that_goes_is_asked_by_others() {
+    let [port] = free_ports();
+    let mut site = Site::start(peered("a", port, &PAL_AND_KAY));
+    let now = clock::now().monotonic;
+    let [pal, kay] = ["pal", "kay"].map(|peer| {
+        let key = key(peer).public_key();
+        let place = site.engine.peer_place(&name("a"), &key).unwrap();
+        (key, Arc::clone(&site.engine.peers.get(place).unwrap().cell))
+    });
+    let uplink = UplinkIndex::from_slot(0);
+    let hop = Arc::new(Hop::ethernet(uplink, MacAddr([2; 6]), None));
+    let there = "192.0.2.1:1".parse().unwrap();
+    let path = Path::new(there, None, 1, Arc::clone(&hop));
+    let attention = Arc::clone(&site.engine.attention);
+    let asks = |cell: &Cell| {
+        cell.want_next_hop(&hop, now, &attention);
+        cell.take_signals() & signal::NEXT_HOP_WANTED != 0
+    };
+    kay.1.publish_path(Some(path));
+    kay.1.want_next_hop(&hop, now, &attention);
+    assert!(!asks(&pal.1));
+    site.set("a", &[Change::Peer(kay.0), Change::Remove]);
+    let gone = (0..10_000).any(|_| {
+        site.engine.round(clock::now()).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        site.engine.leaving.is_empty()
+    });
+    assert!(gone && asks(&pal.1));
 }
