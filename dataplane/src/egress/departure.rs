@@ -27,7 +27,7 @@ use crate::{
     guest::frames::Frames,
     shared::{drops::DropReason, peer::Peer},
     uplink::Outer,
-    worker::{queues::QueueIndex, turn::Turn},
+    worker::turn::Turn,
 };
 
 /// What a frame is to us, which says what changes on its way.
@@ -61,8 +61,8 @@ pub(crate) struct Departure<'s> {
     pub(crate) frame: usize,
     /// Who gets it.
     pub(crate) peer: &'s Arc<Peer>,
-    /// The queue that the peer's path takes, once it is admitted; none if the worker has none there.
-    pub(crate) queue: Option<QueueIndex>,
+    /// Its peer's way among the batch's, once that is admitted.
+    pub(crate) way: usize,
     /// How it is cut.
     pub(crate) plan: Plan,
     /// The tunnel's MTU: padding stays within it.
@@ -114,7 +114,7 @@ pub(super) fn plan<'s, F: Frames>(
     Ok(Departure {
         frame,
         peer,
-        queue: None,
+        way: 0,
         plan,
         mtu,
         outer,

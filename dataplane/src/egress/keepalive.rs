@@ -2,15 +2,13 @@
 //!
 //! In: a peer. Out: a datagram on its uplink, or a loss under a name; what is missing is asked for. Never: a frame.
 
-use std::sync::Arc;
-
 use culvert_aead::{Engine, SealJob};
 use culvert_wireguard::{
     Keypair,
     message::{DATA_HEADER_LEN, DataHeader, data_len},
 };
 
-use super::admission::{Admission, admission};
+use super::admission::{Unready, Way, admission};
 use crate::{
     loss::{Lost, lose},
     shared::{
@@ -29,12 +27,12 @@ pub(crate) fn keepalive(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    peer: &Arc<Peer>,
+    peer: &Peer,
 ) {
     let lost = match admission(turn, sending, peer) {
-        Admission::Ready(_) => send(turn, tools, sending, peer).err(),
-        Admission::KeyWanted => None,
-        Admission::Refused(reason) => Some(reason),
+        Ok(way) => send(turn, tools, sending, (peer, &way)).err(),
+        Err(Unready::KeyWanted) => None,
+        Err(Unready::Refused(reason)) => Some(reason),
     };
     if let Some(reason) = lost {
         lose(peer.books(), reason, Lost::Count(1));
@@ -45,12 +43,13 @@ fn send(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
-    peer: &Arc<Peer>,
+    (peer, way): (&Peer, &Way),
 ) -> Result<(), DropReason> {
-    let (keypair, path) = (peer.keypair(), peer.path());
-    let path = path.as_ref().ok_or(DropReason::NoEndpoint)?;
+    let keypair = peer.keypair();
     let keypair = keypair.as_ref().ok_or(DropReason::KeypairSpent)?;
-    let outlet = sending.along(turn.snapshot, path, peer.tunnel);
+    let outlet = way
+        .queue
+        .and_then(|queue| sending.outlet(turn.snapshot, queue));
     let (uplink, tx) = outlet.ok_or(DropReason::UplinkDown)?;
     if tx.reserve(1, data_len(0)) == 0 {
         return Err(DropReason::UplinkFull);
@@ -59,7 +58,7 @@ fn send(
     let counter = range.ok().and_then(|mut range| range.next());
     let counter = counter.ok_or(DropReason::KeypairSpent)?;
     seal(&mut tools.engine, tx, keypair, counter).ok_or(DropReason::NotSealed)?;
-    tx.commit(data_len(0), path, Outer::default(), None);
+    tx.commit(data_len(0), &way.path, Outer::default(), None);
     tx.flush(uplink);
     peer.traffic.sent(1, data_len(0) as u64);
     peer.raise(signal::KEEPALIVE_SENT, turn.attention);

@@ -24,7 +24,7 @@ use arrayvec::ArrayVec;
 use culvert_wire::{icmp::IcmpError, parse::parse_frame};
 
 use self::{
-    admission::{Admission, admission},
+    admission::{Unready, Way, admission},
     departure::{Bound, Departure, Passage},
     staged::Sender,
 };
@@ -77,8 +77,9 @@ pub(crate) fn depart<'h, 's, F: Frames>(
     // 1. What may leave.
     let mut departures = ArrayVec::<Departure<'s>, BATCH>::new();
     let mut left = ArrayVec::<(usize, Left<'s>), BATCH>::new();
+    let mut ways = ArrayVec::<Way, BATCH>::new();
     let mut recut = false;
-    let mut run: Option<(&Arc<Peer>, Admission)> = None;
+    let mut run: Option<(&Arc<Peer>, Result<usize, Unready>)> = None;
     for bound in bound.take(BATCH) {
         let mut departure = match departure::plan(turn, frames, &bound) {
             Ok(departure) => departure,
@@ -90,26 +91,37 @@ pub(crate) fn depart<'h, 's, F: Frames>(
         let admission = match run {
             Some((peer, admission)) if Arc::ptr_eq(peer, bound.peer) => admission,
             _ => {
-                let admission = enter(turn, tools, sending, bound.peer, &left);
+                let admission = enter(turn, tools, sending, bound.peer, &left).map(|way| {
+                    ways.push(way);
+                    ways.len() - 1
+                });
                 run = Some((bound.peer, admission));
                 admission
             }
         };
         match admission {
-            Admission::Ready(queue) => {
-                departure.queue = queue;
+            Ok(way) => {
+                departure.way = way;
                 recut |= departure.plan.is_recut();
                 departures.push(departure);
             }
-            Admission::KeyWanted => left.push((bound.frame, Left::Waits(bound.peer, bound.sender))),
-            Admission::Refused(reason) => {
+            Err(Unready::KeyWanted) => {
+                left.push((bound.frame, Left::Waits(bound.peer, bound.sender)));
+            }
+            Err(Unready::Refused(reason)) => {
                 left.push((bound.frame, Left::Refused(admission::refusal(reason))));
             }
         }
     }
 
     // 2. All of it, as far as there is room.
-    let gone = seal::seal(turn, &mut tools.engine, sending, frames, &departures);
+    let gone = seal::seal(
+        turn,
+        &mut tools.engine,
+        sending,
+        frames,
+        (&departures, &ways),
+    );
     let rest = departures.get(gone).map(|first| first.frame);
 
     // 3. What stays behind, as far as it was reached.
@@ -149,11 +161,8 @@ fn enter<'s>(
     sending: &mut Sending<'_>,
     peer: &Arc<Peer>,
     left: &[(usize, Left<'s>)],
-) -> Admission {
-    let admission = admission(turn, sending, peer);
-    if !matches!(admission, Admission::Ready(_)) {
-        return admission;
-    }
+) -> Result<Way, Unready> {
+    let way = admission(turn, sending, peer)?;
     if !tools.staged.is_empty() && tools.staged.holds(peer.index) {
         flush(turn, tools, sending, peer);
     }
@@ -163,9 +172,9 @@ fn enter<'s>(
         .iter()
         .any(|(_, left)| matches!(left, Left::Waits(waiting, _) if Arc::ptr_eq(waiting, peer)));
     if overtakes || (!tools.staged.is_empty() && tools.staged.holds(peer.index)) {
-        return Admission::KeyWanted;
+        return Err(Unready::KeyWanted);
     }
-    admission
+    Ok(way)
 }
 
 /// Copies a frame to those that wait for a key.
@@ -221,7 +230,7 @@ pub(crate) fn flush(
     };
     // With nothing to send, no key is wanted.
     while tools.staged.holds(peer.index)
-        && let Admission::Ready(queue) = admission(turn, sending, peer)
+        && let Ok(way) = admission(turn, sending, peer)
     {
         let Tools { engine, staged, .. } = tools;
         let mut taken = ArrayVec::<_, BATCH>::new();
@@ -242,14 +251,11 @@ pub(crate) fn flush(
         let mut departures = ArrayVec::<_, BATCH>::new();
         for frame in 0..frames.count() {
             match parse(turn, &frames, frame, peer, passage) {
-                Ok(mut departure) => {
-                    departure.queue = queue;
-                    departures.push(departure);
-                }
+                Ok(departure) => departures.push(departure),
                 Err(reason) => lose(peer.books(), reason, Lost::Guest(&frames, frame)),
             }
         }
-        let gone = seal::seal(turn, engine, sending, &frames, &departures);
+        let gone = seal::seal(turn, engine, sending, &frames, (&departures, &[way]));
         // They have been waiting for long: the uplink's queue is not for them as well.
         for departure in &departures[gone..] {
             let lost = Lost::Cut(&frames, departure.frame, departure.plan.count());

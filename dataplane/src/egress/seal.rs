@@ -29,11 +29,11 @@ use culvert_wireguard::{
     message::{DATA_HEADER_LEN, DataHeader, data_len},
 };
 
-use super::departure::Departure;
+use super::{admission::Way, departure::Departure};
 use crate::{
     guest::frames::{Frames, SEGMENT_ROOM},
     loss::{Lost, lose, lose_all},
-    shared::{drops::DropReason, ids::UplinkIndex, limits::SUB_BATCH, path::Path, peer::signal},
+    shared::{drops::DropReason, limits::SUB_BATCH, path::Path, peer::signal},
     uplink::{Tx, Uplink},
     worker::{
         queues::{QueueIndex, Sending},
@@ -57,9 +57,9 @@ struct Packet {
 }
 
 /// Consecutive packets for one peer: one keypair, one path.
-struct Run {
+struct Run<'w> {
     keypair: Arc<Keypair>,
-    path: Arc<Path>,
+    path: &'w Arc<Path>,
 }
 
 /// Seals and sends departures in order; answers how many are done with, sent or
@@ -69,20 +69,20 @@ pub(crate) fn seal<F: Frames>(
     engine: &mut Engine,
     sending: &mut Sending<'_>,
     frames: &F,
-    departures: &[Departure<'_>],
+    (departures, ways): (&[Departure<'_>], &[Way]),
 ) -> usize {
     let mut next = 0;
     let mut segment = 0;
     while let Some(first) = departures.get(next) {
-        let found =
-            (first.queue).and_then(|queue| Some((queue, sending.outlet(turn.snapshot, queue)?)));
+        let queue = ways[first.way].queue;
+        let found = queue.and_then(|queue| Some((queue, sending.outlet(turn.snapshot, queue)?)));
         let Some((queue, (uplink, tx))) = found else {
             let lost = Lost::Cut(frames, first.frame, first.plan.count());
             lose(first.peer.books(), DropReason::UplinkDown, lost);
             next += 1;
             continue;
         };
-        let (wanted, longest) = wanted(&departures[next..], segment, queue);
+        let (wanted, longest) = wanted((&departures[next..], ways), segment, queue);
         let room = tx.reserve(wanted, longest);
         let mut packets = ArrayVec::new();
         let reached = choose(departures, (next, segment), room, wanted, &mut packets);
@@ -95,7 +95,8 @@ pub(crate) fn seal<F: Frames>(
             }
             return next;
         }
-        sub_batch(turn, engine, (uplink, tx), frames, departures, &mut packets);
+        let all = (departures, ways);
+        sub_batch(turn, engine, (uplink, tx), frames, all, &mut packets);
         (next, segment) = reached;
     }
     next
@@ -104,10 +105,14 @@ pub(crate) fn seal<F: Frames>(
 /// How many packets a sub-batch that starts at `segment` of the first departure
 /// could take: all of the following ones that go to the same queue. And the bytes of
 /// the longest of their datagrams.
-fn wanted(departures: &[Departure<'_>], segment: usize, queue: QueueIndex) -> (usize, usize) {
+fn wanted(
+    (departures, ways): (&[Departure<'_>], &[Way]),
+    segment: usize,
+    queue: QueueIndex,
+) -> (usize, usize) {
     let (mut wanted, mut longest) = (0, 0);
     for departure in departures {
-        if wanted >= SUB_BATCH || departure.queue != Some(queue) {
+        if wanted >= SUB_BATCH || ways[departure.way].queue != Some(queue) {
             break;
         }
         wanted += departure.plan.count();
@@ -165,18 +170,18 @@ fn sub_batch<F: Frames>(
     engine: &mut Engine,
     (uplink, tx): (&Uplink, &mut Tx),
     frames: &F,
-    departures: &[Departure<'_>],
+    (departures, ways): (&[Departure<'_>], &[Way]),
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
 ) {
-    let mut runs = ArrayVec::<Run, SUB_BATCH>::new();
-    let by = (uplink.index, tx.datagram_max());
-    reserve_counters(turn, frames, departures, packets, &mut runs, by);
+    let mut runs = ArrayVec::<Run<'_>, SUB_BATCH>::new();
+    let (all, longest) = ((departures, ways), tx.datagram_max());
+    reserve_counters(turn, frames, all, packets, &mut runs, longest);
     let built = build_and_seal(engine, tx, frames, departures, packets, &runs);
     for packet in packets.iter().take(built) {
         let outer = departures[packet.departure].outer;
         tx.commit(
             data_len(packet.len),
-            &runs[packet.run].path,
+            runs[packet.run].path,
             outer,
             packet.sum,
         );
@@ -192,46 +197,42 @@ fn sub_batch<F: Frames>(
 
 /// Step 2: one range of counters per run; packets of a run that gets none are
 /// dropped by name.
-fn reserve_counters<F: Frames>(
+fn reserve_counters<'w, F: Frames>(
     turn: &Turn<'_>,
     frames: &F,
-    departures: &[Departure<'_>],
+    (departures, ways): (&[Departure<'_>], &'w [Way]),
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
-    runs: &mut ArrayVec<Run, SUB_BATCH>,
-    (uplink, datagram_max): (UplinkIndex, usize),
+    runs: &mut ArrayVec<Run<'w>, SUB_BATCH>,
+    datagram_max: usize,
 ) {
     // A tunnel's MTU may be more than the uplink's rooms hold.
     let too_long = |packet: &Packet| data_len(packet.len) > datagram_max;
     let mut kept = 0;
     let mut start = 0;
     while start < packets.len() {
-        let peer = departures[packets[start].departure].peer;
+        let Departure { peer, way, .. } = departures[packets[start].departure];
         let is_too_long = too_long(&packets[start]);
         let end = start
             + packets[start..]
                 .iter()
-                .take_while(|p| Arc::ptr_eq(departures[p.departure].peer, peer))
+                .take_while(|p| departures[p.departure].way == way)
                 .take_while(|p| too_long(p) == is_too_long)
                 .count();
         let keypair = peer.keypair();
-        let path = peer.path();
-        let reserved = match (keypair.as_ref(), path.as_ref()) {
+        let reserved = match keypair.as_ref() {
             _ if is_too_long => Err(DropReason::TooBig),
-            (None, _) => Err(DropReason::KeypairSpent),
-            (_, None) => Err(DropReason::NoEndpoint),
-            // It leads another way since the peer was admitted.
-            (_, Some(path)) if path.uplink() != uplink => Err(DropReason::UplinkDown),
-            (Some(keypair), Some(path)) => keypair
+            None => Err(DropReason::KeypairSpent),
+            Some(keypair) => keypair
                 .reserve(end - start, turn.now)
-                .map(|range| (range, keypair, path))
+                .map(|range| (range, keypair))
                 .map_err(|_| DropReason::KeypairSpent),
         };
         match reserved {
-            Ok((range, keypair, path)) => {
+            Ok((range, keypair)) => {
                 let run = runs.len();
                 runs.push(Run {
                     keypair: Arc::clone(keypair),
-                    path: Arc::clone(path),
+                    path: &ways[way].path,
                 });
                 for (from, counter) in (start..end).zip(range) {
                     if kept != from {
@@ -262,7 +263,7 @@ fn build_and_seal<F: Frames>(
     frames: &F,
     departures: &[Departure<'_>],
     packets: &mut [Packet],
-    runs: &[Run],
+    runs: &[Run<'_>],
 ) -> usize {
     let sums = tx.needs_sums();
     engine.sum_sealed(sums);

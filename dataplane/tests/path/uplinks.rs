@@ -6,7 +6,15 @@
 //!                                     └─ other ───── peer 1 (10.8.0.0/16)
 //! ```
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use culvert_dataplane::{
     shared::{
@@ -264,4 +272,39 @@ fn a_frame_of_the_host_stacks_without_a_queue_of_its_uplink_is_named() {
     site.command(Command::Frame { scope, frame });
     site.settle();
     site.uplink_drops(&[(DropReason::UplinkDown, 1)]);
+}
+
+#[test]
+fn what_was_admitted_leaves_by_its_uplink_though_the_peers_path_changes() {
+    const BURSTS: usize = 500;
+    const BURST: usize = 20;
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let (far, _) = site.second();
+    let peer = Arc::clone(&site.peers[1]);
+    let here = peer.path().as_deref().cloned().unwrap();
+    let (own, hop) = (other.address, Arc::clone(&other.uplink.hop));
+    let there = Path::new(here.endpoint, Some(own.ip()), own.port(), hop);
+    far.socket.set_nonblocking(true).unwrap();
+    let ends = AtomicBool::new(false);
+    let came = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                peer.publish_path(Some(there.clone()));
+                peer.publish_path(Some(here.clone()));
+            }
+        });
+        let mut came = 0;
+        for _ in 0..BURSTS {
+            send(&mut site, (0..BURST).map(|_| 1));
+            came += std::iter::from_fn(|| far.socket.recv(&mut [0; 2_048]).ok()).count();
+        }
+        ends.store(true, Ordering::Relaxed);
+        came
+    });
+    assert_drops(&peer.drops, &[]);
+    assert_eq!(came, BURSTS * BURST);
+    for uplink in [&site.uplink, &other.uplink] {
+        assert!(count(&uplink.counters.tx_packets) > 0);
+    }
 }
