@@ -65,14 +65,14 @@ impl Worker {
             }
             Command::DropStaged(peer) => {
                 if let Some(cell) = snapshot.peer(peer) {
-                    let lost = self.discard(peer, cell.books(), DropReason::StagedExpired);
+                    let lost = self.discard(peer, Some(cell.books()), DropReason::StagedExpired);
                     cell.note_unstaged(lost);
                 }
             }
             Command::ForgetStaged(peer, uplink) => {
-                if let Some(uplink) = snapshot.uplink(uplink) {
-                    self.discard(peer, uplink.books(), DropReason::PeerRemoved);
-                }
+                // Whatever became of the uplink: another peer may get the place.
+                let books = snapshot.uplink(uplink).map(|uplink| uplink.books());
+                self.discard(peer, books, DropReason::PeerRemoved);
             }
             Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
             Command::AnnounceGone(network, address) => {
@@ -85,12 +85,14 @@ impl Worker {
         }
     }
 
-    /// Loses all that waits for `peer`; answers how many frames.
-    fn discard(&mut self, peer: PeerIndex, books: Books<'_>, reason: DropReason) -> u64 {
+    /// Loses all that waits for `peer`, whose books may be gone; answers how many frames.
+    fn discard(&mut self, peer: PeerIndex, books: Option<Books<'_>>, reason: DropReason) -> u64 {
         let staged = &mut self.tools.staged;
         let mut count = 0;
         while let Some((vnet, place)) = staged.take(peer) {
-            lose_own(books, reason, vnet, staged.bytes(place));
+            if let Some(books) = books {
+                lose_own(books, reason, vnet, staged.bytes(place));
+            }
             count += 1;
         }
         count

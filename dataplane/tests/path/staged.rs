@@ -174,6 +174,28 @@ fn frames_of_a_removed_peer_that_make_room_are_named() {
     let data = noise(2_030, 1);
     let send_large = |site: &mut Site, to: &str| {
         let tcp = ip("10.0.0.2", to).tcp(1, 0x10, &data, true);
+#[test]
+fn frames_of_a_removed_peer_are_no_other_peers_though_its_uplink_is_gone() {
+    let mut site = keyless();
+    site.send_plain(0, &inner().udp((5, 6), b"secret", false));
+    let index = site.peers[0].index;
+    let old = site.snapshots.load_full();
+    site.change(|snapshot| {
+        snapshot.peers.set(index.slot(), None);
+        snapshot.uplinks.set(0, None);
+    });
+    site.command(Command::ForgetStaged(index, site.uplink.index));
+    site.settle();
+    // Another gets the place.
+    site.change(|snapshot| {
+        (snapshot.peers, snapshot.uplinks) = (old.peers.clone(), old.uplinks.clone());
+    });
+    site.publish_key();
+    site.command(Command::FlushStaged(index));
+    site.settle();
+    assert!(site.sealed().is_empty());
+}
+
         site.send(0, &offload(&tcp, VnetHeader::GSO_TCPV4, 1380), &tcp);
     };
     for _ in 0..limits::STAGED_LARGE_FRAMES {
