@@ -26,7 +26,7 @@ use culvert_wire::{icmp::IcmpError, parse::parse_frame};
 use self::{
     admission::{Unready, Way, admission},
     departure::{Bound, Departure, Passage},
-    staged::Sender,
+    staged::{Sender, Whom},
 };
 use crate::{
     gateway::Refusal,
@@ -186,20 +186,18 @@ fn stage<F: Frames>(
     peer: &Arc<Peer>,
     sender: Sender,
 ) {
-    let overflow = |index, vnet, bytes: &[u8]| {
+    let overflow = |(index, uplink): Whom, vnet, bytes: &[u8]| {
         if let Some(peer) = turn.snapshot.peer(index) {
             peer.note_unstaged(1);
             lose_own(peer.books(), DropReason::StagedOverflow, vnet, bytes);
-        } else {
+        } else if let Some(uplink) = uplink.and_then(|uplink| turn.snapshot.uplink(uplink)) {
             // It is gone, and the control core's word to forget its frames on the way.
-            let path = peer.path();
-            let uplink = (path.as_ref()).and_then(|path| turn.snapshot.uplink(path.uplink()));
-            let books = uplink.map_or(peer.books(), |uplink| uplink.books());
-            lose_own(books, DropReason::PeerRemoved, vnet, bytes);
+            lose_own(uplink.books(), DropReason::PeerRemoved, vnet, bytes);
         }
     };
+    let whom = (peer.index, peer.path().as_ref().map(|path| path.uplink()));
     let staged = &mut tools.staged;
-    if staged.push(peer.index, sender, frames, frame, overflow) {
+    if staged.push(whom, sender, frames, frame, overflow) {
         peer.note_staged();
     } else {
         lose(

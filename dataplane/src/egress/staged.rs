@@ -26,7 +26,7 @@ use culvert_wire::VnetHeader;
 use crate::{
     guest::frames::Frames,
     shared::{
-        ids::{PeerIndex, PortIndex},
+        ids::{PeerIndex, PortIndex, UplinkIndex},
         limits,
     },
 };
@@ -40,6 +40,9 @@ pub(crate) enum Sender {
     Peer(PeerIndex),
 }
 
+/// The peer that a frame waits for, and the uplink that it was reached by.
+pub(crate) type Whom = (PeerIndex, Option<UplinkIndex>);
+
 /// Bytes of a cell for any frame: whole cache lines.
 const LARGE: usize = limits::FRAME_MAX.next_multiple_of(64);
 const CELLS: usize = limits::STAGED_SMALL_FRAMES + limits::STAGED_LARGE_FRAMES;
@@ -51,7 +54,7 @@ type IsLarge = bool;
 /// One frame, or none.
 #[derive(Clone, Copy)]
 struct Cell {
-    peer: PeerIndex,
+    whom: Whom,
     sender: Sender,
     vnet: VnetHeader,
     len: usize,
@@ -98,7 +101,7 @@ impl Staged {
             behind: NONE,
         };
         let cell = Cell {
-            peer: PeerIndex(0),
+            whom: (PeerIndex(0), None),
             sender: Sender::Peer(PeerIndex(0)),
             vnet: VnetHeader::default(),
             len: 0,
@@ -129,18 +132,18 @@ impl Staged {
     /// made room for it. `false` if the frame itself can't be kept.
     pub(crate) fn push(
         &mut self,
-        peer: PeerIndex,
+        whom: Whom,
         sender: Sender,
         frames: &impl Frames,
         i: usize,
-        mut dropped: impl FnMut(PeerIndex, VnetHeader, &[u8]),
+        mut dropped: impl FnMut(Whom, VnetHeader, &[u8]),
     ) -> bool {
         let len = frames.len(i);
         if len > limits::FRAME_MAX {
             return false;
         }
         let is_large = len > limits::STAGED_SMALL;
-        let pair = self.pairs.get(&(sender, peer));
+        let pair = self.pairs.get(&(sender, whom.0));
         let excess = pair.filter(|pair| pair.count >= limits::STAGED_PER_PEER);
         if let Some(oldest) = excess.map(|pair| pair.first) {
             self.drop_oldest(oldest, &mut dropped);
@@ -158,18 +161,14 @@ impl Staged {
             return false;
         }
         self.free[usize::from(is_large)].pop();
-        self.insert(at, peer, sender, (*frames.vnet(i), len));
+        self.insert(at, whom, sender, (*frames.vnet(i), len));
         true
     }
 
-    fn drop_oldest(
-        &mut self,
-        oldest: usize,
-        dropped: &mut impl FnMut(PeerIndex, VnetHeader, &[u8]),
-    ) {
-        let peer = self.cells[oldest].peer;
+    fn drop_oldest(&mut self, oldest: usize, dropped: &mut impl FnMut(Whom, VnetHeader, &[u8])) {
+        let whom = self.cells[oldest].whom;
         let (vnet, place) = self.remove(oldest);
-        dropped(peer, vnet, self.bytes(place));
+        dropped(whom, vnet, self.bytes(place));
     }
 
     /// The frame that makes room for one of `sender`: the oldest of who has most.
@@ -196,16 +195,11 @@ impl Staged {
         &self.memory[place]
     }
 
-    fn insert(
-        &mut self,
-        at: usize,
-        peer: PeerIndex,
-        sender: Sender,
-        (vnet, len): (VnetHeader, usize),
-    ) {
+    fn insert(&mut self, at: usize, whom: Whom, sender: Sender, (vnet, len): (VnetHeader, usize)) {
         let cell = &mut self.cells[at];
-        (cell.peer, cell.sender) = (peer, sender);
+        (cell.whom, cell.sender) = (whom, sender);
         (cell.vnet, cell.len) = (vnet, len);
+        let (peer, _) = whom;
         let cells = &mut self.cells;
         append(cells, &mut self.peers, peer, (BY_PEER, at));
         append(
@@ -219,7 +213,7 @@ impl Staged {
 
     fn remove(&mut self, at: usize) -> (VnetHeader, Range<usize>) {
         let Cell {
-            peer,
+            whom: (peer, _),
             sender,
             vnet,
             len,
@@ -319,8 +313,11 @@ mod tests {
             vnet: VnetHeader::default(),
             bytes,
         }];
-        let (peer, sender) = (PeerIndex(peer), Sender::Port(PortIndex(port)));
-        assert!(staged.push(peer, sender, &OwnFrames(&own), 0, |p, _, _| dropped.push(p)));
+        let (whom, sender) = ((PeerIndex(peer), None), Sender::Port(PortIndex(port)));
+        let frames = OwnFrames(&own);
+        assert!(staged.push(whom, sender, &frames, 0, |(peer, _), _, _| {
+            dropped.push(peer)
+        }));
         dropped
     }
 
@@ -412,11 +409,17 @@ mod tests {
                 vnet: VnetHeader::default(),
                 bytes: &frame(fill, len),
             }];
-            let kept = staged.push(peer, sender, &OwnFrames(&own), 0, |peer, _, bytes| {
-                let lost = (peer, bytes[0], bytes.len());
-                let position = alive.iter().position(|&frame| frame == lost).unwrap();
-                alive.remove(position);
-            });
+            let kept = staged.push(
+                (peer, None),
+                sender,
+                &OwnFrames(&own),
+                0,
+                |(peer, _), _, bytes| {
+                    let lost = (peer, bytes[0], bytes.len());
+                    let position = alive.iter().position(|&frame| frame == lost).unwrap();
+                    alive.remove(position);
+                },
+            );
             assert!(kept);
             alive.push_back((peer, fill, len));
         }

@@ -1,13 +1,19 @@
 //! Frames that wait for a key.
 
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use culvert_dataplane::shared::{control_link::Command, drops::DropReason, limits, peer::signal};
+use culvert_dataplane::{
+    shared::{
+        control_link::Command, drops::DropReason, hop::Hop, ids::UplinkIndex, limits, path::Path,
+        peer::signal,
+    },
+    uplink::{Uplink, UplinkCounters},
+};
 use culvert_wire::VnetHeader;
 
 use crate::{
     packets::{Ip, ip, noise, offload, read},
-    support::{Options, Site, tunnel_of},
+    support::{Options, Site, assert_drops, tunnel_of},
 };
 
 fn inner() -> Ip {
@@ -169,12 +175,6 @@ fn frames_of_a_removed_peer_are_named() {
 }
 
 #[test]
-fn frames_of_a_removed_peer_that_make_room_are_named() {
-    let mut site = keyless();
-    let data = noise(2_030, 1);
-    let send_large = |site: &mut Site, to: &str| {
-        let tcp = ip("10.0.0.2", to).tcp(1, 0x10, &data, true);
-#[test]
 fn frames_of_a_removed_peer_are_no_other_peers_though_its_uplink_is_gone() {
     let mut site = keyless();
     site.send_plain(0, &inner().udp((5, 6), b"secret", false));
@@ -196,6 +196,12 @@ fn frames_of_a_removed_peer_are_no_other_peers_though_its_uplink_is_gone() {
     assert!(site.sealed().is_empty());
 }
 
+#[test]
+fn frames_of_a_removed_peer_that_make_room_are_named() {
+    let mut site = keyless();
+    let data = noise(2_030, 1);
+    let send_large = |site: &mut Site, to: &str| {
+        let tcp = ip("10.0.0.2", to).tcp(1, 0x10, &data, true);
         site.send(0, &offload(&tcp, VnetHeader::GSO_TCPV4, 1380), &tcp);
     };
     for _ in 0..limits::STAGED_LARGE_FRAMES {
@@ -203,6 +209,20 @@ fn frames_of_a_removed_peer_are_no_other_peers_though_its_uplink_is_gone() {
     }
     let (_far, _) = site.second();
     site.peers[1].publish_keypair(None);
+    // The newer ones' peer is behind another uplink.
+    let counters = Arc::<UplinkCounters>::default();
+    let other = Arc::new(Uplink {
+        index: UplinkIndex(1),
+        name: "other".into(),
+        addresses: Vec::new(),
+        tunnels: Vec::new(),
+        hop: Arc::new(Hop::kernel(UplinkIndex(1))),
+        counters: Arc::clone(&counters),
+    });
+    let to = site.far.socket.local_addr().unwrap();
+    let path = Path::new(to, None, 1, Arc::clone(&other.hop));
+    site.peers[1].publish_path(Some(path));
+    site.change(|snapshot| snapshot.uplinks.set(1, Some(other)));
     let index = site.peers[0].index;
     site.change(|snapshot| snapshot.peers.set(index.slot(), None));
     // The control core's word to forget them has not come yet.
@@ -216,7 +236,8 @@ fn frames_of_a_removed_peer_are_no_other_peers_though_its_uplink_is_gone() {
     let all = limits::STAGED_LARGE_FRAMES as u64;
     site.uplink_drops(&[(DropReason::PeerRemoved, all)]);
     assert_eq!(site.peers[1].staged.load(Ordering::Relaxed), 3);
-    assert_eq!(site.peers[1].drops.iter().count(), 0);
+    assert_drops(&site.peers[1].drops, &[]);
+    assert_drops(&counters.drops, &[]);
 }
 
 #[test]
