@@ -596,6 +596,29 @@ fn places_in_another_order_are_no_new_ones() {
 }
 
 #[test]
+fn a_new_place_that_is_told_of_patiently_waits_for_its_turn() {
+    let mut world = World::new(2, 1);
+    let peer = world.peer(0, 1);
+    let unanswered = |world: &World| world.nodes[0].device.peer(peer).unwrap().unanswered;
+    world.faults.loss = 100;
+    world.send(0, 1, b"where are you?");
+    world.run(secs(40));
+    let (before, start) = (unanswered(&world), world.now);
+    assert!(before >= 5, "{before}");
+    let update = PeerUpdate {
+        elsewhere: Some(vec![address(9)]),
+        patiently: true,
+        ..PeerUpdate::default()
+    };
+    world.device(0, |device, now| device.update_peer(peer, update, now));
+    assert_eq!(unanswered(&world), before);
+    assert!(places(&world, start).is_empty(), "not at once");
+    world.run(secs(15));
+    assert!(places(&world, start).contains(&address(9)));
+    assert!(unanswered(&world) > before);
+}
+
+#[test]
 fn a_new_place_is_called_without_the_old_ones_delay() {
     let mut world = World::new(2, 1);
     let peer = world.peer(0, 1);
