@@ -54,15 +54,21 @@ impl Writer<'_> {
                     num_buffers,
                     ..*vnet
                 };
-                self.write(header.write().as_ptr(), VnetHeader::LEN);
+                let header = header.write();
+                // SAFETY: the header's bytes are ours.
+                unsafe { self.write(header.as_ptr(), header.len()) };
             }
         }
     }
 
-    /// Writes `length` bytes from `source`, which is valid for reads of them. The caller has
-    /// gathered room for all that is written; what has none is left out.
+    /// Writes `length` bytes from `source`. The caller has gathered room for all that is written; what has none is
+    /// left out.
+    ///
+    /// # Safety
+    /// `source` is valid for reads of `length` bytes, and they don't overlap the segments unless the guest itself
+    /// arranged that.
     #[inline]
-    pub(super) fn write(&mut self, mut source: *const u8, mut length: usize) {
+    pub(super) unsafe fn write(&mut self, mut source: *const u8, mut length: usize) {
         while length > 0 {
             let Some(segment) = self.segments.first() else {
                 return;
@@ -70,7 +76,7 @@ impl Writer<'_> {
             let room = (segment.length - self.offset) as usize;
             let now = room.min(length);
             // SAFETY: `offset + now` is at most the segment's length, checked for this burst;
-            // `source` has `length` bytes left (callers pass slices or ranges they vouch for).
+            // `source` has `length` bytes left, as the caller vouches.
             unsafe {
                 let target = segment.address.add(self.offset as usize);
                 raw::copy(source, target.as_ptr(), now);

@@ -189,7 +189,8 @@ impl RxBurst<'_> {
         }
         self.place(vnet, len, |writer| {
             for part in parts {
-                writer.write(part.as_ptr(), part.len());
+                // SAFETY: it is a slice of private memory, which is disjoint from the guest's.
+                unsafe { writer.write(part.as_ptr(), part.len()) };
             }
         })
     }
@@ -212,9 +213,12 @@ impl RxBurst<'_> {
     ) -> Result<(), PortDrop> {
         let len = head.len() as u64 + ranges.clone().map(|(_, length)| length as u64).sum::<u64>();
         self.place(vnet, len, |writer| {
-            writer.write(head.as_ptr(), head.len());
-            for (address, length) in ranges {
-                writer.write(address.as_ptr(), length);
+            // SAFETY: the head is a slice of private memory; for the ranges the caller vouches.
+            unsafe {
+                writer.write(head.as_ptr(), head.len());
+                for (address, length) in ranges {
+                    writer.write(address.as_ptr(), length);
+                }
             }
         })
     }
