@@ -8,7 +8,8 @@
 //! the differences between releases (22.11 and later): no field of a DPDK struct is named here.
 //!
 //! Order of use: [`Eal::init`] once, [`Mempool::new`], [`Device::plug`], [`Device::start`]; on each worker
-//! thread [`Registration::new`]; [`Eal::freeze_memory`]; then bursts; at the end give the queues back and [`Device::close`].
+//! thread [`Registration::new`]; then bursts; at the end give the queues back and [`Device::close`].
+//! [`Eal::freeze_memory`] comes after the devices and before guest memory, whatever workers do.
 
 mod burst;
 mod devargs;

@@ -1,4 +1,4 @@
-//! Allowance: how often something may be done for one port, by whichever worker.
+//! Allowance: how often something may be done for one port or peer, by whichever worker.
 //!
 //! In: the time. Out: yes or no. Never: a wait; a lock.
 //!

@@ -1,8 +1,8 @@
 //! A worker's uplink queues, and which of them a path takes.
 //!
 //! In: queues attached, detached, handed to other tunnels. Out: one to receive from, with all of them to send through;
-//! the queue of an uplink and a tunnel. Never: a look at the configuration: by which uplink a datagram leaves, its path
-//! says; what a queue serves, the queue.
+//! the queue of an uplink and a tunnel. Never: a choice by the configuration, where a sending half's uplink is looked up:
+//! by which a datagram leaves, its path says; what a queue serves, the queue.
 
 use std::{cmp::Ordering, slice};
 

@@ -1,7 +1,7 @@
 //! A ring's gate: whose turn it is.
 //!
 //! In: workers, who try and go on; the session thread, who waits. Out: what is inside, to one of them at a time.
-//! Never: a worker who waits, or is inside a ring that has stopped or failed.
+//! Never: a worker who waits, or gets into a ring that has stopped or failed.
 //!
 //! The lock is what orders everything. The flags beside it spare workers the lock of a ring that doesn't run, and keep
 //! one that polls without pause from starving the session thread. Two threads or three, tried in every order of their

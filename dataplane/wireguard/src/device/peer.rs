@@ -147,8 +147,9 @@ impl Peer {
         }
     }
 
-    /// Whether an update has a place that was not called before. The order of an answer of DNS changes each time, and
-    /// says nothing new. An endpoint that comes alone asks for a call, wherever it is.
+    /// Whether an update has a place that was not called before, and is not told patiently: then that waits for its
+    /// turn. The order of an answer of DNS changes each time, and says nothing new. An endpoint that comes alone asks
+    /// for a call, wherever it is.
     fn is_to_be_called_anew(&self, update: &PeerUpdate) -> bool {
         if update.patiently {
             return false;
