@@ -105,6 +105,7 @@ pub(crate) fn seal<F: Frames>(
 /// How many packets a sub-batch that starts at `segment` of the first departure
 /// could take: all of the following ones that go to the same queue. And the bytes of
 /// the longest of their datagrams.
+#[inline]
 fn wanted(
     (departures, ways): (&[Departure<'_>], &[Way]),
     segment: usize,

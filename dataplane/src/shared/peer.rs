@@ -259,16 +259,30 @@ impl Peer {
         attention: &Attention,
     ) {
         let path = self.path.load();
-        let same = (path.as_ref()).is_some_and(|path| path.uplink() == uplink.index);
-        if let Some(path) = path.as_ref().filter(|_| same)
-            && path.endpoint == source
-            && (local.is_none() || path.source == local)
-        {
+        let leads = |path: &&Arc<Path>| {
+            path.uplink() == uplink.index
+                && path.endpoint == source
+                && (local.is_none() || path.source == local)
+        };
+        if let Some(path) = path.as_ref().filter(leads) {
             path.confirm_source();
             return;
         }
-        let rings = self.asked_move.again(now);
-        if let Some(path) = path.as_ref() {
+        let origin = Origin {
+            source,
+            local,
+            uplink: uplink.index,
+            at: now,
+        };
+        self.follow(origin, path.as_deref(), uplink, attention);
+    }
+
+    #[cold]
+    fn follow(&self, origin: Origin, path: Option<&Path>, uplink: &Uplink, attention: &Attention) {
+        let Origin { source, local, .. } = origin;
+        let rings = self.asked_move.again(origin.at);
+        if let Some(path) = path {
+            let same = path.uplink() == uplink.index;
             // Where the link layer is ours, another address may have another next
             // hop, which the control core finds.
             let hop = match uplink.hop.is_kernels() {
@@ -287,12 +301,6 @@ impl Peer {
                 }
             }
         }
-        let origin = Origin {
-            source,
-            local,
-            uplink: uplink.index,
-            at: now,
-        };
         *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
         self.signal(signal::MOVED, rings, attention);
     }
