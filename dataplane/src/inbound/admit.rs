@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use arrayvec::ArrayVec;
 use culvert_wire::{
     icmp::IcmpError,
     parse::{Headers, L3, parse_ip},
@@ -13,16 +12,13 @@ use culvert_wire::{
 };
 use culvert_wireguard::message::data_len;
 
-use super::{Arrival, Claim, Destination, Sessions, plaintext, plaintext_mut};
+use super::{Arrival, Arrivals, Claim, Destination, Sessions, plaintext, plaintext_mut};
 use crate::{
     egress::departure::decrement_hop_limit,
     gateway::{Refusal, answer},
     guest::deliver,
     loss::{Lost, lose},
-    shared::{
-        drops::DropReason, ids::AttachmentIndex, limits::UPLINK_BURST, peer::Peer,
-        snapshot::NextHop,
-    },
+    shared::{drops::DropReason, ids::AttachmentIndex, peer::Peer, snapshot::NextHop},
     uplink::Datagram,
     worker::turn::Turn,
 };
@@ -33,8 +29,8 @@ pub(super) fn admit(
     burst: &mut [Datagram],
     accepted: &[Claim],
     sessions: &Sessions,
-) -> ArrayVec<Arrival, UPLINK_BURST> {
-    let mut arrivals = ArrayVec::new();
+    arrivals: &mut Arrivals,
+) {
     let mut last = None;
     for &claim in accepted {
         let Claim {
@@ -69,7 +65,6 @@ pub(super) fn admit(
             }
         }
     }
-    arrivals
 }
 
 /// The way of one flow's packets: what was found for the last one is right for the next.

@@ -58,11 +58,11 @@ pub(super) fn claim(
     uplink: &Uplink,
     burst: &[Datagram],
     sessions: &mut Sessions,
-) -> Claims {
+    claims: &mut Claims,
+) {
     let lost = |reason, datagram: &Datagram| {
         lose(uplink.books(), reason, Lost::Wire(datagram.bytes()));
     };
-    let mut claims = Claims::new();
     let mut punted = false;
     for (index, datagram) in burst.iter().enumerate() {
         let header = match Kind::of(datagram.bytes()) {
@@ -114,7 +114,6 @@ pub(super) fn claim(
     if punted {
         turn.attention.wake().notify();
     }
-    claims
 }
 
 /// Whether another handshake message of this kind may be looked at: a flood of them gets its share of the worker and

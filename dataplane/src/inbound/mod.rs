@@ -69,6 +69,9 @@ struct Arrival {
     to: Destination,
 }
 
+/// The arrivals of a burst: eighteen kilobytes that stay where they are.
+type Arrivals = ArrayVec<Arrival, UPLINK_BURST>;
+
 /// Where an inner packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Destination {
@@ -96,11 +99,12 @@ pub(crate) fn inbound(
         let count = portion(rest.len(), |index| rest[index].ends);
         let (burst, behind) = rest.split_at_mut(count);
         rest = behind;
-        let mut sessions = Sessions::new();
-        let mut claims = claim(turn, tools, link, uplink, burst, &mut sessions);
+        let (mut sessions, mut claims) = (Sessions::new(), Claims::new());
+        claim(turn, tools, link, uplink, burst, &mut sessions, &mut claims);
         open(tools, burst, &mut claims, &sessions);
         accept(turn, uplink, burst, &mut claims, &sessions);
-        let arrivals = admit(turn, burst, &claims, &sessions);
+        let mut arrivals = Arrivals::new();
+        admit(turn, burst, &claims, &sessions, &mut arrivals);
         forward(turn, tools, sending, burst, &arrivals, &sessions);
         deliver(turn, tools, burst, &arrivals);
     }
