@@ -57,6 +57,7 @@ pub(crate) struct Note {
 pub(crate) type Notes = ArrayVec<Note, BATCH>;
 
 /// A frame that does not leave now.
+#[derive(Clone, Copy)]
 enum Left<'s> {
     /// It waits for the peer's key.
     Waits(&'s Arc<Peer>, Sender),
@@ -128,7 +129,7 @@ pub(crate) fn depart<'h, 's, F: Frames>(
     if recut {
         notes.extend(departures[..gone].iter().filter_map(told_of_mtu));
     }
-    for (frame, left) in left {
+    for &(frame, left) in &left {
         if rest.is_some_and(|rest| frame > rest) {
             continue;
         }

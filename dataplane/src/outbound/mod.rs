@@ -114,7 +114,7 @@ fn settle<F: Frames>(
             Verdict::Drop(reason) => lose(books, reason, Lost::Guest(frames, frame)),
         }
     }
-    for target in targets {
+    for &target in &targets {
         let chosen = verdicts
             .iter()
             .enumerate()
