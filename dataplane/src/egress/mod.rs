@@ -156,6 +156,7 @@ fn told_of_mtu(departure: &Departure<'_>) -> Option<Note> {
 }
 
 /// Whether a run of frames for `peer` may leave; what waited for it has left then.
+#[inline]
 fn enter<'s>(
     turn: &Turn<'_>,
     tools: &mut Tools,
