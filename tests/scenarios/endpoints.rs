@@ -226,7 +226,6 @@ fn a_name_is_found_late_and_followed() -> Result<()> {
 fn an_uplink_follows_an_interface_that_is_made_anew() -> Result<()> {
     let name = "an_uplink_follows_an_interface_that_is_made_anew";
     Scenario::run(name, &PARTS, |scenario| {
-        let mut bound_again = 0;
         for uplink in [
             ", device: wan0",
             ", addresses: [192.0.2.1/24]",
@@ -262,11 +261,9 @@ fn an_uplink_follows_an_interface_that_is_made_anew() -> Result<()> {
             // One for each worker and each lane, and the old ones are closed.
             let per_family = opened % 4 == 0;
             ensure!(per_family && sockets()? == opened, "{opened} sockets");
-            // The log goes on with the next one.
-            bound_again += usize::from(bound);
             let log = a.process().log();
             for said in ["the interface is gone", "bound to it anew"] {
-                ensure!(log.matches(said).count() == bound_again, "{log}");
+                ensure!(log.matches(said).count() == usize::from(bound), "{log}");
             }
             drop(b);
         }
