@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use culvert_wire::icmp::IcmpError;
+use culvert_wireguard::Keypair;
 
 use crate::{
     gateway::Refusal,
@@ -15,8 +16,9 @@ use crate::{
     },
 };
 
-/// The way that a peer's frames take, once it is admitted: whatever has become of the peer's path by then.
+/// The way that a peer's frames take, once it is admitted: whatever has become of the peer's path and key by then.
 pub(crate) struct Way {
+    pub(crate) keypair: Arc<Keypair>,
     pub(crate) path: Arc<Path>,
     /// The queue that the path takes; none if the worker has none there.
     pub(crate) queue: Option<QueueIndex>,
@@ -48,6 +50,7 @@ pub(crate) fn admission(
     let keypair = peer.keypair();
     match keypair.as_ref() {
         Some(keypair) if keypair.sendable(turn.now).is_ok() => Ok(Way {
+            keypair: Arc::clone(keypair),
             path: Arc::clone(path),
             queue: sending.queue(path.uplink(), peer.tunnel),
         }),

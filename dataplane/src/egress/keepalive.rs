@@ -45,8 +45,7 @@ fn send(
     sending: &mut Sending<'_>,
     (peer, way): (&Peer, &Way),
 ) -> Result<(), DropReason> {
-    let keypair = peer.keypair();
-    let keypair = keypair.as_ref().ok_or(DropReason::KeypairSpent)?;
+    let keypair = &way.keypair;
     let outlet = way
         .queue
         .and_then(|queue| sending.outlet(turn.snapshot, queue));

@@ -19,21 +19,18 @@
 //!                           |<----------- padded to 16, sealed ---->|
 //! ```
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use culvert_aead::{Engine, Jobs, PayloadSum, SealJob, Segments, TAG_LEN};
 use culvert_wire::Checksum;
-use culvert_wireguard::{
-    Keypair,
-    message::{DATA_HEADER_LEN, DataHeader, data_len},
-};
+use culvert_wireguard::message::{DATA_HEADER_LEN, DataHeader, data_len};
 
 use super::{admission::Way, departure::Departure};
 use crate::{
     guest::frames::{Frames, SEGMENT_ROOM},
     loss::{Lost, lose, lose_all},
-    shared::{drops::DropReason, limits::SUB_BATCH, path::Path, peer::signal},
+    shared::{drops::DropReason, limits::SUB_BATCH, peer::signal},
     uplink::{Tx, Uplink},
     worker::{
         queues::{QueueIndex, Sending},
@@ -54,12 +51,6 @@ struct Packet {
     run: usize,
     /// The sealed datagram's sum, where sealing made it by the way.
     sum: Option<Checksum>,
-}
-
-/// Consecutive packets for one peer: one keypair, one path.
-struct Run<'w> {
-    keypair: Arc<Keypair>,
-    path: &'w Arc<Path>,
 }
 
 /// Seals and sends departures in order; answers how many are done with, sent or
@@ -174,7 +165,7 @@ fn sub_batch<F: Frames>(
     (departures, ways): (&[Departure<'_>], &[Way]),
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
 ) {
-    let mut runs = ArrayVec::<Run<'_>, SUB_BATCH>::new();
+    let mut runs = ArrayVec::<&Way, SUB_BATCH>::new();
     let (all, longest) = ((departures, ways), tx.datagram_max());
     reserve_counters(turn, frames, all, packets, &mut runs, longest);
     let built = build_and_seal(engine, tx, frames, departures, packets, &runs);
@@ -182,7 +173,7 @@ fn sub_batch<F: Frames>(
         let outer = departures[packet.departure].outer;
         tx.commit(
             data_len(packet.len),
-            runs[packet.run].path,
+            &runs[packet.run].path,
             outer,
             packet.sum,
         );
@@ -203,7 +194,7 @@ fn reserve_counters<'w, F: Frames>(
     frames: &F,
     (departures, ways): (&[Departure<'_>], &'w [Way]),
     packets: &mut ArrayVec<Packet, SUB_BATCH>,
-    runs: &mut ArrayVec<Run<'w>, SUB_BATCH>,
+    runs: &mut ArrayVec<&'w Way, SUB_BATCH>,
     datagram_max: usize,
 ) {
     // A tunnel's MTU may be more than the uplink's rooms hold.
@@ -219,22 +210,17 @@ fn reserve_counters<'w, F: Frames>(
                 .take_while(|p| departures[p.departure].way == way)
                 .take_while(|p| too_long(p) == is_too_long)
                 .count();
-        let keypair = peer.keypair();
-        let reserved = match keypair.as_ref() {
-            _ if is_too_long => Err(DropReason::TooBig),
-            None => Err(DropReason::KeypairSpent),
-            Some(keypair) => keypair
+        let way = &ways[way];
+        let reserved = match is_too_long {
+            true => Err(DropReason::TooBig),
+            false => (way.keypair)
                 .reserve(end - start, turn.now)
-                .map(|range| (range, keypair))
                 .map_err(|_| DropReason::KeypairSpent),
         };
         match reserved {
-            Ok((range, keypair)) => {
+            Ok(range) => {
                 let run = runs.len();
-                runs.push(Run {
-                    keypair: Arc::clone(keypair),
-                    path: &ways[way].path,
-                });
+                runs.push(way);
                 for (from, counter) in (start..end).zip(range) {
                     if kept != from {
                         packets.swap(kept, from);
@@ -264,7 +250,7 @@ fn build_and_seal<F: Frames>(
     frames: &F,
     departures: &[Departure<'_>],
     packets: &mut [Packet],
-    runs: &[Run<'_>],
+    runs: &[&Way],
 ) -> usize {
     let sums = tx.needs_sums();
     engine.sum_sealed(sums);
