@@ -2,6 +2,8 @@
 //!
 //! In: what stacks know, the configured ports. Out: neighbors as they are shown. Never: a question to a neighbor.
 
+use std::collections::HashSet;
+
 use culvert_dataplane::{host::NeighborState, shared::clock};
 use culvert_wireguard::Instant;
 
@@ -28,8 +30,9 @@ impl Reader<'_> {
 
     /// The ports whose guests may be there.
     pub(super) fn open_ports(&self) -> impl Iterator<Item = &config::Port> {
+        let down: HashSet<_> = self.head.down.iter().collect();
         let ports = self.head.desired.file().ports.iter();
-        ports.filter(|port| !self.head.down.contains(&port.name))
+        ports.filter(move |port| !down.contains(&port.name))
     }
 }
 
