@@ -51,6 +51,7 @@ impl Kept {
 pub(super) struct Endpoints {
     /// What an earlier run left, until the peers that there are have taken theirs.
     before: BTreeMap<String, Remembered>,
+    has_begun: bool,
     /// Without a directory, nothing is kept.
     keeper: Option<Keeper>,
 }
@@ -63,6 +64,7 @@ impl Endpoints {
             .unwrap_or_default();
         Self {
             before,
+            has_begun: false,
             keeper: run_dir.cloned().and_then(Keeper::start),
         }
     }
@@ -79,12 +81,15 @@ impl Endpoints {
         self.keep(place, Kept { key, remembered })
     }
 
-    /// All peers of the first configuration have what was left of them; what is left of others is forgotten.
+    /// All peers of the first configuration have what was left of them; what is left of others is forgotten. Nothing is
+    /// written ahead of it: the file is replaced as a whole.
     pub(super) fn begun(&mut self) {
-        if !std::mem::take(&mut self.before).is_empty()
-            && let Some(keeper) = &self.keeper
-        {
-            keeper.renew();
+        if std::mem::replace(&mut self.has_begun, true) {
+            return;
+        }
+        let left = std::mem::take(&mut self.before);
+        if let Some(keeper) = &self.keeper {
+            keeper.begin(!left.is_empty());
         }
     }
 
@@ -143,6 +148,7 @@ mod tests {
             let answer = vec![place(configured)];
             endpoints.note(at, key.into(), Some(configured.into()), answer, heard);
         }
+        endpoints.begun();
         endpoints.finish();
 
         let mut endpoints = Endpoints::open(Some(&run_dir));
@@ -163,6 +169,7 @@ mod tests {
         assert_eq!(keys, ["wg0/key"]);
         endpoints.adopt(5, "wg0/key".into());
         endpoints.forget(5);
+        endpoints.begun();
         endpoints.finish();
         assert!(Endpoints::open(Some(&run_dir)).before.is_empty());
     }
@@ -174,6 +181,12 @@ mod tests {
         let text = r#"{"wg0/key": {"endpoint": "192.0.2.7:1", "configured": null}}"#;
         run_dir.replace(FILE, text.as_bytes()).unwrap();
         Endpoints::open(Some(&run_dir)).finish();
+        assert_eq!(run_dir.read(FILE).unwrap(), text.as_bytes());
+        // Nor one that ends before all peers have what was left of them.
+        let mut endpoints = Endpoints::open(Some(&run_dir));
+        let heard = place("192.0.2.8:1");
+        endpoints.note(0, "wg0/other".into(), None, vec![], heard);
+        endpoints.finish();
         assert_eq!(run_dir.read(FILE).unwrap(), text.as_bytes());
     }
 
@@ -190,6 +203,7 @@ mod tests {
             let mut endpoints = Endpoints::open(Some(&run_dir));
             let heard = place("192.0.2.7:51820");
             endpoints.note(0, "wg0/key".into(), None, vec![], heard);
+            endpoints.begun();
             endpoints.finish();
             assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
             assert!(!path.join(FILE).is_symlink(), "{planted}");

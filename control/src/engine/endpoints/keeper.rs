@@ -1,7 +1,8 @@
 //! The thread that writes the endpoints' file.
 //!
 //! In: changes, by the peers' places. Out: the file, replaced as a whole. Never: a moment in which the control core
-//! waits for it, but for its end; more changes that wait than there are places; a line per failure.
+//! waits for it, but for its end; more changes that wait than there are places; a line per failure; a file that lacks
+//! what an earlier run left, because its peers had no turn yet.
 //!
 //! A change that could not be written is written with the next try, later and later. What has changed when it ends is
 //! written then.
@@ -48,14 +49,17 @@ struct Desk {
 struct Waiting {
     /// By the peers' places: bounded, however long nobody takes them.
     changes: HashMap<usize, Option<Arc<Kept>>>,
+    /// The changes and the file's peers make a whole: until then nothing is written.
+    has_begun: bool,
     /// The file is to be written even if nothing has changed.
     is_asked: bool,
     is_over: bool,
 }
 
 impl Waiting {
+    /// Whether there is nothing to write.
     fn is_empty(&self) -> bool {
-        self.changes.is_empty() && !self.is_asked
+        !self.has_begun || self.changes.is_empty() && !self.is_asked
     }
 }
 
@@ -106,9 +110,12 @@ impl Keeper {
         });
     }
 
-    /// Has the file written anew.
-    pub(super) fn renew(&self) {
-        self.desk.tell(|waiting| waiting.is_asked = true);
+    /// Has changes written from now on; and the file at once, if it has what is nobody's.
+    pub(super) fn begin(&self, renew: bool) {
+        self.desk.tell(|waiting| {
+            waiting.has_begun = true;
+            waiting.is_asked = renew;
+        });
     }
 }
 
@@ -163,7 +170,9 @@ impl Writer {
     /// Takes changes over; whether there are any.
     fn take(&mut self) -> bool {
         let mut waiting = self.desk.lock();
-        let is_new = !waiting.is_empty();
+        if waiting.is_empty() {
+            return false;
+        }
         waiting.is_asked = false;
         let changes = std::mem::take(&mut waiting.changes);
         drop(waiting);
@@ -173,7 +182,7 @@ impl Writer {
                 None => drop(self.table.remove(&place)),
             }
         }
-        is_new
+        true
     }
 
     fn write(&mut self) {
@@ -236,6 +245,7 @@ mod tests {
         let obstacle = folder.path().join(FILE);
         std::fs::create_dir(&obstacle).unwrap();
         let keeper = Keeper::start_with(run_dir.clone(), STEP).unwrap();
+        keeper.begin(false);
         keeper.change(1, kept("wg0/one"));
         // Taken over, so that the first try has begun before there is no obstacle.
         while !keeper.desk.lock().is_empty() {
@@ -255,6 +265,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run_dir = Directory::own(folder.path(), 0o750).unwrap();
         let keeper = Keeper::start_with(run_dir.clone(), Duration::from_secs(3_600)).unwrap();
+        keeper.begin(false);
         keeper.change(1, kept("wg0/one"));
         keeper.change(2, kept("wg0/two"));
         keeper.change(1, None);
