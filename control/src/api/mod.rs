@@ -22,7 +22,7 @@ use crate::config::{Config, Name, Readings, Report};
 use crate::plan::{Layers, Proposal};
 use crate::report::look::Look;
 use crate::state::Applied;
-use crate::uapi::{Answer, Ask};
+use crate::uapi::{Answer, Ask, doors};
 
 /// Requests that may wait at the engine; the next sender is refused.
 const WAITING: usize = 64;
@@ -127,6 +127,7 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
 
 fn plan_and_apply(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
     let base = ask(requester, |reply| Request::Desired { reply })?;
+    doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let _keeper = proposal.keeper();

@@ -135,7 +135,6 @@ impl Engine {
     /// Step 2. What was done when it fails is in `prepared`.
     fn prepare(&mut self, plan: &[Change], prepared: &mut Prepared) -> Result<(), String> {
         self.check_places(plan)?;
-        self.check_wg_names(plan)?;
         self.prepare_tunnels(plan, prepared)?;
         self.mark_packets(plan, prepared)?;
         let late = self.prepare_ports(plan, prepared)?;

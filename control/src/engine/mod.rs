@@ -97,7 +97,7 @@ use crate::{
     plan::{Layers, Proposal},
     process::{Notify, RunDir},
     uapi::{
-        doors::Doors,
+        doors::{self, Doors},
         server::{Served, Server},
     },
 };
@@ -342,6 +342,8 @@ impl Engine {
         };
         let opened = engine.open_uplinks(&config, &dpdk, now);
         let opened = opened.and_then(|()| {
+            let before = engine.desired.file();
+            doors::check_names(before, &config).map_err(EngineError::Start)?;
             let proposal = Proposal::new(engine.desired.clone(), config);
             let file = Arc::clone(proposal.file());
             let plan = proposal.changes(&engine.desired);

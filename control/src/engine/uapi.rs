@@ -20,10 +20,9 @@ use crate::{
     keys::PublicKey,
     plan::{self, Edit},
     uapi::{
-        self, Answer, Ask, Change, Device, Errno, Peer,
+        Answer, Ask, Change, Device, Errno, Peer,
         carry::{self, Standing},
-        doors::Told,
-        server,
+        doors::{Told, wg_name},
     },
 };
 
@@ -164,24 +163,6 @@ impl Engine {
         } else {
             Ok(())
         }
-    }
-
-    /// Whether the names that must be had can be.
-    pub(super) fn check_wg_names(&self, plan: &[plan::Change]) -> Result<(), String> {
-        for change in plan {
-            let plan::Change::Tunnel(Edit::Add(new) | Edit::Change { new, .. }) = change else {
-                continue;
-            };
-            let Uapi::Name(name) = &new.uapi else {
-                continue;
-            };
-            let mut served = self.tunnels.iter().filter_map(|(_, t)| t.served.as_ref());
-            if !served.any(|(own, _)| own == name) {
-                server::probe(name.as_str())
-                    .map_err(|error| format!("tunnel {}: {error}", new.name))?;
-            }
-        }
-        Ok(())
     }
 
     /// Has `wg` find the tunnels under the names of the configuration; answers what failed of those that must be
@@ -345,15 +326,6 @@ fn check_on_device<'t>(
         return Err(Errno::ADDRINUSE);
     }
     Ok(())
-}
-
-/// The name under which `wg` shall find a tunnel.
-fn wg_name(tunnel: &Tunnel) -> Option<&Name> {
-    match &tunnel.uapi {
-        Uapi::Off => None,
-        Uapi::Name(name) => Some(name),
-        Uapi::Auto => Some(&tunnel.name).filter(|name| uapi::is_name(name.as_str())),
-    }
 }
 
 #[cfg(test)]

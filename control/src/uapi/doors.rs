@@ -1,10 +1,11 @@
 //! Where `wg` finds tunnels: sockets that are opened, tried again and closed on the server's thread.
 //!
 //! In: which tunnel shall be found under which name. Out: what became of each. Never: the control core's time: a
-//! directory that hangs, or another process that makes the same socket, holds up this thread alone.
+//! directory that hangs, or another process that makes the same socket, holds up this thread alone, and whoever asks
+//! for a new name.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -16,10 +17,34 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use super::server::{self, Served, Spot};
-use crate::config::Name;
+use crate::config::{Config, Name, Tunnel, Uapi};
 
 /// The pause after a socket could not be had.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// The name under which `wg` shall find a tunnel.
+pub(crate) fn wg_name(tunnel: &Tunnel) -> Option<&Name> {
+    match &tunnel.uapi {
+        Uapi::Off => None,
+        Uapi::Name(name) => Some(name),
+        Uapi::Auto => Some(&tunnel.name).filter(|name| super::is_name(name.as_str())),
+    }
+}
+
+/// Whether the names that a configuration asks for, and the one before it did not, can be had. It connects to what is
+/// there already, so this is the asker's thread's to do.
+pub(crate) fn check_names(before: &Config, new: &Config) -> Result<(), String> {
+    let had: HashSet<_> = before.tunnels.iter().filter_map(wg_name).collect();
+    for tunnel in &new.tunnels {
+        if let Uapi::Name(name) = &tunnel.uapi
+            && !had.contains(name)
+        {
+            server::probe(name.as_str())
+                .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+        }
+    }
+    Ok(())
+}
 
 /// What `wg` is to call each tunnel.
 pub type Names = BTreeMap<Name, Name>;

@@ -53,7 +53,7 @@ impl Site {
     }
 
     /// Serves until somebody's work is done.
-    fn serve_until<T: Send>(&mut self, work: impl FnOnce(&Requester) -> T + Send) -> T {
+    pub(super) fn serve_until<T: Send>(&mut self, work: impl FnOnce(&Requester) -> T + Send) -> T {
         let requester = self.requester.clone();
         std::thread::scope(|scope| {
             let work = scope.spawn(move || work(&requester));

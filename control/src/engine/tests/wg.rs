@@ -84,3 +84,48 @@ fn a_tunnel_that_wg_may_find_is_tried_again() {
     drop(site);
     assert!(!socket.exists());
 }
+
+#[test]
+fn a_name_that_somebody_has_is_refused_on_the_askers_thread() {
+    let ([port], wg) = (free_ports(), unique('n'));
+    let Some(taken) = other(&wg) else {
+        return;
+    };
+    let mut site = Site::start(config("a", "uapi: off, ", port));
+    let file = || config("a", &format!("uapi: {wg}, "), port);
+    let apply = |site: &mut Site| {
+        let file = file();
+        site.serve_until(move |requester| api::apply_blocking(requester, file))
+    };
+    let error = apply(&mut site).unwrap_err().to_string();
+    assert!(
+        error.starts_with("tunnel a: ") && error.contains(&wg),
+        "{error}"
+    );
+    assert_eq!(
+        site.engine.desired.file().tunnels[0].uapi,
+        config::Uapi::Off
+    );
+    // The core itself doesn't look at what is there.
+    let applied = site.apply(file()).unwrap();
+    assert_eq!((applied.changes.len(), applied.failures.len()), (1, 1));
+    // A name that was asked for before hinders no other change.
+    let applied = apply(&mut site).unwrap();
+    assert_eq!((applied.changes.len(), applied.failures.len()), (0, 1));
+    drop(taken);
+    assert!(apply(&mut site).unwrap().failures.is_empty());
+    assert_eq!(site.wg(), (true, None));
+}
+
+#[test]
+fn a_start_is_refused_if_somebody_has_the_name() {
+    let ([port], wg) = (free_ports(), unique('s'));
+    let Some(_taken) = other(&wg) else {
+        return;
+    };
+    let (requester, _requests) = api::channel().unwrap();
+    let file = config("a", &format!("uapi: {wg}, "), port);
+    let started = Engine::start(file, None, requester, None);
+    let error = started.err().unwrap().to_string();
+    assert!(error.contains(&wg), "{error}");
+}
