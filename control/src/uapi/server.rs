@@ -7,6 +7,7 @@
 //!
 //! What clients may take is bounded: their number, a request's length and time, how many requests wait at the engine.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,10 +24,11 @@ use zeroize::Zeroizing;
 
 use super::codec::{self, Reader};
 use super::doors::Doors;
-use super::{Answer, Ask, Device, Errno};
+use super::{Answer, Ask, Device, Errno, Peer};
 use crate::api::{Reply, Request, Requester, SendError};
 use crate::config::Name;
 use crate::netlink::index_of;
+use crate::plan::Layers;
 
 /// Where `wg` looks for sockets.
 pub const DIRECTORY: &str = "/var/run/wireguard";
@@ -254,11 +256,15 @@ async fn answer(
     let mut open = true;
     let text = match request {
         codec::Request::Get => match desk.get(tunnel).await {
-            // The text of many peers holds up no other client.
-            Ok(device) => match tokio::task::spawn_blocking(move || device.print()).await {
-                Ok(text) => text,
-                Err(_) => errno(Some(Errno::NOMEM)),
-            },
+            Ok(device) => {
+                let (tunnel, desired) = (tunnel.clone(), desk.desired(&device).await);
+                let print = move || in_order(device, desired, &tunnel).print();
+                // The text of many peers holds up no other client.
+                match tokio::task::spawn_blocking(print).await {
+                    Ok(text) => text,
+                    Err(_) => errno(Some(Errno::NOMEM)),
+                }
+            }
             Err(error) => errno(Some(error)),
         },
         codec::Request::Set { changes, refused } => {
@@ -286,8 +292,21 @@ fn errno(error: Option<Errno>) -> codec::Text {
     Zeroizing::new(codec::errno(error))
 }
 
+/// The peers in the order in which they are desired: the file's, then those that `wg` added, in theirs.
+fn in_order(mut device: Device, desired: Option<Layers>, tunnel: &Name) -> Device {
+    if let Some(desired) = desired {
+        let peers = desired.peers(tunnel).enumerate();
+        let places: HashMap<_, _> = peers
+            .map(|(place, peer)| (peer.public_key, place))
+            .collect();
+        let place = |peer: &Peer| places.get(&peer.public_key).copied().unwrap_or(usize::MAX);
+        device.peers.sort_by_key(place);
+    }
+    device
+}
+
 impl Desk {
-    /// A tunnel with its peers, which the engine tells in parts: it does other things between them.
+    /// A tunnel with its peers, which the engine tells in parts, in no order: it does other things between them.
     async fn get(&self, tunnel: &Name) -> Result<Device, Errno> {
         let (mut peers, mut from) = (Vec::new(), 0);
         loop {
@@ -317,20 +336,31 @@ impl Desk {
             return Answer::Refused(Errno::NODEV);
         };
         let (reply, answer) = Reply::new();
-        let mut request = Request::Uapi {
+        let request = Request::Uapi {
             tunnel: tunnel.clone(),
             ask,
             reply,
         };
-        loop {
-            match self.requester.offer(request) {
-                Ok(()) => break,
-                Err((SendError::Full, back)) => request = back,
-                Err((SendError::Ended, _)) => return Answer::Refused(Errno::NODEV),
-            }
+        self.hand_over(request).await;
+        answer.await.unwrap_or(Answer::Refused(Errno::NODEV))
+    }
+
+    /// What is desired, if a device has peers that could be in another order.
+    async fn desired(&self, device: &Device) -> Option<Layers> {
+        if device.peers.len() < 2 {
+            return None;
+        }
+        let (reply, answer) = Reply::new();
+        self.hand_over(Request::Desired { reply }).await;
+        timeout(ENGINE, answer).await.ok()?.ok()
+    }
+
+    /// Gives the engine a request once it has room; if it has ended, nobody replies.
+    async fn hand_over(&self, mut request: Request) {
+        while let Err((SendError::Full, back)) = self.requester.offer(request) {
+            request = back;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        answer.await.unwrap_or(Answer::Refused(Errno::NODEV))
     }
 }
 

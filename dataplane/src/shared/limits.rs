@@ -150,9 +150,11 @@ pub const HOST_FRAME_MAX: usize = 2_048;
 /// Commands waiting for one worker.
 pub const COMMAND_QUEUE: usize = 8_192;
 
-/// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes, and rung
-/// for a peer that goes on moving.
+/// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
 pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
+
+/// Moves of one peer that the control core is rung for in a second; it finds the others at its next sweep.
+pub const MOVES_PER_SECOND: u32 = 8;
 
 /// Frames without a key of one sender that one worker holds for one peer (the kernel's
 /// `MAX_STAGED_PACKETS`).
@@ -228,6 +230,7 @@ mod tests {
             ("STAGED_SMALL_FRAMES", STAGED_SMALL_FRAMES.to_string()),
             ("STAGED_LARGE_FRAMES", STAGED_LARGE_FRAMES.to_string()),
             ("WANTED_AGAIN", format!("{} s", WANTED_AGAIN.as_secs())),
+            ("MOVES_PER_SECOND", format!("{MOVES_PER_SECOND}/s")),
             (
                 "ICMP_ERRORS_PER_SECOND",
                 format!("{ICMP_ERRORS_PER_SECOND}/s"),

@@ -30,6 +30,7 @@ use crate::{
         drops::Drops,
         hop::{Hop, Link},
         ids::{PeerIndex, TunnelIndex, UplinkIndex},
+        limits::MOVES_PER_SECOND,
         marks::Signals,
         path::Path,
     },
@@ -49,8 +50,8 @@ pub mod signal {
     pub const KEY_WANTED: u32 = 1 << 3;
     /// The first packet on the keypair `confirmed_index` was opened.
     pub const CONFIRMED: u32 = 1 << 4;
-    /// An authenticated packet came from another endpoint, or to another address of ours. The first move rings; who
-    /// goes on moving is found by the sweeps.
+    /// An authenticated packet came from another endpoint, or to another address of ours. Some moves
+    /// ring; who goes on moving is found by the sweeps.
     pub const MOVED: u32 = 1 << 5;
     /// A keepalive was sealed and sent.
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
@@ -125,8 +126,8 @@ pub struct Peer {
     asked_key: Asked,
     /// For a way, where there is no hop to ask for.
     asked_way: Asked,
-    /// To take note of where it is now.
-    asked_move: Asked,
+    /// Moves that the control core is rung for.
+    moves: Allowance,
     confirmed_index: AtomicU32,
     moved: Mutex<Option<Origin>>,
 }
@@ -148,7 +149,7 @@ impl Peer {
             signals: Signals::new(),
             asked_key: Asked::default(),
             asked_way: Asked::default(),
-            asked_move: Asked::default(),
+            moves: Allowance::default(),
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
@@ -280,7 +281,7 @@ impl Peer {
     #[cold]
     fn follow(&self, origin: Origin, path: Option<&Path>, uplink: &Uplink, attention: &Attention) {
         let Origin { source, local, .. } = origin;
-        let rings = self.asked_move.again(origin.at);
+        let rings = self.moves.take(MOVES_PER_SECOND, origin.at);
         if let Some(path) = path {
             let same = path.uplink() == uplink.index;
             // Where the link layer is ours, another address may have another next
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn who_moves_without_end_rings_once_a_second_and_is_followed_all_the_way() {
+    fn who_moves_without_end_rings_seldom_and_is_followed_all_the_way() {
         let attention = Attention::new().unwrap();
         let peer = Peer::new(PeerIndex(7), TunnelIndex(0), PeerId(7));
         let places = ["192.0.2.1:1", "192.0.2.2:2"].map(|text| text.parse().unwrap());
@@ -444,7 +445,7 @@ mod tests {
             rung += u32::from(attention.wake().is_rung());
             attention.wake().awake();
             // The core looks when it is rung, and every 100 ms.
-            if rung > 0 && millis % 100 == 99 {
+            if millis % 100 == 99 {
                 let mut marked = 0;
                 attention.sweep(|_| marked += 1);
                 assert_eq!(marked, 1, "who was not rung for is found");
@@ -452,6 +453,7 @@ mod tests {
                 assert_eq!(peer.take_moved().unwrap().source, place);
             }
         }
-        assert_eq!(rung, 10);
+        // A second's worth was saved.
+        assert!((10..=88).contains(&rung), "{rung}");
     }
 }
