@@ -327,13 +327,8 @@ fn file(dice: &mut Dice, udp: &[u16; 3]) -> Option<Config> {
         writeln!(text, "  vm{number}: {{network: {network}, socket: {socket}.sock, mac: \"52:54:00:00:00:0{mac}\", addresses: [{own}]}}").unwrap();
     }
     let read = config::parse(&text, Path::new("test.yaml"), &Keys);
-    read.map_err(|report| {
-        if std::env::var("LOUD").is_ok() {
-            println!("{text}\n{}", report.render(false))
-        }
-    })
-    .ok()
-    .map(|it| it.0)
+    // Not all that the dice say goes together.
+    read.ok().map(|it| it.0)
 }
 
 /// What `wg` may ask for.
