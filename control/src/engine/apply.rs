@@ -156,6 +156,8 @@ impl Engine {
     /// Undoes step 2, the last thing first; answers what could not be undone.
     fn undo(&mut self, prepared: Prepared) -> Vec<String> {
         drop(prepared.opened);
+        // Then workers were shown what is undone here.
+        let was_published = !prepared.displaced.is_empty();
         let mut left = self.restore(prepared.displaced);
         for (slot, old, new) in prepared.adjusted.into_iter().rev() {
             let port = self.ports.change(slot);
@@ -170,6 +172,9 @@ impl Engine {
         left.extend(self.unmark_packets(&prepared.marked));
         for (_, slot) in prepared.places {
             self.tunnels.vacate(slot);
+        }
+        if was_published {
+            self.publish();
         }
         left
     }

@@ -225,11 +225,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Undoes that; answers which ports stay down, and why.
+    /// Undoes that, unpublished; answers which ports stay down, and why.
     pub(super) fn restore(&mut self, displaced: Vec<Displaced>) -> Vec<String> {
-        if displaced.is_empty() {
-            return Vec::new();
-        }
         let mut left = Vec::new();
         for Displaced { slot, config } in displaced {
             match self.open_port(config.clone()) {
@@ -244,7 +241,6 @@ impl Engine {
                 }
             }
         }
-        self.publish();
         left
     }
 

@@ -420,3 +420,32 @@ ports: {{host: {{driver: tun, interface: {interface}, network: plain}}}}
         assert_compiled(&mut site);
     }
 }
+
+/// Its closing was published with the MTU that the plan had set by then.
+#[test]
+fn a_refused_mtu_is_gone_when_a_port_that_closed_for_the_plan_is_back() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [port] = free_ports();
+    let interface = format!("cvu{}", std::process::id() % 1_000_000);
+    let config = |mtu: u16, guest: &str| {
+        parse(&format!(
+            "{UPLINK}tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: a.key, peers: {{}}}}}}
+networks: {{plain: {{tunnel: a, mtu: {mtu}}}, n: {{gateway: 10.7.0.1/24}}}}
+ports:
+  host: {{driver: tun, interface: {interface}, network: plain}}
+  {guest}: {{socket: v.sock, network: n, mac: \"52:54:00:00:00:01\", addresses: [10.7.0.5]}}
+"
+        ))
+    };
+    let mut site = Site::start(config(1_400, "vm1"));
+    // Nobody looks at it ahead.
+    fs::create_dir(site.run_dir.path().join("vm2.rings")).unwrap();
+    let shown = |site: &Site| site.engine.snapshots.load().tunnels.get(0).unwrap().mtu;
+    let before = shown(&site);
+    site.apply(config(1_300, "vm2")).unwrap_err();
+    assert_eq!(shown(&site), before);
+    assert!(site.is_open("v"));
+    assert_compiled(&mut site);
+}
