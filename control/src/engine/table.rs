@@ -1,8 +1,8 @@
 //! Tables that know what changed in them.
 //!
-//! In: named things, as they come, change and go. Out: the same by place and by name; the places that changed, and
-//! those that were touched at all. Never: a change that a snapshot shows and that leaves its place unmarked: what is put
-//! in or taken out marks it, and so does whoever asks with [`Table::change`].
+//! In: named things, as they come, change and go. Out: the same by place and by name; the places that changed, and, of
+//! things that are driven, those that were touched at all. Never: a change that a snapshot shows and that leaves its place
+//! unmarked: what is put in or taken out marks it, and so does whoever asks with [`Table::change`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,6 +14,9 @@ use crate::config::Name;
 
 /// Something with a name of its own.
 pub(super) trait Named {
+    /// Whether somebody asks which were touched: tunnels are driven then.
+    const IS_DRIVEN: bool = false;
+
     /// It stays while the thing does.
     fn name(&self) -> &Name;
 }
@@ -103,14 +106,18 @@ impl<T: Named> Table<T> {
     pub(super) fn change(&mut self, slot: usize) -> Option<&mut T> {
         let item = self.slots.get_mut(slot)?;
         self.changed.insert(slot);
-        self.touched.insert(slot);
+        if T::IS_DRIVEN {
+            self.touched.insert(slot);
+        }
         Some(item)
     }
 
     /// Nothing of it changes that snapshots show.
     pub(super) fn get_mut(&mut self, slot: usize) -> Option<&mut T> {
         let item = self.slots.get_mut(slot)?;
-        self.touched.insert(slot);
+        if T::IS_DRIVEN {
+            self.touched.insert(slot);
+        }
         Some(item)
     }
 
@@ -123,13 +130,17 @@ impl<T: Named> Table<T> {
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
         let items = self.slots.iter_mut();
         items.inspect(|&(slot, _)| {
-            self.touched.insert(slot);
+            if T::IS_DRIVEN {
+                self.touched.insert(slot);
+            }
         })
     }
 
     fn mark(&mut self, slot: usize) {
         self.changed.insert(slot);
-        self.touched.insert(slot);
+        if T::IS_DRIVEN {
+            self.touched.insert(slot);
+        }
     }
 
     /// The places that changed since the last call.
@@ -158,6 +169,8 @@ mod tests {
     struct Thing(Name, u8);
 
     impl Named for Thing {
+        const IS_DRIVEN: bool = true;
+
         fn name(&self) -> &Name {
             &self.0
         }
@@ -165,6 +178,25 @@ mod tests {
 
     fn thing(name: &str) -> Thing {
         Thing(Name::new(name).unwrap(), 0)
+    }
+
+    #[derive(Debug)]
+    struct Still(Name);
+
+    impl Named for Still {
+        fn name(&self) -> &Name {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn of_what_nobody_drives_no_touch_is_noted() {
+        let mut table = Table::default();
+        let slot = table.insert(Still(Name::new("a").unwrap()));
+        table.iter_mut().for_each(drop);
+        assert!(table.change(slot).is_some() && table.get_mut(slot).is_some());
+        assert_eq!(table.take_touched(), BTreeSet::new());
+        assert_eq!(table.take_changed(), BTreeSet::from([slot]));
     }
 
     #[test]

@@ -86,6 +86,8 @@ pub(super) enum Wish {
 }
 
 impl Named for TunnelState {
+    const IS_DRIVEN: bool = true;
+
     fn name(&self) -> &Name {
         &self.name
     }
