@@ -12,7 +12,8 @@
 //!    what follows means the same.
 //! 4. The peers that were blanked out come back, and everything is compared with everything.
 //!
-//! When any of that fails the whole file is read.
+//! When any of that fails the whole file is read. So it is where an anchor may be: an alias says again, in one place,
+//! what stands in lines elsewhere.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -92,6 +93,12 @@ fn read_again(
     path: &Path,
     keys: &dyn KeyFiles,
 ) -> Option<(Config, File, Report)> {
+    if [last.text.as_str(), text]
+        .iter()
+        .any(|text| text.contains('&'))
+    {
+        return None;
+    }
     let edited = Edited::between(&last.text, text)?;
     let old = Lines::of(&last.text);
     let mut file = last.file;
@@ -276,7 +283,7 @@ impl Untouched {
     }
 }
 
-/// The text without these peers; `None` if one of them has, or refers to, an anchor.
+/// The text without these peers.
 fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
     let lines = Lines::of(text);
     let mut gone: Vec<_> = untouched.iter().flat_map(|it| &it.lines).collect();
@@ -284,10 +291,6 @@ fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
     let mut blanked = String::new();
     let mut next = 1;
     for range in gone {
-        let own = lines.text(range)?;
-        if own.contains(['&', '*']) {
-            return None;
-        }
         blanked.push_str(lines.text(&(next..range.start))?);
         blanked.extend(range.clone().map(|_| '\n'));
         next = range.end;
@@ -432,6 +435,32 @@ mod tests {
         ] {
             assert_read_as_whole(&[old.clone(), old.replace(&p5, &edit), old.clone()]);
         }
+    }
+
+    /// What an anchor stands for is read again wherever an alias is, all of it in the alias's place.
+    #[test]
+    fn a_file_with_an_anchor_is_read_whole() {
+        let peers: String = (1..12).map(peer).collect();
+        let head = "    uplink: u\n    listen_port:";
+        let top = "version: 1\nnode: n\nuplinks: {u: {driver: udp}}\nnetworks: {}\ntunnels:\n";
+        let own = "    private_key_file: k\n    peers:";
+        let alias = format!(
+            "{top}  a:\n{head} 1\n{own} &all\n{peers}  b:\n{head} 2\n{own} *all\n    mtu: 1400\n"
+        );
+        let merged = format!(
+            "{top}  a: &base\n{head} 1\n{own}\n{peers}  b:\n    <<: *base\n    listen_port: 2\n    mtu: 1400\n"
+        );
+        for old in [alias, merged] {
+            let new = old.replace("mtu: 1400", "mtu: 1300");
+            let (config, _) =
+                super::super::parse(&new, Path::new("/etc/culvert/t.yaml"), &Keys).unwrap();
+            let peers = config.tunnels.iter().map(|tunnel| tunnel.peers.len());
+            assert_eq!(peers.collect::<Vec<_>>(), [11, 11], "{new}");
+            assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
+        }
+        let old = file();
+        let new = old.replace("10.0.0.6:5", "10.0.0.6:6 # &");
+        assert_read_as_whole(&[old.clone(), new, old]);
     }
 
     proptest! {
