@@ -5,11 +5,12 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-use common::{Run, run, stderr, stdout};
+use common::{Run, culvert, run, stderr, stdout};
 use culvert::api::client::Client;
 use culvert::state::State;
 
@@ -196,6 +197,61 @@ fn what_differs_is_told_before_it_is_applied() {
         assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
         assert!(stdout(&output).is_empty() && !stderr(&output).is_empty());
     }
+}
+
+/// What it was called by when it started, and from where, is nobody's affair later.
+#[test]
+fn files_are_known_by_their_absolute_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (config, run_dir) = (path("c.yaml"), path("run"));
+    fs::write(&config, NETWORK).unwrap();
+    let here = |mut command: Command| {
+        command.current_dir(folder.path());
+        command
+    };
+    let log = fs::File::create(path("log")).unwrap();
+    let relative = Path::new("c.yaml");
+    let _life = Run::start_by(
+        here(culvert()),
+        relative,
+        &run_dir,
+        folder.path(),
+        log.into(),
+    );
+    let output = run(&["diff"], &run_dir);
+    let config = config.display();
+    assert_eq!(
+        stdout(&output),
+        format!("running and {config} are the same\n"),
+        "{}",
+        stderr(&output)
+    );
+
+    fs::write(
+        path("key"),
+        "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n",
+    )
+    .unwrap();
+    fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let file = |name: &str, key: &Path| {
+        let tunnel = format!(
+            "{{uplink: u, listen_port: 5, private_key_file: {}}}",
+            key.display()
+        );
+        let text = format!("{NETWORK}uplinks: {{u: {{driver: udp}}}}\ntunnels: {{t: {tunnel}}}\n");
+        fs::write(path(name), text).unwrap();
+    };
+    file("a.yaml", Path::new("key"));
+    file("b.yaml", &path("key"));
+    let output = here(culvert()).args(["diff", "a.yaml", "b.yaml"]).output();
+    let output = output.unwrap();
+    assert_eq!(
+        stdout(&output),
+        "a.yaml and b.yaml are the same\n",
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Failure, apply, check, print, wants_color};
 use crate::api::client::{Client, ClientError};
 use crate::api::{DiffBody, Side};
-use crate::config::Readings;
+use crate::config::{Config, Readings};
 use crate::plan::Layers;
 use crate::plan::diff::{Changed, Diff};
 
@@ -42,9 +42,8 @@ pub(super) fn run(
     let diff = match (is_running(from), is_running(&to)) {
         // Nobody has to run for that.
         (false, false) => {
-            let read = |path| check::load(path, &mut Readings::default());
-            let old = Layers::new(Arc::new(read(from)?));
-            Diff::between(&old, read(&to)?, lines)
+            let old = Layers::new(Arc::new(load(from)?));
+            Diff::between(&old, load(&to)?, lines)
         }
         _ => client
             .diff(&DiffBody {
@@ -60,6 +59,11 @@ pub(super) fn run(
         true => Ok(()),
         false => Err(Failure::Differs),
     }
+}
+
+/// Its key files are named by their absolute paths, as they are of what runs.
+fn load(path: &Path) -> Result<Config, Failure> {
+    check::load(&std::path::absolute(path)?, &mut Readings::default())
 }
 
 /// The file of the running configuration.

@@ -18,10 +18,10 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
     process::log::init();
-    let mut readings = Readings::default();
-    let loaded = check::load(config, &mut readings)?;
-    // Relative paths would change their meaning with the working directory.
+    // Relative paths, those of key files with them, would change their meaning with the working directory.
     let config = std::path::absolute(config)?;
+    let mut readings = Readings::default();
+    let loaded = check::load(&config, &mut readings)?;
     let run_dir = RunDir::open(run_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
