@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -161,7 +162,10 @@ impl<'s, S: Standing> Desk<'s, S> {
         match change {
             Change::PrivateKey(key) => {
                 self.own = key.as_ref().map(|key| key.public_key());
-                self.head.private_key.clone_from(key);
+                if self.head.private_key != *key {
+                    self.head.private_key.clone_from(key);
+                    self.head.private_key_file = PathBuf::new();
+                }
                 // A tunnel is not its own peer.
                 if let Some(place) = self.own.and_then(|own| self.touch(own)) {
                     self.remove(place);

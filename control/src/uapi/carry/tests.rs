@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::*;
 use crate::config::Uapi;
@@ -36,7 +37,7 @@ fn tunnel(peers: Vec<Arc<Peer>>) -> Tunnel {
         listen_port: 51820,
         fwmark: 0,
         mtu: 1420,
-        private_key_file: "".into(),
+        private_key_file: "/key".into(),
         private_key: Some(PrivateKey::from_bytes([9; 32])),
         uapi: Uapi::Auto,
         peers,
@@ -298,6 +299,20 @@ fn the_tunnel_is_not_its_own_peer() {
     assert_eq!(wg.private_key, Some(private));
     carry(&mut wg, &[Change::PrivateKey(None)]);
     assert_eq!(wg.private_key, None);
+}
+
+/// Whoever reads the configuration must not think that the file has the key.
+#[test]
+fn a_key_from_elsewhere_lies_in_no_file() {
+    let private = PrivateKey::from_bytes([5; 32]);
+    let mut wg = tunnel(Vec::new());
+    let same = wg.private_key.clone();
+    let file = wg.private_key_file.clone();
+    assert_ne!(file, Path::new(""));
+    assert!(carry(&mut wg, &[Change::PrivateKey(same)]).is_empty());
+    assert_eq!(wg.private_key_file, file);
+    carry(&mut wg, &[Change::PrivateKey(Some(private))]);
+    assert_eq!(wg.private_key_file, Path::new(""));
 }
 
 #[test]
