@@ -135,6 +135,7 @@ impl Tunnel {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Peer {
     pub(super) name: At<Name>,
     pub(super) public_key: Option<At<PublicKey>>,

@@ -65,10 +65,11 @@ impl Readings {
         // A path that is relative at the start is absolute later.
         let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let folder = folder.parent().unwrap_or(Path::new(""));
-        let last = self.last.take().filter(|last| last.folder == folder);
+        let last = (self.last.as_ref()).filter(|last| last.folder == folder);
         let again = last.and_then(|last| read_again(last, text, path, keys));
         let (config, file, report) = match again {
             Some(again) => again,
+            // What was read before stays: the next text may be the same but for a slip.
             None => super::parse_whole(text, path, keys)?,
         };
         self.last = (text.len() >= long).then(|| Reading {
@@ -88,7 +89,7 @@ impl std::fmt::Debug for Readings {
 
 /// Steps 1 to 4.
 fn read_again(
-    last: Reading,
+    last: &Reading,
     text: &str,
     path: &Path,
     keys: &dyn KeyFiles,
@@ -101,10 +102,7 @@ fn read_again(
     }
     let edited = Edited::between(&last.text, text)?;
     let old = Lines::of(&last.text);
-    let mut file = last.file;
-    let untouched: Vec<_> = file
-        .tunnels
-        .iter_mut()
+    let untouched: Vec<_> = (last.file.tunnels.iter())
         .filter_map(|tunnel| Untouched::take(tunnel, &edited, &old))
         .collect();
     let blanked = blank(text, &untouched)?;
@@ -212,8 +210,8 @@ struct Untouched {
 }
 
 impl Untouched {
-    /// Takes them from a tunnel; `None` if its peers don't begin one in a line, one below the other.
-    fn take(tunnel: &mut Tunnel, edited: &Edited, old: &Lines<'_>) -> Option<Self> {
+    /// Those of a tunnel; `None` if its peers don't begin one in a line, one below the other.
+    fn take(tunnel: &Tunnel, edited: &Edited, old: &Lines<'_>) -> Option<Self> {
         let spans: Vec<Span> = tunnel.peers.iter().map(|peer| peer.name.span).collect();
         let column = spans.first()?.column;
         let below = spans.windows(2).all(|pair| pair[0].line < pair[1].line);
@@ -234,13 +232,17 @@ impl Untouched {
             lines: Vec::new(),
             behind: None,
         };
-        for (place, mut peer) in std::mem::take(&mut tunnel.peers).into_iter().enumerate() {
-            let is_behind = place >= behind;
-            if is_behind {
-                peer.move_lines(|line| edited.moved(line));
-            }
+        for (place, peer) in tunnel.peers.iter().enumerate() {
+            let moved = |line| match place >= behind {
+                true => edited.moved(line),
+                false => line,
+            };
+            let span = Span {
+                line: moved(peer.name.span.line),
+                ..peer.name.span
+            };
             if place == behind {
-                taken.behind = Some((peer.name.value.clone(), peer.name.span));
+                taken.behind = Some((peer.name.value.clone(), span));
             }
             // Where the last one ends is not known.
             let Some(next) = spans.get(place + 1) else {
@@ -248,12 +250,9 @@ impl Untouched {
             };
             let untouched = place < before || place > behind;
             if untouched && peer.preshared_key.is_none() {
-                let next = if is_behind {
-                    edited.moved(next.line)
-                } else {
-                    next.line
-                };
-                taken.lines.push(peer.name.span.line..next);
+                let mut peer = peer.clone();
+                peer.move_lines(moved);
+                taken.lines.push(span.line..moved(next.line));
                 taken.peers.push(peer);
             }
         }
@@ -363,10 +362,10 @@ mod tests {
     /// How many peers of a second text are taken over from the first.
     fn taken_over(old: &str, new: &str) -> usize {
         let path = Path::new("/etc/culvert/t.yaml");
-        let (_, mut file, _) = super::super::parse_whole(old, path, &Keys).unwrap();
+        let (_, file, _) = super::super::parse_whole(old, path, &Keys).unwrap();
         let edited = Edited::between(old, new).unwrap();
         let lines = Lines::of(old);
-        let untouched = file.tunnels.iter_mut();
+        let untouched = file.tunnels.iter();
         let untouched = untouched.filter_map(|it| Untouched::take(it, &edited, &lines));
         untouched.map(|it| it.peers.len()).sum()
     }
@@ -385,7 +384,7 @@ mod tests {
             text: old.clone(),
             file: drafts,
         };
-        let (config, _, _) = read_again(last, &new, path, &Keys).unwrap();
+        let (config, _, _) = read_again(&last, &new, path, &Keys).unwrap();
         let whole = super::super::parse(&new, path, &Keys).unwrap();
         assert_eq!(config, whole.0);
         assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
@@ -461,6 +460,22 @@ mod tests {
         let old = file();
         let new = old.replace("10.0.0.6:5", "10.0.0.6:6 # &");
         assert_read_as_whole(&[old.clone(), new, old]);
+    }
+
+    /// A slip does not make the file slow to read once it is corrected.
+    #[test]
+    fn a_mistake_leaves_what_was_read_before_it() {
+        let path = Path::new("/etc/culvert/t.yaml");
+        let old = file();
+        let mut readings = Readings::default();
+        readings.parse_from(0, &old, path, &Keys).unwrap();
+        let wrong = old.replace("10.0.0.6:5", "10.0.0.6:five");
+        assert!(readings.parse_from(0, &wrong, path, &Keys).is_err());
+        let last = readings.last.as_ref().map(|last| &last.text);
+        assert_eq!(last, Some(&old));
+        let mended = old.replace("10.0.0.6:5", "10.0.0.6:6");
+        let again = told(readings.parse_from(0, &mended, path, &Keys));
+        assert_eq!(again, told(super::super::parse(&mended, path, &Keys)));
     }
 
     proptest! {
