@@ -24,8 +24,8 @@ use super::{
 pub fn to_yaml(config: &Config) -> String {
     let options =
         serde_saphyr::ser_options! { prefer_block_scalars: false, compact_list_indent: false };
-    // Maps of texts and numbers, written to memory: there is nothing that could fail.
-    let text = serde_saphyr::to_string_with_options(&file(config), options).unwrap_or_default();
+    let text = serde_saphyr::to_string_with_options(&file(config), options)
+        .expect("maps of texts and numbers are written to memory: nothing of that fails");
     let missing = missing_keys(config).map(|what| format!("# {what} lies in no file\n"));
     missing.collect::<String>() + &text
 }
