@@ -98,10 +98,15 @@ fn text(diff: &Diff, names: &[String; 2], form: Form, color: bool) -> Result<Str
     })
 }
 
-fn lines(diff: &Diff, [from, to]: &[String; 2], color: bool) -> String {
+fn lines(diff: &Diff, names: &[String; 2], color: bool) -> String {
+    let [from, to] = names;
     let text = diff.text.as_deref().unwrap_or_default();
-    if text.is_empty() {
+    if text.is_empty() && diff.is_empty() {
         return String::new();
+    }
+    if text.is_empty() {
+        // What a key file holds stands in no line.
+        return objects(diff, names, color);
     }
     let painted = text.lines().map(|line| {
         let mark = line.chars().next().unwrap_or(' ');
@@ -171,4 +176,39 @@ fn paint(text: &str, mark: char, color: bool) -> String {
 /// Prints the running configuration as a file.
 pub(super) fn show(run_dir: &Path, drift: bool) -> Result<(), Failure> {
     print(&Client::new(run_dir).config(drift)?.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::diff::KeyChange;
+
+    /// As when only the content of a key file is another.
+    #[test]
+    fn what_stands_in_no_line_is_told_by_its_objects() {
+        let key = KeyChange {
+            key: "private_key".into(),
+            old: "one".into(),
+            new: "another".into(),
+        };
+        let changed = Changed {
+            object: "tunnel wg0".into(),
+            action: "changed".into(),
+            impact: "drops session".into(),
+            keys: vec![key],
+        };
+        let mut diff = Diff {
+            changes: vec![changed],
+            text: Some(String::new()),
+        };
+        let names = ["running", "c.yaml"].map(String::from);
+        let text = |diff: &Diff| text(diff, &names, Form::Lines, false).unwrap();
+        assert_eq!(
+            text(&diff),
+            "running → c.yaml\n~ tunnel wg0  (drops session)\n    private_key: one → another\n\
+             1 change; drops session: 1\n"
+        );
+        diff.changes.clear();
+        assert_eq!(text(&diff), "");
+    }
 }
