@@ -91,6 +91,16 @@ impl Client {
         self.ask(Method::GET, &path, Vec::new())
     }
 
+    /// The file that what runs was read from.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn config_path(&self) -> Result<PathBuf, ClientError> {
+        let config = self.ask(Method::GET, "/v1/config?path_only=true", Vec::new());
+        config.map(|ConfigText { path, .. }| path)
+    }
+
     /// Compares two configurations.
     ///
     /// # Errors

@@ -210,6 +210,9 @@ pub struct ConfigQuery {
     /// With what `wg` set.
     #[serde(default)]
     pub drift: bool,
+    /// Its path alone: the text is empty.
+    #[serde(default)]
+    pub path_only: bool,
 }
 
 /// The body of every answer that is not the one asked for.

@@ -194,9 +194,12 @@ async fn configuration(
 
 fn written(desired: &Layers, query: ConfigQuery) -> ConfigText {
     let path = desired.file().source.clone();
-    let text = match query.drift {
-        true => config::to_yaml(&desired.merged()),
-        false => config::to_yaml(desired.file()),
+    let text = match query {
+        ConfigQuery {
+            path_only: true, ..
+        } => String::new(),
+        ConfigQuery { drift: true, .. } => config::to_yaml(&desired.merged()),
+        ConfigQuery { .. } => config::to_yaml(desired.file()),
     };
     ConfigText { path, text }
 }

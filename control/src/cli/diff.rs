@@ -68,7 +68,7 @@ fn load(path: &Path) -> Result<Config, Failure> {
 
 /// The file of the running configuration.
 fn running_file(client: &Client) -> Result<PathBuf, Failure> {
-    Ok(client.config(false)?.path)
+    Ok(client.config_path()?)
 }
 
 fn is_running(side: &Path) -> bool {
