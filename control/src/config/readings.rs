@@ -2,7 +2,8 @@
 //!
 //! In: a file's text, and the one that was read before. Out: what [`super::parse`] makes of it; of a long file the
 //! peers whose lines nobody touched are taken over. Never: a peer with a preshared key taken over: its key file may have
-//! changed; a mistake told in another way than by reading the whole file.
+//! changed; nor one with a warning, which is to be told again; a mistake told in another way than by reading the whole
+//! file.
 //!
 //! 1. Lines that both texts begin and end with are the same; between them lies what was edited.
 //! 2. The peers that lie wholly outside of it are blanked out, line by line, so that all others stay where they are;
@@ -15,7 +16,7 @@
 //! When any of that fails the whole file is read. So it is where an anchor may be: an alias says again, in one place,
 //! what stands in lines elsewhere.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -38,10 +39,12 @@ struct Reading {
     folder: PathBuf,
     text: String,
     file: File,
+    /// Lines with warnings.
+    warned: BTreeSet<usize>,
 }
 
 impl Readings {
-    /// Checks a text as [`super::parse`] does. Warnings of peers that are taken over are not repeated.
+    /// Checks a text as [`super::parse`] does.
     ///
     /// # Errors
     ///
@@ -76,6 +79,7 @@ impl Readings {
             folder: folder.to_owned(),
             text: text.to_owned(),
             file,
+            warned: report.mistakes().iter().map(|it| it.span.line).collect(),
         });
         Ok((config, report))
     }
@@ -103,7 +107,7 @@ fn read_again(
     let edited = Edited::between(&last.text, text)?;
     let old = Lines::of(&last.text);
     let untouched: Vec<_> = (last.file.tunnels.iter())
-        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &old))
+        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &old, &last.warned))
         .collect();
     let blanked = blank(text, &untouched)?;
     let mut report = Report::new(path, text);
@@ -211,7 +215,12 @@ struct Untouched {
 
 impl Untouched {
     /// Those of a tunnel; `None` if its peers don't begin one in a line, one below the other.
-    fn take(tunnel: &Tunnel, edited: &Edited, old: &Lines<'_>) -> Option<Self> {
+    fn take(
+        tunnel: &Tunnel,
+        edited: &Edited,
+        old: &Lines<'_>,
+        warned: &BTreeSet<usize>,
+    ) -> Option<Self> {
         let spans: Vec<Span> = tunnel.peers.iter().map(|peer| peer.name.span).collect();
         let column = spans.first()?.column;
         let below = spans.windows(2).all(|pair| pair[0].line < pair[1].line);
@@ -248,8 +257,9 @@ impl Untouched {
             let Some(next) = spans.get(place + 1) else {
                 break;
             };
+            let mut warned = warned.range(peer.name.span.line..next.line);
             let untouched = place < before || place > behind;
-            if untouched && peer.preshared_key.is_none() {
+            if untouched && warned.next().is_none() && peer.preshared_key.is_none() {
                 let mut peer = peer.clone();
                 peer.move_lines(moved);
                 taken.lines.push(span.line..moved(next.line));
@@ -304,7 +314,7 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::config::KeyFileError;
+    use crate::config::{KeyFileError, Mistake};
     use crate::keys::PublicKey;
 
     struct Keys;
@@ -344,8 +354,9 @@ mod tests {
         )
     }
 
-    fn told(read: Result<(Config, Report), Report>) -> Result<Config, Report> {
-        read.map(|(config, _)| config)
+    /// A configuration with what it is warned of.
+    fn told(read: Result<(Config, Report), Report>) -> Result<(Config, Vec<Mistake>), Report> {
+        read.map(|(config, report)| (config, report.mistakes().to_vec()))
     }
 
     /// Reads one after the other, each with what is known of the one before.
@@ -366,7 +377,8 @@ mod tests {
         let edited = Edited::between(old, new).unwrap();
         let lines = Lines::of(old);
         let untouched = file.tunnels.iter();
-        let untouched = untouched.filter_map(|it| Untouched::take(it, &edited, &lines));
+        let untouched =
+            untouched.filter_map(|it| Untouched::take(it, &edited, &lines, &BTreeSet::new()));
         untouched.map(|it| it.peers.len()).sum()
     }
 
@@ -383,6 +395,7 @@ mod tests {
             folder: "/etc/culvert".into(),
             text: old.clone(),
             file: drafts,
+            warned: BTreeSet::new(),
         };
         let (config, _, _) = read_again(&last, &new, path, &Keys).unwrap();
         let whole = super::super::parse(&new, path, &Keys).unwrap();
@@ -460,6 +473,16 @@ mod tests {
         let old = file();
         let new = old.replace("10.0.0.6:5", "10.0.0.6:6 # &");
         assert_read_as_whole(&[old.clone(), new, old]);
+    }
+
+    #[test]
+    fn warnings_are_told_each_time() {
+        let old = file().replace("10.8.0.0/16", "10.8.0.1/16");
+        let new = old.replace("10.0.0.2:5", "10.0.0.2:6");
+        let path = Path::new("/etc/culvert/t.yaml");
+        let (_, report) = super::super::parse(&new, path, &Keys).unwrap();
+        assert!(report.warnings() > 0);
+        assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
     }
 
     /// A slip does not make the file slow to read once it is corrected.
