@@ -307,4 +307,7 @@ pub struct Applied {
     /// What of it could not be done, one line each: an operator has to see to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
+    /// The rendered warnings about the file, if there are any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub warnings: String,
 }

@@ -111,6 +111,7 @@ fn apply_hands_the_checked_file_over() {
         generation: 4,
         changes,
         failures: Vec::new(),
+        warnings: String::new(),
     }));
     let output = run(&["apply", file.to_str().unwrap()], &running.run_dir);
     assert!(output.status.success(), "{}", stderr(&output));

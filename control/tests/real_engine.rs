@@ -26,7 +26,7 @@ fn port(number: u8) -> String {
 
 struct Running {
     folder: tempfile::TempDir,
-    _life: Run,
+    life: Run,
 }
 
 impl Running {
@@ -35,10 +35,7 @@ impl Running {
         fs::write(folder.path().join("c.yaml"), text).unwrap();
         let (config, run_dir) = (folder.path().join("c.yaml"), folder.path().join("run"));
         let life = Run::start(&config, &run_dir, folder.path());
-        Self {
-            folder,
-            _life: life,
-        }
+        Self { folder, life }
     }
 
     fn run_dir(&self) -> PathBuf {
@@ -127,6 +124,26 @@ fn what_is_refused_changes_nothing() {
     // The socket's name is taken by something that is none.
     fs::write(running.run_dir().join("vm2.sock"), "precious").unwrap();
     refused(&with(""), "vm2.sock is no socket: remove it");
+}
+
+/// As `check` tells them, whoever has the file applied.
+#[test]
+fn a_file_is_used_with_its_warnings_told() {
+    let running = Running::start(NETWORK);
+    let bare = port(1).replace("[10.0.0.11]", "[]");
+    let text = format!("{NETWORK}ports:\n{bare}");
+    let warning = "port `vm1` has no `addresses`";
+    let output = running.apply(&text);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains(warning), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "generation 2:\n  port vm1 added\n");
+
+    fs::write(running.folder.path().join("c.yaml"), &text).unwrap();
+    running.life.signal(nix::sys::signal::Signal::SIGHUP);
+    running.life.expect("RELOADING=1");
+    running.life.expect("READY=1");
+    let log = fs::read_to_string(running.folder.path().join("log")).unwrap();
+    assert!(log.contains(&format!("c.yaml:5:3: {warning}")), "{log}");
 }
 
 #[test]

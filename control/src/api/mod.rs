@@ -100,7 +100,8 @@ pub enum NotApplied {
     Refused(ApplyError),
 }
 
-/// Reads a file on the calling thread, and applies it as [`apply_blocking`] does.
+/// Reads a file on the calling thread, and applies it as [`apply_blocking`] does. Answers what changed, and what the
+/// file is warned of.
 ///
 /// # Errors
 ///
@@ -108,10 +109,11 @@ pub enum NotApplied {
 pub fn read_and_apply(
     requester: &Requester,
     read: impl FnOnce(&mut Readings) -> Result<(Config, Report), Report>,
-) -> Result<Applied, NotApplied> {
+) -> Result<(Applied, Report), NotApplied> {
     let mut turn = requester.turn();
-    let (config, _) = read(&mut turn).map_err(NotApplied::Mistakes)?;
-    plan_and_apply(requester, config).map_err(NotApplied::Refused)
+    let (config, report) = read(&mut turn).map_err(NotApplied::Mistakes)?;
+    let applied = plan_and_apply(requester, config).map_err(NotApplied::Refused)?;
+    Ok((applied, report))
 }
 
 /// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits

@@ -285,8 +285,12 @@ async fn spill(mut body: Body) {
 }
 
 fn apply_body(requester: &Requester, body: ApplyBody) -> Response {
-    applied(api::read_and_apply(requester, |readings| {
+    let answer = api::read_and_apply(requester, |readings| {
         readings.parse(&body.text, &body.path, &config::Disk)
+    });
+    applied(answer.map(|(applied, report)| Applied {
+        warnings: report.render(false),
+        ..applied
     }))
 }
 

@@ -1,5 +1,6 @@
 //! `culvert apply FILE`.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::{Failure, print};
@@ -10,6 +11,7 @@ use crate::state::Applied;
 pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     match Client::new(run_dir).apply(&read(config)?) {
         Ok(applied) => {
+            let _ = io::stderr().write_all(applied.warnings.as_bytes());
             print(&done(&applied))?;
             failed(&applied)
         }

@@ -129,6 +129,7 @@ impl Engine {
             generation: self.generation,
             changes,
             failures,
+            warnings: String::new(),
         })
     }
 

@@ -16,12 +16,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Notify;
 use crate::api::{self, NotApplied, Request, Requester};
-use crate::config::Report;
+use crate::config::{Report, Severity};
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
 const INTERRUPTED: i32 = 130;
 
-/// Mistakes of a file that are logged; `culvert check` prints them all.
+/// Mistakes and warnings of a file that are logged; `culvert check` prints them all.
 const MISTAKES_LOGGED: usize = 20;
 
 fn set() -> SigSet {
@@ -131,8 +131,12 @@ impl Reload {
         self.notify.reloading();
         match api::read_and_apply(&self.requester, |readings| readings.load(path)) {
             // What changed is logged there.
-            Ok(_) => {}
-            Err(NotApplied::Mistakes(report)) => log(&report, path),
+            Ok((_, report)) => log(&report, path),
+            Err(NotApplied::Mistakes(report)) => {
+                let errors = report.errors();
+                tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
+                log(&report, path);
+            }
             Err(NotApplied::Refused(error)) => {
                 tracing::error!(%error, "the configuration was not applied");
             }
@@ -143,11 +147,13 @@ impl Reload {
 
 fn log(report: &Report, path: &Path) {
     let config = path.display();
-    let errors = report.errors();
-    tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
     for mistake in report.mistakes().iter().take(MISTAKES_LOGGED) {
         let place = mistake.span;
         let message = &mistake.message;
-        tracing::error!("{config}:{}:{}: {message}", place.line, place.column);
+        let (line, column) = (place.line, place.column);
+        match mistake.severity {
+            Severity::Error => tracing::error!("{config}:{line}:{column}: {message}"),
+            Severity::Warning => tracing::warn!("{config}:{line}:{column}: {message}"),
+        }
     }
 }
