@@ -35,31 +35,114 @@ fn show_prints_tables() {
     let running = Running::start(nothing());
     let output = run(&["show"], &running.run_dir);
     assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
     assert_eq!(
-        stdout(&output),
+        text,
         "\
-hv-a: culvert 0.1.0, pid 4711, up 1 hour, 1 minute, 1 second, /etc/culvert/hv-a.yaml (generation 3)
+hv-a: culvert 0.1.0, pid 4711, up 1 hour, 1 minute, 1 second
+/etc/culvert/hv-a.yaml (generation 3)
 log: 2 lines could not be written, 5 were left out
 
-PORT  NETWORK  LINK  QUEUES  RX PACKETS        RX  TX PACKETS     TX  DROPS   MTU  SOCKET
-vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  1420  /run/culvert/vm1.sock
+PORT  NETWORK  LINK        RX     TX  DROPS   MTU
+vm1   blue     up    1.50 KiB  100 B      7  1420
 
-UPLINK  DRIVER  LINK  QUEUES  RX PACKETS   RX  TX PACKETS   TX  DROPS   MTU  ADDRESSES
-wan0    dpdk    25G        2           0  0 B           0  0 B      0  1500  192.0.2.10/24
+UPLINK  DRIVER  LINK   RX   TX  DROPS   MTU  ADDRESSES
+wan0    dpdk    25G   0 B  0 B      0  1500  192.0.2.10/24
 
-TUNNEL  UPLINK   PORT  FWMARK  PEERS   MTU  WG                           PUBLIC KEY                                    DRIFT
-wg0     wan0    51821       -      1  1420  /var/run/wireguard/wg0.sock  HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=  listen_port (file: 51820)
+TUNNEL  UPLINK   PORT  PEERS  PUBLIC KEY
+wg0     wan0    51821      1  HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=
+  wg0: not as in the file: listen_port (file: 51820)
 
-TUNNEL  PEER  ENDPOINT          STATE  LATEST HANDSHAKE         KEYPAIR        RX   TX  STAGED  DROPS  PUBLIC KEY
-wg0     hv-b  192.0.2.11:51820  up     1 minute, 5 seconds ago  current  5.00 MiB  0 B       2      0  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=
+PEER      ENDPOINT          STATE  HANDSHAKE        RX   TX
+wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  5.00 MiB  0 B
 
-CORE      CPU  BUSY  BURSTS  PACKETS  PER BURST  SLEEPS  QUEUES
-worker 0    1  12 %       4       10        2.5       7  vm1:0 wan0:0
+CORE      CPU  BUSY  PACKETS  PER BURST  SLEEPS  QUEUES
+worker 0    1  12 %       10        2.5       7  vm1:0 wan0:0
 
 DROPPED AT  REASON     PACKETS
 port vm1    ring-full        3
 "
     );
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+}
+
+#[test]
+fn show_prints_all_columns_where_they_are_wanted() {
+    let running = Running::start(nothing());
+    let wide = stdout(&run(&["show", "-o", "wide"], &running.run_dir));
+    let has = |line: &str| assert!(wide.contains(line), "{line}\n{wide}");
+    has(
+        "PORT  NETWORK  LINK  QUEUES  RX PACKETS        RX  TX PACKETS     TX  DROPS   MTU  DRIVER      MAC",
+    );
+    has(
+        "vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  1420  vhost-user  52:54:00:00:00:01  /run/culvert/vm1.sock",
+    );
+    has("wg0     wan0    51821      1       -  1420  /var/run/wireguard/wg0.sock");
+    has("wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  current        25s");
+    has("10.1.2.0/24, fd00:2::/64  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=");
+}
+
+#[test]
+fn show_prints_what_is_called_so() {
+    let running = Running::start(nothing());
+    let text = |arguments: &[&str]| stdout(&run(arguments, &running.run_dir));
+    let one = text(&["show", "ports", "vm*"]);
+    assert!(one.starts_with("PORT") && one.contains("vm1"), "{one}");
+    assert!(!one.contains("wan0"), "{one}");
+    for name in [
+        "hv-b",
+        "wg0/hv-b",
+        "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+    ] {
+        let yaml = text(&["show", "peers", name, "-o", "yaml"]);
+        assert!(yaml.contains("name: hv-b"), "{name}: {yaml}");
+        assert!(yaml.contains("tunnels: []"), "{name}: {yaml}");
+    }
+    let unknown = run(&["show", "ports", "vm2"], &running.run_dir);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(
+        stderr(&unknown),
+        "culvert: nothing among ports is called `vm2`: did you mean `vm1`?\n"
+    );
+}
+
+#[test]
+fn show_prints_rates() {
+    let running = Running::start(nothing());
+    let rates = stdout(&run(&["show", "ports", "--rates"], &running.run_dir));
+    let lines: Vec<_> = rates.lines().collect();
+    assert_eq!(
+        lines[0],
+        "PORT  NETWORK  LINK  RX PPS  RX BIT/S  TX PPS  TX BIT/S  DROPS/S   MTU"
+    );
+    // Nothing passes there.
+    assert_eq!(
+        lines[1],
+        "vm1   blue     up         0         0       0         0        0  1420"
+    );
+}
+
+#[test]
+fn show_watches_until_nobody_reads() {
+    use std::io::{BufRead as _, BufReader};
+    let running = Running::start(nothing());
+    let mut child = culvert()
+        .args(["show", "drops", "--watch=0.1", "-o", "json", "--run-dir"])
+        .arg(&running.run_dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        let line = lines.next().unwrap().unwrap();
+        let look: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(look["drops"][0]["reason"], "ring-full");
+    }
+    drop(lines);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::output::Output;
 use super::{Failure, apply, check, print, wants_color};
 use crate::api::client::{Client, ClientError};
 use crate::api::{DiffBody, Side};
@@ -21,8 +22,8 @@ pub(super) enum Form {
     Objects,
     /// As `diff -u` does.
     Lines,
-    /// All of it.
-    Json,
+    /// All of it, or objects.
+    Output(Output),
 }
 
 /// Prints what differs, which is no success then.
@@ -92,7 +93,10 @@ fn refused(error: ClientError) -> Failure {
 
 fn text(diff: &Diff, names: &[String; 2], form: Form, color: bool) -> Result<String, Failure> {
     Ok(match form {
-        Form::Json => serde_json::to_string_pretty(diff)? + "\n",
+        Form::Output(output) => match output.text(diff)? {
+            Some(text) => text,
+            None => objects(diff, names, color),
+        },
         Form::Lines => lines(diff, names, color),
         Form::Objects => objects(diff, names, color),
     })

@@ -8,11 +8,11 @@ mod apply;
 mod check;
 mod diff;
 mod keys;
+mod output;
 mod reference;
 mod run;
 mod schema;
 mod show;
-mod table;
 mod tun;
 mod units;
 
@@ -20,8 +20,9 @@ use std::io::{self, IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use self::output::Output;
 use crate::process::DEFAULT_RUN_DIR;
 use crate::state::Part;
 
@@ -99,15 +100,7 @@ enum Command {
     /// Print a new preshared key, as `wg genpsk` does
     Genpsk,
     /// Show what a running culvert does
-    Show {
-        /// One part; without it, all but routes and neighbors
-        part: Option<Part>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        place: Place,
-    },
+    Show(Show),
     /// Apply a configuration to a running culvert; what did not change is not disturbed
     Apply {
         /// The configuration
@@ -130,7 +123,7 @@ enum Command {
         /// Print the lines that differ, as `diff -u` does, of both as `culvert config show` prints them
         #[arg(long, conflicts_with = "output")]
         text: bool,
-        /// Print JSON
+        /// Print it for programs, or with all there is
         #[arg(short, long, value_name = "FORM")]
         output: Option<Output>,
         #[command(flatten)]
@@ -157,11 +150,47 @@ enum ConfigCommand {
     },
 }
 
-/// How an answer is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// For programs
-    Json,
+#[derive(Debug, Args)]
+struct Show {
+    /// One part; without it, all but routes and neighbors
+    part: Option<Part>,
+    /// Only what is called so, `*` standing for any text: ports also by their network, peers by tunnel, TUNNEL/PEER or key
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Print it for programs, or with all columns
+    #[arg(short, long, value_name = "FORM")]
+    output: Option<Output>,
+    /// The same as `-o json`
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+    /// What passes in a second, measured for one, in the place of what passed since the start
+    #[arg(short, long)]
+    rates: bool,
+    /// Show it again every so many seconds, with rates
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true, value_parser = seconds)]
+    watch: Option<f64>,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Show {
+    fn wanted(self) -> (Place, show::Wanted) {
+        let wanted = show::Wanted {
+            part: self.part,
+            names: self.names,
+            output: self.output.or(self.json.then_some(Output::Json)),
+            rates: self.rates,
+            watch: self.watch,
+        };
+        (self.place, wanted)
+    }
+}
+
+/// Parts of a second to an hour.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse::<f64>();
+    let seconds = seconds.ok().filter(|it| (0.1..=3600.0).contains(it));
+    seconds.ok_or_else(|| "seconds, from 0.1 to 3600: `2`, `0.5`".into())
 }
 
 #[derive(Debug, Args)]
@@ -205,7 +234,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),
-        Command::Show { part, json, place } => show::run(&place.run_dir, part, json),
+        Command::Show(show) => {
+            let (place, wanted) = show.wanted();
+            show::run(&place.run_dir, &wanted)
+        }
         Command::Apply { config, place } => apply::run(&config, &place.run_dir),
         Command::Config {
             command: ConfigCommand::Show { drift, place },
@@ -219,7 +251,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         } => {
             let form = match (text, output) {
                 (true, _) => diff::Form::Lines,
-                (false, Some(Output::Json)) => diff::Form::Json,
+                (false, Some(output)) => diff::Form::Output(output),
                 (false, None) => diff::Form::Objects,
             };
             diff::run(from.as_deref(), to.as_deref(), &place.run_dir, form)
@@ -230,12 +262,16 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 
 /// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
+    write(text).map(drop)
+}
+
+/// As [`print`]; `false`: nobody reads any more.
+fn write(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Line(format!("can't write: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Line(format!("can't write: {error}"))),
+        Ok(()) => Ok(true),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Numbers as people read them: bytes in IEC units, ages as `wg` shows them.
+//! Numbers as people read them: bytes in IEC units, rates in powers of 1000, durations as `wg` shows them.
 
-/// `1.50 KiB`, as `wg` rounds.
+/// `1.50 KiB`, `15.0 KiB`, `150 KiB`: three digits, not rounded up.
 pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -12,7 +12,30 @@ pub(super) fn bytes(bytes: u64) -> String {
     let divisor = 1u64 << (10 * power);
     // In hundredths with integers: a float would round 2^53 and more.
     let hundredths = u128::from(bytes) * 100 / u128::from(divisor);
-    format!("{}.{:02} {unit}", hundredths / 100, hundredths % 100)
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    match whole {
+        0..10 => format!("{whole}.{part:02} {unit}"),
+        10..100 => format!("{whole}.{} {unit}", part / 10),
+        _ => format!("{whole} {unit}"),
+    }
+}
+
+/// `0`, `9.50`, `123`, `1.23k`, `12.3M`: three digits in powers of 1000.
+pub(super) fn si(number: f64) -> String {
+    const UNITS: [&str; 6] = ["", "k", "M", "G", "T", "P"];
+    let (mut scaled, mut power) = (number.max(0.0), 0);
+    // What would round to a fourth digit belongs to the next unit.
+    while scaled >= 999.5 && power + 1 < UNITS.len() {
+        scaled /= 1000.0;
+        power += 1;
+    }
+    let unit = UNITS[power];
+    match scaled {
+        0.0 => "0".into(),
+        below_10 if below_10 < 9.995 => format!("{scaled:.2}{unit}"),
+        below_100 if below_100 < 99.95 => format!("{scaled:.1}{unit}"),
+        _ => format!("{scaled:.0}{unit}"),
+    }
 }
 
 /// `2 hours, 1 minute, 5 seconds`, as `wg` writes it.
@@ -39,12 +62,19 @@ pub(super) fn duration(seconds: u64) -> String {
     parts.join(", ")
 }
 
-/// `5 seconds ago`, `now`, `never`.
-pub(super) fn ago(seconds: Option<u64>) -> String {
+/// `5s ago`, `1m 5s ago`, `2h 1m ago`, `3d 2h ago`; `now`, `never`.
+pub(super) fn short_age(seconds: Option<u64>) -> String {
+    let both = |a: u64, one: &str, b: u64, other: &str| match b {
+        0 => format!("{a}{one} ago"),
+        _ => format!("{a}{one} {b}{other} ago"),
+    };
     match seconds {
         None => "never".into(),
         Some(0) => "now".into(),
-        Some(seconds) => format!("{} ago", duration(seconds)),
+        Some(s @ ..60) => format!("{s}s ago"),
+        Some(s @ ..3_600) => both(s / 60, "m", s % 60, "s"),
+        Some(s @ ..86_400) => both(s / 3_600, "h", s % 3_600 / 60, "m"),
+        Some(s) => both(s / 86_400, "d", s % 86_400 / 3_600, "h"),
     }
 }
 
@@ -53,22 +83,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_two_digits_behind_the_point() {
+    fn bytes_have_three_digits() {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1024), "1.00 KiB");
         assert_eq!(bytes(1536), "1.50 KiB");
-        assert_eq!(bytes((1 << 20) - 1), "1023.99 KiB");
-        assert_eq!(bytes(5 << 30), "5.00 GiB");
-        assert_eq!(bytes(u64::MAX), "15.99 EiB");
+        assert_eq!(bytes((1 << 20) - 1), "1023 KiB");
+        assert_eq!(bytes(50 << 30), "50.0 GiB");
+        assert_eq!(bytes(u64::MAX), "15.9 EiB");
     }
 
     #[test]
-    fn ages_read_as_wg_writes_them() {
-        assert_eq!(ago(None), "never");
-        assert_eq!(ago(Some(0)), "now");
-        assert_eq!(ago(Some(1)), "1 second ago");
-        assert_eq!(ago(Some(7265)), "2 hours, 1 minute, 5 seconds ago");
-        assert_eq!(ago(Some(86_400)), "1 day ago");
+    fn numbers_have_three_digits() {
+        let told = [
+            0.0, 0.5, 9.994, 9.996, 99.96, 123.4, 999.6, 1_234.0, 99_960.0, 1.5e9,
+        ];
+        let text = told.map(si).join(" ");
+        assert_eq!(text, "0 0.50 9.99 10.0 100 123 1.00k 1.23k 100k 1.50G");
+    }
+
+    #[test]
+    fn durations_read_as_wg_writes_them() {
+        assert_eq!(duration(1), "1 second");
+        assert_eq!(duration(7265), "2 hours, 1 minute, 5 seconds");
+        assert_eq!(duration(86_400), "1 day");
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let ages = [None, Some(0), Some(5), Some(65), Some(7_265), Some(86_400)];
+        let text = ages.map(short_age).join(", ");
+        assert_eq!(text, "never, now, 5s ago, 1m 5s ago, 2h 1m ago, 1d ago");
     }
 }

@@ -80,6 +80,8 @@ pub(crate) fn state() -> State {
             name: "hv-b".into(),
             public_key: "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=".into(),
             endpoint: Some("192.0.2.11:51820".parse().unwrap()),
+            allowed_ips: vec!["10.1.2.0/24".into(), "fd00:2::/64".into()],
+            persistent_keepalive_s: Some(25),
             last_handshake_unix: Some(1_700_000_000),
             last_handshake_age_s: Some(65),
             keypair: "current".into(),

@@ -1,0 +1,163 @@
+//! `culvert show`: the state as tables, or as JSON or YAML; once, or again and again.
+//!
+//! In: states of a running Culvert. Out: what was asked for of them, with rates where two were looked at. Never: a cut
+//! cell where a program may read it.
+//!
+//! Rooms: [`filter`] which things, [`rates`] what changed between two looks, [`tables`] their columns, [`table`] how
+//! these are laid out.
+
+mod filter;
+mod rates;
+mod table;
+mod tables;
+
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use self::table::Layout;
+use self::tables::View;
+use super::output::Output;
+use super::{Failure, print, wants_color};
+use crate::api::client::Client;
+use crate::state::{Part, State};
+
+/// No terminal is taken for narrower.
+const NARROWEST: usize = 80;
+
+/// What is to be shown.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// One part; `None`: all but routes and neighbors.
+    pub(super) part: Option<Part>,
+    /// Names, with `*` for any text. None: all things.
+    pub(super) names: Vec<String>,
+    /// How.
+    pub(super) output: Option<Output>,
+    /// What passes each second, not what passed since the start.
+    pub(super) rates: bool,
+    /// Again after so many seconds, without an end.
+    pub(super) watch: Option<f64>,
+}
+
+pub(super) fn run(run_dir: &Path, wanted: &Wanted) -> Result<(), Failure> {
+    let look = Looks {
+        client: Client::new(run_dir),
+        wanted,
+    };
+    match wanted.watch {
+        Some(seconds) => look.watch(Duration::from_secs_f64(seconds)),
+        None if wanted.rates => {
+            let before = look.at_it()?;
+            thread::sleep(Duration::from_secs(1));
+            let now = look.at_it()?;
+            print(&look.text(&now, Some(&before))?)
+        }
+        None => print(&look.text(&look.at_it()?, None)?),
+    }
+}
+
+/// A state, and when it was read.
+#[derive(Debug)]
+pub(super) struct Sight {
+    pub(super) state: State,
+    pub(super) at: Instant,
+}
+
+struct Looks<'w> {
+    client: Client,
+    wanted: &'w Wanted,
+}
+
+impl Looks<'_> {
+    fn at_it(&self) -> Result<Sight, Failure> {
+        let mut state = self.client.state(self.wanted.part)?;
+        filter::retain(&mut state, self.wanted.part, &self.wanted.names)?;
+        let at = Instant::now();
+        Ok(Sight { state, at })
+    }
+
+    /// Looks until the reader has gone. A culvert that is away for a moment is waited for.
+    fn watch(&self, pause: Duration) -> Result<(), Failure> {
+        let mut before = self.at_it()?;
+        let mut text = self.text(&before, None)?;
+        loop {
+            if !self.tell(&text, pause)? {
+                return Ok(());
+            }
+            thread::sleep(pause);
+            match self.at_it() {
+                Ok(now) => {
+                    // Another process counts from zero.
+                    let same = now.state.pid == before.state.pid;
+                    text = self.text(&now, same.then_some(&before))?;
+                    before = now;
+                }
+                Err(Failure::Line(line)) => text = format!("culvert: {line}\n"),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// On a terminal in the place of what was there, else below it. `false`: nobody reads.
+    fn tell(&self, text: &str, pause: Duration) -> Result<bool, Failure> {
+        let for_programs = matches!(self.wanted.output, Some(Output::Json | Output::Yaml));
+        let text = match io::stdout().is_terminal() && !for_programs {
+            true => format!(
+                "\x1b[H\x1b[2J\x1b[3J{text}\nevery {} s; Ctrl-C ends it\n",
+                pause.as_secs_f64()
+            ),
+            false if for_programs => text.to_owned(),
+            false => format!("{text}\n"),
+        };
+        super::write(&text)
+    }
+
+    fn text(&self, now: &Sight, before: Option<&Sight>) -> Result<String, Failure> {
+        let Wanted { part, output, .. } = *self.wanted;
+        let wanted = json_of(&now.state, part);
+        if self.wanted.watch.is_some() && output == Some(Output::Json) {
+            // One look, one line.
+            return Ok(serde_json::to_string(&wanted)? + "\n");
+        }
+        if let Some(text) = output.map(|it| it.text(&wanted)).transpose()?.flatten() {
+            return Ok(text);
+        }
+        let is_wide = output == Some(Output::Wide);
+        let layout = Layout {
+            bold: wants_color(&io::stdout()),
+            width: (!is_wide).then(terminal_width).flatten(),
+        };
+        let view = View {
+            state: &now.state,
+            rates: before.map(|before| rates::Rates::between(before, now)),
+            is_wide,
+        };
+        let has_names = !self.wanted.names.is_empty();
+        Ok(view.text(part, has_names, layout))
+    }
+}
+
+/// How many characters a line may have; `None`: nobody looks at it.
+fn terminal_width() -> Option<usize> {
+    let out = io::stdout();
+    let is_terminal = out.is_terminal();
+    let size = rustix::termios::tcgetwinsize(out).ok();
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    is_terminal.then(|| columns.max(NARROWEST))
+}
+
+fn json_of(state: &State, part: Option<Part>) -> Value {
+    match part {
+        None => json!(state),
+        Some(Part::Ports) => json!({ "ports": state.ports, "uplinks": state.uplinks }),
+        Some(Part::Peers) => json!({ "tunnels": state.tunnels, "peers": state.peers }),
+        Some(Part::Routes) => json!({ "routes": state.routes }),
+        Some(Part::Neighbors) => json!({ "neighbors": state.neighbors }),
+        Some(Part::Cores) => json!({ "cores": state.cores }),
+        Some(Part::Drops) => json!({ "drops": state.drops }),
+    }
+}
