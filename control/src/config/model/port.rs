@@ -1,0 +1,167 @@
+//! Attachments of guests and of the host.
+//!
+//! In: nothing; [`super::super::build`] makes these. Out: what sockets and interfaces are opened by, and what a guest may
+//! do. Never: a file's text.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+
+use super::{MacAddr, Name, WorkerIndex};
+
+/// A guest's (or the host's) attachment to a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The operator's name for it.
+    pub name: Name,
+    /// How the guest is attached.
+    pub driver: PortDriver,
+    /// Queue pairs.
+    pub queues: u16,
+    /// Which worker serves which queue pair: `queue_workers[queue]`, `queues` long.
+    pub queue_workers: Vec<WorkerIndex>,
+    /// The network it joins.
+    pub network: Name,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
+    /// any).
+    pub addresses: Vec<IpAddr>,
+    /// The same with the prefix lengths of its network, as a tun or tap port's interface is given them; of other
+    /// ports none.
+    pub interface_addresses: Vec<IpNet>,
+    /// What of a guest's frames is checked against `mac` and `addresses`.
+    pub guard: Guard,
+    /// The MTU offered to the guest, in bytes: its network's.
+    pub mtu: u16,
+    /// What is offered to the guest.
+    pub offloads: Offloads,
+}
+
+/// How a guest is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortDriver {
+    /// A virtual machine over vhost-user.
+    VhostUser(VhostUserPort),
+    /// A kernel TUN interface (layer 3).
+    Tun {
+        /// The interface's name.
+        interface: String,
+    },
+    /// A kernel TAP interface (layer 2).
+    Tap {
+        /// The interface's name.
+        interface: String,
+    },
+}
+
+/// A vhost-user socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VhostUserPort {
+    /// Where the socket is.
+    pub socket: SocketPath,
+    /// Who listens.
+    pub mode: SocketMode,
+    /// Its owner (server mode); Culvert's own user without one.
+    pub owner: Option<Account>,
+    /// Its group (server mode); Culvert's own group without one.
+    pub group: Option<Account>,
+    /// Its permission bits (server mode).
+    pub permissions: u32,
+}
+
+/// A socket's place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SocketPath {
+    /// As the file has it.
+    Absolute(PathBuf),
+    /// Below the run directory, whichever that is.
+    InRunDir(PathBuf),
+}
+
+impl SocketPath {
+    /// The path for one run directory.
+    pub fn resolve(&self, run_dir: &Path) -> PathBuf {
+        match self {
+            Self::Absolute(path) => path.clone(),
+            Self::InRunDir(path) => run_dir.join(path),
+        }
+    }
+}
+
+/// Who listens on a vhost-user socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketMode {
+    /// Culvert listens and the VMM connects.
+    #[default]
+    Server,
+    /// The VMM listens and Culvert connects, again and again.
+    Client,
+}
+
+/// A user or a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// By its number.
+    Id(u32),
+    /// By its name, looked up when the socket is made.
+    Name(String),
+}
+
+/// What of a guest's frames is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guard {
+    /// Source MAC, source IP, ARP and ND must be the port's own.
+    #[default]
+    Strict,
+    /// The source MAC must be the port's own.
+    Mac,
+    /// Nothing: for guests that route or bridge.
+    Off,
+}
+
+/// What a guest is offered; both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// Partial checksums (CSUM, GUEST_CSUM).
+    pub checksum: bool,
+    /// TCP segmentation over IPv4.
+    pub tso4: bool,
+    /// TCP segmentation over IPv6.
+    pub tso6: bool,
+    /// TCP segmentation with ECN's CWR.
+    pub ecn: bool,
+    /// UDP segmentation.
+    pub uso: bool,
+    /// Frames over several RX buffers (MRG_RXBUF).
+    pub mergeable: bool,
+    /// Packed rings.
+    pub packed: bool,
+}
+
+impl Offloads {
+    /// Everything.
+    pub const ALL: Self = Self {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        ecn: true,
+        uso: true,
+        mergeable: true,
+        packed: true,
+    };
+
+    /// Whole frames with complete checksums only; the rings' layout is not an offload.
+    pub const NONE: Self = Self {
+        checksum: false,
+        tso4: false,
+        tso6: false,
+        ecn: false,
+        uso: false,
+        mergeable: true,
+        packed: true,
+    };
+}

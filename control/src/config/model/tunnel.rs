@@ -1,0 +1,122 @@
+//! WireGuard devices and their peers.
+//!
+//! In: nothing; [`super::super::build`] makes these, and [`crate::plan`] what `wg` changed of them. Out: what the
+//! protocol and the queues are made from. Never: a file's text.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use ipnet::IpNet;
+
+use super::Name;
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+
+/// A WireGuard device with its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The operator's name for it.
+    pub name: Name,
+    /// Where its datagrams leave and arrive.
+    pub uplink: Name,
+    /// Its UDP port on every address of the uplink. 0 asks for any free one; a running configuration has its
+    /// number.
+    pub listen_port: u16,
+    /// The mark on its packets (`SO_MARK`; UDP uplinks only); 0 is none.
+    pub fwmark: u32,
+    /// The largest inner IP packet, in bytes.
+    pub mtu: u16,
+    /// Where the private key came from; empty if from no file.
+    pub private_key_file: PathBuf,
+    /// Its identity. The file's tunnels have one; without, nothing is sent or answered.
+    pub private_key: Option<PrivateKey>,
+    /// Whether and where `wg` finds it.
+    pub uapi: Uapi,
+    /// In the file's order; no two share a public key or an allowed prefix. Whoever keeps one shares it.
+    pub peers: Vec<Arc<Peer>>,
+}
+
+impl Tunnel {
+    /// The tunnel itself, without its peers.
+    #[must_use]
+    pub fn head(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            uplink: self.uplink.clone(),
+            private_key_file: self.private_key_file.clone(),
+            private_key: self.private_key.clone(),
+            uapi: self.uapi.clone(),
+            peers: Vec::new(),
+            ..*self
+        }
+    }
+
+    /// The peer of that name.
+    pub fn peer(&self, name: &Name) -> Option<&Arc<Peer>> {
+        self.peers.iter().find(|peer| &peer.name == name)
+    }
+}
+
+/// Whether and under which name `wg` finds a tunnel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uapi {
+    /// Under the tunnel's name, if that can be had.
+    #[default]
+    Auto,
+    /// Under this name, or the configuration is refused.
+    Name(Name),
+    /// Not at all.
+    Off,
+}
+
+/// The far end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The operator's name for it.
+    pub name: Name,
+    /// Its identity.
+    pub public_key: PublicKey,
+    /// The symmetric key shared with it, if any.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where that came from; none if from no file.
+    pub preshared_key_file: Option<PathBuf>,
+    /// Where it listens, if it is known from the start.
+    pub endpoint: Option<Endpoint>,
+    /// Prefixes behind it, host bits cleared.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds between keepalives; none without one.
+    pub persistent_keepalive: Option<u16>,
+}
+
+/// Where a peer listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A socket address.
+    Address(SocketAddr),
+    /// What has to be looked up while the tunnel runs (UDP uplinks only).
+    Host {
+        /// A DNS name, or a link-local address with the name of an interface (`fe80::1%eth0`).
+        name: String,
+        /// The UDP port.
+        port: u16,
+    },
+}
+
+impl Endpoint {
+    /// The address, unless it has a name.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Host { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            // An address with a zone.
+            Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
+}

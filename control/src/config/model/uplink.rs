@@ -1,0 +1,100 @@
+//! Ways out of the machine.
+//!
+//! In: nothing; [`super::super::build`] makes these. Out: what devices and sockets are opened by. Never: a file's text.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Name, WorkerIndex};
+
+/// A way out of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The operator's name for it.
+    pub name: Name,
+    /// What carries its packets.
+    pub driver: UplinkDriver,
+    /// Own addresses with their on-link prefixes. Never empty for DPDK; empty for kernel UDP
+    /// means every address of the machine.
+    pub addresses: Vec<IpNet>,
+    /// Routes beyond the on-link prefixes (DPDK only: the kernel has its own).
+    pub routes: Vec<UplinkRoute>,
+    /// The largest IP packet that leaves or arrives, in bytes.
+    pub mtu: u16,
+    /// How many RX and TX queues the device is given (DPDK) or sockets are opened (UDP).
+    pub queues: u16,
+    /// Which worker serves which queue: `queue_workers[queue]`, `queues` long.
+    pub queue_workers: Vec<WorkerIndex>,
+}
+
+/// What carries an uplink's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UplinkDriver {
+    /// A device that DPDK drives.
+    Dpdk(DpdkUplink),
+    /// The kernel's UDP sockets.
+    Udp(UdpUplink),
+}
+
+/// A device that DPDK drives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpdkUplink {
+    /// The device's devargs.
+    pub device: DpdkDevice,
+    /// Entries of each RX ring.
+    pub rx_descriptors: u16,
+    /// Entries of each TX ring.
+    pub tx_descriptors: u16,
+}
+
+/// A device by its devargs: `name[,key=value…]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpdkDevice {
+    /// The bus that the name belongs to.
+    pub bus: DpdkBus,
+    /// What `rte_eth_dev_get_port_by_name` knows it by: `0000:3b:00.0`, `net_af_packet0`.
+    pub name: String,
+    /// Everything behind the first comma, or empty.
+    pub args: String,
+}
+
+impl DpdkDevice {
+    /// Name and arguments as EAL takes them.
+    pub fn devargs(&self) -> String {
+        if self.args.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{},{}", self.name, self.args)
+        }
+    }
+}
+
+/// The DPDK bus of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DpdkBus {
+    /// A PCI address with its domain.
+    Pci,
+    /// A virtual device (`net_…`).
+    Vdev,
+    /// Any other bus, spelled `bus:name`.
+    Other,
+}
+
+/// The kernel's UDP sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpUplink {
+    /// The interface that the sockets are bound to (`SO_BINDTODEVICE`).
+    pub device: Option<String>,
+    /// The mark on outgoing packets (`SO_MARK`).
+    pub fwmark: Option<u32>,
+}
+
+/// A route of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkRoute {
+    /// The prefix; `default` is `0.0.0.0/0` or `::/0` by the family of `via`.
+    pub to: IpNet,
+    /// The router, on-link at this uplink.
+    pub via: IpAddr,
+}
