@@ -1,0 +1,122 @@
+//! The file itself, and what the process is given once: `cores`, `memory`.
+//!
+//! In, out, never: as [`super`].
+
+use super::{
+    CPU,
+    Form::{self, Choice, Either, Integer, List, Named},
+    MTU, NETWORK, PORT,
+    Presence::{Default, Required},
+    TUNNEL, Table, UPLINK, WORKERS, key,
+};
+
+/// The file.
+pub static FILE: Table = Table {
+    title: "the file",
+    doc: "Keys that begin with `x-` are ignored here: a place for YAML anchors.",
+    keys: &[
+        key(
+            "version",
+            Integer { min: 1, max: 1 },
+            Required,
+            "The version of this format.",
+        ),
+        key(
+            "node",
+            Form::Name,
+            Default("the host's name"),
+            "This machine's name in logs and in the API.",
+        ),
+        key(
+            "cores",
+            Form::Table(&CORES),
+            Default("one unpinned worker"),
+            "Threads and where they run. A change needs a restart.",
+        ),
+        key(
+            "memory",
+            Form::Table(&MEMORY),
+            Default("see below"),
+            "What is fixed when the process starts. A change needs a restart.",
+        ),
+        key(
+            "uplinks",
+            Named(&UPLINK),
+            Default("{}"),
+            "Ways out of the machine.",
+        ),
+        key(
+            "tunnels",
+            Named(&TUNNEL),
+            Default("{}"),
+            "WireGuard devices.",
+        ),
+        key(
+            "networks",
+            Named(&NETWORK),
+            Required,
+            "Layer-2 segments that ports join, each with Culvert as its router; and plain networks, without one.",
+        ),
+        key(
+            "ports",
+            Named(&PORT),
+            Default("{}"),
+            "Attachments of guests and of the host.",
+        ),
+    ],
+};
+
+/// `cores`.
+pub(super) static CORES: Table = Table {
+    title: "cores",
+    doc: "",
+    keys: &[
+        key(
+            "control",
+            CPU,
+            Default("unpinned"),
+            "The CPU of the control core: handshakes, timers, API.",
+        ),
+        key(
+            "workers",
+            Either(&List(&CPU), &WORKERS),
+            Default("1"),
+            "The CPUs of the workers, one worker each; or a number of unpinned workers.",
+        ),
+        key(
+            "poll",
+            Choice(&["adaptive", "busy"]),
+            Default("adaptive"),
+            "`adaptive`: an idle worker sleeps until a kick, an interrupt or a short timer. `busy`: it never sleeps; the CPU is its own.",
+        ),
+    ],
+};
+
+/// `memory`.
+pub(super) static MEMORY: Table = Table {
+    title: "memory",
+    doc: "",
+    keys: &[
+        key(
+            "hugepages",
+            Choice(&["auto", "required", "off"]),
+            Default("auto"),
+            "Whether DPDK's memory is hugepages: `auto` takes them if enough are free.",
+        ),
+        key(
+            "megabytes",
+            Integer {
+                min: 64,
+                max: 65536,
+            },
+            Default("256"),
+            "Memory for packet buffers and DPDK, in MiB.",
+        ),
+        key(
+            "mtu_max",
+            MTU,
+            Default("no bound but that of each mtu"),
+            "The largest MTU that anything in the file may have, in bytes. A change needs a restart.",
+        ),
+    ],
+};

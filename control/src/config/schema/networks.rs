@@ -1,0 +1,80 @@
+//! The keys of `networks`.
+//!
+//! In, out, never: as [`super`].
+
+use super::{
+    Form::{Address, Bool, Destination, Interface, List, Mac, Reference, Tables},
+    MTU,
+    Presence::{Default, Required},
+    Table, key,
+};
+
+/// One of `networks`.
+pub(super) static NETWORK: Table = Table {
+    title: "network",
+    doc: "",
+    keys: &[
+        key(
+            "gateway",
+            List(&Interface),
+            Default("none: a plain network"),
+            "The router's addresses with the network's prefixes. A plain network has no router: it is one `tun` port and a `tunnel`, packets pass as they are, the peers' allowed IPs decide where they go, and the host's own routes what goes into the interface.",
+        ),
+        key(
+            "gateway_mac",
+            Mac,
+            Default("derived from the network's name"),
+            "The router's Ethernet address.",
+        ),
+        key(
+            "tunnel",
+            Reference("tunnel"),
+            Default("none: a network of this machine alone"),
+            "The tunnel that leads out; its peers' allowed IPs are this network's routes. A tunnel belongs to one network.",
+        ),
+        key(
+            "routes",
+            Tables(&NETWORK_ROUTE),
+            Default("[]"),
+            "Routes besides those.",
+        ),
+        key(
+            "mtu",
+            MTU,
+            Default("the tunnel's mtu, else 1500"),
+            "The MTU that guests are offered, in bytes.",
+        ),
+    ],
+};
+
+/// One of a network's `routes`.
+pub(super) static NETWORK_ROUTE: Table = Table {
+    title: "route",
+    doc: "Exactly one of `peer`, `via` and `unreachable`.",
+    keys: &[
+        key(
+            "to",
+            Destination,
+            Required,
+            "The prefix, or `default` (with `via`; else write `0.0.0.0/0` or `::/0`).",
+        ),
+        key(
+            "peer",
+            Reference("peer"),
+            Default("none"),
+            "A peer of the network's tunnel.",
+        ),
+        key(
+            "via",
+            Address,
+            Default("none"),
+            "A guest of the network that routes for others.",
+        ),
+        key(
+            "unreachable",
+            Bool,
+            Default("false"),
+            "`true`: dropped, and answered with ICMP.",
+        ),
+    ],
+};

@@ -1,0 +1,148 @@
+//! The keys of `ports`.
+//!
+//! In, out, never: as [`super`].
+
+use super::{
+    Form::{
+        self, Account, Address, Bool, Choice, Either, List, Mac, Path, Permissions, Reference, Text,
+    },
+    Presence::{Default, Required},
+    QUEUES, Table, WORKER_INDEX, key,
+};
+
+/// One of `ports`.
+pub(super) static PORT: Table = Table {
+    title: "port",
+    doc: "",
+    keys: &[
+        key(
+            "driver",
+            Choice(&["vhost-user", "tun", "tap"]),
+            Default("vhost-user"),
+            "`vhost-user`: a virtual machine. `tun`, `tap`: an interface of the host, for IP packets or for Ethernet frames.",
+        ),
+        key(
+            "network",
+            Reference("network"),
+            Required,
+            "The network it joins.",
+        ),
+        key(
+            "mac",
+            Mac,
+            Default("required but for tun"),
+            "The guest's Ethernet address.",
+        ),
+        key(
+            "addresses",
+            List(&Address),
+            Default("[]"),
+            "The guest's addresses, inside the prefixes of the network's gateway. Those of a `tun` or `tap` port are given to its interface, with the gateway's prefix length (in a plain network: as single addresses).",
+        ),
+        key(
+            "guard",
+            Choice(&["strict", "mac", "off"]),
+            Default("strict; off in a plain network"),
+            "`strict`: source MAC, source IP, ARP and ND must be the port's own, and nothing is sent that the guard can't read in full. `mac`: the source MAC must. `off`: for guests that route or bridge.",
+        ),
+        key("queues", QUEUES, Default("1"), "Queue pairs."),
+        key(
+            "queue_workers",
+            List(&WORKER_INDEX),
+            Default("round robin"),
+            "The worker of each queue pair, by its place in `cores.workers`, from 0.",
+        ),
+        key(
+            "socket",
+            Path,
+            Default("NAME.sock in the run directory"),
+            "The vhost-user socket. A relative path begins at the run directory.",
+        ),
+        key(
+            "socket_mode",
+            Choice(&["server", "client"]),
+            Default("server"),
+            "`server`: Culvert listens, the VMM connects. `client`: the VMM listens, Culvert connects again and again.",
+        ),
+        key(
+            "socket_owner",
+            Account,
+            Default("Culvert's user"),
+            "The socket's owner (server only).",
+        ),
+        key(
+            "socket_group",
+            Account,
+            Default("Culvert's group"),
+            "The socket's group (server only).",
+        ),
+        key(
+            "socket_permissions",
+            Permissions,
+            Default("0660"),
+            "The socket's permission bits (server only).",
+        ),
+        key(
+            "interface",
+            Text,
+            Default("the port's name"),
+            "The interface's name (tun and tap only). It is made, and goes away with Culvert; a persistent one is taken as it is and stays.",
+        ),
+        key(
+            "offloads",
+            Either(&Form::Table(&OFFLOADS), &Choice(&["all", "none"])),
+            Default("all"),
+            "What the guest is offered.",
+        ),
+    ],
+};
+
+/// A port's `offloads`.
+pub(super) static OFFLOADS: Table = Table {
+    title: "offloads",
+    doc: "What is left out is on, unless what it needs is off.",
+    keys: &[
+        key(
+            "checksum",
+            Bool,
+            Default("true"),
+            "Partial checksums, both ways.",
+        ),
+        key(
+            "tso4",
+            Bool,
+            Default("true"),
+            "TCP segmentation over IPv4; needs `checksum`.",
+        ),
+        key(
+            "tso6",
+            Bool,
+            Default("true"),
+            "TCP segmentation over IPv6; needs `checksum`.",
+        ),
+        key(
+            "ecn",
+            Bool,
+            Default("true"),
+            "TCP segmentation with ECN; needs `tso4` or `tso6`.",
+        ),
+        key(
+            "uso",
+            Bool,
+            Default("true"),
+            "UDP segmentation; needs `checksum`.",
+        ),
+        key(
+            "mergeable",
+            Bool,
+            Default("true"),
+            "Frames over several receive buffers.",
+        ),
+        key(
+            "packed",
+            Bool,
+            Default("true"),
+            "Packed rings, besides split ones.",
+        ),
+    ],
+};

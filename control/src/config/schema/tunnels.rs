@@ -1,0 +1,96 @@
+//! The keys of `tunnels` and of their `peers`.
+//!
+//! In, out, never: as [`super`].
+
+use super::{
+    Form::{self, Bool, Either, Endpoint, Integer, List, Named, Path, Prefix, Reference, Seconds},
+    MTU,
+    Presence::{Default, Required},
+    Table, key,
+};
+
+/// One of `tunnels`.
+pub(super) static TUNNEL: Table = Table {
+    title: "tunnel",
+    doc: "",
+    keys: &[
+        key(
+            "uplink",
+            Reference("uplink"),
+            Required,
+            "Where its datagrams leave and arrive.",
+        ),
+        key(
+            "listen_port",
+            Integer { min: 1, max: 65535 },
+            Required,
+            "Its UDP port.",
+        ),
+        key(
+            "private_key_file",
+            Path,
+            Required,
+            "The file of its private key, made by `culvert genkey`; readable by its owner alone. A relative path begins at the configuration's folder.",
+        ),
+        key(
+            "mtu",
+            MTU,
+            Default("the uplink's mtu - 80"),
+            "The largest inner packet, in bytes: 1420 for 1500 outside.",
+        ),
+        key(
+            "fwmark",
+            Integer {
+                min: 0,
+                max: u32::MAX,
+            },
+            Default("the uplink's fwmark"),
+            "The mark on its outgoing packets, for the kernel's policy routing; `0` is none (udp only).",
+        ),
+        key(
+            "uapi",
+            Either(&Bool, &Form::Name),
+            Default("the tunnel's name, if that can be had"),
+            "The name under which `wg` finds the tunnel, by a socket in `/var/run/wireguard`: at most 15 characters. `true`: the tunnel's name. `false`: no socket. With `true` or a name, a socket that can't be had is an error; by default it is a line in the log.",
+        ),
+        key("peers", Named(&PEER), Default("{}"), "The far ends."),
+    ],
+};
+
+/// One of a tunnel's `peers`.
+pub(super) static PEER: Table = Table {
+    title: "peer",
+    doc: "",
+    keys: &[
+        key(
+            "public_key",
+            Form::Key,
+            Required,
+            "Its identity: what `culvert pubkey` prints at the far end.",
+        ),
+        key(
+            "preshared_key_file",
+            Path,
+            Default("none"),
+            "The file of a key shared with this peer, made by `culvert genpsk`; readable by its owner alone.",
+        ),
+        key(
+            "endpoint",
+            Endpoint,
+            Default("learned from its first packet"),
+            "Where it listens. A DNS name (udp only) is looked up at the start, until it is found, and when the peer does not answer; `[fe80::1%eth0]:51820` names an interface.",
+        ),
+        key(
+            "allowed_ips",
+            List(&Prefix),
+            Default("[]"),
+            "The prefixes behind it: what is routed to it and what it may send from.",
+        ),
+        key(
+            "persistent_keepalive",
+            Seconds { max: 65535 },
+            Default("off"),
+            "How often an idle tunnel sends a packet to keep a NAT open.",
+        ),
+    ],
+};

@@ -1,0 +1,97 @@
+//! The keys of `uplinks`.
+//!
+//! In, out, never: as [`super`].
+
+use super::{
+    DESCRIPTORS,
+    Form::{Address, Choice, Destination, Integer, Interface, List, Tables, Text},
+    MTU,
+    Presence::{Default, Required},
+    QUEUES, Table, WORKER_INDEX, key,
+};
+
+/// One of `uplinks`.
+pub(super) static UPLINK: Table = Table {
+    title: "uplink",
+    doc: "",
+    keys: &[
+        key(
+            "driver",
+            Choice(&["dpdk", "udp"]),
+            Required,
+            "`dpdk`: a device that DPDK drives. `udp`: the kernel's sockets.",
+        ),
+        key(
+            "device",
+            Text,
+            Default("required for dpdk; udp: any interface"),
+            "dpdk: a PCI address or a virtual device, with its arguments: `0000:3b:00.0`, `net_af_packet0,iface=eth1`. udp: an interface to bind to.",
+        ),
+        key(
+            "addresses",
+            List(&Interface),
+            Default("required for dpdk; udp: all of the machine's"),
+            "Own addresses with their on-link prefixes.",
+        ),
+        key(
+            "routes",
+            Tables(&UPLINK_ROUTE),
+            Default("[]"),
+            "Routes beyond the on-link prefixes (dpdk only).",
+        ),
+        key(
+            "mtu",
+            MTU,
+            Default("1500"),
+            "The largest IP packet on the wire, in bytes.",
+        ),
+        key(
+            "queues",
+            QUEUES,
+            Default("one per worker"),
+            "RX and TX queues of the device, or sockets per tunnel.",
+        ),
+        key(
+            "queue_workers",
+            List(&WORKER_INDEX),
+            Default("round robin"),
+            "The worker of each queue, by its place in `cores.workers`, from 0.",
+        ),
+        key(
+            "rx_descriptors",
+            DESCRIPTORS,
+            Default("1024"),
+            "Entries of each RX ring, a power of two (dpdk only).",
+        ),
+        key(
+            "tx_descriptors",
+            DESCRIPTORS,
+            Default("1024"),
+            "Entries of each TX ring, a power of two (dpdk only).",
+        ),
+        key(
+            "fwmark",
+            Integer {
+                min: 1,
+                max: u32::MAX,
+            },
+            Default("none"),
+            "The mark on outgoing packets, for the kernel's policy routing (udp only).",
+        ),
+    ],
+};
+
+/// One of an uplink's `routes`.
+pub(super) static UPLINK_ROUTE: Table = Table {
+    title: "route",
+    doc: "",
+    keys: &[
+        key("to", Destination, Required, "The prefix, or `default`."),
+        key(
+            "via",
+            Address,
+            Required,
+            "The router, inside the prefix of one of the uplink's addresses.",
+        ),
+    ],
+};
