@@ -1,0 +1,195 @@
+//! Ports that are opened, moved, given back and tried again.
+
+use super::*;
+
+/// Ports of one network, with what more is said of each.
+fn ports(ports: &[(&str, &str)]) -> Config {
+    let mut text = "networks: {blue: {gateway: [10.0.1.1/24]}}\nports:\n".to_owned();
+    for (number, (name, rest)) in ports.iter().enumerate() {
+        text += &format!(
+            "  {name}: {{network: blue, mac: \"52:54:00:00:00:0{number}\", addresses: [10.0.1.{}]{rest}}}\n",
+            number + 5
+        );
+    }
+    parse(&text)
+}
+
+#[test]
+fn what_a_guest_came_to_own_stays_behind_in_its_network() {
+    let networks = "networks: {one: {gateway: [\"fd01::1/64\"]}, two: {gateway: [\"fd02::1/64\"]}}";
+    let with = |network: &str, address: &str| {
+        let port = format!("network: {network}, mac: \"52:54:00:00:00:01\"");
+        let address = format!("addresses: [\"{address}\"]");
+        parse(&format!(
+            "{networks}\nports: {{vm: {{{port}, {address}}}}}\n"
+        ))
+    };
+    let mut site = Site::start(with("one", "fd01::5"));
+    let mut owned = Vec::new();
+    for (network, address) in [("one", "fd01::6"), ("two", "fd02::5"), ("one", "fd01::6")] {
+        site.apply(with(network, address)).unwrap();
+        let snapshot = site.engine.snapshots.load_full();
+        let attachment = snapshot.attachments.get(0).unwrap();
+        owned.push(Arc::clone(&attachment.link_locals));
+        let networks = snapshot.networks.iter();
+        let heard: Vec<_> = networks
+            .map(|(_, n)| (n.name == network, n.listeners))
+            .collect();
+        assert!(
+            heard
+                .iter()
+                .all(|&(here, listeners)| listeners == usize::from(here))
+        );
+    }
+    // Nor does it come back: another may have come to own it meanwhile.
+    for [a, b] in [[0, 1], [1, 2], [0, 2]] {
+        assert!(!Arc::ptr_eq(&owned[a], &owned[b]), "{a} {b}");
+    }
+    // Within its network it stays.
+    site.apply(with("one", "fd01::7")).unwrap();
+    let snapshot = site.engine.snapshots.load_full();
+    let attachment = snapshot.attachments.get(0).unwrap();
+    assert!(Arc::ptr_eq(&owned[2], &attachment.link_locals));
+}
+
+#[test]
+fn a_port_with_an_unknown_group_stays_as_it_is() {
+    let mut site = Site::start(ports(&[("vm1", ""), ("vm2", "")]));
+    let grouped = || ports(&[("vm1", ", socket_group: no-such-group"), ("vm2", "")]);
+    for _ in 0..2 {
+        // It is refused each time, and never "nothing changed".
+        let error = site.apply(grouped()).unwrap_err().to_string();
+        assert!(
+            error.contains("no-such-group") && error.contains("groupadd"),
+            "{error}"
+        );
+        assert!(site.is_open("vm1") && site.is_open("vm2"));
+    }
+    let lines = site.lines(ports(&[("vm1", ", socket_group: 0"), ("vm2", "")]));
+    assert_eq!(lines.len(), 1);
+    assert!(
+        lines[0].starts_with("port vm1 reopened (driver: "),
+        "{lines:?}"
+    );
+    assert!(site.is_open("vm1"));
+}
+
+#[test]
+fn a_port_that_fails_late_gives_the_socket_back() {
+    let mut site = Site::start(ports(&[("vm1", "")]));
+    let taker = || ports(&[("vm2", ", socket: vm1.sock")]);
+    // Its rings' file can't be made, which nobody looks at ahead.
+    let rings = site.run_dir.path().join("vm2.rings");
+    fs::create_dir(&rings).unwrap();
+    let error = site.apply(taker()).unwrap_err().to_string();
+    assert!(error.contains("vm2"), "{error}");
+    assert!(site.is_open("vm1"));
+    let report = report(&mut site.engine);
+    assert_eq!(
+        (report.ports.len(), report.ports[0].name.as_str()),
+        (1, "vm1")
+    );
+    assert_eq!(report.ports[0].hindrance, None);
+    fs::remove_dir(&rings).unwrap();
+    assert_eq!(site.lines(taker()), ["port vm2 added", "port vm1 removed"]);
+    assert!(site.is_open("vm1"));
+}
+
+#[test]
+fn a_port_that_can_not_come_back_is_told_and_tried_again() {
+    let mut site = Site::start(ports(&[("vm1", "")]));
+    let rings = |port: &str| site.run_dir.path().join(format!("{port}.rings"));
+    let (vm1, vm2) = (rings("vm1"), rings("vm2"));
+    let _ = fs::remove_file(&vm1);
+    fs::create_dir(&vm1).unwrap();
+    fs::create_dir(&vm2).unwrap();
+    let error = site
+        .apply(ports(&[("vm2", ", socket: vm1.sock")]))
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("port vm1 is down and tried again"),
+        "{error}"
+    );
+    let problem = |site: &mut Site| report(&mut site.engine).ports[0].hindrance.clone();
+    assert!(problem(&mut site).is_some());
+    site.engine.retry_ports();
+    assert!(problem(&mut site).is_some() && !site.is_open("vm1"));
+    fs::remove_dir(&vm1).unwrap();
+    site.engine.retry_ports();
+    assert!(problem(&mut site).is_none() && site.is_open("vm1"));
+}
+
+#[test]
+fn a_port_that_is_down_is_opened_by_the_same_file() {
+    let mut site = Site::start(ports(&[("vm1", "")]));
+    let rings = |port: &str| site.run_dir.path().join(format!("{port}.rings"));
+    let (vm1, vm2) = (rings("vm1"), rings("vm2"));
+    let _ = fs::remove_file(&vm1);
+    fs::create_dir(&vm1).unwrap();
+    fs::create_dir(&vm2).unwrap();
+    site.apply(ports(&[("vm2", ", socket: vm1.sock")]))
+        .unwrap_err();
+    let applied = site.apply(ports(&[("vm1", "")])).unwrap();
+    assert!(applied.changes.is_empty(), "{applied:?}");
+    assert!(
+        applied.failures.len() == 1 && applied.failures[0].contains("port vm1"),
+        "{applied:?}"
+    );
+    // Another's change is carried out meanwhile, and so is its own that its opening does not depend on.
+    let added = "port vm3 added";
+    let both = |rest| ports(&[("vm1", rest), ("vm3", "")]);
+    let applied = site.apply(both("")).unwrap();
+    assert_eq!(
+        (applied.changes, applied.failures.len()),
+        (vec![added.into()], 1)
+    );
+    assert!(site.is_open("vm3") && !site.is_open("vm1"));
+    let applied = site.apply(both(", guard: off")).unwrap();
+    assert_eq!((applied.changes.len(), applied.failures.len()), (1, 1));
+    // But what is asked for newly and can't be had is refused.
+    let error = site.apply(both(", queues: 2")).unwrap_err().to_string();
+    assert!(error.contains("port vm1"), "{error}");
+    assert_eq!(site.engine.down.len(), 1);
+    assert!(site.engine.down[0].config.guard == config::Guard::Off);
+    fs::remove_dir(&vm1).unwrap();
+    let lines = site.lines(both(", guard: off"));
+    assert_eq!(lines, ["port vm1 reopened"]);
+    assert!(site.is_open("vm1") && site.engine.down.is_empty());
+}
+
+#[test]
+fn two_ports_swap_their_sockets() {
+    let mut site = Site::start(ports(&[("vm1", ""), ("vm2", "")]));
+    let swapped = ports(&[("vm1", ", socket: vm2.sock"), ("vm2", ", socket: vm1.sock")]);
+    site.apply(swapped).unwrap();
+    assert!(site.is_open("vm1") && site.is_open("vm2"));
+    let sockets: Vec<_> = report(&mut site.engine)
+        .ports
+        .into_iter()
+        .map(|port| port.socket)
+        .collect();
+    assert!(sockets[0].ends_with("vm2.sock") && sockets[1].ends_with("vm1.sock"));
+}
+
+#[test]
+fn a_change_that_does_not_reach_a_moved_interface_is_refused() {
+    let interface = format!("cvm{}", std::process::id() % 1_000_000);
+    let config = |mtu: u16| {
+        let mut config = ports(&[("vm1", &format!(", driver: tap, interface: {interface}"))]);
+        config.ports[0].mtu = mtu;
+        config
+    };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut site = Site::start(config(1500));
+    let (_, port) = site.engine.ports.iter_mut().next().unwrap();
+    port.interface.as_mut().unwrap().moved = true;
+    let error = site.apply(config(1400)).unwrap_err().to_string();
+    assert!(
+        error.contains("another network namespace") && !error.contains(';'),
+        "{error}"
+    );
+}

@@ -1,0 +1,107 @@
+//! Uplinks: devices that are found again, neighbors that are asked.
+
+use super::*;
+
+#[test]
+fn uplinks_on_different_devices_share_a_port() {
+    let [port] = free_ports();
+    let config = parse(&format!(
+        "uplinks: {{one: {{driver: udp, device: lo}}, two: {{driver: udp, device: nowhere0}}}}
+tunnels:
+  a: {{uplink: one, uapi: off, listen_port: {port}, private_key_file: a.key, peers: {{}}}}
+  b: {{uplink: two, uapi: off, listen_port: {port}, private_key_file: b.key, peers: {{}}}}
+"
+    ));
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = RunDir::open(&folder.path().join("run")).unwrap();
+    let (requester, _requests) = api::channel().unwrap();
+    let started = Engine::start(config, Some(&run_dir), requester, None);
+    let error = started.err().unwrap().to_string();
+    // What is refused is the device that there is not, and not the port.
+    assert!(
+        error.contains("uplink two") && !error.contains("in use"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
+    let [port] = free_ports();
+    let mut site = Site::start(tunnels(&[("a", port)], ""));
+    let is_up = |site: &mut Site| report(&mut site.engine).uplinks[0].link_up;
+    // As if the interface had another number than the one that the sockets are bound to; they have the port there.
+    let uplink = site.engine.uplinks.get_mut(0).unwrap();
+    let config::UplinkDriver::Udp(driver) = &mut uplink.config.driver else {
+        panic!("it is a UDP uplink");
+    };
+    driver.device = Some("lo".into());
+    site.engine.follow_devices(clock::now());
+    assert!(!is_up(&mut site));
+    site.engine.chores_due = Instant::default();
+    site.engine.round(clock::now()).unwrap();
+    assert!(!is_up(&mut site));
+
+    let slot = site.engine.tunnel_slot(&name("a")).unwrap();
+    site.engine.tunnels.get_mut(slot).unwrap().markers.clear();
+    let uplink = UplinkIndex::from_slot(0);
+    site.engine.tell_all(|| Command::DetachUplink(uplink, None));
+    let tried = (0..1_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        site.engine.chores_due = Instant::default();
+        site.engine.round(clock::now()).unwrap();
+        is_up(&mut site)
+    });
+    assert!(tried);
+    let tunnel = site.engine.tunnels.get(slot).unwrap();
+    assert!(!tunnel.markers.is_empty());
+    assert!(tunnel.markers.iter().all(|marker| marker.is_bound_to("lo")));
+    let uplink = site.engine.uplinks.get_mut(0).unwrap();
+    assert_eq!(uplink.device_index, crate::netlink::index_of("lo"));
+    assert!(site.answers("a", port));
+}
+
+/// The device is DPDK's that loses all: neighbors answer when the test says so.
+#[cfg(feature = "dpdk")]
+#[test]
+fn neighbors_that_answer_dont_prolong_the_wait_of_messages_to_others() {
+    use culvert_dataplane::shared::{ids::Scope, limits::UNROUTED_LIFE};
+    use culvert_wire::{MacAddr, arp};
+    let mut site = Site::start(parse(
+        "memory: {hugepages: off}
+uplinks: {w: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]}}
+tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, peers: {}}}
+",
+    ));
+    let engine = &mut site.engine;
+    let slot = engine.tunnel_slot(&name("a")).unwrap();
+    let scope = Scope::Uplink(UplinkIndex::from_slot(0));
+    let start = clock::now();
+    let after = |pause| Now {
+        monotonic: start.monotonic + pause,
+        ..start
+    };
+    let first_call = |to: &str, now| {
+        let to = to.parse().unwrap();
+        Far::first_call(&key("far"), key("silent").public_key(), to, now)
+    };
+    let silent = first_call("192.0.2.9:9", start);
+    engine.transmit(slot, silent, start.monotonic);
+    engine.drain_hosts(start);
+    for (nth, host) in [2, 3].into_iter().enumerate() {
+        let now = after(Duration::from_secs(1 + nth as u64));
+        let call = first_call(&format!("192.0.2.{host}:9"), now);
+        engine.transmit(slot, call, now.monotonic);
+        engine.drain_hosts(now);
+        assert_eq!(engine.unrouted.len(), 2);
+        let (from, own) = ([192, 0, 2, host].into(), [192, 0, 2, 1].into());
+        let packet = arp::ArpPacket::request(MacAddr([2, 0, 0, 0, 0, host]), from, own);
+        let mut frame = [0; arp::FRAME_LEN];
+        packet.write_frame(&mut frame);
+        engine.hosts.handle_frame(scope, &frame, now.monotonic);
+        engine.drain_hosts(now);
+        let due: Vec<_> = engine.unrouted.iter().map(|&(due, ..)| due).collect();
+        assert_eq!(due, [start.monotonic + UNROUTED_LIFE]);
+    }
+    engine.drain_hosts(after(UNROUTED_LIFE));
+    assert!(engine.unrouted.is_empty());
+}
