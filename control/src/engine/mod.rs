@@ -9,7 +9,7 @@
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
-//! Rooms: [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
+//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
@@ -32,6 +32,7 @@ mod report;
 mod resolver;
 mod round;
 mod slots;
+mod start;
 mod table;
 mod tunnels;
 mod turns;
@@ -45,10 +46,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd as _,
     path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{Receiver, sync_channel},
-    },
+    sync::{Arc, mpsc::Receiver},
     time::Duration,
 };
 
@@ -58,7 +56,6 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::{Attention, Command},
-        ids::UplinkIndex,
         leaves::Leaves,
         limits::REQUESTS_PER_ROUND,
         peer::Peer as Cell,
@@ -73,7 +70,7 @@ use rustix::{
 };
 
 use self::{
-    apply::{Goal, Leaving},
+    apply::Leaving,
     due::Due,
     endpoints::Endpoints,
     hops::Hops,
@@ -81,12 +78,11 @@ use self::{
     peers::{Outdated, PeerState},
     places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
-    resolver::Resolver,
     slots::Slots,
     table::Table,
     tunnels::{TunnelState, Wish},
     turns::Turns,
-    uplinks::{Dpdk, UplinkState},
+    uplinks::UplinkState,
     workers::Workers,
 };
 use crate::{
@@ -94,10 +90,10 @@ use crate::{
     config::{Config, Endpoint, Name},
     keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
-    plan::{Layers, Proposal},
+    plan::Layers,
     process::{Notify, RunDir},
     uapi::{
-        doors::{self, Doors},
+        doors::Doors,
         server::{Served, Server},
     },
 };
@@ -112,10 +108,6 @@ const CALLS_SLACK: Duration = Duration::from_millis(20);
 const GREETING: Duration = Duration::from_secs(5);
 /// The least time between two first handshakes.
 const GREETING_STEP: Duration = Duration::from_millis(5);
-/// How long the sockets for `wg` may take to be removed.
-const CLOSED: Duration = Duration::from_secs(2);
-/// News of ports that may wait.
-const NEWS_MAX: usize = 1_024;
 
 /// Why the engine could not start, or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -257,150 +249,6 @@ struct Engine {
 }
 
 impl Engine {
-    /// Opens everything, in the order of dependence; the first thing that can't be had
-    /// ends it, and what was opened before closes itself.
-    fn start(
-        config: Config,
-        run_dir: Option<&RunDir>,
-        requester: Requester,
-        lone: Option<Lone>,
-    ) -> Result<Self, EngineError> {
-        let now = clock::now();
-        let is_lone = lone.is_some();
-        let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
-            (Some(lone.socket), lone.tun.map(Arc::new))
-        });
-        let server = Server::start(requester)
-            .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
-        let attention = Attention::new()
-            .map(Arc::new)
-            .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
-        let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
-        // Its thread is no guest on the control core's processor.
-        let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
-        let dpdk = Dpdk::start(&config)?;
-        workers::pin(config.cores.control);
-        let workers = Workers::start(&config.cores, &snapshots, &attention, &dpdk.thread_setup())?;
-        let (sender, news) = sync_channel(NEWS_MAX);
-        let ears = Ears {
-            news: sender,
-            attention: Arc::clone(&attention),
-            doorbells: workers.doorbells(),
-        };
-        let bell = Arc::clone(&attention);
-        let meters = report::Meters::new(workers.count(), now.monotonic);
-        let names = Names::new(Resolver::new(&attention));
-        let mut engine = Self {
-            desired: Layers::new(Arc::new(Config {
-                tunnels: Vec::new(),
-                networks: Vec::new(),
-                ports: Vec::new(),
-                ..config.clone()
-            })),
-            run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
-            doors: server.doors(move || bell.wake().notify()),
-            wg_names: uapi::Names::new(),
-            server,
-            lone: is_lone,
-            lone_tun,
-            lone_socket: None,
-            generation: 0,
-            started: now.monotonic,
-            snapshots,
-            retired: Vec::new(),
-            attention,
-            workers,
-            uplinks: Table::default(),
-            hosts: Stacks::default(),
-            hops: Hops::default(),
-            turns: Turns::default(),
-            tunnels: Table::default(),
-            networks: Networks::default(),
-            peers: Slots::default(),
-            outdated: Outdated::default(),
-            cells: Leaves::default(),
-            leaving: VecDeque::new(),
-            ports: Table::default(),
-            down: Vec::new(),
-            ears,
-            news,
-            // Listens before the first interface is made: nothing is missed.
-            links: interfaces::watch(),
-            routes: RouteWatch::open().ok(),
-            endpoints,
-            names,
-            budget: Budget::default(),
-            due: Due::default(),
-            last_caller: 0,
-            greetings: VecDeque::new(),
-            unrouted: VecDeque::new(),
-            wishes: Vec::new(),
-            meters,
-            chores_due: now.monotonic,
-            is_calm: false,
-            rounds: 0,
-        };
-        let opened = engine.open_uplinks(&config, &dpdk, now);
-        let opened = opened.and_then(|()| {
-            let before = engine.desired.file();
-            doors::check_names(before, &config).map_err(EngineError::Start)?;
-            let proposal = Proposal::new(engine.desired.clone(), config);
-            let file = Arc::clone(proposal.file());
-            let plan = proposal.changes(&engine.desired);
-            engine
-                .carry_out(plan, Goal::File(file), now)
-                .map(drop)
-                .map_err(|error| EngineError::Start(error.to_string()))
-        });
-        let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
-        match opened {
-            Ok(()) => Ok(engine),
-            Err(error) => {
-                engine.stop();
-                Err(error)
-            }
-        }
-    }
-
-    fn open_uplinks(&mut self, config: &Config, dpdk: &Dpdk, now: Now) -> Result<(), EngineError> {
-        for uplink in &config.uplinks {
-            let slot = self.uplinks.reserve();
-            let (state, queues) = UplinkState::open(
-                uplink.clone(),
-                UplinkIndex::from_slot(slot),
-                self.workers.count(),
-                (dpdk, &mut self.hosts),
-                now.monotonic,
-            )?;
-            self.uplinks.put(slot, state);
-            let failures = self.attach(&uplink.queue_workers.clone(), queues);
-            if let Some(failure) = failures.into_iter().next() {
-                return Err(EngineError::Start(failure));
-            }
-        }
-        dpdk.freeze_memory()
-    }
-
-    /// Ends everything: workers first, then what they worked on.
-    fn stop(&mut self) {
-        self.workers.stop();
-        self.snapshots.store(Arc::new(Snapshot::default()));
-        self.retired.clear();
-        for (_, tunnel) in self.tunnels.iter_mut() {
-            tunnel.device.bring_down();
-        }
-        self.doors.order(uapi::Names::new());
-        self.doors.wait(CLOSED);
-        self.endpoints.finish();
-        self.ports = Table::default();
-        for (_, uplink) in self.uplinks.iter_mut() {
-            uplink.close();
-        }
-        self.tunnels = Table::default();
-        // Last: who waits for this name finds the interface's and the UDP port free.
-        self.lone_socket = None;
-    }
-
     /// Works until it is asked to end.
     fn serve(&mut self, requests: &Requests, notify: &Notify) -> Result<(), EngineError> {
         let watchdog = notify.watchdog();
@@ -491,26 +339,6 @@ impl Engine {
             .chain(exact)
             .chain(looks.then(|| now + ROUND))
             .fold(self.chores_due, Instant::min)
-    }
-
-    /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
-    fn serve_lone(&mut self, socket: Option<Listener>) -> Result<(), EngineError> {
-        let Some(socket) = socket else {
-            return Ok(());
-        };
-        let down = self.ports.iter().any(|(_, port)| !port.link_up);
-        let Some((_, tunnel)) = self.tunnels.iter_mut().next() else {
-            return Ok(());
-        };
-        if down {
-            tunnel.device.bring_down();
-        }
-        let served = self.server.serve(socket, tunnel.name.clone());
-        self.lone_socket = Some(
-            served
-                .map_err(|error| EngineError::start("can't serve the socket for `wg`", &error))?,
-        );
-        Ok(())
     }
 
     /// Gives every worker a command; `false` if one of them was too far behind for it.
