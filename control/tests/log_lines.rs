@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Run, culvert, skip};
-use culvert::api::ApplyBody;
+use culvert::api::bodies::ApplyBody;
 use culvert::api::client::Client;
 use culvert::state::Log;
 use nix::sys::signal::Signal;

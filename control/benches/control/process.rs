@@ -15,7 +15,7 @@ use std::{
 };
 
 use culvert::{
-    api::{ApplyBody, client::Client},
+    api::{bodies::ApplyBody, client::Client},
     keys,
     state::{Applied, Part, State},
 };

@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde::de::DeserializeOwned;
 
-use super::{ApplyBody, ConfigText, DiffBody, Refusal};
+use super::bodies::{ApplyBody, ConfigText, DiffBody, Refusal};
 use crate::plan::Diff;
 use crate::process;
 use crate::state::{Applied, Part, State};

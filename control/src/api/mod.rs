@@ -7,6 +7,7 @@
 //! [`channel`] makes the two ends. The engine's end has a file descriptor that is readable while
 //! requests wait, so it fits into a poll set.
 
+pub mod bodies;
 pub mod client;
 pub mod server;
 
@@ -164,70 +165,6 @@ fn log_applied(applied: &Applied) {
     for change in &applied.changes {
         tracing::info!("applied: {change}");
     }
-}
-
-/// The body of `POST /v1/apply`.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct ApplyBody {
-    /// The file's absolute path: for messages, and where relative key files begin.
-    pub path: std::path::PathBuf,
-    /// The file's text.
-    pub text: String,
-}
-
-/// The body of `POST /v1/diff`.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct DiffBody {
-    /// What was.
-    pub from: Side,
-    /// What comes.
-    pub to: Side,
-    /// Whether the lines that differ are wanted, too.
-    #[serde(default)]
-    pub text: bool,
-}
-
-/// One of two configurations that are compared.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// What is desired at present, with what `wg` set.
-    Running,
-    /// A file.
-    File(ApplyBody),
-}
-
-/// The answer to `GET /v1/config`.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct ConfigText {
-    /// The file that it was read from.
-    pub path: std::path::PathBuf,
-    /// A file that says the same.
-    pub text: String,
-}
-
-/// The query of `GET /v1/config`.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct ConfigQuery {
-    /// With what `wg` set.
-    #[serde(default)]
-    pub drift: bool,
-    /// Its path alone: the text is empty.
-    #[serde(default)]
-    pub path_only: bool,
-}
-
-/// The body of every answer that is not the one asked for.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Refusal {
-    /// What is wrong, in one line.
-    pub error: String,
-    /// The rendered report of a configuration with mistakes, else empty.
-    #[serde(default)]
-    pub report: String,
-    /// What needs a restart, if that is why.
-    #[serde(default)]
-    pub needs_restart: Vec<String>,
 }
 
 /// Makes the two ends of the way to the engine.

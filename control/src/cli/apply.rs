@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::{Failure, print};
-use crate::api::ApplyBody;
+use crate::api::bodies::ApplyBody;
 use crate::api::client::{Client, ClientError};
 use crate::state::Applied;
 

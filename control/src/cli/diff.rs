@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::output::Output;
 use super::{Failure, apply, check, print, wants_color};
+use crate::api::bodies::{DiffBody, Side};
 use crate::api::client::{Client, ClientError};
-use crate::api::{DiffBody, Side};
 use crate::config::{Config, Readings};
 use crate::plan::Layers;
 use crate::plan::diff::{Changed, Diff};

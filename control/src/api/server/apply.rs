@@ -1,0 +1,73 @@
+//! A file to run instead: `POST /v1/apply`.
+//!
+//! In: the file's text. Out: what changed, or why nothing did. Never: more texts than may wait.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::post;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::answer::{failed, json, late, mistaken, plain, refused, slow, unread};
+use super::desk::{self, Desk, PATIENCE};
+use crate::api::bodies::ApplyBody;
+use crate::api::{self, NotApplied, Requester};
+use crate::config;
+use crate::state::Applied;
+
+/// How long an `apply` may take: a DPDK device may come and go meanwhile.
+const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn routes() -> axum::Router<Desk> {
+    axum::Router::new().route("/v1/apply", post(apply))
+}
+
+pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Response {
+    let Ok(place) = desk.applies.try_acquire_owned() else {
+        let _ = timeout(PATIENCE, desk::spill(request.into_body())).await;
+        let error = "another apply is under way, and more wait: try again";
+        return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+    };
+    let text = match timeout(PATIENCE, desk::body(request)).await {
+        Ok(Ok(text)) => text,
+        Ok(Err(refused)) => return refused,
+        Err(_) => return slow(),
+    };
+    // Reading key files and a long text must not hold up another client's `show`.
+    let applies = spawn_blocking(move || {
+        let _place = place;
+        match serde_json::from_slice(&text) {
+            Ok(body) => {
+                drop(text);
+                apply_body(&desk.requester, body)
+            }
+            Err(error) => unread(&error),
+        }
+    });
+    match timeout(APPLY_PATIENCE, applies).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => failed("the configuration could not be checked"),
+        Err(_) => late("the apply takes long, and goes on: the log will say what became of it"),
+    }
+}
+
+fn apply_body(requester: &Requester, body: ApplyBody) -> Response {
+    let answer = api::read_and_apply(requester, |readings| {
+        readings.parse(&body.text, &body.path, &config::Disk)
+    });
+    applied(answer.map(|(applied, report)| Applied {
+        warnings: report.render(false),
+        ..applied
+    }))
+}
+
+fn applied(answer: Result<Applied, NotApplied>) -> Response {
+    match answer {
+        Ok(applied) => json(&applied),
+        Err(NotApplied::Mistakes(report)) => mistaken(&report),
+        Err(NotApplied::Refused(error)) => refused(error),
+    }
+}

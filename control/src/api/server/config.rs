@@ -1,0 +1,41 @@
+//! The configuration that runs, as a file: `GET /v1/config`.
+//!
+//! In: whether with drift. Out: its text, from what is desired. Never: the text that was applied.
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use axum::routing::get;
+
+use super::answer::{json, unavailable};
+use super::desk::{self, Desk};
+use crate::api::bodies::{ConfigQuery, ConfigText};
+use crate::config;
+use crate::plan::Layers;
+
+pub(super) fn routes() -> axum::Router<Desk> {
+    axum::Router::new().route("/v1/config", get(configuration))
+}
+
+pub(super) async fn configuration(
+    State(desk): State<Desk>,
+    Query(query): Query<ConfigQuery>,
+) -> Response {
+    let requester = desk.requester.clone();
+    let work = move |()| match desk::desired(&requester) {
+        Ok(desired) => json(&written(&desired, query)),
+        Err(error) => unavailable(error),
+    };
+    desk.in_turn(async { Ok(()) }, work).await
+}
+
+fn written(desired: &Layers, query: ConfigQuery) -> ConfigText {
+    let path = desired.file().source.clone();
+    let text = match query {
+        ConfigQuery {
+            path_only: true, ..
+        } => String::new(),
+        ConfigQuery { drift: true, .. } => config::to_yaml(&desired.merged()),
+        ConfigQuery { .. } => config::to_yaml(desired.file()),
+    };
+    ConfigText { path, text }
+}

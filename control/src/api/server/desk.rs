@@ -1,0 +1,99 @@
+//! What resources share: the ways to the engine and to the reader, and whose turn it is.
+//!
+//! In: bodies, work. Out: the work done, on a thread where it holds up no client. Never: more of it at once than there
+//! are turns.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody as _};
+use axum::extract::{FromRequest as _, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+use super::Read;
+use super::answer::{failed, late, plain, slow};
+use crate::api::{self, Requester, SendError};
+use crate::plan::Layers;
+
+/// How long an answer may take. A state: 400 pages of the engine's, of which it serves one a round at least.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// States and configurations that are put together or compared at once; who asks for another waits, and its body is not
+/// read before. Of 100,000 peers one has some 100 MB.
+pub(super) const READERS: usize = 2;
+
+/// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
+pub(super) const APPLIES: usize = 4;
+
+/// What all clients share.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub(super) requester: Requester,
+    pub(super) read: Read,
+    pub(super) readers: Arc<Semaphore>,
+    pub(super) applies: Arc<Semaphore>,
+    /// What readers have.
+    pub(super) patience: Duration,
+}
+
+impl Desk {
+    pub(super) fn new(requester: Requester, read: Read) -> Self {
+        Self {
+            requester,
+            read,
+            readers: Arc::new(Semaphore::new(READERS)),
+            applies: Arc::new(Semaphore::new(APPLIES)),
+            patience: PATIENCE,
+        }
+    }
+
+    /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers
+    /// take long. What it needs of the client is read then, too.
+    pub(super) async fn in_turn<B: Send + 'static>(
+        self,
+        body: impl Future<Output = Result<B, Response>>,
+        work: impl FnOnce(B) -> Response + Send + 'static,
+    ) -> Response {
+        let end = Instant::now() + self.patience;
+        let Ok(turn) = timeout_at(end, self.readers.acquire_owned()).await else {
+            let error = "others are answered, and take long: try again";
+            return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+        };
+        let body = match timeout_at(end, body).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(refused)) => return refused,
+            Err(_) => return slow(),
+        };
+        let working = spawn_blocking(move || {
+            let _turn = turn;
+            work(body)
+        });
+        match timeout_at(end, working).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => failed("the answer could not be put together"),
+            Err(_) => late("the engine did not answer in time: try again"),
+        }
+    }
+}
+
+/// A request's body, whole.
+pub(super) async fn body(request: Request) -> Result<Bytes, Response> {
+    let body = Bytes::from_request(request, &()).await;
+    body.map_err(IntoResponse::into_response)
+}
+
+/// What is desired, from the engine.
+pub(super) fn desired(requester: &Requester) -> Result<Layers, SendError> {
+    api::ask(requester, |reply| api::Request::Desired { reply })
+}
+
+/// Reads a body that nobody wants: a client that can't send all of it doesn't come to read the answer.
+pub(super) async fn spill(mut body: Body) {
+    while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+}

@@ -1,0 +1,57 @@
+//! What differs between two configurations: `POST /v1/diff`.
+//!
+//! In: files as text, or what runs. Out: the differences. Never: a change.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::post;
+
+use super::answer::{json, mistaken, unavailable, unread};
+use super::desk::{self, Desk};
+use crate::api::Requester;
+use crate::api::bodies::{ApplyBody, DiffBody, Side};
+use crate::config::{self, Config};
+use crate::plan::{Diff, Layers};
+
+pub(super) fn routes() -> axum::Router<Desk> {
+    axum::Router::new().route("/v1/diff", post(diff))
+}
+
+async fn diff(State(desk): State<Desk>, request: Request) -> Response {
+    let requester = desk.requester.clone();
+    let work = move |text: Bytes| match serde_json::from_slice(&text) {
+        Ok(body) => compared(&requester, body),
+        Err(error) => unread(&error),
+    };
+    desk.in_turn(desk::body(request), work).await
+}
+
+fn compared(requester: &Requester, body: DiffBody) -> Response {
+    let desired = match desk::desired(requester) {
+        Ok(desired) => desired,
+        Err(error) => return unavailable(error),
+    };
+    match difference(desired, body) {
+        Ok(diff) => json(&diff),
+        Err(report) => mistaken(&report),
+    }
+}
+
+fn difference(desired: Layers, body: DiffBody) -> Result<Diff, config::Report> {
+    let from = match body.from {
+        Side::Running => desired.clone(),
+        Side::File(file) => Layers::new(Arc::new(read(&file)?)),
+    };
+    let to = match body.to {
+        Side::Running => desired.merged(),
+        Side::File(file) => read(&file)?,
+    };
+    Ok(Diff::between(&from, to, body.text))
+}
+
+fn read(file: &ApplyBody) -> Result<Config, config::Report> {
+    config::parse(&file.text, &file.path, &config::Disk).map(|(config, _)| config)
+}

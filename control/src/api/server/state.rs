@@ -1,0 +1,43 @@
+//! What a running Culvert tells about itself: `GET /v1/state` and `GET /v1/state/PART`.
+//!
+//! In: the part's name. Out: what the reader put together. Never: the reader's work on this thread.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+
+use super::answer::{json, plain, unavailable};
+use super::desk::Desk;
+use crate::state::Part;
+
+pub(super) fn routes() -> axum::Router<Desk> {
+    axum::Router::new()
+        .route("/v1/state", get(whole))
+        .route("/v1/state/{part}", get(part))
+}
+
+async fn whole(State(desk): State<Desk>) -> Response {
+    told(desk, None).await
+}
+
+async fn part(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+    match Part::named(&name) {
+        Some(part) => told(desk, Some(part)).await,
+        None => plain(
+            StatusCode::NOT_FOUND,
+            &format!("the state has no part {name}"),
+        ),
+    }
+}
+
+async fn told(desk: Desk, part: Option<Part>) -> Response {
+    let read = Arc::clone(&desk.read);
+    let work = move |_| match read(part) {
+        Ok(state) => json(&state),
+        Err(error) => unavailable(error),
+    };
+    desk.in_turn(async { Ok(()) }, work).await
+}
