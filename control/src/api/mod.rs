@@ -16,6 +16,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use culvert_directory::Directory;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
@@ -179,6 +180,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         sender,
         wake: Arc::clone(&wake),
         turn: Arc::default(),
+        state_dir: None,
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -190,6 +192,8 @@ pub struct Requester {
     wake: Arc<OwnedFd>,
     /// Held by the one whose configuration is read, planned and applied.
     turn: Arc<Mutex<Readings>>,
+    /// Where what outlives the process is kept, if anything is.
+    state_dir: Option<Directory>,
 }
 
 /// The engine did not take a request.
@@ -204,6 +208,19 @@ pub enum SendError {
 }
 
 impl Requester {
+    /// Keeps what outlives the process there.
+    #[must_use]
+    pub fn keeping(mut self, state_dir: &Directory) -> Self {
+        self.state_dir = Some(state_dir.clone());
+        self
+    }
+
+    /// Where what outlives the process is kept, if anything is.
+    #[must_use]
+    pub fn state_dir(&self) -> Option<&Directory> {
+        self.state_dir.as_ref()
+    }
+
     /// Takes over what was read before there was anybody to ask.
     pub fn remember(&self, readings: Readings) {
         *self.turn() = readings;

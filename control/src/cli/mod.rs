@@ -68,6 +68,10 @@ enum Command {
         /// The configuration
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
+        /// directory, else DIR/state in that]
+        #[arg(long, value_name = "DIR", env = "CULVERT_STATE_DIR")]
+        state_dir: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
     },
@@ -223,7 +227,11 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config, place } => run::run(&config, &place.run_dir),
+        Command::Run {
+            config,
+            state_dir,
+            place,
+        } => run::run(&config, &place.run_dir, state_dir),
         Command::Tun {
             foreground,
             interface,

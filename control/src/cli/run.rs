@@ -1,20 +1,24 @@
 //! `culvert run -c FILE`: the order of a start and of an end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, check};
 use crate::config::Readings;
-use crate::process::{self, Notify, RunDir, signals};
+use crate::process::{self, Notify, RunDir, StateDir, signals, state_path};
 use crate::{api, engine, report};
 
 /// 1. Nothing secret is in memory yet: shut the process's memory off.
 /// 2. Signals are blocked before the first thread.
 /// 3. The whole configuration is checked before anything is touched.
-/// 4. The run directory is locked; only then may stale sockets in it be replaced.
+/// 4. Run and state directory are locked; only then may stale sockets be replaced.
 /// 5. The control socket and signals are served; the engine takes the calling thread.
 /// 6. The engine has drained: the control socket goes, the locks after it.
-pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
+pub(super) fn run(
+    config: &Path,
+    run_dir: &Path,
+    state_dir: Option<PathBuf>,
+) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
     process::log::init();
@@ -22,9 +26,12 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     let config = std::path::absolute(config)?;
     let mut readings = Readings::default();
     let loaded = check::load(&config, &mut readings)?;
+    let state_dir = state_path(state_dir, &std::path::absolute(run_dir)?);
     let run_dir = RunDir::open(run_dir)?;
+    let state_dir = StateDir::open(&state_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
+    let requester = requester.keeping(state_dir.directory());
     requester.remember(readings);
     let reads = requester.clone();
     let read = move |part| report::read(&reads, part);
@@ -35,6 +42,7 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
         node = %loaded.node,
         config = %config.display(),
         run_dir = %run_dir.path().display(),
+        state_dir = %state_dir.path().display(),
         "starting"
     );
     let ended = engine::run(

@@ -1,21 +1,26 @@
 //! What a process owes its machine: run directory, locks, a life in the background, signals, systemd, logging.
 //!
-//! In: the command line. Out: a [`RunDir`] that nobody else has, locks for what two processes must
+//! In: the command line. Out: a [`RunDir`] and a [`StateDir`] that nobody else has, locks for what two processes must
 //! not share, signals as requests, messages to systemd. Never: packets.
 //!
 //! Order at the start, all of it before the first thread: [`harden`], [`signals::block`],
-//! [`log::init`]; then the configuration, then [`RunDir::open`].
+//! [`log::init`]; then the configuration, then [`RunDir::open`] and
+//! [`StateDir::open`].
 
 mod daemon;
 pub mod log;
 mod notify;
+mod own_dir;
 mod run_dir;
 pub mod signals;
+mod state_dir;
 
 pub use daemon::{Ready, handed, in_background};
 pub use notify::Notify;
+pub use own_dir::OwnDirError;
 pub(crate) use run_dir::API_SOCKET;
-pub use run_dir::{DEFAULT_RUN_DIR, RunDir, RunDirError};
+pub use run_dir::{DEFAULT_RUN_DIR, RunDir};
+pub use state_dir::{DEFAULT_STATE_DIR, StateDir, state_path};
 
 /// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the
 /// same user.

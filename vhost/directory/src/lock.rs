@@ -60,7 +60,11 @@ impl Directory {
             if self.node(name) != Some((locked.dev(), locked.ino())) {
                 continue;
             }
-            write_pid(&mut file)?;
+            match write_pid(&mut file) {
+                // The lock holds as well without its word for others.
+                Err(error) if is_full(&error) => {}
+                written => written?,
+            }
             let name = passing.then(|| (self.clone(), name.to_owned()));
             return Ok(Lock { file, name });
         }
@@ -81,6 +85,11 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// The process that wrote its id into a lock file.
