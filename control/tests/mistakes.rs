@@ -211,6 +211,96 @@ fn missing_keys() {
     );
 }
 
+/// As in the files of `wg` and `wg-quick`.
+#[test]
+fn words_of_wg() {
+    for (old, new, word, help) in [
+        (
+            "allowed_ips: [10.1.3",
+            "⟦AllowedIPs: [10.1.3",
+            "AllowedIPs",
+            "`allowed_ips`",
+        ),
+        (
+            "persistent_keepalive:",
+            "⟦PersistentKeepalive:",
+            "PersistentKeepalive",
+            "`persistent_keepalive`",
+        ),
+        (
+            "persistent_keepalive:",
+            "⟦keepalive:",
+            "keepalive",
+            "`persistent_keepalive`",
+        ),
+        ("endpoint: 192", "⟦EndPoint: 192", "EndPoint", "`endpoint`"),
+        (
+            "    listen_port: 51820",
+            "    listen_port: 51820\n    ⟦PostUp: x",
+            "PostUp",
+            "runs no command",
+        ),
+        (
+            "    listen_port: 51820",
+            "    listen_port: 51820\n    ⟦DNS: x",
+            "DNS",
+            "remove it",
+        ),
+        (
+            "    listen_port: 51820",
+            "    listen_port: 51820\n    ⟦Table: off",
+            "Table",
+            "remove it",
+        ),
+    ] {
+        error(old, new, &format!("unknown key `{word}`"), help);
+    }
+}
+
+/// A keepalive in seconds, a host as an address, a prefix with bits of a host: `wg` takes all of them.
+#[test]
+fn values_as_wg_takes_them() {
+    let peer = |text: &str| {
+        let (config, report) = config::parse(text, Path::new("hv.yaml"), &Keys).unwrap();
+        (config.tunnels[0].peers[0].clone(), report.warnings())
+    };
+    for (text, seconds) in [
+        ("25", Some(25)),
+        ("25s", Some(25)),
+        ("65535", Some(65535)),
+        ("0", None),
+        ("off", None),
+    ] {
+        let (peer, warnings) = peer(&changed("keepalive: 25s", &format!("keepalive: {text}")));
+        assert_eq!(
+            (peer.persistent_keepalive, warnings),
+            (seconds, 0),
+            "{text}"
+        );
+    }
+    for (text, prefix, warned) in [
+        ("10.7.0.1", "10.7.0.1/32", 0),
+        ("\"fd00:7::1\"", "fd00:7::1/128", 0),
+        ("10.7.0.1/16", "10.7.0.0/16", 1),
+        ("\"fd00:7::1/32\"", "fd00:7::/32", 1),
+        ("0.0.0.0/0", "0.0.0.0/0", 0),
+    ] {
+        let (peer, warnings) = peer(&changed("[10.1.2.0/24, \"fd00:2::/64\"]", text));
+        let taken: Vec<_> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (taken, warnings),
+            (vec![prefix.to_owned()], warned),
+            "{text}"
+        );
+    }
+    warning(
+        "[10.1.3.0/24]",
+        "[⟦10.1.3.7/24]",
+        "`10.1.3.7/24`, which has bits beyond its prefix",
+        "it is taken as `10.1.3.0/24`: write that, or `10.1.3.7` for one address",
+    );
+}
+
 #[test]
 fn values_of_the_wrong_form() {
     error(
@@ -281,9 +371,21 @@ fn values_of_the_wrong_form() {
     );
     error(
         "keepalive: 25s",
-        "keepalive: ⟦25",
+        "keepalive: ⟦25000ms",
         "`persistent_keepalive`",
-        "the unit is missing: `25s`",
+        "whole seconds, as in `25s`",
+    );
+    error(
+        "keepalive: 25s",
+        "keepalive: ⟦65536",
+        "`persistent_keepalive`",
+        "a number without a unit is seconds",
+    );
+    error(
+        "[10.1.3.0/24]",
+        "⟦10.1.3.0/24, 10.1.4.0/24",
+        "`allowed_ips` of peer `hv-c` has `10.1.3.0/24, 10.1.4.0/24`",
+        "a list is written `[\"10.1.3.0/24\", \"10.1.4.0/24\"]`",
     );
     error(
         "keepalive: 25s",

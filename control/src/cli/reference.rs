@@ -80,7 +80,7 @@ fn form(of: &Form) -> String {
         Form::Address => "an address".into(),
         Form::Endpoint => "`ADDRESS:PORT`, `[ADDRESS]:PORT`, `NAME:PORT`".into(),
         Form::Mac => "`\"52:54:00:00:00:01\"`".into(),
-        Form::Seconds { max } => format!("`1s` to `{max}s`, `off`"),
+        Form::Seconds { max } => format!("`1s` to `{max}s` (or `{max}`), `off`"),
         Form::Permissions => "octal digits".into(),
         Form::Account => "a name or a number".into(),
         Form::List(item) => format!("a list: {}", form(item)),

@@ -77,7 +77,7 @@ fn form(of: &Form) -> Value {
             json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$" })
         }
         Form::Seconds { .. } => {
-            json!({ "type": ["string", "integer"], "pattern": "^(off|0|[0-9]+ ?(s|m|min|h))$" })
+            json!({ "type": ["string", "integer"], "pattern": "^(off|[0-9]+ ?(s|m|min|h)?)$" })
         }
         // One item may stand without its list.
         Form::List(item) => {

@@ -89,7 +89,7 @@ pub enum Form {
     Endpoint,
     /// A unicast Ethernet address.
     Mac,
-    /// Whole seconds as `25s`, `2m`, `1h`, or `off`.
+    /// Whole seconds as `25`, `25s`, `2m`, `1h`, or `off`.
     Seconds {
         /// The greatest.
         max: u32,

@@ -116,6 +116,10 @@ impl<'n> Section<'n> {
             self.misspelt.push(file_key);
             return;
         }
+        if let Some(words) = of_wg(name) {
+            mistake.help(words);
+            return;
+        }
         let names = || table.keys.iter().map(|key| key.name);
         match nearest(name, names()) {
             Some(near) => {
@@ -342,6 +346,25 @@ fn inline_secret(name: &str) -> Option<&'static str> {
     match name.to_ascii_lowercase().replace(['-', '_'], "").as_str() {
         "privatekey" | "secretkey" => Some("private_key_file"),
         "presharedkey" | "psk" => Some("preshared_key_file"),
+        _ => None,
+    }
+}
+
+/// What there is for a key that `wg` or `wg-quick` has under a name that is far from ours.
+fn of_wg(name: &str) -> Option<&'static str> {
+    match name.to_ascii_lowercase().replace(['-', '_'], "").as_str() {
+        "keepalive" => Some("did you mean `persistent_keepalive`?"),
+        "interface" => Some(
+            "what `wg-quick` has under [Interface] are keys of a tunnel: `listen_port`, `private_key_file`",
+        ),
+        "peer" => Some("did you mean `peers`, each by its name?"),
+        "dns" => Some("`wg-quick`'s DNS is the guests' or the host's own affair: remove it"),
+        "table" | "saveconfig" => Some(
+            "that is `wg-quick`'s: routes are those of `allowed_ips` and of a network's `routes`; remove it",
+        ),
+        "preup" | "postup" | "predown" | "postdown" => Some(
+            "that is `wg-quick`'s: the configuration runs no command; systemd's units do: ExecStartPre=, ExecStartPost=",
+        ),
         _ => None,
     }
 }

@@ -242,6 +242,12 @@ pub(super) fn prefix(node: &Node, what: &str, report: &mut Report) -> Option<IpN
         return Some(net.trunc());
     }
     let mistake = report.error(node.span, format!("{what} has `{text}`"));
+    if text.contains(',') {
+        let items = text.split(',').map(|item| format!("\"{}\"", item.trim()));
+        let items: Vec<_> = items.collect();
+        mistake.help(format!("a list is written `[{}]`", items.join(", ")));
+        return None;
+    }
     mistake.help("expected a prefix, as in `10.1.2.0/24` or `fd00:2::/64`");
     None
 }
@@ -393,7 +399,7 @@ pub(super) fn mac(node: &Node, what: &str, report: &mut Report) -> Option<MacAdd
     Some(mac)
 }
 
-/// A duration in whole seconds; `off` is 0.
+/// A duration in whole seconds, which a bare number is, too, as for `wg`; `off` is 0.
 pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) -> Option<u32> {
     let text = text(node, what, report)?;
     if matches!(text, "off" | "0" | "0s") {
@@ -402,7 +408,7 @@ pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) ->
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let factor = match unit.trim() {
-        "s" => Some(1),
+        "" | "s" => Some(1),
         "m" | "min" => Some(60),
         "h" => Some(3600),
         _ => None,
@@ -414,13 +420,11 @@ pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) ->
         return Some(seconds);
     }
     let mistake = report.error(node.span, format!("{what} is `{text}`"));
-    if unit.is_empty() && !number.is_empty() {
-        mistake.help(format!("the unit is missing: `{number}s`"));
-    } else if unit.trim() == "ms" {
+    if unit.trim() == "ms" {
         mistake.help("expected whole seconds, as in `25s`");
     } else {
         mistake.help(format!(
-            "expected `1s` to `{max}s` (`m` and `h` work too), or `off`"
+            "expected `1s` to `{max}s`, or `off`; a number without a unit is seconds, `m` and `h` work too"
         ));
     }
     None
