@@ -198,3 +198,87 @@ fn a_client_that_asks_without_end_has_so_many_lines() {
     assert!(text.contains("SIGHUP: applying"), "{text}");
     end(life);
 }
+
+#[test]
+fn lines_are_objects_where_they_are_wanted_so_and_levels_change_at_once() {
+    let place = Place::new();
+    let log = place.path("log");
+    let mut command = culvert();
+    command.env("CULVERT_LOG_FORMAT", "json");
+    let life = place.start_by(command, fs::File::create(&log).unwrap().into());
+    let log_level = |arguments: &[&str]| {
+        let mut command = culvert();
+        command.arg("log-level").args(arguments).arg("--run-dir");
+        command.arg(place.path("run")).output().unwrap()
+    };
+    let said = |output: std::process::Output| String::from_utf8(output.stdout).unwrap();
+    let lines = || -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&log).unwrap();
+        let objects = text.lines().map(serde_json::from_str);
+        objects.collect::<Result<_, _>>().unwrap()
+    };
+    assert_eq!(said(log_level(&[])), "info\n");
+    let started = lines();
+    let started = started.iter().find(|it| it["message"] == "starting");
+    assert_eq!(started.unwrap()["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(said(log_level(&["warn"])), "warn\n");
+    let before = lines().len();
+    reload(&life);
+    assert_eq!(lines().len(), before);
+    let directives = "warn,culvert::process::signals=info";
+    assert_eq!(said(log_level(&[directives])), format!("{directives}\n"));
+    reload(&life);
+    let more = lines().split_off(before);
+    let of_signals = |it: &serde_json::Value| it["target"] == "culvert::process::signals";
+    assert!(!more.is_empty() && more.iter().all(of_signals), "{more:?}");
+    let refused = log_level(&["culvert=loudest"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("expected a level"), "{why}");
+    assert_eq!(said(log_level(&[])), format!("{directives}\n"));
+    end(life);
+}
+
+#[test]
+fn journald_is_told_fields() {
+    let place = Place::new();
+    let journal = place.path("journal");
+    fs::create_dir(&journal).unwrap();
+    let journald = std::os::unix::net::UnixDatagram::bind(journal.join("socket")).unwrap();
+    let timeout = std::time::Duration::from_secs(20);
+    journald.set_read_timeout(Some(timeout)).unwrap();
+    let root = nix::unistd::geteuid().is_root();
+    let flags = if root { "-m" } else { "-rm" };
+    let script = "mount -t tmpfs culvert-test /run && mkdir -p /run/systemd/journal && \
+        mount --bind \"$1\" /run/systemd/journal && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    let words = [flags, "--propagation", "private", "sh", "-c", script, "sh"];
+    command.args(words).arg(&journal);
+    command.arg(culvert().get_program());
+    command.env("CULVERT_LOG_FORMAT", "journald");
+    let tried = Command::new("unshare").args([flags, "true"]).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        skip("root", "no mount namespace may be made here");
+        return;
+    }
+    let life = place.start_by(command, Stdio::null());
+    let entry = |wanted: &str| {
+        let mut entry = [0; 8192];
+        loop {
+            let length = journald.recv(&mut entry).unwrap();
+            let text = String::from_utf8_lossy(&entry[..length]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+        }
+    };
+    let starting = entry("MESSAGE=starting");
+    let node = "\nPRIORITY=6\nSYSLOG_IDENTIFIER=culvert\nSYSLOG_PID=";
+    assert!(starting.contains(node), "{starting}");
+    let version = concat!("\nCULVERT_VERSION=", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(starting.contains(version), "{starting}");
+    place.visit();
+    let visited = entry("CULVERT_PORT=vm1");
+    assert!(visited.starts_with("MESSAGE="), "{visited}");
+    end(life);
+}

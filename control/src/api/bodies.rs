@@ -70,3 +70,10 @@ pub struct Refusal {
     #[serde(default)]
     pub needs_restart: Vec<String>,
 }
+
+/// What is logged: the body of `PUT /v1/log`, and the answer.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LogFilter {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or directives as `info,culvert::engine=debug`.
+    pub filter: String,
+}

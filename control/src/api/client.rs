@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde::de::DeserializeOwned;
 
-use super::bodies::{ApplyBody, ConfigText, DiffBody, Refusal};
+use super::bodies::{ApplyBody, ConfigText, DiffBody, LogFilter, Refusal};
 use crate::plan::Diff;
 use crate::process;
 use crate::state::{Applied, Part, State};
@@ -99,6 +99,25 @@ impl Client {
     pub fn config_path(&self) -> Result<PathBuf, ClientError> {
         let config = self.ask(Method::GET, "/v1/config?path_only=true", Vec::new());
         config.map(|ConfigText { path, .. }| path)
+    }
+
+    /// What is logged.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn log_filter(&self) -> Result<LogFilter, ClientError> {
+        self.ask(Method::GET, "/v1/log", Vec::new())
+    }
+
+    /// Has something else logged.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or these are no directives.
+    pub fn set_log_filter(&self, filter: &LogFilter) -> Result<LogFilter, ClientError> {
+        let body = serde_json::to_vec(filter).map_err(|error| self.broken(&error))?;
+        self.ask(Method::PUT, "/v1/log", body)
     }
 
     /// Compares two configurations.

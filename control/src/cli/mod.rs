@@ -8,6 +8,7 @@ mod apply;
 mod check;
 mod diff;
 mod keys;
+mod log_level;
 mod output;
 mod reference;
 mod run;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::output::Output;
+use crate::api::client::Client;
 use crate::process::DEFAULT_RUN_DIR;
 use crate::state::Part;
 
@@ -137,6 +139,14 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Print what a running culvert logs, or have it log something else until it ends
+    LogLevel {
+        /// error, warn, info, debug, trace or off; or for some parts, as `info,culvert::engine=debug`
+        #[arg(value_name = "LEVEL")]
+        filter: Option<String>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Print the version
     Version,
@@ -264,6 +274,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             };
             diff::run(from.as_deref(), to.as_deref(), &place.run_dir, form)
         }
+        Command::LogLevel { filter, place } => log_level::run(&Client::new(&place.run_dir), filter),
         Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

@@ -1,29 +1,43 @@
-//! Log lines: for people on a terminal, with priorities for journald (sd-daemon(3)).
+//! Log lines: for people on a terminal, as JSON, with fields for journald.
 //!
-//! In: `CULVERT_LOG` (tracing's directives, `info` by default), `JOURNAL_STREAM`, `NO_COLOR`. Out:
-//! lines on stderr, as far as it takes them ([`lossy`]) and their causes are not too many ([`limit`]); the counts of
-//! those that are missing. Never: keys; no type of this workspace shows one.
+//! In: `CULVERT_LOG` (tracing's directives, `info` by default), `CULVERT_LOG_FORMAT`, `JOURNAL_STREAM`, `NO_COLOR`. Out:
+//! lines on stderr or to journald, as far as these take them ([`lossy`]) and their causes are not too many ([`limit`]);
+//! the counts of those that are missing. Never: keys; no type of this workspace shows one.
+//!
+//! Rooms: [`lines`] how a line looks, [`lossy`] and [`journal`] where it goes, [`limit`] how many there may be.
 
+mod journal;
 mod limit;
+mod lines;
 mod lossy;
 
 use std::fmt;
-use std::io::{self, IsTerminal as _};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use journal::Journal;
 use limit::{LeftOut, Limit};
-use lossy::Lossy;
+use lines::Lines;
+use lossy::{Lossy, Out};
 
 /// The environment variable with tracing's directives.
 const VARIABLE: &str = "CULVERT_LOG";
+/// The environment variable with the lines' form: `human`, `json` or `journald`.
+const FORMAT: &str = "CULVERT_LOG_FORMAT";
+
+/// What is logged, and the way to change that.
+struct Filter {
+    directives: Mutex<String>,
+    set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+}
+
+static FILTER: OnceLock<Filter> = OnceLock::new();
 
 /// Sets up the process's log, once. A directive that can't be read is reported and the default holds.
 pub fn init() {
@@ -32,74 +46,76 @@ pub fn init() {
 
 /// As [`init`], with what holds where the environment says nothing else.
 pub fn init_with(default: &str) {
-    let directives = std::env::var(VARIABLE).unwrap_or_default();
-    let parsed = EnvFilter::builder().parse(if directives.is_empty() {
-        default
-    } else {
-        &directives
+    let mut mistakes = Vec::new();
+    let mut directives = std::env::var(VARIABLE).unwrap_or_default();
+    if directives.is_empty() {
+        default.clone_into(&mut directives);
+    }
+    let filter = EnvFilter::builder().parse(&directives);
+    let filter = filter.unwrap_or_else(|error| {
+        mistakes.push(format!("{VARIABLE} can't be read: {error}"));
+        default.clone_into(&mut directives);
+        EnvFilter::new(default)
     });
-    let mistake = parsed.as_ref().err().map(ToString::to_string);
-    let filter = parsed.unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
-        Lines::Journal
-    } else if io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-    {
-        Lines::Terminal
-    } else {
-        Lines::Plain
-    };
-    let warning = match lines {
-        Lines::Journal => |text: &str| Lines::Journal.warning(text),
-        Lines::Terminal => |text: &str| Lines::Terminal.warning(text),
-        Lines::Plain => |text: &str| Lines::Plain.warning(text),
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(move || Lossy { warning })
-        .with_ansi(lines == Lines::Terminal)
-        .event_format(Limited { lines });
-    // A second call keeps the first one's log.
-    let _ = subscriber.try_init();
-    if let Some(mistake) = mistake {
-        tracing::warn!("{VARIABLE} can't be read: {mistake}");
-    }
-}
-
-/// How a line looks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lines {
-    /// Priority first; journald has its own clock.
-    Journal,
-    /// Time, a coloured level.
-    Terminal,
-    /// Time, level.
-    Plain,
-}
-
-impl Lines {
-    /// What stands before a line's text.
-    fn begin(self, writer: &mut Writer<'_>, level: Level) -> fmt::Result {
-        match self {
-            Self::Journal => write!(writer, "<{}>", priority(level)),
-            Self::Plain => {
-                SystemTime.format_time(writer)?;
-                write!(writer, " {level:>5} ")
-            }
-            Self::Terminal => {
-                SystemTime.format_time(writer)?;
-                write!(writer, " \x1b[{}m{level:>5}\x1b[0m ", color(level))
-            }
+    let lines = Lines::wanted(&std::env::var(FORMAT).unwrap_or_default());
+    let lines = lines.unwrap_or_else(|()| {
+        mistakes.push(format!("{FORMAT} is `human`, `json` or `journald`"));
+        Lines::by_reader()
+    });
+    let (lines, out) = match (lines, Journal::connect()) {
+        (Lines::Journal, Ok(journal)) => (lines, Out::Journal(journal)),
+        (Lines::Journal, Err(error)) => {
+            mistakes.push(format!("journald takes no lines with fields: {error}"));
+            (Lines::Priority, Out::Stderr)
         }
+        (lines, _) => (lines, Out::Stderr),
+    };
+    let out: &'static Out = Box::leak(Box::new(out));
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || Lossy { out, lines })
+        .with_ansi(lines == Lines::Terminal)
+        .event_format(Limited { lines })
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    // A second call keeps the first one's log.
+    if tracing::subscriber::set_global_default(subscriber.finish()).is_ok() {
+        let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
+        let _ = FILTER.set(Filter {
+            directives: Mutex::new(directives),
+            set: Box::new(set),
+        });
     }
+    for mistake in mistakes {
+        tracing::warn!("{mistake}");
+    }
+}
 
-    /// A line that warns.
-    fn warning(self, text: &str) -> String {
-        let mut line = String::new();
-        // Writing to a String can't fail.
-        let _ = self.begin(&mut Writer::new(&mut line), Level::WARN);
-        line + text + "\n"
-    }
+/// What is logged at present, as tracing's directives. `None`: there is no log.
+pub fn filter() -> Option<String> {
+    let directives = FILTER.get()?.directives.lock();
+    Some(directives.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// Logs something else from now on, until the process ends.
+///
+/// # Errors
+///
+/// When these are no directives, in words.
+pub fn set_filter(directives: &str) -> Result<(), String> {
+    let parsed = EnvFilter::builder().parse(directives);
+    let parsed = parsed.map_err(|error| {
+        format!("{error}; expected a level (error, warn, info, debug, trace, off) or `info,culvert::engine=debug`")
+    })?;
+    let filter = FILTER.get().ok_or("this process has no log")?;
+    let mut now = filter
+        .directives
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    (filter.set)(parsed)?;
+    directives.clone_into(&mut now);
+    tracing::info!("logged from now on: {directives}");
+    Ok(())
 }
 
 /// Lines, as far as their causes may have them.
@@ -127,14 +143,9 @@ where
             let _ = context.format_fields(Writer::new(&mut text), event);
             text
         };
-        let Some(missing) = LIMIT.admit(event, text, Instant::now()) else {
-            return Ok(());
-        };
-        self.lines.begin(&mut writer, *event.metadata().level())?;
-        context.format_fields(writer.by_ref(), event)?;
-        match missing {
-            0 => writeln!(writer),
-            missing => writeln!(writer, " (and {missing} lines like this, left out)"),
+        match LIMIT.admit(event, text, Instant::now()) {
+            None => Ok(()),
+            Some(missing) => self.lines.write(&mut writer, context, event, missing),
         }
     }
 }
@@ -156,24 +167,5 @@ pub fn missing() -> crate::state::Log {
     crate::state::Log {
         lost: lossy::lost(),
         left_out: limit::left_out(),
-    }
-}
-
-/// syslog(3)'s priority.
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        _ => 7,
-    }
-}
-
-fn color(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 31,
-        Level::WARN => 33,
-        Level::INFO => 32,
-        _ => 34,
     }
 }

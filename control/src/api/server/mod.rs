@@ -12,6 +12,7 @@ mod apply;
 mod config;
 mod desk;
 mod diff;
+mod log;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ fn router(desk: Desk) -> axum::Router {
         .merge(config::routes())
         .merge(diff::routes())
         .merge(apply::routes())
+        .merge(log::routes())
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(desk)
 }

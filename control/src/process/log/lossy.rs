@@ -1,16 +1,20 @@
-//! stderr, where a line that can't be written is lost and counted.
+//! stderr or journald, where a line that can't be written is lost and counted.
 //!
-//! In: whole lines. Out: the same on stderr, and a line that says how many are missing once it takes lines again.
+//! In: whole lines. Out: the same there, and a line that says how many are missing once it takes lines again.
 //! Never: an error for who logs, a panic, a wait for a reader beyond [`PATIENCE`].
 //!
 //! The disk behind stderr may be full, its pipe's reader gone or asleep. The switch goes on.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::journal::Journal;
+use super::lines::Lines;
 
 /// How long a reader that doesn't keep up is waited for, once: until it takes a line again, none waits.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -37,11 +41,19 @@ struct Untold {
     is_cut: bool,
 }
 
+/// Where lines go.
+#[derive(Debug)]
+pub(super) enum Out {
+    Stderr,
+    Journal(Journal),
+}
+
 /// Takes whole lines.
 #[derive(Clone, Copy)]
 pub(super) struct Lossy {
-    /// Makes a line that warns.
-    pub(super) warning: fn(&str) -> String,
+    pub(super) out: &'static Out,
+    /// Of what form a line is that warns.
+    pub(super) lines: Lines,
 }
 
 impl Write for Lossy {
@@ -49,7 +61,10 @@ impl Write for Lossy {
         let mut untold = UNTOLD
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        untold.write(io::stderr().lock(), line, self.warning);
+        match self.out {
+            Out::Stderr => untold.write(io::stderr().lock(), line, self.lines),
+            Out::Journal(journal) => untold.write(journal, line, self.lines),
+        }
         Ok(line.len())
     }
 
@@ -59,12 +74,7 @@ impl Write for Lossy {
 }
 
 impl Untold {
-    fn write(
-        &mut self,
-        mut out: io::StderrLock<'static>,
-        line: &[u8],
-        warning: fn(&str) -> String,
-    ) {
+    fn write(&mut self, mut out: impl Write + AsFd, line: &[u8], lines: Lines) {
         let patience = if self.lines == 0 {
             PATIENCE
         } else {
@@ -72,7 +82,7 @@ impl Untold {
         };
         if is_ready(&out, patience) {
             if self.lines > 0 {
-                let text = warning(&format!("{} log lines could not be written", self.lines));
+                let text = lines.warning(&format!("{} log lines could not be written", self.lines));
                 let begin = if self.is_cut { "\n" } else { "" };
                 if !self.put(&mut out, format!("{begin}{text}").as_bytes()) {
                     return self.lose();
@@ -115,7 +125,7 @@ impl Untold {
 }
 
 /// Whether a write would not wait.
-fn is_ready(out: &io::StderrLock<'_>, patience: Duration) -> bool {
+fn is_ready(out: &impl AsFd, patience: Duration) -> bool {
     let mut fds = [PollFd::new(out, PollFlags::OUT)];
     let patience = Timespec::try_from(patience).ok();
     // What can't be polled is no reason to lose a line: the write will tell.

@@ -1,0 +1,29 @@
+//! What is logged: `GET /v1/log`, `PUT /v1/log`.
+//!
+//! In: tracing's directives. Out: those that hold. Never: a line of the log.
+
+use axum::extract::Json;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+
+use super::answer::{json, plain};
+use super::desk::Desk;
+use crate::api::bodies::LogFilter;
+use crate::process::log;
+
+pub(super) fn routes() -> axum::Router<Desk> {
+    axum::Router::new().route("/v1/log", get(filter).put(set))
+}
+
+async fn filter() -> Response {
+    let filter = log::filter().unwrap_or_default();
+    json(&LogFilter { filter })
+}
+
+async fn set(Json(wanted): Json<LogFilter>) -> Response {
+    match log::set_filter(&wanted.filter) {
+        Ok(()) => filter().await,
+        Err(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &error),
+    }
+}
