@@ -147,11 +147,7 @@ fn a_peer_that_is_heard_by_another_uplink_is_answered_there() {
     let far = &mut site.far;
     far.to = other.address;
     far.socket.send_to(&message, far.to).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while count(&other.uplink.counters.rx_packets) == 0 {
-        assert!(Instant::now() < deadline, "the datagram comes");
-        site.settle();
-    }
+    settle_other(&mut site, &other, 1);
     assert_eq!(site.frames(0).len(), 1);
     let path = site.peers[0].path().as_deref().cloned().unwrap();
     let source = site.far.socket.local_addr().unwrap();
@@ -168,6 +164,91 @@ fn a_peer_that_is_heard_by_another_uplink_is_answered_there() {
     assert_eq!(moved, origin);
     send(&mut site, [0, 2].into_iter());
     assert_eq!(numbers(&mut site.far, 2), [0, 2]);
+    site.no_drops();
+}
+
+/// Everything that the other uplink is to receive is received.
+fn settle_other(site: &mut Site, other: &Other, received: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    while count(&other.uplink.counters.rx_packets) < received {
+        assert!(Instant::now() < deadline, "the datagrams come");
+        site.settle();
+    }
+}
+
+#[test]
+fn frames_that_wait_for_a_key_leave_by_the_uplink_that_the_peer_is_on_by_then() {
+    let mut site = Site::new(Options {
+        keyed: false,
+        ..Options::default()
+    });
+    let other = Other::new(&mut site);
+    let here = site.peers[0].path().as_deref().cloned().unwrap();
+    let (own, hop) = (other.address, Arc::clone(&other.uplink.hop));
+    let there = Path::new(here.endpoint, Some(own.ip()), own.port(), hop);
+    send(&mut site, [0, 2, 4].into_iter());
+    assert_eq!(site.peers[0].staged.load(Ordering::Relaxed), 3);
+    // It goes, comes back, and goes again before its key is there.
+    for path in [&there, &here, &there] {
+        site.peers[0].publish_path(Some(path.clone()));
+        send(&mut site, [6].into_iter());
+    }
+    site.publish_key();
+    site.command(Command::FlushStaged(site.peers[0].index));
+    site.settle();
+    site.far.to = other.address;
+    assert_eq!(numbers(&mut site.far, 6), [0, 2, 4, 6, 6, 6]);
+    assert_eq!(count(&other.uplink.counters.tx_packets), 6);
+    assert_eq!(count(&site.uplink.counters.tx_packets), 0);
+    site.no_drops();
+    assert_drops(&other.uplink.counters.drops, &[]);
+}
+
+#[test]
+fn frames_that_wait_for_a_key_are_named_where_their_peer_is_when_its_uplink_is_gone() {
+    let mut site = Site::new(Options {
+        keyed: false,
+        ..Options::default()
+    });
+    let other = Other::new(&mut site);
+    let endpoint = site.far.socket.local_addr().unwrap();
+    let (own, hop) = (other.address, Arc::clone(&other.uplink.hop));
+    send(&mut site, [0, 2].into_iter());
+    let there = Path::new(endpoint, Some(own.ip()), own.port(), hop);
+    site.peers[0].publish_path(Some(there));
+    site.command(Command::DetachUplink(OTHER, None));
+    site.publish_key();
+    site.command(Command::FlushStaged(site.peers[0].index));
+    site.settle();
+    site.peer_drops(&[(DropReason::UplinkDown, 2)]);
+    assert_eq!(site.far.receive(), None);
+}
+
+#[test]
+fn a_packet_from_a_peer_on_one_uplink_reaches_a_peer_on_another() {
+    let mut site = Site::new(Options::default());
+    let other = Other::new(&mut site);
+    let packet = |n| ip("10.1.0.2", "10.8.0.2").udp((5, 6), &[n], false);
+    let mut second = other.peer(&site);
+    site.far
+        .send_packets(&(0..10).map(packet).collect::<Vec<_>>());
+    site.settle();
+    assert_eq!(numbers(&mut second, 10), (0..10).collect::<Vec<_>>());
+    assert_eq!(count(&other.uplink.counters.tx_packets), 10);
+    assert_eq!(count(&site.uplink.counters.tx_packets), 0);
+
+    // Both change places.
+    let (mut second, _) = site.second();
+    for n in 10..20 {
+        let message = site.far.seal(&packet(n));
+        site.far.socket.send_to(&message, other.address).unwrap();
+    }
+    settle_other(&mut site, &other, 10);
+    assert_eq!(numbers(&mut second, 10), (10..20).collect::<Vec<_>>());
+    for uplink in [&site.uplink, &other.uplink] {
+        assert_eq!(count(&uplink.counters.tx_packets), 10);
+        assert_drops(&uplink.counters.drops, &[]);
+    }
     site.no_drops();
 }
 
