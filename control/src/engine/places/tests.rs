@@ -51,7 +51,15 @@ fn config(peers: &[(u8, &str)]) -> crate::config::Config {
     config
 }
 
+/// An engine that knows of names what the test answers.
 fn engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
+    let mut engine = asking_engine(peers, run_dir);
+    engine.names.resolver = Resolver::silent(&engine.attention);
+    engine
+}
+
+/// An engine that asks the system.
+fn asking_engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
     let (requester, _) = api::channel().unwrap();
     Engine::start(config(peers), run_dir, requester, None).unwrap()
 }
@@ -241,7 +249,7 @@ fn a_name_that_is_not_found_is_asked_for_until_it_is() {
 #[test]
 fn an_address_with_a_zone_is_that_of_this_namespaces_interface() {
     let text = "[fe80::1%lo]:10";
-    let mut engine = engine(&[(1, text)], None);
+    let mut engine = asking_engine(&[(1, text)], None);
     let (_, peer) = engine.peers.iter().next().unwrap();
     assert_eq!(peer.configured_endpoint().unwrap(), text);
     // The resolver's own threads answer.
