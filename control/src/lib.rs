@@ -3,6 +3,7 @@
 //! - [`config`]: the YAML file, from text to types, with every mistake named.
 //! - [`plan`]: what changes from one desired state to another.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
+//! - [`events`]: what happens, told once, to the log and to those who follow.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
 //!   together.
 //! - [`uapi`]: the sockets that `wg` speaks to.
@@ -15,6 +16,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod events;
 pub mod keys;
 pub mod netlink;
 pub mod plan;

@@ -21,6 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, Name, Readings, Report};
+use crate::events::Event;
 use crate::plan::{Layers, Proposal};
 use crate::report::look::Look;
 use crate::state::Applied;
@@ -113,9 +114,25 @@ pub fn read_and_apply(
     read: impl FnOnce(&mut Readings) -> Result<(Config, Report), Report>,
 ) -> Result<(Applied, Report), NotApplied> {
     let mut turn = requester.turn();
-    let (config, report) = read(&mut turn).map_err(NotApplied::Mistakes)?;
-    let applied = plan_and_apply(requester, config).map_err(NotApplied::Refused)?;
-    Ok((applied, report))
+    let read = read(&mut turn).map_err(NotApplied::Mistakes);
+    let applied = read.and_then(|(config, report)| {
+        let applied = plan_and_apply(requester, config).map_err(NotApplied::Refused)?;
+        Ok((applied, report))
+    });
+    if let Err(error) = &applied {
+        let error = error.to_string();
+        Event::ConfigRefused { error }.tell();
+    }
+    applied
+}
+
+impl std::fmt::Display for NotApplied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mistakes(report) => f.write_str(&report.summary()),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
 }
 
 /// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits
@@ -155,14 +172,16 @@ fn log_applied(applied: &Applied) {
     for failure in &applied.failures {
         tracing::error!("the configuration is applied, and this failed: {failure}");
     }
+    let generation = applied.generation;
     if applied.changes.is_empty() {
-        tracing::info!(
-            generation = applied.generation,
-            "configuration applied: nothing changed"
-        );
-        return;
+        return Event::ConfigUnchanged { generation }.tell();
     }
-    tracing::info!(generation = applied.generation, "configuration applied");
+    Event::ConfigApplied {
+        generation,
+        changes: applied.changes.len(),
+        failures: applied.failures.len(),
+    }
+    .tell();
     for change in &applied.changes {
         tracing::info!("applied: {change}");
     }

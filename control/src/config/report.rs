@@ -87,6 +87,14 @@ impl Report {
         self.count(Severity::Error)
     }
 
+    /// How many errors there are, in words.
+    pub fn summary(&self) -> String {
+        match self.errors() {
+            1 => "the configuration has a mistake".into(),
+            errors => format!("the configuration has {errors} mistakes"),
+        }
+    }
+
     /// How many warnings there are.
     pub fn warnings(&self) -> usize {
         self.count(Severity::Warning)

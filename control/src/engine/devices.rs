@@ -13,7 +13,7 @@ use culvert_dataplane::{
 use culvert_wireguard::{Now, PeerUpdate};
 
 use super::{Engine, tunnels::TunnelState};
-use crate::{config::UplinkDriver, netlink::index_of};
+use crate::{config::UplinkDriver, events::Event, netlink::index_of};
 
 impl Engine {
     /// Looks at the interfaces that uplinks name: after news of links, and while one could not be bound to.
@@ -36,7 +36,11 @@ impl Engine {
             let Some(found) = found else {
                 uplink.device_index = None;
                 uplink.link_up = Some(false);
-                tracing::warn!(uplink = %name, device, "the interface is gone: nothing passes until it is there again");
+                Event::UplinkGone {
+                    uplink: name,
+                    device,
+                }
+                .tell();
                 continue;
             };
             let bound = self.bind_again(slot, &device);
@@ -48,11 +52,20 @@ impl Engine {
             match bound {
                 Ok(()) => {
                     uplink.device_index = Some(found);
-                    tracing::info!(uplink = %name, device, "the interface is there again: bound to it anew");
+                    Event::UplinkBack {
+                        uplink: name,
+                        device,
+                    }
+                    .tell();
                     self.call_again(slot, now);
                 }
                 Err(error) if !was_refused => {
-                    tracing::error!(uplink = %name, device, %error, "can't bind to the interface anew: not all tunnels pass; it is tried again every second");
+                    Event::UplinkUnbound {
+                        uplink: name,
+                        device,
+                        error,
+                    }
+                    .tell();
                 }
                 Err(_) => {}
             }

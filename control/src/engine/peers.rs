@@ -29,6 +29,8 @@ pub(super) struct PeerState {
     pub(super) called: Instant,
     /// Whether the operator was last told that it is there.
     pub(super) is_up: bool,
+    /// Whether it was there before.
+    pub(super) was_up: bool,
     /// When its next hop was last asked for.
     pub(super) refreshed: Instant,
     /// Whether it has to be given a new path.
@@ -97,6 +99,7 @@ impl PeerState {
             local: None,
             called: Instant::default(),
             is_up: false,
+            was_up: false,
             refreshed: now,
             listed,
             places: Places::default(),

@@ -18,7 +18,7 @@ use super::{
     endpoints::Kept,
     resolver::{Answer, Resolver},
 };
-use crate::config::Endpoint;
+use crate::{config::Endpoint, events::Event};
 
 /// Calls without an answer after which a name may stand for another place by now.
 const SUSPECT_AFTER: u32 = 2;
@@ -356,8 +356,18 @@ impl Engine {
         };
         peer.places.is_settled = true;
         peer.places.renewed = None;
-        if peer.places.heard.replace(endpoint) == Some(endpoint) {
+        let before = peer.places.heard.replace(endpoint);
+        if before == Some(endpoint) {
             return;
+        }
+        if let Some(before) = before {
+            Event::PeerMoved {
+                tunnel: tunnel.name.clone(),
+                peer: peer.config.name.clone(),
+                from: before,
+                to: endpoint,
+            }
+            .tell();
         }
         let key = endpoint_key(&tunnel.name, &peer.config);
         let configured = peer.configured_endpoint();
@@ -387,10 +397,13 @@ impl Engine {
             let others = endpoint.map(|endpoint| peer.places.elsewhere(endpoint));
             let tried = endpoint.into_iter().chain(others.into_iter().flatten());
             let tried: Vec<_> = tried.map(|place| place.to_string()).collect();
-            tracing::warn!(
-                tunnel = %tunnel.name, peer = %peer.config.name, tried = tried.join(", "),
-                "peer is silent: no answer to {calls} handshakes. Does it run, may UDP pass both ways, has each side the other's public key and the same preshared key?"
-            );
+            Event::PeerSilent {
+                tunnel: tunnel.name.clone(),
+                peer: peer.config.name.clone(),
+                calls,
+                tried: tried.join(", "),
+            }
+            .tell();
         }
     }
 }

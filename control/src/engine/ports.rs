@@ -26,7 +26,10 @@ use super::{
     interfaces::{Interface, InterfaceEvent, Keeper},
     table::Named,
 };
-use crate::config::{self, Account, PortDriver, SocketMode};
+use crate::{
+    config::{self, Account, PortDriver, SocketMode},
+    events::Event,
+};
 
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
 /// at the earliest (`announce-initial`).
@@ -186,24 +189,36 @@ impl PortState {
 
     fn log(&self, event: &PortEvent) {
         let port = &self.config.name;
+        let named = || port.clone();
         match event {
-            PortEvent::Connected => tracing::info!(%port, "VMM connected"),
+            PortEvent::Connected => Event::VmmConnected { port: named() }.tell(),
             PortEvent::LinkUp { queue_pairs, .. } => {
-                tracing::info!(%port, queues = queue_pairs, "guest connected");
+                let (port, queues) = (named(), *queue_pairs);
+                Event::GuestConnected { port, queues }.tell();
             }
             PortEvent::QueuesChanged { queue_pairs } => {
                 tracing::info!(%port, queues = queue_pairs, "guest changed its queues");
             }
             PortEvent::LinkDown {
                 reason: LinkDown::Fault(fault),
-            } => tracing::warn!(%port, ?fault, "guest gone: it broke its rings"),
-            PortEvent::LinkDown { reason } => tracing::info!(%port, ?reason, "guest gone"),
+            } => {
+                let (port, fault) = (named(), fault.name().to_owned());
+                Event::GuestBroke { port, fault }.tell();
+            }
+            PortEvent::LinkDown { reason } => {
+                let (port, reason) = (named(), format!("{reason:?}").to_lowercase());
+                Event::GuestGone { port, reason }.tell();
+            }
             PortEvent::RingStopped { ring, fault } => {
                 tracing::warn!(%port, ring, ?fault, "a ring of the guest's was stopped");
             }
             PortEvent::Hindered { obstacle } => {
-                let (obstacle, mending) = (obstacle.name(), obstacle.mending());
-                tracing::warn!(%port, "the guest has no link: {obstacle}; {mending}");
+                Event::GuestHindered {
+                    port: named(),
+                    obstacle: obstacle.name().into(),
+                    mending: obstacle.mending().into(),
+                }
+                .tell();
             }
             PortEvent::Refused { reason } => {
                 tracing::warn!(%port, reason, "a message of the VMM's was refused");
@@ -224,7 +239,8 @@ impl PortState {
             }
             PortEvent::MtuSet { mtu } => tracing::debug!(%port, mtu, "the VMM set the MTU"),
             PortEvent::Disconnected { reason } => {
-                tracing::info!(%port, reason, "VMM disconnected");
+                let (port, reason) = (named(), reason.clone());
+                Event::VmmGone { port, reason }.tell();
             }
             PortEvent::RingsStarted | _ => {}
         }
@@ -283,14 +299,17 @@ impl PortState {
             .interface
             .as_ref()
             .map_or("", |interface| interface.tun.interface());
+        let names = || (port.clone(), interface.to_owned());
         match event {
             InterfaceEvent::Up => {
+                let (port, interface) = names();
+                Event::InterfaceUp { port, interface }.tell();
                 self.link_up = true;
-                tracing::info!(%port, interface, "interface up");
             }
             InterfaceEvent::Down => {
+                let (port, interface) = names();
+                Event::InterfaceDown { port, interface }.tell();
                 self.link_up = false;
-                tracing::info!(%port, interface, "interface down");
             }
             InterfaceEvent::Mtu(mtu) => {
                 tracing::info!(%port, interface, mtu, "the interface's MTU was changed");
@@ -299,10 +318,11 @@ impl PortState {
                 tracing::info!(%port, interface, "the interface was moved to another network namespace: its link state and MTU are not followed there");
             }
             InterfaceEvent::Deleted => {
+                let (port, interface) = names();
+                Event::InterfaceDeleted { port, interface }.tell();
                 self.connected = false;
                 self.link_up = false;
                 self.queues = 0;
-                tracing::error!(%port, interface, "the interface was deleted: the port is gone; `culvert apply` makes it anew");
             }
         }
     }

@@ -20,6 +20,7 @@ use culvert_wireguard::{Instant, Now, limits::UNDER_LOAD_BACKLOG};
 use super::{Engine, EngineError, interfaces::InterfaceEvent, peers::PeerState, tunnels::Wish};
 use crate::{
     config::Name,
+    events::EVENTS,
     netlink::{LinkWatch, RouteWatch},
     process::log,
 };
@@ -306,6 +307,7 @@ impl Engine {
         }
         self.meters.read(&self.workers, now.monotonic);
         log::tell_left_out();
+        EVENTS.tell_left_out();
         Ok(())
     }
 

@@ -36,6 +36,7 @@ use super::{
     table::Named,
 };
 use crate::config::{self, Endpoint, Name};
+use crate::events;
 
 /// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
 /// keeps allocation constant in time.
@@ -392,13 +393,25 @@ impl TunnelState {
                 wishes.extend(self.peers.get(&peer).copied().map(Wish::Path));
             }
             Event::HandshakeCompleted { peer, .. } => {
-                let tunnel = self.name.clone();
                 let endpoint = self.device.peer(peer).and_then(|status| status.endpoint);
                 if let Some(state) = self.state(peer, peers)
+                    && let Some(endpoint) = endpoint
                     && !std::mem::replace(&mut state.is_up, true)
                 {
-                    let endpoint = endpoint.map_or_else(String::new, |e| e.to_string());
-                    tracing::info!(%tunnel, peer = %state.config.name, endpoint, "peer is up: first handshake");
+                    let (tunnel, peer) = (self.name.clone(), state.config.name.clone());
+                    let event = match std::mem::replace(&mut state.was_up, true) {
+                        false => events::Event::PeerUp {
+                            tunnel,
+                            peer,
+                            endpoint,
+                        },
+                        true => events::Event::PeerHeard {
+                            tunnel,
+                            peer,
+                            endpoint,
+                        },
+                    };
+                    event.tell();
                 }
             }
             Event::Unanswered { peer, calls } => {

@@ -17,6 +17,7 @@ use super::{Engine, apply::Goal, peers::PeerState, tunnels::TunnelState};
 pub(super) use crate::uapi::doors::Names;
 use crate::{
     config::{self, Name, Tunnel, Uapi, UplinkDriver},
+    events::Event,
     keys::PublicKey,
     plan::{self, Edit},
     uapi::{
@@ -89,6 +90,14 @@ impl Engine {
         let (port, fwmark) = (wanted.listen_port, wanted.fwmark);
         match self.carry_out(plan, Goal::Wg, now) {
             Ok(applied) => {
+                if let Some(first) = applied.changes.first().filter(|_| !self.lone) {
+                    Event::Drift {
+                        tunnel: name.clone(),
+                        changes: applied.changes.len(),
+                        first: first.clone(),
+                    }
+                    .tell();
+                }
                 for change in applied.changes {
                     tracing::debug!("by wg: {change}");
                 }

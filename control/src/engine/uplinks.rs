@@ -25,6 +25,7 @@ use culvert_wireguard::Instant;
 use super::{EngineError, hops::Hops, table::Named};
 use crate::{
     config::{self, UplinkDriver},
+    events::Event,
     netlink::index_of,
 };
 
@@ -247,11 +248,10 @@ impl UplinkState {
                     return;
                 }
                 if self.link_up.replace(link.up) != Some(link.up) {
-                    let uplink = &self.config.name;
-                    if link.up {
-                        tracing::info!(%uplink, "link up");
-                    } else {
-                        tracing::warn!(%uplink, "link down");
+                    let uplink = self.config.name.clone();
+                    match link.up {
+                        true => Event::UplinkUp { uplink }.tell(),
+                        false => Event::UplinkDown { uplink }.tell(),
                     }
                 }
             }

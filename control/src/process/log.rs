@@ -7,7 +7,7 @@
 //! Rooms: [`lines`] how a line looks, [`lossy`] and [`journal`] where it goes, [`limit`] how many there may be.
 
 mod journal;
-mod limit;
+pub(crate) mod limit;
 mod lines;
 mod lossy;
 
@@ -123,7 +123,7 @@ struct Limited {
     lines: Lines,
 }
 
-static LIMIT: LazyLock<Limit> = LazyLock::new(Limit::default);
+static LIMIT: LazyLock<Limit<LeftOut>> = LazyLock::new(Limit::default);
 
 impl<S, N> FormatEvent<S, N> for Limited
 where

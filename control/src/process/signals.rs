@@ -132,14 +132,9 @@ impl Reload {
         match api::read_and_apply(&self.requester, |readings| readings.load(path)) {
             // What changed is logged there.
             Ok((_, report)) => log(&report, path),
-            Err(NotApplied::Mistakes(report)) => {
-                let errors = report.errors();
-                tracing::error!(%config, errors, "the configuration has mistakes; nothing was changed");
-                log(&report, path);
-            }
-            Err(NotApplied::Refused(error)) => {
-                tracing::error!(%error, "the configuration was not applied");
-            }
+            Err(NotApplied::Mistakes(report)) => log(&report, path),
+            // Why is logged there.
+            Err(NotApplied::Refused(_)) => {}
         }
         self.notify.reloaded();
     }

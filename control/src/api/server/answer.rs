@@ -39,10 +39,7 @@ pub(super) fn refused(error: ApplyError) -> Response {
 }
 
 pub(super) fn mistaken(report: &config::Report) -> Response {
-    let error = match report.errors() {
-        1 => "the configuration has a mistake".into(),
-        errors => format!("the configuration has {errors} mistakes"),
-    };
+    let error = report.summary();
     let report = report.render(false);
     refuse(
         StatusCode::UNPROCESSABLE_ENTITY,

@@ -23,6 +23,7 @@ use super::super::{
 use super::{Goal, Prepared};
 use crate::{
     config::{Config, Name, Port, PortDriver},
+    events::Event,
     plan::{Change, Edit, Impact},
 };
 
@@ -237,6 +238,11 @@ impl Engine {
                         "port {} is down and tried again each second: {error}",
                         config.name
                     ));
+                    Event::PortDown {
+                        port: config.name.clone(),
+                        error: error.clone(),
+                    }
+                    .tell();
                     self.down.push(DownPort { config, error });
                 }
             }
@@ -259,13 +265,18 @@ impl Engine {
         for DownPort { config, error } in std::mem::take(&mut self.down) {
             match self.open_port(config.clone()) {
                 Ok(port) => {
-                    tracing::info!(port = %config.name, "the port is open again");
+                    let name = config.name;
+                    Event::PortOpen { port: name }.tell();
                     self.ports.insert(port);
                     opened = true;
                 }
                 Err(now) => {
                     if now != error {
-                        tracing::error!(port = %config.name, error = now, "the port is down still");
+                        Event::PortDown {
+                            port: config.name.clone(),
+                            error: now.clone(),
+                        }
+                        .tell();
                     }
                     self.down.push(DownPort { config, error: now });
                 }

@@ -6,7 +6,8 @@
 //!
 //! Guests, VMMs, peers and clients of the sockets cause lines, as many as they like: one that only connects to a
 //! port's socket and leaves again has tens of thousands a second to give. A line's cause is where in the source it is
-//! written, and which thing it is about. Where it is about none, an operator has asked for it.
+//! written, and which thing it is about. Where it is about none, an operator has asked for it. Events ([`crate::events`])
+//! are limited by the same, for whoever follows them.
 
 use std::collections::HashMap;
 use std::fmt::{self, Debug, Write as _};
@@ -47,23 +48,21 @@ impl Rate {
     }
 }
 
-/// All causes that wrote lately.
-#[derive(Default)]
-pub(super) struct Limit(Mutex<Causes>);
+/// All causes that wrote lately; `L` is what is kept of the last line that was left out.
+pub(crate) struct Limit<L>(Mutex<Causes<L>>);
 
-#[derive(Default)]
-struct Causes {
-    known: HashMap<u64, Cause>,
+struct Causes<L> {
+    known: HashMap<u64, Cause<L>>,
     /// When those that rest were forgotten last, because there were too many.
     swept: Option<Instant>,
 }
 
-struct Cause {
+struct Cause<L> {
     rate: Rate,
     /// When it has had no line for long enough.
     rested: Instant,
     left_out: u64,
-    last: Option<LeftOut>,
+    last: Option<L>,
 }
 
 /// The last line that was left out.
@@ -72,7 +71,7 @@ pub(super) struct LeftOut {
     pub(super) text: String,
 }
 
-impl Cause {
+impl<L> Cause<L> {
     /// Takes room for one line, if there is some.
     fn take(&mut self, now: Instant) -> bool {
         let rested = self.rested.max(now) + self.rate.each;
@@ -84,7 +83,16 @@ impl Cause {
     }
 }
 
-impl Limit {
+impl<L> Default for Limit<L> {
+    fn default() -> Self {
+        Self(Mutex::new(Causes {
+            known: HashMap::new(),
+            swept: None,
+        }))
+    }
+}
+
+impl Limit<LeftOut> {
     /// Whether an event's line is written: then how many like it were left out before. What only those see who asked
     /// for it (`debug`, `trace`) has no limit.
     /// `text` makes the line's.
@@ -107,14 +115,22 @@ impl Limit {
             level,
             text: text(),
         };
-        self.admit_cause(place, thing.hash(place), left_out, now)
+        let admitted = self.admit_cause(place, thing.hash(place), left_out, now);
+        if admitted.is_none() {
+            LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
     }
+}
 
-    fn admit_cause(
+impl<L> Limit<L> {
+    /// Whether one more may come of a cause: of `thing`, or of all that comes from `place`. Then how many were left out
+    /// before.
+    pub(crate) fn admit_cause(
         &self,
         place: u64,
         thing: Option<u64>,
-        left_out: impl FnOnce() -> LeftOut,
+        left_out: impl FnOnce() -> L,
         now: Instant,
     ) -> Option<u64> {
         let mut causes = self.causes();
@@ -131,7 +147,6 @@ impl Limit {
         if !cause.take(now) {
             cause.left_out += 1;
             cause.last = Some(left_out());
-            LEFT_OUT.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         cause.last = None;
@@ -139,7 +154,7 @@ impl Limit {
     }
 
     /// The last lines of causes that may have one again, and how many each has left out.
-    pub(super) fn due(&self, now: Instant) -> Vec<(LeftOut, u64)> {
+    pub(crate) fn due(&self, now: Instant) -> Vec<(L, u64)> {
         let mut causes = self.causes();
         let left_out = causes.known.values_mut().filter(|cause| cause.left_out > 0);
         let due = left_out.filter_map(|cause| {
@@ -153,14 +168,14 @@ impl Limit {
         due.collect()
     }
 
-    fn causes(&self) -> MutexGuard<'_, Causes> {
+    fn causes(&self) -> MutexGuard<'_, Causes<L>> {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-impl Causes {
+impl<L> Causes<L> {
     fn has_room(&mut self, cause: u64, now: Instant) -> bool {
         if self.known.contains_key(&cause) {
             return true;
@@ -206,13 +221,13 @@ impl fmt::Write for Thing {
 mod tests {
     use super::*;
 
-    fn admitted(limit: &Limit, thing: Option<u64>, count: u32, now: Instant) -> usize {
+    fn admitted(limit: &Limit<LeftOut>, thing: Option<u64>, count: u32, now: Instant) -> usize {
         (0..count)
             .filter(|_| admit(limit, thing, now).is_some())
             .count()
     }
 
-    fn admit(limit: &Limit, thing: Option<u64>, now: Instant) -> Option<u64> {
+    fn admit(limit: &Limit<LeftOut>, thing: Option<u64>, now: Instant) -> Option<u64> {
         let left_out = || LeftOut {
             level: Level::INFO,
             text: format!("{thing:?}"),

@@ -1,0 +1,331 @@
+//! Every kind of event: its word, its level in the log, what it is about, its text, its fields.
+//!
+//! In: fields. Out: the line of the log; what a record is made of. Never: an event that has another text in the log.
+//!
+//! Words and fields are an interface: they stay. A field of that name says what an event is about, so that the log's
+//! limit tells its causes apart (`process/log/limit.rs`).
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use tracing::Level;
+
+use crate::config::Name;
+
+/// A kind of event, for who explains it.
+#[derive(Debug)]
+pub struct Kind {
+    /// Its stable name.
+    pub word: &'static str,
+    /// Its level in the log.
+    pub level: Level,
+    /// What it says.
+    pub text: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// The names of its fields.
+    pub fields: &'static [&'static str],
+}
+
+macro_rules! events {
+    ($(
+        #[doc = $doc:literal]
+        $word:literal $level:ident $kind:ident { $($(#[doc = $of:literal])* $field:ident: $type:ty),* $(,)? }
+        $object:literal $text:literal
+    )*) => {
+        /// Something that happened.
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(untagged)]
+        pub enum Event {
+            $(#[doc = $doc] $kind { $($(#[doc = $of])* $field: $type),* }),*
+        }
+
+        /// All kinds.
+        pub const KINDS: &[Kind] = &[$(Kind {
+            word: $word,
+            level: Level::$level,
+            text: $text,
+            meaning: $doc,
+            fields: &[$(stringify!($field)),*],
+        }),*];
+
+        #[allow(unused_variables, reason = "not every event is about its fields")]
+        impl Event {
+            /// Its place among [`KINDS`].
+            pub fn index(&self) -> usize {
+                #[repr(usize)]
+                enum Index { $($kind),* }
+                match self { $(Self::$kind { .. } => Index::$kind as usize),* }
+            }
+
+            /// What it is about: `port vm1`, `peer wg0/hv-b`, `configuration`.
+            pub fn object(&self) -> String {
+                match self { $(Self::$kind { $($field),* } => format!($object)),* }
+            }
+
+            /// Writes its line of the log.
+            pub(super) fn log(&self) {
+                match self { $(Self::$kind { $($field),* } => tracing::event!(
+                    target: concat!("culvert::event::", $word),
+                    Level::$level,
+                    { $($field = %$field),* },
+                    $text
+                )),* }
+            }
+        }
+    };
+}
+
+events! {
+    /// A VMM has opened the port's socket.
+    "vmm-connected" INFO VmmConnected {
+        /// The port.
+        port: Name,
+    } "port {port}" "VMM connected"
+
+    /// The VMM has closed the port's socket, or broke its protocol.
+    "vmm-gone" INFO VmmGone {
+        /// The port.
+        port: Name,
+        /// Why.
+        reason: String,
+    } "port {port}" "VMM disconnected"
+
+    /// The guest's driver runs: packets can pass.
+    "guest-connected" INFO GuestConnected {
+        /// The port.
+        port: Name,
+        /// Queue pairs in use.
+        queues: u16,
+    } "port {port}" "guest connected"
+
+    /// The guest's driver has stopped, or its VMM has ended.
+    "guest-gone" INFO GuestGone {
+        /// The port.
+        port: Name,
+        /// Why.
+        reason: String,
+    } "port {port}" "guest gone"
+
+    /// The guest's rings are not as they must be, so the port has let go of them.
+    "guest-broke" WARN GuestBroke {
+        /// The port.
+        port: Name,
+        /// What is wrong with them.
+        fault: String,
+    } "port {port}" "guest gone: it broke its rings"
+
+    /// The guest is there and can have no link.
+    "guest-hindered" WARN GuestHindered {
+        /// The port.
+        port: Name,
+        /// What is in the way.
+        obstacle: String,
+        /// What mends it.
+        mending: String,
+    } "port {port}" "the guest has no link"
+
+    /// The interface of a tun or tap port is up.
+    "interface-up" INFO InterfaceUp {
+        /// The port.
+        port: Name,
+        /// Its interface.
+        interface: String,
+    } "port {port}" "interface up"
+
+    /// The interface of a tun or tap port is down.
+    "interface-down" INFO InterfaceDown {
+        /// The port.
+        port: Name,
+        /// Its interface.
+        interface: String,
+    } "port {port}" "interface down"
+
+    /// The interface of a tun or tap port was deleted.
+    "interface-deleted" ERROR InterfaceDeleted {
+        /// The port.
+        port: Name,
+        /// Its interface.
+        interface: String,
+    } "port {port}" "the interface was deleted: the port is gone; `culvert apply` makes it anew"
+
+    /// A port could not be opened; it is tried again each second.
+    "port-down" ERROR PortDown {
+        /// The port.
+        port: Name,
+        /// Why.
+        error: String,
+    } "port {port}" "the port is down"
+
+    /// A port that was down is open.
+    "port-open" INFO PortOpen {
+        /// The port.
+        port: Name,
+    } "port {port}" "the port is open again"
+
+    /// The first handshake with a peer since Culvert has it.
+    "peer-up" INFO PeerUp {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+        /// Where it is.
+        endpoint: SocketAddr,
+    } "peer {tunnel}/{peer}" "peer is up: first handshake"
+
+    /// Handshakes with the peer were not answered for half a minute or more.
+    "peer-silent" WARN PeerSilent {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+        /// Handshakes without an answer.
+        calls: u32,
+        /// The places that were tried.
+        tried: String,
+    } "peer {tunnel}/{peer}" "peer is silent: it answers no handshake. Does it run, may UDP pass both ways, has each side the other's public key and the same preshared key?"
+
+    /// A handshake with a peer that was silent.
+    "peer-heard" INFO PeerHeard {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+        /// Where it is.
+        endpoint: SocketAddr,
+    } "peer {tunnel}/{peer}" "peer is heard again"
+
+    /// Authentic packets of the peer come from another place.
+    "peer-moved" DEBUG PeerMoved {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+        /// Where it was.
+        from: SocketAddr,
+        /// Where it is.
+        to: SocketAddr,
+    } "peer {tunnel}/{peer}" "peer moved"
+
+    /// The uplink's link is up.
+    "uplink-up" INFO UplinkUp {
+        /// The uplink.
+        uplink: Name,
+    } "uplink {uplink}" "link up"
+
+    /// The uplink's link is down.
+    "uplink-down" WARN UplinkDown {
+        /// The uplink.
+        uplink: Name,
+    } "uplink {uplink}" "link down"
+
+    /// The interface that the uplink is bound to is gone.
+    "uplink-gone" WARN UplinkGone {
+        /// The uplink.
+        uplink: Name,
+        /// The interface.
+        device: String,
+    } "uplink {uplink}" "the interface is gone: nothing passes until it is there again"
+
+    /// The uplink is bound to its interface again.
+    "uplink-back" INFO UplinkBack {
+        /// The uplink.
+        uplink: Name,
+        /// The interface.
+        device: String,
+    } "uplink {uplink}" "the interface is there again: bound to it anew"
+
+    /// The uplink can't be bound to its interface.
+    "uplink-unbound" ERROR UplinkUnbound {
+        /// The uplink.
+        uplink: Name,
+        /// The interface.
+        device: String,
+        /// Why.
+        error: String,
+    } "uplink {uplink}" "can't bind to the interface anew: not all tunnels pass; it is tried again every second"
+
+    /// A configuration runs that differs from the one before.
+    "config-applied" INFO ConfigApplied {
+        /// Its number.
+        generation: u64,
+        /// What changed.
+        changes: usize,
+        /// What of it could not be done.
+        failures: usize,
+    } "configuration" "configuration applied"
+
+    /// A configuration was applied that is the one that runs.
+    "config-unchanged" INFO ConfigUnchanged {
+        /// Its number.
+        generation: u64,
+    } "configuration" "configuration applied: nothing changed"
+
+    /// A configuration was refused; nothing has changed.
+    "config-refused" ERROR ConfigRefused {
+        /// Why.
+        error: String,
+    } "configuration" "the configuration was not applied: nothing was changed"
+
+    /// An earlier configuration runs again.
+    "config-rolled-back" WARN ConfigRolledBack {
+        /// Why.
+        reason: String,
+    } "configuration" "the configuration was rolled back"
+
+    /// `wg` has changed a tunnel against the file.
+    "drift" DEBUG Drift {
+        /// The tunnel.
+        tunnel: Name,
+        /// How many changes.
+        changes: usize,
+        /// The first of them.
+        first: String,
+    } "tunnel {tunnel}" "wg changed what the file says"
+
+    /// Packets are being lost for this reason: ten a second or more.
+    "drops-began" DEBUG DropsBegan {
+        /// Where, as in `show drops`.
+        scope: String,
+        /// The reason's name.
+        reason: String,
+        /// Packets a second.
+        rate: u64,
+    } "{scope}" "packets are lost"
+
+    /// Hardly any packet was lost for this reason for ten seconds.
+    "drops-ended" DEBUG DropsEnded {
+        /// Where, as in `show drops`.
+        scope: String,
+        /// The reason's name.
+        reason: String,
+        /// Packets that were lost since it began.
+        packets: u64,
+    } "{scope}" "no more packets are lost"
+}
+
+impl Event {
+    /// Its kind.
+    pub fn kind(&self) -> &'static Kind {
+        &KINDS[self.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_an_event_finds_its_own() {
+        let words: HashSet<_> = KINDS.iter().map(|kind| kind.word).collect();
+        assert_eq!(words.len(), KINDS.len());
+        let port = Name::new("vm1").unwrap();
+        let event = Event::GuestConnected { port, queues: 2 };
+        assert_eq!(event.kind().word, "guest-connected");
+        assert_eq!(event.object(), "port vm1");
+        let fields = serde_json::to_value(&event).unwrap();
+        assert_eq!(fields, serde_json::json!({"port": "vm1", "queues": 2}));
+    }
+}
