@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::ValueEnum;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Everything.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct State {
     /// This machine's name from the configuration.
     pub node: String,
@@ -80,7 +81,7 @@ impl Part {
 }
 
 /// Lines that the log has not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Log {
     /// They could not be written: stderr's disk was full, its reader gone or too slow.
     pub lost: u64,
@@ -89,7 +90,7 @@ pub struct Log {
 }
 
 /// Packets and bytes one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     /// Packets: at a port, frames as the guest sees them.
     pub packets: u64,
@@ -98,7 +99,7 @@ pub struct Traffic {
 }
 
 /// One port. `rx` is what Culvert received from the guest, `tx` what it sent to it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Port {
     /// Its name.
     pub name: String,
@@ -135,7 +136,7 @@ pub struct Port {
 }
 
 /// One uplink.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Uplink {
     /// Its name.
     pub name: String,
@@ -162,7 +163,7 @@ pub struct Uplink {
 }
 
 /// One tunnel.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Tunnel {
     /// Its name.
     pub name: String,
@@ -188,7 +189,7 @@ pub struct Tunnel {
 }
 
 /// One peer of one tunnel.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Peer {
     /// The tunnel's name.
     pub tunnel: String,
@@ -231,7 +232,7 @@ pub struct Peer {
 }
 
 /// One route of a network or of an uplink.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     /// `network blue` or `uplink wan0`: which table.
     pub table: String,
@@ -244,7 +245,7 @@ pub struct Route {
 }
 
 /// One neighbor.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Neighbor {
     /// `network blue` or `uplink wan0`.
     pub place: String,
@@ -261,7 +262,7 @@ pub struct Neighbor {
 }
 
 /// One core.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Core {
     /// `control`, or a worker's place in the configuration: `worker 0`.
     pub name: String,
@@ -287,7 +288,7 @@ pub struct Core {
 }
 
 /// One drop counter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drop {
     /// Where: `port vm1`, `peer wg0/hv-b`, `uplink wan0`, `worker 0`.
     pub scope: String,
@@ -298,7 +299,7 @@ pub struct Drop {
 }
 
 /// What `apply` did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Applied {
     /// The configuration's number from now on.
     pub generation: u64,

@@ -5,10 +5,11 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The body of `POST /v1/apply`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApplyBody {
     /// The file's absolute path: for messages, and where relative key files begin.
     pub path: PathBuf,
@@ -17,7 +18,7 @@ pub struct ApplyBody {
 }
 
 /// The body of `POST /v1/diff`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DiffBody {
     /// What was.
     pub from: Side,
@@ -29,7 +30,7 @@ pub struct DiffBody {
 }
 
 /// One of two configurations that are compared.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// What is desired at present, with what `wg` set.
@@ -39,7 +40,7 @@ pub enum Side {
 }
 
 /// The answer to `GET /v1/config`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigText {
     /// The file that it was read from.
     pub path: PathBuf,
@@ -48,7 +49,7 @@ pub struct ConfigText {
 }
 
 /// The query of `GET /v1/config`.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigQuery {
     /// With what `wg` set.
     #[serde(default)]
@@ -59,7 +60,7 @@ pub struct ConfigQuery {
 }
 
 /// The body of every answer that is not the one asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
     /// What is wrong, in one line.
     pub error: String,
@@ -72,7 +73,7 @@ pub struct Refusal {
 }
 
 /// What is logged: the body of `PUT /v1/log`, and the answer.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogFilter {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or directives as `info,culvert::engine=debug`.
     pub filter: String,

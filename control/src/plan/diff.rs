@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similar::TextDiff;
 
@@ -15,7 +16,7 @@ use crate::config::{self, Config};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What differs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Diff {
     /// Object by object.
     pub changes: Vec<Changed>,
@@ -25,7 +26,7 @@ pub struct Diff {
 }
 
 /// One object that comes, changes or goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// The object: `port vm1`, `peer wg0/hv-b`.
     pub object: String,
@@ -40,7 +41,7 @@ pub struct Changed {
 }
 
 /// A key of the file whose value differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyChange {
     /// The key.
     pub key: String,

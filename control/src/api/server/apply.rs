@@ -7,12 +7,12 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::post;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::answer::{failed, json, late, mistaken, plain, refused, slow, unread};
 use super::desk::{self, Desk, PATIENCE};
+use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
 use crate::api::{self, NotApplied, Requester};
 use crate::config;
@@ -21,8 +21,14 @@ use crate::state::Applied;
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn routes() -> axum::Router<Desk> {
-    axum::Router::new().route("/v1/apply", post(apply))
+pub(super) fn routes() -> Routes {
+    Routes::default().post(
+        "/v1/apply",
+        apply,
+        About::new("Applies a file")
+            .body::<ApplyBody>()
+            .answer::<Applied>(),
+    )
 }
 
 pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Response {

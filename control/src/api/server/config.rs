@@ -4,16 +4,22 @@
 
 use axum::extract::{Query, State};
 use axum::response::Response;
-use axum::routing::get;
 
 use super::answer::{json, unavailable};
 use super::desk::{self, Desk};
+use super::routes::{About, Routes};
 use crate::api::bodies::{ConfigQuery, ConfigText};
 use crate::config;
 use crate::plan::Layers;
 
-pub(super) fn routes() -> axum::Router<Desk> {
-    axum::Router::new().route("/v1/config", get(configuration))
+pub(super) fn routes() -> Routes {
+    Routes::default().get(
+        "/v1/config",
+        configuration,
+        About::new("The configuration that runs, as a file")
+            .query::<ConfigQuery>()
+            .answer::<ConfigText>(),
+    )
 }
 
 pub(super) async fn configuration(

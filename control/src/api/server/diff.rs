@@ -7,17 +7,23 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::post;
 
 use super::answer::{json, mistaken, unavailable, unread};
 use super::desk::{self, Desk};
+use super::routes::{About, Routes};
 use crate::api::Requester;
 use crate::api::bodies::{ApplyBody, DiffBody, Side};
 use crate::config::{self, Config};
 use crate::plan::{Diff, Layers};
 
-pub(super) fn routes() -> axum::Router<Desk> {
-    axum::Router::new().route("/v1/diff", post(diff))
+pub(super) fn routes() -> Routes {
+    Routes::default().post(
+        "/v1/diff",
+        diff,
+        About::new("What differs between two configurations")
+            .body::<DiffBody>()
+            .answer::<Diff>(),
+    )
 }
 
 async fn diff(State(desk): State<Desk>, request: Request) -> Response {

@@ -5,15 +5,26 @@
 use axum::extract::Json;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
 
 use super::answer::{json, plain};
-use super::desk::Desk;
+use super::routes::{About, Routes};
 use crate::api::bodies::LogFilter;
 use crate::process::log;
 
-pub(super) fn routes() -> axum::Router<Desk> {
-    axum::Router::new().route("/v1/log", get(filter).put(set))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/log",
+            filter,
+            About::new("What is logged").answer::<LogFilter>(),
+        )
+        .put(
+            "/v1/log",
+            set,
+            About::new("Have something else logged until the process ends")
+                .body::<LogFilter>()
+                .answer::<LogFilter>(),
+        )
 }
 
 async fn filter() -> Response {

@@ -3,7 +3,8 @@
 //! In: HTTP requests. Out: JSON; requests to the engine. Never: the engine's thread: this one has its own, with tokio's
 //! single-threaded runtime.
 //!
-//! Rooms: [`desk`] what resources share, [`answer`] how answers look, and a file per resource, which says its routes.
+//! Rooms: [`desk`] what resources share, [`answer`] how answers look, [`routes`] the table of all routes, `openapi`
+//! what it says to others, and a file per resource, which says its routes.
 //!
 //! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
 
@@ -13,6 +14,8 @@ mod config;
 mod desk;
 mod diff;
 mod log;
+mod openapi;
+mod routes;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ use axum::extract::DefaultBodyLimit;
 use culvert_directory::{Access, Directory, ListenError, Listener, Place};
 
 use self::desk::Desk;
+use self::routes::Routes;
 use super::{Requester, SendError};
 use crate::process;
 use crate::state::{Part, State};
@@ -77,14 +81,22 @@ pub fn serve(run_dir: &Directory, requester: Requester, read: Read) -> Result<Se
     Ok(Server { _place: place })
 }
 
-/// Every resource is a file that has its own routes.
-fn router(desk: Desk) -> axum::Router {
-    axum::Router::new()
+/// All routes. Every resource is a file that has its own.
+fn routes() -> Routes {
+    Routes::default()
         .merge(state::routes())
         .merge(config::routes())
         .merge(diff::routes())
         .merge(apply::routes())
         .merge(log::routes())
+}
+
+fn router(desk: Desk) -> axum::Router {
+    let routes = routes();
+    let description = openapi::routes(&routes);
+    routes
+        .merge(description)
+        .into_router()
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(desk)
 }

@@ -7,16 +7,24 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
 
 use super::answer::{json, plain, unavailable};
 use super::desk::Desk;
-use crate::state::Part;
+use super::routes::{About, Routes};
+use crate::state::{self, Part};
 
-pub(super) fn routes() -> axum::Router<Desk> {
-    axum::Router::new()
-        .route("/v1/state", get(whole))
-        .route("/v1/state/{part}", get(part))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get(
+            "/v1/state",
+            whole,
+            About::new("Everything").answer::<state::State>(),
+        )
+        .get(
+            "/v1/state/{part}",
+            part,
+            About::new("A part of everything").answer::<state::State>(),
+        )
 }
 
 async fn whole(State(desk): State<Desk>) -> Response {

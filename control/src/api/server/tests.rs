@@ -8,10 +8,11 @@ use axum::extract::{self, Query, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::BODY;
 use super::apply::apply;
 use super::config::configuration;
 use super::desk::{APPLIES, Desk, PATIENCE, READERS};
+use super::routes::{About, Routes};
+use super::{BODY, router};
 use crate::api::bodies::{ApplyBody, ConfigQuery, Refusal};
 use crate::api::{self, Requests, SendError};
 use crate::state::State;
@@ -91,4 +92,39 @@ fn so_many_applies_wait_and_no_more() {
         }
         assert_eq!(desk.applies.available_permits(), APPLIES);
     });
+}
+
+async fn asked(desk: &Desk, method: &str, path: &str) -> Response {
+    let request = Request::builder().method(method).uri(path);
+    let mut router = router(desk.clone());
+    let request = request.body(Body::empty()).unwrap();
+    tower_service::Service::call(&mut router, request)
+        .await
+        .unwrap()
+}
+
+/// A client that reads JSON reads every refusal.
+#[test]
+fn what_is_no_route_is_refused_in_words() {
+    let (desk, _requests) = desk(PATIENCE);
+    runtime().block_on(async {
+        let (status, error) = told(asked(&desk, "GET", "/v2/x").await).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        assert!(error.starts_with("there is no /v2/x"), "{error}");
+        let response = asked(&desk, "DELETE", "/v1/config").await;
+        let allowed = response.headers()["allow"].to_str().unwrap().to_owned();
+        assert_eq!(allowed, "GET,HEAD");
+        let (status, error) = told(response).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        assert!(error.starts_with("/v1/config knows no DELETE"), "{error}");
+    });
+}
+
+/// Two resources may have one path and a method each.
+#[test]
+fn methods_of_one_path_may_come_from_two_files() {
+    async fn nothing() {}
+    let one = Routes::default().get("/x/{name}", nothing, About::new("One"));
+    let two = Routes::default().delete("/x/{name}", nothing, About::new("Two"));
+    let _ = one.merge(two).into_router();
 }
