@@ -244,6 +244,73 @@ pub struct Route {
     pub source: String,
 }
 
+/// Where a packet would go from a network, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Way {
+    /// Where it is for.
+    pub to: IpAddr,
+    /// The port that it comes from, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The network that it is in.
+    pub network: String,
+    /// `peer`, `port`, `gateway`, `unreachable` (and the sender is told), `dropped`.
+    pub verdict: String,
+    /// The same in words.
+    pub next_hop: String,
+    /// The prefix that leads there, and where it is from; or why it goes nowhere.
+    pub because: String,
+    /// The port that it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// The tunnel that it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
+    /// The peer that it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Where the peer is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<SocketAddr>,
+    /// The uplink that it leaves by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+    /// The outer source, where it is not the kernel's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
+    /// The Ethernet address of the next hop, where it is not the kernel's business.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbor: Option<String>,
+    /// The largest packet that fits the tunnel, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// What hinders it at present.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            to: IpAddr::from([0; 4]),
+            from: None,
+            network: String::new(),
+            verdict: String::new(),
+            next_hop: String::new(),
+            because: String::new(),
+            port: None,
+            tunnel: None,
+            peer: None,
+            endpoint: None,
+            uplink: None,
+            source: None,
+            neighbor: None,
+            mtu: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// One neighbor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Neighbor {

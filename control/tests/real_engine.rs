@@ -284,3 +284,69 @@ fn the_running_configuration_is_a_file_that_says_the_same() {
         "{written}"
     );
 }
+
+/// A key whose only use is that it is one.
+const KEY: &str = "QGWW0lbBMdlF5jVjRBWHDQGVPKVFuG8/Xx2dEpxGJkU=";
+const FAR: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+
+#[test]
+fn a_way_is_told_as_workers_find_it() {
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("key");
+    fs::write(&key, KEY).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    // Nobody else takes that port: it is held on another address.
+    let free = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+    let running = Running::start(&format!(
+        "version: 1\nmemory: {{hugepages: off}}\nuplinks: {{lo0: {{driver: udp, addresses: [127.0.0.1/8]}}}}\n\
+        tunnels: {{wg0: {{uplink: lo0, listen_port: {free}, private_key_file: {key}, peers: {{far: {{public_key: \"{FAR}\", \
+        endpoint: \"127.0.0.1:9\", allowed_ips: [10.1.0.0/16, 10.1.2.0/24]}}}}}}}}\n\
+        networks: {{n: {{gateway: 10.0.0.1/24, tunnel: wg0, routes: [{{to: 10.9.0.0/16, unreachable: true}}]}}}}\n\
+        ports:\n{}",
+        port(1),
+        key = key.display(),
+        free = free.local_addr().unwrap().port(),
+    ));
+    let get = |arguments: &[&str]| {
+        let all = [&["route", "get"], arguments].concat();
+        run(&all, &running.run_dir())
+    };
+    let text = |arguments: &[&str]| {
+        let output = get(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let peer = text(&["10.1.2.3", "from", "vm1"]);
+    let lines: Vec<_> = peer.lines().collect();
+    assert_eq!(
+        lines[0],
+        "10.1.2.3 from vm1 in network n: peer far of tunnel wg0"
+    );
+    assert_eq!(lines[1], "  because   10.1.2.0/24 (allowed-ips)");
+    assert_eq!(lines[2], "  endpoint  127.0.0.1:9");
+    assert!(lines[3].starts_with("  uplink    lo0"), "{peer}");
+    assert!(
+        peer.contains("no session: a handshake comes first"),
+        "{peer}"
+    );
+    let own = text(&["10.0.0.11"]);
+    assert!(
+        own.starts_with("10.0.0.11 in network n: port vm1\n"),
+        "{own}"
+    );
+    assert!(own.contains("the guest's side is down"), "{own}");
+    assert!(text(&["10.0.0.1"]).contains("the gateway itself"));
+    assert!(text(&["10.0.0.77"]).contains("no port has it, of 10.0.0.0/24"));
+    assert!(text(&["10.9.1.1"]).contains("nowhere: the sender is told"));
+    assert!(text(&["8.8.8.8"]).contains("no route leads there"));
+    assert!(text(&["127.0.0.1"]).contains("never routed"));
+    let v6 = text(&["fd00::1", "from", "vm1"]);
+    assert!(v6.contains("guard: strict lets nothing"), "{v6}");
+    let json: serde_json::Value =
+        serde_json::from_str(&text(&["10.1.2.3", "from", "vm1", "-o", "json"])).unwrap();
+    assert_eq!(json[0]["verdict"], "peer");
+    assert_eq!(json[0]["uplink"], "lo0");
+    let unknown = get(&["10.1.2.3", "from", "vm9"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(stderr(&unknown), "culvert: there is no port vm9\n");
+}

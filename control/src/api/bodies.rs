@@ -78,3 +78,12 @@ pub struct LogFilter {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or directives as `info,culvert::engine=debug`.
     pub filter: String,
 }
+
+/// The query of `GET /v1/routes/get`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WayQuery {
+    /// Where the packet is for.
+    pub to: std::net::IpAddr,
+    /// The port that it comes from; without one each network is told of.
+    pub from: Option<String>,
+}

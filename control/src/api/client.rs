@@ -3,6 +3,7 @@
 //! In: a run directory. Out: answers as types. Never: a terminal.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::bodies::{ApplyBody, ConfigText, DiffBody, LogFilter, Refusal};
 use crate::plan::Diff;
 use crate::process;
-use crate::state::{Applied, Part, State};
+use crate::state::{Applied, Part, State, Way};
 
 /// Longer than the server waits for its engine.
 const PATIENCE: Duration = Duration::from_secs(70);
@@ -99,6 +100,17 @@ impl Client {
     pub fn config_path(&self) -> Result<PathBuf, ClientError> {
         let config = self.ask(Method::GET, "/v1/config?path_only=true", Vec::new());
         config.map(|ConfigText { path, .. }| path)
+    }
+
+    /// Where what is for `to` goes from a port, or from each network.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or there is no such port.
+    pub fn ways(&self, to: IpAddr, from: Option<&str>) -> Result<Vec<Way>, ClientError> {
+        let from = from.map_or_else(String::new, |from| format!("&from={from}"));
+        let path = format!("/v1/routes/get?to={to}{from}");
+        self.ask(Method::GET, &path, Vec::new())
     }
 
     /// What is logged.

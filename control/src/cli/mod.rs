@@ -11,6 +11,7 @@ mod keys;
 mod log_level;
 mod output;
 mod reference;
+mod route_get;
 mod run;
 mod schema;
 mod show;
@@ -18,6 +19,7 @@ mod tun;
 mod units;
 
 use std::io::{self, IsTerminal, Write as _};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -140,6 +142,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Routes of the networks
+    Route {
+        #[command(subcommand)]
+        command: RouteCommand,
+    },
     /// Print what a running culvert logs, or have it log something else until it ends
     LogLevel {
         /// error, warn, info, debug, trace or off; or for some parts, as `info,culvert::engine=debug`
@@ -205,6 +212,24 @@ fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse::<f64>();
     let seconds = seconds.ok().filter(|it| (0.1..=3600.0).contains(it));
     seconds.ok_or_else(|| "seconds, from 0.1 to 3600: `2`, `0.5`".into())
+}
+
+#[derive(Debug, Subcommand)]
+enum RouteCommand {
+    /// Say where a packet for an address would go, and why
+    Get {
+        /// The address that the packet is for
+        #[arg(value_name = "ADDRESS")]
+        to: IpAddr,
+        /// `from PORT`: the port that it comes from; without it each network is told of
+        #[arg(value_name = "from PORT", num_args = 0..=2)]
+        from: Vec<String>,
+        /// Print it for programs, or with all there is
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
+        #[command(flatten)]
+        place: Place,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -274,6 +299,15 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             };
             diff::run(from.as_deref(), to.as_deref(), &place.run_dir, form)
         }
+        Command::Route {
+            command:
+                RouteCommand::Get {
+                    to,
+                    from,
+                    output,
+                    place,
+                },
+        } => route_get::run(&Client::new(&place.run_dir), to, &from, output),
         Command::LogLevel { filter, place } => log_level::run(&Client::new(&place.run_dir), filter),
         Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
     }

@@ -7,7 +7,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use culvert_dataplane::{host::NeighborInfo, shared::peer::Peer as Cell, worker::WorkerStats};
+use culvert_dataplane::{
+    host::NeighborInfo,
+    shared::{peer::Peer as Cell, snapshot::Snapshot},
+    worker::WorkerStats,
+};
 
 use crate::{
     api::Reply,
@@ -35,6 +39,8 @@ pub enum Look {
     Tunnels(Vec<Name>, Reply<Vec<Option<Tunnel>>>),
     /// Peers of one tunnel.
     Peers(Name, Vec<PublicKey>, Reply<Vec<Option<PeerSight>>>),
+    /// What workers go by.
+    Snapshot(Reply<Arc<Snapshot>>),
     /// What stacks know of their neighbors: each has a bounded table.
     Neighbors(Reply<Vec<NeighborSight>>),
 }

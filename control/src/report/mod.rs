@@ -3,13 +3,15 @@
 //! In: what is desired, in its order; what the control core tells of it, a page at a time. Out: a [`State`], of which
 //! what was asked for is filled in. Never: the core's time for more than a page, or for a peer's text; a secret.
 //!
-//! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`] what is made of it.
+//! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`] what is
+//! made of it.
 
 mod cores;
 pub mod look;
 mod neighbors;
 mod peers;
 mod routes;
+pub mod way;
 
 use std::collections::BTreeMap;
 

@@ -19,7 +19,7 @@ impl Reader<'_> {
         routes
     }
 
-    fn routes_of(&self, network: &Network) -> Vec<Route> {
+    pub(super) fn routes_of(&self, network: &Network) -> Vec<Route> {
         let mut routes = Vec::new();
         let table = format!("network {}", network.name);
         let mut add = |to: String, next_hop: String, source: &str| {

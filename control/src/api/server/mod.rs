@@ -19,6 +19,7 @@ mod routes;
 mod state;
 #[cfg(test)]
 mod tests;
+mod way;
 
 use std::io;
 use std::sync::Arc;
@@ -89,6 +90,7 @@ fn routes() -> Routes {
         .merge(diff::routes())
         .merge(apply::routes())
         .merge(log::routes())
+        .merge(way::routes())
 }
 
 fn router(desk: Desk) -> axum::Router {

@@ -40,6 +40,8 @@ impl Engine {
                 let tell = |key| self.tell_sight(&tunnel, key);
                 reply.send(keys.iter().map(tell).collect());
             }
+            // It is kept among the retired ones until nobody holds it.
+            Look::Snapshot(reply) => reply.send(self.snapshots.load_full()),
             Look::Neighbors(reply) => reply.send(self.tell_neighbors()),
         }
     }

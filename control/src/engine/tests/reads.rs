@@ -53,6 +53,7 @@ fn looks(engine: &Engine, part: Option<Part>) -> (State, Vec<(&'static str, usiz
                 Look::Ports(names, _) => ("ports", names.len()),
                 Look::Tunnels(names, _) => ("tunnels", names.len()),
                 Look::Peers(_, keys, _) => ("peers", keys.len()),
+                Look::Snapshot(_) => "snapshot".into(),
                 Look::Neighbors(_) => ("neighbors", 0),
             });
             engine.look(look, clock::monotonic());
