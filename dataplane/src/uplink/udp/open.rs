@@ -55,6 +55,22 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    fn new(at: SocketAddr, source: io::Error) -> Self {
+        let (address, port) = (at.ip(), at.port());
+        match source.kind() == io::ErrorKind::AddrInUse {
+            true => Self::Taken {
+                address,
+                port,
+                source,
+            },
+            false => Self::Bind {
+                address,
+                port,
+                source,
+            },
+        }
+    }
+
     /// The kernel's number for it (errno(3)).
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
@@ -91,31 +107,24 @@ pub fn open(
     let binds = bind_addresses(addresses);
     let first = claim(addresses, &binds, port, options)?;
     // One set of sockets of both families.
-    let bind = || -> Result<Sockets, OpenError> {
+    let bind_all = || -> Result<Sockets, OpenError> {
         let mut sockets = [None, None];
         for &address in &binds {
-            match Socket::bind(SocketAddr::new(address, port), true, options) {
-                Ok(socket) => sockets[usize::from(address.is_ipv6())] = Some(Arc::new(socket)),
-                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-                Err(source) => {
-                    return Err(OpenError::Bind {
-                        address,
-                        port,
-                        source,
-                    });
-                }
-            }
+            let at = SocketAddr::new(address, port);
+            let socket =
+                bind(addresses, at, true, options).map_err(|source| OpenError::new(at, source))?;
+            sockets[usize::from(address.is_ipv6())] = socket.map(Arc::new);
         }
         Ok(sockets)
     };
     let mut data = Vec::with_capacity(workers);
-    data.push(bind()?);
+    data.push(bind_all()?);
     // There is always somebody of ours on the port.
     drop(first);
     for _ in 1..workers {
-        data.push(bind()?);
+        data.push(bind_all()?);
     }
-    let mut calls = calls_of(&data, &bind)?;
+    let mut calls = calls_of(&data, &bind_all)?;
     Ok(data
         .into_iter()
         .map(|sockets| Queue {
@@ -138,35 +147,39 @@ fn claim(
 ) -> Result<Vec<Socket>, OpenError> {
     let mut first = Vec::new();
     for &address in binds {
-        let socket = Socket::bind(SocketAddr::new(address, port), false, options);
-        match socket.and_then(|socket| socket.share().map(|()| socket)) {
-            Ok(socket) => first.push(socket),
-            Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                return Err(OpenError::Taken {
-                    address,
-                    port,
-                    source,
-                });
-            }
-            // A machine without IPv6: the wildcard is not worth an error.
-            Err(_) if addresses.is_empty() && address.is_ipv6() => {}
-            Err(source) => {
-                return Err(OpenError::Bind {
-                    address,
-                    port,
-                    source,
-                });
-            }
-        }
+        let at = SocketAddr::new(address, port);
+        let socket = bind(addresses, at, false, options).and_then(|socket| {
+            socket.iter().try_for_each(Socket::share)?;
+            Ok(socket)
+        });
+        first.extend(socket.map_err(|source| OpenError::new(at, source))?);
     }
     Ok(first)
+}
+
+/// A socket at one of the places that `addresses` come to: none is the wildcard of IPv6 on a machine without, which is
+/// not worth an error.
+fn bind(
+    addresses: &[IpAddr],
+    at: SocketAddr,
+    shared: bool,
+    options: Options<'_>,
+) -> io::Result<Option<Socket>> {
+    match Socket::bind(at, shared, options) {
+        Err(error)
+            if error.kind() != io::ErrorKind::AddrInUse && addresses.is_empty() && at.is_ipv6() =>
+        {
+            Ok(None)
+        }
+        bound => bound.map(Some),
+    }
 }
 
 /// The lanes for handshake messages, the first worker's to read. A kernel that can't
 /// sort (before 4.5) has none, and all comes to the data sockets.
 fn calls_of(
     data: &[Sockets],
-    bind: &dyn Fn() -> Result<Sockets, OpenError>,
+    bind_all: &dyn Fn() -> Result<Sockets, OpenError>,
 ) -> Result<Option<Calls>, OpenError> {
     let rules = calls::sorting(u32::try_from(data.len()).unwrap_or(1));
     // Until the lanes are there, what is sorted to them goes by the kernel's own rule.
@@ -177,7 +190,7 @@ fn calls_of(
     if !data.first().is_some_and(sorted) {
         return Ok(None);
     }
-    let lanes = [bind()?, bind()?];
+    let lanes = [bind_all()?, bind_all()?];
     for socket in lanes.iter().flatten().flatten() {
         socket.bound(limits::CALLS_BUFFER);
     }
@@ -216,17 +229,17 @@ pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> 
         let mut sockets = Vec::new();
         let mut port = 0;
         for &address in &binds {
-            match Socket::bind(SocketAddr::new(address, port), false, options) {
-                Ok(socket) => {
+            match bind(addresses, SocketAddr::new(address, port), false, options) {
+                Ok(Some(socket)) => {
                     port = socket.port()?;
                     sockets.push(socket);
                 }
+                Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     taken = error;
                     port = 0;
                     break;
                 }
-                Err(_) if addresses.is_empty() && address.is_ipv6() => {}
                 Err(error) => return Err(error),
             }
         }
