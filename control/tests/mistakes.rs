@@ -7,7 +7,10 @@
 
 use std::path::Path;
 
-use culvert::config::{self, KeyFileError, KeyFiles, Report, Severity};
+use culvert::{
+    config::{self, KeyFileError, KeyFiles, Report, Severity},
+    keys::PublicKey,
+};
 use zeroize::Zeroizing;
 
 const GOOD: &str = r#"version: 1
@@ -981,6 +984,49 @@ hv.yaml:43:12: error: `guard` of port `vm1` is `strickt`
    = did you mean `strict`?
 
 "
+    );
+}
+
+/// Many peers at one endpoint; what the rest of the last one's line says.
+fn crowd(peers: u32, last: &str) -> String {
+    let mut text = "version: 1
+uplinks: {u: {driver: udp}}
+networks: {}
+tunnels:
+  t: {uplink: u, listen_port: 1, private_key_file: /keys/good, peers: {
+"
+    .to_owned();
+    for number in 0..peers {
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        let key = PublicKey::from_bytes(key).to_base64();
+        let last = if number + 1 == peers { last } else { "" };
+        text += &format!(
+            "    p{number}: {{public_key: \"{key}\", endpoint: \"192.0.2.1:9\"{last}}},\n"
+        );
+    }
+    text + "  }}\n"
+}
+
+#[test]
+fn warnings_that_are_alike_are_counted() {
+    let shown = report(&crowd(1_000, "")).render(false);
+    // And one of the tunnel, which no network uses.
+    assert_eq!(shown.matches(": warning: ").count(), 11, "{shown}");
+    let end =
+        "and 989 more warnings like that in line 7: a second peer of tunnel `t` at 192.0.2.1:9\n\n";
+    assert!(shown.ends_with(end), "{shown}");
+}
+
+#[test]
+fn a_mistake_is_shown_before_any_number_of_warnings() {
+    let text = crowd(301, ", oops: 1");
+    let report = report(&text);
+    let shown = report.render(false);
+    assert_eq!(report.errors(), 1, "{shown}");
+    assert!(
+        shown.contains(": error: ") && shown.contains("oops"),
+        "{shown}"
     );
 }
 

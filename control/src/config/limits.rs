@@ -42,3 +42,6 @@ pub(super) const PEERS: usize = culvert_dataplane::shared::limits::PEERS;
 
 /// Mistakes shown for one file; the rest is counted.
 pub(super) const MISTAKES_SHOWN: usize = 200;
+
+/// Warnings shown of one rule, which as many things of a file may break as there are.
+pub(super) const WARNINGS_ALIKE: usize = 10;

@@ -39,7 +39,7 @@ pub use model::{
 };
 pub use places::Places;
 pub use readings::Readings;
-pub use report::{Mistake, Report, Severity, Span};
+pub use report::{Mistake, Report, Severity, Shown, Span};
 pub use value::is_interface_name;
 pub use write::to_yaml;
 

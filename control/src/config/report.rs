@@ -3,8 +3,12 @@
 //! In: what was found wrong, and where. Out: text for people. Never: the contents of key files, or a
 //! key that was written into the file by mistake: its letters are shown as `*`.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
+
+use super::limits::{MISTAKES_SHOWN, WARNINGS_ALIKE};
 
 /// A place in the file's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +41,17 @@ pub struct Mistake {
     pub message: String,
     /// What would have been right, and how to mend it: one line each.
     pub help: Vec<String>,
+    /// The rule that found it: where in this program it is told.
+    rule: &'static Location<'static>,
+}
+
+/// Some mistakes of a report, in the order of the file's lines, and how many there are besides.
+#[derive(Debug)]
+pub struct Shown<'r> {
+    /// Those that are shown.
+    pub mistakes: Vec<&'r Mistake>,
+    /// In words, what is not.
+    pub rest: Vec<String>,
 }
 
 /// Everything found wrong with one file, in the order of its lines.
@@ -61,11 +76,13 @@ impl Report {
     }
 
     /// Adds an error and gives it back for its help lines.
+    #[track_caller]
     pub(crate) fn error(&mut self, span: Span, message: impl Into<String>) -> &mut Mistake {
         self.push(Severity::Error, span, message.into())
     }
 
     /// Adds a warning and gives it back for its help lines.
+    #[track_caller]
     pub(crate) fn warning(&mut self, span: Span, message: impl Into<String>) -> &mut Mistake {
         self.push(Severity::Warning, span, message.into())
     }
@@ -100,42 +117,74 @@ impl Report {
         self.count(Severity::Warning)
     }
 
-    /// Every mistake with the line it is on; `color` adds ANSI colours.
+    /// Mistakes for people: `max` at most, errors before warnings, and of warnings that say the same of many things the
+    /// first.
+    pub fn shown(&self, max: usize) -> Shown<'_> {
+        let mut mistakes: Vec<_> = self.of(Severity::Error).take(max).collect();
+        let errors_left = self.errors() - mistakes.len();
+        let mut rules: HashMap<_, (&Mistake, usize, usize)> = HashMap::new();
+        for warning in self.of(Severity::Warning) {
+            let (_, shown, left) = rules.entry(warning.rule).or_insert((warning, 0, 0));
+            if *shown < WARNINGS_ALIKE && mistakes.len() < max {
+                *shown += 1;
+                mistakes.push(warning);
+            } else {
+                *left += 1;
+            }
+        }
+        mistakes.sort_by_key(|mistake| mistake.span);
+        let mut rules: Vec<_> = rules.into_values().filter(|rule| rule.2 > 0).collect();
+        rules.sort_by_key(|rule| rule.0.span);
+        let alike = |(first, _, left): &(&Mistake, usize, usize)| {
+            let (line, message) = (first.span.line, &first.message);
+            format!("and {left} more warnings like that in line {line}: {message}")
+        };
+        let errors = (errors_left > 0).then(|| format!("and {errors_left} more errors"));
+        Shown {
+            mistakes,
+            rest: errors.into_iter().chain(rules.iter().map(alike)).collect(),
+        }
+    }
+
+    /// Every mistake with the line it is on, as far as they are [`shown`](Self::shown); `color` adds ANSI colours.
     pub fn render(&self, color: bool) -> String {
         let paint = Paint { color };
         let mut out = String::new();
-        for mistake in self.mistakes.iter().take(super::limits::MISTAKES_SHOWN) {
+        let Shown { mistakes, rest } = self.shown(MISTAKES_SHOWN);
+        for mistake in mistakes {
             self.render_one(&mut out, mistake, paint);
         }
-        let hidden = self
-            .mistakes
-            .len()
-            .saturating_sub(super::limits::MISTAKES_SHOWN);
-        if hidden > 0 {
-            let _ = writeln!(out, "and {hidden} more\n");
+        for line in rest {
+            let _ = writeln!(out, "{line}\n");
         }
         out
     }
 
     pub(crate) fn sort(&mut self) {
         self.mistakes.sort_by_key(|mistake| mistake.span);
-        self.mistakes.dedup();
+        self.mistakes.dedup_by(|one, other| one.is_same(other));
     }
 
+    #[track_caller]
     fn push(&mut self, severity: Severity, span: Span, message: String) -> &mut Mistake {
         self.mistakes.push(Mistake {
             severity,
             span,
             message,
             help: Vec::new(),
+            rule: Location::caller(),
         });
         let last = self.mistakes.len() - 1;
         &mut self.mistakes[last]
     }
 
     fn count(&self, severity: Severity) -> usize {
-        let same = |mistake: &&Mistake| mistake.severity == severity;
-        self.mistakes.iter().filter(same).count()
+        self.of(severity).count()
+    }
+
+    fn of(&self, severity: Severity) -> impl Iterator<Item = &Mistake> {
+        let mistakes = self.mistakes.iter();
+        mistakes.filter(move |mistake| mistake.severity == severity)
     }
 
     /// A line without its secrets, as wide as before.
@@ -218,6 +267,16 @@ impl Report {
 }
 
 impl Mistake {
+    /// Whether it says the same, by whichever rule.
+    fn is_same(&self, other: &Self) -> bool {
+        let rule = self.rule;
+        *self
+            == Self {
+                rule,
+                ..other.clone()
+            }
+    }
+
     /// Adds a line of help.
     pub(crate) fn help(&mut self, line: impl Into<String>) -> &mut Self {
         self.help.push(line.into());

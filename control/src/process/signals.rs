@@ -142,7 +142,8 @@ impl Reload {
 
 fn log(report: &Report, path: &Path) {
     let config = path.display();
-    for mistake in report.mistakes().iter().take(MISTAKES_LOGGED) {
+    let shown = report.shown(MISTAKES_LOGGED);
+    for mistake in shown.mistakes {
         let place = mistake.span;
         let message = &mistake.message;
         let (line, column) = (place.line, place.column);
@@ -150,5 +151,8 @@ fn log(report: &Report, path: &Path) {
             Severity::Error => tracing::error!("{config}:{line}:{column}: {message}"),
             Severity::Warning => tracing::warn!("{config}:{line}:{column}: {message}"),
         }
+    }
+    for line in shown.rest {
+        tracing::warn!("{config}: {line}");
     }
 }
