@@ -6,6 +6,7 @@
 //! - [`events`]: what happens, told once, to the log and to those who follow.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
 //!   together.
+//! - [`metrics`]: the same for Prometheus.
 //! - [`uapi`]: the sockets that `wg` speaks to.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod engine;
 pub mod events;
 pub mod keys;
+pub mod metrics;
 pub mod netlink;
 pub mod plan;
 pub mod process;

@@ -79,6 +79,7 @@ fn form(of: &Form) -> String {
         Form::Destination => "prefix/length or `default`".into(),
         Form::Address => "an address".into(),
         Form::Endpoint => "`ADDRESS:PORT`, `[ADDRESS]:PORT`, `NAME:PORT`".into(),
+        Form::Listen => "`ADDRESS:PORT`, `[ADDRESS]:PORT`".into(),
         Form::Mac => "`\"52:54:00:00:00:01\"`".into(),
         Form::Seconds { max } => format!("`1s` to `{max}s` (or `{max}`), `off`"),
         Form::Permissions => "octal digits".into(),

@@ -73,6 +73,9 @@ fn form(of: &Form) -> Value {
         }
         Form::Address => json!({ "type": "string", "pattern": "^[0-9A-Fa-f.:]+$" }),
         Form::Endpoint => json!({ "type": "string", "pattern": "^.+:[0-9]+$" }),
+        Form::Listen => {
+            json!({ "type": "string", "pattern": "^(\\[[0-9A-Fa-f.:]+\\]|[0-9.]+):[0-9]+$" })
+        }
         Form::Mac => {
             json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$" })
         }

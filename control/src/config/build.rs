@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Name, Network, NetworkRoute, NextHop,
-    Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
-    UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
+    Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
+    NextHop, Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink,
+    UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -45,6 +45,7 @@ pub(super) fn config(file: &draft::File, source: &Path) -> Option<Config> {
         node: (file.node.as_ref()).map_or_else(host_name, |at| at.value.clone()),
         cores,
         memory,
+        metrics: metrics(&file.metrics),
         uplinks,
         tunnels,
         networks,
@@ -130,6 +131,17 @@ fn memory(file: &draft::File) -> Memory {
         hugepages: file.memory.hugepages,
         megabytes: file.memory.megabytes.unwrap_or(limits::MEGABYTES_DEFAULT),
         mtu_max: file.memory.mtu_max.map(|at| narrow(at.value)),
+    }
+}
+
+fn metrics(draft: &draft::Metrics) -> Metrics {
+    let default = Metrics::default();
+    Metrics {
+        listen: draft.listen,
+        wireguard_exporter: draft.wireguard_exporter.unwrap_or_default(),
+        wireguard_exporter_peers: draft
+            .wireguard_exporter_peers
+            .unwrap_or(default.wireguard_exporter_peers),
     }
 }
 

@@ -4,7 +4,7 @@
 //! them into the model. Never: a default: what the file doesn't say is `None` here, and so is what
 //! was reported already.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) node: Option<At<Name>>,
     pub(super) cores: Cores,
     pub(super) memory: Memory,
+    pub(super) metrics: Metrics,
     pub(super) uplinks: Vec<Uplink>,
     pub(super) tunnels: Vec<Tunnel>,
     pub(super) networks: Vec<Network>,
@@ -76,6 +77,13 @@ pub(super) struct Memory {
     pub(super) hugepages: Hugepages,
     pub(super) megabytes: Option<u32>,
     pub(super) mtu_max: Option<At<u32>>,
+}
+
+#[derive(Default)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) wireguard_exporter: Option<bool>,
+    pub(super) wireguard_exporter_peers: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -25,6 +25,12 @@ pub(super) const MTU_DEFAULT: u32 = 1500;
 /// `memory.megabytes` unless the file says another, in MiB.
 pub(super) const MEGABYTES_DEFAULT: u32 = 256;
 
+/// `metrics.wireguard_exporter_peers` unless the file says another: three samples each, with long labels.
+pub(super) const EXPORTER_PEERS_DEFAULT: u32 = 1_000;
+
+/// The port on which Prometheus expects WireGuard's exporter, which may run beside this program.
+pub(super) const EXPORTER_PORT: u16 = 9586;
+
 /// Entries of a DPDK device's rings, unless the file says others.
 pub(super) const RING_DEFAULT: u16 = 1024;
 

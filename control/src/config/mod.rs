@@ -33,8 +33,8 @@ pub use ipnet::IpNet;
 pub use keyfile::{Disk, KeyFileError, KeyFiles};
 pub use model::{
     Account, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink, Endpoint, Guard, Hugepages,
-    MacAddr, Memory, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver,
-    SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    MacAddr, Memory, Metrics, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port,
+    PortDriver, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex,
 };
 pub use places::Places;

@@ -9,6 +9,7 @@
 
 mod cores;
 mod mac;
+mod metrics;
 mod name;
 mod network;
 mod port;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 pub use self::{
     cores::{Cores, CpuId, Hugepages, Memory, Poll, WorkerCore, WorkerIndex},
     mac::MacAddr,
+    metrics::Metrics,
     name::Name,
     network::{Network, NetworkRoute, NextHop},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
@@ -39,6 +41,8 @@ pub struct Config {
     pub cores: Cores,
     /// What is fixed when the process starts.
     pub memory: Memory,
+    /// What is told to those who measure.
+    pub metrics: Metrics,
     /// In the file's order.
     pub uplinks: Vec<Uplink>,
     /// In the file's order.

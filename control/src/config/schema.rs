@@ -87,6 +87,8 @@ pub enum Form {
     Address,
     /// `ADDRESS:PORT`, `[ADDRESS]:PORT` or `NAME:PORT`.
     Endpoint,
+    /// `ADDRESS:PORT` or `[ADDRESS]:PORT`, of this machine.
+    Listen,
     /// A unicast Ethernet address.
     Mac,
     /// Whole seconds as `25`, `25s`, `2m`, `1h`, or `off`.

@@ -32,6 +32,7 @@ pub(super) fn example(form: &Form) -> String {
         Form::Destination => "default".into(),
         Form::Address => "192.0.2.1".into(),
         Form::Endpoint => "192.0.2.11:51820".into(),
+        Form::Listen => "127.0.0.1:9587".into(),
         Form::Mac => "\"52:54:00:00:00:01\"".into(),
         Form::Seconds { .. } => "25s".into(),
         Form::Permissions => "0660".into(),
@@ -322,6 +323,24 @@ pub(super) fn endpoint(node: &Node, what: &str, report: &mut Report) -> Option<E
         ),
     };
     None
+}
+
+/// Where a service listens on TCP.
+pub(super) fn listen(node: &Node, what: &str, report: &mut Report) -> Option<SocketAddr> {
+    let text = text(node, what, report)?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() > 0 => Some(address),
+        Ok(_) => {
+            report.error(node.span, format!("{what} has port 0"));
+            None
+        }
+        Err(_) => {
+            report
+                .error(node.span, format!("{what} is `{text}`"))
+                .help("expected `ADDRESS:PORT` or `[IPV6-ADDRESS]:PORT`, as in `127.0.0.1:9587`; `[::]:9587` is every address of this machine");
+            None
+        }
+    }
 }
 
 /// `[fe80::1%eth0]:51820`. The interface has a number when it is there, and another one when it is made anew: it is

@@ -13,8 +13,8 @@ use serde_saphyr::FlowSeq;
 use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
-    Account, Config, Cores, Guard, Hugepages, MacAddr, Memory, Network, NetworkRoute, NextHop,
-    Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
+    Account, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Network, NetworkRoute,
+    NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
     UplinkDriver, VhostUserPort, WorkerIndex,
 };
 
@@ -180,6 +180,7 @@ fn file(config: &Config) -> Map {
         .text("node", &config.node)
         .map("cores", cores(&config.cores))
         .map("memory", memory(config.memory))
+        .map("metrics", metrics(config.metrics))
         .map("uplinks", named(uplinks.collect()))
         .map("tunnels", named(tunnels.collect()))
         .put("networks", Yaml::Map(named(networks.collect())))
@@ -219,6 +220,20 @@ fn memory(memory: Memory) -> Map {
         Some(mtu) => map.number("mtu_max", mtu),
         None => map,
     }
+}
+
+fn metrics(metrics: Metrics) -> Map {
+    let default = Metrics::default();
+    let map = Map::default().maybe("listen", metrics.listen);
+    let map = match metrics.wireguard_exporter {
+        true => map.put("wireguard_exporter", Yaml::Bool(true)),
+        false => map,
+    };
+    map.number_but(
+        "wireguard_exporter_peers",
+        metrics.wireguard_exporter_peers,
+        default.wireguard_exporter_peers,
+    )
 }
 
 fn uplink(uplink: &Uplink, workers: usize) -> Map {

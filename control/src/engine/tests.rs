@@ -10,6 +10,7 @@ mod awaited;
 mod compile;
 mod crowd;
 mod far;
+mod metrics;
 mod peers;
 mod ports;
 mod proposals;

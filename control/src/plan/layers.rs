@@ -217,6 +217,12 @@ impl Layers {
                 new: new.memory,
             });
         }
+        if self.file.metrics != new.metrics {
+            changes.push(Change::Metrics {
+                old: self.file.metrics,
+                new: new.metrics,
+            });
+        }
         let file = &self.file;
         let uplinks = edits(&file.uplinks, &new.uplinks, |uplink| &uplink.name);
         changes.extend(uplinks.into_iter().map(Change::Uplink));

@@ -14,7 +14,9 @@ pub mod words;
 
 use std::sync::Arc;
 
-use crate::config::{Cores, Memory, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink};
+use crate::config::{
+    Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink,
+};
 
 pub use diff::Diff;
 pub use layers::Layers;
@@ -90,6 +92,13 @@ pub enum Change {
         old: Memory,
         /// As it is wanted.
         new: Memory,
+    },
+    /// What is told to those who measure.
+    Metrics {
+        /// As it was.
+        old: Metrics,
+        /// As it is wanted.
+        new: Metrics,
     },
     /// An uplink.
     Uplink(Edit<Uplink>),
@@ -173,7 +182,7 @@ impl Change {
                 Edit::Remove(_) => Impact::DropsSession,
                 Edit::Add(_) | Edit::Change { .. } => Impact::None,
             },
-            Self::Network(_) => Impact::None,
+            Self::Network(_) | Self::Metrics { .. } => Impact::None,
             Self::Port { edit, anew } => port_impact(edit, *anew),
         }
     }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Cores, Memory, Network, NetworkRoute, NextHop, Peer, Port, PortDriver, SocketPath,
-    Tunnel, Uplink, UplinkDriver, WorkerIndex,
+    Account, Cores, Memory, Metrics, Network, NetworkRoute, NextHop, Peer, Port, PortDriver,
+    SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
 };
 
 /// Values of a list that are written out.
@@ -125,6 +125,18 @@ fn memory(old: &Memory, new: &Memory) -> Vec<Difference> {
         )
         .key("megabytes", |it| it.megabytes, text)
         .key("mtu_max", |it| it.mtu_max, optional)
+        .found
+}
+
+fn metrics(old: &Metrics, new: &Metrics) -> Vec<Difference> {
+    Differences::between(old, new)
+        .key("listen", |it| it.listen, optional)
+        .key("wireguard_exporter", |it| it.wireguard_exporter, text)
+        .key(
+            "wireguard_exporter_peers",
+            |it| it.wireguard_exporter_peers,
+            text,
+        )
         .found
 }
 
@@ -305,6 +317,7 @@ impl Change {
         match self {
             Self::Cores { .. } => "cores".into(),
             Self::Memory { .. } => "memory".into(),
+            Self::Metrics { .. } => "metrics".into(),
             Self::Uplink(edit) => format!("uplink {}", edit.any().name),
             Self::Tunnel(edit) => format!("tunnel {}", edit.any().name),
             Self::Peer(change) => format!("peer {}/{}", change.tunnel, change.edit.any().name),
@@ -319,6 +332,7 @@ impl Change {
         match self {
             Self::Cores { old, new } => cores(old, new),
             Self::Memory { old, new } => memory(old, new),
+            Self::Metrics { old, new } => metrics(old, new),
             Self::Uplink(edit) => of_edit(edit, uplink),
             Self::Tunnel(edit) => of_edit(edit, tunnel),
             Self::Peer(change) => of_edit(&change.edit, |old, new| peer(old, new)),
@@ -331,7 +345,7 @@ impl Change {
     #[must_use]
     pub fn action(&self) -> &'static str {
         match self {
-            Self::Cores { .. } | Self::Memory { .. } => "changed",
+            Self::Cores { .. } | Self::Memory { .. } | Self::Metrics { .. } => "changed",
             Self::Uplink(edit) => verb(edit),
             Self::Tunnel(edit) => verb(edit),
             Self::Peer(change) => verb(&change.edit),

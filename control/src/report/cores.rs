@@ -23,6 +23,7 @@ impl Reader<'_> {
             sleeps,
             longest,
             long,
+            ..
         } = self.head.core;
         let bounds = ["1ms", "10ms", "100ms", "1s"].map(str::to_owned);
         let cpu = self.head.desired.file().cores.control;

@@ -71,6 +71,8 @@ pub struct Head {
 pub struct CoreLoad {
     /// The share of the time in which it worked, over the last second or so.
     pub busy: f64,
+    /// How long it has worked since the start.
+    pub worked: Duration,
     /// How often it slept.
     pub sleeps: u64,
     /// The longest time without a look at what else is due, over the last second or so.

@@ -4,18 +4,21 @@
 //! what was asked for is filled in. Never: the core's time for more than a page, or for a peer's text; a secret.
 //!
 //! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`] what is
-//! made of it.
+//! made of it; [`survey`] what metrics are made of.
 
 mod cores;
 pub mod look;
 mod neighbors;
 mod peers;
 mod routes;
+mod survey;
 pub mod way;
 
 use std::collections::BTreeMap;
 
 use culvert_dataplane::shared::drops::Drops;
+
+pub(crate) use self::{peers::standing, survey::Survey};
 
 use self::look::{Head, Look};
 use crate::{

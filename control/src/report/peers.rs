@@ -23,10 +23,7 @@ impl Reader<'_> {
         let mut peers = Vec::new();
         for tunnel in &self.head.desired.file().tunnels {
             let name = &tunnel.name;
-            let desired = self.head.desired.peers(name).collect();
-            let key = |peer: &&Arc<config::Peer>| peer.public_key;
-            let look = |keys, reply| Look::Peers(name.clone(), keys, reply);
-            let seen = self.pages(desired, look::PEERS, key, look)?;
+            let seen = self.sights(name)?;
             let now = clock::now();
             peers.extend(seen.iter().map(|(config, sight)| Peer {
                 drift: self.drift(name, config),
@@ -36,7 +33,18 @@ impl Reader<'_> {
         Ok(peers)
     }
 
-    fn drift(&self, tunnel: &Name, peer: &config::Peer) -> Vec<String> {
+    /// What the core tells of a tunnel's peers.
+    pub(super) fn sights(
+        &self,
+        tunnel: &Name,
+    ) -> Result<Vec<(&Arc<config::Peer>, PeerSight)>, SendError> {
+        let desired = self.head.desired.peers(tunnel).collect();
+        let key = |peer: &&Arc<config::Peer>| peer.public_key;
+        let look = |keys, reply| Look::Peers(tunnel.clone(), keys, reply);
+        self.pages(desired, look::PEERS, key, look)
+    }
+
+    pub(super) fn drift(&self, tunnel: &Name, peer: &config::Peer) -> Vec<String> {
         match self.head.is_lone {
             true => Vec::new(),
             false => self.head.desired.peer_drift(tunnel, &peer.public_key),
@@ -47,10 +55,6 @@ impl Reader<'_> {
 fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
     let PeerSight { cell, endpoint, .. } = sight;
     let traffic = &cell.traffic;
-    let sendable = cell
-        .keypair()
-        .as_ref()
-        .map(|k| k.sendable(now.monotonic).is_ok());
     let at = sight.last_handshake;
     Peer {
         tunnel: tunnel.to_string(),
@@ -61,20 +65,13 @@ fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Pe
         allowed_ips: config.allowed_ips.iter().map(ToString::to_string).collect(),
         last_handshake_unix: at.map(|at| at.as_secs()),
         last_handshake_age_s: at.map(|at| now.unix.saturating_sub(at).as_secs()),
-        keypair: match sendable {
+        keypair: match sendable(sight, now) {
             Some(true) => "current",
             Some(false) => "expired",
             None => "none",
         }
         .into(),
-        state: match (sight.unanswered, sendable, endpoint) {
-            _ if sight.is_silent => "silent",
-            (_, Some(true), _) => "up",
-            (1.., ..) => "calling",
-            (0, _, None) => "unknown",
-            (0, _, Some(_)) => "idle",
-        }
-        .into(),
+        state: standing(sight, now).into(),
         unanswered: sight.unanswered,
         persistent_keepalive_s: config.persistent_keepalive,
         rx: Traffic {
@@ -88,5 +85,23 @@ fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Pe
         staged: cell.staged.load(Ordering::Relaxed),
         drops: named(&cell.drops),
         drift: Vec::new(),
+    }
+}
+
+/// Whether there is a key to seal with, and it may.
+fn sendable(sight: &PeerSight, now: Now) -> Option<bool> {
+    let keypair = sight.cell.keypair();
+    let keypair = keypair.as_ref();
+    keypair.map(|keypair| keypair.sendable(now.monotonic).is_ok())
+}
+
+/// How things stand with a peer, in one word.
+pub(crate) fn standing(sight: &PeerSight, now: Now) -> &'static str {
+    match (sight.unanswered, sendable(sight, now), sight.endpoint) {
+        _ if sight.is_silent => "silent",
+        (_, Some(true), _) => "up",
+        (1.., ..) => "calling",
+        (0, _, None) => "unknown",
+        (0, _, Some(_)) => "idle",
     }
 }

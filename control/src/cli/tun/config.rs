@@ -5,8 +5,8 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    Config, Cores, Guard, Hugepages, MacAddr, Memory, Name, Network, Offloads, Places, Poll, Port,
-    PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore, WorkerIndex,
+    Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, Offloads, Places,
+    Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore, WorkerIndex,
 };
 
 /// Beyond so many workers one tunnel gains nothing.
@@ -37,6 +37,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             megabytes: 64,
             mtu_max: Some(MTU_MAX),
         },
+        metrics: Metrics::default(),
         uplinks: vec![Uplink {
             name: name(),
             driver: UplinkDriver::Udp(UdpUplink::default()),

@@ -3,6 +3,7 @@
 //! In: the tree, and the key files that it names. Out: drafts; what doesn't fit its table goes to
 //! the report. Never: relations between sections.
 
+mod metrics;
 mod networks;
 mod ports;
 mod tunnels;
@@ -44,6 +45,7 @@ impl Reader<'_> {
         let node = file.get("node", self.report, value::name);
         let cores = self.cores(&file);
         let memory = self.memory(&file);
+        let metrics = self.metrics(&file);
         let uplinks = file.named("uplinks", self.report);
         let tunnels = file.named("tunnels", self.report);
         let networks = file.named("networks", self.report);
@@ -52,6 +54,7 @@ impl Reader<'_> {
             node,
             cores,
             memory,
+            metrics,
             uplinks: uplinks
                 .into_iter()
                 .map(|(name, section)| self.uplink(name, section))

@@ -1,10 +1,10 @@
-//! The file itself, and what the process is given once: `cores`, `memory`.
+//! The file itself, and what the process is given once: `cores`, `memory`; `metrics`.
 //!
 //! In, out, never: as [`super`].
 
 use super::{
     CPU,
-    Form::{self, Choice, Either, Integer, List, Named},
+    Form::{self, Bool, Choice, Either, Integer, List, Listen, Named},
     MTU, NETWORK, PORT,
     Presence::{Default, Required},
     TUNNEL, Table, UPLINK, WORKERS, key,
@@ -38,6 +38,12 @@ pub static FILE: Table = Table {
             Form::Table(&MEMORY),
             Default("see below"),
             "What is fixed when the process starts. A change needs a restart.",
+        ),
+        key(
+            "metrics",
+            Form::Table(&METRICS),
+            Default("see below"),
+            "What is told to those who measure. The control socket has `/metrics` in any case.",
         ),
         key(
             "uplinks",
@@ -117,6 +123,35 @@ pub(super) static MEMORY: Table = Table {
             MTU,
             Default("no bound but that of each mtu"),
             "The largest MTU that anything in the file may have, in bytes. A change needs a restart.",
+        ),
+    ],
+};
+
+/// `metrics`.
+pub(super) static METRICS: Table = Table {
+    title: "metrics",
+    doc: "Every metric: docs/metrics.md.",
+    keys: &[
+        key(
+            "listen",
+            Listen,
+            Default("the control socket alone"),
+            "An address of this machine where `/metrics` is served over TCP, without encryption, to whoever can reach it; `127.0.0.1:9587`, for instance. Not port 9586, which is WireGuard's exporter's.",
+        ),
+        key(
+            "wireguard_exporter",
+            Bool,
+            Default("false"),
+            "Whether peers have samples by the names that WireGuard's exporters use, too: `wireguard_sent_bytes_total`, `wireguard_received_bytes_total`, `wireguard_latest_handshake_seconds` (since 1970; 0 is never).",
+        ),
+        key(
+            "wireguard_exporter_peers",
+            Integer {
+                min: 1,
+                max: 262_144,
+            },
+            Default("1000"),
+            "With more peers than these, none has samples by those names.",
         ),
     ],
 };

@@ -92,6 +92,7 @@ impl Meters {
     pub(in crate::engine) fn core(&self) -> CoreLoad {
         CoreLoad {
             busy: self.core.value,
+            worked: self.worked,
             longest: self.longest[0].max(self.longest[1]),
             long: self.long,
             ..CoreLoad::default()

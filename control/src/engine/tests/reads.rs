@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A port, and a tunnel that has the peer `far` first and so many others.
-fn crowd(port: u16, others: usize) -> Config {
+pub(super) fn crowd(port: u16, others: usize) -> Config {
     let far = key("far").public_key().to_base64();
     let mut peers = format!("      far: {{public_key: \"{far}\", allowed_ips: [10.8.0.0/16]}}\n");
     for peer in 0..others {
@@ -53,7 +53,7 @@ fn looks(engine: &Engine, part: Option<Part>) -> (State, Vec<(&'static str, usiz
                 Look::Ports(names, _) => ("ports", names.len()),
                 Look::Tunnels(names, _) => ("tunnels", names.len()),
                 Look::Peers(_, keys, _) => ("peers", keys.len()),
-                Look::Snapshot(_) => "snapshot".into(),
+                Look::Snapshot(_) => ("snapshot", 0),
                 Look::Neighbors(_) => ("neighbors", 0),
             });
             engine.look(look, clock::monotonic());
