@@ -13,6 +13,7 @@ mod peers;
 mod routes;
 mod survey;
 pub mod way;
+mod survey;
 
 use std::collections::BTreeMap;
 

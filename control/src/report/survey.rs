@@ -19,6 +19,9 @@ use crate::{
     state::{Port, Tunnel},
 };
 
+/// A peer as it is desired, and as the core has it.
+pub(crate) type Seen = (Arc<Peer>, PeerSight);
+
 /// Everything that is measured.
 pub(crate) struct Survey {
     pub(crate) head: Head,
@@ -28,7 +31,7 @@ pub(crate) struct Survey {
     pub(crate) ports: Vec<Port>,
     pub(crate) tunnels: Vec<Tunnel>,
     /// Tunnel by tunnel.
-    pub(crate) peers: Vec<(Name, Vec<(Arc<Peer>, PeerSight)>)>,
+    pub(crate) peers: Vec<(Name, Vec<Seen>)>,
     /// How many settings and peers of each tunnel `wg` has changed against the file.
     pub(crate) drift: Vec<(String, usize)>,
     /// Whether a configuration waits for its confirmation.

@@ -14,6 +14,7 @@ mod config;
 mod desk;
 mod diff;
 mod log;
+mod metrics;
 mod openapi;
 mod routes;
 mod state;
@@ -91,6 +92,7 @@ fn routes() -> Routes {
         .merge(apply::routes())
         .merge(log::routes())
         .merge(way::routes())
+        .merge(metrics::routes())
 }
 
 fn router(desk: Desk) -> axum::Router {

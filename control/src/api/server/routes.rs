@@ -57,7 +57,6 @@ pub(super) enum Answer {
     /// A type as JSON.
     Json(Describe),
     /// Text of that type of content.
-    #[allow(dead_code, reason = "a form that a resource may answer in")]
     Text(&'static str),
 }
 
@@ -97,7 +96,6 @@ impl About {
     }
 
     /// It answers text of that type of content.
-    #[allow(dead_code, reason = "a form that a resource may answer in")]
     pub(super) fn text(self, content: &'static str) -> Self {
         Self {
             answer: Answer::Text(content),
