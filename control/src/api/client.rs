@@ -1,6 +1,8 @@
 //! The other end of the control socket: what commands ask.
 //!
-//! In: a run directory. Out: answers as types. Never: a terminal.
+//! In: a run directory. Out: answers as types; streams ([`follow`]). Never: a terminal.
+
+mod follow;
 
 use std::io;
 use std::net::IpAddr;
@@ -9,8 +11,9 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::header::{CONTENT_TYPE, HOST};
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::bodies::{ApplyBody, ConfigText, DiffBody, LogFilter, Refusal};
@@ -148,33 +151,43 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
+        let exchange = async { self.whole(self.send(method, path, body).await?).await };
+        let (status, body) = self.block_on(async {
+            let answer = tokio::time::timeout(PATIENCE, exchange).await;
+            answer.map_err(|_| self.broken(&"no answer in time"))?
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.broken(&error));
+        }
+        Err(Self::refused(status, &body))
+    }
+
+    fn block_on<T>(
+        &self,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
         let runtime = runtime.map_err(|error| self.broken(&error))?;
-        let exchange = self.exchange(method, path, body);
-        let (status, body) = runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, exchange).await })
-            .map_err(|_| self.broken(&"no answer in time"))??;
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| self.broken(&error));
-        }
+        runtime.block_on(work)
+    }
+
+    fn refused(status: StatusCode, body: &[u8]) -> ClientError {
         let unnamed = |_| Refusal {
-            error: format!("{status}: {}", String::from_utf8_lossy(&body)),
+            error: format!("{status}: {}", String::from_utf8_lossy(body)),
             report: String::new(),
             needs_restart: Vec::new(),
         };
-        Err(ClientError::Refused(
-            serde_json::from_slice(&body).unwrap_or_else(unnamed),
-        ))
+        ClientError::Refused(serde_json::from_slice(body).unwrap_or_else(unnamed))
     }
 
-    async fn exchange(
+    async fn send(
         &self,
         method: Method,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
             .map_err(|error| self.unconnected(&error))?;
@@ -191,10 +204,15 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| self.broken(&error))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.broken(&error))?;
+        let response = sender.send_request(request).await;
+        response.map_err(|error| self.broken(&error))
+    }
+
+    /// An answer with all of its body.
+    async fn whole(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let status = response.status();
         let body = response
             .into_body()

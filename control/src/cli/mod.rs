@@ -7,6 +7,7 @@
 mod apply;
 mod check;
 mod diff;
+mod events;
 mod keys;
 mod log_level;
 mod output;
@@ -152,6 +153,17 @@ enum Command {
         /// error, warn, info, debug, trace or off; or for some parts, as `info,culvert::engine=debug`
         #[arg(value_name = "LEVEL")]
         filter: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Print what happens as it happens: guests, peers, links, configurations, losses; the last ten first
+    Events {
+        /// Begin behind the event of this number; 0: with all that are kept
+        #[arg(long, value_name = "NUMBER")]
+        since: Option<u64>,
+        /// Print a line of JSON each, or YAML
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
         #[command(flatten)]
         place: Place,
     },
@@ -309,6 +321,11 @@ fn dispatch(command: Command) -> Result<(), Failure> {
                 },
         } => route_get::run(&Client::new(&place.run_dir), to, &from, output),
         Command::LogLevel { filter, place } => log_level::run(&Client::new(&place.run_dir), filter),
+        Command::Events {
+            since,
+            output,
+            place,
+        } => events::run(&Client::new(&place.run_dir), since, output),
         Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

@@ -3,7 +3,7 @@
 //! In: events. Out: records, from a number on. Never: more than [`KEPT`] of them; a wait of who tells for who reads.
 //!
 //! Whoever reads asks for what comes behind a number that it knows. What is not kept any more it is told as a count, so
-//! the slowest reader costs nobody memory. One task is woken for news ([`Ring::news`]); it wakes the others.
+//! the slowest reader costs nobody memory; readers look for news themselves, so that nobody has to be woken.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
-use tokio::sync::Notify;
 
 use super::{Event, KINDS, rfc3339};
 use crate::process::log::limit::Limit;
@@ -65,7 +64,6 @@ pub struct Batch {
 pub struct Ring {
     kept: Mutex<Kept>,
     limit: Limit<Event>,
-    news: Notify,
     /// Tells this run's numbers from those of another.
     run: u64,
     counts: [AtomicU64; KINDS.len()],
@@ -92,7 +90,6 @@ impl Default for Ring {
         Self {
             kept: Mutex::default(),
             limit: Limit::default(),
-            news: Notify::new(),
             run: now().as_secs(),
             counts: std::array::from_fn(|_| AtomicU64::new(0)),
             left_out: AtomicU64::new(0),
@@ -141,8 +138,6 @@ impl Ring {
             event,
         };
         kept.records.push_back(Arc::new(record));
-        drop(kept);
-        self.news.notify_one();
     }
 
     /// At most `most` events behind the one of this number.
@@ -172,12 +167,6 @@ impl Ring {
     #[must_use]
     pub fn run(&self) -> u64 {
         self.run
-    }
-
-    /// Is woken for every event; one waits here at most.
-    #[must_use]
-    pub fn news(&self) -> &Notify {
-        &self.news
     }
 
     /// How often each kind of event happened, those that were left out with them.

@@ -13,7 +13,6 @@ mod peers;
 mod routes;
 mod survey;
 pub mod way;
-mod survey;
 
 use std::collections::BTreeMap;
 

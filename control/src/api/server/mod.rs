@@ -13,6 +13,7 @@ mod apply;
 mod config;
 mod desk;
 mod diff;
+mod events;
 mod log;
 mod metrics;
 mod openapi;
@@ -92,6 +93,7 @@ fn routes() -> Routes {
         .merge(apply::routes())
         .merge(log::routes())
         .merge(way::routes())
+        .merge(events::routes())
         .merge(metrics::routes())
 }
 
