@@ -11,7 +11,7 @@ use culvert_wire::VnetHeader;
 use crate::{
     guest::frames::{Frames, OwnFrame, OwnFrames},
     shared::{
-        drops::{DropReason, Drops},
+        drops::{DropReason, Drops, PeerDrops},
         ids::{PeerIndex, PortIndex, UplinkIndex},
         peer::Peer,
         snapshot::Port,
@@ -63,12 +63,19 @@ pub(crate) enum Whose {
 pub(crate) struct Books<'a> {
     #[allow(dead_code, reason = "the name is for whoever looks at losses")]
     whose: Whose,
-    drops: &'a Drops,
+    counters: Counters<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Counters<'a> {
+    Every(&'a Drops),
+    Peers(&'a PeerDrops),
 }
 
 impl<'a> Books<'a> {
     pub(crate) const fn new(whose: Whose, drops: &'a Drops) -> Self {
-        Self { whose, drops }
+        let counters = Counters::Every(drops);
+        Self { whose, counters }
     }
 }
 
@@ -82,7 +89,10 @@ impl Port {
 impl Peer {
     /// This peer's books.
     pub(crate) fn books(&self) -> Books<'_> {
-        Books::new(Whose::Peer(self.index), &self.drops)
+        Books {
+            whose: Whose::Peer(self.index),
+            counters: Counters::Peers(&self.drops),
+        }
     }
 }
 
@@ -97,7 +107,11 @@ impl Uplink {
 #[cold]
 #[inline(never)]
 pub(crate) fn lose(books: Books<'_>, reason: DropReason, lost: Lost<'_>) {
-    books.drops.add(reason, lost.count() as u64);
+    let n = lost.count() as u64;
+    match books.counters {
+        Counters::Every(drops) => drops.add(reason, n),
+        Counters::Peers(drops) => drops.add(reason, n),
+    }
 }
 
 /// Ends several, for the same reason.

@@ -16,7 +16,7 @@ pub mod way;
 
 use std::collections::BTreeMap;
 
-use culvert_dataplane::shared::drops::Drops;
+use culvert_dataplane::shared::drops::DropReason;
 
 pub(crate) use self::{peers::standing, survey::Survey};
 
@@ -141,9 +141,8 @@ impl Reader<'_> {
 }
 
 /// Losses that are not zero.
-pub(crate) fn named(drops: &Drops) -> BTreeMap<String, u64> {
+pub(crate) fn named(drops: impl Iterator<Item = (DropReason, u64)>) -> BTreeMap<String, u64> {
     drops
-        .iter()
         .map(|(reason, n)| (reason.name().to_owned(), n))
         .collect()
 }

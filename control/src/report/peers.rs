@@ -83,7 +83,7 @@ fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Pe
             bytes: traffic.tx_bytes.load(Ordering::Relaxed),
         },
         staged: cell.staged.load(Ordering::Relaxed),
-        drops: named(&cell.drops),
+        drops: named(cell.drops.iter()),
         drift: Vec::new(),
     }
 }

@@ -3,6 +3,8 @@
 //! In: a reason at the place of the drop. Out: counts by name for `show`, the
 //! API and metrics. Never: a drop that isn't counted here.
 //!
+//! A peer has counters for what peers lose packets for, and no others.
+//!
 //! Counters are relaxed atomics: exact totals, no ordering with anything else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -141,47 +143,118 @@ reasons! {
     // Towards a guest: the port's rings count what is lost there themselves.
     /// More ICMP errors than the limit.
     IcmpLimited => "icmp-limited",
+    /// A peer's packet, for a reason that peers' packets are not known to be lost for.
+    Unforeseen => "unforeseen",
 }
 
-/// One scope's drop counters (a port, a peer, an uplink).
-#[derive(Debug)]
-pub struct Drops {
-    counts: [AtomicU64; DropReason::ALL.len()],
-}
+/// Why a peer's packets are lost, on their way to it or from it: there are many peers, and each has a counter for
+/// these alone. The last takes what should be none of them.
+const OF_PEERS: [DropReason; 26] = [
+    DropReason::FrameMalformed,
+    DropReason::FrameTooLarge,
+    DropReason::OffloadInvalid,
+    DropReason::AddressUnroutable,
+    DropReason::NoRoute,
+    DropReason::TtlExceeded,
+    DropReason::TooBig,
+    DropReason::GatewayNotServed,
+    DropReason::NoEndpoint,
+    DropReason::NextHopUnresolved,
+    DropReason::StagedOverflow,
+    DropReason::StagedExpired,
+    DropReason::KeypairSpent,
+    DropReason::UplinkFull,
+    DropReason::NotSealed,
+    DropReason::UplinkDown,
+    DropReason::DatagramMalformed,
+    DropReason::KeypairExpired,
+    DropReason::TagInvalid,
+    DropReason::Replayed,
+    DropReason::InnerMalformed,
+    DropReason::SourceNotAllowed,
+    DropReason::SourceLocal,
+    DropReason::CongestionUnmarkable,
+    DropReason::IcmpLimited,
+    DropReason::Unforeseen,
+];
 
-impl Default for Drops {
-    fn default() -> Self {
-        Self {
-            counts: std::array::from_fn(|_| AtomicU64::new(0)),
+/// The counter that a reason has at a peer.
+const PLACES: [usize; DropReason::ALL.len()] = {
+    let mut places = [OF_PEERS.len() - 1; DropReason::ALL.len()];
+    let mut place = 0;
+    while place < OF_PEERS.len() {
+        places[OF_PEERS[place] as usize] = place;
+        place += 1;
+    }
+    places
+};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident, $reasons:expr, $place:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name {
+            counts: [AtomicU64; $reasons.len()],
         }
-    }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self {
+                    counts: std::array::from_fn(|_| AtomicU64::new(0)),
+                }
+            }
+        }
+
+        impl $name {
+            /// Counts `n` packets lost for `reason`.
+            pub fn add(&self, reason: DropReason, n: u64) {
+                self.counts[$place(reason)].fetch_add(n, Ordering::Relaxed);
+            }
+
+            /// How many were lost for `reason`.
+            #[must_use]
+            pub fn count(&self, reason: DropReason) -> u64 {
+                let of = |(found, n)| (found == reason).then_some(n);
+                self.iter().find_map(of).unwrap_or_default()
+            }
+
+            /// All reasons that have occurred, with their counts.
+            pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+                let counts = self.counts.iter().map(|n| n.load(Ordering::Relaxed));
+                let counts = $reasons.iter().copied().zip(counts);
+                counts.filter(|&(_, n)| n > 0)
+            }
+
+            /// The number of packets lost for any reason.
+            #[must_use]
+            pub fn total(&self) -> u64 {
+                self.iter().map(|(_, n)| n).sum()
+            }
+        }
+    };
 }
 
-impl Drops {
-    /// Counts `n` packets lost for `reason`.
-    pub fn add(&self, reason: DropReason, n: u64) {
-        self.counts[reason as usize].fetch_add(n, Ordering::Relaxed);
-    }
+counters!(
+    /// The drop counters of a port or an uplink.
+    Drops,
+    DropReason::ALL,
+    |reason| reason as usize
+);
 
-    /// How many were lost for `reason`.
-    #[must_use]
-    pub fn count(&self, reason: DropReason) -> u64 {
-        self.counts[reason as usize].load(Ordering::Relaxed)
-    }
+counters!(
+    /// A peer's drop counters.
+    PeerDrops,
+    OF_PEERS,
+    place_at_peer
+);
 
-    /// All reasons that have occurred, with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL
-            .iter()
-            .map(|&reason| (reason, self.count(reason)))
-            .filter(|&(_, n)| n > 0)
-    }
-
-    /// The number of packets lost for any reason.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.iter().map(|(_, n)| n).sum()
-    }
+fn place_at_peer(reason: DropReason) -> usize {
+    let place = PLACES[reason as usize];
+    debug_assert_eq!(
+        OF_PEERS[place], reason,
+        "a reason that peers have no counter for"
+    );
+    place
 }
 
 #[cfg(test)]
@@ -200,5 +273,27 @@ mod tests {
         assert_eq!(drops.count(DropReason::Replayed), 3);
         assert_eq!(drops.total(), 4);
         assert_eq!(drops.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_peer_has_a_counter_of_its_own_for_each_of_its_reasons() {
+        let drops = PeerDrops::default();
+        for (n, reason) in (1..).zip(OF_PEERS) {
+            drops.add(reason, n);
+            assert_eq!(drops.count(reason), n, "{}", reason.name());
+        }
+        assert_eq!(drops.iter().count(), OF_PEERS.len());
+        assert_eq!(drops.count(DropReason::GuardMac), 0);
+    }
+
+    #[test]
+    #[cfg_attr(debug_assertions, should_panic(expected = "no counter"))]
+    fn what_peers_have_no_counter_for_is_counted_all_the_same() {
+        let drops = PeerDrops::default();
+        drops.add(DropReason::GuardMac, 2);
+        assert_eq!(
+            drops.iter().collect::<Vec<_>>(),
+            [(DropReason::Unforeseen, 2)]
+        );
     }
 }

@@ -27,7 +27,7 @@ use crate::{
         allowance::Allowance,
         asked::Asked,
         control_link::Attention,
-        drops::Drops,
+        drops::PeerDrops,
         hop::{Hop, Link},
         ids::{PeerIndex, TunnelIndex, UplinkIndex},
         limits::MOVES_PER_SECOND,
@@ -114,7 +114,7 @@ pub struct Peer {
     /// Messages and bytes.
     pub traffic: Traffic,
     /// Packets lost on the way to or from this peer.
-    pub drops: Drops,
+    pub drops: PeerDrops,
     /// Frames that wait for a key, over all workers.
     pub staged: AtomicU64,
     /// ICMP errors that it may be sent.
@@ -129,7 +129,8 @@ pub struct Peer {
     /// Moves that the control core is rung for.
     moves: Allowance,
     confirmed_index: AtomicU32,
-    moved: Mutex<Option<Origin>>,
+    /// Boxed: few move, and a cell is small.
+    moved: Mutex<Option<Box<Origin>>>,
 }
 
 impl Peer {
@@ -141,7 +142,7 @@ impl Peer {
             tunnel,
             id,
             traffic: Traffic::default(),
-            drops: Drops::default(),
+            drops: PeerDrops::default(),
             staged: AtomicU64::new(0),
             errors: Allowance::default(),
             current: ArcSwapOption::empty(),
@@ -302,7 +303,7 @@ impl Peer {
                 }
             }
         }
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(origin);
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(origin));
         self.signal(signal::MOVED, rings, attention);
     }
 
@@ -325,6 +326,7 @@ impl Peer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+            .map(|origin| *origin)
     }
 }
 

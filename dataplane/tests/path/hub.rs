@@ -67,7 +67,7 @@ fn a_packet_too_large_for_the_hub_is_answered_through_the_tunnel_that_it_came_by
             false => [2, 0],
         };
         assert_about(seen, gateway, &large, (kind, [0, 0, high, low]));
-        assert_drops(&site.peers[1].drops, &[(DropReason::TooBig, n)]);
+        assert_drops(site.peers[1].drops.iter(), &[(DropReason::TooBig, n)]);
         // What fits passes.
         site.far.send_packets(&[inner.udp((5, 6), b"fits", false)]);
         site.settle();
@@ -119,7 +119,7 @@ fn a_peers_packet_that_can_not_go_on_is_answered() {
         }
     }
     site.peer_drops(&[(DropReason::TtlExceeded, 4), (DropReason::NoRoute, 2)]);
-    assert_drops(&site.peers[1].drops, &[(DropReason::NoEndpoint, 2)]);
+    assert_drops(site.peers[1].drops.iter(), &[(DropReason::NoEndpoint, 2)]);
     assert!(site.frames(0).is_empty());
 }
 
@@ -152,7 +152,7 @@ fn there_is_no_error_about_an_error_nor_about_a_source_that_is_not_the_peers() {
         (DropReason::TtlExceeded, 2),
         (DropReason::SourceNotAllowed, 1),
     ]);
-    assert_drops(&site.peers[1].drops, &[(DropReason::NoEndpoint, 2)]);
+    assert_drops(site.peers[1].drops.iter(), &[(DropReason::NoEndpoint, 2)]);
 }
 
 #[test]

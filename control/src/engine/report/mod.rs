@@ -82,7 +82,7 @@ impl Engine {
         let uplink = |(slot, uplink): (usize, &UplinkState)| {
             let config = &uplink.config;
             let counters = &uplink.counters;
-            let mut drops = named(&counters.drops);
+            let mut drops = named(counters.drops.iter());
             for (name, count) in lost.get(&slot).into_iter().flatten() {
                 *drops.entry(name.clone()).or_default() += count;
             }

@@ -140,7 +140,7 @@ fn traffic(port: &PortState) -> (Traffic, Traffic) {
 }
 
 fn losses(port: &PortState) -> BTreeMap<String, u64> {
-    let mut drops = named(&port.drops);
+    let mut drops = named(port.drops.iter());
     if let Guest::Vhost(guest) = &port.guest {
         for queue in 0..port.config.queues {
             add_ring_drops(&mut drops, guest.guest_tx(queue).counters());
