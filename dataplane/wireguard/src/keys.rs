@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 
 /// Bytes of every key.
 pub const KEY_LEN: usize = 32;
+/// A preshared key that is none.
+const NONE: [u8; KEY_LEN] = [0; KEY_LEN];
 /// Characters of a key in base64, with padding.
 pub const BASE64_LEN: usize = 44;
 /// Characters of a key in hex.
@@ -43,7 +45,10 @@ pub struct PrivateKey(Secret);
 
 /// A symmetric key mixed into the handshake; all zeros means none. Wiped when dropped.
 #[derive(Clone, Default)]
-pub struct PresharedKey(Secret);
+pub struct PresharedKey(
+    /// Most peers have none, and there are many.
+    Option<Secret>,
+);
 
 impl PrivateKey {
     /// A new key.
@@ -95,9 +100,9 @@ impl PresharedKey {
     /// A new key.
     #[must_use]
     pub fn generate(rng: &mut dyn CryptoRng) -> Self {
-        let mut key = Self::default();
-        rng.fill_bytes(key.0.as_mut_slice());
-        key
+        let mut bytes = Secret::default();
+        rng.fill_bytes(bytes.as_mut_slice());
+        Self::copy(&bytes)
     }
 
     /// The key with these bytes.
@@ -107,19 +112,36 @@ impl PresharedKey {
     }
 
     fn copy(bytes: &[u8; KEY_LEN]) -> Self {
-        let mut key = Self::default();
-        key.0.copy_from_slice(bytes);
-        key
+        let is_none = bool::from(bytes.ct_eq(&NONE));
+        Self((!is_none).then(|| {
+            let mut key = Secret::default();
+            key.copy_from_slice(bytes);
+            key
+        }))
     }
 
     /// Whether this stands for "none".
     #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.as_bytes().ct_eq(&[0; KEY_LEN]).into()
+    pub const fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn bytes(&self) -> &[u8; KEY_LEN] {
+        self.0.as_deref().map_or(&NONE, |key| key)
+    }
+}
+
+impl PrivateKey {
+    fn bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
     }
 }
 
 impl PublicKey {
+    const fn bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
     /// The key with these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
@@ -161,7 +183,7 @@ macro_rules! common {
             /// The bytes.
             #[must_use]
             pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-                &self.0
+                self.bytes()
             }
 
             /// Reads standard base64 with padding, exactly 44 characters.
