@@ -38,9 +38,9 @@ use super::{
 use crate::config::{self, Endpoint, Name};
 use crate::events;
 
-/// Receiver-index slots per peer: a handshake and three keypairs take four, twice that
-/// keeps allocation constant in time.
-const SLOTS_PER_PEER: usize = 8;
+/// Receiver-index slots per peer: a handshake and three keypairs take four, if all peers have them at once; a few more
+/// keep allocation constant in time.
+const SLOTS_PER_PEER: usize = 5;
 /// Slots of a tunnel's table at the least; it grows with its peers.
 const SLOTS_MIN: usize = 1 << 12;
 
