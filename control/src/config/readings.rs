@@ -16,10 +16,13 @@
 //! When any of that fails the whole file is read. So it is where an anchor may be: an alias says again, in one place,
 //! what stands in lines elsewhere.
 
+mod kept;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use self::kept::{Kept, Prints};
 use super::draft::{File, Peer, Tunnel};
 use super::keyfile::KeyFiles;
 use super::report::{Report, Span};
@@ -37,10 +40,38 @@ pub struct Readings {
 struct Reading {
     /// Relative key files begin there.
     folder: PathBuf,
-    text: String,
-    file: File,
+    prints: Prints,
+    tunnels: Vec<Kept>,
     /// Lines with warnings.
     warned: BTreeSet<usize>,
+}
+
+impl Reading {
+    /// `None`: nothing of such a text can be taken over.
+    fn of(
+        folder: &Path,
+        text: &str,
+        (config, file, report): (&Config, &File, &Report),
+    ) -> Option<Self> {
+        if !is_plain(text) {
+            return None;
+        }
+        let lines = Lines::of(text);
+        let tunnels = file.tunnels.iter().zip(&config.tunnels);
+        Some(Self {
+            folder: folder.to_owned(),
+            prints: Prints::of(text),
+            tunnels: tunnels
+                .filter_map(|(draft, model)| Kept::of(draft, &model.peers, &lines))
+                .collect(),
+            warned: report.mistakes().iter().map(|it| it.span.line).collect(),
+        })
+    }
+}
+
+/// No anchor may be in it, and its lines end with line feeds: others would count otherwise.
+fn is_plain(text: &str) -> bool {
+    !text.contains(['&', '\r'])
 }
 
 impl Readings {
@@ -70,17 +101,17 @@ impl Readings {
         let folder = folder.parent().unwrap_or(Path::new(""));
         let last = (self.last.as_ref()).filter(|last| last.folder == folder);
         let again = last.and_then(|last| read_again(last, text, path, keys));
-        let (config, file, report) = match again {
+        let (mut config, file, report) = match again {
             Some(again) => again,
             // What was read before stays: the next text may be the same but for a slip.
             None => super::parse_whole(text, path, keys)?,
         };
-        self.last = (text.len() >= long).then(|| Reading {
-            folder: folder.to_owned(),
-            text: text.to_owned(),
-            file,
-            warned: report.mistakes().iter().map(|it| it.span.line).collect(),
-        });
+        if let Some(last) = &self.last {
+            kept::share(&last.tunnels, &mut config);
+        }
+        self.last = (text.len() >= long)
+            .then(|| Reading::of(folder, text, (&config, &file, &report)))
+            .flatten();
         Ok((config, report))
     }
 }
@@ -98,16 +129,12 @@ fn read_again(
     path: &Path,
     keys: &dyn KeyFiles,
 ) -> Option<(Config, File, Report)> {
-    if [last.text.as_str(), text]
-        .iter()
-        .any(|text| text.contains('&'))
-    {
+    if !is_plain(text) {
         return None;
     }
-    let edited = Edited::between(&last.text, text)?;
-    let old = Lines::of(&last.text);
-    let untouched: Vec<_> = (last.file.tunnels.iter())
-        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &old, &last.warned))
+    let edited = Edited::between(&last.prints, text);
+    let untouched: Vec<_> = (last.tunnels.iter())
+        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &last.warned))
         .collect();
     let blanked = blank(text, &untouched)?;
     let mut report = Report::new(path, text);
@@ -141,35 +168,19 @@ struct Edited {
 }
 
 impl Edited {
-    /// `None`: lines that end in other ways than with a line feed count otherwise.
-    fn between(old: &str, new: &str) -> Option<Self> {
-        let (old, new) = (old.as_bytes(), new.as_bytes());
-        if [old, new].iter().any(|text| text.contains(&b'\r')) {
-            return None;
+    fn between(old: &Prints, new: &str) -> Self {
+        let (ahead, behind) = old.common(new);
+        let lines = |count: usize| ahead + 1..count - behind + 1;
+        Self {
+            old: lines(old.count()),
+            new: lines(new.split('\n').count()),
         }
-        let shorter = old.len().min(new.len());
-        let same = old.iter().zip(new).take_while(|(a, b)| a == b).count();
-        let begin = feeds(&old[..same]) + 1;
-        let tails = old.iter().rev().zip(new.iter().rev());
-        let tail = tails.take(shorter - same);
-        let tail = tail.take_while(|(a, b)| a == b).count();
-        // The first line of it may have another beginning.
-        let whole = feeds(&old[old.len() - tail..]);
-        let end = |text: &[u8]| feeds(text) + 2 - whole;
-        Some(Self {
-            old: begin..end(old),
-            new: begin..end(new),
-        })
     }
 
     /// The line of the new text that an old one behind what was edited has become.
     fn moved(&self, line: usize) -> usize {
         line + self.new.end - self.old.end
     }
-}
-
-fn feeds(text: &[u8]) -> usize {
-    text.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// Where the lines of a text begin.
@@ -214,55 +225,36 @@ struct Untouched {
 }
 
 impl Untouched {
-    /// Those of a tunnel; `None` if its peers don't begin one in a line, one below the other.
-    fn take(
-        tunnel: &Tunnel,
-        edited: &Edited,
-        old: &Lines<'_>,
-        warned: &BTreeSet<usize>,
-    ) -> Option<Self> {
-        let spans: Vec<Span> = tunnel.peers.iter().map(|peer| peer.name.span).collect();
-        let column = spans.first()?.column;
-        let below = spans.windows(2).all(|pair| pair[0].line < pair[1].line);
-        if !below
-            || !spans
-                .iter()
-                .all(|span| span.column == column && old.is_first(*span))
-        {
-            return None;
-        }
+    fn take(tunnel: &Kept, edited: &Edited, warned: &BTreeSet<usize>) -> Option<Self> {
         // The last one before what was edited may go on there.
-        let before = spans.partition_point(|span| span.line < edited.old.start);
-        let before = before.saturating_sub(1);
-        let behind = spans.partition_point(|span| span.line < edited.old.end);
+        let before = tunnel.ahead_of(edited.old.start).saturating_sub(1);
+        let behind = tunnel.ahead_of(edited.old.end);
         let mut taken = Self {
-            tunnel: tunnel.name.value.clone(),
+            tunnel: tunnel.tunnel.clone(),
             peers: Vec::new(),
             lines: Vec::new(),
             behind: None,
         };
-        for (place, peer) in tunnel.peers.iter().enumerate() {
+        for (place, model) in tunnel.models().enumerate() {
+            let old = tunnel.span(place)?;
             let moved = |line| match place >= behind {
                 true => edited.moved(line),
                 false => line,
             };
-            let span = Span {
-                line: moved(peer.name.span.line),
-                ..peer.name.span
-            };
+            let line = moved(old.line);
             if place == behind {
-                taken.behind = Some((peer.name.value.clone(), span));
+                taken.behind = Some((model.name.clone(), Span { line, ..old }));
             }
             // Where the last one ends is not known.
-            let Some(next) = spans.get(place + 1) else {
+            let Some(next) = tunnel.span(place + 1) else {
                 break;
             };
-            let mut warned = warned.range(peer.name.span.line..next.line);
+            let mut warned = warned.range(old.line..next.line);
             let untouched = place < before || place > behind;
-            if untouched && warned.next().is_none() && peer.preshared_key.is_none() {
-                let mut peer = peer.clone();
+            if untouched && warned.next().is_none() && model.preshared_key.is_none() {
+                let mut peer = tunnel.draft(place)?;
                 peer.move_lines(moved);
-                taken.lines.push(span.line..moved(next.line));
+                taken.lines.push(line..moved(next.line));
                 taken.peers.push(peer);
             }
         }
@@ -310,6 +302,8 @@ fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
@@ -370,15 +364,19 @@ mod tests {
         }
     }
 
+    fn read_first(text: &str, path: &Path) -> Reading {
+        let mut readings = Readings::default();
+        readings.parse_from(0, text, path, &Keys).unwrap();
+        readings.last.unwrap()
+    }
+
     /// How many peers of a second text are taken over from the first.
     fn taken_over(old: &str, new: &str) -> usize {
         let path = Path::new("/etc/culvert/t.yaml");
-        let (_, file, _) = super::super::parse_whole(old, path, &Keys).unwrap();
-        let edited = Edited::between(old, new).unwrap();
-        let lines = Lines::of(old);
-        let untouched = file.tunnels.iter();
-        let untouched =
-            untouched.filter_map(|it| Untouched::take(it, &edited, &lines, &BTreeSet::new()));
+        let last = read_first(old, path);
+        let edited = Edited::between(&last.prints, new);
+        let untouched = last.tunnels.iter();
+        let untouched = untouched.filter_map(|it| Untouched::take(it, &edited, &last.warned));
         untouched.map(|it| it.peers.len()).sum()
     }
 
@@ -390,17 +388,35 @@ mod tests {
         // not of b: the first and the last one, p21, p25 and p29.
         assert_eq!(taken_over(&old, &new), 5 + 7);
         let path = Path::new("/etc/culvert/t.yaml");
-        let (_, drafts, _) = super::super::parse_whole(&old, path, &Keys).unwrap();
-        let last = Reading {
-            folder: "/etc/culvert".into(),
-            text: old.clone(),
-            file: drafts,
-            warned: BTreeSet::new(),
-        };
+        let last = read_first(&old, path);
         let (config, _, _) = read_again(&last, &new, path, &Keys).unwrap();
         let whole = super::super::parse(&new, path, &Keys).unwrap();
         assert_eq!(config, whole.0);
         assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
+    }
+
+    /// What is kept and what runs would be two of everything else, and ever more with each file.
+    #[test]
+    fn peers_that_did_not_change_are_kept_once() {
+        let path = Path::new("/etc/culvert/t.yaml");
+        let mut readings = Readings::default();
+        let mut read = |text: &str| readings.parse_from(0, text, path, &Keys).unwrap().0;
+        let peers = |config: &Config| {
+            let peers = config.tunnels.iter().flat_map(|tunnel| &tunnel.peers);
+            peers.cloned().collect::<Vec<_>>()
+        };
+        let old = file();
+        let first = peers(&read(&old));
+        for text in [old.replace("10.0.0.6:5", "10.0.0.6:6"), old.clone()] {
+            let now = peers(&read(&text));
+            let same = now.iter().zip(&first).filter(|(a, b)| Arc::ptr_eq(a, b));
+            assert!(same.count() >= first.len() - 1);
+        }
+        assert_eq!(
+            first.iter().map(Arc::strong_count).max(),
+            Some(2),
+            "here and in what is kept"
+        );
     }
 
     #[test]
@@ -494,8 +510,9 @@ mod tests {
         readings.parse_from(0, &old, path, &Keys).unwrap();
         let wrong = old.replace("10.0.0.6:5", "10.0.0.6:five");
         assert!(readings.parse_from(0, &wrong, path, &Keys).is_err());
-        let last = readings.last.as_ref().map(|last| &last.text);
-        assert_eq!(last, Some(&old));
+        let last = readings.last.as_ref().map(|last| last.prints.common(&old));
+        let lines = old.split('\n').count();
+        assert_eq!(last, Some((lines, 0)));
         let mended = old.replace("10.0.0.6:5", "10.0.0.6:6");
         let again = told(readings.parse_from(0, &mended, path, &Keys));
         assert_eq!(again, told(super::super::parse(&mended, path, &Keys)));

@@ -187,16 +187,7 @@ impl Layers {
             let Some(old) = self.file.tunnel(&tunnel.name) else {
                 continue;
             };
-            let old: HashMap<_, _> = old
-                .peers
-                .iter()
-                .map(|peer| (peer.public_key, peer))
-                .collect();
-            for peer in &mut tunnel.peers {
-                if let Some(old) = old.get(&peer.public_key).filter(|old| **old == peer) {
-                    *peer = Arc::clone(old);
-                }
-            }
+            tunnel.share(old.peers.iter());
         }
     }
 

@@ -3,7 +3,7 @@
 //! In: nothing; [`super::super::build`] makes these, and [`crate::plan`] what `wg` changed of them. Out: what the
 //! protocol and the queues are made from. Never: a file's text.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -46,6 +46,16 @@ impl Tunnel {
             uapi: self.uapi.clone(),
             peers: Vec::new(),
             ..*self
+        }
+    }
+
+    /// Shares the peers with others that are equal: they are kept once, and compared at a glance.
+    pub fn share<'p>(&mut self, others: impl Iterator<Item = &'p Arc<Peer>>) {
+        let others: HashMap<_, _> = others.map(|peer| (peer.public_key, peer)).collect();
+        for peer in &mut self.peers {
+            if let Some(other) = others.get(&peer.public_key).filter(|it| **it == peer) {
+                *peer = Arc::clone(other);
+            }
         }
     }
 
