@@ -63,7 +63,7 @@ use culvert_dataplane::{
     },
 };
 use culvert_directory::Listener;
-use culvert_wireguard::{Budget, Instant, Now, Transmit};
+use culvert_wireguard::{Budget, Instant, Now};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     time::Timespec,
@@ -80,7 +80,7 @@ use self::{
     ports::{DownPort, Ears, PortNews, PortState},
     slots::Slots,
     table::Table,
-    tunnels::{TunnelState, Wish},
+    tunnels::{Outgoing, TunnelState, Wish},
     turns::Turns,
     uplinks::UplinkState,
     workers::Workers,
@@ -238,7 +238,7 @@ struct Engine {
     /// Peers whose first handshake is due.
     greetings: VecDeque<(Instant, Arc<Cell>)>,
     /// Handshake messages whose next hop is not known yet.
-    unrouted: VecDeque<(Instant, usize, Transmit)>,
+    unrouted: VecDeque<(Instant, usize, Outgoing)>,
     wishes: Vec<Wish>,
     meters: report::Meters,
     chores_due: Instant,

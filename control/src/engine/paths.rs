@@ -15,27 +15,31 @@ use culvert_dataplane::{
         path::Path,
     },
 };
-use culvert_wireguard::{Instant, Now, Transmit};
+use culvert_wireguard::{Instant, Now};
 
-use super::{Engine, hops::Hops};
+use super::{
+    Engine,
+    hops::Hops,
+    tunnels::{Outgoing, Way},
+};
 
 impl Engine {
     /// Sends a handshake message, or keeps it until its next hop is known.
-    pub(super) fn transmit(&mut self, slot: usize, message: Transmit, now: Instant) {
-        self.transmit_until(now + UNROUTED_LIFE, slot, message, now);
+    pub(super) fn transmit(&mut self, slot: usize, outgoing: Outgoing, now: Instant) {
+        self.transmit_until(now + UNROUTED_LIFE, slot, outgoing, now);
     }
 
     /// A message that has waited is due as before: each neighbor that answers has all of them tried again.
-    fn transmit_until(&mut self, due: Instant, slot: usize, message: Transmit, now: Instant) {
+    fn transmit_until(&mut self, due: Instant, slot: usize, outgoing: Outgoing, now: Instant) {
+        let Some((uplink_slot, local)) = self.way_of(slot, &outgoing) else {
+            return;
+        };
         let Some(tunnel) = self.tunnels.get(slot) else {
             return;
         };
+        let message = &outgoing.message;
         let place = message.peer.and_then(|id| tunnel.peers.get(&id).copied());
         let peer = place.and_then(|place| self.peers.get(place));
-        let local = peer.and_then(|peer| peer.local);
-        let Some(uplink_slot) = self.uplink_for(slot, &message) else {
-            return;
-        };
         let Some(uplink) = self.uplinks.get(uplink_slot) else {
             return;
         };
@@ -44,7 +48,7 @@ impl Engine {
         let way = (&mut self.hosts, &mut Hops::default());
         let path = uplink.path(way, message.to, local, port, now);
         if !path.is_resolved() {
-            self.await_next_hop((due, slot, message));
+            self.await_next_hop((due, slot, outgoing));
             return;
         }
         let Some(inline) = Inline::new(message.bytes()) else {
@@ -67,20 +71,22 @@ impl Engine {
         }
     }
 
-    /// The uplink that a message of the tunnel at `slot` leaves by: its peer's; a stranger is answered by the tunnel's.
-    fn uplink_for(&self, slot: usize, message: &Transmit) -> Option<usize> {
+    /// The way that a message of the tunnel at `slot` leaves by: its peer's, or the one that a stranger's came by.
+    fn way_of(&self, slot: usize, outgoing: &Outgoing) -> Option<Way> {
         let tunnel = self.tunnels.get(slot)?;
-        let place = message.peer.and_then(|id| tunnel.peers.get(&id));
+        let place = (outgoing.message.peer).and_then(|id| tunnel.peers.get(&id));
         let peer = place.and_then(|place| self.peers.get(*place));
-        Some(peer.map_or(tunnel.uplink, |peer| peer.uplink))
+        let way = peer.map(|peer| (peer.uplink, peer.local));
+        Some(way.or(outgoing.came).unwrap_or((tunnel.uplink, None)))
     }
 
     /// Keeps a message until its next hop is known. Answers to strangers, whose addresses may be invented, take no
     /// room from messages to peers; what no route leads to would wait in vain.
-    fn await_next_hop(&mut self, waiting: (Instant, usize, Transmit)) {
-        let (_, slot, message) = &waiting;
-        let uplink = self.uplink_for(*slot, message);
-        let Some(uplink) = uplink.and_then(|uplink| self.uplinks.get(uplink)) else {
+    fn await_next_hop(&mut self, waiting: (Instant, usize, Outgoing)) {
+        let (_, slot, outgoing) = &waiting;
+        let message = &outgoing.message;
+        let way = self.way_of(*slot, outgoing);
+        let Some(uplink) = way.and_then(|(uplink, _)| self.uplinks.get(uplink)) else {
             return;
         };
         let host = uplink.scope().and_then(|scope| self.hosts.get(scope));
@@ -129,10 +135,10 @@ impl Engine {
                 .front()
                 .is_some_and(|&(due, ..)| due <= now.monotonic)
         {
-            for (due, slot, message) in std::mem::take(&mut self.unrouted) {
+            for (due, slot, outgoing) in std::mem::take(&mut self.unrouted) {
                 if due > now.monotonic {
-                    self.transmit_until(due, slot, message, now.monotonic);
-                } else if let Some(uplink) = self.uplink_for(slot, &message)
+                    self.transmit_until(due, slot, outgoing, now.monotonic);
+                } else if let Some((uplink, _)) = self.way_of(slot, &outgoing)
                     && let Some(uplink) = self.uplinks.get(uplink)
                 {
                     uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -62,6 +62,8 @@ pub(super) struct TunnelState {
     is_rebuilt: bool,
     /// Handshake messages that came to nothing, by reason.
     pub(super) drops: BTreeMap<&'static str, u64>,
+    /// Messages whose way is known since they were made.
+    outgoing: Vec<Outgoing>,
     /// Set the mark of its sockets.
     pub(super) markers: Vec<Marker>,
     /// Where `wg` finds it, and under which name.
@@ -70,10 +72,31 @@ pub(super) struct TunnelState {
     pub(super) unserved: Option<String>,
 }
 
+/// A handshake message on its way out.
+pub(super) struct Outgoing {
+    pub(super) message: Transmit,
+    /// How a stranger's message came, which is answered so. A peer has a way of its own.
+    pub(super) came: Option<Way>,
+}
+
+/// An uplink's place, and which of our addresses is spoken from, if that is known.
+pub(super) type Way = (usize, Option<IpAddr>);
+
+impl From<Transmit> for Outgoing {
+    fn from(message: Transmit) -> Self {
+        let came = None;
+        Self { message, came }
+    }
+}
+
 /// What a tunnel wants of the engine after it was driven.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most are messages, and none is kept"
+)]
 pub(super) enum Wish {
     /// Send this handshake message.
-    Transmit(Transmit),
+    Transmit(Outgoing),
     /// Flush what waits for the peer, or send an empty packet.
     Keepalive(usize),
     /// Flush what waits for the peer.
@@ -117,6 +140,7 @@ impl TunnelState {
             allowed: Routes::default(),
             is_rebuilt: false,
             drops: BTreeMap::new(),
+            outgoing: Vec::new(),
             markers: Vec::new(),
             served: None,
             unserved: None,
@@ -288,6 +312,10 @@ impl TunnelState {
             | Handshake::CookieAccepted(id) => id,
             Handshake::CookieSent => {
                 self.count("handshake-cookie-sent");
+                let came = Some((origin.uplink.slot(), origin.local));
+                let messages = std::iter::from_fn(|| self.device.poll_transmit());
+                let outgoing = messages.map(|message| Outgoing { message, came });
+                self.outgoing.extend(outgoing);
                 return;
             }
             Handshake::Dropped(reason) => {
@@ -355,8 +383,9 @@ impl TunnelState {
         while let Some(event) = self.device.poll_event() {
             self.event(event, peers, wishes);
         }
+        wishes.extend(self.outgoing.drain(..).map(Wish::Transmit));
         while let Some(message) = self.device.poll_transmit() {
-            wishes.push(Wish::Transmit(message));
+            wishes.push(Wish::Transmit(message.into()));
         }
     }
 

@@ -79,10 +79,11 @@ impl Engine {
     /// Messages of removed peers: others may get the numbers that they name.
     fn forget_unrouted(&mut self) {
         let tunnels = &self.tunnels;
-        self.unrouted.retain(|(_, slot, message)| {
+        self.unrouted.retain(|(_, slot, outgoing)| {
             let tunnel = tunnels.get(*slot);
             let known = |id| tunnel.is_some_and(|tunnel| tunnel.peers.contains_key(&id));
-            message.peer.map_or(tunnel.is_some(), known)
+            let peer = outgoing.message.peer;
+            peer.map_or(tunnel.is_some(), known)
         });
     }
 

@@ -1,11 +1,13 @@
 //! Peers that go, with all that was known of them.
 
 use culvert_dataplane::shared::{
+    drops::DropReason,
     hop::Hop,
     path::Path,
     peer::{Origin, Peer as Cell, signal},
 };
 use culvert_wire::MacAddr;
+use culvert_wireguard::limits::UNDER_LOAD_BACKLOG;
 
 use super::*;
 
@@ -126,6 +128,66 @@ fn a_peer_that_is_heard_by_another_uplink_is_reached_by_it() {
     config.tunnels = moved.tunnels;
     site.apply(config).unwrap();
     assert_eq!(reached_by(&mut site.engine), 0);
+}
+
+/// Under load whoever calls gets a cookie first.
+#[test]
+fn a_stranger_is_answered_by_the_uplink_that_it_came_by() {
+    let [port] = free_ports();
+    let mut config = tunnels(&[("a", port)], "");
+    let other = config::Uplink {
+        name: name("other"),
+        ..config.uplinks[0].clone()
+    };
+    config.uplinks.push(other);
+    let mut site = Site::start(config);
+    let engine = &mut site.engine;
+    let (now, source) = (clock::now(), "127.0.0.1:9".parse().unwrap());
+    let call = Far::first_call(&key("far"), key("a").public_key(), source, now);
+    let tunnel = engine.tunnels.get_mut(0).unwrap();
+    let origin = Origin {
+        source,
+        local: None,
+        uplink: UplinkIndex::from_slot(1),
+        at: now.monotonic,
+    };
+    let crowd = UNDER_LOAD_BACKLOG;
+    tunnel.handshake(call.bytes(), origin, crowd, &mut engine.peers, now);
+    assert_eq!(tunnel.drops["handshake-cookie-sent"], 1);
+    // The tunnel has no sockets there, and so it is lost there.
+    let counters = Arc::clone(&engine.uplinks.get(1).unwrap().counters);
+    let lost = (0..10_000).any(|_| {
+        engine.round(now).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        counters.drops.count(DropReason::UplinkDown) == 1
+    });
+    assert!(lost);
+}
+
+#[test]
+fn a_stranger_is_answered_from_the_address_that_it_called() {
+    let [port] = free_ports();
+    let mut config = tunnels(&[("a", port)], "");
+    config.uplinks[0]
+        .addresses
+        .push("127.0.0.2/8".parse().unwrap());
+    let mut site = Site::start(config);
+    let engine = &mut site.engine;
+    let called = SocketAddr::from(([127, 0, 0, 2], port));
+    let call = Far::first_call(&key("far"), key("a").public_key(), called, clock::now());
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    socket.send_to(call.bytes(), called).unwrap();
+    let counters = Arc::clone(&engine.uplinks.get(0).unwrap().counters);
+    let answer = (0..10_000).find_map(|_| {
+        counters.crowded.store(true, Ordering::Relaxed);
+        engine.round(clock::now()).unwrap();
+        socket.recv_from(&mut [0; 256]).ok()
+    });
+    // A cookie reply's.
+    assert_eq!(answer, Some((64, called)));
 }
 
 #[test]

@@ -85,12 +85,12 @@ tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, pee
         Far::first_call(&key("far"), key("silent").public_key(), to, now)
     };
     let silent = first_call("192.0.2.9:9", start);
-    engine.transmit(slot, silent, start.monotonic);
+    engine.transmit(slot, silent.into(), start.monotonic);
     engine.drain_hosts(start);
     for (nth, host) in [2, 3].into_iter().enumerate() {
         let now = after(Duration::from_secs(1 + nth as u64));
         let call = first_call(&format!("192.0.2.{host}:9"), now);
-        engine.transmit(slot, call, now.monotonic);
+        engine.transmit(slot, call.into(), now.monotonic);
         engine.drain_hosts(now);
         assert_eq!(engine.unrouted.len(), 2);
         let (from, own) = ([192, 0, 2, host].into(), [192, 0, 2, 1].into());
