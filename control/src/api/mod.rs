@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::config::{Config, Name, Readings, Report};
 use crate::events::Event;
 use crate::plan::{Layers, Proposal};
+use crate::process;
 use crate::report::look::Look;
 use crate::state::Applied;
 use crate::uapi::{Answer, Ask, doors};
@@ -119,6 +120,7 @@ pub fn read_and_apply(
         let applied = plan_and_apply(requester, config).map_err(NotApplied::Refused)?;
         Ok((applied, report))
     });
+    process::memory::give_back();
     if let Err(error) = &applied {
         let error = error.to_string();
         Event::ConfigRefused { error }.tell();

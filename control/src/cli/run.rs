@@ -52,7 +52,7 @@ pub(super) fn run(
             requester,
             requests,
             notify: &notify,
-            ready: Box::new(|| {}),
+            ready: Box::new(process::memory::give_back),
             lone: None,
         },
     );

@@ -9,6 +9,7 @@
 
 mod daemon;
 pub mod log;
+pub(crate) mod memory;
 mod notify;
 mod own_dir;
 mod run_dir;
