@@ -179,7 +179,7 @@ impl Engine {
                 return Err(EngineError::Start(failure));
             }
         }
-        dpdk.freeze_memory()
+        Ok(())
     }
 
     /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.

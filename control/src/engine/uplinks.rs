@@ -319,19 +319,6 @@ impl Dpdk {
         })
     }
 
-    /// Ends DPDK's growth: the devices are open, and no guest's memory is mapped yet.
-    pub(super) fn freeze_memory(&self) -> Result<(), EngineError> {
-        #[cfg(feature = "dpdk")]
-        if let Some(eal) = self.eal {
-            return eal.freeze_memory().map_err(|error| {
-                EngineError::Start(format!(
-                    "DPDK's memory can't be kept from growing while guests run: {error}"
-                ))
-            });
-        }
-        Ok(())
-    }
-
     /// What every worker's thread does first: it makes itself known to DPDK, whose
     /// caches it may use from then on.
     pub(super) fn thread_setup(&self) -> super::workers::ThreadSetup {

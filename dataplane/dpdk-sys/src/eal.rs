@@ -154,6 +154,9 @@ pub enum EalError {
     /// The log stream could not be redirected.
     #[error("DPDK's log could not be redirected: {0}")]
     Log(Errno),
+    /// Its memory would grow whoever asks.
+    #[error("DPDK's memory can't be kept from growing while guests run: {0}")]
+    Freeze(Errno),
     /// `rte_eal_init` failed.
     #[error("DPDK did not start: {error}.\nIt was started as: {arguments}{}\n{mend}", indented(.log))]
     Init {
@@ -170,6 +173,23 @@ pub enum EalError {
 
 pub(crate) fn indented(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+/// Lets DPDK take memory for what is done here, and for that alone: who else asks for more than there is, is refused,
+/// which DPDK logs once. Meanwhile SIGBUS is EAL's on this thread; other threads, which may meet a guest's truncated
+/// memory, have the process's action (`sigaction` in shim.c).
+pub(crate) fn growing<T>(act: impl FnOnce() -> T) -> T {
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            // SAFETY: it began on this thread.
+            unsafe { ffi::culvert_memory_grow(0) };
+        }
+    }
+    // SAFETY: it ends on this thread, whatever happens.
+    unsafe { ffi::culvert_memory_grow(1) };
+    let _ends = Ends;
+    act()
 }
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -196,13 +216,17 @@ impl Eal {
         log::redirect(config.log, config.log_level)
             .map_err(|error| EalError::Log(Errno::from_return(error)))?;
 
-        let (result, log) = log::capture(|| guarded_init(c_arguments));
+        let (result, log) = log::capture(|| growing(|| guarded_init(c_arguments)));
         remove_runtime_dir(&config.file_prefix);
         if result == 0 {
-            return Ok(Self {
-                memory,
-                pci: config.pci,
-            });
+            // SAFETY: EAL runs; what is registered lives as long as the process.
+            return match unsafe { ffi::culvert_memory_freeze() } {
+                0 => Ok(Self {
+                    memory,
+                    pci: config.pci,
+                }),
+                error => Err(EalError::Freeze(Errno::from_return(error))),
+            };
         }
         Err(EalError::Init {
             error: Errno::from_return(result),
@@ -224,24 +248,6 @@ impl Eal {
     #[must_use]
     pub fn memory(self) -> Memory {
         self.memory
-    }
-
-    /// Ends the growth of DPDK's memory: what it has is what it will ever have, and whoever wants more is
-    /// refused, which DPDK logs once. Called when the devices are open, before guest memory is mapped.
-    ///
-    /// While EAL takes another hugepage, SIGBUS is its own, for the whole process: its action jumps to the
-    /// stack frame that waits for the page (`alloc_seg` in DPDK's `eal_memalloc.c`). A worker that meets a
-    /// guest's truncated memory meanwhile would jump into another thread's frame.
-    ///
-    /// # Errors
-    ///
-    /// DPDK's errno; memory that can't grow anyhow is none.
-    pub fn freeze_memory(self) -> Result<(), Errno> {
-        // SAFETY: EAL runs; what is registered lives as long as the process.
-        match unsafe { ffi::culvert_memory_freeze() } {
-            0 => Ok(()),
-            error => Err(Errno::from_return(error)),
-        }
     }
 
     /// Whether PCI devices can be plugged.

@@ -9,7 +9,7 @@
 //!
 //! Order of use: [`Eal::init`] once, [`Mempool::new`], [`Device::plug`], [`Device::start`]; on each worker
 //! thread [`Registration::new`]; then bursts; at the end give the queues back and [`Device::close`].
-//! [`Eal::freeze_memory`] comes after the devices and before guest memory, whatever workers do.
+//! DPDK takes memory when it starts, for pools and for devices, whatever other threads do; at no other time.
 
 mod burst;
 mod devargs;

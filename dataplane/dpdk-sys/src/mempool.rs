@@ -10,7 +10,7 @@ use std::{ffi::CString, ptr::NonNull};
 use crate::{
     HEADROOM,
     burst::MbufBurst,
-    eal::{Eal, Errno},
+    eal::{Eal, Errno, growing},
     ffi,
 };
 
@@ -87,7 +87,7 @@ impl Mempool {
         let mut error = 0;
         let pool = room.checked_add(HEADROOM).and_then(|data_room| {
             // SAFETY: EAL runs; the name is a C string that DPDK copies; -1 is "any socket".
-            NonNull::new(unsafe {
+            NonNull::new(growing(|| unsafe {
                 ffi::culvert_mempool_create(
                     c_name.as_ptr(),
                     count,
@@ -96,7 +96,7 @@ impl Mempool {
                     -1,
                     &raw mut error,
                 )
-            })
+            }))
         });
         pool.map(|raw| Self {
             raw,

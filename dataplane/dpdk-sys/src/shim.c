@@ -1,7 +1,10 @@
 /* See shim.h. Nothing here decides anything: it flattens DPDK's inline functions, macros, thread-locals
  * and version differences into plain calls. */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/types.h>
@@ -91,15 +94,88 @@ uint32_t culvert_lcore_id(void)
 
 /* --------------------------------------------------------------- memory */
 
+/*
+ * While EAL takes a page, it has SIGBUS: its action jumps to the stack frame that waits for the page (alloc_seg in
+ * eal_memalloc.c). For the whole process that would be wrong: a worker that meets a guest's truncated memory meanwhile
+ * would jump into another thread's frame. So EAL's sigaction is ours, by the name that libdpdk looks for first in the
+ * program: what a thread that lets DPDK take memory says of SIGBUS counts for that thread alone.
+ */
+static int (*libc_sigaction)(int, const struct sigaction *, struct sigaction *);
+static struct sigaction before;
+static __thread unsigned int growing;
+static __thread int is_theirs;
+static __thread struct sigaction theirs;
+
+__attribute__((constructor)) static void find_sigaction(void)
+{
+	if (libc_sigaction == NULL)
+		*(void **)&libc_sigaction = dlsym(RTLD_NEXT, "sigaction");
+}
+
+int sigaction(int number, const struct sigaction *action, struct sigaction *old)
+{
+	struct sigaction ours;
+
+	find_sigaction();
+	if (number != SIGBUS || growing == 0)
+		return libc_sigaction(number, action, old);
+	if (libc_sigaction(SIGBUS, NULL, &ours) != 0)
+		return -1;
+	if (old != NULL)
+		*old = is_theirs ? theirs : ours;
+	if (action != NULL) {
+		theirs = *action;
+		is_theirs = action->sa_handler != ours.sa_handler;
+	}
+	return 0;
+}
+
+/* What is not the page that this thread waits for goes to whose action was there before. */
+static void on_sigbus(int number, siginfo_t *information, void *context)
+{
+	struct sigaction none = { .sa_handler = SIG_DFL };
+
+	if (is_theirs && (theirs.sa_flags & SA_SIGINFO))
+		theirs.sa_sigaction(number, information, context);
+	else if (is_theirs)
+		theirs.sa_handler(number);
+	else if (before.sa_flags & SA_SIGINFO)
+		before.sa_sigaction(number, information, context);
+	else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
+		before.sa_handler(number);
+	else
+		/* The access repeats and ends the process, as it would have without us. */
+		libc_sigaction(number, &none, NULL);
+}
+
+static void take_sigbus(void)
+{
+	struct sigaction ours = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+
+	libc_sigaction(SIGBUS, NULL, &before);
+	libc_sigaction(SIGBUS, &ours, NULL);
+}
+
+void culvert_memory_grow(int begin)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	find_sigaction();
+	pthread_once(&once, take_sigbus);
+	growing += begin ? 1 : -1;
+}
+
 static int refuse_growth(int socket, size_t limit, size_t wanted)
 {
 	static char was_told;
 
 	(void)limit;
+	if (growing != 0)
+		return 0;
 	if (!__atomic_test_and_set(&was_told, __ATOMIC_RELAXED))
 		rte_log(RTE_LOG_WARNING, RTE_LOGTYPE_USER1,
-			"more memory was asked for on socket %d (%zu MiB in all) and refused: it can't grow while "
-			"packets are carried. If something fails for it, set memory.megabytes to more\n",
+			"more memory was asked for on socket %d (%zu MiB in all) and refused: it grows only when "
+			"a device is opened. If something fails for it, set memory.megabytes to more\n",
 			socket, wanted >> 20);
 	return -1;
 }

@@ -143,7 +143,8 @@ void culvert_thread_unregister(void);
 uint32_t culvert_lcore_id(void); /* UINT32_MAX: this thread is not registered */
 
 /* Memory. */
-int culvert_memory_freeze(void); /* no page is taken any more; 0 too where none can be */
+int culvert_memory_freeze(void); /* no page is taken but by threads that grow it; 0 too where none can be */
+void culvert_memory_grow(int begin); /* until the matching 0 this thread may have pages taken */
 struct culvert_mempool *culvert_mempool_create(const char *name, uint32_t count, uint32_t cache,
 					       uint16_t data_room, int socket, int *error);
 void culvert_mempool_free(struct culvert_mempool *pool);

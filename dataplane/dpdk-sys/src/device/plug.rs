@@ -11,7 +11,7 @@ use std::{
 use super::{Capabilities, Device, DeviceError, Offloads, error::plug_advice};
 use crate::{
     devargs::Devargs,
-    eal::{Eal, Errno, Pci},
+    eal::{Eal, Errno, Pci, growing},
     ffi, kernel, log,
 };
 
@@ -62,7 +62,7 @@ impl Device {
         let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
         // SAFETY: EAL runs; a C string that lives for the call.
         let (result, log) =
-            log::capture(|| unsafe { ffi::culvert_device_plug(c_devargs.as_ptr()) });
+            log::capture(|| growing(|| unsafe { ffi::culvert_device_plug(c_devargs.as_ptr()) }));
         if result < 0 {
             return Err(DeviceError::Plug {
                 error: Errno::from_return(result),

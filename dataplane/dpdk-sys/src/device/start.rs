@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::AtomicU32};
 use super::{Device, DeviceError, ETHERNET, FRAME_OVERHEAD, Multicast, Offloads, Port};
 use crate::{
     devargs::Devargs,
-    eal::Errno,
+    eal::{Errno, growing},
     ffi, kernel, log,
     mempool::Mempool,
     queue::{RxQueue, TxQueue},
@@ -100,8 +100,8 @@ impl Device {
         });
         self.started = Some(Arc::clone(&port));
         // SAFETY: the port exists and is stopped; the pools live as long as `port`, the request for the call.
-        let (result, log) =
-            log::capture(|| unsafe { ffi::culvert_port_start(self.id, &raw const request) });
+        let start = || unsafe { ffi::culvert_port_start(self.id, &raw const request) };
+        let (result, log) = log::capture(|| growing(start));
         if result.error != 0 {
             return Err(DeviceError::Start {
                 device: self.name.clone(),
