@@ -114,11 +114,11 @@ fn what_is_refused_changes_nothing() {
     let with = |what: &str| format!("{one}{}{what}", port(2));
     refused(
         &with("cores: {workers: 2}\n"),
-        "needs a restart: cores changed",
+        "needs a restart: cores.workers: 1 → 2",
     );
     refused(
-        &with("uplinks: {u: {driver: udp}}\n"),
-        "needs a restart: uplink u",
+        &with("memory: {mtu_max: 9000}\n"),
+        "needs a restart: memory.mtu_max: none → 9000",
     );
     refused(&with("  vm3: {}\n"), "new.yaml:7:");
     // The socket's name is taken by something that is none.

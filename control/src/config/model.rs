@@ -61,6 +61,14 @@ impl Config {
         self.uplinks.iter().find(|uplink| &uplink.name == name)
     }
 
+    /// Whether DPDK drives one of its uplinks.
+    pub fn drives_devices(&self) -> bool {
+        let drivers = self.uplinks.iter().map(|uplink| &uplink.driver);
+        drivers
+            .into_iter()
+            .any(|driver| matches!(driver, UplinkDriver::Dpdk(_)))
+    }
+
     /// The tunnel of that name.
     pub fn tunnel(&self, name: &Name) -> Option<&Tunnel> {
         self.tunnels.get(self.tunnel_place(name)?)

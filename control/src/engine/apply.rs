@@ -18,6 +18,7 @@
 mod peers;
 mod ports;
 mod tunnels;
+mod uplinks;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -27,9 +28,13 @@ use culvert_dataplane::shared::{
     limits::PEER_PLACES,
     peer::Peer as Cell,
 };
-use culvert_wireguard::Now;
+use culvert_wireguard::{Instant, Now};
 
-use self::{ports::Displaced, tunnels::Sockets};
+use self::{
+    ports::Displaced,
+    tunnels::Sockets,
+    uplinks::{Coming, Left},
+};
 use super::{
     Engine,
     ports::{DownPort, PortState},
@@ -37,7 +42,7 @@ use super::{
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
-    plan::{Change, Edit, Impact, Layers, Proposal},
+    plan::{Change, Edit, Layers, Proposal},
     state::Applied,
 };
 
@@ -68,8 +73,16 @@ pub(super) struct Leaving {
 /// What was done before anything was changed for good.
 #[derive(Default)]
 struct Prepared {
-    /// Of new tunnels, and of tunnels that move to another port.
+    /// New uplinks, and those that are opened anew.
+    uplinks: HashMap<Name, Coming>,
+    /// Uplinks whose devices closed for these.
+    shut: Vec<usize>,
+    /// Of new tunnels, and of tunnels that move to another port or uplink.
     sockets: HashMap<Name, Sockets>,
+    /// The uplinks of these tunnels.
+    seats: HashMap<Name, usize>,
+    /// Tunnels whose sockets closed for these.
+    unseated: Vec<usize>,
     /// Places that were set aside for new tunnels.
     places: HashMap<Name, usize>,
     /// Tunnels whose sockets mark packets in another way already.
@@ -100,8 +113,7 @@ impl Engine {
         goal: Goal,
         now: Now,
     ) -> Result<Applied, ApplyError> {
-        let fixed = plan.iter().filter(|c| c.impact() == Impact::NeedsRestart);
-        let fixed: Vec<_> = fixed.map(Change::line).collect();
+        let fixed: Vec<_> = plan.iter().flat_map(Change::fixed).collect();
         if !fixed.is_empty() {
             return Err(ApplyError::NeedsRestart(fixed));
         }
@@ -116,9 +128,13 @@ impl Engine {
             changes = Vec::new();
         } else {
             let mut prepared = Prepared::default();
-            if let Err(error) = self.prepare(&plan, &mut prepared) {
+            let file = match &goal {
+                Goal::File(file) => Some(&**file),
+                Goal::Wg => None,
+            };
+            if let Err(error) = self.prepare(&plan, file, &mut prepared, now.monotonic) {
                 let left = self
-                    .undo(prepared)
+                    .undo(prepared, now.monotonic)
                     .into_iter()
                     .map(|left| format!("; {left}"));
                 return Err(ApplyError::Failed(error + &left.collect::<String>()));
@@ -134,12 +150,21 @@ impl Engine {
     }
 
     /// Step 2. What was done when it fails is in `prepared`.
-    fn prepare(&mut self, plan: &[Change], prepared: &mut Prepared) -> Result<(), String> {
+    fn prepare(
+        &mut self,
+        plan: &[Change],
+        file: Option<&Config>,
+        prepared: &mut Prepared,
+        now: Instant,
+    ) -> Result<(), String> {
         self.check_places(plan)?;
-        self.prepare_tunnels(plan, prepared)?;
+        let devices = self.prepare_uplinks(plan, file, prepared, now)?;
+        let sockets = self.prepare_tunnels(plan, prepared)?;
         self.mark_packets(plan, prepared)?;
-        let late = self.prepare_ports(plan, prepared)?;
-        self.displace(late, prepared)
+        let ports = self.prepare_ports(plan, prepared)?;
+        self.displace_sockets(sockets, prepared)?;
+        self.exchange_devices(devices, prepared, now)?;
+        self.displace(ports, prepared)
     }
 
     /// Whether all new peers have a place.
@@ -155,11 +180,13 @@ impl Engine {
     }
 
     /// Undoes step 2, the last thing first; answers what could not be undone.
-    fn undo(&mut self, prepared: Prepared) -> Vec<String> {
-        drop(prepared.opened);
+    fn undo(&mut self, mut prepared: Prepared, now: Instant) -> Vec<String> {
+        prepared.opened.clear();
         // Then workers were shown what is undone here.
-        let was_published = !prepared.displaced.is_empty();
-        let mut left = self.restore(prepared.displaced);
+        let was_published = !prepared.displaced.is_empty() || !prepared.shut.is_empty();
+        let mut left = self.restore(std::mem::take(&mut prepared.displaced));
+        left.extend(self.restore_uplinks(&mut prepared, now));
+        left.extend(self.restore_sockets(&mut prepared));
         for (slot, old, new) in prepared.adjusted.into_iter().rev() {
             let port = self.ports.change(slot);
             let interface = port.and_then(|port| port.interface.as_mut());
@@ -192,7 +219,13 @@ impl Engine {
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
         self.networks.carry_out(&plan);
-        let (lost, mut failures) = self.commit_tunnels(&mut plan, &mut prepared);
+        let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared, now);
+        let mut left = Left {
+            uplinks,
+            ..Left::default()
+        };
+        let (lost, failed) = self.commit_tunnels(&mut plan, &mut prepared, &mut left);
+        failures.extend(failed);
         failures.extend(self.commit_peers(&plan, by_wg, now));
         let moved = self.moves(&plan, &goal);
         let closing = self.commit_ports(&plan, prepared);
@@ -206,6 +239,7 @@ impl Engine {
             self.await_adoption();
         }
         drop(closing);
+        failures.extend(self.leave(left, now));
         if !by_wg {
             failures.extend(self.serve_wg());
         }
@@ -215,7 +249,10 @@ impl Engine {
     /// What was planned is what is desired from now on.
     fn desire(&mut self, plan: &[Change], goal: Goal) {
         match goal {
-            Goal::File(file) => self.desired = Layers::new(file),
+            Goal::File(file) => {
+                self.desired = Layers::new(file);
+                self.desired.note_taken(self.dpdk.memory());
+            }
             Goal::Wg => plan.iter().for_each(|change| self.desired.overlay(change)),
         }
     }

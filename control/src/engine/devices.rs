@@ -12,7 +12,7 @@ use culvert_dataplane::{
 };
 use culvert_wireguard::{Now, PeerUpdate};
 
-use super::{Engine, tunnels::TunnelState};
+use super::{Engine, tunnels::TunnelState, uplinks::open_tunnel};
 use crate::{config::UplinkDriver, events::Event, netlink::index_of};
 
 impl Engine {
@@ -106,7 +106,8 @@ impl Engine {
             TunnelIndex::from_slot(slot),
         );
         let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
-        let queues = uplink.open_tunnel(at, index, port, fwmark, workers)?;
+        let queues = open_tunnel(&uplink.config, (at, index), port, fwmark, workers);
+        let queues = queues.map_err(|error| error.to_string())?;
         tunnel.markers = queues.iter().filter_map(Queue::marker).collect();
         let owners = uplink.config.queue_workers.clone();
         let detach = || Command::DetachUplink(at, Some(index));

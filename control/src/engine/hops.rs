@@ -40,6 +40,11 @@ impl Hops {
         }
     }
 
+    /// Forgets all of a scope that is no more.
+    pub(super) fn forget(&mut self, scope: Scope) {
+        self.0.retain(|(of, _), _| *of != scope);
+    }
+
     /// Forgets those that no path leads through.
     pub(super) fn prune(&mut self) {
         self.0.retain(|_, hop| Arc::strong_count(hop) > 1);

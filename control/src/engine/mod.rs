@@ -82,7 +82,7 @@ use self::{
     table::Table,
     tunnels::{Outgoing, TunnelState, Wish},
     turns::Turns,
-    uplinks::UplinkState,
+    uplinks::{Dpdk, UplinkState},
     workers::Workers,
 };
 use crate::{
@@ -209,6 +209,7 @@ struct Engine {
     attention: Arc<Attention>,
     workers: Workers,
     turns: Turns,
+    dpdk: Dpdk,
     uplinks: Table<UplinkState>,
     hosts: Stacks,
     hops: Hops,

@@ -297,6 +297,9 @@ impl Engine {
         if self.uplinks.iter().any(|(_, uplink)| uplink.is_refused) {
             self.follow_devices(now);
         }
+        if self.uplinks.iter().any(|(_, uplink)| uplink.is_shut) {
+            self.retry_uplinks(now);
+        }
         self.hops.prune();
         if !self.down.is_empty() {
             self.retry_ports();

@@ -15,7 +15,6 @@ use culvert_dataplane::{
     shared::{
         clock,
         control_link::Attention,
-        ids::UplinkIndex,
         leaves::Leaves,
         snapshot::{Snapshot, SnapshotCell},
     },
@@ -40,7 +39,7 @@ use super::{
     table::Table,
     turns::Turns,
     uapi,
-    uplinks::{Dpdk, UplinkState},
+    uplinks::Dpdk,
     workers::{self, Workers},
 };
 use crate::{
@@ -79,9 +78,8 @@ impl Engine {
         let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
         // Its thread is no guest on the control core's processor.
         let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
-        let dpdk = Dpdk::start(&config)?;
         workers::pin(config.cores.control);
-        let workers = Workers::start(&config.cores, &snapshots, &attention, &dpdk.thread_setup())?;
+        let workers = Workers::start(&config.cores, &snapshots, &attention)?;
         let (sender, news) = sync_channel(NEWS_MAX);
         let ears = Ears {
             news: sender,
@@ -93,6 +91,7 @@ impl Engine {
         let names = Names::new(Resolver::new(&attention));
         let mut engine = Self {
             desired: Layers::new(Arc::new(Config {
+                uplinks: Vec::new(),
                 tunnels: Vec::new(),
                 networks: Vec::new(),
                 ports: Vec::new(),
@@ -111,6 +110,7 @@ impl Engine {
             retired: Vec::new(),
             attention,
             workers,
+            dpdk: Dpdk::default(),
             uplinks: Table::default(),
             hosts: Stacks::default(),
             hops: Hops::default(),
@@ -141,18 +141,7 @@ impl Engine {
             is_calm: false,
             rounds: 0,
         };
-        let opened = engine.open_uplinks(&config, &dpdk, now);
-        let opened = opened.and_then(|()| {
-            let before = engine.desired.file();
-            doors::check_names(before, &config).map_err(EngineError::Start)?;
-            let proposal = Proposal::new(engine.desired.clone(), config);
-            let file = Arc::clone(proposal.file());
-            let plan = proposal.changes(&engine.desired);
-            engine
-                .carry_out(plan, Goal::File(file), now)
-                .map(drop)
-                .map_err(|error| EngineError::Start(error.to_string()))
-        });
+        let opened = engine.open(config, now);
         let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
         match opened {
             Ok(()) => Ok(engine),
@@ -163,23 +152,15 @@ impl Engine {
         }
     }
 
-    fn open_uplinks(&mut self, config: &Config, dpdk: &Dpdk, now: Now) -> Result<(), EngineError> {
-        for uplink in &config.uplinks {
-            let slot = self.uplinks.reserve();
-            let (state, queues) = UplinkState::open(
-                uplink.clone(),
-                UplinkIndex::from_slot(slot),
-                self.workers.count(),
-                (dpdk, &mut self.hosts),
-                now.monotonic,
-            )?;
-            self.uplinks.put(slot, state);
-            let failures = self.attach(&uplink.queue_workers.clone(), queues);
-            if let Some(failure) = failures.into_iter().next() {
-                return Err(EngineError::Start(failure));
-            }
-        }
-        Ok(())
+    /// From nothing to the first configuration.
+    fn open(&mut self, config: Config, now: Now) -> Result<(), EngineError> {
+        doors::check_names(self.desired.file(), &config).map_err(EngineError::Start)?;
+        let proposal = Proposal::new(self.desired.clone(), config);
+        let file = Arc::clone(proposal.file());
+        let plan = proposal.changes(&self.desired);
+        self.carry_out(plan, Goal::File(file), now)
+            .map(drop)
+            .map_err(|error| EngineError::Start(error.to_string()))
     }
 
     /// Makes the tunnel of a lone interface one that `wg` finds, and that rests until the interface is up.
@@ -215,7 +196,9 @@ impl Engine {
         self.endpoints.finish();
         self.ports = Table::default();
         for (_, uplink) in self.uplinks.iter_mut() {
-            uplink.close();
+            if let Err(error) = uplink.close() {
+                tracing::warn!(error, "can't close a device");
+            }
         }
         self.tunnels = Table::default();
         // Last: who waits for this name finds the interface's and the UDP port free.

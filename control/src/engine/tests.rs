@@ -16,6 +16,7 @@ mod ports;
 mod proposals;
 mod reads;
 mod tunnels;
+mod uplink_changes;
 mod uplinks;
 mod wg;
 mod workers;

@@ -23,8 +23,8 @@ use culvert_dataplane::{
 };
 use culvert_wire::fib::{Fib, Routes};
 use culvert_wireguard::{
-    Device, Event, Handshake, HandshakeDrop, Now, PeerConfig, PeerId, PeerUpdate, PresharedKey,
-    PublicKey, Traffic, Transmit, limits::MAX_PEERS,
+    Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
+    PresharedKey, PublicKey, Traffic, Transmit, limits::MAX_PEERS,
 };
 use ipnet::IpNet;
 use rand_core::UnwrapErr;
@@ -50,6 +50,8 @@ pub(super) struct TunnelState {
     /// Without its peers.
     pub(super) config: config::Tunnel,
     pub(super) uplink: usize,
+    /// When it left another one: by which uplink something came before, says nothing any more.
+    pub(super) moved: Instant,
     pub(super) device: Device,
     pub(super) sessions: Arc<SessionTable>,
     /// Place in the engine's table of peers, by the device's.
@@ -133,6 +135,7 @@ impl TunnelState {
             name: config.name.clone(),
             config,
             uplink,
+            moved: Instant::default(),
             device,
             sessions,
             peers: HashMap::new(),
@@ -296,6 +299,14 @@ impl TunnelState {
         }
     }
 
+    /// The way by which something came: what came before the tunnel left its uplink is answered by the new one.
+    fn way_back(&self, origin: &Origin) -> Way {
+        match origin.at < self.moved {
+            true => (self.uplink, None),
+            false => (origin.uplink.slot(), origin.local),
+        }
+    }
+
     /// A handshake message from the wire.
     pub(super) fn handshake(
         &mut self,
@@ -305,6 +316,7 @@ impl TunnelState {
         peers: &mut Slots<PeerState>,
         now: Now,
     ) {
+        let way = self.way_back(&origin);
         let verdict = (self.device).handle_handshake(message, origin.source, backlog, now);
         let id = match verdict {
             Handshake::InitiationAccepted(id)
@@ -312,7 +324,7 @@ impl TunnelState {
             | Handshake::CookieAccepted(id) => id,
             Handshake::CookieSent => {
                 self.count("handshake-cookie-sent");
-                let came = Some((origin.uplink.slot(), origin.local));
+                let came = Some(way);
                 let messages = std::iter::from_fn(|| self.device.poll_transmit());
                 let outgoing = messages.map(|message| Outgoing { message, came });
                 self.outgoing.extend(outgoing);
@@ -328,7 +340,6 @@ impl TunnelState {
             if verdict != Handshake::CookieAccepted(id) {
                 peer.note_heard();
                 peer.called = origin.at;
-                let way = (origin.uplink.slot(), origin.local);
                 if (peer.uplink, peer.local) != way {
                     (peer.uplink, peer.local) = way;
                     peer.outdate_path();
@@ -357,8 +368,9 @@ impl TunnelState {
             if origin.at >= peer.called {
                 self.device.handle_endpoint(id, origin.source);
                 peer.note_heard();
-                peer.local = origin.local.or(peer.local);
-                peer.uplink = origin.uplink.slot();
+                let (uplink, local) = self.way_back(&origin);
+                peer.local = local.or(peer.local);
+                peer.uplink = uplink;
             }
         }
         let traffic = Traffic {

@@ -9,12 +9,16 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
+use std::time::Duration;
+
+#[cfg(feature = "dpdk")]
 use culvert_dataplane::{host::HostConfig, uplink::dpdk};
 use culvert_dataplane::{
     host::{HostStack, Resolution, Stacks},
     shared::{
+        control_link::{Entry, Seat},
         hop::Hop,
-        ids::{Scope, TunnelIndex, UplinkIndex},
+        ids::{Scope, UplinkIndex},
         path::Path,
     },
     uplink::{Queue, UplinkCounters, udp},
@@ -22,7 +26,7 @@ use culvert_dataplane::{
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::{EngineError, hops::Hops, table::Named};
+use super::{hops::Hops, table::Named};
 use crate::{
     config::{self, UplinkDriver},
     events::Event,
@@ -32,6 +36,9 @@ use crate::{
 /// Seconds that a link may take to come up after its device was opened.
 #[cfg(feature = "dpdk")]
 const LINK_PATIENCE: u8 = 3;
+/// How long workers may take to give up a device's queues: they do at their next turn.
+#[cfg(feature = "dpdk")]
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {
@@ -43,6 +50,8 @@ pub(super) struct UplinkState {
     pub(super) device_index: Option<u32>,
     /// They could not be bound to the one that has its name now: that is told, and tried again.
     pub(super) is_refused: bool,
+    /// Its device was closed and can't be opened again: that is tried.
+    pub(super) is_shut: bool,
     /// Looks at the link that may still find it down before that is news.
     #[cfg(feature = "dpdk")]
     patience: u8,
@@ -75,7 +84,7 @@ impl UplinkState {
         workers: usize,
         (dpdk, hosts): (&Dpdk, &mut Stacks),
         now: Instant,
-    ) -> Result<(Self, Vec<Queue>), EngineError> {
+    ) -> Result<(Self, Vec<Queue>), String> {
         match &config.driver {
             UplinkDriver::Udp(driver) => {
                 let device_index = driver.device.as_deref().and_then(index_of);
@@ -83,6 +92,7 @@ impl UplinkState {
                     config,
                     device_index,
                     is_refused: false,
+                    is_shut: false,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
@@ -94,10 +104,10 @@ impl UplinkState {
                 Ok((state, Vec::new()))
             }
             #[cfg(not(feature = "dpdk"))]
-            UplinkDriver::Dpdk(_) => Err(EngineError::Start(format!(
+            UplinkDriver::Dpdk(_) => Err(format!(
                 "uplink {}: this build has no DPDK: use `driver: udp`, or build with the feature `dpdk`",
                 config.name
-            ))),
+            )),
             #[cfg(feature = "dpdk")]
             UplinkDriver::Dpdk(driver) => {
                 let addresses: Vec<_> = config.addresses.iter().map(|net| net.addr()).collect();
@@ -111,15 +121,16 @@ impl UplinkState {
                     queues: usize::from(config.queues),
                     descriptors: [Some(driver.rx_descriptors), Some(driver.tx_descriptors)],
                 };
-                let (device, queues) = dpdk::open(dpdk.eal()?, &wanted).map_err(|error| {
-                    EngineError::Start(format!("uplink {}: {error}", config.name))
-                })?;
+                let opened = dpdk::open(dpdk.eal()?, &wanted);
+                let (device, queues) =
+                    opened.map_err(|error| format!("uplink {}: {error}", config.name))?;
                 let host = HostStack::new(host_config(&config, device.mac()), now);
                 hosts.insert(Scope::Uplink(index), host);
                 let state = Self {
                     config,
                     device_index: None,
                     is_refused: false,
+                    is_shut: false,
                     counters: Arc::default(),
                     link_up: None,
                     speed_mbps: None,
@@ -132,60 +143,16 @@ impl UplinkState {
         }
     }
 
-    /// Opens a tunnel's port on a UDP uplink: one queue per worker. A DPDK uplink needs
-    /// none.
-    pub(super) fn open_tunnel(
-        &self,
-        index: UplinkIndex,
-        tunnel: TunnelIndex,
-        port: u16,
-        fwmark: u32,
-        workers: usize,
-    ) -> Result<Vec<Queue>, String> {
-        match &self.config.driver {
-            UplinkDriver::Dpdk(_) => Ok(Vec::new()),
-            UplinkDriver::Udp(driver) => {
-                let addresses: Vec<_> = self.config.addresses.iter().map(|n| n.addr()).collect();
-                let options = udp::Options {
-                    device: driver.device.as_deref(),
-                    fwmark: (fwmark != 0).then_some(fwmark),
-                };
-                udp::open(index, tunnel, &addresses, port, workers, options)
-                    .map_err(|error| format!("uplink {}: {error}", self.config.name))
-            }
-        }
-    }
-
     /// Why the kernel lets a tunnel have no sockets on a port, or none with that mark; `None` if it would.
     pub(super) fn refuses(&self, port: u16, fwmark: u32) -> Option<udp::OpenError> {
         let UplinkDriver::Udp(driver) = &self.config.driver else {
             return None;
         };
-        let addresses: Vec<_> = self.config.addresses.iter().map(|n| n.addr()).collect();
         let options = udp::Options {
             device: driver.device.as_deref(),
             fwmark: (fwmark != 0).then_some(fwmark),
         };
-        udp::probe(&addresses, port, options).err()
-    }
-
-    /// A UDP port that nobody else has.
-    pub(super) fn free_port(&self) -> Result<u16, String> {
-        // Of a DPDK device's ports, which the kernel doesn't know, any may be taken by a tunnel of ours: the caller
-        // looks at those.
-        let (addresses, device) = match &self.config.driver {
-            UplinkDriver::Dpdk(_) => (vec![IpAddr::from([127, 0, 0, 1])], None),
-            UplinkDriver::Udp(driver) => {
-                let addresses = self.config.addresses.iter().map(|n| n.addr()).collect();
-                (addresses, driver.device.as_deref())
-            }
-        };
-        let options = udp::Options {
-            device,
-            fwmark: None,
-        };
-        udp::free_port(&addresses, options)
-            .map_err(|error| format!("uplink {}: no free UDP port: {error}", self.config.name))
+        udp::probe(&own_addresses(&self.config), port, options).err()
     }
 
     /// The way to `endpoint` from UDP port `port`; `local` is the address that its peer
@@ -230,7 +197,7 @@ impl UplinkState {
     pub(super) fn addresses(&self, hosts: &Stacks) -> Vec<IpAddr> {
         match self.scope().and_then(|scope| hosts.get(scope)) {
             Some(host) => host.addresses().collect(),
-            None => self.config.addresses.iter().map(|net| net.addr()).collect(),
+            None => own_addresses(&self.config),
         }
     }
 
@@ -258,18 +225,86 @@ impl UplinkState {
         }
     }
 
-    /// Closes the device. The workers have ended and their queues are gone.
-    pub(super) fn close(&mut self) {
+    /// Takes over what changed in an uplink that stays as it is: neighbors that are still on its link are kept.
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
+    pub(super) fn reconfigure(&mut self, new: config::Uplink, hosts: &mut Stacks, now: Instant) {
+        self.config = new;
+        #[cfg(feature = "dpdk")]
+        if let (Some(scope), Kind::Dpdk(device)) = (self.scope(), &self.kind)
+            && let Some(host) = hosts.get_mut(scope)
+        {
+            host.reconfigure(host_config(&self.config, device.mac()), now);
+        }
+    }
+
+    /// Closes the device, as soon as workers have given up its queues; answers why it can't be closed.
+    pub(super) fn close(&mut self) -> Result<(), String> {
         match &mut self.kind {
-            Kind::Udp => {}
+            Kind::Udp => Ok(()),
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
-                if let Err(error) = device.close() {
-                    tracing::warn!(uplink = %self.config.name, %error, "can't close the device");
+                let end = std::time::Instant::now() + CLOSING;
+                loop {
+                    match device.close() {
+                        Ok(()) => return Ok(()),
+                        Err(dpdk::sys::DeviceError::QueuesInUse(_))
+                            if std::time::Instant::now() < end =>
+                        {
+                            std::thread::sleep(Duration::from_micros(200));
+                        }
+                        Err(error) => {
+                            return Err(format!("uplink {}: {error}", self.config.name));
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// Opens a tunnel's port on an uplink: one queue per worker. A DPDK uplink needs none.
+pub(super) fn open_tunnel(
+    uplink: &config::Uplink,
+    (index, tunnel): Seat,
+    port: u16,
+    fwmark: u32,
+    workers: usize,
+) -> Result<Vec<Queue>, udp::OpenError> {
+    let UplinkDriver::Udp(driver) = &uplink.driver else {
+        return Ok(Vec::new());
+    };
+    let options = udp::Options {
+        device: driver.device.as_deref(),
+        fwmark: (fwmark != 0).then_some(fwmark),
+    };
+    udp::open(
+        index,
+        tunnel,
+        &own_addresses(uplink),
+        port,
+        workers,
+        options,
+    )
+}
+
+/// A UDP port of an uplink that nobody else has.
+pub(super) fn free_port(uplink: &config::Uplink) -> Result<u16, String> {
+    // Of a DPDK device's ports, which the kernel doesn't know, any may be taken by a tunnel of ours: the caller
+    // looks at those.
+    let (addresses, device) = match &uplink.driver {
+        UplinkDriver::Dpdk(_) => (vec![IpAddr::from([127, 0, 0, 1])], None),
+        UplinkDriver::Udp(driver) => (own_addresses(uplink), driver.device.as_deref()),
+    };
+    let options = udp::Options {
+        device,
+        fwmark: None,
+    };
+    udp::free_port(&addresses, options)
+        .map_err(|error| format!("uplink {}: no free UDP port: {error}", uplink.name))
+}
+
+fn own_addresses(uplink: &config::Uplink) -> Vec<IpAddr> {
+    uplink.addresses.iter().map(|net| net.addr()).collect()
 }
 
 #[cfg(feature = "dpdk")]
@@ -290,54 +325,50 @@ fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
     }
 }
 
-/// DPDK's environment: started once, when a configured uplink needs it.
+/// DPDK's environment: started once, when the first uplink comes that needs it.
 #[derive(Default)]
 pub(super) struct Dpdk {
     #[cfg(feature = "dpdk")]
     eal: Option<dpdk::sys::Eal>,
+    /// What it was given.
+    memory: Option<config::Memory>,
 }
 
 impl Dpdk {
-    /// Starts DPDK if `config` has an uplink for it.
-    pub(super) fn start(config: &config::Config) -> Result<Self, EngineError> {
+    /// Starts DPDK for what `config` wants; once is enough. Answers what every worker's thread has to do then: it makes
+    /// itself known to DPDK, whose caches it may use from then on.
+    pub(super) fn start(&mut self, config: &config::Config) -> Result<Option<Entry>, String> {
         #[cfg(feature = "dpdk")]
-        if config
-            .uplinks
-            .iter()
-            .any(|uplink| matches!(uplink.driver, UplinkDriver::Dpdk(_)))
-        {
-            return start_eal(config).map(|eal| Self { eal: Some(eal) });
+        if self.eal.is_none() {
+            let eal = start_eal(config)?;
+            (self.eal, self.memory) = (Some(eal), Some(config.memory));
+            return Ok(Some(Arc::new(move || {
+                match dpdk::sys::Registration::new(eal) {
+                    Ok(registration) => Box::new(registration),
+                    Err(error) => {
+                        tracing::warn!(%error, "a worker has no place in DPDK: it will be slow");
+                        Box::new(())
+                    }
+                }
+            })));
         }
         let _ = config;
-        Ok(Self::default())
+        Ok(None)
+    }
+
+    /// The memory that it runs with.
+    pub(super) fn memory(&self) -> Option<config::Memory> {
+        self.memory
     }
 
     #[cfg(feature = "dpdk")]
-    fn eal(&self) -> Result<dpdk::sys::Eal, EngineError> {
-        self.eal.ok_or_else(|| {
-            EngineError::Start("the first DPDK uplink of a running process needs a restart".into())
-        })
-    }
-
-    /// What every worker's thread does first: it makes itself known to DPDK, whose
-    /// caches it may use from then on.
-    pub(super) fn thread_setup(&self) -> super::workers::ThreadSetup {
-        #[cfg(feature = "dpdk")]
-        if let Some(eal) = self.eal {
-            return Arc::new(move || match dpdk::sys::Registration::new(eal) {
-                Ok(registration) => Box::new(registration),
-                Err(error) => {
-                    tracing::warn!(%error, "a worker has no place in DPDK: it will be slow");
-                    Box::new(())
-                }
-            });
-        }
-        Arc::new(|| Box::new(()))
+    fn eal(&self) -> Result<dpdk::sys::Eal, String> {
+        self.eal.ok_or_else(|| "DPDK does not run".into())
     }
 }
 
 #[cfg(feature = "dpdk")]
-fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
+fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, String> {
     use dpdk::sys::{Eal, EalConfig, Hugepages, LogLevel, Pci};
 
     let has_pci = config.uplinks.iter().any(|uplink| match &uplink.driver {
@@ -371,5 +402,5 @@ fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, EngineError> {
         })),
         ..EalConfig::default()
     })
-    .map_err(|error| EngineError::Start(error.to_string()))
+    .map_err(|error| error.to_string())
 }

@@ -27,9 +27,6 @@ use crate::config::{Cores, CpuId, Poll};
 /// How long a worker may take to make room for a command: it takes them off at its next burst.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What every worker's thread does before it works and undoes when it ends.
-pub(super) type ThreadSetup = Arc<dyn Fn() -> Box<dyn std::any::Any> + Send + Sync>;
-
 /// One worker, seen from the control core.
 pub(super) struct WorkerHandle {
     pub(super) cpu: Option<CpuId>,
@@ -48,7 +45,6 @@ impl Workers {
         cores: &Cores,
         snapshots: &Arc<SnapshotCell>,
         attention: &Arc<Attention>,
-        setup: &ThreadSetup,
     ) -> Result<Self, EngineError> {
         let count = cores.workers.len();
         let polling = match cores.poll {
@@ -68,13 +64,11 @@ impl Workers {
                 polling,
                 Arc::clone(&stats),
             );
-            let setup = Arc::clone(setup);
             let cpu = core.cpu;
             let thread = thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {
                     pin(cpu);
-                    let _registration = setup();
                     worker.run();
                 })
                 .map_err(failed)?;

@@ -16,7 +16,7 @@ use super::{
     proposal::moves,
 };
 use crate::{
-    config::{Config, Name, Peer, Tunnel},
+    config::{Config, Memory, Name, Peer, Tunnel},
     keys::PublicKey,
 };
 
@@ -27,6 +27,8 @@ pub struct Layers {
     wg: Arc<HashMap<Name, Arc<Overlay>>>,
     /// Counts overlaid peers, for their order.
     turn: u64,
+    /// What DPDK was given when it started, if it runs.
+    taken: Option<Memory>,
 }
 
 /// What `wg` touched of one tunnel from one state to another.
@@ -45,7 +47,13 @@ impl Layers {
             file,
             wg: Arc::default(),
             turn: 0,
+            taken: None,
         }
+    }
+
+    /// Takes note of the memory that DPDK runs with, whatever becomes of the file that it was started for.
+    pub fn note_taken(&mut self, taken: Option<Memory>) {
+        self.taken = taken;
     }
 
     /// The file: of cores, memory, uplinks, networks and ports it alone counts.
@@ -195,7 +203,10 @@ impl Layers {
     #[must_use]
     pub fn plan(&self, new: &Config) -> Vec<Change> {
         let mut changes = Vec::new();
-        let (old_cores, old_memory) = (&self.file.cores, self.file.memory);
+        let taken = self.taken.filter(|_| new.drives_devices());
+        let mtu_max = self.file.memory.mtu_max;
+        let old_memory = taken.map_or(self.file.memory, |taken| Memory { mtu_max, ..taken });
+        let old_cores = &self.file.cores;
         if *old_cores != new.cores {
             changes.push(Change::Cores {
                 old: old_cores.clone(),
@@ -206,6 +217,7 @@ impl Layers {
             changes.push(Change::Memory {
                 old: old_memory,
                 new: new.memory,
+                is_taken: taken.is_some(),
             });
         }
         if self.file.metrics != new.metrics {

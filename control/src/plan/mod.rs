@@ -12,10 +12,13 @@ mod overlay;
 pub mod proposal;
 pub mod words;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
+
+use culvert_dataplane::uplink::udp;
+use ipnet::IpNet;
 
 use crate::config::{
-    Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink,
+    Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink, UplinkDriver,
 };
 
 pub use diff::Diff;
@@ -69,7 +72,8 @@ impl<T> Edit<T> {
         }
     }
 
-    fn any(&self) -> &T {
+    /// What it becomes, or was.
+    pub fn any(&self) -> &T {
         match self {
             Self::Add(it) | Self::Change { new: it, .. } | Self::Remove(it) => it,
         }
@@ -92,6 +96,8 @@ pub enum Change {
         old: Memory,
         /// As it is wanted.
         new: Memory,
+        /// DPDK has taken it.
+        is_taken: bool,
     },
     /// What is told to those who measure.
     Metrics {
@@ -146,6 +152,15 @@ pub enum Impact {
 }
 
 impl Change {
+    /// Of an uplink.
+    pub fn uplink(&self) -> Option<&Edit<Uplink>> {
+        if let Self::Uplink(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
     /// Of a tunnel itself.
     pub fn tunnel(&self) -> Option<&Edit<Tunnel>> {
         if let Self::Tunnel(edit) = self {
@@ -176,7 +191,14 @@ impl Change {
     /// What it costs.
     pub fn impact(&self) -> Impact {
         match self {
-            Self::Cores { .. } | Self::Memory { .. } | Self::Uplink(_) => Impact::NeedsRestart,
+            Self::Cores { .. } => Impact::NeedsRestart,
+            Self::Memory { old, new, is_taken } => match *is_taken || old.mtu_max != new.mtu_max {
+                true => Impact::NeedsRestart,
+                // It is read when DPDK starts.
+                false => Impact::None,
+            },
+            Self::Uplink(Edit::Change { old, new }) if restarts(old, new) => Impact::RestartsUplink,
+            Self::Uplink(_) => Impact::None,
             Self::Tunnel(edit) => tunnel_impact(edit),
             Self::Peer(change) => match change.edit {
                 Edit::Remove(_) => Impact::DropsSession,
@@ -192,9 +214,31 @@ fn tunnel_impact(edit: &Edit<Tunnel>) -> Impact {
     match edit {
         Edit::Add(_) => Impact::None,
         Edit::Remove(_) => Impact::DropsSession,
-        Edit::Change { old, new } if old.uplink != new.uplink => Impact::NeedsRestart,
         Edit::Change { old, new } if old.private_key != new.private_key => Impact::DropsSession,
         Edit::Change { .. } => Impact::None,
+    }
+}
+
+/// Whether a change of an uplink opens it anew. Sockets stay as long as they are bound to the same addresses; a device
+/// is set up once, and its buffers are as long as its MTU is.
+pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
+    let addresses = |uplink: &Uplink| -> Vec<_> {
+        let addresses = uplink.addresses.iter();
+        addresses.map(IpNet::addr).collect()
+    };
+    let (before, after) = (addresses(old), addresses(new));
+    match (&old.driver, &new.driver) {
+        (UplinkDriver::Udp(one), UplinkDriver::Udp(two)) => {
+            one.device != two.device || udp::binds(&before) != udp::binds(&after)
+        }
+        (UplinkDriver::Dpdk(one), UplinkDriver::Dpdk(two)) => {
+            let has_v6 = |all: &[IpAddr]| all.iter().any(IpAddr::is_ipv6);
+            let queues =
+                |uplink: &Uplink| (uplink.mtu, uplink.queues, uplink.queue_workers.clone());
+            one != two || queues(old) != queues(new) || has_v6(&before) != has_v6(&after)
+        }
+        (UplinkDriver::Udp(_), UplinkDriver::Dpdk(_))
+        | (UplinkDriver::Dpdk(_), UplinkDriver::Udp(_)) => true,
     }
 }
 

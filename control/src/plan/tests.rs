@@ -76,13 +76,68 @@ fn what_is_fixed_needs_a_restart_and_says_which_key() {
         ]
     );
     assert_eq!(impacts(&old, &new), [Impact::NeedsRestart; 2]);
-    let old = config("uplinks: {wan0: {driver: udp, mtu: 1500}}\n");
-    let new = config("uplinks: {wan0: {driver: udp, mtu: 1400}}\n");
+    let fixed = |layers: &Layers, new: &Config| -> Vec<_> {
+        let plan = layers.plan(new);
+        plan.iter().flat_map(Change::fixed).collect()
+    };
+    let mut layers = Layers::new(Arc::clone(&old));
+    let cores = "cores.workers: 1 → 2";
+    assert_eq!(fixed(&layers, &new), [cores, "memory.mtu_max: none → 9000"]);
+    // DPDK has taken what it was given, as long as anything needs it.
+    layers.note_taken(Some(old.memory));
+    let needs = |device: &str| {
+        let uplink = format!("uplinks: {{w: {{{device}, addresses: [192.0.2.1/24]}}}}\n");
+        config(&format!(
+            "memory: {{megabytes: 128, hugepages: off}}\n{uplink}"
+        ))
+    };
+    let memory = ["memory.hugepages: auto → off", "memory.megabytes: 64 → 128"];
     assert_eq!(
-        lines(&old, &new),
-        ["uplink wan0 changed (mtu: 1500 → 1400)"]
+        fixed(&layers, &needs("driver: dpdk, device: net_null0")),
+        memory
     );
-    assert_eq!(impacts(&old, &new), [Impact::NeedsRestart]);
+    assert_eq!(fixed(&layers, &needs("driver: udp")), [""; 0]);
+}
+
+#[test]
+fn an_uplink_is_opened_anew_for_what_it_was_opened_with() {
+    let udp = "driver: udp, addresses: [192.0.2.1/24, 192.0.2.2/24]";
+    let dpdk = "driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]";
+    let told = |old: &str, new: &str| {
+        let [old, new] = [old, new].map(|it| config(&format!("uplinks: {{w: {{{it}}}}}\n")));
+        let plan = Layers::new(old).plan(&new);
+        (plan[0].impact(), plan[0].action())
+    };
+    let changed = (Impact::None, "changed");
+    let reopened = (Impact::RestartsUplink, "reopened");
+    for (old, new, expected) in [
+        (udp, &*format!("{udp}, mtu: 1400"), changed),
+        // They are bound to no address of theirs.
+        (
+            udp,
+            "driver: udp, addresses: [192.0.2.1/24, 192.0.2.3/24]",
+            changed,
+        ),
+        (udp, "driver: udp, addresses: [192.0.2.1/24]", reopened),
+        (udp, &format!("{udp}, device: lo"), reopened),
+        (udp, dpdk, reopened),
+        (dpdk, &dpdk.replace("2.1", "2.7"), changed),
+        (
+            dpdk,
+            &format!("{dpdk}, routes: [{{to: default, via: 192.0.2.9}}]"),
+            changed,
+        ),
+        (
+            dpdk,
+            &dpdk.replace("2.1/24", "2.1/24, \"fd00::1/64\""),
+            reopened,
+        ),
+        (dpdk, &dpdk.replace("null0", "null1"), reopened),
+        (dpdk, &format!("{dpdk}, mtu: 9000"), reopened),
+        (dpdk, &format!("{dpdk}, rx_descriptors: 512"), reopened),
+    ] {
+        assert_eq!(told(old, new), expected, "{old} → {new}");
+    }
 }
 
 #[test]

@@ -331,7 +331,7 @@ impl Change {
     pub fn differences(&self) -> Vec<Difference> {
         match self {
             Self::Cores { old, new } => cores(old, new),
-            Self::Memory { old, new } => memory(old, new),
+            Self::Memory { old, new, .. } => memory(old, new),
             Self::Metrics { old, new } => metrics(old, new),
             Self::Uplink(edit) => of_edit(edit, uplink),
             Self::Tunnel(edit) => of_edit(edit, tunnel),
@@ -346,6 +346,7 @@ impl Change {
     pub fn action(&self) -> &'static str {
         match self {
             Self::Cores { .. } | Self::Memory { .. } | Self::Metrics { .. } => "changed",
+            Self::Uplink(_) if self.impact() == Impact::RestartsUplink => "reopened",
             Self::Uplink(edit) => verb(edit),
             Self::Tunnel(edit) => verb(edit),
             Self::Peer(change) => verb(&change.edit),
@@ -353,6 +354,20 @@ impl Change {
             Self::Port { .. } if self.impact() == Impact::ReopensPort => "reopened",
             Self::Port { edit, .. } => verb(edit),
         }
+    }
+
+    /// What of it needs a restart, key by key.
+    #[must_use]
+    pub fn fixed(&self) -> Vec<String> {
+        if self.impact() != Impact::NeedsRestart {
+            return Vec::new();
+        }
+        let (object, keys) = (self.object(), self.differences());
+        // The rest of `memory` is read when DPDK starts.
+        let is_read_later = matches!(self, Self::Memory { is_taken, .. } if !is_taken);
+        let is_fixed = |key: &&Difference| !is_read_later || key.key == "mtu_max";
+        let keys = keys.iter().filter(is_fixed);
+        keys.map(|key| format!("{object}.{key}")).collect()
     }
 
     /// What is done, in one line: the object, what becomes of it, the old and new value of each key that differs.

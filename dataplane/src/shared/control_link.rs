@@ -8,7 +8,7 @@
 //! control core, one `Attention` shared by all. Attention is a bitmap, so a
 //! full queue loses no signal.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{any::Any, io, net::IpAddr, sync::Arc};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -115,6 +115,12 @@ pub struct HandshakePunt {
     pub message: Inline<{ limits::HANDSHAKE_MAX }>,
 }
 
+/// What a worker's thread does once, and undoes when it ends.
+pub type Entry = Arc<dyn Fn() -> Box<dyn Any> + Send + Sync>;
+
+/// Where a tunnel's queues are: on an uplink.
+pub type Seat = (UplinkIndex, TunnelIndex);
+
 /// What the control core asks of a worker.
 pub enum Command {
     /// Send a WireGuard handshake message.
@@ -148,12 +154,16 @@ pub enum Command {
     Announce(PortIndex),
     /// Tell the ports of this network that the gateway has this address, if a peer has it now.
     AnnounceGone(NetworkIndex, IpAddr),
+    /// Do this on your thread, and keep what comes of it until you end.
+    Enter(Entry),
     /// Own this queue from now on.
     AttachUplink(Box<Queue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).
     DetachUplink(UplinkIndex, Option<TunnelIndex>),
-    /// The queues of tunnels (UDP) belong to others of the same uplink from now on, all at once: from, to.
-    HandOver(UplinkIndex, Arc<[(TunnelIndex, TunnelIndex)]>),
+    /// The queues of tunnels (UDP) belong to others from now on, or to the same ones on another uplink, all at once:
+    /// from, to. What paths still lead out by an uplink that a queue has left takes it, until the queues of that tunnel
+    /// on that uplink are given up.
+    HandOver(Arc<[(Seat, Seat)]>),
     /// Finish the turn and end.
     Stop,
 }

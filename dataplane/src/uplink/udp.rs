@@ -24,7 +24,7 @@ use std::{io, sync::Arc};
 
 use self::socket::Socket;
 pub use self::{
-    open::{OpenError, free_port, open, probe},
+    open::{OpenError, binds, free_port, open, probe},
     rx::Rx,
     tx::Tx,
 };
@@ -52,6 +52,12 @@ impl Marker {
     /// When the kernel refuses, which it does without `CAP_NET_ADMIN`.
     pub fn mark(&self, mark: u32) -> io::Result<()> {
         self.0.iter().try_for_each(|socket| socket.mark(mark))
+    }
+
+    /// Whether no queue has the sockets any more: they close with this.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.0.iter().all(|socket| Arc::strong_count(socket) == 1)
     }
 
     /// Whether the sockets are bound to the interface that has this name now. A socket remembers the number of the one

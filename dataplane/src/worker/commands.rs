@@ -4,7 +4,7 @@
 //! staged frames sent or dropped, announcements, queues taken and given up. Never: an answer; what can't be done is
 //! counted.
 
-use std::sync::Arc;
+use std::{any::Any, cell::RefCell, sync::Arc};
 
 use super::{
     Worker,
@@ -24,6 +24,11 @@ use crate::{
     },
     switch::announce,
 };
+
+thread_local! {
+    /// What its entries left on a worker's thread: it may be bound to it.
+    static ENTERED: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
 
 impl Worker {
     /// Step 2.
@@ -78,9 +83,10 @@ impl Worker {
             Command::AnnounceGone(network, address) => {
                 announce::announce_gone(&self.as_turn(snapshot), network, address);
             }
+            Command::Enter(entry) => ENTERED.with_borrow_mut(|entered| entered.push(entry())),
             Command::AttachUplink(queue) => self.queues.attach(*queue),
             Command::DetachUplink(uplink, tunnel) => self.queues.detach(uplink, tunnel),
-            Command::HandOver(uplink, pairs) => self.queues.hand_over(uplink, &pairs),
+            Command::HandOver(pairs) => self.queues.hand_over(&pairs),
             Command::Stop => self.stopping = true,
         }
     }

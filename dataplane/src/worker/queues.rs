@@ -8,6 +8,7 @@ use std::{cmp::Ordering, slice};
 
 use crate::{
     shared::{
+        control_link::Seat,
         ids::{TunnelIndex, UplinkIndex},
         path::Path,
         snapshot::Snapshot,
@@ -25,6 +26,8 @@ pub(super) struct Queues {
     list: Vec<Queue>,
     /// By `UplinkIndex`.
     serving: Vec<Serving>,
+    /// Queues that went to another uplink, and that paths may not know there yet: from, to.
+    left: Vec<(Seat, Seat)>,
 }
 
 /// The queues of one uplink.
@@ -47,17 +50,22 @@ impl Queues {
     pub(super) fn detach(&mut self, uplink: UplinkIndex, tunnel: Option<TunnelIndex>) {
         self.list
             .retain(|queue| queue.uplink != uplink || (tunnel.is_some() && queue.tunnel != tunnel));
+        self.left
+            .retain(|((from, of), _)| *from != uplink || tunnel.is_some_and(|it| it != *of));
         self.find_anew();
     }
 
-    /// Queues of tunnels are others' of the same uplink from now on: from, to.
-    pub(super) fn hand_over(&mut self, uplink: UplinkIndex, pairs: &[(TunnelIndex, TunnelIndex)]) {
-        for queue in self.list.iter_mut().filter(|queue| queue.uplink == uplink) {
-            let heir = |&(from, to)| (queue.tunnel == Some(from)).then_some(to);
-            if let Some(heir) = pairs.iter().find_map(heir) {
-                queue.tunnel = Some(heir);
+    /// Queues of tunnels are others' from now on: from, to.
+    pub(super) fn hand_over(&mut self, pairs: &[(Seat, Seat)]) {
+        for queue in &mut self.list {
+            let seat = queue.tunnel.map(|tunnel| (queue.uplink, tunnel));
+            let heir = |&(from, to)| (seat == Some(from)).then_some(to);
+            if let Some((uplink, tunnel)) = pairs.iter().find_map(heir) {
+                (queue.uplink, queue.tunnel) = (uplink, Some(tunnel));
             }
         }
+        let moved = |pair: &&(Seat, Seat)| pair.0.0 != pair.1.0;
+        self.left.extend(pairs.iter().filter(moved));
         self.find_anew();
     }
 
@@ -74,6 +82,14 @@ impl Queues {
                     serving.one[tunnel.slot()] = Some(QueueIndex(place));
                 }
             }
+        }
+        for &((from, tunnel), (to, heir)) in &self.left {
+            let there = self.serving.get(to.slot());
+            let queue = there.and_then(|serving| *serving.one.get(heir.slot())?);
+            grow(&mut self.serving, from.slot());
+            let one = &mut self.serving[from.slot()].one;
+            grow(one, tunnel.slot());
+            one[tunnel.slot()] = one[tunnel.slot()].or(queue);
         }
     }
 
@@ -245,8 +261,8 @@ mod tests {
         let shared = UPLINKS.map(|uplink| queues.sending().shared(uplink));
         assert_eq!(shared, [None, None, Some(QueueIndex(2))]);
 
-        let swap = [(TUNNELS[0], TUNNELS[1]), (TUNNELS[1], TUNNELS[0])];
-        queues.hand_over(UPLINKS[0], &swap);
+        let [one, two] = [TUNNELS[0], TUNNELS[1]].map(|tunnel| (UPLINKS[0], tunnel));
+        queues.hand_over(&[(one, two), (two, one)]);
         let [_, b, c] = before;
         assert_eq!(found(&mut queues), [[Some(1), Some(0), None], b, c]);
         queues.detach(UPLINKS[0], Some(TUNNELS[1]));
@@ -259,6 +275,30 @@ mod tests {
         assert_eq!(
             found(&mut queues),
             [[None; 3], [Some(0), None, None], [None; 3]]
+        );
+    }
+
+    #[test]
+    fn a_queue_that_went_to_another_uplink_is_found_by_old_paths_until_they_are_given_up() {
+        let mut queues = queues();
+        let [a, b, _] = UPLINKS;
+        queues.hand_over(&[((a, TUNNELS[1]), (b, TUNNELS[1]))]);
+        let both = [[Some(0), Some(1), None], [Some(3), Some(1), None]];
+        assert_eq!(found(&mut queues)[..2], both);
+        let (receiving, _) = queues.receiving(1).unwrap();
+        assert_eq!((receiving.uplink, receiving.tunnel), (b, Some(TUNNELS[1])));
+        queues.detach(a, Some(TUNNELS[1]));
+        let one = [[Some(0), None, None], [Some(3), Some(1), None]];
+        assert_eq!(found(&mut queues)[..2], one);
+        // Back, and its place is taken by another meanwhile.
+        queues.hand_over(&[((b, TUNNELS[1]), (a, TUNNELS[1]))]);
+        queues.attach(queue(b, Some(TUNNELS[1])));
+        let own = [[Some(0), Some(1), None], [Some(3), Some(4), None]];
+        assert_eq!(found(&mut queues)[..2], own);
+        queues.detach(b, None);
+        assert_eq!(
+            found(&mut queues)[..2],
+            [[Some(0), Some(1), None], [None; 3]]
         );
     }
 

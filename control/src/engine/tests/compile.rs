@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use culvert_dataplane::shared::snapshot::{Attachment, Guest, Network, Port, Tunnel};
+use culvert_dataplane::{
+    shared::snapshot::{Attachment, Guest, Network, Port, Tunnel},
+    uplink::Uplink,
+};
 use culvert_wire::fib::{Fib, Prefix};
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -31,7 +34,9 @@ pub(super) fn assert_compiled(site: &mut Site) {
     assert_eq!(attachments(&now), attachments(&anew));
     let uplinks = |snapshot: &Snapshot| -> Vec<_> {
         let uplinks = snapshot.uplinks.iter();
-        uplinks.map(|it| format!("{it:?}")).collect()
+        uplinks
+            .map(|(place, it)| (place, uplink_words(it)))
+            .collect()
     };
     assert_eq!(uplinks(&now), uplinks(&anew));
     assert_eq!(now.workers, anew.workers);
@@ -51,6 +56,15 @@ pub(super) fn assert_compiled(site: &mut Site) {
     };
     assert_eq!(tunnels(&now), tunnels(&anew));
     assert_peers(engine, &now, &probes);
+}
+
+fn uplink_words(uplink: &Uplink) -> String {
+    let (hop, counters) = (Arc::as_ptr(&uplink.hop), Arc::as_ptr(&uplink.counters));
+    let (index, tunnels) = (uplink.index, &uplink.tunnels);
+    format!(
+        "{index:?} {} {:?} {tunnels:?} {hop:p} {counters:p}",
+        uplink.name, uplink.addresses
+    )
 }
 
 fn port_words(port: &Port) -> String {

@@ -20,6 +20,11 @@ pub(super) struct Far {
 impl Far {
     /// Calls whoever has that key at a port of this machine's.
     pub(super) fn call(own: &PrivateKey, other: PublicKey, port: u16) -> Self {
+        Self::call_at(own, other, ([127, 0, 0, 1], port).into())
+    }
+
+    /// The same at one of its addresses.
+    pub(super) fn call_at(own: &PrivateKey, other: PublicKey, to: SocketAddr) -> Self {
         let now = clock::now();
         let random = Box::new(UnwrapErr(getrandom::SysRng));
         let mut device = Device::new(Default::default(), Some(own.clone()), random);
@@ -27,7 +32,7 @@ impl Far {
             public_key: other,
             preshared_key: PresharedKey::default(),
             persistent_keepalive: None,
-            endpoint: Some(([127, 0, 0, 1], port).into()),
+            endpoint: Some(to),
         };
         let peer = device.add_peer(peer, now).unwrap();
         device.initiate(peer, now);

@@ -84,10 +84,13 @@ fn what_is_fixed_needs_a_restart() {
     let mut site = Site::start(tunnels(&[("a", a)], ""));
     let mut new = tunnels(&[("a", a)], "");
     new.cores.workers.push(config::WorkerCore { cpu: None });
-    new.uplinks[0].mtu = 1400;
+    new.cores.poll = config::Poll::Busy;
+    // Nothing has read the rest of it yet.
+    (new.memory.mtu_max, new.memory.megabytes) = (Some(9000), 77);
     let expected = [
-        "cores changed (workers: 1 → 2)",
-        "uplink lo changed (mtu: 1500 → 1400)",
+        "cores.workers: 1 → 2",
+        "cores.poll: adaptive → busy",
+        "memory.mtu_max: none → 9000",
     ];
     let expected = expected.map(str::to_owned).to_vec();
     assert_eq!(
@@ -95,6 +98,9 @@ fn what_is_fixed_needs_a_restart() {
         ApplyError::NeedsRestart(expected)
     );
     assert!(site.answers("a", a));
+    let mut new = tunnels(&[("a", a)], "");
+    new.memory.megabytes = 77;
+    assert_eq!(site.lines(new).len(), 1);
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl OpenError {
 /// # Errors
 /// As [`open`].
 pub fn probe(addresses: &[IpAddr], port: u16, options: Options<'_>) -> Result<(), OpenError> {
-    claim(addresses, &bind_addresses(addresses), port, options).map(drop)
+    claim(addresses, &binds(addresses), port, options).map(drop)
 }
 
 /// Opens one queue per worker for a tunnel's port.
@@ -104,7 +104,7 @@ pub fn open(
     workers: usize,
     options: Options<'_>,
 ) -> Result<Vec<Queue>, OpenError> {
-    let binds = bind_addresses(addresses);
+    let binds = binds(addresses);
     let first = claim(addresses, &binds, port, options)?;
     // One set of sockets of both families.
     let bind_all = || -> Result<Sockets, OpenError> {
@@ -197,7 +197,9 @@ fn calls_of(
     Ok(Some(Calls::new(lanes)))
 }
 
-fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
+/// What sockets of an uplink with these addresses are bound to: one address of a family at most.
+#[must_use]
+pub fn binds(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let any = [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -224,7 +226,7 @@ fn bind_addresses(addresses: &[IpAddr]) -> Vec<IpAddr> {
 /// When the kernel has none, or the addresses can't be bound.
 pub fn free_port(addresses: &[IpAddr], options: Options<'_>) -> io::Result<u16> {
     let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
-    let binds = bind_addresses(addresses);
+    let binds = binds(addresses);
     for _ in 0..PORT_TRIES {
         let mut sockets = Vec::new();
         let mut port = 0;
