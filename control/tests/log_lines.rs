@@ -175,7 +175,13 @@ fn a_client_that_asks_without_end_has_so_many_lines() {
     let asked = 1_500;
     for _ in 0..asked {
         let (path, text) = (place.path("c.yaml"), CONFIG.to_owned());
-        client.apply(&ApplyBody { path, text }).unwrap();
+        client
+            .apply(&ApplyBody {
+                path,
+                text,
+                ..ApplyBody::default()
+            })
+            .unwrap();
     }
     let text = fs::read_to_string(&log).unwrap();
     // One that was left out may have come after all by now.

@@ -105,6 +105,7 @@ impl Running {
         let body = ApplyBody {
             path: self.folder.path().join("c.yaml"),
             text: text(&self.tunnel, self.port, peers),
+            ..ApplyBody::default()
         };
         self.client().apply(&body).unwrap()
     }

@@ -8,13 +8,30 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{Included, Texts};
+
 /// The body of `POST /v1/apply`.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApplyBody {
-    /// The file's absolute path: for messages, and where relative key files begin.
+    /// The file's absolute path: for messages, and where relative paths in it begin.
     pub path: PathBuf,
     /// The file's text.
     pub text: String,
+    /// What it includes: nobody here opens a file for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub included: Vec<Included>,
+}
+
+impl ApplyBody {
+    /// The texts that came along.
+    #[must_use]
+    pub fn into_texts(self) -> Texts {
+        Texts {
+            path: self.path,
+            text: self.text,
+            included: self.included,
+        }
+    }
 }
 
 /// The body of `POST /v1/diff`.

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{Failure, print};
 use crate::api::bodies::ApplyBody;
 use crate::api::client::{Client, ClientError};
+use crate::config::Texts;
 use crate::state::Applied;
 
 pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
@@ -23,12 +24,15 @@ pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A file as it is handed over.
+/// A file as it is handed over, with what it includes.
 pub(super) fn read(config: &Path) -> Result<ApplyBody, Failure> {
-    let text = std::fs::read_to_string(config)
-        .map_err(|error| Failure::Line(format!("can't read {}: {error}", config.display())))?;
     let path = std::path::absolute(config)?;
-    Ok(ApplyBody { path, text })
+    let texts = Texts::read(&path).map_err(|report| Failure::Report(report.render(false)))?;
+    Ok(ApplyBody {
+        path: texts.path,
+        text: texts.text,
+        included: texts.included,
+    })
 }
 
 fn done(applied: &Applied) -> String {

@@ -46,6 +46,12 @@ pub(super) const INTERFACE_NAME: usize = 15;
 /// Peers over all tunnels: the data path's.
 pub(super) const PEERS: usize = culvert_dataplane::shared::limits::PEERS;
 
+/// Levels of files that include files.
+pub(super) const INCLUDES_NESTED: usize = 4;
+
+/// Files that are included, over all levels: some for each of a thousand guests.
+pub(super) const INCLUDED_FILES: usize = 4096;
+
 /// Mistakes shown for one file; the rest is counted.
 pub(super) const MISTAKES_SHOWN: usize = 200;
 

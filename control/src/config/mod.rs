@@ -4,8 +4,8 @@
 //! resolves and every value is in range, or a [`Report`] of every mistake in the file. Never:
 //! devices, sockets or DNS: a file can be checked on any machine.
 //!
-//! The way of a file: `raw` makes a tree with spans of the text; `read` reads the tree by the tables
-//! of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
+//! The way of a file: `texts` are read; `raw` makes a tree with spans of a text; `include` makes one tree of several;
+//! `read` reads the tree by the tables of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
 //! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again. `readings` knows the last
 //! long file, of which mostly a part was edited.
 
@@ -13,6 +13,7 @@ mod build;
 mod cross;
 mod device;
 mod draft;
+mod include;
 mod keyfile;
 mod limits;
 mod model;
@@ -23,6 +24,7 @@ mod readings;
 mod report;
 pub mod schema;
 mod section;
+mod texts;
 mod value;
 mod write;
 
@@ -40,6 +42,7 @@ pub use model::{
 pub use places::Places;
 pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Shown, Span};
+pub use texts::{Included, SourceText, Texts};
 pub use value::is_interface_name;
 pub use write::to_yaml;
 
@@ -59,39 +62,53 @@ impl Readings {
     ///
     /// Every mistake in it.
     pub fn load(&mut self, path: &Path) -> Result<(Config, Report), Report> {
-        self.parse(&text_of(path)?, path, &Disk)
+        self.parse_texts(&Texts::read(path)?, &Disk)
+    }
+
+    /// Checks a text and those that it includes.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in them.
+    pub fn parse_texts(
+        &mut self,
+        texts: &Texts,
+        keys: &dyn KeyFiles,
+    ) -> Result<(Config, Report), Report> {
+        if texts.included.is_empty() {
+            return self.parse(&texts.text, &texts.path, keys);
+        }
+        let (config, _, report) = parse_whole(texts, keys)?;
+        Ok((config, report))
     }
 }
 
-fn text_of(path: &Path) -> Result<String, Report> {
-    read_text(path).map_err(|error| {
-        let mut report = Report::new(path, "");
-        let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
-        mistake.help(
-            "expected the path of a YAML file, as in `culvert check /etc/culvert/culvert.yaml`",
-        );
-        report
-    })
-}
-
-/// Checks a text as if it stood in the file `path`.
+/// Checks a text as if it stood in the file `path`. It can't include others.
 ///
 /// # Errors
 ///
 /// Every mistake in it. The report that comes with a [`Config`] holds warnings only.
 pub fn parse(text: &str, path: &Path, keys: &dyn KeyFiles) -> Result<(Config, Report), Report> {
-    let (config, _, report) = parse_whole(text, path, keys)?;
+    parse_texts(&Texts::alone(path, text.to_owned()), keys)
+}
+
+/// Checks a text and those that it includes.
+///
+/// # Errors
+///
+/// Every mistake in them. The report that comes with a [`Config`] holds warnings only.
+pub fn parse_texts(texts: &Texts, keys: &dyn KeyFiles) -> Result<(Config, Report), Report> {
+    let (config, _, report) = parse_whole(texts, keys)?;
     Ok((config, report))
 }
 
 /// The same, with the drafts.
 fn parse_whole(
-    text: &str,
-    path: &Path,
+    texts: &Texts,
     keys: &dyn KeyFiles,
 ) -> Result<(Config, draft::File, Report), Report> {
-    let mut report = Report::new(path, text);
-    let checked = check(text, path, keys, &mut report);
+    let mut report = Report::new(&texts.path, &texts.text);
+    let checked = check(texts, keys, &mut report);
     report.sort();
     match checked {
         Some((config, file)) if report.errors() == 0 => Ok((config, file, report)),
@@ -99,21 +116,10 @@ fn parse_whole(
     }
 }
 
-fn check(
-    text: &str,
-    path: &Path,
-    keys: &dyn KeyFiles,
-    report: &mut Report,
-) -> Option<(Config, draft::File)> {
-    let root = raw::read(text, report)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut reader = read::Reader {
-        report,
-        keys,
-        folder,
-    };
-    let file = reader.file(&root)?;
-    let config = compare_and_build(&file, path, report)?;
+fn check(texts: &Texts, keys: &dyn KeyFiles, report: &mut Report) -> Option<(Config, draft::File)> {
+    let root = include::tree(texts, report)?;
+    let file = read::Reader { report, keys }.file(&root)?;
+    let config = compare_and_build(&file, &texts.path, report)?;
     Some((config, file))
 }
 
@@ -131,15 +137,4 @@ fn compare_and_build(file: &draft::File, path: &Path, report: &mut Report) -> Op
         );
     }
     config
-}
-
-fn read_text(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let limit = u64::try_from(raw::MAX_TEXT_LEN).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    // One byte more than the limit, so that a file of any length ends with the right message.
-    std::fs::File::open(path)?
-        .take(limit.saturating_add(1))
-        .read_to_string(&mut text)?;
-    Ok(text)
 }

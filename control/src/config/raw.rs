@@ -18,7 +18,7 @@ use super::report::{Report, Span};
 pub(crate) const MAX_TEXT_LEN: usize = 64 << 20;
 
 /// The most values in a file, aliases followed.
-const MAX_NODES: usize = 4_000_000;
+pub(super) const MAX_NODES: usize = 4_000_000;
 
 /// The most values that aliases stand for.
 const MAX_REPLAYED: usize = 200_000;
@@ -58,12 +58,21 @@ impl Value {
 
 /// Reads the text into a tree; a mistake of syntax goes to the report.
 pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
+    read_part(text, 0, report)
+}
+
+/// The same of one of several files, which the report knows by that number.
+pub(super) fn read_part(text: &str, file: u16, report: &mut Report) -> Option<Node> {
+    let whole = Span {
+        file,
+        ..Span::default()
+    };
     if text.len() > MAX_TEXT_LEN {
         let message = format!(
             "the file has {} bytes, at most {MAX_TEXT_LEN} are read",
             text.len()
         );
-        report.error(Span::default(), message);
+        report.error(whole, message);
         return None;
     }
     let options = serde_saphyr::options! {
@@ -83,16 +92,17 @@ pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
         with_snippet: false,
     };
     match serde_saphyr::from_str_with_options::<Spanned<Bare>>(text, options) {
-        Ok(root) => Some(resolve(root, text)),
+        Ok(root) => Some(resolve(root, text, file)),
         Err(error) => {
-            report_syntax(&error, text, report);
+            report_syntax(&error, text, whole, report);
             None
         }
     }
 }
 
 impl Node {
-    fn values(&self) -> usize {
+    /// How many values there are, keys among them.
+    pub(super) fn values(&self) -> usize {
         1 + match &self.value {
             Value::Null | Value::Text(_) => 0,
             Value::List(items) => items.iter().map(Self::values).sum(),
@@ -115,15 +125,14 @@ pub(super) fn may_be_read<'p>(
     text.len() <= MAX_TEXT_LEN && rest.values() + peers.sum::<usize>() <= MAX_NODES
 }
 
-fn report_syntax(error: &serde_saphyr::Error, text: &str, report: &mut Report) {
+fn report_syntax(error: &serde_saphyr::Error, text: &str, whole: Span, report: &mut Report) {
     let error = error.without_snippet();
-    let span = error
-        .location()
-        .map_or_else(Span::default, |location| Span {
-            line: usize::try_from(location.line()).unwrap_or(0),
-            column: usize::try_from(location.column()).unwrap_or(0),
-            width: 1,
-        });
+    let span = error.location().map_or(whole, |location| Span {
+        file: whole.file,
+        line: usize::try_from(location.line()).unwrap_or(0),
+        column: usize::try_from(location.column()).unwrap_or(0),
+        width: 1,
+    });
     if matches!(error, serde_saphyr::Error::MultipleDocuments { .. }) {
         report
             .error(span, "a second YAML document begins here")
@@ -150,6 +159,7 @@ fn tab_near(text: &str, span: Span) -> Option<Span> {
             let tab = line.find('\t')?;
             let indentation = line[..tab].bytes().all(|byte| byte == b' ');
             indentation.then_some(Span {
+                file: span.file,
                 line: index + 1,
                 column: tab + 1,
                 width: 1,
@@ -243,9 +253,10 @@ impl<'de> Visitor<'de> for BareVisitor {
 }
 
 /// Fills in the scalars that stand in the source. Recursion is bounded by [`MAX_DEPTH`].
-fn resolve(spanned: Spanned<Bare>, text: &str) -> Node {
+fn resolve(spanned: Spanned<Bare>, text: &str, file: u16) -> Node {
     let source = source_of(&spanned, text);
     let mut span = Span {
+        file,
         line: usize::try_from(spanned.referenced.line()).unwrap_or(0),
         column: usize::try_from(spanned.referenced.column()).unwrap_or(0),
         width: 1,
@@ -261,12 +272,13 @@ fn resolve(spanned: Spanned<Bare>, text: &str) -> Node {
             Value::Text(source.trim().to_owned())
         }
         Bare::List(items) => {
-            Value::List(items.into_iter().map(|item| resolve(item, text)).collect())
+            let items = items.into_iter().map(|item| resolve(item, text, file));
+            Value::List(items.collect())
         }
         Bare::Map(entries) => Value::Map(
             entries
                 .into_iter()
-                .map(|(key, value)| (resolve(key, text), resolve(value, text)))
+                .map(|(key, value)| (resolve(key, text, file), resolve(value, text, file)))
                 .collect(),
         ),
     };
@@ -287,6 +299,7 @@ fn source_of<'t>(spanned: &Spanned<Bare>, text: &'t str) -> &'t str {
 }
 
 /// The characters of the first line of a source text.
-fn width(source: &str) -> usize {
-    source.lines().next().map_or(1, |line| line.chars().count())
+fn width(source: &str) -> u16 {
+    let width = source.lines().next().map_or(1, |line| line.chars().count());
+    u16::try_from(width).unwrap_or(u16::MAX)
 }

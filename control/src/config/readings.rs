@@ -26,7 +26,7 @@ use self::kept::{Kept, Prints};
 use super::draft::{File, Peer, Tunnel};
 use super::keyfile::KeyFiles;
 use super::report::{Report, Span};
-use super::{Config, Name, raw, read};
+use super::{Config, Name, Texts, include, raw, read};
 
 /// Shorter files are read as a whole: that takes some milliseconds.
 const LONG: usize = 1 << 18;
@@ -104,7 +104,7 @@ impl Readings {
         let (mut config, file, report) = match again {
             Some(again) => again,
             // What was read before stays: the next text may be the same but for a slip.
-            None => super::parse_whole(text, path, keys)?,
+            None => super::parse_whole(&Texts::alone(path, text.to_owned()), keys)?,
         };
         if let Some(last) = &self.last {
             kept::share(&last.tunnels, &mut config);
@@ -139,14 +139,15 @@ fn read_again(
     let blanked = blank(text, &untouched)?;
     let mut report = Report::new(path, text);
     let root = raw::read(&blanked, &mut report)?;
+    if include::any(&root) {
+        return None;
+    }
     if !raw::may_be_read(text, &root, untouched.iter().flat_map(|it| &it.peers)) {
         return None;
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
     let mut reader = read::Reader {
         report: &mut report,
         keys,
-        folder,
     };
     let mut file = reader.file(&root)?;
     let places: HashMap<Name, usize> = (file.tunnels.iter().enumerate())

@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 
 use super::limits::{MISTAKES_SHOWN, WARNINGS_ALIKE};
 
-/// A place in the file's text.
+/// A place in a file's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
+    /// 0 is the file itself, others are those that it includes, in the order of their reading.
+    pub file: u16,
     /// Line, from 1; 0 when no line is meant (the file could not be read).
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
     /// How many characters of the line are meant; at least one caret is drawn.
-    pub width: usize,
+    pub width: u16,
 }
 
 /// Whether a file with it can be used.
@@ -54,11 +56,10 @@ pub struct Shown<'r> {
     pub rest: Vec<String>,
 }
 
-/// Everything found wrong with one file, in the order of its lines.
+/// Everything found wrong with one file and those that it includes, in the order of their lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    file: PathBuf,
-    text: String,
+    files: Vec<(PathBuf, String)>,
     mistakes: Vec<Mistake>,
     /// Texts that are not shown.
     secrets: Vec<String>,
@@ -68,10 +69,46 @@ impl Report {
     /// An empty report about a file and the text read from it.
     pub fn new(file: &Path, text: &str) -> Self {
         Self {
-            file: file.to_owned(),
-            text: text.to_owned(),
+            files: vec![(file.to_owned(), text.to_owned())],
             mistakes: Vec::new(),
             secrets: Vec::new(),
+        }
+    }
+
+    /// Begins with a file that is included; gives its number in places.
+    pub(crate) fn begin(&mut self, file: &Path, text: &str) -> u16 {
+        let number = u16::try_from(self.files.len()).unwrap_or(u16::MAX);
+        self.files.push((file.to_owned(), text.to_owned()));
+        number
+    }
+
+    fn file(&self, span: Span) -> Option<&(PathBuf, String)> {
+        self.files.get(usize::from(span.file))
+    }
+
+    /// The folder in which relative paths begin that stand there.
+    pub(crate) fn folder(&self, span: Span) -> &Path {
+        let folder = self.file(span).and_then(|(path, _)| path.parent());
+        folder.unwrap_or(Path::new(""))
+    }
+
+    /// A line in words, for the help of a mistake elsewhere: with its file where there are several.
+    pub(crate) fn line(&self, span: Span) -> String {
+        match self.file(span) {
+            Some((path, _)) if self.files.len() > 1 => {
+                format!("line {} of {}", span.line, path.display())
+            }
+            _ => format!("line {}", span.line),
+        }
+    }
+
+    /// Where a mistake is: `FILE:LINE:COLUMN`.
+    pub fn place(&self, mistake: &Mistake) -> String {
+        let span = mistake.span;
+        let file = self.file(span).map_or(Path::new(""), |(path, _)| path);
+        match span.line {
+            0 => file.display().to_string(),
+            line => format!("{}:{line}:{}", file.display(), span.column),
         }
     }
 
@@ -136,8 +173,8 @@ impl Report {
         let mut rules: Vec<_> = rules.into_values().filter(|rule| rule.2 > 0).collect();
         rules.sort_by_key(|rule| rule.0.span);
         let alike = |(first, _, left): &(&Mistake, usize, usize)| {
-            let (line, message) = (first.span.line, &first.message);
-            format!("and {left} more warnings like that in line {line}: {message}")
+            let (line, message) = (self.line(first.span), &first.message);
+            format!("and {left} more warnings like that in {line}: {message}")
         };
         let errors = (errors_left > 0).then(|| format!("and {errors_left} more errors"));
         Shown {
@@ -201,11 +238,7 @@ impl Report {
             Severity::Warning => ("warning", Paint::YELLOW),
         };
         let span = mistake.span;
-        let place = if span.line == 0 {
-            self.file.display().to_string()
-        } else {
-            format!("{}:{}:{}", self.file.display(), span.line, span.column)
-        };
+        let place = self.place(mistake);
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
@@ -231,7 +264,7 @@ impl Report {
         let line = span
             .line
             .checked_sub(1)
-            .and_then(|n| self.text.lines().nth(n));
+            .and_then(|n| self.file(span)?.1.lines().nth(n));
         let Some(line) = line else { return 1 };
         let line = &self.hidden(line);
         let number = span.line.to_string();
@@ -243,7 +276,7 @@ impl Report {
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        let carets = span.width.clamp(
+        let carets = usize::from(span.width).clamp(
             1,
             shown
                 .chars()

@@ -93,10 +93,10 @@ impl<'n> Section<'n> {
         }
         if let Some((first, _)) = self.entries.get(name.as_str()) {
             let message = format!("`{name}` stands twice in {}", self.title);
-            let line = first.line;
-            report.error(key.span, message).help(format!(
-                "it stands in line {line} already: keep one of the two"
-            ));
+            let first = report.line(*first);
+            report
+                .error(key.span, message)
+                .help(format!("it stands in {first} already: keep one of the two"));
             return;
         }
         self.entries.insert(name, (key.span, value));
@@ -282,9 +282,9 @@ impl<'n> Section<'n> {
             };
             if let Some(first) = seen.get(&name) {
                 let message = format!("a second {} named `{name}`", table.title);
-                let line = first.line;
+                let first = report.line(*first);
                 report.error(key.span, message).help(format!(
-                    "the first stands in line {line}: give one of them another name"
+                    "the first stands in {first}: give one of them another name"
                 ));
                 continue;
             }

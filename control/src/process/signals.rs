@@ -140,19 +140,17 @@ impl Reload {
     }
 }
 
-fn log(report: &Report, path: &Path) {
-    let config = path.display();
+fn log(report: &Report, config: &Path) {
     let shown = report.shown(MISTAKES_LOGGED);
     for mistake in shown.mistakes {
-        let place = mistake.span;
+        let place = report.place(mistake);
         let message = &mistake.message;
-        let (line, column) = (place.line, place.column);
         match mistake.severity {
-            Severity::Error => tracing::error!("{config}:{line}:{column}: {message}"),
-            Severity::Warning => tracing::warn!("{config}:{line}:{column}: {message}"),
+            Severity::Error => tracing::error!("{place}: {message}"),
+            Severity::Warning => tracing::warn!("{place}: {message}"),
         }
     }
     for line in shown.rest {
-        tracing::warn!("{config}: {line}");
+        tracing::warn!("{}: {line}", config.display());
     }
 }

@@ -61,8 +61,9 @@ pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Respons
 }
 
 fn apply_body(requester: &Requester, body: ApplyBody) -> Response {
+    let texts = body.into_texts();
     let answer = api::read_and_apply(requester, |readings| {
-        readings.parse(&body.text, &body.path, &config::Disk)
+        readings.parse_texts(&texts, &config::Disk)
     });
     applied(answer.map(|(applied, report)| Applied {
         warnings: report.render(false),

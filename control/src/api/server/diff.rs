@@ -49,15 +49,15 @@ fn compared(requester: &Requester, body: DiffBody) -> Response {
 fn difference(desired: Layers, body: DiffBody) -> Result<Diff, config::Report> {
     let from = match body.from {
         Side::Running => desired.clone(),
-        Side::File(file) => Layers::new(Arc::new(read(&file)?)),
+        Side::File(file) => Layers::new(Arc::new(read(file)?)),
     };
     let to = match body.to {
         Side::Running => desired.merged(),
-        Side::File(file) => read(&file)?,
+        Side::File(file) => read(file)?,
     };
     Ok(Diff::between(&from, to, body.text))
 }
 
-fn read(file: &ApplyBody) -> Result<Config, config::Report> {
-    config::parse(&file.text, &file.path, &config::Disk).map(|(config, _)| config)
+fn read(file: ApplyBody) -> Result<Config, config::Report> {
+    config::parse_texts(&file.into_texts(), &config::Disk).map(|(config, _)| config)
 }

@@ -69,6 +69,7 @@ fn so_many_applies_wait_and_no_more() {
     let small = ApplyBody {
         path: "test.yaml".into(),
         text: "version: 1\nnetworks: {}\n".into(),
+        ..ApplyBody::default()
     };
     let small = serde_json::to_vec(&small).unwrap();
     let ask = |body: Vec<u8>| {

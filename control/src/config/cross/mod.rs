@@ -37,13 +37,14 @@ fn cores(file: &File, report: &mut Report) {
     let mut seen = Seen::default();
     for cpu in workers {
         if let Some(first) = seen.insert(cpu.value, cpu.span) {
+            let first = report.line(first);
             report
                 .error(
                     cpu.span,
                     format!("CPU {} has a worker already", cpu.value.0),
                 )
                 .help(format!(
-                    "the first stands in line {first}: expected one worker a CPU"
+                    "the first stands in {first}: expected one worker a CPU"
                 ));
         }
     }
@@ -51,6 +52,7 @@ fn cores(file: &File, report: &mut Report) {
         && let Some(worker) = seen.span(&CpuId(control.value.0))
     {
         let cpu = control.value.0;
+        let line = report.line(worker);
         report
             .warning(
                 control.span,
@@ -58,8 +60,7 @@ fn cores(file: &File, report: &mut Report) {
             )
             .help("handshakes will delay packets and the other way round")
             .help(format!(
-                "leave CPU {cpu} out of `workers` in line {}, or choose another for `control`",
-                worker.line
+                "leave CPU {cpu} out of `workers` in {line}, or choose another for `control`"
             ));
     }
 }
@@ -86,6 +87,7 @@ fn memory(file: &File, report: &mut Report) {
     });
     for (name, kind, span, mtu) in uplinks.chain(networks) {
         if mtu > limit.value {
+            let line = report.line(limit.span);
             report
                 .error(
                     span,
@@ -95,8 +97,8 @@ fn memory(file: &File, report: &mut Report) {
                     ),
                 )
                 .help(format!(
-                    "`mtu_max` in line {} is {}: raise it, or lower this",
-                    limit.span.line, limit.value
+                    "`mtu_max` in {line} is {}: raise it, or lower this",
+                    limit.value
                 ));
         }
     }
@@ -186,10 +188,10 @@ impl<K> Default for Seen<K> {
 }
 
 impl<K: Eq + Hash> Seen<K> {
-    /// Notes a value; the line of an earlier equal one.
-    fn insert(&mut self, key: K, span: Span) -> Option<usize> {
+    /// Notes a value; the place of an earlier equal one.
+    fn insert(&mut self, key: K, span: Span) -> Option<Span> {
         match self.0.entry(key) {
-            std::collections::hash_map::Entry::Occupied(first) => Some(first.get().line),
+            std::collections::hash_map::Entry::Occupied(first) => Some(*first.get()),
             std::collections::hash_map::Entry::Vacant(vacant) => {
                 vacant.insert(span);
                 None

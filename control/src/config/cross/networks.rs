@@ -27,13 +27,14 @@ pub(super) fn check(file: &File, report: &mut Report) {
             if tunnel.is_none() {
                 let known = file.tunnels.iter().map(|tunnel| &tunnel.name.value);
                 dangling(reference, "tunnel", &title, known, report);
-            } else if let Some((first, line)) = used.get(&reference.value) {
+            } else if let Some((first, span)) = used.get(&reference.value) {
+                let line = report.line(*span);
                 report
                     .error(reference.span, format!("{title} uses tunnel `{}`, as network `{first}` does", reference.value))
-                    .help(format!("the first stands in line {line}: two networks on one tunnel would leak into each other"))
+                    .help(format!("the first stands in {line}: two networks on one tunnel would leak into each other"))
                     .help("give this network a tunnel of its own, with another `listen_port`");
             } else {
-                used.insert(&reference.value, (&network.name.value, reference.span.line));
+                used.insert(&reference.value, (&network.name.value, reference.span));
             }
         }
         if !network.plain {
@@ -152,6 +153,7 @@ fn gateways(network: &Network, report: &mut Report) {
             }
         }
         if let Some(line) = addresses.insert(gateway.value.addr(), gateway.span) {
+            let line = report.line(line);
             report
                 .error(
                     gateway.span,
@@ -160,7 +162,7 @@ fn gateways(network: &Network, report: &mut Report) {
                         gateway.value.addr()
                     ),
                 )
-                .help(format!("it stands in line {line} already"));
+                .help(format!("it stands in {line} already"));
             continue;
         }
         let overlaps = |other: &IpNet| {
@@ -215,13 +217,14 @@ fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
                 to
             }
         };
-        if let Some((what, line)) = seen.insert(to, ("a route", route.to.span.line)) {
+        if let Some((what, first)) = seen.insert(to, ("a route", route.to.span)) {
+            let line = report.line(first);
             report
                 .error(
                     route.to.span,
                     format!("{title} leads to {to}, which has {what} already"),
                 )
-                .help(format!("it stands in line {line}: keep one of the two"));
+                .help(format!("it stands in {line}: keep one of the two"));
         }
         let own = |net: &IpNet| net.trunc() == to;
         if network.gateways.iter().any(|at| own(&at.value)) {
@@ -236,11 +239,11 @@ fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
 }
 
 /// The prefixes that the peers' allowed IPs lead to.
-fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, usize)> {
+fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, Span)> {
     let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
     let prefixes = peers.flat_map(|peer| &peer.allowed_ips);
     prefixes
-        .map(|at| (at.value, ("a peer's `allowed_ips`", at.span.line)))
+        .map(|at| (at.value, ("a peer's `allowed_ips`", at.span)))
         .collect()
 }
 

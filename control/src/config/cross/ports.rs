@@ -25,6 +25,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
                 if let Some(line) =
                     addresses.insert((&network.name.value, address.value), address.span)
                 {
+                    let line = report.line(line);
                     report
                         .error(
                             address.span,
@@ -34,7 +35,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
                             ),
                         )
                         .help(format!(
-                            "it stands in line {line} already: an address belongs to one port"
+                            "it stands in {line} already: an address belongs to one port"
                         ));
                 }
             }
@@ -58,6 +59,7 @@ fn mac<'f>(
     let Some(mac) = port.mac else { return };
     let name = &port.name.value;
     if let Some(line) = seen.insert((&network.name.value, mac.value), mac.span) {
+        let line = report.line(line);
         report
             .error(
                 mac.span,
@@ -67,7 +69,7 @@ fn mac<'f>(
                 ),
             )
             .help(format!(
-                "it stands in line {line} already: expected one for each port"
+                "it stands in {line} already: expected one for each port"
             ));
     }
     let gateway = network.gateway_mac.map_or_else(
@@ -139,13 +141,14 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
             None => (port.name.value.to_string(), port.name.span),
         };
         if let Some(line) = seen.insert(format!("interface {interface}"), span) {
+            let line = report.line(line);
             report
                 .error(
                     span,
                     format!("{title} has the interface `{interface}` of another port"),
                 )
                 .help(format!(
-                    "the first stands in line {line}: expected one for each port"
+                    "the first stands in {line}: expected one for each port"
                 ));
         }
         return;
@@ -159,6 +162,7 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
     };
     let path = plain(&path);
     if let Some(line) = seen.insert(path.clone(), span) {
+        let line = report.line(line);
         report
             .error(
                 span,
@@ -168,7 +172,7 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
                 ),
             )
             .help(format!(
-                "the first stands in line {line}: expected one for each port"
+                "the first stands in {line}: expected one for each port"
             ));
     }
     if path.len() > limits::SOCKET_PATH {

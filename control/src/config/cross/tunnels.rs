@@ -104,13 +104,14 @@ fn uapi_names(file: &File, report: &mut Report) {
             continue;
         };
         if let Some(line) = seen.insert(name.clone(), uapi.span) {
+            let line = report.line(line);
             report
                 .error(
                     uapi.span,
                     format!("a second tunnel has the `uapi` name `{name}`"),
                 )
                 .help(format!(
-                    "the first stands in line {line}: expected one name a tunnel"
+                    "the first stands in {line}: expected one name a tunnel"
                 ));
         }
     }
@@ -131,7 +132,7 @@ fn listen_ports(file: &File, report: &mut Report) {
             _ => false,
         };
         if let Some(first) = earlier.iter().find(collides) {
-            let line = first.listen_port.map_or(0, |at| at.span.line);
+            let line = report.line(first.listen_port.map_or(first.name.span, |at| at.span));
             report
                 .error(
                     port.span,
@@ -141,7 +142,7 @@ fn listen_ports(file: &File, report: &mut Report) {
                     ),
                 )
                 .help(format!(
-                    "the first stands in line {line}: expected a port for each tunnel of an uplink"
+                    "the first stands in {line}: expected a port for each tunnel of an uplink"
                 ));
         }
         earlier.push(tunnel);
@@ -250,13 +251,14 @@ fn keys(tunnel: &Tunnel, report: &mut Report) {
                 .help("expected the far end's public key: run `culvert pubkey` there");
         }
         if let Some(line) = seen.insert(key.value, key.span) {
+            let line = report.line(line);
             report
                 .error(
                     key.span,
                     format!("a second peer with that public key: `{name}`"),
                 )
                 .help(format!(
-                    "the first stands in line {line}: a key belongs to one peer of a tunnel"
+                    "the first stands in {line}: a key belongs to one peer of a tunnel"
                 ));
         }
     }
@@ -277,6 +279,7 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
             Endpoint::Host { .. } => {}
             Endpoint::Address(address) => {
                 if let Some(line) = seen.insert(*address, endpoint.span) {
+                    let line = report.line(line);
                     report
                         .warning(
                             endpoint.span,
@@ -286,7 +289,7 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
                             ),
                         )
                         .help(format!(
-                            "the first stands in line {line}: one of the two will not answer"
+                            "the first stands in {line}: one of the two will not answer"
                         ));
                 }
                 reachable(tunnel, peer, uplink, address.ip(), address.port(), report);
@@ -323,6 +326,7 @@ fn reachable(
     let same_family = |net: &IpNet| super::is_ipv4(net) == address.is_ipv4();
     if !uplink.addresses.iter().any(|at| same_family(&at.value)) {
         let family = family(address.is_ipv4());
+        let addresses = report.line(uplink.addresses[0].span);
         report
             .error(
                 endpoint.span,
@@ -332,8 +336,7 @@ fn reachable(
                 ),
             )
             .help(format!(
-                "add one to its `addresses` in line {}, or give the peer's other address",
-                uplink.addresses[0].span.line
+                "add one to its `addresses` in {addresses}, or give the peer's other address"
             ));
         return;
     }
@@ -362,11 +365,12 @@ fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
     let mut owners = std::collections::HashMap::new();
     for (index, peer) in tunnel.peers.iter().enumerate() {
         for prefix in &peer.allowed_ips {
-            let Some((owner, line)) = owners.insert(prefix.value, (index, prefix.span.line)) else {
+            let Some((owner, first)) = owners.insert(prefix.value, (index, prefix.span)) else {
                 continue;
             };
             // The first one keeps its place in later messages.
-            owners.insert(prefix.value, (owner, line));
+            owners.insert(prefix.value, (owner, first));
+            let line = report.line(first);
             let name = &peer.name.value;
             if owner == index {
                 report
@@ -374,7 +378,7 @@ fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
                         prefix.span,
                         format!("`allowed_ips` of peer `{name}` has {} twice", prefix.value),
                     )
-                    .help(format!("it stands in line {line} already"));
+                    .help(format!("it stands in {line} already"));
                 continue;
             }
             let first = tunnel
@@ -390,7 +394,7 @@ fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
                     ),
                 )
                 .help(format!(
-                    "it stands in line {line} already: a prefix belongs to one peer of a tunnel"
+                    "it stands in {line} already: a prefix belongs to one peer of a tunnel"
                 ))
                 .help("to send a part of it elsewhere, give the other peer a longer prefix");
         }

@@ -14,24 +14,26 @@ pub(super) fn check(file: &File, report: &mut Report) {
         if let Some(device) = &uplink.device
             && let Some(line) = devices.insert(device.value.name.clone(), device.span)
         {
+            let line = report.line(line);
             report
                 .error(
                     device.span,
                     format!("the device `{}` has an uplink already", device.value.name),
                 )
                 .help(format!(
-                    "the first stands in line {line}: expected one uplink a device"
+                    "the first stands in {line}: expected one uplink a device"
                 ));
         }
         for address in &uplink.addresses {
             if let Some(line) = addresses.insert(address.value.addr(), address.span) {
+                let line = report.line(line);
                 report
                     .error(
                         address.span,
                         format!("the address {} stands twice", address.value.addr()),
                     )
                     .help(format!(
-                        "it stands in line {line} already: an address belongs to one uplink"
+                        "it stands in {line} already: an address belongs to one uplink"
                     ));
             }
             if let Some(kind) = reserved(&address.value) {
@@ -86,14 +88,13 @@ fn routes(uplink: &Uplink, report: &mut Report) {
             .value
             .unwrap_or_else(|| build::everything(via.is_ipv4()));
         if let Some(line) = seen.insert(to, route.to.span) {
+            let line = report.line(line);
             report
                 .error(
                     route.to.span,
                     format!("{title} leads to {to} a second time"),
                 )
-                .help(format!(
-                    "the first stands in line {line}: keep one of the two"
-                ));
+                .help(format!("the first stands in {line}: keep one of the two"));
         }
         let on_link = |address: IpAddr| {
             uplink

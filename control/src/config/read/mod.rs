@@ -9,8 +9,6 @@ mod ports;
 mod tunnels;
 mod uplinks;
 
-use std::path::Path;
-
 use super::draft::{Cores, File, Memory, Places, Workers};
 use super::keyfile::KeyFiles;
 use super::raw::{Node, Value};
@@ -23,14 +21,13 @@ use super::{CpuId, Hugepages, Poll, value};
 pub(super) struct Reader<'r> {
     pub(super) report: &'r mut Report,
     pub(super) keys: &'r dyn KeyFiles,
-    /// Relative key files begin here.
-    pub(super) folder: &'r Path,
 }
 
 impl Reader<'_> {
     /// The whole tree.
     pub(super) fn file(&mut self, root: &Node) -> Option<File> {
         let start = Span {
+            file: 0,
             line: 1,
             column: 1,
             width: 1,

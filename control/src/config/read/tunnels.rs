@@ -81,7 +81,7 @@ impl Reader<'_> {
                 .help("expected the path of a file that holds it and that only its owner can read");
             return None;
         }
-        Some(At::new(self.folder.join(at.value), at.span))
+        Some(At::new(self.report.folder(at.span).join(at.value), at.span))
     }
 
     fn secret<K>(

@@ -169,15 +169,16 @@ impl Place {
         Some(Self {
             line: span.line.try_into().ok()?,
             column: span.column.try_into().ok()?,
-            width: span.width.try_into().ok()?,
+            width: span.width,
         })
     }
 
     fn span(self) -> Span {
         Span {
+            file: 0,
             line: self.line as usize,
             column: self.column.into(),
-            width: self.width.into(),
+            width: self.width,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{
     CPU,
-    Form::{self, Bool, Choice, Either, Integer, List, Listen, Named},
+    Form::{self, Bool, Choice, Either, Integer, List, Listen, Named, Path},
     MTU, NETWORK, PORT,
     Presence::{Default, Required},
     TUNNEL, Table, UPLINK, WORKERS, key,
@@ -20,6 +20,12 @@ pub static FILE: Table = Table {
             Integer { min: 1, max: 1 },
             Required,
             "The version of this format.",
+        ),
+        key(
+            "include",
+            List(&Path),
+            Default("[]"),
+            "Files, and folders whose `*.yaml` are read in the order of their names; a relative path begins at the folder of the file that has it. Their sections are put together by name; the same thing in two files is a mistake, but a tunnel that has nothing but `peers` adds them to the tunnel of that name. They may include others, four levels deep.",
         ),
         key(
             "node",
