@@ -188,6 +188,21 @@ pub struct Tunnel {
     pub drift: Vec<String>,
 }
 
+/// The name that a peer's endpoint has in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointName {
+    /// With its port.
+    pub name: String,
+    /// `found`, `asked`: nobody has answered yet; `failed`: it was not found, what was found before still counts.
+    pub state: String,
+    /// What it stands for, in the order in which they are tried.
+    pub addresses: Vec<IpAddr>,
+    /// Why it was not found.
+    pub error: Option<String>,
+    /// When it is asked for again.
+    pub asked_in_s: Option<u64>,
+}
+
 /// One peer of one tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Peer {
@@ -201,6 +216,9 @@ pub struct Peer {
     pub preshared_key: bool,
     /// Where it was heard last, or where the configuration says.
     pub endpoint: Option<SocketAddr>,
+    /// The name that it has in the configuration.
+    #[serde(default)]
+    pub endpoint_name: Option<EndpointName>,
     /// Its prefixes.
     pub allowed_ips: Vec<String>,
     /// When the last handshake was complete, in seconds since 1970.

@@ -18,7 +18,7 @@ use super::{
     endpoints::Kept,
     resolver::{Answer, Resolver},
 };
-use crate::{config::Endpoint, events::Event};
+use crate::{config::Endpoint, events::Event, report::look::NameSight};
 
 /// Calls without an answer after which a name may stand for another place by now.
 const SUSPECT_AFTER: u32 = 2;
@@ -28,6 +28,9 @@ pub(super) const SILENT_AFTER: u32 = 6;
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// The first pause after a name was not found; it doubles each time.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an answer counts. The system's resolver tells no lifetime of what it finds; five minutes are what names that
+/// change mostly have, and whoever answers keeps to the true one.
+pub(super) const LIFETIME: Duration = Duration::from_secs(300);
 /// The longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// How often new addresses of a name make a peer that does not answer one that was never called: a name that stands
@@ -56,6 +59,8 @@ struct Entry {
     asked: Instant,
     due: Option<Instant>,
     failures: u32,
+    /// Why it was not found the last time.
+    error: Option<String>,
 }
 
 impl Names {
@@ -81,13 +86,26 @@ impl Names {
         addresses
     }
 
-    /// Asks for a known name again, unless that was done just now.
+    /// Asks for a known name before its answer's lifetime ends, unless that was done just now.
     fn doubt(&mut self, name: &str, now: Instant) {
-        let entry = self.known.get(name);
-        if entry.is_some_and(|entry| !entry.addresses.is_empty() && entry.due.is_none()) {
-            let asked = entry.map_or(now, |entry| entry.asked);
-            self.schedule(name, (asked + ASK_AGAIN).max(now));
+        let Some(entry) = self.known.get(name) else {
+            return;
+        };
+        let at = (entry.asked + ASK_AGAIN).max(now);
+        let is_sooner = entry.due.is_none_or(|due| at < due);
+        if !entry.addresses.is_empty() && entry.failures == 0 && is_sooner {
+            self.schedule(name, at);
         }
+    }
+
+    /// What is known of a name.
+    pub(super) fn sight(&self, name: &str, now: Instant) -> Option<NameSight> {
+        let entry = self.known.get(name)?;
+        Some(NameSight {
+            addresses: entry.addresses.iter().map(SocketAddr::ip).collect(),
+            error: entry.error.clone(),
+            asked_in: entry.due.map(|due| due.since(now)),
+        })
     }
 
     fn schedule(&mut self, name: &str, at: Instant) {
@@ -130,8 +148,8 @@ impl Names {
         first.filter(|_| !self.is_full)
     }
 
-    /// Takes an answer down; gives the peers that it concerns. A name that is not found is asked for again, later and
-    /// later.
+    /// Takes an answer down; gives the peers that it concerns. A name that is found is asked for again when the answer's
+    /// lifetime ends; one that is not, later and later.
     fn note(&mut self, answer: Answer, now: Instant) -> Vec<usize> {
         let Answer { name, found } = answer;
         self.unschedule(&name);
@@ -144,8 +162,19 @@ impl Names {
                     tracing::info!(name, ?addresses, "found an endpoint's name");
                 }
                 entry.failures = 0;
-                entry.addresses = addresses;
-                entry.peers.iter().copied().collect()
+                entry.error = None;
+                // The same in another order, as servers deal them, is nothing new.
+                let is_same = entry.addresses.len() == addresses.len()
+                    && addresses.iter().all(|it| entry.addresses.contains(it));
+                let concerned = match is_same {
+                    true => Vec::new(),
+                    false => entry.peers.iter().copied().collect(),
+                };
+                if !is_same {
+                    entry.addresses = addresses;
+                }
+                self.schedule(&name, now + LIFETIME);
+                concerned
             }
             Err(error) => {
                 let pause = (RETRY * (1 << entry.failures.min(8))).min(RETRY_MAX);
@@ -157,6 +186,7 @@ impl Names {
                     );
                 }
                 entry.failures = entry.failures.saturating_add(1);
+                entry.error = Some(error);
                 self.schedule(&name, now + pause);
                 Vec::new()
             }
@@ -186,7 +216,7 @@ impl Names {
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// The name under which it waits for answers.
-    name: Option<String>,
+    pub(super) name: Option<String>,
     /// Where the configuration says that it is: the addresses of its name, or the one that it has.
     configured: Vec<SocketAddr>,
     /// Where it was heard last, in this run or before.

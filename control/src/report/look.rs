@@ -5,7 +5,11 @@
 //!
 //! A page takes a fraction of a millisecond of the core; between two of them it does what else is due.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_dataplane::{
     host::NeighborInfo,
@@ -105,6 +109,19 @@ pub struct PeerSight {
     pub unanswered: u32,
     /// They are so many that it is given up for now.
     pub is_silent: bool,
+    /// What its name stands for, if the configuration has one.
+    pub name: Option<NameSight>,
+}
+
+/// A name that an endpoint has.
+#[derive(Debug)]
+pub struct NameSight {
+    /// What it was found to stand for.
+    pub addresses: Vec<IpAddr>,
+    /// Why it was not found the last time.
+    pub error: Option<String>,
+    /// When it is asked for next; nothing while it is.
+    pub asked_in: Option<Duration>,
 }
 
 /// A neighbor of an uplink.

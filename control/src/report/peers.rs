@@ -15,7 +15,7 @@ use super::{
 use crate::{
     api::SendError,
     config::{self, Name},
-    state::{Peer, Traffic},
+    state::{EndpointName, Peer, Traffic},
 };
 
 impl Reader<'_> {
@@ -62,6 +62,21 @@ fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Pe
         public_key: config.public_key.to_base64(),
         preshared_key: config.preshared_key.is_some(),
         endpoint: *endpoint,
+        endpoint_name: sight.name.as_ref().map(|known| EndpointName {
+            name: config
+                .endpoint
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            state: match (&known.error, known.addresses.is_empty()) {
+                (Some(_), _) => "failed",
+                (None, true) => "asked",
+                (None, false) => "found",
+            }
+            .into(),
+            addresses: known.addresses.clone(),
+            error: known.error.clone(),
+            asked_in_s: known.asked_in.map(|it| it.as_secs()),
+        }),
         allowed_ips: config.allowed_ips.iter().map(ToString::to_string).collect(),
         last_handshake_unix: at.map(|at| at.as_secs()),
         last_handshake_age_s: at.map(|at| now.unix.saturating_sub(at).as_secs()),

@@ -188,6 +188,13 @@ const PEERS: &[Column<Peer>] = &[
         When::Wide,
         left("PUBLIC KEY", |_, it| it.public_key.clone()),
     ),
+    only(
+        When::Wide,
+        left("NAME", |_, it| {
+            let name = it.endpoint_name.as_ref();
+            name.map_or_else(dash, |it| format!("{} ({})", it.name, it.state))
+        }),
+    ),
 ];
 
 const ROUTES: &[Column<Route>] = &[
@@ -328,6 +335,7 @@ impl View<'_> {
         for peer in &self.state.peers {
             let name = format!("{}/{}", peer.tunnel, peer.name);
             table.notes.extend(drift(&name, &peer.drift));
+            table.notes.extend(unfound(&name, peer));
         }
         table
     }
@@ -380,6 +388,20 @@ fn headline(state: &State) -> String {
         "{}: culvert {}, pid {}, {uptime}\n{} (generation {}){log}",
         state.node, state.version, state.pid, state.config, state.generation
     )
+}
+
+/// Why the name of a peer's endpoint is not found.
+fn unfound(peer: &str, of: &Peer) -> Option<String> {
+    let name = of.endpoint_name.as_ref()?;
+    let error = name.error.as_ref()?;
+    let again = match name.asked_in_s {
+        Some(seconds) => format!("asked again in {}", units::duration(seconds)),
+        None => "asked again now".into(),
+    };
+    Some(format!(
+        "{peer}: {} is not found: {error}; {again}",
+        name.name
+    ))
 }
 
 /// What `wg` changed; the file's next apply takes it back.

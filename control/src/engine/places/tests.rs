@@ -242,7 +242,88 @@ fn a_name_that_is_not_found_is_asked_for_until_it_is() {
     engine.answer("late.invalid", &["127.0.0.1"], now);
     assert_eq!(engine.place_of(1), Some(at("127.0.0.1:10")));
     assert_eq!(engine.place_of(2), Some(at("127.0.0.1:20")));
-    assert_eq!(engine.names.poll_timeout(), None);
+    let due = engine.names.poll_timeout().unwrap();
+    assert_eq!(due.since(now.monotonic), LIFETIME);
+    engine.stop();
+}
+
+#[test]
+fn an_answer_counts_for_its_lifetime_and_a_name_that_is_lost_keeps_its_places() {
+    let mut engine = engine(&[(1, "one.invalid:10")], None);
+    let mut now = clock::now();
+    engine.round(now).unwrap();
+    engine.answer("one.invalid", &["127.0.0.2", "127.0.0.3"], now);
+    let asked = |engine: &Engine| engine.names.known["one.invalid"].asked;
+    let first = asked(&engine);
+    // Nobody calls, and nobody is missed: it is asked for nevertheless, once.
+    let due = engine.names.poll_timeout().unwrap();
+    assert_eq!(due.since(now.monotonic), LIFETIME);
+    now.monotonic = due;
+    engine.names.ask(now.monotonic);
+    assert!(asked(&engine) > first && engine.names.poll_timeout().is_none());
+    let told = report(&mut engine).peers.remove(0).endpoint_name.unwrap();
+    assert_eq!((&*told.name, &*told.state), ("one.invalid:10", "found"));
+    assert_eq!(told.asked_in_s, None);
+    // The same in another order concerns nobody.
+    let answer = |found: Result<Vec<SocketAddr>, String>| Answer {
+        name: "one.invalid".into(),
+        found,
+    };
+    let same = vec![at("127.0.0.3:0"), at("127.0.0.2:0")];
+    assert!(
+        engine
+            .names
+            .note(answer(Ok(same)), now.monotonic)
+            .is_empty()
+    );
+    let other = vec![at("127.0.0.4:0")];
+    assert_eq!(engine.names.note(answer(Ok(other)), now.monotonic).len(), 1);
+    let lost = answer(Err("no such name".into()));
+    assert!(engine.names.note(lost, now.monotonic).is_empty());
+    let told = report(&mut engine).peers.remove(0).endpoint_name.unwrap();
+    assert_eq!(told.state, "failed");
+    assert_eq!(told.error.as_deref(), Some("no such name"));
+    assert_eq!(told.addresses, [at("127.0.0.4:0").ip()]);
+    // What fails is asked for at its own time, whoever misses it.
+    let due = engine.names.poll_timeout().unwrap();
+    engine.names.doubt("one.invalid", now.monotonic);
+    assert_eq!(engine.names.poll_timeout(), Some(due));
+    engine.stop();
+}
+
+#[test]
+fn a_peer_that_is_missed_has_its_name_asked_for_before_the_lifetime_ends() {
+    let mut engine = engine(&[(1, "one.invalid:10")], None);
+    let now = clock::now();
+    engine.round(now).unwrap();
+    engine.answer("one.invalid", &["127.0.0.2"], now);
+    engine.names.doubt("one.invalid", now.monotonic);
+    let due = engine.names.poll_timeout().unwrap();
+    assert!(due.since(now.monotonic) <= ASK_AGAIN);
+    engine.stop();
+}
+
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    let mut far = Far::new(1);
+    let port = far.address().port();
+    let mut engine = engine(&[(1, &format!("many.invalid:{port}"))], None);
+    let mut now = clock::now();
+    engine.round(now).unwrap();
+    let begun = now.monotonic;
+    // The last of them is there.
+    let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.1"];
+    engine.answer("many.invalid", &addresses, now);
+    assert_eq!(engine.place_of(1), Some(at(&format!("127.0.0.2:{port}"))));
+    far.socket.set_nonblocking(true).unwrap();
+    while far.socket.peek(&mut [0; 148]).is_err() {
+        now = engine.pass(now, Duration::from_secs(1));
+    }
+    assert!(now.monotonic.since(begun) < Duration::from_secs(30));
+    far.answer();
+    while engine.place_of(1) != Some(far.address()) {
+        engine.round(now).unwrap();
+    }
     engine.stop();
 }
 

@@ -37,7 +37,7 @@ impl Engine {
                 reply.send(names.iter().map(|name| self.tell_tunnel(name)).collect());
             }
             Look::Peers(tunnel, keys, reply) => {
-                let tell = |key| self.tell_sight(&tunnel, key);
+                let tell = |key| self.tell_sight(&tunnel, key, now);
                 reply.send(keys.iter().map(tell).collect());
             }
             // It is kept among the retired ones until nobody holds it.
@@ -136,7 +136,7 @@ impl Engine {
         })
     }
 
-    fn tell_sight(&self, tunnel: &Name, key: &PublicKey) -> Option<PeerSight> {
+    fn tell_sight(&self, tunnel: &Name, key: &PublicKey, now: Instant) -> Option<PeerSight> {
         let state = self.tunnels.get(self.tunnel_slot(tunnel)?)?;
         let peer = self.peers.get(state.place(key)?)?;
         let status = state.device.peer(peer.cell.id)?;
@@ -146,6 +146,7 @@ impl Engine {
             last_handshake: status.last_handshake,
             unanswered: status.unanswered,
             is_silent: status.unanswered >= SILENT_AFTER,
+            name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })
     }
 
