@@ -206,6 +206,57 @@ fn key_files_are_read_with_care() {
     );
 }
 
+/// As systemd hands them to a unit.
+#[test]
+fn credentials_are_read_where_systemd_puts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("c.yaml");
+    let text = "version: 1\nuplinks: {u: {driver: udp}}\nnetworks: {n: {gateway: 10.0.0.1/24, tunnel: t}}\n\
+         tunnels: {t: {uplink: u, listen_port: 1, private_key_file: \"credential:wg0.key\"}}\n";
+    fs::write(&config, text).unwrap();
+    let credentials = folder.path().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let check = |directory: Option<&Path>| {
+        let mut command = culvert();
+        command
+            .arg("check")
+            .arg(&config)
+            .env_remove("CREDENTIALS_DIRECTORY");
+        command.envs(directory.map(|directory| ("CREDENTIALS_DIRECTORY", directory)));
+        command.output().unwrap()
+    };
+    let refused = |directory, words: &[&str]| {
+        let output = check(directory);
+        assert_eq!(output.status.code(), Some(1));
+        let told = stderr(&output);
+        words
+            .iter()
+            .for_each(|word| assert!(told.contains(word), "no {word:?} in\n{told}"));
+    };
+    refused(
+        None,
+        &[
+            "$CREDENTIALS_DIRECTORY is not set",
+            "LoadCredential=wg0.key:",
+            "to check it by hand",
+        ],
+    );
+    refused(
+        Some(&credentials),
+        &["the file is missing", "systemctl daemon-reload"],
+    );
+    let key = credentials.join("wg0.key");
+    fs::write(&key, "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n").unwrap();
+    // 0440 is what an access list for another user looks like.
+    for mode in [0o400, 0o440] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let output = check(Some(&credentials));
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o444)).unwrap();
+    refused(Some(&credentials), &["others can read or change it"]);
+}
+
 #[test]
 fn help_and_version() {
     let help = culvert().arg("--help").output().unwrap();

@@ -77,6 +77,29 @@ impl KeyFiles for Keys {
             _ => Err(KeyFileError::Missing),
         }
     }
+
+    fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let [b, c] = [
+            "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+            "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        ];
+        let text = match path.to_str().unwrap() {
+            "/keys/both" => {
+                format!("# all of them\n{b} {OWN_PRIVATE}\n\n{c}\t(none) # on purpose\n")
+            }
+            "/keys/c" => format!("{c} {OWN_PRIVATE}\n"),
+            "/keys/more" => {
+                format!("{b}\t{OWN_PRIVATE}\n{c} {OWN_PRIVATE}\n{OWN_PUBLIC} {OWN_PRIVATE}\n")
+            }
+            "/keys/twice" => format!("{b} {OWN_PRIVATE}\n{c} (none)\n{b} (none)\n"),
+            "/keys/words" => format!("{b} {OWN_PRIVATE} x\n"),
+            "/keys/public" => format!("x {OWN_PRIVATE}\n"),
+            "/keys/secret" => format!("{b} x\n"),
+            "/keys/open" => return Err(KeyFileError::Exposed { mode: 0o640 }),
+            _ => return Err(KeyFileError::Missing),
+        };
+        Ok(Zeroizing::new(text))
+    }
 }
 
 fn report(text: &str) -> Report {
@@ -608,6 +631,109 @@ fn no_configuration_shows_its_keys() {
     assert!(
         !shown.contains("200, 9, 243"),
         "the first bytes of the private key"
+    );
+}
+
+/// The preshared keys of many peers in one file.
+#[test]
+fn preshared_keys_in_one_file() {
+    let with = |file: &str| {
+        let own = "        preshared_key_file: /keys/psk\n";
+        let file = format!("    preshared_keys_file: {file}\n    peers:");
+        changed(own, "").replacen("    peers:", &file, 1)
+    };
+    let read = config::parse(&with("/keys/both"), Path::new("hv.yaml"), &Keys).unwrap();
+    let peers = &read.0.tunnels[0].peers;
+    assert_eq!(read.1.mistakes(), []);
+    assert_eq!(
+        peers[0].preshared_key_file.as_deref(),
+        Some(Path::new("/keys/both"))
+    );
+    assert!(peers[0].preshared_key.is_some() && peers[1].preshared_key.is_none());
+    // As a file again.
+    let yaml = config::to_yaml(&read.0);
+    assert_eq!(yaml.matches("/keys/both").count(), 1, "{yaml}");
+    let again = config::parse(&yaml, Path::new("hv.yaml"), &Keys).unwrap();
+    assert_eq!(again.0, read.0);
+
+    let told = |severity, file: &str, message: &str, help: &str| {
+        only(severity, &with(&format!("⟦{file}")), message, help);
+    };
+    let error = |file: &str, message: &str, help: &str| told(Severity::Error, file, message, help);
+    told(
+        Severity::Warning,
+        "/keys/c",
+        "`/keys/c` has no key for `hv-b`",
+        "their public key and `(none)`",
+    );
+    told(
+        Severity::Warning,
+        "/keys/more",
+        &format!(
+            "no peer of tunnel `wg0` has the public keys of `/keys/more`: {OWN_PUBLIC} in line 3"
+        ),
+        "add the peers, or remove these lines",
+    );
+    error(
+        "/keys/twice",
+        "line 3 of `/keys/twice` has a public key again",
+        "in its line 1 already",
+    );
+    error(
+        "/keys/words",
+        "line 1 of `/keys/words` is not two keys",
+        "wg show INTERFACE preshared-keys",
+    );
+    error(
+        "/keys/public",
+        "line 1 of `/keys/public` does not begin with a public key",
+        "",
+    );
+    error(
+        "/keys/secret",
+        "line 1 of `/keys/secret` does not end with a preshared key",
+        "",
+    );
+    error(
+        "/keys/open",
+        "the preshared keys in `/keys/open` can't be used",
+        "chmod 600 /keys/open",
+    );
+    error(
+        "/keys/none",
+        "the preshared keys in `/keys/none` can't be used: the file is missing",
+        "a line for each peer",
+    );
+    let both = changed(
+        "    peers:\n      hv-b:",
+        "    preshared_keys_file: /keys/both\n    peers:\n      ⟦hv-b:",
+    );
+    only(
+        Severity::Error,
+        &both,
+        "peer `hv-b` has a `preshared_key_file`, and a key in line 2 of `/keys/both`",
+        "keep one of the two",
+    );
+    // None of it shows a key.
+    let shown = report(&with("/keys/words")).render(false);
+    assert!(!shown.contains(OWN_PRIVATE), "{shown}");
+}
+
+#[test]
+fn credentials_of_systemd() {
+    for name in ["", "..", "a/b", "/etc/key"] {
+        error(
+            "private_key_file: /keys/good",
+            &format!("private_key_file: ⟦\"credential:{name}\""),
+            "`private_key_file` of tunnel `wg0` is `credential:",
+            "a credential without `/`",
+        );
+    }
+    error(
+        "private_key_file: /keys/good",
+        "private_key_file: ⟦credential:wg0.key",
+        "the private key in `credential:wg0.key` can't be used: the file is missing",
+        "add `LoadCredential=wg0.key:/etc/culvert/wg0.key`",
     );
 }
 

@@ -207,6 +207,10 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
         mtu: narrow(tunnel_mtu(draft, file)?),
         private_key_file: draft.private_key_file.as_ref()?.value.clone(),
         private_key: Some(draft.private_key.clone()?),
+        preshared_keys_file: draft
+            .preshared_keys_file
+            .as_ref()
+            .map(|at| at.value.clone()),
         uapi: draft
             .uapi
             .as_ref()

@@ -1,12 +1,12 @@
 //! Key files: one base64 key each, readable by their owner alone, who is root or this process's user.
 //!
-//! In: a path. Out: the key's text, or why the file is refused and the command that mends it.
+//! In: a path, or the name of a systemd credential. Out: the key's text, or why the file is refused and the command that mends it.
 //! Never: the file's contents in a message.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
@@ -16,6 +16,23 @@ use crate::keys::KEY_TEXT_LEN;
 /// A key with white space around it is still a key; anything longer is another file.
 const MAX_LEN: usize = 256;
 
+/// Keys of many peers: two of 44 characters a line, and some for comments.
+const MAX_MANY_LEN: usize = super::limits::PEERS * 128;
+
+/// What a path begins with that names a credential: a file that systemd has put into `$CREDENTIALS_DIRECTORY`
+/// (systemd.exec(5)).
+const CREDENTIAL: &str = "credential:";
+
+/// The name of the credential that a path stands for.
+pub(super) fn credential(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix(CREDENTIAL)
+}
+
+/// Whether systemd takes that for a credential's name: that of a file.
+pub(super) fn is_credential(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', ':']) && name.len() <= 255
+}
+
 /// Where key files are read from: the disk, or a test's own place.
 pub trait KeyFiles {
     /// The file's text without white space around it.
@@ -24,6 +41,16 @@ pub trait KeyFiles {
     ///
     /// When the file is missing, can be read by others, or can't be read.
     fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError>;
+
+    /// The text of a file with the keys of many.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyFiles::read`].
+    fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let _ = path;
+        Err(KeyFileError::Missing)
+    }
 }
 
 /// Why a key file is refused.
@@ -32,6 +59,9 @@ pub enum KeyFileError {
     /// There is no such file.
     #[error("the file is missing")]
     Missing,
+    /// It is a credential's, and nobody has handed any to this process.
+    #[error("$CREDENTIALS_DIRECTORY is not set")]
+    NoCredentials,
     /// Its permission bits let others read or change it.
     #[error("its permissions are {mode:04o}: others can read or change it")]
     Exposed {
@@ -61,45 +91,71 @@ pub struct Disk;
 
 impl KeyFiles for Disk {
     fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-        // O_NONBLOCK: a FIFO in the key's place must not hang the reader.
-        let mut options = File::options();
-        options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
-        let mut file = options.open(path).map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                KeyFileError::Missing
-            } else {
-                KeyFileError::Io(error)
-            }
-        })?;
-        // Of the open file, not of the path: nobody can exchange it in between.
-        let metadata = file.metadata().map_err(KeyFileError::Io)?;
-        if !metadata.is_file() {
-            return Err(KeyFileError::NotAFile);
-        }
-        let mode = metadata.mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyFileError::Exposed { mode });
-        }
-        let owner = metadata.uid();
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Err(KeyFileError::Foreign { owner });
-        }
-        read_text(&mut file)
+        read_text(&mut open(path)?.0)
     }
+
+    fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let (mut file, len) = open(path)?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if len > MAX_MANY_LEN {
+            let error = io::Error::other(format!("it has more than {MAX_MANY_LEN} bytes"));
+            return Err(KeyFileError::Io(error));
+        }
+        // As long as it will be, and one more to see the end: a growing one would leave copies of the keys behind.
+        let mut buffer = Zeroizing::new(vec![0; len + 1]);
+        let read = fill(&mut file, &mut buffer)?;
+        let changed = || KeyFileError::Io(io::Error::other("it is being written"));
+        let text = buffer
+            .get(..read)
+            .filter(|_| read <= len)
+            .ok_or_else(changed)?;
+        let text = std::str::from_utf8(text).map_err(|_| KeyFileError::NotAKey)?;
+        let mut keys = Zeroizing::new(String::with_capacity(text.len()));
+        keys.push_str(text);
+        Ok(keys)
+    }
+}
+
+/// Opens a file that nobody else can read or change; its length, too.
+fn open(path: &Path) -> Result<(File, u64), KeyFileError> {
+    let folder = || std::env::var_os("CREDENTIALS_DIRECTORY").ok_or(KeyFileError::NoCredentials);
+    let credential = credential(path);
+    let path = match credential {
+        Some(name) => PathBuf::from(folder()?).join(name),
+        None => path.to_owned(),
+    };
+    // O_NONBLOCK: a FIFO in the key's place must not hang the reader.
+    let mut options = File::options();
+    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = options.open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            KeyFileError::Missing
+        } else {
+            KeyFileError::Io(error)
+        }
+    })?;
+    // Of the open file, not of the path: nobody can exchange it in between.
+    let metadata = file.metadata().map_err(KeyFileError::Io)?;
+    if !metadata.is_file() {
+        return Err(KeyFileError::NotAFile);
+    }
+    let mode = metadata.mode() & 0o777;
+    // What systemd gives to a user by an access list shows the list's mask in the group's place.
+    let others = if credential.is_some() { 0o037 } else { 0o077 };
+    if mode & others != 0 {
+        return Err(KeyFileError::Exposed { mode });
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(KeyFileError::Foreign { owner });
+    }
+    Ok((file, metadata.len()))
 }
 
 fn read_text(file: &mut File) -> Result<Zeroizing<String>, KeyFileError> {
     // A buffer of its final size: a growing one would leave copies of the key behind.
     let mut buffer = Zeroizing::new([0u8; MAX_LEN]);
-    let mut len = 0;
-    while len < MAX_LEN {
-        match file.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(KeyFileError::Io(error)),
-        }
-    }
+    let len = fill(file, &mut *buffer)?;
     let text = std::str::from_utf8(&buffer[..len]).map_err(|_| KeyFileError::NotAKey)?;
     let text = text.trim();
     if len == MAX_LEN || text.len() != KEY_TEXT_LEN {
@@ -108,4 +164,18 @@ fn read_text(file: &mut File) -> Result<Zeroizing<String>, KeyFileError> {
     let mut key = Zeroizing::new(String::with_capacity(KEY_TEXT_LEN));
     key.push_str(text);
     Ok(key)
+}
+
+/// Reads as much as there is room for.
+fn fill(file: &mut File, buffer: &mut [u8]) -> Result<usize, KeyFileError> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(KeyFileError::Io(error)),
+        }
+    }
+    Ok(len)
 }

@@ -150,6 +150,14 @@ fn read_again(
         keys,
     };
     let mut file = reader.file(&root)?;
+    // It says something of all peers.
+    if file
+        .tunnels
+        .iter()
+        .any(|it| it.preshared_keys_file.is_some())
+    {
+        return None;
+    }
     let places: HashMap<Name, usize> = (file.tunnels.iter().enumerate())
         .map(|(place, tunnel)| (tunnel.name.value.clone(), place))
         .collect();

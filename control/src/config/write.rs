@@ -271,11 +271,13 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         UplinkDriver::Dpdk(_) => 0,
     };
     let key_file = Some(&tunnel.private_key_file).filter(|path| *path != Path::new(""));
+    let keys_file = tunnel.preshared_keys_file.as_deref();
     let mtu = super::build::derived_tunnel_mtu(uplink.mtu.into());
     let map = Map::default()
         .text("uplink", &tunnel.uplink)
         .number("listen_port", tunnel.listen_port)
         .maybe("private_key_file", key_file.map(|path| path.display()))
+        .maybe("preshared_keys_file", keys_file.map(|path| path.display()))
         .number_but("mtu", tunnel.mtu, mtu)
         .number_but("fwmark", tunnel.fwmark, mark);
     let map = match &tunnel.uapi {
@@ -284,15 +286,17 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         Uapi::Off => map.put("uapi", Yaml::Bool(false)),
     };
     let peers = tunnel.peers.iter();
-    let peers = peers.map(|it| (it.name.to_string(), Yaml::Map(peer(it))));
+    let peers = peers.map(|it| (it.name.to_string(), Yaml::Map(peer(it, keys_file))));
     map.map("peers", Map(peers.collect()))
 }
 
-fn peer(peer: &Peer) -> Map {
+/// Whose preshared key lies in the file of all names none of its own.
+fn peer(peer: &Peer, keys_file: Option<&Path>) -> Map {
     let keepalive = peer
         .persistent_keepalive
         .map(|seconds| format!("{seconds}s"));
-    let file = peer.preshared_key_file.as_ref();
+    let file = peer.preshared_key_file.as_deref();
+    let file = file.filter(|file| keys_file != Some(*file));
     Map::default()
         .text("public_key", peer.public_key.to_base64())
         .maybe("preshared_key_file", file.map(|path| path.display()))

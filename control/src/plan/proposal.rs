@@ -171,6 +171,7 @@ mod tests {
                 mtu: 1420,
                 private_key_file: "/key".into(),
                 private_key: None,
+                preshared_keys_file: None,
                 uapi: crate::config::Uapi::Off,
                 peers: peers
                     .map(|&(number, keepalive)| peer(number, keepalive))

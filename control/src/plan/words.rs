@@ -193,6 +193,11 @@ fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
             |it| Some(it.private_key_file.clone()),
             path,
         )
+        .key(
+            "preshared_keys_file",
+            |it| it.preshared_keys_file.clone(),
+            path,
+        )
         .key("mtu", |it| it.mtu, text)
         .key("listen_port", |it| it.listen_port, text)
         .key("fwmark", |it| it.fwmark, |mark| format!("{mark:#x}"))

@@ -45,6 +45,7 @@ fn tunnel() -> Tunnel {
         mtu: 1420,
         private_key_file: Default::default(),
         private_key: Some(PrivateKey::from_bytes([7; 32])),
+        preshared_keys_file: None,
         uapi: Uapi::Auto,
         peers: Vec::new(),
     }

@@ -55,6 +55,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             mtu: MTU,
             private_key_file: PathBuf::new(),
             private_key: None,
+            preshared_keys_file: None,
             // The engine is given the socket.
             uapi: Uapi::Off,
             peers: Vec::new(),

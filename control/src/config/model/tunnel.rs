@@ -28,6 +28,8 @@ pub struct Tunnel {
     pub private_key_file: PathBuf,
     /// Its identity. The file's tunnels have one; without, nothing is sent or answered.
     pub private_key: Option<PrivateKey>,
+    /// The file with the preshared keys of those peers that name it as theirs.
+    pub preshared_keys_file: Option<PathBuf>,
     /// Whether and where `wg` finds it.
     pub uapi: Uapi,
     /// In the file's order; no two share a public key or an allowed prefix. Whoever keeps one shares it.
@@ -43,6 +45,7 @@ impl Tunnel {
             uplink: self.uplink.clone(),
             private_key_file: self.private_key_file.clone(),
             private_key: self.private_key.clone(),
+            preshared_keys_file: self.preshared_keys_file.clone(),
             uapi: self.uapi.clone(),
             peers: Vec::new(),
             ..*self

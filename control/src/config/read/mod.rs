@@ -6,6 +6,7 @@
 mod metrics;
 mod networks;
 mod ports;
+mod preshared;
 mod tunnels;
 mod uplinks;
 

@@ -6,7 +6,7 @@ use culvert_wireguard::keys::KeyError;
 
 use super::{Reader, narrow};
 use crate::config::draft::{Peer, Tunnel};
-use crate::config::keyfile::KeyFileError;
+use crate::config::keyfile::{self, KeyFileError};
 use crate::config::section::{At, Section};
 use crate::config::{Name, value};
 use crate::keys::{PresharedKey, PrivateKey};
@@ -36,6 +36,7 @@ impl Reader<'_> {
             .into_iter()
             .map(|(name, section)| self.peer(name, section))
             .collect();
+        self.preshared_keys(&section, &mut tunnel);
         tunnel
     }
 
@@ -67,7 +68,7 @@ impl Reader<'_> {
         peer
     }
 
-    fn key_path(&mut self, section: &Section<'_>, key: &str) -> Option<At<PathBuf>> {
+    pub(super) fn key_path(&mut self, section: &Section<'_>, key: &str) -> Option<At<PathBuf>> {
         let at = section.get(key, self.report, value::path)?;
         // 44 characters that end in `=`: a key where its file should stand. Never print it.
         let text = at.value.to_string_lossy();
@@ -81,6 +82,17 @@ impl Reader<'_> {
                 .help("expected the path of a file that holds it and that only its owner can read");
             return None;
         }
+        if let Some(name) = keyfile::credential(&at.value) {
+            if !keyfile::is_credential(name) {
+                let message = format!("`{key}` of {} is `{text}`", section.title());
+                let mistake = self.report.error(at.span, message);
+                mistake.help(
+                    "expected the name of a credential without `/`, as in `credential:wg0.key`",
+                );
+                return None;
+            }
+            return Some(at);
+        }
         Some(At::new(self.report.folder(at.span).join(at.value), at.span))
     }
 
@@ -91,23 +103,55 @@ impl Reader<'_> {
         command: &str,
         parse: impl FnOnce(&str) -> Result<K, KeyError>,
     ) -> Option<K> {
-        let path = file.value.display();
         let parsed = self
             .keys
             .read(&file.value)
             .and_then(|text| parse(&text).map_err(|_| KeyFileError::NotAKey));
-        let error = match parsed {
-            Ok(key) => return Some(key),
-            Err(error) => error,
-        };
+        match parsed {
+            Ok(key) => Some(key),
+            Err(error) => {
+                let quoted = shell_quoted(&file.value);
+                let make = format!("to make a new one: (umask 077; culvert {command} > {quoted})");
+                self.unusable(file, what, &error, &make);
+                None
+            }
+        }
+    }
+
+    /// Says why a key file can't be used, and what mends it.
+    pub(super) fn unusable(
+        &mut self,
+        file: &At<PathBuf>,
+        what: &str,
+        error: &KeyFileError,
+        make: &str,
+    ) {
+        let path = file.value.display();
         let mistake = self.report.error(
             file.span,
             format!("{what} in `{path}` can't be used: {error}"),
         );
+        if let Some(name) = keyfile::credential(&file.value) {
+            match error {
+                KeyFileError::NoCredentials => mistake
+                    .help(format!("systemd hands them to the unit: add `LoadCredential={name}:/etc/culvert/{name}` to its [Service] section"))
+                    .help(format!("to check it by hand: CREDENTIALS_DIRECTORY=/etc/culvert culvert check FILE, if `{name}` is there")),
+                KeyFileError::Missing => mistake.help(format!(
+                    "add `LoadCredential={name}:/etc/culvert/{name}` to the unit's [Service] section, then: systemctl daemon-reload, and restart the unit"
+                )),
+                KeyFileError::Exposed { .. }
+                | KeyFileError::Foreign { .. }
+                | KeyFileError::NotAFile
+                | KeyFileError::NotAKey
+                | KeyFileError::Io(_) => mistake.help("expected what `LoadCredential=` makes of a file with the key"),
+            };
+            return;
+        }
         let quoted = shell_quoted(&file.value);
-        let make = format!("to make a new one: (umask 077; culvert {command} > {quoted})");
         match error {
-            KeyFileError::Missing | KeyFileError::NotAKey => mistake.help(make),
+            KeyFileError::Missing | KeyFileError::NotAKey | KeyFileError::NoCredentials => {
+                mistake.help(make)
+            }
             KeyFileError::Exposed { .. } => mistake.help(format!("to mend it: chmod 600 {quoted}")),
             KeyFileError::Foreign { .. } => {
                 let user = rustix::process::geteuid().as_raw();
@@ -116,7 +160,6 @@ impl Reader<'_> {
             KeyFileError::NotAFile => mistake.help("expected a file with one line of base64"),
             KeyFileError::Io(_) => mistake.help("run it as the file's owner, usually root"),
         };
-        None
     }
 }
 

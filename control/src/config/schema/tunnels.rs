@@ -30,7 +30,13 @@ pub(super) static TUNNEL: Table = Table {
             "private_key_file",
             Path,
             Required,
-            "The file of its private key, made by `culvert genkey`; readable by its owner alone. A relative path begins at the configuration's folder.",
+            "The file of its private key, made by `culvert genkey`; readable by its owner alone. A relative path begins at the folder of the file that has it; `credential:NAME` is the file that systemd's `LoadCredential=NAME:…` hands to the unit, of any `…_file` of keys.",
+        ),
+        key(
+            "preshared_keys_file",
+            Path,
+            Default("none"),
+            "The preshared keys of many peers: a line for each, its public key and its preshared key, or `(none)`, as `wg show INTERFACE preshared-keys` prints them; `#` begins a comment. Readable by its owner alone. Peers and lines that miss each other are told.",
         ),
         key(
             "mtu",
@@ -78,7 +84,7 @@ pub(super) static PEER: Table = Table {
             "endpoint",
             Endpoint,
             Default("learned from its first packet"),
-            "Where it listens. A DNS name (udp only) is looked up at the start, until it is found, and when the peer does not answer; `[fe80::1%eth0]:51820` names an interface.",
+            "Where it listens. A DNS name (udp only) is looked up at the start, until it is found, every five minutes, and when the peer does not answer; all of its addresses are tried; `[fe80::1%eth0]:51820` names an interface.",
         ),
         key(
             "allowed_ips",

@@ -173,6 +173,7 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
         mtu: 1420,
         private_key_file: "".into(),
         private_key: Some(key.clone()),
+        preshared_keys_file: None,
         uapi: Uapi::Off,
         peers: Vec::new(),
     };

@@ -39,6 +39,7 @@ fn tunnel(peers: Vec<Arc<Peer>>) -> Tunnel {
         mtu: 1420,
         private_key_file: "/key".into(),
         private_key: Some(PrivateKey::from_bytes([9; 32])),
+        preshared_keys_file: None,
         uapi: Uapi::Auto,
         peers,
     }
