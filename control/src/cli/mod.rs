@@ -73,6 +73,9 @@ enum Command {
         /// The configuration
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Apply it whenever it, or what it includes, changes on the disk; key files are not followed
+        #[arg(short, long)]
+        watch: bool,
         /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
         /// directory, else DIR/state in that]
         #[arg(long, value_name = "DIR", env = "CULVERT_STATE_DIR")]
@@ -276,9 +279,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run {
             config,
+            watch,
             state_dir,
             place,
-        } => run::run(&config, &place.run_dir, state_dir),
+        } => run::run(&config, watch, &place.run_dir, state_dir),
         Command::Tun {
             foreground,
             interface,

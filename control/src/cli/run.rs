@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Failure, check};
 use crate::config::Readings;
-use crate::process::{self, Notify, RunDir, StateDir, signals, state_path};
+use crate::process::signals::{self, Cause};
+use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
 use crate::{api, engine, report};
 
 /// 1. Nothing secret is in memory yet: shut the process's memory off.
@@ -16,6 +17,7 @@ use crate::{api, engine, report};
 /// 6. The engine has drained: the control socket goes, the locks after it.
 pub(super) fn run(
     config: &Path,
+    watch: bool,
     run_dir: &Path,
     state_dir: Option<PathBuf>,
 ) -> Result<(), Failure> {
@@ -24,6 +26,7 @@ pub(super) fn run(
     process::log::init();
     // Relative paths, those of key files with them, would change their meaning with the working directory.
     let config = std::path::absolute(config)?;
+    let watch = watch.then(|| Watch::new(&config));
     let mut readings = Readings::default();
     let loaded = check::load(&config, &mut readings)?;
     let state_dir = state_path(state_dir, &std::path::absolute(run_dir)?);
@@ -36,7 +39,13 @@ pub(super) fn run(
     let reads = requester.clone();
     let read = move |part| report::read(&reads, part);
     let server = api::server::serve(run_dir.directory(), requester.clone(), Arc::new(read))?;
-    signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
+    let reload = signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
+    if let (Some(watch), Some(reload)) = (watch, reload) {
+        watch.serve(move || {
+            // One that waits already will read what the file says by then.
+            let _ = reload.try_send(Cause::Watch);
+        })?;
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %loaded.node,

@@ -15,6 +15,7 @@ mod own_dir;
 mod run_dir;
 pub mod signals;
 mod state_dir;
+mod watch;
 
 pub use daemon::{Ready, handed, in_background};
 pub use notify::Notify;
@@ -22,6 +23,7 @@ pub use own_dir::OwnDirError;
 pub(crate) use run_dir::API_SOCKET;
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir};
 pub use state_dir::{DEFAULT_STATE_DIR, StateDir, state_path};
+pub use watch::Watch;
 
 /// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the
 /// same user.

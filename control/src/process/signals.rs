@@ -42,12 +42,26 @@ pub fn block() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the thread that turns signals into requests. Without a configuration file, SIGHUP drains, too.
+/// Why the file is applied again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A SIGHUP.
+    Signal,
+    /// It has changed.
+    Watch,
+}
+
+/// Starts the thread that turns signals into requests. Without a configuration file, SIGHUP drains, too; with one,
+/// others can ask for what a SIGHUP does by what is given back.
 ///
 /// # Errors
 ///
 /// When the system has no thread or file descriptor left.
-pub fn serve(config: Option<PathBuf>, requester: Requester, notify: Notify) -> io::Result<()> {
+pub fn serve(
+    config: Option<PathBuf>,
+    requester: Requester,
+    notify: Notify,
+) -> io::Result<Option<SyncSender<Cause>>> {
     let signals = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC)?;
     let reload = config.map(|config| {
         Reload {
@@ -58,14 +72,15 @@ pub fn serve(config: Option<PathBuf>, requester: Requester, notify: Notify) -> i
         .start()
     });
     let reload = reload.transpose()?;
+    let others = reload.clone();
     let run = move || serve_forever(&signals, reload.as_ref(), &requester, &notify);
     thread::Builder::new().name("signals".into()).spawn(run)?;
-    Ok(())
+    Ok(others)
 }
 
 fn serve_forever(
     signals: &SignalFd,
-    reload: Option<&SyncSender<()>>,
+    reload: Option<&SyncSender<Cause>>,
     requester: &Requester,
     notify: &Notify,
 ) {
@@ -86,7 +101,7 @@ fn serve_forever(
             (Some(Signal::SIGHUP), _) if draining => {}
             (Some(Signal::SIGHUP), Some(reload)) => {
                 // One that waits already will read what the file says by then.
-                let _ = reload.try_send(());
+                let _ = reload.try_send(Cause::Signal);
             }
             (Some(signal), _) if draining => {
                 tracing::warn!("second {signal}: ending at once");
@@ -117,17 +132,20 @@ struct Reload {
 impl Reload {
     /// Starts the thread that applies the file, so that a slow engine doesn't keep the next signal waiting. A SIGHUP
     /// that arrives meanwhile waits for its turn; of several, one is enough.
-    fn start(self) -> io::Result<SyncSender<()>> {
+    fn start(self) -> io::Result<SyncSender<Cause>> {
         let (ask, asked) = sync_channel(1);
-        let run = move || asked.into_iter().for_each(|()| self.run());
+        let run = move || asked.into_iter().for_each(|cause| self.run(cause));
         thread::Builder::new().name("reload".into()).spawn(run)?;
         Ok(ask)
     }
 
-    fn run(&self) {
+    fn run(&self, cause: Cause) {
         let path = &self.config;
         let config = path.display();
-        tracing::info!(%config, "SIGHUP: applying the configuration again");
+        match cause {
+            Cause::Signal => tracing::info!(%config, "SIGHUP: applying the configuration again"),
+            Cause::Watch => tracing::info!(%config, "the configuration has changed: applying it"),
+        }
         self.notify.reloading();
         match api::read_and_apply(&self.requester, |readings| readings.load(path)) {
             // What changed is logged there.

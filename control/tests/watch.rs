@@ -1,0 +1,172 @@
+//! `culvert run --watch`: what changes on the disk is applied, whichever way it comes there.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Run;
+use culvert::api::client::Client;
+use nix::sys::signal::Signal;
+
+/// A Culvert that follows its file.
+struct Followed {
+    folder: tempfile::TempDir,
+    run: Run,
+}
+
+impl Followed {
+    fn start(folder: tempfile::TempDir, config: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "exec \"$0\" \"$@\" --watch",
+            env!("CARGO_BIN_EXE_culvert"),
+        ]);
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let (config, run_dir) = (folder.path().join(config), folder.path().join("run"));
+        let run = Run::start_by(command, &config, &run_dir, folder.path(), log.into());
+        Self { folder, run }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits until the file was applied, or refused.
+    #[track_caller]
+    fn applied(&self) {
+        self.run.expect("RELOADING=1");
+        self.run.expect("READY=1");
+    }
+
+    /// The networks that run, by their routes.
+    fn networks(&self) -> usize {
+        let client = Client::new(&self.path("run"));
+        client.state(None).unwrap().routes.len()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    fn end(mut self) {
+        self.run.signal(Signal::SIGTERM);
+        assert!(self.run.child.wait().unwrap().success());
+    }
+}
+
+fn text(networks: u8) -> String {
+    "version: 1\nnode: small\n".to_owned() + &networks_of(0..networks)
+}
+
+fn networks_of(numbers: std::ops::Range<u8>) -> String {
+    let networks = numbers.map(|n| format!("  n{n}: {{gateway: 10.{n}.0.1/24}}\n"));
+    "networks:\n".to_owned() + &networks.collect::<String>()
+}
+
+/// As editors and deployment tools do.
+fn rename_over(path: &Path, text: &str) {
+    let beside = path.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::rename(&beside, path).unwrap();
+}
+
+#[test]
+fn a_file_that_changes_is_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("c.yaml"), text(1)).unwrap();
+    let culvert = Followed::start(folder, "c.yaml");
+    let file = culvert.path("c.yaml");
+    assert_eq!(culvert.networks(), 1);
+    rename_over(&file, &text(2));
+    culvert.applied();
+    assert_eq!(culvert.networks(), 2);
+    // In its place.
+    fs::write(&file, text(3)).unwrap();
+    culvert.applied();
+    assert_eq!(culvert.networks(), 3);
+    // With a copy left behind, and nothing in its place for a moment.
+    fs::rename(&file, culvert.path("c.yaml~")).unwrap();
+    fs::write(&file, text(4)).unwrap();
+    culvert.applied();
+    assert_eq!(culvert.networks(), 4);
+    // One that is wrong changes nothing, and is told of once, however often it is written.
+    let wrong = "version: 1\nnetwrks: {}\n";
+    rename_over(&file, wrong);
+    culvert.applied();
+    assert_eq!(culvert.networks(), 4);
+    rename_over(&file, wrong);
+    fs::write(culvert.path("other.yaml"), "x").unwrap();
+    // A good one again.
+    rename_over(&file, &text(5));
+    culvert.applied();
+    assert_eq!(culvert.networks(), 5);
+    let log = culvert.log();
+    assert_eq!(
+        log.matches("c.yaml:2:1: unknown key `netwrks`").count(),
+        1,
+        "{log}"
+    );
+    assert_eq!(
+        log.matches("the configuration has changed: applying it")
+            .count(),
+        5,
+        "{log}"
+    );
+    culvert.end();
+}
+
+#[test]
+fn what_is_included_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let main = "version: 1\nnode: small\ninclude: [more]\n".to_owned() + &networks_of(0..1);
+    fs::write(folder.path().join("c.yaml"), main).unwrap();
+    fs::create_dir(folder.path().join("more")).unwrap();
+    let culvert = Followed::start(folder, "c.yaml");
+    fs::write(culvert.path("more/a.yaml"), networks_of(1..2)).unwrap();
+    culvert.applied();
+    assert_eq!(culvert.networks(), 2);
+    rename_over(&culvert.path("more/a.yaml"), &networks_of(1..4));
+    culvert.applied();
+    assert_eq!(culvert.networks(), 4);
+    fs::remove_file(culvert.path("more/a.yaml")).unwrap();
+    culvert.applied();
+    assert_eq!(culvert.networks(), 1);
+    // The folder itself is another one.
+    fs::create_dir(culvert.path("next")).unwrap();
+    fs::write(culvert.path("next/b.yaml"), networks_of(5..7)).unwrap();
+    fs::rename(culvert.path("more"), culvert.path("old")).unwrap();
+    fs::rename(culvert.path("next"), culvert.path("more")).unwrap();
+    culvert.applied();
+    assert_eq!(culvert.networks(), 3);
+    culvert.end();
+}
+
+/// As Kubernetes mounts a ConfigMap: the file is a link through `..data`, which is swapped.
+#[test]
+fn a_link_that_is_swapped_is_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("mount");
+    let publish = |mount: &Path, version: &str, text: &str| {
+        fs::create_dir_all(mount.join(version)).unwrap();
+        fs::write(mount.join(version).join("c.yaml"), text).unwrap();
+        symlink(version, mount.join("..data_tmp")).unwrap();
+        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+    };
+    publish(&mount, "..1", &text(1));
+    symlink("..data/c.yaml", mount.join("c.yaml")).unwrap();
+    let culvert = Followed::start(folder, "mount/c.yaml");
+    for (version, networks) in [("..2", 2), ("..3", 3)] {
+        publish(&mount, version, &text(networks));
+        let before = format!("..{}", networks - 1);
+        fs::remove_dir_all(mount.join(before)).unwrap();
+        culvert.applied();
+        assert_eq!(culvert.networks(), usize::from(networks));
+    }
+    culvert.end();
+}
