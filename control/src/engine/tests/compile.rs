@@ -1,6 +1,6 @@
 //! Snapshots that are made of the last one are what compiling everything makes of the state of things.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{cell::Cell, fmt::Write as _, net::IpAddr};
 
 use culvert_dataplane::{
     shared::snapshot::{Attachment, Guest, Network, Port, Tunnel},
@@ -8,7 +8,10 @@ use culvert_dataplane::{
 };
 use culvert_wire::fib::{Fib, Prefix};
 use ipnet::IpNet;
-use proptest::prelude::*;
+use proptest::{
+    prelude::{ProptestConfig, any},
+    test_runner::TestRunner,
+};
 
 use super::*;
 use crate::netlink::Netlink;
@@ -283,11 +286,27 @@ fn peers(dice: &mut Dice) -> String {
     text
 }
 
+/// What the files of one run of the dice have in common: UDP ports, and an interface if one may be made.
+struct Ground {
+    udp: [u16; 3],
+    interface: Option<String>,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        Self {
+            udp: free_ports(),
+            interface: is_root.then(|| format!("cvd{}", std::process::id() % 1_000_000)),
+        }
+    }
+}
+
 /// A file with some of all; `None` if it is none that could be applied.
-fn file(dice: &mut Dice, udp: &[u16; 3]) -> Option<Config> {
+fn file(dice: &mut Dice, ground: &Ground) -> Option<Config> {
     let mut text = format!("version: 1\nnode: test\n{UPLINK}tunnels:\n");
     let mut tunnels = Vec::new();
-    for (name, port) in ["a", "b", "c"].iter().zip(udp) {
+    for (name, port) in ["a", "b", "c"].iter().zip(ground.udp) {
         if dice.throw(4) > 0 {
             let (peers, mtu) = (peers(dice), dice.one(&["1280", "1420"]));
             writeln!(text, "  {name}: {{uplink: lo, uapi: off, mtu: {mtu}, listen_port: {port}, private_key_file: {name}.key, peers: {{{peers}}}}}").unwrap();
@@ -296,6 +315,12 @@ fn file(dice: &mut Dice, udp: &[u16; 3]) -> Option<Config> {
     }
     writeln!(text, "networks:").unwrap();
     let mut networks = Vec::new();
+    let plain = ground.interface.as_ref().filter(|_| dice.throw(2) == 0);
+    let plain = plain.and_then(|interface| Some((interface, tunnels.pop()?)));
+    if let Some((_, tunnel)) = plain {
+        let mtu = dice.one(&["1280", "1300", "1400"]);
+        writeln!(text, "  plain: {{tunnel: {tunnel}, mtu: {mtu}}}").unwrap();
+    }
     for name in ["one", "two", "six"] {
         if dice.throw(4) == 0 {
             continue;
@@ -325,6 +350,14 @@ fn file(dice: &mut Dice, udp: &[u16; 3]) -> Option<Config> {
         networks.push(name);
     }
     writeln!(text, "ports:").unwrap();
+    if let Some((interface, _)) = plain {
+        let own = dice.one(&["", "10.5.0.1", "10.5.0.2"]);
+        writeln!(
+            text,
+            "  host: {{driver: tun, interface: {interface}, network: plain, addresses: [{own}]}}"
+        )
+        .unwrap();
+    }
     let mut sockets = vec!["v", "w", "x", "y"];
     for number in 0..4 {
         if dice.throw(4) == 0 || networks.is_empty() {
@@ -363,39 +396,61 @@ fn edits(dice: &mut Dice) -> Vec<Change> {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
+/// Applies a file while a port's rings can't be made and a UDP port may be taken, which nobody looks at ahead; whether
+/// it was refused.
+fn apply_in_need(site: &mut Site, file: Config, dice: &mut Dice, ground: &Ground) -> bool {
+    let rings = format!("vm{}.rings", dice.throw(4));
+    let rings = site.run_dir.path().join(rings);
+    let _ = fs::remove_file(&rings);
+    fs::create_dir(&rings).unwrap();
+    let taken = std::net::UdpSocket::bind(("127.0.0.1", *dice.one(&ground.udp)));
+    let is_refused = site.apply(file).is_err();
+    drop(taken);
+    fs::remove_dir(&rings).unwrap();
+    is_refused
+}
+
+/// A port can't be opened for a while.
+fn lose_a_port(site: &mut Site, slot: usize) {
+    if let Some(port) = site.engine.ports.remove(slot) {
+        let (config, error) = (port.config.clone(), String::new());
+        site.engine.publish();
+        assert_compiled(site);
+        site.engine.await_adoption();
+        drop(port);
+        site.engine.down.push(DownPort { config, error });
+    }
+    site.engine.retry_ports();
+}
+
+#[test]
+fn what_is_compiled_after_changes_is_what_compiling_everything_makes() {
+    let config = ProptestConfig {
         cases: 12,
         max_shrink_iters: 0,
         failure_persistence: None,
         ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn what_is_compiled_after_changes_is_what_compiling_everything_makes(seed in any::<u64>()) {
+    };
+    let (plain, refused) = (Cell::new(0), Cell::new(0));
+    let count = |cell: &Cell<u32>, one: bool| cell.set(cell.get() + u32::from(one));
+    let run = TestRunner::new(config).run(&any::<u64>(), |seed| {
         let mut dice = Dice(seed);
-        let udp = free_ports();
+        let ground = Ground::new();
         let mut site = Site::start(parse(UPLINK));
         for _ in 0..40 {
-            match dice.throw(4) {
-                0 => {
-                    if let Some(file) = file(&mut dice, &udp) {
-                        site.apply(file).unwrap();
+            match dice.throw(5) {
+                0 | 1 => {
+                    if let Some(file) = file(&mut dice, &ground) {
+                        count(&plain, file.networks.iter().any(|it| it.is_plain()));
+                        if dice.throw(2) == 0 {
+                            let is_refused = apply_in_need(&mut site, file, &mut dice, &ground);
+                            count(&refused, is_refused);
+                        } else {
+                            site.apply(file).unwrap();
+                        }
                     }
                 }
-                1 => {
-                    // A port that can't be opened for a while.
-                    let slot = dice.throw(4);
-                    if let Some(port) = site.engine.ports.remove(usize::try_from(slot).unwrap()) {
-                        let (config, error) = (port.config.clone(), String::new());
-                        site.engine.publish();
-                        assert_compiled(&mut site);
-                        site.engine.await_adoption();
-                        drop(port);
-                        site.engine.down.push(DownPort { config, error });
-                    }
-                    site.engine.retry_ports();
-                }
+                2 => lose_a_port(&mut site, usize::try_from(dice.throw(5)).unwrap()),
                 _ => {
                     let tunnel = *dice.one(&["a", "b", "c"]);
                     site.set(tunnel, &edits(&mut dice));
@@ -403,7 +458,11 @@ proptest! {
             }
             assert_compiled(&mut site);
         }
-    }
+        Ok(())
+    });
+    run.unwrap();
+    assert!(refused.get() > 0, "no plan was refused");
+    assert!(plain.get() > 0 || Ground::new().interface.is_none());
 }
 
 /// As if the host had given the interface of a plain network another MTU.
