@@ -215,7 +215,7 @@ mod tests {
             } = budget;
             format!("{per_round}; {per_second}/s; {queued} wait")
         };
-        for (name, value) in [
+        let numbers = [
             ("COMMAND_QUEUE", COMMAND_QUEUE.to_string()),
             ("UPLINK_BURST", UPLINK_BURST.to_string()),
             ("CALLS_PER_SECOND", format!("{CALLS_PER_SECOND}/s")),
@@ -262,9 +262,16 @@ mod tests {
             ("HOST_OUTPUT_RESERVED", HOST_OUTPUT_RESERVED.to_string()),
             ("UNROUTED_MAX", format!("{UNROUTED_MAX} wait")),
             ("UNROUTED_LIFE", format!("{} s", UNROUTED_LIFE.as_secs())),
-        ] {
+        ];
+        for (name, value) in &numbers {
             let cell = format!("`{name}` {value}");
             assert!(table.contains(&cell), "the table lacks: {cell}");
+        }
+        // And no others.
+        let is_limit = |word: &&str| word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        for word in table.split('`').filter(is_limit) {
+            let known = numbers.iter().any(|(name, _)| *name == word);
+            assert!(known, "no number to compare with: {word}");
         }
     }
 }
