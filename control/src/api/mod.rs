@@ -11,6 +11,7 @@ pub mod bodies;
 pub mod client;
 pub mod server;
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use culvert_directory::Directory;
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::{Config, Name, Readings, Report};
 use crate::events::Event;
@@ -202,6 +203,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         wake: Arc::clone(&wake),
         turn: Arc::default(),
         state_dir: None,
+        measures: watch::Sender::new(None),
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -215,6 +217,8 @@ pub struct Requester {
     turn: Arc<Mutex<Readings>>,
     /// Where what outlives the process is kept, if anything is.
     state_dir: Option<Directory>,
+    /// Where metrics are to be served over TCP.
+    measures: watch::Sender<Option<SocketAddr>>,
 }
 
 /// The engine did not take a request.
@@ -240,6 +244,17 @@ impl Requester {
     #[must_use]
     pub fn state_dir(&self) -> Option<&Directory> {
         self.state_dir.as_ref()
+    }
+
+    /// Metrics are to be served there over TCP from now on, or nowhere.
+    pub(crate) fn measure_at(&self, address: Option<SocketAddr>) {
+        self.measures
+            .send_if_modified(|at| std::mem::replace(at, address) != address);
+    }
+
+    /// Where metrics are to be served over TCP.
+    pub(crate) fn measures(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.measures.subscribe()
     }
 
     /// Takes over what was read before there was anybody to ask.

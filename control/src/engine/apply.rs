@@ -250,6 +250,7 @@ impl Engine {
     fn desire(&mut self, plan: &[Change], goal: Goal) {
         match goal {
             Goal::File(file) => {
+                self.requester.measure_at(file.metrics.listen);
                 self.desired = Layers::new(file);
                 self.desired.note_taken(self.dpdk.memory());
             }

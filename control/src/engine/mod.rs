@@ -23,6 +23,7 @@ mod due;
 mod endpoints;
 mod hops;
 mod interfaces;
+mod losses;
 mod networks;
 mod paths;
 mod peers;
@@ -74,6 +75,7 @@ use self::{
     due::Due,
     endpoints::Endpoints,
     hops::Hops,
+    losses::Losses,
     networks::Networks,
     peers::{Outdated, PeerState},
     places::Names,
@@ -190,6 +192,8 @@ struct Engine {
     /// What shall be, by whose word: the file's, and `wg`'s over it.
     desired: Layers,
     run_dir: PathBuf,
+    /// Those who ask it, to tell them what changes for them.
+    requester: Requester,
     /// Serves `wg`.
     server: Server,
     /// The sockets that it serves, and under which names the tunnels were to be found last.
@@ -242,6 +246,7 @@ struct Engine {
     unrouted: VecDeque<(Instant, usize, Outgoing)>,
     wishes: Vec<Wish>,
     meters: report::Meters,
+    losses: Losses,
     chores_due: Instant,
     /// The last sweep found no signals, and whoever raises one rings.
     is_calm: bool,

@@ -309,6 +309,7 @@ impl Engine {
             self.forget_sources();
         }
         self.meters.read(&self.workers, now.monotonic);
+        self.watch_losses(now.monotonic);
         log::tell_left_out();
         EVENTS.tell_left_out();
         Ok(())

@@ -29,6 +29,7 @@ use super::{
     endpoints::Endpoints,
     hops::Hops,
     interfaces,
+    losses::Losses,
     networks::Networks,
     peers::Outdated,
     places::Names,
@@ -70,7 +71,7 @@ impl Engine {
         let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
             (Some(lone.socket), lone.tun.map(Arc::new))
         });
-        let server = Server::start(requester)
+        let server = Server::start(requester.clone())
             .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
             .map(Arc::new)
@@ -101,6 +102,7 @@ impl Engine {
             doors: server.doors(move || bell.wake().notify()),
             wg_names: uapi::Names::new(),
             server,
+            requester,
             lone: is_lone,
             lone_tun,
             lone_socket: None,
@@ -137,6 +139,7 @@ impl Engine {
             unrouted: VecDeque::new(),
             wishes: Vec::new(),
             meters,
+            losses: Losses::default(),
             chores_due: now.monotonic,
             is_calm: false,
             rounds: 0,

@@ -18,6 +18,7 @@ mod log;
 mod metrics;
 mod openapi;
 mod routes;
+mod scrape;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -74,6 +75,7 @@ pub fn serve(run_dir: &Directory, requester: Requester, read: Read) -> Result<Se
     let run = move || {
         let served = runtime.block_on(async {
             let listener = tokio::net::UnixListener::from_std(listener)?;
+            tokio::spawn(scrape::serve(desk.requester.clone()));
             axum::serve(listener, router(desk)).await
         });
         if let Err(error) = served {

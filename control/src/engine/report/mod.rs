@@ -15,7 +15,7 @@ use std::{
 use culvert_dataplane::host::HostStack;
 use culvert_wireguard::Instant;
 
-pub(super) use self::meters::Meters;
+pub(super) use self::{meters::Meters, ports::losses};
 use super::{Engine, places::SILENT_AFTER, uplinks::UplinkState, workers::Workers};
 use crate::{
     config::{Name, UplinkDriver},
@@ -114,6 +114,12 @@ impl Engine {
             }
         };
         self.uplinks.iter().map(uplink).collect()
+    }
+
+    /// The same, with their places.
+    pub(super) fn tell_uplinks_with_places(&self) -> Vec<(usize, Uplink)> {
+        let slots = self.uplinks.iter().map(|(slot, _)| slot);
+        slots.zip(self.tell_uplinks()).collect()
     }
 
     fn tell_tunnel(&self, name: &Name) -> Option<Tunnel> {

@@ -139,7 +139,7 @@ fn traffic(port: &PortState) -> (Traffic, Traffic) {
     }
 }
 
-fn losses(port: &PortState) -> BTreeMap<String, u64> {
+pub(in crate::engine) fn losses(port: &PortState) -> BTreeMap<String, u64> {
     let mut drops = named(port.drops.iter());
     if let Guest::Vhost(guest) = &port.guest {
         for queue in 0..port.config.queues {
