@@ -64,9 +64,18 @@ need_packages() {
     rm -f "$log"
 }
 
+# Whatever services the packages have are not started, nor at the next boot: the scenarios run programs of their own.
 apt_install() {
+    local policy=/usr/sbin/policy-rc.d status=0 name
+    [ ! -e $policy ] || policy=
+    [ -z "$policy" ] || printf '#!/bin/sh\nexit 101\n' | as_root install -m 0755 /dev/stdin "$policy"
     as_root apt-get update -q &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" || status=$?
+    [ -z "$policy" ] || as_root rm -f "$policy"
+    for name in "$@"; do
+        [ "$name" != prometheus ] || ! command -v systemctl >/dev/null || as_root systemctl disable -q prometheus
+    done
+    return $status
 }
 
 # To build: a C toolchain, DPDK, and what bindgen wants.
@@ -76,6 +85,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
 SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
     wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 nftables procps
+    prometheus
 )
 
 need_cargo() {

@@ -7,6 +7,7 @@ mod endpoints;
 mod guest;
 mod kernel_wireguard;
 mod lifecycle;
+mod metrics;
 mod migration;
 mod offloads;
 mod offloads_none;

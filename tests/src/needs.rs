@@ -31,6 +31,8 @@ pub enum Part {
     Capture,
     /// iperf3.
     Iperf,
+    /// prometheus and promtool.
+    Prometheus,
     /// nft, and a kernel with its NAT.
     Nftables,
     /// boringtun-cli.
@@ -51,6 +53,7 @@ impl Part {
             Self::Hugepages => "hugepages",
             Self::Capture => "capture",
             Self::Iperf => "iperf3",
+            Self::Prometheus => "prometheus",
             Self::Nftables => "nftables",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
@@ -97,6 +100,7 @@ impl Part {
             }
             Self::Capture => &["tcpdump", "tshark"],
             Self::Iperf => &["iperf3"],
+            Self::Prometheus => &["prometheus", "promtool"],
             Self::Nftables => &["nft"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
