@@ -12,7 +12,6 @@ use culvert_dataplane::{
         drops::DropReason,
         ids::{PeerIndex, Scope, TunnelIndex},
         limits::{UNROUTED_LIFE, UNROUTED_MAX},
-        path::Path,
     },
 };
 use culvert_wireguard::{Instant, Now};
@@ -127,7 +126,8 @@ impl Engine {
             resolved = true;
         }
         if opened {
-            self.flush_awaited();
+            // With a key, frames waited for that in the end: workers know for whom.
+            self.tell_all(|| Command::FlushAwaited);
         }
         if resolved
             || self
@@ -144,19 +144,6 @@ impl Engine {
                     uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
                 }
             }
-        }
-    }
-
-    /// Sends what waits for peers whose next hop is known: it may have waited for that in the end, with a key.
-    fn flush_awaited(&mut self) {
-        let leads = |path: &Path| path.is_resolved();
-        let awaited = self.peers.iter().filter(|(_, peer)| peer.is_awaited());
-        let awaited: Vec<_> = awaited
-            .filter(|(_, peer)| peer.cell.path().as_deref().is_some_and(leads))
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in awaited {
-            self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(slot)));
         }
     }
 

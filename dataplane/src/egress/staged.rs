@@ -95,6 +95,9 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// The most frames that wait.
+    pub(crate) const CELLS: usize = CELLS;
+
     pub(crate) fn new() -> Self {
         let link = Link {
             before: NONE,
@@ -121,6 +124,11 @@ impl Staged {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.peers.is_empty()
+    }
+
+    /// Those for whom frames wait.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = PeerIndex> {
+        self.peers.keys().copied()
     }
 
     /// Whether a frame waits for `peer`.

@@ -145,6 +145,8 @@ pub enum Command {
     Keepalive(PeerIndex),
     /// The peer has a key: send what waited for it.
     FlushStaged(PeerIndex),
+    /// A next hop became known: send what waits for peers that have a way now.
+    FlushAwaited,
     /// The handshake was given up: drop what waited for it.
     DropStaged(PeerIndex),
     /// The peer was removed, and no snapshot has it any more: drop what still waits for it. The uplink that it would

@@ -6,13 +6,15 @@
 
 use std::{any::Any, cell::RefCell, sync::Arc};
 
+use arrayvec::ArrayVec;
+
 use super::{
     Worker,
     queues::Sending,
     turn::{Tools, Turn},
 };
 use crate::{
-    egress::{self, keepalive::keepalive},
+    egress::{self, keepalive::keepalive, staged::Staged},
     loss::{Books, Lost, lose, lose_own},
     shared::{
         control_link::Command,
@@ -67,6 +69,16 @@ impl Worker {
                 self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
                     egress::flush(turn, tools, sending, peer);
                 });
+            }
+            Command::FlushAwaited => {
+                let waiting: ArrayVec<_, { Staged::CELLS }> = self.tools.staged.peers().collect();
+                for peer in waiting {
+                    self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
+                        if peer.path().as_ref().is_some_and(|path| path.is_resolved()) {
+                            egress::flush(turn, tools, sending, peer);
+                        }
+                    });
+                }
             }
             Command::DropStaged(peer) => {
                 if let Some(cell) = snapshot.peer(peer) {

@@ -241,6 +241,27 @@ fn frames_of_a_removed_peer_that_make_room_are_named() {
 }
 
 #[test]
+fn once_a_next_hop_is_known_what_waits_for_peers_with_a_way_leaves() {
+    let mut site = keyless();
+    let (_far, _) = site.second();
+    site.peers[1].publish_keypair(None);
+    for to in ["10.1.0.2", "10.8.0.2"] {
+        site.send_plain(0, &ip("10.0.0.2", to).udp((5, 6), &number(0), false));
+    }
+    let nowhere = Arc::new(Hop::nowhere(site.uplink.index));
+    let to = site.far.socket.local_addr().unwrap();
+    site.peers[1].publish_path(Some(Path::new(to, None, 1, nowhere)));
+    site.publish_key();
+    let waiting = |site: &Site| [0, 1].map(|it| site.peers[it].staged.load(Ordering::Relaxed));
+    assert_eq!(waiting(&site), [1, 1]);
+    site.command(Command::FlushAwaited);
+    site.settle();
+    assert_eq!(waiting(&site), [0, 1]);
+    assert_eq!(site.sealed().len(), 1);
+    site.no_drops();
+}
+
+#[test]
 fn a_keepalive_is_sent_unless_something_waited() {
     let mut site = keyless();
     site.send_plain(0, &inner().udp((5, 6), &number(0), false));

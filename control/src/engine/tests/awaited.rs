@@ -100,7 +100,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
     for told in told_all {
         let flushes = told
             .iter()
-            .filter(|command| matches!(command, Command::FlushStaged(_)));
+            .filter(|command| matches!(command, Command::FlushAwaited));
         assert_eq!(flushes.count(), 1);
     }
 }
