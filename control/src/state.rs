@@ -367,6 +367,10 @@ pub struct Core {
     /// second or so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_us: Option<u64>,
+    /// Of the control core: the most of a processor's time that it had in one such time. Where it is much less, others
+    /// had the processor in between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_cpu_us: Option<u64>,
     /// Of the control core: how often that was longer than `1ms`, `10ms`, `100ms`, `1s`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub longer_than: BTreeMap<String, u64>,

@@ -177,6 +177,8 @@ struct Seen {
     core: Duration,
     /// Of the core at a stretch, as it says itself: the longest.
     longest: Duration,
+    /// The same, without what others had of its processor in between.
+    heaviest: Duration,
     /// How long the other had to wait: the longest.
     held_up: Duration,
 }
@@ -192,6 +194,8 @@ impl Seen {
         print(&format!("{case}/core"), "ms", millis(self.core), None);
         let name = format!("{case}/core-at-a-stretch");
         print(&name, "ms", millis(self.longest), Some(stretch));
+        let name = format!("{case}/core-at-a-stretch-cpu");
+        print(&name, "ms", millis(self.heaviest), Some(stretch));
         print(
             &format!("{case}/others-wait"),
             "ms",
@@ -207,7 +211,7 @@ fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
     let mut other = running.wg();
     let done = AtomicBool::new(false);
     let (mut wholes, mut cores) = (Vec::new(), Vec::new());
-    let (longest, held_up) = thread::scope(|scope| {
+    let (longest, heaviest, held_up) = thread::scope(|scope| {
         // When it panics, too.
         let over = Over(&done);
         let waits = scope.spawn(|| longest(running, &mut other, &done));
@@ -226,6 +230,7 @@ fn watch(running: &Running, size: Size, mut act: impl FnMut(usize)) -> Seen {
         whole: wholes[size.rounds / 2],
         core: cores[size.rounds / 2],
         longest,
+        heaviest,
         held_up,
     }
 }
@@ -239,11 +244,11 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Asks for the removal of a peer that is not there, again and again. The core's longest stretch of work, and the
-/// longest wait.
-fn longest(running: &Running, wg: &mut Wg, done: &AtomicBool) -> (Duration, Duration) {
+/// Asks for the removal of a peer that is not there, again and again. The core's longest stretch of work, the most that
+/// it had of a processor in one, and the longest wait.
+fn longest(running: &Running, wg: &mut Wg, done: &AtomicBool) -> (Duration, Duration, Duration) {
     let request = format!("public_key={}\nremove=true\n", hex(&[7; 32]));
-    let (mut stretch, mut wait) = (0, Duration::ZERO);
+    let (mut stretch, mut spent, mut wait) = (0, 0, Duration::ZERO);
     let mut goes_on = true;
     while goes_on {
         // Once more after the last.
@@ -253,9 +258,11 @@ fn longest(running: &Running, wg: &mut Wg, done: &AtomicBool) -> (Duration, Dura
         wait = wait.max(begin.elapsed());
         let cores = running.state(Some(Part::Cores)).cores;
         stretch = stretch.max(cores[0].longest_us.unwrap_or_default());
+        spent = spent.max(cores[0].longest_cpu_us.unwrap_or_default());
         thread::sleep(Duration::from_millis(1));
     }
-    (Duration::from_micros(stretch), wait)
+    let [stretch, spent] = [stretch, spent].map(Duration::from_micros);
+    (stretch, spent, wait)
 }
 
 fn millis(time: Duration) -> f64 {

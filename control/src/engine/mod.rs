@@ -262,7 +262,7 @@ impl Engine {
         loop {
             // What is rung from here on ends the sleep below at once.
             self.attention.wake().announce();
-            let now = clock::now();
+            let (now, spent) = (clock::now(), clock::spent());
             let asked = match self.take_requests(requests, now) {
                 Asked::Nothing => false,
                 Asked::More => true,
@@ -280,7 +280,7 @@ impl Engine {
                 alive = now.monotonic;
             }
             let worked = clock::monotonic().since(now.monotonic);
-            self.meters.worked(worked);
+            self.meters.worked(worked, clock::spent() - spent);
             if !more {
                 self.note_due();
                 self.sleep(requests, now.monotonic);

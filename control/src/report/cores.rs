@@ -22,6 +22,7 @@ impl Reader<'_> {
             busy,
             sleeps,
             longest,
+            heaviest,
             long,
             ..
         } = self.head.core;
@@ -33,6 +34,7 @@ impl Reader<'_> {
             busy,
             sleeps,
             longest_us: u64::try_from(longest.as_micros()).ok(),
+            longest_cpu_us: u64::try_from(heaviest.as_micros()).ok(),
             longer_than: bounds.into_iter().zip(long).collect(),
             ..Core::default()
         }

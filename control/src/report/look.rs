@@ -81,6 +81,8 @@ pub struct CoreLoad {
     pub sleeps: u64,
     /// The longest time without a look at what else is due, over the last second or so.
     pub longest: Duration,
+    /// The most of a processor's time that one such time took.
+    pub heaviest: Duration,
     /// How often it went longer than 1, 10, 100 and 1,000 ms without one.
     pub long: [u64; 4],
 }

@@ -17,6 +17,12 @@ pub fn monotonic() -> Instant {
     Instant::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
+/// What the calling thread has had of a processor.
+#[must_use]
+pub fn spent() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
 /// The monotonic and the wall-clock time (a clock before 1970 counts as 1970).
 #[must_use]
 pub fn now() -> Now {

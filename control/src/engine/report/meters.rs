@@ -27,6 +27,8 @@ pub(in crate::engine) struct Meters {
     worked: Duration,
     /// The core's longest round since the last reading, and between that and the one before.
     longest: [Duration; 2],
+    /// The same by what a round took of a processor: others may have had it in between.
+    heaviest: [Duration; 2],
     long: [u64; LONG.len()],
 }
 
@@ -57,14 +59,16 @@ impl Meters {
             started: now,
             worked: Duration::ZERO,
             longest: [Duration::ZERO; 2],
+            heaviest: [Duration::ZERO; 2],
             long: [0; LONG.len()],
         }
     }
 
-    /// The core has worked for so long since it looked at what was due.
-    pub(in crate::engine) fn worked(&mut self, time: Duration) {
+    /// The core has worked for so long since it looked at what was due, and has had a processor for so much of that.
+    pub(in crate::engine) fn worked(&mut self, time: Duration, spent: Duration) {
         self.worked += time;
         self.longest[0] = self.longest[0].max(time);
+        self.heaviest[0] = self.heaviest[0].max(spent);
         for (count, bound) in self.long.iter_mut().zip(LONG) {
             *count += u64::from(time > bound);
         }
@@ -81,7 +85,9 @@ impl Meters {
         }
         let total = now.since(self.started);
         self.core.read(nanos(self.worked), nanos(total));
-        self.longest = [Duration::ZERO, self.longest[0]];
+        for longest in [&mut self.longest, &mut self.heaviest] {
+            *longest = [Duration::ZERO, longest[0]];
+        }
     }
 
     pub(super) fn worker(&self, index: usize) -> f64 {
@@ -94,6 +100,7 @@ impl Meters {
             busy: self.core.value,
             worked: self.worked,
             longest: self.longest[0].max(self.longest[1]),
+            heaviest: self.heaviest[0].max(self.heaviest[1]),
             long: self.long,
             ..CoreLoad::default()
         }
@@ -113,19 +120,21 @@ mod tests {
         let (workers, second) = (Workers(Vec::new()), Duration::from_secs(1));
         let mut now = Instant::default();
         let mut meters = Meters::new(0, now);
-        meters.worked(Duration::from_millis(250));
-        meters.worked(Duration::from_micros(50));
+        meters.worked(Duration::from_millis(250), Duration::from_micros(40));
+        meters.worked(Duration::from_micros(50), Duration::from_micros(50));
         now = now + second;
         meters.read(&workers, now);
         let load = meters.core();
         assert!((0.24..0.26).contains(&load.busy), "{}", load.busy);
         assert_eq!(load.longest, Duration::from_millis(250));
+        assert_eq!(load.heaviest, Duration::from_micros(50));
         assert_eq!(load.long, [1, 1, 1, 0]);
         // What was before the reading before is forgotten, but in the counts.
-        meters.worked(Duration::from_millis(2));
+        meters.worked(Duration::from_millis(2), Duration::from_millis(1));
         now = now + second;
         meters.read(&workers, now);
         assert_eq!(meters.core().longest, Duration::from_millis(2));
+        assert_eq!(meters.core().heaviest, Duration::from_millis(1));
         assert_eq!(meters.core().long, [2, 1, 1, 0]);
         now = now + second;
         meters.read(&workers, now);
