@@ -209,7 +209,13 @@ impl Engine {
                 format!("peer {tunnel}/{}", peer.config.name)
             };
             let drops = &peer.cell.drops;
-            losses.look(Scope::Peer(slot), drops.total(), || named(drops), name, now);
+            losses.look(
+                Scope::Peer(slot),
+                drops.total(),
+                || named(drops.iter()),
+                name,
+                now,
+            );
         }
         let ports_left = losses.next_port < self.ports.places();
         let peers_left = losses.next_peer < self.peers.places();
