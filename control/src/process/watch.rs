@@ -39,7 +39,9 @@ const LINKS: usize = 40;
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
+    /// Without, it is looked at from time to time.
     news: Option<News>,
+    is_untold: bool,
     /// The content that was looked at last.
     seen: Option<u64>,
     is_missing: bool,
@@ -52,6 +54,7 @@ impl Watch {
         let mut watch = Self {
             path: path.to_owned(),
             news: None,
+            is_untold: false,
             seen: None,
             is_missing: false,
         };
@@ -90,7 +93,7 @@ impl Watch {
             {
                 break;
             }
-            self.news = News::of(folders);
+            self.news = self.news_of(folders);
             texts = Texts::read(&self.path).ok();
         }
         let Some(texts) = texts else {
@@ -103,6 +106,19 @@ impl Watch {
         self.is_missing = false;
         let print = print_of(&texts);
         self.seen.replace(print) != Some(print)
+    }
+
+    fn news_of(&mut self, folders: Folders) -> Option<News> {
+        match News::open(folders) {
+            Ok(news) => Some(news),
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_untold, true) {
+                    let every = UNTOLD.as_secs();
+                    tracing::warn!(%error, "the system tells no news of the configuration: it is looked at every {every} s");
+                }
+                None
+            }
+        }
     }
 
     /// Sleeps until there are news, and then until there are none for a while.
@@ -208,17 +224,6 @@ struct News {
 }
 
 impl News {
-    fn of(folders: Folders) -> Option<Self> {
-        match Self::open(folders) {
-            Ok(news) => Some(news),
-            Err(error) => {
-                let every = UNTOLD.as_secs();
-                tracing::warn!(%error, "the system tells no news of the configuration: it is looked at every {every} s");
-                None
-            }
-        }
-    }
-
     fn open(folders: Folders) -> rustix::io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let flags = WatchFlags::CREATE
