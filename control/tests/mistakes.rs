@@ -476,6 +476,45 @@ fn values_of_the_wrong_form() {
 }
 
 #[test]
+fn doors_of_the_api() {
+    let api = |keys: &str| format!("node: hv-a\napi: {keys}");
+    let tls =
+        |roles: &str| format!("tls: {{ certificate: c, key: k, client_ca: a, roles: {roles} }}");
+    let line =
+        |keys: &str, message: &str, help: &str| error("node: hv-a", &api(keys), message, help);
+    line(
+        &format!("{{ listen: ⟦localhost, {} }}", tls("{ a: read }")),
+        "`listen` of `api` is `localhost`",
+        "ADDRESS:PORT",
+    );
+    line(
+        "{ socket: { mode: ⟦rw } }",
+        "`mode` of `socket` of `api` is `rw`",
+        "octal digits",
+    );
+    line(
+        &format!("{{ listen: \"[::1]:1\", {} }}", tls("{ a: ⟦all }")),
+        "`a` of `roles` of `tls` of `api` is `all`",
+        "expected",
+    );
+    line(
+        &format!(
+            "{{ listen: \"[::1]:1\", {} }}",
+            tls("{ a: read, ⟦a: write }")
+        ),
+        "`a` stands twice in `roles`",
+        "leave one",
+    );
+    let without = api("{ listen: \"[::1]:1\" }").replace("api:", "⟦api:");
+    error(
+        "node: hv-a",
+        &without,
+        "`api` has no `tls`",
+        "`listen` needs `tls",
+    );
+}
+
+#[test]
 fn devices() {
     error(
         "\"0000:3b:00.0\"",

@@ -61,6 +61,22 @@ memory:
   hugepages: required
   megabytes: 512
   mtu_max: 9000
+api:
+  socket:
+    owner: root
+    group: culvert
+    mode: 0600
+  readers:
+    group: "1234"
+  listen: "[::1]:9443"
+  tls:
+    certificate: /tls/own.pem
+    key: /tls/own.key
+    client_ca: /tls/ca.pem
+    roles:
+      ops.example.net: write
+      spiffe://example.net/a: read
+  body_megabytes: 8
 uplinks:
   wan0:
     driver: dpdk

@@ -21,6 +21,7 @@ use culvert_directory::Directory;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
 
+use self::server::doors::Keeper;
 use crate::config::{Config, Name, Readings, Report};
 use crate::events::Event;
 use crate::plan::{Layers, Proposal};
@@ -152,10 +153,17 @@ pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, 
 fn plan_and_apply(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
     let base = ask(requester, |reply| Request::Desired { reply })?;
     doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
+    // Likewise what the API's doors need.
+    let keeper = requester.doors();
+    let ready = keeper.as_ref().map(|keeper| keeper.prepare(&config.api));
+    let ready = ready.transpose().map_err(ApplyError::Failed)?;
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
-    let _keeper = proposal.keeper();
+    let _kept = proposal.keeper();
     let applied = ask(requester, |reply| Request::Apply { proposal, reply })??;
+    if let (Some(keeper), Some(ready)) = (keeper, ready) {
+        keeper.change(ready);
+    }
     log_applied(&applied);
     Ok(applied)
 }
@@ -201,6 +209,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
     let requester = Requester {
         sender,
         wake: Arc::clone(&wake),
+        doors: Arc::default(),
         turn: Arc::default(),
         state_dir: None,
         measures: watch::Sender::new(None),
@@ -213,6 +222,8 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
 pub struct Requester {
     sender: mpsc::SyncSender<Request>,
     wake: Arc<OwnedFd>,
+    /// The API's doors, while it has any.
+    doors: Arc<Mutex<Option<Arc<Keeper>>>>,
     /// Held by the one whose configuration is read, planned and applied.
     turn: Arc<Mutex<Readings>>,
     /// Where what outlives the process is kept, if anything is.
@@ -260,6 +271,18 @@ impl Requester {
     /// Takes over what was read before there was anybody to ask.
     pub fn remember(&self, readings: Readings) {
         *self.turn() = readings;
+    }
+
+    /// An `apply` changes these doors from now on.
+    pub(crate) fn keep_doors(&self, keeper: Option<Keeper>) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = keeper.map(Arc::new);
+    }
+
+    fn doors(&self) -> Option<Arc<Keeper>> {
+        self.doors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn turn(&self) -> MutexGuard<'_, Readings> {

@@ -38,7 +38,12 @@ pub(super) fn run(
     requester.remember(readings);
     let reads = requester.clone();
     let read = move |part| report::read(&reads, part);
-    let server = api::server::serve(run_dir.directory(), requester.clone(), Arc::new(read))?;
+    let server = api::server::serve(
+        run_dir.directory(),
+        &loaded.api,
+        requester.clone(),
+        Arc::new(read),
+    )?;
     let reload = signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     if let (Some(watch), Some(reload)) = (watch, reload) {
         watch.serve(move || {

@@ -82,6 +82,10 @@ fn form(of: &Form) -> Value {
         Form::Seconds { .. } => {
             json!({ "type": ["string", "integer"], "pattern": "^(off|[0-9]+ ?(s|m|min|h)?)$" })
         }
+        Form::Words(words) => json!({
+            "type": "object",
+            "additionalProperties": { "enum": words },
+        }),
         // One item may stand without its list.
         Form::List(item) => {
             json!({ "anyOf": [{ "type": "array", "items": form(item) }, form(item)] })

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
-    NextHop, Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi, UdpUplink, Uplink,
-    UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
+    Api, ApiSocket, ApiTls, Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Metrics,
+    Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi,
+    UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -19,6 +19,7 @@ pub(super) fn config(file: &draft::File, source: &Path) -> Option<Config> {
     let cores = cores(&file.cores);
     let workers = cores.workers.len();
     let memory = memory(file);
+    let api = api(&file.api)?;
     let mut turn = 0;
     let ports = file
         .ports
@@ -46,6 +47,7 @@ pub(super) fn config(file: &draft::File, source: &Path) -> Option<Config> {
         cores,
         memory,
         metrics: metrics(&file.metrics),
+        api,
         uplinks,
         tunnels,
         networks,
@@ -143,6 +145,33 @@ fn metrics(draft: &draft::Metrics) -> Metrics {
             .wireguard_exporter_peers
             .unwrap_or(default.wireguard_exporter_peers),
     }
+}
+
+fn api(draft: &draft::Api) -> Option<Api> {
+    let default = Api::default();
+    let socket = &draft.socket;
+    let tls = |tls: &draft::ApiTls| {
+        Some(ApiTls {
+            listen: draft.listen?.value,
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+            client_ca: tls.client_ca.clone(),
+            roles: tls.roles.clone(),
+        })
+    };
+    Some(Api {
+        socket: ApiSocket {
+            owner: socket.owner.clone(),
+            group: socket.group.clone(),
+            permissions: socket.permissions.unwrap_or(default.socket.permissions),
+        },
+        readers: draft.readers.clone(),
+        tls: match &draft.tls {
+            Some(draft) => Some(tls(draft)?),
+            None => None,
+        },
+        body_megabytes: draft.body_megabytes.unwrap_or(default.body_megabytes),
+    })
 }
 
 fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {

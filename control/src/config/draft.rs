@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::places::ByName;
 use super::section::At;
 use super::{
-    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll,
+    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll, Role,
     SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) cores: Cores,
     pub(super) memory: Memory,
     pub(super) metrics: Metrics,
+    pub(super) api: Api,
     pub(super) uplinks: Vec<Uplink>,
     pub(super) tunnels: Vec<Tunnel>,
     pub(super) networks: Vec<Network>,
@@ -84,6 +85,29 @@ pub(super) struct Metrics {
     pub(super) listen: Option<SocketAddr>,
     pub(super) wireguard_exporter: Option<bool>,
     pub(super) wireguard_exporter_peers: Option<u32>,
+}
+
+#[derive(Default)]
+pub(super) struct Api {
+    pub(super) socket: ApiSocket,
+    pub(super) readers: Option<Account>,
+    pub(super) listen: Option<At<SocketAddr>>,
+    pub(super) tls: Option<ApiTls>,
+    pub(super) body_megabytes: Option<u32>,
+}
+
+#[derive(Default)]
+pub(super) struct ApiSocket {
+    pub(super) owner: Option<Account>,
+    pub(super) group: Option<Account>,
+    pub(super) permissions: Option<u32>,
+}
+
+pub(super) struct ApiTls {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: PathBuf,
+    pub(super) roles: Vec<(String, Role)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

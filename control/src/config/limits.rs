@@ -31,6 +31,9 @@ pub(super) const EXPORTER_PEERS_DEFAULT: u32 = 1_000;
 /// The port on which Prometheus expects WireGuard's exporter, which may run beside this program.
 pub(super) const EXPORTER_PORT: u16 = 9586;
 
+/// `api.body_megabytes` unless the file says another, in MiB: a file of 100,000 peers has 30.
+pub(super) const BODY_MEGABYTES_DEFAULT: u32 = 64;
+
 /// Entries of a DPDK device's rings, unless the file says others.
 pub(super) const RING_DEFAULT: u16 = 1024;
 

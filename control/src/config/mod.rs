@@ -34,10 +34,10 @@ pub use ipnet::IpNet;
 
 pub use keyfile::{Disk, KeyFileError, KeyFiles};
 pub use model::{
-    Account, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink, Endpoint, Guard, Hugepages,
-    MacAddr, Memory, Metrics, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port,
-    PortDriver, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
-    VhostUserPort, WorkerCore, WorkerIndex,
+    Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink,
+    Endpoint, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, NetworkRoute, NextHop,
+    Offloads, Peer, Poll, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink,
+    Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
 };
 pub use places::Places;
 pub use readings::Readings;

@@ -7,6 +7,7 @@
 //! resolve. References are names and not indices so that one item of two configurations can be
 //! compared with `==`: `apply` decides by that what did not change.
 
+mod api;
 mod cores;
 mod mac;
 mod metrics;
@@ -19,6 +20,7 @@ mod uplink;
 use std::path::PathBuf;
 
 pub use self::{
+    api::{Api, ApiSocket, ApiTls, Role},
     cores::{Cores, CpuId, Hugepages, Memory, Poll, WorkerCore, WorkerIndex},
     mac::MacAddr,
     metrics::Metrics,
@@ -43,6 +45,8 @@ pub struct Config {
     pub memory: Memory,
     /// What is told to those who measure.
     pub metrics: Metrics,
+    /// Who may ask and change.
+    pub api: Api,
     /// In the file's order.
     pub uplinks: Vec<Uplink>,
     /// In the file's order.

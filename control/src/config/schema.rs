@@ -4,6 +4,7 @@
 //! with, and that `culvert schema` and `configs/README.md` are made from: one source for all of
 //! them. Never: relations between keys; those are in the parser and in [`super::cross`].
 
+mod api;
 mod machine;
 mod networks;
 mod ports;
@@ -11,7 +12,9 @@ mod tunnels;
 mod uplinks;
 
 pub use self::machine::FILE;
-use self::{Form::Integer, networks::NETWORK, ports::PORT, tunnels::TUNNEL, uplinks::UPLINK};
+use self::{
+    Form::Integer, api::API, networks::NETWORK, ports::PORT, tunnels::TUNNEL, uplinks::UPLINK,
+};
 
 /// A map whose keys are fixed.
 #[derive(Debug)]
@@ -108,6 +111,8 @@ pub enum Form {
     Table(&'static Table),
     /// A map from operators' names to maps of fixed keys.
     Named(&'static Table),
+    /// A map from text to one of these words.
+    Words(&'static [&'static str]),
     /// Either of two.
     Either(&'static Form, &'static Form),
 }

@@ -326,6 +326,37 @@ impl<'n> Section<'n> {
         items.iter().filter_map(open).collect()
     }
 
+    /// A map from texts to the table's words.
+    pub(super) fn words(&self, name: &str, report: &mut Report) -> Vec<(String, &'static str)> {
+        let Form::Words(words) = self.form(name) else {
+            unreachable!("{name} is a map to words in its table")
+        };
+        let Some(node) = self.node(name) else {
+            return Vec::new();
+        };
+        let what = format!("`{name}` of {}", self.title);
+        let Value::Map(entries) = &node.value else {
+            let message = format!("{what} is {}, expected a map", node.value.form());
+            report.error(node.span, message);
+            return Vec::new();
+        };
+        let mut read: Vec<(String, &'static str)> = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            let Some(text) = value::text(key, &format!("a name in {what}"), report) else {
+                continue;
+            };
+            if read.iter().any(|(other, _)| other == text) {
+                report
+                    .error(key.span, format!("`{text}` stands twice in {what}"))
+                    .help("leave one of the two");
+                continue;
+            }
+            let word = value::choice(node, &format!("`{text}` of {what}"), words, report);
+            read.extend(word.map(|word| (text.to_owned(), word)));
+        }
+        read
+    }
+
     /// A map of fixed keys; an empty one when the key is left out.
     pub(super) fn table(&self, name: &str, report: &mut Report) -> Option<Section<'n>> {
         let (Form::Table(table) | Form::Either(&Form::Table(table), _)) = self.form(name) else {

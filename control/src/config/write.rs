@@ -13,9 +13,9 @@ use serde_saphyr::FlowSeq;
 use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
-    Account, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Network, NetworkRoute,
-    NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
-    UplinkDriver, VhostUserPort, WorkerIndex,
+    Api, ApiSocket, ApiTls, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Network,
+    NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel,
+    Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
 
 /// The text of a file that says the same. Keys that lie in no file, for `wg` has set them, are named in comments ahead
@@ -181,6 +181,7 @@ fn file(config: &Config) -> Map {
         .map("cores", cores(&config.cores))
         .map("memory", memory(config.memory))
         .map("metrics", metrics(config.metrics))
+        .map("api", api(&config.api))
         .map("uplinks", named(uplinks.collect()))
         .map("tunnels", named(tunnels.collect()))
         .put("networks", Yaml::Map(named(networks.collect())))
@@ -234,6 +235,40 @@ fn metrics(metrics: Metrics) -> Map {
         metrics.wireguard_exporter_peers,
         default.wireguard_exporter_peers,
     )
+}
+
+fn api(api: &Api) -> Map {
+    let default = Api::default();
+    let map = Map::default()
+        .map("socket", api_socket(&api.socket, &default.socket))
+        .map(
+            "readers",
+            Map::default().maybe("group", api.readers.as_ref()),
+        );
+    let map = match &api.tls {
+        Some(tls) => map.text("listen", tls.listen).map("tls", api_tls(tls)),
+        None => map,
+    };
+    map.number_but("body_megabytes", api.body_megabytes, default.body_megabytes)
+}
+
+fn api_socket(socket: &ApiSocket, default: &ApiSocket) -> Map {
+    let bits = socket.permissions;
+    let bits = (bits != default.permissions).then(|| format!("{bits:04o}"));
+    Map::default()
+        .maybe("owner", socket.owner.as_ref())
+        .maybe("group", socket.group.as_ref())
+        .maybe("mode", bits)
+}
+
+fn api_tls(tls: &ApiTls) -> Map {
+    let roles = tls.roles.iter();
+    let roles = roles.map(|(name, role)| (name.clone(), Yaml::Text(role.name().into())));
+    Map::default()
+        .text("certificate", tls.certificate.display())
+        .text("key", tls.key.display())
+        .text("client_ca", tls.client_ca.display())
+        .put("roles", Yaml::Map(Map(roles.collect())))
 }
 
 fn uplink(uplink: &Uplink, workers: usize) -> Map {
@@ -359,18 +394,13 @@ fn socket(at: &VhostUserPort, port: &Port) -> Map {
     };
     let derived = SocketPath::InRunDir(format!("{}.sock", port.name).into());
     let own = (at.socket != derived).then(|| path.display());
-    let account = |account: &Option<Account>| match account {
-        None => None,
-        Some(Account::Id(id)) => Some(id.to_string()),
-        Some(Account::Name(name)) => Some(name.clone()),
-    };
     let bits = (at.permissions != PERMISSIONS_DEFAULT).then(|| format!("{:04o}", at.permissions));
     let client = (at.mode == SocketMode::Client).then_some("client");
     Map::default()
         .maybe("socket", own)
         .maybe("socket_mode", client)
-        .maybe("socket_owner", account(&at.owner))
-        .maybe("socket_group", account(&at.group))
+        .maybe("socket_owner", at.owner.as_ref())
+        .maybe("socket_group", at.group.as_ref())
         .maybe("socket_permissions", bits)
 }
 

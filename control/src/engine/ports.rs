@@ -27,8 +27,9 @@ use super::{
     table::Named,
 };
 use crate::{
-    config::{self, Account, PortDriver, SocketMode},
+    config::{self, PortDriver, SocketMode},
     events::Event,
+    process::accounts,
 };
 
 /// The least time between two announcements of one guest. QEMU repeats its request after 50 ms
@@ -340,9 +341,6 @@ fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConf
     let PortDriver::VhostUser(driver) = &config.driver else {
         return Err(format!("port {}: it has no socket", config.name));
     };
-    let account = |account: &Option<Account>, kind: Kind| {
-        account.as_ref().map(|a| number(a, kind)).transpose()
-    };
     let failed = |error: String| format!("port {}: {error}", config.name);
     let mut vhost = vhost::PortConfig::new(
         config.name.as_str(),
@@ -354,8 +352,18 @@ fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConf
         SocketMode::Client => vhost::SocketMode::Client,
     };
     vhost.access = vhost::SocketAccess {
-        owner: account(&driver.owner, Kind::User).map_err(failed)?,
-        group: account(&driver.group, Kind::Group).map_err(failed)?,
+        owner: driver
+            .owner
+            .as_ref()
+            .map(accounts::user)
+            .transpose()
+            .map_err(failed)?,
+        group: driver
+            .group
+            .as_ref()
+            .map(accounts::group)
+            .transpose()
+            .map_err(failed)?,
         mode: driver.permissions,
     };
     vhost.queue_pairs = config.queues;
@@ -383,34 +391,6 @@ pub(super) fn offloads(wanted: &config::Offloads) -> vhost::Offloads {
     .into_iter()
     .filter(|(on, _)| *on)
     .fold(O::empty(), |all, (_, bits)| all | bits)
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    User,
-    Group,
-}
-
-fn number(account: &Account, kind: Kind) -> Result<u32, String> {
-    let name = match account {
-        Account::Id(id) => return Ok(*id),
-        Account::Name(name) => name,
-    };
-    let found = match kind {
-        Kind::User => nix::unistd::User::from_name(name).map(|u| u.map(|u| u.uid.as_raw())),
-        Kind::Group => nix::unistd::Group::from_name(name).map(|g| g.map(|g| g.gid.as_raw())),
-    };
-    let (kind, command) = match kind {
-        Kind::User => ("user", "useradd --system"),
-        Kind::Group => ("group", "groupadd --system"),
-    };
-    match found {
-        Ok(Some(id)) => Ok(id),
-        Ok(None) => Err(format!(
-            "there is no {kind} {name}: `{command} {name}` makes it"
-        )),
-        Err(error) => Err(format!("can't look up the {kind} {name}: {error}")),
-    }
 }
 
 #[cfg(test)]

@@ -226,6 +226,12 @@ impl Layers {
                 new: new.metrics,
             });
         }
+        if self.file.api != new.api {
+            changes.push(Change::Api {
+                old: Box::new(self.file.api.clone()),
+                new: Box::new(new.api.clone()),
+            });
+        }
         let file = &self.file;
         let uplinks = edits(&file.uplinks, &new.uplinks, |uplink| &uplink.name);
         changes.extend(uplinks.into_iter().map(Change::Uplink));

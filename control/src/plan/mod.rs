@@ -18,7 +18,8 @@ use culvert_dataplane::uplink::udp;
 use ipnet::IpNet;
 
 use crate::config::{
-    Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink, UplinkDriver,
+    Api, Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink,
+    UplinkDriver,
 };
 
 pub use diff::Diff;
@@ -105,6 +106,13 @@ pub enum Change {
         old: Metrics,
         /// As it is wanted.
         new: Metrics,
+    },
+    /// Who may ask and change.
+    Api {
+        /// As it is.
+        old: Box<Api>,
+        /// As it is wanted.
+        new: Box<Api>,
     },
     /// An uplink.
     Uplink(Edit<Uplink>),
@@ -204,7 +212,7 @@ impl Change {
                 Edit::Remove(_) => Impact::DropsSession,
                 Edit::Add(_) | Edit::Change { .. } => Impact::None,
             },
-            Self::Network(_) | Self::Metrics { .. } => Impact::None,
+            Self::Network(_) | Self::Metrics { .. } | Self::Api { .. } => Impact::None,
             Self::Port { edit, anew } => port_impact(edit, *anew),
         }
     }

@@ -100,6 +100,15 @@ fn what_is_fixed_needs_a_restart_and_says_which_key() {
 }
 
 #[test]
+fn doors_of_the_api_change_at_once() {
+    let before = config("");
+    let after = config("api: {socket: {group: culvert, mode: '0600'}, body_megabytes: 1}\n");
+    let words = "api changed (socket.group: none → culvert; socket.mode: 0660 → 0600; body_megabytes: 64 → 1)";
+    assert_eq!(lines(&before, &after), [words]);
+    assert_eq!(impacts(&before, &after), [Impact::None]);
+}
+
+#[test]
 fn an_uplink_is_opened_anew_for_what_it_was_opened_with() {
     let udp = "driver: udp, addresses: [192.0.2.1/24, 192.0.2.2/24]";
     let dpdk = "driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]";

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Cores, Memory, Metrics, Network, NetworkRoute, NextHop, Peer, Port, PortDriver,
-    SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
+    Account, Api, ApiTls, Cores, Memory, Metrics, Network, NetworkRoute, NextHop, Peer, Port,
+    PortDriver, Role, SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
 };
 
 /// Values of a list that are written out.
@@ -137,6 +137,35 @@ fn metrics(old: &Metrics, new: &Metrics) -> Vec<Difference> {
             |it| it.wireguard_exporter_peers,
             text,
         )
+        .found
+}
+
+fn api(old: &Api, new: &Api) -> Vec<Difference> {
+    let file = |file: fn(&ApiTls) -> &PathBuf| move |it: &Api| it.tls.as_ref().map(file).cloned();
+    let role = |(name, role): &(String, Role)| format!("{name}: {}", role.name());
+    let roles = |it: &Api| match &it.tls {
+        Some(tls) => tls.roles.iter().map(role).collect::<Vec<_>>(),
+        None => Vec::new(),
+    };
+    Differences::between(old, new)
+        .key("socket.owner", |it| it.socket.owner.clone(), optional)
+        .key("socket.group", |it| it.socket.group.clone(), optional)
+        .key(
+            "socket.mode",
+            |it| it.socket.permissions,
+            |bits| format!("{bits:04o}"),
+        )
+        .key("readers.group", |it| it.readers.clone(), optional)
+        .key(
+            "listen",
+            |it| it.tls.as_ref().map(|tls| tls.listen),
+            optional,
+        )
+        .key("tls.certificate", file(|tls| &tls.certificate), path)
+        .key("tls.key", file(|tls| &tls.key), path)
+        .key("tls.client_ca", file(|tls| &tls.client_ca), path)
+        .key("tls.roles", roles, |roles| list(roles))
+        .key("body_megabytes", |it| it.body_megabytes, text)
         .found
 }
 
@@ -323,6 +352,7 @@ impl Change {
             Self::Cores { .. } => "cores".into(),
             Self::Memory { .. } => "memory".into(),
             Self::Metrics { .. } => "metrics".into(),
+            Self::Api { .. } => "api".into(),
             Self::Uplink(edit) => format!("uplink {}", edit.any().name),
             Self::Tunnel(edit) => format!("tunnel {}", edit.any().name),
             Self::Peer(change) => format!("peer {}/{}", change.tunnel, change.edit.any().name),
@@ -338,6 +368,7 @@ impl Change {
             Self::Cores { old, new } => cores(old, new),
             Self::Memory { old, new, .. } => memory(old, new),
             Self::Metrics { old, new } => metrics(old, new),
+            Self::Api { old, new } => api(old, new),
             Self::Uplink(edit) => of_edit(edit, uplink),
             Self::Tunnel(edit) => of_edit(edit, tunnel),
             Self::Peer(change) => of_edit(&change.edit, |old, new| peer(old, new)),
@@ -350,7 +381,9 @@ impl Change {
     #[must_use]
     pub fn action(&self) -> &'static str {
         match self {
-            Self::Cores { .. } | Self::Memory { .. } | Self::Metrics { .. } => "changed",
+            Self::Cores { .. } | Self::Memory { .. } | Self::Metrics { .. } | Self::Api { .. } => {
+                "changed"
+            }
             Self::Uplink(_) if self.impact() == Impact::RestartsUplink => "reopened",
             Self::Uplink(edit) => verb(edit),
             Self::Tunnel(edit) => verb(edit),

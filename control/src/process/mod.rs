@@ -7,6 +7,7 @@
 //! [`log::init`]; then the configuration, then [`RunDir::open`] and
 //! [`StateDir::open`].
 
+pub(crate) mod accounts;
 mod daemon;
 pub mod log;
 pub(crate) mod memory;
@@ -20,7 +21,7 @@ mod watch;
 pub use daemon::{Ready, handed, in_background};
 pub use notify::Notify;
 pub use own_dir::OwnDirError;
-pub(crate) use run_dir::API_SOCKET;
+pub(crate) use run_dir::{API_SOCKET, READ_SOCKET};
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir};
 pub use state_dir::{DEFAULT_STATE_DIR, StateDir, state_path};
 pub use watch::Watch;

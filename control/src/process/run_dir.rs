@@ -45,3 +45,6 @@ impl RunDir {
 
 /// The control socket's name.
 pub(crate) const API_SOCKET: &str = "api.sock";
+
+/// The name of the socket by which nothing can be changed.
+pub(crate) const READ_SOCKET: &str = "api-read.sock";

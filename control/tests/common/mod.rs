@@ -151,6 +151,11 @@ pub(crate) struct Running {
 impl Running {
     /// Answers every `apply` with `answer`.
     pub(crate) fn start(answer: Result<Applied, ApplyError>) -> Self {
+        Self::with_doors(answer, &config::Api::default())
+    }
+
+    /// The same, with more doors than one.
+    pub(crate) fn with_doors(answer: Result<Applied, ApplyError>, api: &config::Api) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (requester, requests) = api::channel().unwrap();
         let directory = Directory::own(folder.path(), 0o750).unwrap();
@@ -160,7 +165,8 @@ impl Running {
             false => Ok(state()),
             true => Err(SendError::Ended),
         };
-        let server = api::server::serve(&directory, requester.clone(), Arc::new(read)).unwrap();
+        let server =
+            api::server::serve(&directory, api, requester.clone(), Arc::new(read)).unwrap();
         let (sender, applied) = mpsc::channel();
         let engine = std::thread::spawn(move || {
             while let Some(request) = requests.wait(None) {

@@ -27,6 +27,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
     sockopt::socket_peercred,
 };
+use rustix::process::{getegid, geteuid};
 
 use super::lock::process_name;
 use super::{Directory, LockError, own, plain, through};
@@ -118,6 +119,22 @@ impl Place {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets others in from now on. In between nobody but the owner of before can connect. The directory must be one
+    /// that nobody else may write to.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses; nobody but an owner may connect then.
+    pub fn admit(&self, access: Access) -> io::Result<()> {
+        let set_mode = |mode| chmodat(&self.directory, &self.name, mode, AtFlags::empty());
+        set_mode(Mode::RUSR | Mode::WUSR)?;
+        let owner = access.owner.map_or_else(geteuid, Uid::from_raw);
+        let group = access.group.map_or_else(getegid, Gid::from_raw);
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        chownat(&self.directory, &self.name, Some(owner), Some(group), flags)?;
+        Ok(set_mode(Mode::from_raw_mode(access.mode))?)
     }
 
     /// Leaves the name to somebody else.

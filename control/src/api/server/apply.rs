@@ -2,6 +2,7 @@
 //!
 //! In: the file's text. Out: what changed, or why nothing did. Never: more texts than may wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -32,12 +33,12 @@ pub(super) fn routes() -> Routes {
 }
 
 pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Response {
-    let Ok(place) = desk.applies.try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
         let _ = timeout(PATIENCE, desk::spill(request.into_body())).await;
         let error = "another apply is under way, and more wait: try again";
         return plain(StatusCode::SERVICE_UNAVAILABLE, error);
     };
-    let text = match timeout(PATIENCE, desk::body(request)).await {
+    let text = match timeout(PATIENCE, desk.body(request)).await {
         Ok(Ok(text)) => text,
         Ok(Err(refused)) => return refused,
         Err(_) => return slow(),

@@ -6,12 +6,14 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::{FromRequest as _, Request};
+use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
@@ -38,6 +40,8 @@ pub(super) struct Desk {
     pub(super) read: Read,
     pub(super) readers: Arc<Semaphore>,
     pub(super) applies: Arc<Semaphore>,
+    /// The largest body, in bytes.
+    pub(super) body_max: Arc<AtomicUsize>,
     /// What readers have.
     pub(super) patience: Duration,
 }
@@ -49,8 +53,17 @@ impl Desk {
             read,
             readers: Arc::new(Semaphore::new(READERS)),
             applies: Arc::new(Semaphore::new(APPLIES)),
+            body_max: Arc::new(AtomicUsize::new(64 << 20)),
             patience: PATIENCE,
         }
+    }
+
+    /// A request's body, whole.
+    pub(super) fn body(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<Bytes, Response>> + use<> {
+        body(request, self.body_max.load(Ordering::Relaxed))
     }
 
     /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers
@@ -82,10 +95,28 @@ impl Desk {
     }
 }
 
-/// A request's body, whole.
-pub(super) async fn body(request: Request) -> Result<Bytes, Response> {
-    let body = Bytes::from_request(request, &()).await;
-    body.map_err(IntoResponse::into_response)
+async fn body(request: Request, max: usize) -> Result<Bytes, Response> {
+    let announced = request.body().size_hint().lower();
+    if announced > u64::try_from(max).unwrap_or(u64::MAX) {
+        spill(request.into_body()).await;
+        return Err(too_long(max));
+    }
+    let mut body = Limited::new(request.into_body(), max);
+    let whole = (&mut body).collect().await;
+    whole
+        .map(Collected::to_bytes)
+        .map_err(|error| match error.is::<LengthLimitError>() {
+            true => too_long(max),
+            false => plain(StatusCode::BAD_REQUEST, "the body breaks off"),
+        })
+}
+
+fn too_long(max: usize) -> Response {
+    let error = format!(
+        "the body has more than {} bytes: `body_megabytes` of `api` allows more",
+        max
+    );
+    plain(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }
 
 /// What is desired, from the engine.

@@ -32,7 +32,8 @@ async fn diff(State(desk): State<Desk>, request: Request) -> Response {
         Ok(body) => compared(&requester, body),
         Err(error) => unread(&error),
     };
-    desk.in_turn(desk::body(request), work).await
+    let body = desk.body(request);
+    desk.in_turn(body, work).await
 }
 
 fn compared(requester: &Requester, body: DiffBody) -> Response {

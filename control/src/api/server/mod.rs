@@ -1,4 +1,4 @@
-//! The control socket: HTTP/1.1 over `api.sock` in the run directory, mode 0660.
+//! The API: HTTP/1.1 over `api.sock` in the run directory, and over the other doors that the configuration names.
 //!
 //! In: HTTP requests. Out: JSON; requests to the engine. Never: the engine's thread: this one has its own, with tokio's
 //! single-threaded runtime.
@@ -6,13 +6,19 @@
 //! Rooms: [`desk`] what resources share, [`answer`] how answers look, [`routes`] the table of all routes, `openapi`
 //! what it says to others, and a file per resource, which says its routes.
 //!
-//! Whoever may open the socket may do everything; its mode and the run directory's are the guard.
+//! Whoever may open `api.sock` may do everything; its mode and the run directory's are the guard. [`doors`] says by which
+//! way who comes in, [`access`] what it may.
 
+mod access;
 mod answer;
 mod apply;
+pub mod caller;
 mod config;
+mod connection;
+mod crowd;
 mod desk;
 mod diff;
+pub(super) mod doors;
 mod events;
 mod log;
 mod metrics;
@@ -22,31 +28,36 @@ mod scrape;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod way;
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use axum::extract::DefaultBodyLimit;
-use culvert_directory::{Access, Directory, ListenError, Listener, Place};
+use axum::middleware::from_fn;
+use culvert_directory::{Directory, ListenError};
 
 use self::desk::Desk;
+use self::doors::Keeper;
 use self::routes::Routes;
 use super::{Requester, SendError};
-use crate::process;
+use crate::config::Api;
 use crate::state::{Part, State};
-
-/// The largest body: a configuration of the greatest length as a JSON string, and its path.
-const BODY: usize = 80 << 20;
 
 /// Puts a state together, or a part of it; it may wait for the engine.
 pub type Read = Arc<dyn Fn(Option<Part>) -> Result<State, SendError> + Send + Sync>;
 
-/// The control socket of this process; its name is removed when dropped.
+/// The API of this process; its sockets' names are removed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    _place: Place,
+    requester: Requester,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.requester.keep_doors(None);
+    }
 }
 
 /// Why the control socket can't be served.
@@ -55,35 +66,44 @@ pub enum ServeError {
     /// It can't be had.
     #[error("the control socket: {0}")]
     Socket(#[from] ListenError),
+    /// Something that the configuration's `api` names can't be had.
+    #[error("{0}")]
+    Doors(String),
     /// The system has no thread or descriptor left.
     #[error("can't serve the control socket: {0}")]
     System(#[from] io::Error),
 }
 
-/// Opens the control socket in the run directory and serves it on a thread of its own.
+/// Opens the control socket in the run directory, and the other doors that the configuration names, and serves them on
+/// a thread of its own. An `apply` changes the doors.
 ///
 /// # Errors
 ///
-/// When the socket can't be made.
-pub fn serve(run_dir: &Directory, requester: Requester, read: Read) -> Result<Server, ServeError> {
-    let desk = Desk::new(requester, read);
-    let listener = Listener::open(run_dir, process::API_SOCKET, Access::mode(0o660))?;
-    let (listener, place) = listener.into_parts();
+/// When one of them can't be made.
+pub fn serve(
+    run_dir: &Directory,
+    api: &Api,
+    requester: Requester,
+    read: Read,
+) -> Result<Server, ServeError> {
+    let (keeper, news) = Keeper::open(run_dir, api)?;
+    let desk = Desk::new(requester.clone(), read);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let run = move || {
+        let body_max = Arc::clone(&desk.body_max);
         let served = runtime.block_on(async {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
             tokio::spawn(scrape::serve(desk.requester.clone()));
-            axum::serve(listener, router(desk)).await
+            doors::keep(news, router(desk), &body_max).await
         });
         if let Err(error) = served {
-            tracing::error!(%error, "the control socket has ended");
+            tracing::error!(%error, "the API has ended");
         }
     };
     thread::Builder::new().name("api".into()).spawn(run)?;
-    Ok(Server { _place: place })
+    requester.keep_doors(Some(keeper));
+    Ok(Server { requester })
 }
 
 /// All routes. Every resource is a file that has its own.
@@ -105,6 +125,6 @@ fn router(desk: Desk) -> axum::Router {
     routes
         .merge(description)
         .into_router()
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(from_fn(access::check))
         .with_state(desk)
 }

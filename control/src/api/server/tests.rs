@@ -1,6 +1,7 @@
 //! Whose turn it is, with an engine that answers nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{self, Body};
@@ -9,12 +10,14 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::apply::apply;
+use super::caller::Caller;
 use super::config::configuration;
 use super::desk::{APPLIES, Desk, PATIENCE, READERS};
+use super::router;
 use super::routes::{About, Routes};
-use super::{BODY, router};
 use crate::api::bodies::{ApplyBody, ConfigQuery, Refusal};
 use crate::api::{self, Requests, SendError};
+use crate::config::Role;
 use crate::state::State;
 
 /// With so much patience, and an engine that answers nothing.
@@ -34,7 +37,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 async fn told(response: Response) -> (StatusCode, String) {
     let status = response.status();
-    let text = body::to_bytes(response.into_body(), BODY).await;
+    let text = body::to_bytes(response.into_body(), usize::MAX).await;
     let refusal: Refusal = serde_json::from_slice(&text.unwrap()).unwrap();
     (status, refusal.error)
 }
@@ -95,8 +98,13 @@ fn so_many_applies_wait_and_no_more() {
     });
 }
 
-async fn asked(desk: &Desk, method: &str, path: &str) -> Response {
+async fn asked(desk: &Desk, method: &str, path: &str, role: Option<Role>) -> Response {
+    let caller = role.map(|role| Caller::local(0, None, role));
     let request = Request::builder().method(method).uri(path);
+    let request = match caller {
+        Some(caller) => request.extension(caller),
+        None => request,
+    };
     let mut router = router(desk.clone());
     let request = request.body(Body::empty()).unwrap();
     tower_service::Service::call(&mut router, request)
@@ -108,11 +116,12 @@ async fn asked(desk: &Desk, method: &str, path: &str) -> Response {
 #[test]
 fn what_is_no_route_is_refused_in_words() {
     let (desk, _requests) = desk(PATIENCE);
+    let writer = Some(Role::Write);
     runtime().block_on(async {
-        let (status, error) = told(asked(&desk, "GET", "/v2/x").await).await;
+        let (status, error) = told(asked(&desk, "GET", "/v2/x", writer).await).await;
         assert_eq!(status, StatusCode::NOT_FOUND);
         assert!(error.starts_with("there is no /v2/x"), "{error}");
-        let response = asked(&desk, "DELETE", "/v1/config").await;
+        let response = asked(&desk, "DELETE", "/v1/config", writer).await;
         let allowed = response.headers()["allow"].to_str().unwrap().to_owned();
         assert_eq!(allowed, "GET,HEAD");
         let (status, error) = told(response).await;
@@ -128,4 +137,65 @@ fn methods_of_one_path_may_come_from_two_files() {
     let one = Routes::default().get("/x/{name}", nothing, About::new("One"));
     let two = Routes::default().delete("/x/{name}", nothing, About::new("Two"));
     let _ = one.merge(two).into_router();
+}
+
+#[test]
+fn a_reader_changes_nothing() {
+    let (desk, _requests) = desk(PATIENCE);
+    runtime().block_on(async {
+        for path in ["/v1/apply", "/v1/diff", "/v1/nothing"] {
+            let (status, error) = told(asked(&desk, "POST", path, Some(Role::Read)).await).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+            assert!(
+                error.contains("by this socket nothing can be changed"),
+                "{error}"
+            );
+        }
+        let reads = asked(&desk, "GET", "/v1/openapi.json", Some(Role::Read)).await;
+        assert_eq!(reads.status(), StatusCode::OK);
+        let (status, _) = told(asked(&desk, "GET", "/v1/openapi.json", None).await).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "nobody knows who asks");
+    });
+}
+
+/// A text is refused by its announced length, and by what comes without one.
+#[test]
+fn a_body_has_a_limit_that_is_said() {
+    let (desk, _requests) = desk(PATIENCE);
+    desk.body_max.store(100, Ordering::Relaxed);
+    runtime().block_on(async {
+        for body in [Body::from(vec![b' '; 101]), unannounced(101)] {
+            let (status, error) =
+                told(apply(extract::State(desk.clone()), Request::new(body)).await).await;
+            assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+            assert!(
+                error.contains("more than 100 bytes: `body_megabytes` of `api`"),
+                "{error}"
+            );
+        }
+        let (status, error) =
+            told(apply(extract::State(desk.clone()), Request::new(unannounced(60))).await).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(error.starts_with("the body: EOF"), "{error}");
+    });
+}
+
+/// A body whose length nobody knows before.
+fn unannounced(len: usize) -> Body {
+    let whole = http_body_util::Full::new(body::Bytes::from(vec![b' '; len]));
+    Body::new(http_body_util::BodyExt::boxed_unsync(Unannounced(whole)))
+}
+
+struct Unannounced(http_body_util::Full<body::Bytes>);
+
+impl body::HttpBody for Unannounced {
+    type Data = body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll_frame(cx)
+    }
 }

@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, Offloads, Places,
-    Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore, WorkerIndex,
+    Api, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, Offloads,
+    Places, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore,
+    WorkerIndex,
 };
 
 /// Beyond so many workers one tunnel gains nothing.
@@ -25,6 +26,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
     let all_workers: Vec<_> = (0..workers).map(WorkerIndex).collect();
     let queues = if handed_over { 1 } else { workers };
     Config {
+        api: Api::default(),
         source: PathBuf::new(),
         node: name(),
         cores: Cores {

@@ -4,6 +4,7 @@
 //! do. Never: a file's text.
 
 use std::{
+    fmt,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -109,6 +110,15 @@ pub enum Account {
     Id(u32),
     /// By its name, looked up when the socket is made.
     Name(String),
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 /// What of a guest's frames is checked.

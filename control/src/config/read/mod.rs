@@ -3,6 +3,7 @@
 //! In: the tree, and the key files that it names. Out: drafts; what doesn't fit its table goes to
 //! the report. Never: relations between sections.
 
+mod api;
 mod metrics;
 mod networks;
 mod ports;
@@ -44,6 +45,7 @@ impl Reader<'_> {
         let cores = self.cores(&file);
         let memory = self.memory(&file);
         let metrics = self.metrics(&file);
+        let api = self.api(&file);
         let uplinks = file.named("uplinks", self.report);
         let tunnels = file.named("tunnels", self.report);
         let networks = file.named("networks", self.report);
@@ -53,6 +55,7 @@ impl Reader<'_> {
             cores,
             memory,
             metrics,
+            api,
             uplinks: uplinks
                 .into_iter()
                 .map(|(name, section)| self.uplink(name, section))

@@ -3,7 +3,7 @@
 //! In, out, never: as [`super`].
 
 use super::{
-    CPU,
+    API, CPU,
     Form::{self, Bool, Choice, Either, Integer, List, Listen, Named, Path},
     MTU, NETWORK, PORT,
     Presence::{Default, Required},
@@ -50,6 +50,12 @@ pub static FILE: Table = Table {
             Form::Table(&METRICS),
             Default("see below"),
             "What is told to those who measure. The control socket has `/metrics` in any case.",
+        ),
+        key(
+            "api",
+            Form::Table(&API),
+            Default("`api.sock` for the process's user and group"),
+            "Who may ask this process and change it.",
         ),
         key(
             "uplinks",

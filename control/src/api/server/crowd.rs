@@ -1,0 +1,86 @@
+//! How many connections there are, and whose.
+//!
+//! In: who comes. Out: a [`Place`] for each that fits. Never: all places for one user or address, or those of one door
+//! for another's.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Connections of one door.
+pub(super) const DOOR: usize = 512;
+
+/// Of them, those of one user or address: half are others'.
+pub(super) const SHARE: usize = DOOR / 2;
+
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Whose {
+    User(u32),
+    Address(IpAddr),
+}
+
+/// The connections of one door.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Crowd(Arc<Mutex<HashMap<Whose, usize>>>);
+
+/// A connection's place, which is free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    crowd: Crowd,
+    whose: Whose,
+}
+
+impl Crowd {
+    /// A place for one more, if there is one.
+    pub(super) fn place(&self, whose: Whose) -> Option<Place> {
+        let mut places = self.places();
+        let all: usize = places.values().sum();
+        let own = places.get(&whose).copied().unwrap_or(0);
+        if own >= SHARE || all >= DOOR {
+            return None;
+        }
+        places.insert(whose, own + 1);
+        let crowd = self.clone();
+        Some(Place { crowd, whose })
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<Whose, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.crowd.places();
+        if let Some(own) = places.get_mut(&self.whose) {
+            *own -= 1;
+            if *own == 0 {
+                places.remove(&self.whose);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_all_places() {
+        let crowd = Crowd::default();
+        let own: Vec<_> = (0..DOOR)
+            .map_while(|_| crowd.place(Whose::User(7)))
+            .collect();
+        assert_eq!(own.len(), SHARE);
+        let others: Vec<_> = (0..u32::MAX)
+            .map_while(|user| crowd.place(Whose::User(100 + user)))
+            .collect();
+        assert_eq!(others.len(), DOOR - SHARE);
+        drop(own);
+        assert!(crowd.place(Whose::User(7)).is_some());
+        drop(others);
+        assert!(crowd.places().is_empty());
+    }
+}

@@ -1,0 +1,79 @@
+//! `api`.
+
+use super::Reader;
+use crate::config::draft::{Api, ApiSocket, ApiTls};
+use crate::config::raw::{Node, Value};
+use crate::config::section::Section;
+use crate::config::{Role, value};
+
+impl Reader<'_> {
+    pub(super) fn api(&mut self, file: &Section<'_>) -> Api {
+        let Some(section) = file.table("api", self.report) else {
+            return Api::default();
+        };
+        let readers = section.table("readers", self.report);
+        let readers = readers.and_then(|it| it.get("group", self.report, value::account));
+        let api = Api {
+            socket: self.api_socket(&section),
+            readers: readers.map(|at| at.value),
+            listen: section.get("listen", self.report, value::listen),
+            tls: self.api_tls(&section),
+            body_megabytes: section
+                .integer("body_megabytes", self.report)
+                .map(|at| at.value),
+        };
+        for (one, other) in [("listen", "tls"), ("tls", "listen")] {
+            if section.key_span(one).is_some() && section.lacks(other) {
+                self.need(&section, &[other], &format!("`{one}`"));
+            }
+        }
+        api
+    }
+
+    fn api_socket(&mut self, section: &Section<'_>) -> ApiSocket {
+        let Some(socket) = section.table("socket", self.report) else {
+            return ApiSocket::default();
+        };
+        let mut account = |key| socket.get(key, self.report, value::account);
+        let (owner, group) = (account("owner"), account("group"));
+        let permissions = socket.get("mode", self.report, value::permissions);
+        ApiSocket {
+            owner: owner.map(|at| at.value),
+            group: group.map(|at| at.value),
+            permissions: permissions.map(|at| at.value),
+        }
+    }
+
+    fn api_tls(&mut self, section: &Section<'_>) -> Option<ApiTls> {
+        let tls = section.table("tls", self.report)?;
+        let mut path = |key| {
+            let at = tls.get(key, self.report, value::path)?;
+            Some(self.report.folder(at.span).join(at.value))
+        };
+        let [certificate, key, client_ca] = ["certificate", "key", "client_ca"].map(&mut path);
+        let roles = tls.words("roles", self.report);
+        let is_empty = |node: &Node| matches!(&node.value, Value::Map(map) if map.is_empty());
+        if tls.node("roles").is_some_and(is_empty) {
+            self.report
+                .warning(
+                    tls.span,
+                    "`roles` of `tls` is empty: nobody may do anything",
+                )
+                .help("expected `roles: { NAME-IN-A-CERTIFICATE: read }`");
+        }
+        let role = |word| {
+            if word == "write" {
+                Role::Write
+            } else {
+                Role::Read
+            }
+        };
+        let roles = roles.into_iter().map(|(name, word)| (name, role(word)));
+        Some(ApiTls {
+            certificate: certificate?,
+            key: key?,
+            client_ca: client_ca?,
+            roles: roles.collect(),
+        })
+    }
+}
