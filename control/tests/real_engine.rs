@@ -117,13 +117,39 @@ fn what_is_refused_changes_nothing() {
         "needs a restart: cores.workers: 1 → 2",
     );
     refused(
-        &with("memory: {mtu_max: 9000}\n"),
-        "needs a restart: memory.mtu_max: none → 9000",
+        &with("cores: {poll: busy}\n"),
+        "needs a restart: cores.poll: adaptive → busy",
     );
     refused(&with("  vm3: {}\n"), "new.yaml:7:");
     // The socket's name is taken by something that is none.
     fs::write(running.run_dir().join("vm2.sock"), "precious").unwrap();
     refused(&with(""), "vm2.sock is no socket: remove it");
+}
+
+#[test]
+fn uplinks_come_change_and_go() {
+    let running = Running::start(NETWORK);
+    for (uplinks, told) in [
+        (
+            "u: {driver: udp, addresses: [127.0.0.1/8]}",
+            "uplink u added",
+        ),
+        (
+            "u: {driver: udp, addresses: [127.0.0.1/8], mtu: 1400}",
+            "uplink u changed (mtu: 1500 → 1400)",
+        ),
+        (
+            "u: {driver: udp, addresses: [127.0.0.2/8], mtu: 1400}",
+            "uplink u reopened (addresses: [127.0.0.1/8] → [127.0.0.2/8])",
+        ),
+        ("", "uplink u removed"),
+    ] {
+        let output = running.apply(&format!("{NETWORK}uplinks: {{{uplinks}}}\n"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(stdout(&output).contains(told), "{}", stdout(&output));
+        let shown = running.state().uplinks;
+        assert_eq!(shown.len(), usize::from(!uplinks.is_empty()));
+    }
 }
 
 /// As `check` tells them, whoever has the file applied.

@@ -210,6 +210,8 @@ impl Engine {
         (uplink.is_shut, uplink.link_up) = (true, Some(false));
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
         let owners = config.queue_workers.clone();
+        // A worker may have been slow to give it up.
+        uplink.close()?;
         let (mut state, queues) = self.open_uplink(config, slot, now)?;
         state.counters = counters;
         self.uplinks.put(slot, state);

@@ -304,12 +304,27 @@ impl Ground {
 
 /// A file with some of all; `None` if it is none that could be applied.
 fn file(dice: &mut Dice, ground: &Ground) -> Option<Config> {
-    let mut text = format!("version: 1\nnode: test\n{UPLINK}tunnels:\n");
+    let mut text = "version: 1\nnode: test\nuplinks:\n".to_owned();
+    let mut uplinks = Vec::new();
+    for name in ["lo", "u", "w"] {
+        let nets = dice.one(&["127.0.0.1/8", "127.0.0.2/8", "127.0.0.1/8, 127.0.0.2/8", ""]);
+        if name == "lo" || dice.throw(2) == 0 {
+            let mtu = dice.one(&["1400", "1500"]);
+            writeln!(
+                text,
+                "  {name}: {{driver: udp, mtu: {mtu}, addresses: [{nets}]}}"
+            )
+            .unwrap();
+            uplinks.push(name);
+        }
+    }
+    writeln!(text, "tunnels:").unwrap();
     let mut tunnels = Vec::new();
     for (name, port) in ["a", "b", "c"].iter().zip(ground.udp) {
         if dice.throw(4) > 0 {
-            let (peers, mtu) = (peers(dice), dice.one(&["1280", "1420"]));
-            writeln!(text, "  {name}: {{uplink: lo, uapi: off, mtu: {mtu}, listen_port: {port}, private_key_file: {name}.key, peers: {{{peers}}}}}").unwrap();
+            let (peers, mtu) = (peers(dice), dice.one(&["1280", "1320"]));
+            let uplink = dice.one(&uplinks);
+            writeln!(text, "  {name}: {{uplink: {uplink}, uapi: off, mtu: {mtu}, listen_port: {port}, private_key_file: {name}.key, peers: {{{peers}}}}}").unwrap();
             tunnels.push(*name);
         }
     }
