@@ -41,7 +41,7 @@ pub struct Config {
     pub node: Name,
     /// Threads and where they run.
     pub cores: Cores,
-    /// What is fixed when the process starts.
+    /// What DPDK is given when it starts, and the bound of all MTUs.
     pub memory: Memory,
     /// What is told to those who measure.
     pub metrics: Metrics,

@@ -38,7 +38,7 @@ pub enum Poll {
     Busy,
 }
 
-/// What is fixed when the process starts; a change needs a restart.
+/// What DPDK is given when it starts, and the bound of all MTUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Whether DPDK takes its memory from hugepages.

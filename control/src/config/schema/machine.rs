@@ -43,7 +43,7 @@ pub static FILE: Table = Table {
             "memory",
             Form::Table(&MEMORY),
             Default("see below"),
-            "What is fixed when the process starts. A change needs a restart.",
+            "Of hugepages and megabytes: read when DPDK starts, for the first `dpdk` uplink; a change needs a restart from then on.",
         ),
         key(
             "metrics",
