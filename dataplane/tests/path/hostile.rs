@@ -249,7 +249,10 @@ fn super_frames_of_a_hostile_guest_end_somewhere() {
         site.far.socket.set_nonblocking(true).unwrap();
         let mut random = Random(seed);
         let mut ends = Ends { errors: 0 };
-        for _ in 0..30_000 {
+        for n in 0..30_000 {
+            if n % 1_000 == 0 {
+                site.publish_key();
+            }
             let bytes = hostile_frame(&mut random);
             let vnet = hostile_vnet(&mut random, &bytes, true);
             let before = ends.sum(&site);
