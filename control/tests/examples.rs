@@ -45,10 +45,8 @@ fn every_example_is_without_a_mistake() {
     let mut checked = 0;
     for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
+        // The alert rules are Prometheus's.
+        if path.extension().is_some_and(|it| it == "yaml") && !path.ends_with("alerts.yaml") {
             example(path.file_name().unwrap().to_str().unwrap());
             checked += 1;
         }

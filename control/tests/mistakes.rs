@@ -777,6 +777,22 @@ fn credentials_of_systemd() {
 }
 
 #[test]
+fn where_metrics_are_served() {
+    error(
+        "version: 1\n",
+        "version: 1\nmetrics: {listen: ⟦\"127.0.0.1:9586\"}\n",
+        "`listen` of `metrics` has port 9586",
+        "that is WireGuard's exporter's, whose metrics have other names: expected another, as in `127.0.0.1:9587`",
+    );
+    error(
+        "version: 1\n",
+        "version: 1\nmetrics: {listen: ⟦9587}\n",
+        "`listen` of `metrics` is `9587`",
+        "expected `ADDRESS:PORT`",
+    );
+}
+
+#[test]
 fn references() {
     error(
         "    uplink: wan0",
