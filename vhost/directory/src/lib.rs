@@ -14,16 +14,18 @@
 mod lock;
 mod socket;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 pub use lock::{Lock, LockError};
@@ -125,6 +127,35 @@ impl Directory {
         Ok((Self::any(parent.unwrap_or(Path::new(".")))?, name))
     }
 
+    /// A directory in this one, as [`Directory::own`] wants it.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn within(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<Self, DirectoryError> {
+        let name = name.as_ref();
+        let path = self.path.join(name);
+        let failed = |error: io::Error| DirectoryError::Io {
+            path: path.clone(),
+            error,
+        };
+        let name = plain(name).map_err(failed)?;
+        match mkdirat(self, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(self, name, flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR | Errno::LOOP => DirectoryError::NotADirectory(path.clone()),
+            error => failed(error.into()),
+        })?;
+        let directory = Self {
+            fd: Arc::new(fd),
+            path: path.into(),
+        };
+        directory.check().map(|()| directory)
+    }
+
     fn hold(path: &Path, flags: OFlags) -> Result<Self, Errno> {
         let flags = flags | OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(CWD, path, flags, Mode::empty())?;
@@ -186,17 +217,78 @@ impl Directory {
     ///
     /// When the system refuses; what was there is there still.
     pub fn replace(&self, name: impl AsRef<OsStr>, contents: &[u8]) -> io::Result<()> {
-        let name = plain(name.as_ref())?;
+        self.exchange(name.as_ref(), contents, |_| Ok(()))
+    }
+
+    /// The same, and it is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Directory::replace`]; when the directory can't be written, the new contents may be there already.
+    pub fn replace_durably(&self, name: impl AsRef<OsStr>, contents: &[u8]) -> io::Result<()> {
+        self.exchange(name.as_ref(), contents, |file| file.sync_all())?;
+        self.sync()
+    }
+
+    fn exchange(
+        &self,
+        name: &OsStr,
+        contents: &[u8],
+        written: impl Fn(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let name = plain(name)?;
         let mut new = name.to_owned();
         new.push(".new");
         // Left by a process that was killed, or planted: nothing is written through it.
         self.remove(&new)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let write = || -> io::Result<()> {
-            self.open(&new, flags)?.write_all(contents)?;
+            let mut file = self.open(&new, flags)?;
+            file.write_all(contents)?;
+            written(&file)?;
             Ok(renameat(self, &new, self, name)?)
         };
         write().inspect_err(|_| drop(self.remove(&new)))
+    }
+
+    /// Waits until names that came and went are on the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(self.readable()?)?)
+    }
+
+    /// Gives what has a name another one, in the place of whatever has that.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the system refuses.
+    pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+        let (from, to) = (plain(from.as_ref())?, plain(to.as_ref())?);
+        Ok(renameat(self, from, self, to)?)
+    }
+
+    /// The names in it, in no order.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let entries = Dir::new(self.readable()?)?;
+        let names = entries.map(|entry| {
+            let name = entry?.file_name().to_bytes().to_owned();
+            Ok(OsString::from_vec(name))
+        });
+        let names: io::Result<Vec<_>> = names.collect();
+        Ok(names?.into_iter().filter(|it| plain(it).is_ok()).collect())
+    }
+
+    /// Itself, open for more than a place to begin at.
+    fn readable(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(openat(self, c".", flags, Mode::empty())?)
     }
 
     /// Removes a name, unless there is none.
@@ -396,6 +488,29 @@ mod tests {
             std::os::unix::fs::chown(&shared, Some(12_345), None).unwrap();
             assert!(directory.read("shared").is_err());
         }
+    }
+
+    #[test]
+    fn a_directory_within_is_ours_and_lists_its_names() {
+        let (folder, directory) = folder();
+        let inner = directory.within("inner", 0o700).unwrap();
+        inner.replace_durably("b", b"1").unwrap();
+        inner.replace_durably("b", b"2").unwrap();
+        inner.rename("b", "a").unwrap();
+        inner.sync().unwrap();
+        assert_eq!(
+            directory.within("inner", 0o700).unwrap().read("a").unwrap(),
+            b"2"
+        );
+        assert_eq!(inner.names().unwrap(), ["a"]);
+        assert_eq!(
+            fs::metadata(folder.path().join("inner/a")).unwrap().mode() & 0o777,
+            0o600
+        );
+        symlink("inner", folder.path().join("link")).unwrap();
+        assert!(directory.within("link", 0o700).is_err());
+        fs::set_permissions(inner.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(directory.within("inner", 0o700).is_err());
     }
 
     #[test]
