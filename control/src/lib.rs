@@ -7,6 +7,7 @@
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
 //!   together.
 //! - [`metrics`]: the same for Prometheus.
+//! - [`history`]: what ran, who applied it, and the way back.
 //! - [`uapi`]: the sockets that `wg` speaks to.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod events;
+pub mod history;
 pub mod keys;
 pub mod metrics;
 pub mod netlink;

@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Diff;
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct State {
@@ -46,6 +48,51 @@ pub struct State {
     /// What is missing of the log.
     #[serde(default)]
     pub log: Log,
+    /// The revision that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// The change that waits for its confirmation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// What an operator has to know of the start or of the last rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
+/// A change that waits for its confirmation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pending {
+    /// The revision that runs, and may go.
+    pub revision: u64,
+    /// The one that comes back unless it is confirmed.
+    pub previous: u64,
+    /// Who applied it.
+    pub user: String,
+    /// Until then.
+    pub seconds_left: u64,
+    /// What takes it back when it goes down: `peer wg0/hv-b`, `port vm1`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
+    /// It is confirmed by itself when all of these hold.
+    #[serde(default)]
+    pub auto: bool,
+}
+
+impl std::fmt::Display for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            revision,
+            previous,
+            user,
+            seconds_left,
+            ..
+        } = self;
+        write!(
+            f,
+            "revision {revision} (by {user}) waits for its confirmation, {seconds_left} s more: `culvert confirm \
+             {revision}` keeps it, `culvert rollback` brings revision {previous} back"
+        )
+    }
 }
 
 /// A part of the state.
@@ -400,4 +447,16 @@ pub struct Applied {
     /// The rendered warnings about the file, if there are any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub warnings: String,
+    /// The revision that runs now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// It waits for its confirmation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// What else there is to know, one line each: what `wg` had set and is gone; how far a rollback went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What would change, if nothing was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<Diff>,
 }

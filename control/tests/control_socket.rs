@@ -193,8 +193,7 @@ fn apply_hands_the_checked_file_over() {
     let running = Running::start(Ok(Applied {
         generation: 4,
         changes,
-        failures: Vec::new(),
-        warnings: String::new(),
+        ..Applied::default()
     }));
     let output = run(&["apply", file.to_str().unwrap()], &running.run_dir);
     assert!(output.status.success(), "{}", stderr(&output));

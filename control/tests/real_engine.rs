@@ -76,15 +76,24 @@ fn ports_come_and_go_and_what_did_not_change_stays() {
 
     let output = running.apply(&two);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(stdout(&output), "generation 2:\n  port vm2 added\n");
+    assert_eq!(
+        stdout(&output),
+        "generation 2, revision 2:\n  port vm2 added\n"
+    );
     assert_eq!(running.ports(), ["vm1", "vm2"]);
     assert!(running.answers("vm2"));
 
     let output = running.apply(&two);
-    assert_eq!(stdout(&output), "generation 2: nothing changed\n");
+    assert_eq!(
+        stdout(&output),
+        "generation 2, revision 2: nothing changed\n"
+    );
 
     let output = running.apply(&one);
-    assert_eq!(stdout(&output), "generation 3:\n  port vm2 removed\n");
+    assert_eq!(
+        stdout(&output),
+        "generation 3, revision 3:\n  port vm2 removed\n"
+    );
     assert_eq!(running.ports(), ["vm1"]);
     assert!(!running.answers("vm2"));
     vmm.set_nonblocking(true).unwrap();
@@ -162,7 +171,10 @@ fn a_file_is_used_with_its_warnings_told() {
     let output = running.apply(&text);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains(warning), "{}", stderr(&output));
-    assert_eq!(stdout(&output), "generation 2:\n  port vm1 added\n");
+    assert_eq!(
+        stdout(&output),
+        "generation 2, revision 2:\n  port vm1 added\n"
+    );
 
     fs::write(running.folder.path().join("c.yaml"), &text).unwrap();
     running.life.signal(nix::sys::signal::Signal::SIGHUP);
@@ -306,7 +318,7 @@ fn the_running_configuration_is_a_file_that_says_the_same() {
     let output = running.apply(&written);
     assert_eq!(
         stdout(&output),
-        "generation 1: nothing changed\n",
+        "generation 1, revision 1: nothing changed\n",
         "{written}"
     );
 }

@@ -9,6 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Included, Texts};
+use crate::history::pending::Confirm;
+use crate::history::revision::Revision;
+use crate::state::Pending;
 
 /// The body of `POST /v1/apply`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +23,18 @@ pub struct ApplyBody {
     /// What it includes: nobody here opens a file for that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub included: Vec<Included>,
+    /// What its author says of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// It is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Confirm>,
+    /// Nothing is changed: the answer has what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// It comes from a command.
+    #[serde(default)]
+    pub cli: bool,
 }
 
 impl ApplyBody {
@@ -32,6 +47,62 @@ impl ApplyBody {
             included: self.included,
         }
     }
+}
+
+/// The body of `POST /v1/confirm`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ConfirmBody {
+    /// The revision that is meant.
+    #[serde(default)]
+    pub revision: Option<u64>,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Confirmed {
+    /// What is kept.
+    pub revision: u64,
+}
+
+/// The body of `POST /v1/rollback`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct RollbackBody {
+    /// The revision to go back to. Without one, what waits for its confirmation is taken back.
+    #[serde(default)]
+    pub to: Option<u64>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// It is taken back unless it is confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<Confirm>,
+    /// Nothing is changed: the answer has what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The body of `POST /v1/history/purge`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PurgeBody {
+    /// Revisions that are forgotten.
+    #[serde(default)]
+    pub revisions: Vec<u64>,
+    /// Their keys alone are.
+    #[serde(default)]
+    pub keys_only: bool,
+    /// Public keys, of peers or of tunnels, that no rollback brings back from now on.
+    #[serde(default)]
+    pub revoke: Vec<String>,
+}
+
+/// The answer to `GET /v1/history/NUMBER`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RevisionText {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// A file that says the same.
+    pub text: String,
 }
 
 /// The body of `POST /v1/diff`.
@@ -54,6 +125,8 @@ pub enum Side {
     Running,
     /// A file.
     File(ApplyBody),
+    /// One of the history.
+    Revision(u64),
 }
 
 /// The answer to `GET /v1/config`.
@@ -77,7 +150,7 @@ pub struct ConfigQuery {
 }
 
 /// The body of every answer that is not the one asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
     /// What is wrong, in one line.
     pub error: String,
@@ -87,6 +160,9 @@ pub struct Refusal {
     /// What needs a restart, if that is why.
     #[serde(default)]
     pub needs_restart: Vec<String>,
+    /// What waits for its confirmation, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Box<Pending>>,
 }
 
 /// What is logged: the body of `PUT /v1/log`, and the answer.

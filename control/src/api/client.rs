@@ -16,7 +16,11 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
-use super::bodies::{ApplyBody, ConfigText, DiffBody, LogFilter, Refusal};
+use super::bodies::{
+    ApplyBody, ConfigText, ConfirmBody, Confirmed, DiffBody, LogFilter, PurgeBody, Refusal,
+    RevisionText, RollbackBody,
+};
+use crate::history::revision::Revision;
 use crate::plan::Diff;
 use crate::process;
 use crate::state::{Applied, Part, State, Way};
@@ -145,6 +149,61 @@ impl Client {
         self.ask(Method::POST, "/v1/diff", body)
     }
 
+    /// Keeps what waits for its confirmation; answers its number.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or nothing like that waits.
+    pub fn confirm(&self, revision: Option<u64>) -> Result<u64, ClientError> {
+        let confirmed: Result<Confirmed, _> = self.post("/v1/confirm", &ConfirmBody { revision });
+        confirmed.map(|it| it.revision)
+    }
+
+    /// Goes back to a revision, or takes back what waits for its confirmation.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or it is refused.
+    pub fn roll_back(&self, body: &RollbackBody) -> Result<Applied, ClientError> {
+        self.post("/v1/rollback", body)
+    }
+
+    /// What ran, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn history(&self) -> Result<Vec<Revision>, ClientError> {
+        self.ask(Method::GET, "/v1/history", Vec::new())
+    }
+
+    /// A revision's text.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or it is not kept.
+    pub fn revision(&self, number: u64) -> Result<RevisionText, ClientError> {
+        self.ask(Method::GET, &format!("/v1/history/{number}"), Vec::new())
+    }
+
+    /// Forgets revisions or keys; answers what is left.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or they are needed.
+    pub fn purge(&self, body: &PurgeBody) -> Result<Vec<Revision>, ClientError> {
+        self.post("/v1/history/purge", body)
+    }
+
+    fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        self.ask(Method::POST, path, body)
+    }
+
     fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -176,8 +235,7 @@ impl Client {
     fn refused(status: StatusCode, body: &[u8]) -> ClientError {
         let unnamed = |_| Refusal {
             error: format!("{status}: {}", String::from_utf8_lossy(body)),
-            report: String::new(),
-            needs_restart: Vec::new(),
+            ..Refusal::default()
         };
         ClientError::Refused(serde_json::from_slice(body).unwrap_or_else(unnamed))
     }

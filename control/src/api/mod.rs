@@ -7,6 +7,7 @@
 //! [`channel`] makes the two ends. The engine's end has a file descriptor that is readable while
 //! requests wait, so it fits into a poll set.
 
+pub mod apply;
 pub mod bodies;
 pub mod client;
 pub mod server;
@@ -22,13 +23,14 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
 
 use self::server::doors::Keeper;
-use crate::config::{Config, Name, Readings, Report};
-use crate::events::Event;
+use crate::config::{Name, Readings, Report};
+use crate::history::History;
 use crate::plan::{Layers, Proposal};
-use crate::process;
 use crate::report::look::Look;
-use crate::state::Applied;
-use crate::uapi::{Answer, Ask, doors};
+use crate::state::{self, Applied};
+use crate::uapi::{Answer, Ask};
+
+pub use apply::{apply_blocking, read_and_apply};
 
 /// Requests that may wait at the engine; the next sender is refused.
 const WAITING: usize = 64;
@@ -78,6 +80,27 @@ pub enum ApplyError {
     /// The engine did not answer.
     #[error(transparent)]
     Unanswered(#[from] SendError),
+    /// Another change waits for its confirmation.
+    #[error("{0}")]
+    Pending(Box<state::Pending>),
+    /// What is asked doesn't go with how things stand.
+    #[error("{0}")]
+    Conflict(String),
+    /// Its revision can't be written.
+    #[error("{0}")]
+    Unkept(String),
+    /// What is asked can't be understood.
+    #[error("{0}")]
+    Invalid(String),
+    /// A revision that can't be had.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl ApplyError {
+    pub(crate) fn no_history() -> Self {
+        Self::Conflict("this process keeps no history".into())
+    }
 }
 
 /// Takes one answer. Dropping it tells the asker that there is none.
@@ -106,30 +129,6 @@ pub enum NotApplied {
     Refused(ApplyError),
 }
 
-/// Reads a file on the calling thread, and applies it as [`apply_blocking`] does. Answers what changed, and what the
-/// file is warned of.
-///
-/// # Errors
-///
-/// When it has mistakes, or the engine refuses it.
-pub fn read_and_apply(
-    requester: &Requester,
-    read: impl FnOnce(&mut Readings) -> Result<(Config, Report), Report>,
-) -> Result<(Applied, Report), NotApplied> {
-    let mut turn = requester.turn();
-    let read = read(&mut turn).map_err(NotApplied::Mistakes);
-    let applied = read.and_then(|(config, report)| {
-        let applied = plan_and_apply(requester, config).map_err(NotApplied::Refused)?;
-        Ok((applied, report))
-    });
-    process::memory::give_back();
-    if let Err(error) = &applied {
-        let error = error.to_string();
-        Event::ConfigRefused { error }.tell();
-    }
-    applied
-}
-
 impl std::fmt::Display for NotApplied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -137,35 +136,6 @@ impl std::fmt::Display for NotApplied {
             Self::Refused(error) => error.fmt(f),
         }
     }
-}
-
-/// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits
-/// for what becomes of it, and logs that. One at a time: others wait for their turn.
-///
-/// # Errors
-///
-/// When the engine refuses it, or has ended.
-pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
-    let _turn = requester.turn();
-    plan_and_apply(requester, config)
-}
-
-fn plan_and_apply(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
-    let base = ask(requester, |reply| Request::Desired { reply })?;
-    doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
-    // Likewise what the API's doors need.
-    let keeper = requester.doors();
-    let ready = keeper.as_ref().map(|keeper| keeper.prepare(&config.api));
-    let ready = ready.transpose().map_err(ApplyError::Failed)?;
-    let proposal = Box::new(Proposal::new(base, config));
-    // To free what was desired before, or what is refused, takes long where there are many peers.
-    let _kept = proposal.keeper();
-    let applied = ask(requester, |reply| Request::Apply { proposal, reply })??;
-    if let (Some(keeper), Some(ready)) = (keeper, ready) {
-        keeper.change(ready);
-    }
-    log_applied(&applied);
-    Ok(applied)
 }
 
 /// Asks the engine for something, and waits for it.
@@ -176,26 +146,6 @@ pub(crate) fn ask<T>(
     let (reply, answer) = Reply::new();
     requester.send_patiently(request(reply))?;
     answer.blocking_recv().map_err(|_| SendError::Ended)
-}
-
-/// Logs what an `apply` did.
-fn log_applied(applied: &Applied) {
-    for failure in &applied.failures {
-        tracing::error!("the configuration is applied, and this failed: {failure}");
-    }
-    let generation = applied.generation;
-    if applied.changes.is_empty() {
-        return Event::ConfigUnchanged { generation }.tell();
-    }
-    Event::ConfigApplied {
-        generation,
-        changes: applied.changes.len(),
-        failures: applied.failures.len(),
-    }
-    .tell();
-    for change in &applied.changes {
-        tracing::info!("applied: {change}");
-    }
 }
 
 /// Makes the two ends of the way to the engine.
@@ -213,6 +163,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         turn: Arc::default(),
         state_dir: None,
         measures: watch::Sender::new(None),
+        history: None,
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -230,6 +181,7 @@ pub struct Requester {
     state_dir: Option<Directory>,
     /// Where metrics are to be served over TCP.
     measures: watch::Sender<Option<SocketAddr>>,
+    history: Option<Arc<Mutex<History>>>,
 }
 
 /// The engine did not take a request.
@@ -266,6 +218,20 @@ impl Requester {
     /// Where metrics are to be served over TCP.
     pub(crate) fn measures(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.measures.subscribe()
+    }
+
+    /// Writes what is applied to a history.
+    #[must_use]
+    pub fn recording(mut self, history: History) -> Self {
+        self.history = Some(Arc::new(Mutex::new(history)));
+        self
+    }
+
+    /// The history, unless none is kept. Whoever applies has the turn first.
+    #[must_use]
+    pub fn history(&self) -> Option<MutexGuard<'_, History>> {
+        let history = self.history.as_ref()?;
+        Some(history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes over what was read before there was anybody to ask.

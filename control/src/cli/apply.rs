@@ -1,26 +1,189 @@
-//! `culvert apply FILE`.
+//! `culvert apply [FILE]` and `culvert try [FILE]`.
+//!
+//! In: a file. Out: what it changed, or would; whether it was kept. Never: a change that is left to its time by whoever
+//! wants to watch it.
 
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 
-use super::{Failure, print};
+use clap::Args;
+
+use super::output::Output;
+use super::{Failure, Place, confirm, diff, print};
 use crate::api::bodies::ApplyBody;
 use crate::api::client::{Client, ClientError};
 use crate::config::Texts;
+use crate::history::pending::{self, Confirm};
 use crate::state::Applied;
 
-pub(super) fn run(config: &Path, run_dir: &Path) -> Result<(), Failure> {
-    match Client::new(run_dir).apply(&read(config)?) {
-        Ok(applied) => {
-            let _ = io::stderr().write_all(applied.warnings.as_bytes());
-            print(&done(&applied))?;
-            failed(&applied)
-        }
-        Err(ClientError::Refused(refusal)) => Err(Failure::Report(format!(
-            "{}culvert: not applied: {}\n",
-            refusal.report, refusal.error
-        ))),
+/// Where a configuration is found at last.
+const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
+
+/// The time of `try`.
+const TRY: u64 = 120;
+
+/// A file, named in either way.
+#[derive(Debug, Args)]
+pub(super) struct FileArgs {
+    /// The configuration [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
+    #[arg(value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The same
+    #[arg(short, long, value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The file that is meant.
+    pub(super) fn path(self, client: &Client) -> Result<PathBuf, Failure> {
+        file(self.config.or(self.file), client)
+    }
+}
+
+/// A file, or that of the running Culvert.
+pub(super) fn file(named: Option<PathBuf>, client: &Client) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    match client.config_path() {
+        Ok(path) => Ok(path),
+        Err(ClientError::NotRunning(_)) => Ok(DEFAULT_FILE.into()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What has to hold for a change to stay.
+#[derive(Debug, Args)]
+pub(super) struct ConfirmArgs {
+    /// Take it back after that time, as 60s or 5m, unless it is confirmed
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    confirm: Option<u64>,
+    /// Take it back sooner if one of these goes down: peer=NAME, peer=TUNNEL/NAME, port=NAME
+    #[arg(long, value_name = "THING,…", value_delimiter = ',')]
+    check: Vec<String>,
+    /// Confirm it by itself when all that is checked holds
+    #[arg(long, requires = "check")]
+    auto: bool,
+}
+
+impl ConfirmArgs {
+    /// `None`: it stays. `default`: the time, if none is given.
+    pub(super) fn confirm(self, default: Option<u64>) -> Result<Option<Confirm>, Failure> {
+        let Self {
+            confirm,
+            check: checks,
+            auto,
+        } = self;
+        match confirm.or(default) {
+            Some(seconds) => Ok(Some(Confirm {
+                seconds,
+                checks,
+                auto,
+            })),
+            None if checks.is_empty() => Ok(None),
+            None => Err(Failure::Line(
+                "what is checked can only take back what waits: add --confirm 60s".into(),
+            )),
+        }
+    }
+}
+
+/// A time with its unit: what others take as minutes is seconds elsewhere.
+fn time(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let scale = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "" => return Err(format!("say the unit: {text}s or {text}m")),
+        _ => return Err("a time is a number with its unit: 60s, 5m, 1h".into()),
+    };
+    let seconds = number.parse::<u64>().ok();
+    let seconds = seconds.and_then(|number| number.checked_mul(scale));
+    let fits = seconds.filter(|seconds| pending::SECONDS.contains(seconds));
+    fits.ok_or_else(|| "from 1s to 24h".into())
+}
+
+/// `culvert apply`.
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    file: FileArgs,
+    /// What it is for: `culvert history` shows it
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    message: String,
+    /// Change nothing, and say what would change
+    #[arg(long, conflicts_with_all = ["confirm", "check", "auto"])]
+    dry_run: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
+    /// Print it for programs, or with all there is
+    #[arg(short, long, value_name = "FORM")]
+    output: Option<Output>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// `culvert try`.
+#[derive(Debug, Args)]
+pub(super) struct Try {
+    #[command(flatten)]
+    file: FileArgs,
+    /// What it is for: `culvert history` shows it
+    #[arg(
+        short,
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    message: String,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) fn run(args: Apply) -> Result<(), Failure> {
+    let client = Client::new(&args.place.run_dir);
+    let confirm = args.confirm.confirm(None)?;
+    let watches = args.output.is_none() && io::stdin().is_terminal() && io::stderr().is_terminal();
+    let body = ApplyBody {
+        message: args.message,
+        confirm,
+        dry_run: args.dry_run,
+        cli: true,
+        ..read(&args.file.path(&client)?)?
+    };
+    let applied = client.apply(&body).map_err(not_applied)?;
+    tell(&applied, args.dry_run, args.output)?;
+    match &applied.pending {
+        Some(pending) if watches => confirm::watch(&client, pending),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn run_try(args: Try) -> Result<(), Failure> {
+    let client = Client::new(&args.place.run_dir);
+    let body = ApplyBody {
+        message: args.message,
+        confirm: args.confirm.confirm(Some(TRY))?,
+        cli: true,
+        ..read(&args.file.path(&client)?)?
+    };
+    let applied = client.apply(&body).map_err(not_applied)?;
+    tell(&applied, false, None)?;
+    match &applied.pending {
+        Some(pending) => confirm::watch(&client, pending),
+        None => Ok(()),
     }
 }
 
@@ -32,18 +195,71 @@ pub(super) fn read(config: &Path) -> Result<ApplyBody, Failure> {
         path: texts.path,
         text: texts.text,
         included: texts.included,
+        ..ApplyBody::default()
     })
 }
 
-fn done(applied: &Applied) -> String {
-    if applied.changes.is_empty() {
-        return format!("generation {}: nothing changed\n", applied.generation);
+/// Why nothing was changed.
+pub(super) fn not_applied(error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused(refusal) => Failure::Report(format!(
+            "{}culvert: not applied: {}\n",
+            refusal.report, refusal.error
+        )),
+        error @ (ClientError::NotRunning(_)
+        | ClientError::Forbidden(_)
+        | ClientError::Broken { .. }) => error.into(),
     }
-    let changes = applied.changes.iter().map(|change| format!("  {change}\n"));
-    format!("generation {}:\n", applied.generation) + &changes.collect::<String>()
 }
 
-/// What could not be done is no success, whatever else was.
+/// Says what was done; what could not be done is no success, whatever else was.
+pub(super) fn tell(
+    applied: &Applied,
+    dry_run: bool,
+    output: Option<Output>,
+) -> Result<(), Failure> {
+    let _ = io::stderr().write_all(applied.warnings.as_bytes());
+    let text = match output.map(|output| output.text(applied)).transpose()? {
+        Some(Some(text)) => text,
+        _ if dry_run => would(applied),
+        _ => done(applied),
+    };
+    print(&text)?;
+    failed(applied)
+}
+
+fn would(applied: &Applied) -> String {
+    match &applied.diff {
+        Some(diff) if !diff.is_empty() => diff::would(diff),
+        _ => "nothing would change\n".into(),
+    }
+}
+
+fn done(applied: &Applied) -> String {
+    let revision = applied
+        .revision
+        .map(|number| format!(", revision {number}"));
+    let head = format!(
+        "generation {}{}",
+        applied.generation,
+        revision.unwrap_or_default()
+    );
+    let mut text = match applied.changes.is_empty() {
+        true => format!("{head}: nothing changed\n"),
+        false => format!("{head}:\n"),
+    };
+    for change in &applied.changes {
+        let _ = writeln!(text, "  {change}");
+    }
+    for note in &applied.notes {
+        let _ = writeln!(text, "{note}");
+    }
+    if let Some(pending) = &applied.pending {
+        let _ = writeln!(text, "{pending}");
+    }
+    text
+}
+
 fn failed(applied: &Applied) -> Result<(), Failure> {
     if applied.failures.is_empty() {
         return Ok(());
@@ -69,5 +285,25 @@ mod tests {
             panic!("a success");
         };
         assert!(report.ends_with("\n  tunnel a: no\n"), "{report}");
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(time("60s"), Ok(60));
+        assert_eq!(time("5m"), Ok(300));
+        assert_eq!(time("1h"), Ok(3600));
+        assert_eq!(time("60").unwrap_err(), "say the unit: 60s or 60m");
+        for text in [
+            "",
+            "s",
+            "0s",
+            "25h",
+            "1.5m",
+            "-1s",
+            "99999999999999999999s",
+            "9d",
+        ] {
+            assert!(time(text).is_err(), "{text}");
+        }
     }
 }

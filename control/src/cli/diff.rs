@@ -1,7 +1,7 @@
 //! `culvert diff [FROM [TO]]`, and `culvert config show`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::output::Output;
@@ -35,21 +35,18 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let client = Client::new(run_dir);
     let from = from.unwrap_or(Path::new(RUNNING));
-    let to = match to {
-        Some(to) => to.to_owned(),
-        None => running_file(&client)?,
-    };
+    let to = apply::file(to.map(Path::to_owned), &client)?;
     let lines = form == Form::Lines;
-    let diff = match (is_running(from), is_running(&to)) {
+    let diff = match (named(from), named(&to)) {
         // Nobody has to run for that.
-        (false, false) => {
+        (None, None) => {
             let old = Layers::new(Arc::new(load(from)?));
             Diff::between(&old, load(&to)?, lines)
         }
-        _ => client
+        (before, after) => client
             .diff(&DiffBody {
-                from: side(from)?,
-                to: side(&to)?,
+                from: side(before, from)?,
+                to: side(after, &to)?,
                 text: lines,
             })
             .map_err(refused)?,
@@ -67,20 +64,19 @@ fn load(path: &Path) -> Result<Config, Failure> {
     check::load(&std::path::absolute(path)?, &mut Readings::default())
 }
 
-/// The file of the running configuration.
-fn running_file(client: &Client) -> Result<PathBuf, Failure> {
-    Ok(client.config_path()?)
+/// What a running Culvert knows by that name; a file that is called so is `./running`, `./7`.
+fn named(side: &Path) -> Option<Side> {
+    match side.to_str()? {
+        RUNNING => Some(Side::Running),
+        number => number.parse().ok().map(Side::Revision),
+    }
 }
 
-fn is_running(side: &Path) -> bool {
-    side == Path::new(RUNNING)
-}
-
-fn side(path: &Path) -> Result<Side, Failure> {
-    Ok(match is_running(path) {
-        true => Side::Running,
-        false => Side::File(apply::read(path)?),
-    })
+fn side(named: Option<Side>, path: &Path) -> Result<Side, Failure> {
+    match named {
+        Some(side) => Ok(side),
+        None => Ok(Side::File(apply::read(path)?)),
+    }
 }
 
 fn refused(error: ClientError) -> Failure {
@@ -177,9 +173,20 @@ fn paint(text: &str, mark: char, color: bool) -> String {
     }
 }
 
-/// Prints the running configuration as a file.
-pub(super) fn show(run_dir: &Path, drift: bool) -> Result<(), Failure> {
-    print(&Client::new(run_dir).config(drift)?.text)
+/// Prints the running configuration, or a revision, as a file.
+pub(super) fn show(run_dir: &Path, revision: Option<u64>, drift: bool) -> Result<(), Failure> {
+    let client = Client::new(run_dir);
+    match revision {
+        Some(number) => print(&client.revision(number)?.text),
+        None => print(&client.config(drift)?.text),
+    }
+}
+
+/// What would change, object by object.
+pub(super) fn would(diff: &Diff) -> String {
+    let color = wants_color(&io::stdout());
+    let text: String = diff.changes.iter().map(|it| object(it, color)).collect();
+    format!("{text}{}\n", summary(diff))
 }
 
 #[cfg(test)]

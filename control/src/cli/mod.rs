@@ -6,12 +6,15 @@
 
 mod apply;
 mod check;
+mod confirm;
 mod diff;
 mod events;
+mod history;
 mod keys;
 mod log_level;
 mod output;
 mod reference;
+mod rollback;
 mod route_get;
 mod run;
 mod schema;
@@ -114,22 +117,31 @@ enum Command {
     /// Show what a running culvert does
     Show(Show),
     /// Apply a configuration to a running culvert; what did not change is not disturbed
-    Apply {
-        /// The configuration
-        #[arg(value_name = "FILE")]
-        config: PathBuf,
+    Apply(apply::Apply),
+    /// Apply it for two minutes: Enter keeps it, anything else takes it back
+    Try(apply::Try),
+    /// Keep what was applied with --confirm
+    Confirm {
+        /// The revision that is meant
+        #[arg(value_name = "REV")]
+        revision: Option<u64>,
         #[command(flatten)]
         place: Place,
     },
+    /// Bring an earlier configuration back, or take back what waits for its confirmation
+    Rollback(rollback::Rollback),
+    /// Show what ran, who applied it and what became of it
+    History(history::History),
     /// Show what an apply would change, object by object, and what it costs whom
     #[command(
         after_help = "Exit status: 0 nothing differs, 1 something does, 2 it could not be found out."
     )]
     Diff {
-        /// What was: a file, or `running`, which is what runs at present, with what `wg` set [default: running]
+        /// What was: a file, a revision's number, or `running`, which is what runs at present, with what `wg` set
+        /// [default: running]
         #[arg(value_name = "FROM")]
         from: Option<PathBuf>,
-        /// What comes: a file, or `running` [default: the file of the running culvert]
+        /// What comes: likewise [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
         #[arg(value_name = "TO")]
         to: Option<PathBuf>,
         /// Print the lines that differ, as `diff -u` does, of both as `culvert config show` prints them
@@ -178,8 +190,11 @@ enum Command {
 enum ConfigCommand {
     /// Print it as a file that says the same, without what holds anyway
     Show {
+        /// One of `culvert history`, in the place of what runs
+        #[arg(value_name = "REV")]
+        revision: Option<u64>,
         /// With what `wg` set over it
-        #[arg(long)]
+        #[arg(long, conflicts_with = "revision")]
         drift: bool,
         #[command(flatten)]
         place: Place,
@@ -297,10 +312,21 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             let (place, wanted) = show.wanted();
             show::run(&place.run_dir, &wanted)
         }
-        Command::Apply { config, place } => apply::run(&config, &place.run_dir),
+        Command::Apply(args) => apply::run(args),
+        Command::Try(args) => apply::run_try(args),
+        Command::Confirm { revision, place } => {
+            confirm::run(&Client::new(&place.run_dir), revision)
+        }
+        Command::Rollback(args) => rollback::run(args),
+        Command::History(args) => history::run(args),
         Command::Config {
-            command: ConfigCommand::Show { drift, place },
-        } => diff::show(&place.run_dir, drift),
+            command:
+                ConfigCommand::Show {
+                    revision,
+                    drift,
+                    place,
+                },
+        } => diff::show(&place.run_dir, revision, drift),
         Command::Diff {
             from,
             to,

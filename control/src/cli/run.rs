@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, check};
-use crate::config::Readings;
+use crate::config::{Config, Readings};
+use crate::history::{self, Beginning, History};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
 use crate::{api, engine, report};
@@ -28,13 +29,20 @@ pub(super) fn run(
     let config = std::path::absolute(config)?;
     let watch = watch.then(|| Watch::new(&config));
     let mut readings = Readings::default();
-    let loaded = check::load(&config, &mut readings)?;
+    let loaded = check::load(&config, &mut readings);
     let state_dir = state_path(state_dir, &std::path::absolute(run_dir)?);
+    // What was tried and not confirmed is taken back, whatever the file says.
+    let loaded = match history::is_interrupted(&state_dir) {
+        true => loaded,
+        false => Ok(loaded?),
+    };
     let run_dir = RunDir::open(run_dir)?;
     let state_dir = StateDir::open(&state_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
-    let requester = requester.keeping(state_dir.directory());
+    let (history, beginning) = begin(&state_dir, loaded)?;
+    let (loaded, undone, number) = beginning.into_parts();
+    let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
     let reads = requester.clone();
     let read = move |part| report::read(&reads, part);
@@ -59,6 +67,7 @@ pub(super) fn run(
         state_dir = %state_dir.path().display(),
         "starting"
     );
+    let (begun, recorder) = (std::cell::Cell::new(false), requester.clone());
     let ended = engine::run(
         loaded,
         engine::Surroundings {
@@ -66,13 +75,33 @@ pub(super) fn run(
             requester,
             requests,
             notify: &notify,
-            ready: Box::new(process::memory::give_back),
+            ready: Box::new(|| {
+                begun.set(true);
+                process::memory::give_back();
+                if let Some(mut history) = recorder.history() {
+                    history.begun(undone, number);
+                }
+            }),
             lone: None,
         },
     );
+    if let Some(mut history) = recorder.history().filter(|_| !begun.get()) {
+        history.not_begun(number);
+    }
     notify.stopping();
     drop(server);
     ended.map_err(|error| Failure::Line(error.to_string()))?;
     tracing::info!("ended");
     Ok(())
+}
+
+/// What the process starts with: the file, or what ran before a change that nobody confirmed.
+fn begin(
+    state_dir: &StateDir,
+    file: Result<Config, Failure>,
+) -> Result<(History, Beginning), Failure> {
+    let history = History::open(state_dir.directory());
+    let mut history = history.map_err(|error| Failure::Line(format!("the history: {error}")))?;
+    let beginning = history.begin(file)?;
+    Ok((history, beginning))
 }

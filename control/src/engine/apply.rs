@@ -43,6 +43,7 @@ use crate::{
     api::ApplyError,
     config::{self, Config, Name},
     plan::{Change, Edit, Layers, Proposal},
+    process::step,
     state::Applied,
 };
 
@@ -139,13 +140,14 @@ impl Engine {
                     .map(|left| format!("; {left}"));
                 return Err(ApplyError::Failed(error + &left.collect::<String>()));
             }
+            step("between what can fail and what changes");
             (changes, failures) = self.commit(plan, prepared, goal, now);
         }
         Ok(Applied {
             generation: self.generation,
             changes,
             failures,
-            warnings: String::new(),
+            ..Applied::default()
         })
     }
 

@@ -267,6 +267,22 @@ events! {
         error: String,
     } "configuration" "the configuration was not applied: nothing was changed"
 
+    /// A configuration runs, and is taken back unless it is confirmed.
+    "config-pending" WARN ConfigPending {
+        /// Its revision.
+        revision: u64,
+        /// So long.
+        seconds: u64,
+    } "configuration" "the configuration waits for its confirmation"
+
+    /// A configuration that waited is kept.
+    "config-confirmed" INFO ConfigConfirmed {
+        /// Its revision.
+        revision: u64,
+        /// By whom or what.
+        reason: String,
+    } "configuration" "the configuration was confirmed"
+
     /// An earlier configuration runs again.
     "config-rolled-back" WARN ConfigRolledBack {
         /// Why.

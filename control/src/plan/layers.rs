@@ -174,6 +174,33 @@ impl Layers {
         named.map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// All that `wg` set and that differs from the file, in words.
+    #[must_use]
+    pub fn drift(&self) -> Vec<String> {
+        let mut drift = Vec::new();
+        let mut names: Vec<_> = self.wg.keys().collect();
+        names.sort_unstable();
+        for name in names {
+            let own = self.tunnel_drift(name).into_iter();
+            drift.extend(own.map(|what| format!("tunnel {name}: {what}")));
+            let Some(overlay) = self.wg.get(name) else {
+                continue;
+            };
+            let mut peers: Vec<_> = overlay
+                .peers()
+                .filter_map(|it| Some((it.turn, it.wg.as_ref()?)))
+                .collect();
+            peers.sort_unstable_by_key(|(turn, _)| *turn);
+            for (_, peer) in peers {
+                let what = self.peer_drift(name, &peer.public_key);
+                if !what.is_empty() {
+                    drift.push(format!("peer {name}/{}: {}", peer.name, what.join(", ")));
+                }
+            }
+        }
+        drift
+    }
+
     /// What `wg` touched since an earlier state over the same file.
     pub(super) fn since(&self, before: &Self) -> Vec<Drift> {
         let untouched = Arc::default();

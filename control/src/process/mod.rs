@@ -16,6 +16,7 @@ mod own_dir;
 mod run_dir;
 pub mod signals;
 mod state_dir;
+mod steps;
 mod watch;
 
 pub use daemon::{Ready, handed, in_background};
@@ -24,6 +25,7 @@ pub use own_dir::OwnDirError;
 pub(crate) use run_dir::{API_SOCKET, READ_SOCKET};
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir};
 pub use state_dir::{DEFAULT_STATE_DIR, StateDir, state_path};
+pub(crate) use steps::step;
 pub use watch::Watch;
 
 /// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the

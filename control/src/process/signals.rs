@@ -17,6 +17,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::Notify;
 use crate::api::{self, NotApplied, Request, Requester};
 use crate::config::{Report, Severity};
+use crate::history::Order;
+use crate::history::revision::Origin;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
 const INTERRUPTED: i32 = 130;
@@ -147,7 +149,14 @@ impl Reload {
             Cause::Watch => tracing::info!(%config, "the configuration has changed: applying it"),
         }
         self.notify.reloading();
-        match api::read_and_apply(&self.requester, |readings| readings.load(path)) {
+        let order = Order {
+            origin: match cause {
+                Cause::Signal => Origin::Sighup,
+                Cause::Watch => Origin::Watch,
+            },
+            ..Order::default()
+        };
+        match api::read_and_apply(&self.requester, &order, |readings| readings.load(path)) {
             // What changed is logged there.
             Ok((_, report)) => log(&report, path),
             Err(NotApplied::Mistakes(report)) => log(&report, path),

@@ -16,7 +16,7 @@ pub mod way;
 
 use std::collections::BTreeMap;
 
-use culvert_dataplane::shared::drops::DropReason;
+use culvert_dataplane::shared::{clock, drops::DropReason};
 
 pub(crate) use self::{peers::standing, survey::Survey};
 
@@ -24,6 +24,7 @@ use self::look::{Head, Look};
 use crate::{
     api::{Reply, Request, Requester, SendError, ask},
     config::Name,
+    history::pending::Thing,
     state::{Drop, Part, Port, State, Tunnel},
 };
 
@@ -37,6 +38,9 @@ pub fn read(requester: &Requester, part: Option<Part>) -> Result<State, SendErro
     let reader = Reader { requester, head };
     let wants = |parts: &[Part]| part.is_none_or(|part| parts.contains(&part));
     let mut state = reader.headline();
+    if let Some(history) = requester.history() {
+        history.tell(&mut state);
+    }
     if wants(&[Part::Ports, Part::Drops]) {
         state.ports = reader.ports()?;
         state.uplinks.clone_from(&reader.head.uplinks);
@@ -137,6 +141,29 @@ impl Reader<'_> {
             all.extend(known.filter_map(|(item, told)| Some((item, told?))));
         }
         Ok(all)
+    }
+}
+
+/// Which of these are up: ports with a link, peers with a session that answer. Of an engine that has ended, none.
+pub(crate) fn are_up(requester: &Requester, things: &[Thing]) -> Vec<bool> {
+    things
+        .iter()
+        .map(|it| is_up(requester, it).unwrap_or(false))
+        .collect()
+}
+
+fn is_up(requester: &Requester, thing: &Thing) -> Result<bool, SendError> {
+    match thing {
+        Thing::Port(name) => {
+            let look = |reply| Request::Look(Look::Ports(vec![name.clone()], reply));
+            let seen = ask(requester, look)?.into_iter().next().flatten();
+            Ok(seen.is_some_and(|port| port.link_up))
+        }
+        Thing::Peer(tunnel, _, key) => {
+            let look = |reply| Request::Look(Look::Peers(tunnel.clone(), vec![*key], reply));
+            let seen = ask(requester, look)?.into_iter().next().flatten();
+            Ok(seen.is_some_and(|sight| peers::answers(&sight, clock::now())))
+        }
     }
 }
 

@@ -52,6 +52,15 @@ impl Reader<'_> {
     }
 }
 
+/// Whether it has a session, and is heard.
+pub(super) fn answers(sight: &PeerSight, now: Now) -> bool {
+    let keypair = sight.cell.keypair();
+    let sendable = keypair
+        .as_ref()
+        .is_some_and(|it| it.sendable(now.monotonic).is_ok());
+    sendable && sight.unanswered == 0 && !sight.is_silent
+}
+
 fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
     let PeerSight { cell, endpoint, .. } = sight;
     let traffic = &cell.traffic;

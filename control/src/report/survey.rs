@@ -73,7 +73,9 @@ impl Survey {
             tunnels,
             peers,
             drift,
-            is_pending: false,
+            is_pending: requester
+                .history()
+                .is_some_and(|it| it.told_pending().is_some()),
         })
     }
 

@@ -126,6 +126,7 @@ pub(crate) fn state() -> State {
             lost: 2,
             left_out: 5,
         },
+        ..State::default()
     }
 }
 
@@ -289,6 +290,7 @@ pub(crate) fn culvert() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
     for name in [
         "CULVERT_RUN_DIR",
+        "CULVERT_STATE_DIR",
         "CULVERT_LOG",
         "NOTIFY_SOCKET",
         "JOURNAL_STREAM",

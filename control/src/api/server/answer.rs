@@ -28,11 +28,23 @@ pub(super) fn refused(error: ApplyError) -> Response {
                 StatusCode::CONFLICT,
                 Refusal {
                     error,
-                    report: String::new(),
                     needs_restart: what,
+                    ..Refusal::default()
                 },
             )
         }
+        ApplyError::Pending(pending) => refuse(
+            StatusCode::CONFLICT,
+            Refusal {
+                error: pending.to_string(),
+                pending: Some(pending),
+                ..Refusal::default()
+            },
+        ),
+        ApplyError::Conflict(error) => plain(StatusCode::CONFLICT, &error),
+        ApplyError::Unkept(error) => plain(StatusCode::INSUFFICIENT_STORAGE, &error),
+        ApplyError::Invalid(error) => plain(StatusCode::BAD_REQUEST, &error),
+        ApplyError::Unknown(error) => plain(StatusCode::NOT_FOUND, &error),
         ApplyError::Failed(error) => failed(&error),
         ApplyError::Unanswered(error) => unavailable(error),
     }
@@ -46,7 +58,7 @@ pub(super) fn mistaken(report: &config::Report) -> Response {
         Refusal {
             error,
             report,
-            needs_restart: Vec::new(),
+            ..Refusal::default()
         },
     )
 }
@@ -78,8 +90,7 @@ pub(super) fn plain(status: StatusCode, error: &str) -> Response {
         status,
         Refusal {
             error,
-            report: String::new(),
-            needs_restart: Vec::new(),
+            ..Refusal::default()
         },
     )
 }

@@ -12,11 +12,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::answer::{failed, json, late, mistaken, plain, refused, slow, unread};
+use super::caller::Caller;
 use super::desk::{self, Desk, PATIENCE};
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
 use crate::api::{self, NotApplied, Requester};
 use crate::config;
+use crate::history::Order;
+use crate::history::revision::Origin;
 use crate::state::Applied;
 
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
@@ -33,11 +36,30 @@ pub(super) fn routes() -> Routes {
 }
 
 pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Response {
+    let requester = desk.requester.clone();
+    carried_out(
+        desk,
+        request,
+        move |text, user| match serde_json::from_slice(text) {
+            Ok(body) => apply_body(&requester, user, body),
+            Err(error) => unread(&error),
+        },
+    )
+    .await
+}
+
+/// Has what changes things done in its turn, beside this thread, where its user's name may be looked up.
+pub(super) async fn carried_out(
+    desk: Desk,
+    request: Request,
+    work: impl FnOnce(&[u8], String) -> Response + Send + 'static,
+) -> Response {
     let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
         let _ = timeout(PATIENCE, desk::spill(request.into_body())).await;
         let error = "another apply is under way, and more wait: try again";
         return plain(StatusCode::SERVICE_UNAVAILABLE, error);
     };
+    let caller = request.extensions().get::<Caller>().cloned();
     let text = match timeout(PATIENCE, desk.body(request)).await {
         Ok(Ok(text)) => text,
         Ok(Err(refused)) => return refused,
@@ -46,13 +68,8 @@ pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Respons
     // Reading key files and a long text must not hold up another client's `show`.
     let applies = spawn_blocking(move || {
         let _place = place;
-        match serde_json::from_slice(&text) {
-            Ok(body) => {
-                drop(text);
-                apply_body(&desk.requester, body)
-            }
-            Err(error) => unread(&error),
-        }
+        let user = caller.map_or_else(|| "unknown".into(), |it| it.user());
+        work(&text, user)
     });
     match timeout(APPLY_PATIENCE, applies).await {
         Ok(Ok(response)) => response,
@@ -61,20 +78,31 @@ pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Respons
     }
 }
 
-fn apply_body(requester: &Requester, body: ApplyBody) -> Response {
+fn apply_body(requester: &Requester, user: String, mut body: ApplyBody) -> Response {
+    let order = Order {
+        origin: match body.cli {
+            true => Origin::Cli,
+            false => Origin::Api,
+        },
+        message: std::mem::take(&mut body.message),
+        confirm: body.confirm.take(),
+        dry_run: body.dry_run,
+        user,
+        ..Order::default()
+    };
     let texts = body.into_texts();
-    let answer = api::read_and_apply(requester, |readings| {
+    answered(api::read_and_apply(requester, &order, |readings| {
         readings.parse_texts(&texts, &config::Disk)
-    });
-    applied(answer.map(|(applied, report)| Applied {
-        warnings: report.render(false),
-        ..applied
     }))
 }
 
-fn applied(answer: Result<Applied, NotApplied>) -> Response {
+/// What was done, with what it is warned of.
+pub(super) fn answered(answer: Result<(Applied, config::Report), NotApplied>) -> Response {
     match answer {
-        Ok(applied) => json(&applied),
+        Ok((applied, report)) => json(&Applied {
+            warnings: report.render(false),
+            ..applied
+        }),
         Err(NotApplied::Mistakes(report)) => mistaken(&report),
         Err(NotApplied::Refused(error)) => refused(error),
     }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::answer::{json, mistaken, unavailable, unread};
+use super::answer::{json, mistaken, plain, unavailable, unread};
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::api::Requester;
 use crate::api::bodies::{ApplyBody, DiffBody, Side};
 use crate::config::{self, Config};
+use crate::history::NotRestored;
 use crate::plan::{Diff, Layers};
 
 pub(super) fn routes() -> Routes {
@@ -41,24 +43,44 @@ fn compared(requester: &Requester, body: DiffBody) -> Response {
         Ok(desired) => desired,
         Err(error) => return unavailable(error),
     };
-    match difference(desired, body) {
+    match difference(requester, desired, body) {
         Ok(diff) => json(&diff),
-        Err(report) => mistaken(&report),
+        Err(Unread::Mistakes(report)) => mistaken(&report),
+        Err(Unread::Missing(why)) => plain(StatusCode::NOT_FOUND, &why),
     }
 }
 
-fn difference(desired: Layers, body: DiffBody) -> Result<Diff, config::Report> {
+/// Why a side can't be had.
+enum Unread {
+    Mistakes(config::Report),
+    Missing(String),
+}
+
+fn difference(requester: &Requester, desired: Layers, body: DiffBody) -> Result<Diff, Unread> {
     let from = match body.from {
         Side::Running => desired.clone(),
         Side::File(file) => Layers::new(Arc::new(read(file)?)),
+        Side::Revision(number) => Layers::new(Arc::new(revision(requester, number)?)),
     };
     let to = match body.to {
         Side::Running => desired.merged(),
         Side::File(file) => read(file)?,
+        Side::Revision(number) => revision(requester, number)?,
     };
     Ok(Diff::between(&from, to, body.text))
 }
 
-fn read(file: ApplyBody) -> Result<Config, config::Report> {
-    config::parse_texts(&file.into_texts(), &config::Disk).map(|(config, _)| config)
+fn read(file: ApplyBody) -> Result<Config, Unread> {
+    let read = config::parse_texts(&file.into_texts(), &config::Disk);
+    read.map(|(config, _)| config).map_err(Unread::Mistakes)
+}
+
+fn revision(requester: &Requester, number: u64) -> Result<Config, Unread> {
+    let history = requester.history();
+    let history = history.ok_or_else(|| Unread::Missing("this process keeps no history".into()))?;
+    let restored = history.restore(number).map_err(|why| match why {
+        NotRestored::Missing(why) => Unread::Missing(why),
+        NotRestored::Mistakes(report) => Unread::Mistakes(report),
+    })?;
+    Ok(restored.config)
 }

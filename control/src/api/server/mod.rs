@@ -20,6 +20,7 @@ mod desk;
 mod diff;
 pub(super) mod doors;
 mod events;
+mod history;
 mod log;
 mod metrics;
 mod openapi;
@@ -117,6 +118,7 @@ fn routes() -> Routes {
         .merge(way::routes())
         .merge(events::routes())
         .merge(metrics::routes())
+        .merge(history::routes())
 }
 
 fn router(desk: Desk) -> axum::Router {

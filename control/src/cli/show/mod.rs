@@ -8,7 +8,7 @@
 
 mod filter;
 mod rates;
-mod table;
+pub(super) mod table;
 mod tables;
 
 use std::io::{self, IsTerminal as _};

@@ -4,27 +4,27 @@
 
 /// Which way a column leans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Align {
+pub(in crate::cli) enum Align {
     Left,
     Right,
 }
 
 /// How tables are written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(in crate::cli) struct Layout {
     /// Marks heads.
-    pub(super) bold: bool,
+    pub(in crate::cli) bold: bool,
     /// What a line may have at most; what leans left is cut for it.
-    pub(super) width: Option<usize>,
+    pub(in crate::cli) width: Option<usize>,
 }
 
 /// Rows below a head, each column as wide as its widest cell.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::cli) struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<String>>,
     /// Lines below it.
-    pub(super) notes: Vec<String>,
+    pub(in crate::cli) notes: Vec<String>,
 }
 
 /// Between two columns.
@@ -33,7 +33,7 @@ const GAP: usize = 2;
 const SHORTEST: usize = 8;
 
 impl Table {
-    pub(super) fn new(columns: Vec<(&'static str, Align)>) -> Self {
+    pub(in crate::cli) fn new(columns: Vec<(&'static str, Align)>) -> Self {
         Self {
             columns,
             rows: Vec::new(),
@@ -41,17 +41,17 @@ impl Table {
         }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<String>) {
+    pub(in crate::cli) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len());
         self.rows.push(cells);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::cli) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// The table's text.
-    pub(super) fn render(&self, layout: Layout) -> String {
+    pub(in crate::cli) fn render(&self, layout: Layout) -> String {
         let head = self.columns.iter().map(|(title, _)| (*title).to_owned());
         let head: Vec<String> = head.collect();
         let widths = self.widths(layout.width);

@@ -384,8 +384,14 @@ fn headline(state: &State) -> String {
             format!("\nlog: {lost} lines could not be written, {left_out} were left out")
         }
     };
+    let revision = state
+        .revision
+        .map_or_else(String::new, |it| format!(", revision {it}"));
+    let told = |line: Option<String>| line.map_or_else(String::new, |line| format!("\n{line}"));
+    let pending = told(state.pending.as_ref().map(ToString::to_string));
+    let notice = told(state.notice.clone());
     format!(
-        "{}: culvert {}, pid {}, {uptime}\n{} (generation {}){log}",
+        "{}: culvert {}, pid {}, {uptime}\n{} (generation {}{revision}){log}{pending}{notice}",
         state.node, state.version, state.pid, state.config, state.generation
     )
 }

@@ -1,0 +1,355 @@
+//! The one way by which what runs becomes another: read, planned, written to the history, carried out.
+//!
+//! In: a configuration and who wants it, or a revision to go back to. Out: what changed, or why nothing did. Never: two at
+//! once; a change that the history has not.
+
+use std::sync::Arc;
+
+use super::{ApplyError, NotApplied, Request, Requester, SendError, ask};
+use crate::config::{Config, Readings, Report};
+use crate::events::Event;
+use crate::history::pending::{self, Wanted};
+use crate::history::revision::Origin;
+use crate::history::{self, Entry, NotRestored, Order, Unkept};
+use crate::plan::{Change, Diff, Layers, Proposal};
+use crate::process;
+use crate::state::Applied;
+use crate::uapi::doors;
+
+/// Reads a file on the calling thread, and applies it as [`apply_blocking`] does. Answers what changed, and what the
+/// file is warned of.
+///
+/// # Errors
+///
+/// When it has mistakes, or the engine refuses it, or another change waits for its confirmation.
+pub fn read_and_apply(
+    requester: &Requester,
+    order: &Order,
+    read: impl FnOnce(&mut Readings) -> Result<(Config, Report), Report>,
+) -> Result<(Applied, Report), NotApplied> {
+    let mut turn = requester.turn();
+    let read = read(&mut turn).map_err(NotApplied::Mistakes);
+    let applied = read.and_then(|(config, report)| {
+        let applied = plan_and_apply(requester, order, config).map_err(NotApplied::Refused)?;
+        Ok((applied, report))
+    });
+    process::memory::give_back();
+    if let Err(error) = &applied
+        && !order.dry_run
+    {
+        let error = error.to_string();
+        Event::ConfigRefused { error }.tell();
+    }
+    applied
+}
+
+/// Plans the way to a configuration on the calling thread, hands it to the engine, waiting for room if need be, waits
+/// for what becomes of it, and logs that. One at a time: others wait for their turn.
+///
+/// # Errors
+///
+/// When the engine refuses it, or has ended.
+pub fn apply_blocking(requester: &Requester, config: Config) -> Result<Applied, ApplyError> {
+    let _turn = requester.turn();
+    plan_and_apply(requester, &Order::default(), config)
+}
+
+/// Goes back to a revision: an apply like any other, and a revision of its own.
+///
+/// # Errors
+///
+/// When it can't be had any more, or is refused as any apply may be.
+pub fn roll_back(
+    requester: &Requester,
+    order: &Order,
+    number: u64,
+) -> Result<(Applied, Report), NotApplied> {
+    let _turn = requester.turn();
+    go_back(requester, order, number)
+}
+
+fn go_back(
+    requester: &Requester,
+    order: &Order,
+    number: u64,
+) -> Result<(Applied, Report), NotApplied> {
+    let refused = |error| NotApplied::Refused(error);
+    let history = requester
+        .history()
+        .ok_or(refused(ApplyError::no_history()))?;
+    let restored = history.restore(number);
+    drop(history);
+    let restored = restored.map_err(|why| match why {
+        NotRestored::Missing(why) => refused(ApplyError::Unknown(why)),
+        NotRestored::Mistakes(report) => NotApplied::Mistakes(report),
+    })?;
+    let order = Order {
+        origin: Origin::Rollback,
+        restores: Some(number),
+        ..order.clone()
+    };
+    let expected = restored
+        .notes
+        .is_empty()
+        .then(|| history::hash(&restored.config));
+    let mut applied = plan_and_apply(requester, &order, restored.config).map_err(refused)?;
+    applied.notes.extend(restored.notes);
+    if !order.dry_run {
+        let verified = verify(requester, &mut applied, number, expected.as_deref());
+        verified.map_err(|error| refused(error.into()))?;
+    }
+    Ok((applied, restored.report))
+}
+
+/// Compares what runs now with what was to run; without a hash it is known to be another.
+fn verify(
+    requester: &Requester,
+    applied: &mut Applied,
+    number: u64,
+    expected: Option<&str>,
+) -> Result<(), SendError> {
+    let running = ask(requester, |reply| Request::Desired { reply })?;
+    let same = expected == Some(&history::hash(running.file()));
+    applied
+        .notes
+        .push(match same && applied.failures.is_empty() {
+            true => format!("what runs is revision {number} again"),
+            false => format!("what runs is not all of revision {number}"),
+        });
+    for note in &applied.notes {
+        tracing::info!("rollback: {note}");
+    }
+    Ok(())
+}
+
+/// Takes back what waits for its confirmation.
+///
+/// # Errors
+///
+/// When nothing of that number waits, or what ran before can't be had: it waits on then.
+pub fn cancel(
+    requester: &Requester,
+    number: Option<u64>,
+    why: &str,
+) -> Result<(Applied, Report), NotApplied> {
+    let refused = |error| NotApplied::Refused(error);
+    let _turn = requester.turn();
+    let mut history = requester
+        .history()
+        .ok_or(refused(ApplyError::no_history()))?;
+    let waiting = history
+        .waiting()
+        .filter(|it| number.is_none_or(|number| number == it.0));
+    let Some(((waiting, previous), lifted)) = waiting.zip(history.lift()) else {
+        return Err(refused(ApplyError::Conflict(
+            "nothing waits for a confirmation".into(),
+        )));
+    };
+    drop(history);
+    tracing::warn!(
+        revision = waiting,
+        "rolled back to revision {previous}: {why}"
+    );
+    let order = Order {
+        message: format!("revision {waiting} was rolled back: {why}"),
+        ..Order::default()
+    };
+    let done = go_back(requester, &order, previous);
+    let mut history = requester
+        .history()
+        .ok_or(refused(ApplyError::no_history()))?;
+    match &done {
+        Ok(_) => {
+            history.taken_back(&lifted, why);
+            let reason = format!("revision {waiting}: {why}");
+            Event::ConfigRolledBack { reason }.tell();
+        }
+        Err(error) => history.put_back(lifted, &error.to_string()),
+    }
+    done
+}
+
+/// The same without the answer.
+pub(crate) fn take_back(requester: &Requester, number: u64, why: &str) -> Result<(), NotApplied> {
+    cancel(requester, Some(number), why).map(drop)
+}
+
+/// Keeps what waits for its confirmation; answers its number.
+///
+/// # Errors
+///
+/// When nothing waits, or another revision than that.
+pub fn confirm(requester: &Requester, number: Option<u64>, why: &str) -> Result<u64, ApplyError> {
+    let _turn = requester.turn();
+    let mut history = requester.history().ok_or(ApplyError::no_history())?;
+    let kept = history.confirm(number, why).map_err(ApplyError::Conflict)?;
+    Event::ConfigConfirmed {
+        revision: kept,
+        reason: why.to_owned(),
+    }
+    .tell();
+    Ok(kept)
+}
+
+/// 1. What can be found out without the engine refuses it.
+/// 2. Its revision, and the journal if it waits for a confirmation, are written to the disk.
+/// 3. The engine carries it out, whole, or nothing of it.
+/// 4. What became of it is written down.
+fn plan_and_apply(
+    requester: &Requester,
+    order: &Order,
+    config: Config,
+) -> Result<Applied, ApplyError> {
+    let base = ask(requester, |reply| Request::Desired { reply })?;
+    doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
+    // Likewise what the API's doors need.
+    let doors = requester.doors();
+    let ready = doors.as_ref().map(|it| it.prepare(&config.api));
+    let ready = ready.transpose().map_err(ApplyError::Failed)?;
+    let mut wanted = wanted(requester, order, &config)?;
+    if order.dry_run {
+        return tried(requester, &base, config);
+    }
+    let discarded = base.drift();
+    let proposal = Box::new(Proposal::new(base, config));
+    // To free what was desired before, or what is refused, takes long where there are many peers.
+    let keeper = proposal.keeper();
+    if let Some(wanted) = &mut wanted {
+        wanted.look(requester);
+    }
+    let entry = enter(requester, order, &keeper.1, wanted.as_ref())?;
+    let answer = ask(requester, |reply| Request::Apply { proposal, reply });
+    let mut applied = match answer.map_err(ApplyError::from).flatten() {
+        Ok(applied) => applied,
+        Err(error) => {
+            if let (Some(entry), Some(mut history)) = (entry, requester.history()) {
+                history.withdraw(entry, wanted.as_ref());
+            }
+            return Err(error);
+        }
+    };
+    process::step("after the engine");
+    if let (Some(doors), Some(ready)) = (doors, ready) {
+        doors.change(ready);
+    }
+    applied.notes = discarded
+        .into_iter()
+        .map(|it| format!("what wg had set is discarded: {it}"))
+        .collect();
+    record(requester, order, entry, wanted.as_ref(), &mut applied);
+    log_applied(&applied);
+    Ok(applied)
+}
+
+fn wanted(
+    requester: &Requester,
+    order: &Order,
+    config: &Config,
+) -> Result<Option<Wanted>, ApplyError> {
+    let Some(confirm) = &order.confirm else {
+        return Ok(None);
+    };
+    if requester.history().is_none() {
+        return Err(ApplyError::no_history());
+    }
+    Wanted::new(confirm, config)
+        .map(Some)
+        .map_err(ApplyError::Invalid)
+}
+
+/// What an apply would do.
+fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied, ApplyError> {
+    if let Some(pending) = requester.history().and_then(|it| it.told_pending()) {
+        return Err(ApplyError::Pending(Box::new(pending)));
+    }
+    let mut config = config;
+    base.share(&mut config);
+    let plan = base.plan(&config);
+    let fixed: Vec<_> = plan.iter().flat_map(Change::fixed).collect();
+    if !fixed.is_empty() {
+        return Err(ApplyError::NeedsRestart(fixed));
+    }
+    Ok(Applied {
+        changes: plan.iter().map(Change::line).collect(),
+        diff: Some(Diff::between(base, config, false)),
+        ..Applied::default()
+    })
+}
+
+fn enter(
+    requester: &Requester,
+    order: &Order,
+    config: &Arc<Config>,
+    wanted: Option<&Wanted>,
+) -> Result<Option<Entry>, ApplyError> {
+    let Some(mut history) = requester.history() else {
+        return Ok(None);
+    };
+    let entry = history.enter(config, order, wanted);
+    entry.map(Some).map_err(|unkept| match unkept {
+        Unkept::Pending(pending) => ApplyError::Pending(Box::new(pending)),
+        Unkept::Rejected(number) => ApplyError::Conflict(format!(
+            "revision {number} is the same, and was rolled back: it is not applied by itself again"
+        )),
+        Unkept::NoWayBack => ApplyError::Conflict(
+            "what runs is in no revision, so there is nothing to go back to: apply it first, or see the log".into(),
+        ),
+        Unkept::Disk(error) => ApplyError::Unkept(format!(
+            "its revision can't be written to the history ({error}), so nothing is changed: make room in the state \
+             directory, or see `culvert history purge`"
+        )),
+    })
+}
+
+fn record(
+    requester: &Requester,
+    order: &Order,
+    entry: Option<Entry>,
+    wanted: Option<&Wanted>,
+    applied: &mut Applied,
+) {
+    let (Some(entry), Some(mut history)) = (entry, requester.history()) else {
+        return;
+    };
+    let waits = history.applied(entry, order, wanted);
+    applied.revision = history.current();
+    applied.pending = history.told_pending();
+    drop(history);
+    if let Some(number) = applied.revision.filter(|_| waits)
+        && let Err(error) = pending::watch(requester.clone(), number)
+    {
+        applied.failures.push(format!(
+            "nothing can look after the confirmation: {error}: confirm or roll back by hand"
+        ));
+    }
+}
+
+/// Logs what an `apply` did.
+fn log_applied(applied: &Applied) {
+    for failure in &applied.failures {
+        tracing::error!("the configuration is applied, and this failed: {failure}");
+    }
+    let generation = applied.generation;
+    if applied.changes.is_empty() {
+        return Event::ConfigUnchanged { generation }.tell();
+    }
+    Event::ConfigApplied {
+        generation,
+        changes: applied.changes.len(),
+        failures: applied.failures.len(),
+    }
+    .tell();
+    for change in &applied.changes {
+        tracing::info!("applied: {change}");
+    }
+    for note in &applied.notes {
+        tracing::warn!("{note}");
+    }
+    if let Some(pending) = &applied.pending {
+        Event::ConfigPending {
+            revision: pending.revision,
+            seconds: pending.seconds_left,
+        }
+        .tell();
+    }
+}

@@ -1,0 +1,662 @@
+//! What ran, who applied it, and the way back.
+//!
+//! In: configurations that are applied, with their keys. Out: revisions in the state directory; one of them again. Never:
+//! a change of what runs: whoever applies asks here before and tells after.
+//!
+//! Rooms: [`revision`] what is known of one, [`store`] their files, [`keys`] what their key files held, [`journal`] what is
+//! on the disk while a change waits for its confirmation, [`pending`] that change.
+//!
+//! An apply writes its revision first, then the journal if it wants to be confirmed, and asks the engine only then; what
+//! the engine refuses leaves neither. A process that ends in between starts with its file, or, while there is a journal,
+//! with the revision of before.
+
+mod journal;
+mod keys;
+pub mod pending;
+pub mod revision;
+mod store;
+
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+
+use culvert_directory::Directory;
+
+use self::journal::Journal;
+use self::keys::KeysOfThen;
+use self::pending::{Pending, Wanted};
+use self::revision::{Content, Origin, Outcome, Revision, unix_now};
+use self::store::Store;
+use crate::config::{self, Config, NextHop, Report};
+use crate::events::Event;
+use crate::keys::PublicKey;
+use crate::state;
+
+/// Who applies, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Order {
+    /// The way that it came.
+    pub origin: Origin,
+    /// The user who wants it.
+    pub user: String,
+    /// What he says of it.
+    pub message: String,
+    /// It is taken back unless it is confirmed.
+    pub confirm: Option<pending::Confirm>,
+    /// Nothing is changed.
+    pub dry_run: bool,
+    /// The revision that it brings back.
+    pub restores: Option<u64>,
+}
+
+/// Why an apply can't have its revision, and is not begun.
+#[derive(Debug)]
+pub(crate) enum Unkept {
+    /// Another change waits for its confirmation.
+    Pending(state::Pending),
+    /// It was taken back before, and nobody wants it but what follows the file.
+    Rejected(u64),
+    /// The disk has no room for it.
+    Disk(io::Error),
+    /// Nothing ran before that could be brought back.
+    NoWayBack,
+}
+
+/// What an apply has in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Nothing: it is what runs.
+    Same(Option<u64>),
+    /// A revision of its own.
+    New(u64),
+    /// It is what waits already, for longer now.
+    Extended(u64),
+}
+
+/// What a process starts with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The configuration.
+    pub config: Config,
+    /// What was tried and not confirmed, whose place a revision takes.
+    undone: Option<(u64, u64)>,
+    number: Option<u64>,
+}
+
+/// A configuration of then.
+pub(crate) struct Restored {
+    pub(crate) config: Config,
+    pub(crate) report: Report,
+    /// Where it is not as it was, in words.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Why a revision can't be had.
+#[derive(Debug)]
+pub(crate) enum NotRestored {
+    /// It is not there, or damaged, or its keys may not come back.
+    Missing(String),
+    /// It is refused by now: a key file is gone.
+    Mistakes(Report),
+}
+
+/// What is known of the past.
+pub struct History {
+    store: Store,
+    pending: Option<Pending>,
+    /// The revision that runs.
+    current: Option<u64>,
+    /// What an operator has to know of the start or the last rollback.
+    notice: Option<String>,
+}
+
+impl std::fmt::Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("History")
+            .field("current", &self.current)
+            .finish_non_exhaustive()
+    }
+}
+
+impl History {
+    /// Opens what is kept in a state directory.
+    ///
+    /// # Errors
+    ///
+    /// When the directory can't be used. What is damaged in it is set aside, and logged.
+    pub fn open(state_dir: &Directory) -> io::Result<Self> {
+        let store = Store::open(state_dir)?;
+        Ok(Self {
+            store,
+            pending: None,
+            current: None,
+            notice: None,
+        })
+    }
+
+    /// Writes down what became of those whose end the process before could not.
+    fn settle(&mut self, journal: Option<&Journal>) {
+        let waits = journal.map(|it| it.pending);
+        let open: Vec<_> = self
+            .store
+            .revisions()
+            .filter(|it| Some(it.number) != waits)
+            .cloned()
+            .collect();
+        for it in open {
+            match it.outcome {
+                Outcome::Begun => {
+                    let why = "the process ended while it was applied";
+                    tracing::warn!(
+                        revision = it.number,
+                        "{why}: what runs now is what the file says"
+                    );
+                    self.store.mark(it.number, Outcome::Unrecorded, why);
+                }
+                // Without a journal it was kept.
+                Outcome::Pending => self.store.mark(it.number, Outcome::Applied, "confirmed"),
+                Outcome::Applied | Outcome::RolledBack | Outcome::Unrecorded => {}
+            }
+        }
+    }
+
+    /// What a process starts with: its file, unless that was tried and not confirmed. `None`: the file has mistakes, and
+    /// there is nothing else.
+    pub fn begin<E>(&mut self, file: Result<Config, E>) -> Result<Beginning, E> {
+        let journal = self.store.journal();
+        self.settle(journal.as_ref());
+        for what in std::mem::take(&mut self.store.set_aside) {
+            tracing::error!("the history: {what}");
+            self.notice = Some(format!("the history was damaged: {what}"));
+        }
+        if let Some(journal) = journal {
+            match self.restore(journal.previous) {
+                Ok(restored) => return Ok(self.go_back(journal, restored)),
+                Err(why) => {
+                    let (previous, pending) = (journal.previous, journal.pending);
+                    let notice = format!(
+                        "revision {pending} was not confirmed, and revision {previous} can't be brought back: {why}"
+                    );
+                    tracing::error!("{notice}; the file is taken");
+                    self.notice = Some(notice);
+                    self.store.mark(
+                        pending,
+                        Outcome::Unrecorded,
+                        "the process ended while it was pending",
+                    );
+                    self.store.end_journal();
+                }
+            }
+        }
+        let config = file?;
+        Ok(self.begin_with(config))
+    }
+
+    /// The revision of before runs again.
+    fn go_back(&mut self, journal: Journal, restored: Restored) -> Beginning {
+        let Journal {
+            previous, pending, ..
+        } = journal;
+        let notice = format!(
+            "revision {pending} was not confirmed before the process ended: revision {previous} runs, whatever the file says"
+        );
+        Event::ConfigRolledBack {
+            reason: notice.clone(),
+        }
+        .tell();
+        restored
+            .notes
+            .iter()
+            .for_each(|note| tracing::warn!("{note}"));
+        self.notice = Some(notice);
+        self.current = Some(previous);
+        let order = Order {
+            origin: Origin::Rollback,
+            message: format!("revision {pending} was not confirmed before the process ended"),
+            restores: Some(previous),
+            ..Order::default()
+        };
+        Beginning {
+            number: self.keep(&Content::of(&restored.config), &order),
+            config: restored.config,
+            undone: Some((pending, previous)),
+        }
+    }
+
+    /// The file runs, unless it is what was taken back for want of a confirmation.
+    fn begin_with(&mut self, file: Config) -> Beginning {
+        let content = Content::of(&file);
+        let hash = content.hash();
+        let last = self.last_applied();
+        let last = last.map(|it| (it.number, it.hash.clone()));
+        if let (Some(rejected), Some((number, _))) = (self.rejected(&hash), &last)
+            && let Ok(restored) = self.restore(*number)
+        {
+            let notice = format!(
+                "the file is revision {rejected}, which was rolled back: revision {number} runs; `culvert apply` takes the file anyway"
+            );
+            tracing::warn!("{notice}");
+            self.notice = Some(notice);
+            self.current = Some(*number);
+            return Beginning {
+                config: restored.config,
+                undone: None,
+                number: None,
+            };
+        }
+        let number = match last {
+            Some((number, same)) if same == hash => {
+                self.current = Some(number);
+                None
+            }
+            _ => self.keep(
+                &content,
+                &Order {
+                    origin: Origin::Start,
+                    ..Order::default()
+                },
+            ),
+        };
+        Beginning {
+            config: file,
+            undone: None,
+            number,
+        }
+    }
+
+    fn last_applied(&self) -> Option<&Revision> {
+        let mut newest = self.store.revisions().rev();
+        newest.find(|it| it.outcome == Outcome::Applied)
+    }
+
+    /// A revision that runs whether or not it can be written.
+    fn keep(&mut self, content: &Content, order: &Order) -> Option<u64> {
+        match self.write(content, order) {
+            Ok(number) => Some(number),
+            Err(error) => {
+                tracing::error!(%error, "what runs can't be written to the history");
+                None
+            }
+        }
+    }
+
+    /// The process has begun with it.
+    pub fn begun(&mut self, undone: Option<(u64, u64)>, number: Option<u64>) {
+        if let Some((pending, previous)) = undone {
+            let why = format!(
+                "not confirmed before the process ended; revision {previous} was brought back"
+            );
+            self.store.mark(pending, Outcome::RolledBack, &why);
+        }
+        if let Some(number) = number {
+            self.store.mark(number, Outcome::Applied, "");
+            self.current = Some(number);
+        }
+        if undone.is_some() {
+            self.store.end_journal();
+        }
+        self.expire();
+    }
+
+    /// The process could not begin with it.
+    pub fn not_begun(&mut self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.store.remove(number);
+        }
+    }
+
+    fn write(&mut self, content: &Content, order: &Order) -> io::Result<u64> {
+        let number = self.store.next();
+        let revision = Revision {
+            number,
+            hash: content.hash(),
+            unix: unix_now(),
+            user: order.user.clone(),
+            origin: order.origin,
+            message: order.message.clone(),
+            outcome: Outcome::Begun,
+            why: String::new(),
+            path: content.path.clone(),
+            restores: order.restores,
+        };
+        self.store.add(revision, content)?;
+        Ok(number)
+    }
+
+    /// The revision by which a configuration was taken back last, unless it was applied again since.
+    fn rejected(&self, hash: &str) -> Option<u64> {
+        let mut same = self.store.revisions().rev().filter(|it| it.hash == hash);
+        let last = same.next()?;
+        (last.outcome == Outcome::RolledBack).then_some(last.number)
+    }
+
+    /// Before the engine is asked: its revision, and the journal, are on the disk.
+    pub(crate) fn enter(
+        &mut self,
+        config: &Config,
+        order: &Order,
+        wanted: Option<&Wanted>,
+    ) -> Result<Entry, Unkept> {
+        let content = Content::of(config);
+        let hash = content.hash();
+        let hash_of = |number| self.store.revision(number).map(|it: &Revision| &it.hash);
+        if let Some(pending) = &mut self.pending {
+            let number = pending.number;
+            let same = self
+                .store
+                .revision(number)
+                .is_some_and(|it| it.hash == hash);
+            let Some(wanted) = wanted.filter(|_| same) else {
+                return Err(Unkept::Pending(pending.told()));
+            };
+            let journal =
+                Journal::new(pending.previous, number, unix_now() + wanted.wait.as_secs());
+            self.store.write_journal(&journal).map_err(Unkept::Disk)?;
+            pending.extend(wanted);
+            return Ok(Entry::Extended(number));
+        }
+        if self.current.and_then(hash_of) == Some(&hash) {
+            return Ok(Entry::Same(self.current));
+        }
+        if let Some(number) = self
+            .rejected(&hash)
+            .filter(|_| order.origin == Origin::Watch)
+        {
+            return Err(Unkept::Rejected(number));
+        }
+        let previous = self.current;
+        if wanted.is_some() && previous.is_none() {
+            return Err(Unkept::NoWayBack);
+        }
+        let number = match self.write(&content, order) {
+            Ok(number) => number,
+            // The way back needs no room: what it leads to is kept already.
+            Err(error) if order.origin == Origin::Rollback && wanted.is_none() => {
+                tracing::error!(%error, "a rollback can't be written to the history, and is done");
+                return Ok(Entry::Same(order.restores));
+            }
+            Err(error) => return Err(Unkept::Disk(error)),
+        };
+        if let Some((wanted, previous)) = wanted.zip(previous) {
+            let journal = Journal::new(previous, number, unix_now() + wanted.wait.as_secs());
+            if let Err(error) = self.store.write_journal(&journal) {
+                self.store.end_journal();
+                self.store.remove(number);
+                return Err(Unkept::Disk(error));
+            }
+        }
+        Ok(Entry::New(number))
+    }
+
+    /// The engine refused it.
+    pub(crate) fn withdraw(&mut self, entry: Entry, wanted: Option<&Wanted>) {
+        if let Entry::New(number) = entry {
+            if wanted.is_some() {
+                self.store.end_journal();
+            }
+            self.store.remove(number);
+        }
+    }
+
+    /// The engine has carried it out. Whether it waits for a confirmation now.
+    pub(crate) fn applied(&mut self, entry: Entry, order: &Order, wanted: Option<&Wanted>) -> bool {
+        match (entry, wanted.zip(self.current)) {
+            (Entry::Same(number), _) => {
+                self.current = number.or(self.current);
+                false
+            }
+            (Entry::Extended(_), _) => false,
+            (Entry::New(number), Some((wanted, previous))) => {
+                self.store.mark(number, Outcome::Pending, "");
+                self.pending = Some(Pending::new(number, previous, &order.user, wanted));
+                self.current = Some(number);
+                true
+            }
+            (Entry::New(number), None) => {
+                self.store.mark(number, Outcome::Applied, "");
+                self.current = Some(number);
+                self.notice = None;
+                self.expire();
+                false
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let pending = self.pending.as_ref().map(|it| [it.previous, it.number]);
+        let needed: Vec<_> = pending.into_iter().flatten().chain(self.current).collect();
+        self.store.expire(&needed);
+    }
+
+    /// Keeps what waits; answers its number.
+    pub(crate) fn confirm(&mut self, number: Option<u64>, why: &str) -> Result<u64, String> {
+        let Some(pending) = &self.pending else {
+            return Err(self.nothing_pending(number));
+        };
+        let waiting = pending.number;
+        if let Some(number) = number.filter(|&number| number != waiting) {
+            return Err(format!(
+                "revision {waiting} waits for a confirmation, not revision {number}"
+            ));
+        }
+        // What counts: from here on a start takes the file.
+        self.store.end_journal();
+        self.pending = None;
+        self.store.mark(waiting, Outcome::Applied, why);
+        self.notice = None;
+        self.expire();
+        Ok(waiting)
+    }
+
+    fn nothing_pending(&self, number: Option<u64>) -> String {
+        let revision = number.and_then(|number| self.store.revision(number));
+        match revision {
+            Some(it) => {
+                let why = if it.why.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", it.why)
+                };
+                format!(
+                    "revision {} waits for no confirmation: it is {}{why}",
+                    it.number, it.outcome
+                )
+            }
+            None => "nothing waits for a confirmation".into(),
+        }
+    }
+
+    /// What waits, and what ran before it.
+    pub(crate) fn waiting(&self) -> Option<(u64, u64)> {
+        self.pending.as_ref().map(|it| (it.number, it.previous))
+    }
+
+    /// From here on an apply of what ran before is let through.
+    pub(crate) fn lift(&mut self) -> Option<Lifted> {
+        self.pending.take().map(Lifted)
+    }
+
+    /// It could not be taken back, and waits on.
+    pub(crate) fn put_back(&mut self, lifted: Lifted, why: &str) {
+        self.notice = Some(format!(
+            "revision {} could not be rolled back, and is tried again: {why}",
+            lifted.0.number
+        ));
+        self.pending = Some(lifted.0);
+    }
+
+    /// It was taken back.
+    pub(crate) fn taken_back(&mut self, lifted: &Lifted, why: &str) {
+        let pending = &lifted.0;
+        self.store.mark(pending.number, Outcome::RolledBack, why);
+        self.store.end_journal();
+        self.notice = Some(format!(
+            "revision {} was rolled back: {why}; revision {} runs again",
+            pending.number, pending.previous
+        ));
+        self.expire();
+    }
+
+    /// A configuration of then.
+    pub(crate) fn restore(&self, number: u64) -> Result<Restored, NotRestored> {
+        let content = self.store.content(number).map_err(NotRestored::Missing)?;
+        let keys = KeysOfThen {
+            keys: &content.keys,
+            revoked: &self.store.revoked,
+            of_now: RefCell::default(),
+        };
+        let shown = format!("revision {number}");
+        let read = config::parse(&content.text, Path::new(&shown), &keys);
+        let (mut config, report) = read.map_err(NotRestored::Mistakes)?;
+        config.source = content.path;
+        let of_now = keys.of_now.into_inner();
+        let mut notes: Vec<_> = of_now
+            .iter()
+            .map(|path| {
+                format!(
+                    "the key of then is not kept any more; what {} holds now is taken",
+                    path.display()
+                )
+            })
+            .collect();
+        notes.extend(self.leave_out(&mut config).map_err(NotRestored::Missing)?);
+        Ok(Restored {
+            config,
+            report,
+            notes,
+        })
+    }
+
+    /// Leaves peers out whose keys are revoked, with the routes through them.
+    fn leave_out(&self, config: &mut Config) -> Result<Vec<String>, String> {
+        let revoked = &self.store.revoked;
+        let mut notes = Vec::new();
+        for tunnel in &mut config.tunnels {
+            let own = tunnel.private_key.as_ref();
+            if own.is_some_and(|key| revoked.has(&key.public_key())) {
+                return Err(format!(
+                    "the private key of tunnel {} is revoked, and {} holds no other one",
+                    tunnel.name,
+                    tunnel.private_key_file.display()
+                ));
+            }
+            let gone: Vec<_> = tunnel
+                .peers
+                .iter()
+                .filter(|it| revoked.has(&it.public_key))
+                .cloned()
+                .collect();
+            tunnel.peers.retain(|peer| !revoked.has(&peer.public_key));
+            for peer in gone {
+                notes.push(format!(
+                    "peer {}/{} is left out: its key is revoked",
+                    tunnel.name, peer.name
+                ));
+                let networks = config.networks.iter_mut();
+                for network in networks.filter(|it| it.tunnel.as_ref() == Some(&tunnel.name)) {
+                    network
+                        .routes
+                        .retain(|route| route.next_hop != NextHop::Peer(peer.name.clone()));
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    /// A revision's text.
+    pub(crate) fn text(&self, number: u64) -> Result<(Revision, String), String> {
+        let content = self.store.content(number)?;
+        let revision = self.store.revision(number).cloned();
+        Ok((
+            revision.ok_or_else(|| format!("there is no revision {number}"))?,
+            content.text,
+        ))
+    }
+
+    /// The newest first.
+    pub(crate) fn revisions(&self) -> Vec<Revision> {
+        self.store.revisions().rev().cloned().collect()
+    }
+
+    /// What runs, what waits, and what an operator has to know.
+    pub fn tell(&self, state: &mut state::State) {
+        state.revision = self.current;
+        state.pending = self.told_pending();
+        state.notice.clone_from(&self.notice);
+    }
+
+    pub(crate) fn current(&self) -> Option<u64> {
+        self.current
+    }
+
+    pub(crate) fn told_pending(&self) -> Option<state::Pending> {
+        self.pending.as_ref().map(Pending::told)
+    }
+
+    /// Forgets a revision, or its keys alone.
+    pub(crate) fn purge(&mut self, number: u64, keys_only: bool) -> Result<(), String> {
+        if self.store.revision(number).is_none() {
+            return Err(format!("there is no revision {number}"));
+        }
+        if let Some(pending) = self
+            .pending
+            .as_ref()
+            .filter(|it| it.previous == number || it.number == number)
+        {
+            return Err(format!(
+                "revision {number} is needed while revision {} waits for its confirmation",
+                pending.number
+            ));
+        }
+        if keys_only {
+            let purged = self.store.purge_keys(number);
+            return purged.map_err(|error| format!("the keys of revision {number}: {error}"));
+        }
+        if self.current == Some(number) {
+            return Err(format!(
+                "revision {number} runs: only its keys can be purged"
+            ));
+        }
+        self.store.remove(number);
+        Ok(())
+    }
+
+    /// No rollback brings that key back.
+    pub(crate) fn revoke(&mut self, key: &PublicKey) -> io::Result<()> {
+        self.store.revoke(key)
+    }
+}
+
+/// What tells a configuration from others, as this version writes it.
+pub(crate) fn hash(config: &Config) -> String {
+    Content::of(config).hash()
+}
+
+/// Whether a change waited for its confirmation when the process before ended.
+#[must_use]
+pub fn is_interrupted(state_dir: &Path) -> bool {
+    store::path(state_dir)
+        .join(journal::JOURNAL)
+        .symlink_metadata()
+        .is_ok()
+}
+
+/// A change that is being taken back.
+pub(crate) struct Lifted(Pending);
+
+impl Beginning {
+    /// Its configuration, and what is to be told when the process has begun with it.
+    #[must_use]
+    pub fn into_parts(self) -> (Config, Option<(u64, u64)>, Option<u64>) {
+        (self.config, self.undone, self.number)
+    }
+}
+
+impl std::fmt::Display for NotRestored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing(why) => f.write_str(why),
+            Self::Mistakes(report) => f.write_str(report.render(false).trim_end()),
+        }
+    }
+}

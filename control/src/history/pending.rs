@@ -1,0 +1,370 @@
+//! A change that waits for its confirmation.
+//!
+//! In: for how long, and what must go well meanwhile. Out: whether it is kept, or taken back. Never: the wall's clock,
+//! nor one that stands still while the machine sleeps; the control core's time for more than what is checked.
+
+use std::fmt;
+use std::thread;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::History;
+use crate::api::{Requester, apply};
+use crate::config::{Config, Name};
+use crate::keys::PublicKey;
+use crate::report;
+use crate::state;
+
+/// How often is looked after it.
+const LOOK: Duration = Duration::from_millis(500);
+/// What is checked and goes down for so long is down: a port that is opened anew has its guest back sooner.
+const DOWN: Duration = Duration::from_secs(5);
+/// What is checked and is up for so long holds.
+const UP: Duration = Duration::from_secs(3);
+/// The pause before a rollback that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long a confirmation may be waited for.
+pub const SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
+
+/// What an apply asks for that wants to be confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Confirm {
+    /// How long it waits; then it is taken back.
+    pub seconds: u64,
+    /// What takes it back sooner when it goes down: `peer=NAME`, `peer=TUNNEL/NAME`, `port=NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<String>,
+    /// It is confirmed by itself when all of them hold.
+    #[serde(default)]
+    pub auto: bool,
+}
+
+/// A thing that must go well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Thing {
+    /// It has a session, and answers.
+    Peer(Name, Name, PublicKey),
+    /// Its link is up.
+    Port(Name),
+}
+
+impl fmt::Display for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(tunnel, name, _) => write!(f, "peer {tunnel}/{name}"),
+            Self::Port(name) => write!(f, "port {name}"),
+        }
+    }
+}
+
+/// What is known of it.
+#[derive(Debug)]
+struct Check {
+    thing: Thing,
+    /// It was up once, before the change or since.
+    was_up: bool,
+    /// How it is, and since when.
+    now: Option<(bool, Duration)>,
+}
+
+/// A change that waits.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) number: u64,
+    pub(super) previous: u64,
+    pub(super) user: String,
+    /// By the clock that goes on while the machine sleeps.
+    deadline: Duration,
+    checks: Vec<Check>,
+    auto: bool,
+}
+
+/// What is to be done with it.
+pub(super) enum Due {
+    /// It is gone.
+    Nothing,
+    /// These are to be looked at.
+    Look(Vec<Thing>),
+    /// It is to be taken back.
+    RollBack(String),
+    /// It is to be kept.
+    Keep,
+}
+
+impl Pending {
+    pub(super) fn new(number: u64, previous: u64, user: &str, wanted: &Wanted) -> Self {
+        let checks = wanted.things.iter().map(|(thing, was_up)| Check {
+            thing: thing.clone(),
+            was_up: *was_up,
+            now: None,
+        });
+        Self {
+            number,
+            previous,
+            user: user.to_owned(),
+            deadline: boot_time() + wanted.wait,
+            checks: checks.collect(),
+            auto: wanted.auto,
+        }
+    }
+
+    /// It waits that long from now on, with other checks.
+    pub(super) fn extend(&mut self, wanted: &Wanted) {
+        let user = std::mem::take(&mut self.user);
+        *self = Self::new(self.number, self.previous, &user, wanted);
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_sub(boot_time())
+    }
+
+    pub(super) fn told(&self) -> state::Pending {
+        state::Pending {
+            revision: self.number,
+            previous: self.previous,
+            user: self.user.clone(),
+            seconds_left: self
+                .left()
+                .as_millis()
+                .div_ceil(1000)
+                .try_into()
+                .unwrap_or(u64::MAX),
+            checks: self.checks.iter().map(|it| it.thing.to_string()).collect(),
+            auto: self.auto,
+        }
+    }
+
+    fn due(&self) -> Due {
+        if self.left().is_zero() {
+            return Due::RollBack("nobody confirmed it in time".into());
+        }
+        let now = boot_time();
+        let so_long = |check: &Check, up: bool, long: Duration| {
+            check
+                .now
+                .is_some_and(|(is, since)| is == up && now.saturating_sub(since) >= long)
+        };
+        let down = self
+            .checks
+            .iter()
+            .find(|it| it.was_up && so_long(it, false, DOWN));
+        if let Some(down) = down {
+            return Due::RollBack(format!("{} went down", down.thing));
+        }
+        match self.auto && self.checks.iter().all(|it| so_long(it, true, UP)) {
+            true => Due::Keep,
+            false => Due::Look(self.checks.iter().map(|it| it.thing.clone()).collect()),
+        }
+    }
+
+    fn seen(&mut self, up: &[bool]) {
+        let now = boot_time();
+        for (check, &up) in self.checks.iter_mut().zip(up) {
+            check.was_up |= up;
+            match check.now {
+                Some((before, _)) if before == up => {}
+                _ => check.now = Some((up, now)),
+            }
+        }
+    }
+}
+
+/// What an apply asks for, checked.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) wait: Duration,
+    /// Things, and whether they were up before.
+    pub(crate) things: Vec<(Thing, bool)>,
+    pub(crate) auto: bool,
+}
+
+impl Wanted {
+    /// Finds what is to be checked in the configuration that comes.
+    pub(crate) fn new(confirm: &Confirm, config: &Config) -> Result<Self, String> {
+        if !SECONDS.contains(&confirm.seconds) {
+            let (least, most) = (SECONDS.start(), SECONDS.end());
+            return Err(format!(
+                "a confirmation is waited for from {least} to {most} seconds, not {}",
+                confirm.seconds
+            ));
+        }
+        if confirm.auto && confirm.checks.is_empty() {
+            return Err(
+                "what confirms by itself needs something to check: --check peer=NAME,port=NAME"
+                    .into(),
+            );
+        }
+        let things = confirm
+            .checks
+            .iter()
+            .map(|it| Ok((thing(it, config)?, false)));
+        Ok(Self {
+            wait: Duration::from_secs(confirm.seconds),
+            things: things.collect::<Result<_, String>>()?,
+            auto: confirm.auto,
+        })
+    }
+
+    /// Notes what is up before anything changes.
+    pub(crate) fn look(&mut self, requester: &Requester) {
+        let things: Vec<_> = self.things.iter().map(|(thing, _)| thing.clone()).collect();
+        for ((_, was_up), up) in self
+            .things
+            .iter_mut()
+            .zip(report::are_up(requester, &things))
+        {
+            *was_up = up;
+        }
+    }
+}
+
+fn thing(text: &str, config: &Config) -> Result<Thing, String> {
+    let unknown = || format!("a check is peer=NAME, peer=TUNNEL/NAME or port=NAME, not `{text}`");
+    let (kind, name) = text.split_once('=').ok_or_else(unknown)?;
+    match kind {
+        "port" => {
+            let port = config.ports.iter().find(|port| port.name.as_str() == name);
+            let port = port.ok_or_else(|| format!("there is no port `{name}` to check"))?;
+            Ok(Thing::Port(port.name.clone()))
+        }
+        "peer" => peer(name, config),
+        _ => Err(unknown()),
+    }
+}
+
+fn peer(text: &str, config: &Config) -> Result<Thing, String> {
+    let (wanted, name) = match text.split_once('/') {
+        Some((tunnel, name)) => (Some(tunnel), name),
+        None => (None, text),
+    };
+    let tunnels = config.tunnels.iter();
+    let tunnels = tunnels.filter(|it| wanted.is_none_or(|wanted| it.name.as_str() == wanted));
+    let found: Vec<_> = tunnels
+        .flat_map(|tunnel| {
+            let peers = tunnel.peers.iter().filter(|it| it.name.as_str() == name);
+            peers.map(|it| Thing::Peer(tunnel.name.clone(), it.name.clone(), it.public_key))
+        })
+        .collect();
+    match &found[..] {
+        [] => Err(format!("there is no peer `{text}` to check")),
+        [one] => Ok(one.clone()),
+        _ => Err(format!(
+            "several tunnels have a peer `{text}`: name one, as peer=TUNNEL/{name}"
+        )),
+    }
+}
+
+impl History {
+    fn due(&self, number: u64) -> Due {
+        match &self.pending {
+            Some(pending) if pending.number == number => pending.due(),
+            _ => Due::Nothing,
+        }
+    }
+}
+
+/// Looks after a change until it is kept or taken back.
+pub(crate) fn watch(requester: Requester, number: u64) -> std::io::Result<()> {
+    let run = move || {
+        while let Some(pause) = attend(&requester, number) {
+            thread::sleep(pause);
+        }
+    };
+    thread::Builder::new()
+        .name("confirm".into())
+        .spawn(run)
+        .map(drop)
+}
+
+/// One look; how long until the next one.
+fn attend(requester: &Requester, number: u64) -> Option<Duration> {
+    let due = requester.history()?.due(number);
+    match due {
+        Due::Nothing => return None,
+        Due::Look(things) if things.is_empty() => {}
+        Due::Look(things) => {
+            let up = report::are_up(requester, &things);
+            let mut history = requester.history()?;
+            let pending = history.pending.as_mut().filter(|it| it.number == number)?;
+            pending.seen(&up);
+        }
+        Due::RollBack(why) => {
+            if let Err(error) = apply::take_back(requester, number, &why) {
+                tracing::error!(revision = number, %error, "can't be rolled back, and is tried again");
+                return Some(AGAIN);
+            }
+            return None;
+        }
+        Due::Keep => {
+            let kept = apply::confirm(requester, Some(number), "all checks hold");
+            if let Err(error) = kept {
+                tracing::warn!(revision = number, %error, "can't be confirmed");
+            }
+            return None;
+        }
+    }
+    Some(LOOK)
+}
+
+/// Since the machine's start, its sleep included.
+fn boot_time() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or(0),
+        now.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(auto: bool) -> Pending {
+        let name = Name::new("vm1").unwrap();
+        let wanted = Wanted {
+            wait: Duration::from_secs(600),
+            things: vec![(Thing::Port(name), false)],
+            auto,
+        };
+        Pending::new(2, 1, "root", &wanted)
+    }
+
+    /// As if it had been so for that long.
+    fn since(pending: &mut Pending, up: bool, ago: Duration) {
+        pending.seen(&[up]);
+        pending.checks[0].now = Some((up, boot_time().saturating_sub(ago)));
+    }
+
+    #[test]
+    fn what_goes_down_takes_it_back_and_what_never_was_up_waits() {
+        let mut pending = pending(true);
+        since(&mut pending, false, 2 * DOWN);
+        assert!(matches!(pending.due(), Due::Look(_)));
+        since(&mut pending, true, Duration::ZERO);
+        assert!(matches!(pending.due(), Due::Look(_)));
+        since(&mut pending, false, Duration::ZERO);
+        assert!(matches!(pending.due(), Due::Look(_)));
+        since(&mut pending, false, 2 * DOWN);
+        assert!(matches!(pending.due(), Due::RollBack(why) if why == "port vm1 went down"));
+    }
+
+    #[test]
+    fn what_holds_confirms_if_that_was_asked_for() {
+        for auto in [true, false] {
+            let mut pending = pending(auto);
+            since(&mut pending, true, 2 * UP);
+            assert_eq!(matches!(pending.due(), Due::Keep), auto);
+        }
+    }
+
+    #[test]
+    fn time_that_is_over_takes_it_back() {
+        let mut pending = pending(false);
+        pending.deadline = boot_time();
+        assert!(matches!(pending.due(), Due::RollBack(_)));
+        assert_eq!(pending.told().seconds_left, 0);
+    }
+}
