@@ -61,6 +61,7 @@ fn apply(running: &Running, api: &str) {
     let body = ApplyBody {
         path: "/test.yaml".into(),
         text: format!("version: 1\nnetworks: {{}}\napi: {api}\n"),
+        ..ApplyBody::default()
     };
     Client::new(&running.run_dir).apply(&body).unwrap();
 }
@@ -128,6 +129,7 @@ fn an_apply_that_can_have_no_doors_changes_nothing() {
     let body = ApplyBody {
         path: "/test.yaml".into(),
         text: "version: 1\nnetworks: {}\napi: { socket: { group: no-such-group } }\n".into(),
+        ..ApplyBody::default()
     };
     let error = Client::new(&running.run_dir)
         .apply(&body)
@@ -374,6 +376,7 @@ fn an_apply_changes_roles_and_certificates() {
             "version: 1\nnetworks: {{}}\napi: {}\n",
             api(Path::new("/nowhere.pem"))
         ),
+        ..ApplyBody::default()
     };
     let error = Client::new(&running.run_dir)
         .apply(&body)
