@@ -27,4 +27,5 @@ mod tun_peers;
 mod tun_roaming;
 mod tun_traffic;
 mod uapi;
+mod uplinks;
 mod wireguard_go;
