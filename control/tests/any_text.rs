@@ -19,6 +19,33 @@ impl KeyFiles for Keys {
     }
 }
 
+/// Every file holds a key, and the file of many holds this.
+struct Many<'t>(&'t str);
+
+impl KeyFiles for Many<'_> {
+    fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        Keys.read(path)
+    }
+
+    fn read_many(&self, _: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        Ok(Zeroizing::new(self.0.to_owned()))
+    }
+}
+
+/// A tunnel with such a file of preshared keys.
+const TUNNEL: &str = "version: 1
+uplinks: {u: {driver: udp}}
+networks: {n: {gateway: 10.0.0.1/24, tunnel: t}}
+tunnels:
+  t:
+    uplink: u
+    listen_port: 1
+    private_key_file: k
+    preshared_keys_file: many
+    peers:
+      p: {public_key: \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"}
+";
+
 /// Reads, and shows what was found in both ways.
 fn read(text: &str) -> Result<(), TestCaseError> {
     match config::parse(text, Path::new("any.yaml"), &Keys) {
@@ -153,6 +180,32 @@ proptest! {
     #[test]
     fn any_text(text in "\\PC*") {
         read(&text)?;
+    }
+
+    /// Lines of preshared keys that are some or none, and never shown.
+    #[test]
+    fn any_file_of_preshared_keys(
+        words in prop::collection::vec(
+            prop_oneof![
+                Just("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="),
+                Just("3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="),
+                Just("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="),
+                Just("(none)"), Just(" "), Just("\t"), Just("\n"), Just("#"), Just("é"),
+            ],
+            0..24,
+        ),
+    ) {
+        let secret = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+        let text = words.concat();
+        let read = config::parse(TUNNEL, Path::new("any.yaml"), &Many(&text));
+        let (Ok((_, report)) | Err(report)) = &read;
+        // A word in a public key's place is taken for one.
+        let leads = text.lines().any(|line| line.trim_start().starts_with(secret));
+        prop_assert!(leads || !report.render(false).contains(secret));
+        if let Ok((config, _)) = &read {
+            let peer = &config.tunnels[0].peers[0];
+            prop_assert_eq!(peer.preshared_key.is_some(), peer.preshared_key_file.is_some());
+        }
     }
 
     #[test]
