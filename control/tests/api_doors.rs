@@ -60,6 +60,7 @@ fn own_group() -> Account {
 fn apply(running: &Running, api: &str) {
     let body = ApplyBody {
         path: "/test.yaml".into(),
+        included: Vec::new(),
         text: format!("version: 1\nnetworks: {{}}\napi: {api}\n"),
         ..ApplyBody::default()
     };
@@ -128,6 +129,7 @@ fn an_apply_that_can_have_no_doors_changes_nothing() {
     let running = Running::start(Ok(Applied::default()));
     let body = ApplyBody {
         path: "/test.yaml".into(),
+        included: Vec::new(),
         text: "version: 1\nnetworks: {}\napi: { socket: { group: no-such-group } }\n".into(),
         ..ApplyBody::default()
     };
@@ -372,6 +374,7 @@ fn an_apply_changes_roles_and_certificates() {
     };
     let body = ApplyBody {
         path: "/test.yaml".into(),
+        included: Vec::new(),
         text: format!(
             "version: 1\nnetworks: {{}}\napi: {}\n",
             api(Path::new("/nowhere.pem"))
