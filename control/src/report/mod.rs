@@ -3,10 +3,11 @@
 //! In: what is desired, in its order; what the control core tells of it, a page at a time. Out: a [`State`], of which
 //! what was asked for is filled in. Never: the core's time for more than a page, or for a peer's text; a secret.
 //!
-//! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`] what is
+//! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`], [`lists`] what is
 //! made of it; [`survey`] what metrics are made of.
 
 mod cores;
+pub mod lists;
 pub mod look;
 mod neighbors;
 mod peers;

@@ -38,10 +38,18 @@ impl Reader<'_> {
         &self,
         tunnel: &Name,
     ) -> Result<Vec<(&Arc<config::Peer>, PeerSight)>, SendError> {
-        let desired = self.head.desired.peers(tunnel).collect();
+        self.sights_of(tunnel, self.head.desired.peers(tunnel).collect())
+    }
+
+    /// What the core tells of these peers of a tunnel.
+    pub(super) fn sights_of<'p>(
+        &self,
+        tunnel: &Name,
+        peers: Vec<&'p Arc<config::Peer>>,
+    ) -> Result<Vec<(&'p Arc<config::Peer>, PeerSight)>, SendError> {
         let key = |peer: &&Arc<config::Peer>| peer.public_key;
         let look = |keys, reply| Look::Peers(tunnel.clone(), keys, reply);
-        self.pages(desired, look::PEERS, key, look)
+        self.pages(peers, look::PEERS, key, look)
     }
 
     pub(super) fn drift(&self, tunnel: &Name, peer: &config::Peer) -> Vec<String> {
@@ -61,7 +69,7 @@ pub(super) fn answers(sight: &PeerSight, now: Now) -> bool {
     sendable && sight.unanswered == 0 && !sight.is_silent
 }
 
-fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
+pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
     let PeerSight { cell, endpoint, .. } = sight;
     let traffic = &cell.traffic;
     let at = sight.last_handshake;

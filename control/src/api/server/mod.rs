@@ -20,7 +20,9 @@ mod desk;
 mod diff;
 pub(super) mod doors;
 mod events;
+mod health;
 mod history;
+mod lists;
 mod log;
 mod metrics;
 mod openapi;
@@ -110,6 +112,8 @@ pub fn serve(
 /// All routes. Every resource is a file that has its own.
 fn routes() -> Routes {
     Routes::default()
+        .merge(health::routes())
+        .merge(lists::routes())
         .merge(state::routes())
         .merge(config::routes())
         .merge(diff::routes())

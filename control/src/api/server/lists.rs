@@ -1,0 +1,287 @@
+//! What is, as lists: `GET /v1/ports`, `/v1/peers`, `/v1/tunnels`, `/v1/uplinks`, `/v1/routes`, `/v1/neighbors`,
+//! `/v1/cores`, `/v1/drops`; one port, tunnel or uplink by its name.
+//!
+//! In: which items, and which page. Out: a page. Never: more than [`LIMIT`] items at once; a key of a query that is
+//! unknown.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::answer::{json, plain, unavailable};
+use super::desk::Desk;
+use super::routes::{About, Routes};
+use crate::api::SendError;
+use crate::report::lists::{self, LIMIT, Page, Peers, Window};
+use crate::state::{Core, Drop, Neighbor, Part, Peer, Port, Route, Tunnel, Uplink};
+
+pub(super) fn routes() -> Routes {
+    let list = |summary| About::new(summary).query::<Listed>();
+    let one = About::new;
+    Routes::default()
+        .get(
+            "/v1/ports",
+            ports,
+            list("Ports: link, traffic, drops").answer::<Page<Port>>(),
+        )
+        .get("/v1/ports/{name}", port, one("A port").answer::<Port>())
+        .get(
+            "/v1/peers",
+            peers,
+            About::new("Peers: endpoint, last handshake, traffic")
+                .query::<PeersListed>()
+                .answer::<Page<Peer>>(),
+        )
+        .get(
+            "/v1/tunnels",
+            tunnels,
+            list("Tunnels, without their peers").answer::<Page<Tunnel>>(),
+        )
+        .get(
+            "/v1/tunnels/{name}",
+            tunnel,
+            one("A tunnel").answer::<Tunnel>(),
+        )
+        .get(
+            "/v1/uplinks",
+            uplinks,
+            list("Uplinks: link, traffic, drops").answer::<Page<Uplink>>(),
+        )
+        .get(
+            "/v1/uplinks/{name}",
+            uplink,
+            one("An uplink").answer::<Uplink>(),
+        )
+        .get(
+            "/v1/routes",
+            routes_of,
+            list("Routes of networks and uplinks; `name` is a table's").answer::<Page<Route>>(),
+        )
+        .get(
+            "/v1/neighbors",
+            neighbors,
+            list("Neighbors of networks and uplinks; `name` is a place's")
+                .answer::<Page<Neighbor>>(),
+        )
+        .get(
+            "/v1/cores",
+            cores,
+            list("Cores: load, bursts, sleeps").answer::<Page<Core>>(),
+        )
+        .get(
+            "/v1/drops",
+            drops,
+            list("Drop counters that are not zero; `name` is a scope's").answer::<Page<Drop>>(),
+        )
+}
+
+/// Which part of a list.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Listed {
+    /// Only what has this name.
+    name: Option<String>,
+    /// Behind this one: `next` of the page before.
+    after: Option<String>,
+    /// At most so many, up to 1,000, which is the default.
+    limit: Option<u32>,
+}
+
+/// Which peers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PeersListed {
+    /// Of this tunnel.
+    tunnel: Option<String>,
+    /// Of this name.
+    name: Option<String>,
+    /// `up`, `calling`, `silent`, `unknown` or `idle`. A page may have fewer peers than `limit` then, and a next one.
+    state: Option<String>,
+    /// Behind this one: `next` of the page before.
+    after: Option<String>,
+    /// At most so many, up to 1,000, which is the default.
+    limit: Option<u32>,
+}
+
+/// A query, or a refusal in words.
+struct Asked<Q>(Q);
+
+impl<Q: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<Q> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(query)) => Ok(Self(query)),
+            Err(error) => Err(plain(
+                StatusCode::BAD_REQUEST,
+                &format!("the query: {error}"),
+            )),
+        }
+    }
+}
+
+fn window(after: Option<String>, limit: Option<u32>) -> Result<Window, String> {
+    let limit = limit.map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if (1..=LIMIT).contains(&limit) {
+        return Ok(Window { after, limit });
+    }
+    Err(format!(
+        "the query: `limit` is {limit}, expected 1 to {LIMIT}"
+    ))
+}
+
+async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Response {
+    let window = match window(asked.after, asked.limit) {
+        Ok(window) => window,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    };
+    let which = Peers {
+        tunnel: asked.tunnel,
+        name: asked.name,
+        state: asked.state,
+    };
+    let requester = desk.requester.clone();
+    let work = move |()| told(lists::peers(&requester, &which, &window));
+    desk.in_turn(async { Ok(()) }, work).await
+}
+
+fn told(answer: Result<impl Serialize, SendError>) -> Response {
+    match answer {
+        Ok(answer) => json(&answer),
+        Err(error) => unavailable(error),
+    }
+}
+
+/// All items of a kind.
+type All<T> = fn(&Desk) -> Result<Vec<T>, SendError>;
+
+/// A page of those of them that have the name that is asked for.
+async fn page<T: Serialize + 'static>(
+    desk: Desk,
+    asked: Listed,
+    all: All<T>,
+    name: fn(&T) -> &str,
+    key: fn(&T) -> String,
+) -> Response {
+    let window = match window(asked.after, asked.limit) {
+        Ok(window) => window,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    };
+    let reader = desk.clone();
+    let work = move |()| {
+        let page = all(&reader).map(|mut items| {
+            items.retain(|item| {
+                asked
+                    .name
+                    .as_ref()
+                    .is_none_or(|wanted| wanted == name(item))
+            });
+            Page::of(items, &window, key)
+        });
+        told(page)
+    };
+    desk.in_turn(async { Ok(()) }, work).await
+}
+
+/// The one of that name.
+async fn one<T: Serialize + 'static>(
+    desk: Desk,
+    wanted: String,
+    kind: &'static str,
+    all: All<T>,
+    name: fn(&T) -> &str,
+) -> Response {
+    let reader = desk.clone();
+    let work = move |()| match all(&reader) {
+        Ok(items) => match items.iter().find(|item| name(item) == wanted) {
+            Some(item) => json(item),
+            None => plain(
+                StatusCode::NOT_FOUND,
+                &format!("there is no {kind} {wanted:.200}"),
+            ),
+        },
+        Err(error) => unavailable(error),
+    };
+    desk.in_turn(async { Ok(()) }, work).await
+}
+
+fn all_ports(desk: &Desk) -> Result<Vec<Port>, SendError> {
+    Arc::clone(&desk.read)(Some(Part::Ports)).map(|state| state.ports)
+}
+
+fn all_uplinks(desk: &Desk) -> Result<Vec<Uplink>, SendError> {
+    Arc::clone(&desk.read)(Some(Part::Ports)).map(|state| state.uplinks)
+}
+
+fn all_tunnels(desk: &Desk) -> Result<Vec<Tunnel>, SendError> {
+    lists::tunnels(&desk.requester)
+}
+
+async fn ports(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    page(desk, asked, all_ports, |it| &it.name, |it| it.name.clone()).await
+}
+
+async fn port(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+    one(desk, name, "port", all_ports, |it| &it.name).await
+}
+
+async fn tunnels(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    page(
+        desk,
+        asked,
+        all_tunnels,
+        |it| &it.name,
+        |it| it.name.clone(),
+    )
+    .await
+}
+
+async fn tunnel(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+    one(desk, name, "tunnel", all_tunnels, |it| &it.name).await
+}
+
+async fn uplinks(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    page(
+        desk,
+        asked,
+        all_uplinks,
+        |it| &it.name,
+        |it| it.name.clone(),
+    )
+    .await
+}
+
+async fn uplink(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+    one(desk, name, "uplink", all_uplinks, |it| &it.name).await
+}
+
+async fn routes_of(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    let all: All<Route> =
+        |desk| Arc::clone(&desk.read)(Some(Part::Routes)).map(|state| state.routes);
+    let key = |it: &Route| format!("{} {} {} {}", it.table, it.to, it.source, it.next_hop);
+    page(desk, asked, all, |it| &it.table, key).await
+}
+
+async fn neighbors(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    let all: All<Neighbor> =
+        |desk| Arc::clone(&desk.read)(Some(Part::Neighbors)).map(|state| state.neighbors);
+    let key = |it: &Neighbor| format!("{} {}", it.place, it.address);
+    page(desk, asked, all, |it| &it.place, key).await
+}
+
+async fn cores(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    let all: All<Core> = |desk| Arc::clone(&desk.read)(Some(Part::Cores)).map(|state| state.cores);
+    page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
+}
+
+async fn drops(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+    let all: All<Drop> = |desk| Arc::clone(&desk.read)(Some(Part::Drops)).map(|state| state.drops);
+    let key = |it: &Drop| format!("{} {}", it.scope, it.reason);
+    page(desk, asked, all, |it| &it.scope, key).await
+}
