@@ -253,7 +253,8 @@ fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
     allowed_ips.sort_unstable();
     allowed_ips.dedup();
     Some(Arc::new(Peer {
-        name: draft.name.value.clone(),
+        // A copy: what stays of many peers lies apart from what is free again once the file is read.
+        name: Name::new(draft.name.value.as_str())?,
         public_key: draft.public_key.as_ref()?.value,
         preshared_key: draft.preshared_key.clone(),
         preshared_key_file: draft.preshared_key_file.clone(),
