@@ -24,6 +24,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
+    process::memory::keep_little();
     process::log::init();
     // Relative paths, those of key files with them, would change their meaning with the working directory.
     let config = std::path::absolute(config)?;

@@ -11,6 +11,22 @@
     allow(unsafe_code, reason = "a named room: a function of the C library")
 )]
 
+/// The C library's own bounds. It would raise both with each large piece that is freed, to 64 MiB of every thread's heap.
+#[cfg(target_env = "gnu")]
+const BOUND: libc::c_int = 128 << 10;
+
+/// From now on, large pieces have pages of their own and the end of a heap is given back when it is free. To be called
+/// ahead of the first thread.
+pub(crate) fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: it takes no pointer, and what it sets are bounds for later calls. Should it fail, they stay.
+        unsafe {
+            libc::mallopt(option, BOUND);
+        }
+    }
+}
+
 /// Gives back what is free. It takes some milliseconds per hundred megabytes, in which who allocates may have to wait.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]
