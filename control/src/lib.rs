@@ -8,6 +8,7 @@
 //!   together.
 //! - [`metrics`]: the same for Prometheus.
 //! - [`history`]: what ran, who applied it, and the way back.
+//! - [`layer`]: single objects beside the configuration, kept over restarts.
 //! - [`uapi`]: the sockets that `wg` speaks to.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod events;
 pub mod history;
 pub mod keys;
+pub mod layer;
 pub mod metrics;
 pub mod netlink;
 pub mod plan;

@@ -3,6 +3,7 @@
 //! In: a configuration and who wants it, or a revision to go back to. Out: what changed, or why nothing did. Never: two at
 //! once; a change that the history has not.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{ApplyError, NotApplied, Request, Requester, SendError, ask};
@@ -200,6 +201,8 @@ fn plan_and_apply(
     order: &Order,
     config: Config,
 ) -> Result<Applied, ApplyError> {
+    // No object of the API layer changes meanwhile.
+    let mut books = requester.desk().lock();
     let base = ask(requester, |reply| Request::Desired { reply })?;
     doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
     // Likewise what the API's doors need.
@@ -214,10 +217,12 @@ fn plan_and_apply(
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let keeper = proposal.keeper();
+    let rests = rests(&keeper);
+    let touched = wanted.as_ref().map(|_| proposal.objects());
     if let Some(wanted) = &mut wanted {
         wanted.look(requester);
     }
-    let entry = enter(requester, order, &keeper.1, wanted.as_ref())?;
+    let entry = enter(requester, order, keeper.1.file(), wanted.as_ref())?;
     let answer = ask(requester, |reply| Request::Apply { proposal, reply });
     let mut applied = match answer.map_err(ApplyError::from).flatten() {
         Ok(applied) => applied,
@@ -237,8 +242,25 @@ fn plan_and_apply(
         .map(|it| format!("what wg had set is discarded: {it}"))
         .collect();
     record(requester, order, entry, wanted.as_ref(), &mut applied);
+    if let (Some(pending), Some(touched)) = (&applied.pending, touched) {
+        books.await_confirmation(pending.revision, touched);
+    }
     log_applied(&applied);
+    for line in rests {
+        tracing::warn!("{line}");
+        applied.warnings += &format!("culvert: {line}\n");
+    }
     Ok(applied)
+}
+
+/// What of the API layer rests with another file.
+fn rests((base, goal): &(Layers, Layers)) -> Vec<String> {
+    let before: HashSet<_> = base.api().resting().collect();
+    let new = goal.api().resting().filter(|it| !before.contains(it));
+    new.map(|(object, why)| {
+        format!("{object} of the API layer rests, the file counts alone: {why}")
+    })
+    .collect()
 }
 
 fn wanted(
@@ -262,9 +284,7 @@ fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied
     if let Some(pending) = requester.history().and_then(|it| it.told_pending()) {
         return Err(ApplyError::Pending(Box::new(pending)));
     }
-    let mut config = config;
-    base.share(&mut config);
-    let plan = base.plan(&config);
+    let plan = base.way_to(&base.upon(config.clone()));
     let fixed: Vec<_> = plan.iter().flat_map(Change::fixed).collect();
     if !fixed.is_empty() {
         return Err(ApplyError::NeedsRestart(fixed));

@@ -21,6 +21,7 @@ use super::bodies::{
     RevisionText, RollbackBody,
 };
 use crate::history::revision::Revision;
+use crate::layer;
 use crate::plan::Diff;
 use crate::process;
 use crate::state::{Applied, Part, State, Way};
@@ -147,6 +148,24 @@ impl Client {
     pub fn diff(&self, body: &DiffBody) -> Result<Diff, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
         self.ask(Method::POST, "/v1/diff", body)
+    }
+
+    /// Changes one object: `path` says which, and with what of it. The body is its keys.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers, or the change is refused.
+    pub fn change(&self, method: Method, path: &str, keys: String) -> Result<Applied, ClientError> {
+        self.ask(method, path, keys.into_bytes())
+    }
+
+    /// What was laid over the file for single objects.
+    ///
+    /// # Errors
+    ///
+    /// When nobody answers.
+    pub fn layer(&self) -> Result<layer::told::Text, ClientError> {
+        self.ask(Method::GET, "/v1/layer", Vec::new())
     }
 
     /// Keeps what waits for its confirmation; answers its number.

@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use self::server::doors::Keeper;
 use crate::config::{Name, Readings, Report};
 use crate::history::History;
+use crate::layer::{Desk, Step};
 use crate::plan::{Layers, Proposal};
 use crate::report::look::Look;
 use crate::state::{self, Applied};
@@ -52,6 +53,13 @@ pub enum Request {
     Apply {
         /// The whole new configuration, with the way to it.
         proposal: Box<Proposal>,
+        /// Takes what changed, or why nothing did.
+        reply: Reply<Result<Applied, ApplyError>>,
+    },
+    /// A change of the API layer.
+    Layer {
+        /// What it comes to.
+        step: Box<Step>,
         /// Takes what changed, or why nothing did.
         reply: Reply<Result<Applied, ApplyError>>,
     },
@@ -164,6 +172,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         state_dir: None,
         measures: watch::Sender::new(None),
         history: None,
+        desk: Desk::default(),
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -182,6 +191,8 @@ pub struct Requester {
     /// Where metrics are to be served over TCP.
     measures: watch::Sender<Option<SocketAddr>>,
     history: Option<Arc<Mutex<History>>>,
+    /// Held by the one whose change, of whatever kind, is planned and carried out.
+    desk: Desk,
 }
 
 /// The engine did not take a request.
@@ -232,6 +243,11 @@ impl Requester {
     pub fn history(&self) -> Option<MutexGuard<'_, History>> {
         let history = self.history.as_ref()?;
         Some(history.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where changes of single objects are worked off.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// Takes over what was read before there was anybody to ask.

@@ -260,7 +260,8 @@ fn done(applied: &Applied) -> String {
     text
 }
 
-fn failed(applied: &Applied) -> Result<(), Failure> {
+/// What could not be done is no success, whatever else was.
+pub(super) fn failed(applied: &Applied) -> Result<(), Failure> {
     if applied.failures.is_empty() {
         return Ok(());
     }

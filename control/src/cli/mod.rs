@@ -11,8 +11,11 @@ mod diff;
 mod events;
 mod history;
 mod keys;
+mod layer;
 mod log_level;
 mod output;
+mod peer;
+mod port;
 mod reference;
 mod rollback;
 mod route_get;
@@ -182,6 +185,15 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Add, set and remove single ports beside the configuration: what comes and goes with guests
+    #[command(subcommand)]
+    Port(layer::Object),
+    /// The same with single peers of tunnels
+    #[command(subcommand)]
+    Peer(layer::Object),
+    /// What was added, set and removed so, which lies over the file of the configuration
+    #[command(subcommand)]
+    Layer(layer::Command),
     /// Print the version
     Version,
 }
@@ -356,6 +368,9 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             output,
             place,
         } => events::run(&Client::new(&place.run_dir), since, output),
+        Command::Port(command) => port::run(command),
+        Command::Peer(command) => peer::run(command),
+        Command::Layer(command) => layer::run(command),
         Command::Version => print(&format!("culvert {}\n", env!("CARGO_PKG_VERSION"))),
     }
 }

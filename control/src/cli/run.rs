@@ -8,7 +8,7 @@ use crate::config::{Config, Readings};
 use crate::history::{self, Beginning, History};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
-use crate::{api, engine, report};
+use crate::{api, engine, layer, report};
 
 /// 1. Nothing secret is in memory yet: shut the process's memory off.
 /// 2. Signals are blocked before the first thread.
@@ -45,6 +45,7 @@ pub(super) fn run(
     let (loaded, undone, number) = beginning.into_parts();
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
+    open_layer(requester.desk(), &state_dir)?;
     let reads = requester.clone();
     let read = move |part| report::read(&reads, part);
     let server = api::server::serve(
@@ -105,4 +106,20 @@ fn begin(
     let mut history = history.map_err(|error| Failure::Line(format!("the history: {error}")))?;
     let beginning = history.begin(file)?;
     Ok((history, beginning))
+}
+
+/// Reads what was laid over the file for single objects.
+fn open_layer(desk: &layer::Desk, state_dir: &StateDir) -> Result<(), Failure> {
+    let opened = desk.open(state_dir.directory()).map_err(|error| {
+        let path = state_dir.path().display();
+        Failure::Line(format!("can't keep the API layer in {path}: {error}"))
+    })?;
+    if let Some(layer::Damage { aside, lines }) = opened {
+        let aside = aside.display();
+        tracing::error!(
+            ?lines,
+            "the API layer's journal was damaged: it is set aside as {aside}, and what these lines said is not there"
+        );
+    }
+    Ok(())
 }

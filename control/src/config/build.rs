@@ -248,7 +248,7 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
     })
 }
 
-fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
+pub(super) fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
     let mut allowed_ips: Vec<IpNet> = draft.allowed_ips.iter().map(|at| at.value).collect();
     allowed_ips.sort_unstable();
     allowed_ips.dedup();
@@ -299,7 +299,12 @@ fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
 
 /// `turn` is the worker that the next queue without an assignment goes to: queues of all ports
 /// take turns, so that many ports of one queue use all workers.
-fn port(draft: &draft::Port, file: &draft::File, workers: usize, turn: &mut usize) -> Option<Port> {
+pub(super) fn port(
+    draft: &draft::Port,
+    file: &draft::File,
+    workers: usize,
+    turn: &mut usize,
+) -> Option<Port> {
     let name = draft.name.value.clone();
     let network = file.network(draft.network.as_ref())?;
     let interface = || {

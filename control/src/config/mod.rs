@@ -6,7 +6,7 @@
 //!
 //! The way of a file: `texts` are read; `raw` makes a tree with spans of a text; `include` makes one tree of several;
 //! `read` reads the tree by the tables of [`schema`] into drafts whose values carry their spans; `cross` compares drafts with each other;
-//! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again. `readings` knows the last
+//! `build` turns a file without a mistake into a [`Config`]; `write` makes a file of one again; [`object`] reads one thing by itself. `readings` knows the last
 //! long file, of which mostly a part was edited.
 
 mod build;
@@ -17,6 +17,7 @@ mod include;
 mod keyfile;
 mod limits;
 mod model;
+pub mod object;
 mod places;
 mod raw;
 mod read;

@@ -4,9 +4,9 @@
 //! list that changes after it was asked first.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use super::{Config, Name};
+use super::{Config, Name, Peer};
 
 /// The places of one list, found out when it is first asked. It says nothing that the list doesn't, so all are equal,
 /// and a copy, whose list may be changed, begins without.
@@ -52,7 +52,27 @@ pub struct Places {
     /// Networks by the tunnels that they use.
     users: ByName,
     ports: ByName,
+    /// Of each tunnel, found out when somebody asks for one by its name.
+    peers: ByTunnel,
 }
+
+/// Peers by their tunnels and names; as [`ByName`].
+#[derive(Debug, Default)]
+struct ByTunnel(OnceLock<HashMap<Name, ByName>>);
+
+impl Clone for ByTunnel {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for ByTunnel {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ByTunnel {}
 
 impl Config {
     /// The place of the tunnel of that name.
@@ -77,6 +97,20 @@ impl Config {
     pub(super) fn port_place(&self, name: &Name) -> Option<usize> {
         let names = self.ports.iter().map(|it| Some(&it.name));
         self.places.ports.place(name, names)
+    }
+
+    /// The peer of that name of a tunnel.
+    #[must_use]
+    pub fn peer(&self, tunnel: &Name, name: &Name) -> Option<&Arc<Peer>> {
+        let peers = &self.tunnel(tunnel)?.peers;
+        let all = || {
+            let tunnels = self.tunnels.iter();
+            tunnels
+                .map(|it| (it.name.clone(), ByName::default()))
+                .collect()
+        };
+        let places = self.places.peers.0.get_or_init(all).get(tunnel)?;
+        peers.get(places.place(name, peers.iter().map(|it| Some(&it.name)))?)
     }
 
     /// Makes ready what look-ups take, so that the first one takes no longer than the others.

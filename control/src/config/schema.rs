@@ -12,9 +12,8 @@ mod tunnels;
 mod uplinks;
 
 pub use self::machine::FILE;
-use self::{
-    Form::Integer, api::API, networks::NETWORK, ports::PORT, tunnels::TUNNEL, uplinks::UPLINK,
-};
+use self::{Form::Integer, api::API, networks::NETWORK, tunnels::TUNNEL, uplinks::UPLINK};
+pub(super) use self::{ports::PORT, tunnels::PEER};
 
 /// A map whose keys are fixed.
 #[derive(Debug)]

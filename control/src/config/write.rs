@@ -30,6 +30,36 @@ pub fn to_yaml(config: &Config) -> String {
     missing.collect::<String>() + &text
 }
 
+/// The keys that make a port, as [`super::object`] takes them; which worker serves which queue is written out.
+pub(super) fn port_keys(it: &Port, network: &Network) -> super::object::Keys {
+    json(port(it, network, &[]))
+}
+
+/// The keys that make a peer, but for a preshared key.
+pub(super) fn peer_keys(it: &Peer) -> super::object::Keys {
+    let mut keys = json(peer(it, None));
+    keys.remove("preshared_key_file");
+    keys
+}
+
+fn json(map: Map) -> super::object::Keys {
+    let keys = map.0.into_iter();
+    keys.map(|(key, value)| (key, value.into())).collect()
+}
+
+impl From<Yaml> for serde_json::Value {
+    fn from(value: Yaml) -> Self {
+        match value {
+            Yaml::Text(text) => Self::String(text),
+            Yaml::Number(number) => number.into(),
+            Yaml::Bool(truth) => truth.into(),
+            Yaml::List(items) => items.into_iter().map(Self::from).collect(),
+            Yaml::Tables(items) => items.into_iter().map(json).map(Self::Object).collect(),
+            Yaml::Map(map) => Self::Object(json(map)),
+        }
+    }
+}
+
 /// Keys that can't be told where they came from.
 fn missing_keys(config: &Config) -> impl Iterator<Item = String> {
     config.tunnels.iter().flat_map(|tunnel| {

@@ -30,6 +30,7 @@ use culvert_dataplane::shared::{
 };
 use culvert_wireguard::{Instant, Now};
 
+pub(super) use self::ports::Place;
 use self::{
     ports::Displaced,
     tunnels::Sockets,
@@ -42,7 +43,7 @@ use super::{
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
-    plan::{Change, Edit, Layers, Proposal},
+    plan::{Change, Edit, Laid, Layers, Proposal},
     process::step,
     state::Applied,
 };
@@ -54,8 +55,10 @@ const VACATED_PER_ROUND: usize = 512;
 
 /// What a plan leads to.
 pub(super) enum Goal {
-    /// A whole file: what `wg` set is taken back.
-    File(Arc<Config>),
+    /// A whole file, and the API layer over it: what `wg` set is taken back.
+    File(Layers),
+    /// A change of the API layer, which is this one then.
+    Api(Arc<Laid>),
     /// What `wg` asked for, over the file: only what it says is done. New peers are not called, and where they were
     /// heard last doesn't count.
     Wg,
@@ -101,10 +104,10 @@ struct Prepared {
 impl Engine {
     /// Applies a whole configuration.
     pub(super) fn apply(&mut self, proposal: Proposal, now: Now) -> Result<Applied, ApplyError> {
-        let file = Arc::clone(proposal.file());
+        let goal = proposal.goal().clone();
         let mut plan = proposal.changes(&self.desired);
-        self.mend(&file, &mut plan);
-        self.carry_out(plan, Goal::File(file), now)
+        self.mend(&goal, &mut plan);
+        self.carry_out(plan, Goal::File(goal), now)
     }
 
     /// Steps 1 to 4.
@@ -123,15 +126,15 @@ impl Engine {
             // What failed before is no success the second time; that is a file's affair alone.
             failures = match &goal {
                 Goal::File(_) => self.serve_wg(),
-                Goal::Wg => Vec::new(),
+                Goal::Api(_) | Goal::Wg => Vec::new(),
             };
             self.desire(&plan, goal);
             changes = Vec::new();
         } else {
             let mut prepared = Prepared::default();
             let file = match &goal {
-                Goal::File(file) => Some(&**file),
-                Goal::Wg => None,
+                Goal::File(goal) => Some(&**goal.file()),
+                Goal::Api(_) | Goal::Wg => None,
             };
             if let Err(error) = self.prepare(&plan, file, &mut prepared, now.monotonic) {
                 let left = self
@@ -217,7 +220,7 @@ impl Engine {
         goal: Goal,
         now: Now,
     ) -> (Vec<String>, Vec<String>) {
-        let by_wg = matches!(goal, Goal::Wg);
+        let (by_wg, of_file) = (matches!(goal, Goal::Wg), matches!(goal, Goal::File(_)));
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
         self.networks.carry_out(&plan);
@@ -242,7 +245,7 @@ impl Engine {
         }
         drop(closing);
         failures.extend(self.leave(left, now));
-        if !by_wg {
+        if of_file {
             failures.extend(self.serve_wg());
         }
         (plan.iter().map(Change::line).collect(), failures)
@@ -251,11 +254,12 @@ impl Engine {
     /// What was planned is what is desired from now on.
     fn desire(&mut self, plan: &[Change], goal: Goal) {
         match goal {
-            Goal::File(file) => {
-                self.requester.measure_at(file.metrics.listen);
-                self.desired = Layers::new(file);
+            Goal::File(goal) => {
+                self.requester.measure_at(goal.file().metrics.listen);
+                self.desired = goal;
                 self.desired.note_taken(self.dpdk.memory());
             }
+            Goal::Api(api) => self.desired.lay(api, plan),
             Goal::Wg => plan.iter().for_each(|change| self.desired.overlay(change)),
         }
     }

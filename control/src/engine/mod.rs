@@ -13,7 +13,7 @@
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
-//! what `wg` asks, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
+//! what `wg` asks, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
 //! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
@@ -23,6 +23,7 @@ mod due;
 mod endpoints;
 mod hops;
 mod interfaces;
+mod layer;
 mod losses;
 mod networks;
 mod paths;
@@ -42,7 +43,7 @@ mod uplinks;
 mod workers;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     error::Error,
     net::SocketAddr,
     os::fd::AsFd as _,
@@ -71,7 +72,7 @@ use rustix::{
 };
 
 use self::{
-    apply::Leaving,
+    apply::{Leaving, Place},
     due::Due,
     endpoints::Endpoints,
     hops::Hops,
@@ -226,6 +227,8 @@ struct Engine {
     /// Removed peers whose places workers may still know.
     leaving: VecDeque<Leaving>,
     ports: Table<PortState>,
+    /// Which of them has which socket or interface.
+    port_places: HashMap<Place, usize>,
     /// Ports that can't be opened at present: they are tried again.
     down: Vec<DownPort>,
     ears: Ears,
@@ -297,6 +300,7 @@ impl Engine {
                 Request::Look(look) => self.look(look, now.monotonic),
                 Request::Desired { reply } => reply.send(self.desired.clone()),
                 Request::Apply { proposal, reply } => reply.send(self.apply(*proposal, now)),
+                Request::Layer { step, reply } => reply.send(self.lay(*step, now)),
                 Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                 Request::Drain => {
                     tracing::info!("draining");

@@ -4,7 +4,7 @@
 //! that can't be had and nothing left open. Never: a round.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     time::Duration,
@@ -71,6 +71,7 @@ impl Engine {
         let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
             (Some(lone.socket), lone.tun.map(Arc::new))
         });
+        let laid = requester.desk().laid();
         let server = Server::start(requester.clone())
             .map_err(|error| EngineError::start("can't start a thread for `wg`", &error))?;
         let attention = Attention::new()
@@ -124,6 +125,7 @@ impl Engine {
             cells: Leaves::default(),
             leaving: VecDeque::new(),
             ports: Table::default(),
+            port_places: HashMap::new(),
             down: Vec::new(),
             ears,
             news,
@@ -145,6 +147,9 @@ impl Engine {
             rounds: 0,
         };
         let opened = engine.open(config, now);
+        if opened.is_ok() {
+            engine.lay_all(&laid, now);
+        }
         let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
         match opened {
             Ok(()) => Ok(engine),
@@ -159,9 +164,9 @@ impl Engine {
     fn open(&mut self, config: Config, now: Now) -> Result<(), EngineError> {
         doors::check_names(self.desired.file(), &config).map_err(EngineError::Start)?;
         let proposal = Proposal::new(self.desired.clone(), config);
-        let file = Arc::clone(proposal.file());
+        let goal = proposal.goal().clone();
         let plan = proposal.changes(&self.desired);
-        self.carry_out(plan, Goal::File(file), now)
+        self.carry_out(plan, Goal::File(goal), now)
             .map(drop)
             .map_err(|error| EngineError::Start(error.to_string()))
     }

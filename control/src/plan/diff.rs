@@ -69,14 +69,14 @@ impl From<&Change> for Changed {
 }
 
 impl Diff {
-    /// From what is desired to a file; `text`: the lines, too.
+    /// From what is desired to a file, with the API layer over both; `text`: the lines, too.
     #[must_use]
-    pub fn between(old: &Layers, mut new: Config, text: bool) -> Self {
-        old.share(&mut new);
-        let changes = old.plan(&new);
+    pub fn between(old: &Layers, new: Config, text: bool) -> Self {
+        let new = old.upon(new);
+        let changes = old.way_to(&new);
         Self {
             changes: changes.iter().map(Changed::from).collect(),
-            text: text.then(|| lines(&old.merged(), &new)),
+            text: text.then(|| lines(&old.merged(), &new.merged())),
         }
     }
 

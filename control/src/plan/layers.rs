@@ -1,9 +1,10 @@
-//! What is desired, in layers: the file, and over it what `wg` set.
+//! What is desired, in layers: the file, over it what the API layer says, and over both what `wg` set.
 //!
-//! In: whole files; changes that were carried out for `wg`. Out: what is desired, the way from it to another file,
-//! and where it differs from the file. Never: more kept of `wg`'s layer than what it touched.
+//! In: whole files; changes of single objects; changes that were carried out for `wg`. Out: what is desired, the way
+//! from it to another file, and where it differs from the file. Never: more kept of `wg`'s layer than what it touched.
 //!
-//! Objects are known by their names, peers by their tunnel and key. A whole file takes back what `wg` set.
+//! Objects are known by their names, peers to `wg` by their tunnel and key. A whole file takes back what `wg` set; the
+//! API layer lies over the new one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,11 +13,12 @@ use std::{
 
 use super::{
     Change, Edit, PeerChange,
+    api::Laid,
     overlay::{Overlay, Touched},
     proposal::moves,
 };
 use crate::{
-    config::{Config, Memory, Name, Peer, Tunnel},
+    config::{Config, Memory, Name, Peer, Port, Tunnel},
     keys::PublicKey,
 };
 
@@ -24,6 +26,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Layers {
     file: Arc<Config>,
+    api: Arc<Laid>,
     wg: Arc<HashMap<Name, Arc<Overlay>>>,
     /// Counts overlaid peers, for their order.
     turn: u64,
@@ -45,6 +48,7 @@ impl Layers {
     pub fn new(file: Arc<Config>) -> Self {
         Self {
             file,
+            api: Arc::default(),
             wg: Arc::default(),
             turn: 0,
             taken: None,
@@ -56,10 +60,102 @@ impl Layers {
         self.taken = taken;
     }
 
-    /// The file: of cores, memory, uplinks, networks and ports it alone counts.
+    /// What a file says, and the layer that was loaded over it.
+    #[must_use]
+    pub fn with_api(file: Arc<Config>, api: &Laid) -> Self {
+        let api = Arc::new(api.upon(&file, None));
+        Self {
+            api,
+            ..Self::new(file)
+        }
+    }
+
+    /// What another file says, and the API layer over it; they share what did not change.
+    #[must_use]
+    pub fn upon(&self, mut file: Config) -> Self {
+        self.share(&mut file);
+        file.make_ready();
+        let api = match self.api.is_empty() {
+            true => Arc::clone(&self.api),
+            false => Arc::new(self.api.upon(&file, Some(&self.file))),
+        };
+        Self {
+            api,
+            ..Self::new(Arc::new(file))
+        }
+    }
+
+    /// The file: of cores, memory and uplinks it alone counts.
     #[must_use]
     pub fn file(&self) -> &Arc<Config> {
         &self.file
+    }
+
+    /// The API layer over it.
+    #[must_use]
+    pub fn api(&self) -> &Arc<Laid> {
+        &self.api
+    }
+
+    /// Takes over a change of the API layer, which was carried out. What `wg` made of its peers counts no more.
+    pub fn lay(&mut self, api: Arc<Laid>, plan: &[Change]) {
+        self.api = api;
+        for PeerChange { tunnel, edit, .. } in plan.iter().filter_map(Change::peer) {
+            if self.wg.contains_key(tunnel) {
+                self.over(tunnel).forget(&edit.any().public_key);
+            }
+        }
+    }
+
+    /// Without what `wg` set.
+    #[must_use]
+    pub fn without_wg(&self) -> Self {
+        Self {
+            wg: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The peers of a tunnel, without what `wg` set: the file's in its order, then those that the API layer has alone.
+    fn laid_peers(&self, tunnel: &Name) -> impl Iterator<Item = &Arc<Peer>> {
+        let laid = self.api.peers_of(tunnel);
+        let over = move |peer| laid.and_then(|laid| laid.counting(peer));
+        let file = self.file.tunnel(tunnel).map_or(&[][..], |it| &it.peers);
+        let file = file
+            .iter()
+            .map(move |peer| over(&peer.name).unwrap_or(peer));
+        let added = laid.into_iter().flat_map(|laid| laid.in_order());
+        let of_file = move |name| self.file.peer(tunnel, name).is_some();
+        let added: Vec<_> = added.filter(|(name, _)| !of_file(name)).collect();
+        file.chain(
+            added
+                .into_iter()
+                .filter_map(|(_, it)| it.counts.as_ref().ok()),
+        )
+    }
+
+    /// The peer of that name, without what `wg` set.
+    #[must_use]
+    pub fn laid_peer(&self, tunnel: &Name, name: &Name) -> Option<&Arc<Peer>> {
+        let laid = self.api.peers_of(tunnel);
+        let over = laid.and_then(|laid| laid.counting(name));
+        over.or_else(|| self.file.peer(tunnel, name))
+    }
+
+    /// The ports that are desired: the file's in its order, then those that the API layer has alone, in theirs.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        let file = self.file.ports.iter();
+        let file = file.map(|port| self.api.port(&port.name).map_or(port, |over| &**over));
+        let added = self.api.ports.in_order().into_iter();
+        let added = added.filter(|(name, _)| self.file.port(name).is_none());
+        file.chain(added.filter_map(|(_, entry)| entry.counts.as_deref().ok()))
+    }
+
+    /// The port of that name.
+    #[must_use]
+    pub fn port(&self, name: &Name) -> Option<&Port> {
+        let over = self.api.port(name).map(|port| &**port);
+        over.or_else(|| self.file.port(name))
     }
 
     /// Takes note of a change that was made for `wg`, which changes tunnels and peers alone.
@@ -86,27 +182,27 @@ impl Layers {
         over.or_else(|| self.file.tunnel(name).map(Tunnel::head))
     }
 
-    /// The peers of a tunnel that are desired: the file's in its order, then those that `wg` added, in theirs.
+    /// The peers of a tunnel that are desired: the file's in its order, then those that the API layer and `wg` added, in
+    /// theirs.
     pub fn peers(&self, tunnel: &Name) -> impl Iterator<Item = &Arc<Peer>> {
         let overlay = self.wg.get(tunnel);
         let over = move |key| overlay.and_then(|overlay| overlay.get(key));
-        let file = self.file.tunnel(tunnel).map_or(&[][..], |t| &t.peers);
-        let file = file
-            .iter()
-            .filter_map(move |peer| match over(&peer.public_key) {
-                None => Some(peer),
-                Some(overlaid) => overlaid.wg.as_ref(),
-            });
+        let laid = self.laid_peers(tunnel);
+        let laid = laid.filter_map(move |peer| match over(&peer.public_key) {
+            None => Some(peer),
+            Some(overlaid) => overlaid.wg.as_ref(),
+        });
         let overlaid = overlay.into_iter().flat_map(|overlay| overlay.peers());
         let mut added: Vec<_> = overlaid.filter(|peer| peer.file.is_none()).collect();
         added.sort_unstable_by_key(|peer| peer.turn);
-        file.chain(added.into_iter().filter_map(|peer| peer.wg.as_ref()))
+        laid.chain(added.into_iter().filter_map(|peer| peer.wg.as_ref()))
     }
 
     /// What is desired, as one configuration.
     #[must_use]
     pub fn merged(&self) -> Config {
         let mut merged = Config::clone(&self.file);
+        merged.ports = self.ports().cloned().collect();
         for tunnel in &mut merged.tunnels {
             let peers = self.peers(&tunnel.name).cloned().collect();
             if let Some(head) = self.head(&tunnel.name) {
@@ -226,9 +322,10 @@ impl Layers {
         }
     }
 
-    /// The way to what a new file says.
+    /// The way to another file and the API layer over it, which `wg` has not touched.
     #[must_use]
-    pub fn plan(&self, new: &Config) -> Vec<Change> {
+    pub fn way_to(&self, goal: &Self) -> Vec<Change> {
+        let new = &*goal.file;
         let mut changes = Vec::new();
         let taken = self.taken.filter(|_| new.drives_devices());
         let mtu_max = self.file.memory.mtu_max;
@@ -260,25 +357,36 @@ impl Layers {
             });
         }
         let file = &self.file;
-        let uplinks = edits(&file.uplinks, &new.uplinks, |uplink| &uplink.name);
+        let uplinks = edits(file.uplinks.iter(), new.uplinks.iter(), |it| &it.name);
         changes.extend(uplinks.into_iter().map(Change::Uplink));
-        self.plan_tunnels(new, &mut changes);
-        let networks = edits(&file.networks, &new.networks, |network| &network.name);
+        self.plan_tunnels(goal, &mut changes);
+        let networks = edits(file.networks.iter(), new.networks.iter(), |it| &it.name);
         changes.extend(networks.into_iter().map(Change::Network));
-        let ports = edits(&file.ports, &new.ports, |port| &port.name);
-        changes.extend(
-            ports
-                .into_iter()
-                .map(|edit| Change::Port { edit, anew: false }),
-        );
+        changes.extend(self.ways_of_ports(goal));
         changes
     }
 
-    fn plan_tunnels(&self, new: &Config, changes: &mut Vec<Change>) {
+    /// The way of the ports alone.
+    #[must_use]
+    pub fn ways_of_ports(&self, goal: &Self) -> Vec<Change> {
+        let ports = edits(self.ports(), goal.ports(), |port| &port.name).into_iter();
+        ports
+            .map(|edit| Change::Port { edit, anew: false })
+            .collect()
+    }
+
+    /// The way to a file alone.
+    #[cfg(test)]
+    pub(crate) fn plan(&self, new: &Config) -> Vec<Change> {
+        self.way_to(&Self::new(Arc::new(new.clone())))
+    }
+
+    fn plan_tunnels(&self, goal: &Self, changes: &mut Vec<Change>) {
+        let new = &goal.file;
         for tunnel in &new.tunnels {
             let edit = Edit::between(self.head(&tunnel.name), Some(tunnel.head()));
             changes.extend(edit.map(Change::Tunnel));
-            self.plan_peers(tunnel, changes);
+            self.plan_peers(goal, &tunnel.name, changes);
         }
         let wanted: HashSet<_> = new.tunnels.iter().map(|tunnel| &tunnel.name).collect();
         let gone = self.file.tunnels.iter();
@@ -287,13 +395,13 @@ impl Layers {
         changes.extend(heads.map(|head| Change::Tunnel(Edit::Remove(head))));
     }
 
-    fn plan_peers(&self, new: &Tunnel, changes: &mut Vec<Change>) {
+    fn plan_peers(&self, goal: &Self, tunnel: &Name, changes: &mut Vec<Change>) {
         let mut old: HashMap<_, _> = self
-            .peers(&new.name)
+            .peers(tunnel)
             .map(|peer| (peer.public_key, peer))
             .collect();
         let mut edited = Vec::new();
-        for peer in &new.peers {
+        for peer in goal.laid_peers(tunnel) {
             let before = old.remove(&peer.public_key);
             if before.is_some_and(|before| Arc::ptr_eq(before, peer)) {
                 continue;
@@ -302,14 +410,14 @@ impl Layers {
             let edit = Edit::between(before.cloned(), Some(Arc::clone(peer)));
             edited.extend(edit.map(|edit| (edit, moves)));
         }
-        let left = self.peers(&new.name);
+        let left = self.peers(tunnel);
         let gone = left.filter(|peer| old.contains_key(&peer.public_key));
         let gone = gone.map(|peer| (Edit::Remove(Arc::clone(peer)), false));
         // What goes makes room for what comes.
         let all = gone.collect::<Vec<_>>().into_iter().chain(edited);
         changes.extend(all.map(|(edit, moves)| {
             Change::Peer(PeerChange {
-                tunnel: new.name.clone(),
+                tunnel: tunnel.clone(),
                 edit,
                 moves,
             })
@@ -318,13 +426,20 @@ impl Layers {
 }
 
 /// What differs between two lists of named things: what comes and changes in the new one's order, then what goes.
-fn edits<T: Clone + PartialEq>(old: &[T], new: &[T], name: impl Fn(&T) -> &Name) -> Vec<Edit<T>> {
-    let mut present: HashMap<_, _> = old.iter().map(|it| (name(it), it)).collect();
+fn edits<'t, T: Clone + PartialEq + 't>(
+    old: impl Iterator<Item = &'t T>,
+    new: impl Iterator<Item = &'t T>,
+    name: impl Fn(&T) -> &Name,
+) -> Vec<Edit<T>> {
+    let old: Vec<_> = old.collect();
+    let mut present: HashMap<_, _> = old.iter().map(|it| (name(it), *it)).collect();
     let come_and_change: Vec<_> = new
-        .iter()
         .filter_map(|it| Edit::between(present.remove(name(it)), Some(it)))
         .collect();
-    let gone = old.iter().filter(|it| present.contains_key(name(it)));
+    let gone = old
+        .iter()
+        .copied()
+        .filter(|it| present.contains_key(name(it)));
     let all = come_and_change.into_iter().chain(gone.map(Edit::Remove));
     all.map(|edit| match edit {
         Edit::Add(new) => Edit::Add(new.clone()),

@@ -3,9 +3,11 @@
 //! In: the desired state in its layers, and a whole file or the edits of `wg`. Out: typed changes, each with its
 //! object, old → new and impact, in words, too. Never: a socket, a device, a clock: the engine carries plans out.
 //!
-//! Rooms: [`diff`] what differs, to be read, [`layers`] what is desired and by whom, `overlay` what of it `wg` set, [`proposal`] a file with the way to it,
+//! Rooms: [`api`] what was laid over a file for single objects, [`claims`] what of it belongs to one port, [`diff`] what differs, to be read, [`layers`] what is desired and by whom, `overlay` what of it `wg` set, [`proposal`] a file with the way to it,
 //! [`words`] changes as text.
 
+pub mod api;
+pub mod claims;
 pub mod diff;
 pub mod layers;
 mod overlay;
@@ -22,6 +24,7 @@ use crate::config::{
     UplinkDriver,
 };
 
+pub use api::Laid;
 pub use diff::Diff;
 pub use layers::Layers;
 pub use proposal::Proposal;

@@ -82,6 +82,13 @@ impl Overlay {
         }
     }
 
+    /// What `wg` made of a peer counts no more.
+    pub(super) fn forget(&mut self, key: &PublicKey) {
+        if self.get(key).is_some() {
+            Arc::make_mut(&mut self.parts[part(key)]).remove(key);
+        }
+    }
+
     /// The peers that were touched since an earlier state of it.
     pub(super) fn touched(&self, before: &Self) -> Vec<Touched> {
         let mut touched = Vec::new();

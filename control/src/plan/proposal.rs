@@ -6,7 +6,10 @@
 //! What differs between two files takes long to find out where there are many peers. `wg` may change some meanwhile, and
 //! the file is to take that back, too: of those, and of those alone, the change is made anew.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{Change, Edit, Layers, PeerChange, layers::Drift, overlay::Touched};
 use crate::{
@@ -20,19 +23,25 @@ use crate::{
 pub struct Proposal {
     /// What was desired when it was made.
     base: Layers,
-    file: Arc<Config>,
+    /// The file, and the API layer over it.
+    goal: Layers,
     changes: Vec<Change>,
 }
 
 impl Proposal {
     /// Plans the way from what is desired to a new file, which shares with the present one what did not change.
     #[must_use]
-    pub fn new(base: Layers, mut file: Config) -> Self {
-        base.share(&mut file);
-        file.make_ready();
+    pub fn new(base: Layers, file: Config) -> Self {
+        let goal = base.upon(file);
+        Self::to(base, goal)
+    }
+
+    /// Plans the way from what is desired to a file with the API layer over it.
+    #[must_use]
+    pub fn to(base: Layers, goal: Layers) -> Self {
         Self {
-            changes: base.plan(&file),
-            file: Arc::new(file),
+            changes: base.way_to(&goal),
+            goal,
             base,
         }
     }
@@ -40,13 +49,25 @@ impl Proposal {
     /// The new file.
     #[must_use]
     pub fn file(&self) -> &Arc<Config> {
-        &self.file
+        self.goal.file()
+    }
+
+    /// What is to be desired.
+    #[must_use]
+    pub fn goal(&self) -> &Layers {
+        &self.goal
+    }
+
+    /// What it touches.
+    #[must_use]
+    pub fn objects(&self) -> HashSet<String> {
+        self.changes.iter().map(Change::object).collect()
     }
 
     /// What keeps file and layers.
     #[must_use]
-    pub fn keeper(&self) -> (Layers, Arc<Config>) {
-        (self.base.clone(), Arc::clone(&self.file))
+    pub fn keeper(&self) -> (Layers, Layers) {
+        (self.base.clone(), self.goal.clone())
     }
 
     /// The changes that lead to the new file from what is desired now.
@@ -54,7 +75,7 @@ impl Proposal {
     pub fn changes(mut self, now: &Layers) -> Vec<Change> {
         if !Arc::ptr_eq(self.base.file(), now.file()) {
             // Another file came between, which nobody who waits for his turn sees.
-            return now.plan(&self.file);
+            return now.way_to(&self.goal);
         }
         for drift in now.since(&self.base) {
             self.follow(drift);
@@ -65,7 +86,7 @@ impl Proposal {
     /// Begins where `wg` has brought one tunnel meanwhile.
     fn follow(&mut self, drift: Drift) {
         // The peers of a tunnel that goes go with it.
-        let stays = self.file.tunnel(&drift.tunnel).is_some();
+        let stays = self.goal.file().tunnel(&drift.tunnel).is_some();
         if let Some((was, is)) = drift.head {
             self.follow_head(was, is);
         }
@@ -158,7 +179,7 @@ mod tests {
         let (mut config, _) = empty.map_err(|report| report.render(false)).unwrap();
         for (number, fwmark, peers) in tunnels {
             let name = name(&format!("t{number}"));
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             if config.tunnels.iter().any(|tunnel| tunnel.name == name) {
                 continue;
             }
@@ -240,9 +261,9 @@ mod tests {
             let mut now = Layers::new(Arc::new(file(&old)));
             before.into_iter().for_each(|it| set(&mut now, it));
             let proposal = Proposal::new(now.clone(), file(&new));
-            prop_assert_eq!(&proposal.changes, &now.plan(&proposal.file));
+            prop_assert_eq!(&proposal.changes, &now.way_to(&proposal.goal));
             meanwhile.into_iter().for_each(|it| set(&mut now, it));
-            let anew = now.plan(&proposal.file);
+            let anew = now.way_to(&proposal.goal);
             let followed = proposal.changes(&now);
             prop_assert_eq!(lines(&followed), lines(&anew));
             // What goes, and tunnels ahead of their peers.

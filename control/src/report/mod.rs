@@ -93,8 +93,8 @@ impl Reader<'_> {
     }
 
     fn ports(&self) -> Result<Vec<Port>, SendError> {
-        let ports = &self.head.desired.file().ports;
-        let names: Vec<_> = ports.iter().map(|port| &port.name).collect();
+        let ports = self.head.desired.ports();
+        let names: Vec<_> = ports.map(|port| &port.name).collect();
         let ports = self.pages(
             names,
             look::PORTS,

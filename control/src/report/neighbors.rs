@@ -31,7 +31,7 @@ impl Reader<'_> {
     /// The ports whose guests may be there.
     pub(super) fn open_ports(&self) -> impl Iterator<Item = &config::Port> {
         let down: HashSet<_> = self.head.down.iter().collect();
-        let ports = self.head.desired.file().ports.iter();
+        let ports = self.head.desired.ports();
         ports.filter(move |port| !down.contains(&port.name))
     }
 }

@@ -178,6 +178,7 @@ impl Running {
                         sender.send(Config::clone(proposal.file())).unwrap();
                         reply.send(answer.clone());
                     }
+                    Request::Layer { reply, .. } => reply.send(answer.clone()),
                     Request::Uapi { .. } => panic!("nobody asks here as `wg` does"),
                     Request::Drain => break,
                 }

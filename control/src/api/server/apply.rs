@@ -100,7 +100,7 @@ fn apply_body(requester: &Requester, user: String, mut body: ApplyBody) -> Respo
 pub(super) fn answered(answer: Result<(Applied, config::Report), NotApplied>) -> Response {
     match answer {
         Ok((applied, report)) => json(&Applied {
-            warnings: report.render(false),
+            warnings: report.render(false) + &applied.warnings,
             ..applied
         }),
         Err(NotApplied::Mistakes(report)) => mistaken(&report),

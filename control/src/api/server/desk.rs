@@ -33,6 +33,9 @@ pub(super) const READERS: usize = 2;
 /// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
 pub(super) const APPLIES: usize = 4;
 
+/// Changes of single objects that are read and wait for their turn at the disk.
+const CHANGES: usize = 16;
+
 /// What all clients share.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -42,6 +45,7 @@ pub(super) struct Desk {
     pub(super) applies: Arc<Semaphore>,
     /// The largest body, in bytes.
     pub(super) body_max: Arc<AtomicUsize>,
+    pub(super) changes: Arc<Semaphore>,
     /// What readers have.
     pub(super) patience: Duration,
 }
@@ -54,6 +58,7 @@ impl Desk {
             readers: Arc::new(Semaphore::new(READERS)),
             applies: Arc::new(Semaphore::new(APPLIES)),
             body_max: Arc::new(AtomicUsize::new(64 << 20)),
+            changes: Arc::new(Semaphore::new(CHANGES)),
             patience: PATIENCE,
         }
     }

@@ -22,6 +22,7 @@ pub(super) mod doors;
 mod events;
 mod health;
 mod history;
+mod layer;
 mod lists;
 mod log;
 mod metrics;
@@ -117,6 +118,7 @@ fn routes() -> Routes {
         .merge(state::routes())
         .merge(config::routes())
         .merge(diff::routes())
+        .merge(layer::routes())
         .merge(apply::routes())
         .merge(log::routes())
         .merge(way::routes())

@@ -132,8 +132,16 @@ impl Routes {
         self.add((Method::PUT, MethodFilter::PUT), path, handler, about)
     }
 
+    /// `PATCH`: for writers.
+    pub(super) fn patch<H, T>(self, path: &'static str, handler: H, about: About) -> Self
+    where
+        H: Handler<T, Desk>,
+        T: 'static,
+    {
+        self.add((Method::PATCH, MethodFilter::PATCH), path, handler, about)
+    }
+
     /// `DELETE`: for writers.
-    #[allow(dead_code, reason = "a verb that a resource may take")]
     pub(super) fn delete<H, T>(self, path: &'static str, handler: H, about: About) -> Self
     where
         H: Handler<T, Desk>,

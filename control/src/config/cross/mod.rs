@@ -30,6 +30,18 @@ pub(super) fn check(file: &File, report: &mut Report) {
     ports::check(file, report);
 }
 
+/// Compares a port with its network alone.
+pub(super) fn port(file: &File, report: &mut Report) {
+    networks::check_plain(file, report);
+    ports::check(file, report);
+}
+
+/// Compares a peer with its tunnel and uplink alone.
+pub(super) fn peer(file: &File, report: &mut Report) {
+    tunnels::check_peers(file, report);
+    networks::check_shadowed(file, report);
+}
+
 fn cores(file: &File, report: &mut Report) {
     let Some(Workers::Pinned(workers)) = &file.cores.workers else {
         return;

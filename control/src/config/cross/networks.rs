@@ -47,6 +47,25 @@ pub(super) fn check(file: &File, report: &mut Report) {
     }
 }
 
+/// Whether a network's guests ask for what its peers have.
+pub(super) fn check_shadowed(file: &File, report: &mut Report) {
+    for network in &file.networks {
+        if let Some(tunnel) = file.tunnel(network.tunnel.as_ref()) {
+            shadowed(network, tunnel, report);
+        }
+    }
+}
+
+/// Of networks without a router, whether their port is one for them.
+pub(super) fn check_plain(file: &File, report: &mut Report) {
+    let ports = by_network(file);
+    for network in file.networks.iter().filter(|network| network.plain) {
+        if let Some(ports) = ports.get(&network.name.value) {
+            plain(network, ports, report);
+        }
+    }
+}
+
 /// The ports that name a network.
 fn by_network(file: &File) -> HashMap<&Name, Vec<&Port>> {
     let mut ports: HashMap<_, Vec<_>> = HashMap::new();

@@ -60,6 +60,18 @@ pub(super) fn check(file: &File, report: &mut Report) {
     number_of_peers(file, limits::PEERS, report);
 }
 
+/// Compares peers with what their tunnel and its uplink are.
+pub(super) fn check_peers(file: &File, report: &mut Report) {
+    for tunnel in &file.tunnels {
+        if let Some(uplink) = file.uplink(tunnel.uplink.as_ref()) {
+            mtu(tunnel, uplink, report);
+            endpoints(tunnel, uplink, report);
+        }
+        keys(tunnel, report);
+        allowed_ips(tunnel, report);
+    }
+}
+
 /// The tunnel with the peer that is one too many has the mistake.
 fn number_of_peers(file: &File, most: usize, report: &mut Report) {
     let mut peers = 0;

@@ -7,7 +7,7 @@ use crate::config::section::{At, Section};
 use crate::config::{Guard, Name, Offloads, SocketMode, value};
 
 impl Reader<'_> {
-    pub(super) fn port(&mut self, name: At<Name>, section: Section<'_>) -> Option<Port> {
+    pub(in crate::config) fn port(&mut self, name: At<Name>, section: Section<'_>) -> Option<Port> {
         let kind = match (
             section.node("driver"),
             section.choice("driver", self.report),

@@ -40,7 +40,7 @@ impl Reader<'_> {
         tunnel
     }
 
-    fn peer(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Peer {
+    pub(in crate::config) fn peer(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Peer {
         let mut peer = Peer {
             name,
             public_key: None,

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// One of `ports`.
-pub(super) static PORT: Table = Table {
+pub(in crate::config) static PORT: Table = Table {
     title: "port",
     doc: "",
     keys: &[

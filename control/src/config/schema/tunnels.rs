@@ -64,7 +64,7 @@ pub(super) static TUNNEL: Table = Table {
 };
 
 /// One of a tunnel's `peers`.
-pub(super) static PEER: Table = Table {
+pub(in crate::config) static PEER: Table = Table {
     title: "peer",
     doc: "",
     keys: &[

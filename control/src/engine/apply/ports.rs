@@ -4,11 +4,7 @@
 //! others are to hear of addresses that moved.
 //! Never: a guest's connection closed whose port can stay; a port that is down and nobody tries again.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    path::PathBuf,
-};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 
 use culvert_dataplane::shared::{
     control_link::Command,
@@ -22,9 +18,9 @@ use super::super::{
 };
 use super::{Goal, Prepared};
 use crate::{
-    config::{Config, Name, Port, PortDriver},
+    config::{Name, Port, PortDriver},
     events::Event,
-    plan::{Change, Edit, Impact},
+    plan::{Change, Edit, Impact, Layers},
 };
 
 /// A port that closed so that another could have its socket or interface: its place, and what it was.
@@ -37,8 +33,8 @@ pub(super) struct Displaced {
 pub(super) type Late = (Port, usize, Fate);
 
 /// What two ports can't have at once.
-#[derive(PartialEq, Eq, Hash)]
-enum Place {
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(in crate::engine) enum Place {
     Socket(PathBuf),
     Interface(String),
 }
@@ -74,7 +70,7 @@ fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, Fate)> + Clone {
 
 impl Engine {
     /// Adds to a plan that ports are opened anew which are down, or whose interface was deleted.
-    pub(super) fn mend(&self, new: &Config, plan: &mut Vec<Change>) {
+    pub(super) fn mend(&self, new: &Layers, plan: &mut Vec<Change>) {
         let gone = self.ports.iter().filter(|(_, port)| port.is_gone());
         let gone = gone.map(|(_, port)| &port.config.name);
         let broken: HashSet<_> = gone
@@ -118,13 +114,12 @@ impl Engine {
         if ports(plan).next().is_none() {
             return Ok(late);
         }
-        let places = self.port_places();
         for (edit, fate) in ports(plan) {
             let Some(new) = edit.after() else { continue };
             let slot = self.ports.place(&new.name);
             if let (Edit::Change { old, .. }, Some(slot), Fate::Stays) = (edit, slot, fate) {
                 self.adjust(slot, old, new, prepared)?;
-            } else if let Some(&occupied) = places.get(&self.place(new)) {
+            } else if let Some(occupied) = self.occupied(new) {
                 let late_one = (new.clone(), occupied, fate);
                 match check(new, &self.run_dir) {
                     Err(error) => self.stays_down(new, fate, error, prepared)?,
@@ -162,11 +157,34 @@ impl Engine {
         Ok(())
     }
 
-    /// Which port has which socket or interface.
-    fn port_places(&self) -> HashMap<Place, usize> {
-        let open = self.ports.iter().filter(|(_, port)| !port.is_gone());
-        open.map(|(slot, port)| (self.place(&port.config), slot))
-            .collect()
+    /// The place of the port that has the socket or interface that this one wants, be it itself.
+    fn occupied(&self, port: &Port) -> Option<usize> {
+        let slot = *self.port_places.get(&self.place(port))?;
+        self.ports.get(slot).filter(|port| !port.is_gone())?;
+        Some(slot)
+    }
+
+    /// Another port that has the socket or interface that this one wants.
+    pub(in crate::engine) fn occupant(&self, port: &Port) -> Option<&Name> {
+        let other = self.ports.get(self.occupied(port)?)?;
+        (other.config.name != port.name).then_some(&other.config.name)
+    }
+
+    /// A port has a place among the others, and what it wants of the system.
+    fn seat_port(&mut self, slot: usize, port: PortState) {
+        let place = self.place(&port.config);
+        self.port_places.insert(place, slot);
+        self.ports.put(slot, port);
+    }
+
+    /// It has what it had no more; its place is vacated apart.
+    fn unseat_port(&mut self, slot: usize) -> Option<PortState> {
+        let port = self.ports.take(slot)?;
+        let place = self.place(&port.config);
+        if self.port_places.get(&place) == Some(&slot) {
+            self.port_places.remove(&place);
+        }
+        Some(port)
     }
 
     fn place(&self, port: &Port) -> Place {
@@ -210,7 +228,7 @@ impl Engine {
         }
         let mut closing = Vec::new();
         for &(_, slot, _) in &late {
-            if let Some(port) = self.ports.take(slot) {
+            if let Some(port) = self.unseat_port(slot) {
                 let config = port.config.clone();
                 prepared.displaced.push(Displaced { slot, config });
                 closing.push(port);
@@ -231,7 +249,7 @@ impl Engine {
         let mut left = Vec::new();
         for Displaced { slot, config } in displaced {
             match self.open_port(config.clone()) {
-                Ok(port) => self.ports.put(slot, port),
+                Ok(port) => self.seat_port(slot, port),
                 Err(error) => {
                     self.ports.vacate(slot);
                     left.push(format!(
@@ -267,7 +285,8 @@ impl Engine {
                 Ok(port) => {
                     let name = config.name;
                     Event::PortOpen { port: name }.tell();
-                    self.ports.insert(port);
+                    let slot = self.ports.reserve();
+                    self.seat_port(slot, port);
                     opened = true;
                 }
                 Err(now) => {
@@ -346,7 +365,11 @@ impl Engine {
                         port.reconfigure(new.clone());
                     }
                 }
-                (_, slot) => closing.extend(slot.and_then(|slot| self.ports.remove(slot))),
+                (_, Some(slot)) => {
+                    closing.extend(self.unseat_port(slot));
+                    self.ports.vacate(slot);
+                }
+                (_, None) => {}
             }
             let name = edit.before().map(|old| &old.name);
             self.down.retain(|down| Some(&down.config.name) != name);
@@ -355,7 +378,8 @@ impl Engine {
             self.ports.vacate(displaced.slot);
         }
         for port in prepared.opened {
-            self.ports.insert(port);
+            let slot = self.ports.reserve();
+            self.seat_port(slot, port);
         }
         self.down.extend(prepared.still_down);
         closing
@@ -396,10 +420,7 @@ mod tests {
     use std::{path::Path, sync::Arc};
 
     use super::*;
-    use crate::{
-        config::{Disk, parse},
-        plan::Layers,
-    };
+    use crate::config::{Config, Disk, parse};
 
     const NETWORKS: &str = "version: 1
 networks: {one: {gateway: [10.0.1.1/24]}, two: {gateway: [10.0.2.1/24]}}

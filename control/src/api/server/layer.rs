@@ -1,0 +1,234 @@
+//! Single objects: `PUT`, `PATCH` and `DELETE` of `/v1/ports/NAME` and `/v1/tunnels/NAME/peers/NAME`, and what was laid
+//! down so: `GET /v1/layer`, `DELETE /v1/layer/ports/NAME`, `DELETE /v1/layer/tunnels/NAME/peers/NAME`.
+//!
+//! In: an object's keys, as a file has them, in JSON or YAML. Out: what changed; or why nothing did. Never: more of
+//! them at once than wait for the disk; a path that is opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{failed, json, late, mistaken, plain, refused, slow, unavailable};
+use super::desk::{self, Desk};
+use super::routes::{About, Routes};
+use crate::config::Name;
+use crate::config::object::{self, Keys};
+use crate::layer::{self, Act, Refused, Wish, told};
+use crate::plan::api::Object;
+use crate::state::Applied;
+
+/// How long a change may take: it waits for those before it, and for a file that is applied.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn routes() -> Routes {
+    let one = |summary| {
+        About::new(summary)
+            .query::<told::Query>()
+            .answer::<Applied>()
+    };
+    Routes::default()
+        .get(
+            "/v1/layer",
+            show,
+            About::new("What was laid over the file for single objects").answer::<told::Text>(),
+        )
+        .delete(
+            "/v1/layer/ports/{name}",
+            forget_port,
+            About::new("Have the file alone count for a port").answer::<Applied>(),
+        )
+        .put(
+            "/v1/ports/{name}",
+            put_port,
+            one("Have a port be what the keys say, beside the file").body::<Keys>(),
+        )
+        .patch(
+            "/v1/ports/{name}",
+            set_port,
+            About::new("Lay keys over a port; null is the default")
+                .body::<Keys>()
+                .answer::<Applied>(),
+        )
+        .delete(
+            "/v1/ports/{name}",
+            delete_port,
+            one("Remove a port that the file has not"),
+        )
+        .delete(
+            "/v1/layer/tunnels/{tunnel}/peers/{name}",
+            forget_peer,
+            About::new("Have the file alone count for a peer").answer::<Applied>(),
+        )
+        .put(
+            "/v1/tunnels/{tunnel}/peers/{name}",
+            put_peer,
+            one("Have a peer be what the keys say, beside the file").body::<Keys>(),
+        )
+        .patch(
+            "/v1/tunnels/{tunnel}/peers/{name}",
+            set_peer,
+            About::new("Lay keys over a peer; null is the default")
+                .body::<Keys>()
+                .answer::<Applied>(),
+        )
+        .delete(
+            "/v1/tunnels/{tunnel}/peers/{name}",
+            delete_peer,
+            one("Remove a peer that the file has not"),
+        )
+}
+
+async fn show(State(desk): State<Desk>) -> Response {
+    let requester = desk.requester.clone();
+    let work = move |()| match desk::desired(&requester) {
+        Ok(desired) => json(&told::Text::of(desired.api())),
+        Err(error) => unavailable(error),
+    };
+    desk.in_turn(async { Ok(()) }, work).await
+}
+
+/// How keys are put down.
+fn put(query: told::Query) -> Act {
+    match (query.may_exist, query.new) {
+        (true, _) => Act::Add { may_exist: true },
+        (false, true) => Act::Add { may_exist: false },
+        (false, false) => Act::Put,
+    }
+}
+
+fn delete(query: told::Query) -> Act {
+    Act::Delete {
+        if_exists: query.if_exists,
+    }
+}
+
+async fn put_port(
+    State(desk): State<Desk>,
+    Path(name): Path<String>,
+    Query(query): Query<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, port(&name), put(query), request).await
+}
+
+async fn set_port(
+    State(desk): State<Desk>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    fulfil(desk, port(&name), Act::Set, request).await
+}
+
+async fn delete_port(
+    State(desk): State<Desk>,
+    Path(name): Path<String>,
+    Query(query): Query<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, port(&name), delete(query), request).await
+}
+
+async fn forget_port(
+    State(desk): State<Desk>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    fulfil(desk, port(&name), Act::Forget, request).await
+}
+
+async fn put_peer(
+    State(desk): State<Desk>,
+    Path(names): Path<(String, String)>,
+    Query(query): Query<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, peer(&names), put(query), request).await
+}
+
+async fn set_peer(
+    State(desk): State<Desk>,
+    Path(names): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    fulfil(desk, peer(&names), Act::Set, request).await
+}
+
+async fn delete_peer(
+    State(desk): State<Desk>,
+    Path(names): Path<(String, String)>,
+    Query(query): Query<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, peer(&names), delete(query), request).await
+}
+
+async fn forget_peer(
+    State(desk): State<Desk>,
+    Path(names): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    fulfil(desk, peer(&names), Act::Forget, request).await
+}
+
+fn port(name: &str) -> Option<Object> {
+    Name::new(name).map(Object::Port)
+}
+
+fn peer((tunnel, name): &(String, String)) -> Option<Object> {
+    Some(Object::Peer(Name::new(tunnel)?, Name::new(name)?))
+}
+
+async fn fulfil(desk: Desk, object: Option<Object>, act: Act, request: Request) -> Response {
+    let Some(object) = object else {
+        let error = format!(
+            "no name: expected 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter, a digit or `_`",
+            Name::MAX_LEN
+        );
+        return plain(StatusCode::UNPROCESSABLE_ENTITY, &error);
+    };
+    let end = Instant::now() + PATIENCE;
+    let turn = timeout_at(end, Arc::clone(&desk.changes).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else {
+        let error = "other changes are under way, and take long: try again";
+        return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+    };
+    let body = match timeout_at(end, desk.body(request)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(refused)) => return refused,
+        Err(_) => return slow(),
+    };
+    let working = spawn_blocking(move || {
+        let _turn = turn;
+        answer(&desk, object, act, &body)
+    });
+    match timeout_at(end, working).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => failed("the change could not be made"),
+        Err(_) => late("the change takes long, and goes on"),
+    }
+}
+
+fn answer(desk: &Desk, object: Object, act: Act, body: &Bytes) -> Response {
+    let Ok(text) = str::from_utf8(body) else {
+        return plain(StatusCode::BAD_REQUEST, "the body is no text");
+    };
+    let keys = match object::keys(text, &object.to_string()) {
+        Ok(keys) => keys,
+        Err(report) => return mistaken(&report),
+    };
+    let wish = Wish { object, act, keys };
+    match layer::fulfil(&desk.requester, &wish) {
+        Ok(applied) => json(&applied),
+        Err(Refused::Mistakes(report)) => mistaken(&report),
+        Err(Refused::Missing(error)) => plain(StatusCode::NOT_FOUND, &error),
+        Err(Refused::Conflict(error)) => plain(StatusCode::CONFLICT, &error),
+        Err(Refused::NotKept(error)) => plain(StatusCode::INSUFFICIENT_STORAGE, &error),
+        Err(Refused::Engine(error)) => refused(error),
+    }
+}

@@ -1,0 +1,245 @@
+//! `culvert layer show|del`, and what the commands of single objects share.
+//!
+//! In: keys as words of a command line, or in a file. Out: their text; what was laid over the file. Never: a meaning of
+//! keys.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use axum::http::Method;
+use clap::{Args, Subcommand};
+
+use super::{Failure, Output, Place, print};
+use crate::api::client::{Client, ClientError};
+use crate::config::Name;
+use crate::layer::told::{LaidObject, Text};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print it as a part of a file
+    Show {
+        /// Print it for programs
+        #[arg(short, long, value_name = "FORM")]
+        output: Option<Output>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Have the file alone count for an object again, or remove one that the file has not
+    Del {
+        /// What it is
+        #[arg(value_parser = ["port", "peer"])]
+        kind: String,
+        /// Its name; of a peer TUNNEL/PEER
+        name: String,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+pub(super) fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Show { output, place } => {
+            let layer = Client::new(&place.run_dir).layer()?;
+            print(&match output {
+                Some(Output::Json) => serde_json::to_string_pretty(&layer)? + "\n",
+                Some(_) | None => text(&layer),
+            })
+        }
+        Command::Del { kind, name, place } => {
+            let below = match kind == "peer" {
+                true => super::peer::path(&name)?,
+                false => format!("ports/{name}"),
+            };
+            let path = format!("/v1/layer/{below}");
+            change(&place, Method::DELETE, &path, String::new())
+        }
+    }
+}
+
+/// A part of a file, with what has to be said of it ahead.
+fn text(layer: &Text) -> String {
+    let said = layer.objects.iter().filter_map(|it| {
+        let LaidObject {
+            object, own, rests, ..
+        } = it;
+        match (rests, own) {
+            (Some(why), _) => Some(format!("# {object} rests, the file counts alone: {why}\n")),
+            (None, false) => Some(format!("# {object} lies over the file's\n")),
+            (None, true) => None,
+        }
+    });
+    said.collect::<String>() + &layer.text
+}
+
+/// What is to become of an object.
+#[derive(Debug, Subcommand)]
+pub(super) enum Object {
+    /// Add one
+    Add {
+        /// Its name; of a peer TUNNEL/PEER
+        name: String,
+        #[command(flatten)]
+        given: Given,
+        /// It may be there already: it is given the keys then
+        #[arg(long)]
+        may_exist: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Set keys of one; of one that the file has they lie over the file's
+    Set {
+        /// Its name; of a peer TUNNEL/PEER
+        name: String,
+        #[command(flatten)]
+        given: Given,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Remove one that was added
+    Del {
+        /// Its name; of a peer TUNNEL/PEER
+        name: String,
+        /// It need not be there
+        #[arg(long)]
+        if_exists: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+impl Object {
+    /// `path` says where the API has what is named so.
+    pub(super) fn run(self, path: impl Fn(&str) -> Result<String, Failure>) -> Result<(), Failure> {
+        match self {
+            Self::Add {
+                name,
+                given,
+                may_exist,
+                place,
+            } => {
+                let query = if may_exist { "may_exist" } else { "new" };
+                let path = format!("{}?{query}=true", path(&name)?);
+                change(&place, Method::PUT, &path, given.text()?)
+            }
+            Self::Set { name, given, place } => {
+                change(&place, Method::PATCH, &path(&name)?, given.text()?)
+            }
+            Self::Del {
+                name,
+                if_exists,
+                place,
+            } => {
+                let path = format!("{}?if_exists={if_exists}", path(&name)?);
+                change(&place, Method::DELETE, &path, String::new())
+            }
+        }
+    }
+}
+
+/// Keys of an object.
+#[derive(Debug, Args)]
+pub(super) struct Given {
+    /// Its keys, as a file has them: `network=blue`, `addresses=10.1.1.5,10.1.1.6`, `offloads='{uso: false}'`; without a
+    /// value the default counts
+    #[arg(value_name = "KEY=VALUE")]
+    keys: Vec<String>,
+    /// A file with its keys, in YAML or JSON; `-` is the standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "keys")]
+    file: Option<PathBuf>,
+}
+
+impl Given {
+    /// A text in which each key has a line.
+    fn text(&self) -> Result<String, Failure> {
+        match &self.file {
+            Some(path) => read(path),
+            None => self.keys.iter().map(|word| line(word)).collect(),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = match path == Path::new("-") {
+        true => io::stdin().read_to_string(&mut text),
+        false => std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text)),
+    };
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::Line(format!(
+            "can't read {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+/// `KEY=VALUE` as YAML.
+fn line(word: &str) -> Result<String, Failure> {
+    let Some((key, value)) = word
+        .split_once('=')
+        .filter(|(key, _)| Name::new(key).is_some())
+    else {
+        let error = format!("`{word}` is no KEY=VALUE: expected one as in `network=blue`");
+        return Err(Failure::Line(error));
+    };
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let value = match value {
+        "" => "null".to_owned(),
+        // YAML already.
+        list if list.starts_with(['[', '{']) => list.to_owned(),
+        list if is_list(key) => {
+            let items = list.split(',').map(|item| quoted(item.trim()));
+            format!("[{}]", items.collect::<Vec<_>>().join(", "))
+        }
+        single => quoted(single),
+    };
+    Ok(format!("{key}: {value}\n"))
+}
+
+/// Whether commas part a key's values.
+fn is_list(key: &str) -> bool {
+    matches!(key, "addresses" | "allowed_ips" | "queue_workers")
+}
+
+/// Has something changed, and prints what.
+fn change(place: &Place, method: Method, path: &str, keys: String) -> Result<(), Failure> {
+    match Client::new(&place.run_dir).change(method, path, keys) {
+        Ok(applied) => {
+            let _ = io::stderr().write_all(applied.warnings.as_bytes());
+            let changes = applied.changes.iter().map(|line| format!("{line}\n"));
+            print(&changes.collect::<String>())?;
+            super::apply::failed(&applied)
+        }
+        Err(ClientError::Refused(refusal)) => {
+            Err(Failure::Report(match refusal.report.is_empty() {
+                true => format!("culvert: {}\n", refusal.error),
+                false => refusal.report,
+            }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_lines_of_a_file() {
+        let text = |word| line(word).map_err(|_| ());
+        assert_eq!(text("network=blue"), Ok("network: \"blue\"\n".into()));
+        assert_eq!(
+            text("addresses=10.1.1.5,fd00::5"),
+            Ok("addresses: [\"10.1.1.5\", \"fd00::5\"]\n".into())
+        );
+        assert_eq!(
+            text("offloads={uso: false}"),
+            Ok("offloads: {uso: false}\n".into())
+        );
+        assert_eq!(text("guard="), Ok("guard: null\n".into()));
+        assert_eq!(text("mac=a=b"), Ok("mac: \"a=b\"\n".into()));
+        for wrong in ["network", "=blue", "a b=c"] {
+            assert_eq!(text(wrong), Err(()), "{wrong}");
+        }
+    }
+}

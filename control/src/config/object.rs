@@ -1,0 +1,314 @@
+//! One object of a configuration, read by itself.
+//!
+//! In: its keys with their values, and the configuration that it is to be part of. Out: the object, or every mistake in
+//! it, by the same tables and in the same words as a file's. Never: a look at other objects but those that it names:
+//! what two objects can't both have is for others to say; a key file opened.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use zeroize::Zeroizing;
+
+use super::draft::{self, UplinkKind, Workers};
+use super::keyfile::{KeyFileError, KeyFiles};
+use super::raw::{self, Node, Value};
+use super::read::Reader;
+use super::report::{Report, Span};
+use super::schema::{self, Table};
+use super::section::{At, Section};
+use super::texts::Texts;
+use super::{Config, Name, Network, Peer, Port, Tunnel, Uplink, UplinkDriver};
+use super::{build, cross, write};
+
+/// Keys of an object with their values, as a file has them.
+pub type Keys = serde_json::Map<String, Json>;
+
+/// Reads a text, YAML or JSON, as keys with their values. All single values are texts: what they mean depends on the
+/// key.
+///
+/// # Errors
+///
+/// When it is no map.
+pub fn keys(text: &str, title: &str) -> Result<Keys, Report> {
+    let mut report = Report::new(Path::new(title), text);
+    let keys = raw::read(text, &mut report).and_then(|node| match node.value {
+        Value::Map(entries) => map(entries, &mut report),
+        Value::Null => Some(Keys::new()),
+        other @ (Value::Text(_) | Value::List(_)) => {
+            let message = format!("{title} is {}, expected a map", other.form());
+            report.error(node.span, message);
+            None
+        }
+    });
+    match keys {
+        Some(keys) if report.errors() == 0 => Ok(keys),
+        _ => Err(report),
+    }
+}
+
+fn map(entries: Vec<(Node, Node)>, report: &mut Report) -> Option<Keys> {
+    let mut keys = Keys::new();
+    for (key, value) in entries {
+        let Value::Text(name) = key.value else {
+            report
+                .error(key.span, "expected a word")
+                .help("it is a key");
+            return None;
+        };
+        let value = json(value, report)?;
+        if keys.insert(name.clone(), value).is_some() {
+            report.error(key.span, format!("`{name}` stands twice"));
+            return None;
+        }
+    }
+    Some(keys)
+}
+
+fn json(node: Node, report: &mut Report) -> Option<Json> {
+    Some(match node.value {
+        Value::Null => Json::Null,
+        Value::Text(text) => Json::String(text),
+        Value::List(items) => {
+            let items = items.into_iter().map(|item| json(item, report));
+            Json::Array(items.collect::<Option<_>>()?)
+        }
+        Value::Map(entries) => Json::Object(map(entries, report)?),
+    })
+}
+
+/// Lays keys over others: those without a value are taken away.
+pub fn lay(over: &mut Keys, keys: &Keys) {
+    for (key, value) in keys {
+        if value.is_null() {
+            over.remove(key);
+        } else {
+            over.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+/// A text in which each key has a line, for the messages.
+fn text(keys: &Keys) -> String {
+    keys.iter().fold(String::new(), |mut text, (key, value)| {
+        let plain = Name::new(key).is_some();
+        let quoted = Json::String(key.clone()).to_string();
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{}: {value}", if plain { key } else { &quoted });
+        text
+    })
+}
+
+/// Reads one section, and makes of its draft what it is.
+fn read<D, T>(
+    title: &str,
+    name: &Name,
+    table: &'static Table,
+    keys: &Keys,
+    read: impl FnOnce(&mut Reader<'_>, At<Name>, Section<'_>) -> Option<D>,
+    check: impl FnOnce(D, &mut Report) -> Option<T>,
+) -> Result<(T, Report), Report> {
+    let text = text(keys);
+    let mut report = Report::new(Path::new(title), &text);
+    let made = raw::read(&text, &mut report).and_then(|node| {
+        let span = Span::default();
+        let shown = format!("{} `{name}`", table.title);
+        let section = Section::open(&node, shown, span, table, &mut report)?;
+        let mut reader = Reader {
+            report: &mut report,
+            keys: &NoFiles,
+        };
+        let draft = read(&mut reader, At::new(name.clone(), span), section)?;
+        match report.errors() {
+            0 => check(draft, &mut report),
+            _ => None,
+        }
+    });
+    report.sort();
+    match made {
+        Some(made) if report.errors() == 0 => Ok((made, report)),
+        _ => Err(report),
+    }
+}
+
+/// The daemon opens no path that somebody else names.
+struct NoFiles;
+
+impl KeyFiles for NoFiles {
+    fn read(&self, _: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        Err(KeyFileError::Missing)
+    }
+}
+
+fn at<T>(value: T) -> At<T> {
+    At::new(value, Span::default())
+}
+
+/// A port that joins networks of a configuration.
+///
+/// # Errors
+///
+/// Every mistake in it. The report that comes with it holds warnings only.
+pub fn port(config: &Config, name: &Name, keys: &Keys) -> Result<(Port, Report), Report> {
+    let title = format!("port {name}");
+    let draft = |reader: &mut Reader<'_>, name, section: Section<'_>| reader.port(name, section);
+    read(&title, name, &schema::PORT, keys, draft, |draft, report| {
+        let named = draft.network.as_ref().map(|at| at.value.clone());
+        let mut file = draft::File {
+            cores: cores(config),
+            ports: vec![draft],
+            ..draft::File::default()
+        };
+        // Of the others the names alone, for the message.
+        let others = config.networks.iter();
+        let found = named.and_then(|name| config.network(&name));
+        file.networks = match found {
+            Some(network) => vec![network_draft(network)],
+            None => others.map(network_draft).collect(),
+        };
+        cross::port(&file, report);
+        let workers = config.cores.workers.len();
+        // Without the others no turn is known: names spread the queues, too, and it is the same one after a restart.
+        let mut turn = usize::from(super::MacAddr::derived(name.as_str()).octets()[5]);
+        let draft = file.ports.first()?;
+        match report.errors() {
+            0 => build::port(draft, &file, workers, &mut turn),
+            _ => None,
+        }
+    })
+}
+
+/// The keys that make a port of a configuration.
+#[must_use]
+pub fn port_keys(config: &Config, port: &Port) -> Keys {
+    write::port_keys(port, config.network_of(port))
+}
+
+/// A peer of a tunnel of a configuration. It has no preshared key: the file that it would lie in is nobody's to name.
+///
+/// # Errors
+///
+/// Every mistake in it. The report that comes with it holds warnings only.
+pub fn peer(
+    config: &Config,
+    tunnel: &Tunnel,
+    name: &Name,
+    keys: &Keys,
+) -> Result<(Arc<Peer>, Report), Report> {
+    let title = format!("peer {}/{name}", tunnel.name);
+    if keys.contains_key("preshared_key_file") {
+        let mut report = Report::new(Path::new(&title), "");
+        report
+            .error(
+                Span::default(),
+                "`preshared_key_file` is only for the file: no path is opened that a client names",
+            )
+            .help("put a peer with a preshared key into the file");
+        return Err(report);
+    }
+    let draft = |reader: &mut Reader<'_>, name, section: Section<'_>| {
+        Some(reader.peer(name, Some(section)))
+    };
+    read(&title, name, &schema::PEER, keys, draft, |draft, report| {
+        let network = config.network_of_tunnel(&tunnel.name);
+        let mut around = draft::Tunnel::named(at(tunnel.name.clone()));
+        around.uplink = Some(at(tunnel.uplink.clone()));
+        around.listen_port = Some(at(tunnel.listen_port));
+        around.mtu = Some(at(tunnel.mtu.into()));
+        around.private_key.clone_from(&tunnel.private_key);
+        around.peers = vec![draft];
+        let file = draft::File {
+            uplinks: vec![uplink_draft(config.uplink_of(tunnel))],
+            tunnels: vec![around],
+            networks: network.into_iter().map(network_draft).collect(),
+            ..draft::File::default()
+        };
+        cross::peer(&file, report);
+        let draft = file.tunnels.first()?.peers.first()?;
+        match report.errors() {
+            0 => build::peer(draft),
+            _ => None,
+        }
+    })
+}
+
+/// The keys that make a peer of a configuration, but for its preshared key.
+#[must_use]
+pub fn peer_keys(peer: &Peer) -> Keys {
+    write::peer_keys(peer)
+}
+
+fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
+    let routes = uplink.routes.iter().map(|route| draft::UplinkRoute {
+        to: at(Some(route.to)),
+        via: at(route.via),
+    });
+    draft::Uplink {
+        name: at(uplink.name.clone()),
+        kind: Some(match uplink.driver {
+            UplinkDriver::Dpdk(_) => UplinkKind::Dpdk,
+            UplinkDriver::Udp(_) => UplinkKind::Udp,
+        }),
+        device: None,
+        interface: None,
+        addresses: uplink.addresses.iter().copied().map(at).collect(),
+        routes: routes.collect(),
+        mtu: Some(at(uplink.mtu.into())),
+        queues: None,
+        queue_workers: None,
+        rx_descriptors: None,
+        tx_descriptors: None,
+        fwmark: None,
+    }
+}
+
+fn cores(config: &Config) -> draft::Cores {
+    let count = u16::try_from(config.cores.workers.len()).unwrap_or(u16::MAX);
+    draft::Cores {
+        workers: Some(Workers::Count(count)),
+        ..draft::Cores::default()
+    }
+}
+
+fn network_draft(network: &Network) -> draft::Network {
+    draft::Network {
+        name: at(network.name.clone()),
+        plain: network.is_plain(),
+        gateways: network.gateways.iter().copied().map(at).collect(),
+        gateway_mac: (!network.is_plain()).then(|| at(network.gateway_mac)),
+        tunnel: network.tunnel.clone().map(at),
+        routes: Vec::new(),
+        mtu: Some(at(network.mtu.into())),
+    }
+}
+
+/// Where a key stands, found by the keys above it: in a file as it is on the disk, or in one that it includes.
+#[must_use]
+pub fn place(path: &Path, keys: &[&str]) -> Option<(PathBuf, usize)> {
+    let Texts {
+        path,
+        text,
+        included,
+    } = Texts::read(path).ok()?;
+    let included = included.into_iter().flat_map(|it| it.files);
+    let included = included.map(|file| (file.path, file.text));
+    let mut all = [(path, text)].into_iter().chain(included);
+    all.find_map(|(path, text)| Some((path, line(&text, keys)?)))
+}
+
+fn line(text: &str, keys: &[&str]) -> Option<usize> {
+    let mut node = raw::read(text, &mut Report::default())?;
+    let mut line = None;
+    for key in keys {
+        let Value::Map(entries) = node.value else {
+            return None;
+        };
+        let is_it =
+            |(name, _): &(Node, Node)| matches!(&name.value, Value::Text(name) if name == key);
+        let (name, below) = entries.into_iter().find(is_it)?;
+        line = Some(name.span.line);
+        node = below;
+    }
+    line
+}

@@ -1,0 +1,138 @@
+//! Changes of single objects, by the API layer.
+//!
+//! In: steps that were planned on the asker's thread. Out: what they come to, carried out as those of a file are; or
+//! why nothing changed. Never: a look at all objects; a port that loses its socket to one of the layer.
+
+use std::sync::Arc;
+
+use culvert_dataplane::shared::limits::PEERS;
+use culvert_wireguard::Now;
+
+use super::{Engine, apply::Goal, ports::DownPort};
+use crate::{
+    api::ApplyError,
+    config::Peer,
+    keys::PublicKey,
+    layer::Step,
+    plan::{Change, Edit, Laid, Layers, PeerChange},
+    state::Applied,
+};
+
+impl Engine {
+    /// Carries a step out.
+    pub(super) fn lay(&mut self, step: Step, now: Now) -> Result<Applied, ApplyError> {
+        let Step { plan, api } = step;
+        let plan = self.settle(plan).map_err(ApplyError::Failed)?;
+        self.carry_out(plan, Goal::Api(api), now)
+    }
+
+    /// A plan from what is: `wg` may have touched its peers. What belongs to others is refused.
+    fn settle(&self, plan: Vec<Change>) -> Result<Vec<Change>, String> {
+        let gone = plan.iter().filter_map(|change| match &change.peer()?.edit {
+            Edit::Remove(old) => Some(old.public_key),
+            Edit::Add(_) | Edit::Change { .. } => None,
+        });
+        let gone: Vec<_> = gone.collect();
+        let mut settled = Vec::with_capacity(plan.len());
+        for change in plan {
+            if let Some(new) = change.port().and_then(Edit::after)
+                && let Some(other) = self.occupant(new)
+            {
+                let name = &new.name;
+                return Err(format!(
+                    "port {other} has the socket or interface of port {name}"
+                ));
+            }
+            if let Change::Peer(change) = change {
+                let change = self.settle_peer(change, &gone)?;
+                settled.extend(change.map(Change::Peer));
+            } else {
+                settled.push(change);
+            }
+        }
+        Ok(settled)
+    }
+
+    /// The change of a peer from what it is. It takes no key, name or prefix from one that stays.
+    fn settle_peer(
+        &self,
+        change: PeerChange,
+        gone: &[PublicKey],
+    ) -> Result<Option<PeerChange>, String> {
+        let PeerChange {
+            tunnel: of,
+            edit,
+            moves,
+        } = change;
+        let tunnel = self.tunnels.named(&of);
+        let tunnel = tunnel.ok_or_else(|| format!("there is no tunnel {of}"))?;
+        let at = |place: usize| self.peers.get(place).map(|peer| &peer.config);
+        let key = edit.any().public_key;
+        let old = tunnel.place(&key).and_then(at).cloned();
+        let new = edit.after().cloned();
+        if let Some(new) = &new {
+            let stays =
+                |peer: &&Arc<Peer>| peer.public_key != key && !gone.contains(&peer.public_key);
+            if tunnel.device.public_key() == Some(key) {
+                return Err(format!(
+                    "peer {of}/{} has the key of the tunnel itself",
+                    new.name
+                ));
+            }
+            if let Some(other) = old.as_ref().filter(|old| old.name != new.name)
+                && !other.name.as_str().starts_with("wg-")
+            {
+                return Err(format!("peer {of}/{} has that public key", other.name));
+            }
+            if tunnel.named(&new.name).and_then(at).filter(stays).is_some() {
+                return Err(format!(
+                    "there is a peer {of}/{} with another key",
+                    new.name
+                ));
+            }
+            for net in &new.allowed_ips {
+                if let Some(other) = tunnel.owner(net).and_then(at).filter(stays) {
+                    return Err(format!("peer {of}/{} has {net}", other.name));
+                }
+            }
+            let all = self.peers.len() - gone.len().min(self.peers.len());
+            if old.is_none() && all >= PEERS {
+                return Err(format!("there are {PEERS} peers, as many as can be"));
+            }
+        }
+        let tunnel = of;
+        Ok(Edit::between(old, new).map(|edit| PeerChange {
+            tunnel,
+            edit,
+            moves,
+        }))
+    }
+
+    /// Carries out what was kept of the layer, over the file that runs. Nothing of it hinders the start: what can't be
+    /// had is told, and ports are tried again each second.
+    pub(super) fn lay_all(&mut self, laid: &Laid, now: Now) {
+        let goal = Layers::with_api(Arc::clone(self.desired.file()), laid);
+        for (object, why) in goal.api().resting() {
+            tracing::error!("{object} of the API layer rests, the file counts alone: {why}");
+        }
+        let api = goal.api();
+        let plan = self.desired.way_to(&goal);
+        if self
+            .carry_out(plan.clone(), Goal::Api(Arc::clone(api)), now)
+            .is_ok()
+        {
+            return;
+        }
+        for change in plan {
+            let object = change.object();
+            let port = change.port().and_then(Edit::after).cloned();
+            let Err(error) = self.carry_out(vec![change], Goal::Api(Arc::clone(api)), now) else {
+                continue;
+            };
+            tracing::error!("{object} of the API layer can't be had: {error}");
+            let error = error.to_string();
+            self.down
+                .extend(port.map(|config| DownPort { config, error }));
+        }
+    }
+}

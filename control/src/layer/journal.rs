@@ -1,0 +1,359 @@
+//! What keeps the API layer over a restart: a file to which each change is appended.
+//!
+//! In: changes. Out: the file; after a restart, what it says. Never: a change half read: each is a line with its sum; a
+//! damaged file that is written over: it is set aside.
+//!
+//! `culvert layer 1`, then per line the sum (FNV-1a, 64 bits, in hexadecimal) and the change in JSON. The last of an
+//! object counts. A last line without its end was never acknowledged. What grows too long is written anew, whole.
+
+use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
+
+use culvert_directory::Directory;
+use rustix::fs::{Mode, OFlags, fsync, openat, renameat};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{Name, object::Keys},
+    plan::{
+        Laid,
+        api::{Object, Said},
+    },
+};
+
+/// The file.
+pub(super) const FILE: &str = "layer.journal";
+const NEW: &str = "layer.journal.new";
+const DAMAGED: &str = "layer.journal.damaged";
+const HEAD: &str = "culvert layer 1";
+/// Lines that count for nothing any more, beside as many as there are objects.
+const IDLE_LINES: usize = 1_024;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    kind: Kind,
+    name: String,
+    /// What is said from now on; nothing: the object is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    said: Option<Kept>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Port,
+    Peer,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    own: bool,
+    keys: Keys,
+}
+
+impl Record {
+    pub(super) fn new(object: &Object, said: Option<&Said>) -> Self {
+        let (kind, name) = match object {
+            Object::Port(name) => (Kind::Port, name.to_string()),
+            Object::Peer(tunnel, name) => (Kind::Peer, format!("{tunnel}/{name}")),
+        };
+        let said = said.map(|said| Kept {
+            own: said.own,
+            keys: said.keys.clone(),
+        });
+        Self { kind, name, said }
+    }
+
+    fn object(&self) -> Option<Object> {
+        match self.kind {
+            Kind::Port => Name::new(&self.name).map(Object::Port),
+            Kind::Peer => {
+                let (tunnel, name) = self.name.split_once('/')?;
+                Some(Object::Peer(Name::new(tunnel)?, Name::new(name)?))
+            }
+        }
+    }
+
+    fn line(&self) -> io::Result<String> {
+        let text = serde_json::to_string(self)?;
+        Ok(format!("{:016x} {text}\n", sum(&text)))
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let (sum_of, text) = line.split_once(' ')?;
+        let is_whole = u64::from_str_radix(sum_of, 16) == Ok(sum(text));
+        is_whole.then(|| serde_json::from_str(text).ok()).flatten()
+    }
+}
+
+fn sum(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A file that could not be read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it was set aside.
+    pub aside: PathBuf,
+    /// The lines that say nothing, from 1.
+    pub lines: Vec<usize>,
+}
+
+/// Objects in their order, with what is said of them.
+pub(super) type Kepts = Vec<(Object, Said)>;
+
+/// The file, open.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: Directory,
+    file: File,
+    /// Where the next line begins, and where the last one began.
+    end: u64,
+    last: u64,
+    lines: usize,
+    objects: usize,
+}
+
+impl Journal {
+    /// Opens the file, makes it if need be; answers what it says, in the objects' order.
+    pub(super) fn open(directory: &Directory) -> io::Result<(Self, Kepts, Option<Damage>)> {
+        let text = match directory.read(FILE) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let (said, lines) = read(&text);
+        let damage = match lines.is_empty() {
+            true => None,
+            false => {
+                directory.replace(DAMAGED, &text)?;
+                let aside = directory.path().join(DAMAGED);
+                Some(Damage { aside, lines })
+            }
+        };
+        let journal = Self::write(directory, said.iter().map(|(object, said)| (object, said)))?;
+        Ok((journal, said, damage))
+    }
+
+    /// Writes a whole file in the place of what is there.
+    fn write<'s>(
+        directory: &Directory,
+        all: impl Iterator<Item = (&'s Object, &'s Said)>,
+    ) -> io::Result<Self> {
+        let mut text = format!("{HEAD}\n");
+        let mut objects = 0;
+        for (object, said) in all {
+            text += &Record::new(object, Some(said)).line()?;
+            objects += 1;
+        }
+        directory.remove(NEW)?;
+        let file = directory.file(NEW)?;
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.sync_all()?;
+        renameat(directory, NEW, directory, FILE)?;
+        // The directory's own descriptor is but a path to it.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        fsync(openat(directory, ".", flags, Mode::empty())?)?;
+        let end = text.len() as u64;
+        Ok(Self {
+            directory: directory.clone(),
+            file,
+            end,
+            last: end,
+            lines: objects,
+            objects,
+        })
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join(FILE)
+    }
+
+    /// Has a change be on the disk when it returns, or nothing of it.
+    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+        let line = record.line()?;
+        let written = self.file.write_all_at(line.as_bytes(), self.end);
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            // What is there of it is no whole line, or is written over by the next one.
+            let _ = self.file.set_len(self.end);
+            return Err(error);
+        }
+        self.last = self.end;
+        self.end += line.len() as u64;
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Forgets the last change.
+    pub(super) fn take_back(&mut self) -> io::Result<()> {
+        self.file.set_len(self.last)?;
+        self.end = self.last;
+        self.lines -= 1;
+        self.file.sync_data()
+    }
+
+    /// Whether most of it counts for nothing.
+    pub(super) fn is_long(&self) -> bool {
+        self.lines > 2 * self.objects + IDLE_LINES
+    }
+
+    /// Writes it anew.
+    pub(super) fn rewrite(&mut self, layer: &Laid) -> io::Result<()> {
+        // Not again at once if it fails.
+        self.objects = self.lines;
+        let told = layer.told();
+        let all = told.iter().map(|told| (&told.object, &*told.said));
+        *self = Self::write(&self.directory, all)?;
+        Ok(())
+    }
+}
+
+/// What a file says, and its lines that say nothing.
+fn read(text: &[u8]) -> (Kepts, Vec<usize>) {
+    let mut said: HashMap<Object, (usize, Said)> = HashMap::new();
+    let mut damaged = Vec::new();
+    let mut lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
+    // Behind the last line's end there is nothing, or what was never acknowledged.
+    lines.pop();
+    for (number, line) in lines.iter().enumerate() {
+        let line = str::from_utf8(line).ok();
+        if number == 0 && line == Some(HEAD) {
+            continue;
+        }
+        let record = line.and_then(Record::read);
+        let Some((object, record)) = record.and_then(|it| Some((it.object()?, it))) else {
+            damaged.push(number + 1);
+            continue;
+        };
+        match record.said {
+            Some(Kept { own, keys }) => {
+                // It keeps its place among the others.
+                let turn = said.get(&object).map_or(number, |(turn, _)| *turn);
+                said.insert(object, (turn, Said { own, keys }));
+            }
+            None => drop(said.remove(&object)),
+        }
+    }
+    let mut said: Vec<_> = said.into_iter().collect();
+    said.sort_unstable_by_key(|(_, (turn, _))| *turn);
+    let said = said.into_iter().map(|(object, (_, said))| (object, said));
+    (said.collect(), damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: &str) -> Object {
+        Object::Port(Name::new(name).unwrap())
+    }
+
+    fn said(mac: &str) -> Said {
+        let keys = [("mac".to_owned(), mac.into())];
+        Said {
+            own: true,
+            keys: keys.into_iter().collect(),
+        }
+    }
+
+    fn directory() -> (tempfile::TempDir, Directory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::own(folder.path(), 0o700).unwrap();
+        (folder, directory)
+    }
+
+    #[test]
+    fn what_was_appended_is_there_again_in_its_order() {
+        let (_folder, directory) = directory();
+        let (mut journal, nothing, damage) = Journal::open(&directory).unwrap();
+        assert!(nothing.is_empty() && damage.is_none());
+        for (name, mac) in [("b", "1"), ("a", "2"), ("c", "3"), ("b", "4")] {
+            journal
+                .append(&Record::new(&port(name), Some(&said(mac))))
+                .unwrap();
+        }
+        journal.append(&Record::new(&port("c"), None)).unwrap();
+        journal.append(&Record::new(&port("d"), None)).unwrap();
+        journal.take_back().unwrap();
+        let (_, again, damage) = Journal::open(&directory).unwrap();
+        assert_eq!(again, [(port("b"), said("4")), (port("a"), said("2"))]);
+        assert_eq!(damage, None);
+    }
+
+    /// Killed while it writes: at each byte.
+    #[test]
+    fn a_line_without_its_end_was_never_acknowledged() {
+        let (_folder, directory) = directory();
+        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        journal
+            .append(&Record::new(&port("a"), Some(&said("1"))))
+            .unwrap();
+        let one = directory.read(FILE).unwrap();
+        journal
+            .append(&Record::new(&port("b"), Some(&said("2"))))
+            .unwrap();
+        let two = directory.read(FILE).unwrap();
+        for end in one.len()..two.len() {
+            directory.replace(FILE, &two[..end]).unwrap();
+            let (_, again, damage) = Journal::open(&directory).unwrap();
+            assert_eq!(again, [(port("a"), said("1"))]);
+            assert_eq!(damage, None, "{end}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_what_is_whole_counts() {
+        let (_folder, directory) = directory();
+        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        for name in ["a", "b", "c"] {
+            journal
+                .append(&Record::new(&port(name), Some(&said("1"))))
+                .unwrap();
+        }
+        let mut text = directory.read(FILE).unwrap();
+        let at = text.windows(3).position(|it| it == b"\"b\"").unwrap();
+        text[at + 1] = b'x';
+        directory.replace(FILE, &text).unwrap();
+        let (_, again, damage) = Journal::open(&directory).unwrap();
+        assert_eq!(again, [(port("a"), said("1")), (port("c"), said("1"))]);
+        let damage = damage.unwrap();
+        assert_eq!(damage.lines, [3]);
+        assert_eq!(directory.read(DAMAGED).unwrap(), text);
+        assert_eq!(damage.aside, directory.path().join(DAMAGED));
+        // It is whole now.
+        let (.., damage) = Journal::open(&directory).unwrap();
+        assert_eq!(damage, None);
+    }
+
+    #[test]
+    fn what_counts_for_nothing_is_left_out_in_time() {
+        let (_folder, directory) = directory();
+        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        let mut rounds = 0;
+        while !journal.is_long() {
+            journal
+                .append(&Record::new(&port("a"), Some(&said("1"))))
+                .unwrap();
+            rounds += 1;
+        }
+        assert_eq!(rounds, IDLE_LINES + 1);
+        journal
+            .rewrite(&Laid::new(vec![(port("a"), said("1"))]))
+            .unwrap();
+        assert_eq!(
+            directory
+                .read(FILE)
+                .unwrap()
+                .split(|it| *it == b'\n')
+                .count(),
+            3
+        );
+        journal
+            .append(&Record::new(&port("b"), Some(&said("2"))))
+            .unwrap();
+        let (_, again, _) = Journal::open(&directory).unwrap();
+        assert_eq!(again, [(port("a"), said("1")), (port("b"), said("2"))]);
+    }
+}

@@ -1,0 +1,446 @@
+//! The API layer: single objects that come and go beside the configuration.
+//!
+//! In: wishes: add, set, delete. Out: the typed change that each comes to, carried out by the control core, and kept:
+//! when it is acknowledged it is written. Never: the control core's time for reading, comparing or writing; a wish
+//! carried out that could not be kept; a revision: what comes and goes with guests has no history.
+//!
+//! One wish at a time, and none while a file takes the running one's place: the desk is locked. Its order: read the
+//! object and compare it, write it, have it carried out; what the core refuses is taken off the journal again.
+
+mod journal;
+pub mod told;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use culvert_directory::Directory;
+
+use self::journal::{Journal, Record};
+use crate::{
+    api::{self, ApplyError, Request, Requester, SendError},
+    config::{
+        Config, Peer, Port, Report,
+        object::{self, Keys},
+    },
+    plan::{
+        self, Change, Edit, Laid, Layers, PeerChange,
+        api::{Made, Object, Said, Unfit},
+        claims::Claims,
+    },
+    state::Applied,
+};
+
+pub use self::journal::Damage;
+
+/// What the control core is to carry out.
+#[derive(Debug)]
+pub struct Step {
+    /// The change, if what runs differs by it.
+    pub plan: Vec<Change>,
+    /// The layer from then on.
+    pub api: Arc<Laid>,
+}
+
+/// What is to become of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It comes.
+    Add {
+        /// One that is there already is given the keys.
+        may_exist: bool,
+    },
+    /// It is what the keys say, whatever it was.
+    Put,
+    /// The keys are laid over it.
+    Set,
+    /// It goes.
+    Delete {
+        /// It need not be there.
+        if_exists: bool,
+    },
+    /// The layer says nothing of it any more: the file counts alone.
+    Forget,
+}
+
+/// What somebody wants of an object.
+#[derive(Debug)]
+pub struct Wish {
+    /// Which.
+    pub object: Object,
+    /// What is to become of it.
+    pub act: Act,
+    /// The keys that are said.
+    pub keys: Keys,
+}
+
+/// Why a wish was not fulfilled. Nothing has changed then.
+#[derive(Debug)]
+pub enum Refused {
+    /// The object has mistakes.
+    Mistakes(Report),
+    /// There is none.
+    Missing(String),
+    /// There is one, or others have what it wants.
+    Conflict(String),
+    /// It could not be kept.
+    NotKept(String),
+    /// The control core refused it.
+    Engine(ApplyError),
+}
+
+impl From<SendError> for Refused {
+    fn from(error: SendError) -> Self {
+        Self::Engine(ApplyError::Unanswered(error))
+    }
+}
+
+impl From<Unfit> for Refused {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Mistakes(report) => Self::Mistakes(report),
+            Unfit::Both | Unfit::Nothing | Unfit::Nowhere | Unfit::Taken(_) => {
+                Self::Conflict(unfit.to_string())
+            }
+        }
+    }
+}
+
+/// Where wishes are worked off, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Desk(Arc<Mutex<Books>>);
+
+/// What lies on it.
+#[derive(Debug, Default)]
+pub struct Books {
+    /// Without one nothing is kept.
+    journal: Option<Journal>,
+    /// What the journal said at the start.
+    laid: Laid,
+    /// What ports have, and over which file.
+    claims: Option<(Arc<Config>, Claims)>,
+    /// The revision that waited last for its confirmation, and what it touches.
+    awaiting: Option<(u64, HashSet<String>)>,
+}
+
+impl Desk {
+    /// Has what is laid down kept in a directory; answers what of it was damaged.
+    ///
+    /// # Errors
+    ///
+    /// When the directory can't be read or written.
+    pub fn open(&self, directory: &Directory) -> std::io::Result<Option<Damage>> {
+        let (journal, said, damage) = Journal::open(directory)?;
+        let mut books = self.lock();
+        books.laid = Laid::new(said);
+        books.journal = Some(journal);
+        Ok(damage)
+    }
+
+    /// What was kept when the process started.
+    #[must_use]
+    pub fn laid(&self) -> Laid {
+        self.lock().laid.clone()
+    }
+
+    /// Waits for its turn.
+    pub fn lock(&self) -> MutexGuard<'_, Books> {
+        // Whoever had it before has left nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fulfils a wish, on the calling thread, which waits for the disk and for the control core.
+///
+/// # Errors
+///
+/// When nothing has changed, and why.
+pub fn fulfil(requester: &Requester, wish: &Wish) -> Result<Applied, Refused> {
+    let mut books = requester.desk().lock();
+    let now = api::ask(requester, |reply| Request::Desired { reply })?;
+    if let Some(hindrance) = books.hindrance(requester, &wish.object) {
+        return Err(Refused::Conflict(hindrance));
+    }
+    let Some(said) = said(&now, wish)? else {
+        return Ok(Applied::default());
+    };
+    let (step, warnings) = books.plan(&now, &wish.object, said.as_ref())?;
+    let record = Record::new(&wish.object, said.as_ref());
+    books.keep(&record)?;
+    let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
+    let layer = Arc::clone(&step.api);
+    let step = Box::new(step);
+    match api::ask(requester, |reply| Request::Layer { step, reply })? {
+        Ok(applied) => {
+            books.carried_out(&edits, &layer);
+            let warnings = warnings.render(false);
+            Ok(Applied {
+                warnings,
+                ..applied
+            })
+        }
+        Err(error) => {
+            books.take_back();
+            Err(Refused::Engine(error))
+        }
+    }
+}
+
+/// What the layer says of an object then; the outer `None`: what it says already, or what the file says.
+fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option<Said>>, Refused> {
+    let of_file = is_in_file(now.file(), object);
+    let laid = now.api().said(object);
+    let own = laid.map_or(!of_file, |said| said.own && !of_file);
+    let given = || Said {
+        own,
+        keys: plain(keys, own),
+    };
+    let added = || {
+        let mut said = laid.map_or_else(
+            || Said {
+                own,
+                keys: Keys::new(),
+            },
+            |said| Said {
+                own,
+                keys: said.keys.clone(),
+            },
+        );
+        match own {
+            true => object::lay(&mut said.keys, keys),
+            // That the default counts, and not what the file says, is said, too.
+            false => said.keys.extend(keys.clone()),
+        }
+        said
+    };
+    let new = match act {
+        Act::Forget => None,
+        Act::Delete { if_exists } => match (of_file, laid) {
+            (false, Some(_)) => None,
+            (true, _) => return Err(Refused::Conflict(in_file(now.file(), object))),
+            (false, None) if *if_exists => None,
+            (false, None) => return Err(Refused::Missing(format!("there is no {object}"))),
+        },
+        Act::Set if !of_file && laid.is_none() => {
+            return Err(Refused::Missing(format!("there is no {object}: add it")));
+        }
+        Act::Put => Some(given()),
+        Act::Set | Act::Add { may_exist: true } => Some(added()),
+        Act::Add { may_exist: false } if of_file || laid.is_some() => {
+            if is_as_said(now, object, keys) {
+                return Ok(None);
+            }
+            let error = format!(
+                "there is {object} already, and it is another: set what differs, or say --may-exist"
+            );
+            return Err(Refused::Conflict(error));
+        }
+        Act::Add { may_exist: false } => Some(given()),
+    };
+    let is_same = new.as_ref() == laid.map(|said| &**said);
+    Ok((!is_same).then_some(new))
+}
+
+/// Of an object of the layer's own what has no value is not said.
+fn plain(keys: &Keys, own: bool) -> Keys {
+    let mut plain = Keys::new();
+    match own {
+        true => object::lay(&mut plain, keys),
+        false => plain.clone_from(keys),
+    }
+    plain
+}
+
+fn is_in_file(file: &Config, object: &Object) -> bool {
+    match object {
+        Object::Port(name) => file.port(name).is_some(),
+        Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some(),
+    }
+}
+
+/// Whether an object that there is is what the keys make of one.
+fn is_as_said(now: &Layers, object: &Object, keys: &Keys) -> bool {
+    match object {
+        Object::Port(name) => object::port(now.file(), name, &plain(keys, true))
+            .is_ok_and(|(port, _)| now.port(name) == Some(&port)),
+        Object::Peer(of, name) => now.file().tunnel(of).is_some_and(|tunnel| {
+            object::peer(now.file(), tunnel, name, &plain(keys, true))
+                .is_ok_and(|(peer, _)| now.laid_peer(of, name) == Some(&peer))
+        }),
+    }
+}
+
+/// That an object is not the layer's to remove.
+fn in_file(file: &Config, object: &Object) -> String {
+    let keys = match object {
+        Object::Port(name) => vec!["ports", name.as_str()],
+        Object::Peer(tunnel, name) => vec!["tunnels", tunnel.as_str(), "peers", name.as_str()],
+    };
+    // It may be another by now.
+    let at = match object::place(&file.source, &keys) {
+        Some((path, line)) => format!("{}, line {line}", path.display()),
+        None => file.source.display().to_string(),
+    };
+    format!("{object} is in {at}: remove it there, and apply the file")
+}
+
+impl Books {
+    /// A revision waits for its confirmation, which touches these.
+    pub(crate) fn await_confirmation(&mut self, revision: u64, touched: HashSet<String>) {
+        self.awaiting = Some((revision, touched));
+    }
+
+    /// Why an object is to stay as it is for now. A change that waits for its confirmation hinders those that it
+    /// touches, and no others.
+    fn hindrance(&self, requester: &Requester, object: &Object) -> Option<String> {
+        let (revision, touched) = self.awaiting.as_ref()?;
+        let pending = requester.history()?.told_pending()?;
+        let waits = pending.revision == *revision && touched.contains(&object.to_string());
+        waits.then(|| format!("{object} is touched by what waits for its confirmation: {pending}"))
+    }
+
+    /// What an object that is said so comes to.
+    fn plan(
+        &mut self,
+        now: &Layers,
+        object: &Object,
+        said: Option<&Said>,
+    ) -> Result<(Step, Report), Refused> {
+        let file = now.file();
+        let made = said.map(|said| self.make(now, object, said)).transpose()?;
+        let (made, warnings) = made.unzip();
+        let mut api = now.api().with(object, said.cloned().zip(made));
+        let others_wait = now.api().resting().next().is_some();
+        if others_wait {
+            // What this one leaves may be theirs.
+            api = api.again(file);
+        }
+        let api = Arc::new(api);
+        let mut then = now.clone();
+        then.lay(Arc::clone(&api), &[]);
+        let plan = match others_wait {
+            true => now.without_wg().way_to(&then.without_wg()),
+            false => changes(object, now, &then),
+        };
+        Ok((Step { plan, api }, warnings.unwrap_or_default()))
+    }
+
+    /// What an object is that is said so.
+    fn make(
+        &mut self,
+        now: &Layers,
+        object: &Object,
+        said: &Said,
+    ) -> Result<(Made, Report), Refused> {
+        let file = now.file();
+        match object {
+            Object::Port(name) => {
+                let (port, warnings) = plan::api::port(file, name, said)?;
+                if let Some(what) = self.claims(now).denied(file, &port) {
+                    return Err(Refused::Conflict(format!("{object} can't be so: {what}")));
+                }
+                Ok((Made::Port(Arc::new(port)), warnings))
+            }
+            // What belongs to one peer alone, the control core knows.
+            Object::Peer(of, name) => {
+                let missing = || Refused::Missing(format!("there is no tunnel {of}"));
+                let tunnel = file.tunnel(of).ok_or_else(missing)?;
+                let (peer, warnings) = plan::api::peer(file, tunnel, name, said)?;
+                Ok((Made::Peer(peer), warnings))
+            }
+        }
+    }
+
+    /// What ports have.
+    fn claims(&mut self, now: &Layers) -> &Claims {
+        let file = now.file();
+        let is_known = self
+            .claims
+            .as_ref()
+            .is_some_and(|(of, _)| Arc::ptr_eq(of, file));
+        if !is_known {
+            let claims = Claims::of(file, now.ports());
+            self.claims = Some((Arc::clone(file), claims));
+        }
+        self.claims
+            .as_ref()
+            .map(|(_, claims)| claims)
+            .expect("they were put there")
+    }
+
+    fn keep(&mut self, record: &Record) -> Result<(), Refused> {
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.append(record).map_err(|error| {
+            let path = journal.path();
+            Refused::NotKept(format!(
+                "it can't be kept in {}: {error}: nothing has changed",
+                path.display()
+            ))
+        })
+    }
+
+    fn take_back(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.take_back()
+        {
+            let path = journal.path().display().to_string();
+            tracing::error!(path, %error, "what was refused can't be taken off the journal: it is tried again at the next start");
+        }
+    }
+
+    /// A step is what is desired from now on.
+    fn carried_out(&mut self, edits: &[Edit<Port>], layer: &Laid) {
+        if let Some((file, claims)) = &mut self.claims {
+            for edit in edits {
+                edit.before()
+                    .into_iter()
+                    .for_each(|port| claims.revoke(file, port));
+                edit.after()
+                    .into_iter()
+                    .for_each(|port| claims.grant(file, port));
+            }
+        }
+        if let Some(journal) = &mut self.journal
+            && journal.is_long()
+            && let Err(error) = journal.rewrite(layer)
+        {
+            let path = journal.path().display().to_string();
+            tracing::warn!(path, %error, "the API layer's journal can't be written anew: it grows on");
+        }
+    }
+}
+
+/// From what an object is to what it becomes.
+fn changes(object: &Object, now: &Layers, then: &Layers) -> Vec<Change> {
+    match object {
+        Object::Port(name) => {
+            let edit = Edit::between(now.port(name).cloned(), then.port(name).cloned());
+            let change = edit.map(|edit| Change::Port { edit, anew: false });
+            change.into_iter().collect()
+        }
+        Object::Peer(tunnel, name) => {
+            let [old, new] = [now, then].map(|it| it.laid_peer(tunnel, name).cloned());
+            let is_another =
+                |(old, new): (&Arc<Peer>, &Arc<Peer>)| old.public_key != new.public_key;
+            let edits = match old.as_ref().zip(new.as_ref()).is_some_and(is_another) {
+                true => [old.map(Edit::Remove), new.map(Edit::Add)],
+                false => [None, Edit::between(old, new)],
+            };
+            let change = |edit: Edit<Arc<Peer>>| {
+                let moves =
+                    matches!(&edit, Edit::Change { old, new } if old.endpoint != new.endpoint);
+                let tunnel = tunnel.clone();
+                Change::Peer(PeerChange {
+                    tunnel,
+                    edit,
+                    moves,
+                })
+            };
+            edits.into_iter().flatten().map(change).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Objects, files and `wg` in any order come to what is planned from scratch.
+
+use std::{collections::BTreeMap, path::Path};
+
+use proptest::prelude::*;
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::{
+    config::{self, KeyFileError, KeyFiles, Name},
+    keys::{PrivateKey, PublicKey},
+};
+
+struct Keyring;
+
+impl KeyFiles for Keyring {
+    fn read(&self, _: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let key = PrivateKey::from_bytes([7; 32]);
+        Ok(Zeroizing::new(key.to_base64().to_string()))
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn key(number: u8) -> String {
+    PrivateKey::from_bytes([number + 1; 32])
+        .public_key()
+        .to_base64()
+}
+
+/// Ports with their MAC addresses, peers with their keepalives.
+type Text = (Vec<(u8, u8)>, Vec<(u8, u8)>);
+
+fn file((ports, peers): &Text) -> Config {
+    let mut text =
+        "version: 1\nnode: a\nuplinks: {u: {driver: udp}}\nnetworks: {n: {gateway: 10.0.0.1/24}}\n\
+                    tunnels: {t: {uplink: u, listen_port: 1, private_key_file: k, peers: {"
+            .to_owned();
+    let peers: BTreeMap<_, _> = peers.iter().copied().collect();
+    for (peer, keepalive) in peers {
+        let key = key(peer);
+        text += &format!(
+            "p{peer}: {{public_key: \"{key}\", persistent_keepalive: {}s}}, ",
+            keepalive + 1
+        );
+    }
+    text += "}}}\nports: {";
+    let ports: BTreeMap<_, _> = ports.iter().map(|(port, mac)| (mac, port)).collect();
+    let ports: BTreeMap<_, _> = ports.into_iter().map(|(mac, port)| (port, mac)).collect();
+    for (port, mac) in ports {
+        text += &format!("v{port}: {{network: n, mac: \"52:54:00:00:00:0{mac}\"}}, ");
+    }
+    text += "}\n";
+    let read = config::parse(&text, Path::new("t.yaml"), &Keyring);
+    read.map_err(|report| report.render(false)).unwrap().0
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Port(u8, Act, Option<u8>, bool),
+    Peer(u8, Act, Option<u8>),
+    File(Text),
+    /// `wg` gives a peer another keepalive, or removes it.
+    Wg(u8, Option<u8>),
+}
+
+/// What runs.
+#[derive(Default)]
+struct Running {
+    ports: BTreeMap<Name, Port>,
+    peers: BTreeMap<PublicKey, Arc<Peer>>,
+}
+
+impl Running {
+    fn carry_out(&mut self, plan: &[Change]) {
+        for edit in plan.iter().filter_map(Change::port) {
+            let _ = edit.before().map(|old| self.ports.remove(&old.name));
+            let _ = edit
+                .after()
+                .map(|new| self.ports.insert(new.name.clone(), new.clone()));
+        }
+        for PeerChange { edit, .. } in plan.iter().filter_map(Change::peer) {
+            let _ = edit.before().map(|old| self.peers.remove(&old.public_key));
+            let _ = edit
+                .after()
+                .map(|new| self.peers.insert(new.public_key, Arc::clone(new)));
+        }
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        any::<bool>().prop_map(|may_exist| Act::Add { may_exist }),
+        Just(Act::Put),
+        Just(Act::Set),
+        any::<bool>().prop_map(|if_exists| Act::Delete { if_exists }),
+        Just(Act::Forget),
+    ]
+}
+
+fn text() -> impl Strategy<Value = Text> {
+    let pairs = || prop::collection::vec((0..4_u8, 0..4_u8), 0..4);
+    (pairs(), pairs())
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let some = || prop::option::weighted(0.9, 0..4_u8);
+    prop_oneof![
+        4 => (0..4_u8, act(), some(), any::<bool>()).prop_map(|(a, b, c, d)| Deed::Port(a, b, c, d)),
+        3 => (0..4_u8, act(), some()).prop_map(|(a, b, c)| Deed::Peer(a, b, c)),
+        2 => text().prop_map(Deed::File),
+        1 => (0..4_u8, some()).prop_map(|(a, b)| Deed::Wg(a, b)),
+    ]
+}
+
+fn wish(deed: &Deed) -> Option<Wish> {
+    let keys = |text: String| {
+        object::keys(&text, "t")
+            .map_err(|report| report.render(false))
+            .unwrap()
+    };
+    Some(match deed {
+        Deed::Port(port, act, mac, guards) => {
+            let mac = mac.map(|mac| format!("mac: 52:54:00:00:00:0{mac}\n"));
+            let guard = if *guards { "guard: mac\n" } else { "" };
+            Wish {
+                object: Object::Port(name(&format!("v{port}"))),
+                act: *act,
+                keys: keys(format!("network: n\n{guard}{}", mac.unwrap_or_default())),
+            }
+        }
+        Deed::Peer(peer, act, keepalive) => {
+            let keepalive = keepalive.map_or("null".into(), |it| format!("{}s", it + 1));
+            Wish {
+                object: Object::Peer(name("t"), name(&format!("p{peer}"))),
+                act: *act,
+                keys: keys(format!(
+                    "public_key: \"{}\"\npersistent_keepalive: {keepalive}\n",
+                    key(*peer)
+                )),
+            }
+        }
+        Deed::File(_) | Deed::Wg(..) => return None,
+    })
+}
+
+/// What `wg` makes of a peer.
+fn by_wg(running: &Running, peer: u8, keepalive: Option<u8>) -> Option<Change> {
+    let key = PrivateKey::from_bytes([peer + 1; 32]).public_key();
+    let old = Arc::clone(running.peers.get(&key)?);
+    let edit = match keepalive {
+        None => Edit::Remove(old),
+        Some(keepalive) => {
+            let mut new = Peer::clone(&old);
+            new.persistent_keepalive = Some(100 + u16::from(keepalive));
+            Edit::Change {
+                old,
+                new: Arc::new(new),
+            }
+        }
+    };
+    Some(Change::Peer(PeerChange {
+        tunnel: name("t"),
+        edit,
+        moves: false,
+    }))
+}
+
+/// As the control core does it: from what is.
+fn settle(running: &Running, plan: Vec<Change>) -> Vec<Change> {
+    let settle = |change| {
+        let Change::Peer(PeerChange {
+            tunnel,
+            edit,
+            moves,
+        }) = change
+        else {
+            return Some(change);
+        };
+        let old = running.peers.get(&edit.any().public_key).cloned();
+        let edit = Edit::between(old, edit.after().cloned())?;
+        Some(Change::Peer(PeerChange {
+            tunnel,
+            edit,
+            moves,
+        }))
+    };
+    plan.into_iter().filter_map(settle).collect()
+}
+
+proptest! {
+    #[test]
+    fn incremental_is_planned_from_scratch(
+        first in text(),
+        deeds in prop::collection::vec(deed(), 1..24),
+    ) {
+        let mut desired = Layers::new(Arc::new(file(&(Vec::new(), Vec::new()))));
+        let (mut running, mut books) = (Running::default(), Books::default());
+        for deed in [Deed::File(first)].into_iter().chain(deeds) {
+            if let Some(wish) = wish(&deed) {
+                let Ok(Some(said)) = said(&desired, &wish) else { continue };
+                let Ok((step, _)) = books.plan(&desired, &wish.object, said.as_ref()) else { continue };
+                let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
+                let plan = settle(&running, step.plan);
+                running.carry_out(&plan);
+                books.carried_out(&edits, &step.api);
+                desired.lay(step.api, &plan);
+            }
+            match deed {
+                Deed::File(text) => {
+                    let goal = desired.upon(file(&text));
+                    running.carry_out(&desired.way_to(&goal));
+                    desired = goal;
+                }
+                Deed::Wg(peer, keepalive) => {
+                    let change = by_wg(&running, peer, keepalive);
+                    running.carry_out(change.as_slice());
+                    change.iter().for_each(|change| desired.overlay(change));
+                }
+                Deed::Port(..) | Deed::Peer(..) => {}
+            }
+            let ports: BTreeMap<_, _> = desired.ports().map(|it| (it.name.clone(), it.clone())).collect();
+            prop_assert_eq!(&running.ports, &ports);
+            let tunnel = name("t");
+            let peers: BTreeMap<_, _> = desired.peers(&tunnel).map(|it| (it.public_key, Arc::clone(it))).collect();
+            prop_assert_eq!(&running.peers, &peers);
+            // As after a restart.
+            let laid: Vec<_> = desired.api().told().into_iter().map(|it| (it.object, Said::clone(&it.said))).collect();
+            let again = Layers::with_api(Arc::clone(desired.file()), &Laid::new(laid));
+            let ports: Vec<_> = desired.ports().collect();
+            prop_assert_eq!(ports, again.ports().collect::<Vec<_>>());
+            let rest = |layers: &Layers| -> Vec<_> { layers.api().told().into_iter().map(|it| (it.object, it.rests)).collect() };
+            prop_assert_eq!(rest(&desired), rest(&again));
+            let desired = desired.without_wg();
+            let peers: Vec<_> = desired.peers(&tunnel).collect();
+            prop_assert_eq!(peers, again.peers(&tunnel).collect::<Vec<_>>());
+        }
+    }
+}

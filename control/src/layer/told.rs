@@ -1,0 +1,97 @@
+//! What goes over the control socket about the API layer.
+//!
+//! In: the layer. Out: its objects, and their text as a part of a file. Never: an object that the file alone has.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Name;
+use crate::config::object::Keys;
+use crate::plan::Laid;
+use crate::plan::api::{Object, Told};
+
+/// The query of `PUT` and `DELETE` of an object of the API layer.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Query {
+    /// One that is there and another is refused.
+    #[serde(default)]
+    pub new: bool,
+    /// One that is there is given the keys.
+    #[serde(default)]
+    pub may_exist: bool,
+    /// One that is not there is removed already.
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// The answer to `GET /v1/layer`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Text {
+    /// In the order in which they came.
+    pub objects: Vec<LaidObject>,
+    /// The same as a part of a file.
+    pub text: String,
+}
+
+/// An object of the API layer.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LaidObject {
+    /// `port vm1`.
+    pub object: String,
+    /// The file has it not; else these keys lie over the file's.
+    pub own: bool,
+    /// Its keys; without a value: the default counts.
+    pub keys: Keys,
+    /// Why the file counts alone, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rests: Option<String>,
+}
+
+impl Text {
+    /// What a layer says.
+    #[must_use]
+    pub fn of(api: &Laid) -> Self {
+        let told = api.told();
+        let objects = told.iter().map(|it| LaidObject {
+            object: it.object.to_string(),
+            own: it.said.own,
+            keys: it.said.keys.clone(),
+            rests: it.rests.as_deref().map(str::to_owned),
+        });
+        Self {
+            objects: objects.collect(),
+            text: to_yaml(&told),
+        }
+    }
+}
+
+/// A part of a file.
+fn to_yaml(told: &[Told]) -> String {
+    let mut file = Keys::new();
+    for Told { object, said, .. } in told {
+        let mut keys = said.keys.clone();
+        keys.retain(|_, value| !value.is_null());
+        match object {
+            Object::Port(name) => put(section(&mut file, "ports"), name, keys),
+            Object::Peer(tunnel, name) => {
+                let tunnel = section(section(&mut file, "tunnels"), tunnel.as_str());
+                put(section(tunnel, "peers"), name, keys);
+            }
+        }
+    }
+    match file.is_empty() {
+        true => String::new(),
+        false => serde_saphyr::to_string(&file)
+            .expect("maps of texts are written to memory: nothing of that fails"),
+    }
+}
+
+fn put(section: &mut Keys, name: &Name, keys: Keys) {
+    section.insert(name.to_string(), keys.into());
+}
+
+fn section<'k>(keys: &'k mut Keys, name: &str) -> &'k mut Keys {
+    let empty = || serde_json::Value::Object(Keys::new());
+    let section = keys.entry(name).or_insert_with(empty);
+    section.as_object_mut().expect("sections are maps")
+}

@@ -1,0 +1,518 @@
+//! What the API layer says: objects by their names, over a file.
+//!
+//! In: keys that were laid down for single objects; files. Out: what these objects are over a file, or why they rest.
+//! Never: an object of the file that gives way to one of the same name, or to what that takes of it; a copy of all
+//! objects for a change of one: a copy shares all parts, and a change copies the one that it touches.
+//!
+//! An object is *own*, which the file has not, or lies *over* the file's of that name: then it has the keys that differ.
+
+use std::{
+    array,
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use super::claims::Claims;
+use crate::config::{
+    Config, IpNet, Name, Peer, Port, Report, Tunnel,
+    object::{self, Keys},
+};
+use crate::keys::PublicKey;
+
+/// Parts of a set of objects.
+const PARTS: usize = 64;
+
+/// Something that the API layer can have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Object {
+    /// A port.
+    Port(Name),
+    /// A peer of a tunnel.
+    Peer(Name, Name),
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(name) => write!(f, "port {name}"),
+            Self::Peer(tunnel, name) => write!(f, "peer {tunnel}/{name}"),
+        }
+    }
+}
+
+/// What the layer says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// It is the layer's own; else it lies over the file's.
+    pub own: bool,
+    /// Its keys; of one over the file's those that differ, some without a value: the default counts.
+    pub keys: Keys,
+}
+
+/// An object of the layer.
+#[derive(Clone, Debug)]
+pub struct Entry<T> {
+    /// What was laid down.
+    pub said: Arc<Said>,
+    /// What it is; or why it rests, and the file counts alone.
+    pub counts: Result<Arc<T>, Arc<str>>,
+    /// When it came, among the others.
+    pub turn: u64,
+}
+
+type Part<T> = HashMap<Name, Entry<T>>;
+
+/// Objects by their names.
+#[derive(Clone, Debug)]
+pub(super) struct Objects<T>(Box<[Arc<Part<T>>; PARTS]>);
+
+impl<T> Default for Objects<T> {
+    fn default() -> Self {
+        let empty = Arc::default();
+        Self(Box::new(array::from_fn(|_| Arc::clone(&empty))))
+    }
+}
+
+impl<T> Objects<T> {
+    /// What an object is, if the layer has it and it does not rest.
+    pub(super) fn counting(&self, name: &Name) -> Option<&Arc<T>> {
+        self.get(name)?.counts.as_ref().ok()
+    }
+
+    pub(super) fn get(&self, name: &Name) -> Option<&Entry<T>> {
+        self.0[part(name)].get(name)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|part| part.is_empty())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Entry<T>)> {
+        self.0.iter().flat_map(|part| part.iter())
+    }
+
+    /// All, in the order in which they came.
+    pub(super) fn in_order(&self) -> Vec<(&Name, &Entry<T>)> {
+        let mut all: Vec<_> = self.iter().collect();
+        all.sort_unstable_by_key(|(_, entry)| entry.turn);
+        all
+    }
+
+    /// Has an object be what `entry` says, or not at all.
+    fn put(&mut self, name: &Name, entry: Option<Entry<T>>)
+    where
+        T: Clone,
+    {
+        let part = Arc::make_mut(&mut self.0[part(name)]);
+        match entry {
+            Some(entry) => drop(part.insert(name.clone(), entry)),
+            None => drop(part.remove(name)),
+        }
+    }
+}
+
+fn part(name: &Name) -> usize {
+    let hash = name.as_str().bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    hash as usize % PARTS
+}
+
+/// Why an object of the layer is nothing over a file.
+#[derive(Debug)]
+pub enum Unfit {
+    /// It has mistakes.
+    Mistakes(Report),
+    /// The file has another one of that name.
+    Both,
+    /// The file has not what it lies over.
+    Nothing,
+    /// The file has not the tunnel that it is of.
+    Nowhere,
+    /// Another has what it wants.
+    Taken(String),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mistakes(report) => {
+                let first = report.mistakes().first();
+                f.write_str(first.map_or("it has mistakes", |mistake| &mistake.message))
+            }
+            Self::Both => f.write_str("the file has another one of that name"),
+            Self::Nothing => f.write_str("the file has none of that name any more"),
+            Self::Nowhere => f.write_str("the file has no tunnel of that name"),
+            Self::Taken(what) => f.write_str(what),
+        }
+    }
+}
+
+/// The layer, as it is over a file.
+#[derive(Clone, Debug, Default)]
+pub struct Laid {
+    pub(super) ports: Objects<Port>,
+    peers: HashMap<Name, Arc<Objects<Peer>>>,
+    turn: u64,
+}
+
+/// An object of the layer, to be told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Which it is.
+    pub object: Object,
+    /// What was laid down.
+    pub said: Arc<Said>,
+    /// Why it rests, if it does.
+    pub rests: Option<Arc<str>>,
+}
+
+/// What an object of the layer is.
+#[derive(Clone, Debug)]
+pub enum Made {
+    /// A port.
+    Port(Arc<Port>),
+    /// A peer.
+    Peer(Arc<Peer>),
+}
+
+impl Laid {
+    /// What was laid down, in its order, over no file yet.
+    #[must_use]
+    pub fn new(said: Vec<(Object, Said)>) -> Self {
+        let mut api = Self::default();
+        for (object, said) in said {
+            let why = "it was not looked at".into();
+            api.lay(&object, Some((said, Err(why))));
+        }
+        api
+    }
+
+    /// Whether nothing was laid down.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.peers.values().all(|peers| peers.is_empty())
+    }
+
+    /// What was laid down for an object.
+    #[must_use]
+    pub fn said(&self, object: &Object) -> Option<&Arc<Said>> {
+        match object {
+            Object::Port(name) => self.ports.get(name).map(|entry| &entry.said),
+            Object::Peer(tunnel, name) => {
+                let entry = self.peers_of(tunnel)?.get(name);
+                entry.map(|entry| &entry.said)
+            }
+        }
+    }
+
+    /// All objects, in the order in which they came.
+    #[must_use]
+    pub fn told(&self) -> Vec<Told> {
+        let ports = self.ports.iter();
+        let ports = ports.map(|(name, entry)| entry.tell(Object::Port(name.clone())));
+        let peers = self.peers.iter().flat_map(|(tunnel, peers)| {
+            let peer = |name: &Name| Object::Peer(tunnel.clone(), name.clone());
+            peers
+                .iter()
+                .map(move |(name, entry)| entry.tell(peer(name)))
+        });
+        let mut told: Vec<_> = ports.chain(peers).collect();
+        told.sort_unstable_by_key(|(turn, _)| *turn);
+        told.into_iter().map(|(_, told)| told).collect()
+    }
+
+    /// Objects that rest, and why.
+    pub fn resting(&self) -> impl Iterator<Item = (Object, &Arc<str>)> {
+        let ports = self.ports.iter();
+        let ports = ports.filter_map(|(name, entry)| {
+            Some((Object::Port(name.clone()), entry.counts.as_ref().err()?))
+        });
+        let peers = self.peers.iter().flat_map(|(tunnel, peers)| {
+            let rests = move |(name, entry): (&Name, &'_ Entry<Peer>)| {
+                entry
+                    .counts
+                    .is_err()
+                    .then(|| Object::Peer(tunnel.clone(), name.clone()))
+            };
+            let why = |object: Object| {
+                let Object::Peer(_, name) = &object else {
+                    return None;
+                };
+                let why = peers.get(name)?.counts.as_ref().err()?;
+                Some((object, why))
+            };
+            peers.iter().filter_map(rests).filter_map(why)
+        });
+        ports.chain(peers)
+    }
+
+    /// The port of that name, if the layer has it and it does not rest.
+    pub(super) fn port(&self, name: &Name) -> Option<&Arc<Port>> {
+        self.ports.counting(name)
+    }
+
+    /// A tunnel's peers.
+    pub(super) fn peers_of(&self, tunnel: &Name) -> Option<&Objects<Peer>> {
+        self.peers.get(tunnel).map(|peers| &**peers)
+    }
+
+    /// The layer with an object that is another, or is not there.
+    #[must_use]
+    pub fn with(&self, object: &Object, made: Option<(Said, Made)>) -> Self {
+        let mut new = self.clone();
+        new.lay(object, made.map(|(said, made)| (said, Ok(made))));
+        new
+    }
+
+    fn lay(&mut self, object: &Object, made: Option<(Said, Result<Made, Arc<str>>)>) {
+        self.turn += 1;
+        let turn = self.turn;
+        match object {
+            Object::Port(name) => {
+                let port = |made| match made {
+                    Made::Port(port) => Some(port),
+                    Made::Peer(_) => None,
+                };
+                self.ports.lay(name, made, turn, port);
+            }
+            Object::Peer(tunnel, name) => {
+                let peer = |made| match made {
+                    Made::Peer(peer) => Some(peer),
+                    Made::Port(_) => None,
+                };
+                let peers = self.peers.entry(tunnel.clone()).or_default();
+                Arc::make_mut(peers).lay(name, made, turn, peer);
+                if peers.is_empty() {
+                    self.peers.remove(tunnel);
+                }
+            }
+        }
+    }
+
+    /// The layer over the same file again: what rested may count by now.
+    #[must_use]
+    pub fn again(&self, file: &Config) -> Self {
+        self.upon(file, Some(file))
+    }
+
+    /// The layer over a file; `before` is the one that it was over. The file's objects, and what these take, are the
+    /// file's; of two of the layer's the older one has it.
+    pub(super) fn upon(&self, file: &Config, before: Option<&Config>) -> Self {
+        let peers = self.peers.iter().map(|(tunnel, peers)| {
+            let peers = peers_upon(peers, tunnel, file, before);
+            (tunnel.clone(), Arc::new(peers))
+        });
+        let mut new = Self {
+            peers: peers.collect(),
+            ..self.clone()
+        };
+        if self.ports.is_empty() {
+            return new;
+        }
+        let mut claims = Claims::of(file, file.ports.iter());
+        for (name, entry) in self.ports.in_order() {
+            let known = before.and_then(|before| entry.known(name, before, file));
+            let made = match known {
+                Some(port) => Ok(port),
+                None => port(file, name, &entry.said).map(|(port, _)| Arc::new(port)),
+            };
+            let of_file = file.port(name);
+            let counts = made.and_then(|port| match claims.denied(file, &port) {
+                Some(what) => Err(Unfit::Taken(what)),
+                None => Ok(port),
+            });
+            if let Ok(port) = &counts {
+                of_file.into_iter().for_each(|old| claims.revoke(file, old));
+                claims.grant(file, port);
+            }
+            new.ports.put(name, Some(entry.now(counts)));
+        }
+        new
+    }
+}
+
+impl<T: Clone> Objects<T> {
+    fn lay(
+        &mut self,
+        name: &Name,
+        made: Option<(Said, Result<Made, Arc<str>>)>,
+        turn: u64,
+        own: impl Fn(Made) -> Option<Arc<T>>,
+    ) {
+        let turn = self.get(name).map_or(turn, |entry| entry.turn);
+        let other = || Arc::from("it is another kind of object");
+        let entry = made.map(|(said, made)| Entry {
+            said: Arc::new(said),
+            counts: made.and_then(|made| own(made).ok_or_else(other)),
+            turn,
+        });
+        self.put(name, entry);
+    }
+}
+
+impl<T: Clone> Entry<T> {
+    fn tell(&self, object: Object) -> (u64, Told) {
+        let told = Told {
+            object,
+            said: Arc::clone(&self.said),
+            rests: self.counts.as_ref().err().cloned(),
+        };
+        (self.turn, told)
+    }
+
+    /// The same over another file.
+    fn now(&self, counts: Result<Arc<T>, Unfit>) -> Self {
+        Self {
+            counts: counts.map_err(|unfit| unfit.to_string().into()),
+            ..self.clone()
+        }
+    }
+}
+
+/// What one peer of a tunnel at a time can have.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum PeerClaim {
+    Key(PublicKey),
+    Prefix(IpNet),
+}
+
+fn claims(peer: &Peer) -> impl Iterator<Item = PeerClaim> {
+    let prefixes = peer.allowed_ips.iter().copied().map(PeerClaim::Prefix);
+    [PeerClaim::Key(peer.public_key)]
+        .into_iter()
+        .chain(prefixes)
+}
+
+/// The layer's peers of a tunnel over a file. Of the file's, who has what these want is looked at, and no more.
+fn peers_upon(
+    laid: &Objects<Peer>,
+    name: &Name,
+    file: &Config,
+    before: Option<&Config>,
+) -> Objects<Peer> {
+    let mut new = laid.clone();
+    let Some(tunnel) = file.tunnel(name) else {
+        for (name, entry) in laid.in_order() {
+            new.put(name, Some(entry.now(Err(Unfit::Nowhere))));
+        }
+        return new;
+    };
+    let is_same = before.is_some_and(|before| is_same_tunnel(tunnel, before, file));
+    let known = |name: &Name, entry: &Entry<Peer>| {
+        let before = before.filter(|_| is_same)?.peer(&tunnel.name, name);
+        let known = entry.counts.as_ref().ok().cloned();
+        known.filter(|_| before == file.peer(&tunnel.name, name))
+    };
+    let made = laid.in_order().into_iter().map(|(name, entry)| {
+        let made = match known(name, entry) {
+            Some(peer) => Ok(peer),
+            None => peer(file, tunnel, name, &entry.said).map(|(peer, _)| peer),
+        };
+        (name, entry, made)
+    });
+    let made: Vec<_> = made.collect();
+    let peers = made.iter().filter_map(|(.., made)| made.as_ref().ok());
+    let wanted: HashSet<_> = peers.flat_map(|peer| claims(peer)).collect();
+    let mut owners: HashMap<PeerClaim, Name> = HashMap::new();
+    for peer in &tunnel.peers {
+        for claim in claims(peer).filter(|claim| wanted.contains(claim)) {
+            owners.insert(claim, peer.name.clone());
+        }
+    }
+    for (name, entry, made) in made {
+        let counts = made.and_then(|peer| {
+            let other = claims(&peer).find_map(|it| owners.get(&it).filter(|other| *other != name));
+            match other {
+                Some(other) => Err(Unfit::Taken(format!(
+                    "peer {other} has its key or one of its prefixes"
+                ))),
+                None => Ok(peer),
+            }
+        });
+        if let Ok(peer) = &counts {
+            owners.retain(|_, owner| owner != name);
+            owners.extend(claims(peer).map(|claim| (claim, name.clone())));
+        }
+        new.put(name, Some(entry.now(counts)));
+    }
+    new
+}
+
+/// Whether all is the same that a tunnel's peers depend on.
+fn is_same_tunnel(tunnel: &Tunnel, before: &Config, file: &Config) -> bool {
+    let head = before.tunnel(&tunnel.name).map(Tunnel::head);
+    head == Some(tunnel.head())
+        && before.uplink(&tunnel.uplink) == file.uplink(&tunnel.uplink)
+        && before.network_of_tunnel(&tunnel.name) == file.network_of_tunnel(&tunnel.name)
+}
+
+/// What a peer is over a file, with warnings.
+///
+/// # Errors
+///
+/// Why it is nothing.
+pub fn peer(
+    file: &Config,
+    tunnel: &Tunnel,
+    name: &Name,
+    said: &Said,
+) -> Result<(Arc<Peer>, Report), Unfit> {
+    let of_file = file.peer(&tunnel.name, name);
+    let mut keys = match (of_file, said.own) {
+        (Some(of_file), false) => object::peer_keys(of_file),
+        (None, false) => return Err(Unfit::Nothing),
+        (_, true) => Keys::new(),
+    };
+    object::lay(&mut keys, &said.keys);
+    let (mut peer, report) = object::peer(file, tunnel, name, &keys).map_err(Unfit::Mistakes)?;
+    if let Some(of_file) = of_file.filter(|_| !said.own) {
+        let peer = Arc::make_mut(&mut peer);
+        peer.preshared_key.clone_from(&of_file.preshared_key);
+        peer.preshared_key_file
+            .clone_from(&of_file.preshared_key_file);
+    }
+    if said.own && of_file.is_some_and(|of_file| *of_file != peer) {
+        return Err(Unfit::Both);
+    }
+    Ok((peer, report))
+}
+
+impl Entry<Port> {
+    /// What it was over another file, where all is the same that it depends on.
+    fn known(&self, name: &Name, before: &Config, file: &Config) -> Option<Arc<Port>> {
+        let port = self.counts.as_ref().ok()?;
+        let is_same = before.port(name) == file.port(name)
+            && before.cores.workers.len() == file.cores.workers.len()
+            && before.network(&port.network) == file.network(&port.network);
+        is_same.then(|| Arc::clone(port))
+    }
+}
+
+/// What a port is over a file, with warnings.
+///
+/// # Errors
+///
+/// Why it is nothing.
+pub fn port(file: &Config, name: &Name, said: &Said) -> Result<(Port, Report), Unfit> {
+    let mut keys = Keys::new();
+    let of_file = file.port(name);
+    match (of_file, said.own) {
+        (Some(of_file), false) => {
+            keys = object::port_keys(file, of_file);
+            if said.keys.contains_key("queues") {
+                // As many workers as there were queues.
+                keys.remove("queue_workers");
+            }
+        }
+        (None, false) => return Err(Unfit::Nothing),
+        (_, true) => {}
+    }
+    object::lay(&mut keys, &said.keys);
+    let (port, report) = object::port(file, name, &keys).map_err(Unfit::Mistakes)?;
+    if said.own && of_file.is_some_and(|of_file| *of_file != port) {
+        return Err(Unfit::Both);
+    }
+    Ok((port, report))
+}
