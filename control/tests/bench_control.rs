@@ -21,7 +21,9 @@ fn every_case_can_be_measured() {
         assert!(figure.goal.is_none_or(|goal| goal > 0.0));
         cases.borrow_mut().push(figure.case.clone());
     });
-    for part in ["start", "memory", "show", "wg-show", "wg-set", "file"] {
+    for part in [
+        "start", "memory", "show", "wg-show", "wg-set", "layer", "file",
+    ] {
         let is_there = |case: &String| case.split('/').next() == Some(part);
         assert!(cases.borrow().iter().any(is_there), "no case {part}");
     }

@@ -3,12 +3,14 @@
 //! In: how many peers, how often. Out: figures, as they are found. Never: an assertion about a time.
 
 use std::{
+    cell::RefCell,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use culvert::state::Part;
+use axum::http::Method;
+use culvert::{keys::PublicKey, state::Part};
 
 use crate::process::{Peers, Running, Wg, key, prefix};
 
@@ -77,6 +79,7 @@ pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
     files(&running, size, peers, print);
     grown("memory/after-files", Some(100.0));
     sets(&running, size, print);
+    objects(&running, size, print);
     reads(&running, size, print);
     grown("memory/after-reads", None);
     drop(running);
@@ -106,32 +109,10 @@ fn reads(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, 
 
 /// What `wg` changes of one peer.
 fn sets(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
-    let mut wg = running.wg();
-    let mut case = |name: &str, lines: &dyn Fn(usize) -> String| {
-        let mut times: Vec<_> = (0..size.sets)
-            .map(|round| {
-                let lines = lines(round);
-                let before = running.core_time();
-                wg.set(&lines);
-                // It goes to sleep again.
-                thread::sleep(Duration::from_millis(2));
-                running.core_time() - before
-            })
-            .collect();
-        times.sort_unstable();
-        let (median, high) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-        print(
-            &format!("wg-set/{name}/core"),
-            "µs",
-            micros(median),
-            Some(2_000.0),
-        );
-        print(
-            &format!("wg-set/{name}/core-p99"),
-            "µs",
-            micros(high),
-            Some(2_000.0),
-        );
+    let wg = RefCell::new(running.wg());
+    let case = |name: &str, lines: &dyn Fn(usize) -> String| {
+        let set = |round| wg.borrow_mut().set(&lines(round));
+        each(running, size, &format!("wg-set/{name}"), set, &print);
     };
     let peer = |number: usize| format!("public_key={}\n", hex(&key(number)));
     case("change", &|round| {
@@ -149,6 +130,65 @@ fn sets(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, O
     case("remove", &|round| {
         format!("{}remove=true\n", peer(size.peers + round))
     });
+}
+
+/// Ports and peers that come and go beside the file.
+fn objects(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    let case = |name: &str,
+                method: &Method,
+                path: &dyn Fn(usize) -> String,
+                keys: &dyn Fn(usize) -> String| {
+        let change = |round| running.change(method.clone(), &path(round), keys(round));
+        each(running, size, &format!("layer/{name}"), change, &print);
+    };
+    let port = |round: usize| format!("/v1/ports/v{round}");
+    let [put, patch, delete] = [Method::PUT, Method::PATCH, Method::DELETE];
+    let nothing = |_| String::new();
+    case("port-add", &put, &port, &|round| {
+        let [.., a, b] = round.to_be_bytes();
+        format!("{{network: n, mac: \"52:54:00:00:{a:02x}:{b:02x}\"}}")
+    });
+    case("port-del", &delete, &port, &nothing);
+    let peer = |round: usize| format!("/v1/tunnels/{}/peers/l{round}", running.tunnel());
+    let peer_keys = |round: usize, keepalive: &str| {
+        let number = size.peers + size.sets + round;
+        let key = PublicKey::from_bytes(key(number)).to_base64();
+        let prefix = prefix(number, 0);
+        format!(
+            "{{public_key: \"{key}\", allowed_ips: [{prefix}], persistent_keepalive: {keepalive}}}"
+        )
+    };
+    case("peer-add", &put, &peer, &|round| peer_keys(round, "off"));
+    case("peer-set", &patch, &peer, &|round| peer_keys(round, "25s"));
+    case("peer-del", &delete, &peer, &nothing);
+}
+
+/// What each of many changes of one thing costs the core.
+fn each(
+    running: &Running,
+    size: Size,
+    name: &str,
+    mut change: impl FnMut(usize),
+    print: &impl Fn(&str, &'static str, f64, Option<f64>),
+) {
+    let mut times: Vec<_> = (0..size.sets)
+        .map(|round| {
+            let before = running.core_time();
+            change(round);
+            // It goes to sleep again.
+            thread::sleep(Duration::from_millis(2));
+            running.core_time() - before
+        })
+        .collect();
+    times.sort_unstable();
+    let (median, high) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    print(&format!("{name}/core"), "µs", micros(median), Some(2_000.0));
+    print(
+        &format!("{name}/core-p99"),
+        "µs",
+        micros(high),
+        Some(2_000.0),
+    );
 }
 
 /// Files: with nothing new, and with one changed peer.

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::http::Method;
 use culvert::{
     api::{bodies::ApplyBody, client::Client},
     keys,
@@ -108,6 +109,17 @@ impl Running {
             ..ApplyBody::default()
         };
         self.client().apply(&body).unwrap()
+    }
+
+    /// The tunnel that has them.
+    pub(crate) fn tunnel(&self) -> &str {
+        &self.tunnel
+    }
+
+    /// Changes one object beside the file.
+    pub(crate) fn change(&self, method: Method, path: &str, keys: String) {
+        let applied = self.client().change(method, path, keys).unwrap();
+        assert_eq!(applied.failures, [""; 0]);
     }
 
     /// Speaks as `wg` does.
