@@ -305,25 +305,20 @@ fn a_peer_that_is_missed_has_its_name_asked_for_before_the_lifetime_ends() {
 
 #[test]
 fn all_addresses_of_a_name_are_tried() {
-    let mut far = Far::new(1);
+    let far = Far::new(1);
     let port = far.address().port();
     let mut engine = engine(&[(1, &format!("many.invalid:{port}"))], None);
-    let mut now = clock::now();
+    let now = clock::now();
     engine.round(now).unwrap();
-    let begun = now.monotonic;
     // The last of them is there.
     let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.1"];
     engine.answer("many.invalid", &addresses, now);
     assert_eq!(engine.place_of(1), Some(at(&format!("127.0.0.2:{port}"))));
-    far.socket.set_nonblocking(true).unwrap();
-    while far.socket.peek(&mut [0; 148]).is_err() {
-        now = engine.pass(now, Duration::from_secs(1));
-    }
-    assert!(now.monotonic.since(begun) < Duration::from_secs(30));
-    far.answer();
-    while engine.place_of(1) != Some(far.address()) {
-        engine.round(now).unwrap();
-    }
+    engine.pass(now, Duration::from_secs(30));
+    // It is called there by then; the worker comes to it in its own time.
+    let patience = Some(Duration::from_secs(60));
+    far.socket.set_read_timeout(patience).unwrap();
+    assert_eq!(far.socket.peek(&mut [0; 256]).unwrap(), 148);
     engine.stop();
 }
 
