@@ -307,6 +307,13 @@ impl Books {
     ) -> Result<(Step, Report), Refused> {
         let file = now.file();
         let made = said.map(|said| self.make(now, object, said)).transpose()?;
+        if let (None, Object::Port(name)) = (said, object)
+            && let Some(port) = file.port(name)
+            && let Some(what) = self.claims(now).denied(file, port)
+        {
+            let error = format!("{object} can't be as the file has it: {what}");
+            return Err(Refused::Conflict(error));
+        }
         let (made, warnings) = made.unzip();
         let mut api = now.api().with(object, said.cloned().zip(made));
         let others_wait = now.api().resting().next().is_some();

@@ -149,6 +149,12 @@ impl fmt::Display for Unfit {
     }
 }
 
+impl Unfit {
+    fn in_words(&self) -> Arc<str> {
+        self.to_string().into()
+    }
+}
+
 /// The layer, as it is over a file.
 #[derive(Clone, Debug, Default)]
 pub struct Laid {
@@ -311,25 +317,75 @@ impl Laid {
         if self.ports.is_empty() {
             return new;
         }
-        let mut claims = Claims::of(file, file.ports.iter());
-        for (name, entry) in self.ports.in_order() {
+        let made = self.ports.in_order().into_iter().map(|(name, entry)| {
             let known = before.and_then(|before| entry.known(name, before, file));
             let made = match known {
                 Some(port) => Ok(port),
                 None => port(file, name, &entry.said).map(|(port, _)| Arc::new(port)),
             };
-            let of_file = file.port(name);
-            let counts = made.and_then(|port| match claims.denied(file, &port) {
-                Some(what) => Err(Unfit::Taken(what)),
-                None => Ok(port),
-            });
-            if let Ok(port) = &counts {
-                of_file.into_iter().for_each(|old| claims.revoke(file, old));
-                claims.grant(file, port);
+            (name, entry, made.map_err(|unfit| unfit.in_words()))
+        });
+        let made: Vec<_> = made.collect();
+        let is_files = |name: &Name| file.port(name).is_some();
+        let counting = counting(&made, is_files, |over| {
+            let untouched = file.ports.iter().filter(|port| !over.contains(&port.name));
+            let mut claims = Claims::of(file, untouched);
+            move |_, port: &Arc<Port>| {
+                let denied = claims.denied(file, port);
+                if denied.is_none() {
+                    claims.grant(file, port);
+                }
+                denied
             }
+        });
+        for ((name, entry, _), counts) in made.iter().zip(counting) {
             new.ports.put(name, Some(entry.now(counts)));
         }
         new
+    }
+}
+
+/// An object of the layer, and what it is over a file, or why it is nothing.
+type Candidate<'l, T> = (&'l Name, &'l Entry<T>, Result<Arc<T>, Arc<str>>);
+
+/// Which objects count, in their order. What lies over one of the file's has what it says in the place of what that has,
+/// whatever came first; where it can't, the file's has its own again, and all are looked at anew.
+///
+/// `begin` is told which of the file's are not as the file says. What it makes is asked whether an object can be had, and
+/// why not, and takes note of those that can.
+fn counting<T, F: FnMut(&Name, &Arc<T>) -> Option<String>>(
+    made: &[Candidate<'_, T>],
+    is_files: impl Fn(&Name) -> bool,
+    begin: impl Fn(&HashSet<&Name>) -> F,
+) -> Vec<Result<Arc<T>, Arc<str>>> {
+    let over = made
+        .iter()
+        .filter(|(name, _, made)| made.is_ok() && is_files(name));
+    let mut over: HashSet<&Name> = over.map(|(name, ..)| *name).collect();
+    let mut resting: HashMap<&Name, Arc<str>> = HashMap::new();
+    loop {
+        let mut denied = begin(&over);
+        let mut first = None;
+        let counts = made.iter().map(|(name, _, made)| {
+            let made = made.clone()?;
+            if let Some(why) = resting.get(name) {
+                return Err(Arc::clone(why));
+            }
+            let Some(why) = denied(name, &made) else {
+                return Ok(made);
+            };
+            let why: Arc<str> = why.into();
+            if over.contains(name) {
+                first.get_or_insert((*name, Arc::clone(&why)));
+            }
+            Err(why)
+        });
+        let counts = counts.collect();
+        let Some((name, why)) = first else {
+            return counts;
+        };
+        over.remove(name);
+        resting.insert(name, why);
     }
 }
 
@@ -363,9 +419,9 @@ impl<T: Clone> Entry<T> {
     }
 
     /// The same over another file.
-    fn now(&self, counts: Result<Arc<T>, Unfit>) -> Self {
+    fn now(&self, counts: Result<Arc<T>, Arc<str>>) -> Self {
         Self {
-            counts: counts.map_err(|unfit| unfit.to_string().into()),
+            counts,
             ..self.clone()
         }
     }
@@ -395,7 +451,7 @@ fn peers_upon(
     let mut new = laid.clone();
     let Some(tunnel) = file.tunnel(name) else {
         for (name, entry) in laid.in_order() {
-            new.put(name, Some(entry.now(Err(Unfit::Nowhere))));
+            new.put(name, Some(entry.now(Err(Unfit::Nowhere.in_words()))));
         }
         return new;
     };
@@ -410,31 +466,29 @@ fn peers_upon(
             Some(peer) => Ok(peer),
             None => peer(file, tunnel, name, &entry.said).map(|(peer, _)| peer),
         };
-        (name, entry, made)
+        (name, entry, made.map_err(|unfit: Unfit| unfit.in_words()))
     });
     let made: Vec<_> = made.collect();
     let peers = made.iter().filter_map(|(.., made)| made.as_ref().ok());
     let wanted: HashSet<_> = peers.flat_map(|peer| claims(peer)).collect();
-    let mut owners: HashMap<PeerClaim, Name> = HashMap::new();
-    for peer in &tunnel.peers {
-        for claim in claims(peer).filter(|claim| wanted.contains(claim)) {
-            owners.insert(claim, peer.name.clone());
-        }
-    }
-    for (name, entry, made) in made {
-        let counts = made.and_then(|peer| {
-            let other = claims(&peer).find_map(|it| owners.get(&it).filter(|other| *other != name));
-            match other {
-                Some(other) => Err(Unfit::Taken(format!(
-                    "peer {other} has its key or one of its prefixes"
-                ))),
-                None => Ok(peer),
+    let is_files = |peer: &Name| file.peer(name, peer).is_some();
+    let counting = counting(&made, is_files, |over| {
+        let mut owners: HashMap<PeerClaim, Name> = HashMap::new();
+        for peer in tunnel.peers.iter().filter(|it| !over.contains(&it.name)) {
+            for claim in claims(peer).filter(|claim| wanted.contains(claim)) {
+                owners.insert(claim, peer.name.clone());
             }
-        });
-        if let Ok(peer) = &counts {
-            owners.retain(|_, owner| owner != name);
-            owners.extend(claims(peer).map(|claim| (claim, name.clone())));
         }
+        move |name, peer: &Arc<Peer>| {
+            let other = claims(peer).find_map(|it| owners.get(&it).filter(|other| *other != name));
+            if let Some(other) = other {
+                return Some(format!("peer {other} has its key or one of its prefixes"));
+            }
+            owners.extend(claims(peer).map(|claim| (claim, name.clone())));
+            None
+        }
+    });
+    for ((name, entry, _), counts) in made.iter().zip(counting) {
         new.put(name, Some(entry.now(counts)));
     }
     new
