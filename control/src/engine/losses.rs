@@ -4,7 +4,8 @@
 //! [`PEERS_AT_ONCE`] peers and [`PORTS_AT_ONCE`] ports a second: where there are more, each has its turn.
 //!
 //! A reason begins with ten packets a second between two looks, and ends when there was less than one a second for ten
-//! seconds: a stray packet is no event, and a loss that comes and goes is one.
+//! seconds: a stray packet is no event, and a loss that comes and goes is one. What was lost before a thing was looked
+//! at first, or before its counters were others, is nothing new.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +15,7 @@ use std::{
 use culvert_wireguard::Instant;
 
 use super::Engine;
-use crate::{events::Event, report::named};
+use crate::{config::Name, events::Event, report::named};
 
 /// Some 100 ns each while nothing is lost.
 const PEERS_AT_ONCE: usize = 2_048;
@@ -34,17 +35,21 @@ pub(super) struct Losses {
     watched: HashMap<Scope, Watched>,
     next_peer: usize,
     next_port: usize,
+    /// There was no room for something in this turn, in the one before: what is found now may have lost long ago.
+    is_crowded: bool,
+    was_crowded: bool,
     /// When everything had had its turn last, and how long that took.
     passed: Option<Instant>,
     cycle: Duration,
 }
 
-/// Whose books they are, by its place.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// Whose books they are. Ports and uplinks may get other places with the counters that they have; a peer keeps its
+/// own, and may get another name.
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Scope {
-    Port(usize),
+    Port(Name),
     Peer(usize),
-    Uplink(usize),
+    Uplink(Name),
 }
 
 struct Watched {
@@ -68,7 +73,7 @@ struct Episode {
 }
 
 impl Losses {
-    /// Looks at the counters of one thing; `counts` and `name` are asked for if something has changed.
+    /// Looks at the counters of one thing. `name` is asked for if it has lost anything, `counts` if that has changed.
     fn look(
         &mut self,
         scope: Scope,
@@ -77,23 +82,19 @@ impl Losses {
         name: impl FnOnce() -> String,
         now: Instant,
     ) {
-        // Whatever was there before had lost more: another has its place.
-        let before = self.watched.get(&scope);
-        if before.is_some_and(|watched| watched.total > total) {
-            self.forget(scope);
+        if total == 0 {
+            return self.forget(&scope);
         }
-        if total == 0 || (self.watched.len() >= WATCHED && !self.watched.contains_key(&scope)) {
+        let name = name();
+        let Some(watched) = self.watched.get_mut(&scope) else {
+            return self.begin(scope, name, counts(), total, now);
+        };
+        if watched.name != name || watched.total > total {
+            // Another is in its place, or it counts from the beginning. Since when, nobody knows.
+            watched.end();
+            *watched = Watched::known(name, counts(), total, now);
             return;
         }
-        let cycle = u64::try_from(self.cycle.as_nanos()).unwrap_or_default();
-        let turn_before = Instant::from_nanos(now.as_nanos().saturating_sub(cycle));
-        let watched = self.watched.entry(scope).or_insert_with(|| Watched {
-            name: name(),
-            // It was looked at then, and had lost nothing.
-            at: turn_before,
-            total: 0,
-            reasons: BTreeMap::new(),
-        });
         let rests = watched.reasons.values().all(|loss| loss.episode.is_none());
         if watched.total != total || !rests {
             watched.look(counts(), now);
@@ -101,22 +102,65 @@ impl Losses {
         (watched.total, watched.at) = (total, now);
     }
 
-    fn forget(&mut self, scope: Scope) {
-        if let Some(mut watched) = self.watched.remove(&scope) {
+    /// Watches something that has lost packets and was not watched yet.
+    fn begin(
+        &mut self,
+        scope: Scope,
+        name: String,
+        counts: BTreeMap<String, u64>,
+        total: u64,
+        now: Instant,
+    ) {
+        if self.watched.len() >= WATCHED {
+            self.is_crowded = true;
+            return;
+        }
+        let is_known = self.is_crowded || self.was_crowded;
+        let watched = if is_known {
+            Watched::known(name, counts, total, now)
+        } else {
+            // It was looked at one turn before, and had lost nothing, or was not there.
+            let cycle = u64::try_from(self.cycle.as_nanos()).unwrap_or_default();
+            let before = Instant::from_nanos(now.as_nanos().saturating_sub(cycle));
+            let mut watched = Watched::known(name, BTreeMap::new(), total, before);
+            watched.look(counts, now);
+            watched.at = now;
+            watched
+        };
+        self.watched.insert(scope, watched);
+    }
+
+    fn forget(&mut self, scope: &Scope) {
+        if let Some(mut watched) = self.watched.remove(scope) {
             watched.end();
         }
     }
 
     /// All had their turn. What is gone by now is forgotten.
-    fn pass(&mut self, is_there: impl Fn(Scope) -> bool, now: Instant) {
+    fn pass(&mut self, is_there: impl Fn(&Scope) -> bool, now: Instant) {
+        self.was_crowded = std::mem::take(&mut self.is_crowded);
         self.cycle = self.passed.map_or(self.cycle, |passed| now.since(passed));
         self.passed = Some(now);
-        let gone = self.watched.extract_if(|scope, _| !is_there(*scope));
+        let gone = self.watched.extract_if(|scope, _| !is_there(scope));
         gone.for_each(|(_, mut watched)| watched.end());
     }
 }
 
 impl Watched {
+    /// Something that has lost so many already.
+    fn known(name: String, counts: BTreeMap<String, u64>, total: u64, at: Instant) -> Self {
+        let known = |(reason, packets)| {
+            let episode = None;
+            (reason, Loss { packets, episode })
+        };
+        Self {
+            name,
+            at,
+            total,
+            reasons: counts.into_iter().map(known).collect(),
+        }
+    }
+
     fn look(&mut self, counts: BTreeMap<String, u64>, now: Instant) {
         // Looks are a second apart at least.
         let millis = now.since(self.at).as_millis().max(1_000);
@@ -164,7 +208,7 @@ impl Loss {
             Event::DropsEnded {
                 scope: scope.to_owned(),
                 reason,
-                packets: self.packets - episode.before,
+                packets: self.packets.saturating_sub(episode.before),
             }
             .tell();
         }
@@ -175,16 +219,12 @@ impl Engine {
     /// Looks at those whose turn it is.
     pub(super) fn watch_losses(&mut self, now: Instant) {
         let mut losses = std::mem::take(&mut self.losses);
-        for (slot, uplink) in self.tell_uplinks_with_places() {
-            let total = uplink.drops.values().sum();
-            let name = || format!("uplink {}", uplink.name);
-            losses.look(
-                Scope::Uplink(slot),
-                total,
-                || uplink.drops.clone(),
-                name,
-                now,
-            );
+        for (_, uplink) in self.uplinks.iter() {
+            let drops = self.tell_drops(uplink);
+            let total = drops.values().sum();
+            let name = || format!("uplink {}", uplink.config.name);
+            let scope = Scope::Uplink(uplink.config.name.clone());
+            losses.look(scope, total, || drops, name, now);
         }
         let ports = losses.next_port..self.ports.places();
         losses.next_port += PORTS_AT_ONCE;
@@ -195,7 +235,8 @@ impl Engine {
             let drops = super::report::losses(port);
             let total = drops.values().sum();
             let name = || format!("port {}", port.config.name);
-            losses.look(Scope::Port(slot), total, || drops, name, now);
+            let scope = Scope::Port(port.config.name.clone());
+            losses.look(scope, total, || drops, name, now);
         }
         let peers = losses.next_peer..self.peers.places();
         losses.next_peer += PEERS_AT_ONCE;
@@ -220,10 +261,10 @@ impl Engine {
         let ports_left = losses.next_port < self.ports.places();
         let peers_left = losses.next_peer < self.peers.places();
         if !ports_left && !peers_left {
-            let is_there = |scope| match scope {
-                Scope::Port(slot) => self.ports.get(slot).is_some(),
-                Scope::Peer(slot) => self.peers.get(slot).is_some(),
-                Scope::Uplink(slot) => self.uplinks.get(slot).is_some(),
+            let is_there = |scope: &Scope| match scope {
+                Scope::Port(name) => self.ports.named(name).is_some(),
+                Scope::Peer(slot) => self.peers.get(*slot).is_some(),
+                Scope::Uplink(name) => self.uplinks.named(name).is_some(),
             };
             losses.pass(is_there, now);
             (losses.next_port, losses.next_peer) = (0, 0);
@@ -255,7 +296,7 @@ mod tests {
         let mut pass = |new: u64| {
             total += new;
             let counts = || BTreeMap::from([("replayed".to_owned(), total)]);
-            losses.look(Scope::Port(1), total, counts, || scope.into(), now);
+            losses.look(Scope::Peer(1), total, counts, || scope.into(), now);
             losses.pass(|_| true, now);
             now = now + second;
         };
@@ -301,5 +342,70 @@ mod tests {
             matches!(told[1], Event::DropsEnded { packets: 80, .. }),
             "{told:?}"
         );
+    }
+
+    /// What is told in two looks at places, each with its name and total; a second lies between them.
+    fn told_of(watch: &mut Losses, looks: &[(Scope, &str, u64)], object: &str) -> Vec<Event> {
+        let since = EVENTS.last();
+        let mut now = Instant::default() + Duration::from_secs(100);
+        for (scope, name, total) in looks {
+            let counts = || BTreeMap::from([("replayed".to_owned(), *total)]);
+            watch.look(scope.clone(), *total, counts, || (*name).into(), now);
+            watch.pass(|_| true, now);
+            now = now + Duration::from_secs(1);
+        }
+        told(since, object)
+    }
+
+    #[test]
+    fn what_was_lost_before_is_nothing_new() {
+        let port = Scope::Port(Name::new("losses-old").unwrap());
+        let object = "port losses-old";
+        // Its counters begin anew, in the middle of a look.
+        let looks = [0, 5, 9, 900_000, 800_000, 800_001];
+        let looks = looks.map(|total| (port.clone(), object, total));
+        let events = told_of(&mut Losses::default(), &looks, object);
+        assert!(
+            matches!(
+                events[..],
+                [
+                    Event::DropsBegan { rate: 899_991, .. },
+                    Event::DropsEnded {
+                        packets: 899_991,
+                        ..
+                    }
+                ]
+            ),
+            "{events:?}"
+        );
+        // Another one has its place: it is told under its own name, from there on.
+        let (peer, first, second) = (Scope::Peer(1), "peer losses/a", "peer losses/b");
+        let looks = [(first, 5), (second, 800_000), (second, 800_050)];
+        let looks = looks.map(|(name, total)| (peer.clone(), name, total));
+        let mut losses = Losses::default();
+        let events = told_of(&mut losses, &looks, second);
+        assert!(
+            matches!(events[..], [Event::DropsBegan { rate: 50, .. }]),
+            "{events:?}"
+        );
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_not_lost_at_once() {
+        let mut losses = Losses::default();
+        let full = (0..=WATCHED).map(|place| (Scope::Peer(place), "peer losses/any", 1));
+        for (scope, name, total) in full {
+            losses.look(
+                scope,
+                total,
+                BTreeMap::new,
+                || name.into(),
+                Instant::default(),
+            );
+        }
+        losses.watched.clear();
+        let object = "peer losses/late";
+        let late = [(Scope::Peer(WATCHED), object, 800_000); 1];
+        assert!(told_of(&mut losses, &late, object).is_empty());
     }
 }

@@ -4,6 +4,7 @@
 //! paths, frames to send. Never: an mbuf or a socket of a worker's.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -44,6 +45,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 pub(super) struct UplinkState {
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
+    /// What tunnels lost while they were on it, and host stacks that it had.
+    pub(super) lost: BTreeMap<String, u64>,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
     /// The number of the interface that its sockets are bound to.
@@ -94,6 +97,7 @@ impl UplinkState {
                     is_refused: false,
                     is_shut: false,
                     counters: Arc::default(),
+                    lost: BTreeMap::new(),
                     link_up: None,
                     speed_mbps: None,
                     #[cfg(feature = "dpdk")]
@@ -132,6 +136,7 @@ impl UplinkState {
                     is_refused: false,
                     is_shut: false,
                     counters: Arc::default(),
+                    lost: BTreeMap::new(),
                     link_up: None,
                     speed_mbps: None,
                     patience: LINK_PATIENCE,

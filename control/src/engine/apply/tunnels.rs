@@ -573,10 +573,13 @@ impl Engine {
                 continue;
             };
             tunnel.markers = markers;
-            if let Some(&seat) = seats.get(&name)
-                && std::mem::replace(&mut tunnel.uplink, seat) != seat
-            {
-                left.moved.push(slot);
+            let mut lost = None;
+            if let Some(&seat) = seats.get(&name) {
+                let from = std::mem::replace(&mut tunnel.uplink, seat);
+                if from != seat {
+                    left.moved.push(slot);
+                    lost = Some((from, std::mem::take(&mut tunnel.drops)));
+                }
             }
             let uplink = self.uplinks.get(tunnel.uplink);
             let owners = uplink.map(|uplink| uplink.config.queue_workers.clone());
@@ -586,6 +589,9 @@ impl Engine {
                     (peer.uplink, peer.local) = (tunnel.uplink, None);
                     peer.outdate_path();
                 }
+            }
+            if let Some((from, lost)) = lost {
+                self.keep_drops(from, lost);
             }
             failures.extend(self.attach(&owners.unwrap_or_default(), queues));
         }
@@ -655,6 +661,7 @@ impl Engine {
         }
         self.unrouted.retain(|(_, of, _)| *of != slot);
         if let Some(mut tunnel) = self.tunnels.remove(slot) {
+            self.keep_drops(tunnel.uplink, std::mem::take(&mut tunnel.drops));
             tunnel.device.bring_down();
         }
     }

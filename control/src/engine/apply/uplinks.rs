@@ -209,12 +209,15 @@ impl Engine {
         };
         (uplink.is_shut, uplink.link_up) = (true, Some(false));
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
+        let lost = uplink.lost.clone();
         let owners = config.queue_workers.clone();
         // A worker may have been slow to give it up.
         uplink.close()?;
+        let before = self.uplinks.get(slot).map(|it| self.host_drops(it));
         let (mut state, queues) = self.open_uplink(config, slot, now)?;
-        state.counters = counters;
+        (state.counters, state.lost) = (counters, lost);
         self.uplinks.put(slot, state);
+        self.keep_drops(slot, before.unwrap_or_default());
         self.outdate_paths_by(slot);
         let failures = self.attach(&owners, queues);
         match failures.is_empty() {
@@ -271,6 +274,7 @@ impl Engine {
             if let Some(before) = self.uplinks.named(&name) {
                 // What it counts goes on.
                 state.counters = before.counters.clone();
+                state.lost = before.lost.clone();
             }
             let owners = state.config.queue_workers.clone();
             self.uplinks.put(coming.slot, state);
@@ -332,6 +336,7 @@ impl Engine {
 
     fn close_uplinks(&mut self, gone: &[usize], moved: &[usize], now: Now) -> Vec<String> {
         let taken = gone.iter().filter_map(|&slot| {
+            self.keep_host_drops(slot);
             self.hosts
                 .remove(Scope::Uplink(UplinkIndex::from_slot(slot)));
             self.uplinks.take(slot)

@@ -8,7 +8,7 @@ mod meters;
 mod ports;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -71,24 +71,9 @@ impl Engine {
     }
 
     fn tell_uplinks(&self) -> Vec<Uplink> {
-        // Tunnels are looked at once.
-        let mut lost: HashMap<usize, BTreeMap<String, u64>> = HashMap::new();
-        for (_, tunnel) in self.tunnels.iter().filter(|(_, t)| !t.drops.is_empty()) {
-            let lost = lost.entry(tunnel.uplink).or_default();
-            for (name, count) in &tunnel.drops {
-                *lost.entry((*name).to_owned()).or_default() += count;
-            }
-        }
-        let uplink = |(slot, uplink): (usize, &UplinkState)| {
+        let uplink = |(_, uplink): (usize, &UplinkState)| {
             let config = &uplink.config;
             let counters = &uplink.counters;
-            let mut drops = named(counters.drops.iter());
-            for (name, count) in lost.get(&slot).into_iter().flatten() {
-                *drops.entry(name.clone()).or_default() += count;
-            }
-            for (name, count) in self.host(uplink).into_iter().flat_map(HostStack::drops) {
-                drops.insert(format!("host-{name}"), count);
-            }
             let (driver, device) = match &config.driver {
                 UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.device.devargs()),
                 UplinkDriver::Udp(udp) => ("udp", udp.device.clone().unwrap_or_default()),
@@ -110,16 +95,54 @@ impl Engine {
                     packets: counters.tx_packets.load(Ordering::Relaxed),
                     bytes: counters.tx_bytes.load(Ordering::Relaxed),
                 },
-                drops,
+                drops: self.tell_drops(uplink),
             }
         };
         self.uplinks.iter().map(uplink).collect()
     }
 
-    /// The same, with their places.
-    pub(super) fn tell_uplinks_with_places(&self) -> Vec<(usize, Uplink)> {
-        let slots = self.uplinks.iter().map(|(slot, _)| slot);
-        slots.zip(self.tell_uplinks()).collect()
+    /// What an uplink has lost, with its host stack and what tunnels lost while they were on it.
+    pub(super) fn tell_drops(&self, uplink: &UplinkState) -> BTreeMap<String, u64> {
+        let mut drops = named(uplink.counters.drops.iter());
+        add(&mut drops, &uplink.lost);
+        let present = self.uplinks.place(&uplink.config.name);
+        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
+        for tunnel in tunnels.filter(|tunnel| Some(tunnel.uplink) == present) {
+            let lost = tunnel.drops.iter();
+            add(&mut drops, lost.map(|(name, count)| (*name, count)));
+        }
+        add(&mut drops, &self.host_drops(uplink));
+        drops
+    }
+
+    /// What an uplink's host stack has lost.
+    pub(super) fn host_drops(&self, uplink: &UplinkState) -> BTreeMap<String, u64> {
+        let drops = self.host(uplink).into_iter().flat_map(HostStack::drops);
+        let named = drops.map(|(name, count)| (format!("host-{name}"), count));
+        named.collect()
+    }
+
+    /// The host stack of the uplink at `slot` goes: what it has lost stays with whoever has the uplink's name now.
+    pub(super) fn keep_host_drops(&mut self, slot: usize) {
+        let lost = self.uplinks.get(slot).map(|it| self.host_drops(it));
+        self.keep_drops(slot, lost.unwrap_or_default());
+    }
+
+    /// Something that was on the uplink at `slot` leaves it: what it has lost there stays with whoever has the uplink's
+    /// name now.
+    pub(super) fn keep_drops<N: AsRef<str>>(
+        &mut self,
+        slot: usize,
+        lost: impl IntoIterator<Item = (N, u64)>,
+    ) {
+        let name = self.uplinks.get(slot).map(|it| it.config.name.clone());
+        let heir = name.and_then(|name| self.uplinks.place(&name));
+        let Some(uplink) = self.uplinks.get_mut(heir.unwrap_or(slot)) else {
+            return;
+        };
+        for (name, count) in lost {
+            *uplink.lost.entry(name.as_ref().to_owned()).or_default() += count;
+        }
     }
 
     fn tell_tunnel(&self, name: &Name) -> Option<Tunnel> {
@@ -170,5 +193,14 @@ impl Engine {
             }));
         }
         neighbors
+    }
+}
+
+fn add<'l, N: AsRef<str>>(
+    drops: &mut BTreeMap<String, u64>,
+    lost: impl IntoIterator<Item = (N, &'l u64)>,
+) {
+    for (name, count) in lost {
+        *drops.entry(name.as_ref().to_owned()).or_default() += count;
     }
 }

@@ -188,6 +188,49 @@ fn an_uplink_changes_its_addresses() {
 }
 
 #[test]
+fn what_an_uplink_has_lost_stays_with_it() {
+    let [a, b] = free_ports();
+    let uplinks = [("u", AT_1), ("v", AT_2)];
+    let both = [("a", "u", a), ("b", "u", b)];
+    let mut site = Site::start(file(&uplinks, &both));
+    let mut before = report(&mut site.engine).uplinks;
+    let there = [("u", ", addresses: [127.0.0.3/8]"), ("v", AT_2)];
+    for (uplinks, tunnels) in [
+        (uplinks, vec![("a", "v", a), ("b", "u", b)]),
+        (uplinks, vec![("a", "v", a)]),
+        (uplinks, vec![("a", "u", a)]),
+        // Exchanged, with the tunnel and while it goes.
+        (there, vec![("a", "u", a)]),
+        (uplinks, vec![]),
+        (uplinks, both.to_vec()),
+    ] {
+        let slots: Vec<_> = site.engine.tunnels.iter().map(|it| it.0).collect();
+        for slot in slots {
+            let tunnel = site.engine.tunnels.get_mut(slot).unwrap();
+            *tunnel.drops.entry("mac1-invalid").or_default() += 100;
+        }
+        let grown = report(&mut site.engine).uplinks;
+        site.apply(file(&uplinks, &tunnels)).unwrap();
+        let now = report(&mut site.engine).uplinks;
+        for old in before.iter().chain(&grown) {
+            let new = now.iter().find(|it| it.name == old.name).unwrap();
+            for (reason, count) in &old.drops {
+                assert!(
+                    new.drops.get(reason) >= Some(count),
+                    "{reason}: {old:?} {new:?}"
+                );
+            }
+        }
+        before = now;
+    }
+    let lost = |name: &str| {
+        let uplink = before.iter().find(|it| it.name == name);
+        uplink.unwrap().drops.get("mac1-invalid").copied()
+    };
+    assert_eq!((lost("u"), lost("v")), (Some(500), Some(200)));
+}
+
+#[test]
 fn an_uplink_that_cant_be_had_changes_nothing() {
     let [a, b] = free_ports();
     let one = file(&[("u", AT_1)], &[("a", "u", a)]);
