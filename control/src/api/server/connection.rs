@@ -72,14 +72,14 @@ pub(super) fn turn_away(stream: &UnixStream) {
 }
 
 /// A stream whose writes fail when nothing of them is read for a while.
-struct Impatient<S> {
+pub(super) struct Impatient<S> {
     stream: S,
     /// Until when something has to be read, while something waits.
     unread: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Impatient<S> {
-    fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             unread: None,

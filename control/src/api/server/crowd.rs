@@ -22,8 +22,18 @@ pub(super) enum Whose {
 }
 
 /// The connections of one door.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Crowd(Arc<Mutex<HashMap<Whose, usize>>>);
+#[derive(Clone, Debug)]
+pub(super) struct Crowd {
+    places: Arc<Mutex<HashMap<Whose, usize>>>,
+    most: usize,
+    share: usize,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self::of(DOOR, SHARE)
+    }
+}
 
 /// A connection's place, which is free again when dropped.
 #[derive(Debug)]
@@ -33,12 +43,21 @@ pub(super) struct Place {
 }
 
 impl Crowd {
+    /// So many at most, and so many of one user or address.
+    pub(super) fn of(most: usize, share: usize) -> Self {
+        Self {
+            places: Arc::default(),
+            most,
+            share,
+        }
+    }
+
     /// A place for one more, if there is one.
     pub(super) fn place(&self, whose: Whose) -> Option<Place> {
         let mut places = self.places();
         let all: usize = places.values().sum();
         let own = places.get(&whose).copied().unwrap_or(0);
-        if own >= SHARE || all >= DOOR {
+        if own >= self.share || all >= self.most {
             return None;
         }
         places.insert(whose, own + 1);
@@ -47,7 +66,7 @@ impl Crowd {
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Whose, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

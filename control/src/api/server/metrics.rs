@@ -1,7 +1,7 @@
 //! Metrics for Prometheus: `GET /metrics`, on the control socket and, if configured, on TCP.
 //!
-//! In: what a reader accepts. Out: the text in chunks, as fast as the reader takes them. Never: more than [`SCRAPES`] at
-//! once; a text that ends early and looks whole.
+//! In: what a reader accepts. Out: the text in chunks, as fast as the reader takes them. Never: more than [`SCRAPES`] looks
+//! at the engine at once, or more than [`TEXTS`] on their way; a text that ends early and looks whole.
 
 use std::io;
 use std::time::Duration;
@@ -24,9 +24,15 @@ use crate::api::Requester;
 use crate::metrics::{self, Form, Gone};
 use crate::report::Survey;
 
-/// Of 100,000 peers each has some 10 MB.
+/// The engine is looked at so often at once.
 const AT_ONCE: usize = 2;
 static SCRAPES: Semaphore = Semaphore::const_new(AT_ONCE);
+
+/// Of 100,000 peers each holds some 10 MB, until its reader has it: more than one TCP address has connections.
+static TEXTS: Semaphore = Semaphore::const_new(16);
+
+/// A reader that takes nothing for so long is cut off.
+const UNREAD: Duration = Duration::from_secs(5);
 
 /// Chunks of some KiB that wait for a slow reader.
 const CHUNKS: usize = 2;
@@ -48,21 +54,25 @@ pub(super) async fn scrape(
     let end = Instant::now() + patience;
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let form = Form::accepted(accept.unwrap_or_default());
-    let Ok(Ok(turn)) = timeout_at(end, SCRAPES.acquire()).await else {
+    let turn = async { Some((TEXTS.acquire().await.ok()?, SCRAPES.acquire().await.ok()?)) };
+    let Ok(Some((place, turn))) = timeout_at(end, turn).await else {
         let error = "others are answered, and take long: try again";
         return plain(StatusCode::SERVICE_UNAVAILABLE, error);
     };
     // Whoever gave up waiting has a turn as long as its thread waits.
-    let taking = spawn_blocking(move || (turn, Survey::take(&requester)));
-    let (turn, survey) = match timeout_at(end, taking).await {
-        Ok(Ok((turn, Ok(survey)))) => (turn, survey),
+    let taking = spawn_blocking(move || {
+        let _turn = turn;
+        (place, Survey::take(&requester))
+    });
+    let (place, survey) = match timeout_at(end, taking).await {
+        Ok(Ok((place, Ok(survey)))) => (place, survey),
         Ok(Ok((_, Err(error)))) => return unavailable(error),
         Ok(Err(_)) => return failed("the metrics could not be read"),
         Err(_) => return late("the engine did not answer in time: try again"),
     };
     let (sender, body) = Channel::<Bytes, io::Error>::new(CHUNKS);
     spawn_blocking(move || {
-        let _turn = turn;
+        let _place = place;
         send(&survey, form, sender, Instant::now() + PATIENCE);
     });
     ([(CONTENT_TYPE, form.content_type())], Body::new(body)).into_response()
@@ -72,6 +82,7 @@ pub(super) async fn scrape(
 fn send(survey: &Survey, form: Form, mut sender: Sender<Bytes, io::Error>, end: Instant) {
     let runtime = Handle::current();
     let mut put = |chunk: String| {
+        let end = end.min(Instant::now() + UNREAD);
         let sent = timeout_at(end, sender.send_data(chunk.into()));
         match runtime.block_on(sent) {
             Ok(Ok(())) => Ok(()),
