@@ -207,7 +207,7 @@ struct Engine {
     /// Where `wg` finds its tunnel.
     lone_socket: Option<Served>,
     generation: u64,
-    started: Instant,
+    started: Now,
     snapshots: Arc<SnapshotCell>,
     /// Old snapshots that some worker may still hold.
     retired: Vec<Arc<Snapshot>>,

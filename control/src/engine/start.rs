@@ -108,7 +108,7 @@ impl Engine {
             lone_tun,
             lone_socket: None,
             generation: 0,
-            started: now.monotonic,
+            started: now,
             snapshots,
             retired: Vec::new(),
             attention,

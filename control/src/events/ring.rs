@@ -109,11 +109,10 @@ impl Ring {
         let object = event.object();
         // An operator's doings are about nothing else.
         let thing = (object != "configuration").then(|| hash((place, object)));
-        match self.limit.admit_cause(place, thing, || event.clone(), now) {
-            Some(left_out) => self.keep(event, left_out),
-            None => {
-                self.left_out.fetch_add(1, Ordering::Relaxed);
-            }
+        // What is not admitted is the last one of its cause, perhaps, and kept later.
+        let admitted = self.limit.admit_cause(place, thing, || event.clone(), now);
+        if let Some(left_out) = admitted {
+            self.keep(event, left_out);
         }
     }
 
@@ -126,6 +125,7 @@ impl Ring {
     }
 
     fn keep(&self, event: Event, left_out: u64) {
+        self.left_out.fetch_add(left_out, Ordering::Relaxed);
         let mut kept = self.kept();
         kept.last += 1;
         if kept.records.len() == KEPT {
@@ -175,7 +175,7 @@ impl Ring {
         KINDS.iter().map(|kind| kind.word).zip(counts)
     }
 
-    /// Events that were left out.
+    /// Events that were left out, as the records say that came behind them: the last one of a cause is kept in the end.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out.load(Ordering::Relaxed)
@@ -247,11 +247,19 @@ mod tests {
         (0..1_000).for_each(|_| ring.push_at(gone(1), now));
         ring.push_at(gone(2), now);
         assert_eq!(ring.last(), 21);
-        assert_eq!(ring.left_out(), 980);
+        assert_eq!(ring.left_out(), 0);
         let count = ring.counts().find(|(word, _)| *word == "vmm-connected");
         assert_eq!(count, Some(("vmm-connected", 1_001)));
         ring.push_at(gone(1), now + Duration::from_secs(5));
         let batch = ring.behind(21, 10);
         assert_eq!(batch.records[0].left_out, 980);
+        assert_eq!(ring.left_out(), 980);
+        // What is told later was not left out.
+        let long_ago = now - Duration::from_secs(60);
+        (0..30).for_each(|_| ring.push_at(gone(3), long_ago));
+        ring.tell_left_out();
+        let told = ring.behind(ring.last() - 1, 1);
+        assert_eq!(told.records[0].left_out, 9);
+        assert_eq!(ring.left_out(), 989);
     }
 }

@@ -23,7 +23,7 @@ fn process(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
     let node = head.desired.file().node.to_string();
     text.family(&of::BUILD);
     text.sample(&of::BUILD, &[env!("CARGO_PKG_VERSION"), &node], 1u64)?;
-    text.single(&of::START, survey.now.saturating_sub(head.uptime).as_secs())?;
+    text.single(&of::START, head.started.as_secs())?;
     text.single(&of::GENERATION, head.generation)?;
     text.single(&of::PENDING, survey.is_pending)?;
     text.family(&of::DRIFT);

@@ -58,6 +58,8 @@ pub struct Head {
     pub is_lone: bool,
     /// The snapshot's number.
     pub generation: u64,
+    /// When it started, since 1970.
+    pub started: Duration,
     /// Since the start.
     pub uptime: Duration,
     /// All uplinks.

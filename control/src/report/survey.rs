@@ -4,7 +4,6 @@
 //! peer's text.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use culvert_dataplane::shared::clock;
 use culvert_wireguard::Now;
@@ -26,8 +25,6 @@ pub(crate) type Seen = (Arc<Peer>, PeerSight);
 pub(crate) struct Survey {
     pub(crate) head: Head,
     pub(crate) clock: Now,
-    /// Since 1970.
-    pub(crate) now: Duration,
     pub(crate) ports: Vec<Port>,
     pub(crate) tunnels: Vec<Tunnel>,
     /// Tunnel by tunnel.
@@ -64,11 +61,9 @@ impl Survey {
             let seen = seen.map(|(peer, sight)| (Arc::clone(peer), sight));
             peers.push((name, seen.collect()));
         }
-        let clock = clock::now();
         Ok(Self {
             head: reader.head,
-            now: clock.unix,
-            clock,
+            clock: clock::now(),
             ports,
             tunnels,
             peers,

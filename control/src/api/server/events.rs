@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How often a stream says that it is there, while nothing happens.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A client that takes nothing for so long has its stream ended.
-const STALLED: Duration = Duration::from_secs(60);
+const STALLED: Duration = Duration::from_secs(30);
 /// Events in a chunk.
 const BATCH: usize = 64;
 

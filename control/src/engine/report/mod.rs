@@ -52,7 +52,8 @@ impl Engine {
             desired: self.desired.clone(),
             is_lone: self.lone,
             generation: self.generation,
-            uptime: now.since(self.started),
+            started: self.started.unix,
+            uptime: now.since(self.started.monotonic),
             uplinks: self.tell_uplinks(),
             down: self.down.iter().map(|it| it.config.name.clone()).collect(),
             core: CoreLoad {
