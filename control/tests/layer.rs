@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -110,6 +111,19 @@ impl Site {
         UnixStream::connect(self.run_dir().join(format!("{port}.sock"))).is_ok()
     }
 
+    /// What the API answers.
+    fn told(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.run_dir().join("api.sock")).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
@@ -121,6 +135,21 @@ fn a_port_comes_survives_a_kill_and_a_file_and_goes() {
     assert_eq!(site.does(&["add", "vm2"], &keys(12)), "port vm2 added\n");
     assert_eq!(site.ports(), ["vm1", "vm2"]);
     assert!(site.answers("vm2"));
+    // Whoever asks for ports is told of it.
+    assert!(site.told("/v1/ports").contains("\"name\":\"vm2\""));
+    assert!(
+        site.told("/metrics")
+            .contains("culvert_port_up{port=\"vm2\"} 0")
+    );
+    let way = run(
+        &["route", "get", "10.0.0.11", "from", "vm2"],
+        &site.run_dir(),
+    );
+    let way = stdout(&way);
+    assert!(
+        way.starts_with("10.0.0.11 from vm2 in network blue"),
+        "{way}"
+    );
     // The same again is no change, by whichever word.
     assert_eq!(site.does(&["add", "vm2"], &keys(12)), "");
     assert_eq!(site.does(&["add", "--may-exist", "vm2"], &keys(12)), "");

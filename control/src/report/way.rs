@@ -56,7 +56,7 @@ pub fn ways(requester: &Requester, to: IpAddr, from: Option<&str>) -> Result<Vec
         return Ok(ways.collect::<Result<_, _>>()?);
     };
     let no_port = || WayError::NoPort(from.to_owned());
-    let port = file.ports.iter().find(|port| port.name.as_str() == from);
+    let port = desired.ports().find(|port| port.name.as_str() == from);
     let port = port.ok_or_else(no_port)?;
     let mut networks = networks.filter(|network| network.name == port.network);
     let network = networks.next().ok_or_else(no_port)?;
