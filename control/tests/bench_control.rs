@@ -22,7 +22,14 @@ fn every_case_can_be_measured() {
         cases.borrow_mut().push(figure.case.clone());
     });
     for part in [
-        "start", "memory", "show", "wg-show", "wg-set", "layer", "file",
+        "start",
+        "memory",
+        "show",
+        "wg-show",
+        "wg-set",
+        "layer",
+        "file",
+        "metrics-1000",
     ] {
         let is_there = |case: &String| case.split('/').next() == Some(part);
         assert!(cases.borrow().iter().any(is_there), "no case {part}");

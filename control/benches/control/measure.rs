@@ -41,9 +41,12 @@ pub(crate) struct Figure {
     pub(crate) case: String,
     pub(crate) unit: &'static str,
     pub(crate) value: f64,
-    /// At most so much, of 100,000 peers.
+    /// At most so much, of 100,000 peers if the case names no other number.
     pub(crate) goal: Option<f64>,
 }
+
+/// Peers of a machine whose metrics are read.
+const SCRAPED: usize = 1_000;
 
 /// Measures everything.
 pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
@@ -88,6 +91,16 @@ pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
     let running = Running::start(Peers { prefixes, ..peers });
     let further = each(running.resident() - one, size.peers * (prefixes - 1));
     print("memory/further-prefix", "B", further, Some(150.0));
+    drop(running);
+
+    let count = size.peers.min(SCRAPED);
+    let running = Running::start(Peers { count, ..peers });
+    let seen = watch(&running, size, |_| {
+        let series = "culvert_peer_receive_bytes_total{";
+        assert_eq!(running.metrics().matches(series).count(), count);
+    });
+    print("metrics-1000/whole", "ms", millis(seen.whole), None);
+    print("metrics-1000/core", "ms", millis(seen.core), Some(5.0));
 }
 
 /// Who asks changes nothing.

@@ -122,6 +122,17 @@ impl Running {
         assert_eq!(applied.failures, [""; 0]);
     }
 
+    /// What Prometheus reads.
+    pub(crate) fn metrics(&self) -> String {
+        let mut stream = UnixStream::connect(self.folder.path().join("run/api.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nhost: culvert\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// Speaks as `wg` does.
     pub(crate) fn wg(&self) -> Wg {
         let path = PathBuf::from(format!("/var/run/wireguard/{}.sock", self.tunnel));
