@@ -237,11 +237,28 @@ fn lines_are_objects_where_they_are_wanted_so_and_levels_change_at_once() {
     let more = lines().split_off(before);
     let of_signals = |it: &serde_json::Value| it["target"] == "culvert::process::signals";
     assert!(!more.is_empty() && more.iter().all(of_signals), "{more:?}");
-    let refused = log_level(&["culvert=loudest"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let why = String::from_utf8(refused.stderr).unwrap();
-    assert!(why.contains("expected a level"), "{why}");
+    for wrong in ["culvert=loudest", "inof", "info,culvert"] {
+        let refused = log_level(&[wrong]);
+        assert_eq!(refused.status.code(), Some(1));
+        let why = String::from_utf8(refused.stderr).unwrap();
+        assert!(why.contains("expected a level"), "{why}");
+    }
     assert_eq!(said(log_level(&[])), format!("{directives}\n"));
+    end(life);
+}
+
+#[test]
+fn a_level_of_the_environment_that_is_none_is_said_and_the_default_holds() {
+    let place = Place::new();
+    let log = place.path("log");
+    let mut command = culvert();
+    command.env("CULVERT_LOG", "debgu");
+    let life = place.start_by(command, fs::File::create(&log).unwrap().into());
+    let text = fs::read_to_string(&log).unwrap();
+    let said = "CULVERT_LOG can't be read: `debgu` is no level";
+    assert!(text.contains(said), "{text}");
+    let filter = Client::new(&place.path("run")).log_filter().unwrap();
+    assert_eq!(filter.filter, "info");
     end(life);
 }
 

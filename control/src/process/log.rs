@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -51,8 +52,7 @@ pub fn init_with(default: &str) {
     if directives.is_empty() {
         default.clone_into(&mut directives);
     }
-    let filter = EnvFilter::builder().parse(&directives);
-    let filter = filter.unwrap_or_else(|error| {
+    let filter = parse(&directives).unwrap_or_else(|error| {
         mistakes.push(format!("{VARIABLE} can't be read: {error}"));
         default.clone_into(&mut directives);
         EnvFilter::new(default)
@@ -103,10 +103,7 @@ pub fn filter() -> Option<String> {
 ///
 /// When these are no directives, in words.
 pub fn set_filter(directives: &str) -> Result<(), String> {
-    let parsed = EnvFilter::builder().parse(directives);
-    let parsed = parsed.map_err(|error| {
-        format!("{error}; expected a level (error, warn, info, debug, trace, off) or `info,culvert::engine=debug`")
-    })?;
+    let parsed = parse(directives)?;
     let filter = FILTER.get().ok_or("this process has no log")?;
     let mut now = filter
         .directives
@@ -116,6 +113,21 @@ pub fn set_filter(directives: &str) -> Result<(), String> {
     directives.clone_into(&mut now);
     tracing::info!("logged from now on: {directives}");
     Ok(())
+}
+
+/// tracing would take a word that is no level for a target, all of whose lines are wanted.
+fn parse(directives: &str) -> Result<EnvFilter, String> {
+    const EXPECTED: &str =
+        "expected a level (error, warn, info, debug, trace, off) or `info,culvert::engine=debug`";
+    let words = directives.split(',').map(str::trim);
+    // Spans have brackets, which may have commas.
+    let mut words =
+        words.filter(|word| !word.is_empty() && !word.contains(['=', '[', ']', '{', '}']));
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(format!("`{word:.200}` is no level; {EXPECTED}"));
+    }
+    let parsed = EnvFilter::builder().parse(directives);
+    parsed.map_err(|error| format!("{error}; {EXPECTED}"))
 }
 
 /// Lines, as far as their causes may have them.
