@@ -3,6 +3,7 @@
 //! In: an event, how many like it were left out. Out: one line: for people, as an object of JSON, or as fields of
 //! journald's protocol. Never: a line's end within a line.
 
+use std::borrow::Cow;
 use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal as _};
 
@@ -15,6 +16,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::journal;
+use super::lossy::LINE_MAX;
+
+/// A text's bytes: with what stands before and behind it, it makes no line that is too long.
+const TEXT_MAX: usize = LINE_MAX - 256;
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,27 +78,25 @@ impl Lines {
         };
         match self {
             Self::Priority | Self::Terminal | Self::Plain => {
+                let mut text = String::new();
+                context.format_fields(Writer::new(&mut text), event)?;
                 self.begin(writer, level)?;
-                context.format_fields(writer.by_ref(), event)?;
-                writeln!(writer, "{like_this}")
+                writeln!(writer, "{}{like_this}", short(&text, TEXT_MAX))
             }
             Self::Json => {
-                let mut object = head(level, event.metadata().target());
-                event.record(&mut Fields(&mut object));
+                let mut fields = Map::new();
+                event.record(&mut Fields(&mut fields));
                 if missing > 0 {
-                    object.insert("left_out".into(), missing.into());
+                    fields.insert("left_out".into(), missing.into());
                 }
-                writeln!(writer, "{}", Value::Object(object))
+                writer.write_str(&json(level, event.metadata().target(), &fields))
             }
             Self::Journal => {
                 let mut text = String::new();
                 context.format_fields(Writer::new(&mut text), event)?;
                 let mut fields = Map::new();
                 event.record(&mut Fields(&mut fields));
-                let named = fields.iter().filter(|(name, _)| *name != "message");
-                let named = named.map(|(name, value)| (&**name, plain(value)));
-                let text = text + &like_this;
-                write!(writer, "{}", journal::entry(priority(level), &text, named))
+                writer.write_str(&journald(level, &text, &like_this, &fields))
             }
         }
     }
@@ -130,6 +133,62 @@ impl Lines {
             }
         }
     }
+}
+
+/// An object as a line. Its texts are shortened until it is short enough.
+fn json(level: Level, target: &str, fields: &Map<String, Value>) -> String {
+    let written = |max| {
+        let mut object = head(level, target);
+        for (name, value) in fields {
+            let value = match value {
+                Value::String(text) => short(text, max).into(),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::Array(_)
+                | Value::Object(_) => value.clone(),
+            };
+            object.insert(name.clone(), value);
+        }
+        format!("{}\n", Value::Object(object))
+    };
+    fitting(written)
+}
+
+/// The same as an entry.
+fn journald(level: Level, text: &str, like_this: &str, fields: &Map<String, Value>) -> String {
+    let written = |max| {
+        let named = fields.iter().filter(|(name, _)| *name != "message");
+        let named = named.map(|(name, value)| (&**name, short(&plain(value), max).into_owned()));
+        let text = format!("{}{like_this}", short(text, max));
+        journal::entry(priority(level), &text, named)
+    };
+    fitting(written)
+}
+
+/// A line whose texts have as many bytes as fit, halved until it does.
+fn fitting(written: impl Fn(usize) -> String) -> String {
+    let mut max = TEXT_MAX;
+    loop {
+        let line = written(max);
+        // A text may have grown sixfold by its form; of fields there are few.
+        if line.len() <= LINE_MAX || max < 16 {
+            return line;
+        }
+        max /= 2;
+    }
+}
+
+/// A text with so many bytes at most, and a sign that there were more.
+fn short(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return text.into();
+    }
+    format!(
+        "{}…",
+        &text[..text.floor_char_boundary(max - '…'.len_utf8())]
+    )
+    .into()
 }
 
 /// What every object has.
@@ -209,6 +268,28 @@ fn color(level: Level) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever reads them finds all fields.
+    #[test]
+    fn a_line_that_would_be_too_long_is_whole_all_the_same() {
+        for text in ["é\n".repeat(4_000), "\u{1}".repeat(9_000)] {
+            let mut fields = Map::new();
+            fields.insert("message".into(), text.clone().into());
+            fields.insert("error".into(), text.clone().into());
+            fields.insert("port".into(), "vm1".into());
+            let line = json(Level::WARN, "culvert::x", &fields);
+            assert!(line.len() <= LINE_MAX && line.ends_with('\n'), "{line}");
+            let object: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(object["port"], "vm1");
+            assert!(object["message"].as_str().unwrap().ends_with('…'));
+            let entry = journald(Level::WARN, &text, " (and 3)", &fields);
+            assert!(entry.len() <= LINE_MAX, "{entry}");
+            assert!(entry.contains("… (and 3)\nPRIORITY=4\n"), "{entry}");
+            assert!(entry.contains("\nCULVERT_PORT=vm1\n"), "{entry}");
+        }
+        assert_eq!(short("aéé", 5), "aéé");
+        assert_eq!(short("aééé", 6), "aé…");
+    }
 
     #[test]
     fn a_warning_is_a_line_of_each_form() {

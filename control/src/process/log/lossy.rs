@@ -18,8 +18,9 @@ use super::lines::Lines;
 
 /// How long a reader that doesn't keep up is waited for, once: until it takes a line again, none waits.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// A line is cut here: a pipe that is ready takes so much at once (`PIPE_BUF`, pipe(7)).
-const LINE_MAX: usize = 4_096;
+/// A line has so many bytes at most: a pipe that is ready takes so much at once (`PIPE_BUF`, pipe(7)). Its texts are
+/// shortened before it is written in its form ([`super::lines`]), so that it stays whole; this is what is true of any.
+pub(super) const LINE_MAX: usize = 4_096;
 
 /// Lines that were lost since the start.
 static LOST: AtomicU64 = AtomicU64::new(0);
