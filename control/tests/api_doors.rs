@@ -6,8 +6,9 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,6 +101,39 @@ fn readers_have_a_socket_by_which_nothing_changes() {
     // A page that a browser shows, with the rights of who looks at it.
     let forged = apply.replacen("host:", "origin: https://evil.example\r\nhost:", 1);
     assert_eq!(by_socket(&running, "api.sock", &forged).0, 403);
+}
+
+/// A user of the readers' group asks as everyone does, by the command.
+#[test]
+fn a_reader_s_commands_find_its_socket() {
+    const READERS: u32 = 54_321;
+    if !nix::unistd::geteuid().is_root() {
+        common::skip("root", "nobody else's user can be had");
+        return;
+    }
+    let api = Api {
+        readers: Some(Account::Id(READERS)),
+        ..Api::default()
+    };
+    let running = Running::with_doors(Ok(Applied::default()), &api);
+    std::fs::set_permissions(&running.run_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // A copy, where that user may run it.
+    let binary = running.run_dir.join("culvert");
+    std::fs::copy(common::culvert().get_program(), &binary).unwrap();
+    let command = |group: u32, words: &[&str]| {
+        let mut command = std::process::Command::new(&binary);
+        command.uid(READERS).gid(group).args(words);
+        let output = command.arg("--run-dir").arg(&running.run_dir).output();
+        output.unwrap()
+    };
+    let reads = command(READERS, &["show", "ports"]);
+    assert!(reads.status.success(), "{reads:?}");
+    let changes = command(READERS, &["log-level", "debug"]);
+    let said = String::from_utf8(changes.stderr).unwrap();
+    assert!(said.contains("as a user of the group "), "{said}");
+    let stranger = command(READERS + 1, &["show", "ports"]);
+    let said = String::from_utf8(stranger.stderr).unwrap();
+    assert!(said.contains("may not open"), "{said}");
 }
 
 #[test]

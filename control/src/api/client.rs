@@ -1,11 +1,13 @@
 //! The other end of the control socket: what commands ask.
 //!
-//! In: a run directory. Out: answers as types; streams ([`follow`]). Never: a terminal.
+//! In: a run directory; who may not change anything reads by the readers' socket. Out: answers as types; streams
+//! ([`follow`]). Never: a terminal.
 
 mod follow;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use axum::http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
 
 use super::bodies::{
     ApplyBody, ConfigText, ConfirmBody, Confirmed, DiffBody, LogFilter, PurgeBody, Refusal,
@@ -39,8 +42,13 @@ pub enum ClientError {
     )]
     NotRunning(PathBuf),
     /// The socket's mode keeps this user out.
-    #[error("may not open {socket}: run as root, or as a user that the socket's group has", socket = .0.display())]
-    Forbidden(PathBuf),
+    #[error("may not open {socket}: run as root, or as a user of {group}", socket = .socket.display(), group = .group)]
+    Forbidden {
+        /// The socket.
+        socket: PathBuf,
+        /// The group that it lets in, in words.
+        group: String,
+    },
     /// The connection broke.
     #[error("the control socket {socket}: {error}", socket = .socket.display())]
     Broken {
@@ -265,9 +273,7 @@ impl Client {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream = tokio::net::UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.unconnected(&error))?;
+        let stream = self.connect(&method).await?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io)
             .await
@@ -283,6 +289,21 @@ impl Client {
             .map_err(|error| self.broken(&error))?;
         let response = sender.send_request(request).await;
         response.map_err(|error| self.broken(&error))
+    }
+
+    /// By `api.sock`; who may not open that and wants to read alone, by the readers' socket, if there is one.
+    async fn connect(&self, method: &Method) -> Result<UnixStream, ClientError> {
+        let error = match UnixStream::connect(&self.socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::PermissionDenied && *method == Method::GET {
+            let readers = self.run_dir.join(process::READ_SOCKET);
+            if let Ok(stream) = UnixStream::connect(readers).await {
+                return Ok(stream);
+            }
+        }
+        Err(self.unconnected(&error))
     }
 
     /// An answer with all of its body.
@@ -302,7 +323,10 @@ impl Client {
     fn unconnected(&self, error: &io::Error) -> ClientError {
         let kind = error.kind();
         if kind == io::ErrorKind::PermissionDenied {
-            ClientError::Forbidden(self.socket.clone())
+            ClientError::Forbidden {
+                socket: self.socket.clone(),
+                group: group_of(&self.socket),
+            }
         } else if matches!(
             kind,
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
@@ -318,5 +342,17 @@ impl Client {
             socket: self.socket.clone(),
             error: error.to_string(),
         }
+    }
+}
+
+/// The group that a socket lets in, in words.
+fn group_of(socket: &Path) -> String {
+    let Ok(status) = socket.metadata() else {
+        return "the socket's group".into();
+    };
+    let group = nix::unistd::Group::from_gid(status.gid().into());
+    match group.ok().flatten() {
+        Some(group) => format!("the group {}", group.name),
+        None => format!("the group {}", status.gid()),
     }
 }

@@ -207,7 +207,7 @@ pub(super) fn not_applied(error: ClientError) -> Failure {
             refusal.report, refusal.error
         )),
         error @ (ClientError::NotRunning(_)
-        | ClientError::Forbidden(_)
+        | ClientError::Forbidden { .. }
         | ClientError::Broken { .. }) => error.into(),
     }
 }
