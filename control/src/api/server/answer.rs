@@ -3,7 +3,6 @@
 //! In: what a resource found, or what is wrong. Out: JSON, with the status that says what kind of answer it is.
 //! Never: text without a type: whatever is no answer is a [`Refusal`].
 
-use axum::extract::Json;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -96,5 +95,6 @@ pub(super) fn plain(status: StatusCode, error: &str) -> Response {
 }
 
 pub(super) fn refuse(status: StatusCode, refusal: Refusal) -> Response {
-    (status, Json(refusal)).into_response()
+    let text = serde_json::to_vec(&refusal).unwrap_or_default();
+    (status, [(CONTENT_TYPE, "application/json")], text).into_response()
 }

@@ -2,10 +2,11 @@
 //!
 //! In: whether with drift. Out: its text, from what is desired. Never: the text that was applied.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::{json, unavailable};
+use super::asked::Asked;
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::api::bodies::{ConfigQuery, ConfigText};
@@ -24,7 +25,7 @@ pub(super) fn routes() -> Routes {
 
 pub(super) async fn configuration(
     State(desk): State<Desk>,
-    Query(query): Query<ConfigQuery>,
+    Asked(query): Asked<ConfigQuery>,
 ) -> Response {
     let requester = desk.requester.clone();
     let work = move |()| match desk::desired(&requester) {

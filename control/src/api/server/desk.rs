@@ -14,12 +14,13 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Read;
-use super::answer::{failed, late, plain, slow};
+use super::answer::{failed, late, plain, slow, unread};
 use crate::api::{self, Requester, SendError};
 use crate::plan::Layers;
 
@@ -32,6 +33,9 @@ pub(super) const READERS: usize = 2;
 
 /// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
 pub(super) const APPLIES: usize = 4;
+
+/// A body of some lines, in bytes: it is read without a turn.
+const SHORT: usize = 64 << 10;
 
 /// Changes of single objects that are read and wait for their turn at the disk.
 const CHANGES: usize = 16;
@@ -69,6 +73,14 @@ impl Desk {
         request: Request,
     ) -> impl Future<Output = Result<Bytes, Response>> + use<> {
         body(request, self.body_max.load(Ordering::Relaxed))
+    }
+
+    /// A body of some lines, as JSON.
+    pub(super) async fn short<T: DeserializeOwned>(&self, request: Request) -> Result<T, Response> {
+        let max = self.body_max.load(Ordering::Relaxed).min(SHORT);
+        let body = timeout(self.patience, body(request, max));
+        let body = body.await.map_err(|_| slow())??;
+        serde_json::from_slice(&body).map_err(|error| unread(&error))
     }
 
     /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers
@@ -117,10 +129,11 @@ async fn body(request: Request, max: usize) -> Result<Bytes, Response> {
 }
 
 fn too_long(max: usize) -> Response {
-    let error = format!(
-        "the body has more than {} bytes: `body_megabytes` of `api` allows more",
-        max
-    );
+    let more = match max {
+        SHORT => "",
+        _ => ": `body_megabytes` of `api` allows more",
+    };
+    let error = format!("the body has more than {max} bytes{more}");
     plain(StatusCode::PAYLOAD_TOO_LARGE, &error)
 }
 

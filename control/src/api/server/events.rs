@@ -10,7 +10,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Query;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -21,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::plain;
+use super::asked::Asked;
 use super::routes::{About, Routes};
 use crate::events::{Batch, EVENTS, Ring};
 
@@ -56,7 +56,7 @@ struct EventsQuery {
     last: Option<u64>,
 }
 
-async fn events(Query(query): Query<EventsQuery>, headers: HeaderMap) -> Response {
+async fn events(Asked(query): Asked<EventsQuery>, headers: HeaderMap) -> Response {
     let Ok(place) = FREE.try_acquire() else {
         let error = format!("{STREAMS} streams of events are open: end one of them, or try again");
         return plain(StatusCode::SERVICE_UNAVAILABLE, &error);

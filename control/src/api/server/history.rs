@@ -2,12 +2,13 @@
 //!
 //! In: numbers of revisions. Out: revisions; what a confirmation or a rollback did. Never: a revision's keys.
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, plain, refused, unread};
 use super::apply::carried_out;
+use super::asked::Named;
 use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::{ConfirmBody, Confirmed, PurgeBody, RevisionText, RollbackBody};
@@ -61,7 +62,7 @@ async fn list(State(desk): State<Desk>) -> Response {
     desk.in_turn(async { Ok(()) }, work).await
 }
 
-async fn revision(State(desk): State<Desk>, Path(number): Path<u64>) -> Response {
+async fn revision(State(desk): State<Desk>, Named(number): Named<u64>) -> Response {
     let requester = desk.requester.clone();
     let work = move |()| match requester.history().map(|it| it.text(number)) {
         Some(Ok((revision, text))) => json(&RevisionText { revision, text }),

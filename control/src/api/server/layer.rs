@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{failed, json, late, mistaken, plain, refused, slow, unavailable};
+use super::asked::{Asked, Named};
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::config::Name;
@@ -110,8 +111,8 @@ fn delete(query: told::Query) -> Act {
 
 async fn put_port(
     State(desk): State<Desk>,
-    Path(name): Path<String>,
-    Query(query): Query<told::Query>,
+    Named(name): Named<String>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
     fulfil(desk, port(&name), put(query), request).await
@@ -119,7 +120,7 @@ async fn put_port(
 
 async fn set_port(
     State(desk): State<Desk>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     request: Request,
 ) -> Response {
     fulfil(desk, port(&name), Act::Set, request).await
@@ -127,8 +128,8 @@ async fn set_port(
 
 async fn delete_port(
     State(desk): State<Desk>,
-    Path(name): Path<String>,
-    Query(query): Query<told::Query>,
+    Named(name): Named<String>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
     fulfil(desk, port(&name), delete(query), request).await
@@ -136,7 +137,7 @@ async fn delete_port(
 
 async fn forget_port(
     State(desk): State<Desk>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     request: Request,
 ) -> Response {
     fulfil(desk, port(&name), Act::Forget, request).await
@@ -144,8 +145,8 @@ async fn forget_port(
 
 async fn put_peer(
     State(desk): State<Desk>,
-    Path(names): Path<(String, String)>,
-    Query(query): Query<told::Query>,
+    Named(names): Named<(String, String)>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
     fulfil(desk, peer(&names), put(query), request).await
@@ -153,7 +154,7 @@ async fn put_peer(
 
 async fn set_peer(
     State(desk): State<Desk>,
-    Path(names): Path<(String, String)>,
+    Named(names): Named<(String, String)>,
     request: Request,
 ) -> Response {
     fulfil(desk, peer(&names), Act::Set, request).await
@@ -161,8 +162,8 @@ async fn set_peer(
 
 async fn delete_peer(
     State(desk): State<Desk>,
-    Path(names): Path<(String, String)>,
-    Query(query): Query<told::Query>,
+    Named(names): Named<(String, String)>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
     fulfil(desk, peer(&names), delete(query), request).await
@@ -170,7 +171,7 @@ async fn delete_peer(
 
 async fn forget_peer(
     State(desk): State<Desk>,
-    Path(names): Path<(String, String)>,
+    Named(names): Named<(String, String)>,
     request: Request,
 ) -> Response {
     fulfil(desk, peer(&names), Act::Forget, request).await

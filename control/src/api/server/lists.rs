@@ -6,15 +6,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use axum::response::Response;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{json, plain, unavailable};
+use super::asked::{Asked, Named};
 use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::SendError;
@@ -93,6 +92,30 @@ struct Listed {
     limit: Option<u32>,
 }
 
+/// How a peer is doing.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum PeerState {
+    Up,
+    Calling,
+    Silent,
+    Unknown,
+    Idle,
+}
+
+impl PeerState {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Calling => "calling",
+            Self::Silent => "silent",
+            Self::Unknown => "unknown",
+            Self::Idle => "idle",
+        }
+    }
+}
+
 /// Which peers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -101,29 +124,12 @@ struct PeersListed {
     tunnel: Option<String>,
     /// Of this name.
     name: Option<String>,
-    /// `up`, `calling`, `silent`, `unknown` or `idle`. A page may have fewer peers than `limit` then, and a next one.
-    state: Option<String>,
+    /// In this state. A page may have fewer peers than `limit` then, and a next one.
+    state: Option<PeerState>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
     limit: Option<u32>,
-}
-
-/// A query, or a refusal in words.
-struct Asked<Q>(Q);
-
-impl<Q: DeserializeOwned, S: Sync> FromRequestParts<S> for Asked<Q> {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        match Query::try_from_uri(&parts.uri) {
-            Ok(Query(query)) => Ok(Self(query)),
-            Err(error) => Err(plain(
-                StatusCode::BAD_REQUEST,
-                &format!("the query: {error}"),
-            )),
-        }
-    }
 }
 
 fn window(after: Option<String>, limit: Option<u32>) -> Result<Window, String> {
@@ -144,7 +150,7 @@ async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Re
     let which = Peers {
         tunnel: asked.tunnel,
         name: asked.name,
-        state: asked.state,
+        state: asked.state.map(|state| state.word().to_owned()),
     };
     let requester = desk.requester.clone();
     let work = move |()| told(lists::peers(&requester, &which, &window));
@@ -227,7 +233,7 @@ async fn ports(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Respons
     page(desk, asked, all_ports, |it| &it.name, |it| it.name.clone()).await
 }
 
-async fn port(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+async fn port(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
     one(desk, name, "port", all_ports, |it| &it.name).await
 }
 
@@ -242,7 +248,7 @@ async fn tunnels(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Respo
     .await
 }
 
-async fn tunnel(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+async fn tunnel(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
     one(desk, name, "tunnel", all_tunnels, |it| &it.name).await
 }
 
@@ -257,7 +263,7 @@ async fn uplinks(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Respo
     .await
 }
 
-async fn uplink(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+async fn uplink(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
     one(desk, name, "uplink", all_uplinks, |it| &it.name).await
 }
 

@@ -2,11 +2,12 @@
 //!
 //! In: tracing's directives. Out: those that hold. Never: a line of the log.
 
-use axum::extract::Json;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, plain};
+use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::LogFilter;
 use crate::process::log;
@@ -32,7 +33,11 @@ async fn filter() -> Response {
     json(&LogFilter { filter })
 }
 
-async fn set(Json(wanted): Json<LogFilter>) -> Response {
+async fn set(State(desk): State<Desk>, request: Request) -> Response {
+    let wanted: LogFilter = match desk.short(request).await {
+        Ok(wanted) => wanted,
+        Err(refused) => return refused,
+    };
     match log::set_filter(&wanted.filter) {
         Ok(()) => filter().await,
         Err(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &error),

@@ -12,6 +12,7 @@
 mod access;
 mod answer;
 mod apply;
+mod asked;
 pub mod caller;
 mod config;
 mod connection;

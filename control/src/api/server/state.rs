@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, plain, unavailable};
+use super::asked::Named;
 use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::state::{self, Part};
@@ -31,12 +32,12 @@ async fn whole(State(desk): State<Desk>) -> Response {
     told(desk, None).await
 }
 
-async fn part(State(desk): State<Desk>, Path(name): Path<String>) -> Response {
+async fn part(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
     match Part::named(&name) {
         Some(part) => told(desk, Some(part)).await,
         None => plain(
             StatusCode::NOT_FOUND,
-            &format!("the state has no part {name}"),
+            &format!("the state has no part {name:.200}"),
         ),
     }
 }

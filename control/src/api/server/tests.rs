@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{self, Body};
-use axum::extract::{self, Query, Request};
+use axum::extract::{self, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::apply::apply;
+use super::asked::Asked;
 use super::caller::Caller;
 use super::config::configuration;
 use super::desk::{APPLIES, Desk, PATIENCE, READERS};
@@ -43,7 +44,7 @@ async fn told(response: Response) -> (StatusCode, String) {
 }
 
 fn config(desk: &Desk) -> impl Future<Output = Response> + use<> {
-    configuration(extract::State(desk.clone()), Query(ConfigQuery::default()))
+    configuration(extract::State(desk.clone()), Asked(ConfigQuery::default()))
 }
 
 #[test]
@@ -127,6 +128,44 @@ fn what_is_no_route_is_refused_in_words() {
         let (status, error) = told(response).await;
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
         assert!(error.starts_with("/v1/config knows no DELETE"), "{error}");
+    });
+}
+
+/// Whatever a client sends: it reads JSON.
+#[test]
+fn rubbish_is_refused_in_words_on_every_route() {
+    let (desk, requests) = desk(PATIENCE);
+    drop(requests);
+    let rubbish = [
+        ("%ff", "?since=x&limit=x&drift=x&to=x&new=x&state=x", "{"),
+        ("x", "?%ff=%ff&=&&limit", "\u{1}"),
+        ("-1", "?last=-1", "{\"filter\": 7}"),
+    ];
+    runtime().block_on(async {
+        for (name, query, body) in rubbish {
+            for route in super::routes().iter() {
+                let mut path = route.path.to_owned();
+                while let Some((before, rest)) = path.split_once('{') {
+                    path = format!("{before}{name}{}", rest.split_once('}').unwrap().1);
+                }
+                let request = Request::builder().method(&route.method);
+                let request = request.uri(format!("{path}{query}"));
+                let request = request.extension(Caller::local(0, None, Role::Write));
+                let mut router = router(desk.clone());
+                let request = request.body(Body::from(body)).unwrap();
+                let response = tower_service::Service::call(&mut router, request).await;
+                let response = response.unwrap();
+                if !response.status().is_success() {
+                    let (_, error) = told(response).await;
+                    assert!(!error.is_empty(), "{route:?}");
+                }
+                if name == "%ff" && route.path.contains('{') {
+                    let response = asked(&desk, route.method.as_str(), &path, Some(Role::Write));
+                    let (status, _) = told(response.await).await;
+                    assert_eq!(status, StatusCode::BAD_REQUEST, "{route:?}");
+                }
+            }
+        }
     });
 }
 

@@ -2,11 +2,12 @@
 //!
 //! In: an address, a port. Out: the ways to it. Never: a packet.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, plain, unavailable};
+use super::asked::Asked;
 use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::WayQuery;
@@ -23,7 +24,7 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-async fn way(State(desk): State<Desk>, Query(query): Query<WayQuery>) -> Response {
+async fn way(State(desk): State<Desk>, Asked(query): Asked<WayQuery>) -> Response {
     let requester = desk.requester.clone();
     let work = move |()| match ways(&requester, query.to, query.from.as_deref()) {
         Ok(ways) => json(&ways),
