@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Read;
 use super::answer::{failed, late, plain, slow, unread};
+use super::sent::with_turn;
 use crate::api::{self, Requester, SendError};
 use crate::plan::Layers;
 
@@ -28,7 +29,7 @@ use crate::plan::Layers;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// States and configurations that are put together or compared at once; who asks for another waits, and its body is not
-/// read before. Of 100,000 peers one has some 100 MB.
+/// read before. Of 100,000 peers one has some 100 MB; its turn ends when it has been read ([`super::sent`]).
 pub(super) const READERS: usize = 2;
 
 /// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
@@ -91,7 +92,7 @@ impl Desk {
         work: impl FnOnce(B) -> Response + Send + 'static,
     ) -> Response {
         let end = Instant::now() + self.patience;
-        let Ok(turn) = timeout_at(end, self.readers.acquire_owned()).await else {
+        let Ok(Ok(turn)) = timeout_at(end, self.readers.acquire_owned()).await else {
             let error = "others are answered, and take long: try again";
             return plain(StatusCode::SERVICE_UNAVAILABLE, error);
         };
@@ -100,12 +101,10 @@ impl Desk {
             Ok(Err(refused)) => return refused,
             Err(_) => return slow(),
         };
-        let working = spawn_blocking(move || {
-            let _turn = turn;
-            work(body)
-        });
+        // Whoever gave up waiting has a turn as long as its thread works.
+        let working = spawn_blocking(move || (work(body), turn));
         match timeout_at(end, working).await {
-            Ok(Ok(response)) => response,
+            Ok(Ok((response, turn))) => with_turn(response, turn).await,
             Ok(Err(_)) => failed("the answer could not be put together"),
             Err(_) => late("the engine did not answer in time: try again"),
         }

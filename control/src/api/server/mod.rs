@@ -30,6 +30,7 @@ mod metrics;
 mod openapi;
 mod routes;
 mod scrape;
+mod sent;
 mod state;
 #[cfg(test)]
 mod tests;
