@@ -3,7 +3,8 @@
 //! In: nothing. Out: yes, or what is missing. Never: a wait of a reader's length: who asks decides by the answer.
 //!
 //! It lives as long as the API's thread answers. It is ready when the control core answers, too, a configuration is
-//! applied, and every port of it is open.
+//! applied, every port of it is open, and every uplink has its link; one that is shut has none. It does not say whether
+//! peers answer, or whether a tunnel has its socket: `/v1/tunnels` does.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::answer::{json, plain};
@@ -24,7 +26,10 @@ use crate::report::look::{Head, Look};
 /// The control core answers within a round.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Ports that are named.
+/// Questions that wait for the control core at once: whoever asks without pause does not fill its queue.
+static ASKING: Semaphore = Semaphore::const_new(4);
+
+/// Ports that are named, and uplinks.
 const NAMED: usize = 8;
 
 pub(super) fn routes() -> Routes {
@@ -53,14 +58,10 @@ async fn healthz() -> Response {
 }
 
 async fn readyz(State(desk): State<Desk>) -> Response {
-    let (reply, head) = Reply::new();
-    let missing = match desk.requester.send(Request::Look(Look::Head(reply))) {
-        Err(error) => Some(error.to_string()),
-        Ok(()) => match timeout(PATIENCE, head).await {
-            Ok(Ok(head)) => missing(&head),
-            Ok(Err(_)) => Some("the engine has ended".into()),
-            Err(_) => Some("the engine does not answer".into()),
-        },
+    let asking = timeout(PATIENCE, ASKING.acquire()).await;
+    let missing = match asking {
+        Ok(Ok(turn)) => ask(&desk, turn).await,
+        Ok(Err(_)) | Err(_) => Some("the engine does not answer".into()),
     };
     match missing {
         None => json(&Health { status: "ok" }),
@@ -71,17 +72,56 @@ async fn readyz(State(desk): State<Desk>) -> Response {
     }
 }
 
+/// What is missing. A question that is given up has its turn until it is answered.
+async fn ask(desk: &Desk, turn: SemaphorePermit<'static>) -> Option<String> {
+    let (reply, head) = Reply::new();
+    if let Err(error) = desk.requester.send(Request::Look(Look::Head(reply))) {
+        return Some(error.to_string());
+    }
+    let waiting = tokio::spawn(async move {
+        let _turn = turn;
+        head.await
+    });
+    match timeout(PATIENCE, waiting).await {
+        Ok(Ok(Ok(head))) => missing(&head),
+        Ok(_) => Some("the engine has ended".into()),
+        Err(_) => Some("the engine does not answer".into()),
+    }
+}
+
 fn missing(head: &Head) -> Option<String> {
     if head.generation == 0 {
         return Some("no configuration is applied yet".into());
     }
-    let down = &head.down;
-    let named: Vec<_> = down.iter().take(NAMED).map(Name::as_str).collect();
-    let more = down.len().saturating_sub(NAMED);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
+    let ports: Vec<_> = head.down.iter().map(Name::as_str).collect();
+    let uplinks = head.uplinks.iter().filter(|it| !it.link_up);
+    let uplinks: Vec<_> = uplinks.map(|it| it.name.as_str()).collect();
+    let missing = [
+        named("ports that are not open", &ports),
+        named("uplinks without a link", &uplinks),
+    ];
+    let missing: Vec<_> = missing.into_iter().flatten().collect();
+    (!missing.is_empty()).then(|| missing.join("; "))
+}
+
+fn named(what: &str, names: &[&str]) -> Option<String> {
+    let more = match names.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
     };
-    (!down.is_empty()).then(|| format!("ports that are not open: {}{more}", named.join(", ")))
+    let first = &names[..names.len().min(NAMED)];
+    (!first.is_empty()).then(|| format!("{what}: {}{more}", first.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_so_many_and_no_more() {
+        assert_eq!(named("ports", &[]), None);
+        assert_eq!(named("ports", &["a", "b"]).unwrap(), "ports: a, b");
+        let told = named("ports", &["x"; NAMED + 2]).unwrap();
+        assert!(told.ends_with(", x and 2 more"), "{told}");
+    }
 }
