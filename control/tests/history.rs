@@ -299,11 +299,50 @@ fn a_confirmation_keeps_it_and_a_rollback_cancels_it() {
 
     place.apply(&ports(3), &["--confirm", "10m"]);
     assert!(place.history_dir().join("journal").exists());
-    let text = place.done(&["rollback"]);
+    let text = place.done(&["rollback", "--dry-run"]);
+    assert!(text.contains("- port vm3"), "{text}");
+    assert_eq!(place.ports(), 3);
+    assert_eq!(place.state().pending.unwrap().revision, 3);
+    let text = place.refused(&["rollback", "--confirm", "9m"]);
+    assert!(text.contains("can't wait for a confirmation"), "{text}");
+    let text = place.done(&["rollback", "-m", "no third guest"]);
     assert!(text.contains("what runs is revision 2 again"), "{text}");
     assert_eq!(place.ports(), 2);
-    assert_eq!(place.revision(3).outcome, Outcome::RolledBack);
+    let undone = place.revision(3);
+    assert_eq!(undone.outcome, Outcome::RolledBack);
+    assert!(undone.why.ends_with(": no third guest"), "{}", undone.why);
+    let last = place.revision(4);
+    assert_eq!(last.message, "no third guest");
+    assert_eq!(last.user, undone.user);
     assert!(!place.history_dir().join("journal").exists());
+}
+
+/// A folder in the journal's place can't be removed as one.
+#[test]
+fn what_a_start_would_take_back_still_is_not_confirmed() {
+    let place = Place::new(&ports(1));
+    let life = place.start();
+    place.apply(&ports(2), &["--confirm", "10m"]);
+    let journal = place.history_dir().join("journal");
+    let text = fs::read(&journal).unwrap();
+    fs::remove_file(&journal).unwrap();
+    fs::create_dir(&journal).unwrap();
+    let why = place.refused(&["confirm"]);
+    assert!(why.contains("it waits on"), "{why}");
+    assert_eq!(place.state().pending.unwrap().revision, 2);
+    // Nor is what was taken back in the way of a start, or forgotten.
+    place.done(&["rollback"]);
+    assert_eq!(place.ports(), 1);
+    place.write(&ports(3));
+    assert!(place.refused(&["apply"]).contains("nothing is changed"));
+    fs::remove_dir(&journal).unwrap();
+    fs::write(&journal, text).unwrap();
+    place.done(&["apply"]);
+    assert!(!journal.exists());
+    assert_eq!(place.ports(), 3);
+    kill(life);
+    let _life = place.start();
+    assert_eq!(place.ports(), 3);
 }
 
 #[test]
@@ -632,6 +671,23 @@ fn on_a_full_disk_nothing_is_changed_but_the_way_back_stays_open() {
     // What waits can be taken back, without room for a revision of it.
     place.done(&["rollback"]);
     assert_eq!(place.ports(), 1);
+    // What that is worth to a start from the same files.
+    let of_then = Place::new(&ports(2));
+    fs::create_dir_all(of_then.history_dir()).unwrap();
+    for folder in [
+        of_then.run_dir(),
+        of_then.run_dir().join("state"),
+        of_then.history_dir(),
+    ] {
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).unwrap();
+    }
+    for entry in fs::read_dir(inside.join("history")).unwrap().flatten() {
+        fs::copy(entry.path(), of_then.history_dir().join(entry.file_name())).unwrap();
+    }
+    let again = of_then.start();
+    assert_eq!(of_then.ports(), 1, "{}", of_then.log());
+    assert_eq!(of_then.revision(2).outcome, Outcome::RolledBack);
+    drop(again);
     let (before, numbers) = (place.state().generation, place.history().len());
     fill("more");
     place.write(&ports(3));
@@ -647,6 +703,8 @@ fn on_a_full_disk_nothing_is_changed_but_the_way_back_stays_open() {
     fs::remove_file(inside.join("more")).unwrap();
     place.done(&["apply"]);
     assert_eq!(place.ports(), 3);
+    assert_eq!(place.revision(2).outcome, Outcome::RolledBack);
+    assert!(!inside.join("history/journal").exists());
 }
 
 #[test]
@@ -693,9 +751,19 @@ fn a_damaged_history_is_said_and_set_aside() {
     kill(life);
     // A journal that is none.
     fs::write(path("journal"), "no").unwrap();
-    let _life = place.start();
+    let life = place.start();
     assert_eq!(place.ports(), 1);
     assert!(path("journal.damaged").exists());
+    // It says nothing of a confirmation.
+    place.apply(&ports(2), &["--confirm", "10m"]);
+    let number = place.history()[0].number;
+    kill(life);
+    fs::write(path("journal"), r#"{"format":99}"#).unwrap();
+    let _life = place.start();
+    assert_eq!(place.ports(), 2);
+    assert_eq!(place.revision(number).outcome, Outcome::Unrecorded);
+    let notice = place.state().notice.unwrap();
+    assert!(notice.contains("nobody knows whether"), "{notice}");
 }
 
 /// Histories as earlier versions wrote them: one that waited for a confirmation when its process ended.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use super::{ApplyError, NotApplied, Request, Requester, SendError, ask};
 use crate::config::{Config, Readings, Report};
 use crate::events::Event;
-use crate::history::pending::{self, Wanted};
+use crate::history::pending::{self, Due, Wanted};
 use crate::history::revision::Origin;
-use crate::history::{self, Entry, NotRestored, Order, Unkept};
+use crate::history::{self, Entry, NotConfirmed, NotRestored, Order, Unkept};
 use crate::plan::{Change, Diff, Layers, Proposal};
 use crate::process;
 use crate::state::Applied;
@@ -123,67 +123,110 @@ fn verify(
     Ok(())
 }
 
-/// Takes back what waits for its confirmation.
+/// Takes back what waits for its confirmation; with a dry run, says what that would change.
 ///
 /// # Errors
 ///
-/// When nothing of that number waits, or what ran before can't be had: it waits on then.
+/// When nothing of that number waits, or what ran before can't be had: it waits on then. When the order wants to be
+/// confirmed itself.
 pub fn cancel(
     requester: &Requester,
+    order: &Order,
+    number: Option<u64>,
+    why: &str,
+) -> Result<(Applied, Report), NotApplied> {
+    let _turn = requester.turn();
+    cancel_in_turn(requester, order, number, why)
+}
+
+fn cancel_in_turn(
+    requester: &Requester,
+    order: &Order,
     number: Option<u64>,
     why: &str,
 ) -> Result<(Applied, Report), NotApplied> {
     let refused = |error| NotApplied::Refused(error);
-    let _turn = requester.turn();
-    let mut history = requester
-        .history()
-        .ok_or(refused(ApplyError::no_history()))?;
-    let waiting = history
-        .waiting()
-        .filter(|it| number.is_none_or(|number| number == it.0));
-    let Some(((waiting, previous), lifted)) = waiting.zip(history.lift()) else {
+    let history = || {
+        let history = requester.history();
+        history.ok_or(refused(ApplyError::no_history()))
+    };
+    let mut before = history()?;
+    let waiting = before.waiting();
+    let waiting = waiting.filter(|it| number.is_none_or(|number| number == it.0));
+    let Some((waiting, previous)) = waiting else {
         return Err(refused(ApplyError::Conflict(
             "nothing waits for a confirmation".into(),
         )));
     };
-    drop(history);
-    tracing::warn!(
-        revision = waiting,
-        "rolled back to revision {previous}: {why}"
-    );
-    let order = Order {
-        message: format!("revision {waiting} was rolled back: {why}"),
-        ..Order::default()
-    };
+    if order.confirm.is_some() {
+        return Err(refused(ApplyError::Invalid(format!(
+            "what takes revision {waiting} back stays: it can't wait for a confirmation itself"
+        ))));
+    }
+    before.lift();
+    drop(before);
+    let mut order = order.clone();
+    if order.message.is_empty() {
+        order.message = format!("revision {waiting} was rolled back: {why}");
+    }
+    if !order.dry_run {
+        tracing::warn!(
+            revision = waiting,
+            "rolled back to revision {previous}: {why}"
+        );
+    }
     let done = go_back(requester, &order, previous);
-    let mut history = requester
-        .history()
-        .ok_or(refused(ApplyError::no_history()))?;
+    let mut after = history()?;
     match &done {
+        _ if order.dry_run => after.put_down(),
         Ok(_) => {
-            history.taken_back(&lifted, why);
+            after.taken_back(why);
             let reason = format!("revision {waiting}: {why}");
             Event::ConfigRolledBack { reason }.tell();
         }
-        Err(error) => history.put_back(lifted, &error.to_string()),
+        Err(error) => after.put_back(&error.to_string()),
     }
     done
 }
 
-/// The same without the answer.
-pub(crate) fn take_back(requester: &Requester, number: u64, why: &str) -> Result<(), NotApplied> {
-    cancel(requester, Some(number), why).map(drop)
+/// Keeps what waits for its confirmation, or takes it back, if that is due still.
+pub(crate) fn end_pending(requester: &Requester, number: u64) -> Result<(), NotApplied> {
+    let _turn = requester.turn();
+    let due = requester.history().map(|mut it| it.due(number));
+    match due {
+        Some(Due::RollBack(why)) => {
+            cancel_in_turn(requester, &Order::default(), Some(number), &why).map(drop)
+        }
+        Some(Due::Keep) => confirm_in_turn(requester, Some(number), "all checks hold")
+            .map(drop)
+            .map_err(NotApplied::Refused),
+        None | Some(Due::Nothing | Due::Later | Due::Look(_)) => Ok(()),
+    }
 }
 
 /// Keeps what waits for its confirmation; answers its number.
 ///
 /// # Errors
 ///
-/// When nothing waits, or another revision than that.
+/// When nothing waits, or another revision than that, or a start would take it back still: it waits on then.
 pub fn confirm(requester: &Requester, number: Option<u64>, why: &str) -> Result<u64, ApplyError> {
     let _turn = requester.turn();
+    confirm_in_turn(requester, number, why)
+}
+
+fn confirm_in_turn(
+    requester: &Requester,
+    number: Option<u64>,
+    why: &str,
+) -> Result<u64, ApplyError> {
     let mut history = requester.history().ok_or(ApplyError::no_history())?;
-    let kept = history.confirm(number, why).map_err(ApplyError::Conflict)?;
+    let kept = history.confirm(number, why).map_err(|error| match error {
+        NotConfirmed::Conflict(why) => ApplyError::Conflict(why),
+        NotConfirmed::Disk(error) => ApplyError::Unkept(format!(
+            "the journal of the history can't be removed ({error}), so it waits on: mend the state directory, and confirm \
+             again"
+        )),
+    })?;
     Event::ConfigConfirmed {
         revision: kept,
         reason: why.to_owned(),
@@ -205,14 +248,14 @@ fn plan_and_apply(
     let mut books = requester.desk().lock();
     let base = ask(requester, |reply| Request::Desired { reply })?;
     doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
-    // Likewise what the API's doors need.
-    let doors = requester.doors();
-    let ready = doors.as_ref().map(|it| it.prepare(&config.api));
-    let ready = ready.transpose().map_err(ApplyError::Failed)?;
     let mut wanted = wanted(requester, order, &config)?;
     if order.dry_run {
         return tried(requester, &base, config);
     }
+    // Likewise what the API's doors need.
+    let doors = requester.doors();
+    let ready = doors.as_ref().map(|it| it.prepare(&config.api));
+    let ready = ready.transpose().map_err(ApplyError::Failed)?;
     let discarded = base.drift();
     let proposal = Box::new(Proposal::new(base, config));
     // To free what was desired before, or what is refused, takes long where there are many peers.
@@ -281,7 +324,7 @@ fn wanted(
 
 /// What an apply would do.
 fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied, ApplyError> {
-    if let Some(pending) = requester.history().and_then(|it| it.told_pending()) {
+    if let Some(pending) = requester.history().and_then(|it| it.hindrance()) {
         return Err(ApplyError::Pending(Box::new(pending)));
     }
     let plan = base.way_to(&base.upon(config.clone()));
@@ -333,7 +376,7 @@ fn record(
     };
     let waits = history.applied(entry, order, wanted);
     applied.revision = history.current();
-    applied.pending = history.told_pending();
+    applied.pending = history.hindrance();
     drop(history);
     if let Some(number) = applied.revision.filter(|_| waits)
         && let Err(error) = pending::watch(requester.clone(), number)

@@ -23,6 +23,17 @@ pub(super) struct Journal {
     pub(super) deadline_unix: u64,
 }
 
+/// What a start finds of one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// None: whatever was pending is confirmed.
+    Nothing,
+    /// A change that waits.
+    Waits(Journal),
+    /// One that says nothing, and why.
+    Unreadable(String),
+}
+
 impl Journal {
     pub(super) fn new(previous: u64, pending: u64, deadline_unix: u64) -> Self {
         Self {

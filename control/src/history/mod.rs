@@ -22,7 +22,7 @@ use std::path::Path;
 
 use culvert_directory::Directory;
 
-use self::journal::Journal;
+use self::journal::{Found, Journal};
 use self::keys::KeysOfThen;
 use self::pending::{Pending, Wanted};
 use self::revision::{Content, Origin, Outcome, Revision, unix_now};
@@ -100,10 +100,32 @@ pub(crate) enum NotRestored {
     Mistakes(Report),
 }
 
+/// Why what waits is not kept.
+#[derive(Debug)]
+pub(crate) enum NotConfirmed {
+    /// Nothing waits, or something else.
+    Conflict(String),
+    /// A start would take it back still: it waits on.
+    Disk(io::Error),
+}
+
+/// An end that is not on the disk yet. Until it is, a start goes back to what the journal names, and no other change is
+/// begun.
+#[derive(Debug)]
+enum Owed {
+    /// The revision was rolled back, and why.
+    RolledBack(u64, String),
+    /// It can't be brought back, nor is it known to be confirmed.
+    Unrecorded(u64),
+    /// The engine never ran it.
+    Withdrawn(u64),
+}
+
 /// What is known of the past.
 pub struct History {
     store: Store,
     pending: Option<Pending>,
+    owed: Option<Owed>,
     /// The revision that runs.
     current: Option<u64>,
     /// What an operator has to know of the start or the last rollback.
@@ -129,14 +151,19 @@ impl History {
         Ok(Self {
             store,
             pending: None,
+            owed: None,
             current: None,
             notice: None,
         })
     }
 
     /// Writes down what became of those whose end the process before could not.
-    fn settle(&mut self, journal: Option<&Journal>) {
-        let waits = journal.map(|it| it.pending);
+    fn settle(&mut self, journal: &Found) {
+        let waits = match journal {
+            Found::Waits(journal) => Some(journal.pending),
+            Found::Nothing | Found::Unreadable(_) => None,
+        };
+        let mut all_written = true;
         let open: Vec<_> = self
             .store
             .revisions()
@@ -144,19 +171,33 @@ impl History {
             .cloned()
             .collect();
         for it in open {
-            match it.outcome {
+            let written = match it.outcome {
                 Outcome::Begun => {
                     let why = "the process ended while it was applied";
                     tracing::warn!(
                         revision = it.number,
                         "{why}: what runs now is what the file says"
                     );
-                    self.store.mark(it.number, Outcome::Unrecorded, why);
+                    self.store.mark(it.number, Outcome::Unrecorded, why)
+                }
+                Outcome::Pending if matches!(journal, Found::Unreadable(_)) => {
+                    let why = "the journal can't be read: nobody knows whether this was confirmed";
+                    let number = it.number;
+                    self.notice =
+                        Some(format!("revision {number} runs if the file says so; {why}"));
+                    self.store.mark(number, Outcome::Unrecorded, why)
                 }
                 // Without a journal it was kept.
                 Outcome::Pending => self.store.mark(it.number, Outcome::Applied, "confirmed"),
-                Outcome::Applied | Outcome::RolledBack | Outcome::Unrecorded => {}
-            }
+                Outcome::Applied | Outcome::RolledBack | Outcome::Unrecorded => Ok(()),
+            };
+            all_written &= written.is_ok();
+        }
+        // Without it, what could not be marked would be confirmed at the next start.
+        if let Found::Unreadable(why) = journal
+            && all_written
+        {
+            self.store.put_journal_aside(why);
         }
     }
 
@@ -164,12 +205,13 @@ impl History {
     /// there is nothing else.
     pub fn begin<E>(&mut self, file: Result<Config, E>) -> Result<Beginning, E> {
         let journal = self.store.journal();
-        self.settle(journal.as_ref());
+        self.settle(&journal);
         for what in std::mem::take(&mut self.store.set_aside) {
             tracing::error!("the history: {what}");
-            self.notice = Some(format!("the history was damaged: {what}"));
+            let notice = self.notice.take().map_or(String::new(), |it| it + "; ");
+            self.notice = Some(format!("{notice}the history was damaged: {what}"));
         }
-        if let Some(journal) = journal {
+        if let Found::Waits(journal) = journal {
             match self.restore(journal.previous) {
                 Ok(restored) => return Ok(self.go_back(journal, restored)),
                 Err(why) => {
@@ -179,12 +221,7 @@ impl History {
                     );
                     tracing::error!("{notice}; the file is taken");
                     self.notice = Some(notice);
-                    self.store.mark(
-                        pending,
-                        Outcome::Unrecorded,
-                        "the process ended while it was pending",
-                    );
-                    self.store.end_journal();
+                    self.owe(Owed::Unrecorded(pending));
                 }
             }
         }
@@ -282,18 +319,15 @@ impl History {
 
     /// The process has begun with it.
     pub fn begun(&mut self, undone: Option<(u64, u64)>, number: Option<u64>) {
+        if let Some(number) = number {
+            let _ = self.store.mark(number, Outcome::Applied, "");
+            self.current = Some(number);
+        }
         if let Some((pending, previous)) = undone {
             let why = format!(
                 "not confirmed before the process ended; revision {previous} was brought back"
             );
-            self.store.mark(pending, Outcome::RolledBack, &why);
-        }
-        if let Some(number) = number {
-            self.store.mark(number, Outcome::Applied, "");
-            self.current = Some(number);
-        }
-        if undone.is_some() {
-            self.store.end_journal();
+            self.owe(Owed::RolledBack(pending, why));
         }
         self.expire();
     }
@@ -340,7 +374,8 @@ impl History {
         let content = Content::of(config);
         let hash = content.hash();
         let hash_of = |number| self.store.revision(number).map(|it: &Revision| &it.hash);
-        if let Some(pending) = &mut self.pending {
+        let waits = self.pending.as_mut();
+        if let Some(pending) = waits.filter(|it| !it.is_lifted) {
             let number = pending.number;
             let same = self
                 .store
@@ -364,6 +399,9 @@ impl History {
         {
             return Err(Unkept::Rejected(number));
         }
+        if self.pending.is_none() {
+            self.settle_owed().map_err(Unkept::Disk)?;
+        }
         let previous = self.current;
         if wanted.is_some() && previous.is_none() {
             return Err(Unkept::NoWayBack);
@@ -380,8 +418,7 @@ impl History {
         if let Some((wanted, previous)) = wanted.zip(previous) {
             let journal = Journal::new(previous, number, unix_now() + wanted.wait.as_secs());
             if let Err(error) = self.store.write_journal(&journal) {
-                self.store.end_journal();
-                self.store.remove(number);
+                self.owe(Owed::Withdrawn(number));
                 return Err(Unkept::Disk(error));
             }
         }
@@ -391,11 +428,37 @@ impl History {
     /// The engine refused it.
     pub(crate) fn withdraw(&mut self, entry: Entry, wanted: Option<&Wanted>) {
         if let Entry::New(number) = entry {
-            if wanted.is_some() {
-                self.store.end_journal();
+            match wanted {
+                Some(_) => self.owe(Owed::Withdrawn(number)),
+                None => self.store.remove(number),
             }
+        }
+    }
+
+    /// Writes an end down, now or later.
+    fn owe(&mut self, owed: Owed) {
+        self.owed = Some(owed);
+        let _ = self.settle_owed();
+    }
+
+    /// Writes down what is owed: the mark first, as without a journal what is pending is confirmed.
+    fn settle_owed(&mut self) -> io::Result<()> {
+        match &self.owed {
+            None => return Ok(()),
+            Some(Owed::RolledBack(number, why)) => {
+                self.store.mark(*number, Outcome::RolledBack, why)?;
+            }
+            Some(Owed::Unrecorded(number)) => {
+                let why = "the process ended while it was pending";
+                self.store.mark(*number, Outcome::Unrecorded, why)?;
+            }
+            Some(Owed::Withdrawn(_)) => {}
+        }
+        self.store.end_journal()?;
+        if let Some(Owed::Withdrawn(number)) = self.owed.take() {
             self.store.remove(number);
         }
+        Ok(())
     }
 
     /// The engine has carried it out. Whether it waits for a confirmation now.
@@ -407,13 +470,13 @@ impl History {
             }
             (Entry::Extended(_), _) => false,
             (Entry::New(number), Some((wanted, previous))) => {
-                self.store.mark(number, Outcome::Pending, "");
+                let _ = self.store.mark(number, Outcome::Pending, "");
                 self.pending = Some(Pending::new(number, previous, &order.user, wanted));
                 self.current = Some(number);
                 true
             }
             (Entry::New(number), None) => {
-                self.store.mark(number, Outcome::Applied, "");
+                let _ = self.store.mark(number, Outcome::Applied, "");
                 self.current = Some(number);
                 self.notice = None;
                 self.expire();
@@ -423,26 +486,30 @@ impl History {
     }
 
     fn expire(&mut self) {
+        // The journal names what it is about.
+        if self.owed.is_some() {
+            return;
+        }
         let pending = self.pending.as_ref().map(|it| [it.previous, it.number]);
         let needed: Vec<_> = pending.into_iter().flatten().chain(self.current).collect();
         self.store.expire(&needed);
     }
 
     /// Keeps what waits; answers its number.
-    pub(crate) fn confirm(&mut self, number: Option<u64>, why: &str) -> Result<u64, String> {
+    pub(crate) fn confirm(&mut self, number: Option<u64>, why: &str) -> Result<u64, NotConfirmed> {
         let Some(pending) = &self.pending else {
-            return Err(self.nothing_pending(number));
+            return Err(NotConfirmed::Conflict(self.nothing_pending(number)));
         };
         let waiting = pending.number;
         if let Some(number) = number.filter(|&number| number != waiting) {
-            return Err(format!(
+            return Err(NotConfirmed::Conflict(format!(
                 "revision {waiting} waits for a confirmation, not revision {number}"
-            ));
+            )));
         }
         // What counts: from here on a start takes the file.
-        self.store.end_journal();
+        self.store.end_journal().map_err(NotConfirmed::Disk)?;
         self.pending = None;
-        self.store.mark(waiting, Outcome::Applied, why);
+        let _ = self.store.mark(waiting, Outcome::Applied, why);
         self.notice = None;
         self.expire();
         Ok(waiting)
@@ -472,24 +539,35 @@ impl History {
     }
 
     /// From here on an apply of what ran before is let through.
-    pub(crate) fn lift(&mut self) -> Option<Lifted> {
-        self.pending.take().map(Lifted)
+    pub(crate) fn lift(&mut self) {
+        if let Some(pending) = &mut self.pending {
+            pending.is_lifted = true;
+        }
+    }
+
+    /// That was a question.
+    pub(crate) fn put_down(&mut self) {
+        if let Some(pending) = &mut self.pending {
+            pending.is_lifted = false;
+        }
     }
 
     /// It could not be taken back, and waits on.
-    pub(crate) fn put_back(&mut self, lifted: Lifted, why: &str) {
-        self.notice = Some(format!(
-            "revision {} could not be rolled back, and is tried again: {why}",
-            lifted.0.number
-        ));
-        self.pending = Some(lifted.0);
+    pub(crate) fn put_back(&mut self, why: &str) {
+        self.put_down();
+        if let Some((number, _)) = self.waiting() {
+            self.notice = Some(format!(
+                "revision {number} could not be rolled back, and is tried again when its time is over: {why}"
+            ));
+        }
     }
 
     /// It was taken back.
-    pub(crate) fn taken_back(&mut self, lifted: &Lifted, why: &str) {
-        let pending = &lifted.0;
-        self.store.mark(pending.number, Outcome::RolledBack, why);
-        self.store.end_journal();
+    pub(crate) fn taken_back(&mut self, why: &str) {
+        let Some(pending) = self.pending.take() else {
+            return;
+        };
+        self.owe(Owed::RolledBack(pending.number, why.to_owned()));
         self.notice = Some(format!(
             "revision {} was rolled back: {why}; revision {} runs again",
             pending.number, pending.previous
@@ -593,10 +671,21 @@ impl History {
         self.pending.as_ref().map(Pending::told)
     }
 
+    /// What is in the way of another change.
+    pub(crate) fn hindrance(&self) -> Option<state::Pending> {
+        let pending = self.pending.as_ref().filter(|it| !it.is_lifted);
+        pending.map(Pending::told)
+    }
+
     /// Forgets a revision, or its keys alone.
     pub(crate) fn purge(&mut self, number: u64, keys_only: bool) -> Result<(), String> {
         if self.store.revision(number).is_none() {
             return Err(format!("there is no revision {number}"));
+        }
+        if self.owed.is_some() {
+            self.settle_owed().map_err(|error| {
+                format!("what became of the last change is not written: {error}")
+            })?;
         }
         if let Some(pending) = self
             .pending
@@ -640,9 +729,6 @@ pub fn is_interrupted(state_dir: &Path) -> bool {
         .symlink_metadata()
         .is_ok()
 }
-
-/// A change that is being taken back.
-pub(crate) struct Lifted(Pending);
 
 impl Beginning {
     /// Its configuration, and what is to be told when the process has begun with it.

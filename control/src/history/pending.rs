@@ -80,12 +80,16 @@ pub(super) struct Pending {
     deadline: Duration,
     checks: Vec<Check>,
     auto: bool,
+    /// It is being taken back: an apply of what ran before is let through.
+    pub(super) is_lifted: bool,
 }
 
 /// What is to be done with it.
-pub(super) enum Due {
+pub(crate) enum Due {
     /// It is gone.
     Nothing,
+    /// It is being taken back, or was and that is not written down yet.
+    Later,
     /// These are to be looked at.
     Look(Vec<Thing>),
     /// It is to be taken back.
@@ -108,6 +112,7 @@ impl Pending {
             deadline: boot_time() + wanted.wait,
             checks: checks.collect(),
             auto: wanted.auto,
+            is_lifted: false,
         }
     }
 
@@ -258,10 +263,16 @@ fn peer(text: &str, config: &Config) -> Result<Thing, String> {
 }
 
 impl History {
-    fn due(&self, number: u64) -> Due {
+    /// What is to be done with that revision; what is owed of its end is written down.
+    pub(crate) fn due(&mut self, number: u64) -> Due {
         match &self.pending {
+            Some(pending) if pending.is_lifted => Due::Later,
             Some(pending) if pending.number == number => pending.due(),
-            _ => Due::Nothing,
+            Some(_) => Due::Nothing,
+            None => match self.settle_owed() {
+                Ok(()) => Due::Nothing,
+                Err(_) => Due::Later,
+            },
         }
     }
 }
@@ -288,22 +299,18 @@ fn attend(requester: &Requester, number: u64) -> Option<Duration> {
         Due::Look(things) => {
             let up = report::are_up(requester, &things);
             let mut history = requester.history()?;
-            let pending = history.pending.as_mut().filter(|it| it.number == number)?;
-            pending.seen(&up);
+            let pending = history.pending.as_mut().filter(|it| it.number == number);
+            if let Some(pending) = pending {
+                pending.seen(&up);
+            }
         }
-        Due::RollBack(why) => {
-            if let Err(error) = apply::take_back(requester, number, &why) {
-                tracing::error!(revision = number, %error, "can't be rolled back, and is tried again");
+        Due::Later => return Some(AGAIN),
+        // What is due is asked again in its turn: an operator may have been faster.
+        Due::RollBack(_) | Due::Keep => {
+            if let Err(error) = apply::end_pending(requester, number) {
+                tracing::error!(revision = number, %error, "can't be ended, and is tried again");
                 return Some(AGAIN);
             }
-            return None;
-        }
-        Due::Keep => {
-            let kept = apply::confirm(requester, Some(number), "all checks hold");
-            if let Err(error) = kept {
-                tracing::warn!(revision = number, %error, "can't be confirmed");
-            }
-            return None;
         }
     }
     Some(LOOK)

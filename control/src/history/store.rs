@@ -16,7 +16,7 @@ use culvert_directory::Directory;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::journal::{JOURNAL, Journal};
+use super::journal::{Found, JOURNAL, Journal};
 use super::keys::{Keys, Revoked};
 use super::revision::{Content, FORMAT, Outcome, Revision, sum};
 use crate::process::step;
@@ -42,6 +42,9 @@ struct Head {
     revision: Revision,
     /// Bytes of the other files.
     len: u64,
+    /// What became of it is not on the disk yet.
+    #[serde(skip)]
+    is_unwritten: bool,
     /// Of the compressed text.
     text_sum: String,
     /// Of the keys' file, unless there is none.
@@ -190,6 +193,7 @@ impl Store {
             format: FORMAT,
             revision,
             len: text.len() as u64,
+            is_unwritten: false,
             text_sum: sum(&text),
             keys_sum: None,
         };
@@ -216,27 +220,25 @@ impl Store {
             .replace_durably(name, &serde_json::to_vec(head)?)
     }
 
-    /// Writes down what became of a revision. What can't be written holds at least as long as the process.
-    pub(super) fn mark(&mut self, number: u64, outcome: Outcome, why: &str) {
-        let head = self
-            .heads
-            .iter_mut()
-            .find(|head| head.revision.number == number);
-        let Some(head) = head else { return };
+    /// Writes down what became of a revision; it is on the disk then. What can't be written holds as long as the process,
+    /// and can be written again.
+    pub(super) fn mark(&mut self, number: u64, outcome: Outcome, why: &str) -> io::Result<()> {
+        let mut heads = self.heads.iter();
+        let Some(place) = heads.position(|it| it.revision.number == number) else {
+            return Ok(());
+        };
+        let head = &mut self.heads[place];
         let same = head.revision.outcome == outcome && head.revision.why == why;
-        if same {
-            return;
+        if same && !head.is_unwritten {
+            return Ok(());
         }
         head.revision.outcome = outcome;
         head.revision.why = why.to_owned();
-        let place = self
-            .heads
-            .iter()
-            .position(|head| head.revision.number == number);
-        let written = place.map_or(Ok(()), |place| self.write_head(&self.heads[place]));
-        if let Err(error) = written {
+        let written = self.write_head(&self.heads[place]);
+        self.heads[place].is_unwritten = written.is_err();
+        written.inspect_err(|error| {
             tracing::error!(revision = number, %error, "what became of a revision can't be written down");
-        }
+        })
     }
 
     /// Forgets a revision, keys and all.
@@ -349,9 +351,12 @@ impl Store {
     }
 
     /// What waits for its confirmation, if the process before left something so.
-    pub(super) fn journal(&mut self) -> Option<Journal> {
-        let names = self.directory.names().unwrap_or_default();
-        names.contains(&JOURNAL.into()).then_some(())?;
+    pub(super) fn journal(&self) -> Found {
+        match self.directory.names() {
+            Ok(names) if !names.contains(&JOURNAL.into()) => return Found::Nothing,
+            Ok(_) => {}
+            Err(error) => return Found::Unreadable(format!("can't be looked for: {error}")),
+        }
         let read = self.read_json(JOURNAL).and_then(|journal: Journal| {
             let missing = [journal.previous, journal.pending];
             let missing = missing.into_iter().find(|&it| self.revision(it).is_none());
@@ -361,8 +366,12 @@ impl Store {
                 None => Ok(journal),
             }
         });
-        read.map_err(|why| self.put_aside(&[JOURNAL.into()], &why))
-            .ok()
+        read.map_or_else(Found::Unreadable, Found::Waits)
+    }
+
+    /// What can't be read is in nobody's way any more.
+    pub(super) fn put_journal_aside(&mut self, why: &str) {
+        self.put_aside(&[JOURNAL.into()], why);
     }
 
     pub(super) fn write_journal(&self, journal: &Journal) -> io::Result<()> {
@@ -373,17 +382,16 @@ impl Store {
         Ok(())
     }
 
-    /// The change is kept, or was taken back: a start takes the file again.
-    pub(super) fn end_journal(&self) {
+    /// The change is kept, or was taken back: a start takes the file again, unless this fails.
+    pub(super) fn end_journal(&self) -> io::Result<()> {
         step("before the journal's end");
-        let ended = self
-            .directory
-            .remove(JOURNAL)
-            .and_then(|()| self.directory.sync());
-        if let Err(error) = ended {
-            tracing::error!(%error, "the journal of the history can't be removed");
-        }
+        let removed = self.directory.remove(JOURNAL);
+        let ended = removed.and_then(|()| self.directory.sync());
+        ended.inspect_err(
+            |error| tracing::error!(%error, "the journal of the history can't be removed"),
+        )?;
         step("after the journal's end");
+        Ok(())
     }
 }
 
@@ -473,13 +481,13 @@ mod tests {
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
             fs::set_permissions(path.join(name), mode).unwrap();
         }
-        let mut store = Store::open(&directory).unwrap();
+        let store = Store::open(&directory).unwrap();
         assert!(store.set_aside.is_empty(), "{:?}", store.set_aside);
-        assert!(store.journal().is_none());
+        assert_eq!(store.journal(), Found::Nothing);
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
         store.write_journal(&Journal::new(1, 1, 7)).unwrap();
-        assert_eq!(store.journal(), Some(Journal::new(1, 1, 7)));
-        store.end_journal();
-        assert!(store.journal().is_none());
+        assert_eq!(store.journal(), Found::Waits(Journal::new(1, 1, 7)));
+        store.end_journal().unwrap();
+        assert_eq!(store.journal(), Found::Nothing);
     }
 }

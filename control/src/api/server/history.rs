@@ -94,7 +94,10 @@ async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
             Ok(body) => body,
             Err(error) => return unread(&error),
         };
-        let why = format!("cancelled by {user}");
+        let mut why = format!("cancelled by {user}");
+        if !body.message.is_empty() {
+            why += &format!(": {}", body.message);
+        }
         let order = Order {
             message: body.message,
             confirm: body.confirm,
@@ -104,7 +107,7 @@ async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
         };
         super::apply::answered(match body.to {
             Some(number) => apply::roll_back(&requester, &order, number),
-            None => apply::cancel(&requester, None, &why),
+            None => apply::cancel(&requester, &order, None, &why),
         })
     })
     .await
@@ -122,6 +125,7 @@ async fn purge(State(desk): State<Desk>, request: Request) -> Response {
 }
 
 fn purged(requester: &Requester, body: &PurgeBody) -> Response {
+    let _turn = requester.turn();
     let Some(mut history) = requester.history() else {
         return refused(ApplyError::no_history());
     };
