@@ -99,8 +99,14 @@ fn lines(config: &Config, path: &Path) -> Zeroizing<String> {
         .collect();
     // Of its final size: one that grows leaves copies of keys behind.
     let mut text = String::with_capacity(peers.len() * (2 * KEY_TEXT_LEN + 2));
+    let mut written = BTreeSet::new();
     for peer in peers {
-        let Some(key) = &peer.preshared_key else {
+        // Tunnels that share a file may share peers, which have one line then.
+        let Some(key) = peer
+            .preshared_key
+            .as_ref()
+            .filter(|_| written.insert(peer.public_key.to_base64()))
+        else {
             continue;
         };
         text += &peer.public_key.to_base64();
@@ -175,6 +181,30 @@ mod tests {
     }
 
     const PEER: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+
+    #[test]
+    fn a_peer_of_two_tunnels_that_share_a_file_has_one_line() {
+        let tunnel = |name: &str, port: u8| {
+            format!(
+                "  {name}:\n    uplink: u\n    listen_port: {port}\n    private_key_file: /none/{name}.key\n    \
+                 preshared_keys_file: /none/psk\n    peers: {{p: {{public_key: \"{PEER}\"}}}}\n"
+            )
+        };
+        let text = format!(
+            "version: 1\nuplinks: {{u: {{driver: udp, addresses: [127.0.0.1/8]}}}}\ntunnels:\n{}{}\
+             networks: {{n: {{gateway: 10.0.0.1/24, tunnel: t}}}}\n",
+            tunnel("t", 1),
+            tunnel("v", 2)
+        );
+        let (config, _) = parse(&text, Path::new("/none/c.yaml"), &Given)
+            .map_err(|report| report.render(false))
+            .unwrap();
+        let keys = Keys::of(&config);
+        assert_eq!(
+            keys.0[Path::new("/none/psk")].as_str(),
+            format!("{PEER}\t{PEER}\n")
+        );
+    }
 
     #[test]
     fn keys_of_all_kinds_of_files_come_back_without_those_files() {
