@@ -14,6 +14,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -153,6 +154,8 @@ struct Names {
     /// Any of them: it is included.
     all: bool,
     some: BTreeSet<OsString>,
+    /// Which folder it is, by device and inode: another one may come in its place.
+    is: Option<(u64, u64)>,
 }
 
 type Folders = BTreeMap<PathBuf, Names>;
@@ -169,6 +172,10 @@ fn folders(path: &Path, texts: Option<&Texts>) -> Folders {
         for file in &included.files {
             trace(&file.path, &mut folders);
         }
+    }
+    for (folder, names) in &mut folders {
+        let found = std::fs::metadata(folder).ok();
+        names.is = found.map(|it| (it.dev(), it.ino()));
     }
     folders
 }
@@ -251,12 +258,24 @@ impl News {
         })
     }
 
-    /// Waits for news; whether any of them matter.
+    /// Waits for news that matter, over all others; whether any came in time.
     fn come(&self, patience: Option<Duration>) -> bool {
+        let begun = Instant::now();
+        loop {
+            let left = patience.map(|it| it.saturating_sub(begun.elapsed()));
+            match self.come_once(left) {
+                Some(false) if left.is_none_or(|it| !it.is_zero()) => {}
+                told => return told == Some(true),
+            }
+        }
+    }
+
+    /// `None`: no news at all.
+    fn come_once(&self, patience: Option<Duration>) -> Option<bool> {
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         let mut polled = [PollFd::new(&self.inotify, PollFlags::IN)];
         if !matches!(poll(&mut polled, patience.as_ref()), Ok(1..)) {
-            return false;
+            return None;
         }
         let mut room = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut room);
@@ -267,7 +286,7 @@ impl News {
                 .map(|name| OsStr::from_bytes(name.to_bytes()));
             matter |= self.matters(event.wd(), name);
         }
-        matter
+        Some(matter)
     }
 
     /// News without a name are of a folder itself, or of news that were lost.
@@ -336,7 +355,20 @@ mod tests {
         fs::write(folder.path().join("other"), "").unwrap();
         let news = watch.news.as_ref().unwrap();
         assert!(!news.come(Some(SETTLED)));
+        // What doesn't matter doesn't end the wait.
+        fs::write(folder.path().join("other"), "again").unwrap();
         fs::write(folder.path().join("d/c.yaml"), "").unwrap();
+        assert!(news.come(Some(SETTLED)));
+        // Another folder with the same files in the place of one.
+        assert!(watch.look());
+        fs::rename(folder.path().join("d"), folder.path().join("old")).unwrap();
+        fs::create_dir(folder.path().join("d")).unwrap();
+        for name in ["a.yaml", "c.yaml"] {
+            fs::write(folder.path().join("d").join(name), "").unwrap();
+        }
+        assert!(!watch.look());
+        fs::write(folder.path().join("d/c.yaml"), "version: 1\n").unwrap();
+        let news = watch.news.as_ref().unwrap();
         assert!(news.come(Some(SETTLED)));
     }
 }
