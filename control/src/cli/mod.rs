@@ -1,7 +1,7 @@
 //! The commands of the binary `culvert`.
 //!
 //! In: arguments. Out: text for people on stdout, mistakes on stderr, an exit status: 0 it worked,
-//! 1 it did not, 2 the command line was wrong. Never: colour where nobody sees it (`NO_COLOR`,
+//! 1 it did not, 2 the command line was wrong; of `diff` 1 something differs, 2 it did not work. Never: colour where nobody sees it (`NO_COLOR`,
 //! pipes).
 
 mod apply;
@@ -121,7 +121,7 @@ enum Command {
     Show(Show),
     /// Apply a configuration to a running culvert; what did not change is not disturbed
     Apply(apply::Apply),
-    /// Apply it for two minutes: Enter keeps it, anything else takes it back
+    /// Apply it for two minutes: Enter alone keeps it, any other line takes it back, and so does time
     Try(apply::Try),
     /// Keep what was applied with --confirm
     Confirm {
