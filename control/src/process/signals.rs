@@ -7,6 +7,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
@@ -65,8 +67,10 @@ pub fn serve(
     notify: Notify,
 ) -> io::Result<Option<SyncSender<Cause>>> {
     let signals = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC)?;
+    let signalled = Arc::new(AtomicBool::new(false));
     let reload = config.map(|config| {
         Reload {
+            signalled: Arc::clone(&signalled),
             config,
             requester: requester.clone(),
             notify: notify.clone(),
@@ -75,7 +79,7 @@ pub fn serve(
     });
     let reload = reload.transpose()?;
     let others = reload.clone();
-    let run = move || serve_forever(&signals, reload.as_ref(), &requester, &notify);
+    let run = move || serve_forever(&signals, reload.as_ref(), &signalled, &requester, &notify);
     thread::Builder::new().name("signals".into()).spawn(run)?;
     Ok(others)
 }
@@ -83,6 +87,7 @@ pub fn serve(
 fn serve_forever(
     signals: &SignalFd,
     reload: Option<&SyncSender<Cause>>,
+    signalled: &AtomicBool,
     requester: &Requester,
     notify: &Notify,
 ) {
@@ -102,7 +107,8 @@ fn serve_forever(
             (None, _) => {}
             (Some(Signal::SIGHUP), _) if draining => {}
             (Some(Signal::SIGHUP), Some(reload)) => {
-                // One that waits already will read what the file says by then.
+                // One that waits already will read what the file says by then, and as what a signal asked for.
+                signalled.store(true, Ordering::SeqCst);
                 let _ = reload.try_send(Cause::Signal);
             }
             (Some(signal), _) if draining => {
@@ -127,6 +133,8 @@ fn drain(requester: &Requester) {
 /// What a SIGHUP needs.
 struct Reload {
     config: PathBuf,
+    /// A signal has come since the last one began, whatever cause it waits for.
+    signalled: Arc<AtomicBool>,
     requester: Requester,
     notify: Notify,
 }
@@ -144,6 +152,10 @@ impl Reload {
     fn run(&self, cause: Cause) {
         let path = &self.config;
         let config = path.display();
+        let cause = match self.signalled.swap(false, Ordering::SeqCst) {
+            true => Cause::Signal,
+            false => cause,
+        };
         match cause {
             Cause::Signal => tracing::info!(%config, "SIGHUP: applying the configuration again"),
             Cause::Watch => tracing::info!(%config, "the configuration has changed: applying it"),
