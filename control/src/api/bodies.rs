@@ -15,6 +15,7 @@ use crate::state::Pending;
 
 /// The body of `POST /v1/apply`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ApplyBody {
     /// The file's absolute path: for messages, and where relative paths in it begin.
     pub path: PathBuf,
@@ -51,6 +52,7 @@ impl ApplyBody {
 
 /// The body of `POST /v1/confirm`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ConfirmBody {
     /// The revision that is meant.
     #[serde(default)]
@@ -66,6 +68,7 @@ pub struct Confirmed {
 
 /// The body of `POST /v1/rollback`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     /// The revision to go back to. Without one, what waits for its confirmation is taken back.
     #[serde(default)]
@@ -83,6 +86,7 @@ pub struct RollbackBody {
 
 /// The body of `POST /v1/history/purge`.
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct PurgeBody {
     /// Revisions that are forgotten.
     #[serde(default)]
@@ -107,6 +111,7 @@ pub struct RevisionText {
 
 /// The body of `POST /v1/diff`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DiffBody {
     /// What was.
     pub from: Side,

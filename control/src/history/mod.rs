@@ -49,6 +49,19 @@ pub struct Order {
     pub restores: Option<u64>,
 }
 
+/// Bytes of what is said of a change: a line, not a text.
+const MESSAGE_MAX: usize = 1024;
+
+/// Whether that may be said of a change: it is shown on terminals.
+pub(crate) fn check_message(message: &str) -> Result<(), String> {
+    match message.len() <= MESSAGE_MAX && !message.chars().any(char::is_control) {
+        true => Ok(()),
+        false => Err(format!(
+            "a message is one line of at most {MESSAGE_MAX} bytes without control characters"
+        )),
+    }
+}
+
 /// Why an apply can't have its revision, and is not begun.
 #[derive(Debug)]
 pub(crate) enum Unkept {

@@ -31,6 +31,7 @@ pub const SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 
 /// What an apply asks for that wants to be confirmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Confirm {
     /// How long it waits; then it is taken back.
     pub seconds: u64,

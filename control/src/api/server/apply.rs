@@ -16,10 +16,10 @@ use super::caller::Caller;
 use super::desk::{self, Desk, PATIENCE};
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
-use crate::api::{self, NotApplied, Requester};
+use crate::api::{self, ApplyError, NotApplied, Requester};
 use crate::config;
-use crate::history::Order;
 use crate::history::revision::Origin;
+use crate::history::{self, Order};
 use crate::state::Applied;
 
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
@@ -79,6 +79,9 @@ pub(super) async fn carried_out(
 }
 
 fn apply_body(requester: &Requester, user: String, mut body: ApplyBody) -> Response {
+    if let Err(why) = history::check_message(&body.message) {
+        return refused(ApplyError::Invalid(why));
+    }
     let order = Order {
         origin: match body.cli {
             true => Origin::Cli,

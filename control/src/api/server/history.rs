@@ -13,8 +13,8 @@ use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::{ConfirmBody, Confirmed, PurgeBody, RevisionText, RollbackBody};
 use crate::api::{ApplyError, Requester, apply};
-use crate::history::Order;
 use crate::history::revision::Revision;
+use crate::history::{self, Order};
 use crate::keys::PublicKey;
 use crate::state::Applied;
 
@@ -94,6 +94,9 @@ async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
             Ok(body) => body,
             Err(error) => return unread(&error),
         };
+        if let Err(why) = history::check_message(&body.message) {
+            return refused(ApplyError::Invalid(why));
+        }
         let mut why = format!("cancelled by {user}");
         if !body.message.is_empty() {
             why += &format!(": {}", body.message);
