@@ -305,6 +305,11 @@ fn a_confirmation_keeps_it_and_a_rollback_cancels_it() {
     assert_eq!(place.state().pending.unwrap().revision, 3);
     let text = place.refused(&["rollback", "--confirm", "9m"]);
     assert!(text.contains("can't wait for a confirmation"), "{text}");
+    let long = "x".repeat(1025);
+    for message in ["two\nlines", &long] {
+        let text = place.refused(&["rollback", "-m", message]);
+        assert!(text.contains("one line of at most"), "{text}");
+    }
     let text = place.done(&["rollback", "-m", "no third guest"]);
     assert!(text.contains("what runs is revision 2 again"), "{text}");
     assert_eq!(place.ports(), 2);
@@ -759,11 +764,20 @@ fn a_damaged_history_is_said_and_set_aside() {
     let number = place.history()[0].number;
     kill(life);
     fs::write(path("journal"), r#"{"format":99}"#).unwrap();
-    let _life = place.start();
+    let life = place.start();
     assert_eq!(place.ports(), 2);
     assert_eq!(place.revision(number).outcome, Outcome::Unrecorded);
     let notice = place.state().notice.unwrap();
     assert!(notice.contains("nobody knows whether"), "{notice}");
+    kill(life);
+    // Nobody knows which keys may not come back.
+    fs::write(path("revoked.json"), "[").unwrap();
+    fs::set_permissions(path("revoked.json"), Permissions::from_mode(0o600)).unwrap();
+    let _life = place.start();
+    let before = place.history()[1].number.to_string();
+    let text = place.refused(&["rollback", "--to", &before]);
+    assert!(text.contains("remove it and revoke them again"), "{text}");
+    assert!(path("revoked.json").exists());
 }
 
 /// Histories as earlier versions wrote them: one that waited for a confirmation when its process ended.

@@ -590,6 +590,9 @@ impl History {
 
     /// A configuration of then.
     pub(crate) fn restore(&self, number: u64) -> Result<Restored, NotRestored> {
+        if let Some(why) = &self.store.revoked_unknown {
+            return Err(NotRestored::Missing(why.clone()));
+        }
         let content = self.store.content(number).map_err(NotRestored::Missing)?;
         let keys = KeysOfThen {
             keys: &content.keys,

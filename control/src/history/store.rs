@@ -58,6 +58,8 @@ pub(super) struct Store {
     heads: Vec<Head>,
     next: u64,
     pub(super) revoked: Revoked,
+    /// Why those are not known, which keeps every revision from coming back.
+    pub(super) revoked_unknown: Option<String>,
     /// What was found damaged, in words.
     pub(super) set_aside: Vec<String>,
 }
@@ -72,6 +74,7 @@ impl Store {
             heads: Vec::new(),
             next: 1,
             revoked: Revoked::default(),
+            revoked_unknown: None,
             set_aside: Vec::new(),
         };
         store.load()?;
@@ -99,15 +102,30 @@ impl Store {
         if names.contains(&REVOKED.into()) {
             match self.read_json(REVOKED) {
                 Ok(revoked) => self.revoked = revoked,
-                Err(why) => self.put_aside(&[REVOKED.into()], &why),
+                Err(why) => {
+                    let path = self.directory.path().join(REVOKED);
+                    let why = format!(
+                        "{} {why}: nothing is restored, as nobody knows which keys may not come back; put a good copy in \
+                         its place, or remove it and revoke them again, and restart",
+                        path.display()
+                    );
+                    self.set_aside.push(why.clone());
+                    self.revoked_unknown = Some(why);
+                }
             }
         }
         Ok(())
     }
 
     fn load_one(&mut self, number: u64, has_keys: bool) {
-        match self.head(number, has_keys) {
-            Ok(head) => self.heads.push(head),
+        match self.head(number) {
+            Ok(mut head) => {
+                // A purge that was cut short: the keys go first.
+                if !has_keys {
+                    head.keys_sum = None;
+                }
+                self.heads.push(head);
+            }
             Err(why) => {
                 let names = ["json", "yaml.z", "keys"].map(|end| file(number, end));
                 self.put_aside(&names, &why);
@@ -116,7 +134,7 @@ impl Store {
     }
 
     /// Without a look at what the other files hold: that is compared when they are read.
-    fn head(&self, number: u64, has_keys: bool) -> Result<Head, String> {
+    fn head(&self, number: u64) -> Result<Head, String> {
         let head: Head = self.read_json(&file(number, "json"))?;
         if head.format > FORMAT {
             return Err(format!(
@@ -130,9 +148,6 @@ impl Store {
         let names = self.directory.names().map_err(|error| error.to_string())?;
         if !names.contains(&file(number, "yaml.z").into()) {
             return Err("has no text".into());
-        }
-        if head.keys_sum.is_some() && !has_keys {
-            return Err("has no keys".into());
         }
         Ok(head)
     }
@@ -335,6 +350,9 @@ impl Store {
 
     /// No rollback brings that key back; what is kept of it goes.
     pub(super) fn revoke(&mut self, key: &crate::keys::PublicKey) -> io::Result<()> {
+        if let Some(why) = &self.revoked_unknown {
+            return Err(io::Error::other(why.clone()));
+        }
         self.revoked.0.insert(key.to_base64());
         let revoked = serde_json::to_vec(&self.revoked)?;
         self.directory.replace_durably(REVOKED, &revoked)?;
