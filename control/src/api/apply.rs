@@ -278,7 +278,7 @@ fn plan_and_apply(
     };
     process::step("after the engine");
     if let (Some(doors), Some(ready)) = (doors, ready) {
-        doors.change(ready);
+        applied.failures.extend(doors.change(ready));
     }
     applied.notes = discarded
         .into_iter()

@@ -40,13 +40,6 @@ impl Caller {
         }
     }
 
-    /// Whether it can read any file that this process can: root, or this process's own user.
-    #[must_use]
-    pub fn is_root(&self) -> bool {
-        let own = rustix::process::geteuid().as_raw();
-        matches!(self.who, Who::Local { uid, .. } if uid == 0 || uid == own)
-    }
-
     /// The name of its user, or its certificate's. It may ask a directory service: for a thread that may wait.
     #[must_use]
     pub fn user(&self) -> String {

@@ -20,13 +20,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::caller::Caller;
-use super::crowd::{Crowd, Whose};
+use super::crowd::{Crowd, DOOR, SHARE, Whose};
 use super::{ServeError, connection, tls};
 use crate::config::{Api, Role};
 use crate::process::{self, accounts};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Handshakes that are under way at once: who has no certificate takes no more of the places than these.
+const HANDSHAKES: usize = 64;
 
 /// What is waited for when the system has no descriptor left for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -113,8 +116,10 @@ impl Keeper {
         };
         keeper.tell(News::Open(Role::Write, listener));
         let prepared = keeper.prepare(api).map_err(ServeError::Doors)?;
-        keeper.change(prepared);
-        Ok((keeper, news))
+        match keeper.change(prepared) {
+            failures if failures.is_empty() => Ok((keeper, news)),
+            failures => Err(ServeError::Doors(failures.join("; "))),
+        }
     }
 
     /// Does all that can fail.
@@ -155,21 +160,35 @@ impl Keeper {
         })
     }
 
-    /// Opens what was prepared, and closes what it is in place of.
-    pub(crate) fn change(&self, prepared: Prepared) {
+    /// Opens what was prepared, and closes what it is in place of. Answers which sockets let nobody in, in words; the
+    /// next configuration tries these again, the same one, too.
+    pub(crate) fn change(&self, mut prepared: Prepared) -> Vec<String> {
         let mut held = self.held();
+        let mut failures = Vec::new();
         let mebibytes = usize::try_from(prepared.api.body_megabytes).unwrap_or(1);
         self.tell(News::BodyMax(mebibytes << 20));
         if held.api.socket != prepared.api.socket {
-            admit(&held.socket, prepared.access);
+            if let Err(failure) = admit(&held.socket, prepared.access) {
+                failures.push(failure);
+                prepared.api.socket = held.api.socket.clone();
+            }
             self.tell(News::Clear(Way::Socket));
         }
-        self.change_readers(&mut held, &prepared.api, prepared.readers);
+        if let Err(failure) = self.change_readers(&mut held, &prepared.api, prepared.readers) {
+            failures.push(failure);
+            prepared.api.readers = held.api.readers.clone();
+        }
         self.change_tcp(&mut held, &prepared.api, prepared.tcp);
         held.api = prepared.api;
+        failures
     }
 
-    fn change_readers(&self, held: &mut Held, api: &Api, new: Option<(Access, Option<Listener>)>) {
+    fn change_readers(
+        &self,
+        held: &mut Held,
+        api: &Api,
+        new: Option<(Access, Option<Listener>)>,
+    ) -> Result<(), String> {
         match new {
             None if held.readers.take().is_some() => self.tell(News::Close(Way::Readers)),
             None => {}
@@ -179,11 +198,13 @@ impl Keeper {
                 self.tell(News::Open(Role::Read, listener));
             }
             Some((access, None)) if held.api.readers != api.readers => {
-                held.readers.iter().for_each(|place| admit(place, access));
+                let admitted = held.readers.iter().try_for_each(|it| admit(it, access));
                 self.tell(News::Clear(Way::Readers));
+                return admitted;
             }
             Some(_) => {}
         }
+        Ok(())
     }
 
     fn change_tcp(&self, held: &mut Held, api: &Api, new: Option<(Tcp, Option<TcpListener>)>) {
@@ -218,11 +239,12 @@ impl Keeper {
     }
 }
 
-fn admit(place: &Place, access: Access) {
-    if let Err(error) = place.admit(access) {
+fn admit(place: &Place, access: Access) -> Result<(), String> {
+    place.admit(access).map_err(|error| {
         let path = place.path().display();
         tracing::error!(%path, %error, "nobody is let in here: its owner or mode can't be set");
-    }
+        format!("nobody is let in at {path}: its owner or mode can't be set: {error}")
+    })
 }
 
 fn of_api(error: impl std::fmt::Display) -> String {
@@ -361,7 +383,7 @@ async fn local(
     router: axum::Router,
     mut closing: watch::Receiver<()>,
 ) {
-    let crowd = Crowd::default();
+    let crowd = Crowd::new(DOOR, SHARE);
     while let Some(come) = next(listener.accept(), &mut closing).await {
         let Some((stream, who)) = come.and_then(|(it, _)| it.peer_cred().ok().map(|who| (it, who)))
         else {
@@ -386,19 +408,26 @@ async fn remote(
     router: axum::Router,
     mut closing: watch::Receiver<()>,
 ) {
-    let crowd = Crowd::default();
+    let (crowd, strangers) = (
+        Crowd::new(DOOR, SHARE),
+        Crowd::new(HANDSHAKES, HANDSHAKES / 2),
+    );
     while let Some(come) = next(listener.accept(), &mut closing).await {
         let Some((stream, from)) = come else {
             continue;
         };
+        let whose = Whose::at(from.ip());
         // Who is turned away would have to be shaken hands with to hear why.
-        let Some(place) = crowd.place(Whose::Address(from.ip())) else {
+        let Some(stranger) = strangers.place(whose.clone()) else {
             continue;
         };
+        let crowd = crowd.clone();
         let (tcp, router, closing) = (shaken.borrow().clone(), router.clone(), closing.clone());
         tokio::spawn(async move {
-            let _place = place;
-            if let Some((stream, caller)) = shake(tcp, stream).await {
+            let shaken = shake(tcp, stream).await;
+            drop(stranger);
+            let place = crowd.place(whose);
+            if let (Some((stream, caller)), Some(_place)) = (shaken, place) {
                 connection::serve(stream, caller, router, closing).await;
             }
         });

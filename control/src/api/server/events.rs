@@ -2,13 +2,16 @@
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
 //! In: from which number on. Out: a stream without end: events as JSON, `lost` with a count for who is too slow, a
-//! comment when nothing happens. Never: more than [`STREAMS`] of them; a queue for a client: each reads from the ring
+//! comment when nothing happens. Never: more than [`STREAMS`] of them, or than [`SHARE`] of
+//! one caller's; a queue for a client: each reads from the ring
 //! when it can take more; a wake-up of the control core's making.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -16,17 +19,20 @@ use axum::response::{IntoResponse as _, Response};
 use http_body_util::channel::{Channel, Sender};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::plain;
 use super::asked::Asked;
+use super::caller::Caller;
+use super::crowd::{Crowd, Whose};
 use super::routes::{About, Routes};
 use crate::events::{Batch, EVENTS, Ring};
 
 /// Streams that are open at once.
 const STREAMS: usize = 256;
-static FREE: Semaphore = Semaphore::const_new(STREAMS);
+/// Of them, those of one caller.
+const SHARE: usize = 64;
+static STREAMING: LazyLock<Crowd> = LazyLock::new(|| Crowd::new(STREAMS, SHARE));
 
 /// How often a stream looks for news. Nobody who tells an event has to wake those who follow.
 const LOOK: Duration = Duration::from_millis(200);
@@ -56,9 +62,15 @@ struct EventsQuery {
     last: Option<u64>,
 }
 
-async fn events(Asked(query): Asked<EventsQuery>, headers: HeaderMap) -> Response {
-    let Ok(place) = FREE.try_acquire() else {
-        let error = format!("{STREAMS} streams of events are open: end one of them, or try again");
+async fn events(
+    Asked(query): Asked<EventsQuery>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(place) = STREAMING.place(Whose::of(&caller)) else {
+        let error = format!(
+            "{SHARE} streams of events of this user, or {STREAMS} of all, are open: end one of them, or try again"
+        );
         return plain(StatusCode::SERVICE_UNAVAILABLE, &error);
     };
     let last_id = headers.get("last-event-id");

@@ -65,14 +65,14 @@ async fn listen(address: SocketAddr, requester: &Requester) {
     tracing::info!(%address, "metrics are served over TCP");
     // Dropped with this listener: then its connections end, too.
     let (_open, closing) = watch::channel(());
-    let crowd = Crowd::of(CONNECTIONS, SHARE);
+    let crowd = Crowd::new(CONNECTIONS, SHARE);
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // No descriptor is left, for instance.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = crowd.place(Whose::Address(from.ip())) else {
+        let Some(place) = crowd.place(Whose::at(from.ip())) else {
             continue;
         };
         let (requester, closing) = (requester.clone(), closing.clone());
