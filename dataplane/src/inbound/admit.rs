@@ -217,6 +217,7 @@ fn mark_congestion(packet: &mut [u8], mark: u8) {
 }
 
 /// The queue of the port that this flow goes to.
+#[inline]
 fn queue(
     turn: &Turn<'_>,
     guest: AttachmentIndex,

@@ -121,6 +121,7 @@ fn portion(count: usize, ends: impl Fn(usize) -> bool) -> usize {
 }
 
 /// The inner packet of an opened data message, padding included.
+#[inline]
 fn plaintext(datagram: &Datagram) -> &[u8] {
     let bytes = datagram.bytes();
     &bytes[DATA_HEADER_LEN..bytes.len() - culvert_aead::TAG_LEN]

@@ -70,16 +70,7 @@ impl Worker {
                     egress::flush(turn, tools, sending, peer);
                 });
             }
-            Command::FlushAwaited => {
-                let waiting: ArrayVec<_, { Staged::CELLS }> = self.tools.staged.peers().collect();
-                for peer in waiting {
-                    self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
-                        if peer.path().as_ref().is_some_and(|path| path.is_resolved()) {
-                            egress::flush(turn, tools, sending, peer);
-                        }
-                    });
-                }
-            }
+            Command::FlushAwaited => self.flush_awaited(snapshot),
             Command::DropStaged(peer) => {
                 if let Some(cell) = snapshot.peer(peer) {
                     let lost = self.discard(peer, Some(cell.books()), DropReason::StagedExpired);
@@ -114,6 +105,20 @@ impl Worker {
             count += 1;
         }
         count
+    }
+
+    /// Rare, and with much on its stack: apart from what is done in every turn.
+    #[cold]
+    #[inline(never)]
+    fn flush_awaited(&mut self, snapshot: &Snapshot) {
+        let waiting: ArrayVec<_, { Staged::CELLS }> = self.tools.staged.peers().collect();
+        for peer in waiting {
+            self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
+                if peer.path().as_ref().is_some_and(|path| path.is_resolved()) {
+                    egress::flush(turn, tools, sending, peer);
+                }
+            });
+        }
     }
 
     fn with_peer(
