@@ -248,7 +248,7 @@ fn plan_and_apply(
     let mut books = requester.desk().lock();
     let base = ask(requester, |reply| Request::Desired { reply })?;
     doors::check_names(base.file(), &config).map_err(ApplyError::Failed)?;
-    let mut wanted = wanted(requester, order, &config)?;
+    let mut wanted = wanted(requester, order, &base, &config)?;
     if order.dry_run {
         return tried(requester, &base, config);
     }
@@ -309,6 +309,7 @@ fn rests((base, goal): &(Layers, Layers)) -> Vec<String> {
 fn wanted(
     requester: &Requester,
     order: &Order,
+    base: &Layers,
     config: &Config,
 ) -> Result<Option<Wanted>, ApplyError> {
     let Some(confirm) = &order.confirm else {
@@ -317,7 +318,9 @@ fn wanted(
     if requester.history().is_none() {
         return Err(ApplyError::no_history());
     }
-    Wanted::new(confirm, config)
+    // What lies over the file may be checked, too.
+    let all = base.upon(config.clone()).merged();
+    Wanted::new(confirm, &all)
         .map(Some)
         .map_err(ApplyError::Invalid)
 }

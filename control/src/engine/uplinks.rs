@@ -30,7 +30,6 @@ use culvert_wireguard::Instant;
 use super::{hops::Hops, table::Named};
 use crate::{
     config::{self, UplinkDriver},
-    events::Event,
     netlink::index_of,
 };
 
@@ -222,8 +221,8 @@ impl UplinkState {
                 if self.link_up.replace(link.up) != Some(link.up) {
                     let uplink = self.config.name.clone();
                     match link.up {
-                        true => Event::UplinkUp { uplink }.tell(),
-                        false => Event::UplinkDown { uplink }.tell(),
+                        true => crate::events::Event::UplinkUp { uplink }.tell(),
+                        false => crate::events::Event::UplinkDown { uplink }.tell(),
                     }
                 }
             }
