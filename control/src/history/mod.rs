@@ -3,8 +3,9 @@
 //! In: configurations that are applied, with their keys. Out: revisions in the state directory; one of them again. Never:
 //! a change of what runs: whoever applies asks here before and tells after.
 //!
-//! Rooms: [`revision`] what is known of one, [`store`] their files, [`keys`] what their key files held, [`journal`] what is
-//! on the disk while a change waits for its confirmation, [`pending`] that change.
+//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`store`] their
+//! files, [`keys`] what their key files held, [`journal`] what is on the disk while a change waits for its confirmation,
+//! [`pending`] that change.
 //!
 //! An apply writes its revision first, then the journal if it wants to be confirmed, and asks the engine only then; what
 //! the engine refuses leaves neither. A process that ends in between starts with its file, or, while there is a journal,
@@ -12,23 +13,24 @@
 
 mod journal;
 mod keys;
+mod past;
 pub mod pending;
 pub mod revision;
+mod start;
 mod store;
 
-use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 
 use culvert_directory::Directory;
 
-use self::journal::{Found, Journal};
-use self::keys::KeysOfThen;
+use self::journal::Journal;
+pub(crate) use self::past::NotRestored;
 use self::pending::{Pending, Wanted};
 use self::revision::{Content, Origin, Outcome, Revision, unix_now};
+pub use self::start::Beginning;
 use self::store::Store;
-use crate::config::{self, Config, NextHop, Report};
-use crate::events::Event;
+use crate::config::Config;
 use crate::keys::PublicKey;
 use crate::state;
 
@@ -86,33 +88,6 @@ pub(crate) enum Entry {
     Extended(u64),
 }
 
-/// What a process starts with.
-#[derive(Debug)]
-pub struct Beginning {
-    /// The configuration.
-    pub config: Config,
-    /// What was tried and not confirmed, whose place a revision takes.
-    undone: Option<(u64, u64)>,
-    number: Option<u64>,
-}
-
-/// A configuration of then.
-pub(crate) struct Restored {
-    pub(crate) config: Config,
-    pub(crate) report: Report,
-    /// Where it is not as it was, in words.
-    pub(crate) notes: Vec<String>,
-}
-
-/// Why a revision can't be had.
-#[derive(Debug)]
-pub(crate) enum NotRestored {
-    /// It is not there, or damaged, or its keys may not come back.
-    Missing(String),
-    /// It is refused by now: a key file is gone.
-    Mistakes(Report),
-}
-
 /// Why what waits is not kept.
 #[derive(Debug)]
 pub(crate) enum NotConfirmed {
@@ -168,188 +143,6 @@ impl History {
             current: None,
             notice: None,
         })
-    }
-
-    /// Writes down what became of those whose end the process before could not.
-    fn settle(&mut self, journal: &Found) {
-        let waits = match journal {
-            Found::Waits(journal) => Some(journal.pending),
-            Found::Nothing | Found::Unreadable(_) => None,
-        };
-        let mut all_written = true;
-        let open: Vec<_> = self
-            .store
-            .revisions()
-            .filter(|it| Some(it.number) != waits)
-            .cloned()
-            .collect();
-        for it in open {
-            let written = match it.outcome {
-                Outcome::Begun => {
-                    let why = "the process ended while it was applied";
-                    tracing::warn!(
-                        revision = it.number,
-                        "{why}: what runs now is what the file says"
-                    );
-                    self.store.mark(it.number, Outcome::Unrecorded, why)
-                }
-                Outcome::Pending if matches!(journal, Found::Unreadable(_)) => {
-                    let why = "the journal can't be read: nobody knows whether this was confirmed";
-                    let number = it.number;
-                    self.notice =
-                        Some(format!("revision {number} runs if the file says so; {why}"));
-                    self.store.mark(number, Outcome::Unrecorded, why)
-                }
-                // Without a journal it was kept.
-                Outcome::Pending => self.store.mark(it.number, Outcome::Applied, "confirmed"),
-                Outcome::Applied | Outcome::RolledBack | Outcome::Unrecorded => Ok(()),
-            };
-            all_written &= written.is_ok();
-        }
-        // Without it, what could not be marked would be confirmed at the next start.
-        if let Found::Unreadable(why) = journal
-            && all_written
-        {
-            self.store.put_journal_aside(why);
-        }
-    }
-
-    /// What a process starts with: its file, unless that was tried and not confirmed. `None`: the file has mistakes, and
-    /// there is nothing else.
-    pub fn begin<E>(&mut self, file: Result<Config, E>) -> Result<Beginning, E> {
-        let journal = self.store.journal();
-        self.settle(&journal);
-        for what in std::mem::take(&mut self.store.set_aside) {
-            tracing::error!("the history: {what}");
-            let notice = self.notice.take().map_or(String::new(), |it| it + "; ");
-            self.notice = Some(format!("{notice}the history was damaged: {what}"));
-        }
-        if let Found::Waits(journal) = journal {
-            match self.restore(journal.previous) {
-                Ok(restored) => return Ok(self.go_back(journal, restored)),
-                Err(why) => {
-                    let (previous, pending) = (journal.previous, journal.pending);
-                    let notice = format!(
-                        "revision {pending} was not confirmed, and revision {previous} can't be brought back: {why}"
-                    );
-                    tracing::error!("{notice}; the file is taken");
-                    self.notice = Some(notice);
-                    self.owe(Owed::Unrecorded(pending));
-                }
-            }
-        }
-        let config = file?;
-        Ok(self.begin_with(config))
-    }
-
-    /// The revision of before runs again.
-    fn go_back(&mut self, journal: Journal, restored: Restored) -> Beginning {
-        let Journal {
-            previous, pending, ..
-        } = journal;
-        let notice = format!(
-            "revision {pending} was not confirmed before the process ended: revision {previous} runs, whatever the file says"
-        );
-        Event::ConfigRolledBack {
-            reason: notice.clone(),
-        }
-        .tell();
-        restored
-            .notes
-            .iter()
-            .for_each(|note| tracing::warn!("{note}"));
-        self.notice = Some(notice);
-        self.current = Some(previous);
-        let order = Order {
-            origin: Origin::Rollback,
-            message: format!("revision {pending} was not confirmed before the process ended"),
-            restores: Some(previous),
-            ..Order::default()
-        };
-        Beginning {
-            number: self.keep(&Content::of(&restored.config), &order),
-            config: restored.config,
-            undone: Some((pending, previous)),
-        }
-    }
-
-    /// The file runs, unless it is what was taken back for want of a confirmation.
-    fn begin_with(&mut self, file: Config) -> Beginning {
-        let content = Content::of(&file);
-        let hash = content.hash();
-        let last = self.last_applied();
-        let last = last.map(|it| (it.number, it.hash.clone()));
-        if let (Some(rejected), Some((number, _))) = (self.rejected(&hash), &last)
-            && let Ok(restored) = self.restore(*number)
-        {
-            let notice = format!(
-                "the file is revision {rejected}, which was rolled back: revision {number} runs; `culvert apply` takes the file anyway"
-            );
-            tracing::warn!("{notice}");
-            self.notice = Some(notice);
-            self.current = Some(*number);
-            return Beginning {
-                config: restored.config,
-                undone: None,
-                number: None,
-            };
-        }
-        let number = match last {
-            Some((number, same)) if same == hash => {
-                self.current = Some(number);
-                None
-            }
-            _ => self.keep(
-                &content,
-                &Order {
-                    origin: Origin::Start,
-                    ..Order::default()
-                },
-            ),
-        };
-        Beginning {
-            config: file,
-            undone: None,
-            number,
-        }
-    }
-
-    fn last_applied(&self) -> Option<&Revision> {
-        let mut newest = self.store.revisions().rev();
-        newest.find(|it| it.outcome == Outcome::Applied)
-    }
-
-    /// A revision that runs whether or not it can be written.
-    fn keep(&mut self, content: &Content, order: &Order) -> Option<u64> {
-        match self.write(content, order) {
-            Ok(number) => Some(number),
-            Err(error) => {
-                tracing::error!(%error, "what runs can't be written to the history");
-                None
-            }
-        }
-    }
-
-    /// The process has begun with it.
-    pub fn begun(&mut self, undone: Option<(u64, u64)>, number: Option<u64>) {
-        if let Some(number) = number {
-            let _ = self.store.mark(number, Outcome::Applied, "");
-            self.current = Some(number);
-        }
-        if let Some((pending, previous)) = undone {
-            let why = format!(
-                "not confirmed before the process ended; revision {previous} was brought back"
-            );
-            self.owe(Owed::RolledBack(pending, why));
-        }
-        self.expire();
-    }
-
-    /// The process could not begin with it.
-    pub fn not_begun(&mut self, number: Option<u64>) {
-        if let Some(number) = number {
-            self.store.remove(number);
-        }
     }
 
     fn write(&mut self, content: &Content, order: &Order) -> io::Result<u64> {
@@ -588,85 +381,6 @@ impl History {
         self.expire();
     }
 
-    /// A configuration of then.
-    pub(crate) fn restore(&self, number: u64) -> Result<Restored, NotRestored> {
-        if let Some(why) = &self.store.revoked_unknown {
-            return Err(NotRestored::Missing(why.clone()));
-        }
-        let content = self.store.content(number).map_err(NotRestored::Missing)?;
-        let keys = KeysOfThen {
-            keys: &content.keys,
-            revoked: &self.store.revoked,
-            of_now: RefCell::default(),
-        };
-        let shown = format!("revision {number}");
-        let read = config::parse(&content.text, Path::new(&shown), &keys);
-        let (mut config, report) = read.map_err(NotRestored::Mistakes)?;
-        config.source = content.path;
-        let of_now = keys.of_now.into_inner();
-        let mut notes: Vec<_> = of_now
-            .iter()
-            .map(|path| {
-                format!(
-                    "the key of then is not kept any more; what {} holds now is taken",
-                    path.display()
-                )
-            })
-            .collect();
-        notes.extend(self.leave_out(&mut config).map_err(NotRestored::Missing)?);
-        Ok(Restored {
-            config,
-            report,
-            notes,
-        })
-    }
-
-    /// Leaves peers out whose keys are revoked, with the routes through them.
-    fn leave_out(&self, config: &mut Config) -> Result<Vec<String>, String> {
-        let revoked = &self.store.revoked;
-        let mut notes = Vec::new();
-        for tunnel in &mut config.tunnels {
-            let own = tunnel.private_key.as_ref();
-            if own.is_some_and(|key| revoked.has(&key.public_key())) {
-                return Err(format!(
-                    "the private key of tunnel {} is revoked, and {} holds no other one",
-                    tunnel.name,
-                    tunnel.private_key_file.display()
-                ));
-            }
-            let gone: Vec<_> = tunnel
-                .peers
-                .iter()
-                .filter(|it| revoked.has(&it.public_key))
-                .cloned()
-                .collect();
-            tunnel.peers.retain(|peer| !revoked.has(&peer.public_key));
-            for peer in gone {
-                notes.push(format!(
-                    "peer {}/{} is left out: its key is revoked",
-                    tunnel.name, peer.name
-                ));
-                let networks = config.networks.iter_mut();
-                for network in networks.filter(|it| it.tunnel.as_ref() == Some(&tunnel.name)) {
-                    network
-                        .routes
-                        .retain(|route| route.next_hop != NextHop::Peer(peer.name.clone()));
-                }
-            }
-        }
-        Ok(notes)
-    }
-
-    /// A revision's text.
-    pub(crate) fn text(&self, number: u64) -> Result<(Revision, String), String> {
-        let content = self.store.content(number)?;
-        let revision = self.store.revision(number).cloned();
-        Ok((
-            revision.ok_or_else(|| format!("there is no revision {number}"))?,
-            content.text,
-        ))
-    }
-
     /// The newest first.
     pub(crate) fn revisions(&self) -> Vec<Revision> {
         self.store.revisions().rev().cloned().collect()
@@ -744,21 +458,4 @@ pub fn is_interrupted(state_dir: &Path) -> bool {
         .join(journal::JOURNAL)
         .symlink_metadata()
         .is_ok()
-}
-
-impl Beginning {
-    /// Its configuration, and what is to be told when the process has begun with it.
-    #[must_use]
-    pub fn into_parts(self) -> (Config, Option<(u64, u64)>, Option<u64>) {
-        (self.config, self.undone, self.number)
-    }
-}
-
-impl std::fmt::Display for NotRestored {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Missing(why) => f.write_str(why),
-            Self::Mistakes(report) => f.write_str(report.render(false).trim_end()),
-        }
-    }
 }
