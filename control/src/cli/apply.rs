@@ -106,11 +106,9 @@ fn time(text: &str) -> Result<u64, String> {
     fits.ok_or_else(|| "from 1s to 24h".into())
 }
 
-/// `culvert apply`.
+/// `-m`.
 #[derive(Debug, Args)]
-pub(super) struct Apply {
-    #[command(flatten)]
-    file: FileArgs,
+pub(super) struct MessageArgs {
     /// What it is for: `culvert history` shows it
     #[arg(
         short,
@@ -119,7 +117,16 @@ pub(super) struct Apply {
         default_value = "",
         hide_default_value = true
     )]
-    message: String,
+    pub(super) message: String,
+}
+
+/// `culvert apply`.
+#[derive(Debug, Args)]
+pub(super) struct Apply {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    message: MessageArgs,
     /// Change nothing, and say what would change
     #[arg(long, conflicts_with_all = ["confirm", "check", "auto"])]
     dry_run: bool,
@@ -137,15 +144,8 @@ pub(super) struct Apply {
 pub(super) struct Try {
     #[command(flatten)]
     file: FileArgs,
-    /// What it is for: `culvert history` shows it
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
+    #[command(flatten)]
+    message: MessageArgs,
     #[command(flatten)]
     confirm: ConfirmArgs,
     #[command(flatten)]
@@ -157,7 +157,7 @@ pub(super) fn run(args: Apply) -> Result<(), Failure> {
     let confirm = args.confirm.confirm(None)?;
     let watches = args.output.is_none() && io::stdin().is_terminal() && io::stderr().is_terminal();
     let body = ApplyBody {
-        message: args.message,
+        message: args.message.message,
         confirm,
         dry_run: args.dry_run,
         cli: true,
@@ -174,7 +174,7 @@ pub(super) fn run(args: Apply) -> Result<(), Failure> {
 pub(super) fn run_try(args: Try) -> Result<(), Failure> {
     let client = Client::new(&args.place.run_dir);
     let body = ApplyBody {
-        message: args.message,
+        message: args.message.message,
         confirm: args.confirm.confirm(Some(TRY))?,
         cli: true,
         ..read(&args.file.path(&client)?)?

@@ -6,7 +6,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::Args;
 
-use super::apply::{ConfirmArgs, not_applied, tell};
+use super::apply::{ConfirmArgs, MessageArgs, not_applied, tell};
 use super::output::Output;
 use super::{Failure, Place, confirm, diff, print};
 use crate::api::bodies::{DiffBody, RollbackBody, Side};
@@ -20,15 +20,8 @@ pub(super) struct Rollback {
     /// confirmation: that is taken back
     #[arg(long, value_name = "REV")]
     to: Option<u64>,
-    /// Why: `culvert history` shows it
-    #[arg(
-        short,
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    message: String,
+    #[command(flatten)]
+    message: MessageArgs,
     /// Ask nothing
     #[arg(short, long)]
     yes: bool,
@@ -52,7 +45,7 @@ pub(super) fn run(args: Rollback) -> Result<(), Failure> {
     };
     let body = RollbackBody {
         to,
-        message: args.message,
+        message: args.message.message,
         confirm: args.confirm.confirm(None)?,
         dry_run: args.dry_run,
     };
