@@ -399,13 +399,12 @@ impl Books {
     /// A step is what is desired from now on.
     fn carried_out(&mut self, edits: &[Edit<Port>], layer: &Laid) {
         if let Some((file, claims)) = &mut self.claims {
-            for edit in edits {
-                edit.before()
-                    .into_iter()
-                    .for_each(|port| claims.revoke(file, port));
-                edit.after()
-                    .into_iter()
-                    .for_each(|port| claims.grant(file, port));
+            // What one leaves another may have taken: first all leave.
+            for port in edits.iter().filter_map(Edit::before) {
+                claims.revoke(file, port);
+            }
+            for port in edits.iter().filter_map(Edit::after) {
+                claims.grant(file, port);
             }
         }
         if let Some(journal) = &mut self.journal
