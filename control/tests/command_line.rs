@@ -152,6 +152,31 @@ fn check_tells_by_its_status() {
 }
 
 #[test]
+fn check_warns_of_accounts_that_this_machine_lacks() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("culvert.yaml");
+    let port = |name, mac, group| {
+        format!(
+            "  {name}: {{ network: lan, mac: 02:00:00:00:00:{mac}, addresses: [10.0.0.{mac}], socket_group: {group} }}\n"
+        )
+    };
+    let mut text =
+        String::from("version: 1\nnetworks: { lan: { gateway: [10.0.0.1/24] } }\nports:\n");
+    text += &(port("vm1", "11", "no-such-group") + &port("vm2", "12", "no-such-group"));
+    text += &port("vm3", "13", "root");
+    text += "api: { readers: { group: no-such-readers } }\n";
+    fs::write(&file, text).unwrap();
+    let output = culvert().arg("check").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    let expected = [
+        "warning: api: `readers`: there is no group no-such-readers: `groupadd --system no-such-readers` makes it",
+        "warning: port `vm1`: `socket_group`: there is no group no-such-group: `groupadd --system no-such-group` makes it",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn key_files_are_read_with_care() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("tunnel.yaml");

@@ -1,14 +1,60 @@
 //! `culvert check FILE`.
 
+use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::{Failure, print, wants_color};
-use crate::config::{Config, Readings, Report};
+use crate::config::{Account, Config, PortDriver, Readings, Report};
+use crate::process::accounts::{self, Kind};
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = load(path, &mut Readings::default())?;
+    for missing in missing_accounts(&config) {
+        eprintln!("warning: {missing}");
+    }
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
+}
+
+/// Users and groups that this machine doesn't have, each once. Another one may have them: no mistakes of the file.
+fn missing_accounts(config: &Config) -> Vec<String> {
+    let mut asked = HashSet::new();
+    let mut missing = Vec::new();
+    for (place, account, kind) in accounts_of(config) {
+        if asked.insert((account, kind))
+            && let Err(error) = accounts::number(account, kind)
+        {
+            missing.push(format!("{place}: {error}"));
+        }
+    }
+    missing
+}
+
+/// Every account that the file names: where it stands, which it is.
+fn accounts_of(config: &Config) -> impl Iterator<Item = (String, &Account, Kind)> {
+    let api = &config.api;
+    let api = [
+        ("owner", &api.socket.owner, Kind::User),
+        ("group", &api.socket.group, Kind::Group),
+        ("readers", &api.readers, Kind::Group),
+    ];
+    let of_api = api.map(|(key, account, kind)| ("api".to_owned(), key, account, kind));
+    let of_ports = config.ports.iter().flat_map(|port| {
+        let PortDriver::VhostUser(at) = &port.driver else {
+            return Vec::new();
+        };
+        let title = format!("port `{}`", port.name);
+        vec![
+            (title.clone(), "socket_owner", &at.owner, Kind::User),
+            (title, "socket_group", &at.group, Kind::Group),
+        ]
+    });
+    of_api
+        .into_iter()
+        .chain(of_ports)
+        .filter_map(|(of, key, account, kind)| {
+            Some((format!("{of}: `{key}`"), account.as_ref()?, kind))
+        })
 }
 
 /// Loads a configuration; warnings go to stderr, mistakes into the failure.

@@ -22,13 +22,21 @@ pub(crate) fn group(account: &Account) -> Result<u32, String> {
     number(account, Kind::Group)
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
+/// What an account is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// A user.
     User,
+    /// A group.
     Group,
 }
 
-fn number(account: &Account, kind: Kind) -> Result<u32, String> {
+/// An account's number.
+///
+/// # Errors
+///
+/// In words, when there is no such account.
+pub(crate) fn number(account: &Account, kind: Kind) -> Result<u32, String> {
     let name = match account {
         Account::Id(id) => return Ok(*id),
         Account::Name(name) => name,

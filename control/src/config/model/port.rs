@@ -104,7 +104,7 @@ pub enum SocketMode {
 }
 
 /// A user or a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
     /// By its number.
     Id(u32),
