@@ -6,11 +6,12 @@
 //! or one of its three keypairs; a peer with any timer set has an entry in the deadlines that is not later.
 //!
 //! Rooms: [`api`] has the plain types, `common` what all peers share, `peer` one peer's configuration and keypairs,
-//! `handshake` the messages, `timing` the timers.
+//! `handshake` the messages, `timing` the timers, `parking` peers that are out of force.
 
 mod api;
 mod common;
 mod handshake;
+mod parking;
 mod peer;
 mod timing;
 
@@ -46,6 +47,8 @@ pub struct Device {
     /// Slots of removed peers, the longest unused first.
     vacant: VecDeque<u32>,
     by_key: HashMap<PublicKey, PeerId>,
+    /// Peers that are out of force. Their slots and receiver indices stay theirs.
+    parked: HashMap<PublicKey, Box<Peer>>,
     core: Core,
 }
 
@@ -62,6 +65,7 @@ impl Device {
             peers: Vec::new(),
             vacant: VecDeque::new(),
             by_key: HashMap::new(),
+            parked: HashMap::new(),
             core: Core::new(config, private_key.map(Identity::new), rng),
         }
     }
@@ -85,7 +89,7 @@ impl Device {
         if let Some(peer) = self.find(&config.public_key) {
             return Err(ConfigError::Exists(peer));
         }
-        if self.by_key.len() >= MAX_PEERS {
+        if self.by_key.len() + self.parked.len() >= MAX_PEERS {
             return Err(ConfigError::TooManyPeers);
         }
         let id = self.vacate();
@@ -109,15 +113,25 @@ impl Device {
 
     /// Removes a peer with its keypairs.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        let Some(mut gone) = self.peers.get_mut(peer.slot()).and_then(Option::take) else {
-            return;
-        };
+        if let Some(gone) = self.take_out(peer) {
+            self.wipe(gone);
+            self.core.events.push_back(Event::PeerRemoved { peer });
+        }
+    }
+
+    /// Takes a peer out: it is found no more, and nothing wakes it.
+    fn take_out(&mut self, peer: PeerId) -> Option<Box<Peer>> {
+        let mut gone = self.peers.get_mut(peer.slot())?.take()?;
         self.by_key.remove(gone.public_key());
-        gone.clear(&mut self.core);
         gone.leave_queue(&mut self.core);
         self.core.deadlines.remove(peer);
-        self.core.events.push_back(Event::PeerRemoved { peer });
-        self.vacant.push_back(peer.0);
+        Some(gone)
+    }
+
+    /// Forgets a peer that was taken out, with its keypairs; another gets its slot.
+    fn wipe(&mut self, mut gone: Box<Peer>) {
+        gone.clear(&mut self.core);
+        self.vacant.push_back(gone.id().0);
     }
 
     /// Changes the identity. A peer that equals the new identity is removed; no session sends any more, and each
@@ -135,7 +149,8 @@ impl Device {
             self.remove_peer(own);
         }
         self.core.identity = identity;
-        for peer in self.peers.iter_mut().flatten() {
+        let parked = self.parked.values_mut();
+        for peer in self.peers.iter_mut().flatten().chain(parked) {
             peer.change_identity(&mut self.core, !had_identity);
         }
     }
@@ -144,7 +159,8 @@ impl Device {
     /// and nothing is answered.
     pub fn bring_down(&mut self) {
         self.core.up = false;
-        for peer in self.peers.iter_mut().flatten() {
+        let parked = self.parked.values_mut();
+        for peer in self.peers.iter_mut().flatten().chain(parked) {
             peer.bring_down(&mut self.core);
         }
     }

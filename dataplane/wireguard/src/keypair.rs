@@ -11,7 +11,7 @@
 //! accepted. Only a packet that passed all of it moves the endpoint or counts as traffic.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use zeroize::Zeroizing;
@@ -42,7 +42,7 @@ pub enum SendRefusal {
     /// Fewer counters are left than were asked for.
     #[error("the keypair has no counters left")]
     Exhausted,
-    /// Sending was ended: our private key changed, or an earlier refusal.
+    /// Sending was ended: our private key changed, its peer is parked, or an earlier refusal.
     #[error("the keypair no longer sends")]
     Invalidated,
     /// A responder's keypair before its first valid packet.
@@ -59,11 +59,38 @@ pub struct Keypair {
     created: Instant,
     sending: SymmetricKey,
     receiving: SymmetricKey,
-    sends: AtomicBool,
-    receives: AtomicBool,
+    sends: Direction,
+    receives: Direction,
     confirmed: AtomicBool,
     counter: CacheLine<AtomicU64>,
     window: CacheLine<Mutex<ReplayWindow>>,
+}
+
+/// Whether a keypair may be used in one direction.
+#[derive(Default)]
+struct Direction(AtomicU8);
+
+impl Direction {
+    /// For ever.
+    const ENDED: u8 = 1;
+    /// Until its peer is revived.
+    const PARKED: u8 = 1 << 1;
+
+    fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    fn close(&self, why: u8) {
+        self.0.fetch_or(why, Ordering::Release);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.0.load(Ordering::Acquire) & Self::PARKED != 0
+    }
+
+    fn unpark(&self) {
+        self.0.fetch_and(!Self::PARKED, Ordering::Release);
+    }
 }
 
 /// Keeps what workers write apart from what all of them only read.
@@ -89,8 +116,8 @@ impl Keypair {
             created,
             sending: keys.sending,
             receiving: keys.receiving,
-            sends: AtomicBool::new(true),
-            receives: AtomicBool::new(true),
+            sends: Direction::default(),
+            receives: Direction::default(),
             confirmed: AtomicBool::new(keys.role == Role::Initiator),
             counter: CacheLine(AtomicU64::new(0)),
             window: CacheLine(Mutex::new(ReplayWindow::new())),
@@ -150,7 +177,7 @@ impl Keypair {
     ///
     /// The refusal that `reserve` would give, but for a lack of counters that shows only there.
     pub fn sendable(&self, now: Instant) -> Result<(), SendRefusal> {
-        if !self.sends.load(Ordering::Acquire) {
+        if !self.sends.is_open() {
             return Err(SendRefusal::Invalidated);
         }
         if self.created.is_older_than(REJECT_AFTER_TIME, now) {
@@ -167,11 +194,11 @@ impl Keypair {
     /// have run out, the replay window refuses.)
     #[must_use]
     pub fn receivable(&self, now: Instant) -> bool {
-        if !self.receives.load(Ordering::Acquire) {
+        if !self.receives.is_open() {
             return false;
         }
         if self.created.is_older_than(REJECT_AFTER_TIME, now) {
-            self.receives.store(false, Ordering::Release);
+            self.receives.close(Direction::ENDED);
             return false;
         }
         true
@@ -251,18 +278,35 @@ impl Keypair {
 
     /// Whether sending was neither ended nor refused.
     pub(crate) fn sends(&self) -> bool {
-        self.sends.load(Ordering::Acquire)
+        self.sends.is_open()
     }
 
     /// No further counters: our identity changed, or the keypair was removed.
     pub(crate) fn end_sending(&self) {
-        self.sends.store(false, Ordering::Release);
+        self.sends.close(Direction::ENDED);
     }
 
     /// The keypair was removed: workers that still hold it stop using it.
     pub(crate) fn end(&self) {
         self.end_sending();
-        self.receives.store(false, Ordering::Release);
+        self.receives.close(Direction::ENDED);
+    }
+
+    /// Out of force: workers that still hold it stop using it, until it is unparked.
+    pub(crate) fn park(&self) {
+        self.sends.close(Direction::PARKED);
+        self.receives.close(Direction::PARKED);
+    }
+
+    /// Whether workers were told that it is gone.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.sends.is_parked()
+    }
+
+    /// In force again, as far as it was not ended meanwhile.
+    pub(crate) fn unpark(&self) {
+        self.sends.unpark();
+        self.receives.unpark();
     }
 
     /// Lets a test start near a limit.

@@ -265,14 +265,17 @@ impl Peer {
         self.discard(core, previous);
     }
 
-    fn discard(&self, core: &mut Core, keypair: Option<Arc<Keypair>>) {
+    pub(super) fn discard(&self, core: &mut Core, keypair: Option<Arc<Keypair>>) {
         let Some(keypair) = keypair else { return };
+        let is_known = !keypair.is_parked();
         keypair.end();
         core.indices.release(keypair.local_index());
-        core.events.push_back(Event::KeypairRemoved {
-            peer: self.id,
-            local_index: keypair.local_index(),
-        });
+        if is_known {
+            core.events.push_back(Event::KeypairRemoved {
+                peer: self.id,
+                local_index: keypair.local_index(),
+            });
+        }
     }
 }
 

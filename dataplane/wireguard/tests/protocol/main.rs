@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod load;
+mod parking;
 mod properties;
 mod sessions;
 mod timers;

@@ -221,6 +221,20 @@ impl World {
         peer
     }
 
+    /// `b` is a peer of `a` again, as it was when it was parked.
+    pub(crate) fn revive(&mut self, a: usize, b: usize) -> Option<PeerId> {
+        let (now, key) = (self.now(), self.nodes[b].public_key);
+        let peer = self.nodes[a].device.revive_peer(&key, now)?;
+        let endpoint = self.nodes[a].device.peer(peer).unwrap().endpoint;
+        let worker = WorkerPeer {
+            endpoint,
+            ..WorkerPeer::default()
+        };
+        self.nodes[a].workers.insert(peer, worker);
+        self.drain(a);
+        Some(peer)
+    }
+
     pub(crate) fn now(&self) -> Now {
         let unix = i128::try_from(EPOCH.as_nanos()).unwrap()
             + i128::from(self.now.as_nanos())
