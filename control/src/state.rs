@@ -180,6 +180,9 @@ pub struct Port {
     pub tx: Traffic,
     /// Lost packets by reason.
     pub drops: BTreeMap<String, u64>,
+    /// What others call it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One uplink.
@@ -294,6 +297,9 @@ pub struct Peer {
     /// What `wg` changed against the file: its keys, or `not in the file`.
     #[serde(default)]
     pub drift: Vec<String>,
+    /// What others call it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One route of a network or of an uplink.

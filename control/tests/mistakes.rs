@@ -328,6 +328,39 @@ fn values_as_wg_takes_them() {
 }
 
 #[test]
+fn labels_are_keys_with_short_texts() {
+    let vm2 = "addresses: 10.1.1.11";
+    let with = |labels: &str| format!("{vm2}\n    labels: {labels}");
+    for (labels, message, help) in [
+        ("⟦[a]", "`labels` of port `vm2` is a list", "{ vm: 7f3a… }"),
+        (
+            "{⟦-a: b}",
+            "a key in `labels` of port `vm2` is `-a`",
+            "63 letters",
+        ),
+        ("{a: ⟦[b]}", "`a` in `labels` of port `vm2` is a list", ""),
+        ("{a: ⟦\"b\\nc\"}", "control character", "on one line"),
+    ] {
+        error(vm2, &with(labels), message, help);
+    }
+    let long = format!("{{a: ⟦{}}}", "x".repeat(129));
+    error(vm2, &with(&long), "has 129 bytes", "at most 128");
+    let many: Vec<_> = (0..17).map(|n| format!("k{n}: v")).collect();
+    let many = format!("⟦{{{}}}", many.join(", "));
+    error(vm2, &with(&many), "has 17", "at most 16");
+    let metrics = |labels: &str| format!("version: 1\nmetrics: {{labels: {labels}}}");
+    let twice = metrics("[a.b, vm, ⟦a/b]");
+    error(
+        "version: 1",
+        &twice,
+        "are both called `label_a_b` there",
+        "leave one",
+    );
+    let many = metrics("[a, b, c, d, e, f, g, h, ⟦i]");
+    error("version: 1", &many, "has 9 keys", "at most 8");
+}
+
+#[test]
 fn values_of_the_wrong_form() {
     error(
         "version: 1",

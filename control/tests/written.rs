@@ -66,6 +66,7 @@ metrics:
   listen: 127.0.0.1:9587
   wireguard_exporter: true
   wireguard_exporter_peers: 5000
+  labels: [vm, openstack.org/id]
 api:
   socket:
     owner: root
@@ -113,6 +114,8 @@ tunnels:
         endpoint: "[2001:db8::1]:51820"
         allowed_ips: [10.1.0.0/16, fd00:1::/32]
         persistent_keepalive: 25s
+        labels:
+          site: berlin
   wg1:
     uplink: wan1
     listen_port: 51821
@@ -158,6 +161,9 @@ ports:
       uso: false
       mergeable: true
       packed: false
+    labels:
+      openstack.org/id: 7f3a b
+      vm: 1
   vm2:
     socket_mode: client
     network: blue

@@ -59,6 +59,8 @@ fn words(event: &Value) -> String {
         (!said).then(|| format!("{name} {value}"))
     });
     let mut fields: Vec<_> = fields.collect();
+    let labels = event["labels"].as_object().into_iter().flatten();
+    fields.extend(labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))));
     if let Some(left_out) = event["left_out"].as_u64().filter(|it| *it > 0) {
         fields.push(format!("{left_out} like this left out"));
     }

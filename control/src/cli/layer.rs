@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use axum::http::Method;
 use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
 
 use super::{Failure, Output, Place, print};
 use crate::api::client::{Client, ClientError};
@@ -143,8 +144,11 @@ pub(super) struct Given {
     /// value the default counts
     #[arg(value_name = "KEY=VALUE")]
     keys: Vec<String>,
+    /// A label, beside those that it has; without a value it is taken away
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
     /// A file with its keys, in YAML or JSON; `-` is the standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with = "keys")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["keys", "labels"])]
     file: Option<PathBuf>,
 }
 
@@ -153,7 +157,10 @@ impl Given {
     fn text(&self) -> Result<String, Failure> {
         match &self.file {
             Some(path) => read(path),
-            None => self.keys.iter().map(|word| line(word)).collect(),
+            None => {
+                let keys = self.keys.iter().map(|word| line(word));
+                keys.chain(labels(&self.labels)).collect()
+            }
         }
     }
 }
@@ -173,6 +180,20 @@ fn read(path: &Path) -> Result<String, Failure> {
     }
 }
 
+/// Labels as a line of YAML, if there are some.
+fn labels(words: &[String]) -> Option<Result<String, Failure>> {
+    let label = |word: &String| match word.split_once('=') {
+        Some((key, "")) => Ok((key.to_owned(), Value::Null)),
+        Some((key, value)) => Ok((key.to_owned(), value.into())),
+        None => Err(Failure::Line(format!(
+            "`--label {word}` is no KEY=VALUE: expected one as in `--label vm=7f3a`"
+        ))),
+    };
+    let labels = words.iter().map(label).collect::<Result<Map<_, _>, _>>();
+    let line = labels.map(|labels| format!("labels: {}\n", Value::Object(labels)));
+    (!words.is_empty()).then_some(line)
+}
+
 /// `KEY=VALUE` as YAML.
 fn line(word: &str) -> Result<String, Failure> {
     let Some((key, value)) = word
@@ -182,7 +203,7 @@ fn line(word: &str) -> Result<String, Failure> {
         let error = format!("`{word}` is no KEY=VALUE: expected one as in `network=blue`");
         return Err(Failure::Line(error));
     };
-    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let quoted = |text: &str| Value::from(text).to_string();
     let value = match value {
         "" => "null".to_owned(),
         // YAML already.

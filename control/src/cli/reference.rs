@@ -85,6 +85,7 @@ fn form(of: &Form) -> String {
         Form::Permissions => "octal digits".into(),
         Form::Account => "a name or a number".into(),
         Form::Words(words) => format!("a map from text to one of {}", form(&Form::Choice(words))),
+        Form::Labels => "a map from keys to texts".into(),
         Form::List(item) => format!("a list: {}", form(item)),
         Form::Tables(_) => "a list of maps, below".into(),
         Form::Table(_) => "a map, below".into(),

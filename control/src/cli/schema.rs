@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::config::Labels;
 use crate::config::schema::{FILE, Form, Key, Presence, Table};
 
 pub(super) fn text() -> String {
@@ -85,6 +86,12 @@ fn form(of: &Form) -> Value {
         Form::Words(words) => json!({
             "type": "object",
             "additionalProperties": { "enum": words },
+        }),
+        Form::Labels => json!({
+            "type": "object",
+            "maxProperties": Labels::COUNT,
+            "propertyNames": { "pattern": format!("^[A-Za-z0-9_][A-Za-z0-9._/-]{{0,{}}}$", Labels::KEY_LEN - 1) },
+            "additionalProperties": { "type": ["string", "number", "boolean"], "minLength": 1, "maxLength": Labels::VALUE_LEN },
         }),
         // One item may stand without its list.
         Form::List(item) => {

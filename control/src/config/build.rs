@@ -144,6 +144,7 @@ fn metrics(draft: &draft::Metrics) -> Metrics {
         wireguard_exporter_peers: draft
             .wireguard_exporter_peers
             .unwrap_or(default.wireguard_exporter_peers),
+        labels: draft.labels.clone(),
     }
 }
 
@@ -261,6 +262,7 @@ pub(super) fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
         endpoint: draft.endpoint.as_ref().map(|at| at.value.clone()),
         allowed_ips,
         persistent_keepalive: draft.persistent_keepalive,
+        labels: draft.labels.clone(),
     }))
 }
 
@@ -352,6 +354,7 @@ pub(super) fn port(
         guard: guard(draft, network),
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
+        labels: draft.labels.clone(),
         name,
     })
 }

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use super::places::ByName;
 use super::section::At;
 use super::{
-    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, MacAddr, Name, Offloads, Poll, Role,
-    SocketMode, Uapi,
+    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads, Poll,
+    Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -85,6 +85,7 @@ pub(super) struct Metrics {
     pub(super) listen: Option<SocketAddr>,
     pub(super) wireguard_exporter: Option<bool>,
     pub(super) wireguard_exporter_peers: Option<u32>,
+    pub(super) labels: Vec<String>,
 }
 
 #[derive(Default)]
@@ -178,6 +179,7 @@ pub(super) struct Peer {
     pub(super) endpoint: Option<At<Endpoint>>,
     pub(super) allowed_ips: Vec<At<IpNet>>,
     pub(super) persistent_keepalive: Option<u16>,
+    pub(super) labels: Labels,
 }
 
 impl Peer {
@@ -242,4 +244,5 @@ pub(super) struct Port {
     pub(super) permissions: Option<u32>,
     pub(super) interface: Option<At<String>>,
     pub(super) offloads: Offloads,
+    pub(super) labels: Labels,
 }

@@ -28,6 +28,9 @@ pub(super) const MEGABYTES_DEFAULT: u32 = 256;
 /// `metrics.wireguard_exporter_peers` unless the file says another: three samples each, with long labels.
 pub(super) const EXPORTER_PEERS_DEFAULT: u32 = 1_000;
 
+/// Labels of things that metrics have, too.
+pub(super) const METRICS_LABELS: usize = 8;
+
 /// The port on which Prometheus expects WireGuard's exporter, which may run beside this program.
 pub(super) const EXPORTER_PORT: u16 = 9586;
 

@@ -36,9 +36,10 @@ pub use ipnet::IpNet;
 pub use keyfile::{Disk, KeyFileError, KeyFiles};
 pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink,
-    Endpoint, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, NetworkRoute, NextHop,
-    Offloads, Peer, Poll, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink,
-    Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
+    Endpoint, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
+    NextHop, Offloads, Peer, Poll, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi,
+    UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
+    metrics_label,
 };
 pub use places::Places;
 pub use readings::Readings;

@@ -9,6 +9,7 @@
 
 mod api;
 mod cores;
+mod labels;
 mod mac;
 mod metrics;
 mod name;
@@ -22,8 +23,9 @@ use std::path::PathBuf;
 pub use self::{
     api::{Api, ApiSocket, ApiTls, Role},
     cores::{Cores, CpuId, Hugepages, Memory, Poll, WorkerCore, WorkerIndex},
+    labels::Labels,
     mac::MacAddr,
-    metrics::Metrics,
+    metrics::{Metrics, metrics_label},
     name::Name,
     network::{Network, NetworkRoute, NextHop},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},

@@ -78,15 +78,43 @@ fn json(node: Node, report: &mut Report) -> Option<Json> {
     })
 }
 
+/// Keys that are maps of an operator's own keys, which are laid one by one.
+const MAPS: [&str; 1] = ["labels"];
+
 /// Lays keys over others: those without a value are taken away.
 pub fn lay(over: &mut Keys, keys: &Keys) {
     for (key, value) in keys {
-        if value.is_null() {
-            over.remove(key);
-        } else {
-            over.insert(key.clone(), value.clone());
+        match value {
+            Json::Null => drop(over.remove(key)),
+            Json::Object(new) if MAPS.contains(&key.as_str()) => {
+                let mut all = map_of(over, key);
+                lay(&mut all, new);
+                over.insert(key.clone(), Json::Object(all));
+            }
+            _ => drop(over.insert(key.clone(), value.clone())),
         }
     }
+}
+
+/// Says keys beside others that are to be laid over something: one without a value is said, too.
+pub fn say(said: &mut Keys, keys: &Keys) {
+    for (key, value) in keys {
+        let value = match value {
+            Json::Object(new) if MAPS.contains(&key.as_str()) => {
+                let mut all = map_of(said, key);
+                all.extend(new.clone());
+                Json::Object(all)
+            }
+            _ => value.clone(),
+        };
+        said.insert(key.clone(), value);
+    }
+}
+
+/// The map that a key has, if it has one.
+fn map_of(keys: &Keys, key: &str) -> Keys {
+    let all = keys.get(key).and_then(Json::as_object);
+    all.cloned().unwrap_or_default()
 }
 
 /// A text in which each key has a line, for the messages.

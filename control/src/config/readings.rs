@@ -337,7 +337,7 @@ mod tests {
             ),
             1 => format!("      p{number}: {{public_key: \"{key}\", preshared_key_file: psk}}\n"),
             _ => format!(
-                "      p{number}: {{public_key: \"{key}\", endpoint: \"10.0.0.{number}:5\"}}\n"
+                "      p{number}: {{public_key: \"{key}\", endpoint: \"10.0.0.{number}:5\", labels: {{n: {number}}}}}\n"
             ),
         }
     }

@@ -112,6 +112,8 @@ pub enum Form {
     Named(&'static Table),
     /// A map from text to one of these words.
     Words(&'static [&'static str]),
+    /// A map from keys to texts.
+    Labels,
     /// Either of two.
     Either(&'static Form, &'static Form),
 }

@@ -38,6 +38,7 @@ pub(super) fn example(form: &Form) -> String {
         Form::Permissions => "0660".into(),
         Form::Account => "root".into(),
         Form::Words(words) => format!("{{ NAME: {} }}", words.join(" | ")),
+        Form::Labels => "{ KEY: TEXT }".into(),
         Form::List(item) => format!("[{}]", example(item)),
         Form::Tables(_) => "[…]".into(),
         Form::Table(_) | Form::Named(_) => "{…}".into(),

@@ -13,9 +13,9 @@ use serde_saphyr::FlowSeq;
 use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Network,
-    NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath, Tunnel,
-    Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
+    Api, ApiSocket, ApiTls, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics,
+    Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath,
+    Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
 
 /// The text of a file that says the same. Keys that lie in no file, for `wg` has set them, are named in comments ahead
@@ -169,6 +169,12 @@ impl Map {
         }
     }
 
+    fn labels(self, labels: &Labels) -> Self {
+        let all = labels.iter();
+        let all = all.fold(Self::default(), |map, (key, value)| map.text(key, value));
+        self.map("labels", all)
+    }
+
     fn workers(self, key: &str, workers: &[WorkerIndex], derived: &[WorkerIndex]) -> Self {
         if workers == derived {
             return self;
@@ -210,7 +216,7 @@ fn file(config: &Config) -> Map {
         .text("node", &config.node)
         .map("cores", cores(&config.cores))
         .map("memory", memory(config.memory))
-        .map("metrics", metrics(config.metrics))
+        .map("metrics", metrics(&config.metrics))
         .map("api", api(&config.api))
         .map("uplinks", named(uplinks.collect()))
         .map("tunnels", named(tunnels.collect()))
@@ -253,7 +259,7 @@ fn memory(memory: Memory) -> Map {
     }
 }
 
-fn metrics(metrics: Metrics) -> Map {
+fn metrics(metrics: &Metrics) -> Map {
     let default = Metrics::default();
     let map = Map::default().maybe("listen", metrics.listen);
     let map = match metrics.wireguard_exporter {
@@ -265,6 +271,7 @@ fn metrics(metrics: Metrics) -> Map {
         metrics.wireguard_exporter_peers,
         default.wireguard_exporter_peers,
     )
+    .list("labels", &metrics.labels)
 }
 
 fn api(api: &Api) -> Map {
@@ -368,6 +375,7 @@ fn peer(peer: &Peer, keys_file: Option<&Path>) -> Map {
         .maybe("endpoint", peer.endpoint.as_ref())
         .list("allowed_ips", &peer.allowed_ips)
         .maybe("persistent_keepalive", keepalive)
+        .labels(&peer.labels)
 }
 
 fn network(network: &Network, config: &Config) -> Map {
@@ -409,6 +417,7 @@ fn port(port: &Port, network: &Network, workers: &[WorkerIndex]) -> Map {
         .number_but("queues", port.queues, 1_u32)
         .workers("queue_workers", &port.queue_workers, workers)
         .offloads(port.offloads)
+        .labels(&port.labels)
 }
 
 fn kernel(driver: &str, interface: &str, port: &Port) -> Map {

@@ -15,6 +15,7 @@
 //! A port that can't even be opened again as it was is down: [`Engine::retry_ports`] tries it until it opens, and
 //! `show` says why.
 
+mod labels;
 mod peers;
 mod ports;
 mod tunnels;
@@ -130,6 +131,14 @@ impl Engine {
             };
             self.desire(&plan, goal);
             changes = Vec::new();
+        } else if self.generation > 0 && plan.iter().all(Change::is_of_labels) {
+            failures = match &goal {
+                Goal::File(_) => self.serve_wg(),
+                Goal::Api(_) | Goal::Wg => Vec::new(),
+            };
+            self.relabel(&plan);
+            changes = plan.iter().map(Change::line).collect();
+            self.desire(&plan, goal);
         } else {
             let mut prepared = Prepared::default();
             let file = match &goal {
@@ -253,6 +262,7 @@ impl Engine {
 
     /// What was planned is what is desired from now on.
     fn desire(&mut self, plan: &[Change], goal: Goal) {
+        labels::tell(plan);
         match goal {
             Goal::File(goal) => {
                 self.requester.measure_at(goal.file().metrics.listen);

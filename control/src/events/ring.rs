@@ -5,7 +5,7 @@
 //! Whoever reads asks for what comes behind a number that it knows. What is not kept any more it is told as a count, so
 //! the slowest reader costs nobody memory; readers look for news themselves, so that nobody has to be woken.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::{Event, KINDS, rfc3339};
+use crate::config::Labels;
 use crate::process::log::limit::Limit;
 
 /// Events that are kept: some minutes of a busy machine, and some MB.
@@ -30,6 +31,8 @@ pub struct Record {
     pub left_out: u64,
     /// What happened.
     pub event: Event,
+    /// What others called it then that this is about.
+    pub labels: Labels,
 }
 
 impl Record {
@@ -37,7 +40,7 @@ impl Record {
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         let kind = self.event.kind();
-        json!({
+        let mut record = json!({
             "number": self.number,
             "time": rfc3339(self.at),
             "type": kind.word,
@@ -45,7 +48,11 @@ impl Record {
             "text": kind.text,
             "left_out": self.left_out,
             "fields": self.event,
-        })
+        });
+        if !self.labels.is_empty() {
+            record["labels"] = json!(self.labels.to_map());
+        }
+        record
     }
 }
 
@@ -68,6 +75,8 @@ pub struct Ring {
     run: u64,
     counts: [AtomicU64; KINDS.len()],
     left_out: AtomicU64,
+    /// Of things that have some, by what they are called.
+    labels: Mutex<HashMap<String, Labels>>,
 }
 
 #[derive(Default)]
@@ -93,6 +102,7 @@ impl Default for Ring {
             run: now().as_secs(),
             counts: std::array::from_fn(|_| AtomicU64::new(0)),
             left_out: AtomicU64::new(0),
+            labels: Mutex::default(),
         }
     }
 }
@@ -124,8 +134,22 @@ impl Ring {
         }
     }
 
+    /// What others call a thing from now on: `port vm1`, `peer wg0/hv-b`.
+    pub fn label(&self, object: String, labels: &Labels) {
+        let mut all = self.labels();
+        match labels.is_empty() {
+            true => drop(all.remove(&object)),
+            false => drop(all.insert(object, labels.clone())),
+        }
+    }
+
+    fn labels(&self) -> MutexGuard<'_, HashMap<String, Labels>> {
+        self.labels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn keep(&self, event: Event, left_out: u64) {
         self.left_out.fetch_add(left_out, Ordering::Relaxed);
+        let labels = self.labels().get(&event.object()).cloned();
         let mut kept = self.kept();
         kept.last += 1;
         if kept.records.len() == KEPT {
@@ -135,6 +159,7 @@ impl Ring {
             number: kept.last,
             at: now(),
             left_out,
+            labels: labels.unwrap_or_default(),
             event,
         };
         kept.records.push_back(Arc::new(record));

@@ -208,7 +208,7 @@ fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option
         match own {
             true => object::lay(&mut said.keys, keys),
             // That the default counts, and not what the file says, is said, too.
-            false => said.keys.extend(keys.clone()),
+            false => object::say(&mut said.keys, keys),
         }
         said
     };

@@ -5,16 +5,17 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::Chosen;
 use super::families as of;
 use super::text::{Gone, Text};
 use crate::events::EVENTS;
 use crate::report::Survey;
 use crate::state::{Port, Uplink};
 
-pub(super) fn write(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
+pub(super) fn write(survey: &Survey, chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gone> {
     process(survey, text)?;
     cores(survey, text)?;
-    ports(&survey.ports, text)?;
+    ports(&survey.ports, chosen, text)?;
     uplinks(&survey.head.uplinks, text)
 }
 
@@ -100,7 +101,7 @@ fn cores(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
     text.single(&of::STRETCH_MAX, core.longest.as_secs_f64())
 }
 
-fn ports(ports: &[Port], text: &mut Text<'_>) -> Result<(), Gone> {
+fn ports(ports: &[Port], chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gone> {
     text.family(&of::PORTS);
     for state in ["up", "waiting", "hindered", "down"] {
         let count = ports.iter().filter(|port| standing(port) == state).count();
@@ -109,7 +110,7 @@ fn ports(ports: &[Port], text: &mut Text<'_>) -> Result<(), Gone> {
     text.family(&of::PORT_INFO);
     for port in ports {
         let labels = [&port.name, &port.network, &port.driver];
-        text.sample(&of::PORT_INFO, &labels, 1u64)?;
+        text.labelled(&of::PORT_INFO, &labels, own(port, chosen), 1u64)?;
     }
     type Count = fn(&Port) -> u64;
     let counts: [(_, Count); 7] = [
@@ -124,10 +125,15 @@ fn ports(ports: &[Port], text: &mut Text<'_>) -> Result<(), Gone> {
     for (family, count) in counts {
         text.family(family);
         for port in ports {
-            text.sample(family, &[&port.name], count(port))?;
+            text.labelled(family, &[&port.name], own(port, chosen), count(port))?;
         }
     }
     Ok(())
+}
+
+/// The labels of a port that its series have.
+fn own<'p>(port: &'p Port, chosen: &'p Chosen) -> impl Iterator<Item = (&'p str, &'p str)> {
+    chosen.of_thing(|key| port.labels.get(key).map(String::as_str))
 }
 
 fn standing(port: &Port) -> &'static str {

@@ -5,38 +5,42 @@
 
 use std::sync::atomic::Ordering;
 
+use culvert_wireguard::Now;
+
+use super::Chosen;
 use super::families::{self as of, Family};
 use super::text::{Gone, Text};
 use crate::config;
 use crate::report::{Survey, look::PeerSight, standing};
 
-pub(super) fn write(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
+pub(super) fn write(survey: &Survey, chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gone> {
     tunnels(survey, text)?;
-    each(survey, text, &of::PEER_UP, |sight| {
-        Some((standing(sight, survey.clock) == "up").into())
+    let mut each = |family, value: fn(&PeerSight, Now) -> Option<u64>| {
+        each(survey, chosen, text, family, value)
+    };
+    each(&of::PEER_UP, |sight, now| {
+        Some((standing(sight, now) == "up").into())
     })?;
-    each(survey, text, &of::PEER_SILENT, |sight| {
-        Some(sight.is_silent.into())
-    })?;
-    each(survey, text, &of::PEER_UNANSWERED, |sight| {
+    each(&of::PEER_SILENT, |sight, _| Some(sight.is_silent.into()))?;
+    each(&of::PEER_UNANSWERED, |sight, _| {
         Some(sight.unanswered.into())
     })?;
-    each(survey, text, &of::PEER_HANDSHAKE, |sight| {
+    each(&of::PEER_HANDSHAKE, |sight, _| {
         sight.last_handshake.map(|at| at.as_secs())
     })?;
-    each(survey, text, &of::PEER_STAGED, |sight| {
+    each(&of::PEER_STAGED, |sight, _| {
         Some(sight.cell.staged.load(Ordering::Relaxed))
     })?;
-    each(survey, text, &of::PEER_RX_BYTES, |sight| {
+    each(&of::PEER_RX_BYTES, |sight, _| {
         Some(sight.cell.traffic.rx_bytes.load(Ordering::Relaxed))
     })?;
-    each(survey, text, &of::PEER_RX_PACKETS, |sight| {
+    each(&of::PEER_RX_PACKETS, |sight, _| {
         Some(sight.cell.traffic.rx_packets.load(Ordering::Relaxed))
     })?;
-    each(survey, text, &of::PEER_TX_BYTES, |sight| {
+    each(&of::PEER_TX_BYTES, |sight, _| {
         Some(sight.cell.traffic.tx_bytes.load(Ordering::Relaxed))
     })?;
-    each(survey, text, &of::PEER_TX_PACKETS, |sight| {
+    each(&of::PEER_TX_PACKETS, |sight, _| {
         Some(sight.cell.traffic.tx_packets.load(Ordering::Relaxed))
     })?;
     dropped(survey, text)
@@ -62,14 +66,16 @@ fn tunnels(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
 /// A family of which each peer has one sample, or none.
 fn each(
     survey: &Survey,
+    chosen: &Chosen,
     text: &mut Text<'_>,
     family: &Family,
-    value: impl Fn(&PeerSight) -> Option<u64>,
+    value: fn(&PeerSight, Now) -> Option<u64>,
 ) -> Result<(), Gone> {
     text.family(family);
     for (tunnel, config, sight) in survey.peers() {
-        if let Some(value) = value(sight) {
-            text.sample(family, &[tunnel, &config.name], value)?;
+        if let Some(value) = value(sight, survey.clock) {
+            let own = chosen.of_thing(|key| config.labels.get(key));
+            text.labelled(family, &[tunnel, &config.name], own, value)?;
         }
     }
     Ok(())

@@ -84,11 +84,23 @@ impl<'p> Text<'p> {
         labels: &[L],
         value: impl Into<Number>,
     ) -> Result<(), Gone> {
+        self.labelled(family, labels, [], value)
+    }
+
+    /// The same with labels that the operator has chosen.
+    pub(super) fn labelled<'c, L: AsRef<str>>(
+        &mut self,
+        family: &Family,
+        labels: &[L],
+        chosen: impl IntoIterator<Item = (&'c str, &'c str)>,
+        value: impl Into<Number>,
+    ) -> Result<(), Gone> {
         let labels = family.labels.iter().copied().zip(labels);
+        let labels = labels.map(|(name, it)| (name, it.as_ref()));
         self.line(
             family.name,
             "",
-            labels.map(|(name, it)| (name, it.as_ref())),
+            labels.chain(chosen.into_iter().map(|(name, it)| (name, it))),
             value,
         )
     }

@@ -346,8 +346,8 @@ impl Layers {
         }
         if self.file.metrics != new.metrics {
             changes.push(Change::Metrics {
-                old: self.file.metrics,
-                new: new.metrics,
+                old: self.file.metrics.clone(),
+                new: new.metrics.clone(),
             });
         }
         if self.file.api != new.api {

@@ -199,6 +199,29 @@ impl Change {
         }
     }
 
+    /// Whether it is about what others call a thing, and no packet knows of it.
+    pub fn is_of_labels(&self) -> bool {
+        match (self, self.peer().map(|change| &change.edit)) {
+            (
+                Self::Port {
+                    edit: Edit::Change { old, new },
+                    anew: false,
+                },
+                _,
+            ) => {
+                let labels = new.labels.clone();
+                let old = old.clone();
+                Port { labels, ..old } == *new
+            }
+            (_, Some(Edit::Change { old, new })) => {
+                let labels = new.labels.clone();
+                let old = Peer::clone(old);
+                Peer { labels, ..old } == **new
+            }
+            _ => false,
+        }
+    }
+
     /// What it costs.
     pub fn impact(&self) -> Impact {
         match self {

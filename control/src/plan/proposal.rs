@@ -168,6 +168,7 @@ mod tests {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: Some(keepalive),
+            labels: crate::config::Labels::default(),
         })
     }
 

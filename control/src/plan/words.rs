@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Api, ApiTls, Cores, Memory, Metrics, Network, NetworkRoute, NextHop, Peer, Port,
-    PortDriver, Role, SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
+    Account, Api, ApiTls, Cores, Labels, Memory, Metrics, Network, NetworkRoute, NextHop, Peer,
+    Port, PortDriver, Role, SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
 };
 
 /// Values of a list that are written out.
@@ -95,6 +95,10 @@ fn path(path: &Option<PathBuf>) -> String {
     optional(&path.as_ref().map(|path| path.display()))
 }
 
+fn labels(labels: &Labels) -> String {
+    format!("{{{labels}}}")
+}
+
 fn secret<V>(value: &Option<V>) -> String {
     let words = value.as_ref().map(|_| "(secret)");
     words.unwrap_or("none").to_owned()
@@ -137,6 +141,7 @@ fn metrics(old: &Metrics, new: &Metrics) -> Vec<Difference> {
             |it| it.wireguard_exporter_peers,
             text,
         )
+        .key("labels", |it| it.labels.clone(), |keys| list(keys))
         .found
 }
 
@@ -254,6 +259,7 @@ fn peer(old: &Peer, new: &Peer) -> Vec<Difference> {
             |it| it.persistent_keepalive,
             optional,
         )
+        .key("labels", |it| it.labels.clone(), labels)
         .found
 }
 
@@ -325,6 +331,7 @@ fn port(old: &Port, new: &Port) -> Vec<Difference> {
         .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
         .key("mtu", |it| it.mtu, text)
         .key("offloads", |it| it.offloads, debug)
+        .key("labels", |it| it.labels.clone(), labels)
         .found
 }
 

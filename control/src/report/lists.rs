@@ -67,6 +67,8 @@ pub struct Peers {
     pub name: Option<String>,
     /// In this state.
     pub state: Option<String>,
+    /// With this label.
+    pub label: Option<(String, String)>,
 }
 
 impl Peers {
@@ -74,7 +76,11 @@ impl Peers {
         let is = |wanted: &Option<String>, name: &Name| {
             wanted.as_deref().is_none_or(|it| it == name.as_str())
         };
-        is(&self.tunnel, tunnel) && is(&self.name, &peer.name)
+        let has_label =
+            |(key, value): &(String, String)| peer.labels.get(key) == Some(value.as_str());
+        is(&self.tunnel, tunnel)
+            && is(&self.name, &peer.name)
+            && self.label.as_ref().is_none_or(has_label)
     }
 }
 

@@ -117,6 +117,7 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
         staged: cell.staged.load(Ordering::Relaxed),
         drops: named(cell.drops.iter()),
         drift: Vec::new(),
+        labels: config.labels.to_map(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::Change;
-use crate::config::{Endpoint, Name, Peer, Tunnel};
+use crate::config::{Endpoint, Labels, Name, Peer, Tunnel};
 use crate::keys::PublicKey;
 use crate::plan::{self, Edit, PeerChange};
 
@@ -277,6 +277,7 @@ impl<'s, S: Standing> Desk<'s, S> {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
+            labels: Labels::default(),
         }));
         Present::Peer(place, true)
     }

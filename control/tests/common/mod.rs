@@ -52,6 +52,7 @@ pub(crate) fn state() -> State {
                 bytes: 100,
             },
             drops: [("ring-full".to_owned(), 3), ("guard-mac".to_owned(), 4)].into(),
+            labels: [("vm".to_owned(), "7f3a".to_owned())].into(),
         }],
         uplinks: vec![Uplink {
             name: "wan0".into(),

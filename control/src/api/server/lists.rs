@@ -27,7 +27,9 @@ pub(super) fn routes() -> Routes {
         .get(
             "/v1/ports",
             ports,
-            list("Ports: link, traffic, drops").answer::<Page<Port>>(),
+            About::new("Ports: link, traffic, drops")
+                .query::<PortsListed>()
+                .answer::<Page<Port>>(),
         )
         .get("/v1/ports/{name}", port, one("A port").answer::<Port>())
         .get(
@@ -92,6 +94,20 @@ struct Listed {
     limit: Option<u32>,
 }
 
+/// Which ports.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PortsListed {
+    /// Only what has this name.
+    name: Option<String>,
+    /// Only what has this label: `KEY=VALUE`.
+    label: Option<String>,
+    /// Behind this one: `next` of the page before.
+    after: Option<String>,
+    /// At most so many, up to 1,000, which is the default.
+    limit: Option<u32>,
+}
+
 /// How a peer is doing.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +142,8 @@ struct PeersListed {
     name: Option<String>,
     /// In this state. A page may have fewer peers than `limit` then, and a next one.
     state: Option<PeerState>,
+    /// With this label: `KEY=VALUE`.
+    label: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
@@ -142,12 +160,28 @@ fn window(after: Option<String>, limit: Option<u32>) -> Result<Window, String> {
     ))
 }
 
+/// A label as a query says it.
+fn label(said: Option<String>) -> Result<Option<(String, String)>, String> {
+    let Some(said) = said else { return Ok(None) };
+    match said.split_once('=') {
+        Some((key, value)) => Ok(Some((key.to_owned(), value.to_owned()))),
+        None => Err(format!(
+            "the query: `label` is {said:.200}, expected KEY=VALUE"
+        )),
+    }
+}
+
 async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Response {
     let window = match window(asked.after, asked.limit) {
         Ok(window) => window,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
     };
+    let label = match label(asked.label) {
+        Ok(label) => label,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    };
     let which = Peers {
+        label,
         tunnel: asked.tunnel,
         name: asked.name,
         state: asked.state.map(|state| state.word().to_owned()),
@@ -171,7 +205,7 @@ type All<T> = fn(&Desk) -> Result<Vec<T>, SendError>;
 async fn page<T: Serialize + 'static>(
     desk: Desk,
     asked: Listed,
-    all: All<T>,
+    all: impl FnOnce(&Desk) -> Result<Vec<T>, SendError> + Send + 'static,
     name: fn(&T) -> &str,
     key: fn(&T) -> String,
 ) -> Response {
@@ -229,8 +263,28 @@ fn all_tunnels(desk: &Desk) -> Result<Vec<Tunnel>, SendError> {
     lists::tunnels(&desk.requester)
 }
 
-async fn ports(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
-    page(desk, asked, all_ports, |it| &it.name, |it| it.name.clone()).await
+async fn ports(State(desk): State<Desk>, Asked(asked): Asked<PortsListed>) -> Response {
+    let PortsListed {
+        name,
+        label: said,
+        after,
+        limit,
+    } = asked;
+    let wanted = match label(said) {
+        Ok(wanted) => wanted,
+        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    };
+    let has = move |port: &Port| {
+        let has = |(key, value): &(String, String)| port.labels.get(key) == Some(value);
+        wanted.as_ref().is_none_or(has)
+    };
+    let all = |desk: &Desk| {
+        let mut ports = all_ports(desk)?;
+        ports.retain(has);
+        Ok(ports)
+    };
+    let asked = Listed { name, after, limit };
+    page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
 }
 
 async fn port(State(desk): State<Desk>, Named(name): Named<String>) -> Response {

@@ -3,6 +3,8 @@
 //! In: a state, the rates if two were looked at. Out: tables. Never: more than 80 characters of usual names, unless all
 //! columns are wanted.
 
+use std::collections::BTreeMap;
+
 use super::super::units;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
@@ -89,6 +91,7 @@ const PORTS: &[Column<Port>] = &[
     only(When::Wide, left("DRIVER", |_, it| it.driver.clone())),
     only(When::Wide, left("MAC", |_, it| it.mac.clone())),
     only(When::Wide, left("SOCKET", |_, it| it.socket.clone())),
+    only(When::Wide, left("LABELS", |_, it| labels(&it.labels))),
 ];
 
 const UPLINKS: &[Column<Uplink>] = &[
@@ -195,6 +198,7 @@ const PEERS: &[Column<Peer>] = &[
             name.map_or_else(dash, |it| format!("{} ({})", it.name, it.state))
         }),
     ),
+    only(When::Wide, left("LABELS", |_, it| labels(&it.labels))),
 ];
 
 const ROUTES: &[Column<Route>] = &[
@@ -415,6 +419,14 @@ fn drift(name: &str, drift: &[String]) -> Option<String> {
     (!drift.is_empty()).then(|| format!("{name}: not as in the file: {}", drift.join(", ")))
 }
 
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    let all = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    match labels.is_empty() {
+        true => dash(),
+        false => all.collect::<Vec<_>>().join(" "),
+    }
+}
+
 fn link(port: &Port) -> &'static str {
     match (port.connected, port.link_up) {
         (_, true) => "up",
@@ -446,7 +458,7 @@ fn bytes(traffic: Traffic) -> String {
     units::bytes(traffic.bytes)
 }
 
-fn sum(drops: &std::collections::BTreeMap<String, u64>) -> String {
+fn sum(drops: &BTreeMap<String, u64>) -> String {
     drops.values().sum::<u64>().to_string()
 }
 

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    Api, Config, Cores, Guard, Hugepages, MacAddr, Memory, Metrics, Name, Network, Offloads,
-    Places, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, WorkerCore,
-    WorkerIndex,
+    Api, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
+    Offloads, Places, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
+    WorkerCore, WorkerIndex,
 };
 
 /// Beyond so many workers one tunnel gains nothing.
@@ -85,6 +85,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             guard: Guard::Off,
             mtu: MTU,
             offloads: Offloads::ALL,
+            labels: Labels::default(),
         }],
         places: Places::default(),
     }

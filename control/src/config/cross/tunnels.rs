@@ -435,6 +435,7 @@ mod tests {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
+            labels: crate::config::Labels::default(),
         };
         let name = At::new(Name::new(&format!("wg{line}")).unwrap(), span);
         Tunnel {

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{MacAddr, Name, WorkerIndex};
+use super::{Labels, MacAddr, Name, WorkerIndex};
 
 /// A guest's (or the host's) attachment to a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Port {
     pub mtu: u16,
     /// What is offered to the guest.
     pub offloads: Offloads,
+    /// What others call it.
+    pub labels: Labels,
 }
 
 /// How a guest is attached.

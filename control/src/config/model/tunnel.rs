@@ -7,7 +7,7 @@ use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::Name;
+use super::{Labels, Name};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// A WireGuard device with its peers.
@@ -97,6 +97,8 @@ pub struct Peer {
     pub allowed_ips: Vec<IpNet>,
     /// Seconds between keepalives; none without one.
     pub persistent_keepalive: Option<u16>,
+    /// What others call it.
+    pub labels: Labels,
 }
 
 /// Where a peer listens.

@@ -24,10 +24,12 @@ impl Reader<'_> {
         }
         let exporter = section.get("wireguard_exporter", self.report, value::boolean);
         let peers = section.integer("wireguard_exporter_peers", self.report);
+        let labels = self.metrics_labels(&section);
         Metrics {
             listen: listen.map(|at| at.value),
             wireguard_exporter: exporter.map(|at| at.value),
             wireguard_exporter_peers: peers.map(|at| at.value),
+            labels,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the report. Never: relations between sections.
 
 mod api;
+mod labels;
 mod metrics;
 mod networks;
 mod ports;

@@ -56,6 +56,7 @@ impl Reader<'_> {
                 .map(|at| at.value),
             interface: section.get("interface", self.report, value::interface_name),
             offloads: self.offloads(&section),
+            labels: self.labels(&section),
             name,
         };
         self.check_kind(&section, &port);

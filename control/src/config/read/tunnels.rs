@@ -8,7 +8,7 @@ use super::{Reader, narrow};
 use crate::config::draft::{Peer, Tunnel};
 use crate::config::keyfile::{self, KeyFileError};
 use crate::config::section::{At, Section};
-use crate::config::{Name, value};
+use crate::config::{Labels, Name, value};
 use crate::keys::{PresharedKey, PrivateKey};
 
 impl Reader<'_> {
@@ -49,6 +49,7 @@ impl Reader<'_> {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
+            labels: Labels::default(),
         };
         let Some(section) = section else { return peer };
         peer.public_key = section.get("public_key", self.report, value::public_key);
@@ -65,6 +66,7 @@ impl Reader<'_> {
         peer.persistent_keepalive = keepalive
             .map(|at| narrow(at.value))
             .filter(|seconds| *seconds != 0);
+        peer.labels = self.labels(&section);
         peer
     }
 

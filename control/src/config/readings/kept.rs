@@ -122,6 +122,7 @@ impl Kept {
                 .map(|(net, span)| At::new(*net, span))
                 .collect(),
             persistent_keepalive: model.persistent_keepalive,
+            labels: model.labels.clone(),
         })
     }
 }

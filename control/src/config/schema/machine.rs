@@ -4,7 +4,7 @@
 
 use super::{
     API, CPU,
-    Form::{self, Bool, Choice, Either, Integer, List, Listen, Named, Path},
+    Form::{self, Bool, Choice, Either, Integer, List, Listen, Named, Path, Text},
     MTU, NETWORK, PORT,
     Presence::{Default, Required},
     TUNNEL, Table, UPLINK, WORKERS, key,
@@ -164,6 +164,12 @@ pub(super) static METRICS: Table = Table {
             },
             Default("1000"),
             "With more peers than these, none has samples by those names.",
+        ),
+        key(
+            "labels",
+            List(&Text),
+            Default("[]"),
+            "The keys of ports' and peers' `labels` that their series have, too, at most 8: `vm` as `label_vm`, `openstack.org/id` as `label_openstack_org_id`.",
         ),
     ],
 };

@@ -4,7 +4,8 @@
 
 use super::{
     Form::{
-        self, Account, Address, Bool, Choice, Either, List, Mac, Path, Permissions, Reference, Text,
+        self, Account, Address, Bool, Choice, Either, Labels, List, Mac, Path, Permissions,
+        Reference, Text,
     },
     Presence::{Default, Required},
     QUEUES, Table, WORKER_INDEX, key,
@@ -93,6 +94,12 @@ pub(in crate::config) static PORT: Table = Table {
             Either(&Form::Table(&OFFLOADS), &Choice(&["all", "none"])),
             Default("all"),
             "What the guest is offered.",
+        ),
+        key(
+            "labels",
+            Labels,
+            Default("{}"),
+            "What others call it, as `{ vm: 7f3a… }`: told with it by `show`, the API and its events, and by metrics where `metrics` names the key. At most 16, of 128 bytes each.",
         ),
     ],
 };

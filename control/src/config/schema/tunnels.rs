@@ -3,7 +3,10 @@
 //! In, out, never: as [`super`].
 
 use super::{
-    Form::{self, Bool, Either, Endpoint, Integer, List, Named, Path, Prefix, Reference, Seconds},
+    Form::{
+        self, Bool, Either, Endpoint, Integer, Labels, List, Named, Path, Prefix, Reference,
+        Seconds,
+    },
     MTU,
     Presence::{Default, Required},
     Table, key,
@@ -97,6 +100,12 @@ pub(in crate::config) static PEER: Table = Table {
             Seconds { max: 65535 },
             Default("off"),
             "How often an idle tunnel sends a packet to keep a NAT open.",
+        ),
+        key(
+            "labels",
+            Labels,
+            Default("{}"),
+            "What others call it, as of a port.",
         ),
     ],
 };

@@ -79,6 +79,7 @@ impl Engine {
             mac: config.mac.to_string(),
             mtu: config.mtu,
             queues_max: config.queues,
+            labels: config.labels.to_map(),
             ..Port::default()
         }
     }

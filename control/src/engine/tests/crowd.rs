@@ -17,6 +17,7 @@ pub(super) fn crowd(port: u16, peers: u32) -> Config {
             endpoint: None,
             allowed_ips: vec![ipnet::IpNet::new(net.into(), 32).unwrap()],
             persistent_keepalive: None,
+            labels: config::Labels::default(),
         })
     };
     config.tunnels[0].peers.extend((0..peers).map(peer));

@@ -27,6 +27,7 @@ fn peer(n: u8, nets: &[&str]) -> Arc<Peer> {
         endpoint: None,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
         persistent_keepalive: None,
+        labels: crate::config::Labels::default(),
     })
 }
 

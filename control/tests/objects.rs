@@ -1,0 +1,286 @@
+//! What ports, peers and routes are called by others, switched off and on, and laid beside the file: against a running
+//! Culvert that is killed and started again.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Output;
+
+use common::{Run, run, stderr, stdout};
+use culvert::keys::PrivateKey;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+fn key(number: u8) -> PrivateKey {
+    PrivateKey::from_bytes([number; 32])
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    life: Option<Run>,
+    file: String,
+}
+
+impl Site {
+    /// A network with a port `vm1` and a tunnel `t` with a peer `b`; what more is said of them.
+    fn start(port: &str, peer: &str, rest: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let key_file = folder.path().join("t.key");
+        fs::write(&key_file, key(1).to_base64().as_bytes()).unwrap();
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listen = socket.local_addr().unwrap().port();
+        drop(socket);
+        let file = format!(
+            "version: 1
+memory: {{hugepages: off}}
+uplinks: {{u: {{driver: udp, addresses: [127.0.0.1/8]}}}}
+tunnels:
+  t:
+    uplink: u
+    uapi: off
+    listen_port: {listen}
+    private_key_file: {}
+    peers:
+      b: {{public_key: \"{}\", allowed_ips: [10.2.0.0/16]{peer}}}
+networks: {{blue: {{gateway: 10.0.0.1/24, tunnel: t}}}}
+ports:
+  vm1: {{network: blue, mac: \"52:54:00:00:00:01\", addresses: [10.0.0.11]{port}}}
+{rest}",
+            key_file.display(),
+            key(2).public_key().to_base64(),
+        );
+        let mut site = Self {
+            folder,
+            life: None,
+            file,
+        };
+        fs::write(site.path(), &site.file).unwrap();
+        site.again();
+        site
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("c.yaml")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// Kills it, if it lives, and starts it.
+    fn again(&mut self) {
+        if let Some(life) = self.life.take() {
+            life.signal(Signal::SIGKILL);
+        }
+        let life = Run::start(&self.path(), &self.run_dir(), self.folder.path());
+        self.life = Some(life);
+    }
+
+    /// Has something else in the file.
+    fn write(&mut self, old: &str, new: &str) {
+        assert_eq!(self.file.matches(old).count(), 1, "{old}");
+        self.file = self.file.replace(old, new);
+        fs::write(self.path(), &self.file).unwrap();
+    }
+
+    fn run(&self, words: &str) -> Output {
+        let words: Vec<_> = words.split(' ').collect();
+        run(&words, &self.run_dir())
+    }
+
+    /// What it prints when it succeeds.
+    #[track_caller]
+    fn does(&self, words: &str) -> String {
+        let output = self.run(words);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    }
+
+    /// What it says when it does not.
+    #[track_caller]
+    fn refuses(&self, words: &str) -> String {
+        let output = self.run(words);
+        assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+        stderr(&output)
+    }
+
+    fn apply(&self) -> Output {
+        self.run(&format!("apply {}", self.path().display()))
+    }
+
+    /// What the API answers.
+    fn told(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.run_dir().join("api.sock")).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn json(&self, path: &str) -> Value {
+        let answer = self.told(path);
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap()
+    }
+
+    /// The names of a list.
+    fn names(&self, path: &str) -> Vec<String> {
+        let page = self.json(path);
+        let items = page["items"].as_array().unwrap_or_else(|| panic!("{page}"));
+        let name = |it: &Value| it["name"].as_str().unwrap().to_owned();
+        items.iter().map(name).collect()
+    }
+
+    /// Whether a VMM could connect.
+    fn answers(&self, port: &str) -> bool {
+        UnixStream::connect(self.run_dir().join(format!("{port}.sock"))).is_ok()
+    }
+}
+
+const ADD: &str =
+    "port add vm2 network=blue mac=52:54:00:00:00:02 addresses=10.0.0.12 --label vm=7f3a";
+
+#[test]
+fn labels_are_told_wherever_their_port_and_peer_are() {
+    let labels = "metrics: {labels: [vm, openstack.org/port-id]}\n";
+    let mut site = Site::start(
+        ", labels: {vm: 1234, openstack.org/port-id: \"a=b\"}",
+        ", labels: {site: berlin, vm: far}",
+        labels,
+    );
+    site.does(ADD);
+    let told = |path: &str| site.json(path)["labels"].to_string();
+    assert_eq!(
+        told("/v1/ports/vm1"),
+        r#"{"openstack.org/port-id":"a=b","vm":"1234"}"#
+    );
+    let peers = site.json("/v1/peers");
+    assert_eq!(peers["items"][0]["labels"]["site"], "berlin", "{peers}");
+    // Filters.
+    assert_eq!(site.names("/v1/ports?label=vm=7f3a"), ["vm2"]);
+    assert_eq!(
+        site.names("/v1/ports?label=openstack.org/port-id%3Da=b"),
+        ["vm1"]
+    );
+    assert_eq!(site.names("/v1/ports?label=vm=7"), [""; 0]);
+    assert_eq!(site.names("/v1/peers?label=site=berlin"), ["b"]);
+    assert_eq!(site.names("/v1/peers?label=site=paris"), [""; 0]);
+    let wrong = site.told("/v1/ports?label=vm");
+    assert!(
+        wrong.contains(" 400 ") && wrong.contains("expected KEY=VALUE"),
+        "{wrong}"
+    );
+    // People.
+    let wide = site.does("show ports -o wide");
+    assert!(wide.contains("openstack.org/port-id=a=b vm=1234"), "{wide}");
+    let wide = site.does("show peers -o wide");
+    assert!(wide.contains("site=berlin vm=far"), "{wide}");
+    let shown = site.does("config show");
+    assert!(shown.contains("site: berlin"), "{shown}");
+    // Metrics, of the keys that are chosen.
+    let metrics = site.told("/metrics");
+    for series in [
+        "culvert_port_up{port=\"vm1\",label_vm=\"1234\",label_openstack_org_port_id=\"a=b\"} 0\n",
+        "culvert_port_receive_bytes_total{port=\"vm2\",label_vm=\"7f3a\"} 0\n",
+        "culvert_peer_up{tunnel=\"t\",peer=\"b\",label_vm=\"far\"} 0\n",
+    ] {
+        assert!(metrics.contains(series), "no {series} in {metrics}");
+    }
+    assert!(!metrics.contains("berlin"), "{metrics}");
+    // The layer's, after a kill.
+    site.again();
+    assert_eq!(site.names("/v1/ports?label=vm=7f3a"), ["vm2"]);
+    let layer = site.does("layer show");
+    assert!(layer.contains("vm: 7f3a"), "{layer}");
+}
+
+#[test]
+fn labels_are_set_one_by_one_and_touch_nothing_else() {
+    let mut site = Site::start(", labels: {vm: x}", "", "");
+    site.does(ADD);
+    let generation = |site: &Site| site.json("/v1/state")["generation"].clone();
+    let before = generation(&site);
+    assert_eq!(
+        site.does("port set vm2 --label project=p1"),
+        "port vm2 changed (labels: {vm=7f3a} → {project=p1, vm=7f3a})\n"
+    );
+    assert_eq!(site.does("port set vm2 --label project=p1"), "");
+    assert_eq!(
+        site.does("port set vm2 --label vm="),
+        "port vm2 changed (labels: {project=p1, vm=7f3a} → {project=p1})\n"
+    );
+    // Over the file's.
+    assert_eq!(
+        site.does("port set vm1 -l vm= -l a=b"),
+        "port vm1 changed (labels: {vm=x} → {a=b})\n"
+    );
+    assert_eq!(
+        site.does("peer set t/b -l rack=7"),
+        "peer t/b changed (labels: {} → {rack=7})\n"
+    );
+    assert_eq!(generation(&site), before, "workers heard of it");
+    site.write("labels: {vm: x}", "labels: {vm: y, c: d}");
+    let diff = site.run(&format!("diff running {} -o json", site.path().display()));
+    let diff: Value = serde_json::from_slice(&diff.stdout).unwrap();
+    assert!(diff.to_string().contains("labels"), "{diff}");
+    assert!(diff.to_string().contains("\"impact\":\"none\""), "{diff}");
+    let applied = stdout(&site.apply());
+    assert!(
+        applied.contains("port vm1 changed (labels: {a=b} → {a=b, c=d})"),
+        "{applied}"
+    );
+    assert_eq!(generation(&site), before, "workers heard of it");
+    let metrics = site.told("/metrics");
+    assert!(
+        metrics.contains("culvert_port_up{port=\"vm1\"} 0\n"),
+        "{metrics}"
+    );
+    for (words, what) in [
+        ("port set vm2 --label vm", "is no KEY=VALUE"),
+        (
+            "port set vm2 --label=-x=y",
+            "a key in `labels` of port `vm2` is `-x`",
+        ),
+        ("port set vm2 labels=x", "expected a map"),
+    ] {
+        let said = site.refuses(words);
+        assert!(said.contains(what), "{said}");
+    }
+    let long = site.refuses(&format!("port set vm2 --label vm={}", "é".repeat(65)));
+    assert!(long.contains("has 130 bytes"), "{long}");
+    let many: Vec<_> = (0..17).map(|n| format!("--label k{n}=v")).collect();
+    let many = site.refuses(&format!("port set vm2 {}", many.join(" ")));
+    assert!(many.contains("expected at most 16"), "{many}");
+}
+
+#[test]
+fn an_event_tells_what_others_call_its_object() {
+    let mut site = Site::start("", "", "");
+    site.does(ADD);
+    drop(UnixStream::connect(site.run_dir().join("vm2.sock")).unwrap());
+    drop(UnixStream::connect(site.run_dir().join("vm1.sock")).unwrap());
+    let mut stream = UnixStream::connect(site.run_dir().join("api.sock")).unwrap();
+    write!(stream, "GET /v1/events?since=0 HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while text.matches("vmm-gone").count() < 2 {
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    let of = |port: &str| {
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        let line = lines.find(|line| line.contains(&format!("\"object\":\"port {port}\"")));
+        serde_json::from_str::<Value>(line.unwrap()).unwrap()
+    };
+    assert_eq!(of("vm2")["labels"]["vm"], "7f3a", "{text}");
+    assert!(of("vm1")["labels"].is_null(), "{text}");
+    site.life.take();
+}
