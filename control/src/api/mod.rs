@@ -10,6 +10,7 @@
 pub mod apply;
 pub mod bodies;
 pub mod client;
+mod keys;
 pub mod server;
 
 use std::net::SocketAddr;

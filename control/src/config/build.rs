@@ -172,6 +172,7 @@ fn api(draft: &draft::Api) -> Option<Api> {
             None => None,
         },
         body_megabytes: draft.body_megabytes.unwrap_or(default.body_megabytes),
+        key_directory: (draft.key_directory.clone()).unwrap_or(default.key_directory),
     })
 }
 

@@ -95,6 +95,7 @@ pub(super) struct Api {
     pub(super) listen: Option<At<SocketAddr>>,
     pub(super) tls: Option<ApiTls>,
     pub(super) body_megabytes: Option<u32>,
+    pub(super) key_directory: Option<PathBuf>,
 }
 
 #[derive(Default)]

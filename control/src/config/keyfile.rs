@@ -1,13 +1,15 @@
 //! Key files: one base64 key each, readable by their owner alone, who is root or this process's user.
 //!
-//! In: a path, or the name of a systemd credential. Out: the key's text, or why the file is refused and the command that mends it.
-//! Never: the file's contents in a message.
+//! In: a path, a name in the key directory, or that of a systemd credential. Out: the key's text, or why the file is
+//! refused and the command that mends it. Never: the file's contents in a message; out of the key directory by a name.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use culvert_directory::{Directory, DirectoryError};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
@@ -23,14 +25,45 @@ const MAX_MANY_LEN: usize = super::limits::PEERS * 128;
 /// (systemd.exec(5)).
 const CREDENTIAL: &str = "credential:";
 
-/// The name of the credential that a path stands for.
-pub(super) fn credential(path: &Path) -> Option<&str> {
-    path.to_str()?.strip_prefix(CREDENTIAL)
+/// What a path begins with that names a file of the key directory.
+const KEY: &str = "key:";
+
+/// What the path of a key file stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFile<'p> {
+    /// A file of the key directory, by its name.
+    Named(&'p str),
+    /// A credential, by its name.
+    Credential(&'p str),
+    /// A path.
+    Path(&'p Path),
 }
 
-/// Whether systemd takes that for a credential's name: that of a file.
-pub(super) fn is_credential(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains(['/', ':']) && name.len() <= 255
+impl<'p> KeyFile<'p> {
+    /// What stands in a file, in words that are checked by [`KeyFile::is_name`].
+    #[must_use]
+    pub fn of(path: &'p Path) -> Self {
+        let after = |prefix| path.to_str()?.strip_prefix(prefix);
+        match (after(KEY), after(CREDENTIAL)) {
+            (Some(name), _) => Self::Named(name),
+            (None, Some(name)) => Self::Credential(name),
+            (None, None) => Self::Path(path),
+        }
+    }
+
+    /// Whether a name is that of a file, and leads nowhere else.
+    pub(super) fn is_name(name: &str) -> bool {
+        !matches!(name, "" | "." | "..") && !name.contains(['/', ':', '\0']) && name.len() <= 255
+    }
+
+    /// Where it lies, as somebody types it.
+    pub(super) fn place(self, directory: &Path) -> PathBuf {
+        match self {
+            Self::Named(name) => directory.join(name),
+            Self::Credential(name) => name.into(),
+            Self::Path(path) => path.to_owned(),
+        }
+    }
 }
 
 /// Where key files are read from: the disk, or a test's own place.
@@ -50,6 +83,30 @@ pub trait KeyFiles {
     fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         let _ = path;
         Err(KeyFileError::Missing)
+    }
+
+    /// The same, where names are found in that directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyFiles::read`].
+    fn read_in(&self, directory: &Path, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        let _ = directory;
+        self.read(path)
+    }
+
+    /// The text of a file with the keys of many, where names are found in that directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyFiles::read`].
+    fn read_many_in(
+        &self,
+        directory: &Path,
+        path: &Path,
+    ) -> Result<Zeroizing<String>, KeyFileError> {
+        let _ = directory;
+        self.read_many(path)
     }
 }
 
@@ -74,6 +131,18 @@ pub enum KeyFileError {
         /// Its owner.
         owner: u32,
     },
+    /// Another name for a file, in the key directory.
+    #[error("it is a symbolic link, and none is followed there")]
+    Link,
+    /// The key directory itself can't be used.
+    #[error("the key directory: {0}")]
+    Directory(DirectoryError),
+    /// A path, of a client who may name none.
+    #[error("it is a path that what runs has not, and {client} may name none")]
+    Unknown {
+        /// Who it is, in words.
+        client: String,
+    },
     /// A folder or a device.
     #[error("not a file")]
     NotAFile,
@@ -91,11 +160,23 @@ pub struct Disk;
 
 impl KeyFiles for Disk {
     fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-        read_text(&mut open(path)?.0)
+        self.read_in(Path::new(super::limits::KEY_DIRECTORY), path)
     }
 
     fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-        let (mut file, len) = open(path)?;
+        self.read_many_in(Path::new(super::limits::KEY_DIRECTORY), path)
+    }
+
+    fn read_in(&self, directory: &Path, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        read_text(&mut open(directory, path)?.0)
+    }
+
+    fn read_many_in(
+        &self,
+        directory: &Path,
+        path: &Path,
+    ) -> Result<Zeroizing<String>, KeyFileError> {
+        let (mut file, len) = open(directory, path)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         if len > MAX_MANY_LEN {
             let error = io::Error::other(format!("it has more than {MAX_MANY_LEN} bytes"));
@@ -117,22 +198,21 @@ impl KeyFiles for Disk {
 }
 
 /// Opens a file that nobody else can read or change; its length, too.
-fn open(path: &Path) -> Result<(File, u64), KeyFileError> {
+fn open(directory: &Path, path: &Path) -> Result<(File, u64), KeyFileError> {
     let folder = || std::env::var_os("CREDENTIALS_DIRECTORY").ok_or(KeyFileError::NoCredentials);
-    let credential = credential(path);
-    let path = match credential {
-        Some(name) => PathBuf::from(folder()?).join(name),
-        None => path.to_owned(),
-    };
-    // O_NONBLOCK: a FIFO in the key's place must not hang the reader.
-    let mut options = File::options();
-    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
-    let file = options.open(path).map_err(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            KeyFileError::Missing
-        } else {
-            KeyFileError::Io(error)
+    let key = KeyFile::of(path);
+    let opened = match key {
+        KeyFile::Named(name) => {
+            let directory = Directory::there(directory).map_err(KeyFileError::Directory)?;
+            directory.look(name)
         }
+        KeyFile::Credential(name) => open_path(&PathBuf::from(folder()?).join(name)),
+        KeyFile::Path(path) => open_path(path),
+    };
+    let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT) => KeyFileError::Missing,
+        Some(Errno::ELOOP) if matches!(key, KeyFile::Named(_)) => KeyFileError::Link,
+        _ => KeyFileError::Io(error),
     })?;
     // Of the open file, not of the path: nobody can exchange it in between.
     let metadata = file.metadata().map_err(KeyFileError::Io)?;
@@ -141,7 +221,10 @@ fn open(path: &Path) -> Result<(File, u64), KeyFileError> {
     }
     let mode = metadata.mode() & 0o777;
     // What systemd gives to a user by an access list shows the list's mask in the group's place.
-    let others = if credential.is_some() { 0o037 } else { 0o077 };
+    let others = match key {
+        KeyFile::Credential(_) => 0o037,
+        KeyFile::Named(_) | KeyFile::Path(_) => 0o077,
+    };
     if mode & others != 0 {
         return Err(KeyFileError::Exposed { mode });
     }
@@ -150,6 +233,13 @@ fn open(path: &Path) -> Result<(File, u64), KeyFileError> {
         return Err(KeyFileError::Foreign { owner });
     }
     Ok((file, metadata.len()))
+}
+
+fn open_path(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a FIFO in the key's place must not hang the reader.
+    let mut options = File::options();
+    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    options.open(path)
 }
 
 fn read_text(file: &mut File) -> Result<Zeroizing<String>, KeyFileError> {

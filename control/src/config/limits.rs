@@ -37,6 +37,9 @@ pub(super) const EXPORTER_PORT: u16 = 9586;
 /// `api.body_megabytes` unless the file says another, in MiB: a file of 100,000 peers has 30.
 pub(super) const BODY_MEGABYTES_DEFAULT: u32 = 64;
 
+/// `api.key_directory` unless the file says another.
+pub(super) const KEY_DIRECTORY: &str = "/etc/culvert/keys";
+
 /// Entries of a DPDK device's rings, unless the file says others.
 pub(super) const RING_DEFAULT: u16 = 1024;
 

@@ -33,7 +33,7 @@ use std::path::Path;
 
 pub use ipnet::IpNet;
 
-pub use keyfile::{Disk, KeyFileError, KeyFiles};
+pub use keyfile::{Disk, KeyFile, KeyFileError, KeyFiles};
 pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink,
     Endpoint, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
@@ -120,7 +120,7 @@ fn parse_whole(
 
 fn check(texts: &Texts, keys: &dyn KeyFiles, report: &mut Report) -> Option<(Config, draft::File)> {
     let root = include::tree(texts, report)?;
-    let file = read::Reader { report, keys }.file(&root)?;
+    let file = read::Reader::new(report, keys).file(&root)?;
     let config = compare_and_build(&file, &texts.path, report)?;
     Some((config, file))
 }

@@ -25,6 +25,9 @@ use super::{build, cross, write};
 /// Keys of an object with their values, as a file has them.
 pub type Keys = serde_json::Map<String, Json>;
 
+/// The key that clients give of a peer, and that nobody is told.
+pub const PRESHARED_KEY: &str = "preshared_key";
+
 /// Reads a text, YAML or JSON, as keys with their values. All single values are texts: what they mean depends on the
 /// key.
 ///
@@ -32,7 +35,13 @@ pub type Keys = serde_json::Map<String, Json>;
 ///
 /// When it is no map.
 pub fn keys(text: &str, title: &str) -> Result<Keys, Report> {
-    let mut report = Report::new(Path::new(title), text);
+    // Of what may hold a key no line is shown.
+    let shown = if text.contains(PRESHARED_KEY) {
+        ""
+    } else {
+        text
+    };
+    let mut report = Report::new(Path::new(title), shown);
     let keys = raw::read(text, &mut report).and_then(|node| match node.value {
         Value::Map(entries) => map(entries, &mut report),
         Value::Null => Some(Keys::new()),
@@ -143,10 +152,7 @@ fn read<D, T>(
         let span = Span::default();
         let shown = format!("{} `{name}`", table.title);
         let section = Section::open(&node, shown, span, table, &mut report)?;
-        let mut reader = Reader {
-            report: &mut report,
-            keys: &NoFiles,
-        };
+        let mut reader = Reader::new(&mut report, &NoFiles);
         let draft = read(&mut reader, At::new(name.clone(), span), section)?;
         match report.errors() {
             0 => check(draft, &mut report),
@@ -213,7 +219,7 @@ pub fn port_keys(config: &Config, port: &Port) -> Keys {
     write::port_keys(port, config.network_of(port))
 }
 
-/// A peer of a tunnel of a configuration. It has no preshared key: the file that it would lie in is nobody's to name.
+/// A peer of a tunnel of a configuration. It has no preshared key: that is given beside these keys.
 ///
 /// # Errors
 ///
@@ -232,7 +238,7 @@ pub fn peer(
                 Span::default(),
                 "`preshared_key_file` is only for the file: no path is opened that a client names",
             )
-            .help("put a peer with a preshared key into the file");
+            .help("give the key itself: `preshared_key`, or `culvert peer add … --preshared-key-file FILE`; nobody is told it");
         return Err(report);
     }
     let draft = |reader: &mut Reader<'_>, name, section: Section<'_>| {

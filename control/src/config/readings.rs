@@ -145,11 +145,7 @@ fn read_again(
     if !raw::may_be_read(text, &root, untouched.iter().flat_map(|it| &it.peers)) {
         return None;
     }
-    let mut reader = read::Reader {
-        report: &mut report,
-        keys,
-    };
-    let mut file = reader.file(&root)?;
+    let mut file = read::Reader::new(&mut report, keys).file(&root)?;
     // It says something of all peers.
     if file
         .tunnels

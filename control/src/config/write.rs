@@ -286,7 +286,9 @@ fn api(api: &Api) -> Map {
         Some(tls) => map.text("listen", tls.listen).map("tls", api_tls(tls)),
         None => map,
     };
+    let keys = Some(&api.key_directory).filter(|path| **path != default.key_directory);
     map.number_but("body_megabytes", api.body_megabytes, default.body_megabytes)
+        .maybe("key_directory", keys.map(|path| path.display()))
 }
 
 fn api_socket(socket: &ApiSocket, default: &ApiSocket) -> Map {

@@ -127,20 +127,28 @@ pub(super) struct KeysOfThen<'k> {
 
 impl KeyFiles for KeysOfThen<'_> {
     fn read(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+        self.read_in(Path::new(""), path)
+    }
+
+    fn read_in(&self, directory: &Path, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
         let kept = self.keys.0.get(path);
         if let Some(key) = kept.filter(|key| !self.revoked.has_private(key)) {
             return Ok(key.clone());
         }
         self.of_now.borrow_mut().push(path.to_owned());
-        Disk.read(path)
+        Disk.read_in(directory, path)
     }
 
-    fn read_many(&self, path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+    fn read_many_in(
+        &self,
+        directory: &Path,
+        path: &Path,
+    ) -> Result<Zeroizing<String>, KeyFileError> {
         if let Some(keys) = self.keys.0.get(path) {
             return Ok(keys.clone());
         }
         self.of_now.borrow_mut().push(path.to_owned());
-        Disk.read_many(path)
+        Disk.read_many_in(directory, path)
     }
 }
 

@@ -171,6 +171,7 @@ fn api(old: &Api, new: &Api) -> Vec<Difference> {
         .key("tls.client_ca", file(|tls| &tls.client_ca), path)
         .key("tls.roles", roles, |roles| list(roles))
         .key("body_megabytes", |it| it.body_megabytes, text)
+        .key("key_directory", |it| Some(it.key_directory.clone()), path)
         .found
 }
 

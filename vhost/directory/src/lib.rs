@@ -97,6 +97,20 @@ impl Directory {
             }
             failed(error)
         })?;
+        Self::there(path)
+    }
+
+    /// A directory that is there, and that nobody else may write to but root.
+    ///
+    /// # Errors
+    ///
+    /// As [`Directory::own`], and when there is none.
+    pub fn there(path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |error| DirectoryError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let path = &std::path::absolute(path).map_err(failed)?;
         let directory = Self::hold(path, OFlags::NOFOLLOW).map_err(|error| match error {
             Errno::NOTDIR | Errno::LOOP => DirectoryError::NotADirectory(path.clone()),
             error => failed(error.into()),
@@ -211,6 +225,15 @@ impl Directory {
         Ok(contents)
     }
 
+    /// What has a name, open to be read, whoever's it is: what it is and who else may have it is the caller's to look at.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it is a link, or the system refuses.
+    pub fn look(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
+        Ok(self.careful(plain(name.as_ref())?, OFlags::RDONLY)?.into())
+    }
+
     /// Puts a file with these contents in the place of whatever has its name, at once.
     ///
     /// # Errors
@@ -304,9 +327,7 @@ impl Directory {
     }
 
     fn open(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
-        // O_NONBLOCK: a FIFO in the file's place must not hang us.
-        let care = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = openat(self, plain(name)?, flags | care, Mode::RUSR | Mode::WUSR);
+        let opened = self.careful(plain(name)?, flags);
         let refused = |why: String| {
             let text = format!("{} {why}: remove it", self.path.join(name).display());
             io::Error::new(io::ErrorKind::PermissionDenied, text)
@@ -319,6 +340,12 @@ impl Directory {
             Some(why) => Err(refused(why)),
             None => Ok(file),
         }
+    }
+
+    fn careful(&self, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+        // O_NONBLOCK: a FIFO in the file's place must not hang us.
+        let care = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        openat(self, name, flags | care, Mode::RUSR | Mode::WUSR)
     }
 
     /// What has a name: device and inode.

@@ -16,6 +16,7 @@ use super::caller::Caller;
 use super::desk::{self, Desk, PATIENCE};
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
+use crate::api::keys::May;
 use crate::api::{self, ApplyError, NotApplied, Requester};
 use crate::config;
 use crate::history::revision::Origin;
@@ -40,8 +41,8 @@ pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Respons
     carried_out(
         desk,
         request,
-        move |text, user| match serde_json::from_slice(text) {
-            Ok(body) => apply_body(&requester, user, body),
+        move |text, caller| match serde_json::from_slice(text) {
+            Ok(body) => apply_body(&requester, caller, body),
             Err(error) => unread(&error),
         },
     )
@@ -52,7 +53,7 @@ pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Respons
 pub(super) async fn carried_out(
     desk: Desk,
     request: Request,
-    work: impl FnOnce(&[u8], String) -> Response + Send + 'static,
+    work: impl FnOnce(&[u8], Option<&Caller>) -> Response + Send + 'static,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
         let _ = timeout(PATIENCE, desk::spill(request.into_body())).await;
@@ -68,8 +69,7 @@ pub(super) async fn carried_out(
     // Reading key files and a long text must not hold up another client's `show`.
     let applies = spawn_blocking(move || {
         let _place = place;
-        let user = caller.map_or_else(|| "unknown".into(), |it| it.user());
-        work(&text, user)
+        work(&text, caller.as_ref())
     });
     match timeout(APPLY_PATIENCE, applies).await {
         Ok(Ok(response)) => response,
@@ -78,7 +78,12 @@ pub(super) async fn carried_out(
     }
 }
 
-fn apply_body(requester: &Requester, user: String, mut body: ApplyBody) -> Response {
+/// The name of who asks; see [`Caller::user`].
+pub(super) fn user(caller: Option<&Caller>) -> String {
+    caller.map_or_else(|| "unknown".into(), Caller::user)
+}
+
+fn apply_body(requester: &Requester, caller: Option<&Caller>, mut body: ApplyBody) -> Response {
     if let Err(why) = history::check_message(&body.message) {
         return refused(ApplyError::Invalid(why));
     }
@@ -90,12 +95,16 @@ fn apply_body(requester: &Requester, user: String, mut body: ApplyBody) -> Respo
         message: std::mem::take(&mut body.message),
         confirm: body.confirm.take(),
         dry_run: body.dry_run,
-        user,
+        user: user(caller),
         ..Order::default()
     };
     let texts = body.into_texts();
+    let may = match May::of(requester, caller) {
+        Ok(may) => may,
+        Err(error) => return refused(error.into()),
+    };
     answered(api::read_and_apply(requester, &order, |readings| {
-        readings.parse_texts(&texts, &config::Disk)
+        may.read(&texts, |texts, keys| readings.parse_texts(texts, keys))
     }))
 }
 

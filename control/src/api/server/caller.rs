@@ -40,6 +40,24 @@ impl Caller {
         }
     }
 
+    /// Whether files are opened that it names: it is the user that runs this process, or root.
+    #[must_use]
+    pub fn opens_files(&self) -> bool {
+        match self.who {
+            Who::Local { uid, .. } => uid == 0 || uid == rustix::process::geteuid().as_raw(),
+            Who::Certificate(_) => false,
+        }
+    }
+
+    /// Who it is, in some words.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match &self.who {
+            Who::Local { uid, .. } => format!("user {uid}"),
+            Who::Certificate(_) => self.to_string(),
+        }
+    }
+
     /// The name of its user, or its certificate's. It may ask a directory service: for a thread that may wait.
     #[must_use]
     pub fn user(&self) -> String {

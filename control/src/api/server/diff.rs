@@ -10,10 +10,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, mistaken, plain, unavailable, unread};
+use super::caller::Caller;
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::api::Requester;
 use crate::api::bodies::{ApplyBody, DiffBody, Side};
+use crate::api::keys::May;
 use crate::config::{self, Config};
 use crate::history::NotRestored;
 use crate::plan::{Diff, Layers};
@@ -30,20 +32,25 @@ pub(super) fn routes() -> Routes {
 
 async fn diff(State(desk): State<Desk>, request: Request) -> Response {
     let requester = desk.requester.clone();
+    let caller = request.extensions().get::<Caller>().cloned();
     let work = move |text: Bytes| match serde_json::from_slice(&text) {
-        Ok(body) => compared(&requester, body),
+        Ok(body) => compared(&requester, caller.as_ref(), body),
         Err(error) => unread(&error),
     };
     let body = desk.body(request);
     desk.in_turn(body, work).await
 }
 
-fn compared(requester: &Requester, body: DiffBody) -> Response {
+fn compared(requester: &Requester, caller: Option<&Caller>, body: DiffBody) -> Response {
     let desired = match desk::desired(requester) {
         Ok(desired) => desired,
         Err(error) => return unavailable(error),
     };
-    match difference(requester, desired, body) {
+    let may = match May::of(requester, caller) {
+        Ok(may) => may,
+        Err(error) => return unavailable(error),
+    };
+    match difference(requester, &may, desired, body) {
         Ok(diff) => json(&diff),
         Err(Unread::Mistakes(report)) => mistaken(&report),
         Err(Unread::Missing(why)) => plain(StatusCode::NOT_FOUND, &why),
@@ -56,7 +63,16 @@ enum Unread {
     Missing(String),
 }
 
-fn difference(requester: &Requester, desired: Layers, body: DiffBody) -> Result<Diff, Unread> {
+fn difference(
+    requester: &Requester,
+    may: &May,
+    desired: Layers,
+    body: DiffBody,
+) -> Result<Diff, Unread> {
+    let read = |file: ApplyBody| {
+        let read = may.read(&file.into_texts(), config::parse_texts);
+        read.map(|(config, _)| config).map_err(Unread::Mistakes)
+    };
     let from = match body.from {
         Side::Running => desired.clone(),
         Side::File(file) => Layers::new(Arc::new(read(file)?)),
@@ -68,11 +84,6 @@ fn difference(requester: &Requester, desired: Layers, body: DiffBody) -> Result<
         Side::Revision(number) => revision(requester, number)?,
     };
     Ok(Diff::between(&from, to, body.text))
-}
-
-fn read(file: ApplyBody) -> Result<Config, Unread> {
-    let read = config::parse_texts(&file.into_texts(), &config::Disk);
-    read.map(|(config, _)| config).map_err(Unread::Mistakes)
 }
 
 fn revision(requester: &Requester, number: u64) -> Result<Config, Unread> {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, plain, refused, unread};
-use super::apply::carried_out;
+use super::apply::{carried_out, user};
 use super::asked::Named;
 use super::desk::Desk;
 use super::routes::{About, Routes};
@@ -74,7 +74,8 @@ async fn revision(State(desk): State<Desk>, Named(number): Named<u64>) -> Respon
 
 async fn confirm(State(desk): State<Desk>, request: Request) -> Response {
     let requester = desk.requester.clone();
-    carried_out(desk, request, move |text, user| {
+    carried_out(desk, request, move |text, caller| {
+        let user = user(caller);
         let body: ConfirmBody = match serde_json::from_slice(text) {
             Ok(body) => body,
             Err(error) => return unread(&error),
@@ -89,7 +90,8 @@ async fn confirm(State(desk): State<Desk>, request: Request) -> Response {
 
 async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
     let requester = desk.requester.clone();
-    carried_out(desk, request, move |text, user| {
+    carried_out(desk, request, move |text, caller| {
+        let user = user(caller);
         let body: RollbackBody = match serde_json::from_slice(text) {
             Ok(body) => body,
             Err(error) => return unread(&error),

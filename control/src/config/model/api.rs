@@ -19,6 +19,8 @@ pub struct Api {
     pub tls: Option<ApiTls>,
     /// The largest body of a request, in MiB.
     pub body_megabytes: u32,
+    /// Where keys lie that have a name (`key:NAME`).
+    pub key_directory: PathBuf,
 }
 
 /// Whose the control socket is.
@@ -78,6 +80,7 @@ impl Default for Api {
             readers: None,
             tls: None,
             body_megabytes: super::super::limits::BODY_MEGABYTES_DEFAULT,
+            key_directory: super::super::limits::KEY_DIRECTORY.into(),
         }
     }
 }

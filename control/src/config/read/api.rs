@@ -1,5 +1,7 @@
 //! `api`.
 
+use std::path::PathBuf;
+
 use super::Reader;
 use crate::config::draft::{Api, ApiSocket, ApiTls};
 use crate::config::raw::{Node, Value};
@@ -21,6 +23,7 @@ impl Reader<'_> {
             body_megabytes: section
                 .integer("body_megabytes", self.report)
                 .map(|at| at.value),
+            key_directory: self.key_directory(&section),
         };
         for (one, other) in [("listen", "tls"), ("tls", "listen")] {
             if section.key_span(one).is_some() && section.lacks(other) {
@@ -28,6 +31,13 @@ impl Reader<'_> {
             }
         }
         api
+    }
+
+    fn key_directory(&mut self, section: &Section<'_>) -> Option<PathBuf> {
+        let at = section.get("key_directory", self.report, value::path)?;
+        let path = self.report.folder(at.span).join(at.value);
+        self.key_directory.clone_from(&path);
+        Some(path)
     }
 
     fn api_socket(&mut self, section: &Section<'_>) -> ApiSocket {

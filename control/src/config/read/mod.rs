@@ -12,21 +12,33 @@ mod preshared;
 mod tunnels;
 mod uplinks;
 
+use std::path::PathBuf;
+
 use super::draft::{Cores, File, Memory, Places, Workers};
 use super::keyfile::KeyFiles;
 use super::raw::{Node, Value};
 use super::report::{Report, Span};
 use super::schema::{self, Form};
 use super::section::{At, Section};
-use super::{CpuId, Hugepages, Poll, value};
+use super::{CpuId, Hugepages, Poll, limits, value};
 
 /// Reads files by their tables.
 pub(super) struct Reader<'r> {
     pub(super) report: &'r mut Report,
     pub(super) keys: &'r dyn KeyFiles,
+    /// Where keys lie that have a name.
+    key_directory: PathBuf,
 }
 
-impl Reader<'_> {
+impl<'r> Reader<'r> {
+    pub(super) fn new(report: &'r mut Report, keys: &'r dyn KeyFiles) -> Self {
+        Self {
+            report,
+            keys,
+            key_directory: limits::KEY_DIRECTORY.into(),
+        }
+    }
+
     /// The whole tree.
     pub(super) fn file(&mut self, root: &Node) -> Option<File> {
         let start = Span {

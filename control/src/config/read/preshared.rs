@@ -30,7 +30,7 @@ impl Reader<'_> {
         let Some(file) = tunnel.preshared_keys_file.clone() else {
             return;
         };
-        let text = match self.keys.read_many(&file.value) {
+        let text = match self.keys.read_many_in(&self.key_directory, &file.value) {
             Ok(text) => text,
             Err(error) => {
                 let make = "expected a line for each peer: its public key, a space and a key of `culvert genpsk`";

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use culvert_directory::DirectoryError;
 use culvert_wireguard::keys::KeyError;
 
 use super::{Reader, narrow};
 use crate::config::draft::{Peer, Tunnel};
-use crate::config::keyfile::{self, KeyFileError};
+use crate::config::keyfile::{KeyFile, KeyFileError};
 use crate::config::section::{At, Section};
 use crate::config::{Labels, Name, value};
 use crate::keys::{PresharedKey, PrivateKey};
@@ -84,18 +85,21 @@ impl Reader<'_> {
                 .help("expected the path of a file that holds it and that only its owner can read");
             return None;
         }
-        if let Some(name) = keyfile::credential(&at.value) {
-            if !keyfile::is_credential(name) {
-                let message = format!("`{key}` of {} is `{text}`", section.title());
-                let mistake = self.report.error(at.span, message);
-                mistake.help(
-                    "expected the name of a credential without `/`, as in `credential:wg0.key`",
-                );
-                return None;
+        let (what, name) = match KeyFile::of(&at.value) {
+            KeyFile::Named(name) => ("a file of the key directory, as in `key:hv-b.psk`", name),
+            KeyFile::Credential(name) => ("a credential, as in `credential:wg0.key`", name),
+            KeyFile::Path(path) => {
+                let path = self.report.folder(at.span).join(path);
+                return Some(At::new(path, at.span));
             }
+        };
+        if KeyFile::is_name(name) {
             return Some(at);
         }
-        Some(At::new(self.report.folder(at.span).join(at.value), at.span))
+        let message = format!("`{key}` of {} is `{text}`", section.title());
+        let mistake = self.report.error(at.span, message);
+        mistake.help(format!("expected the name, without `/`, of {what}"));
+        None
     }
 
     fn secret<K>(
@@ -107,12 +111,12 @@ impl Reader<'_> {
     ) -> Option<K> {
         let parsed = self
             .keys
-            .read(&file.value)
+            .read_in(&self.key_directory, &file.value)
             .and_then(|text| parse(&text).map_err(|_| KeyFileError::NotAKey));
         match parsed {
             Ok(key) => Some(key),
             Err(error) => {
-                let quoted = shell_quoted(&file.value);
+                let quoted = shell_quoted(&KeyFile::of(&file.value).place(&self.key_directory));
                 let make = format!("to make a new one: (umask 077; culvert {command} > {quoted})");
                 self.unusable(file, what, &error, &make);
                 None
@@ -133,23 +137,17 @@ impl Reader<'_> {
             file.span,
             format!("{what} in `{path}` can't be used: {error}"),
         );
-        if let Some(name) = keyfile::credential(&file.value) {
-            match error {
-                KeyFileError::NoCredentials => mistake
-                    .help(format!("systemd hands them to the unit: add `LoadCredential={name}:/etc/culvert/{name}` to its [Service] section"))
-                    .help(format!("to check it by hand: CREDENTIALS_DIRECTORY=/etc/culvert culvert check FILE, if `{name}` is there")),
-                KeyFileError::Missing => mistake.help(format!(
-                    "add `LoadCredential={name}:/etc/culvert/{name}` to the unit's [Service] section, then: systemctl daemon-reload, and restart the unit"
-                )),
-                KeyFileError::Exposed { .. }
-                | KeyFileError::Foreign { .. }
-                | KeyFileError::NotAFile
-                | KeyFileError::NotAKey
-                | KeyFileError::Io(_) => mistake.help("expected what `LoadCredential=` makes of a file with the key"),
-            };
+        let key = KeyFile::of(&file.value);
+        if let KeyFile::Credential(name) = key
+            && let Some(help) = of_credential(name, error)
+        {
+            for line in help {
+                mistake.help(line);
+            }
             return;
         }
-        let quoted = shell_quoted(&file.value);
+        let quoted = shell_quoted(&key.place(&self.key_directory));
+        let directory = self.key_directory.display();
         match error {
             KeyFileError::Missing | KeyFileError::NotAKey | KeyFileError::NoCredentials => {
                 mistake.help(make)
@@ -159,10 +157,52 @@ impl Reader<'_> {
                 let user = rustix::process::geteuid().as_raw();
                 mistake.help(format!("to mend it: chown {user} {quoted}"))
             }
+            KeyFileError::Link => {
+                mistake.help("put the file itself there, readable by its owner alone")
+            }
+            KeyFileError::Directory(DirectoryError::Io { error, .. })
+                if error.kind() == std::io::ErrorKind::NotFound =>
+            {
+                let quoted = shell_quoted(&self.key_directory);
+                mistake.help(format!("to make it: mkdir -m 700 {quoted}"))
+            }
+            KeyFileError::Directory(_) => mistake.help("`key_directory` of `api` names another"),
+            KeyFileError::Unknown { .. } => mistake
+                .help(format!(
+                    "put the key into a file of {directory}, and its name here: `key:NAME`"
+                ))
+                .help("or have root, or the user that runs culvert, apply the file"),
             KeyFileError::NotAFile => mistake.help("expected a file with one line of base64"),
             KeyFileError::Io(_) => mistake.help("run it as the file's owner, usually root"),
         };
     }
+}
+
+/// What mends a credential, if that is done in another way than with a file.
+fn of_credential(name: &str, error: &KeyFileError) -> Option<Vec<String>> {
+    Some(match error {
+        KeyFileError::NoCredentials => vec![
+            format!(
+                "systemd hands them to the unit: add `LoadCredential={name}:/etc/culvert/{name}` to its [Service] section"
+            ),
+            format!(
+                "to check it by hand: CREDENTIALS_DIRECTORY=/etc/culvert culvert check FILE, if `{name}` is there"
+            ),
+        ],
+        KeyFileError::Missing => vec![format!(
+            "add `LoadCredential={name}:/etc/culvert/{name}` to the unit's [Service] section, then: systemctl daemon-reload, and restart the unit"
+        )],
+        KeyFileError::Exposed { .. }
+        | KeyFileError::Foreign { .. }
+        | KeyFileError::NotAFile
+        | KeyFileError::NotAKey
+        | KeyFileError::Io(_) => {
+            vec!["expected what `LoadCredential=` makes of a file with the key".into()]
+        }
+        KeyFileError::Link | KeyFileError::Directory(_) | KeyFileError::Unknown { .. } => {
+            return None;
+        }
+    })
 }
 
 /// A path as a shell takes it.

@@ -43,6 +43,12 @@ pub(super) static API: Table = Table {
             Default("64"),
             "The largest body of a request, in MiB.",
         ),
+        key(
+            "key_directory",
+            Path,
+            Default("/etc/culvert/keys"),
+            "The folder in which `key:NAME` is found, of any `…_file` of keys: the user's that runs Culvert, or root's, and closed to other writers; no link in it is followed. Clients of the API who are neither name keys so.",
+        ),
     ],
 };
 

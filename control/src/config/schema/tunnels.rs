@@ -33,7 +33,7 @@ pub(super) static TUNNEL: Table = Table {
             "private_key_file",
             Path,
             Required,
-            "The file of its private key, made by `culvert genkey`; readable by its owner alone. A relative path begins at the folder of the file that has it; `credential:NAME` is the file that systemd's `LoadCredential=NAME:…` hands to the unit, of any `…_file` of keys.",
+            "The file of its private key, made by `culvert genkey`; readable by its owner alone. A relative path begins at the folder of the file that has it; `key:NAME` is a file of the key directory (`api.key_directory`); `credential:NAME` is the file that systemd's `LoadCredential=NAME:…` hands to the unit, of any `…_file` of keys.",
         ),
         key(
             "preshared_keys_file",
