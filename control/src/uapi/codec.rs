@@ -10,11 +10,13 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
+use crate::config;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 /// The longest line. The longest that says something is a key's: 79 bytes.
@@ -345,10 +347,8 @@ pub struct Device {
 /// A peer as `get` tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its identity.
-    pub public_key: PublicKey,
-    /// The key shared with it.
-    pub preshared_key: Option<PresharedKey>,
+    /// What is configured of it, shared with whoever else has it.
+    pub config: Arc<config::Peer>,
     /// Where it is.
     pub endpoint: Option<SocketAddr>,
     /// When the last handshake was complete, since 1970.
@@ -357,10 +357,6 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// Bytes received from it.
     pub rx_bytes: u64,
-    /// Seconds between keepalives; 0 is off.
-    pub persistent_keepalive: u16,
-    /// Its prefixes.
-    pub allowed_ips: Vec<IpNet>,
 }
 
 /// What is printed here may hold keys: it is wiped when dropped.
@@ -370,7 +366,8 @@ impl Device {
     /// The answer to a `get`.
     pub fn print(&self) -> Text {
         // As long as it gets, so that no copy is left where it grew out of its place.
-        let nets: usize = self.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
+        let nets = self.peers.iter().map(|peer| peer.config.allowed_ips.len());
+        let nets: usize = nets.sum();
         let mut text = Zeroizing::new(String::with_capacity(
             256 + self.peers.len() * 512 + nets * 64,
         ));
@@ -394,8 +391,9 @@ impl Device {
 
 impl Peer {
     fn print(&self, out: &mut String) {
-        line(out, "public_key", self.public_key.to_hex());
-        match &self.preshared_key {
+        let config = &self.config;
+        line(out, "public_key", config.public_key.to_hex());
+        match &config.preshared_key {
             Some(key) => line(out, "preshared_key", &*key.to_hex()),
             None => line(out, "preshared_key", ZERO),
         }
@@ -408,12 +406,9 @@ impl Peer {
         line(out, "last_handshake_time_nsec", last.subsec_nanos());
         line(out, "tx_bytes", self.tx_bytes);
         line(out, "rx_bytes", self.rx_bytes);
-        line(
-            out,
-            "persistent_keepalive_interval",
-            self.persistent_keepalive,
-        );
-        for net in &self.allowed_ips {
+        let keepalive = config.persistent_keepalive.unwrap_or(0);
+        line(out, "persistent_keepalive_interval", keepalive);
+        for net in &config.allowed_ips {
             line(out, "allowed_ip", net);
         }
     }

@@ -299,7 +299,12 @@ fn in_order(mut device: Device, desired: Option<Layers>, tunnel: &Name) -> Devic
         let places: HashMap<_, _> = peers
             .map(|(place, peer)| (peer.public_key, place))
             .collect();
-        let place = |peer: &Peer| places.get(&peer.public_key).copied().unwrap_or(usize::MAX);
+        let place = |peer: &Peer| {
+            places
+                .get(&peer.config.public_key)
+                .copied()
+                .unwrap_or(usize::MAX)
+        };
         device.peers.sort_by_key(place);
     }
     device

@@ -162,7 +162,7 @@ fn a_get_is_answered_in_parts_that_are_the_whole_together() {
         let (device, rest) = site.engine.tell(&name("a"), place).unwrap();
         assert!(device.peers.len() <= 256);
         assert_eq!(device.listen_port, port);
-        keys.extend(device.peers.iter().map(|peer| peer.public_key));
+        keys.extend(device.peers.iter().map(|peer| peer.config.public_key));
         (parts, from) = (parts + 1, rest);
     }
     assert_eq!((keys.len(), parts), (601, 3));

@@ -66,7 +66,10 @@ impl Engine {
 
     fn endpoint(&self, tunnel: &str, key: &PublicKey) -> Option<SocketAddr> {
         let told = self.tell(&name(tunnel), 0).unwrap().0;
-        let peer = told.peers.iter().find(|peer| &peer.public_key == key);
+        let peer = told
+            .peers
+            .iter()
+            .find(|peer| &peer.config.public_key == key);
         peer.unwrap().endpoint
     }
 

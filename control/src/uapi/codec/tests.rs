@@ -236,14 +236,19 @@ fn a_device_is_printed_as_wg_reads_it() {
         listen_port: 51820,
         fwmark: 51966,
         peers: vec![Peer {
-            public_key: PublicKey::from_hex(KEY).unwrap(),
-            preshared_key: None,
+            config: Arc::new(config::Peer {
+                name: config::Name::new("p").unwrap(),
+                public_key: PublicKey::from_hex(KEY).unwrap(),
+                preshared_key: None,
+                preshared_key_file: None,
+                endpoint: None,
+                allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
+                persistent_keepalive: Some(25),
+            }),
             endpoint: Some("[2001:db8::1]:7".parse().unwrap()),
             last_handshake: Some(Duration::new(1_700_000_000, 5)),
             tx_bytes: 38333,
             rx_bytes: 2224,
-            persistent_keepalive: 25,
-            allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
         }],
     };
     let expected = format!(
