@@ -7,7 +7,12 @@
 //!
 //! Counters are relaxed atomics: exact totals, no ordering with anything else.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
@@ -190,10 +195,10 @@ const PLACES: [usize; DropReason::ALL.len()] = {
 };
 
 macro_rules! counters {
-    ($(#[$doc:meta])* $name:ident, $reasons:expr, $place:expr) => {
+    ($(#[$doc:meta])* $pub:vis $name:ident, $reasons:expr, $place:expr) => {
         $(#[$doc])*
         #[derive(Debug)]
-        pub struct $name {
+        $pub struct $name {
             counts: [AtomicU64; $reasons.len()],
         }
 
@@ -207,19 +212,19 @@ macro_rules! counters {
 
         impl $name {
             /// Counts `n` packets lost for `reason`.
-            pub fn add(&self, reason: DropReason, n: u64) {
+            $pub fn add(&self, reason: DropReason, n: u64) {
                 self.counts[$place(reason)].fetch_add(n, Ordering::Relaxed);
             }
 
             /// How many were lost for `reason`.
             #[must_use]
-            pub fn count(&self, reason: DropReason) -> u64 {
+            $pub fn count(&self, reason: DropReason) -> u64 {
                 let of = |(found, n)| (found == reason).then_some(n);
                 self.iter().find_map(of).unwrap_or_default()
             }
 
             /// All reasons that have occurred, with their counts.
-            pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+            $pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
                 let counts = self.counts.iter().map(|n| n.load(Ordering::Relaxed));
                 let counts = $reasons.iter().copied().zip(counts);
                 counts.filter(|&(_, n)| n > 0)
@@ -227,7 +232,7 @@ macro_rules! counters {
 
             /// The number of packets lost for any reason.
             #[must_use]
-            pub fn total(&self) -> u64 {
+            $pub fn total(&self) -> u64 {
                 self.iter().map(|(_, n)| n).sum()
             }
         }
@@ -236,17 +241,64 @@ macro_rules! counters {
 
 counters!(
     /// The drop counters of a port or an uplink.
-    Drops,
+    pub Drops,
     DropReason::ALL,
     |reason| reason as usize
 );
 
 counters!(
-    /// A peer's drop counters.
-    PeerDrops,
+    /// What a peer has lost.
+    PeerCounts,
     OF_PEERS,
     place_at_peer
 );
+
+/// A peer's drop counters. Most peers lose nothing, and there are many: counters come with the first loss, one
+/// allocation in a peer's life.
+#[derive(Debug, Default)]
+pub struct PeerDrops(ArcSwapOption<PeerCounts>);
+
+impl PeerDrops {
+    /// Counts `n` packets lost for `reason`.
+    pub fn add(&self, reason: DropReason, n: u64) {
+        match &*self.0.load() {
+            Some(counts) => counts.add(reason, n),
+            None => self.begin().add(reason, n),
+        }
+    }
+
+    /// Another worker may lose its first packet at the same moment: both count in the same counters.
+    #[cold]
+    fn begin(&self) -> Arc<PeerCounts> {
+        let new = Arc::new(PeerCounts::default());
+        let none: Option<Arc<PeerCounts>> = None;
+        let before = self.0.compare_and_swap(&none, Some(Arc::clone(&new)));
+        before.as_ref().map_or(new, Arc::clone)
+    }
+
+    /// How many were lost for `reason`.
+    #[must_use]
+    pub fn count(&self, reason: DropReason) -> u64 {
+        let counts = self.0.load();
+        counts.as_ref().map_or(0, |counts| counts.count(reason))
+    }
+
+    /// All reasons that have occurred, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + use<> {
+        let counts = self.0.load();
+        let counts = counts
+            .as_ref()
+            .map(|counts| counts.iter().collect::<Vec<_>>());
+        counts.into_iter().flatten()
+    }
+
+    /// The number of packets lost for any reason.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let counts = self.0.load();
+        counts.as_ref().map_or(0, |counts| counts.total())
+    }
+}
 
 fn place_at_peer(reason: DropReason) -> usize {
     let place = PLACES[reason as usize];
@@ -284,6 +336,18 @@ mod tests {
         }
         assert_eq!(drops.iter().count(), OF_PEERS.len());
         assert_eq!(drops.count(DropReason::GuardMac), 0);
+    }
+
+    #[test]
+    fn first_losses_at_the_same_moment_are_all_counted() {
+        for _ in 0..100 {
+            let drops = PeerDrops::default();
+            std::thread::scope(|scope| {
+                let lose = || drops.add(DropReason::Replayed, 1);
+                (0..4).for_each(|_| drop(scope.spawn(lose)));
+            });
+            assert_eq!(drops.total(), 4);
+        }
     }
 
     #[test]
