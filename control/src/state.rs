@@ -160,6 +160,9 @@ pub struct Port {
     pub connected: bool,
     /// Whether packets can pass.
     pub link_up: bool,
+    /// Whether it is switched off: it is not open.
+    #[serde(default)]
+    pub disabled: bool,
     /// Why they can't, or what else is wrong with the guest's side: `memory not shared`, `legacy driver`,
     /// `rings broken: …`, `another VMM waits`; `not open: …` of a port that could not be opened, which is tried again.
     #[serde(default)]
@@ -227,7 +230,7 @@ pub struct Tunnel {
     pub fwmark: u32,
     /// The largest inner packet, in bytes.
     pub mtu: u16,
-    /// How many peers it has.
+    /// How many peers it has, without those that are disabled.
     pub peers: usize,
     /// The socket by which `wg` finds it, if it has one.
     pub uapi: Option<String>,
@@ -278,7 +281,7 @@ pub struct Peer {
     /// `none`, `handshake`, `current`, `expired`: whether there is a key to seal with.
     pub keypair: String,
     /// `up`: there is a session. `calling`: handshakes are sent. `silent`: they are not answered, for half a minute or
-    /// more. `unknown`: nobody knows where it is, it has to call. `idle`: none of these.
+    /// more. `unknown`: nobody knows where it is, it has to call. `disabled`: it is switched off. `idle`: none of these.
     #[serde(default)]
     pub state: String,
     /// Handshakes without an answer since it was heard last.

@@ -284,3 +284,137 @@ fn an_event_tells_what_others_call_its_object() {
     assert!(of("vm1")["labels"].is_null(), "{text}");
     site.life.take();
 }
+
+#[test]
+fn a_port_goes_down_and_up_and_stays_so_over_a_kill() {
+    let mut site = Site::start("", "", "");
+    site.does(ADD);
+    assert_eq!(
+        site.does("port down vm1"),
+        "port vm1 changed (enabled: true → false)\n"
+    );
+    assert_eq!(site.does("port down vm1"), "");
+    assert!(!site.answers("vm1"));
+    assert_eq!(
+        site.does("port down vm2"),
+        "port vm2 changed (enabled: true → false)\n"
+    );
+    site.again();
+    assert!(!site.answers("vm1") && !site.answers("vm2"));
+    assert_eq!(site.names("/v1/ports"), ["vm1", "vm2"]);
+    let shown = site.does("show ports vm1");
+    assert!(shown.contains("disabled"), "{shown}");
+    assert_eq!(site.json("/v1/ports/vm1")["disabled"], true);
+    // It hinders nobody who asks whether all is well, and has nothing that an alert goes by.
+    assert!(site.told("/readyz").contains(" 200 "));
+    let metrics = site.told("/metrics");
+    assert!(
+        metrics.contains("culvert_ports{state=\"disabled\"} 2\n"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("culvert_port_up{"), "{metrics}");
+    assert!(
+        metrics.contains("culvert_port_info{port=\"vm1\""),
+        "{metrics}"
+    );
+    // What it had is for others to have, until they have it.
+    let taker = "port add vm3 network=blue mac=52:54:00:00:00:01 addresses=10.0.0.11";
+    assert_eq!(site.does(taker), "port vm3 added\n");
+    let said = site.refuses("port up vm1");
+    assert!(said.contains("port vm3 has the MAC address"), "{said}");
+    site.does("port del vm3");
+    assert_eq!(
+        site.does("port up vm1"),
+        "port vm1 changed (enabled: false → true)\n"
+    );
+    assert_eq!(site.does("port up vm1"), "");
+    assert_eq!(
+        site.does("port up vm2"),
+        "port vm2 changed (enabled: false → true)\n"
+    );
+    assert!(site.answers("vm1") && site.answers("vm2"));
+    // Nothing is left of it: what the file says next counts.
+    assert!(!site.does("layer show").contains("vm1"));
+    site.write(
+        "addresses: [10.0.0.11]",
+        "addresses: [10.0.0.11], enabled: false",
+    );
+    let diff = site.run(&format!("diff running {}", site.path().display()));
+    let diff = stdout(&diff);
+    assert!(
+        diff.contains("enabled") && diff.contains("closes port"),
+        "{diff}"
+    );
+    let applied = stdout(&site.apply());
+    assert!(
+        applied.contains("port vm1 changed (enabled: true → false)"),
+        "{applied}"
+    );
+    assert!(!site.answers("vm1"));
+    assert!(site.does("config show").contains("enabled: false"));
+    assert_eq!(
+        site.does("port up vm1"),
+        "port vm1 changed (enabled: false → true)\n"
+    );
+    site.again();
+    assert!(site.answers("vm1"));
+    assert_eq!(site.does("port up --if-exists vm9"), "");
+    assert!(
+        site.refuses("port down vm9")
+            .contains("there is no port vm9")
+    );
+}
+
+#[test]
+fn a_peer_that_is_down_has_no_session_and_no_routes() {
+    let mut site = Site::start("", "", "");
+    let way = |site: &Site| site.does("route get 10.2.0.1");
+    assert!(way(&site).contains("peer b"), "{}", way(&site));
+    assert_eq!(
+        site.does("peer down t/b"),
+        "peer t/b changed (enabled: true → false)\n"
+    );
+    assert_eq!(site.does("peer down t/b"), "");
+    for _ in 0..2 {
+        assert!(!way(&site).contains("peer b"), "{}", way(&site));
+        let peers = site.json("/v1/peers?state=disabled");
+        assert_eq!(peers["items"][0]["name"], "b", "{peers}");
+        let metrics = site.told("/metrics");
+        assert!(
+            metrics.contains("culvert_peers{tunnel=\"t\",state=\"disabled\"} 1\n"),
+            "{metrics}"
+        );
+        assert!(!metrics.contains("culvert_peer_silent{"), "{metrics}");
+        assert!(!site.does("show routes").contains("10.2.0.0/16"));
+        site.again();
+    }
+    // Its prefixes are for others to have, its key is not.
+    let key = |number| key(number).public_key().to_base64();
+    let said = site.refuses(&format!("peer add t/c public_key={}", key(2)));
+    assert!(
+        said.contains("peer t/b, which is disabled, has that public key"),
+        "{said}"
+    );
+    site.does(&format!(
+        "peer add t/c public_key={} allowed_ips=10.2.0.0/16",
+        key(3)
+    ));
+    assert!(way(&site).contains("peer c"), "{}", way(&site));
+    let said = site.refuses("peer up t/b");
+    assert!(said.contains("peer t/c has 10.2.0.0/16"), "{said}");
+    site.again();
+    assert!(way(&site).contains("peer c"), "{}", way(&site));
+    site.does("peer del t/c");
+    assert_eq!(
+        site.does("peer up t/b"),
+        "peer t/b changed (enabled: false → true)\n"
+    );
+    assert!(way(&site).contains("peer b"), "{}", way(&site));
+    assert_eq!(site.does("layer show"), "");
+    site.write(
+        "allowed_ips: [10.2.0.0/16]",
+        "allowed_ips: [10.2.0.0/16], enabled: false",
+    );
+    let diff = stdout(&site.run(&format!("diff running {}", site.path().display())));
+    assert!(diff.contains("drops session"), "{diff}");
+}

@@ -96,6 +96,10 @@ pub(super) enum Object {
         #[command(flatten)]
         place: Place,
     },
+    /// Switch one on again
+    Up(Switched),
+    /// Switch one off, until `up`: a port is not open, a peer has no session and no routes
+    Down(Switched),
     /// Remove one that was added
     Del {
         /// Its name; of a peer TUNNEL/PEER
@@ -125,6 +129,8 @@ impl Object {
             Self::Set { name, given, place } => {
                 change(&place, Method::PATCH, &path(&name)?, given.text()?)
             }
+            Self::Up(of) => of.switch(true, path),
+            Self::Down(of) => of.switch(false, path),
             Self::Del {
                 name,
                 if_exists,
@@ -134,6 +140,30 @@ impl Object {
                 change(&place, Method::DELETE, &path, String::new())
             }
         }
+    }
+}
+
+/// What is switched on or off.
+#[derive(Debug, Args)]
+pub(super) struct Switched {
+    /// Its name; of a peer TUNNEL/PEER
+    name: String,
+    /// It need not be there
+    #[arg(long)]
+    if_exists: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Switched {
+    fn switch(
+        self,
+        enabled: bool,
+        path: impl Fn(&str) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        let path = format!("{}?if_exists={}", path(&self.name)?, self.if_exists);
+        let keys = format!("enabled: {enabled}\n");
+        change(&self.place, Method::PATCH, &path, keys)
     }
 }
 

@@ -264,6 +264,7 @@ pub(super) fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
         allowed_ips,
         persistent_keepalive: draft.persistent_keepalive,
         labels: draft.labels.clone(),
+        enabled: draft.enabled,
     }))
 }
 
@@ -356,6 +357,7 @@ pub(super) fn port(
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
         labels: draft.labels.clone(),
+        enabled: draft.enabled,
         name,
     })
 }

@@ -181,6 +181,7 @@ pub(super) struct Peer {
     pub(super) allowed_ips: Vec<At<IpNet>>,
     pub(super) persistent_keepalive: Option<u16>,
     pub(super) labels: Labels,
+    pub(super) enabled: bool,
 }
 
 impl Peer {
@@ -246,4 +247,5 @@ pub(super) struct Port {
     pub(super) interface: Option<At<String>>,
     pub(super) offloads: Offloads,
     pub(super) labels: Labels,
+    pub(super) enabled: bool,
 }

@@ -169,6 +169,13 @@ impl Map {
         }
     }
 
+    fn enabled(self, enabled: bool) -> Self {
+        match enabled {
+            true => self,
+            false => self.put("enabled", Yaml::Bool(false)),
+        }
+    }
+
     fn labels(self, labels: &Labels) -> Self {
         let all = labels.iter();
         let all = all.fold(Self::default(), |map, (key, value)| map.text(key, value));
@@ -377,6 +384,7 @@ fn peer(peer: &Peer, keys_file: Option<&Path>) -> Map {
         .maybe("endpoint", peer.endpoint.as_ref())
         .list("allowed_ips", &peer.allowed_ips)
         .maybe("persistent_keepalive", keepalive)
+        .enabled(peer.enabled)
         .labels(&peer.labels)
 }
 
@@ -419,6 +427,7 @@ fn port(port: &Port, network: &Network, workers: &[WorkerIndex]) -> Map {
         .number_but("queues", port.queues, 1_u32)
         .workers("queue_workers", &port.queue_workers, workers)
         .offloads(port.offloads)
+        .enabled(port.enabled)
         .labels(&port.labels)
 }
 

@@ -183,8 +183,8 @@ impl Engine {
 
     /// Whether all new peers have a place.
     fn check_places(&self, plan: &[Change]) -> Result<(), String> {
-        let is_new = |change: &&Change| matches!(change, Change::Peer(change) if matches!(change.edit, Edit::Add(_)));
-        let added = plan.iter().filter(is_new).count();
+        let added = peers::peers(plan).filter(|(_, edit)| matches!(edit, Edit::Add(_)));
+        let added = added.count();
         if self.peers.len() + self.leaving.len() + added > PEER_PLACES {
             return Err(
                 "the peers of an earlier change are leaving still: try again in a second".into(),

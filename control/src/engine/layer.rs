@@ -35,7 +35,8 @@ impl Engine {
         let gone: Vec<_> = gone.collect();
         let mut settled = Vec::with_capacity(plan.len());
         for change in plan {
-            if let Some(new) = change.port().and_then(Edit::after)
+            let new = change.port().and_then(Edit::after);
+            if let Some(new) = new.filter(|port| port.enabled)
                 && let Some(other) = self.occupant(new)
             {
                 let name = &new.name;
@@ -69,6 +70,9 @@ impl Engine {
         let at = |place: usize| self.peers.get(place).map(|peer| &peer.config);
         let key = edit.any().public_key;
         let old = tunnel.place(&key).and_then(at).cloned();
+        // What is disabled is not there.
+        let disabled = || edit.before().filter(|old| !old.enabled).cloned();
+        let old = old.or_else(disabled);
         let new = edit.after().cloned();
         if let Some(new) = &new {
             let stays =
@@ -90,7 +94,7 @@ impl Engine {
                     new.name
                 ));
             }
-            for net in &new.allowed_ips {
+            for net in new.allowed_ips.iter().filter(|_| new.enabled) {
                 if let Some(other) = tunnel.owner(net).and_then(at).filter(stays) {
                     return Err(format!("peer {of}/{} has {net}", other.name));
                 }
@@ -125,7 +129,8 @@ impl Engine {
         }
         for change in plan {
             let object = change.object();
-            let port = change.port().and_then(Edit::after).cloned();
+            let port = change.port().and_then(Edit::after);
+            let port = port.filter(|port| port.enabled).cloned();
             let Err(error) = self.carry_out(vec![change], Goal::Api(Arc::clone(api)), now) else {
                 continue;
             };

@@ -10,7 +10,7 @@
 mod journal;
 pub mod told;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_directory::Directory;
@@ -19,9 +19,10 @@ use self::journal::{Journal, Record};
 use crate::{
     api::{self, ApplyError, Request, Requester, SendError},
     config::{
-        Config, Peer, Port, Report,
+        Config, Name, Peer, Port, Report, Tunnel,
         object::{self, Keys},
     },
+    keys::PublicKey,
     plan::{
         self, Change, Edit, Laid, Layers, PeerChange,
         api::{Made, Object, Said, Unfit},
@@ -52,7 +53,10 @@ pub enum Act {
     /// It is what the keys say, whatever it was.
     Put,
     /// The keys are laid over it.
-    Set,
+    Set {
+        /// It need not be there.
+        if_exists: bool,
+    },
     /// It goes.
     Delete {
         /// It need not be there.
@@ -118,6 +122,8 @@ pub struct Books {
     laid: Laid,
     /// What ports have, and over which file.
     claims: Option<(Arc<Config>, Claims)>,
+    /// The file's peers that are disabled, by their tunnels and keys, and of which file.
+    disabled: Option<(Arc<Config>, HashMap<(Name, PublicKey), Name>)>,
     /// The revision that waited last for its confirmation, and what it touches.
     awaiting: Option<(u64, HashSet<String>)>,
 }
@@ -220,11 +226,14 @@ fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option
             (false, None) if *if_exists => None,
             (false, None) => return Err(Refused::Missing(format!("there is no {object}"))),
         },
-        Act::Set if !of_file && laid.is_none() => {
+        Act::Set { if_exists } if !of_file && laid.is_none() => {
+            if *if_exists {
+                return Ok(None);
+            }
             return Err(Refused::Missing(format!("there is no {object}: add it")));
         }
         Act::Put => Some(given()),
-        Act::Set | Act::Add { may_exist: true } => Some(added()),
+        Act::Set { .. } | Act::Add { may_exist: true } => beside(now.file(), object, added()),
         Act::Add { may_exist: false } if of_file || laid.is_some() => {
             if is_as_said(now, object, keys) {
                 return Ok(None);
@@ -238,6 +247,23 @@ fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option
     };
     let is_same = new.as_ref() == laid.map(|said| &**said);
     Ok((!is_same).then_some(new))
+}
+
+/// What is said beside the file: not that something is enabled which the file enables.
+fn beside(file: &Config, object: &Object, mut said: Said) -> Option<Said> {
+    let enabled = said.keys.get("enabled");
+    let is_true = enabled.is_some_and(|it| *it == true || *it == "true");
+    if is_true && !said.own && is_enabled(file, object) {
+        said.keys.remove("enabled");
+    }
+    (said.own || !said.keys.is_empty()).then_some(said)
+}
+
+fn is_enabled(file: &Config, object: &Object) -> bool {
+    match object {
+        Object::Port(name) => file.port(name).is_some_and(|port| port.enabled),
+        Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some_and(|peer| peer.enabled),
+    }
 }
 
 /// Of an object of the layer's own what has no value is not said.
@@ -347,14 +373,39 @@ impl Books {
                 }
                 Ok((Made::Port(Arc::new(port)), warnings))
             }
-            // What belongs to one peer alone, the control core knows.
+            // What belongs to one peer alone, the control core knows, of those that are enabled.
             Object::Peer(of, name) => {
                 let missing = || Refused::Missing(format!("there is no tunnel {of}"));
                 let tunnel = file.tunnel(of).ok_or_else(missing)?;
                 let (peer, warnings) = plan::api::peer(file, tunnel, name, said)?;
+                if let Some(other) = self.disabled(now, of, &peer) {
+                    return Err(Refused::Conflict(format!(
+                        "peer {of}/{other}, which is disabled, has that public key"
+                    )));
+                }
                 Ok((Made::Peer(peer), warnings))
             }
         }
+    }
+
+    /// Another peer of a tunnel that is disabled and has the key of this one.
+    fn disabled(&mut self, now: &Layers, tunnel: &Name, peer: &Peer) -> Option<Name> {
+        let file = now.file();
+        let is_known = (self.disabled.as_ref()).is_some_and(|(of, _)| Arc::ptr_eq(of, file));
+        if !is_known {
+            let peers = |of: &Tunnel| {
+                let disabled = of.peers.iter().filter(|peer| !peer.enabled);
+                let keyed = disabled.map(|it| ((of.name.clone(), it.public_key), it.name.clone()));
+                keyed.collect::<Vec<_>>()
+            };
+            let all = file.tunnels.iter().flat_map(peers).collect();
+            self.disabled = Some((Arc::clone(file), all));
+        }
+        let key = (tunnel.clone(), peer.public_key);
+        let of_file = self.disabled.as_ref().and_then(|(_, all)| all.get(&key));
+        let of_layer = now.disabled_of_layer(tunnel, &peer.public_key);
+        let mut others = of_file.into_iter().chain(of_layer.map(|it| &it.name));
+        others.find(|name| **name != peer.name).cloned()
     }
 
     /// What ports have.

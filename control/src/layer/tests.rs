@@ -30,27 +30,37 @@ fn key(number: u8) -> String {
         .to_base64()
 }
 
-/// Ports with their MAC addresses, peers with their keepalives.
-type Text = (Vec<(u8, u8)>, Vec<(u8, u8)>);
+/// Ports with their MAC addresses, peers with their keepalives; which of them are enabled.
+type Text = (Vec<(u8, u8, bool)>, Vec<(u8, u8, bool)>);
 
 fn file((ports, peers): &Text) -> Config {
     let mut text =
         "version: 1\nnode: a\nuplinks: {u: {driver: udp}}\nnetworks: {n: {gateway: 10.0.0.1/24}}\n\
                     tunnels: {t: {uplink: u, listen_port: 1, private_key_file: k, peers: {"
             .to_owned();
-    let peers: BTreeMap<_, _> = peers.iter().copied().collect();
-    for (peer, keepalive) in peers {
-        let key = key(peer);
+    let peers: BTreeMap<_, _> = peers
+        .iter()
+        .map(|(peer, it, on)| (peer, (it, on)))
+        .collect();
+    for (peer, (keepalive, enabled)) in peers {
+        let key = key(*peer);
         text += &format!(
-            "p{peer}: {{public_key: \"{key}\", persistent_keepalive: {}s}}, ",
+            "p{peer}: {{public_key: \"{key}\", persistent_keepalive: {}s, enabled: {enabled}}}, ",
             keepalive + 1
         );
     }
     text += "}}}\nports: {";
-    let ports: BTreeMap<_, _> = ports.iter().map(|(port, mac)| (mac, port)).collect();
-    let ports: BTreeMap<_, _> = ports.into_iter().map(|(mac, port)| (port, mac)).collect();
-    for (port, mac) in ports {
-        text += &format!("v{port}: {{network: n, mac: \"52:54:00:00:00:0{mac}\"}}, ");
+    // Of those that are enabled each has its own.
+    let ports: BTreeMap<_, _> = ports
+        .iter()
+        .map(|(port, mac, on)| (port, (mac, on)))
+        .collect();
+    let mut macs = HashSet::new();
+    for (port, (mac, enabled)) in ports {
+        let enabled = *enabled && macs.insert(mac);
+        text += &format!(
+            "v{port}: {{network: n, mac: \"52:54:00:00:00:0{mac}\", enabled: {enabled}}}, "
+        );
     }
     text += "}\n";
     let read = config::parse(&text, Path::new("t.yaml"), &Keyring);
@@ -59,8 +69,10 @@ fn file((ports, peers): &Text) -> Config {
 
 #[derive(Clone, Debug)]
 enum Deed {
-    Port(u8, Act, Option<u8>, bool),
-    Peer(u8, Act, Option<u8>),
+    Port(u8, Act, Option<u8>, bool, Option<bool>),
+    Peer(u8, Act, Option<u8>, Option<bool>),
+    /// A port or a peer goes up or down, and nothing else of it.
+    Switch(bool, u8, bool),
     File(Text),
     /// `wg` gives a peer another keepalive, or removes it.
     Wg(u8, Option<u8>),
@@ -94,22 +106,24 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         any::<bool>().prop_map(|may_exist| Act::Add { may_exist }),
         Just(Act::Put),
-        Just(Act::Set),
+        any::<bool>().prop_map(|if_exists| Act::Set { if_exists }),
         any::<bool>().prop_map(|if_exists| Act::Delete { if_exists }),
         Just(Act::Forget),
     ]
 }
 
 fn text() -> impl Strategy<Value = Text> {
-    let pairs = || prop::collection::vec((0..4_u8, 0..4_u8), 0..4);
+    let pairs = || prop::collection::vec((0..4_u8, 0..4_u8, prop::bool::weighted(0.7)), 0..4);
     (pairs(), pairs())
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
     let some = || prop::option::weighted(0.9, 0..4_u8);
+    let switch = || prop::option::weighted(0.3, any::<bool>());
     prop_oneof![
-        4 => (0..4_u8, act(), some(), any::<bool>()).prop_map(|(a, b, c, d)| Deed::Port(a, b, c, d)),
-        3 => (0..4_u8, act(), some()).prop_map(|(a, b, c)| Deed::Peer(a, b, c)),
+        4 => (0..4_u8, act(), some(), any::<bool>(), switch()).prop_map(|(a, b, c, d, e)| Deed::Port(a, b, c, d, e)),
+        3 => (0..4_u8, act(), some(), switch()).prop_map(|(a, b, c, d)| Deed::Peer(a, b, c, d)),
+        2 => (any::<bool>(), 0..4_u8, any::<bool>()).prop_map(|(a, b, c)| Deed::Switch(a, b, c)),
         2 => text().prop_map(Deed::File),
         1 => (0..4_u8, some()).prop_map(|(a, b)| Deed::Wg(a, b)),
     ]
@@ -121,24 +135,40 @@ fn wish(deed: &Deed) -> Option<Wish> {
             .map_err(|report| report.render(false))
             .unwrap()
     };
+    let switch = |enabled: Option<bool>| {
+        enabled.map_or_else(String::new, |enabled| format!("enabled: {enabled}\n"))
+    };
     Some(match deed {
-        Deed::Port(port, act, mac, guards) => {
+        Deed::Switch(is_port, number, enabled) => Wish {
+            object: match is_port {
+                true => Object::Port(name(&format!("v{number}"))),
+                false => Object::Peer(name("t"), name(&format!("p{number}"))),
+            },
+            act: Act::Set { if_exists: true },
+            keys: keys(format!("enabled: {enabled}\n")),
+        },
+        Deed::Port(port, act, mac, guards, enabled) => {
             let mac = mac.map(|mac| format!("mac: 52:54:00:00:00:0{mac}\n"));
             let guard = if *guards { "guard: mac\n" } else { "" };
             Wish {
                 object: Object::Port(name(&format!("v{port}"))),
                 act: *act,
-                keys: keys(format!("network: n\n{guard}{}", mac.unwrap_or_default())),
+                keys: keys(format!(
+                    "network: n\n{guard}{}{}",
+                    mac.unwrap_or_default(),
+                    switch(*enabled)
+                )),
             }
         }
-        Deed::Peer(peer, act, keepalive) => {
+        Deed::Peer(peer, act, keepalive, enabled) => {
             let keepalive = keepalive.map_or("null".into(), |it| format!("{}s", it + 1));
             Wish {
                 object: Object::Peer(name("t"), name(&format!("p{peer}"))),
                 act: *act,
                 keys: keys(format!(
-                    "public_key: \"{}\"\npersistent_keepalive: {keepalive}\n",
-                    key(*peer)
+                    "public_key: \"{}\"\npersistent_keepalive: {keepalive}\n{}",
+                    key(*peer),
+                    switch(*enabled)
                 )),
             }
         }
@@ -151,6 +181,15 @@ fn by_wg(running: &Running, peer: u8, keepalive: Option<u8>) -> Option<Change> {
     let key = PrivateKey::from_bytes([peer + 1; 32]).public_key();
     let old = Arc::clone(running.peers.get(&key)?);
     let edit = match keepalive {
+        // For `wg` it is not there.
+        None if !old.enabled => return None,
+        Some(keepalive) if !old.enabled => {
+            let mut new = Peer::clone(&old);
+            new.name = name(&format!("wg-{peer}"));
+            new.persistent_keepalive = Some(100 + u16::from(keepalive));
+            new.enabled = true;
+            Edit::Add(Arc::new(new))
+        }
         None => Edit::Remove(old),
         Some(keepalive) => {
             let mut new = Peer::clone(&old);
@@ -180,6 +219,8 @@ fn settle(running: &Running, plan: Vec<Change>) -> Vec<Change> {
             return Some(change);
         };
         let old = running.peers.get(&edit.any().public_key).cloned();
+        let disabled = || edit.before().filter(|old| !old.enabled).cloned();
+        let old = old.or_else(disabled);
         let edit = Edit::between(old, edit.after().cloned())?;
         Some(Change::Peer(PeerChange {
             tunnel,
@@ -219,7 +260,7 @@ proptest! {
                     running.carry_out(change.as_slice());
                     change.iter().for_each(|change| desired.overlay(change));
                 }
-                Deed::Port(..) | Deed::Peer(..) => {}
+                Deed::Port(..) | Deed::Peer(..) | Deed::Switch(..) => {}
             }
             let ports: BTreeMap<_, _> = desired.ports().map(|it| (it.name.clone(), it.clone())).collect();
             prop_assert_eq!(&running.ports, &ports);

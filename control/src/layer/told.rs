@@ -10,7 +10,7 @@ use crate::config::object::Keys;
 use crate::plan::Laid;
 use crate::plan::api::{Object, Told};
 
-/// The query of `PUT` and `DELETE` of an object of the API layer.
+/// The query of `PUT`, `PATCH` and `DELETE` of an object of the API layer.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Query {
     /// One that is there and another is refused.
@@ -19,7 +19,7 @@ pub struct Query {
     /// One that is there is given the keys.
     #[serde(default)]
     pub may_exist: bool,
-    /// One that is not there is removed already.
+    /// One that is not there is removed, or as it should be, already.
     #[serde(default)]
     pub if_exists: bool,
 }

@@ -92,7 +92,7 @@ families! {
         "The control core's longest time without a look at what else was due, over the last second or so.";
 
     PORTS Gauge "culvert_ports" ["state"]
-        "Ports by state. up: packets can pass. waiting: open, and no guest runs. hindered: the guest is there and can have no link. down: it could not be opened.";
+        "Ports by state. up: packets can pass. waiting: open, and no guest runs. hindered: the guest is there and can have no link. down: it could not be opened. disabled: it is switched off, and has none of the samples below but what it is.";
     PORT_INFO Gauge "culvert_port_info" ["port", "network", "driver"]
         "What a port is; always 1.";
     PORT_UP Gauge "culvert_port_up" ["port"]
@@ -128,7 +128,7 @@ families! {
     TUNNEL_INFO Gauge "culvert_tunnel_info" ["tunnel", "uplink", "public_key"]
         "What a tunnel is; always 1.";
     PEERS Gauge "culvert_peers" ["tunnel", "state"]
-        "Peers by state. up: there is a session. calling: handshakes are sent. silent: they are not answered, for half a minute or more. unknown: nobody knows where it is. idle: none of these.";
+        "Peers by state. up: there is a session. calling: handshakes are sent. silent: they are not answered, for half a minute or more. unknown: nobody knows where it is. disabled: it is switched off, and has no samples of its own. idle: none of these.";
     PEER_UP Gauge "culvert_peer_up" ["tunnel", "peer"]
         "Whether there is a session with the peer.";
     PEER_SILENT Gauge "culvert_peer_silent" ["tunnel", "peer"]

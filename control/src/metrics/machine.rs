@@ -103,7 +103,7 @@ fn cores(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
 
 fn ports(ports: &[Port], chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gone> {
     text.family(&of::PORTS);
-    for state in ["up", "waiting", "hindered", "down"] {
+    for state in ["up", "waiting", "hindered", "down", "disabled"] {
         let count = ports.iter().filter(|port| standing(port) == state).count();
         text.sample(&of::PORTS, &[state], count)?;
     }
@@ -124,7 +124,7 @@ fn ports(ports: &[Port], chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gon
     ];
     for (family, count) in counts {
         text.family(family);
-        for port in ports {
+        for port in ports.iter().filter(|port| !port.disabled) {
             text.labelled(family, &[&port.name], own(port, chosen), count(port))?;
         }
     }
@@ -137,6 +137,9 @@ fn own<'p>(port: &'p Port, chosen: &'p Chosen) -> impl Iterator<Item = (&'p str,
 }
 
 fn standing(port: &Port) -> &'static str {
+    if port.disabled {
+        return "disabled";
+    }
     match (port.link_up, &port.hindrance) {
         (true, _) => "up",
         (false, None) => "waiting",

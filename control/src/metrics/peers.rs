@@ -59,6 +59,9 @@ fn tunnels(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
             let count = peers.iter().filter(in_state).count();
             text.sample(&of::PEERS, &[tunnel.as_str(), state], count)?;
         }
+        let all = survey.head.desired.peers(tunnel);
+        let disabled = all.filter(|peer| !peer.enabled).count();
+        text.sample(&of::PEERS, &[tunnel.as_str(), "disabled"], disabled)?;
     }
     Ok(())
 }

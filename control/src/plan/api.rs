@@ -436,6 +436,8 @@ enum PeerClaim {
 
 fn claims(peer: &Peer) -> impl Iterator<Item = PeerClaim> {
     let prefixes = peer.allowed_ips.iter().copied().map(PeerClaim::Prefix);
+    // A key is whose it is. What is routed to a disabled peer may be routed to another.
+    let prefixes = prefixes.filter(|_| peer.enabled);
     [PeerClaim::Key(peer.public_key)]
         .into_iter()
         .chain(prefixes)

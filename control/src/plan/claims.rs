@@ -1,6 +1,7 @@
 //! What ports claim, of which each belongs to one of them.
 //!
-//! In: ports that come and go. Out: who has what another one wants. Never: a look at all of them for one.
+//! In: ports that come and go. Out: who has what another one wants. Never: a look at all of them for one; a claim of
+//! a port that is disabled.
 
 use std::{collections::HashMap, fmt, net::IpAddr, path::PathBuf};
 
@@ -67,7 +68,7 @@ impl Claims {
 }
 
 fn wanted(config: &Config, port: &Port) -> impl Iterator<Item = Claim> {
-    let of = port.network.clone();
+    let (of, enabled) = (port.network.clone(), port.enabled);
     let mac = Claim::Mac(of.clone(), port.mac);
     let place = match &port.driver {
         PortDriver::Tun { interface } | PortDriver::Tap { interface } => {
@@ -88,5 +89,6 @@ fn wanted(config: &Config, port: &Port) -> impl Iterator<Item = Claim> {
     let addresses = port.addresses.iter();
     let addresses = addresses.map(move |&address| Claim::Address(of.clone(), address));
     // In the order in which an operator would mend it.
-    [place, mac].into_iter().chain(alone).chain(addresses)
+    let all = [place, mac].into_iter().chain(alone).chain(addresses);
+    all.filter(move |_| enabled)
 }

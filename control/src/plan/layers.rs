@@ -142,6 +142,14 @@ impl Layers {
         over.or_else(|| self.file.peer(tunnel, name))
     }
 
+    /// The peer of the API layer that is disabled and has that key. Of the file's ask [`Config`].
+    #[must_use]
+    pub fn disabled_of_layer(&self, tunnel: &Name, key: &PublicKey) -> Option<&Arc<Peer>> {
+        let laid = self.api.peers_of(tunnel)?.iter();
+        let mut counting = laid.filter_map(|(_, entry)| entry.counts.as_ref().ok());
+        counting.find(|peer| !peer.enabled && peer.public_key == *key)
+    }
+
     /// The ports that are desired: the file's in its order, then those that the API layer has alone, in theirs.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         let file = self.file.ports.iter();
@@ -190,6 +198,8 @@ impl Layers {
         let laid = self.laid_peers(tunnel);
         let laid = laid.filter_map(move |peer| match over(&peer.public_key) {
             None => Some(peer),
+            // For `wg` it was not there: it has added another one.
+            Some(_) if !peer.enabled => None,
             Some(overlaid) => overlaid.wg.as_ref(),
         });
         let overlaid = overlay.into_iter().flat_map(|overlay| overlay.peers());

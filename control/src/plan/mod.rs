@@ -30,7 +30,7 @@ pub use layers::Layers;
 pub use proposal::Proposal;
 
 /// Something that comes, changes or goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit<T> {
     /// It comes.
     Add(T),
@@ -73,6 +73,16 @@ impl<T> Edit<T> {
         match self {
             Self::Add(new) | Self::Change { new, .. } => Some(new),
             Self::Remove(_) => None,
+        }
+    }
+
+    /// The same where only some things are there, and others are none.
+    pub fn among(&self, is_there: impl Fn(&T) -> bool) -> Option<Edit<&T>> {
+        let [old, new] = [self.before(), self.after()].map(|it| it.filter(|it| is_there(it)));
+        match (old, new) {
+            (Some(old), Some(new)) => Some(Edit::Change { old, new }),
+            (None, new) => new.map(Edit::Add),
+            (old, None) => old.map(Edit::Remove),
         }
     }
 
@@ -234,9 +244,9 @@ impl Change {
             Self::Uplink(Edit::Change { old, new }) if restarts(old, new) => Impact::RestartsUplink,
             Self::Uplink(_) => Impact::None,
             Self::Tunnel(edit) => tunnel_impact(edit),
-            Self::Peer(change) => match change.edit {
-                Edit::Remove(_) => Impact::DropsSession,
-                Edit::Add(_) | Edit::Change { .. } => Impact::None,
+            Self::Peer(change) => match change.edit.among(|peer| peer.enabled) {
+                Some(Edit::Remove(_)) => Impact::DropsSession,
+                Some(Edit::Add(_) | Edit::Change { .. }) | None => Impact::None,
             },
             Self::Network(_) | Self::Metrics { .. } | Self::Api { .. } => Impact::None,
             Self::Port { edit, anew } => port_impact(edit, *anew),
@@ -277,11 +287,10 @@ pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
 }
 
 fn port_impact(edit: &Edit<Port>, anew: bool) -> Impact {
-    match edit {
-        Edit::Add(_) => Impact::None,
-        Edit::Remove(_) => Impact::ClosesPort,
-        Edit::Change { old, new } if anew || reopens(old, new) => Impact::ReopensPort,
-        Edit::Change { .. } => Impact::None,
+    match edit.among(|port| port.enabled) {
+        Some(Edit::Remove(_)) => Impact::ClosesPort,
+        Some(Edit::Change { old, new }) if anew || reopens(old, new) => Impact::ReopensPort,
+        Some(Edit::Add(_) | Edit::Change { .. }) | None => Impact::None,
     }
 }
 

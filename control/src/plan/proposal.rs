@@ -169,6 +169,7 @@ mod tests {
             allowed_ips: Vec::new(),
             persistent_keepalive: Some(keepalive),
             labels: crate::config::Labels::default(),
+            enabled: true,
         })
     }
 

@@ -260,6 +260,7 @@ fn peer(old: &Peer, new: &Peer) -> Vec<Difference> {
             |it| it.persistent_keepalive,
             optional,
         )
+        .key("enabled", |it| it.enabled, text)
         .key("labels", |it| it.labels.clone(), labels)
         .found
 }
@@ -332,6 +333,7 @@ fn port(old: &Port, new: &Port) -> Vec<Difference> {
         .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
         .key("mtu", |it| it.mtu, text)
         .key("offloads", |it| it.offloads, debug)
+        .key("enabled", |it| it.enabled, text)
         .key("labels", |it| it.labels.clone(), labels)
         .found
 }

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use culvert_dataplane::shared::clock;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Reader, look::Look, peers::peer};
+use super::{Reader, look::Look};
 use crate::{
     api::{Request, Requester, SendError, ask},
     config::{self, Name},
@@ -112,13 +111,8 @@ pub fn peers(
             .count();
         let page: Vec<_> = wanted.drain(..same).map(|(_, peer)| peer).collect();
         looked_at += same;
-        let now = clock::now();
         let last = page.last().map(|peer| key(tunnel, peer));
-        for (config, sight) in reader.sights_of(tunnel, page)? {
-            let told = Peer {
-                drift: reader.drift(tunnel, config),
-                ..peer(tunnel, config, &sight, now)
-            };
+        for told in reader.told(tunnel, page)? {
             if which
                 .state
                 .as_ref()

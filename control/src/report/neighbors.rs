@@ -32,7 +32,7 @@ impl Reader<'_> {
     pub(super) fn open_ports(&self) -> impl Iterator<Item = &config::Port> {
         let down: HashSet<_> = self.head.down.iter().collect();
         let ports = self.head.desired.ports();
-        ports.filter(move |port| !down.contains(&port.name))
+        ports.filter(move |port| port.enabled && !down.contains(&port.name))
     }
 }
 

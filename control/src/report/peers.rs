@@ -23,14 +23,34 @@ impl Reader<'_> {
         let mut peers = Vec::new();
         for tunnel in &self.head.desired.file().tunnels {
             let name = &tunnel.name;
-            let seen = self.sights(name)?;
-            let now = clock::now();
-            peers.extend(seen.iter().map(|(config, sight)| Peer {
-                drift: self.drift(name, config),
-                ..peer(name, config, sight, now)
-            }));
+            let all = self.head.desired.peers(name).collect();
+            peers.extend(self.told(name, all)?);
         }
         Ok(peers)
+    }
+
+    /// Peers of a tunnel, in that order, as they are shown.
+    pub(super) fn told(
+        &self,
+        tunnel: &Name,
+        peers: Vec<&Arc<config::Peer>>,
+    ) -> Result<Vec<Peer>, SendError> {
+        let enabled = peers.iter().copied().filter(|peer| peer.enabled);
+        let mut seen = self.sights_of(tunnel, enabled.collect())?.into_iter();
+        let mut next = seen.next();
+        let now = clock::now();
+        let tell = |config: &Arc<config::Peer>| {
+            if !config.enabled {
+                return Some(configured(tunnel, config));
+            }
+            let (_, sight) = next.take_if(|(seen, _)| Arc::ptr_eq(seen, config))?;
+            next = seen.next();
+            Some(Peer {
+                drift: self.drift(tunnel, config),
+                ..peer(tunnel, config, &sight, now)
+            })
+        };
+        Ok(peers.into_iter().filter_map(tell).collect())
     }
 
     /// What the core tells of a tunnel's peers.
@@ -69,15 +89,27 @@ pub(super) fn answers(sight: &PeerSight, now: Now) -> bool {
     sendable && sight.unanswered == 0 && !sight.is_silent
 }
 
-pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
-    let PeerSight { cell, endpoint, .. } = sight;
-    let traffic = &cell.traffic;
-    let at = sight.last_handshake;
+/// What is known of a peer that is disabled: what the configuration says.
+fn configured(tunnel: &Name, config: &config::Peer) -> Peer {
     Peer {
         tunnel: tunnel.to_string(),
         name: config.name.to_string(),
         public_key: config.public_key.to_base64(),
         preshared_key: config.preshared_key.is_some(),
+        allowed_ips: config.allowed_ips.iter().map(ToString::to_string).collect(),
+        keypair: "none".into(),
+        state: "disabled".into(),
+        persistent_keepalive_s: config.persistent_keepalive,
+        labels: config.labels.to_map(),
+        ..Peer::default()
+    }
+}
+
+pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now: Now) -> Peer {
+    let PeerSight { cell, endpoint, .. } = sight;
+    let traffic = &cell.traffic;
+    let at = sight.last_handshake;
+    Peer {
         endpoint: *endpoint,
         endpoint_name: sight.name.as_ref().map(|known| EndpointName {
             name: config
@@ -94,7 +126,6 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
             error: known.error.clone(),
             asked_in_s: known.asked_in.map(|it| it.as_secs()),
         }),
-        allowed_ips: config.allowed_ips.iter().map(ToString::to_string).collect(),
         last_handshake_unix: at.map(|at| at.as_secs()),
         last_handshake_age_s: at.map(|at| now.unix.saturating_sub(at).as_secs()),
         keypair: match sendable(sight, now) {
@@ -105,7 +136,6 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
         .into(),
         state: standing(sight, now).into(),
         unanswered: sight.unanswered,
-        persistent_keepalive_s: config.persistent_keepalive,
         rx: Traffic {
             packets: traffic.rx_packets.load(Ordering::Relaxed),
             bytes: traffic.rx_bytes.load(Ordering::Relaxed),
@@ -116,8 +146,7 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
         },
         staged: cell.staged.load(Ordering::Relaxed),
         drops: named(cell.drops.iter()),
-        drift: Vec::new(),
-        labels: config.labels.to_map(),
+        ..configured(tunnel, config)
     }
 }
 

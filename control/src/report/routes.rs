@@ -34,7 +34,8 @@ impl Reader<'_> {
             add(gateway.trunc().to_string(), "on-link".into(), "gateway");
         }
         if let Some(name) = &network.tunnel {
-            for peer in self.head.desired.peers(name) {
+            let peers = self.head.desired.peers(name);
+            for peer in peers.filter(|peer| peer.enabled) {
                 for net in &peer.allowed_ips {
                     let next_hop = format!("peer {} ({name})", peer.name);
                     add(net.to_string(), next_hop, "allowed-ips");

@@ -278,6 +278,7 @@ impl<'s, S: Standing> Desk<'s, S> {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             labels: Labels::default(),
+            enabled: true,
         }));
         Present::Peer(place, true)
     }

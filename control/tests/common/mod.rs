@@ -37,6 +37,7 @@ pub(crate) fn state() -> State {
             socket: "/run/culvert/vm1.sock".into(),
             connected: true,
             link_up: true,
+            disabled: false,
             hindrance: None,
             features: vec!["VERSION_1".into(), "CSUM".into()],
             queues: 1,

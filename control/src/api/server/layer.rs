@@ -52,9 +52,7 @@ pub(super) fn routes() -> Routes {
         .patch(
             "/v1/ports/{name}",
             set_port,
-            About::new("Lay keys over a port; null is the default")
-                .body::<Keys>()
-                .answer::<Applied>(),
+            one("Lay keys over a port; null is the default").body::<Keys>(),
         )
         .delete(
             "/v1/ports/{name}",
@@ -74,9 +72,7 @@ pub(super) fn routes() -> Routes {
         .patch(
             "/v1/tunnels/{tunnel}/peers/{name}",
             set_peer,
-            About::new("Lay keys over a peer; null is the default")
-                .body::<Keys>()
-                .answer::<Applied>(),
+            one("Lay keys over a peer; null is the default").body::<Keys>(),
         )
         .delete(
             "/v1/tunnels/{tunnel}/peers/{name}",
@@ -103,6 +99,12 @@ fn put(query: told::Query) -> Act {
     }
 }
 
+fn set(query: told::Query) -> Act {
+    Act::Set {
+        if_exists: query.if_exists,
+    }
+}
+
 fn delete(query: told::Query) -> Act {
     Act::Delete {
         if_exists: query.if_exists,
@@ -121,9 +123,10 @@ async fn put_port(
 async fn set_port(
     State(desk): State<Desk>,
     Named(name): Named<String>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
-    fulfil(desk, port(&name), Act::Set, request).await
+    fulfil(desk, port(&name), set(query), request).await
 }
 
 async fn delete_port(
@@ -155,9 +158,10 @@ async fn put_peer(
 async fn set_peer(
     State(desk): State<Desk>,
     Named(names): Named<(String, String)>,
+    Asked(query): Asked<told::Query>,
     request: Request,
 ) -> Response {
-    fulfil(desk, peer(&names), Act::Set, request).await
+    fulfil(desk, peer(&names), set(query), request).await
 }
 
 async fn delete_peer(

@@ -118,6 +118,7 @@ enum PeerState {
     Silent,
     Unknown,
     Idle,
+    Disabled,
 }
 
 impl PeerState {
@@ -128,6 +129,7 @@ impl PeerState {
             Self::Silent => "silent",
             Self::Unknown => "unknown",
             Self::Idle => "idle",
+            Self::Disabled => "disabled",
         }
     }
 }

@@ -428,6 +428,9 @@ fn labels(labels: &BTreeMap<String, String>) -> String {
 }
 
 fn link(port: &Port) -> &'static str {
+    if port.disabled {
+        return "disabled";
+    }
     match (port.connected, port.link_up) {
         (_, true) => "up",
         (true, false) => "connected",

@@ -86,6 +86,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             mtu: MTU,
             offloads: Offloads::ALL,
             labels: Labels::default(),
+            enabled: true,
         }],
         places: Places::default(),
     }

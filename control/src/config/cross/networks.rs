@@ -89,8 +89,7 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
             .help(ROUTER);
         return;
     }
-    let mut ports = ports.iter();
-    match ports.next() {
+    match ports.first() {
         None => {
             report
                 .error(network.name.span, format!("{title} and no port"))
@@ -126,7 +125,8 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
             }
         }
     }
-    if let Some(second) = ports.next() {
+    // A disabled one passes nothing.
+    if let Some(second) = ports.iter().filter(|port| port.enabled).nth(1) {
         report
             .error(
                 second.name.span,
@@ -260,6 +260,7 @@ fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
 /// The prefixes that the peers' allowed IPs lead to.
 fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, Span)> {
     let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
+    let peers = peers.filter(|peer| peer.enabled);
     let prefixes = peers.flat_map(|peer| &peer.allowed_ips);
     prefixes
         .map(|at| (at.value, ("a peer's `allowed_ips`", at.span)))

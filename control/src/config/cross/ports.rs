@@ -22,9 +22,9 @@ pub(super) fn check(file: &File, report: &mut Report) {
         if let Some(network) = network {
             mac(port, network, &mut macs, report);
             for address in &port.addresses {
-                if let Some(line) =
-                    addresses.insert((&network.name.value, address.value), address.span)
-                {
+                let claim = (&network.name.value, address.value);
+                let other = (port.enabled).then(|| addresses.insert(claim, address.span));
+                if let Some(line) = other.flatten() {
                     let line = report.line(line);
                     report
                         .error(
@@ -58,7 +58,11 @@ fn mac<'f>(
 ) {
     let Some(mac) = port.mac else { return };
     let name = &port.name.value;
-    if let Some(line) = seen.insert((&network.name.value, mac.value), mac.span) {
+    let claim = (&network.name.value, mac.value);
+    if let Some(line) = (port.enabled)
+        .then(|| seen.insert(claim, mac.span))
+        .flatten()
+    {
         let line = report.line(line);
         report
             .error(
@@ -140,7 +144,8 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
             Some(at) => (at.value.clone(), at.span),
             None => (port.name.value.to_string(), port.name.span),
         };
-        if let Some(line) = seen.insert(format!("interface {interface}"), span) {
+        let claim = format!("interface {interface}");
+        if let Some(line) = (port.enabled).then(|| seen.insert(claim, span)).flatten() {
             let line = report.line(line);
             report
                 .error(
@@ -161,7 +166,10 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
         SocketPath::InRunDir(path) => (Path::new("RUN_DIR").join(&path), path),
     };
     let path = plain(&path);
-    if let Some(line) = seen.insert(path.clone(), span) {
+    if let Some(line) = (port.enabled)
+        .then(|| seen.insert(path.clone(), span))
+        .flatten()
+    {
         let line = report.line(line);
         report
             .error(

@@ -290,7 +290,8 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
             }
             Endpoint::Host { .. } => {}
             Endpoint::Address(address) => {
-                if let Some(line) = seen.insert(*address, endpoint.span) {
+                let other = (peer.enabled).then(|| seen.insert(*address, endpoint.span));
+                if let Some(line) = other.flatten() {
                     let line = report.line(line);
                     report
                         .warning(
@@ -375,7 +376,9 @@ fn reachable(
 
 fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
     let mut owners = std::collections::HashMap::new();
-    for (index, peer) in tunnel.peers.iter().enumerate() {
+    // A disabled one's may be another's.
+    let enabled = tunnel.peers.iter().enumerate().filter(|(_, it)| it.enabled);
+    for (index, peer) in enabled {
         for prefix in &peer.allowed_ips {
             let Some((owner, first)) = owners.insert(prefix.value, (index, prefix.span)) else {
                 continue;
@@ -436,6 +439,7 @@ mod tests {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             labels: crate::config::Labels::default(),
+            enabled: true,
         };
         let name = At::new(Name::new(&format!("wg{line}")).unwrap(), span);
         Tunnel {

@@ -42,6 +42,8 @@ pub struct Port {
     pub offloads: Offloads,
     /// What others call it.
     pub labels: Labels,
+    /// Else it is not open, and what it would have is for others to have.
+    pub enabled: bool,
 }
 
 /// How a guest is attached.

@@ -99,6 +99,8 @@ pub struct Peer {
     pub persistent_keepalive: Option<u16>,
     /// What others call it.
     pub labels: Labels,
+    /// Else it has no session, and nothing is routed to it.
+    pub enabled: bool,
 }
 
 /// Where a peer listens.

@@ -153,6 +153,11 @@ impl<'r> Reader<'r> {
         }
     }
 
+    fn enabled(&mut self, section: &Section<'_>) -> bool {
+        let enabled = section.get("enabled", self.report, value::boolean);
+        enabled.is_none_or(|at| at.value)
+    }
+
     fn queue_workers(&mut self, section: &Section<'_>) -> Option<At<Vec<At<u32>>>> {
         let node = section.node("queue_workers")?;
         let Form::Integer { min, max } = schema::WORKER_INDEX else {

@@ -57,6 +57,7 @@ impl Reader<'_> {
             interface: section.get("interface", self.report, value::interface_name),
             offloads: self.offloads(&section),
             labels: self.labels(&section),
+            enabled: self.enabled(&section),
             name,
         };
         self.check_kind(&section, &port);

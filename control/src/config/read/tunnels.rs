@@ -51,6 +51,7 @@ impl Reader<'_> {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             labels: Labels::default(),
+            enabled: true,
         };
         let Some(section) = section else { return peer };
         peer.public_key = section.get("public_key", self.report, value::public_key);
@@ -68,6 +69,7 @@ impl Reader<'_> {
             .map(|at| narrow(at.value))
             .filter(|seconds| *seconds != 0);
         peer.labels = self.labels(&section);
+        peer.enabled = self.enabled(&section);
         peer
     }
 

@@ -123,6 +123,7 @@ impl Kept {
                 .collect(),
             persistent_keepalive: model.persistent_keepalive,
             labels: model.labels.clone(),
+            enabled: model.enabled,
         })
     }
 }

@@ -96,6 +96,12 @@ pub(in crate::config) static PORT: Table = Table {
             "What the guest is offered.",
         ),
         key(
+            "enabled",
+            Bool,
+            Default("true"),
+            "`false`: it is not open. Its socket is not there, nor is its interface, unless that is a persistent one; another port may have its addresses and what else belongs to one port alone.",
+        ),
+        key(
             "labels",
             Labels,
             Default("{}"),

@@ -102,6 +102,12 @@ pub(in crate::config) static PEER: Table = Table {
             "How often an idle tunnel sends a packet to keep a NAT open.",
         ),
         key(
+            "enabled",
+            Bool,
+            Default("true"),
+            "`false`: it has no session, and nothing is routed to it; another peer may have its prefixes, but not its key.",
+        ),
+        key(
             "labels",
             Labels,
             Default("{}"),

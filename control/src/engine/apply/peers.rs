@@ -11,13 +11,14 @@ use culvert_wireguard::{Instant, Now};
 use super::super::{Engine, GREETING, GREETING_STEP, networks::ONE_BY_ONE};
 use super::Leaving;
 use crate::{
-    config::Name,
+    config::{Name, Peer},
     plan::{Change, Edit, PeerChange},
 };
 
-/// The peers that a plan changes.
-fn peers(plan: &[Change]) -> impl Iterator<Item = &PeerChange> {
-    plan.iter().filter_map(Change::peer)
+/// The peers that a plan changes. One that is disabled is none.
+pub(super) fn peers(plan: &[Change]) -> impl Iterator<Item = (&PeerChange, Edit<&Arc<Peer>>)> {
+    let changes = plan.iter().filter_map(Change::peer);
+    changes.filter_map(|change| Some((change, change.edit.among(|peer| peer.enabled)?)))
 }
 
 impl Engine {
@@ -27,8 +28,8 @@ impl Engine {
         self.expect_many(plan);
         // With another key a tunnel wants more.
         self.drain_tunnels(now);
-        for change in peers(plan) {
-            match &change.edit {
+        for (change, edit) in peers(plan) {
+            match edit {
                 Edit::Remove(old) => {
                     let place = self.peer_place(&change.tunnel, &old.public_key);
                     place.into_iter().for_each(|place| self.remove_peer(place));
@@ -45,8 +46,8 @@ impl Engine {
             }
         }
         let (mut failures, mut greeted) = (Vec::new(), Vec::new());
-        for change in peers(plan) {
-            match self.commit_peer(change, by_wg, now) {
+        for (change, edit) in peers(plan) {
+            match self.commit_peer(change, edit, by_wg, now) {
                 Ok(place) => greeted.extend(place),
                 Err(error) => failures.push(error),
             }
@@ -61,7 +62,7 @@ impl Engine {
     /// Has tables of prefixes built anew where a plan changes so many peers that one by one would take longer.
     fn expect_many(&mut self, plan: &[Change]) {
         let mut counts: HashMap<&Name, usize> = HashMap::new();
-        for change in peers(plan) {
+        for (change, _) in peers(plan) {
             *counts.entry(&change.tunnel).or_default() += 1;
         }
         for (name, count) in counts {
@@ -91,13 +92,14 @@ impl Engine {
     fn commit_peer(
         &mut self,
         change: &PeerChange,
+        edit: Edit<&Arc<Peer>>,
         by_wg: bool,
         now: Now,
     ) -> Result<Option<usize>, String> {
         let Some(slot) = self.tunnel_slot(&change.tunnel) else {
             return Ok(None);
         };
-        match &change.edit {
+        match edit {
             Edit::Remove(_) => Ok(None),
             Edit::Change { new, .. } => {
                 let place = self.peer_place(&change.tunnel, &new.public_key);

@@ -62,10 +62,12 @@ impl Fate {
     }
 }
 
-/// The ports that a plan changes.
-fn ports(plan: &[Change]) -> impl Iterator<Item = (&Edit<Port>, Fate)> + Clone {
-    plan.iter()
-        .filter_map(|change| Some((change.port()?, Fate::of(change))))
+/// The ports that a plan changes. One that is disabled is none.
+fn ports(plan: &[Change]) -> impl Iterator<Item = (Edit<&Port>, Fate)> + Clone {
+    plan.iter().filter_map(|change| {
+        let edit = change.port()?.among(|port| port.enabled)?;
+        Some((edit, Fate::of(change)))
+    })
 }
 
 impl Engine {
@@ -81,7 +83,8 @@ impl Engine {
         }
         let mut planned = HashSet::new();
         for change in plan.iter_mut() {
-            let name = change.port().and_then(|edit| Some(&edit.after()?.name));
+            let new = change.port().and_then(|edit| edit.after());
+            let name = new.filter(|port| port.enabled).map(|port| &port.name);
             let Some(&name) = name.and_then(|name| broken.get(name)) else {
                 continue;
             };
@@ -94,6 +97,7 @@ impl Engine {
         let left = broken.iter().filter(|name| !planned.contains(*name));
         plan.extend(
             left.filter_map(|name| new.port(name))
+                .filter(|port| port.enabled)
                 .map(|port| Change::Port {
                     edit: Edit::Change {
                         old: port.clone(),
@@ -115,7 +119,7 @@ impl Engine {
             return Ok(late);
         }
         for (edit, fate) in ports(plan) {
-            let Some(new) = edit.after() else { continue };
+            let Some(&new) = edit.after() else { continue };
             let slot = self.ports.place(&new.name);
             if let (Edit::Change { old, .. }, Some(slot), Fate::Stays) = (edit, slot, fate) {
                 self.adjust(slot, old, new, prepared)?;
@@ -397,7 +401,7 @@ fn gains(old: &Port, new: &Port) -> bool {
 /// that doesn't change had none of them, for an address belongs to one port. `place` says where snapshots have a
 /// network.
 fn abandoned<'p>(
-    edits: impl Iterator<Item = &'p Edit<Port>> + Clone,
+    edits: impl Iterator<Item = Edit<&'p Port>> + Clone,
     place: impl Fn(&Name) -> Option<usize>,
 ) -> Vec<(NetworkIndex, IpAddr)> {
     let addresses = |port: &'p Port| {
@@ -405,9 +409,11 @@ fn abandoned<'p>(
             .iter()
             .map(|address| (&port.network, *address))
     };
-    let kept = edits.clone().filter_map(Edit::after).flat_map(addresses);
+    let kept = edits.clone().filter_map(|edit| edit.after().copied());
+    let kept = kept.flat_map(addresses);
     let kept: HashSet<_> = kept.collect();
-    let old = edits.filter_map(Edit::before).flat_map(addresses);
+    let old = edits.filter_map(|edit| edit.before().copied());
+    let old = old.flat_map(addresses);
     let gone = old.filter(|it| !kept.contains(it));
     gone.filter_map(|(network, address)| Some((NetworkIndex::from_slot(place(network)?), address)))
         .collect()

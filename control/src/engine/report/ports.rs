@@ -49,9 +49,21 @@ impl Engine {
             .collect();
         let tell = |name: &Name| match down.get(name) {
             Some(down) => Some(self.tell_down(down)),
-            None => Some(self.tell_port(self.ports.named(name)?)),
+            None => self
+                .ports
+                .named(name)
+                .map(|port| self.tell_port(port))
+                .or_else(|| self.tell_disabled(name)),
         };
         names.iter().map(tell).collect()
+    }
+
+    fn tell_disabled(&self, name: &Name) -> Option<Port> {
+        let port = self.desired.port(name).filter(|port| !port.enabled)?;
+        Some(Port {
+            disabled: true,
+            ..self.configured(port)
+        })
     }
 
     fn tell_down(&self, down: &DownPort) -> Port {

@@ -18,6 +18,7 @@ pub(super) fn crowd(port: u16, peers: u32) -> Config {
             allowed_ips: vec![ipnet::IpNet::new(net.into(), 32).unwrap()],
             persistent_keepalive: None,
             labels: config::Labels::default(),
+            enabled: true,
         })
     };
     config.tunnels[0].peers.extend((0..peers).map(peer));

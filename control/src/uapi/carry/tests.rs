@@ -27,7 +27,8 @@ fn peer(n: u8, nets: &[&str]) -> Arc<Peer> {
         endpoint: None,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
         persistent_keepalive: None,
-        labels: crate::config::Labels::default(),
+        labels: Labels::default(),
+        enabled: true,
     })
 }
 
