@@ -1,4 +1,4 @@
-//! What a running Culvert tells about itself: the body of `GET /v1/state` and what `show` prints.
+//! What a running Culvert tells about itself: the items of the API's lists, and what `show` prints of them.
 //!
 //! In: the engine fills these in. Out: JSON, tables. Never: a private or preshared key.
 //!
@@ -13,8 +13,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Diff;
 
-/// Everything.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What the process is, and what it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// This machine's name from the configuration.
+    pub node: String,
+    /// The program's version.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// The configuration's file.
+    pub config: String,
+    /// How often a configuration was applied, the first one included.
+    pub generation: u64,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// What is missing of the log.
+    #[serde(default)]
+    pub log: Log,
+    /// The revision that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// The change that waits for its confirmation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+    /// What an operator has to know of the start or of the last rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}
+
+/// Everything: what `culvert show --json` prints. Its lists are in the order of names, and of numbers in them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// This machine's name from the configuration.
     pub node: String,
@@ -28,23 +57,6 @@ pub struct State {
     pub generation: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
-    /// In the configuration's order.
-    pub ports: Vec<Port>,
-    /// In the configuration's order.
-    pub uplinks: Vec<Uplink>,
-    /// In the configuration's order.
-    #[serde(default)]
-    pub tunnels: Vec<Tunnel>,
-    /// In the configuration's order, tunnel by tunnel.
-    pub peers: Vec<Peer>,
-    /// Network by network.
-    pub routes: Vec<Route>,
-    /// By place and address.
-    pub neighbors: Vec<Neighbor>,
-    /// The control core first, then the workers.
-    pub cores: Vec<Core>,
-    /// Every drop counter that is not zero.
-    pub drops: Vec<Drop>,
     /// What is missing of the log.
     #[serde(default)]
     pub log: Log,
@@ -57,6 +69,106 @@ pub struct State {
     /// What an operator has to know of the start or of the last rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
+    /// Ports.
+    pub ports: Vec<Port>,
+    /// Uplinks.
+    pub uplinks: Vec<Uplink>,
+    /// Tunnels.
+    pub tunnels: Vec<Tunnel>,
+    /// Peers, tunnel by tunnel.
+    pub peers: Vec<Peer>,
+    /// Routes, table by table.
+    pub routes: Vec<Route>,
+    /// By place and address.
+    pub neighbors: Vec<Neighbor>,
+    /// The control core first, then the workers.
+    pub cores: Vec<Core>,
+    /// Every drop counter that is not zero.
+    pub drops: Vec<Drop>,
+}
+
+/// Nothing is known of things yet.
+impl From<Status> for State {
+    fn from(status: Status) -> Self {
+        Self {
+            node: status.node,
+            version: status.version,
+            pid: status.pid,
+            config: status.config,
+            generation: status.generation,
+            uptime_s: status.uptime_s,
+            log: status.log,
+            revision: status.revision,
+            pending: status.pending,
+            notice: status.notice,
+            ..Self::default()
+        }
+    }
+}
+
+impl State {
+    /// Whether it has no thing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+            && self.uplinks.is_empty()
+            && self.tunnels.is_empty()
+            && self.peers.is_empty()
+            && self.routes.is_empty()
+            && self.neighbors.is_empty()
+            && self.cores.is_empty()
+            && self.drops.is_empty()
+    }
+
+    /// Takes over another one's things.
+    pub fn append(&mut self, mut other: Self) {
+        self.ports.append(&mut other.ports);
+        self.uplinks.append(&mut other.uplinks);
+        self.tunnels.append(&mut other.tunnels);
+        self.peers.append(&mut other.peers);
+        self.routes.append(&mut other.routes);
+        self.neighbors.append(&mut other.neighbors);
+        self.cores.append(&mut other.cores);
+        self.drops.append(&mut other.drops);
+    }
+
+    /// Puts all lists in order, and leaves each thing in once.
+    pub fn sort(&mut self) {
+        sort(&mut self.ports, |it| it.name.clone());
+        sort(&mut self.uplinks, |it| it.name.clone());
+        sort(&mut self.tunnels, |it| it.name.clone());
+        sort(&mut self.peers, |it| format!("{}\n{}", it.tunnel, it.name));
+        sort(&mut self.routes, |it| {
+            format!("{}\n{}\n{}\n{}", it.table, it.to, it.source, it.next_hop)
+        });
+        sort(&mut self.neighbors, |it| {
+            format!("{}\n{}", it.place, it.address)
+        });
+        sort(&mut self.cores, |it| it.name.clone());
+        sort(&mut self.drops, |it| format!("{}\n{}", it.scope, it.reason));
+    }
+}
+
+fn sort<T>(items: &mut Vec<T>, key: impl Fn(&T) -> String) {
+    items.sort_by_cached_key(|it| natural(&key(it)));
+    items.dedup_by(|one, other| key(one) == key(other));
+}
+
+/// A text that sorts as people count: `vm2` comes ahead of `vm10`.
+fn natural(text: &str) -> String {
+    let mut key = String::with_capacity(2 * text.len());
+    let mut rest = text;
+    while let Some(digit) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (ahead, number) = rest.split_at(digit);
+        let end = number.find(|c: char| !c.is_ascii_digit());
+        let (number, behind) = number.split_at(end.unwrap_or(number.len()));
+        // A longer number is a larger one; the mark stands where digits do among other characters.
+        let length = u32::try_from(number.len()).unwrap_or(u32::MAX);
+        let mark = char::from_u32(u32::from('0').saturating_add(length.min(9)));
+        key.extend([ahead, mark.unwrap_or('9').encode_utf8(&mut [0; 4]), number]);
+        rest = behind;
+    }
+    key + rest
 }
 
 /// A change that waits for its confirmation.
@@ -95,7 +207,7 @@ impl std::fmt::Display for Pending {
     }
 }
 
-/// A part of the state.
+/// A part of the state, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Ports and uplinks: link, traffic, drops
@@ -113,17 +225,11 @@ pub enum Part {
 }
 
 impl Part {
-    /// Its name on the command line and in the API.
+    /// Its name on the command line.
     #[must_use]
     pub fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-
-    /// The part of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::from_str(name, false).ok()
     }
 }
 
@@ -468,4 +574,36 @@ pub struct Applied {
     /// What would change, if nothing was to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diff: Option<Diff>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_in_the_order_in_which_people_count() {
+        let mut names = [
+            "vm10", "vm2", "b", "vm1", "vm2a", "vm", "vm02", "a9z", "vm2",
+        ];
+        names.sort_by_key(|name| natural(name));
+        let sorted = [
+            "a9z", "b", "vm", "vm1", "vm2", "vm2", "vm2a", "vm02", "vm10",
+        ];
+        assert_eq!(names, sorted);
+    }
+
+    #[test]
+    fn each_thing_is_there_once() {
+        let port = |name: &str| Port {
+            name: name.into(),
+            ..Port::default()
+        };
+        let mut state = State {
+            ports: ["b", "a", "b"].map(port).into(),
+            ..State::default()
+        };
+        state.sort();
+        let names: Vec<_> = state.ports.iter().map(|it| &*it.name).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
 }

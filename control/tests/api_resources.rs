@@ -145,6 +145,22 @@ fn lists_come_in_pages_and_by_names() {
     assert_eq!(running.names("/v1/peers?state=unknown&limit=150"), all);
     assert_eq!(running.names("/v1/peers?state=up&limit=1"), [""; 0]);
     assert_eq!(running.names("/v1/peers?name=p0007&limit=1"), ["p0007"]);
+    // In any of the ways in which a thing is called.
+    assert_eq!(running.names("/v1/ports?like=*m2"), ["vm2"]);
+    assert_eq!(
+        running.names("/v1/ports?like=n&limit=2"),
+        ["vm1", "vm2", "vm3"]
+    );
+    assert_eq!(running.names("/v1/peers?like=t1/p000*&limit=3"), all[..10]);
+    assert_eq!(running.names("/v1/peers?like=t2&limit=1"), all[300..]);
+    assert_eq!(
+        running.names(&format!("/v1/peers?like={}", key(7))),
+        ["p0007"]
+    );
+    assert_eq!(running.names("/v1/peers?like=nobody"), [""; 0]);
+    assert_eq!(running.names("/v1/uplinks?like=l*"), ["lo0"]);
+    let (_, page) = running.get("/v1/routes?like=10.0.0.0/24");
+    assert_eq!(page["items"][0]["table"], "network n", "{page}");
     let (_, page) = running.get("/v1/routes?name=network%20n");
     assert_eq!(page["items"][0]["to"], "10.0.0.0/24", "{page}");
     assert_eq!(running.get("/v1/ports/vm1").1["name"], "vm1");

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use culvert::api::ApplyError;
 use culvert::api::client::{Client, ClientError};
-use culvert::state::{Applied, State};
+use culvert::state::{Applied, Peer, State};
 
 use common::{Running, culvert, run, state, stderr, stdout};
 
@@ -106,6 +106,112 @@ fn show_prints_what_is_called_so() {
     assert_eq!(
         stderr(&unknown),
         "culvert: nothing among ports is called `vm2`: did you mean `vm1`?\n"
+    );
+}
+
+/// All that is sent of a list passes a proxy that counts.
+#[test]
+fn show_asks_for_what_it_shows() {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Mutex};
+    let peer = |number: usize| Peer {
+        tunnel: "wg0".into(),
+        name: format!("hv-{number:05}"),
+        ..Peer::default()
+    };
+    let running = Running::telling(State {
+        peers: (0..100_000).map(peer).collect(),
+        ..state()
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let door = UnixListener::bind(folder.path().join("api.sock")).unwrap();
+    let (asked, told) = (
+        Arc::new(Mutex::new(Vec::new())),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let (asks, tells) = (Arc::clone(&asked), Arc::clone(&told));
+    let behind = running.run_dir.join("api.sock");
+    std::thread::spawn(move || {
+        for stream in door.incoming() {
+            let (mut near, mut far) = (stream.unwrap(), UnixStream::connect(&behind).unwrap());
+            let mut request = [0; 4096];
+            let len = near.read(&mut request).unwrap();
+            let line = String::from_utf8_lossy(&request[..len]);
+            let path = line.split(' ').nth(1).unwrap().to_owned();
+            asks.lock().unwrap().push(path);
+            let request = line.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+            far.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            far.read_to_end(&mut answer).unwrap();
+            tells.fetch_add(answer.len(), Ordering::Relaxed);
+            near.write_all(&answer).unwrap();
+        }
+    });
+    let output = run(&["show", "peers", "wg0/hv-0001*"], folder.path());
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), 11, "{text}{}", stderr(&output));
+    let asked = asked.lock().unwrap();
+    assert_eq!(
+        *asked,
+        [
+            "/v1/status",
+            "/v1/tunnels?like=wg0%2Fhv-0001%2A",
+            "/v1/peers?like=wg0%2Fhv-0001%2A"
+        ]
+    );
+    let told = told.load(Ordering::Relaxed);
+    assert!(told < 16_384, "{told} bytes for ten peers");
+}
+
+/// Pages follow one another to the end, and what two names mean is there once.
+#[test]
+fn show_reads_lists_to_their_ends() {
+    let peer = |number: usize| Peer {
+        tunnel: "wg0".into(),
+        name: format!("hv-{number}"),
+        ..Peer::default()
+    };
+    let running = Running::telling(State {
+        peers: (0..2_500).map(peer).collect(),
+        ..state()
+    });
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let peers: serde_json::Value =
+            serde_json::from_str(&stdout(&run(arguments, &running.run_dir))).unwrap();
+        let names = peers.as_array().unwrap().iter();
+        names
+            .map(|it| it["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let all: Vec<_> = (0..2_500).map(|number| format!("hv-{number}")).collect();
+    assert_eq!(names(&["peer", "list", "-o", "json"]), all);
+    assert_eq!(
+        names(&["peer", "list", "hv-9", "wg0/hv-9*", "hv-11", "-o", "json"])[..3],
+        ["hv-9", "hv-11", "hv-90"]
+    );
+}
+
+#[test]
+fn a_list_is_one_table_or_array() {
+    let running = Running::start(nothing());
+    let text = |arguments: &[&str]| stdout(&run(arguments, &running.run_dir));
+    assert_eq!(
+        text(&["port", "list"]),
+        "PORT  NETWORK  LINK        RX     TX  DROPS   MTU\n\
+         vm1   blue     up    1.50 KiB  100 B      7  1420\n"
+    );
+    assert_eq!(
+        text(&["peer", "list", "hv-*"]),
+        "PEER      ENDPOINT          STATE  HANDSHAKE        RX   TX\n\
+         wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  5.00 MiB  0 B\n"
+    );
+    let unknown = run(&["peer", "list", "vm1"], &running.run_dir);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(
+        stderr(&unknown),
+        "culvert: nothing among peers is called `vm1`\n"
     );
 }
 
@@ -278,7 +384,7 @@ fn what_is_no_request_is_refused_and_the_next_one_answered() {
         &b"\x00\xff\x16\x03 garbage\r\n\r\n"[..],
         b"POST /v1/apply HTTP/1.1\r\nhost: c\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n{x}",
         b"GET /v2/none HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n",
-        b"DELETE /v1/state HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n",
+        b"DELETE /v1/status HTTP/1.1\r\nhost: c\r\nconnection: close\r\n\r\n",
     ] {
         let mut stream = connect();
         stream.write_all(garbage).unwrap();

@@ -106,7 +106,7 @@ fn culvert_tun_refuses_descriptors_that_are_of_no_use() -> Result<()> {
         let refusal = |value: &str| -> Result<String> {
             let mut command = namespace.program(culvert_binary()?);
             command
-                .args(["tun", "-f", "cvunfit"])
+                .args(["tun", "--foreground", "cvunfit"])
                 .env("WG_TUN_FD", value);
             let (status, out, err) = bounded(&mut command, COMMAND)?;
             ensure!(!status.success() && out.is_empty(), "{status} {out} {err}");

@@ -77,7 +77,7 @@ impl Program {
         match self {
             Self::Culvert => {
                 command = namespace.program(culvert_binary()?);
-                command.args(["tun", "-f", interface]);
+                command.args(["tun", "--foreground", interface]);
             }
             Self::WireguardGo => {
                 command = namespace.program("wireguard-go");

@@ -1,9 +1,10 @@
 //! The other end of the control socket: what commands ask.
 //!
 //! In: a run directory; who may not change anything reads by the readers' socket. Out: answers as types; streams
-//! ([`follow`]). Never: a terminal.
+//! ([`follow`]) and [`lists`]. Never: a terminal.
 
 mod follow;
+mod lists;
 
 use std::io;
 use std::net::IpAddr;
@@ -27,7 +28,9 @@ use crate::history::revision::Revision;
 use crate::layer;
 use crate::plan::Diff;
 use crate::process;
-use crate::state::{Applied, Part, State, Way};
+use crate::state::{Applied, Way};
+
+pub use lists::{List, Wanted};
 
 /// Longer than the server waits for its engine.
 const PATIENCE: Duration = Duration::from_secs(70);
@@ -76,16 +79,6 @@ impl Client {
             run_dir: run_dir.to_owned(),
             socket: run_dir.join(process::API_SOCKET),
         }
-    }
-
-    /// Everything that `show` prints, or a part of it.
-    ///
-    /// # Errors
-    ///
-    /// When nobody answers.
-    pub fn state(&self, part: Option<Part>) -> Result<State, ClientError> {
-        let path = part.map_or_else(String::new, |part| format!("/{}", part.name()));
-        self.ask(Method::GET, &format!("/v1/state{path}"), Vec::new())
     }
 
     /// Applies a configuration's text.

@@ -5,53 +5,21 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
-use super::output::Output;
-use super::{Failure, Place, confirm, diff, print};
+use super::args::{FileArgs, Place};
+use super::output::{OutputArgs, folded, width};
+use super::{Failure, confirm, diff};
 use crate::api::bodies::ApplyBody;
-use crate::api::client::{Client, ClientError};
+use crate::api::client::ClientError;
 use crate::config::Texts;
 use crate::history::pending::{self, Confirm};
 use crate::state::Applied;
 
-/// Where a configuration is found at last.
-const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
-
 /// The time of `try`.
 const TRY: u64 = 120;
-
-/// A file, named in either way.
-#[derive(Debug, Args)]
-pub(super) struct FileArgs {
-    /// The configuration [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
-    #[arg(value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The same
-    #[arg(short, long, value_name = "FILE", conflicts_with = "config")]
-    file: Option<PathBuf>,
-}
-
-impl FileArgs {
-    /// The file that is meant.
-    pub(super) fn path(self, client: &Client) -> Result<PathBuf, Failure> {
-        file(self.config.or(self.file), client)
-    }
-}
-
-/// A file, or that of the running Culvert.
-pub(super) fn file(named: Option<PathBuf>, client: &Client) -> Result<PathBuf, Failure> {
-    if let Some(named) = named {
-        return Ok(named);
-    }
-    match client.config_path() {
-        Ok(path) => Ok(path),
-        Err(ClientError::NotRunning(_)) => Ok(DEFAULT_FILE.into()),
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// What has to hold for a change to stay.
 #[derive(Debug, Args)]
@@ -132,9 +100,8 @@ pub(super) struct Apply {
     dry_run: bool,
     #[command(flatten)]
     confirm: ConfirmArgs,
-    /// Print it for programs, or with all there is
-    #[arg(short, long, value_name = "FORM")]
-    output: Option<Output>,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     place: Place,
 }
@@ -149,13 +116,16 @@ pub(super) struct Try {
     #[command(flatten)]
     confirm: ConfirmArgs,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     place: Place,
 }
 
 pub(super) fn run(args: Apply) -> Result<(), Failure> {
-    let client = Client::new(&args.place.run_dir);
+    let client = args.place.client();
     let confirm = args.confirm.confirm(None)?;
-    let watches = args.output.is_none() && io::stdin().is_terminal() && io::stderr().is_terminal();
+    let watches =
+        !args.output.is_for_programs() && io::stdin().is_terminal() && io::stderr().is_terminal();
     let body = ApplyBody {
         message: args.message.message,
         confirm,
@@ -166,13 +136,13 @@ pub(super) fn run(args: Apply) -> Result<(), Failure> {
     let applied = client.apply(&body).map_err(not_applied)?;
     tell(&applied, args.dry_run, args.output)?;
     match &applied.pending {
-        Some(pending) if watches => confirm::watch(&client, pending),
+        Some(pending) if watches => confirm::watch(&client, pending, args.output),
         _ => Ok(()),
     }
 }
 
 pub(super) fn run_try(args: Try) -> Result<(), Failure> {
-    let client = Client::new(&args.place.run_dir);
+    let client = args.place.client();
     let body = ApplyBody {
         message: args.message.message,
         confirm: args.confirm.confirm(Some(TRY))?,
@@ -180,9 +150,9 @@ pub(super) fn run_try(args: Try) -> Result<(), Failure> {
         ..read(&args.file.path(&client)?)?
     };
     let applied = client.apply(&body).map_err(not_applied)?;
-    tell(&applied, false, None)?;
+    tell(&applied, false, args.output)?;
     match &applied.pending {
-        Some(pending) => confirm::watch(&client, pending),
+        Some(pending) => confirm::watch(&client, pending, args.output),
         None => Ok(()),
     }
 }
@@ -213,18 +183,12 @@ pub(super) fn not_applied(error: ClientError) -> Failure {
 }
 
 /// Says what was done; what could not be done is no success, whatever else was.
-pub(super) fn tell(
-    applied: &Applied,
-    dry_run: bool,
-    output: Option<Output>,
-) -> Result<(), Failure> {
+pub(super) fn tell(applied: &Applied, dry_run: bool, output: OutputArgs) -> Result<(), Failure> {
     let _ = io::stderr().write_all(applied.warnings.as_bytes());
-    let text = match output.map(|output| output.text(applied)).transpose()? {
-        Some(Some(text)) => text,
-        _ if dry_run => would(applied),
-        _ => done(applied),
-    };
-    print(&text)?;
+    output.print(applied, || match dry_run {
+        true => would(applied),
+        false => folded(&done(applied), width(&io::stdout())),
+    })?;
     failed(applied)
 }
 

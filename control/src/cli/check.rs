@@ -1,15 +1,38 @@
-//! `culvert check FILE`.
+//! `culvert check [FILE]`.
+//!
+//! In: a file. Out: what is wrong with it, or how much it has. Never: a device, or a running Culvert, unless it is asked
+//! for its file.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use clap::Args;
+use serde::Serialize;
+
+use super::args::{FileArgs, Place};
+use super::output::OutputArgs;
 use super::{Failure, print, wants_color};
-use crate::config::{Account, Config, PortDriver, Readings, Report};
+use crate::config::{Account, Config, Mistake, PortDriver, Readings, Report, Severity};
 use crate::process::accounts::{self, Kind};
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
-    let config = load(path, &mut Readings::default())?;
+/// `culvert check`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) fn run(args: Check) -> Result<(), Failure> {
+    let path = args.file.path(&args.place.client())?;
+    if args.output.is_for_programs() {
+        return for_programs(&path, args.output);
+    }
+    let config = load(&path, &mut Readings::default())?;
     for missing in missing_accounts(&config) {
         eprintln!("warning: {missing}");
     }
@@ -80,15 +103,100 @@ fn verdict(path: &Path, report: &Report) -> String {
     format!("{}: {errors}{warnings}\n", path.display())
 }
 
+/// What was found out.
+#[derive(Serialize)]
+struct Checked<'r> {
+    file: &'r Path,
+    ok: bool,
+    mistakes: Vec<Told<'r>>,
+    #[serde(flatten)]
+    counts: Option<Counts>,
+}
+
+/// A mistake.
+#[derive(Serialize)]
+struct Told<'r> {
+    severity: &'static str,
+    /// `FILE:LINE:COLUMN`.
+    place: String,
+    message: &'r str,
+    help: &'r [String],
+}
+
+fn for_programs(path: &Path, output: OutputArgs) -> Result<(), Failure> {
+    let read = Readings::default().load(path);
+    let (counts, report) = match &read {
+        Ok((config, report)) => (Some(Counts::of(config)), report),
+        Err(report) => (None, report),
+    };
+    let told = |mistake| told(report, mistake);
+    let config = read.as_ref().ok().map(|(config, _)| config);
+    let missing = config.into_iter().flat_map(missing_accounts);
+    let missing: Vec<_> = missing.collect();
+    let missing = missing.iter().map(|message| Told {
+        severity: "warning",
+        place: path.display().to_string(),
+        message,
+        help: &[],
+    });
+    let checked = Checked {
+        file: path,
+        ok: counts.is_some(),
+        mistakes: report.mistakes().iter().map(told).chain(missing).collect(),
+        counts,
+    };
+    output.print(&checked, String::new)?;
+    match checked.ok {
+        true => Ok(()),
+        false => Err(Failure::Told),
+    }
+}
+
+fn told<'r>(report: &Report, mistake: &'r Mistake) -> Told<'r> {
+    Told {
+        severity: match mistake.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        place: report.place(mistake),
+        message: &mistake.message,
+        help: &mistake.help,
+    }
+}
+
+/// How much a configuration has.
+#[derive(Serialize)]
+struct Counts {
+    workers: usize,
+    uplinks: usize,
+    tunnels: usize,
+    peers: usize,
+    networks: usize,
+    ports: usize,
+}
+
+impl Counts {
+    fn of(config: &Config) -> Self {
+        Self {
+            workers: config.cores.workers.len(),
+            uplinks: config.uplinks.len(),
+            tunnels: config.tunnels.len(),
+            peers: config.tunnels.iter().map(|it| it.peers.len()).sum(),
+            networks: config.networks.len(),
+            ports: config.ports.len(),
+        }
+    }
+}
+
 fn summary(config: &Config) -> String {
-    let peers = config.tunnels.iter().map(|tunnel| tunnel.peers.len()).sum();
+    let counts = Counts::of(config);
     [
-        counted(config.cores.workers.len(), "worker", "workers"),
-        counted(config.uplinks.len(), "uplink", "uplinks"),
-        counted(config.tunnels.len(), "tunnel", "tunnels"),
-        counted(peers, "peer", "peers"),
-        counted(config.networks.len(), "network", "networks"),
-        counted(config.ports.len(), "port", "ports"),
+        counted(counts.workers, "worker", "workers"),
+        counted(counts.uplinks, "uplink", "uplinks"),
+        counted(counts.tunnels, "tunnel", "tunnels"),
+        counted(counts.peers, "peer", "peers"),
+        counted(counts.networks, "network", "networks"),
+        counted(counts.ports, "port", "ports"),
     ]
     .join(", ")
 }

@@ -4,35 +4,64 @@
 //! loses his terminal has it all the same.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
 
+use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::args::Place;
+use super::output::OutputArgs;
 use super::{Failure, print};
-use crate::api::bodies::RollbackBody;
+use crate::api::bodies::{Confirmed, RollbackBody};
 use crate::api::client::{Client, ClientError};
 use crate::history::revision::{Outcome, Revision};
 use crate::state::Pending;
 
-pub(super) fn run(client: &Client, revision: Option<u64>) -> Result<(), Failure> {
-    let kept = client.confirm(revision)?;
-    print(&format!("revision {kept} is confirmed\n"))
+/// `culvert confirm`.
+#[derive(Debug, Args)]
+pub(super) struct ConfirmCommand {
+    /// The revision that is meant; without it whichever waits
+    #[arg(value_name = "REV")]
+    revision: Option<u64>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
 }
 
-/// Waits until it is kept or taken back; Enter alone keeps it, any other line takes it back.
-pub(super) fn watch(client: &Client, pending: &Pending) -> Result<(), Failure> {
+pub(super) fn run(args: ConfirmCommand) -> Result<(), Failure> {
+    let revision = args.place.client().confirm(args.revision)?;
+    let confirmed = Confirmed { revision };
+    args.output
+        .print(&confirmed, || format!("revision {revision} is confirmed\n"))
+}
+
+/// Waits until it is kept or taken back; Enter alone keeps it, any other line takes it back. A program has its answer
+/// already: what became of it is told on stderr then.
+pub(super) fn watch(client: &Client, pending: &Pending, output: OutputArgs) -> Result<(), Failure> {
+    let kept = wait(client, pending);
+    if io::stderr().is_terminal() {
+        // What was counted is no part of what follows.
+        eprint!("\r\x1b[K");
+    }
+    match kept? {
+        line if output.is_for_programs() => eprintln!("{line}"),
+        line => print(&(line + "\n"))?,
+    }
+    Ok(())
+}
+
+/// How it was kept, in words.
+fn wait(client: &Client, pending: &Pending) -> Result<String, Failure> {
     let number = pending.revision;
-    let end = Instant::now() + Duration::from_secs(pending.seconds_left);
+    let mut left = pending.seconds_left;
     let counts = io::stderr().is_terminal();
     if counts {
-        eprintln!(
-            "Enter alone keeps it, anything else and Enter takes it back; Ctrl-C leaves it to its time."
-        );
+        eprintln!("Enter alone keeps it, anything else and Enter takes it back.");
+        eprintln!("Ctrl-C, or a terminal that is lost, leaves it to its time.");
     }
     // What comes through a pipe is nobody's word.
     let mut hears = io::stdin().is_terminal();
     loop {
-        let left = end.saturating_duration_since(Instant::now()).as_secs();
         if counts {
             eprint!("\r{left} s left \x1b[K");
             let _ = io::stderr().flush();
@@ -40,7 +69,7 @@ pub(super) fn watch(client: &Client, pending: &Pending) -> Result<(), Failure> {
         // What is refused: its time was over, perhaps.
         match heard(&mut hears)? {
             Some(Word::Keep) => match client.confirm(Some(number)) {
-                Ok(_) => return print(&format!("revision {number} is confirmed\n")),
+                Ok(_) => return Ok(format!("revision {number} is confirmed")),
                 Err(ClientError::Refused(_)) => hears = false,
                 Err(error) => return Err(error.into()),
             },
@@ -50,6 +79,11 @@ pub(super) fn watch(client: &Client, pending: &Pending) -> Result<(), Failure> {
                 Err(error) => return Err(error.into()),
             },
             None => {}
+        }
+        let waits = client.status()?.pending;
+        if let Some(pending) = waits.filter(|it| it.revision == number) {
+            left = pending.seconds_left;
+            continue;
         }
         let revisions = client.history()?;
         let revision = revisions.into_iter().find(|it| it.number == number);
@@ -89,7 +123,7 @@ fn heard(hears: &mut bool) -> io::Result<Option<Word>> {
     }))
 }
 
-fn ended(revision: &Revision) -> Option<Result<(), Failure>> {
+fn ended(revision: &Revision) -> Option<Result<String, Failure>> {
     let Revision {
         number,
         outcome,
@@ -98,7 +132,7 @@ fn ended(revision: &Revision) -> Option<Result<(), Failure>> {
     } = revision;
     match outcome {
         Outcome::Begun | Outcome::Pending => None,
-        Outcome::Applied => Some(print(&format!("revision {number} is kept: {why}\n"))),
+        Outcome::Applied => Some(Ok(format!("revision {number} is kept: {why}"))),
         Outcome::RolledBack | Outcome::Unrecorded => Some(Err(Failure::Line(format!(
             "revision {number} was rolled back: {why}"
         )))),

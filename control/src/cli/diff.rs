@@ -1,13 +1,17 @@
 //! `culvert diff [FROM [TO]]`, and `culvert config show`.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::output::Output;
+use clap::Args;
+use serde_json::Value;
+
+use super::args::{self, Place};
+use super::output::{Output, OutputArgs};
 use super::{Failure, apply, check, print, wants_color};
 use crate::api::bodies::{DiffBody, Side};
-use crate::api::client::{Client, ClientError};
+use crate::api::client::ClientError;
 use crate::config::{Config, Readings};
 use crate::plan::Layers;
 use crate::plan::diff::{Changed, Diff};
@@ -15,9 +19,59 @@ use crate::plan::diff::{Changed, Diff};
 /// The word for what runs, where a file could be named.
 const RUNNING: &str = "running";
 
+pub(super) const AFTER_HELP: &str =
+    "Exit status: 0 nothing differs, 1 something does, 2 it could not be found out.";
+
+/// `culvert diff`.
+#[derive(Debug, Args)]
+pub(super) struct DiffCommand {
+    /// What was: a file, a revision's number, or `running`, which is what runs at present, with what `wg` set
+    /// [default: running]
+    #[arg(value_name = "FROM")]
+    from: Option<PathBuf>,
+    /// What comes: likewise [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
+    #[arg(value_name = "TO")]
+    to: Option<PathBuf>,
+    /// What comes: a file, whatever its name
+    #[arg(short, long, value_name = "FILE", conflicts_with = "to")]
+    file: Option<PathBuf>,
+    /// Print the lines that differ, as `diff -u` does, of both as `culvert config show` prints them
+    #[arg(long, conflicts_with = "output")]
+    text: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl DiffCommand {
+    const fn form(&self) -> Form {
+        match (self.text, self.output.output) {
+            (true, _) => Form::Lines,
+            (false, Some(output)) => Form::Output(output),
+            (false, None) => Form::Objects,
+        }
+    }
+}
+
+/// `culvert config show`.
+#[derive(Debug, Args)]
+pub(super) struct ConfigShow {
+    /// One of `culvert history`, in the place of what runs
+    #[arg(value_name = "REV")]
+    revision: Option<u64>,
+    /// With what `wg` set over it
+    #[arg(long, conflicts_with = "revision")]
+    drift: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// How a difference is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+enum Form {
     /// Object by object.
     Objects,
     /// As `diff -u` does.
@@ -27,17 +81,14 @@ pub(super) enum Form {
 }
 
 /// Prints what differs, which is no success then.
-pub(super) fn run(
-    from: Option<&Path>,
-    to: Option<&Path>,
-    run_dir: &Path,
-    form: Form,
-) -> Result<(), Failure> {
-    let client = Client::new(run_dir);
-    let from = from.unwrap_or(Path::new(RUNNING));
-    let to = apply::file(to.map(Path::to_owned), &client)?;
+pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
+    let form = args.form();
+    let client = args.place.client();
+    let from = args.from.as_deref().unwrap_or(Path::new(RUNNING));
+    let after = args.to.as_deref().and_then(named);
+    let to = args::file(args.to.or(args.file), &client)?;
     let lines = form == Form::Lines;
-    let diff = match (named(from), named(&to)) {
+    let diff = match (named(from), after) {
         // Nobody has to run for that.
         (None, None) => {
             let old = Layers::new(Arc::new(load(from)?));
@@ -55,7 +106,7 @@ pub(super) fn run(
     print(&text(&diff, &names, form, wants_color(&io::stdout()))?)?;
     match diff.is_empty() {
         true => Ok(()),
-        false => Err(Failure::Differs),
+        false => Err(Failure::Told),
     }
 }
 
@@ -173,12 +224,19 @@ fn paint(text: &str, mark: char, color: bool) -> String {
     }
 }
 
-/// Prints the running configuration, or a revision, as a file.
-pub(super) fn show(run_dir: &Path, revision: Option<u64>, drift: bool) -> Result<(), Failure> {
-    let client = Client::new(run_dir);
-    match revision {
-        Some(number) => print(&client.revision(number)?.text),
-        None => print(&client.config(drift)?.text),
+/// Prints the running configuration, or a revision, as a file, which JSON is, too.
+pub(super) fn show(args: &ConfigShow) -> Result<(), Failure> {
+    let client = args.place.client();
+    let text = match args.revision {
+        Some(number) => client.revision(number)?.text,
+        None => client.config(args.drift)?.text,
+    };
+    match args.output.output {
+        Some(output @ Output::Json) => {
+            let value: Value = serde_saphyr::from_str(&text)?;
+            print(&output.text(&value)?.unwrap_or_default())
+        }
+        Some(Output::Yaml | Output::Wide) | None => print(&text),
     }
 }
 

@@ -2,25 +2,36 @@
 //!
 //! In: a stream of events. Out: a line each. Never: a wait of the program for who reads.
 
+use clap::Args;
 use serde_json::Value;
 
-use super::output::Output;
+use super::args::Place;
+use super::output::{Output, OutputArgs};
 use super::{Failure, write};
-use crate::api::client::Client;
 
 /// Without a number to begin with, so many of the last events are printed first.
 const LAST: u64 = 10;
 
-pub(super) fn run(
-    client: &Client,
+/// `culvert events`.
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Begin behind the event of this number; 0: with all that are kept
+    #[arg(long, value_name = "NUMBER")]
     since: Option<u64>,
-    output: Option<Output>,
-) -> Result<(), Failure> {
-    let query = match since {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) fn run(args: Events) -> Result<(), Failure> {
+    let OutputArgs { output } = args.output;
+    let query = match args.since {
         Some(number) => format!("since={number}"),
         None => format!("last={LAST}"),
     };
     let mut failed = None;
+    let client = args.place.client();
     client.follow(&format!("/v1/events?{query}"), &mut |kind, data| {
         let printed = match line(kind, data, output) {
             Ok(line) => write(&line),

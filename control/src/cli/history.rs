@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::output::Output;
+use super::args::Place;
+use super::output::{Output, OutputArgs};
 use super::show::table::{Align, Layout, Table};
-use super::{Failure, Place, print, wants_color};
+use super::{Failure, wants_color};
 use crate::api::bodies::PurgeBody;
-use crate::api::client::Client;
 use crate::events::rfc3339;
 use crate::history::revision::Revision;
 
@@ -20,9 +20,8 @@ use crate::history::revision::Revision;
 pub(super) struct History {
     #[command(subcommand)]
     command: Option<HistoryCommand>,
-    /// Print it for programs, or with all columns
-    #[arg(short, long, value_name = "FORM")]
-    output: Option<Output>,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     place: Place,
 }
@@ -45,6 +44,8 @@ struct Purge {
     #[arg(long, value_name = "KEY")]
     revoke: Vec<String>,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -52,19 +53,21 @@ pub(super) fn run(args: History) -> Result<(), Failure> {
     if let Some(HistoryCommand::Purge(purge)) = args.command {
         return run_purge(purge);
     }
-    let revisions = Client::new(&args.place.run_dir).history()?;
-    let text = args.output.map(|output| output.text(&revisions));
-    let text = text.transpose()?.flatten();
-    print(&text.unwrap_or_else(|| table(&revisions, args.output == Some(Output::Wide))))
+    let revisions = args.place.client().history()?;
+    let is_wide = args.output.output == Some(Output::Wide);
+    args.output.print(&revisions, || table(&revisions, is_wide))
 }
 
 fn run_purge(purge: Purge) -> Result<(), Failure> {
-    let left = Client::new(&purge.place.run_dir).purge(&PurgeBody {
+    let left = purge.place.client().purge(&PurgeBody {
         revisions: purge.revisions,
         keys_only: purge.keys,
         revoke: purge.revoke,
     })?;
-    print(&format!("{} revisions are left\n", left.len()))
+    purge.output.print(&left, || match left.len() {
+        1 => "1 revision is left\n".into(),
+        count => format!("{count} revisions are left\n"),
+    })
 }
 
 fn table(revisions: &[Revision], wide: bool) -> String {

@@ -10,8 +10,11 @@ use axum::http::Method;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::{Failure, Output, Place, print};
-use crate::api::client::{Client, ClientError};
+use super::Failure;
+use super::args::Place;
+use super::output::OutputArgs;
+use super::show::list::ListArgs;
+use crate::api::client::ClientError;
 use crate::config::Name;
 use crate::layer::told::{LaidObject, Text};
 
@@ -19,9 +22,8 @@ use crate::layer::told::{LaidObject, Text};
 pub(super) enum Command {
     /// Print it as a part of a file
     Show {
-        /// Print it for programs
-        #[arg(short, long, value_name = "FORM")]
-        output: Option<Output>,
+        #[command(flatten)]
+        output: OutputArgs,
         #[command(flatten)]
         place: Place,
     },
@@ -33,6 +35,8 @@ pub(super) enum Command {
         /// Its name; of a peer TUNNEL/PEER
         name: String,
         #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
         place: Place,
     },
 }
@@ -40,19 +44,21 @@ pub(super) enum Command {
 pub(super) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Show { output, place } => {
-            let layer = Client::new(&place.run_dir).layer()?;
-            print(&match output {
-                Some(Output::Json) => serde_json::to_string_pretty(&layer)? + "\n",
-                Some(_) | None => text(&layer),
-            })
+            let layer = place.client().layer()?;
+            output.print(&layer, || text(&layer))
         }
-        Command::Del { kind, name, place } => {
+        Command::Del {
+            kind,
+            name,
+            output,
+            place,
+        } => {
             let below = match kind == "peer" {
                 true => super::peer::path(&name)?,
                 false => format!("ports/{name}"),
             };
             let path = format!("/v1/layer/{below}");
-            change(&place, Method::DELETE, &path, String::new())
+            change(&place, output, (Method::DELETE, &path), String::new())
         }
     }
 }
@@ -75,6 +81,8 @@ fn text(layer: &Text) -> String {
 /// What is to become of an object.
 #[derive(Debug, Subcommand)]
 pub(super) enum Object {
+    /// List them, those of the file with them
+    List(ListArgs),
     /// Add one
     Add {
         /// Its name; of a peer TUNNEL/PEER
@@ -85,6 +93,8 @@ pub(super) enum Object {
         #[arg(long)]
         may_exist: bool,
         #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
         place: Place,
     },
     /// Set keys of one; of one that the file has they lie over the file's
@@ -93,6 +103,8 @@ pub(super) enum Object {
         name: String,
         #[command(flatten)]
         given: Given,
+        #[command(flatten)]
+        output: OutputArgs,
         #[command(flatten)]
         place: Place,
     },
@@ -108,36 +120,51 @@ pub(super) enum Object {
         #[arg(long)]
         if_exists: bool,
         #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
         place: Place,
     },
 }
 
 impl Object {
-    /// `path` says where the API has what is named so.
-    pub(super) fn run(self, path: impl Fn(&str) -> Result<String, Failure>) -> Result<(), Failure> {
+    /// `path` says where the API has what is named so, `list` prints all of them.
+    pub(super) fn run(
+        self,
+        path: impl Fn(&str) -> Result<String, Failure>,
+        list: fn(&ListArgs) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match self {
+            Self::List(args) => list(&args),
             Self::Add {
                 name,
                 given,
                 may_exist,
+                output,
                 place,
             } => {
                 let query = if may_exist { "may_exist" } else { "new" };
                 let path = format!("{}?{query}=true", path(&name)?);
-                change(&place, Method::PUT, &path, given.text()?)
+                change(&place, output, (Method::PUT, &path), given.text()?)
             }
-            Self::Set { name, given, place } => {
-                change(&place, Method::PATCH, &path(&name)?, given.text()?)
+            Self::Set {
+                name,
+                given,
+                output,
+                place,
+            } => {
+                let path = path(&name)?;
+                change(&place, output, (Method::PATCH, &path), given.text()?)
             }
             Self::Up(of) => of.switch(true, path),
             Self::Down(of) => of.switch(false, path),
             Self::Del {
                 name,
                 if_exists,
+                output,
                 place,
             } => {
                 let path = format!("{}?if_exists={if_exists}", path(&name)?);
-                change(&place, Method::DELETE, &path, String::new())
+                change(&place, output, (Method::DELETE, &path), String::new())
             }
         }
     }
@@ -152,6 +179,8 @@ pub(super) struct Switched {
     #[arg(long)]
     if_exists: bool,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     place: Place,
 }
 
@@ -163,7 +192,7 @@ impl Switched {
     ) -> Result<(), Failure> {
         let path = format!("{}?if_exists={}", path(&self.name)?, self.if_exists);
         let keys = format!("enabled: {enabled}\n");
-        change(&self.place, Method::PATCH, &path, keys)
+        change(&self.place, self.output, (Method::PATCH, &path), keys)
     }
 }
 
@@ -253,12 +282,19 @@ fn is_list(key: &str) -> bool {
 }
 
 /// Has something changed, and prints what.
-fn change(place: &Place, method: Method, path: &str, keys: String) -> Result<(), Failure> {
-    match Client::new(&place.run_dir).change(method, path, keys) {
+fn change(
+    place: &Place,
+    output: OutputArgs,
+    (method, path): (Method, &str),
+    keys: String,
+) -> Result<(), Failure> {
+    match place.client().change(method, path, keys) {
         Ok(applied) => {
             let _ = io::stderr().write_all(applied.warnings.as_bytes());
-            let changes = applied.changes.iter().map(|line| format!("{line}\n"));
-            print(&changes.collect::<String>())?;
+            output.print(&applied, || {
+                let changes = applied.changes.iter().map(|line| format!("{line}\n"));
+                changes.collect()
+            })?;
             super::apply::failed(&applied)
         }
         Err(ClientError::Refused(refusal)) => {

@@ -1,13 +1,14 @@
-//! `culvert peer add|set|del`.
+//! `culvert peer list|add|set|del`.
 //!
 //! In: the names of a tunnel and a peer, and its keys. Out: what changed. Never: a meaning of keys: the running culvert
 //! reads them as it reads a file's.
 
 use super::Failure;
 use super::layer::Object;
+use super::show::list;
 
 pub(super) fn run(command: Object) -> Result<(), Failure> {
-    command.run(|name| Ok(format!("/v1/{}", path(name)?)))
+    command.run(|name| Ok(format!("/v1/{}", path(name)?)), list::peers)
 }
 
 /// `TUNNEL/PEER` as the API has it.

@@ -7,8 +7,9 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use clap::Args;
 
 use super::apply::{ConfirmArgs, MessageArgs, not_applied, tell};
-use super::output::Output;
-use super::{Failure, Place, confirm, diff, print};
+use super::args::Place;
+use super::output::OutputArgs;
+use super::{Failure, confirm, diff, print};
 use crate::api::bodies::{DiffBody, RollbackBody, Side};
 use crate::api::client::Client;
 use crate::history::revision::{Outcome, Revision};
@@ -30,15 +31,14 @@ pub(super) struct Rollback {
     dry_run: bool,
     #[command(flatten)]
     confirm: ConfirmArgs,
-    /// Print it for programs, or with all there is
-    #[arg(short, long, value_name = "FORM")]
-    output: Option<Output>,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     place: Place,
 }
 
 pub(super) fn run(args: Rollback) -> Result<(), Failure> {
-    let client = Client::new(&args.place.run_dir);
+    let client = args.place.client();
     let to = match args.to {
         Some(number) => Some(number),
         None => choose(&client, args.yes || args.dry_run)?,
@@ -52,8 +52,8 @@ pub(super) fn run(args: Rollback) -> Result<(), Failure> {
     let applied = client.roll_back(&body).map_err(not_applied)?;
     tell(&applied, args.dry_run, args.output)?;
     match &applied.pending {
-        Some(pending) if io::stdin().is_terminal() && args.output.is_none() => {
-            confirm::watch(&client, pending)
+        Some(pending) if io::stdin().is_terminal() && !args.output.is_for_programs() => {
+            confirm::watch(&client, pending, args.output)
         }
         _ => Ok(()),
     }

@@ -2,13 +2,30 @@
 
 use std::net::IpAddr;
 
-use super::output::Output;
-use super::{Failure, print};
-use crate::api::client::Client;
+use clap::Args;
+
+use super::Failure;
+use super::args::Place;
+use super::output::OutputArgs;
 use crate::state::Way;
 
+/// `culvert route get`.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// The address that the packet is for
+    #[arg(value_name = "ADDRESS")]
+    to: IpAddr,
+    /// `from PORT`: the port that it comes from; without it each network is told of
+    #[arg(value_name = "from PORT", num_args = 0..=2)]
+    from: Vec<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    place: Place,
+}
+
 /// The port's name in `from PORT`, which `ip route get` has taught everyone to write.
-pub(super) fn port(words: &[String]) -> Result<Option<&str>, Failure> {
+fn port(words: &[String]) -> Result<Option<&str>, Failure> {
     match words {
         [] => Ok(None),
         [from, port] if from == "from" => Ok(Some(port)),
@@ -19,18 +36,13 @@ pub(super) fn port(words: &[String]) -> Result<Option<&str>, Failure> {
     }
 }
 
-pub(super) fn run(
-    client: &Client,
-    to: IpAddr,
-    words: &[String],
-    output: Option<Output>,
-) -> Result<(), Failure> {
-    let ways = client.ways(to, port(words)?)?;
-    if let Some(text) = output.map(|it| it.text(&ways)).transpose()?.flatten() {
-        return print(&text);
-    }
-    let text: Vec<_> = ways.iter().map(text).collect();
-    print(&text.join("\n"))
+pub(super) fn run(args: &Get) -> Result<(), Failure> {
+    let client = args.place.client();
+    let ways = client.ways(args.to, port(&args.from)?)?;
+    args.output.print(&ways, || {
+        let text: Vec<_> = ways.iter().map(text).collect();
+        text.join("\n")
+    })
 }
 
 fn text(way: &Way) -> String {

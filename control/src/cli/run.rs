@@ -1,14 +1,43 @@
-//! `culvert run -c FILE`: the order of a start and of an end.
+//! `culvert run`: the order of a start and of an end.
+//!
+//! In: a file. Out: the process's whole life. Never: packets.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::Args;
+
+use super::args::{DEFAULT_FILE, Place};
 use super::{Failure, check};
 use crate::config::{Config, Readings};
 use crate::history::{self, Beginning, History};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
-use crate::{api, engine, layer, report};
+use crate::{api, engine, layer};
+
+/// `culvert run`.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The configuration
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = DEFAULT_FILE,
+        short_alias = 'c',
+        alias = "config"
+    )]
+    file: PathBuf,
+    /// Apply it whenever it, or what it includes, changes on the disk; key files are not followed
+    #[arg(short, long)]
+    watch: bool,
+    /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
+    /// directory, else DIR/state in that]
+    #[arg(long, value_name = "DIR", env = "CULVERT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+}
 
 /// 1. Nothing secret is in memory yet: shut the process's memory off.
 /// 2. Signals are blocked before the first thread.
@@ -16,28 +45,24 @@ use crate::{api, engine, layer, report};
 /// 4. Run and state directory are locked; only then may stale sockets be replaced.
 /// 5. The control socket and signals are served; the engine takes the calling thread.
 /// 6. The engine has drained: the control socket goes, the locks after it.
-pub(super) fn run(
-    config: &Path,
-    watch: bool,
-    run_dir: &Path,
-    state_dir: Option<PathBuf>,
-) -> Result<(), Failure> {
+pub(super) fn run(args: Run) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
     process::memory::keep_little();
     process::log::init();
     // Relative paths, those of key files with them, would change their meaning with the working directory.
-    let config = std::path::absolute(config)?;
-    let watch = watch.then(|| Watch::new(&config));
+    let config = std::path::absolute(&args.file)?;
+    let run_dir = std::path::absolute(&args.place.run_dir)?;
+    let watch = args.watch.then(|| Watch::new(&config));
     let mut readings = Readings::default();
     let loaded = check::load(&config, &mut readings);
-    let state_dir = state_path(state_dir, &std::path::absolute(run_dir)?);
+    let state_dir = state_path(args.state_dir, &run_dir);
     // What was tried and not confirmed is taken back, whatever the file says.
     let loaded = match history::is_interrupted(&state_dir) {
         true => loaded,
         false => Ok(loaded?),
     };
-    let run_dir = RunDir::open(run_dir)?;
+    let run_dir = RunDir::open(&run_dir)?;
     let state_dir = StateDir::open(&state_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
@@ -46,13 +71,11 @@ pub(super) fn run(
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
     open_layer(requester.desk(), &state_dir)?;
-    let reads = requester.clone();
-    let read = move |part| report::read(&reads, part);
     let server = api::server::serve(
         run_dir.directory(),
         &loaded.api,
         requester.clone(),
-        Arc::new(read),
+        Arc::new(requester.clone()),
     )?;
     let reload = signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     if let (Some(watch), Some(reload)) = (watch, reload) {

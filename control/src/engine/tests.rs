@@ -36,11 +36,15 @@ use zeroize::Zeroizing;
 use self::{crowd::crowd, far::Far};
 use super::*;
 use crate::{
-    api::{self, ApplyError, Reply},
+    api::{self, ApplyError, Reply, SendError, client::List},
     config::{self, KeyFileError, KeyFiles},
     keys::PrivateKey,
     plan::Proposal,
-    state::{Applied, State},
+    report::{
+        Source,
+        lists::{LIMIT, Peers, Window},
+    },
+    state::{Applied, Part, Peer, State},
     uapi::{Answer, Ask, Change, Errno},
 };
 
@@ -161,12 +165,43 @@ impl Site {
 pub(super) fn report(engine: &mut Engine) -> State {
     let (requester, requests) = api::channel().unwrap();
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| crate::report::read(&requester, None));
+        let reader = scope.spawn(|| read(&requester, None));
         while !reader.is_finished() {
             engine.take_requests(&requests, clock::now());
         }
         reader.join().unwrap().unwrap()
     })
+}
+
+/// What a command would ask for.
+fn read(source: &dyn Source, part: Option<Part>) -> Result<State, SendError> {
+    let mut state = State::from(source.status()?);
+    for list in List::of(part) {
+        match list {
+            List::Ports => state.ports = source.ports()?,
+            List::Uplinks => state.uplinks = source.uplinks()?,
+            List::Tunnels => state.tunnels = source.tunnels()?,
+            List::Peers => state.peers = peers(source)?,
+            List::Routes => state.routes = source.routes()?,
+            List::Neighbors => state.neighbors = source.neighbors()?,
+            List::Cores => state.cores = source.cores()?,
+            List::Drops => state.drops = source.drops()?,
+        }
+    }
+    Ok(state)
+}
+
+fn peers(source: &dyn Source) -> Result<Vec<Peer>, SendError> {
+    let (mut peers, mut after) = (Vec::new(), None);
+    loop {
+        let limit = LIMIT;
+        let page = source.peers(&Peers::default(), &Window { after, limit })?;
+        peers.extend(page.items);
+        after = page.next;
+        if after.is_none() {
+            return Ok(peers);
+        }
+    }
 }
 
 impl Drop for Site {

@@ -387,10 +387,10 @@ impl History {
     }
 
     /// What runs, what waits, and what an operator has to know.
-    pub fn tell(&self, state: &mut state::State) {
-        state.revision = self.current;
-        state.pending = self.told_pending();
-        state.notice.clone_from(&self.notice);
+    pub fn tell(&self, status: &mut state::Status) {
+        status.revision = self.current;
+        status.pending = self.told_pending();
+        status.notice.clone_from(&self.notice);
     }
 
     pub(crate) fn current(&self) -> Option<u64> {

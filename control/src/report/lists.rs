@@ -3,16 +3,16 @@
 //! In: which items, how many, behind which one. Out: a page in the order of the items' names, and where the next one
 //! begins. Never: more peers asked of the core than a page needs, as far as the configuration tells them apart.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Reader, look::Look};
+use super::{Reader, called::matches, look};
 use crate::{
-    api::{Request, Requester, SendError, ask},
+    api::{Requester, SendError},
     config::{self, Name},
-    state::{Peer, Tunnel},
+    state::Peer,
 };
 
 /// Items of a page, unless fewer are asked for.
@@ -20,6 +20,9 @@ pub const LIMIT: usize = 1_000;
 
 /// Peers that are looked at for a page: one may have fewer than were asked for, and a next one all the same.
 const LOOKED_AT: usize = 8_192;
+
+/// No page reaches further.
+const REACHED: usize = LOOKED_AT + look::PEERS;
 
 /// A part of a list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,6 +67,8 @@ pub struct Peers {
     pub tunnel: Option<String>,
     /// Of this name.
     pub name: Option<String>,
+    /// Called so, in any of the ways of [`super::called`].
+    pub like: Option<String>,
     /// In this state.
     pub state: Option<String>,
     /// With this label.
@@ -80,7 +85,19 @@ impl Peers {
         is(&self.tunnel, tunnel)
             && is(&self.name, &peer.name)
             && self.label.as_ref().is_none_or(has_label)
+            && self
+                .like
+                .as_ref()
+                .is_none_or(|it| is_like(it, tunnel, peer))
     }
+}
+
+/// As [`Called`](super::called::Called) of a peer that is shown; its key is written last.
+fn is_like(pattern: &str, tunnel: &Name, peer: &config::Peer) -> bool {
+    matches(pattern, peer.name.as_str())
+        || matches(pattern, tunnel.as_str())
+        || matches(pattern, &key(tunnel, peer))
+        || matches(pattern, &peer.public_key.to_base64())
 }
 
 /// A page of the peers.
@@ -101,7 +118,7 @@ pub fn peers(
         let room = match which.state {
             // As many as can be taken.
             None => window.limit - items.len(),
-            Some(_) => super::look::PEERS,
+            Some(_) => look::PEERS,
         };
         let tunnel = wanted[0].0;
         let same = wanted
@@ -139,27 +156,20 @@ pub fn peers(
     Ok(Page { items, next: None })
 }
 
-/// The tunnels, without a look at their peers.
-///
-/// # Errors
-///
-/// When the engine has ended.
-pub fn tunnels(requester: &Requester) -> Result<Vec<Tunnel>, SendError> {
-    Reader::open(requester)?.tunnels()
+type Named<'r> = (&'r Name, &'r Arc<config::Peer>);
+
+fn by_name((tunnel, peer): &Named<'_>, (other, another): &Named<'_>) -> Ordering {
+    let names = (tunnel.as_str(), peer.name.as_str());
+    names.cmp(&(other.as_str(), another.name.as_str()))
 }
 
 fn key(tunnel: &Name, peer: &config::Peer) -> String {
     format!("{tunnel}/{}", peer.name)
 }
 
-impl<'r> Reader<'r> {
-    fn open(requester: &'r Requester) -> Result<Self, SendError> {
-        let head = *ask(requester, |reply| Request::Look(Look::Head(reply)))?;
-        Ok(Self { requester, head })
-    }
-
+impl Reader<'_> {
     /// What the configuration has of them, in the order of their names, behind where the window begins.
-    fn wanted(&self, which: &Peers, window: &Window) -> Vec<(&Name, &Arc<config::Peer>)> {
+    fn wanted(&self, which: &Peers, window: &Window) -> Vec<Named<'_>> {
         let after = window
             .after
             .as_deref()
@@ -173,7 +183,12 @@ impl<'r> Reader<'r> {
         let mut wanted: Vec<_> = all
             .filter(|(tunnel, it)| which.has(tunnel, it) && behind(tunnel, it))
             .collect();
-        wanted.sort_unstable_by_key(|(tunnel, peer)| (tunnel.as_str(), peer.name.as_str()));
+        if wanted.len() > REACHED {
+            // Of the others it is enough to know that they are there.
+            wanted.select_nth_unstable_by(REACHED, by_name);
+            wanted.truncate(REACHED + 1);
+        }
+        wanted.sort_unstable_by(by_name);
         wanted
     }
 }

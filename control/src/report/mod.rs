@@ -1,11 +1,12 @@
 //! What `show` prints, put together on the thread of who asks.
 //!
-//! In: what is desired, in its order; what the control core tells of it, a page at a time. Out: a [`State`], of which
-//! what was asked for is filled in. Never: the core's time for more than a page, or for a peer's text; a secret.
+//! In: what is desired, in its order; what the control core tells of it, a page at a time. Out: what a [`Source`] is
+//! asked for. Never: the core's time for more than a page, or for a peer's text; a secret.
 //!
 //! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`], [`lists`] what is
-//! made of it; [`survey`] what metrics are made of.
+//! made of it, [`called`] who is meant by a name; [`survey`] what metrics are made of.
 
+pub mod called;
 mod cores;
 pub mod lists;
 pub mod look;
@@ -21,54 +22,97 @@ use culvert_dataplane::shared::{clock, drops::DropReason};
 
 pub(crate) use self::{peers::standing, survey::Survey};
 
-use self::look::{Head, Look};
+use self::{
+    lists::{Page, Window},
+    look::{Head, Look},
+};
 use crate::{
     api::{Reply, Request, Requester, SendError, ask},
     config::Name,
     history::pending::Thing,
-    state::{Drop, Part, Port, State, Tunnel},
+    state::{Core, Drop, Neighbor, Peer, Port, Route, Status, Tunnel, Uplink},
 };
 
-/// The state of everything, or of a part of it. Waits for the core, page after page.
-///
-/// # Errors
-///
-/// When the engine has ended.
-pub fn read(requester: &Requester, part: Option<Part>) -> Result<State, SendError> {
-    let head = *ask(requester, |reply| Request::Look(Look::Head(reply)))?;
-    let reader = Reader { requester, head };
-    let wants = |parts: &[Part]| part.is_none_or(|part| parts.contains(&part));
-    let mut state = reader.headline();
-    if let Some(history) = requester.history() {
-        history.tell(&mut state);
+/// What the API's resources read. Any of it may wait for the core, page after page.
+pub trait Source: Send + Sync {
+    /// What the process is, and what it runs.
+    ///
+    /// # Errors
+    ///
+    /// When the engine has ended, as with all of these.
+    fn status(&self) -> Result<Status, SendError>;
+    /// Ports, in the configuration's order.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn ports(&self) -> Result<Vec<Port>, SendError>;
+    /// Uplinks.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn uplinks(&self) -> Result<Vec<Uplink>, SendError>;
+    /// Tunnels, without a look at their peers.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError>;
+    /// A page of the peers.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn peers(&self, which: &lists::Peers, window: &Window) -> Result<Page<Peer>, SendError>;
+    /// Routes.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn routes(&self) -> Result<Vec<Route>, SendError>;
+    /// Neighbors.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError>;
+    /// The control core, then the workers.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn cores(&self) -> Result<Vec<Core>, SendError>;
+    /// Every drop counter that is not zero.
+    #[expect(clippy::missing_errors_doc, reason = "see above")]
+    fn drops(&self) -> Result<Vec<Drop>, SendError>;
+}
+
+/// The engine tells it.
+impl Source for Requester {
+    fn status(&self) -> Result<Status, SendError> {
+        let mut status = Reader::open(self)?.status();
+        if let Some(history) = self.history() {
+            history.tell(&mut status);
+        }
+        Ok(status)
     }
-    if wants(&[Part::Ports, Part::Drops]) {
-        state.ports = reader.ports()?;
-        state.uplinks.clone_from(&reader.head.uplinks);
+
+    fn ports(&self) -> Result<Vec<Port>, SendError> {
+        Reader::open(self)?.ports()
     }
-    if wants(&[Part::Peers]) {
-        state.tunnels = reader.tunnels()?;
+
+    fn uplinks(&self) -> Result<Vec<Uplink>, SendError> {
+        Ok(Reader::open(self)?.head.uplinks)
     }
-    if wants(&[Part::Peers, Part::Drops]) {
-        state.peers = reader.peers()?;
+
+    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError> {
+        Reader::open(self)?.tunnels()
     }
-    if wants(&[Part::Routes]) {
-        state.routes = reader.routes();
+
+    fn peers(&self, which: &lists::Peers, window: &Window) -> Result<Page<Peer>, SendError> {
+        lists::peers(self, which, window)
     }
-    if wants(&[Part::Neighbors]) {
-        state.neighbors = reader.neighbors()?;
+
+    fn routes(&self) -> Result<Vec<Route>, SendError> {
+        Ok(Reader::open(self)?.routes())
     }
-    if wants(&[Part::Cores]) {
-        state.cores = reader.cores();
+
+    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError> {
+        Reader::open(self)?.neighbors()
     }
-    if wants(&[Part::Drops]) {
-        state.drops = all_drops(&state);
+
+    fn cores(&self) -> Result<Vec<Core>, SendError> {
+        Ok(Reader::open(self)?.cores())
     }
-    if part == Some(Part::Drops) {
-        // They were looked at for their drops.
-        (state.ports, state.uplinks, state.peers) = Default::default();
+
+    fn drops(&self) -> Result<Vec<Drop>, SendError> {
+        let reader = Reader::open(self)?;
+        Ok(all_drops(
+            &reader.ports()?,
+            &reader.peers()?,
+            &reader.head.uplinks,
+        ))
     }
-    Ok(state)
 }
 
 /// Who asks, and what was told first.
@@ -77,10 +121,15 @@ struct Reader<'r> {
     head: Head,
 }
 
-impl Reader<'_> {
-    fn headline(&self) -> State {
+impl<'r> Reader<'r> {
+    fn open(requester: &'r Requester) -> Result<Self, SendError> {
+        let head = *ask(requester, |reply| Request::Look(Look::Head(reply)))?;
+        Ok(Self { requester, head })
+    }
+
+    fn status(&self) -> Status {
         let file = self.head.desired.file();
-        State {
+        Status {
             node: file.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -88,7 +137,7 @@ impl Reader<'_> {
             generation: self.head.generation,
             uptime_s: self.head.uptime.as_secs(),
             log: crate::process::log::missing(),
-            ..State::default()
+            ..Status::default()
         }
     }
 
@@ -176,17 +225,12 @@ pub(crate) fn named(drops: impl Iterator<Item = (DropReason, u64)>) -> BTreeMap<
 }
 
 /// Every counter that is not zero, with its scope.
-fn all_drops(state: &State) -> Vec<Drop> {
-    let ports = state
-        .ports
-        .iter()
-        .map(|p| (format!("port {}", p.name), &p.drops));
-    let peers = state
-        .peers
+fn all_drops(ports: &[Port], peers: &[Peer], uplinks: &[Uplink]) -> Vec<Drop> {
+    let ports = ports.iter().map(|p| (format!("port {}", p.name), &p.drops));
+    let peers = peers
         .iter()
         .map(|p| (format!("peer {}/{}", p.tunnel, p.name), &p.drops));
-    let uplinks = state
-        .uplinks
+    let uplinks = uplinks
         .iter()
         .map(|u| (format!("uplink {}", u.name), &u.drops));
     ports

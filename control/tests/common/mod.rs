@@ -16,8 +16,11 @@ use std::time::Duration;
 use culvert::api::{self, ApplyError, Request, Requester, SendError};
 use culvert::config::{self, Config};
 use culvert::plan::Layers;
+use culvert::report::Source;
+use culvert::report::called::Called as _;
+use culvert::report::lists::{Page, Peers, Window};
 use culvert::state::{
-    Applied, Core, Drop, Log, Neighbor, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
+    Applied, Core, Drop, Log, Neighbor, Peer, Port, Route, State, Status, Traffic, Tunnel, Uplink,
 };
 use culvert_directory::Directory;
 
@@ -140,6 +143,74 @@ fn desired() -> Layers {
     Layers::new(Arc::new(config))
 }
 
+/// What lists tell of an engine, until it is over.
+struct Script {
+    state: State,
+    over: Arc<AtomicBool>,
+}
+
+impl Script {
+    fn told<T: Clone>(&self, what: &T) -> Result<T, SendError> {
+        match self.over.load(Ordering::Relaxed) {
+            false => Ok(what.clone()),
+            true => Err(SendError::Ended),
+        }
+    }
+}
+
+impl Source for Script {
+    fn status(&self) -> Result<Status, SendError> {
+        let state = &self.state;
+        self.told(&Status {
+            node: state.node.clone(),
+            version: state.version.clone(),
+            pid: state.pid,
+            config: state.config.clone(),
+            generation: state.generation,
+            uptime_s: state.uptime_s,
+            log: state.log,
+            ..Status::default()
+        })
+    }
+
+    fn ports(&self) -> Result<Vec<Port>, SendError> {
+        self.told(&self.state.ports)
+    }
+
+    fn uplinks(&self) -> Result<Vec<Uplink>, SendError> {
+        self.told(&self.state.uplinks)
+    }
+
+    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError> {
+        self.told(&self.state.tunnels)
+    }
+
+    fn peers(&self, which: &Peers, window: &Window) -> Result<Page<Peer>, SendError> {
+        let is_wanted = |it: &&Peer| which.like.as_ref().is_none_or(|like| it.is_called(like));
+        let wanted: Vec<_> = self.state.peers.iter().filter(is_wanted).collect();
+        let page = Page::of(wanted, window, |it| format!("{}/{}", it.tunnel, it.name));
+        let items = page.items.into_iter().cloned().collect();
+        let next = page.next;
+        self.told(&Page { items, next })
+    }
+
+    fn routes(&self) -> Result<Vec<Route>, SendError> {
+        self.told(&self.state.routes)
+    }
+
+    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError> {
+        self.told(&self.state.neighbors)
+    }
+
+    fn cores(&self) -> Result<Vec<Core>, SendError> {
+        self.told(&self.state.cores)
+    }
+
+    fn drops(&self) -> Result<Vec<Drop>, SendError> {
+        self.told(&self.state.drops)
+    }
+}
+
 /// A control socket in a run directory of its own, with an engine behind it.
 pub(crate) struct Running {
     pub(crate) run_dir: PathBuf,
@@ -157,19 +228,25 @@ impl Running {
         Self::with_doors(answer, &config::Api::default())
     }
 
+    /// Tells of another state.
+    pub(crate) fn telling(state: State) -> Self {
+        Self::with(Ok(Applied::default()), &config::Api::default(), state)
+    }
+
     /// The same, with more doors than one.
     pub(crate) fn with_doors(answer: Result<Applied, ApplyError>, api: &config::Api) -> Self {
+        Self::with(answer, api, state())
+    }
+
+    fn with(answer: Result<Applied, ApplyError>, api: &config::Api, state: State) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (requester, requests) = api::channel().unwrap();
         let directory = Directory::own(folder.path(), 0o750).unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
-        let read = move |_| match over.load(Ordering::Relaxed) {
-            false => Ok(state()),
-            true => Err(SendError::Ended),
-        };
+        let script = Script { state, over };
         let server =
-            api::server::serve(&directory, api, requester.clone(), Arc::new(read)).unwrap();
+            api::server::serve(&directory, api, requester.clone(), Arc::new(script)).unwrap();
         let (sender, applied) = mpsc::channel();
         let engine = std::thread::spawn(move || {
             while let Some(request) = requests.wait(None) {

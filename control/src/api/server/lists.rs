@@ -17,8 +17,9 @@ use super::asked::{Asked, Named};
 use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::SendError;
-use crate::report::lists::{self, LIMIT, Page, Peers, Window};
-use crate::state::{Core, Drop, Neighbor, Part, Peer, Port, Route, Tunnel, Uplink};
+use crate::report::called::Called;
+use crate::report::lists::{LIMIT, Page, Peers, Window};
+use crate::state::{Core, Drop, Neighbor, Peer, Port, Route, Tunnel, Uplink};
 
 pub(super) fn routes() -> Routes {
     let list = |summary| About::new(summary).query::<Listed>();
@@ -88,6 +89,9 @@ pub(super) fn routes() -> Routes {
 struct Listed {
     /// Only what has this name.
     name: Option<String>,
+    /// Only what is called so, `*` standing for any text, as `culvert show` takes names: routes by their prefix or
+    /// network, neighbors by address, place or port, drops by the thing's name or the reason.
+    like: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
@@ -100,6 +104,8 @@ struct Listed {
 struct PortsListed {
     /// Only what has this name.
     name: Option<String>,
+    /// Only what is called so, `*` standing for any text: by their name or their network.
+    like: Option<String>,
     /// Only what has this label: `KEY=VALUE`.
     label: Option<String>,
     /// Behind this one: `next` of the page before.
@@ -142,6 +148,8 @@ struct PeersListed {
     tunnel: Option<String>,
     /// Of this name.
     name: Option<String>,
+    /// Called so, `*` standing for any text: by their name, their tunnel, TUNNEL/NAME or public key.
+    like: Option<String>,
     /// In this state. A page may have fewer peers than `limit` then, and a next one.
     state: Option<PeerState>,
     /// With this label: `KEY=VALUE`.
@@ -186,10 +194,11 @@ async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Re
         label,
         tunnel: asked.tunnel,
         name: asked.name,
+        like: asked.like,
         state: asked.state.map(|state| state.word().to_owned()),
     };
-    let requester = desk.requester.clone();
-    let work = move |()| told(lists::peers(&requester, &which, &window));
+    let read = Arc::clone(&desk.read);
+    let work = move |()| told(read.peers(&which, &window));
     desk.in_turn(async { Ok(()) }, work).await
 }
 
@@ -204,7 +213,7 @@ fn told(answer: Result<impl Serialize, SendError>) -> Response {
 type All<T> = fn(&Desk) -> Result<Vec<T>, SendError>;
 
 /// A page of those of them that have the name that is asked for.
-async fn page<T: Serialize + 'static>(
+async fn page<T: Called + Serialize + 'static>(
     desk: Desk,
     asked: Listed,
     all: impl FnOnce(&Desk) -> Result<Vec<T>, SendError> + Send + 'static,
@@ -219,10 +228,8 @@ async fn page<T: Serialize + 'static>(
     let work = move |()| {
         let page = all(&reader).map(|mut items| {
             items.retain(|item| {
-                asked
-                    .name
-                    .as_ref()
-                    .is_none_or(|wanted| wanted == name(item))
+                let is_named = asked.name.as_ref().is_none_or(|it| it == name(item));
+                is_named && asked.like.as_ref().is_none_or(|it| item.is_called(it))
             });
             Page::of(items, &window, key)
         });
@@ -254,20 +261,21 @@ async fn one<T: Serialize + 'static>(
 }
 
 fn all_ports(desk: &Desk) -> Result<Vec<Port>, SendError> {
-    Arc::clone(&desk.read)(Some(Part::Ports)).map(|state| state.ports)
+    desk.read.ports()
 }
 
 fn all_uplinks(desk: &Desk) -> Result<Vec<Uplink>, SendError> {
-    Arc::clone(&desk.read)(Some(Part::Ports)).map(|state| state.uplinks)
+    desk.read.uplinks()
 }
 
 fn all_tunnels(desk: &Desk) -> Result<Vec<Tunnel>, SendError> {
-    lists::tunnels(&desk.requester)
+    desk.read.tunnels()
 }
 
 async fn ports(State(desk): State<Desk>, Asked(asked): Asked<PortsListed>) -> Response {
     let PortsListed {
         name,
+        like,
         label: said,
         after,
         limit,
@@ -285,7 +293,12 @@ async fn ports(State(desk): State<Desk>, Asked(asked): Asked<PortsListed>) -> Re
         ports.retain(has);
         Ok(ports)
     };
-    let asked = Listed { name, after, limit };
+    let asked = Listed {
+        name,
+        like,
+        after,
+        limit,
+    };
     page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
 }
 
@@ -324,26 +337,24 @@ async fn uplink(State(desk): State<Desk>, Named(name): Named<String>) -> Respons
 }
 
 async fn routes_of(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Route> =
-        |desk| Arc::clone(&desk.read)(Some(Part::Routes)).map(|state| state.routes);
+    let all: All<Route> = |desk| desk.read.routes();
     let key = |it: &Route| format!("{} {} {} {}", it.table, it.to, it.source, it.next_hop);
     page(desk, asked, all, |it| &it.table, key).await
 }
 
 async fn neighbors(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Neighbor> =
-        |desk| Arc::clone(&desk.read)(Some(Part::Neighbors)).map(|state| state.neighbors);
+    let all: All<Neighbor> = |desk| desk.read.neighbors();
     let key = |it: &Neighbor| format!("{} {}", it.place, it.address);
     page(desk, asked, all, |it| &it.place, key).await
 }
 
 async fn cores(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Core> = |desk| Arc::clone(&desk.read)(Some(Part::Cores)).map(|state| state.cores);
+    let all: All<Core> = |desk| desk.read.cores();
     page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
 }
 
 async fn drops(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Drop> = |desk| Arc::clone(&desk.read)(Some(Part::Drops)).map(|state| state.drops);
+    let all: All<Drop> = |desk| desk.read.drops();
     let key = |it: &Drop| format!("{} {}", it.scope, it.reason);
     page(desk, asked, all, |it| &it.scope, key).await
 }

@@ -31,7 +31,7 @@ mod openapi;
 mod routes;
 mod scrape;
 mod sent;
-mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -47,12 +47,12 @@ use culvert_directory::{Directory, ListenError};
 use self::desk::Desk;
 use self::doors::Keeper;
 use self::routes::Routes;
-use super::{Requester, SendError};
+use super::Requester;
 use crate::config::Api;
-use crate::state::{Part, State};
+use crate::report::Source;
 
-/// Puts a state together, or a part of it; it may wait for the engine.
-pub type Read = Arc<dyn Fn(Option<Part>) -> Result<State, SendError> + Send + Sync>;
+/// What resources read.
+pub type Read = Arc<dyn Source>;
 
 /// The API of this process; its sockets' names are removed when dropped.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ fn routes() -> Routes {
     Routes::default()
         .merge(health::routes())
         .merge(lists::routes())
-        .merge(state::routes())
+        .merge(status::routes())
         .merge(config::routes())
         .merge(diff::routes())
         .merge(layer::routes())

@@ -19,14 +19,13 @@ use super::routes::{About, Routes};
 use crate::api::bodies::{ApplyBody, ConfigQuery, Refusal};
 use crate::api::{self, Requests, SendError};
 use crate::config::Role;
-use crate::state::State;
 
 /// With so much patience, and an engine that answers nothing.
 fn desk(patience: Duration) -> (Desk, Requests) {
     let (requester, requests) = api::channel().unwrap();
     let desk = Desk {
         patience,
-        ..Desk::new(requester, Arc::new(|_| Ok(State::default())))
+        ..Desk::new(requester.clone(), Arc::new(requester))
     };
     (desk, requests)
 }

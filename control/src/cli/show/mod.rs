@@ -3,10 +3,11 @@
 //! In: states of a running Culvert. Out: what was asked for of them, with rates where two were looked at. Never: a cut
 //! cell where a program may read it.
 //!
-//! Rooms: [`filter`] which things, [`rates`] what changed between two looks, [`tables`] their columns, [`table`] how
+//! Rooms: [`named`] which things, [`list`] some of them alone, [`rates`] what changed between two looks, [`tables`] their columns, [`table`] how
 //! these are laid out.
 
-mod filter;
+pub(super) mod list;
+mod named;
 mod rates;
 pub(super) mod table;
 mod tables;
@@ -20,13 +21,10 @@ use serde_json::{Value, json};
 
 use self::table::Layout;
 use self::tables::View;
-use super::output::Output;
+use super::output::{Output, width};
 use super::{Failure, print, wants_color};
-use crate::api::client::Client;
+use crate::api::client::{Client, List};
 use crate::state::{Part, State};
-
-/// No terminal is taken for narrower.
-const NARROWEST: usize = 80;
 
 /// What is to be shown.
 #[derive(Debug)]
@@ -74,10 +72,28 @@ struct Looks<'w> {
 
 impl Looks<'_> {
     fn at_it(&self) -> Result<Sight, Failure> {
-        let mut state = self.client.state(self.wanted.part)?;
-        filter::retain(&mut state, self.wanted.part, &self.wanted.names)?;
+        let state = named::gather(&self.client, self.lists(), &self.what(), &self.wanted.names)?;
         let at = Instant::now();
         Ok(Sight { state, at })
+    }
+
+    /// What is asked for: of all that there is, tables have the most important.
+    fn lists(&self) -> &'static [List] {
+        use List::{Cores, Drops, Peers, Ports, Tunnels, Uplinks};
+        match self.wanted.part {
+            None if !self.is_for_programs() => &[Ports, Uplinks, Tunnels, Peers, Cores, Drops],
+            part => List::of(part),
+        }
+    }
+
+    /// The same in words.
+    fn what(&self) -> String {
+        let part = self.wanted.part;
+        part.map_or_else(|| "what is shown".into(), Part::name)
+    }
+
+    const fn is_for_programs(&self) -> bool {
+        matches!(self.wanted.output, Some(Output::Json | Output::Yaml))
     }
 
     /// Looks until the reader has gone. A culvert that is away for a moment is waited for.
@@ -104,7 +120,7 @@ impl Looks<'_> {
 
     /// On a terminal in the place of what was there, else below it. `false`: nobody reads.
     fn tell(&self, text: &str, pause: Duration) -> Result<bool, Failure> {
-        let for_programs = matches!(self.wanted.output, Some(Output::Json | Output::Yaml));
+        let for_programs = self.is_for_programs();
         let text = match io::stdout().is_terminal() && !for_programs {
             true => format!(
                 "\x1b[H\x1b[2J\x1b[3J{text}\nevery {} s; Ctrl-C ends it\n",
@@ -129,7 +145,7 @@ impl Looks<'_> {
         let is_wide = output == Some(Output::Wide);
         let layout = Layout {
             bold: wants_color(&io::stdout()),
-            width: (!is_wide).then(terminal_width).flatten(),
+            width: (!is_wide).then(|| width(&io::stdout())).flatten(),
         };
         let view = View {
             state: &now.state,
@@ -139,15 +155,6 @@ impl Looks<'_> {
         let has_names = !self.wanted.names.is_empty();
         Ok(view.text(part, has_names, layout))
     }
-}
-
-/// How many characters a line may have; `None`: nobody looks at it.
-fn terminal_width() -> Option<usize> {
-    let out = io::stdout();
-    let is_terminal = out.is_terminal();
-    let size = rustix::termios::tcgetwinsize(out).ok();
-    let columns = size.map_or(0, |size| usize::from(size.ws_col));
-    is_terminal.then(|| columns.max(NARROWEST))
 }
 
 fn json_of(state: &State, part: Option<Part>) -> Value {

@@ -2,6 +2,8 @@
 //!
 //! In: rows of cells. Out: text, cut to a terminal's width if it has one. Never: a number cut short.
 
+use super::super::output::folded;
+
 /// Which way a column leans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Align {
@@ -65,7 +67,7 @@ impl Table {
             text.push('\n');
         }
         for note in &self.notes {
-            text += &format!("  {note}\n");
+            text += &folded(&format!("  {note}\n"), layout.width);
         }
         text
     }

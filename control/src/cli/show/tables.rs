@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::output::folded;
 use super::super::units;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
@@ -285,7 +286,10 @@ impl View<'_> {
         let tables = rendered.join("\n");
         match part {
             Some(_) => tables,
-            None => format!("{}\n\n{tables}", headline(self.state)),
+            None => {
+                let head = folded(&format!("{}\n", headline(self.state)), layout.width);
+                format!("{head}\n{tables}")
+            }
         }
     }
 
@@ -307,7 +311,7 @@ impl View<'_> {
         table
     }
 
-    fn ports(&self) -> Table {
+    pub(super) fn ports(&self) -> Table {
         let ports = &self.state.ports;
         let notes = ports.iter().filter_map(|port| {
             let what = port.hindrance.as_ref()?;
@@ -334,7 +338,7 @@ impl View<'_> {
         table
     }
 
-    fn peers(&self) -> Table {
+    pub(super) fn peers(&self) -> Table {
         let mut table = self.table(PEERS, &self.state.peers);
         for peer in &self.state.peers {
             let name = format!("{}/{}", peer.tunnel, peer.name);

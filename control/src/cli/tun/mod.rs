@@ -14,6 +14,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use culvert_dataplane::guest::tun::Tun;
 use culvert_directory::{ListenError, Listener};
 
@@ -30,6 +31,17 @@ const LINK: &CStr = c"culvert-tun";
 /// How long a process that ends may take to give its socket's name free.
 const SUCCESSION: Duration = Duration::from_secs(3);
 
+/// `culvert tun`.
+#[derive(Debug, Args)]
+pub(super) struct TunCommand {
+    /// Stay in the foreground
+    #[arg(long)]
+    foreground: bool,
+    /// The interface, which is made; `%d` in it becomes a number
+    #[arg(value_name = "INTERFACE")]
+    interface: String,
+}
+
 pub(super) const AFTER_HELP: &str = "\
 Environment, as of wireguard-go:
   LOG_LEVEL              verbose or debug, error (the default), silent
@@ -41,11 +53,14 @@ With wg-quick:
   ln -s \"$(command -v culvert)\" /usr/local/bin/culvert-tun
   WG_QUICK_USERSPACE_IMPLEMENTATION=culvert-tun wg-quick up wg0";
 
-/// The command line: a program that is called `culvert-tun` is `culvert tun`.
+/// The command line: a program that is called `culvert-tun` is `culvert tun`, with wireguard-go's `-f`, which names a
+/// file everywhere else.
 pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = all.collect();
     let name = all.first().and_then(|first| Path::new(first).file_name());
     if name.is_some_and(|name| name.as_bytes() == LINK.to_bytes()) {
+        let foreground = all.iter_mut().skip(1).filter(|word| *word == "-f");
+        foreground.for_each(|word| *word = "--foreground".into());
         all.insert(1, "tun".into());
     }
     all
@@ -55,15 +70,15 @@ pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
 /// 2. Nothing secret is in memory yet: shut the process's memory off; signals are blocked before the first thread.
 /// 3. The socket: who has its name has the interface's.
 /// 4. The engine makes the interface, and takes the calling thread; whoever waits is told that it is ready.
-pub(super) fn run(interface: &str, foreground: bool) -> Result<(), Failure> {
+pub(super) fn run(args: &TunCommand) -> Result<(), Failure> {
     let tun = handed_tun()?;
     // What was handed over has a name.
     let interface = &match &tun {
         Some(tun) => tun.interface().to_owned(),
-        None => numbered(interface)?,
+        None => numbered(&args.interface)?,
     };
     let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| value == "1");
-    if !foreground && !set("WG_PROCESS_FOREGROUND") {
+    if !args.foreground && !set("WG_PROCESS_FOREGROUND") {
         return match in_background(LINK, &["--foreground", interface])? {
             true => Ok(()),
             false => Err(Failure::Report(String::new())),
@@ -160,7 +175,7 @@ mod tests {
         let of = |words: &[&str]| arguments(words.iter().map(OsString::from));
         assert_eq!(
             of(&["/usr/bin/culvert-tun", "-f", "wg0"]),
-            ["/usr/bin/culvert-tun", "tun", "-f", "wg0"]
+            ["/usr/bin/culvert-tun", "tun", "--foreground", "wg0"]
         );
         assert_eq!(of(&["culvert", "tun", "wg0"]), ["culvert", "tun", "wg0"]);
         assert!(of(&[]).is_empty());

@@ -1,0 +1,58 @@
+//! What several commands take, with one meaning everywhere: the file of a configuration, the running culvert.
+//!
+//! In: `FILE`, `-f FILE`, `--run-dir DIR`. Out: a path, a client. Never: a command of its own.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use crate::api::client::{Client, ClientError};
+use crate::process::DEFAULT_RUN_DIR;
+
+/// Where a configuration is found at last.
+pub(super) const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
+
+/// The file of a configuration, named in either way.
+#[derive(Debug, Args)]
+pub(super) struct FileArgs {
+    /// The configuration [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
+    #[arg(value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The same
+    #[arg(short, long, value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The file that is meant.
+    pub(super) fn path(self, client: &Client) -> Result<PathBuf, Failure> {
+        file(self.config.or(self.file), client)
+    }
+}
+
+/// A file, or that of the running Culvert.
+pub(super) fn file(named: Option<PathBuf>, client: &Client) -> Result<PathBuf, Failure> {
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    match client.config_path() {
+        Ok(path) => Ok(path),
+        Err(ClientError::NotRunning(_)) => Ok(DEFAULT_FILE.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Which running culvert is meant.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The run directory of the culvert that is meant, where its sockets and locks are: each has its own
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR, env = "CULVERT_RUN_DIR")]
+    pub(super) run_dir: PathBuf,
+}
+
+impl Place {
+    pub(super) fn client(&self) -> Client {
+        Client::new(&self.run_dir)
+    }
+}

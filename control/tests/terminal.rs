@@ -1,0 +1,274 @@
+//! `culvert try` at a terminal: what is counted, shown and heard there, and what its loss leaves behind.
+
+#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+
+mod common;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Run, culvert};
+use culvert::api::client::Client;
+use culvert::history::revision::Outcome;
+
+/// How long something that must happen may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn text(networks: u8) -> String {
+    let network = |number: u8| format!("n{number}: {{gateway: 10.{number}.0.1/24}}");
+    let all: Vec<_> = (0..networks).map(network).collect();
+    format!(
+        "version: 1\nnode: small\nnetworks: {{{}}}\n",
+        all.join(", ")
+    )
+}
+
+/// A running Culvert whose file has another network by now.
+struct Site {
+    folder: tempfile::TempDir,
+    _life: Run,
+}
+
+impl Site {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("c.yaml");
+        fs::write(&config, text(1)).unwrap();
+        let life = Run::start(&config, &folder.path().join("run"), folder.path());
+        fs::write(&config, text(2)).unwrap();
+        Self {
+            folder,
+            _life: life,
+        }
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    fn networks(&self) -> usize {
+        Client::new(&self.run_dir())
+            .state(None)
+            .unwrap()
+            .routes
+            .len()
+    }
+
+    /// What became of the newest revision, once it is known.
+    fn outcome(&self) -> Outcome {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let history = Client::new(&self.run_dir()).history().unwrap();
+            let tried = history.iter().find(|it| it.number == 2).unwrap();
+            if tried.outcome != Outcome::Pending {
+                return tried.outcome;
+            }
+            assert!(Instant::now() < end, "it waits still");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// `culvert try` at a terminal of 80 columns of its own, which script(1) makes.
+struct Terminal {
+    script: Child,
+    keys: Option<ChildStdin>,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn open(site: &Site, line: &str) -> Self {
+        let culvert = culvert();
+        let (program, run_dir) = (culvert.get_program().to_str().unwrap(), site.run_dir());
+        let line = format!(
+            "stty cols 80 rows 24; exec {program} {line} --run-dir {}",
+            run_dir.display()
+        );
+        let mut script = Command::new("script")
+            .args([
+                "--quiet",
+                "--flush",
+                "--return",
+                "--command",
+                &line,
+                "/dev/null",
+            ])
+            .env_remove("CULVERT_RUN_DIR")
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut out, screen) = (script.stdout.take().unwrap(), Arc::clone(&shown));
+        thread::spawn(move || {
+            let mut room = [0; 1024];
+            while let Ok(len @ 1..) = out.read(&mut room) {
+                screen.lock().unwrap().extend_from_slice(&room[..len]);
+            }
+        });
+        let keys = script.stdin.take();
+        Self {
+            script,
+            keys,
+            shown,
+        }
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()
+    }
+
+    fn wait_for(&self, word: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.shown().contains(word) {
+            assert!(Instant::now() < end, "no {word:?} in\n{}", self.shown());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        let out = self.keys.as_mut().unwrap();
+        out.write_all(keys.as_bytes()).unwrap();
+        out.flush().unwrap();
+    }
+
+    /// The end of the command.
+    fn ends(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.script.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it goes on:\n{}", self.shown());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The lines as they stood there: what begins anew with a carriage return is a line of its own.
+    fn lines(&self) -> Vec<String> {
+        let shown = self.shown().replace("\x1b[K", "");
+        let lines = shown.split(['\n', '\r']).filter(|line| !line.is_empty());
+        lines.map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+#[test]
+fn enter_keeps_what_is_tried() {
+    let site = Site::start();
+    let mut terminal = Terminal::open(&site, "try");
+    terminal.wait_for("119 s left");
+    terminal.wait_for("118 s left");
+    assert_eq!(site.networks(), 2);
+    terminal.press("\n");
+    let status = terminal.ends();
+    assert!(status.success(), "{}", terminal.shown());
+    assert_eq!(site.outcome(), Outcome::Applied);
+    assert_eq!(site.networks(), 2);
+    let lines = terminal.lines();
+    let wide: Vec<_> = lines.iter().filter(|it| it.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+    let counted = |line: &&String| !line.ends_with("s left ");
+    let lines: Vec<_> = lines.iter().filter(counted).collect();
+    let text: Vec<_> = lines.iter().map(|line| line.trim()).collect();
+    assert_eq!(text[..2], ["generation 2, revision 2:", "network n1 added"]);
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let user = user.unwrap().map(|it| it.name).unwrap_or_default();
+    assert_eq!(
+        text[2..].join(" "),
+        format!(
+            "revision 2 (by {user}) waits for its confirmation, 120 s more: `culvert confirm 2` keeps it, `culvert \
+             rollback` brings revision 1 back Enter alone keeps it, anything else and Enter takes it back. Ctrl-C, or \
+             a terminal that is lost, leaves it to its time. revision 2 is confirmed"
+        )
+    );
+}
+
+#[test]
+fn any_other_line_takes_it_back() {
+    let site = Site::start();
+    let mut terminal = Terminal::open(&site, "try");
+    terminal.wait_for("s left");
+    terminal.press("no\n");
+    assert_eq!(terminal.ends().code(), Some(1), "{}", terminal.shown());
+    assert_eq!(site.outcome(), Outcome::RolledBack);
+    assert_eq!(site.networks(), 1);
+    // Not behind what was counted.
+    let lines = terminal.lines();
+    let last = lines
+        .iter()
+        .position(|it| it.starts_with("culvert: revision 2 was rolled back"));
+    assert!(last.is_some(), "{lines:#?}");
+    assert!(
+        lines.iter().all(|it| it.chars().count() <= 80),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn ctrl_c_leaves_it_to_its_time() {
+    let site = Site::start();
+    let mut terminal = Terminal::open(&site, "try --confirm 4s");
+    terminal.wait_for("s left");
+    terminal.press("\x03");
+    assert!(!terminal.ends().success());
+    assert!(
+        Client::new(&site.run_dir())
+            .state(None)
+            .unwrap()
+            .pending
+            .is_some()
+    );
+    assert_eq!(site.outcome(), Outcome::RolledBack);
+    assert_eq!(site.networks(), 1);
+}
+
+#[test]
+fn a_terminal_that_is_closed_leaves_it_to_its_time() {
+    let site = Site::start();
+    let terminal = Terminal::open(&site, "try --confirm 4s");
+    terminal.wait_for("s left");
+    // As when its window is closed, or a connection breaks: nobody has the other end any more.
+    drop(terminal);
+    assert!(
+        Client::new(&site.run_dir())
+            .state(None)
+            .unwrap()
+            .pending
+            .is_some()
+    );
+    assert_eq!(site.outcome(), Outcome::RolledBack);
+    assert_eq!(site.networks(), 1);
+}
+
+/// Who looks away sees what became of it.
+#[test]
+fn what_its_time_takes_back_is_told() {
+    let site = Site::start();
+    let mut terminal = Terminal::open(&site, "try --confirm 2s");
+    assert_eq!(terminal.ends().code(), Some(1), "{}", terminal.shown());
+    assert_eq!(site.outcome(), Outcome::RolledBack);
+    let lines = terminal.lines();
+    assert!(
+        lines
+            .iter()
+            .any(|it| it == "0 s left " || it == "1 s left "),
+        "{lines:#?}"
+    );
+    assert!(
+        lines.iter().all(|it| it.chars().count() <= 80),
+        "{lines:#?}"
+    );
+}
