@@ -25,6 +25,7 @@ mod tun_many;
 mod tun_offloads;
 mod tun_peers;
 mod tun_roaming;
+mod tun_shown;
 mod tun_traffic;
 mod uapi;
 mod uplinks;

@@ -1,14 +1,15 @@
 //! What several commands take, with one meaning everywhere: the file of a configuration, the running culvert.
 //!
-//! In: `FILE`, `-f FILE`, `--run-dir DIR`. Out: a path, a client. Never: a command of its own.
+//! In: `FILE`, `-f FILE`, `--run-dir DIR`, `--tun INTERFACE`. Out: a path, a client. Never: a command of its own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::Failure;
 use crate::api::client::{Client, ClientError};
-use crate::process::DEFAULT_RUN_DIR;
+use crate::config::is_interface_name;
+use crate::process::{DEFAULT_RUN_DIR, tun_dir};
 
 /// Where a configuration is found at last.
 pub(super) const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
@@ -55,4 +56,45 @@ impl Place {
     pub(super) fn client(&self) -> Client {
         Client::new(&self.run_dir)
     }
+}
+
+/// Which one is meant by who reads alone.
+#[derive(Debug, Args)]
+pub(super) struct Reading {
+    /// The interface of a `culvert tun`, in the place of a culvert with a file
+    #[arg(long, value_name = "INTERFACE")]
+    tun: Option<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Reading {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        match &self.tun {
+            Some(interface) => tun_client(interface),
+            None => Ok(self.place.client()),
+        }
+    }
+
+    /// Interfaces of `culvert tun` that are shown beside: with the machine's culvert, not with one that has been named.
+    pub(super) fn beside(&self) -> Vec<String> {
+        match self.tun.is_none() && self.place.run_dir == Path::new(DEFAULT_RUN_DIR) {
+            true => tun_dir::interfaces(),
+            false => Vec::new(),
+        }
+    }
+}
+
+fn tun_client(interface: &str) -> Result<Client, Failure> {
+    let folder = tun_dir::of(interface);
+    if is_interface_name(interface) && folder.exists() {
+        return Ok(Client::new(&folder));
+    }
+    let there = match tun_dir::interfaces() {
+        all if all.is_empty() => "none runs here".into(),
+        all => format!("there are {}", all.join(", ")),
+    };
+    Err(Failure::Line(format!(
+        "no `culvert tun {interface}` runs: {there}"
+    )))
 }

@@ -5,7 +5,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::args::Place;
+use super::args::Reading;
 use super::output::{Output, OutputArgs};
 use super::{Failure, write};
 
@@ -21,7 +21,7 @@ pub(super) struct Events {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    place: Place,
+    reading: Reading,
 }
 
 pub(super) fn run(args: Events) -> Result<(), Failure> {
@@ -31,7 +31,7 @@ pub(super) fn run(args: Events) -> Result<(), Failure> {
         None => format!("last={LAST}"),
     };
     let mut failed = None;
-    let client = args.place.client();
+    let client = args.reading.client()?;
     client.follow(&format!("/v1/events?{query}"), &mut |kind, data| {
         let printed = match line(kind, data, output) {
             Ok(line) => write(&line),

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use self::args::Place;
+use self::args::Reading;
 use self::output::{Output, OutputArgs, folded, width};
 use crate::state::Part;
 
@@ -167,11 +167,11 @@ struct Show {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true, value_parser = seconds)]
     watch: Option<f64>,
     #[command(flatten)]
-    place: Place,
+    reading: Reading,
 }
 
 impl Show {
-    fn wanted(self) -> (Place, show::Wanted) {
+    fn wanted(self) -> (Reading, show::Wanted) {
         let wanted = show::Wanted {
             part: self.part,
             names: self.names,
@@ -179,7 +179,7 @@ impl Show {
             rates: self.rates,
             watch: self.watch,
         };
-        (self.place, wanted)
+        (self.reading, wanted)
     }
 }
 
@@ -222,8 +222,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),
         Command::Show(show) => {
-            let (place, wanted) = show.wanted();
-            show::run(&place.run_dir, &wanted)
+            let (reading, wanted) = show.wanted();
+            show::run(&reading, &wanted)
         }
         Command::Apply(args) => apply::run(args),
         Command::Try(args) => apply::run_try(args),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::Args;
 
 use super::Failure;
-use super::args::Place;
+use super::args::Reading;
 use super::output::OutputArgs;
 use crate::state::Way;
 
@@ -21,7 +21,7 @@ pub(super) struct Get {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    place: Place,
+    reading: Reading,
 }
 
 /// The port's name in `from PORT`, which `ip route get` has taught everyone to write.
@@ -37,7 +37,7 @@ fn port(words: &[String]) -> Result<Option<&str>, Failure> {
 }
 
 pub(super) fn run(args: &Get) -> Result<(), Failure> {
-    let client = args.place.client();
+    let client = args.reading.client()?;
     let ways = client.ways(args.to, port(&args.from)?)?;
     args.output.print(&ways, || {
         let text: Vec<_> = ways.iter().map(text).collect();

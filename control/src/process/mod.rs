@@ -17,6 +17,7 @@ mod run_dir;
 pub mod signals;
 mod state_dir;
 mod steps;
+pub mod tun_dir;
 mod watch;
 
 pub use daemon::{Ready, handed, in_background};
@@ -26,6 +27,7 @@ pub(crate) use run_dir::{API_SOCKET, READ_SOCKET};
 pub use run_dir::{DEFAULT_RUN_DIR, RunDir};
 pub use state_dir::{DEFAULT_STATE_DIR, StateDir, state_path};
 pub(crate) use steps::step;
+pub use tun_dir::TunDir;
 pub use watch::Watch;
 
 /// Keeps keys out of core dumps: no dumps, and no reading of this process's memory by others of the

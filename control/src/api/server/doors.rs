@@ -42,6 +42,13 @@ pub(crate) struct Keeper {
     news: mpsc::UnboundedSender<News>,
 }
 
+/// A socket for readers alone; it closes when dropped.
+#[derive(Debug)]
+pub(super) struct ToRead {
+    _place: Place,
+    _news: mpsc::UnboundedSender<News>,
+}
+
 /// What is open.
 #[derive(Debug)]
 struct Held {
@@ -120,6 +127,23 @@ impl Keeper {
             failures if failures.is_empty() => Ok((keeper, news)),
             failures => Err(ServeError::Doors(failures.join("; "))),
         }
+    }
+
+    /// Makes `api.sock` alone, for readers: of what has no file, and can't be changed that way.
+    pub(super) fn open_to_read(
+        run_dir: &Directory,
+    ) -> Result<(ToRead, mpsc::UnboundedReceiver<News>), ServeError> {
+        let access = access(&Api::default()).map_err(ServeError::Doors)?;
+        let listener = Listener::open(run_dir, process::API_SOCKET, access)?;
+        let (listener, place) = listener.into_parts();
+        let (sender, news) = mpsc::unbounded_channel();
+        // The receiver is at hand.
+        let _ = sender.send(News::Open(Role::Read, listener));
+        let door = ToRead {
+            _place: place,
+            _news: sender,
+        };
+        Ok((door, news))
     }
 
     /// Does all that can fail.

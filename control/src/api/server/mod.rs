@@ -43,9 +43,10 @@ use std::thread;
 
 use axum::middleware::from_fn;
 use culvert_directory::{Directory, ListenError};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::desk::Desk;
-use self::doors::Keeper;
+use self::doors::{Keeper, News, ToRead};
 use self::routes::Routes;
 use super::Requester;
 use crate::config::Api;
@@ -58,6 +59,8 @@ pub type Read = Arc<dyn Source>;
 #[derive(Debug)]
 pub struct Server {
     requester: Requester,
+    /// The one door of what can't be changed here.
+    _to_read: Option<ToRead>,
 }
 
 impl Drop for Server {
@@ -93,7 +96,33 @@ pub fn serve(
     read: Read,
 ) -> Result<Server, ServeError> {
     let (keeper, news) = Keeper::open(run_dir, api)?;
-    let desk = Desk::new(requester.clone(), read);
+    start(Desk::new(requester.clone(), read), news)?;
+    requester.keep_doors(Some(keeper));
+    Ok(Server {
+        requester,
+        _to_read: None,
+    })
+}
+
+/// Opens `api.sock` in the directory for readers alone, and serves it on a thread of its own.
+///
+/// # Errors
+///
+/// When it can't be made.
+pub fn serve_to_read(run_dir: &Directory, requester: Requester) -> Result<Server, ServeError> {
+    let (door, news) = Keeper::open_to_read(run_dir)?;
+    start(
+        Desk::new(requester.clone(), Arc::new(requester.clone())),
+        news,
+    )?;
+    Ok(Server {
+        requester,
+        _to_read: Some(door),
+    })
+}
+
+/// Serves the doors that open.
+fn start(desk: Desk, news: UnboundedReceiver<News>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -108,8 +137,7 @@ pub fn serve(
         }
     };
     thread::Builder::new().name("api".into()).spawn(run)?;
-    requester.keep_doors(Some(keeper));
-    Ok(Server { requester })
+    Ok(())
 }
 
 /// All routes. Every resource is a file that has its own.

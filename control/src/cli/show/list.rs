@@ -6,13 +6,15 @@ use std::io;
 
 use clap::Args;
 
+use super::named::{self, Whose};
 use super::table::Layout;
 use super::tables::View;
-use super::{named, wants_color};
+use super::wants_color;
 use crate::api::client::List;
 use crate::cli::Failure;
-use crate::cli::args::Place;
+use crate::cli::args::Reading;
 use crate::cli::output::{Output, OutputArgs, width};
+use crate::state::State;
 
 /// Which of a list.
 #[derive(Debug, Args)]
@@ -23,26 +25,35 @@ pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    place: Place,
+    reading: Reading,
 }
 
 /// Prints the ports.
 pub(in crate::cli) fn ports(args: &ListArgs) -> Result<(), Failure> {
-    let state = named::gather(&args.place.client(), &[List::Ports], "ports", &args.names)?;
+    let state = gather(args, &[List::Ports], "ports")?;
     let text = || view(&state, args).ports().render(layout(args));
     args.output.print(&state.ports, text)
 }
 
 /// Prints the peers.
 pub(in crate::cli) fn peers(args: &ListArgs) -> Result<(), Failure> {
-    let state = named::gather(&args.place.client(), &[List::Peers], "peers", &args.names)?;
+    let state = gather(args, &[List::Peers], "peers")?;
     let text = || view(&state, args).peers().render(layout(args));
     args.output.print(&state.peers, text)
 }
 
-fn view<'s>(state: &'s crate::state::State, args: &ListArgs) -> View<'s> {
+fn gather(args: &ListArgs, list: &[List], what: &str) -> Result<State, Failure> {
+    let whose = Whose {
+        client: args.reading.client()?,
+        beside: args.reading.beside(),
+    };
+    Ok(named::gather(&whose, list, what, &args.names)?.all())
+}
+
+fn view<'s>(state: &'s State, args: &ListArgs) -> View<'s> {
     View {
         state,
+        whose: None,
         rates: None,
         is_wide: is_wide(args),
     }

@@ -13,17 +13,18 @@ pub(super) mod table;
 mod tables;
 
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use self::named::{Told, Whose};
 use self::table::Layout;
 use self::tables::View;
+use super::args::Reading;
 use super::output::{Output, width};
 use super::{Failure, print, wants_color};
-use crate::api::client::{Client, List};
+use crate::api::client::List;
 use crate::state::{Part, State};
 
 /// What is to be shown.
@@ -41,11 +42,8 @@ pub(super) struct Wanted {
     pub(super) watch: Option<f64>,
 }
 
-pub(super) fn run(run_dir: &Path, wanted: &Wanted) -> Result<(), Failure> {
-    let look = Looks {
-        client: Client::new(run_dir),
-        wanted,
-    };
+pub(super) fn run(reading: &Reading, wanted: &Wanted) -> Result<(), Failure> {
+    let look = Looks { reading, wanted };
     match wanted.watch {
         Some(seconds) => look.watch(Duration::from_secs_f64(seconds)),
         None if wanted.rates => {
@@ -61,12 +59,30 @@ pub(super) fn run(run_dir: &Path, wanted: &Wanted) -> Result<(), Failure> {
 /// A state, and when it was read.
 #[derive(Debug)]
 pub(super) struct Sight {
+    /// All of what was told.
     pub(super) state: State,
+    told: Told,
     pub(super) at: Instant,
 }
 
+impl Sight {
+    fn of(told: Told) -> Self {
+        Self {
+            state: told.all(),
+            told,
+            at: Instant::now(),
+        }
+    }
+
+    /// The processes that were asked.
+    fn pids(&self) -> Vec<u32> {
+        let tuns = self.told.tuns.iter().map(|(_, state)| state.pid);
+        tuns.chain([self.state.pid]).collect()
+    }
+}
+
 struct Looks<'w> {
-    client: Client,
+    reading: &'w Reading,
     wanted: &'w Wanted,
 }
 
@@ -108,7 +124,7 @@ impl Looks<'_> {
             match self.at_it() {
                 Ok(now) => {
                     // Another process counts from zero.
-                    let same = now.state.pid == before.state.pid;
+                    let same = now.pids() == before.pids();
                     text = self.text(&now, same.then_some(&before))?;
                     before = now;
                 }
@@ -134,7 +150,7 @@ impl Looks<'_> {
 
     fn text(&self, now: &Sight, before: Option<&Sight>) -> Result<String, Failure> {
         let Wanted { part, output, .. } = *self.wanted;
-        let wanted = json_of(&now.state, part);
+        let wanted = for_programs(&now.told, part);
         if self.wanted.watch.is_some() && output == Some(Output::Json) {
             // One look, one line.
             return Ok(serde_json::to_string(&wanted)? + "\n");
@@ -149,12 +165,34 @@ impl Looks<'_> {
         };
         let view = View {
             state: &now.state,
+            whose: Some(&now.told),
             rates: before.map(|before| rates::Rates::between(before, now)),
             is_wide,
         };
-        let has_names = !self.wanted.names.is_empty();
+        let has_names = !self.wanted.names.is_empty() || now.told.main.is_none();
         Ok(view.text(part, has_names, layout))
     }
+}
+
+/// A `culvert tun` stands apart, with its process.
+fn for_programs(told: &Told, part: Option<Part>) -> Value {
+    let mut value = told
+        .main
+        .as_ref()
+        .map_or_else(|| json!({}), |it| json_of(it, part));
+    let tun = |(interface, state): &(String, State)| {
+        json!({
+            "interface": interface,
+            "pid": state.pid,
+            "uptime_s": state.uptime_s,
+            "tunnels": state.tunnels,
+            "peers": state.peers,
+        })
+    };
+    if !told.tuns.is_empty() {
+        value["tun"] = told.tuns.iter().map(tun).collect();
+    }
+    value
 }
 
 fn json_of(state: &State, part: Option<Part>) -> Value {

@@ -164,6 +164,7 @@ fn a_second(old: u64, new: u64, seconds: f64) -> f64 {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use super::super::named::Told;
     use super::*;
     use crate::state::Port;
 
@@ -181,7 +182,14 @@ mod tests {
             ports: vec![port],
             ..State::default()
         };
-        Sight { state, at }
+        let told = Told {
+            main: Some(state),
+            ..Told::default()
+        };
+        Sight {
+            at,
+            ..Sight::of(told)
+        }
     }
 
     #[test]

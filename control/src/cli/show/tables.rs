@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::output::folded;
 use super::super::units;
+use super::named::Told;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
 use crate::state::{
@@ -16,6 +17,8 @@ use crate::state::{
 /// What is shown.
 pub(super) struct View<'s> {
     pub(super) state: &'s State,
+    /// Whose it is, for the lines ahead of the tables.
+    pub(super) whose: Option<&'s Told>,
     pub(super) rates: Option<Rates>,
     /// With all columns.
     pub(super) is_wide: bool,
@@ -287,10 +290,30 @@ impl View<'_> {
         match part {
             Some(_) => tables,
             None => {
-                let head = folded(&format!("{}\n", headline(self.state)), layout.width);
+                let head = folded(&self.headlines(), layout.width);
                 format!("{head}\n{tables}")
             }
         }
+    }
+
+    /// The process and its file, and the interfaces beside.
+    fn headlines(&self) -> String {
+        let (main, tuns) = match self.whose {
+            Some(told) => (told.main.is_some(), &*told.tuns),
+            None => (true, &[][..]),
+        };
+        let tuns = tuns.iter().map(|(interface, state)| {
+            format!("{interface} (pid {}, {})", state.pid, uptime(state))
+        });
+        let tuns: Vec<_> = tuns.collect();
+        let mut text = match main {
+            true => headline(self.state) + "\n",
+            false => String::new(),
+        };
+        if !tuns.is_empty() {
+            text += &format!("culvert tun: {}\n", tuns.join(", "));
+        }
+        text
     }
 
     fn table<T>(&self, columns: &[Column<T>], things: &[T]) -> Table {
@@ -378,11 +401,15 @@ impl View<'_> {
     }
 }
 
-fn headline(state: &State) -> String {
-    let uptime = match state.uptime_s {
+fn uptime(state: &State) -> String {
+    match state.uptime_s {
         0 => "just started".into(),
         seconds => format!("up {}", units::duration(seconds)),
-    };
+    }
+}
+
+fn headline(state: &State) -> String {
+    let uptime = uptime(state);
     let log = match state.log {
         Log {
             lost: 0,

@@ -18,9 +18,10 @@ const MTU: u16 = 1420;
 const MTU_MAX: u16 = 9168;
 
 /// One tun port, one plain network, one tunnel that `wg` will give a key, one uplink with all addresses of the
-/// machine; all of the same name, which nobody sees. An interface that was handed over has one queue.
+/// machine; all of the interface's name, unless that can't be one. An interface that was handed over has one queue.
 pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
-    let name = || Name::new("tun").expect("a word is a name");
+    let word = || Name::new("tun").expect("a word is a name");
+    let name = || Name::new(interface).unwrap_or_else(word);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = u16::try_from(cores.min(WORKERS_MAX)).unwrap_or(1);
     let all_workers: Vec<_> = (0..workers).map(WorkerIndex).collect();

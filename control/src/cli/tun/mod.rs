@@ -1,7 +1,8 @@
 //! `culvert tun INTERFACE`: a WireGuard interface without a file, as `wireguard-go INTERFACE` makes one.
 //!
 //! In: an interface's name, wireguard-go's environment variables. Out: the interface, a socket that `wg` finds it by;
-//! a process in the background, unless it is told otherwise. Never: a run directory, hugepages, a device of DPDK's.
+//! a folder that `culvert show` finds it by; a process in the background, unless it is told otherwise. Never: hugepages, a
+//! device of DPDK's, a change by another way than `wg`'s.
 //!
 //! It ends when the interface is deleted, when the socket is removed, and on SIGTERM, SIGINT and SIGHUP.
 
@@ -19,10 +20,12 @@ use culvert_dataplane::guest::tun::Tun;
 use culvert_directory::{ListenError, Listener};
 
 use super::Failure;
+use crate::api::Requester;
+use crate::api::server::Server;
 use crate::config::is_interface_name;
 use crate::engine::Lone;
 use crate::netlink::index_of;
-use crate::process::{self, Notify, Ready, handed, in_background, signals};
+use crate::process::{self, Notify, Ready, TunDir, handed, in_background, signals};
 use crate::uapi::server::{self, OpenError};
 use crate::{api, engine};
 
@@ -69,7 +72,8 @@ pub(super) fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
 /// 1. The background is another process, which comes here again and stays in the foreground.
 /// 2. Nothing secret is in memory yet: shut the process's memory off; signals are blocked before the first thread.
 /// 3. The socket: who has its name has the interface's.
-/// 4. The engine makes the interface, and takes the calling thread; whoever waits is told that it is ready.
+/// 4. The folder, for those who want to see into it.
+/// 5. The engine makes the interface, and takes the calling thread; whoever waits is told that it is ready.
 pub(super) fn run(args: &TunCommand) -> Result<(), Failure> {
     let tun = handed_tun()?;
     // What was handed over has a name.
@@ -98,11 +102,12 @@ pub(super) fn run(args: &TunCommand) -> Result<(), Failure> {
     let (requester, requests) = api::channel()?;
     let notify = Notify::default();
     signals::serve(None, requester.clone(), notify.clone())?;
+    let shown = Shown::open(interface, &requester);
     let watched = requester.clone();
     // Whoever asked for a level wants to see the lines.
     let quiet = level.is_empty() || level == "silent";
     tracing::debug!(interface, version = env!("CARGO_PKG_VERSION"), "starting");
-    engine::run(
+    let ended = engine::run(
         config::lone(interface, tun.is_some()),
         engine::Surroundings {
             run_dir: None,
@@ -115,8 +120,32 @@ pub(super) fn run(args: &TunCommand) -> Result<(), Failure> {
             }),
             lone: Some(Lone { socket, tun }),
         },
-    )
-    .map_err(|error| Failure::Line(format!("{interface}: {error}")))
+    );
+    drop(shown);
+    ended.map_err(|error| Failure::Line(format!("{interface}: {error}")))
+}
+
+/// Where it can be looked at. The socket goes ahead of its folder.
+struct Shown {
+    _server: Server,
+    _folder: TunDir,
+}
+
+impl Shown {
+    /// `None`: nobody sees into it, and it does its work all the same.
+    fn open(interface: &str, requester: &Requester) -> Option<Self> {
+        let folder = TunDir::open(interface).map_err(|error| error.to_string());
+        let shown = folder.and_then(|folder| {
+            let server = api::server::serve_to_read(folder.directory(), requester.clone());
+            let server = server.map_err(|error| error.to_string())?;
+            Ok(Self {
+                _server: server,
+                _folder: folder,
+            })
+        });
+        let report = |error| tracing::warn!(interface, %error, "`culvert show` will not find it");
+        shown.map_err(report).ok()
+    }
 }
 
 /// The interface's name; the first number that is free in the place of `%d`, as the kernel chooses it.

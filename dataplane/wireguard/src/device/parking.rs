@@ -86,7 +86,8 @@ impl Peer {
         self.timers.send_keepalive = None;
         self.timers.new_handshake = None;
         self.start_persistent_keepalive(core, now);
-        let is_old = |it: &mut std::sync::Arc<Keypair>| it.created().is_older_than(REJECT_AFTER_TIME, now);
+        let is_old =
+            |it: &mut std::sync::Arc<Keypair>| it.created().is_older_than(REJECT_AFTER_TIME, now);
         for old in [
             self.next.take_if(is_old),
             self.previous.take_if(is_old),

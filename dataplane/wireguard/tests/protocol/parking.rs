@@ -37,7 +37,13 @@ fn a_parked_peer_is_neither_heard_nor_sent_to() {
     let refused = Handshake::Dropped(HandshakeDrop::UnknownPeer);
     assert_eq!(world.nodes[0].verdicts.last(), Some(&refused));
     assert_eq!(world.sent_by(0, mark).count(), 0);
-    assert_eq!(world.nodes[0].device.poll_timeout().map(|at| at < world.now), None);
+    assert_eq!(
+        world.nodes[0]
+            .device
+            .poll_timeout()
+            .map(|at| at < world.now),
+        None
+    );
 }
 
 #[test]
@@ -118,7 +124,10 @@ fn another_identity_meanwhile_ends_the_sessions_of_parked_peers() {
     world.device(0, |device, _| device.set_private_key(own));
     world.revive(0, 1).unwrap();
     assert_eq!(keypair.reserve(1, world.now), Err(SendRefusal::Invalidated));
-    assert!(keypair.receivable(world.now), "what is on its way still opens");
+    assert!(
+        keypair.receivable(world.now),
+        "what is on its way still opens"
+    );
     world.run(secs(6));
     world.send(0, 1, b"anew");
     world.settle();
