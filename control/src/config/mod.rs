@@ -121,6 +121,8 @@ fn parse_whole(
 fn check(texts: &Texts, keys: &dyn KeyFiles, report: &mut Report) -> Option<(Config, draft::File)> {
     let root = include::tree(texts, report)?;
     let file = read::Reader::new(report, keys).file(&root)?;
+    // What stays would be laid into the gaps of the tree, and keep its pages when it is free.
+    drop(root);
     let config = compare_and_build(&file, &texts.path, report)?;
     Some((config, file))
 }

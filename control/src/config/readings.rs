@@ -146,6 +146,7 @@ fn read_again(
         return None;
     }
     let mut file = read::Reader::new(&mut report, keys).file(&root)?;
+    drop(root);
     // It says something of all peers.
     if file
         .tunnels
