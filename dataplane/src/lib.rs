@@ -19,6 +19,7 @@ pub mod host;
 mod inbound;
 mod loss;
 mod outbound;
+mod pages;
 pub mod shared;
 mod switch;
 pub mod uplink;

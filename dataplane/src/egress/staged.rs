@@ -25,6 +25,7 @@ use culvert_wire::VnetHeader;
 
 use crate::{
     guest::frames::Frames,
+    pages::Pages,
     shared::{
         ids::{PeerIndex, PortIndex, UplinkIndex},
         limits,
@@ -83,7 +84,7 @@ const BY_PAIR: usize = 2;
 
 /// One worker's waiting frames.
 pub(crate) struct Staged {
-    memory: Box<[u8]>,
+    memory: Pages,
     cells: Box<[Cell]>,
     /// Free cells, small and large.
     free: [Vec<usize>; 2],
@@ -113,7 +114,7 @@ impl Staged {
         let small = (0..limits::STAGED_SMALL_FRAMES).rev().collect();
         let large = (limits::STAGED_SMALL_FRAMES..CELLS).rev().collect();
         Self {
-            memory: vec![0; start(CELLS)].into_boxed_slice(),
+            memory: Pages::new(start(CELLS)),
             cells: vec![cell; CELLS].into_boxed_slice(),
             free: [small, large],
             peers: HashMap::with_capacity(CELLS),

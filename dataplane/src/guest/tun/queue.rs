@@ -32,6 +32,7 @@ use crate::{
         frames::{Frames, SEGMENT_ROOM},
     },
     loss::{Books, Lost, lose, lose_own},
+    pages::Pages,
     shared::{
         drops::DropReason,
         limits::{FRAME_MAX, GUEST_BURST, UPLINK_BURST},
@@ -123,7 +124,7 @@ impl Queue {
             fd,
             incoming: Mutex::new(Incoming {
                 // Pages are taken when they are first read into: small frames need few.
-                memory: vec![0; SLOT * GUEST_BURST].into_boxed_slice(),
+                memory: Pages::new(SLOT * GUEST_BURST),
                 frames: ArrayVec::new(),
                 first: 0,
             }),
@@ -166,7 +167,7 @@ struct Frame {
 
 #[derive(Debug)]
 struct Incoming {
-    memory: Box<[u8]>,
+    memory: Pages,
     /// What the last reads brought.
     frames: ArrayVec<Frame, GUEST_BURST>,
     /// The first of them that is not done with.

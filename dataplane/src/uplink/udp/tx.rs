@@ -8,6 +8,7 @@ use std::{io, ops::Range, ptr::NonNull, sync::Arc};
 use super::{Sockets, socket::Socket};
 use crate::{
     loss::{Lost, lose_all},
+    pages::Pages,
     shared::{drops::DropReason, limits, path::Path},
     uplink::{Outer, Room, Uplink},
 };
@@ -33,7 +34,7 @@ pub struct Tx {
     pub(super) sockets: Sockets,
     /// What was reserved, in `memory`.
     rooms: Vec<Room>,
-    memory: Box<[u8]>,
+    memory: Pages,
     lens: Vec<u32>,
     pub(super) groups: Vec<Group>,
 }
@@ -44,7 +45,7 @@ impl Tx {
         Self {
             sockets,
             rooms: Vec::with_capacity(limits::SUB_BATCH),
-            memory: vec![0; memory].into_boxed_slice(),
+            memory: Pages::new(memory),
             lens: Vec::with_capacity(limits::SUB_BATCH),
             groups: Vec::with_capacity(limits::SUB_BATCH),
         }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{CONTROL_BYTES, Control, Socket, UDP_GRO, address::from_raw, socklen};
+use crate::pages::Pages;
 
 /// A received message: one datagram, or several of `segment` bytes each.
 pub(in crate::uplink::udp) struct Message {
@@ -27,7 +28,7 @@ pub(in crate::uplink::udp) struct Message {
 /// A look at a socket without datagrams costs the system call alone: headers are made once, and mended only where
 /// the kernel wrote.
 pub(in crate::uplink::udp) struct Received {
-    memory: Box<[u8]>,
+    memory: Pages,
     message_bytes: usize,
     headers: Box<[libc::mmsghdr]>,
     names: Box<[libc::sockaddr_storage]>,
@@ -39,7 +40,7 @@ pub(in crate::uplink::udp) struct Received {
     used: usize,
 }
 
-// SAFETY: the headers' pointers lead into boxed slices, which stay where they are when the value moves; they are
+// SAFETY: the headers' pointers lead into boxed slices and pages, which stay where they are when the value moves; they are
 // followed only in `receive` and `messages`, which borrow it.
 unsafe impl Send for Received {}
 
@@ -48,7 +49,7 @@ impl Received {
         // SAFETY: plain C structures for which zero is valid.
         let (header, name, piece): (libc::mmsghdr, libc::sockaddr_storage, libc::iovec) =
             unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
-        let mut memory = vec![0; messages * message_bytes].into_boxed_slice();
+        let mut memory = Pages::new(messages * message_bytes);
         let mut headers = vec![header; messages].into_boxed_slice();
         let mut names = vec![name; messages].into_boxed_slice();
         let mut pieces = vec![piece; messages].into_boxed_slice();
