@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::whole;
 use crate::config::{Included, Texts};
 use crate::history::pending::Confirm;
 use crate::history::revision::Revision;
@@ -55,7 +56,7 @@ impl ApplyBody {
 #[serde(deny_unknown_fields)]
 pub struct ConfirmBody {
     /// The revision that is meant.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     pub revision: Option<u64>,
 }
 
@@ -71,7 +72,7 @@ pub struct Confirmed {
 #[serde(deny_unknown_fields)]
 pub struct RollbackBody {
     /// The revision to go back to. Without one, what waits for its confirmation is taken back.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     pub to: Option<u64>,
     /// Why.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -89,7 +90,7 @@ pub struct RollbackBody {
 #[serde(deny_unknown_fields)]
 pub struct PurgeBody {
     /// Revisions that are forgotten.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::many")]
     pub revisions: Vec<u64>,
     /// Their keys alone are.
     #[serde(default)]
@@ -131,7 +132,7 @@ pub enum Side {
     /// A file.
     File(ApplyBody),
     /// One of the history.
-    Revision(u64),
+    Revision(#[serde(deserialize_with = "whole::one")] u64),
 }
 
 /// The answer to `GET /v1/config`.
@@ -172,6 +173,7 @@ pub struct Refusal {
 
 /// What is logged: the body of `PUT /v1/log`, and the answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct LogFilter {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`, `off`), or directives as `info,culvert::engine=debug`.
     pub filter: String,

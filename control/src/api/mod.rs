@@ -12,6 +12,7 @@ pub mod bodies;
 pub mod client;
 mod keys;
 pub mod server;
+pub(crate) mod whole;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

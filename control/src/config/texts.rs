@@ -28,6 +28,7 @@ pub struct Texts {
 
 /// One path of an `include`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Included {
     /// The path; a relative one begins at the folder of the file that names it.
     pub path: PathBuf,
@@ -41,6 +42,7 @@ pub struct Included {
 
 /// A file that is included.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SourceText {
     /// Its path.
     pub path: PathBuf,

@@ -34,6 +34,7 @@ pub const SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 #[serde(deny_unknown_fields)]
 pub struct Confirm {
     /// How long it waits; then it is taken back.
+    #[serde(deserialize_with = "crate::api::whole::one")]
     pub seconds: u64,
     /// What takes it back sooner when it goes down: `peer=NAME`, `peer=TUNNEL/NAME`, `port=NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -42,7 +42,7 @@ pub(super) fn refused(error: ApplyError) -> Response {
         ),
         ApplyError::Conflict(error) => plain(StatusCode::CONFLICT, &error),
         ApplyError::Unkept(error) => plain(StatusCode::INSUFFICIENT_STORAGE, &error),
-        ApplyError::Invalid(error) => plain(StatusCode::BAD_REQUEST, &error),
+        ApplyError::Invalid(error) => plain(StatusCode::UNPROCESSABLE_ENTITY, &error),
         ApplyError::Unknown(error) => plain(StatusCode::NOT_FOUND, &error),
         ApplyError::Failed(error) => failed(&error),
         ApplyError::Unanswered(error) => unavailable(error),

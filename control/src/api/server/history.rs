@@ -137,8 +137,8 @@ fn purged(requester: &Requester, body: &PurgeBody) -> Response {
     for text in &body.revoke {
         let Ok(key) = PublicKey::from_base64(text) else {
             return plain(
-                StatusCode::BAD_REQUEST,
-                &format!("`{text}` is no public key: 44 characters of base64"),
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &format!("`{text:.200}` is no public key: 44 characters of base64"),
             );
         };
         if let Err(error) = history.revoke(&key) {

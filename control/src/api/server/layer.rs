@@ -47,12 +47,12 @@ pub(super) fn routes() -> Routes {
         .put(
             "/v1/ports/{name}",
             put_port,
-            one("Have a port be what the keys say, beside the file").body::<Keys>(),
+            one("Have a port be what the keys say, beside the file").body_or_none::<Keys>(),
         )
         .patch(
             "/v1/ports/{name}",
             set_port,
-            one("Lay keys over a port; null is the default").body::<Keys>(),
+            one("Lay keys over a port; null is the default").body_or_none::<Keys>(),
         )
         .delete(
             "/v1/ports/{name}",
@@ -67,12 +67,12 @@ pub(super) fn routes() -> Routes {
         .put(
             "/v1/tunnels/{tunnel}/peers/{name}",
             put_peer,
-            one("Have a peer be what the keys say, beside the file").body::<Keys>(),
+            one("Have a peer be what the keys say, beside the file").body_or_none::<Keys>(),
         )
         .patch(
             "/v1/tunnels/{tunnel}/peers/{name}",
             set_peer,
-            one("Lay keys over a peer; null is the default").body::<Keys>(),
+            one("Lay keys over a peer; null is the default").body_or_none::<Keys>(),
         )
         .delete(
             "/v1/tunnels/{tunnel}/peers/{name}",

@@ -1,8 +1,7 @@
 //! What is, as lists: `GET /v1/ports`, `/v1/peers`, `/v1/tunnels`, `/v1/uplinks`, `/v1/routes`, `/v1/neighbors`,
 //! `/v1/cores`, `/v1/drops`; one port, tunnel or uplink by its name.
 //!
-//! In: which items, and which page. Out: a page. Never: more than [`LIMIT`] items at once; a key of a query that is
-//! unknown.
+//! In: which items, and which page. Out: a page. Never: more than [`LIMIT`] items at once.
 
 use std::sync::Arc;
 
@@ -85,7 +84,6 @@ pub(super) fn routes() -> Routes {
 
 /// Which part of a list.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct Listed {
     /// Only what has this name.
     name: Option<String>,
@@ -95,6 +93,7 @@ struct Listed {
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
+    #[schemars(range(min = 1, max = 1_000))]
     limit: Option<u32>,
 }
 
@@ -142,7 +141,6 @@ impl PeerState {
 
 /// Which peers.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct PeersListed {
     /// Of this tunnel.
     tunnel: Option<String>,
@@ -157,6 +155,7 @@ struct PeersListed {
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
+    #[schemars(range(min = 1, max = 1_000))]
     limit: Option<u32>,
 }
 

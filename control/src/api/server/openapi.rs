@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse as _;
+use clap::ValueEnum as _;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::routes::{About, Answer, Routes};
 use crate::api::bodies::Refusal;
+use crate::config::Name;
+use crate::state::Part;
 
 const PATH: &str = "/v1/openapi.json";
 
@@ -52,7 +55,7 @@ fn describe<'r>(routes: impl Iterator<Item = (&'r str, &'static str, &'r About)>
         item[method.to_ascii_lowercase()] =
             operation(method, path, about, &refusal, &mut generator);
     }
-    json!({
+    let mut description = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Culvert",
@@ -61,7 +64,9 @@ fn describe<'r>(routes: impl Iterator<Item = (&'r str, &'static str, &'r About)>
         },
         "paths": paths,
         "components": { "schemas": generator.take_definitions(true) },
-    })
+    });
+    spell_out(&mut description);
+    description
 }
 
 fn operation(
@@ -84,7 +89,7 @@ fn operation(
     });
     if let Some(body) = about.body {
         operation["requestBody"] = json!({
-            "required": true,
+            "required": !about.may_lack_body,
             "content": { "application/json": { "schema": body(generator) } },
         });
     }
@@ -130,10 +135,49 @@ fn in_path(path: &str) -> Vec<Value> {
             "name": name,
             "in": "path",
             "required": true,
-            "schema": { "type": "string" },
+            "schema": named(name),
         })
     };
     names.map(parameter).collect()
+}
+
+/// What may stand in the place of a `{name}`.
+fn named(name: &str) -> Value {
+    match name {
+        "number" => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        "part" => {
+            let parts = Part::value_variants().iter();
+            json!({ "type": "string", "enum": parts.map(|part| part.name()).collect::<Vec<_>>() })
+        }
+        _ => json!({ "type": "string", "pattern": Name::PATTERN }),
+    }
+}
+
+/// Says what formats stand for that are known to few: how large a `uint32` may be, what an `ip` is.
+fn spell_out(schema: &mut Value) {
+    if let Some(fields) = schema.as_object_mut() {
+        let format = fields.get("format").and_then(Value::as_str);
+        if format == Some("ip") {
+            fields.remove("format");
+            let kinds = json!([{ "format": "ipv4" }, { "format": "ipv6" }]);
+            fields.insert("anyOf".into(), kinds);
+            return;
+        }
+        let maximum: Option<u64> = match format {
+            Some("uint8") => Some(u8::MAX.into()),
+            Some("uint16") => Some(u16::MAX.into()),
+            Some("uint32") => Some(u32::MAX.into()),
+            Some("uint" | "uint64") => Some(u64::MAX),
+            _ => None,
+        };
+        if let Some(maximum) = maximum {
+            fields.entry("maximum").or_insert(maximum.into());
+        }
+        fields.values_mut().for_each(spell_out);
+    }
+    if let Some(items) = schema.as_array_mut() {
+        items.iter_mut().for_each(spell_out);
+    }
 }
 
 /// The fields of a query's type.
@@ -189,6 +233,42 @@ mod tests {
                     "{method} {path} says nothing of itself"
                 );
             }
+        }
+    }
+
+    /// A body's objects have no keys but those that are described, or are a section of a file.
+    #[test]
+    fn bodies_are_closed() {
+        let description = all();
+        for (path, item) in description["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+                let mut seen = Vec::new();
+                closed(&description, body, &format!("{method} {path}"), &mut seen);
+            }
+        }
+    }
+
+    fn closed(description: &Value, schema: &Value, place: &str, seen: &mut Vec<String>) {
+        match schema {
+            Value::Object(fields) => {
+                if fields.contains_key("properties") {
+                    assert_eq!(schema["additionalProperties"], false, "{place}: {schema}");
+                }
+                let name = schema["$ref"].as_str().and_then(|it| it.rsplit('/').next());
+                if let Some(name) = name.filter(|&name| !seen.iter().any(|it| it == name)) {
+                    seen.push(name.to_owned());
+                    let schema = &description["components"]["schemas"][name];
+                    closed(description, schema, &format!("{place}: {name}"), seen);
+                }
+                fields
+                    .values()
+                    .for_each(|it| closed(description, it, place, seen));
+            }
+            Value::Array(items) => items
+                .iter()
+                .for_each(|it| closed(description, it, place, seen)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! In: from each resource, its paths with their handlers, and what they take and answer. Out: an axum router; the
 //! routes in the order in which they were told, to describe. Never: a route that is not described: there is no other
-//! way into the router.
+//! way into the router; a request that says what the description has not.
 
 use std::fmt;
 
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::answer::plain;
+use super::asked::Terms;
 use super::desk::Desk;
 
 /// How a type describes itself.
@@ -45,6 +47,8 @@ pub(super) struct About {
     pub(super) query: Option<Describe>,
     /// The type of its body.
     pub(super) body: Option<Describe>,
+    /// There may be none, which says nothing.
+    pub(super) may_lack_body: bool,
     /// What it answers if nothing is wrong.
     pub(super) answer: Answer,
 }
@@ -67,6 +71,7 @@ impl About {
             summary,
             query: None,
             body: None,
+            may_lack_body: false,
             answer: Answer::Empty,
         }
     }
@@ -84,6 +89,14 @@ impl About {
         Self {
             body: Some(SchemaGenerator::subschema_for::<B>),
             ..self
+        }
+    }
+
+    /// Its body is a map of `B`, which is empty where there is no body.
+    pub(super) fn body_or_none<B: JsonSchema>(self) -> Self {
+        Self {
+            may_lack_body: true,
+            ..self.body::<B>()
         }
     }
 
@@ -161,11 +174,13 @@ impl Routes {
         H: Handler<T, Desk>,
         T: 'static,
     {
+        let terms = Terms::of(&about);
+        let heed = move |request: Request, next: Next| heed(terms.clone(), request, next);
         self.0.push(Route {
             method,
             path,
             about,
-            handler: on(filter, handler),
+            handler: on(filter, handler).route_layer(from_fn(heed)),
         });
         self
     }
@@ -188,6 +203,14 @@ impl Routes {
         router
             .fallback(unknown)
             .method_not_allowed_fallback(other_method)
+    }
+}
+
+/// Refuses what the route's description has not.
+async fn heed(terms: Terms, request: Request, next: Next) -> Response {
+    match terms.broken(&request) {
+        Some(error) => plain(StatusCode::BAD_REQUEST, &error),
+        None => next.run(request).await,
     }
 }
 

@@ -168,6 +168,61 @@ fn rubbish_is_refused_in_words_on_every_route() {
     });
 }
 
+/// A misspelled word is said, not passed over: on every route, by the description.
+#[test]
+fn a_request_says_what_its_route_describes_and_nothing_else() {
+    let (desk, requests) = desk(PATIENCE);
+    drop(requests);
+    let refused = async |method: &str, path: &str, body: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.extension(Caller::local(0, None, Role::Write));
+        let mut router = router(desk.clone());
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let response = tower_service::Service::call(&mut router, request).await;
+        let (status, error) = told(response.unwrap()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{method} {path}: {error}");
+        error
+    };
+    runtime().block_on(async {
+        for route in super::routes().iter() {
+            let path = route.path.replace(['{', '}'], "");
+            let method = route.method.as_str();
+            let error = refused(method, &format!("{path}?nonesuch=1"), "").await;
+            assert!(
+                error.contains("`nonesuch` is unknown"),
+                "{route:?}: {error}"
+            );
+            if route.about.body.is_none() {
+                let error = refused(method, &path, "{}").await;
+                assert_eq!(error, "the body: none is expected here", "{route:?}");
+            }
+        }
+        let error = refused("GET", "/v1/config?drift=true&drfit=true", "").await;
+        let expected = "the query: `drfit` is unknown: expected `drift` or `path_only`";
+        assert_eq!(error, expected);
+        let error = refused("GET", "/v1/ports?limit=1&limit=2", "").await;
+        assert_eq!(error, "the query: `limit` stands there more than once");
+        let error = refused("GET", "/v1/ports?limit=ten", "").await;
+        assert_eq!(error, "the query: limit: invalid digit found in string");
+        let error = refused("GET", "/v1/routes/get?to=nowhere", "").await;
+        assert!(error.contains("invalid IP address"), "{error}");
+        let error = refused("GET", "/v1/state?x", "").await;
+        assert_eq!(error, "the query: `x` is unknown: no key is expected here");
+        let error = refused("PUT", "/v1/log", "{\"filter\": \"info\", \"level\": 1}").await;
+        assert!(
+            error.contains("unknown field `level`, expected `filter`"),
+            "{error}"
+        );
+        let error = refused(
+            "PUT",
+            "/v1/log",
+            "{\"filter\": \"info\", \"filter\": \"warn\"}",
+        )
+        .await;
+        assert!(error.contains("duplicate field `filter`"), "{error}");
+    });
+}
+
 /// Two resources may have one path and a method each.
 #[test]
 fn methods_of_one_path_may_come_from_two_files() {

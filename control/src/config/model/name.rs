@@ -12,6 +12,9 @@ impl Name {
     /// The longest name, in bytes.
     pub const MAX_LEN: usize = 63;
 
+    /// All names, as a regular expression.
+    pub const PATTERN: &str = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,62}$";
+
     /// A name, if `text` is one.
     pub fn new(text: &str) -> Option<Self> {
         let well_formed = !text.is_empty()
