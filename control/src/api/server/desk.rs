@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Read;
 use super::answer::{failed, late, plain, slow, unread};
-use super::sent::with_turn;
+use super::sent::Shelf;
 use crate::api::{self, Requester, SendError};
 use crate::plan::Layers;
 
@@ -29,7 +29,7 @@ use crate::plan::Layers;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// States and configurations that are put together or compared at once; who asks for another waits, and its body is not
-/// read before. Of 100,000 peers one has some 100 MB; its turn ends when it has been read ([`super::sent`]).
+/// read before. Of 100,000 peers one has some 100 MB; its turn ends when it is on its way ([`super::sent`]).
 pub(super) const READERS: usize = 2;
 
 /// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
@@ -47,6 +47,7 @@ pub(super) struct Desk {
     pub(super) requester: Requester,
     pub(super) read: Read,
     pub(super) readers: Arc<Semaphore>,
+    pub(super) shelf: Arc<Shelf>,
     pub(super) applies: Arc<Semaphore>,
     /// The largest body, in bytes.
     pub(super) body_max: Arc<AtomicUsize>,
@@ -61,6 +62,7 @@ impl Desk {
             requester,
             read,
             readers: Arc::new(Semaphore::new(READERS)),
+            shelf: Arc::default(),
             applies: Arc::new(Semaphore::new(APPLIES)),
             body_max: Arc::new(AtomicUsize::new(64 << 20)),
             changes: Arc::new(Semaphore::new(CHANGES)),
@@ -104,7 +106,7 @@ impl Desk {
         // Whoever gave up waiting has a turn as long as its thread works.
         let working = spawn_blocking(move || (work(body), turn));
         match timeout_at(end, working).await {
-            Ok(Ok((response, turn))) => with_turn(response, turn).await,
+            Ok(Ok((response, turn))) => self.shelf.send(response, turn, end).await,
             Ok(Err(_)) => failed("the answer could not be put together"),
             Err(_) => late("the engine did not answer in time: try again"),
         }

@@ -8,11 +8,15 @@ use axum::body::{self, Body};
 use axum::extract::{self, Request};
 use axum::http::StatusCode;
 use axum::response::Response;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
 
 use super::apply::apply;
 use super::asked::Asked;
 use super::caller::Caller;
 use super::config::configuration;
+use super::connection;
 use super::desk::{APPLIES, Desk, PATIENCE, READERS};
 use super::router;
 use super::routes::{About, Routes};
@@ -248,6 +252,48 @@ fn a_reader_changes_nothing() {
         assert_eq!(reads.status(), StatusCode::OK);
         let (status, _) = told(asked(&desk, "GET", "/v1/openapi.json", None).await).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "nobody knows who asks");
+    });
+}
+
+/// More clients than there are turns ask for everything, of which two have no room at once, and read nothing of it.
+#[test]
+fn who_reads_nothing_keeps_nobody_waiting() {
+    const LONG: usize = 33 << 20;
+    let (requester, _requests) = api::channel().unwrap();
+    let read = |_| {
+        Ok(State {
+            config: "x".repeat(LONG),
+            ..State::default()
+        })
+    };
+    let desk = Desk::new(requester, Arc::new(read));
+    runtime().block_on(async {
+        let (_open, closing) = watch::channel(());
+        let ask = async || {
+            let (mut client, stream) = UnixStream::pair().unwrap();
+            let caller = Caller::local(0, None, Role::Read);
+            let (router, closing) = (router(desk.clone()), closing.clone());
+            tokio::spawn(connection::serve(stream, caller, router, closing));
+            let request = b"GET /v1/state HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            client.write_all(request).await.unwrap();
+            client
+        };
+        let mut slow = Vec::new();
+        for _ in 0..=READERS {
+            slow.push(ask().await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut text = Vec::new();
+        ask().await.read_to_end(&mut text).await.unwrap();
+        let head = String::from_utf8_lossy(&text[..200]).into_owned();
+        assert!(
+            text.len() > LONG && head.starts_with("HTTP/1.1 200 "),
+            "{head}"
+        );
+        // Those that were thrown away are not whole.
+        let mut first = Vec::new();
+        let _ = slow.remove(0).read_to_end(&mut first).await;
+        assert!(first.len() < LONG, "{}", first.len());
     });
 }
 
