@@ -66,6 +66,8 @@ pub struct Head {
     pub uplinks: Vec<Uplink>,
     /// Ports that are not open.
     pub down: Vec<Name>,
+    /// Tunnels whose UDP port is not open.
+    pub deaf: Vec<Name>,
     /// The control core's own load.
     pub core: CoreLoad,
     /// The workers'.

@@ -3,8 +3,8 @@
 //! In: nothing. Out: yes, or what is missing. Never: a wait of a reader's length: who asks decides by the answer.
 //!
 //! It lives as long as the API's thread answers. It is ready when the control core answers, too, a configuration is
-//! applied, every port of it is open, and every uplink has its link; one that is shut has none. It does not say whether
-//! peers answer, or whether a tunnel has its socket: `/v1/tunnels` does.
+//! applied, every port of it is open, every tunnel has its UDP port, and every uplink its link; one that is shut has none.
+//! It does not say whether peers answer, or whether `wg` finds a tunnel: `/v1/peers` and `/v1/tunnels` do.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions that wait for the control core at once: whoever asks without pause does not fill its queue.
 static ASKING: Semaphore = Semaphore::const_new(4);
 
-/// Ports that are named, and uplinks.
+/// Ports that are named, tunnels, and uplinks.
 const NAMED: usize = 8;
 
 pub(super) fn routes() -> Routes {
@@ -94,10 +94,12 @@ fn missing(head: &Head) -> Option<String> {
         return Some("no configuration is applied yet".into());
     }
     let ports: Vec<_> = head.down.iter().map(Name::as_str).collect();
+    let tunnels: Vec<_> = head.deaf.iter().map(Name::as_str).collect();
     let uplinks = head.uplinks.iter().filter(|it| !it.link_up);
     let uplinks: Vec<_> = uplinks.map(|it| it.name.as_str()).collect();
     let missing = [
         named("ports that are not open", &ports),
+        named("tunnels without their UDP port", &tunnels),
         named("uplinks without a link", &uplinks),
     ];
     let missing: Vec<_> = missing.into_iter().flatten().collect();

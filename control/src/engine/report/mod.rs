@@ -56,6 +56,7 @@ impl Engine {
             uptime: now.since(self.started.monotonic),
             uplinks: self.tell_uplinks(),
             down: self.down.iter().map(|it| it.config.name.clone()).collect(),
+            deaf: self.deaf(),
             core: CoreLoad {
                 // It sleeps between its rounds.
                 sleeps: self.rounds,
@@ -69,6 +70,17 @@ impl Engine {
                 })
                 .collect(),
         }
+    }
+
+    /// A device of DPDK's hears all ports by itself.
+    pub(super) fn deaf(&self) -> Vec<Name> {
+        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
+        let by_sockets = |uplink| {
+            let uplink = self.uplinks.get(uplink);
+            uplink.is_none_or(|it| matches!(it.config.driver, UplinkDriver::Udp(_)))
+        };
+        let deaf = tunnels.filter(|it| it.markers.is_empty() && by_sockets(it.uplink));
+        deaf.map(|tunnel| tunnel.name.clone()).collect()
     }
 
     fn tell_uplinks(&self) -> Vec<Uplink> {

@@ -42,7 +42,9 @@ fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
     assert!(!is_up(&mut site));
 
     let slot = site.engine.tunnel_slot(&name("a")).unwrap();
+    assert!(site.engine.deaf().is_empty());
     site.engine.tunnels.get_mut(slot).unwrap().markers.clear();
+    assert_eq!(site.engine.deaf(), [name("a")]);
     let uplink = UplinkIndex::from_slot(0);
     site.engine.tell_all(|| Command::DetachUplink(uplink, None));
     let tried = (0..1_000).any(|_| {
@@ -54,6 +56,7 @@ fn an_uplink_that_can_not_be_bound_anew_is_down_and_tried_again() {
     assert!(tried);
     let tunnel = site.engine.tunnels.get(slot).unwrap();
     assert!(!tunnel.markers.is_empty());
+    assert!(site.engine.deaf().is_empty());
     assert!(tunnel.markers.iter().all(|marker| marker.is_bound_to("lo")));
     let uplink = site.engine.uplinks.get_mut(0).unwrap();
     assert_eq!(uplink.device_index, crate::netlink::index_of("lo"));
