@@ -1244,6 +1244,25 @@ fn a_mistake_is_shown_before_any_number_of_warnings() {
     );
 }
 
+/// Of a file that is broken in each of its lines some mistakes are kept, and the others counted.
+#[test]
+fn a_report_does_not_grow_with_what_is_broken() {
+    const LINES: usize = 20_000;
+    let mut text = String::from("version: 1\nnetworks: {}\nports:\n");
+    (0..LINES).for_each(|line| text += &format!("  p{line}: 7\n"));
+    let report = report(&text);
+    assert_eq!(report.errors(), LINES, "{}", report.render(false));
+    assert!(
+        report.mistakes().len() < 2_000,
+        "{}",
+        report.mistakes().len()
+    );
+    let shown = report.render(false);
+    let end = format!("and {} more errors\n\n", LINES - 200);
+    assert!(shown.ends_with(&end), "{shown}");
+    assert!(report.summary().contains("20000 mistakes"));
+}
+
 #[test]
 fn aliases_point_at_their_use() {
     let text = changed("    guard: strict", "    guard: ⟦*mode")

@@ -64,5 +64,8 @@ pub(super) const INCLUDED_FILES: usize = 4096;
 /// Mistakes shown for one file; the rest is counted.
 pub(super) const MISTAKES_SHOWN: usize = 200;
 
+/// Mistakes kept of one rule: a broken file may break it in each of its lines. The rest is counted.
+pub(super) const MISTAKES_KEPT: usize = 1_000;
+
 /// Warnings shown of one rule, which as many things of a file may break as there are.
 pub(super) const WARNINGS_ALIKE: usize = 10;

@@ -53,7 +53,7 @@ impl Reading {
         text: &str,
         (config, file, report): (&Config, &File, &Report),
     ) -> Option<Self> {
-        if !is_plain(text) {
+        if !is_plain(text) || !report.is_whole() {
             return None;
         }
         let lines = Lines::of(text);

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 
-use super::limits::{MISTAKES_SHOWN, WARNINGS_ALIKE};
+use super::limits::{MISTAKES_KEPT, MISTAKES_SHOWN, WARNINGS_ALIKE};
 
 /// A place in a file's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,11 +56,47 @@ pub struct Shown<'r> {
     pub rest: Vec<String>,
 }
 
-/// Everything found wrong with one file and those that it includes, in the order of their lines.
+/// How often a rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Broken {
+    rule: &'static Location<'static>,
+    severity: Severity,
+    kept: usize,
+    /// Beyond [`MISTAKES_KEPT`].
+    left_out: usize,
+    /// Where the last one of these was, which is written over by the next.
+    last: Option<Box<Mistake>>,
+}
+
+impl Broken {
+    /// The rules are those of this program: they are few.
+    fn of<'a>(
+        all: &'a mut Vec<Self>,
+        severity: Severity,
+        rule: &'static Location<'static>,
+    ) -> &'a mut Self {
+        let is_it = |it: &Self| it.rule == rule && it.severity == severity;
+        let place = all.iter().position(is_it).unwrap_or(all.len());
+        if place == all.len() {
+            all.push(Self {
+                rule,
+                severity,
+                kept: 0,
+                left_out: 0,
+                last: None,
+            });
+        }
+        &mut all[place]
+    }
+}
+
+/// Everything found wrong with one file and those that it includes, in the order of their lines; of what breaks a rule
+/// again and again the first ones, and a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     files: Vec<(PathBuf, String)>,
     mistakes: Vec<Mistake>,
+    broken: Vec<Broken>,
     /// Texts that are not shown.
     secrets: Vec<String>,
 }
@@ -71,6 +107,7 @@ impl Report {
         Self {
             files: vec![(file.to_owned(), text.to_owned())],
             mistakes: Vec::new(),
+            broken: Vec::new(),
             secrets: Vec::new(),
         }
     }
@@ -131,9 +168,14 @@ impl Report {
         self.secrets.extend(lines.map(String::from));
     }
 
-    /// The mistakes, in the order of the file's lines.
+    /// The mistakes that are kept, in the order of the file's lines.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.mistakes
+    }
+
+    /// Whether all mistakes are kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.broken.iter().all(|it| it.left_out == 0)
     }
 
     /// How many errors there are.
@@ -167,6 +209,11 @@ impl Report {
                 mistakes.push(warning);
             } else {
                 *left += 1;
+            }
+        }
+        for broken in &self.broken {
+            if let Some((_, _, left)) = rules.get_mut(broken.rule) {
+                *left += broken.left_out;
             }
         }
         mistakes.sort_by_key(|mistake| mistake.span);
@@ -204,19 +251,28 @@ impl Report {
 
     #[track_caller]
     fn push(&mut self, severity: Severity, span: Span, message: String) -> &mut Mistake {
-        self.mistakes.push(Mistake {
+        let rule = Location::caller();
+        let mistake = Mistake {
             severity,
             span,
             message,
             help: Vec::new(),
-            rule: Location::caller(),
-        });
+            rule,
+        };
+        let broken = Broken::of(&mut self.broken, severity, rule);
+        if broken.kept == MISTAKES_KEPT {
+            broken.left_out += 1;
+            return broken.last.insert(Box::new(mistake));
+        }
+        broken.kept += 1;
+        self.mistakes.push(mistake);
         let last = self.mistakes.len() - 1;
         &mut self.mistakes[last]
     }
 
     fn count(&self, severity: Severity) -> usize {
-        self.of(severity).count()
+        let left_out = self.broken.iter().filter(|it| it.severity == severity);
+        self.of(severity).count() + left_out.map(|it| it.left_out).sum::<usize>()
     }
 
     fn of(&self, severity: Severity) -> impl Iterator<Item = &Mistake> {
