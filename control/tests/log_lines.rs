@@ -302,6 +302,12 @@ fn journald_is_told_fields() {
     assert!(starting.contains(version), "{starting}");
     place.visit();
     let visited = entry("CULVERT_PORT=vm1");
-    assert!(visited.starts_with("MESSAGE="), "{visited}");
+    let message = visited.lines().next().unwrap();
+    assert!(message.starts_with("MESSAGE=port vm1: "), "{visited}");
+    assert_eq!(
+        message.matches('=').count(),
+        1,
+        "fields are lines of their own"
+    );
     end(life);
 }

@@ -20,7 +20,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 /// Fields that name what a line is about.
-const THINGS: [&str; 6] = ["port", "tunnel", "peer", "uplink", "network", "interface"];
+pub(super) const THINGS: [&str; 6] = ["port", "tunnel", "peer", "uplink", "network", "interface"];
 /// Lines about one thing in a row, and how often there is one more.
 const OF_ONE: Rate = Rate::new(20, Duration::from_secs(5));
 /// The same where a line is about no thing: an `apply` of many changes has that many lines.

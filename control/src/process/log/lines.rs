@@ -15,8 +15,8 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::journal;
 use super::lossy::LINE_MAX;
+use super::{journal, limit};
 
 /// A text's bytes: with what stands before and behind it, it makes no line that is too long.
 const TEXT_MAX: usize = LINE_MAX - 256;
@@ -92,11 +92,9 @@ impl Lines {
                 writer.write_str(&json(level, event.metadata().target(), &fields))
             }
             Self::Journal => {
-                let mut text = String::new();
-                context.format_fields(Writer::new(&mut text), event)?;
                 let mut fields = Map::new();
                 event.record(&mut Fields(&mut fields));
-                writer.write_str(&journald(level, &text, &like_this, &fields))
+                writer.write_str(&journald(level, &like_this, &fields))
             }
         }
     }
@@ -156,14 +154,29 @@ fn json(level: Level, target: &str, fields: &Map<String, Value>) -> String {
 }
 
 /// The same as an entry.
-fn journald(level: Level, text: &str, like_this: &str, fields: &Map<String, Value>) -> String {
+fn journald(level: Level, like_this: &str, fields: &Map<String, Value>) -> String {
+    let text = sentence(fields);
     let written = |max| {
         let named = fields.iter().filter(|(name, _)| *name != "message");
         let named = named.map(|(name, value)| (&**name, short(&plain(value), max).into_owned()));
-        let text = format!("{}{like_this}", short(text, max));
+        let text = format!("{}{like_this}", short(&text, max));
         journal::entry(priority(level), &text, named)
     };
     fitting(written)
+}
+
+/// An entry's text: what it is about, the message, and why. `journalctl` shows nothing else by itself; all else is in the
+/// fields.
+fn sentence(fields: &Map<String, Value>) -> String {
+    let value = |name: &str| fields.get(name).map(plain);
+    let about = limit::THINGS.iter();
+    let about: Vec<_> = about
+        .filter_map(|&thing| Some(format!("{thing} {}", value(thing)?)))
+        .collect();
+    let about = (!about.is_empty()).then(|| about.join(", "));
+    let parts = [about, value("message"), value("reason"), value("error")];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(": ")
 }
 
 /// A line whose texts have as many bytes as fit, halved until it does.
@@ -282,13 +295,36 @@ mod tests {
             let object: Value = serde_json::from_str(&line).unwrap();
             assert_eq!(object["port"], "vm1");
             assert!(object["message"].as_str().unwrap().ends_with('…'));
-            let entry = journald(Level::WARN, &text, " (and 3)", &fields);
+            let entry = journald(Level::WARN, " (and 3)", &fields);
             assert!(entry.len() <= LINE_MAX, "{entry}");
             assert!(entry.contains("… (and 3)\nPRIORITY=4\n"), "{entry}");
             assert!(entry.contains("\nCULVERT_PORT=vm1\n"), "{entry}");
         }
         assert_eq!(short("aéé", 5), "aéé");
         assert_eq!(short("aééé", 6), "aé…");
+    }
+
+    #[test]
+    fn an_entry_s_text_is_a_sentence_and_all_else_stands_in_its_fields() {
+        let fields = serde_json::json!({
+            "message": "handshakes are not answered",
+            "tunnel": "wg0",
+            "peer": "far",
+            "unanswered": 6,
+        });
+        let entry = journald(Level::WARN, "", fields.as_object().unwrap());
+        let said = "MESSAGE=tunnel wg0, peer far: handshakes are not answered\n";
+        assert!(entry.starts_with(said), "{entry}");
+        assert!(
+            entry.ends_with("CULVERT_TUNNEL=wg0\nCULVERT_UNANSWERED=6\n"),
+            "{entry}"
+        );
+        let fields = serde_json::json!({ "message": "can't listen", "error": "no room" });
+        let entry = journald(Level::WARN, "", fields.as_object().unwrap());
+        assert!(
+            entry.starts_with("MESSAGE=can't listen: no room\n"),
+            "{entry}"
+        );
     }
 
     #[test]
