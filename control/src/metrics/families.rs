@@ -82,6 +82,8 @@ families! {
         "How often a core went to sleep.";
     WORKER_TURNS Counter "culvert_worker_turns_total" ["core", "state"]
         "A worker's turns: busy ones found work, idle ones none.";
+    WORKER_TURN Histogram "culvert_worker_turn_seconds" ["core"]
+        "How long a worker's turns took that found work: one is a burst of each queue at most.";
     WORKER_FRAMES Counter "culvert_worker_guest_frames_total" ["core"]
         "Frames that a worker took from guests.";
     WORKER_DATAGRAMS Counter "culvert_worker_datagrams_total" ["core"]

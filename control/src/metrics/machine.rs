@@ -75,11 +75,22 @@ fn cores(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
     }
     text.family(&of::WORKER_TURNS);
     for (name, stats) in &workers {
-        let busy = stats.busy_turns.load(Ordering::Relaxed);
+        let busy = stats.busy_turns.sum();
         let idle = stats.turns.load(Ordering::Relaxed).saturating_sub(busy);
         for (state, turns) in [("busy", busy), ("idle", idle)] {
             text.sample(&of::WORKER_TURNS, &[name, state], turns)?;
         }
+    }
+    text.family(&of::WORKER_TURN);
+    for (name, stats) in &workers {
+        let seconds = |nanos| Duration::from_nanos(nanos).as_secs_f64();
+        let (at_most, all) = stats.busy_turns.at_most();
+        let at_most = at_most
+            .into_iter()
+            .map(|(bound, turns)| (seconds(bound), turns));
+        let at_most: Vec<_> = at_most.collect();
+        let all = (all, seconds(stats.busy_nanos.load(Ordering::Relaxed)));
+        text.histogram(&of::WORKER_TURN, &[name], &at_most, all)?;
     }
     let counts = [(&of::WORKER_FRAMES, true), (&of::WORKER_DATAGRAMS, false)];
     for (family, from_guests) in counts {
@@ -93,11 +104,12 @@ fn cores(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
         }
     }
     // It sleeps between its rounds, each of which was a stretch.
-    let longer = ["0.001", "0.01", "0.1", "1"].into_iter().zip(core.long);
+    let longer = [0.001, 0.01, 0.1, 1.0].into_iter().zip(core.long);
     let at_most = longer.map(|(bound, longer)| (bound, core.sleeps.saturating_sub(longer)));
     let at_most: Vec<_> = at_most.collect();
     let all = (core.sleeps, core.worked.as_secs_f64());
-    text.histogram(&of::STRETCH, &at_most, all)?;
+    text.family(&of::STRETCH);
+    text.histogram::<&str>(&of::STRETCH, &[], &at_most, all)?;
     text.single(&of::STRETCH_MAX, core.longest.as_secs_f64())
 }
 

@@ -111,19 +111,26 @@ impl<'p> Text<'p> {
         self.sample::<&str>(family, &[], value)
     }
 
-    /// A histogram without labels: how many were at most so much, all of them, and their sum.
-    pub(super) fn histogram(
+    /// A histogram: how many were at most so much, all of them, and their sum.
+    pub(super) fn histogram<L: AsRef<str>>(
         &mut self,
         family: &Family,
-        at_most: &[(&str, u64)],
+        labels: &[L],
+        at_most: &[(f64, u64)],
         (count, sum): (u64, f64),
     ) -> Result<(), Gone> {
-        self.family(family);
-        for &(bound, count) in at_most.iter().chain(&[("+Inf", count)]) {
-            self.line(family.name, "_bucket", [("le", bound)], count)?;
+        let labels = family.labels.iter().copied().zip(labels);
+        let labels = labels.map(|(name, it)| (name, it.as_ref()));
+        let bounds = at_most
+            .iter()
+            .map(|&(bound, count)| (bound.to_string(), count));
+        let bounds: Vec<_> = bounds.chain([("+Inf".to_owned(), count)]).collect();
+        for (bound, count) in &bounds {
+            let labels = labels.clone().chain([("le", &**bound)]);
+            self.line(family.name, "_bucket", labels, *count)?;
         }
-        self.line(family.name, "_sum", [], sum)?;
-        self.line(family.name, "_count", [], count)
+        self.line(family.name, "_sum", labels.clone(), sum)?;
+        self.line(family.name, "_count", labels, count)
     }
 
     fn line<'l>(

@@ -54,7 +54,7 @@ impl Reader<'_> {
             name: format!("worker {index}"),
             cpu: worker.cpu.map(|cpu| cpu.0),
             busy: worker.busy,
-            bursts: stats.busy_turns.load(Ordering::Relaxed),
+            bursts: stats.busy_turns.sum(),
             packets: stats.guest_frames.load(Ordering::Relaxed)
                 + stats.datagrams.load(Ordering::Relaxed),
             sleeps: stats.sleeps.load(Ordering::Relaxed),

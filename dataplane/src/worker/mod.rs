@@ -16,6 +16,7 @@ mod commands;
 pub(crate) mod queues;
 pub(crate) mod rate;
 mod sleep;
+mod times;
 pub(crate) mod turn;
 
 use std::{
@@ -49,6 +50,8 @@ use crate::{
     },
 };
 
+pub use self::times::TurnTimes;
+
 /// How a worker waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
@@ -63,8 +66,8 @@ pub enum Polling {
 pub struct WorkerStats {
     /// Turns made.
     pub turns: AtomicU64,
-    /// Turns that found work.
-    pub busy_turns: AtomicU64,
+    /// Turns that found work, by how long they took.
+    pub busy_turns: TurnTimes,
     /// Nanoseconds spent in turns that found work.
     pub busy_nanos: AtomicU64,
     /// Nanoseconds spent looking and finding nothing.
@@ -188,7 +191,7 @@ impl Worker {
         };
         add(&stats.turns, 1);
         if found {
-            add(&stats.busy_turns, 1);
+            stats.busy_turns.count(nanos);
             add(&stats.busy_nanos, nanos);
         } else {
             add(&stats.idle_nanos, nanos);
