@@ -85,7 +85,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
 SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
     wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 nftables procps
-    prometheus
+    prometheus python3-venv
 )
 
 need_cargo() {
@@ -102,6 +102,15 @@ need_boringtun() {
     say "building boringtun-cli"
     cargo install --locked --quiet boringtun-cli --root "$root" --target-dir "$root/build" || return 0
     rm -rf "$root/build"
+}
+
+# A client that knows the API by its description alone, from PyPI. The same way: once, into target/.
+SCHEMATHESIS=4.32.5
+need_schemathesis() {
+    local root=${CARGO_TARGET_DIR:-target}/schemathesis
+    [ "$("$root/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $SCHEMATHESIS" ] || return 0
+    say "installing schemathesis"
+    { python3 -m venv --clear "$root" && "$root/bin/pip" install --quiet "schemathesis==$SCHEMATHESIS"; } || return 0
 }
 
 # Where several libclang are installed, bindgen takes the newest, with the headers of the default clang: keep the

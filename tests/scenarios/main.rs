@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod changes;
 mod endpoints;
 mod guest;

@@ -34,7 +34,7 @@ pub use flood::{Flood, Siege};
 pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
 pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};
-pub use needs::Part;
+pub use needs::{Part, schemathesis};
 pub use network::{Namespace, Veth, sweep};
 pub use process::{Limit, Process, bounded, eventually, run};
 pub use scenario::Scenario;

@@ -39,6 +39,8 @@ pub enum Part {
     Boringtun,
     /// gotatun.
     Gotatun,
+    /// schemathesis, a generic client.
+    Schemathesis,
 }
 
 impl Part {
@@ -57,6 +59,7 @@ impl Part {
             Self::Nftables => "nftables",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
+            Self::Schemathesis => "schemathesis",
         }
     }
 
@@ -104,6 +107,10 @@ impl Part {
             Self::Nftables => &["nft"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
+            Self::Schemathesis if schemathesis().is_some() => &["socat"],
+            Self::Schemathesis => {
+                return Some("it is not installed; run: scripts/test, which installs it".into());
+            }
         };
         programs
             .iter()
@@ -151,6 +158,14 @@ pub(crate) fn boringtun() -> Option<PathBuf> {
 /// gotatun: the same.
 pub(crate) fn gotatun() -> Option<PathBuf> {
     installed("gotatun")
+}
+
+/// schemathesis: on PATH, or where scripts install it.
+pub fn schemathesis() -> Option<PathBuf> {
+    match in_path("schemathesis") {
+        true => Some("schemathesis".into()),
+        false => Some(target().join("schemathesis/bin/schemathesis")).filter(|it| it.is_file()),
+    }
 }
 
 /// A program on PATH, in `cargo install`'s folder, or in one under the build's.
