@@ -227,6 +227,9 @@ fn confirm_in_turn(
              again"
         )),
     })?;
+    drop(history);
+    // An engine that has ended keeps nothing.
+    let _ = ask(requester, |reply| Request::Confirmed { reply });
     Event::ConfigConfirmed {
         revision: kept,
         reason: why.to_owned(),
@@ -266,7 +269,12 @@ fn plan_and_apply(
         wanted.look(requester);
     }
     let entry = enter(requester, order, keeper.1.file(), wanted.as_ref())?;
-    let answer = ask(requester, |reply| Request::Apply { proposal, reply });
+    let on_trial = wanted.is_some();
+    let answer = ask(requester, |reply| Request::Apply {
+        proposal,
+        on_trial,
+        reply,
+    });
     let mut applied = match answer.map_err(ApplyError::from).flatten() {
         Ok(applied) => applied,
         Err(error) => {

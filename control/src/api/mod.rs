@@ -55,8 +55,15 @@ pub enum Request {
     Apply {
         /// The whole new configuration, with the way to it.
         proposal: Box<Proposal>,
+        /// It waits for a confirmation: what it removes may come back.
+        on_trial: bool,
         /// Takes what changed, or why nothing did.
         reply: Reply<Result<Applied, ApplyError>>,
+    },
+    /// What waited is confirmed: what it removed never comes back.
+    Confirmed {
+        /// Told when nothing of that is left.
+        reply: Reply<()>,
     },
     /// A change of the API layer.
     Layer {

@@ -67,7 +67,7 @@ pub(super) enum Goal {
 
 /// A removed peer.
 pub(super) struct Leaving {
-    place: usize,
+    pub(super) place: usize,
     cell: Arc<Cell>,
     /// The uplink that it was reached by.
     uplink: UplinkIndex,
@@ -103,12 +103,26 @@ struct Prepared {
 }
 
 impl Engine {
-    /// Applies a whole configuration.
-    pub(super) fn apply(&mut self, proposal: Proposal, now: Now) -> Result<Applied, ApplyError> {
+    /// Applies a whole configuration. What it removes on trial comes back with the one that takes it back, which is the
+    /// next that is not.
+    pub(super) fn apply(
+        &mut self,
+        proposal: Proposal,
+        on_trial: bool,
+        now: Now,
+    ) -> Result<Applied, ApplyError> {
         let goal = proposal.goal().clone();
         let mut plan = proposal.changes(&self.desired);
         self.mend(&goal, &mut plan);
-        self.carry_out(plan, Goal::File(goal), now)
+        if on_trial {
+            self.parking.open(now.monotonic);
+        }
+        let applied = self.carry_out(plan, Goal::File(goal), now);
+        self.parking.close();
+        if applied.is_ok() && !on_trial {
+            self.wipe_parked();
+        }
+        applied
     }
 
     /// Steps 1 to 4.
@@ -185,7 +199,7 @@ impl Engine {
     fn check_places(&self, plan: &[Change]) -> Result<(), String> {
         let added = peers::peers(plan).filter(|(_, edit)| matches!(edit, Edit::Add(_)));
         let added = added.count();
-        if self.peers.len() + self.leaving.len() + added > PEER_PLACES {
+        if self.peers.in_use() + added > PEER_PLACES {
             return Err(
                 "the peers of an earlier change are leaving still: try again in a second".into(),
             );
@@ -212,8 +226,10 @@ impl Engine {
             );
         }
         left.extend(self.unmark_packets(&prepared.marked));
-        for (_, slot) in prepared.places {
-            self.tunnels.vacate(slot);
+        for (name, slot) in prepared.places {
+            if self.parking.place(&name) != Some(slot) {
+                self.tunnels.vacate(slot);
+            }
         }
         if was_published {
             self.publish();
@@ -320,7 +336,9 @@ impl Engine {
                 // Its last questions were for nobody.
                 cell.publish_path(None);
             }
-            self.peers.vacate(place);
+            if !self.parking.has_place(place) {
+                self.peers.vacate(place);
+            }
         }
         !self.leaving.is_empty()
     }

@@ -13,7 +13,7 @@
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
-//! what `wg` asks, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
+//! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
 //! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
 
 mod apply;
@@ -26,6 +26,7 @@ mod interfaces;
 mod layer;
 mod losses;
 mod networks;
+mod parking;
 mod paths;
 mod peers;
 mod places;
@@ -78,6 +79,7 @@ use self::{
     hops::Hops,
     losses::Losses,
     networks::Networks,
+    parking::Parking,
     peers::{Outdated, PeerState},
     places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
@@ -226,6 +228,7 @@ struct Engine {
     cells: Leaves<Arc<Cell>>,
     /// Removed peers whose places workers may still know.
     leaving: VecDeque<Leaving>,
+    parking: Parking,
     ports: Table<PortState>,
     /// Which of them has which socket or interface.
     port_places: HashMap<Place, usize>,
@@ -299,7 +302,15 @@ impl Engine {
             match request {
                 Request::Look(look) => self.look(look, now.monotonic),
                 Request::Desired { reply } => reply.send(self.desired.clone()),
-                Request::Apply { proposal, reply } => reply.send(self.apply(*proposal, now)),
+                Request::Apply {
+                    proposal,
+                    on_trial,
+                    reply,
+                } => reply.send(self.apply(*proposal, on_trial, now)),
+                Request::Confirmed { reply } => {
+                    self.wipe_parked();
+                    reply.send(());
+                }
                 Request::Layer { step, reply } => reply.send(self.lay(*step, now)),
                 Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                 Request::Drain => {

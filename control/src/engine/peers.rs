@@ -128,11 +128,26 @@ impl PeerState {
         self.places.heard = None;
         self.places.is_settled = false;
         self.places.renewed = None;
+        self.list_places();
+    }
+
+    fn list_places(&mut self) {
         let Listed { slot, lists, .. } = &self.listed;
         if !self.listed.places {
             lists.0.borrow_mut().places.push(*slot);
         }
         self.listed.places = true;
+    }
+
+    /// It was parked, and is reached by `uplink` again. What workers told of it last is old.
+    pub(super) fn come_back(&mut self, uplink: usize) {
+        let _ = (self.cell.take_signals(), self.cell.take_moved());
+        if self.uplink != uplink {
+            (self.uplink, self.local) = (uplink, None);
+        }
+        (self.listed.path, self.listed.places) = (false, false);
+        self.outdate_path();
+        self.list_places();
     }
 
     /// Its places are looked for now.

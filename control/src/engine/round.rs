@@ -305,6 +305,9 @@ impl Engine {
             self.retry_ports();
         }
         self.free_snapshots();
+        if self.parking.is_over(now.monotonic) {
+            self.wipe_parked();
+        }
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {
             self.forget_sources();
         }

@@ -44,6 +44,11 @@ impl<T> Slots<T> {
         self.taken
     }
 
+    /// How many places others can't have.
+    pub(super) fn in_use(&self) -> usize {
+        self.items.len() - self.vacant.len()
+    }
+
     /// Takes the item out, but nobody gets its place before `vacate`.
     pub(super) fn take(&mut self, slot: usize) -> Option<T> {
         let item = self.items.get_mut(slot)?.take()?;

@@ -11,6 +11,7 @@ mod compile;
 mod crowd;
 mod far;
 mod metrics;
+mod parking;
 mod peers;
 mod ports;
 mod proposals;
@@ -102,7 +103,7 @@ impl Engine {
     /// Plans a file and applies it.
     pub(super) fn apply_file(&mut self, config: Config, now: Now) -> Result<Applied, ApplyError> {
         let proposal = Proposal::new(self.desired.clone(), config);
-        self.apply(proposal, now)
+        self.apply(proposal, false, now)
     }
 }
 

@@ -252,11 +252,33 @@ impl TunnelState {
             .for_each(|prefix| self.allowed.set(prefix, 0, peer));
     }
 
-    /// Removes a peer that was taken from its place.
-    pub(super) fn forget_peer(&mut self, place: usize, peer: &PeerState) {
-        self.device.remove_peer(peer.cell.id);
+    /// Removes a peer that was taken from its place, or parks it.
+    pub(super) fn forget_peer(&mut self, place: usize, peer: &PeerState, parks: bool) {
+        match parks {
+            true => self.device.park_peer(peer.cell.id),
+            false => self.device.remove_peer(peer.cell.id),
+        }
         self.peers.remove(&peer.cell.id);
         self.know(place, Some(&peer.config), None);
+    }
+
+    /// Takes a parked peer back, as `config` has it now; whether it was parked.
+    pub(super) fn revive_peer(
+        &mut self,
+        peer: &mut PeerState,
+        config: &Arc<config::Peer>,
+        now: Now,
+    ) -> bool {
+        let (id, place) = (peer.cell.id, peer.cell.index.slot());
+        if self.device.revive_peer(&config.public_key, now).is_none() {
+            return false;
+        }
+        self.peers.insert(id, place);
+        let old = Arc::clone(&peer.config);
+        self.know(place, None, Some(&old));
+        let moves = old.endpoint != config.endpoint;
+        self.update_peer(peer, Arc::clone(config), moves, now);
+        true
     }
 
     /// Takes over what changed in a peer's configuration. Its session goes on. If it `moves`, its endpoint counts,

@@ -253,10 +253,13 @@ impl Running {
                 match request {
                     Request::Look(_) => panic!("states are from the script"),
                     Request::Desired { reply } => reply.send(desired()),
-                    Request::Apply { proposal, reply } => {
+                    Request::Apply {
+                        proposal, reply, ..
+                    } => {
                         sender.send(Config::clone(proposal.file())).unwrap();
                         reply.send(answer.clone());
                     }
+                    Request::Confirmed { reply } => reply.send(()),
                     Request::Layer { reply, .. } => reply.send(answer.clone()),
                     Request::Uapi { .. } => panic!("nobody asks here as `wg` does"),
                     Request::Drain => break,

@@ -42,7 +42,7 @@ impl Engine {
         for (name, added) in added {
             let slot = self.tunnel_slot(name);
             if let Some(tunnel) = slot.and_then(|slot| self.tunnels.change(slot)) {
-                tunnel.make_room(tunnel.peers.len() + added);
+                tunnel.make_room(tunnel.peers.len() + tunnel.device.parked() + added);
             }
         }
         let (mut failures, mut greeted) = (Vec::new(), Vec::new());
@@ -52,6 +52,7 @@ impl Engine {
                 Err(error) => failures.push(error),
             }
         }
+        self.meet_revived(now);
         if !self.lone && !by_wg {
             // What `wg` drives is silent until there is something to say.
             self.greet(&greeted, now.monotonic);
@@ -113,6 +114,11 @@ impl Engine {
                 Ok(None)
             }
             Edit::Add(new) => {
+                if by_wg {
+                    self.wipe_peer(slot, new.public_key);
+                } else if let Some(place) = self.revive_peer(slot, new, now) {
+                    return Ok(Some(place));
+                }
                 let endpoint = match by_wg {
                     true => new
                         .endpoint
@@ -156,8 +162,9 @@ impl Engine {
         let Some(peer) = self.peers.take(place) else {
             return;
         };
+        let parks = self.parking.is_open();
         self.names.forget(&peer.places, place);
-        if peer.places.is_kept() {
+        if peer.places.is_kept() && !parks {
             self.endpoints.forget(place);
         }
         self.leaving.push_back(Leaving {
@@ -167,7 +174,7 @@ impl Engine {
             since: self.generation + 1,
         });
         if let Some(tunnel) = self.tunnels.change(peer.tunnel) {
-            tunnel.forget_peer(place, &peer);
+            tunnel.forget_peer(place, &peer, parks);
             let name = tunnel.name.clone();
             // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
             tunnel.drain(&mut self.peers, &mut Vec::new());
@@ -175,5 +182,10 @@ impl Engine {
             self.reroute(&name, place, Some(&peer.config), None);
         }
         self.cells.set(place, None);
+        if parks {
+            let uplink = self.uplinks.get(peer.uplink);
+            let uplink = uplink.map(|uplink| uplink.config.name.clone());
+            self.parking.keep(peer, uplink);
+        }
     }
 }

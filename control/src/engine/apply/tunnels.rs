@@ -125,7 +125,8 @@ impl Engine {
             let slot = match self.tunnel_slot(&new.name) {
                 Some(slot) => slot,
                 None => {
-                    let slot = self.tunnels.reserve();
+                    let parked = self.parking.place(&new.name);
+                    let slot = parked.unwrap_or_else(|| self.tunnels.reserve());
                     prepared.places.insert(new.name.clone(), slot);
                     slot
                 }
@@ -604,7 +605,8 @@ impl Engine {
             // `prepare_tunnels` sees to both.
             return;
         };
-        let state = TunnelState::new(new.clone(), uplink);
+        let revived = self.revive_tunnel(new, uplink);
+        let state = revived.unwrap_or_else(|| TunnelState::new(new.clone(), uplink));
         self.tunnels.put(slot, state);
         self.networks.rebuild_behind(&new.name);
     }
@@ -660,9 +662,16 @@ impl Engine {
             self.remove_peer(place);
         }
         self.unrouted.retain(|(_, of, _)| *of != slot);
-        if let Some(mut tunnel) = self.tunnels.remove(slot) {
-            self.keep_drops(tunnel.uplink, std::mem::take(&mut tunnel.drops));
+        let Some(mut tunnel) = self.tunnels.take(slot) else {
+            return;
+        };
+        self.keep_drops(tunnel.uplink, std::mem::take(&mut tunnel.drops));
+        if self.parking.is_open() {
+            (tunnel.served, tunnel.unserved) = (None, None);
+            self.parking.keep_tunnel(slot, tunnel);
+        } else {
             tunnel.device.bring_down();
+            self.tunnels.vacate(slot);
         }
     }
 }

@@ -105,7 +105,7 @@ fn a_change_among_many_peers() {
         (proposal, keeper)
     });
     let applied = cost("the same, carried out", || {
-        site.engine.apply(proposal, clock::now()).unwrap()
+        site.engine.apply(proposal, false, clock::now()).unwrap()
     });
     assert_eq!(applied.changes.len(), 2);
     cost("the file before, freed", || drop(keeper));

@@ -2,12 +2,17 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
 use culvert_dataplane::shared::clock;
-use culvert_wireguard::{Budget, Device, Handshake, Now, PeerConfig, PresharedKey, Transmit};
+use culvert_wireguard::{
+    Budget, Device, Event, Handshake, Keypair, Now, PeerConfig, PresharedKey, Transmit,
+    message::{DATA_HEADER_LEN, DATA_MIN_LEN, DataHeader, Kind},
+};
 use rand_core::UnwrapErr;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::keys::{PrivateKey, PublicKey};
 
@@ -78,4 +83,65 @@ impl Far {
             .handle_handshake(&buffer[..len], from, 0, clock::now());
         matches!(verdict, Handshake::ResponseAccepted(_))
     }
+}
+
+/// Once it was answered.
+impl Far {
+    /// The session that it has.
+    pub(super) fn session(&mut self) -> Arc<Keypair> {
+        let events = std::iter::from_fn(|| self.device.poll_event());
+        let current = events.filter_map(|event| {
+            let Event::CurrentKeypair { keypair, .. } = event else {
+                return None;
+            };
+            keypair
+        });
+        current.last().unwrap()
+    }
+
+    /// Says with a session that it is there.
+    pub(super) fn keep_alive(&self, session: &Keypair, port: u16) {
+        let counter = session
+            .reserve(1, clock::monotonic())
+            .unwrap()
+            .next()
+            .unwrap();
+        let mut message = [0; DATA_MIN_LEN];
+        let header = DataHeader {
+            receiver: session.remote_index(),
+            counter,
+        };
+        header.write(message.first_chunk_mut().unwrap());
+        let key = cipher(session.sending_key());
+        let tag = key.seal_in_place_separate_tag(nonce(counter), Aad::empty(), &mut []);
+        message[DATA_HEADER_LEN..].copy_from_slice(tag.unwrap().as_ref());
+        self.socket.send_to(&message, ("127.0.0.1", port)).unwrap();
+    }
+
+    /// The next message that comes within `patience`: its kind, and of data that the session opens the counter.
+    pub(super) fn receives(&self, session: &Keypair, patience: Duration) -> Option<(Kind, u64)> {
+        self.socket.set_read_timeout(Some(patience)).unwrap();
+        let mut buffer = [0; 256];
+        let (len, _) = self.socket.recv_from(&mut buffer).ok()?;
+        let kind = Kind::of(&buffer[..len]).unwrap();
+        let Some(header) = DataHeader::parse(&buffer[..len]).filter(|_| kind == Kind::Data) else {
+            return Some((kind, 0));
+        };
+        assert_eq!(header.receiver, session.local_index());
+        let key = cipher(session.receiving_key());
+        let body = &mut buffer[DATA_HEADER_LEN..len];
+        key.open_in_place(nonce(header.counter), Aad::empty(), body)
+            .unwrap();
+        Some((kind, header.counter))
+    }
+}
+
+fn cipher(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).unwrap())
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(nonce)
 }

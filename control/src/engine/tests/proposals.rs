@@ -74,7 +74,7 @@ fn a_file_takes_back_what_wg_sets_while_it_is_planned() {
         let mut site = Site::start(file(port, 8, 5));
         let proposal = site.propose(&planned);
         assert!(matches!(site.set("a", &by_wg(&planned)), Answer::Done));
-        site.engine.apply(proposal, clock::now()).unwrap();
+        site.engine.apply(proposal, false, clock::now()).unwrap();
         site.assert_is(&planned);
         // And what it had set before.
         assert!(matches!(site.set("a", &by_wg(&planned)), Answer::Done));
@@ -84,7 +84,7 @@ fn a_file_takes_back_what_wg_sets_while_it_is_planned() {
             Change::Remove,
         ];
         assert!(matches!(site.set("a", &back), Answer::Done));
-        site.engine.apply(proposal, clock::now()).unwrap();
+        site.engine.apply(proposal, false, clock::now()).unwrap();
         site.assert_is(&planned);
     }
 }
@@ -97,7 +97,7 @@ fn the_port_that_wg_gives_a_tunnel_meanwhile_is_taken_back() {
     let proposal = site.propose(&planned);
     site.set("a", &[Change::ListenPort(another)]);
     assert!(site.answers("a", another));
-    let applied = site.engine.apply(proposal, clock::now()).unwrap();
+    let applied = site.engine.apply(proposal, false, clock::now()).unwrap();
     let line = format!("tunnel a changed (listen_port: {another} → {port})");
     assert!(applied.changes.contains(&line), "{applied:?}");
     site.assert_is(&planned);
@@ -111,7 +111,7 @@ fn a_file_that_was_planned_from_another_one_is_applied_all_the_same() {
     let files = [file(port, 4, 6), file(port, 12, 7)];
     let proposals = files.each_ref().map(|file| site.propose(file));
     for (file, proposal) in files.iter().zip(proposals) {
-        site.engine.apply(proposal, clock::now()).unwrap();
+        site.engine.apply(proposal, false, clock::now()).unwrap();
         site.assert_is(file);
     }
 }
