@@ -6,6 +6,7 @@ mod api;
 mod changes;
 mod endpoints;
 mod guest;
+mod hitless;
 mod kernel_wireguard;
 mod lifecycle;
 mod metrics;

@@ -10,9 +10,11 @@
 #![deny(unsafe_code)]
 
 mod capture;
+mod changing;
 mod counters;
 mod culvert;
 mod flood;
+mod flows;
 mod guest;
 mod handed;
 mod iperf;
@@ -28,9 +30,11 @@ mod tunnel;
 mod wireguard_go;
 
 pub use capture::{Capture, Crossing};
+pub use changing::{Changing, Kind, Seen, WINDOW};
 pub use counters::Counters;
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
+pub use flows::{Numbered, Outcome, Pace};
 pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
 pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};

@@ -106,7 +106,7 @@ impl Engine {
             TunnelIndex::from_slot(slot),
         );
         let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
-        let queues = open_tunnel(&uplink.config, (at, index), port, fwmark, workers);
+        let queues = open_tunnel(&uplink.config, (at, index), port, fwmark, workers, false);
         let queues = queues.map_err(|error| error.to_string())?;
         tunnel.markers = queues.iter().filter_map(Queue::marker).collect();
         let owners = uplink.config.queue_workers.clone();

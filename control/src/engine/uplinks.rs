@@ -266,13 +266,15 @@ impl UplinkState {
     }
 }
 
-/// Opens a tunnel's port on an uplink: one queue per worker. A DPDK uplink needs none.
+/// Opens a tunnel's port on an uplink: one queue per worker; if it `joins`, beside sockets that the tunnel has there
+/// already. A DPDK uplink needs none.
 pub(super) fn open_tunnel(
     uplink: &config::Uplink,
     (index, tunnel): Seat,
     port: u16,
     fwmark: u32,
     workers: usize,
+    joins: bool,
 ) -> Result<Vec<Queue>, udp::OpenError> {
     let UplinkDriver::Udp(driver) = &uplink.driver else {
         return Ok(Vec::new());
@@ -281,14 +283,9 @@ pub(super) fn open_tunnel(
         device: driver.device.as_deref(),
         fwmark: (fwmark != 0).then_some(fwmark),
     };
-    udp::open(
-        index,
-        tunnel,
-        &own_addresses(uplink),
-        port,
-        workers,
-        options,
-    )
+    let addresses = own_addresses(uplink);
+    let open = if joins { udp::join } else { udp::open };
+    open(index, tunnel, &addresses, port, workers, options)
 }
 
 /// A UDP port of an uplink that nobody else has.

@@ -24,7 +24,7 @@ use std::{io, sync::Arc};
 
 use self::socket::Socket;
 pub use self::{
-    open::{OpenError, binds, free_port, open, probe},
+    open::{OpenError, binds, free_port, join, open, probe},
     rx::Rx,
     tx::Tx,
 };

@@ -137,7 +137,7 @@ impl Engine {
                     port: new.listen_port,
                     from,
                 }),
-                None => self.open_sockets(&moving, slot, prepared),
+                None => self.open_sockets(&moving, slot, prepared, false),
             };
             match sockets {
                 Ok(sockets) => {
@@ -250,6 +250,7 @@ impl Engine {
         Moving { tunnel, uplink }: &Moving,
         slot: usize,
         prepared: &Prepared,
+        joins: bool,
     ) -> Result<Sockets, Refusal> {
         let refused = |error: String, is_taken| Refusal {
             is_taken,
@@ -263,7 +264,8 @@ impl Engine {
             TunnelIndex::from_slot(slot),
         );
         let open = |port| -> Result<Sockets, Refusal> {
-            let queues = open_tunnel(config, seat, port, tunnel.fwmark, self.workers.count());
+            let workers = self.workers.count();
+            let queues = open_tunnel(config, seat, port, tunnel.fwmark, workers, joins);
             let queues = queues.map_err(|error| {
                 let is_taken = matches!(error, udp::OpenError::Taken { .. });
                 refused(format!("uplink {}: {error}", config.name), is_taken)
@@ -276,12 +278,25 @@ impl Engine {
         open(tunnel.listen_port)
     }
 
-    /// Closes sockets and opens those that can't be open beside them.
+    /// Opens sockets that only the tunnel's own stand in the way of, then closes others and opens those that can't be open
+    /// beside them.
     pub(super) fn displace_sockets(
         &mut self,
-        late: Vec<Late>,
+        mut late: Vec<Late>,
         prepared: &mut Prepared,
     ) -> Result<(), String> {
+        late.retain(|(moving, holders)| {
+            let name = &moving.tunnel.name;
+            let own = self.tunnel_slot(name).filter(|own| holders == &[*own]);
+            // Bound otherwise, both are of use: what comes by either is the tunnel's.
+            let joined = own.map(|slot| self.open_sockets(moving, slot, prepared, true));
+            let joined = joined.and_then(Result::ok);
+            let is_late = joined.is_none();
+            prepared
+                .sockets
+                .extend(joined.map(|sockets| (name.clone(), sockets)));
+            is_late
+        });
         for holder in late.iter().flat_map(|(_, holders)| holders) {
             if !prepared.unseated.contains(holder) {
                 prepared.unseated.push(*holder);
@@ -294,7 +309,7 @@ impl Engine {
             let Some(slot) = place.or_else(|| self.tunnel_slot(name)) else {
                 continue;
             };
-            let sockets = self.open_sockets(&moving, slot, prepared);
+            let sockets = self.open_sockets(&moving, slot, prepared, false);
             let sockets = sockets.map_err(|refusal| refusal.error)?;
             prepared.sockets.insert(name.clone(), sockets);
         }
@@ -350,7 +365,8 @@ impl Engine {
             TunnelIndex::from_slot(slot),
         );
         let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
-        let queues = open_tunnel(&uplink.config, seat, port, fwmark, self.workers.count());
+        let workers = self.workers.count();
+        let queues = open_tunnel(&uplink.config, seat, port, fwmark, workers, false);
         let queues =
             queues.map_err(|error| format!("tunnel {} has no port: {error}", tunnel.name))?;
         tunnel.markers = markers(&queues);

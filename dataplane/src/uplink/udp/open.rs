@@ -104,8 +104,44 @@ pub fn open(
     workers: usize,
     options: Options<'_>,
 ) -> Result<Vec<Queue>, OpenError> {
+    let first = claim(addresses, &binds(addresses), port, options)?;
+    open_beside(first, uplink, tunnel, addresses, port, workers, options)
+}
+
+/// The same for a port that the tunnel has already, on sockets that are bound otherwise: both are open then.
+///
+/// # Errors
+/// As [`open`].
+pub fn join(
+    uplink: UplinkIndex,
+    tunnel: TunnelIndex,
+    addresses: &[IpAddr],
+    port: u16,
+    workers: usize,
+    options: Options<'_>,
+) -> Result<Vec<Queue>, OpenError> {
+    open_beside(
+        Vec::new(),
+        uplink,
+        tunnel,
+        addresses,
+        port,
+        workers,
+        options,
+    )
+}
+
+/// Opens queues beside the `first` sockets on the port, which have done their duty then.
+fn open_beside(
+    first: Vec<Socket>,
+    uplink: UplinkIndex,
+    tunnel: TunnelIndex,
+    addresses: &[IpAddr],
+    port: u16,
+    workers: usize,
+    options: Options<'_>,
+) -> Result<Vec<Queue>, OpenError> {
     let binds = binds(addresses);
-    let first = claim(addresses, &binds, port, options)?;
     // One set of sockets of both families.
     let bind_all = || -> Result<Sockets, OpenError> {
         let mut sockets = [None, None];

@@ -1,0 +1,191 @@
+//! Changes under load, as packets with numbers see them.
+//!
+//! ```text
+//!   flow ── t0 (tun) ── near ── wan0 192.0.2.1 ═══ 192.0.2.2 wan0 ── far ── t0 (tun) ── flow
+//! ```
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use culvert_tests::{Changing, Culvert, Kind, Numbered, Pace, Part, Scenario, WINDOW, eventually};
+use serde_json::Value;
+
+const PARTS: [Part; 2] = [Part::Root, Part::Tun];
+/// How long what must happen may take on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+const PACE: Pace = Pace::Rate(2000);
+
+/// The file in which the far end is no peer.
+fn without_far(ground: &Changing) -> String {
+    let yaml = ground.yaml();
+    let lines = yaml
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("far: {"));
+    let text: Vec<_> = lines.collect();
+    text.join("\n")
+        .replace("{ to: 10.79.0.0/16, peer: far }", "")
+}
+
+fn apply(near: &Culvert, scenario: &Scenario, yaml: &str, how: &[&str]) -> Result<()> {
+    let file = scenario.path("trial.yaml");
+    fs::write(&file, yaml)?;
+    let file = file.display().to_string();
+    let mut words = vec!["apply", &file];
+    words.extend(how);
+    near.call(&words).map(drop)
+}
+
+fn pending(near: &Culvert) -> Result<Value> {
+    Ok(near.show()?["pending"].clone())
+}
+
+/// What became of revisions, the newest first.
+fn outcomes(near: &Culvert) -> Result<Vec<(String, String)>> {
+    let text = near.call(&["history", "-o", "json"])?;
+    let history: Value = serde_json::from_str(&text)?;
+    let text = |it: &Value, key: &str| it[key].as_str().unwrap_or_default().to_owned();
+    let revisions = history.as_array().context("a list")?.iter();
+    Ok(revisions
+        .map(|it| (text(it, "outcome"), text(it, "why")))
+        .collect())
+}
+
+/// Every kind of change a few times: what is lost has a name, nothing comes twice.
+#[test]
+fn changes_lose_nothing_without_a_name() -> Result<()> {
+    Scenario::run("changes_lose_nothing_without_a_name", &PARTS, |scenario| {
+        let mut ground = Changing::lay(scenario)?;
+        for kind in Kind::ALL {
+            let mut left = 4;
+            let seen = ground.watch(
+                Duration::from_secs(2),
+                Pace::Window(WINDOW / 4),
+                Duration::from_millis(200),
+                |ground| {
+                    left -= i32::from(left > 0);
+                    let changes = left > 0;
+                    if changes {
+                        ground.change(kind)?;
+                    }
+                    Ok(changes)
+                },
+            )?;
+            let flows = seen.flows;
+            scenario.say(format!(
+                "{kind}: {} changes, {} sent, {} lost ({:?}), {} overtaken, longest gap {:?}",
+                seen.changes,
+                flows.sent,
+                flows.lost(),
+                seen.named,
+                flows.overtaken,
+                flows.gap
+            ));
+            ensure!(seen.changes > 0 && flows.received > 100, "{kind}: {seen:?}");
+            ensure!(flows.duplicates == 0, "{kind}: {seen:?}");
+            ensure!(flows.lost() <= seen.explained(), "{kind}: {seen:?}");
+            // An uplink is exchanged beside the old one: what came by either may meet.
+            let may_overtake = kind == Kind::Uplinks;
+            ensure!(flows.overtaken == 0 || may_overtake, "{kind}: {seen:?}");
+        }
+        Ok(())
+    })
+}
+
+/// The peer of both flows is taken away on trial: with the way back its session goes on.
+#[test]
+fn a_rollback_gives_a_removed_peer_its_session_back() -> Result<()> {
+    Scenario::run(
+        "a_rollback_gives_a_removed_peer_its_session_back",
+        &PARTS,
+        |scenario| {
+            let ground = Changing::lay(scenario)?;
+            let (near, far) = (ground.near(), ground.far());
+            let handshakes =
+                || -> Result<(u64, u64)> { Ok((received(near, "rx")?, received(far, "tx")?)) };
+            let flows = ground.flows(PACE)?;
+            std::thread::sleep(Duration::from_secs(1));
+            let age = far.handshake_age("near")?.context("a handshake")?;
+            let since = Instant::now();
+            apply(near, scenario, &without_far(&ground), &["--confirm", "60s"])?;
+            ensure!(!pending(near)?.is_null());
+            std::thread::sleep(Duration::from_millis(500));
+            let before = handshakes()?;
+            near.call(&["rollback", "--yes"])?;
+            ensure!(pending(near)?.is_null());
+            std::thread::sleep(Duration::from_secs(2));
+            let after = handshakes()?;
+            ensure!(
+                after.0 > before.0 && after.1 > before.1,
+                "{before:?} {after:?}"
+            );
+            for (culvert, peer) in [(near, "far"), (far, "near")] {
+                let now = culvert.handshake_age(peer)?.context("a handshake")?;
+                let least = age + since.elapsed().as_secs() - 1;
+                ensure!(
+                    now >= least,
+                    "{peer}: a handshake {now} s ago, not {least} or more"
+                );
+            }
+            let [out, back] = flows.map(Numbered::finish);
+            for outcome in [out?, back?] {
+                scenario.say(format!("{outcome:?}"));
+                ensure!(outcome.lost() > 0 && outcome.duplicates == 0, "{outcome:?}");
+            }
+            Ok(())
+        },
+    )
+}
+
+fn received(culvert: &Culvert, way: &str) -> Result<u64> {
+    let show = culvert.show()?;
+    let peers = show["peers"].as_array().context("peers")?;
+    let all = peers.iter().map(|peer| peer[way]["packets"].as_u64());
+    Ok(all.map(Option::unwrap_or_default).sum())
+}
+
+/// Checks look at real peers: who is cut off has the change taken back, who is not has it kept.
+#[test]
+fn checks_of_a_real_peer_end_a_trial() -> Result<()> {
+    Scenario::run("checks_of_a_real_peer_end_a_trial", &PARTS, |scenario| {
+        let mut ground = Changing::lay(scenario)?;
+        let yaml = ground.yaml();
+        let near = ground.near();
+        let checks = ["--confirm", "10m", "--check", "peer=far,port=t0", "--auto"];
+        scenario.say("a route that nobody checks");
+        let good = yaml.replace("10.79.0.0/16", "10.76.0.0/16");
+        apply(near, scenario, &good, &checks)?;
+        ensure!(!pending(near)?.is_null());
+        eventually("the confirmation", PATIENCE, || {
+            Ok(pending(near)?.is_null().then_some(()))
+        })?;
+        let ends = outcomes(near)?;
+        ensure!(
+            ends[0] == ("applied".into(), "all checks hold".into()),
+            "{ends:?}"
+        );
+
+        scenario.say("an uplink on the wrong interface: nothing comes or goes");
+        let flows = ground.flows(PACE)?;
+        let bad = good.replace("wan0: { driver: udp", "wan0: { driver: udp, device: lo");
+        apply(near, scenario, &bad, &checks)?;
+        ensure!(!pending(near)?.is_null());
+        eventually("the way back", PATIENCE, || {
+            Ok(pending(near)?.is_null().then_some(()))
+        })?;
+        let ends = outcomes(near)?;
+        let is_back = |(outcome, why): &(String, String)| {
+            outcome == "rolled-back" && why.contains("peer wg0/far went down")
+        };
+        ensure!(ends.iter().any(is_back), "{ends:?}");
+        scenario.say("packets pass again");
+        let before = received(near, "rx")?;
+        eventually("packets of the peer", PATIENCE, || {
+            Ok((received(near, "rx")? > before + 100).then_some(()))
+        })?;
+        for flow in flows {
+            flow.finish()?;
+        }
+        ground.change(Kind::Routes)
+    })
+}
