@@ -337,7 +337,7 @@ fn a_conflict_is_said_and_the_file_wins() {
     let said = stderr(&output);
     assert!(said.contains("port vm12 of the API layer rests"), "{said}");
     assert!(said.contains("port vm4 has the MAC address"), "{said}");
-    let ports = ["vm1", "vm12", "vm4"];
+    let ports = ["vm1", "vm4", "vm12"];
     assert_eq!(site.ports(), ports);
     let layer = site.layer();
     assert!(layer.contains("# port vm12 rests"), "{layer}");

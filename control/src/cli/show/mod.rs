@@ -88,9 +88,13 @@ struct Looks<'w> {
 
 impl Looks<'_> {
     fn at_it(&self) -> Result<Sight, Failure> {
-        let state = named::gather(&self.client, self.lists(), &self.what(), &self.wanted.names)?;
-        let at = Instant::now();
-        Ok(Sight { state, at })
+        // Others may have come meanwhile.
+        let whose = Whose {
+            client: self.reading.client()?,
+            beside: self.reading.beside(),
+        };
+        let told = named::gather(&whose, self.lists(), &self.what(), &self.wanted.names)?;
+        Ok(Sight::of(told))
     }
 
     /// What is asked for: of all that there is, tables have the most important.
