@@ -15,8 +15,10 @@ use super::args::Place;
 use super::output::OutputArgs;
 use super::show::list::ListArgs;
 use crate::api::client::ClientError;
-use crate::config::Name;
+use crate::config::object::PRESHARED_KEY;
+use crate::config::{Disk, KeyFiles as _, Name};
 use crate::layer::told::{LaidObject, Text};
+use crate::plan::api::HIDDEN;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -65,15 +67,21 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 
 /// A part of a file, with what has to be said of it ahead.
 fn text(layer: &Text) -> String {
-    let said = layer.objects.iter().filter_map(|it| {
+    let said = layer.objects.iter().map(|it| {
         let LaidObject {
-            object, own, rests, ..
+            object,
+            own,
+            rests,
+            keys,
         } = it;
-        match (rests, own) {
-            (Some(why), _) => Some(format!("# {object} rests, the file counts alone: {why}\n")),
-            (None, false) => Some(format!("# {object} lies over the file's\n")),
-            (None, true) => None,
-        }
+        let has_key = keys.get(PRESHARED_KEY).is_some_and(|it| it.is_string());
+        let key = has_key.then(|| format!("# {object} has a preshared key, which is not told\n"));
+        let head = match (rests, own) {
+            (Some(why), _) => format!("# {object} rests, the file counts alone: {why}\n"),
+            (None, false) => format!("# {object} lies over the file's\n"),
+            (None, true) => String::new(),
+        };
+        head + &key.unwrap_or_default()
     });
     said.collect::<String>() + &layer.text
 }
@@ -209,18 +217,29 @@ pub(super) struct Given {
     /// A file with its keys, in YAML or JSON; `-` is the standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["keys", "labels"])]
     file: Option<PathBuf>,
+    /// Of a peer: the file of a key shared with it, which only its owner can read; it is read here, and its key sent
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    preshared_key_file: Option<PathBuf>,
 }
 
 impl Given {
     /// A text in which each key has a line.
     fn text(&self) -> Result<String, Failure> {
-        match &self.file {
-            Some(path) => read(path),
+        let mut text = match &self.file {
+            Some(path) => read(path)?,
             None => {
                 let keys = self.keys.iter().map(|word| line(word));
-                keys.chain(labels(&self.labels)).collect()
+                let lines = keys.chain(labels(&self.labels));
+                lines.collect::<Result<String, _>>()?
             }
+        };
+        if let Some(path) = &self.preshared_key_file {
+            let key = Disk.read(path).map_err(|error| {
+                Failure::Line(format!("the preshared key in {}: {error}", path.display()))
+            })?;
+            text = format!("{PRESHARED_KEY}: {}\n{text}", &*key);
         }
+        Ok(text)
     }
 }
 
@@ -262,6 +281,10 @@ fn line(word: &str) -> Result<String, Failure> {
         let error = format!("`{word}` is no KEY=VALUE: expected one as in `network=blue`");
         return Err(Failure::Line(error));
     };
+    if key == PRESHARED_KEY && !matches!(value, "" | HIDDEN) {
+        let error = "a command's words are seen by others: put the key into a file that only its owner can read, and say --preshared-key-file FILE";
+        return Err(Failure::Line(error.into()));
+    }
     let quoted = |text: &str| Value::from(text).to_string();
     let value = match value {
         "" => "null".to_owned(),

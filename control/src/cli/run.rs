@@ -70,7 +70,8 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let (loaded, undone, number) = beginning.into_parts();
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
-    open_layer(requester.desk(), &state_dir)?;
+    open_layer(&requester, &state_dir)?;
+    requester.desk().look_into(&config);
     let server = api::server::serve(
         run_dir.directory(),
         &loaded.api,
@@ -132,8 +133,11 @@ fn begin(
 }
 
 /// Reads what was laid over the file for single objects.
-fn open_layer(desk: &layer::Desk, state_dir: &StateDir) -> Result<(), Failure> {
-    let opened = desk.open(state_dir.directory()).map_err(|error| {
+fn open_layer(requester: &api::Requester, state_dir: &StateDir) -> Result<(), Failure> {
+    let history = requester.history();
+    let is_revoked = |key: &_| history.as_ref().is_some_and(|it| it.is_revoked(key));
+    let opened = requester.desk().open(state_dir.directory(), is_revoked);
+    let opened = opened.map_err(|error| {
         let path = state_dir.path().display();
         Failure::Line(format!("can't keep the API layer in {path}: {error}"))
     })?;

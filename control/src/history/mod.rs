@@ -440,6 +440,12 @@ impl History {
         Ok(())
     }
 
+    /// Whether no rollback brings that key back.
+    #[must_use]
+    pub fn is_revoked(&self, key: &PublicKey) -> bool {
+        self.store.revoked.has(key)
+    }
+
     /// No rollback brings that key back.
     pub(crate) fn revoke(&mut self, key: &PublicKey) -> io::Result<()> {
         self.store.revoke(key)

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Name, object::Keys},
+    keys::PresharedKey,
     plan::{
         Laid,
-        api::{Object, Said},
+        api::{Given, Object, Said},
     },
 };
 
@@ -49,6 +50,25 @@ enum Kind {
 struct Kept {
     own: bool,
     keys: Keys,
+    /// The number of its preshared key's file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preshared_key: Option<u64>,
+}
+
+impl Kept {
+    /// Without the preshared key itself, which lies elsewhere.
+    fn said(self) -> Said {
+        let given = |number| Given {
+            key: PresharedKey::default(),
+            number,
+        };
+        Said {
+            own: self.own,
+            keys: self.keys,
+            preshared_key: self.preshared_key.map(given),
+            hindrance: None,
+        }
+    }
 }
 
 impl Record {
@@ -60,6 +80,7 @@ impl Record {
         let said = said.map(|said| Kept {
             own: said.own,
             keys: said.keys.clone(),
+            preshared_key: said.preshared_key.as_ref().map(|it| it.number),
         });
         Self { kind, name, said }
     }
@@ -228,10 +249,10 @@ fn read(text: &[u8]) -> (Kepts, Vec<usize>) {
             continue;
         };
         match record.said {
-            Some(Kept { own, keys }) => {
+            Some(kept) => {
                 // It keeps its place among the others.
                 let turn = said.get(&object).map_or(number, |(turn, _)| *turn);
-                said.insert(object, (turn, Said { own, keys }));
+                said.insert(object, (turn, kept.said()));
             }
             None => drop(said.remove(&object)),
         }
@@ -255,6 +276,8 @@ mod tests {
         Said {
             own: true,
             keys: keys.into_iter().collect(),
+            preshared_key: None,
+            hindrance: None,
         }
     }
 

@@ -8,24 +8,28 @@
 //! object and compare it, write it, have it carried out; what the core refuses is taken off the journal again.
 
 mod journal;
+pub mod secrets;
 pub mod told;
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use culvert_directory::Directory;
+use serde_json::Value as Json;
 
 use self::journal::{Journal, Record};
+use self::secrets::Secrets;
 use crate::{
     api::{self, ApplyError, Request, Requester, SendError},
     config::{
         Config, Name, Peer, Port, Report, Tunnel,
         object::{self, Keys},
     },
-    keys::PublicKey,
+    keys::{PresharedKey, PublicKey},
     plan::{
         self, Change, Edit, Laid, Layers, PeerChange,
-        api::{Made, Object, Said, Unfit},
+        api::{Given, Made, Object, Said, Unfit},
         claims::Claims,
     },
     state::Applied,
@@ -75,6 +79,8 @@ pub struct Wish {
     pub act: Act,
     /// The keys that are said.
     pub keys: Keys,
+    /// The preshared key among them.
+    pub preshared_key: Option<PresharedKey>,
 }
 
 /// Why a wish was not fulfilled. Nothing has changed then.
@@ -118,6 +124,8 @@ pub struct Desk(Arc<Mutex<Books>>);
 pub struct Books {
     /// Without one nothing is kept.
     journal: Option<Journal>,
+    /// Likewise.
+    secrets: Option<Secrets>,
     /// What the journal said at the start.
     laid: Laid,
     /// What ports have, and over which file.
@@ -126,20 +134,43 @@ pub struct Books {
     disabled: Option<(Arc<Config>, HashMap<(Name, PublicKey), Name>)>,
     /// The revision that waited last for its confirmation, and what it touches.
     awaiting: Option<(u64, HashSet<String>)>,
+    /// The file that the process was started with.
+    own_file: Option<PathBuf>,
 }
 
 impl Desk {
-    /// Has what is laid down kept in a directory; answers what of it was damaged.
+    /// Has what is laid down kept in a directory; answers what of it was damaged. Peers whose keys are revoked rest.
     ///
     /// # Errors
     ///
     /// When the directory can't be read or written.
-    pub fn open(&self, directory: &Directory) -> std::io::Result<Option<Damage>> {
-        let (journal, said, damage) = Journal::open(directory)?;
+    pub fn open(
+        &self,
+        directory: &Directory,
+        is_revoked: impl Fn(&PublicKey) -> bool,
+    ) -> std::io::Result<Option<Damage>> {
+        let (journal, mut said, damage) = Journal::open(directory)?;
+        let secrets = Secrets::open(directory)?;
+        // Whoever mends a damaged journal needs them all.
+        if damage.is_none() {
+            secrets.forget_others(said.iter().map(|(object, said)| (object, said)));
+        }
+        for (object, said) in &mut said {
+            find_key(&secrets, object, said);
+            if public_key(said).is_some_and(|key| is_revoked(&key)) {
+                said.hindrance = Some("its public key is revoked");
+            }
+        }
         let mut books = self.lock();
         books.laid = Laid::new(said);
         books.journal = Some(journal);
+        books.secrets = Some(secrets);
         Ok(damage)
+    }
+
+    /// That file may be looked into for the places of things. Others are what a client says of itself.
+    pub fn look_into(&self, path: &Path) {
+        self.lock().own_file = Some(path.to_owned());
     }
 
     /// What was kept when the process started.
@@ -166,18 +197,30 @@ pub fn fulfil(requester: &Requester, wish: &Wish) -> Result<Applied, Refused> {
     if let Some(hindrance) = books.hindrance(requester, &wish.object) {
         return Err(Refused::Conflict(hindrance));
     }
-    let Some(said) = said(&now, wish)? else {
+    let Some(mut said) = said(&now, wish, books.own_file.as_deref())? else {
         return Ok(Applied::default());
     };
+    if let Some(said) = &mut said {
+        refuse_revoked(requester, &wish.object, said)?;
+        books.give(&now, wish, said)?;
+    }
+    if said.as_ref() == now.api().said(&wish.object).map(|it| &**it) {
+        return Ok(Applied::default());
+    }
     let (step, warnings) = books.plan(&now, &wish.object, said.as_ref())?;
-    let record = Record::new(&wish.object, said.as_ref());
-    books.keep(&record)?;
+    let before = now.api().said(&wish.object).cloned();
+    let before = before.as_deref().and_then(|it| it.preshared_key.as_ref());
+    let after = said.as_ref().and_then(|it| it.preshared_key.as_ref());
+    let after = after.filter(|after| before.is_none_or(|before| before.number != after.number));
+    books.keep(&wish.object, said.as_ref(), after)?;
     let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
     let layer = Arc::clone(&step.api);
     let step = Box::new(step);
     match api::ask(requester, |reply| Request::Layer { step, reply })? {
         Ok(applied) => {
             books.carried_out(&edits, &layer);
+            let is_other = said.is_none_or(|it| it.preshared_key.as_ref() != before);
+            books.forget(&wish.object, before.filter(|_| is_other));
             let warnings = warnings.render(false);
             Ok(Applied {
                 warnings,
@@ -186,43 +229,48 @@ pub fn fulfil(requester: &Requester, wish: &Wish) -> Result<Applied, Refused> {
         }
         Err(error) => {
             books.take_back();
+            books.forget(&wish.object, after);
             Err(Refused::Engine(error))
         }
     }
 }
 
 /// What the layer says of an object then; the outer `None`: what it says already, or what the file says.
-fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option<Said>>, Refused> {
+fn said(
+    now: &Layers,
+    wish: &Wish,
+    own_file: Option<&Path>,
+) -> Result<Option<Option<Said>>, Refused> {
+    let Wish {
+        object, act, keys, ..
+    } = wish;
     let of_file = is_in_file(now.file(), object);
     let laid = now.api().said(object);
     let own = laid.map_or(!of_file, |said| said.own && !of_file);
-    let given = || Said {
+    // Its preshared key is given to it later.
+    let with = |keys| Said {
         own,
-        keys: plain(keys, own),
+        keys,
+        preshared_key: None,
+        hindrance: None,
     };
+    let given = || with(plain(keys, own));
     let added = || {
-        let mut said = laid.map_or_else(
-            || Said {
-                own,
-                keys: Keys::new(),
-            },
-            |said| Said {
-                own,
-                keys: said.keys.clone(),
-            },
-        );
+        let mut all = laid.map_or_else(Keys::new, |said| said.keys.clone());
         match own {
-            true => object::lay(&mut said.keys, keys),
+            true => object::lay(&mut all, keys),
             // That the default counts, and not what the file says, is said, too.
-            false => object::say(&mut said.keys, keys),
+            false => object::say(&mut all, keys),
         }
-        said
+        with(all)
     };
     let new = match act {
         Act::Forget => None,
         Act::Delete { if_exists } => match (of_file, laid) {
             (false, Some(_)) => None,
-            (true, _) => return Err(Refused::Conflict(in_file(now.file(), object))),
+            (true, _) => {
+                return Err(Refused::Conflict(in_file(now.file(), object, own_file)));
+            }
             (false, None) if *if_exists => None,
             (false, None) => return Err(Refused::Missing(format!("there is no {object}"))),
         },
@@ -235,7 +283,7 @@ fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option
         Act::Put => Some(given()),
         Act::Set { .. } | Act::Add { may_exist: true } => beside(now.file(), object, added()),
         Act::Add { may_exist: false } if of_file || laid.is_some() => {
-            if is_as_said(now, object, keys) {
+            if is_as_said(now, wish) {
                 return Ok(None);
             }
             let error = format!(
@@ -245,8 +293,40 @@ fn said(now: &Layers, Wish { object, act, keys }: &Wish) -> Result<Option<Option
         }
         Act::Add { may_exist: false } => Some(given()),
     };
-    let is_same = new.as_ref() == laid.map(|said| &**said);
-    Ok((!is_same).then_some(new))
+    Ok((new.is_some() || laid.is_some()).then_some(new))
+}
+
+/// Finds the key of a peer that was kept.
+fn find_key(secrets: &Secrets, object: &Object, said: &mut Said) {
+    let Some(Json::String(_)) = said.keys.get(object::PRESHARED_KEY) else {
+        return;
+    };
+    let given = said.preshared_key.take();
+    said.preshared_key = given.and_then(|Given { number, .. }| {
+        let key = secrets.read(object, number)?;
+        Some(Given { key, number })
+    });
+    if said.preshared_key.is_none() {
+        said.hindrance = Some("its preshared key is lost: give it again");
+    }
+}
+
+/// The public key that is said of a peer.
+fn public_key(said: &Said) -> Option<PublicKey> {
+    let text = said.keys.get("public_key")?.as_str()?;
+    PublicKey::from_base64(text).ok()
+}
+
+fn refuse_revoked(requester: &Requester, object: &Object, said: &Said) -> Result<(), Refused> {
+    let key = public_key(said);
+    let history = requester.history();
+    match key.zip(history.as_ref()) {
+        Some((key, history)) if history.is_revoked(&key) => {
+            let error = format!("{object} can't be so: its public key is revoked");
+            Err(Refused::Conflict(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is said beside the file: not that something is enabled which the file enables.
@@ -284,25 +364,35 @@ fn is_in_file(file: &Config, object: &Object) -> bool {
 }
 
 /// Whether an object that there is is what the keys make of one.
-fn is_as_said(now: &Layers, object: &Object, keys: &Keys) -> bool {
+fn is_as_said(now: &Layers, wish: &Wish) -> bool {
+    let Wish { object, keys, .. } = wish;
     match object {
         Object::Port(name) => object::port(now.file(), name, &plain(keys, true))
             .is_ok_and(|(port, _)| now.port(name) == Some(&port)),
         Object::Peer(of, name) => now.file().tunnel(of).is_some_and(|tunnel| {
-            object::peer(now.file(), tunnel, name, &plain(keys, true))
-                .is_ok_and(|(peer, _)| now.laid_peer(of, name) == Some(&peer))
+            let mut keys = plain(keys, true);
+            let says_key = keys.remove(object::PRESHARED_KEY).is_some();
+            let there = now.laid_peer(of, name);
+            object::peer(now.file(), tunnel, name, &keys).is_ok_and(|(mut peer, _)| {
+                // That there is a key says who does not say which.
+                let kept = there.and_then(|it| it.preshared_key.clone());
+                let kept = kept.filter(|_| says_key);
+                Arc::make_mut(&mut peer).preshared_key = wish.preshared_key.clone().or(kept);
+                there == Some(&peer)
+            })
         }),
     }
 }
 
 /// That an object is not the layer's to remove.
-fn in_file(file: &Config, object: &Object) -> String {
+fn in_file(file: &Config, object: &Object, own_file: Option<&Path>) -> String {
     let keys = match object {
         Object::Port(name) => vec!["ports", name.as_str()],
         Object::Peer(tunnel, name) => vec!["tunnels", tunnel.as_str(), "peers", name.as_str()],
     };
     // It may be another by now.
-    let at = match object::place(&file.source, &keys) {
+    let own = own_file.filter(|own| *own == file.source);
+    let at = match own.and_then(|path| object::place(path, &keys)) {
         Some((path, line)) => format!("{}, line {line}", path.display()),
         None => file.source.display().to_string(),
     };
@@ -425,17 +515,63 @@ impl Books {
             .expect("they were put there")
     }
 
-    fn keep(&mut self, record: &Record) -> Result<(), Refused> {
+    /// Gives an object the preshared key that is wished for it, or leaves it the one that it has.
+    fn give(&mut self, now: &Layers, wish: &Wish, said: &mut Said) -> Result<(), Refused> {
+        if !said
+            .keys
+            .get(object::PRESHARED_KEY)
+            .is_some_and(Json::is_string)
+        {
+            return Ok(());
+        }
+        let object = &wish.object;
+        let laid = now.api().said(object);
+        let kept = laid.and_then(|said| said.preshared_key.as_ref());
+        said.preshared_key = match (&wish.preshared_key, kept) {
+            (None, None) => {
+                let error = format!(
+                    "{object} has no preshared key that could be kept: give one, or say that it has none"
+                );
+                return Err(Refused::Conflict(error));
+            }
+            (Some(key), kept) if kept.is_none_or(|kept| kept.key != *key) => Some(Given {
+                key: key.clone(),
+                number: self.secrets.as_mut().map_or(0, Secrets::next),
+            }),
+            (_, kept) => kept.cloned(),
+        };
+        Ok(())
+    }
+
+    /// Has what is said of an object be on the disk, its new key first.
+    fn keep(
+        &mut self,
+        object: &Object,
+        said: Option<&Said>,
+        key: Option<&Given>,
+    ) -> Result<(), Refused> {
         let Some(journal) = &mut self.journal else {
             return Ok(());
         };
-        journal.append(record).map_err(|error| {
+        let key = self.secrets.as_ref().zip(key);
+        let kept = key.map_or(Ok(()), |(secrets, key)| secrets.keep(object, key));
+        let kept = kept.and_then(|()| journal.append(&Record::new(object, said)));
+        kept.map_err(|error| {
+            if let Some((secrets, key)) = key {
+                secrets.forget(object, key.number);
+            }
             let path = journal.path();
             Refused::NotKept(format!(
                 "it can't be kept in {}: {error}: nothing has changed",
                 path.display()
             ))
         })
+    }
+
+    fn forget(&self, object: &Object, key: Option<&Given>) {
+        if let Some((secrets, key)) = self.secrets.as_ref().zip(key) {
+            secrets.forget(object, key.number);
+        }
     }
 
     fn take_back(&mut self) {

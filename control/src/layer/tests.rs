@@ -241,7 +241,7 @@ proptest! {
         let (mut running, mut books) = (Running::default(), Books::default());
         for deed in [Deed::File(first)].into_iter().chain(deeds) {
             if let Some(wish) = wish(&deed) {
-                let Ok(Some(said)) = said(&desired, &wish) else { continue };
+                let Ok(Some(said)) = said(&desired, &wish, None) else { continue };
                 let Ok((step, _)) = books.plan(&desired, &wish.object, said.as_ref()) else { continue };
                 let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
                 let plan = settle(&running, step.plan);

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Name;
-use crate::config::object::Keys;
+use crate::config::object::{self, Keys};
 use crate::plan::Laid;
 use crate::plan::api::{Object, Told};
 
@@ -70,7 +70,8 @@ fn to_yaml(told: &[Told]) -> String {
     let mut file = Keys::new();
     for Told { object, said, .. } in told {
         let mut keys = said.keys.clone();
-        keys.retain(|_, value| !value.is_null());
+        // Of a key that is there, a file would name another file.
+        keys.retain(|key, value| !value.is_null() && key != object::PRESHARED_KEY);
         match object {
             Object::Port(name) => put(section(&mut file, "ports"), name, keys),
             Object::Peer(tunnel, name) => {

@@ -18,7 +18,7 @@ use crate::config::{
     Config, IpNet, Name, Peer, Port, Report, Tunnel,
     object::{self, Keys},
 };
-use crate::keys::PublicKey;
+use crate::keys::{PresharedKey, PublicKey};
 
 /// Parts of a set of objects.
 const PARTS: usize = 64;
@@ -48,7 +48,23 @@ pub struct Said {
     pub own: bool,
     /// Its keys; of one over the file's those that differ, some without a value: the default counts.
     pub keys: Keys,
+    /// The preshared key that a client gave for it. Its place among the keys is [`HIDDEN`].
+    pub preshared_key: Option<Given>,
+    /// Why it is not to be, whatever the file says, until somebody says something else of it.
+    pub hindrance: Option<&'static str>,
 }
+
+/// A key that a client gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The key.
+    pub key: PresharedKey,
+    /// The number under which it is kept.
+    pub number: u64,
+}
+
+/// What is told of a key that is there.
+pub const HIDDEN: &str = "(hidden)";
 
 /// An object of the layer.
 #[derive(Clone, Debug)]
@@ -521,13 +537,20 @@ pub fn peer(
         (None, false) => return Err(Unfit::Nothing),
         (_, true) => Keys::new(),
     };
+    if let Some(why) = said.hindrance {
+        return Err(Unfit::Taken(why.into()));
+    }
     object::lay(&mut keys, &said.keys);
+    keys.remove(object::PRESHARED_KEY);
     let (mut peer, report) = object::peer(file, tunnel, name, &keys).map_err(Unfit::Mistakes)?;
-    if let Some(of_file) = of_file.filter(|_| !said.own) {
-        let peer = Arc::make_mut(&mut peer);
-        peer.preshared_key.clone_from(&of_file.preshared_key);
-        peer.preshared_key_file
-            .clone_from(&of_file.preshared_key_file);
+    let new = Arc::make_mut(&mut peer);
+    match (said.keys.get(object::PRESHARED_KEY), of_file) {
+        (None, Some(of_file)) if !said.own => {
+            new.preshared_key.clone_from(&of_file.preshared_key);
+            new.preshared_key_file
+                .clone_from(&of_file.preshared_key_file);
+        }
+        _ => new.preshared_key = said.preshared_key.as_ref().map(|it| it.key.clone()),
     }
     if said.own && of_file.is_some_and(|of_file| *of_file != peer) {
         return Err(Unfit::Both);

@@ -11,8 +11,10 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::answer::{failed, json, late, mistaken, plain, refused, slow, unavailable};
 use super::asked::{Asked, Named};
@@ -20,7 +22,7 @@ use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::config::Name;
 use crate::config::object::{self, Keys};
-use crate::layer::{self, Act, Refused, Wish, told};
+use crate::layer::{self, Act, Refused, Wish, secrets, told};
 use crate::plan::api::Object;
 use crate::state::Applied;
 
@@ -67,18 +69,32 @@ pub(super) fn routes() -> Routes {
         .put(
             "/v1/tunnels/{tunnel}/peers/{name}",
             put_peer,
-            one("Have a peer be what the keys say, beside the file").body_or_none::<Keys>(),
+            one("Have a peer be what the keys say, beside the file").body_or_none::<PeerKeys>(),
         )
         .patch(
             "/v1/tunnels/{tunnel}/peers/{name}",
             set_peer,
-            one("Lay keys over a peer; null is the default").body_or_none::<Keys>(),
+            one("Lay keys over a peer; null is the default").body_or_none::<PeerKeys>(),
         )
         .delete(
             "/v1/tunnels/{tunnel}/peers/{name}",
             delete_peer,
             one("Remove a peer that the file has not"),
         )
+}
+
+/// A peer's keys, as a file has them, and one that a file has not.
+#[derive(JsonSchema)]
+#[schemars(rename = "PeerKeys")]
+#[expect(dead_code, reason = "it describes what is read as keys of any kind")]
+struct PeerKeys {
+    /// A key shared with the peer, in base64. It is kept, and told to nobody: where it would stand there is `(hidden)`,
+    /// which stands for the one that is kept.
+    #[schemars(extend("writeOnly" = true))]
+    preshared_key: Option<String>,
+    #[serde(flatten)]
+    #[schemars(flatten)]
+    keys: Keys,
 }
 
 async fn show(State(desk): State<Desk>) -> Response {
@@ -210,7 +226,7 @@ async fn fulfil(desk: Desk, object: Option<Object>, act: Act, request: Request) 
     };
     let working = spawn_blocking(move || {
         let _turn = turn;
-        answer(&desk, object, act, &body)
+        answer(&desk, object, act, body)
     });
     match timeout_at(end, working).await {
         Ok(Ok(response)) => response,
@@ -219,15 +235,28 @@ async fn fulfil(desk: Desk, object: Option<Object>, act: Act, request: Request) 
     }
 }
 
-fn answer(desk: &Desk, object: Object, act: Act, body: &Bytes) -> Response {
-    let Ok(text) = str::from_utf8(body) else {
+fn answer(desk: &Desk, object: Object, act: Act, body: Bytes) -> Response {
+    // Parts of a text are copied as it is read, and keys have one place: they are taken out first.
+    let mut text = Zeroizing::new(body.to_vec());
+    wipe(body);
+    let taken = secrets::take(&mut text);
+    let Ok(text) = str::from_utf8(&text) else {
         return plain(StatusCode::BAD_REQUEST, "the body is no text");
     };
-    let keys = match object::keys(text, &object.to_string()) {
+    let keys = object::keys(text, &object.to_string()).and_then(|mut keys| {
+        let preshared_key = secrets::given(&mut keys, taken, &object)?;
+        Ok((keys, preshared_key))
+    });
+    let (keys, preshared_key) = match keys {
         Ok(keys) => keys,
         Err(report) => return mistaken(&report),
     };
-    let wish = Wish { object, act, keys };
+    let wish = Wish {
+        object,
+        act,
+        keys,
+        preshared_key,
+    };
     match layer::fulfil(&desk.requester, &wish) {
         Ok(applied) => json(&applied),
         Err(Refused::Mistakes(report)) => mistaken(&report),
@@ -235,5 +264,12 @@ fn answer(desk: &Desk, object: Object, act: Act, body: &Bytes) -> Response {
         Err(Refused::Conflict(error)) => plain(StatusCode::CONFLICT, &error),
         Err(Refused::NotKept(error)) => plain(StatusCode::INSUFFICIENT_STORAGE, &error),
         Err(Refused::Engine(error)) => refused(error),
+    }
+}
+
+/// What nobody else holds is wiped; what lies in a buffer with more of its connection is written over by that.
+fn wipe(body: Bytes) {
+    if let Ok(mut body) = body.try_into_mut() {
+        body.zeroize();
     }
 }
