@@ -5,12 +5,13 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::Run;
 use culvert::api::client::Client;
+use culvert::keys::PrivateKey;
 use nix::sys::signal::Signal;
 
 /// A Culvert that follows its file.
@@ -168,5 +169,57 @@ fn a_link_that_is_swapped_is_followed() {
         culvert.applied();
         assert_eq!(culvert.networks(), usize::from(networks));
     }
+    culvert.end();
+}
+
+/// A tunnel whose keys lie in the key directory and beside it.
+#[test]
+fn key_files_are_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    let key = |number: u8| PrivateKey::from_bytes([number; 32]);
+    let put = |path: &Path, text: &str, mode: u32| {
+        let beside = path.with_extension("new");
+        fs::write(&beside, text).unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&beside, path).unwrap();
+    };
+    put(&keys.join("t.key"), &key(1).to_base64(), 0o600);
+    let peers = [2, 3].map(|number| key(number).public_key().to_base64());
+    let line = |number: u8| format!("{} {}\n", peers[1], &*key(number).to_base64());
+    put(&folder.path().join("many.psk"), &line(7), 0o600);
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let text = format!(
+        "version: 1\nnode: small\napi: {{key_directory: keys}}\nuplinks: {{u: {{driver: udp, addresses: [127.0.0.1/8]}}}}\n\
+         tunnels:\n  t:\n    uplink: u\n    listen_port: {port}\n    uapi: false\n    private_key_file: key:t.key\n    \
+         preshared_keys_file: many.psk\n    peers:\n      a: {{public_key: \"{}\", preshared_key_file: key:a.psk}}\n      \
+         b: {{public_key: \"{}\"}}\nnetworks: {{n: {{gateway: 10.0.0.1/24, tunnel: t}}}}\n",
+        peers[0], peers[1]
+    );
+    put(&keys.join("a.psk"), &key(5).to_base64(), 0o600);
+    fs::write(folder.path().join("c.yaml"), text).unwrap();
+    let culvert = Followed::start(folder, "c.yaml");
+    let changed = |what: &str, times: usize| {
+        culvert.applied();
+        let log = culvert.log();
+        assert_eq!(log.matches(what).count(), times, "{log}");
+    };
+    // In the key directory.
+    put(&culvert.path("keys/a.psk"), &key(6).to_base64(), 0o600);
+    changed("applied: peer t/a changed (preshared_key: ", 1);
+    // Of many.
+    put(&culvert.path("many.psk"), &line(8), 0o600);
+    changed("applied: peer t/b changed (preshared_key: ", 1);
+    // One that others can read changes nothing until that is mended.
+    put(&culvert.path("keys/a.psk"), &key(9).to_base64(), 0o644);
+    changed("its permissions are 0644", 1);
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(culvert.path("keys/a.psk"), mode).unwrap();
+    changed("applied: peer t/a changed (preshared_key: ", 2);
+    put(&culvert.path("keys/t.key"), &key(10).to_base64(), 0o600);
+    changed("applied: tunnel t changed (private_key: ", 1);
     culvert.end();
 }

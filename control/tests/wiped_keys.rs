@@ -6,8 +6,10 @@ use std::fs::{self, File, Permissions};
 use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
-use culvert::config;
+use culvert::config::{self, Name, object};
 use culvert::keys::{PresharedKey, PrivateKey};
+use culvert::layer::secrets;
+use culvert::plan::api::Object;
 use culvert::uapi::codec::{Reader, Request};
 use zeroize::Zeroizing;
 
@@ -36,36 +38,45 @@ impl Inverted {
 
     /// How often its second half lies in memory that is no stack: a freed block's beginning is the allocator's.
     fn copies(&self) -> usize {
-        let wanted = &self.0[16..];
-        let local = std::ptr::from_ref(&wanted) as usize;
-        let mut chunk = vec![0; 1 << 20];
-        let own = chunk.as_ptr() as usize..chunk.as_ptr() as usize + chunk.len();
-        let memory = File::open("/proc/self/mem").unwrap();
-        let mut found = 0;
-        for (start, end) in regions(local) {
-            let mut at = start;
-            while at < end {
-                let count = chunk.len().min(end - at);
-                let Ok(read) = memory.read_at(&mut chunk[..count], at as u64) else {
-                    break;
-                };
-                let places = chunk[..read].windows(16).enumerate();
-                let hits =
-                    places.filter(|(_, bytes)| bytes.iter().zip(wanted).all(|(a, b)| *a == !b));
-                found += hits
-                    .filter(|(offset, _)| !own.contains(&(at + offset)))
-                    .count();
-                // What lies across two chunks.
-                at += if read == count && count == chunk.len() {
-                    count - 15
-                } else {
-                    count
-                };
-            }
-        }
-        chunk.fill(0);
-        found
+        copies(&self.0[16..])
     }
+
+    /// The same of its base64.
+    fn texts(&self) -> usize {
+        let inverted: Vec<_> = self.base64().bytes().map(|byte| !byte).collect();
+        copies(&inverted[20..36])
+    }
+}
+
+/// How often 16 bytes, inverted, lie in memory that is no stack.
+fn copies(wanted: &[u8]) -> usize {
+    let local = std::ptr::from_ref(&wanted) as usize;
+    let mut chunk = vec![0; 1 << 20];
+    let own = chunk.as_ptr() as usize..chunk.as_ptr() as usize + chunk.len();
+    let memory = File::open("/proc/self/mem").unwrap();
+    let mut found = 0;
+    for (start, end) in regions(local) {
+        let mut at = start;
+        while at < end {
+            let count = chunk.len().min(end - at);
+            let Ok(read) = memory.read_at(&mut chunk[..count], at as u64) else {
+                break;
+            };
+            let places = chunk[..read].windows(16).enumerate();
+            let hits = places.filter(|(_, bytes)| bytes.iter().zip(wanted).all(|(a, b)| *a == !b));
+            found += hits
+                .filter(|(offset, _)| !own.contains(&(at + offset)))
+                .count();
+            // What lies across two chunks.
+            at += if read == count && count == chunk.len() {
+                count - 15
+            } else {
+                count
+            };
+        }
+    }
+    chunk.fill(0);
+    found
 }
 
 /// Memory that is written to, less the stacks: this thread's has `local`.
@@ -136,4 +147,30 @@ fn a_configuration_leaves_no_key() {
     drop((config, copy));
     let left: Vec<_> = keys.iter().map(Inverted::copies).collect();
     assert_eq!(left, [0; 8]);
+}
+
+#[test]
+fn a_body_leaves_no_key() {
+    let name = |text| Name::new(text).unwrap();
+    let peer = Object::Peer(name("wg0"), name("b"));
+    let key = Inverted::random();
+    let mut given = Vec::new();
+    for (ahead, behind) in [
+        ("public_key: x\npreshared_key: ", "\nendpoint: y\n"),
+        ("{\"endpoint\": \"y\", \"preshared_key\": \"", "\"}"),
+        ("{\"preshared_key\": \"", "\", \"endpiont"),
+    ] {
+        let mut body = Zeroizing::new(Vec::with_capacity(256));
+        body.extend_from_slice(ahead.as_bytes());
+        body.extend_from_slice(key.base64().as_bytes());
+        body.extend_from_slice(behind.as_bytes());
+        let taken = secrets::take(&mut body);
+        let text = str::from_utf8(&body).unwrap();
+        let keys = object::keys(text, "peer wg0/b");
+        given.push(keys.and_then(|mut keys| secrets::given(&mut keys, taken, &peer)));
+    }
+    assert!(given[0].as_ref().unwrap().is_some() && given[1].is_ok() && given[2].is_err());
+    assert_eq!((key.texts(), key.copies()), (0, 2));
+    drop(given);
+    assert_eq!((key.texts(), key.copies()), (0, 0));
 }

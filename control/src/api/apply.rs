@@ -12,6 +12,7 @@ use crate::events::Event;
 use crate::history::pending::{self, Due, Wanted};
 use crate::history::revision::Origin;
 use crate::history::{self, Entry, NotConfirmed, NotRestored, Order, Unkept};
+use crate::layer;
 use crate::plan::{Change, Diff, Layers, Proposal};
 use crate::process;
 use crate::state::Applied;
@@ -260,7 +261,8 @@ fn plan_and_apply(
     let ready = doors.as_ref().map(|it| it.prepare(&config.api));
     let ready = ready.transpose().map_err(ApplyError::Failed)?;
     let discarded = base.drift();
-    let proposal = Box::new(Proposal::new(base, config));
+    let goal = layer::fresh(&base, &config.api.key_directory).upon(config);
+    let proposal = Box::new(Proposal::to(base, goal));
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let keeper = proposal.keeper();
     let rests = rests(&keeper);
@@ -338,7 +340,8 @@ fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied
     if let Some(pending) = requester.history().and_then(|it| it.hindrance()) {
         return Err(ApplyError::Pending(Box::new(pending)));
     }
-    let plan = base.way_to(&base.upon(config.clone()));
+    let fresh = layer::fresh(base, &config.api.key_directory);
+    let plan = base.way_to(&fresh.upon(config.clone()));
     let fixed: Vec<_> = plan.iter().flat_map(Change::fixed).collect();
     if !fixed.is_empty() {
         return Err(ApplyError::NeedsRestart(fixed));

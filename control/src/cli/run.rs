@@ -70,7 +70,7 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let (loaded, undone, number) = beginning.into_parts();
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
-    open_layer(&requester, &state_dir)?;
+    open_layer(&requester, &state_dir, &loaded.api.key_directory)?;
     requester.desk().look_into(&config);
     let server = api::server::serve(
         run_dir.directory(),
@@ -133,10 +133,15 @@ fn begin(
 }
 
 /// Reads what was laid over the file for single objects.
-fn open_layer(requester: &api::Requester, state_dir: &StateDir) -> Result<(), Failure> {
+fn open_layer(
+    requester: &api::Requester,
+    state_dir: &StateDir,
+    key_directory: &Path,
+) -> Result<(), Failure> {
     let history = requester.history();
     let is_revoked = |key: &_| history.as_ref().is_some_and(|it| it.is_revoked(key));
-    let opened = requester.desk().open(state_dir.directory(), is_revoked);
+    let desk = requester.desk();
+    let opened = desk.open(state_dir.directory(), key_directory, is_revoked);
     let opened = opened.map_err(|error| {
         let path = state_dir.path().display();
         Failure::Line(format!("can't keep the API layer in {path}: {error}"))

@@ -13,6 +13,7 @@ mod build;
 mod cross;
 mod device;
 mod draft;
+pub(crate) mod followed;
 mod include;
 mod keyfile;
 mod limits;

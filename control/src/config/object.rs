@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use zeroize::Zeroizing;
 
 use super::draft::{self, UplinkKind, Workers};
-use super::keyfile::{KeyFileError, KeyFiles};
+use super::keyfile::{KeyFile, KeyFileError, KeyFiles};
 use super::raw::{self, Node, Value};
 use super::read::Reader;
 use super::report::{Report, Span};
@@ -27,6 +27,34 @@ pub type Keys = serde_json::Map<String, Json>;
 
 /// The key that clients give of a peer, and that nobody is told.
 pub const PRESHARED_KEY: &str = "preshared_key";
+
+const PRESHARED_KEY_FILE: &str = "preshared_key_file";
+
+/// Whether something is said of a preshared key, that there is none among it.
+#[must_use]
+pub fn says_secret(keys: &Keys) -> bool {
+    [PRESHARED_KEY, PRESHARED_KEY_FILE]
+        .iter()
+        .any(|key| keys.contains_key(*key))
+}
+
+/// The key file that is named among a peer's keys. A path is none: no path is opened that a client names.
+#[must_use]
+pub fn key_file(keys: &Keys) -> Option<&str> {
+    let text = keys.get(PRESHARED_KEY_FILE)?.as_str()?;
+    match KeyFile::of(Path::new(text)) {
+        KeyFile::Named(name) | KeyFile::Credential(name) => KeyFile::is_name(name).then_some(text),
+        KeyFile::Path(_) => None,
+    }
+}
+
+/// Leaves those that are read as a file's are.
+pub fn take_secret(keys: &mut Keys) {
+    keys.remove(PRESHARED_KEY);
+    if key_file(keys).is_some() {
+        keys.remove(PRESHARED_KEY_FILE);
+    }
+}
 
 /// Reads a text, YAML or JSON, as keys with their values. All single values are texts: what they mean depends on the
 /// key.
@@ -231,14 +259,15 @@ pub fn peer(
     keys: &Keys,
 ) -> Result<(Arc<Peer>, Report), Report> {
     let title = format!("peer {}/{name}", tunnel.name);
-    if keys.contains_key("preshared_key_file") {
+    if keys.contains_key(PRESHARED_KEY_FILE) {
         let mut report = Report::new(Path::new(&title), "");
         report
             .error(
                 Span::default(),
-                "`preshared_key_file` is only for the file: no path is opened that a client names",
+                "`preshared_key_file` is no name: no path is opened that a client names",
             )
-            .help("give the key itself: `preshared_key`, or `culvert peer add … --preshared-key-file FILE`; nobody is told it");
+            .help("name a file of the key directory, `key:NAME`, or a credential, `credential:NAME`")
+            .help("or give the key itself: `preshared_key`, or `culvert peer add … --preshared-key-file FILE`; nobody is told it");
         return Err(report);
     }
     let draft = |reader: &mut Reader<'_>, name, section: Section<'_>| {

@@ -60,7 +60,7 @@ impl Kept {
     fn said(self) -> Said {
         let given = |number| Given {
             key: PresharedKey::default(),
-            number,
+            number: Some(number),
         };
         Said {
             own: self.own,
@@ -80,7 +80,7 @@ impl Record {
         let said = said.map(|said| Kept {
             own: said.own,
             keys: said.keys.clone(),
-            preshared_key: said.preshared_key.as_ref().map(|it| it.number),
+            preshared_key: said.preshared_key.as_ref().and_then(|it| it.number),
         });
         Self { kind, name, said }
     }

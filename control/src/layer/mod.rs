@@ -23,7 +23,7 @@ use self::secrets::Secrets;
 use crate::{
     api::{self, ApplyError, Request, Requester, SendError},
     config::{
-        Config, Name, Peer, Port, Report, Tunnel,
+        Config, Disk, KeyFileError, KeyFiles as _, Name, Peer, Port, Report, Tunnel,
         object::{self, Keys},
     },
     keys::{PresharedKey, PublicKey},
@@ -115,6 +115,9 @@ impl From<Unfit> for Refused {
     }
 }
 
+/// Why a peer of the layer rests whose key is revoked.
+const REVOKED: &str = "its public key is revoked";
+
 /// Where wishes are worked off, one after the other.
 #[derive(Clone, Debug, Default)]
 pub struct Desk(Arc<Mutex<Books>>);
@@ -147,6 +150,7 @@ impl Desk {
     pub fn open(
         &self,
         directory: &Directory,
+        key_directory: &Path,
         is_revoked: impl Fn(&PublicKey) -> bool,
     ) -> std::io::Result<Option<Damage>> {
         let (journal, mut said, damage) = Journal::open(directory)?;
@@ -156,9 +160,9 @@ impl Desk {
             secrets.forget_others(said.iter().map(|(object, said)| (object, said)));
         }
         for (object, said) in &mut said {
-            find_key(&secrets, object, said);
+            find_key(&secrets, key_directory, object, said);
             if public_key(said).is_some_and(|key| is_revoked(&key)) {
-                said.hindrance = Some("its public key is revoked");
+                said.hindrance = Some(REVOKED.into());
             }
         }
         let mut books = self.lock();
@@ -296,19 +300,77 @@ fn said(
     Ok((new.is_some() || laid.is_some()).then_some(new))
 }
 
-/// Finds the key of a peer that was kept.
-fn find_key(secrets: &Secrets, object: &Object, said: &mut Said) {
-    let Some(Json::String(_)) = said.keys.get(object::PRESHARED_KEY) else {
-        return;
-    };
+/// Finds the key of a peer that was kept, or whose file is named.
+fn find_key(secrets: &Secrets, directory: &Path, object: &Object, said: &mut Said) {
     let given = said.preshared_key.take();
+    if let Some(file) = object::key_file(&said.keys) {
+        match read_named(directory, file) {
+            Ok(given) => said.preshared_key = Some(given),
+            Err(why) => said.hindrance = Some(why.into()),
+        }
+        return;
+    }
+    if !has_secret(said) {
+        return;
+    }
     said.preshared_key = given.and_then(|Given { number, .. }| {
-        let key = secrets.read(object, number)?;
+        let key = secrets.read(object, number?)?;
         Some(Given { key, number })
     });
     if said.preshared_key.is_none() {
-        said.hindrance = Some("its preshared key is lost: give it again");
+        said.hindrance = Some("its preshared key is lost: give it again".into());
     }
+}
+
+/// Whether a client gave it a preshared key.
+fn has_secret(said: &Said) -> bool {
+    said.keys
+        .get(object::PRESHARED_KEY)
+        .is_some_and(Json::is_string)
+}
+
+fn read_named(directory: &Path, file: &str) -> Result<Given, String> {
+    let text = Disk.read_in(directory, Path::new(file));
+    let key =
+        text.and_then(|text| PresharedKey::from_base64(&text).map_err(|_| KeyFileError::NotAKey));
+    let given = key.map(|key| Given { key, number: None });
+    given.map_err(|error| format!("the preshared key in `{file}` can't be used: {error}"))
+}
+
+/// The layer with the keys that its peers' files have now. What can't be read by now stays as it was.
+#[must_use]
+pub fn fresh(now: &Layers, directory: &Path) -> Layers {
+    let mut api = Laid::clone(now.api());
+    let mut is_other = false;
+    for told in now.api().told() {
+        let said = &told.said;
+        let Some(file) = object::key_file(&said.keys) else {
+            continue;
+        };
+        if said.hindrance.as_deref() == Some(REVOKED) {
+            continue;
+        }
+        match read_named(directory, file) {
+            Ok(given) if said.preshared_key.as_ref() != Some(&given) => {
+                is_other = true;
+                api.say(
+                    &told.object,
+                    Said {
+                        preshared_key: Some(given),
+                        hindrance: None,
+                        ..Said::clone(said)
+                    },
+                );
+            }
+            Ok(_) => {}
+            Err(why) => tracing::warn!("{}: {why}: what it had stays", told.object),
+        }
+    }
+    let mut then = now.clone();
+    if is_other {
+        then.lay(Arc::new(api), &[]);
+    }
+    then
 }
 
 /// The public key that is said of a peer.
@@ -371,13 +433,19 @@ fn is_as_said(now: &Layers, wish: &Wish) -> bool {
             .is_ok_and(|(port, _)| now.port(name) == Some(&port)),
         Object::Peer(of, name) => now.file().tunnel(of).is_some_and(|tunnel| {
             let mut keys = plain(keys, true);
-            let says_key = keys.remove(object::PRESHARED_KEY).is_some();
+            let (says_key, file) = (
+                keys.contains_key(object::PRESHARED_KEY),
+                object::key_file(&keys).map(PathBuf::from),
+            );
+            object::take_secret(&mut keys);
             let there = now.laid_peer(of, name);
             object::peer(now.file(), tunnel, name, &keys).is_ok_and(|(mut peer, _)| {
-                // That there is a key says who does not say which.
+                // That there is a key, or a file, says who does not say which key.
                 let kept = there.and_then(|it| it.preshared_key.clone());
-                let kept = kept.filter(|_| says_key);
-                Arc::make_mut(&mut peer).preshared_key = wish.preshared_key.clone().or(kept);
+                let kept = kept.filter(|_| says_key || file.is_some());
+                let new = Arc::make_mut(&mut peer);
+                new.preshared_key = wish.preshared_key.clone().or(kept);
+                new.preshared_key_file = file;
                 there == Some(&peer)
             })
         }),
@@ -517,14 +585,23 @@ impl Books {
 
     /// Gives an object the preshared key that is wished for it, or leaves it the one that it has.
     fn give(&mut self, now: &Layers, wish: &Wish, said: &mut Said) -> Result<(), Refused> {
-        if !said
-            .keys
-            .get(object::PRESHARED_KEY)
-            .is_some_and(Json::is_string)
-        {
-            return Ok(());
-        }
         let object = &wish.object;
+        match (object::key_file(&said.keys), has_secret(said)) {
+            (Some(_), true) => {
+                let error = format!(
+                    "{object} would have a `preshared_key` and a `preshared_key_file`: say of one that there is none"
+                );
+                return Err(Refused::Conflict(error));
+            }
+            (Some(file), false) => {
+                let directory = &now.file().api.key_directory;
+                let given = read_named(directory, file).map_err(Refused::Conflict)?;
+                said.preshared_key = Some(given);
+                return Ok(());
+            }
+            (None, false) => return Ok(()),
+            (None, true) => {}
+        }
         let laid = now.api().said(object);
         let kept = laid.and_then(|said| said.preshared_key.as_ref());
         said.preshared_key = match (&wish.preshared_key, kept) {
@@ -536,7 +613,7 @@ impl Books {
             }
             (Some(key), kept) if kept.is_none_or(|kept| kept.key != *key) => Some(Given {
                 key: key.clone(),
-                number: self.secrets.as_mut().map_or(0, Secrets::next),
+                number: Some(self.secrets.as_mut().map_or(0, Secrets::next)),
             }),
             (_, kept) => kept.cloned(),
         };
@@ -558,7 +635,7 @@ impl Books {
         let kept = kept.and_then(|()| journal.append(&Record::new(object, said)));
         kept.map_err(|error| {
             if let Some((secrets, key)) = key {
-                secrets.forget(object, key.number);
+                secrets.forget(object, key);
             }
             let path = journal.path();
             Refused::NotKept(format!(
@@ -570,7 +647,7 @@ impl Books {
 
     fn forget(&self, object: &Object, key: Option<&Given>) {
         if let Some((secrets, key)) = self.secrets.as_ref().zip(key) {
-            secrets.forget(object, key.number);
+            secrets.forget(object, key);
         }
     }
 

@@ -10,12 +10,13 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 
 use culvert_directory::Directory;
 use zeroize::Zeroizing;
 
-use crate::config::Report;
 use crate::config::object::{Keys, PRESHARED_KEY};
+use crate::config::{Report, Span};
 use crate::keys::{KEY_TEXT_LEN, PresharedKey};
 use crate::plan::api::{Given, HIDDEN, Object, Said};
 
@@ -50,7 +51,10 @@ impl Secrets {
 
     /// Has a key be on the disk when it returns.
     pub(super) fn keep(&self, object: &Object, given: &Given) -> io::Result<()> {
-        let name = file(object, given.number);
+        let Some(number) = given.number else {
+            return Ok(());
+        };
+        let name = file(object, number);
         let key = given.key.to_base64();
         self.directory.replace_durably(name, key.as_bytes())
     }
@@ -62,7 +66,10 @@ impl Secrets {
     }
 
     /// Forgets a key.
-    pub(super) fn forget(&self, object: &Object, number: u64) {
+    pub(super) fn forget(&self, object: &Object, given: &Given) {
+        let Some(number) = given.number else {
+            return;
+        };
         let name = file(object, number);
         let removed = self.directory.remove(&name);
         if let Err(error) = removed.and_then(|()| self.directory.sync()) {
@@ -74,8 +81,8 @@ impl Secrets {
     /// Forgets all keys but these.
     pub(super) fn forget_others<'s>(&self, all: impl Iterator<Item = (&'s Object, &'s Said)>) {
         let named = all.filter_map(|(object, said)| {
-            let given = said.preshared_key.as_ref()?;
-            Some(file(object, given.number))
+            let number = said.preshared_key.as_ref()?.number?;
+            Some(file(object, number))
         });
         let named: HashSet<_> = named.collect();
         for name in self.directory.names().unwrap_or_default() {
@@ -142,30 +149,30 @@ pub fn given(
     let Some(value) = keys.get_mut(PRESHARED_KEY).filter(|it| !it.is_null()) else {
         return Ok(None);
     };
-    let text = match std::mem::replace(value, HIDDEN.into()) {
-        serde_json::Value::String(text) => Zeroizing::new(text),
-        _ => Zeroizing::default(),
+    let serde_json::Value::String(text) = std::mem::replace(value, HIDDEN.into()) else {
+        return Err(no_key(object));
     };
+    let text = Zeroizing::new(text);
     let text = match (&**text, taken) {
         (HIDDEN, _) => return Ok(None),
         (TAKEN, Some(taken)) => taken,
         _ => text,
     };
-    let Ok(key) = PresharedKey::from_base64(&text) else {
-        let mut report = Report::new(std::path::Path::new(""), "");
-        report
-            .error(
-                crate::config::Span::default(),
-                format!("`{PRESHARED_KEY}` of {object} is no key"),
-            )
-            .help("expected 44 characters of base64, as `culvert genpsk` prints them");
-        return Err(report);
-    };
+    let key = PresharedKey::from_base64(&text).map_err(|_| no_key(object))?;
     if key.is_none() {
         *value = serde_json::Value::Null;
         return Ok(None);
     }
     Ok(Some(key))
+}
+
+fn no_key(object: &Object) -> Report {
+    let mut report = Report::new(Path::new(""), "");
+    let what = format!("`{PRESHARED_KEY}` of {object} is no key");
+    report
+        .error(Span::default(), what)
+        .help("expected 44 characters of base64, as `culvert genpsk` prints them");
+    report
 }
 
 #[cfg(test)]
@@ -238,7 +245,10 @@ mod tests {
         let mut secrets = Secrets::open(&state_dir).unwrap();
         let key = PresharedKey::from_base64(KEY).unwrap();
         let number = secrets.next();
-        let given = Given { key, number };
+        let given = Given {
+            key,
+            number: Some(number),
+        };
         secrets.keep(&peer(), &given).unwrap();
         let path = folder.path().join("keys").join(format!("wg0:b:{number}"));
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
@@ -248,12 +258,12 @@ mod tests {
         let said = Said {
             own: true,
             keys: Keys::new(),
-            preshared_key: Some(given),
+            preshared_key: Some(given.clone()),
             hindrance: None,
         };
         secrets.forget_others([(&peer(), &said)].into_iter());
         assert!(path.exists());
-        secrets.forget(&peer(), number);
+        secrets.forget(&peer(), &given);
         assert!(!path.exists() && secrets.read(&peer(), number).is_none());
     }
 }

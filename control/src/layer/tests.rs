@@ -158,6 +158,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                     mac.unwrap_or_default(),
                     switch(*enabled)
                 )),
+                preshared_key: None,
             }
         }
         Deed::Peer(peer, act, keepalive, enabled) => {
@@ -170,6 +171,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                     key(*peer),
                     switch(*enabled)
                 )),
+                preshared_key: None,
             }
         }
         Deed::File(_) | Deed::Wg(..) => return None,

@@ -10,6 +10,7 @@ use std::{
     array,
     collections::{HashMap, HashSet},
     fmt,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -48,19 +49,20 @@ pub struct Said {
     pub own: bool,
     /// Its keys; of one over the file's those that differ, some without a value: the default counts.
     pub keys: Keys,
-    /// The preshared key that a client gave for it. Its place among the keys is [`HIDDEN`].
+    /// Its preshared key: one that a client gave, whose place among the keys is [`HIDDEN`], or one of a file that is
+    /// named there.
     pub preshared_key: Option<Given>,
     /// Why it is not to be, whatever the file says, until somebody says something else of it.
-    pub hindrance: Option<&'static str>,
+    pub hindrance: Option<Arc<str>>,
 }
 
-/// A key that a client gave.
+/// A preshared key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
     /// The key.
     pub key: PresharedKey,
-    /// The number under which it is kept.
-    pub number: u64,
+    /// The number under which it is kept; none if a file is named.
+    pub number: Option<u64>,
 }
 
 /// What is told of a key that is there.
@@ -205,8 +207,7 @@ impl Laid {
     pub fn new(said: Vec<(Object, Said)>) -> Self {
         let mut api = Self::default();
         for (object, said) in said {
-            let why = "it was not looked at".into();
-            api.lay(&object, Some((said, Err(why))));
+            api.say(&object, said);
         }
         api
     }
@@ -286,6 +287,12 @@ impl Laid {
         let mut new = self.clone();
         new.lay(object, made.map(|(said, made)| (said, Ok(made))));
         new
+    }
+
+    /// Something else is said of an object: what it is over a file is to be looked at anew.
+    pub fn say(&mut self, object: &Object, said: Said) {
+        let why = "it was not looked at".into();
+        self.lay(object, Some((said, Err(why))));
     }
 
     fn lay(&mut self, object: &Object, made: Option<(Said, Result<Made, Arc<str>>)>) {
@@ -537,20 +544,23 @@ pub fn peer(
         (None, false) => return Err(Unfit::Nothing),
         (_, true) => Keys::new(),
     };
-    if let Some(why) = said.hindrance {
-        return Err(Unfit::Taken(why.into()));
+    if let Some(why) = &said.hindrance {
+        return Err(Unfit::Taken(why.to_string()));
     }
     object::lay(&mut keys, &said.keys);
-    keys.remove(object::PRESHARED_KEY);
+    object::take_secret(&mut keys);
     let (mut peer, report) = object::peer(file, tunnel, name, &keys).map_err(Unfit::Mistakes)?;
     let new = Arc::make_mut(&mut peer);
-    match (said.keys.get(object::PRESHARED_KEY), of_file) {
-        (None, Some(of_file)) if !said.own => {
+    match of_file.filter(|_| !said.own && !object::says_secret(&said.keys)) {
+        Some(of_file) => {
             new.preshared_key.clone_from(&of_file.preshared_key);
             new.preshared_key_file
                 .clone_from(&of_file.preshared_key_file);
         }
-        _ => new.preshared_key = said.preshared_key.as_ref().map(|it| it.key.clone()),
+        None => {
+            new.preshared_key = said.preshared_key.as_ref().map(|it| it.key.clone());
+            new.preshared_key_file = object::key_file(&said.keys).map(PathBuf::from);
+        }
     }
     if said.own && of_file.is_some_and(|of_file| *of_file != peer) {
         return Err(Unfit::Both);

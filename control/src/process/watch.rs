@@ -1,8 +1,9 @@
 //! The configuration followed: what changes on the disk is applied, as after a SIGHUP.
 //!
-//! In: news of the folders in which the file, what it includes, and the links to them lie. Out: asks for a reload, once
-//! for each content. Never: a file applied while it is being written or exchanged, if that takes no longer than
-//! [`SETTLED`]; the same content again, whatever became of it.
+//! In: news of the folders in which the file, what it includes, the key files that these name, and the links to them lie.
+//! Out: asks for a reload, once for each content. Never: a file applied while it is being written or exchanged, if that
+//! takes no longer than [`SETTLED`]; the same content again, whatever became of it; a look into a key: of its file, that
+//! it is another, or was written, is all.
 //!
 //! What is watched are folders, all that a path leads through, and in them the names that it goes by: editors put
 //! another file in a name's place, Kubernetes swaps a link further up. What a look finds decides, not the news.
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
-use crate::config::Texts;
+use crate::config::{Texts, followed};
 
 /// Quiet for so long, a change is over: an editor's, or a tool's that removes a file ahead of the next one.
 const SETTLED: Duration = Duration::from_millis(300);
@@ -134,7 +135,7 @@ impl Watch {
     }
 }
 
-/// Tells contents apart.
+/// Tells contents apart, of key files by what the system knows of them.
 fn print_of(texts: &Texts) -> u64 {
     let mut hasher = DefaultHasher::new();
     texts.text.hash(&mut hasher);
@@ -144,6 +145,11 @@ fn print_of(texts: &Texts) -> u64 {
         for file in &included.files {
             (&file.path, &file.text).hash(&mut hasher);
         }
+    }
+    for path in followed::key_files(texts) {
+        let found = std::fs::metadata(path).ok();
+        let known = found.map(|it| (it.dev(), it.ino(), it.ctime(), it.ctime_nsec()));
+        known.hash(&mut hasher);
     }
     hasher.finish()
 }
@@ -172,6 +178,9 @@ fn folders(path: &Path, texts: Option<&Texts>) -> Folders {
         for file in &included.files {
             trace(&file.path, &mut folders);
         }
+    }
+    for path in texts.map(followed::key_files).unwrap_or_default() {
+        trace(&path, &mut folders);
     }
     for (folder, names) in &mut folders {
         let found = std::fs::metadata(folder).ok();
