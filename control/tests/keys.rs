@@ -180,8 +180,12 @@ impl Site {
                 "/v1/events" => "?since=0",
                 _ => "",
             };
-            all.push((path.clone(), self.ask("GET", &format!("{path}{query}"), "")));
+            let answer = self.ask("GET", &format!("{path}{query}"), "");
+            assert!(answer.starts_with("HTTP/1.1 2"), "{path}: {answer}");
+            all.push((path, answer));
         }
+        let peer = &described["components"]["schemas"]["PeerKeys"]["properties"];
+        assert_eq!(peer["preshared_key"]["writeOnly"], true);
         let running = "{\"from\": \"running\", \"to\": {\"revision\": 1}, \"text\": true}";
         all.push(("diff".into(), self.ask("POST", "/v1/diff", running)));
         for words in [
@@ -421,7 +425,7 @@ fn a_member_of_the_group_has_no_path_opened() {
     );
     assert!(told.contains("`key:NAME`"), "{told}");
     let told = told.replace("/etc/shadow", "PATH");
-    for path in ["/etc/shadoo", "/etc/passwd", "/dev/null", "/etc/ssl/xx"] {
+    for path in ["/etc/shadoo", "/etc/passwd", "/dev/random", "/etc/init.d"] {
         let (refused, other) = apply(path);
         assert!(!refused);
         assert_eq!(other.replace(path, "PATH"), told);
@@ -515,7 +519,8 @@ fn a_peer_of_the_layer_names_a_key_whose_change_an_apply_takes_in() {
     };
     for (file, what) in [
         ("/etc/shadow", "no path is opened"),
-        ("key:/etc/shadow", "is `key:/etc/shadow`"),
+        ("key:/etc/shadow", "no path is opened"),
+        ("key:../t.key", "no path is opened"),
         ("key:missing", "the file is missing"),
     ] {
         let said = stderr(&add(file));
