@@ -240,6 +240,10 @@ mod tests {
 
     impl Site {
         fn new() -> Self {
+            Self::of("t.key", "preshared_key_file: psk")
+        }
+
+        fn of(key: &str, peer: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let keys = folder.path().join("keys");
             fs::create_dir(&keys).unwrap();
@@ -252,7 +256,7 @@ mod tests {
             }
             let (requester, requests) = crate::api::channel().unwrap();
             let site = Self { folder, requester };
-            let texts = site.texts("t.key", "preshared_key_file: psk", "");
+            let texts = site.texts(key, peer, "");
             let (config, _) = parse_texts(&texts, &Disk)
                 .map_err(|it| it.render(false))
                 .unwrap();
@@ -387,6 +391,21 @@ mod tests {
         for who in ["fifos", "missi"] {
             assert!(many(who).contains("may name none"));
         }
+    }
+
+    #[test]
+    fn a_file_of_many_keys_that_runs_stands_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let many = folder.path().join("many");
+        let public = PrivateKey::from_bytes([9; 32]).public_key().to_base64();
+        fs::write(&many, format!("{public} {}\n", &*key(5))).unwrap();
+        fs::set_permissions(&many, Permissions::from_mode(0o600)).unwrap();
+        let lines = format!("t.key\n    preshared_keys_file: {}", many.display());
+        let site = Site::of(&lines, "");
+        fs::remove_file(&many).unwrap();
+        let config = site.read(member(), &site.texts(&lines, "", "")).unwrap();
+        let peer = &config.tunnels[0].peers[0];
+        assert_eq!(peer.preshared_key.as_ref().unwrap().to_base64(), key(5));
     }
 
     #[test]

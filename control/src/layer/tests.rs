@@ -146,6 +146,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
             },
             act: Act::Set { if_exists: true },
             keys: keys(format!("enabled: {enabled}\n")),
+            preshared_key: None,
         },
         Deed::Port(port, act, mac, guards, enabled) => {
             let mac = mac.map(|mac| format!("mac: 52:54:00:00:00:0{mac}\n"));
