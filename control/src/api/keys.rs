@@ -425,10 +425,15 @@ mod tests {
         );
         let device = "d: {driver: dpdk, device: \"net_pcap0,rx_pcap=/etc/shadow\", addresses: [10.9.0.1/24]}";
         let texts = site.texts("t.key", "", "");
-        let text = texts.text.replace("uplinks: {", &format!("uplinks: {{{device}, "));
+        let text = texts
+            .text
+            .replace("uplinks: {", &format!("uplinks: {{{device}, "));
         let error = site.read(member(), &Texts::alone(&texts.path, text));
         let error = error.unwrap_err();
-        assert!(error.contains("`device` of uplink `d` is another"), "{error}");
+        assert!(
+            error.contains("`device` of uplink `d` is another"),
+            "{error}"
+        );
         // A name of theirs is found where what runs says.
         let texts = site.texts("key:shadow", "", "key_directory: /etc");
         let error = site.read(member(), &texts).unwrap_err();

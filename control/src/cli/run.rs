@@ -2,7 +2,7 @@
 //!
 //! In: a file. Out: the process's whole life. Never: packets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;

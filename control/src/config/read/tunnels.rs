@@ -87,9 +87,9 @@ impl Reader<'_> {
                 .help("expected the path of a file that holds it and that only its owner can read");
             return None;
         }
-        let (what, name) = match KeyFile::of(&at.value) {
-            KeyFile::Named(name) => ("a file of the key directory, as in `key:hv-b.psk`", name),
-            KeyFile::Credential(name) => ("a credential, as in `credential:wg0.key`", name),
+        let ([what, example], name) = match KeyFile::of(&at.value) {
+            KeyFile::Named(name) => (["a file of the key directory", "key:hv-b.psk"], name),
+            KeyFile::Credential(name) => (["a credential", "credential:wg0.key"], name),
             KeyFile::Path(path) => {
                 let path = self.report.folder(at.span).join(path);
                 return Some(At::new(path, at.span));
@@ -100,7 +100,9 @@ impl Reader<'_> {
         }
         let message = format!("`{key}` of {} is `{text}`", section.title());
         let mistake = self.report.error(at.span, message);
-        mistake.help(format!("expected the name, without `/`, of {what}"));
+        mistake.help(format!(
+            "expected the name of {what} without `/`, as in `{example}`"
+        ));
         None
     }
 
