@@ -35,7 +35,6 @@ pub fn read_and_apply(
         let applied = plan_and_apply(requester, order, config).map_err(NotApplied::Refused)?;
         Ok((applied, report))
     });
-    process::memory::give_back();
     if let Err(error) = &applied
         && !order.dry_run
     {

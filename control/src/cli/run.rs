@@ -56,6 +56,8 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let watch = args.watch.then(|| Watch::new(&config));
     let mut readings = Readings::default();
     let loaded = check::load(&config, &mut readings);
+    // Ahead of what lives as long as the process: it would be laid into pages that are there for nothing.
+    process::memory::give_back();
     let state_dir = state_path(args.state_dir, &run_dir);
     // What was tried and not confirmed is taken back, whatever the file says.
     let loaded = match history::is_interrupted(&state_dir) {

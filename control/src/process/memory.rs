@@ -27,6 +27,17 @@ pub(crate) fn keep_little() {
     }
 }
 
+/// Of a text of so many bytes, what is made on the way to it or of it is worth giving back.
+const LONG: usize = 1 << 20;
+
+/// Gives back what is free after a text of so many bytes was read or written, if that is long. What was made of it must
+/// be gone by then.
+pub(crate) fn give_back_after(text: usize) {
+    if text >= LONG {
+        give_back();
+    }
+}
+
 /// Gives back what is free. It takes some milliseconds per hundred megabytes, in which who allocates may have to wait.
 pub(crate) fn give_back() {
     #[cfg(target_env = "gnu")]

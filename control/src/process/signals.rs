@@ -175,6 +175,7 @@ impl Reload {
             // Why is logged there.
             Err(NotApplied::Refused(_)) => {}
         }
+        super::memory::give_back();
         self.notify.reloaded();
     }
 }

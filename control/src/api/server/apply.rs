@@ -21,6 +21,7 @@ use crate::api::{self, ApplyError, NotApplied, Requester};
 use crate::config;
 use crate::history::revision::Origin;
 use crate::history::{self, Order};
+use crate::process::memory;
 use crate::state::Applied;
 
 /// How long an `apply` may take: a DPDK device may come and go meanwhile.
@@ -69,7 +70,10 @@ pub(super) async fn carried_out(
     // Reading key files and a long text must not hold up another client's `show`.
     let applies = spawn_blocking(move || {
         let _place = place;
-        work(&text, caller.as_ref())
+        let response = work(&text, caller.as_ref());
+        drop(text);
+        memory::give_back();
+        response
     });
     match timeout(APPLY_PATIENCE, applies).await {
         Ok(Ok(response)) => response,

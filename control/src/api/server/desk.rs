@@ -24,6 +24,7 @@ use super::answer::{failed, late, plain, slow, unread};
 use super::sent::Shelf;
 use crate::api::{self, Requester, SendError};
 use crate::plan::Layers;
+use crate::process::memory;
 
 /// How long an answer may take. A state: 400 pages of the engine's, of which it serves one a round at least.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -104,7 +105,12 @@ impl Desk {
             Err(_) => return slow(),
         };
         // Whoever gave up waiting has a turn as long as its thread works.
-        let working = spawn_blocking(move || (work(body), turn));
+        let working = spawn_blocking(move || {
+            let answer = work(body);
+            let len = answer.body().size_hint().lower();
+            memory::give_back_after(usize::try_from(len).unwrap_or(usize::MAX));
+            (answer, turn)
+        });
         match timeout_at(end, working).await {
             Ok(Ok((response, turn))) => self.shelf.send(response, turn, end).await,
             Ok(Err(_)) => failed("the answer could not be put together"),

@@ -19,6 +19,7 @@ use crate::api::keys::May;
 use crate::config::{self, Config};
 use crate::history::NotRestored;
 use crate::plan::{Diff, Layers};
+use crate::process::memory;
 
 pub(super) fn routes() -> Routes {
     Routes::default().post(
@@ -33,9 +34,15 @@ pub(super) fn routes() -> Routes {
 async fn diff(State(desk): State<Desk>, request: Request) -> Response {
     let requester = desk.requester.clone();
     let caller = request.extensions().get::<Caller>().cloned();
-    let work = move |text: Bytes| match serde_json::from_slice(&text) {
-        Ok(body) => compared(&requester, caller.as_ref(), body),
-        Err(error) => unread(&error),
+    let work = move |text: Bytes| {
+        let len = text.len();
+        let answer = match serde_json::from_slice(&text) {
+            Ok(body) => compared(&requester, caller.as_ref(), body),
+            Err(error) => unread(&error),
+        };
+        drop(text);
+        memory::give_back_after(len);
+        answer
     };
     let body = desk.body(request);
     desk.in_turn(body, work).await
