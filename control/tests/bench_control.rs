@@ -16,7 +16,7 @@ fn every_case_can_be_measured() {
         return common::skip("root", "the socket that `wg` speaks to is root's");
     }
     let cases = RefCell::new(Vec::new());
-    measure::all(measure::Size::SMOKE, |figure| {
+    measure::all(measure::Size::SMOKE, None, |figure| {
         assert!(figure.value.is_finite(), "{} {}", figure.case, figure.unit);
         assert!(figure.goal.is_none_or(|goal| goal > 0.0));
         cases.borrow_mut().push(figure.case.clone());
@@ -29,6 +29,7 @@ fn every_case_can_be_measured() {
         "wg-set",
         "layer",
         "file",
+        "many-prefixes",
         "metrics-1000",
     ] {
         let is_there = |case: &String| case.split('/').next() == Some(part);

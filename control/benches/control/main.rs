@@ -1,7 +1,8 @@
-//! What many peers cost the control core: `cargo bench -p culvert --bench control -- [--json] [--peers N] [--smoke]`.
+//! What many peers cost the control core:
+//! `cargo bench -p culvert --bench control -- [--json] [--peers N] [--case TEXT] [--smoke]`.
 //!
-//! In: the binary, started with a file of so many peers, each with one prefix; no packet passes. Out: one line per
-//! case. Never: a figure that fails. The reference is the goal for 100,000 peers.
+//! In: the binary, started with a file of so many peers, each with one prefix, or with more; no packet passes. Out: one
+//! line per case. Never: a figure that fails. The reference is the goal for 100,000 peers.
 //!
 //! Times of the core are those that its thread spent on a processor: what runs beside it doesn't count. They want root,
 //! for the socket that `wg` speaks to.
@@ -21,7 +22,11 @@ const PEERS: usize = 100_000;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let peers = arguments.iter().skip_while(|it| *it != "--peers").nth(1);
+    let value = |name: &str| {
+        let mut behind = arguments.iter().skip_while(|it| *it != name);
+        behind.nth(1).map(String::as_str)
+    };
+    let peers = value("--peers");
     let size = match (has("--smoke"), peers) {
         (true, _) => Size::SMOKE,
         (false, peers) => Size {
@@ -32,7 +37,7 @@ fn main() {
         },
     };
     let print = if has("--json") { json } else { text };
-    measure::all(size, print);
+    measure::all(size, value("--case"), print);
 }
 
 fn text(figure: &Figure) {

@@ -48,8 +48,11 @@ pub(crate) struct Figure {
 /// Peers of a machine whose metrics are read.
 const SCRAPED: usize = 1_000;
 
-/// Measures everything.
-pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
+/// Prefixes of each peer in the case of many.
+const MANY: usize = 10;
+
+/// Measures everything, or the parts that have a text in their names.
+pub(crate) fn all(size: Size, part: Option<&str>, print: impl Fn(&Figure)) {
     let print = |case: &str, unit, value, goal| {
         print(&Figure {
             case: case.into(),
@@ -63,36 +66,75 @@ pub(crate) fn all(size: Size, print: impl Fn(&Figure)) {
         prefixes: 1,
         turn: 0,
     };
-    let idle = Running::start(Peers { count: 1, ..peers }).resident();
-    let running = Running::start(peers);
-    print("start", "ms", millis(running.start), None);
-    let one = running.resident();
-    let each = |bytes: f64, of: usize| bytes / f64::from(u32::try_from(of).unwrap());
-    print(
-        "memory/idle-peer",
-        "B",
-        each(one - idle, size.peers),
-        Some(2_048.0),
-    );
+    let wants = |name: &str| part.is_none_or(|part| name.contains(part));
+    if wants("peers") || wants("further-prefixes") {
+        let idle = Running::start(Peers { count: 1, ..peers }).resident();
+        let running = Running::start(peers);
+        let one = running.resident();
+        if wants("peers") {
+            one_prefix(&running, size, peers, idle, print);
+        }
+        drop(running);
+        if wants("further-prefixes") {
+            further_prefixes(peers, one, print);
+        }
+    }
+    if wants("many-prefixes") {
+        many_prefixes(peers, print);
+    }
+    if wants("metrics") {
+        metrics(size, peers, print);
+    }
+}
 
+fn each(bytes: f64, of: usize) -> f64 {
+    bytes / f64::from(u32::try_from(of).unwrap())
+}
+
+/// Peers with one prefix each; `idle` is what the process takes without them.
+fn one_prefix(
+    running: &Running,
+    size: Size,
+    peers: Peers,
+    idle: f64,
+    print: impl Fn(&str, &'static str, f64, Option<f64>),
+) {
+    let one = running.resident();
+    print("start", "ms", millis(running.start), None);
+    let peer = each(one - idle, size.peers);
+    print("memory/idle-peer", "B", peer, Some(2_048.0));
     let grown = |case, goal| {
         let grown = (running.resident() - idle) / (one - idle) * 100.0;
         print(case, "%", grown, goal);
     };
-    files(&running, size, peers, print);
+    files(running, size, peers, &print);
     grown("memory/after-files", Some(100.0));
-    sets(&running, size, print);
-    objects(&running, size, print);
-    reads(&running, size, print);
+    sets(running, size, &print);
+    objects(running, size, &print);
+    reads(running, size, &print);
     grown("memory/after-reads", None);
-    drop(running);
+}
 
+fn further_prefixes(peers: Peers, one: f64, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
     let prefixes = 5;
     let running = Running::start(Peers { prefixes, ..peers });
-    let further = each(running.resident() - one, size.peers * (prefixes - 1));
+    let further = each(running.resident() - one, peers.count * (prefixes - 1));
     print("memory/further-prefix", "B", further, Some(150.0));
-    drop(running);
+}
 
+/// A file with a million prefixes, if there are as many peers as there should be.
+fn many_prefixes(peers: Peers, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    let prefixes = MANY;
+    let running = Running::start(Peers { prefixes, ..peers });
+    let goal = Some(10_000.0);
+    print("many-prefixes/start", "ms", millis(running.start), goal);
+    let goal = Some(5_000.0);
+    print("many-prefixes/check", "ms", millis(running.check()), goal);
+    let peer = each(running.resident(), peers.count);
+    print("many-prefixes/memory-each-peer", "B", peer, None);
+}
+
+fn metrics(size: Size, peers: Peers, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
     let count = size.peers.min(SCRAPED);
     let running = Running::start(Peers { count, ..peers });
     let seen = watch(&running, size, |_| {
@@ -125,7 +167,7 @@ fn sets(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, O
     let wg = RefCell::new(running.wg());
     let case = |name: &str, lines: &dyn Fn(usize) -> String| {
         let set = |round| wg.borrow_mut().set(&lines(round));
-        each(running, size, &format!("wg-set/{name}"), set, &print);
+        costs(running, size, &format!("wg-set/{name}"), set, &print);
     };
     let peer = |number: usize| format!("public_key={}\n", hex(&key(number)));
     case("change", &|round| {
@@ -152,7 +194,7 @@ fn objects(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64
                 path: &dyn Fn(usize) -> String,
                 keys: &dyn Fn(usize) -> String| {
         let change = |round| running.change(method.clone(), &path(round), keys(round));
-        each(running, size, &format!("layer/{name}"), change, &print);
+        costs(running, size, &format!("layer/{name}"), change, &print);
     };
     let port = |round: usize| format!("/v1/ports/v{round}");
     let [put, patch, delete] = [Method::PUT, Method::PATCH, Method::DELETE];
@@ -177,7 +219,7 @@ fn objects(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64
 }
 
 /// What each of many changes of one thing costs the core.
-fn each(
+fn costs(
     running: &Running,
     size: Size,
     name: &str,

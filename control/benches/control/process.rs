@@ -93,6 +93,18 @@ impl Running {
         assert!(buffer.starts_with(b"READY=1"));
     }
 
+    /// How long it takes to check its file.
+    pub(crate) fn check(&self) -> Duration {
+        let begin = Instant::now();
+        let checked = Command::new(env!("CARGO_BIN_EXE_culvert"))
+            .arg("check")
+            .arg(self.folder.path().join("c.yaml"))
+            .stdout(Stdio::null())
+            .status();
+        assert!(checked.unwrap().success());
+        begin.elapsed()
+    }
+
     fn client(&self) -> Client {
         Client::new(&self.folder.path().join("run"))
     }
