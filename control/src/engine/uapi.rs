@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const OPENED: Duration = Duration::from_secs(10);
 /// Peers that are told of at once, and places that are looked at for them: a fraction of a millisecond. What is told is
 /// shared: a vector for each peer, freed by another thread, would be memory of the core's heap in ever so many pieces.
-const TOLD_PEERS: usize = 256;
-const TOLD_PLACES: usize = 8_192;
+const TOLD_PEERS: usize = 128;
+const TOLD_PLACES: usize = 4_096;
 
 impl Engine {
     /// Answers a request of `wg`'s protocol.

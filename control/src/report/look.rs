@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Peers of a page.
-pub const PEERS: usize = 256;
+pub const PEERS: usize = 128;
 /// Tunnels of a page.
 pub const TUNNELS: usize = 64;
 /// Ports of a page: each has its rings' counters summed.

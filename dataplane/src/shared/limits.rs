@@ -87,7 +87,7 @@ pub const CALLS_PERIOD_IDLE: Duration = Duration::from_millis(1);
 pub const CALLS_BUFFER: i32 = 2 << 20;
 
 /// What requests (of the API, of `wg`) may take of the control core's round; one is served at least.
-pub const REQUESTS_PER_ROUND: Duration = Duration::from_millis(2);
+pub const REQUESTS_PER_ROUND: Duration = Duration::from_micros(500);
 
 /// Handshake messages that the control core takes per round, over all workers: about 10 ms of X25519.
 pub const HANDSHAKES_PER_ROUND: usize = 64;
@@ -237,7 +237,7 @@ mod tests {
             ),
             (
                 "REQUESTS_PER_ROUND",
-                format!("{} ms", REQUESTS_PER_ROUND.as_millis()),
+                format!("{} µs", REQUESTS_PER_ROUND.as_micros()),
             ),
             ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
             ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),

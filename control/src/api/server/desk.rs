@@ -26,7 +26,7 @@ use crate::api::{self, Requester, SendError};
 use crate::plan::Layers;
 use crate::process::memory;
 
-/// How long an answer may take. A state: 400 pages of the engine's, of which it serves one a round at least.
+/// How long an answer may take. A state: 800 pages of the engine's, of which it serves one a round at least.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// States and configurations that are put together or compared at once; who asks for another waits, and its body is not
