@@ -27,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use self::server::doors::Keeper;
 use crate::config::{Name, Readings, Report};
 use crate::history::History;
+use crate::keys::PublicKey;
 use crate::layer::{Desk, Step};
 use crate::plan::{Layers, Proposal};
 use crate::report::look::Look;
@@ -59,6 +60,13 @@ pub enum Request {
         on_trial: bool,
         /// Takes what changed, or why nothing did.
         reply: Reply<Result<Applied, ApplyError>>,
+    },
+    /// A peer is to be called, though it may have a session: whether it is there is to be known soon.
+    Call {
+        /// Its tunnel.
+        tunnel: Name,
+        /// Its key.
+        key: PublicKey,
     },
     /// What waited is confirmed: what it removed never comes back.
     Confirmed {

@@ -307,6 +307,7 @@ impl Engine {
                     on_trial,
                     reply,
                 } => reply.send(self.apply(*proposal, on_trial, now)),
+                Request::Call { tunnel, key } => self.renew(&tunnel, &key, now),
                 Request::Confirmed { reply } => {
                     self.wipe_parked();
                     reply.send(());

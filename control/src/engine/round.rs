@@ -21,6 +21,7 @@ use super::{Engine, EngineError, interfaces::InterfaceEvent, peers::PeerState, t
 use crate::{
     config::Name,
     events::EVENTS,
+    keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
     process::log,
 };
@@ -218,6 +219,16 @@ impl Engine {
             }
         }
         self.hosts.handle_timeout(now.monotonic);
+    }
+
+    /// Has a peer called, though it may have a session.
+    pub(super) fn renew(&mut self, tunnel: &Name, key: &PublicKey, now: Now) {
+        let slot = self.tunnel_slot(tunnel);
+        if let Some(tunnel) = slot.and_then(|slot| self.tunnels.get_mut(slot))
+            && let Some(peer) = tunnel.device.find(key)
+        {
+            tunnel.device.renew(peer, now);
+        }
     }
 
     /// Calls peers that wait for it, after those that called us were answered; whether more may be called at once.

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::History;
-use crate::api::{Requester, apply};
+use crate::api::{Request, Requester, apply};
 use crate::config::{Config, Name};
 use crate::keys::PublicKey;
 use crate::report;
@@ -20,8 +20,9 @@ use crate::state;
 
 /// How often is looked after it.
 const LOOK: Duration = Duration::from_millis(500);
-/// What is checked and goes down for so long is down: a port that is opened anew has its guest back sooner.
-const DOWN: Duration = Duration::from_secs(5);
+/// What is checked and goes down for so long is down: a port that is opened anew has its guest back sooner, and a peer whose
+/// call was lost is called again meanwhile.
+const DOWN: Duration = Duration::from_secs(8);
 /// What is checked and is up for so long holds.
 const UP: Duration = Duration::from_secs(3);
 /// The pause before a rollback that failed is tried again.
@@ -68,8 +69,19 @@ struct Check {
     thing: Thing,
     /// It was up once, before the change or since.
     was_up: bool,
+    /// What was heard of it when it was looked at first, and whether anything was since.
+    before: Option<Option<u64>>,
+    is_heard: bool,
     /// How it is, and since when.
     now: Option<(bool, Duration)>,
+}
+
+/// A look at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sight {
+    pub(crate) up: bool,
+    /// Messages that came from it, if it is one of whom only that says anything.
+    pub(crate) heard: Option<u64>,
 }
 
 /// A change that waits.
@@ -105,6 +117,8 @@ impl Pending {
         let checks = wanted.things.iter().map(|(thing, was_up)| Check {
             thing: thing.clone(),
             was_up: *was_up,
+            before: None,
+            is_heard: false,
             now: None,
         });
         Self {
@@ -161,21 +175,31 @@ impl Pending {
         if let Some(down) = down {
             return Due::RollBack(format!("{} went down", down.thing));
         }
-        match self.auto && self.checks.iter().all(|it| so_long(it, true, UP)) {
+        // A session from before says nothing of the way that there is now.
+        let holds = |it| so_long(it, true, UP) && it.is_heard;
+        match self.auto && self.checks.iter().all(holds) {
             true => Due::Keep,
             false => Due::Look(self.checks.iter().map(|it| it.thing.clone()).collect()),
         }
     }
 
-    fn seen(&mut self, up: &[bool]) {
+    /// Takes looks down; whether they were the first ones.
+    fn seen(&mut self, sights: &[Sight]) -> bool {
         let now = boot_time();
-        for (check, &up) in self.checks.iter_mut().zip(up) {
-            check.was_up |= up;
+        let mut is_first = false;
+        for (check, sight) in self.checks.iter_mut().zip(sights) {
+            check.was_up |= sight.up;
+            match check.before {
+                None => (check.before, is_first) = (Some(sight.heard), true),
+                Some(before) => check.is_heard |= before != sight.heard,
+            }
+            check.is_heard |= matches!(check.thing, Thing::Port(_));
             match check.now {
-                Some((before, _)) if before == up => {}
-                _ => check.now = Some((up, now)),
+                Some((before, _)) if before == sight.up => {}
+                _ => check.now = Some((sight.up, now)),
             }
         }
+        is_first
     }
 }
 
@@ -218,12 +242,9 @@ impl Wanted {
     /// Notes what is up before anything changes.
     pub(crate) fn look(&mut self, requester: &Requester) {
         let things: Vec<_> = self.things.iter().map(|(thing, _)| thing.clone()).collect();
-        for ((_, was_up), up) in self
-            .things
-            .iter_mut()
-            .zip(report::are_up(requester, &things))
-        {
-            *was_up = up;
+        let sights = report::look_at(requester, &things);
+        for ((_, was_up), sight) in self.things.iter_mut().zip(sights) {
+            *was_up = sight.up;
         }
     }
 }
@@ -299,11 +320,13 @@ fn attend(requester: &Requester, number: u64) -> Option<Duration> {
         Due::Nothing => return None,
         Due::Look(things) if things.is_empty() => {}
         Due::Look(things) => {
-            let up = report::are_up(requester, &things);
+            let sights = report::look_at(requester, &things);
             let mut history = requester.history()?;
             let pending = history.pending.as_mut().filter(|it| it.number == number);
-            if let Some(pending) = pending {
-                pending.seen(&up);
+            let is_first = pending.is_some_and(|pending| pending.seen(&sights));
+            drop(history);
+            if is_first {
+                call(requester, things);
             }
         }
         Due::Later => return Some(AGAIN),
@@ -316,6 +339,16 @@ fn attend(requester: &Requester, number: u64) -> Option<Duration> {
         }
     }
     Some(LOOK)
+}
+
+/// Has peers called, so that there is something to hear of them: their sessions go on meanwhile.
+fn call(requester: &Requester, things: Vec<Thing>) {
+    for thing in things {
+        if let Thing::Peer(tunnel, _, key) = thing {
+            // An engine that has ended calls nobody.
+            let _ = requester.send_patiently(Request::Call { tunnel, key });
+        }
+    }
 }
 
 /// Since the machine's start, its sleep included.
@@ -343,7 +376,8 @@ mod tests {
 
     /// As if it had been so for that long.
     fn since(pending: &mut Pending, up: bool, ago: Duration) {
-        pending.seen(&[up]);
+        let heard = None;
+        pending.seen(&[Sight { up, heard }]);
         pending.checks[0].now = Some((up, boot_time().saturating_sub(ago)));
     }
 
@@ -367,6 +401,24 @@ mod tests {
             since(&mut pending, true, 2 * UP);
             assert_eq!(matches!(pending.due(), Due::Keep), auto);
         }
+    }
+
+    #[test]
+    fn a_peer_holds_once_it_was_heard_since() {
+        let mut pending = pending(true);
+        let [tunnel, name] = ["wg0", "hv-b"].map(|it| Name::new(it).unwrap());
+        let key = crate::keys::PrivateKey::from_bytes([7; 32]).public_key();
+        pending.checks[0].thing = Thing::Peer(tunnel, name, key);
+        let mut look = |heard| {
+            let (up, heard) = (true, Some(heard));
+            let is_first = pending.seen(&[Sight { up, heard }]);
+            pending.checks[0].now = Some((true, boot_time().saturating_sub(2 * UP)));
+            (is_first, matches!(pending.due(), Due::Keep))
+        };
+        assert_eq!(look(70), (true, false));
+        assert_eq!(look(70), (false, false));
+        assert_eq!(look(71), (false, true));
+        assert_eq!(look(71), (false, true));
     }
 
     #[test]

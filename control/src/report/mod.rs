@@ -16,7 +16,7 @@ mod routes;
 mod survey;
 pub mod way;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use culvert_dataplane::shared::{clock, drops::DropReason};
 
@@ -29,7 +29,7 @@ use self::{
 use crate::{
     api::{Reply, Request, Requester, SendError, ask},
     config::Name,
-    history::pending::Thing,
+    history::pending::{Sight, Thing},
     state::{Core, Drop, Neighbor, Peer, Port, Route, Status, Tunnel, Uplink},
 };
 
@@ -194,25 +194,29 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// Which of these are up: ports with a link, peers with a session that answer. Of an engine that has ended, none.
-pub(crate) fn are_up(requester: &Requester, things: &[Thing]) -> Vec<bool> {
+/// How these are: up are ports with a link, and peers with a session that answer. Of an engine that has ended, none.
+pub(crate) fn look_at(requester: &Requester, things: &[Thing]) -> Vec<Sight> {
     things
         .iter()
-        .map(|it| is_up(requester, it).unwrap_or(false))
+        .map(|it| sight(requester, it).unwrap_or_default())
         .collect()
 }
 
-fn is_up(requester: &Requester, thing: &Thing) -> Result<bool, SendError> {
+fn sight(requester: &Requester, thing: &Thing) -> Result<Sight, SendError> {
     match thing {
         Thing::Port(name) => {
             let look = |reply| Request::Look(Look::Ports(vec![name.clone()], reply));
             let seen = ask(requester, look)?.into_iter().next().flatten();
-            Ok(seen.is_some_and(|port| port.link_up))
+            let up = seen.is_some_and(|port| port.link_up);
+            Ok(Sight { up, heard: None })
         }
         Thing::Peer(tunnel, _, key) => {
             let look = |reply| Request::Look(Look::Peers(tunnel.clone(), vec![*key], reply));
             let seen = ask(requester, look)?.into_iter().next().flatten();
-            Ok(seen.is_some_and(|sight| peers::answers(&sight, clock::now())))
+            Ok(seen.map_or_else(Sight::default, |sight| Sight {
+                up: peers::answers(&sight, clock::now()),
+                heard: Some(sight.cell.traffic.rx_packets.load(Ordering::Relaxed)),
+            }))
         }
     }
 }

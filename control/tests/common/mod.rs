@@ -259,6 +259,7 @@ impl Running {
                         sender.send(Config::clone(proposal.file())).unwrap();
                         reply.send(answer.clone());
                     }
+                    Request::Call { .. } => {}
                     Request::Confirmed { reply } => reply.send(()),
                     Request::Layer { reply, .. } => reply.send(answer.clone()),
                     Request::Uapi { .. } => panic!("nobody asks here as `wg` does"),

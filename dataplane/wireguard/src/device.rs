@@ -227,6 +227,12 @@ impl Device {
         self.with(peer, |peer, core| peer.need_key(core, now));
     }
 
+    /// A sign of life is wanted: the peer is called in its turn, at most once per 5 s, though there may be a key, which
+    /// goes on until there is another.
+    pub fn renew(&mut self, peer: PeerId, now: Now) {
+        self.with(peer, |peer, core| peer.renew(core, now));
+    }
+
     /// A handshake datagram arrived; `backlog` more wait behind it.
     pub fn handle_handshake(
         &mut self,

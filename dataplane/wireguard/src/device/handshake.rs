@@ -170,6 +170,11 @@ impl Peer {
             core.events.push_back(Event::FlushStaged { peer: self.id });
             return;
         }
+        self.renew(core, now);
+    }
+
+    /// Has the peer called, whether there is a key or not.
+    pub(super) fn renew(&mut self, core: &mut Core, now: Now) {
         self.initiate(core, Attempt::First, now);
         // Held back by a handshake message of the last seconds, with no retry pending (after a response of ours that
         // was never confirmed): a lone packet must not wait for ever.

@@ -686,6 +686,29 @@ fn a_removed_peer_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_peer_may_be_called_though_there_is_a_session() {
+    let mut world = World::new(2, 1);
+    world.connect(0, 1);
+    world.run(secs(10));
+    let (peer, before, mark) = (world.peer(0, 1), world.current(0, 1).unwrap(), world.now);
+    world.device(0, |device, now| device.renew(peer, now));
+    world.settle();
+    assert_eq!(world.count(0, mark, Kind::Initiation), 1);
+    assert_eq!(world.count(1, mark, Kind::Response), 1);
+    assert!(!std::sync::Arc::ptr_eq(
+        &world.current(0, 1).unwrap(),
+        &before
+    ));
+    // Who does not answer is known not to.
+    world.faults.loss = 100;
+    world.run(secs(10));
+    world.device(0, |device, now| device.renew(peer, now));
+    world.settle();
+    let status = world.nodes[0].device.peer(peer).map(|it| it.unanswered);
+    assert_eq!(status, Some(1));
+}
+
+#[test]
 fn down_is_silent_and_up_starts_anew() {
     let mut world = World::new(2, 1);
     world.connect(0, 1);
