@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::counters::Counters;
 use crate::culvert::{Culvert, Keys};
 use crate::flows::{Numbered, Outcome, Pace};
 use crate::network::{Namespace, Veth};
@@ -265,6 +266,8 @@ impl Changing {
             for (name, count) in culvert.drops()? {
                 *named.entry(name).or_default() += count;
             }
+            let nobody = Counters::of(namespace)?.count("UdpNoPorts")?;
+            *named.entry("kernel-no-port".into()).or_default() += nobody;
             for interface in ["t0", Veth::NAME] {
                 let name = format!("kernel-{interface}");
                 *named.entry(name).or_default() += kernel_drops(namespace, interface)?;
