@@ -146,6 +146,15 @@ impl Workers {
         true
     }
 
+    /// Waits until every worker has taken its commands, at most `patience`: it obeys them by the snapshot that it goes by.
+    pub(super) fn await_taken(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while !self.0.iter().all(|worker| worker.link.has_taken_all()) && Instant::now() < end {
+            self.wake_all();
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
     /// The number of a worker that has ended without being asked to.
     pub(super) fn dead(&self) -> Option<usize> {
         self.0

@@ -210,6 +210,12 @@ impl ControlEnd {
         self.commands.slots() > 0
     }
 
+    /// Whether the worker has taken all commands: it obeys the last one, or has.
+    #[must_use]
+    pub fn has_taken_all(&self) -> bool {
+        self.commands.slots() == limits::COMMAND_QUEUE
+    }
+
     /// The worker's doorbell, for a snapshot or anything else that it looks for.
     #[must_use]
     pub fn wake(&self) -> &Arc<Wake> {

@@ -22,6 +22,10 @@ pub const SUB_BATCH: usize = 64;
 /// when a super-frame's segments arrive back to back.
 pub const UPLINK_BURST: usize = 128;
 
+/// Bursts that are taken from a queue before it is given up: as much as a socket holds at 100 Gbit/s while a turn lasts, and
+/// a few milliseconds at the most.
+pub const LAST_BURSTS: usize = 32;
+
 /// Source pieces that one wire packet may be gathered from before it is copied
 /// instead: a guest may scatter its payload over one-byte descriptors.
 pub const SOURCE_SEGMENTS: usize = 8;

@@ -19,7 +19,8 @@ use crate::{
     shared::{
         control_link::Command,
         drops::DropReason,
-        ids::{PeerIndex, Scope, TunnelIndex},
+        ids::{PeerIndex, Scope, TunnelIndex, UplinkIndex},
+        limits::LAST_BURSTS,
         path::Path,
         peer::Peer,
         snapshot::Snapshot,
@@ -88,9 +89,25 @@ impl Worker {
             }
             Command::Enter(entry) => ENTERED.with_borrow_mut(|entered| entered.push(entry())),
             Command::AttachUplink(queue) => self.queues.attach(*queue),
-            Command::DetachUplink(uplink, tunnel) => self.queues.detach(uplink, tunnel),
+            Command::DetachUplink(uplink, tunnel) => {
+                self.receive_last(snapshot, uplink, tunnel);
+                self.queues.detach(uplink, tunnel);
+            }
             Command::HandOver(pairs) => self.queues.hand_over(&pairs),
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    /// What queues hold that are given up is worked off first, as far as a few bursts go: while they are open, more comes.
+    fn receive_last(
+        &mut self,
+        snapshot: &Snapshot,
+        uplink: UplinkIndex,
+        tunnel: Option<TunnelIndex>,
+    ) {
+        for place in 0..self.queues.len() {
+            let goes = self.queues.goes(place, uplink, tunnel);
+            let _ = goes && (0..LAST_BURSTS).any(|_| !self.inward(snapshot, place));
         }
     }
 

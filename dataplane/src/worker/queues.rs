@@ -48,11 +48,21 @@ impl Queues {
 
     /// Drops the queues of a tunnel, or of a whole uplink.
     pub(super) fn detach(&mut self, uplink: UplinkIndex, tunnel: Option<TunnelIndex>) {
-        self.list
-            .retain(|queue| queue.uplink != uplink || (tunnel.is_some() && queue.tunnel != tunnel));
+        self.list.retain(|queue| !is_of(queue, uplink, tunnel));
         self.left
             .retain(|((from, of), _)| *from != uplink || tunnel.is_some_and(|it| it != *of));
         self.find_anew();
+    }
+
+    /// Whether the queue at `place` is one that [`Queues::detach`] drops.
+    pub(super) fn goes(
+        &self,
+        place: usize,
+        uplink: UplinkIndex,
+        tunnel: Option<TunnelIndex>,
+    ) -> bool {
+        let queue = self.list.get(place);
+        queue.is_some_and(|queue| is_of(queue, uplink, tunnel))
     }
 
     /// Queues of tunnels are others' from now on: from, to.
@@ -132,6 +142,11 @@ impl Queues {
         };
         Some((receiving, sending))
     }
+}
+
+/// Whether a queue is a tunnel's on an uplink, or any of the uplink's.
+fn is_of(queue: &Queue, uplink: UplinkIndex, tunnel: Option<TunnelIndex>) -> bool {
+    queue.uplink == uplink && (tunnel.is_none() || queue.tunnel == tunnel)
 }
 
 /// Makes sure that there is a `place`.

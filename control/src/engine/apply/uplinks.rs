@@ -20,7 +20,7 @@ use culvert_dataplane::{
 use culvert_wireguard::{Instant, Now};
 
 use super::super::{Engine, uplinks::UplinkState};
-use super::Prepared;
+use super::{ADOPTION, Prepared};
 use crate::{
     config::{self, Config, Name, UplinkDriver},
     plan::{Change, Edit, restarts},
@@ -320,6 +320,8 @@ impl Engine {
             let detach = || Command::DetachUplink(uplink, tunnel);
             failures.extend(self.insist_all("it keeps queues of an uplink that was left", detach));
         }
+        // What those hold is worked off by a snapshot that knows them.
+        self.workers.await_taken(ADOPTION);
         failures.extend(self.close_uplinks(&left.uplinks, &left.moved, now));
         failures
     }
