@@ -84,6 +84,10 @@ fn changes_lose_nothing_without_a_name() -> Result<()> {
             ensure!(seen.changes > 0 && flows.received > 100, "{kind}: {seen:?}");
             ensure!(flows.duplicates == 0, "{kind}: {seen:?}");
             ensure!(flows.lost() <= seen.explained(), "{kind}: {seen:?}");
+            // There is always a socket to send by, and one that hears.
+            for lost in ["uplink-down", "kernel-no-port"] {
+                ensure!(!seen.named.contains_key(lost), "{kind}: {seen:?}");
+            }
             // An uplink is exchanged beside the old one: what came by either may meet.
             let may_overtake = kind == Kind::Uplinks;
             ensure!(flows.overtaken == 0 || may_overtake, "{kind}: {seen:?}");
