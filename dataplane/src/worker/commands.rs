@@ -99,6 +99,8 @@ impl Worker {
     }
 
     /// What queues hold that are given up is worked off first, as far as a few bursts go: while they are open, more comes.
+    #[cold]
+    #[inline(never)]
     fn receive_last(
         &mut self,
         snapshot: &Snapshot,

@@ -244,6 +244,7 @@ impl Worker {
     }
 
     /// Step 3: one burst of one uplink queue.
+    #[inline]
     fn inward(&mut self, snapshot: &Snapshot, place: usize) -> bool {
         let Self {
             queues,
