@@ -72,8 +72,8 @@ pub fn keys(text: &str, title: &str) -> Result<Keys, Report> {
     let mut report = Report::new(Path::new(title), shown);
     let keys = raw::read(text, &mut report).and_then(|node| match node.value {
         Value::Map(entries) => map(entries, &mut report),
-        Value::Null => Some(Keys::new()),
-        other @ (Value::Text(_) | Value::List(_)) => {
+        Value::Null if text.trim().is_empty() => Some(Keys::new()),
+        other @ (Value::Null | Value::Text(_) | Value::List(_)) => {
             let message = format!("{title} is {}, expected a map", other.form());
             report.error(node.span, message);
             None

@@ -9,13 +9,13 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::answer::plain;
 use super::caller::{Caller, Who};
+use super::desk::turn_away;
 use crate::config::Role;
 
 pub(super) async fn check(request: Request, next: Next) -> Response {
     match refused(&request) {
-        Some(error) => plain(StatusCode::FORBIDDEN, &error),
+        Some(error) => turn_away(request, StatusCode::FORBIDDEN, &error).await,
         None => next.run(request).await,
     }
 }

@@ -11,9 +11,9 @@ use axum::response::Response;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::answer::{failed, json, late, mistaken, plain, refused, slow, unread};
+use super::answer::{failed, json, late, mistaken, refused, slow, unread};
 use super::caller::Caller;
-use super::desk::{self, Desk, PATIENCE};
+use super::desk::{Desk, PATIENCE, turn_away};
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
 use crate::api::keys::May;
@@ -57,9 +57,8 @@ pub(super) async fn carried_out(
     work: impl FnOnce(&[u8], Option<&Caller>) -> Response + Send + 'static,
 ) -> Response {
     let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
-        let _ = timeout(PATIENCE, desk::spill(request.into_body())).await;
         let error = "another apply is under way, and more wait: try again";
-        return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+        return turn_away(request, StatusCode::SERVICE_UNAVAILABLE, error).await;
     };
     let caller = request.extensions().get::<Caller>().cloned();
     let text = match timeout(PATIENCE, desk.body(request)).await {

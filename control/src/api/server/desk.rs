@@ -149,7 +149,13 @@ pub(super) fn desired(requester: &Requester) -> Result<Layers, SendError> {
     api::ask(requester, |reply| api::Request::Desired { reply })
 }
 
+/// Refuses a request whose body is not read.
+pub(super) async fn turn_away(request: Request, status: StatusCode, error: &str) -> Response {
+    let _ = timeout(PATIENCE, spill(request.into_body())).await;
+    plain(status, error)
+}
+
 /// Reads a body that nobody wants: a client that can't send all of it doesn't come to read the answer.
-pub(super) async fn spill(mut body: Body) {
+async fn spill(mut body: Body) {
     while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
 }

@@ -106,6 +106,7 @@ struct PortsListed {
     /// Only what is called so, `*` standing for any text: by their name or their network.
     like: Option<String>,
     /// Only what has this label: `KEY=VALUE`.
+    #[schemars(extend("pattern" = "="))]
     label: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
@@ -151,6 +152,7 @@ struct PeersListed {
     /// In this state. A page may have fewer peers than `limit` then, and a next one.
     state: Option<PeerState>,
     /// With this label: `KEY=VALUE`.
+    #[schemars(extend("pattern" = "="))]
     label: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,

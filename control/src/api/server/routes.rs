@@ -14,9 +14,8 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use super::answer::plain;
 use super::asked::Terms;
-use super::desk::Desk;
+use super::desk::{Desk, turn_away};
 
 /// How a type describes itself.
 type Describe = fn(&mut SchemaGenerator) -> Schema;
@@ -209,7 +208,7 @@ impl Routes {
 /// Refuses what the route's description has not.
 async fn heed(terms: Terms, request: Request, next: Next) -> Response {
     match terms.broken(&request) {
-        Some(error) => plain(StatusCode::BAD_REQUEST, &error),
+        Some(error) => turn_away(request, StatusCode::BAD_REQUEST, &error).await,
         None => next.run(request).await,
     }
 }
@@ -217,7 +216,7 @@ async fn heed(terms: Terms, request: Request, next: Next) -> Response {
 async fn unknown(request: Request) -> Response {
     let path = request.uri().path();
     let error = format!("there is no {path:.200}: GET /v1/openapi.json tells what there is");
-    plain(StatusCode::NOT_FOUND, &error)
+    turn_away(request, StatusCode::NOT_FOUND, &error).await
 }
 
 async fn other_method(request: Request) -> Response {
@@ -226,5 +225,5 @@ async fn other_method(request: Request) -> Response {
         "{path:.200} knows no {:.20}: the header Allow tells what it knows",
         request.method().as_str()
     );
-    plain(StatusCode::METHOD_NOT_ALLOWED, &error)
+    turn_away(request, StatusCode::METHOD_NOT_ALLOWED, &error).await
 }
