@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(70);
 pub enum ClientError {
     /// Nobody listens there.
     #[error(
-        "no culvert runs in {run_dir}: start one with `culvert run -c FILE`, or name its run directory with --run-dir",
+        "no culvert runs in {run_dir}: start one with `culvert run`, or name its run directory with --run-dir",
         run_dir = .0.display()
     )]
     NotRunning(PathBuf),

@@ -20,7 +20,7 @@ pub(super) struct FileArgs {
     /// The configuration [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
     #[arg(value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The same
+    /// The same as FILE, as at every command
     #[arg(short, long, value_name = "FILE", conflicts_with = "config")]
     file: Option<PathBuf>,
 }
@@ -47,7 +47,7 @@ pub(super) fn file(named: Option<PathBuf>, client: &Client) -> Result<PathBuf, F
 /// Which running culvert is meant.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// The run directory of the culvert that is meant, where its sockets and locks are: each has its own
+    /// The directory of sockets and locks: each running culvert has one of its own
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR, env = "CULVERT_RUN_DIR")]
     pub(super) run_dir: PathBuf,
 }

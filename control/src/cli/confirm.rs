@@ -19,7 +19,8 @@ use crate::state::Pending;
 /// `culvert confirm`.
 #[derive(Debug, Args)]
 pub(super) struct ConfirmCommand {
-    /// The revision that is meant; without it whichever waits
+    /// The revision that is meant, as the apply told it: refused if another one waits by now [default: the one that
+    /// waits]
     #[arg(value_name = "REV")]
     revision: Option<u64>,
     #[command(flatten)]

@@ -14,9 +14,20 @@ use crate::api::bodies::PurgeBody;
 use crate::events::rfc3339;
 use crate::history::revision::Revision;
 
+const AFTER_HELP: &str = "\
+OUTCOME:
+  being applied  its apply goes on
+  pending        it runs, and is taken back unless `culvert confirm` keeps it
+  applied        it ran; the newest one of them runs
+  rolled back    it was taken back: by `culvert rollback`, its time, or a check
+  unrecorded     the process ended while it was applied
+
+`culvert config show REV` prints one, `culvert diff REV running` compares, and
+`culvert rollback --to REV` brings it back.";
+
 /// `culvert history`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 pub(super) struct History {
     #[command(subcommand)]
     command: Option<HistoryCommand>,
@@ -28,16 +39,16 @@ pub(super) struct History {
 
 #[derive(Debug, Subcommand)]
 enum HistoryCommand {
-    /// Forget revisions, their keys, or a key for ever
+    /// Delete revisions with their keys, or the keys alone; or bar a key for ever
     Purge(Purge),
 }
 
 #[derive(Debug, Args)]
 struct Purge {
-    /// Revisions, which are forgotten with their keys
+    /// Revisions that are deleted with their keys
     #[arg(value_name = "REV", required_unless_present = "revoke")]
     revisions: Vec<u64>,
-    /// Forget their keys alone: a rollback takes those that the files hold then
+    /// Delete their keys alone: a rollback to one takes what the key files hold by then
     #[arg(long)]
     keys: bool,
     /// A public key that no rollback brings back: a peer's, or a tunnel's, whose private key is forgotten everywhere

@@ -89,7 +89,7 @@ fn text(layer: &Text) -> String {
 /// What is to become of an object.
 #[derive(Debug, Subcommand)]
 pub(super) enum Object {
-    /// List them, those of the file with them
+    /// List all: the file's, and those that were added
     List(ListArgs),
     /// Add one
     Add {

@@ -5,7 +5,7 @@
 use clap::Args;
 
 use super::Failure;
-use super::args::Place;
+use super::args::Reading;
 use super::output::OutputArgs;
 use crate::api::bodies::LogFilter;
 
@@ -18,12 +18,12 @@ pub(super) struct LogLevel {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    place: Place,
+    reading: Reading,
 }
 
 /// Prints what is logged, after a change if one is wanted.
 pub(super) fn run(args: LogLevel) -> Result<(), Failure> {
-    let client = args.place.client();
+    let client = args.reading.client()?;
     let logged = match args.filter {
         None => client.log_filter()?,
         Some(filter) => client.set_log_filter(&LogFilter { filter })?,

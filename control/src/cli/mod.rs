@@ -56,15 +56,15 @@ const AFTER_HELP: &str = "\
 Start here:
   (umask 077; culvert genkey > /etc/culvert/wg0.key)
   culvert pubkey < /etc/culvert/wg0.key      # what the far end's configuration needs
-  culvert check                              # /etc/culvert/culvert.yaml: every mistake with its line
-  culvert run                                # that file; another one: -f FILE
+  culvert check                              # every mistake of /etc/culvert/culvert.yaml
+  culvert run                                # the same file; another one by -f FILE
   culvert show                               # in another terminal
 
 Every key of the configuration: configs/README.md, or `culvert schema` for editors.";
 
 /// A virtual switch that carries guests' packets through WireGuard.
 #[derive(Debug, Parser)]
-#[command(name = "culvert", version, about, after_help = AFTER_HELP)]
+#[command(name = "culvert", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -95,11 +95,11 @@ enum Command {
     Show(Show),
     /// Apply a configuration to a running culvert; what did not change is not disturbed
     Apply(apply::Apply),
-    /// Apply a configuration for two minutes: it is taken back then, unless it is kept by Enter
+    /// Apply a configuration for two minutes, or --confirm TIME: Enter keeps it, else it is taken back
     Try(apply::Try),
-    /// Keep what was applied with --confirm, or by `culvert try`: it would be taken back otherwise
+    /// Keep a change that was applied with --confirm or `culvert try`; without that its time takes it back
     Confirm(confirm::ConfirmCommand),
-    /// Bring an earlier configuration back, or take back at once what waits for its confirmation
+    /// Take back at once the change that waits for its confirmation; if none does, bring an earlier configuration back
     Rollback(rollback::Rollback),
     /// List the configurations that ran: when, who applied them, and what became of them
     History(history::History),
@@ -126,7 +126,7 @@ enum Command {
     /// List peers of tunnels; add, set and remove single ones beside the configuration
     #[command(subcommand)]
     Peer(layer::Object),
-    /// What was added, set and removed so, which lies over the file of the configuration
+    /// What `port` and `peer` added, set and removed: it lies over the configuration's file
     #[command(subcommand)]
     Layer(layer::Command),
     /// Print the version
@@ -138,7 +138,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print it as a file that says the same, without what holds anyway
+    /// Print what runs, or ran, as a file that says the same, without keys that have their defaults
     Show(diff::ConfigShow),
 }
 

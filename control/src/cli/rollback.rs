@@ -17,8 +17,8 @@ use crate::history::revision::{Outcome, Revision};
 /// `culvert rollback`.
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
-    /// The revision to bring back; without it the one before, after a question. While a change waits for its
-    /// confirmation: that is taken back
+    /// The revision of `culvert history` to bring back [default: what waits for its confirmation is taken back; if
+    /// nothing does, the configuration before the present one comes back, after a question]
     #[arg(long, value_name = "REV")]
     to: Option<u64>,
     #[command(flatten)]
