@@ -23,6 +23,7 @@ use super::routes::{About, Routes};
 use crate::api::bodies::{ApplyBody, ConfigQuery, Refusal};
 use crate::api::{self, Requests, SendError};
 use crate::config::Role;
+use crate::state::State;
 
 /// With so much patience, and an engine that answers nothing.
 fn desk(patience: Duration) -> (Desk, Requests) {
