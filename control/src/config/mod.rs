@@ -48,6 +48,7 @@ pub use report::{Mistake, Report, Severity, Shown, Span};
 pub use texts::{Included, SourceText, Texts};
 pub use value::is_interface_name;
 pub use write::to_yaml;
+pub(crate) use write::{First, Part, parts};
 
 /// Reads and checks a file.
 ///

@@ -3,6 +3,8 @@
 //! In: a [`Config`]. Out: YAML of which [`super::parse`] makes the same configuration; what holds anyway is left out.
 //! Never: a key that is secret: the files that hold them are named.
 
+mod parts;
+
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,22 +19,25 @@ use super::{
     Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath,
     Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
+pub(crate) use parts::{First, Part, parts};
 
 /// The text of a file that says the same. Keys that lie in no file, for `wg` has set them, are named in comments ahead
 /// of it.
 #[must_use]
 pub fn to_yaml(config: &Config) -> String {
+    parts(config).iter().map(Part::text).collect()
+}
+
+fn yaml(map: &Map) -> String {
     let options =
         serde_saphyr::ser_options! { prefer_block_scalars: false, compact_list_indent: false };
-    let text = serde_saphyr::to_string_with_options(&file(config), options)
-        .expect("maps of texts and numbers are written to memory: nothing of that fails");
-    let missing = missing_keys(config).map(|what| format!("# {what} lies in no file\n"));
-    missing.collect::<String>() + &text
+    serde_saphyr::to_string_with_options(map, options)
+        .expect("maps of texts and numbers are written to memory: nothing of that fails")
 }
 
 /// The keys that make a port, as [`super::object`] takes them; which worker serves which queue is written out.
 pub(super) fn port_keys(it: &Port, network: &Network) -> super::object::Keys {
-    json(port(it, network, &[]))
+    json(port(it, network.is_plain(), &[]))
 }
 
 /// The keys that make a peer, but for a preshared key.
@@ -191,33 +196,17 @@ impl Map {
     }
 }
 
-fn file(config: &Config) -> Map {
-    let mut turn = 0;
+/// Maps under their names.
+fn named(items: impl IntoIterator<Item = (String, Map)>) -> Map {
+    let items = items.into_iter();
+    Map(items.map(|(name, map)| (name, Yaml::Map(map))).collect())
+}
+
+/// What stands ahead of tunnels, networks and ports.
+fn top(config: &Config) -> Map {
     let workers = config.cores.workers.len();
-    let named = |items: Vec<(String, Map)>| {
-        let items = items.into_iter().map(|(name, map)| (name, Yaml::Map(map)));
-        Map(items.collect())
-    };
     let uplinks = config.uplinks.iter();
     let uplinks = uplinks.map(|it| (it.name.to_string(), uplink(it, workers)));
-    let tunnels = config.tunnels.iter();
-    let tunnels = tunnels.map(|it| (it.name.to_string(), tunnel(it, config.uplink_of(it))));
-    let networks = config.networks.iter();
-    let networks = networks.map(|it| (it.name.to_string(), network(it, config)));
-    let ports = config.ports.iter();
-    let ports = ports.map(|it| {
-        let derived = derived_queue_workers(it.queues.into(), workers, &mut { turn });
-        // A port with workers of its own takes no turn.
-        turn += if it.queue_workers == derived {
-            derived.len()
-        } else {
-            0
-        };
-        (
-            it.name.to_string(),
-            port(it, config.network_of(it), &derived),
-        )
-    });
     Map::default()
         .number("version", 1_u32)
         .text("node", &config.node)
@@ -225,10 +214,7 @@ fn file(config: &Config) -> Map {
         .map("memory", memory(config.memory))
         .map("metrics", metrics(&config.metrics))
         .map("api", api(&config.api))
-        .map("uplinks", named(uplinks.collect()))
-        .map("tunnels", named(tunnels.collect()))
-        .put("networks", Yaml::Map(named(networks.collect())))
-        .map("ports", named(ports.collect()))
+        .map("uplinks", named(uplinks))
 }
 
 fn cores(cores: &Cores) -> Map {
@@ -346,6 +332,7 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         .workers("queue_workers", &uplink.queue_workers, &derived)
 }
 
+/// A tunnel without its peers, which stand behind it.
 fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
     let mark = match &uplink.driver {
         UplinkDriver::Udp(udp) => udp.fwmark.unwrap_or(0),
@@ -361,14 +348,11 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         .maybe("preshared_keys_file", keys_file.map(|path| path.display()))
         .number_but("mtu", tunnel.mtu, mtu)
         .number_but("fwmark", tunnel.fwmark, mark);
-    let map = match &tunnel.uapi {
+    match &tunnel.uapi {
         Uapi::Auto => map,
         Uapi::Name(name) => map.text("uapi", name),
         Uapi::Off => map.put("uapi", Yaml::Bool(false)),
-    };
-    let peers = tunnel.peers.iter();
-    let peers = peers.map(|it| (it.name.to_string(), Yaml::Map(peer(it, keys_file))));
-    map.map("peers", Map(peers.collect()))
+    }
 }
 
 /// Whose preshared key lies in the file of all names none of its own.
@@ -411,7 +395,7 @@ fn route(route: &NetworkRoute) -> Map {
     }
 }
 
-fn port(port: &Port, network: &Network, workers: &[WorkerIndex]) -> Map {
+fn port(port: &Port, is_plain: bool, workers: &[WorkerIndex]) -> Map {
     let map = match &port.driver {
         PortDriver::VhostUser(at) => socket(at, port),
         PortDriver::Tun { interface } => kernel("tun", interface, port),
@@ -423,7 +407,7 @@ fn port(port: &Port, network: &Network, workers: &[WorkerIndex]) -> Map {
     map.text("network", &port.network)
         .maybe("mac", mac)
         .list("addresses", &port.addresses)
-        .maybe("guard", guard(port.guard, network.is_plain()))
+        .maybe("guard", guard(port.guard, is_plain))
         .number_but("queues", port.queues, 1_u32)
         .workers("queue_workers", &port.queue_workers, workers)
         .offloads(port.offloads)
