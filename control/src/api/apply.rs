@@ -11,7 +11,7 @@ use crate::config::{Config, Readings, Report};
 use crate::events::Event;
 use crate::history::pending::{self, Due, Wanted};
 use crate::history::revision::Origin;
-use crate::history::{self, Entry, NotConfirmed, NotRestored, Order, Unkept};
+use crate::history::{Entry, NotConfirmed, NotRestored, Order, Unkept};
 use crate::layer;
 use crate::plan::{Change, Diff, Layers, Proposal};
 use crate::process;
@@ -89,28 +89,25 @@ fn go_back(
         restores: Some(number),
         ..order.clone()
     };
-    let expected = restored
-        .notes
-        .is_empty()
-        .then(|| history::hash(&restored.config));
+    let expected = restored.notes.is_empty().then(|| restored.config.clone());
     let mut applied = plan_and_apply(requester, &order, restored.config).map_err(refused)?;
     applied.notes.extend(restored.notes);
     if !order.dry_run {
-        let verified = verify(requester, &mut applied, number, expected.as_deref());
+        let verified = verify(requester, &mut applied, number, expected.as_ref());
         verified.map_err(|error| refused(error.into()))?;
     }
     Ok((applied, restored.report))
 }
 
-/// Compares what runs now with what was to run; without a hash it is known to be another.
+/// Compares what runs now with what was to run; without that it is known to be another.
 fn verify(
     requester: &Requester,
     applied: &mut Applied,
     number: u64,
-    expected: Option<&str>,
+    expected: Option<&Config>,
 ) -> Result<(), SendError> {
     let running = ask(requester, |reply| Request::Desired { reply })?;
-    let same = expected == Some(&history::hash(running.file()));
+    let same = expected == Some(&**running.file());
     applied
         .notes
         .push(match same && applied.failures.is_empty() {
@@ -169,17 +166,15 @@ fn cancel_in_turn(
     if order.message.is_empty() {
         order.message = format!("revision {waiting} was rolled back: {why}");
     }
-    if !order.dry_run {
-        tracing::warn!(
-            revision = waiting,
-            "rolled back to revision {previous}: {why}"
-        );
-    }
     let done = go_back(requester, &order, previous);
     let mut after = history()?;
     match &done {
         _ if order.dry_run => after.put_down(),
         Ok(_) => {
+            tracing::warn!(
+                revision = waiting,
+                "rolled back to revision {previous}: {why}"
+            );
             after.taken_back(why);
             let reason = format!("revision {waiting}: {why}");
             Event::ConfigRolledBack { reason }.tell();

@@ -162,7 +162,10 @@ pub struct Lone {
 /// # Errors
 ///
 /// When something that the configuration names can't be had.
-pub fn run(config: Config, surroundings: Surroundings<'_>) -> Result<(), EngineError> {
+pub fn run(
+    config: impl Into<Arc<Config>>,
+    surroundings: Surroundings<'_>,
+) -> Result<(), EngineError> {
     let Surroundings {
         run_dir,
         requester,

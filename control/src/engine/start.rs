@@ -62,11 +62,12 @@ impl Engine {
     /// Opens everything, in the order of dependence; the first thing that can't be had
     /// ends it, and what was opened before closes itself.
     pub(super) fn start(
-        config: Config,
+        config: impl Into<Arc<Config>>,
         run_dir: Option<&RunDir>,
         requester: Requester,
         lone: Option<Lone>,
     ) -> Result<Self, EngineError> {
+        let config = config.into();
         let now = clock::now();
         let is_lone = lone.is_some();
         let (lone_socket, lone_tun) = lone.map_or((None, None), |lone| {
@@ -98,7 +99,7 @@ impl Engine {
                 tunnels: Vec::new(),
                 networks: Vec::new(),
                 ports: Vec::new(),
-                ..config.clone()
+                ..Config::clone(&config)
             })),
             run_dir: run_dir.map_or_else(PathBuf::new, |run_dir| run_dir.path().to_owned()),
             doors: server.doors(move || bell.wake().notify()),
@@ -163,7 +164,7 @@ impl Engine {
     }
 
     /// From nothing to the first configuration.
-    fn open(&mut self, config: Config, now: Now) -> Result<(), EngineError> {
+    fn open(&mut self, config: Arc<Config>, now: Now) -> Result<(), EngineError> {
         doors::check_names(self.desired.file(), &config).map_err(EngineError::Start)?;
         let proposal = Proposal::new(self.desired.clone(), config);
         let goal = proposal.goal().clone();

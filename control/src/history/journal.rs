@@ -5,10 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::revision::FORMAT;
-
 /// Its name.
 pub(super) const JOURNAL: &str = "journal";
+
+/// The newest format.
+pub(super) const FORMAT: u32 = 1;
 
 /// What it says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

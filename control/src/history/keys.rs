@@ -12,6 +12,9 @@ use zeroize::Zeroizing;
 use crate::config::{Config, Disk, KeyFileError, KeyFiles};
 use crate::keys::{KEY_TEXT_LEN, PrivateKey, PublicKey};
 
+/// The format of their file.
+const FORMAT: u32 = 1;
+
 /// Keys by the paths of their files.
 #[derive(Default)]
 pub(super) struct Keys(BTreeMap<PathBuf, Zeroizing<String>>);
@@ -69,7 +72,7 @@ impl Keys {
         let lens = lens.map(|(path, text)| path.as_os_str().len() * 6 + text.len() * 2 + 8);
         let mut bytes = Zeroizing::new(Vec::with_capacity(64 + lens.sum::<usize>()));
         let written = Written {
-            format: super::revision::FORMAT,
+            format: FORMAT,
             keys: keys.collect(),
         };
         serde_json::to_writer(&mut *bytes, &written)?;

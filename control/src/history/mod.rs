@@ -3,9 +3,9 @@
 //! In: configurations that are applied, with their keys. Out: revisions in the state directory; one of them again. Never:
 //! a change of what runs: whoever applies asks here before and tells after.
 //!
-//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`store`] their
-//! files, [`keys`] what their key files held, [`journal`] what is on the disk while a change waits for its confirmation,
-//! [`pending`] that change.
+//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`sums`] what
+//! tells one from another, [`store`] their files, [`texts`] those of their texts, [`keys`] what their key files held,
+//! [`journal`] what is on the disk while a change waits for its confirmation, [`pending`] that change.
 //!
 //! An apply writes its revision first, then the journal if it wants to be confirmed, and asks the engine only then; what
 //! the engine refuses leaves neither. A process that ends in between starts with its file, or, while there is a journal,
@@ -18,18 +18,22 @@ pub mod pending;
 pub mod revision;
 mod start;
 mod store;
+mod sums;
+mod texts;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use culvert_directory::Directory;
 
 use self::journal::Journal;
 pub(crate) use self::past::NotRestored;
 use self::pending::{Pending, Wanted};
-use self::revision::{Content, Origin, Outcome, Revision, unix_now};
+use self::revision::{Origin, Outcome, Revision, unix_now};
 pub use self::start::Beginning;
 use self::store::Store;
+use self::sums::{Summed, Told};
 use crate::config::Config;
 use crate::keys::PublicKey;
 use crate::state;
@@ -109,13 +113,28 @@ enum Owed {
     Withdrawn(u64),
 }
 
+impl Owed {
+    fn number(&self) -> u64 {
+        match self {
+            Self::RolledBack(number, _) | Self::Unrecorded(number) | Self::Withdrawn(number) => {
+                *number
+            }
+        }
+    }
+}
+
 /// What is known of the past.
 pub struct History {
     store: Store,
     pending: Option<Pending>,
     owed: Option<Owed>,
+    /// Why it is owed still, as it was told.
+    told_owed: Option<String>,
     /// The revision that runs.
     current: Option<u64>,
+    /// The sums of what runs, and of what was entered and is carried out now.
+    known: Option<Summed>,
+    entered: Option<Summed>,
     /// What an operator has to know of the start or the last rollback.
     notice: Option<String>,
 }
@@ -140,53 +159,61 @@ impl History {
             store,
             pending: None,
             owed: None,
+            told_owed: None,
             current: None,
+            known: None,
+            entered: None,
             notice: None,
         })
     }
 
-    fn write(&mut self, content: &Content, order: &Order) -> io::Result<u64> {
+    fn write(&mut self, told: &Told, order: &Order) -> io::Result<u64> {
         let number = self.store.next();
         let revision = Revision {
             number,
-            hash: content.hash(),
+            hash: told.hash.clone(),
             unix: unix_now(),
             user: order.user.clone(),
             origin: order.origin,
             message: order.message.clone(),
             outcome: Outcome::Begun,
             why: String::new(),
-            path: content.path.clone(),
+            path: told.config().source.clone(),
             restores: order.restores,
         };
-        self.store.add(revision, content)?;
+        self.store.add(revision, told)?;
         Ok(number)
     }
 
     /// The revision by which a configuration was taken back last, unless it was applied again since.
-    fn rejected(&self, hash: &str) -> Option<u64> {
-        let mut same = self.store.revisions().rev().filter(|it| it.hash == hash);
-        let last = same.next()?;
+    fn rejected(&self, told: &Told) -> Option<u64> {
+        let last = self.store.newest(told)?;
         (last.outcome == Outcome::RolledBack).then_some(last.number)
     }
 
     /// Before the engine is asked: its revision, and the journal, are on the disk.
     pub(crate) fn enter(
         &mut self,
-        config: &Config,
+        config: &Arc<Config>,
         order: &Order,
         wanted: Option<&Wanted>,
     ) -> Result<Entry, Unkept> {
-        let content = Content::of(config);
-        let hash = content.hash();
-        let hash_of = |number| self.store.revision(number).map(|it: &Revision| &it.hash);
+        let told = Told::of(config, self.known.as_ref());
+        let entry = self.enter_told(&told, order, wanted)?;
+        self.entered = Some(told.summed);
+        Ok(entry)
+    }
+
+    fn enter_told(
+        &mut self,
+        told: &Told,
+        order: &Order,
+        wanted: Option<&Wanted>,
+    ) -> Result<Entry, Unkept> {
         let waits = self.pending.as_mut();
         if let Some(pending) = waits.filter(|it| !it.is_lifted) {
             let number = pending.number;
-            let same = self
-                .store
-                .revision(number)
-                .is_some_and(|it| it.hash == hash);
+            let same = self.store.is(number, told);
             let Some(wanted) = wanted.filter(|_| same) else {
                 return Err(Unkept::Pending(pending.told()));
             };
@@ -196,11 +223,11 @@ impl History {
             pending.extend(wanted);
             return Ok(Entry::Extended(number));
         }
-        if self.current.and_then(hash_of) == Some(&hash) {
+        if self.current.is_some_and(|it| self.store.is(it, told)) {
             return Ok(Entry::Same(self.current));
         }
         if let Some(number) = self
-            .rejected(&hash)
+            .rejected(told)
             .filter(|_| order.origin == Origin::Watch)
         {
             return Err(Unkept::Rejected(number));
@@ -212,7 +239,7 @@ impl History {
         if wanted.is_some() && previous.is_none() {
             return Err(Unkept::NoWayBack);
         }
-        let number = match self.write(&content, order) {
+        let number = match self.write(told, order) {
             Ok(number) => number,
             // The way back needs no room: what it leads to is kept already.
             Err(error) if order.origin == Origin::Rollback && wanted.is_none() => {
@@ -233,6 +260,7 @@ impl History {
 
     /// The engine refused it.
     pub(crate) fn withdraw(&mut self, entry: Entry, wanted: Option<&Wanted>) {
+        self.entered = None;
         if let Entry::New(number) = entry {
             match wanted {
                 Some(_) => self.owe(Owed::Withdrawn(number)),
@@ -247,18 +275,46 @@ impl History {
         let _ = self.settle_owed();
     }
 
-    /// Writes down what is owed: the mark first, as without a journal what is pending is confirmed.
+    fn owes(&self) -> Option<u64> {
+        self.owed.as_ref().map(Owed::number)
+    }
+
+    /// Writes down what is owed. Each cause that keeps it from that is told once.
     fn settle_owed(&mut self) -> io::Result<()> {
+        let Some(number) = self.owes() else {
+            return Ok(());
+        };
+        let settled = self.try_settle();
+        match &settled {
+            Err(error) => {
+                let told = Some(error.to_string());
+                if self.told_owed != told {
+                    tracing::error!(revision = number, %error, "what became of a revision can't be written down, which is tried again");
+                    self.told_owed = told;
+                }
+            }
+            Ok(()) if self.told_owed.take().is_some() => {
+                tracing::info!(
+                    revision = number,
+                    "what became of a revision is written down now"
+                );
+            }
+            Ok(()) => {}
+        }
+        settled
+    }
+
+    /// The mark first, as without a journal what is pending is confirmed.
+    fn try_settle(&mut self) -> io::Result<()> {
         match &self.owed {
-            None => return Ok(()),
             Some(Owed::RolledBack(number, why)) => {
-                self.store.mark(*number, Outcome::RolledBack, why)?;
+                self.store.try_mark(*number, Outcome::RolledBack, why)?;
             }
             Some(Owed::Unrecorded(number)) => {
                 let why = "the process ended while it was pending";
-                self.store.mark(*number, Outcome::Unrecorded, why)?;
+                self.store.try_mark(*number, Outcome::Unrecorded, why)?;
             }
-            Some(Owed::Withdrawn(_)) => {}
+            None | Some(Owed::Withdrawn(_)) => {}
         }
         self.store.end_journal()?;
         if let Some(Owed::Withdrawn(number)) = self.owed.take() {
@@ -269,6 +325,7 @@ impl History {
 
     /// The engine has carried it out. Whether it waits for a confirmation now.
     pub(crate) fn applied(&mut self, entry: Entry, order: &Order, wanted: Option<&Wanted>) -> bool {
+        self.known = self.entered.take();
         match (entry, wanted.zip(self.current)) {
             (Entry::Same(number), _) => {
                 self.current = number.or(self.current);
@@ -412,11 +469,9 @@ impl History {
         if self.store.revision(number).is_none() {
             return Err(format!("there is no revision {number}"));
         }
-        if self.owed.is_some() {
-            self.settle_owed().map_err(|error| {
-                format!("what became of the last change is not written: {error}")
-            })?;
-        }
+        let settled = self.settle_owed();
+        settled
+            .map_err(|error| format!("what became of the last change is not written: {error}"))?;
         if let Some(pending) = self
             .pending
             .as_ref()
@@ -450,11 +505,6 @@ impl History {
     pub(crate) fn revoke(&mut self, key: &PublicKey) -> io::Result<()> {
         self.store.revoke(key)
     }
-}
-
-/// What tells a configuration from others, as this version writes it.
-pub(crate) fn hash(config: &Config) -> String {
-    Content::of(config).hash()
 }
 
 /// Whether a change waited for its confirmation when the process before ended.

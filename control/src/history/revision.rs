@@ -1,7 +1,6 @@
 //! A revision: a configuration that ran, or was to.
 //!
-//! In: who wanted it, and why. Out: the head of its file, format 1. Never: the configuration itself, which lies beside
-//! it; a key.
+//! In: who wanted it, and why. Out: the head of its file. Never: the configuration itself, which lies beside it; a key.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::Keys;
 
-/// The newest format of what lies in the history.
-pub const FORMAT: u32 = 1;
+/// The newest format of a revision: 1 had its text as a whole.
+pub const FORMAT: u32 = 2;
 
 /// What is known of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -104,39 +103,32 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration as it is kept.
+/// A configuration as it was kept.
 pub(super) struct Content {
     pub(super) text: String,
     pub(super) keys: Keys,
     pub(super) path: PathBuf,
 }
 
-impl Content {
-    pub(super) fn of(config: &crate::config::Config) -> Self {
-        Self {
-            text: crate::config::to_yaml(config),
-            keys: Keys::of(config),
-            path: config.source.clone(),
-        }
+/// Of several things, one after the other.
+#[derive(Default)]
+pub(super) struct Hashing(Blake2s256);
+
+impl Hashing {
+    pub(super) fn add(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.update(bytes);
     }
 
-    /// Of the text and the keys: a key's file may have another content under its name.
-    pub(super) fn hash(&self) -> String {
-        let mut hash = Blake2s256::new();
-        hash.update(self.text.as_bytes());
-        self.keys.each(|path, key| {
-            hash.update([0]);
-            hash.update(path.as_os_str().as_encoded_bytes());
-            hash.update([0]);
-            hash.update(key.as_bytes());
-        });
-        hex(&hash.finalize()[..16])
+    pub(super) fn end(self) -> String {
+        hex(&self.0.finalize()[..16])
     }
 }
 
-/// Of a text alone, to see whether it is whole.
+/// Of one thing alone, to see whether it is whole.
 pub(super) fn sum(bytes: &[u8]) -> String {
-    hex(&Blake2s256::digest(bytes)[..16])
+    let mut hash = Hashing::default();
+    hash.add(bytes);
+    hash.end()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,9 +3,12 @@
 //! In: the file, what the process before left. Out: the configuration to begin with, and its revision. Never: a change that
 //! was taken back, unless an operator applies it again.
 
+use std::sync::Arc;
+
 use super::journal::{Found, Journal};
 use super::past::Restored;
-use super::revision::{Content, Origin, Outcome, Revision};
+use super::revision::{Origin, Outcome, Revision};
+use super::sums::Told;
 use super::{History, Order, Owed};
 use crate::config::Config;
 use crate::events::Event;
@@ -14,7 +17,7 @@ use crate::events::Event;
 #[derive(Debug)]
 pub struct Beginning {
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// What was tried and not confirmed, whose place a revision takes.
     undone: Option<(u64, u64)>,
     number: Option<u64>,
@@ -23,7 +26,7 @@ pub struct Beginning {
 impl Beginning {
     /// Its configuration, and what is to be told when the process has begun with it.
     #[must_use]
-    pub fn into_parts(self) -> (Config, Option<(u64, u64)>, Option<u64>) {
+    pub fn into_parts(self) -> (Arc<Config>, Option<(u64, u64)>, Option<u64>) {
         (self.config, self.undone, self.number)
     }
 }
@@ -125,49 +128,53 @@ impl History {
             restores: Some(previous),
             ..Order::default()
         };
+        let config = Arc::new(restored.config);
+        let told = Told::of(&config, None);
+        let number = self.keep(&told, &order);
+        self.known = Some(told.summed);
         Beginning {
-            number: self.keep(&Content::of(&restored.config), &order),
-            config: restored.config,
+            number,
+            config,
             undone: Some((pending, previous)),
         }
     }
 
     /// The file runs, unless it is what was taken back for want of a confirmation.
     fn begin_with(&mut self, file: Config) -> Beginning {
-        let content = Content::of(&file);
-        let hash = content.hash();
-        let last = self.last_applied();
-        let last = last.map(|it| (it.number, it.hash.clone()));
-        if let (Some(rejected), Some((number, _))) = (self.rejected(&hash), &last)
-            && let Ok(restored) = self.restore(*number)
+        let config = Arc::new(file);
+        let told = Told::of(&config, None);
+        let last = self.last_applied().map(|it| it.number);
+        if let (Some(rejected), Some(number)) = (self.rejected(&told), last)
+            && let Ok(restored) = self.restore(number)
         {
             let notice = format!(
                 "the file is revision {rejected}, which was rolled back: revision {number} runs; `culvert apply` takes the file anyway"
             );
             tracing::warn!("{notice}");
             self.notice = Some(notice);
-            self.current = Some(*number);
+            self.current = Some(number);
             return Beginning {
-                config: restored.config,
+                config: Arc::new(restored.config),
                 undone: None,
                 number: None,
             };
         }
         let number = match last {
-            Some((number, same)) if same == hash => {
+            Some(number) if self.store.is(number, &told) => {
                 self.current = Some(number);
                 None
             }
             _ => self.keep(
-                &content,
+                &told,
                 &Order {
                     origin: Origin::Start,
                     ..Order::default()
                 },
             ),
         };
+        self.known = Some(told.summed);
         Beginning {
-            config: file,
+            config,
             undone: None,
             number,
         }
@@ -179,8 +186,8 @@ impl History {
     }
 
     /// A revision that runs whether or not it can be written.
-    fn keep(&mut self, content: &Content, order: &Order) -> Option<u64> {
-        match self.write(content, order) {
+    fn keep(&mut self, told: &Told, order: &Order) -> Option<u64> {
+        match self.write(told, order) {
             Ok(number) => Some(number),
             Err(error) => {
                 tracing::error!(%error, "what runs can't be written to the history");

@@ -3,12 +3,13 @@
 //! In: configurations with their keys. Out: files in `history` of the state directory, 0600; what they hold. Never: a
 //! file written in place; a damaged one removed.
 //!
-//! Of revision 7: `7.yaml.z`, the normalized file, compressed (zlib); `7.keys`, the keys that it names, if it names some;
-//! `7.json`, who applied it and what became of it, with the sums of the other two. The last is written last and makes
-//! the revision; others without it were never finished.
+//! Of revision 7: `7.parts`, what its normalized file has that no file of an earlier one had (`texts`); `7.keys`, the
+//! keys that it names, if it names some; `7.json`, who applied it and what became of it, with the sums of the other two.
+//! The last is written last and makes the revision; others without it were never finished. In format 1 the whole text is
+//! `7.yaml.z`, compressed (zlib).
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,11 @@ use culvert_directory::Directory;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::journal::{Found, JOURNAL, Journal};
+use super::journal::{self, Found, JOURNAL, Journal};
 use super::keys::{Keys, Revoked};
 use super::revision::{Content, FORMAT, Outcome, Revision, sum};
+use super::sums::Told;
+use super::texts::{self, Texts};
 use crate::process::step;
 
 /// Its folder in the state directory.
@@ -30,9 +33,7 @@ const KEPT: usize = 50;
 /// Bytes that all files together may have; what is needed to go back stays anyway.
 const KEPT_BYTES: u64 = 64 << 20;
 /// A configuration's text has no more: a file that says so is damaged.
-const TEXT_MAX: usize = 128 << 20;
-/// Fast, and as small as keys can be made.
-const LEVEL: u8 = 4;
+pub(super) const TEXT_MAX: usize = 128 << 20;
 
 /// A revision's head as it lies in its file.
 #[derive(Serialize, Deserialize)]
@@ -40,21 +41,37 @@ struct Head {
     format: u32,
     #[serde(flatten)]
     revision: Revision,
-    /// Bytes of the other files.
+    /// Bytes of the other files that came with it.
     len: u64,
     /// What became of it is not on the disk yet.
     #[serde(skip)]
     is_unwritten: bool,
-    /// Of the compressed text.
+    /// Of the line that says where its text lies; in format 1 of the compressed text.
     text_sum: String,
+    /// Other revisions whose files its text needs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    needs: BTreeSet<u64>,
     /// Of the keys' file, unless there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     keys_sum: Option<String>,
 }
 
+impl Head {
+    fn number(&self) -> u64 {
+        self.revision.number
+    }
+
+    /// The revisions with whose files its text came.
+    fn texts(&self) -> impl Iterator<Item = u64> {
+        let own = (self.format > 1).then(|| self.number());
+        own.into_iter().chain(self.needs.iter().copied())
+    }
+}
+
 /// All that is kept.
 pub(super) struct Store {
     directory: Directory,
+    texts: Texts,
     heads: Vec<Head>,
     next: u64,
     pub(super) revoked: Revoked,
@@ -69,7 +86,9 @@ impl Store {
     pub(super) fn open(state_dir: &Directory) -> io::Result<Self> {
         let directory = state_dir.within(FOLDER, 0o700);
         let directory = directory.map_err(|error| io::Error::other(error.to_string()))?;
+        let names = directory.names()?;
         let mut store = Self {
+            texts: Texts::open(&directory, &names),
             directory,
             heads: Vec::new(),
             next: 1,
@@ -77,21 +96,36 @@ impl Store {
             revoked_unknown: None,
             set_aside: Vec::new(),
         };
-        store.load()?;
+        store.load(&names.into_iter().collect())?;
         Ok(store)
     }
 
-    fn load(&mut self) -> io::Result<()> {
-        let names = self.directory.names()?;
+    fn load(&mut self, names: &BTreeSet<OsString>) -> io::Result<()> {
         let numbers: BTreeSet<u64> = names.iter().filter_map(number_of).collect();
+        let mut damaged = Vec::new();
         for &number in &numbers {
             self.next = self.next.max(number + 1);
-            let has = |end| names.contains(&file(number, end).into());
-            match has("json") {
-                true => self.load_one(number, has("keys")),
+            let has = |end| names.contains(OsStr::new(&file(number, end)));
+            if !has("json") {
                 // A write that was not finished.
-                false => self.remove_files(number),
+                self.remove_files(number);
+                continue;
             }
+            match self.head(number, has("yaml.z")) {
+                Ok(mut head) => {
+                    // A purge that was cut short: the keys go first.
+                    head.keys_sum = head.keys_sum.filter(|_| has("keys"));
+                    self.heads.push(head);
+                }
+                Err(why) => damaged.push((number, why)),
+            }
+        }
+        for (number, why) in damaged {
+            self.put_revision_aside(number, &why);
+        }
+        self.sweep();
+        if let Some(newest) = self.heads.last().filter(|it| it.format > 1) {
+            self.texts.know(newest.number(), &newest.text_sum);
         }
         for left in names
             .iter()
@@ -99,7 +133,7 @@ impl Store {
         {
             self.directory.remove(left)?;
         }
-        if names.contains(&REVOKED.into()) {
+        if names.contains(OsStr::new(REVOKED)) {
             match self.read_json(REVOKED) {
                 Ok(revoked) => self.revoked = revoked,
                 Err(why) => {
@@ -117,24 +151,8 @@ impl Store {
         Ok(())
     }
 
-    fn load_one(&mut self, number: u64, has_keys: bool) {
-        match self.head(number) {
-            Ok(mut head) => {
-                // A purge that was cut short: the keys go first.
-                if !has_keys {
-                    head.keys_sum = None;
-                }
-                self.heads.push(head);
-            }
-            Err(why) => {
-                let names = ["json", "yaml.z", "keys"].map(|end| file(number, end));
-                self.put_aside(&names, &why);
-            }
-        }
-    }
-
     /// Without a look at what the other files hold: that is compared when they are read.
-    fn head(&self, number: u64) -> Result<Head, String> {
+    fn head(&self, number: u64, has_whole_text: bool) -> Result<Head, String> {
         let head: Head = self.read_json(&file(number, "json"))?;
         if head.format > FORMAT {
             return Err(format!(
@@ -145,11 +163,14 @@ impl Store {
         if head.revision.number != number {
             return Err(format!("says that it is revision {}", head.revision.number));
         }
-        let names = self.directory.names().map_err(|error| error.to_string())?;
-        if !names.contains(&file(number, "yaml.z").into()) {
-            return Err("has no text".into());
+        let has_text = match head.format {
+            1 => has_whole_text,
+            _ => head.texts().all(|it| self.texts.has(it)),
+        };
+        match has_text {
+            true => Ok(head),
+            false => Err("has no text".into()),
         }
-        Ok(head)
     }
 
     fn read_json<T: for<'d> Deserialize<'d>>(&self, name: &str) -> Result<T, String> {
@@ -158,6 +179,18 @@ impl Store {
             .read(name)
             .map_err(|error| format!("can't be read: {error}"))?;
         serde_json::from_slice(&bytes).map_err(|error| format!("is damaged: {error}"))
+    }
+
+    /// What others need of it stays.
+    fn put_revision_aside(&mut self, number: u64, why: &str) {
+        let mut names = ["json", "yaml.z", "keys"]
+            .map(|end| file(number, end))
+            .to_vec();
+        if !self.needed().contains(&number) {
+            names.push(file(number, texts::END));
+            self.texts.forget(number);
+        }
+        self.put_aside(&names, why);
     }
 
     /// Keeps them under another name, for whoever wants to look.
@@ -179,16 +212,39 @@ impl Store {
         self.revisions().find(|revision| revision.number == number)
     }
 
+    /// Whether a revision is that configuration.
+    pub(super) fn is(&self, number: u64, told: &Told) -> bool {
+        let mut heads = self.heads.iter();
+        let head = heads.find(|it| it.number() == number);
+        head.is_some_and(|it| told.is(&it.revision, it.format))
+    }
+
+    /// The newest revision that is that configuration.
+    pub(super) fn newest(&self, told: &Told) -> Option<&Revision> {
+        let mut newest = self.heads.iter().rev();
+        let head = newest.find(|it| told.is(&it.revision, it.format));
+        head.map(|it| &it.revision)
+    }
+
+    /// The revisions whose files are needed.
+    fn needed(&self) -> BTreeSet<u64> {
+        self.heads.iter().flat_map(Head::texts).collect()
+    }
+
+    fn sweep(&mut self) {
+        let needed = self.needed();
+        self.texts.sweep(&needed);
+    }
+
     /// The number that the next one has.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
     /// Writes a revision; it is on the disk then. When that can't be done, nothing of it is left.
-    pub(super) fn add(&mut self, revision: Revision, content: &Content) -> io::Result<()> {
+    pub(super) fn add(&mut self, revision: Revision, told: &Told) -> io::Result<()> {
         let number = revision.number;
-        let written = self.write(revision, content);
-        match written {
+        match self.write(revision, told) {
             Ok(head) => {
                 self.next = number + 1;
                 self.heads.push(head);
@@ -196,33 +252,36 @@ impl Store {
             }
             Err(error) => {
                 self.remove_files(number);
+                self.sweep();
                 Err(error)
             }
         }
     }
 
-    fn write(&self, revision: Revision, content: &Content) -> io::Result<Head> {
+    fn write(&mut self, revision: Revision, told: &Told) -> io::Result<Head> {
         let number = revision.number;
-        let text = miniz_oxide::deflate::compress_to_vec_zlib(content.text.as_bytes(), LEVEL);
         let mut head = Head {
             format: FORMAT,
             revision,
-            len: text.len() as u64,
+            len: 0,
             is_unwritten: false,
-            text_sum: sum(&text),
+            text_sum: String::new(),
+            needs: BTreeSet::new(),
             keys_sum: None,
         };
-        if !content.keys.is_empty() {
-            let keys = content.keys.to_bytes()?;
-            head.len += keys.len() as u64;
+        if !told.keys.is_empty() {
+            let keys = told.keys.to_bytes()?;
+            head.len = keys.len() as u64;
             head.keys_sum = Some(sum(&keys));
             step("before the keys of a revision");
             self.directory
                 .replace_durably(file(number, "keys"), &keys)?;
         }
         step("before the text of a revision");
-        self.directory
-            .replace_durably(file(number, "yaml.z"), &text)?;
+        let text = self.texts.write(number, told)?;
+        head.len += text.len;
+        head.text_sum = text.sum;
+        head.needs = text.needs;
         step("before the head of a revision");
         self.write_head(&head)?;
         step("after the head of a revision");
@@ -235,9 +294,16 @@ impl Store {
             .replace_durably(name, &serde_json::to_vec(head)?)
     }
 
-    /// Writes down what became of a revision; it is on the disk then. What can't be written holds as long as the process,
-    /// and can be written again.
+    /// Writes down what became of a revision; what can't be written is told.
     pub(super) fn mark(&mut self, number: u64, outcome: Outcome, why: &str) -> io::Result<()> {
+        self.try_mark(number, outcome, why).inspect_err(|error| {
+            tracing::error!(revision = number, %error, "what became of a revision can't be written down");
+        })
+    }
+
+    /// The same without a word; it is on the disk then. What can't be written holds as long as the process, and can be
+    /// written again.
+    pub(super) fn try_mark(&mut self, number: u64, outcome: Outcome, why: &str) -> io::Result<()> {
         let mut heads = self.heads.iter();
         let Some(place) = heads.position(|it| it.revision.number == number) else {
             return Ok(());
@@ -251,15 +317,14 @@ impl Store {
         head.revision.why = why.to_owned();
         let written = self.write_head(&self.heads[place]);
         self.heads[place].is_unwritten = written.is_err();
-        written.inspect_err(|error| {
-            tracing::error!(revision = number, %error, "what became of a revision can't be written down");
-        })
+        written
     }
 
     /// Forgets a revision, keys and all.
     pub(super) fn remove(&mut self, number: u64) {
-        self.heads.retain(|head| head.revision.number != number);
+        self.heads.retain(|head| head.number() != number);
         self.remove_files(number);
+        self.sweep();
     }
 
     fn remove_files(&self, number: u64) {
@@ -274,8 +339,7 @@ impl Store {
     /// Lets old ones go until the rest is few and small enough; none of those.
     pub(super) fn expire(&mut self, needed: &[u64]) {
         loop {
-            let bytes: u64 = self.heads.iter().map(|head| head.len).sum();
-            if self.heads.len() <= KEPT && bytes <= KEPT_BYTES {
+            if self.heads.len() <= KEPT && self.bytes() <= KEPT_BYTES {
                 return;
             }
             let numbers: Vec<_> = self.revisions().map(|it| it.number).collect();
@@ -284,6 +348,14 @@ impl Store {
             };
             self.remove(oldest);
         }
+    }
+
+    fn bytes(&self) -> u64 {
+        let heads: u64 = self.heads.iter().map(|head| head.len).sum();
+        let left = self
+            .texts
+            .left(&self.heads.iter().map(Head::number).collect());
+        heads + left
     }
 
     /// A revision's text and keys, if they are as they were written.
@@ -295,15 +367,10 @@ impl Store {
         let head = head.ok_or_else(|| format!("there is no revision {number}"))?;
         let damaged =
             |what: &str| format!("the {what} of revision {number} can't be read: it is damaged");
-        let packed = self
-            .directory
-            .read(file(number, "yaml.z"))
-            .map_err(|_| damaged("text"))?;
-        if sum(&packed) != head.text_sum {
-            return Err(damaged("text"));
-        }
-        let text = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(&packed, TEXT_MAX);
-        let text = text.ok().and_then(|text| String::from_utf8(text).ok());
+        let text = match head.format {
+            1 => self.whole_text(head),
+            _ => self.texts.read(number, &head.text_sum).ok(),
+        };
         let keys = match &head.keys_sum {
             None => Keys::default(),
             Some(sum) => self.keys(number, sum).ok_or_else(|| damaged("keys"))?,
@@ -313,6 +380,14 @@ impl Store {
             keys,
             path: head.revision.path.clone(),
         })
+    }
+
+    /// As format 1 has it.
+    fn whole_text(&self, head: &Head) -> Option<String> {
+        let packed = self.directory.read(file(head.number(), "yaml.z")).ok()?;
+        (sum(&packed) == head.text_sum).then_some(())?;
+        let text = miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(&packed, TEXT_MAX);
+        String::from_utf8(text.ok()?).ok()
     }
 
     fn keys(&self, number: u64, told: &str) -> Option<Keys> {
@@ -356,13 +431,14 @@ impl Store {
         self.revoked.0.insert(key.to_base64());
         let revoked = serde_json::to_vec(&self.revoked)?;
         self.directory.replace_durably(REVOKED, &revoked)?;
-        let numbers: Vec<_> = self.revisions().map(|it| it.number).collect();
-        for number in numbers {
-            let Ok(mut content) = self.content(number) else {
+        let heads = self.heads.iter();
+        let sums = heads.filter_map(|it| Some((it.number(), it.keys_sum.clone()?)));
+        for (number, sum) in sums.collect::<Vec<_>>() {
+            let Some(mut keys) = self.keys(number, &sum) else {
                 continue;
             };
-            if content.keys.forget(&self.revoked) {
-                self.exchange_keys(number, &content.keys)?;
+            if keys.forget(&self.revoked) {
+                self.exchange_keys(number, &keys)?;
             }
         }
         Ok(())
@@ -379,7 +455,7 @@ impl Store {
             let missing = [journal.previous, journal.pending];
             let missing = missing.into_iter().find(|&it| self.revision(it).is_none());
             match missing {
-                _ if journal.format > FORMAT => Err("is of a newer culvert".to_owned()),
+                _ if journal.format > journal::FORMAT => Err("is of a newer culvert".to_owned()),
                 Some(number) => Err(format!("names revision {number}, which can't be read")),
                 None => Ok(journal),
             }
@@ -404,10 +480,7 @@ impl Store {
     pub(super) fn end_journal(&self) -> io::Result<()> {
         step("before the journal's end");
         let removed = self.directory.remove(JOURNAL);
-        let ended = removed.and_then(|()| self.directory.sync());
-        ended.inspect_err(
-            |error| tracing::error!(%error, "the journal of the history can't be removed"),
-        )?;
+        removed.and_then(|()| self.directory.sync())?;
         step("after the journal's end");
         Ok(())
     }
@@ -418,22 +491,24 @@ pub(super) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join(FOLDER)
 }
 
-fn file(number: u64, end: &str) -> String {
+pub(super) fn file(number: u64, end: &str) -> String {
     format!("{number}.{end}")
 }
 
 /// The revision that a file belongs to.
 fn number_of(name: &OsString) -> Option<u64> {
     let (number, end) = name.to_str()?.split_once('.')?;
-    let known = ["json", "keys", "yaml.z"].contains(&end) || end.ends_with(".damaged");
+    let known = ["json", "keys", "yaml.z", texts::END].contains(&end) || end.ends_with(".damaged");
     number.parse().ok().filter(|_| known)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::Arc;
 
     use super::*;
+    use crate::config;
     use crate::history::revision::Origin;
 
     fn revision(number: u64) -> Revision {
@@ -451,18 +526,121 @@ mod tests {
         }
     }
 
-    fn content(text: &str) -> Content {
-        Content {
-            text: text.into(),
-            keys: Keys::default(),
-            path: "/etc/culvert/culvert.yaml".into(),
-        }
+    /// A configuration under that name.
+    fn told(node: &str) -> Told {
+        let text = format!("version: 1\nnode: {node}\nnetworks: {{}}\n");
+        let read = config::parse(&text, Path::new("/t.yaml"), &config::Disk);
+        let (config, _) = read.map_err(|report| report.render(false)).unwrap();
+        Told::of(&Arc::new(config), None)
     }
 
     fn folder() -> (tempfile::TempDir, Directory) {
         let folder = tempfile::tempdir().unwrap();
         let directory = Directory::own(folder.path(), 0o700).unwrap();
         (folder, directory)
+    }
+
+    struct Given;
+
+    impl config::KeyFiles for Given {
+        fn read(&self, _: &Path) -> Result<Zeroizing<String>, config::KeyFileError> {
+            Ok(Zeroizing::new("SEhI".repeat(10) + "SEk="))
+        }
+    }
+
+    /// A configuration whose peers, each a part of its own, have these keepalives.
+    fn peers(keepalives: &[u16]) -> Told {
+        let peers = keepalives.iter().zip(1_u8..).map(|(keepalive, number)| {
+            let mut key = [number; 32];
+            key[0] = 0;
+            let key = crate::keys::PublicKey::from_bytes(key).to_base64();
+            format!(
+                "      p{number}: {{public_key: \"{key}\", persistent_keepalive: {keepalive}s}}\n"
+            )
+        });
+        let text = format!(
+            "version: 1\nuplinks: {{u: {{driver: udp, addresses: [127.0.0.1/8]}}}}\ntunnels:\n  t:\n    uplink: u\n    \
+             listen_port: 1\n    private_key_file: k\n    peers:\n{}networks: {{n: {{gateway: 10.0.0.1/24, tunnel: t}}}}\n",
+            peers.collect::<String>()
+        );
+        let read = config::parse(&text, Path::new("/t.yaml"), &Given);
+        let (config, _) = read.map_err(|report| report.render(false)).unwrap();
+        Told::of(&Arc::new(config), None)
+    }
+
+    fn text(told: &Told) -> String {
+        config::to_yaml(told.config())
+    }
+
+    /// By whichever revision it came, and whatever becomes of that.
+    #[test]
+    fn what_did_not_change_is_kept_once_and_as_long_as_it_is_needed() {
+        let (folder, directory) = folder();
+        let parts = |number: u64| folder.path().join(format!("{FOLDER}/{number}.parts"));
+        let mut store = Store::open(&directory).unwrap();
+        let all: Vec<_> = [
+            [25, 26, 27],
+            [25, 36, 27],
+            [25, 26, 27],
+            [25, 36, 27],
+            [45, 36, 27],
+        ]
+        .map(|keepalives| peers(&keepalives))
+        .into();
+        for (number, told) in (1..).zip(&all[..3]) {
+            store.add(revision(number), told).unwrap();
+        }
+        let needs = |store: &Store| {
+            let needs = store
+                .heads
+                .iter()
+                .map(|it| it.needs.iter().copied().collect::<Vec<_>>());
+            needs.collect::<Vec<_>>()
+        };
+        assert_eq!(needs(&store), [vec![], vec![1], vec![1]]);
+        assert!(store.heads[1].len < store.heads[0].len);
+        drop(store);
+        let mut store = Store::open(&directory).unwrap();
+        for (number, told) in (4..).zip(&all[3..]) {
+            store.add(revision(number), told).unwrap();
+        }
+        assert_eq!(needs(&store)[3..], [vec![1], vec![1, 4]]);
+        for (number, told) in (1..).zip(&all) {
+            assert_eq!(store.content(number).unwrap().text, text(told));
+        }
+        store.remove(1);
+        store.remove(4);
+        assert!(parts(1).exists() && parts(4).exists());
+        assert_eq!(store.content(5).unwrap().text, text(&all[4]));
+        // It is found again, and goes with the last that needs it.
+        drop(store);
+        let mut store = Store::open(&directory).unwrap();
+        assert_eq!(store.content(5).unwrap().text, text(&all[4]));
+        store.remove(5);
+        assert!(parts(1).exists() && !parts(4).exists());
+        store.remove(2);
+        store.remove(3);
+        let files = fs::read_dir(folder.path().join(FOLDER)).unwrap();
+        assert_eq!(files.count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_taken_over_from_a_file_that_is_not_as_it_was() {
+        let (folder, directory) = folder();
+        let mut store = Store::open(&directory).unwrap();
+        let (first, second) = (peers(&[25, 26]), peers(&[25, 36]));
+        store.add(revision(1), &first).unwrap();
+        fs::write(folder.path().join(FOLDER).join("1.parts"), "[]\n").unwrap();
+        store.add(revision(2), &second).unwrap();
+        assert!(store.content(1).is_err());
+        assert_eq!(store.content(2).unwrap().text, text(&second));
+        // What lies somewhere else than the line says is damaged.
+        let path = folder.path().join(FOLDER).join("2.parts");
+        let mut bytes = fs::read(&path).unwrap();
+        let last = bytes.len() - 5;
+        bytes[last] ^= 1;
+        fs::write(path, bytes).unwrap();
+        assert!(store.content(2).is_err());
     }
 
     #[test]
@@ -472,7 +650,7 @@ mod tests {
         for number in 1..=KEPT as u64 + 5 {
             assert_eq!(store.next(), number);
             store
-                .add(revision(number), &content("version: 1\n"))
+                .add(revision(number), &told(&format!("n{number}")))
                 .unwrap();
             store.expire(&[2, number]);
         }
@@ -484,7 +662,10 @@ mod tests {
         let again = Store::open(&directory).unwrap();
         assert_eq!(again.next(), KEPT as u64 + 6);
         assert!(again.revisions().eq(store.revisions()));
-        assert_eq!(again.content(2).unwrap().text, "version: 1\n");
+        assert_eq!(
+            again.content(2).unwrap().text,
+            "version: 1\nnode: n2\nnetworks: {}\n"
+        );
     }
 
     /// As a process leaves it that ends while it writes.
@@ -492,9 +673,9 @@ mod tests {
     fn what_was_not_finished_is_gone_at_the_next_start() {
         let (folder, directory) = folder();
         let mut store = Store::open(&directory).unwrap();
-        store.add(revision(1), &content("version: 1\n")).unwrap();
+        store.add(revision(1), &told("n1")).unwrap();
         let path = folder.path().join(FOLDER);
-        for name in ["2.yaml.z", "2.keys", "3.json.new", "journal.new"] {
+        for name in ["2.parts", "2.keys", "3.json.new", "journal.new"] {
             fs::write(path.join(name), "x").unwrap();
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
             fs::set_permissions(path.join(name), mode).unwrap();

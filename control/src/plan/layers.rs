@@ -72,8 +72,12 @@ impl Layers {
 
     /// What another file says, and the API layer over it; they share what did not change.
     #[must_use]
-    pub fn upon(&self, mut file: Config) -> Self {
-        self.share(&mut file);
+    pub fn upon(&self, file: impl Into<Arc<Config>>) -> Self {
+        let mut file = file.into();
+        // One that others hold stays as it is.
+        if let Some(file) = Arc::get_mut(&mut file) {
+            self.share(file);
+        }
         file.make_ready();
         let api = match self.api.is_empty() {
             true => Arc::clone(&self.api),
@@ -81,7 +85,7 @@ impl Layers {
         };
         Self {
             api,
-            ..Self::new(Arc::new(file))
+            ..Self::new(file)
         }
     }
 

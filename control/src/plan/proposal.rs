@@ -31,7 +31,7 @@ pub struct Proposal {
 impl Proposal {
     /// Plans the way from what is desired to a new file, which shares with the present one what did not change.
     #[must_use]
-    pub fn new(base: Layers, file: Config) -> Self {
+    pub fn new(base: Layers, file: impl Into<Arc<Config>>) -> Self {
         let goal = base.upon(file);
         Self::to(base, goal)
     }

@@ -234,6 +234,16 @@ impl Directory {
         Ok(self.careful(plain(name.as_ref())?, OFlags::RDONLY)?.into())
     }
 
+    /// How many bytes a file has.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or the system refuses.
+    pub fn size(&self, name: impl AsRef<OsStr>) -> io::Result<u64> {
+        let found = statat(self, plain(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(found.st_size.unsigned_abs())
+    }
+
     /// Puts a file with these contents in the place of whatever has its name, at once.
     ///
     /// # Errors
