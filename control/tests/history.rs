@@ -712,6 +712,104 @@ fn on_a_full_disk_nothing_is_changed_but_the_way_back_stays_open() {
     assert!(!inside.join("history/journal").exists());
 }
 
+/// A mount namespace with a small disk for a state directory, which outlives the processes that run in it.
+struct SmallDisk {
+    holder: Child,
+    state: PathBuf,
+}
+
+impl SmallDisk {
+    fn new(place: &Place) -> Self {
+        let state = place.path("state");
+        fs::create_dir(&state).unwrap();
+        let script =
+            "mount -t tmpfs -o size=256k,mode=700 tmpfs \"$0\" && echo mounted && exec sleep 600";
+        let mut holder = std::process::Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .arg(&state)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 7];
+        holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        Self { holder, state }
+    }
+
+    /// Its files, from outside.
+    fn path(&self, name: &str) -> PathBuf {
+        let inside = format!("/proc/{}/root{}", self.holder.id(), self.state.display());
+        PathBuf::from(inside).join(name)
+    }
+
+    fn start(&self, place: &Place) -> Run {
+        let mut command = std::process::Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()))
+            .arg(env!("CARGO_BIN_EXE_culvert"))
+            .env("CULVERT_STATE_DIR", &self.state)
+            .env_remove("CULVERT_LOG");
+        let log = fs::File::create(place.path("log")).unwrap();
+        Run::start_by(
+            command,
+            &place.config(),
+            &place.run_dir(),
+            place.0.path(),
+            log.into(),
+        )
+    }
+
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.path("filler")).unwrap();
+        while filler.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A full disk keeps no start from the way back; that it was taken is written down as soon as there is room.
+#[test]
+fn an_end_that_is_owed_at_a_start_is_written_down_by_itself() {
+    if !nix::unistd::geteuid().is_root() {
+        return common::skip("root", "mounts need it");
+    }
+    let place = Place::new(&ports(1));
+    let disk = SmallDisk::new(&place);
+    let life = disk.start(&place);
+    place.apply(&ports(2), &["--confirm", "10m"]);
+    kill(life);
+    disk.fill();
+    let life = disk.start(&place);
+    assert_eq!(place.ports(), 1, "{}", place.log());
+    assert!(disk.path("history/journal").exists());
+    let told = |what: &str| place.log().matches(what).count();
+    // It was tried more than once by then.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(told("which is tried again"), 1, "{}", place.log());
+    assert_eq!(told("is written down now"), 0, "{}", place.log());
+    fs::remove_file(disk.path("filler")).unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while disk.path("history/journal").exists() {
+        assert!(Instant::now() < end, "{}", place.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    while told("is written down now") == 0 {
+        assert!(Instant::now() < end, "{}", place.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(place.revision(2).outcome, Outcome::RolledBack);
+    kill(life);
+    let _life = disk.start(&place);
+    assert_eq!(place.ports(), 1, "{}", place.log());
+    let notice = place.state().notice.unwrap();
+    assert!(notice.contains("which was rolled back"), "{notice}");
+}
+
 #[test]
 fn a_damaged_history_is_said_and_set_aside() {
     let place = Place::new(&ports(1));

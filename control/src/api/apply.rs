@@ -277,6 +277,7 @@ fn plan_and_apply(
             if let (Some(entry), Some(mut history)) = (entry, requester.history()) {
                 history.withdraw(entry, wanted.as_ref());
             }
+            pending::watch_owed(requester);
             return Err(error);
         }
     };
@@ -357,6 +358,10 @@ fn enter(
         return Ok(None);
     };
     let entry = history.enter(config, order, wanted);
+    drop(history);
+    if entry.is_err() {
+        pending::watch_owed(requester);
+    }
     entry.map(Some).map_err(|unkept| match unkept {
         Unkept::Pending(pending) => ApplyError::Pending(Box::new(pending)),
         Unkept::Rejected(number) => ApplyError::Conflict(format!(

@@ -10,7 +10,7 @@ use clap::Args;
 use super::args::{DEFAULT_FILE, Place};
 use super::{Failure, check};
 use crate::config::{Config, Readings};
-use crate::history::{self, Beginning, History};
+use crate::history::{self, Beginning, History, pending};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
 use crate::{api, engine, layer};
@@ -109,6 +109,7 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
                 if let Some(mut history) = recorder.history() {
                     history.begun(undone, number);
                 }
+                pending::watch_owed(&recorder);
             }),
             lone: None,
         },

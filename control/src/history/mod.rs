@@ -130,6 +130,8 @@ pub struct History {
     owed: Option<Owed>,
     /// Why it is owed still, as it was told.
     told_owed: Option<String>,
+    /// A thread tries again.
+    is_attended: bool,
     /// The revision that runs.
     current: Option<u64>,
     /// The sums of what runs, and of what was entered and is carried out now.
@@ -160,6 +162,7 @@ impl History {
             pending: None,
             owed: None,
             told_owed: None,
+            is_attended: false,
             current: None,
             known: None,
             entered: None,
@@ -279,6 +282,12 @@ impl History {
         self.owed.as_ref().map(Owed::number)
     }
 
+    /// The revision whose end is not on the disk yet, if nobody sees to that: the caller does from now on.
+    pub(crate) fn attend_owed(&mut self) -> Option<u64> {
+        let owes = self.owes()?;
+        (!std::mem::replace(&mut self.is_attended, true)).then_some(owes)
+    }
+
     /// Writes down what is owed. Each cause that keeps it from that is told once.
     fn settle_owed(&mut self) -> io::Result<()> {
         let Some(number) = self.owes() else {
@@ -317,6 +326,7 @@ impl History {
             None | Some(Owed::Withdrawn(_)) => {}
         }
         self.store.end_journal()?;
+        self.is_attended = false;
         if let Some(Owed::Withdrawn(number)) = self.owed.take() {
             self.store.remove(number);
         }

@@ -1,7 +1,8 @@
 //! A change that waits for its confirmation.
 //!
-//! In: for how long, and what must go well meanwhile. Out: whether it is kept, or taken back. Never: the wall's clock,
-//! nor one that stands still while the machine sleeps; the control core's time for more than what is checked.
+//! In: for how long, and what must go well meanwhile. Out: whether it is kept, or taken back; its end on the disk, however
+//! long that takes. Never: the wall's clock, nor one that stands still while the machine sleeps; the control core's time
+//! for more than what is checked.
 
 use std::fmt;
 use std::thread;
@@ -27,6 +28,8 @@ const DOWN: Duration = Duration::from_secs(8);
 const UP: Duration = Duration::from_secs(3);
 /// The pause before a rollback that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// The pause before an end that could not be written down is written again.
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
 /// How long a confirmation may be waited for.
 pub const SECONDS: std::ops::RangeInclusive<u64> = 1..=86_400;
 
@@ -300,10 +303,11 @@ impl History {
     }
 }
 
-/// Looks after a change until it is kept or taken back.
+/// Looks after a change until it is kept or taken back, and that is written down.
 pub(crate) fn watch(requester: Requester, number: u64) -> std::io::Result<()> {
     let run = move || {
-        while let Some(pause) = attend(&requester, number) {
+        let mut told = None;
+        while let Some(pause) = attend(&requester, number, &mut told) {
             thread::sleep(pause);
         }
     };
@@ -313,8 +317,18 @@ pub(crate) fn watch(requester: Requester, number: u64) -> std::io::Result<()> {
         .map(drop)
 }
 
-/// One look; how long until the next one.
-fn attend(requester: &Requester, number: u64) -> Option<Duration> {
+/// Has an end that is owed written down, if one is.
+pub(crate) fn watch_owed(requester: &Requester) {
+    let owed = requester.history().and_then(|mut it| it.attend_owed());
+    if let Some(number) = owed
+        && let Err(error) = watch(requester.clone(), number)
+    {
+        tracing::error!(revision = number, %error, "nothing looks after its end: the next apply tries to write it down");
+    }
+}
+
+/// One look; how long until the next one. Why it could not be ended is told once.
+fn attend(requester: &Requester, number: u64, told: &mut Option<String>) -> Option<Duration> {
     let due = requester.history()?.due(number);
     match due {
         Due::Nothing => return None,
@@ -329,11 +343,15 @@ fn attend(requester: &Requester, number: u64) -> Option<Duration> {
                 call(requester, things);
             }
         }
-        Due::Later => return Some(AGAIN),
+        Due::Later => return Some(WRITE_AGAIN),
         // What is due is asked again in its turn: an operator may have been faster.
         Due::RollBack(_) | Due::Keep => {
             if let Err(error) = apply::end_pending(requester, number) {
-                tracing::error!(revision = number, %error, "can't be ended, and is tried again");
+                let now = Some(error.to_string());
+                if *told != now {
+                    tracing::error!(revision = number, %error, "can't be ended, and is tried again");
+                    *told = now;
+                }
                 return Some(AGAIN);
             }
         }

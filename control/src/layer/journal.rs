@@ -138,7 +138,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the file, makes it if need be; answers what it says, in the objects' order.
+    /// Opens the file, makes it if need be; answers what it says, in the objects' order. One that is whole is gone on
+    /// with: that takes no room on the disk.
     pub(super) fn open(directory: &Directory) -> io::Result<(Self, Kepts, Option<Damage>)> {
         let text = match directory.read(FILE) {
             Ok(text) => text,
@@ -154,8 +155,28 @@ impl Journal {
                 Some(Damage { aside, lines })
             }
         };
-        let journal = Self::write(directory, said.iter().map(|(object, said)| (object, said)))?;
+        let whole = damage.is_none().then(|| whole_lines(&text)).flatten();
+        let journal = match whole {
+            Some(end) => Self::go_on(directory, &text[..end], said.len())?,
+            None => Self::write(directory, said.iter().map(|(object, said)| (object, said)))?,
+        };
         Ok((journal, said, damage))
+    }
+
+    /// The file that there is, of which so much counts.
+    fn go_on(directory: &Directory, text: &[u8], objects: usize) -> io::Result<Self> {
+        let file = directory.file(FILE)?;
+        let end = text.len() as u64;
+        file.set_len(end)?;
+        let lines = text.iter().filter(|byte| **byte == b'\n').count() - 1;
+        Ok(Self {
+            directory: directory.clone(),
+            file,
+            end,
+            last: end,
+            lines,
+            objects,
+        })
     }
 
     /// Writes a whole file in the place of what is there.
@@ -229,6 +250,14 @@ impl Journal {
         *self = Self::write(&self.directory, all)?;
         Ok(())
     }
+}
+
+/// How much of a file is lines with their ends; `None`: it does not begin as one of ours.
+fn whole_lines(text: &[u8]) -> Option<usize> {
+    let behind = text.strip_prefix(HEAD.as_bytes())?;
+    behind.starts_with(b"\n").then_some(())?;
+    let last = text.iter().rposition(|byte| *byte == b'\n')?;
+    Some(last + 1)
 }
 
 /// What a file says, and its lines that say nothing.
