@@ -525,8 +525,8 @@ pub struct Core {
     pub sleeps: u64,
     /// What it serves: `vm1:0`, `wan0:1`.
     pub queues: Vec<String>,
-    /// Of the control core: its longest time without a look at what else is due, in microseconds, over the last
-    /// second or so.
+    /// Of the control core its longest time without a look at what else is due, of a worker its longest turn, in
+    /// microseconds, over the last second or so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longest_us: Option<u64>,
     /// Of the control core: the most of a processor's time that it had in one such time. Where it is much less, others

@@ -28,6 +28,7 @@ fn every_case_can_be_measured() {
         "wg-show",
         "wg-set",
         "layer",
+        "churn",
         "file",
         "many-prefixes",
         "metrics-1000",

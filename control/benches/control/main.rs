@@ -33,6 +33,7 @@ fn main() {
             peers: peers.map_or(PEERS, |text| text.parse().unwrap()),
             sets: 300,
             rounds: 5,
+            churn: (6_000, 100),
             rest: Duration::from_millis(2_500),
         },
     };

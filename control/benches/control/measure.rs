@@ -22,6 +22,8 @@ pub(crate) struct Size {
     pub(crate) sets: usize,
     /// Files and reads.
     pub(crate) rounds: usize,
+    /// Ports that come and go, and how many do in a second.
+    pub(crate) churn: (usize, u32),
     /// Between cases: the core tells of its last two seconds.
     pub(crate) rest: Duration,
 }
@@ -32,6 +34,7 @@ impl Size {
         peers: 600,
         sets: 5,
         rounds: 1,
+        churn: (20, 100),
         rest: Duration::ZERO,
     };
 }
@@ -111,6 +114,7 @@ fn one_prefix(
     grown("memory/after-files", Some(100.0));
     sets(running, size, &print);
     objects(running, size, &print);
+    churn(running, size, &print);
     reads(running, size, &print);
     grown("memory/after-reads", None);
 }
@@ -216,6 +220,76 @@ fn objects(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64
     case("peer-add", &put, &peer, &|round| peer_keys(round, "off"));
     case("peer-set", &patch, &peer, &|round| peer_keys(round, "25s"));
     case("peer-del", &delete, &peer, &nothing);
+}
+
+/// Ports that are there at a time while they come and go.
+const PRESENT: usize = 500;
+
+/// Ports come and go beside the file, at a steady pace; each has its socket and its thread, and no guest.
+fn churn(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    thread::sleep(size.rest);
+    let (changes, pace) = size.churn;
+    let done = AtomicBool::new(false);
+    let (begin, before) = (Instant::now(), running.core_time());
+    let mut late = Duration::ZERO;
+    let longest = thread::scope(|scope| {
+        let over = Over(&done);
+        let longest = scope.spawn(|| longest_turn(running, &done));
+        for number in 0..changes {
+            let due = Duration::from_secs(1) / pace * u32::try_from(number).unwrap();
+            thread::sleep(due.saturating_sub(begin.elapsed()));
+            come_or_go(running, number);
+            late = late.max(begin.elapsed().saturating_sub(due));
+        }
+        // What is told of the last second is told then.
+        thread::sleep(size.rest);
+        drop(over);
+        longest.join().unwrap()
+    });
+    let each = (running.core_time() - before) / u32::try_from(changes).unwrap();
+    print(
+        "churn/changes",
+        "",
+        f64::from(u32::try_from(changes).unwrap()),
+        None,
+    );
+    print("churn/core", "µs", micros(each), Some(2_000.0));
+    print("churn/latest-answer", "ms", millis(late), None);
+    print(
+        "churn/workers-longest-turn",
+        "µs",
+        micros(longest),
+        Some(1_000.0),
+    );
+}
+
+/// Even changes add a port, odd ones remove the one that was added longest ago, once there are as many as should be.
+fn come_or_go(running: &Running, change: usize) {
+    let port = |number: usize| format!("/v1/ports/c{number}");
+    if change < PRESENT || change.is_multiple_of(2) {
+        let number = match change < PRESENT {
+            true => change,
+            false => PRESENT + (change - PRESENT) / 2,
+        };
+        let [.., a, b] = number.to_be_bytes();
+        let keys = format!("{{network: n, mac: \"52:54:00:01:{a:02x}:{b:02x}\"}}");
+        running.change(Method::PUT, &port(number), keys);
+    } else {
+        let gone = port((change - PRESENT) / 2);
+        running.change(Method::DELETE, &gone, String::new());
+    }
+}
+
+/// The longest turn of any worker until it is done.
+fn longest_turn(running: &Running, done: &AtomicBool) -> Duration {
+    let mut longest = 0;
+    while !done.load(Ordering::Relaxed) {
+        let cores = running.state(Some(Part::Cores)).cores;
+        let turns = cores[1..].iter().filter_map(|it| it.longest_us);
+        longest = longest.max(turns.max().unwrap_or_default());
+        thread::sleep(Duration::from_millis(500));
+    }
+    Duration::from_micros(longest)
 }
 
 /// What each of many changes of one thing costs the core.

@@ -59,6 +59,7 @@ impl Reader<'_> {
                 + stats.datagrams.load(Ordering::Relaxed),
             sleeps: stats.sleeps.load(Ordering::Relaxed),
             queues: guests.chain(uplinks).collect(),
+            longest_us: u64::try_from(worker.longest.as_micros()).ok(),
             ..Core::default()
         }
     }

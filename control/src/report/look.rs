@@ -98,6 +98,8 @@ pub struct WorkerSight {
     pub cpu: Option<CpuId>,
     /// The share of the time in which it worked.
     pub busy: f64,
+    /// Its longest turn up to the last reading, about a second ago at most.
+    pub longest: Duration,
     /// Its counters.
     pub stats: Arc<WorkerStats>,
 }

@@ -20,7 +20,6 @@ mod times;
 pub(crate) mod turn;
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -72,6 +71,8 @@ pub struct WorkerStats {
     pub busy_nanos: AtomicU64,
     /// Nanoseconds spent looking and finding nothing.
     pub idle_nanos: AtomicU64,
+    /// Nanoseconds of the longest turn, with work or without, since somebody took a reading and set it to zero.
+    pub longest_nanos: AtomicU64,
     /// Nanoseconds asleep.
     pub sleep_nanos: AtomicU64,
     /// Times that it slept.
@@ -189,6 +190,9 @@ impl Worker {
                 Ordering::Relaxed,
             );
         };
+        if nanos > stats.longest_nanos.load(Ordering::Relaxed) {
+            stats.longest_nanos.store(nanos, Ordering::Relaxed);
+        }
         add(&stats.turns, 1);
         if found {
             stats.busy_turns.count(nanos);
@@ -214,10 +218,14 @@ impl Worker {
             return;
         }
         self.served = queues.cloned().unwrap_or_default();
-        let queues = self.served.iter().copied();
-        let before: HashMap<_, _> = self.credits.iter().copied().collect();
-        let kept = |queue| before.get(&queue).copied().unwrap_or_default();
-        self.credits = queues.map(|queue| (queue, kept(queue))).collect();
+        // Both are in order: one look at each, however many there are.
+        let mut before = std::mem::take(&mut self.credits).into_iter().peekable();
+        let mut kept = |queue| {
+            while before.next_if(|(other, _)| *other < queue).is_some() {}
+            let same = before.next_if(|(other, _)| *other == queue);
+            (queue, same.map_or(0, |(_, credit)| credit))
+        };
+        self.credits = self.served.iter().map(|&queue| kept(queue)).collect();
     }
 
     fn guest_queues<'s>(&self, snapshot: &'s Snapshot) -> &'s [(PortIndex, u16)] {

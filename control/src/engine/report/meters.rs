@@ -32,12 +32,14 @@ pub(in crate::engine) struct Meters {
     long: [u64; LONG.len()],
 }
 
-/// Which share of a time was busy, between the last two readings.
+/// Which share of a time was busy, between the last two readings; and the longest turn since the last one, and between
+/// that and the one before.
 #[derive(Clone, Default)]
 struct Share {
     busy: u64,
     total: u64,
     value: f64,
+    longest: [Duration; 2],
 }
 
 impl Share {
@@ -82,6 +84,8 @@ impl Meters {
             let rest = stats.idle_nanos.load(Ordering::Relaxed)
                 + stats.sleep_nanos.load(Ordering::Relaxed);
             share.read(busy, busy + rest);
+            let longest = stats.longest_nanos.swap(0, Ordering::Relaxed);
+            share.longest = [Duration::from_nanos(longest), share.longest[0]];
         }
         let total = now.since(self.started);
         self.core.read(nanos(self.worked), nanos(total));
@@ -92,6 +96,16 @@ impl Meters {
 
     pub(super) fn worker(&self, index: usize) -> f64 {
         self.workers.get(index).map_or(0.0, |share| share.value)
+    }
+
+    /// A worker's longest turn.
+    pub(super) fn longest(&self, index: usize) -> Duration {
+        let longest = self.workers.get(index).map(|share| share.longest);
+        longest
+            .unwrap_or_default()
+            .into_iter()
+            .max()
+            .unwrap_or_default()
     }
 
     /// The core's own load; how often it slept is not known here.

@@ -66,6 +66,7 @@ impl Engine {
                 .map(|(index, worker)| WorkerSight {
                     cpu: worker.cpu,
                     busy: self.meters.worker(index),
+                    longest: self.meters.longest(index),
                     stats: Arc::clone(&worker.stats),
                 })
                 .collect(),
