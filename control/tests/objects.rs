@@ -418,3 +418,157 @@ fn a_peer_that_is_down_has_no_session_and_no_routes() {
     let diff = stdout(&site.run(&format!("diff running {}", site.path().display())));
     assert!(diff.contains("drops session"), "{diff}");
 }
+
+#[test]
+fn a_route_comes_survives_a_kill_and_a_file_and_goes() {
+    let mut site = Site::start("", "", "");
+    let way = |site: &Site| site.does("route get 10.7.0.1");
+    assert_eq!(
+        site.does("route add blue 10.7.0.0/16 peer b"),
+        "route blue/10.7.0.0/16 added\n"
+    );
+    assert!(way(&site).contains("peer b"), "{}", way(&site));
+    assert_eq!(site.does("route add blue 10.7.0.0/16 peer b"), "");
+    assert_eq!(
+        site.does("route add --may-exist blue 10.7.0.0/16 peer b"),
+        ""
+    );
+    let said = site.refuses("route add blue 10.7.0.0/16 unreachable");
+    assert!(said.contains("--may-exist"), "{said}");
+    let generation = site.json("/v1/state")["generation"].as_u64().unwrap();
+    site.does("route add --may-exist blue 10.7.9.0/24 via 10.0.0.11");
+    assert_eq!(site.json("/v1/state")["generation"], generation + 1);
+    assert!(site.does("route get 10.7.9.1").contains("port vm1"));
+    site.again();
+    assert!(way(&site).contains("peer b"), "{}", way(&site));
+    assert_eq!(
+        site.does("route add --may-exist blue 10.7.9.0/24 unreachable"),
+        "route blue/10.7.9.0/24 changed (leads: 10.7.9.0/24 via 10.0.0.11 → 10.7.9.0/24 unreachable)\n"
+    );
+    assert!(site.does("route get 10.7.9.1").contains("nowhere"));
+    // A file says nothing of them.
+    site.write("addresses: [10.0.0.11]", "addresses: [10.0.0.21]");
+    let applied = stdout(&site.apply());
+    assert!(
+        applied.contains("vm1 changed") && !applied.contains("10.7"),
+        "{applied}"
+    );
+    assert!(way(&site).contains("peer b"), "{}", way(&site));
+    let list = site.does("route list");
+    let rows: Vec<Vec<_>> = list
+        .lines()
+        .map(|it| it.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[1], ["blue", "10.7.0.0/16", "peer", "b"], "{list}");
+    assert_eq!(rows[2], ["blue", "10.7.9.0/24", "unreachable"], "{list}");
+    let routes = site.json("/v1/routes?name=network%20blue");
+    let is_laid = |it: &&Value| it["source"] == "layer";
+    assert_eq!(
+        routes["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(is_laid)
+            .count(),
+        2
+    );
+    // What is exported can stand in a file.
+    let layer = site.does("layer show");
+    assert!(
+        layer.contains("to: 10.7.0.0/16") && layer.contains("peer: b"),
+        "{layer}"
+    );
+    assert_eq!(
+        site.does("route del blue 10.7.0.0/16"),
+        "route blue/10.7.0.0/16 removed\n"
+    );
+    assert!(!way(&site).contains("peer b"), "{}", way(&site));
+    assert!(
+        site.refuses("route del blue 10.7.0.0/16")
+            .contains("there is no route blue/10.7.0.0/16")
+    );
+    assert_eq!(site.does("route del --if-exists blue 10.7.0.0/16"), "");
+    site.does("layer del route blue/10.7.9.0/24");
+    site.again();
+    assert_eq!(site.does("route list"), "");
+    assert_eq!(site.does("layer show"), "");
+}
+
+#[test]
+fn a_route_that_leads_to_nobody_rests_and_one_that_can_not_be_is_refused() {
+    let mut site = Site::start("", "", "");
+    for (words, what) in [
+        (
+            "route add blau 10.7.0.0/16 peer b",
+            "there is no network blau",
+        ),
+        (
+            "route add blue 10.7.0.0/16 peer x",
+            "tunnel t has no peer x",
+        ),
+        (
+            "route add blue 10.7.0.0/16 via 10.9.0.1",
+            "which is not in the network",
+        ),
+        (
+            "route add blue 10.0.0.0/24 peer b",
+            "the network's own prefix",
+        ),
+        (
+            "route add blue 10.2.0.0/16 unreachable",
+            "peer t/b has 10.2.0.0/16",
+        ),
+        ("route add blue 10.7.0.0/16 by b", "expected `peer NAME`"),
+    ] {
+        let said = site.refuses(words);
+        assert!(said.contains(what), "{said}");
+    }
+    assert_eq!(site.does("layer show"), "");
+    let add = format!(
+        "peer add t/c public_key={}",
+        key(3).public_key().to_base64()
+    );
+    site.does(&add);
+    site.does("route add blue 10.7.0.0/16 peer c");
+    assert!(site.does("route get 10.7.0.1").contains("peer c"));
+    // Its peer goes and comes.
+    let said = site.does("peer del t/c");
+    assert!(said.contains("peer t/c removed"), "{said}");
+    for _ in 0..2 {
+        assert!(!site.does("route get 10.7.0.1").contains("peer"));
+        let list = site.does("route list");
+        assert!(
+            list.contains("rests") && list.contains("tunnel t has no peer c"),
+            "{list}"
+        );
+        site.again();
+    }
+    site.does(&add);
+    assert!(site.does("route get 10.7.0.1").contains("peer c"));
+    // The file has another one of that prefix.
+    site.write(
+        "tunnel: t}}",
+        "tunnel: t, routes: [{to: 10.7.0.0/16, peer: b}]}}",
+    );
+    let said = stderr(&site.apply());
+    assert!(
+        said.contains("route blue/10.7.0.0/16 of the API layer rests"),
+        "{said}"
+    );
+    assert!(site.does("route get 10.7.0.1").contains("peer b"));
+    assert!(
+        site.refuses("route del blue 10.7.0.0/16")
+            .contains("is in ")
+    );
+    site.does("layer del route blue/10.7.0.0/16");
+    // One that lies over the file's.
+    site.does("route add --may-exist blue 10.7.0.0/16 peer c");
+    assert!(site.does("route get 10.7.0.1").contains("peer c"));
+    assert!(site.does("layer show").contains("lies over the file's"));
+    site.does("layer del route blue/10.7.0.0/16");
+    assert!(site.does("route get 10.7.0.1").contains("peer b"));
+    assert!(
+        site.told("/v1/openapi.json")
+            .contains("/v1/networks/{network}/routes/{prefix}")
+    );
+}

@@ -32,9 +32,9 @@ pub(super) enum Command {
     /// Have the file alone count for an object again, or remove one that the file has not
     Del {
         /// What it is
-        #[arg(value_parser = ["port", "peer"])]
+        #[arg(value_parser = ["port", "peer", "route"])]
         kind: String,
-        /// Its name; of a peer TUNNEL/PEER
+        /// Its name; of a peer TUNNEL/PEER, of a route NETWORK/PREFIX
         name: String,
         #[command(flatten)]
         output: OutputArgs,
@@ -55,9 +55,10 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             output,
             place,
         } => {
-            let below = match kind == "peer" {
-                true => super::peer::path(&name)?,
-                false => format!("ports/{name}"),
+            let below = match kind.as_str() {
+                "peer" => super::peer::path(&name)?,
+                "route" => super::route::path(&name)?,
+                _ => format!("ports/{name}"),
             };
             let path = format!("/v1/layer/{below}");
             change(&place, output, (Method::DELETE, &path), String::new())
@@ -305,7 +306,7 @@ fn is_list(key: &str) -> bool {
 }
 
 /// Has something changed, and prints what.
-fn change(
+pub(super) fn change(
     place: &Place,
     output: OutputArgs,
     (method, path): (Method, &str),

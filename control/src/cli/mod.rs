@@ -19,6 +19,7 @@ mod peer;
 mod port;
 mod reference;
 mod rollback;
+mod route;
 mod route_get;
 mod run;
 mod schema;
@@ -144,6 +145,8 @@ enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 enum RouteCommand {
+    #[command(flatten)]
+    Laid(route::Command),
     /// Say where a packet for an address would go, and why
     Get(route_get::Get),
 }
@@ -237,6 +240,9 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Route {
             command: RouteCommand::Get(args),
         } => route_get::run(&args),
+        Command::Route {
+            command: RouteCommand::Laid(command),
+        } => route::run(command),
         Command::LogLevel(args) => log_level::run(args),
         Command::Events(args) => events::run(args),
         Command::Port(command) => port::run(command),

@@ -286,7 +286,7 @@ fn network(draft: &draft::Network, file: &draft::File) -> Option<Network> {
     })
 }
 
-fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
+pub(super) fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
     let (to, next_hop) = match &draft.next_hop {
         draft::NextHop::Peer(peer) => (draft.to.value?, NextHop::Peer(peer.value.clone())),
         draft::NextHop::Unreachable => (draft.to.value?, NextHop::Unreachable),

@@ -185,6 +185,21 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// One of which only the name is known.
+    pub(super) fn named(name: At<Name>) -> Self {
+        Self {
+            name,
+            public_key: None,
+            preshared_key: None,
+            preshared_key_file: None,
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+            labels: Labels::default(),
+            enabled: true,
+        }
+    }
+
     /// It stands in other lines now.
     pub(super) fn move_lines(&mut self, moved: impl Fn(usize) -> usize) {
         let spans = [

@@ -19,7 +19,7 @@ use super::report::{Report, Span};
 use super::schema::{self, Table};
 use super::section::{At, Section};
 use super::texts::Texts;
-use super::{Config, Name, Network, Peer, Port, Tunnel, Uplink, UplinkDriver};
+use super::{Config, IpNet, Name, Network, NetworkRoute, Peer, Port, Tunnel, Uplink, UplinkDriver};
 use super::{build, cross, write};
 
 /// Keys of an object with their values, as a file has them.
@@ -294,6 +294,55 @@ pub fn peer(
             _ => None,
         }
     })
+}
+
+/// A route of a network of a configuration. Whether the peer that it leads to is there is for others to say.
+///
+/// # Errors
+///
+/// Every mistake in it.
+pub fn route(
+    config: &Config,
+    network: &Network,
+    to: &IpNet,
+    keys: &Keys,
+) -> Result<NetworkRoute, Report> {
+    let title = format!("route {}/{to}", network.name);
+    let mut keys = keys.clone();
+    keys.insert("to".into(), to.to_string().into());
+    let draft = |reader: &mut Reader<'_>, _, section: Section<'_>| reader.network_route(&section);
+    let name = &network.name;
+    let route = read(
+        &title,
+        name,
+        &schema::NETWORK_ROUTE,
+        &keys,
+        draft,
+        |draft, report| {
+            let tunnel = network.tunnel.as_ref().and_then(|name| config.tunnel(name));
+            let tunnel = tunnel.map(|tunnel| {
+                let mut around = draft::Tunnel::named(at(tunnel.name.clone()));
+                if let draft::NextHop::Peer(peer) = &draft.next_hop {
+                    around.peers = vec![draft::Peer::named(peer.clone())];
+                }
+                around
+            });
+            let mut around = network_draft(network);
+            around.routes = vec![draft];
+            let file = draft::File {
+                tunnels: tunnel.into_iter().collect(),
+                networks: vec![around],
+                ..draft::File::default()
+            };
+            cross::route(&file, report);
+            let draft = file.networks.first()?.routes.first()?;
+            match report.errors() {
+                0 => build::network_route(draft),
+                _ => None,
+            }
+        },
+    );
+    route.map(|(route, _)| route)
 }
 
 /// The keys that make a peer of a configuration, but for its preshared key.

@@ -13,7 +13,7 @@ mod uplinks;
 
 pub use self::machine::FILE;
 use self::{Form::Integer, api::API, networks::NETWORK, tunnels::TUNNEL, uplinks::UPLINK};
-pub(super) use self::{ports::PORT, tunnels::PEER};
+pub(super) use self::{networks::NETWORK_ROUTE, ports::PORT, tunnels::PEER};
 
 /// A map whose keys are fixed.
 #[derive(Debug)]

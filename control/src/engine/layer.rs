@@ -11,7 +11,7 @@ use culvert_wireguard::Now;
 use super::{Engine, apply::Goal, ports::DownPort};
 use crate::{
     api::ApplyError,
-    config::Peer,
+    config::{Name, NetworkRoute, Peer},
     keys::PublicKey,
     layer::Step,
     plan::{Change, Edit, Laid, Layers, PeerChange},
@@ -44,6 +44,9 @@ impl Engine {
                     "port {other} has the socket or interface of port {name}"
                 ));
             }
+            if let Change::Route { network, edit } = &change {
+                self.settle_route(network, edit)?;
+            }
             if let Change::Peer(change) = change {
                 let change = self.settle_peer(change, &gone)?;
                 settled.extend(change.map(Change::Peer));
@@ -52,6 +55,24 @@ impl Engine {
             }
         }
         Ok(settled)
+    }
+
+    /// A route does not stand beside the same prefix of a peer.
+    fn settle_route(&self, network: &Name, edit: &Edit<NetworkRoute>) -> Result<(), String> {
+        let Edit::Add(NetworkRoute { to, .. }) = edit else {
+            return Ok(());
+        };
+        let network = self.networks.table.named(network);
+        let tunnel = network.and_then(|network| network.config.tunnel.as_ref());
+        let tunnel = tunnel.and_then(|name| self.tunnels.named(name));
+        let owner = tunnel.and_then(|tunnel| Some((tunnel, tunnel.owner(to)?)));
+        let peer = owner.and_then(|(tunnel, place)| Some((tunnel, self.peers.get(place)?)));
+        peer.map_or(Ok(()), |(tunnel, peer)| {
+            let (tunnel, peer) = (&tunnel.name, &peer.config.name);
+            Err(format!(
+                "peer {tunnel}/{peer} has {to} among its allowed_ips"
+            ))
+        })
     }
 
     /// The change of a peer from what it is. It takes no key, name or prefix from one that stays.

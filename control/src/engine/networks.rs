@@ -54,6 +54,8 @@ pub(super) struct NetworkState {
     is_rebuilt: bool,
     /// Routes by a peer's name or a guest's address may lead elsewhere.
     is_aimed: bool,
+    /// Routes that came or changed, beside those.
+    fresh: Vec<IpNet>,
 }
 
 impl Named for NetworkState {
@@ -105,6 +107,15 @@ impl Networks {
                 (None, None) => {}
             }
         }
+        for change in plan {
+            let Change::Route { network, edit } = change else {
+                continue;
+            };
+            let place = self.table.place(network);
+            if let Some(network) = place.and_then(|place| self.table.change(place)) {
+                network.lay(edit);
+            }
+        }
     }
 
     /// The network's tunnel is another's to have.
@@ -122,6 +133,7 @@ impl Networks {
                 routes: Routes::default(),
                 is_rebuilt: true,
                 is_aimed: false,
+                fresh: Vec::new(),
             }),
         };
         if let Some(network) = self.table.change(place) {
@@ -140,6 +152,26 @@ impl NetworkState {
     pub(super) fn rebuild(&mut self) -> Routes<NextHop> {
         self.is_rebuilt = true;
         std::mem::take(&mut self.routes)
+    }
+
+    /// One of the operator's routes comes, changes or goes.
+    fn lay(&mut self, edit: &Edit<NetworkRoute>) {
+        let routes = &mut self.config.routes;
+        let to = edit.any().to;
+        let at = routes.iter().position(|route| route.to == to);
+        match (at, edit.after()) {
+            (Some(at), Some(new)) => routes[at] = new.clone(),
+            (None, Some(new)) => routes.push(new.clone()),
+            (Some(at), None) => drop(routes.remove(at)),
+            (None, None) => {}
+        }
+        if edit.after().is_some() {
+            self.fresh.push(to);
+        } else if let Some(prefix) = prefix(to)
+            && let Some(hop) = self.routes.at(prefix, rank::ROUTE)
+        {
+            self.routes.unset(prefix, rank::ROUTE, hop);
+        }
     }
 
     /// Has routes led elsewhere that go by a name or an address of which there is another owner now.
@@ -214,6 +246,7 @@ impl Engine {
         self.aim_routes(slot);
         if let Some(network) = self.networks.table.get_mut(slot) {
             (network.is_rebuilt, network.is_aimed) = (false, false);
+            network.fresh.clear();
             network.routes.finish();
         }
     }
@@ -259,14 +292,16 @@ impl Engine {
         let Some(network) = self.networks.table.get_mut(slot) else {
             return;
         };
-        if !network.is_aimed || network.config.is_plain() {
+        if network.config.is_plain() || (!network.is_aimed && network.fresh.is_empty()) {
             return;
         }
         let tunnel = network.config.tunnel.as_ref();
         let tunnel = tunnel.and_then(|name| self.tunnels.named(name));
         // Of equal ones the last counts.
         let mut aimed = BTreeMap::new();
-        for NetworkRoute { to, next_hop } in &network.config.routes {
+        let is_meant = |to: &IpNet| network.is_aimed || network.fresh.contains(to);
+        let routes = network.config.routes.iter();
+        for NetworkRoute { to, next_hop } in routes.filter(|it| is_meant(&it.to)) {
             let hop = match next_hop {
                 ConfigHop::Peer(name) => tunnel
                     .and_then(|tunnel| tunnel.named(name))

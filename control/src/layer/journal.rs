@@ -44,6 +44,7 @@ pub(super) struct Record {
 enum Kind {
     Port,
     Peer,
+    Route,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,7 @@ impl Record {
         let (kind, name) = match object {
             Object::Port(name) => (Kind::Port, name.to_string()),
             Object::Peer(tunnel, name) => (Kind::Peer, format!("{tunnel}/{name}")),
+            Object::Route(network, to) => (Kind::Route, format!("{network}/{to}")),
         };
         let said = said.map(|said| Kept {
             own: said.own,
@@ -91,6 +93,10 @@ impl Record {
             Kind::Peer => {
                 let (tunnel, name) = self.name.split_once('/')?;
                 Some(Object::Peer(Name::new(tunnel)?, Name::new(name)?))
+            }
+            Kind::Route => {
+                let (network, to) = self.name.split_once('/')?;
+                Some(Object::Route(Name::new(network)?, to.parse().ok()?))
             }
         }
     }

@@ -108,7 +108,7 @@ impl From<Unfit> for Refused {
     fn from(unfit: Unfit) -> Self {
         match unfit {
             Unfit::Mistakes(report) => Self::Mistakes(report),
-            Unfit::Both | Unfit::Nothing | Unfit::Nowhere | Unfit::Taken(_) => {
+            Unfit::Both | Unfit::Nothing | Unfit::Nowhere(_) | Unfit::Taken(_) => {
                 Self::Conflict(unfit.to_string())
             }
         }
@@ -285,6 +285,10 @@ fn said(
             return Err(Refused::Missing(format!("there is no {object}: add it")));
         }
         Act::Put => Some(given()),
+        // A route has one next hop: it is another then.
+        Act::Set { .. } | Act::Add { may_exist: true } if matches!(object, Object::Route(..)) => {
+            Some(given())
+        }
         Act::Set { .. } | Act::Add { may_exist: true } => beside(now.file(), object, added()),
         Act::Add { may_exist: false } if of_file || laid.is_some() => {
             if is_as_said(now, wish) {
@@ -405,6 +409,7 @@ fn is_enabled(file: &Config, object: &Object) -> bool {
     match object {
         Object::Port(name) => file.port(name).is_some_and(|port| port.enabled),
         Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some_and(|peer| peer.enabled),
+        Object::Route(..) => false,
     }
 }
 
@@ -422,6 +427,10 @@ fn is_in_file(file: &Config, object: &Object) -> bool {
     match object {
         Object::Port(name) => file.port(name).is_some(),
         Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some(),
+        Object::Route(network, to) => {
+            let network = file.network(network);
+            network.is_some_and(|it| it.routes.iter().any(|route| route.to == *to))
+        }
     }
 }
 
@@ -449,6 +458,10 @@ fn is_as_said(now: &Layers, wish: &Wish) -> bool {
                 there == Some(&peer)
             })
         }),
+        Object::Route(of, to) => now.file().network(of).is_some_and(|network| {
+            object::route(now.file(), network, to, keys)
+                .is_ok_and(|route| now.route(of, to) == Some(&route))
+        }),
     }
 }
 
@@ -457,6 +470,7 @@ fn in_file(file: &Config, object: &Object, own_file: Option<&Path>) -> String {
     let keys = match object {
         Object::Port(name) => vec!["ports", name.as_str()],
         Object::Peer(tunnel, name) => vec!["tunnels", tunnel.as_str(), "peers", name.as_str()],
+        Object::Route(network, _) => vec!["networks", network.as_str(), "routes"],
     };
     // It may be another by now.
     let own = own_file.filter(|own| *own == file.source);
@@ -478,7 +492,13 @@ impl Books {
     fn hindrance(&self, requester: &Requester, object: &Object) -> Option<String> {
         let (revision, touched) = self.awaiting.as_ref()?;
         let pending = requester.history()?.told_pending()?;
-        let waits = pending.revision == *revision && touched.contains(&object.to_string());
+        let around = match object {
+            Object::Route(network, _) => Some(format!("network {network}")),
+            Object::Port(_) | Object::Peer(..) => None,
+        };
+        let is_touched = |object: String| touched.contains(&object);
+        let is_touched = is_touched(object.to_string()) || around.is_some_and(is_touched);
+        let waits = pending.revision == *revision && is_touched;
         waits.then(|| format!("{object} is touched by what waits for its confirmation: {pending}"))
     }
 
@@ -500,9 +520,9 @@ impl Books {
         }
         let (made, warnings) = made.unzip();
         let mut api = now.api().with(object, said.cloned().zip(made));
-        let others_wait = now.api().resting().next().is_some();
+        let others_wait = now.api().resting().next().is_some() || now.api().leads_to(file, object);
         if others_wait {
-            // What this one leaves may be theirs.
+            // What this one leaves may be theirs, and they may lead to it.
             api = api.again(file);
         }
         let api = Arc::new(api);
@@ -542,6 +562,13 @@ impl Books {
                     )));
                 }
                 Ok((Made::Peer(peer), warnings))
+            }
+            Object::Route(network, to) => {
+                if file.network(network).is_none() {
+                    return Err(Refused::Missing(format!("there is no network {network}")));
+                }
+                let route = plan::api::route(file, now.api(), network, to, said)?;
+                Ok((Made::Route(Arc::new(route)), Report::default()))
             }
         }
     }
@@ -708,6 +735,14 @@ fn changes(object: &Object, now: &Layers, then: &Layers) -> Vec<Change> {
                 })
             };
             edits.into_iter().flatten().map(change).collect()
+        }
+        Object::Route(network, to) => {
+            let [old, new] = [now, then].map(|it| it.route(network, to).cloned());
+            let change = Edit::between(old, new).map(|edit| Change::Route {
+                network: network.clone(),
+                edit,
+            });
+            change.into_iter().collect()
         }
     }
 }

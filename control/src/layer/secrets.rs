@@ -97,6 +97,8 @@ fn file(object: &Object, number: u64) -> String {
     match object {
         Object::Port(name) => format!("{name}:{number}"),
         Object::Peer(tunnel, peer) => format!("{tunnel}:{peer}:{number}"),
+        // It has no key.
+        Object::Route(network, _) => format!("{network}:route:{number}"),
     }
 }
 

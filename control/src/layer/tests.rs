@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    config::{self, KeyFileError, KeyFiles, Name},
+    config::{self, IpNet, KeyFileError, KeyFiles, Name, NetworkRoute},
     keys::{PrivateKey, PublicKey},
 };
 
@@ -30,14 +30,23 @@ fn key(number: u8) -> String {
         .to_base64()
 }
 
-/// Ports with their MAC addresses, peers with their keepalives; which of them are enabled.
-type Text = (Vec<(u8, u8, bool)>, Vec<(u8, u8, bool)>);
+/// Ports with their MAC addresses, peers with their keepalives; which of them are enabled; routes with the
+/// peers that they lead to.
+type Text = (Vec<(u8, u8, bool)>, Vec<(u8, u8, bool)>, Vec<(u8, u8)>);
 
-fn file((ports, peers): &Text) -> Config {
-    let mut text =
-        "version: 1\nnode: a\nuplinks: {u: {driver: udp}}\nnetworks: {n: {gateway: 10.0.0.1/24}}\n\
-                    tunnels: {t: {uplink: u, listen_port: 1, private_key_file: k, peers: {"
-            .to_owned();
+fn file((ports, peers, routes): &Text) -> Config {
+    let is_there = |peer: &u8| peers.iter().any(|(there, ..)| there == peer);
+    let routes: BTreeMap<_, _> = routes.iter().copied().collect();
+    let routes = routes.iter().map(|(to, peer)| match is_there(peer) {
+        true => format!("{{to: 10.7.{to}.0/24, peer: p{peer}}}, "),
+        false => format!("{{to: 10.7.{to}.0/24, unreachable: true}}, "),
+    });
+    let mut text = format!(
+        "version: 1\nnode: a\nuplinks: {{u: {{driver: udp}}}}\n\
+         networks: {{n: {{gateway: 10.0.0.1/24, tunnel: t, routes: [{}]}}}}\n\
+         tunnels: {{t: {{uplink: u, listen_port: 1, private_key_file: k, peers: {{",
+        routes.collect::<String>()
+    );
     let peers: BTreeMap<_, _> = peers
         .iter()
         .map(|(peer, it, on)| (peer, (it, on)))
@@ -71,6 +80,8 @@ fn file((ports, peers): &Text) -> Config {
 enum Deed {
     Port(u8, Act, Option<u8>, bool, Option<bool>),
     Peer(u8, Act, Option<u8>, Option<bool>),
+    /// A route leads to a peer, or nowhere.
+    Route(u8, Act, Option<u8>),
     /// A port or a peer goes up or down, and nothing else of it.
     Switch(bool, u8, bool),
     File(Text),
@@ -83,6 +94,7 @@ enum Deed {
 struct Running {
     ports: BTreeMap<Name, Port>,
     peers: BTreeMap<PublicKey, Arc<Peer>>,
+    routes: BTreeMap<IpNet, NetworkRoute>,
 }
 
 impl Running {
@@ -92,6 +104,21 @@ impl Running {
             let _ = edit
                 .after()
                 .map(|new| self.ports.insert(new.name.clone(), new.clone()));
+        }
+        for change in plan {
+            match change {
+                Change::Network(edit) => {
+                    let routes = edit.after().into_iter().flat_map(|it| &it.routes);
+                    self.routes = routes.map(|it| (it.to, it.clone())).collect();
+                }
+                Change::Route { edit, .. } => {
+                    let _ = edit.before().map(|old| self.routes.remove(&old.to));
+                    let _ = edit
+                        .after()
+                        .map(|new| self.routes.insert(new.to, new.clone()));
+                }
+                _ => {}
+            }
         }
         for PeerChange { edit, .. } in plan.iter().filter_map(Change::peer) {
             let _ = edit.before().map(|old| self.peers.remove(&old.public_key));
@@ -114,7 +141,8 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn text() -> impl Strategy<Value = Text> {
     let pairs = || prop::collection::vec((0..4_u8, 0..4_u8, prop::bool::weighted(0.7)), 0..4);
-    (pairs(), pairs())
+    let routes = prop::collection::vec((0..3_u8, 0..4_u8), 0..3);
+    (pairs(), pairs(), routes)
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -123,6 +151,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         4 => (0..4_u8, act(), some(), any::<bool>(), switch()).prop_map(|(a, b, c, d, e)| Deed::Port(a, b, c, d, e)),
         3 => (0..4_u8, act(), some(), switch()).prop_map(|(a, b, c, d)| Deed::Peer(a, b, c, d)),
+        3 => (0..4_u8, act(), some()).prop_map(|(a, b, c)| Deed::Route(a, b, c)),
         2 => (any::<bool>(), 0..4_u8, any::<bool>()).prop_map(|(a, b, c)| Deed::Switch(a, b, c)),
         2 => text().prop_map(Deed::File),
         1 => (0..4_u8, some()).prop_map(|(a, b)| Deed::Wg(a, b)),
@@ -139,6 +168,14 @@ fn wish(deed: &Deed) -> Option<Wish> {
         enabled.map_or_else(String::new, |enabled| format!("enabled: {enabled}\n"))
     };
     Some(match deed {
+        Deed::Route(to, act, peer) => Wish {
+            object: Object::Route(name("n"), format!("10.7.{to}.0/24").parse().unwrap()),
+            act: *act,
+            keys: keys(match peer {
+                Some(peer) => format!("peer: p{peer}\n"),
+                None => "unreachable: true\n".into(),
+            }),
+        },
         Deed::Switch(is_port, number, enabled) => Wish {
             object: match is_port {
                 true => Object::Port(name(&format!("v{number}"))),
@@ -240,7 +277,7 @@ proptest! {
         first in text(),
         deeds in prop::collection::vec(deed(), 1..24),
     ) {
-        let mut desired = Layers::new(Arc::new(file(&(Vec::new(), Vec::new()))));
+        let mut desired = Layers::new(Arc::new(file(&Text::default())));
         let (mut running, mut books) = (Running::default(), Books::default());
         for deed in [Deed::File(first)].into_iter().chain(deeds) {
             if let Some(wish) = wish(&deed) {
@@ -263,18 +300,24 @@ proptest! {
                     running.carry_out(change.as_slice());
                     change.iter().for_each(|change| desired.overlay(change));
                 }
-                Deed::Port(..) | Deed::Peer(..) | Deed::Switch(..) => {}
+                Deed::Port(..) | Deed::Peer(..) | Deed::Route(..) | Deed::Switch(..) => {}
             }
             let ports: BTreeMap<_, _> = desired.ports().map(|it| (it.name.clone(), it.clone())).collect();
             prop_assert_eq!(&running.ports, &ports);
             let tunnel = name("t");
             let peers: BTreeMap<_, _> = desired.peers(&tunnel).map(|it| (it.public_key, Arc::clone(it))).collect();
             prop_assert_eq!(&running.peers, &peers);
+            let network = desired.file().network(&name("n")).unwrap();
+            let routes = |layers: &Layers| -> BTreeMap<_, _> {
+                layers.routes(network).into_iter().map(|(it, _)| (it.to, it.clone())).collect()
+            };
+            prop_assert_eq!(&running.routes, &routes(&desired));
             // As after a restart.
             let laid: Vec<_> = desired.api().told().into_iter().map(|it| (it.object, Said::clone(&it.said))).collect();
             let again = Layers::with_api(Arc::clone(desired.file()), &Laid::new(laid));
             let ports: Vec<_> = desired.ports().collect();
             prop_assert_eq!(ports, again.ports().collect::<Vec<_>>());
+            prop_assert_eq!(routes(&desired), routes(&again));
             let rest = |layers: &Layers| -> Vec<_> { layers.api().told().into_iter().map(|it| (it.object, it.rests)).collect() };
             prop_assert_eq!(rest(&desired), rest(&again));
             let desired = desired.without_wg();

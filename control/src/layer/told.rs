@@ -36,7 +36,7 @@ pub struct Text {
 /// An object of the API layer.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LaidObject {
-    /// `port vm1`.
+    /// `port vm1`, `peer wg0/hv-b`, `route blue/10.2.0.0/16`.
     pub object: String,
     /// The file has it not; else these keys lie over the file's.
     pub own: bool,
@@ -77,6 +77,17 @@ fn to_yaml(told: &[Told]) -> String {
             Object::Peer(tunnel, name) => {
                 let tunnel = section(section(&mut file, "tunnels"), tunnel.as_str());
                 put(section(tunnel, "peers"), name, keys);
+            }
+            Object::Route(network, to) => {
+                let mut route = Keys::new();
+                route.insert("to".into(), to.to_string().into());
+                route.extend(keys);
+                let network = section(section(&mut file, "networks"), network.as_str());
+                let routes = network
+                    .entry("routes")
+                    .or_insert_with(|| Vec::<Keys>::new().into());
+                let routes = routes.as_array_mut().expect("routes are a list");
+                routes.push(route.into());
             }
         }
     }

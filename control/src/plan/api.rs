@@ -10,13 +10,14 @@ use std::{
     array,
     collections::{HashMap, HashSet},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher as _},
     path::PathBuf,
     sync::Arc,
 };
 
 use super::claims::Claims;
 use crate::config::{
-    Config, IpNet, Name, Peer, Port, Report, Tunnel,
+    Config, IpNet, Name, NetworkRoute, NextHop, Peer, Port, Report, Tunnel,
     object::{self, Keys},
 };
 use crate::keys::{PresharedKey, PublicKey};
@@ -31,6 +32,8 @@ pub enum Object {
     Port(Name),
     /// A peer of a tunnel.
     Peer(Name, Name),
+    /// A route of a network, to a prefix.
+    Route(Name, IpNet),
 }
 
 impl fmt::Display for Object {
@@ -38,6 +41,7 @@ impl fmt::Display for Object {
         match self {
             Self::Port(name) => write!(f, "port {name}"),
             Self::Peer(tunnel, name) => write!(f, "peer {tunnel}/{name}"),
+            Self::Route(network, to) => write!(f, "route {network}/{to}"),
         }
     }
 }
@@ -79,26 +83,26 @@ pub struct Entry<T> {
     pub turn: u64,
 }
 
-type Part<T> = HashMap<Name, Entry<T>>;
+type Part<T, K> = HashMap<K, Entry<T>>;
 
-/// Objects by their names.
+/// Objects by their names; routes by where they lead.
 #[derive(Clone, Debug)]
-pub(super) struct Objects<T>(Box<[Arc<Part<T>>; PARTS]>);
+pub(super) struct Objects<T, K = Name>(Box<[Arc<Part<T, K>>; PARTS]>);
 
-impl<T> Default for Objects<T> {
+impl<T, K> Default for Objects<T, K> {
     fn default() -> Self {
         let empty = Arc::default();
         Self(Box::new(array::from_fn(|_| Arc::clone(&empty))))
     }
 }
 
-impl<T> Objects<T> {
+impl<T, K: Clone + Eq + Hash> Objects<T, K> {
     /// What an object is, if the layer has it and it does not rest.
-    pub(super) fn counting(&self, name: &Name) -> Option<&Arc<T>> {
+    pub(super) fn counting(&self, name: &K) -> Option<&Arc<T>> {
         self.get(name)?.counts.as_ref().ok()
     }
 
-    pub(super) fn get(&self, name: &Name) -> Option<&Entry<T>> {
+    pub(super) fn get(&self, name: &K) -> Option<&Entry<T>> {
         self.0[part(name)].get(name)
     }
 
@@ -106,19 +110,25 @@ impl<T> Objects<T> {
         self.0.iter().all(|part| part.is_empty())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Entry<T>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Entry<T>)> {
         self.0.iter().flat_map(|part| part.iter())
     }
 
+    /// Those that rest, and why.
+    fn resting(&self) -> impl Iterator<Item = (&K, &Arc<str>)> {
+        self.iter()
+            .filter_map(|(key, entry)| Some((key, entry.counts.as_ref().err()?)))
+    }
+
     /// All, in the order in which they came.
-    pub(super) fn in_order(&self) -> Vec<(&Name, &Entry<T>)> {
+    pub(super) fn in_order(&self) -> Vec<(&K, &Entry<T>)> {
         let mut all: Vec<_> = self.iter().collect();
         all.sort_unstable_by_key(|(_, entry)| entry.turn);
         all
     }
 
     /// Has an object be what `entry` says, or not at all.
-    fn put(&mut self, name: &Name, entry: Option<Entry<T>>)
+    fn put(&mut self, name: &K, entry: Option<Entry<T>>)
     where
         T: Clone,
     {
@@ -130,11 +140,11 @@ impl<T> Objects<T> {
     }
 }
 
-fn part(name: &Name) -> usize {
-    let hash = name.as_str().bytes().fold(0xcbf2_9ce4_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    hash as usize % PARTS
+/// Which part has a key.
+fn part(key: &impl Hash) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % PARTS as u64).unwrap_or_default()
 }
 
 /// Why an object of the layer is nothing over a file.
@@ -146,8 +156,8 @@ pub enum Unfit {
     Both,
     /// The file has not what it lies over.
     Nothing,
-    /// The file has not the tunnel that it is of.
-    Nowhere,
+    /// The file has not what it is of: a tunnel, a network.
+    Nowhere(&'static str),
     /// Another has what it wants.
     Taken(String),
 }
@@ -161,7 +171,7 @@ impl fmt::Display for Unfit {
             }
             Self::Both => f.write_str("the file has another one of that name"),
             Self::Nothing => f.write_str("the file has none of that name any more"),
-            Self::Nowhere => f.write_str("the file has no tunnel of that name"),
+            Self::Nowhere(of) => write!(f, "the file has no {of} of that name"),
             Self::Taken(what) => f.write_str(what),
         }
     }
@@ -173,11 +183,15 @@ impl Unfit {
     }
 }
 
+/// Routes of a network.
+pub(super) type Routes = Objects<NetworkRoute, IpNet>;
+
 /// The layer, as it is over a file.
 #[derive(Clone, Debug, Default)]
 pub struct Laid {
     pub(super) ports: Objects<Port>,
     peers: HashMap<Name, Arc<Objects<Peer>>>,
+    routes: HashMap<Name, Arc<Routes>>,
     turn: u64,
 }
 
@@ -199,6 +213,8 @@ pub enum Made {
     Port(Arc<Port>),
     /// A peer.
     Peer(Arc<Peer>),
+    /// A route.
+    Route(Arc<NetworkRoute>),
 }
 
 impl Laid {
@@ -215,7 +231,7 @@ impl Laid {
     /// Whether nothing was laid down.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.peers.values().all(|peers| peers.is_empty())
+        self.ports.is_empty() && self.peers.is_empty() && self.routes.is_empty()
     }
 
     /// What was laid down for an object.
@@ -225,6 +241,10 @@ impl Laid {
             Object::Port(name) => self.ports.get(name).map(|entry| &entry.said),
             Object::Peer(tunnel, name) => {
                 let entry = self.peers_of(tunnel)?.get(name);
+                entry.map(|entry| &entry.said)
+            }
+            Object::Route(network, to) => {
+                let entry = self.routes_of(network)?.get(to);
                 entry.map(|entry| &entry.said)
             }
         }
@@ -241,34 +261,54 @@ impl Laid {
                 .iter()
                 .map(move |(name, entry)| entry.tell(peer(name)))
         });
-        let mut told: Vec<_> = ports.chain(peers).collect();
+        let routes = self.routes.iter().flat_map(|(network, routes)| {
+            let route = |to: &IpNet| Object::Route(network.clone(), *to);
+            routes.iter().map(move |(to, entry)| entry.tell(route(to)))
+        });
+        let mut told: Vec<_> = ports.chain(peers).chain(routes).collect();
         told.sort_unstable_by_key(|(turn, _)| *turn);
         told.into_iter().map(|(_, told)| told).collect()
     }
 
     /// Objects that rest, and why.
     pub fn resting(&self) -> impl Iterator<Item = (Object, &Arc<str>)> {
-        let ports = self.ports.iter();
-        let ports = ports.filter_map(|(name, entry)| {
-            Some((Object::Port(name.clone()), entry.counts.as_ref().err()?))
-        });
+        let ports = self.ports.resting();
+        let ports = ports.map(|(name, why)| (Object::Port(name.clone()), why));
         let peers = self.peers.iter().flat_map(|(tunnel, peers)| {
-            let rests = move |(name, entry): (&Name, &'_ Entry<Peer>)| {
-                entry
-                    .counts
-                    .is_err()
-                    .then(|| Object::Peer(tunnel.clone(), name.clone()))
-            };
-            let why = |object: Object| {
-                let Object::Peer(_, name) = &object else {
-                    return None;
-                };
-                let why = peers.get(name)?.counts.as_ref().err()?;
-                Some((object, why))
-            };
-            peers.iter().filter_map(rests).filter_map(why)
+            let peer = |name: &Name| Object::Peer(tunnel.clone(), name.clone());
+            peers.resting().map(move |(name, why)| (peer(name), why))
         });
-        ports.chain(peers)
+        let routes = self.routes.iter().flat_map(|(network, routes)| {
+            let route = |to: &IpNet| Object::Route(network.clone(), *to);
+            routes.resting().map(move |(to, why)| (route(to), why))
+        });
+        ports.chain(peers).chain(routes)
+    }
+
+    /// A network's routes.
+    pub(super) fn routes_of(&self, network: &Name) -> Option<&Routes> {
+        self.routes.get(network).map(|routes| &**routes)
+    }
+
+    /// Whether there is a peer of that name over a file, were it one of the layer's or disabled.
+    fn has_peer(&self, file: &Config, tunnel: &Name, name: &Name) -> bool {
+        let laid = self.peers_of(tunnel).and_then(|peers| peers.counting(name));
+        laid.is_some() || file.peer(tunnel, name).is_some()
+    }
+
+    /// Whether routes of the layer lead to a thing: they rest when it goes.
+    #[must_use]
+    pub fn leads_to(&self, file: &Config, object: &Object) -> bool {
+        let Object::Peer(tunnel, name) = object else {
+            return false;
+        };
+        let network = file.network_of_tunnel(tunnel);
+        let routes = network.and_then(|network| self.routes_of(&network.name));
+        let mut routes = routes.into_iter().flat_map(|routes| routes.iter());
+        routes.any(|(_, entry)| match &entry.counts {
+            Ok(route) => route.next_hop == NextHop::Peer(name.clone()),
+            Err(_) => false,
+        })
     }
 
     /// The port of that name, if the layer has it and it does not rest.
@@ -302,19 +342,30 @@ impl Laid {
             Object::Port(name) => {
                 let port = |made| match made {
                     Made::Port(port) => Some(port),
-                    Made::Peer(_) => None,
+                    Made::Peer(_) | Made::Route(_) => None,
                 };
                 self.ports.lay(name, made, turn, port);
             }
             Object::Peer(tunnel, name) => {
                 let peer = |made| match made {
                     Made::Peer(peer) => Some(peer),
-                    Made::Port(_) => None,
+                    Made::Port(_) | Made::Route(_) => None,
                 };
                 let peers = self.peers.entry(tunnel.clone()).or_default();
                 Arc::make_mut(peers).lay(name, made, turn, peer);
                 if peers.is_empty() {
                     self.peers.remove(tunnel);
+                }
+            }
+            Object::Route(network, to) => {
+                let route = |made| match made {
+                    Made::Route(route) => Some(route),
+                    Made::Port(_) | Made::Peer(_) => None,
+                };
+                let routes = self.routes.entry(network.clone()).or_default();
+                Arc::make_mut(routes).lay(to, made, turn, route);
+                if routes.is_empty() {
+                    self.routes.remove(network);
                 }
             }
         }
@@ -337,6 +388,11 @@ impl Laid {
             peers: peers.collect(),
             ..self.clone()
         };
+        let routes = self.routes.iter().map(|(network, routes)| {
+            let routes = routes_upon(routes, network, &new, file, before);
+            (network.clone(), Arc::new(routes))
+        });
+        new.routes = routes.collect();
         if self.ports.is_empty() {
             return new;
         }
@@ -412,10 +468,10 @@ fn counting<T, F: FnMut(&Name, &Arc<T>) -> Option<String>>(
     }
 }
 
-impl<T: Clone> Objects<T> {
+impl<T: Clone, K: Clone + Eq + Hash> Objects<T, K> {
     fn lay(
         &mut self,
-        name: &Name,
+        name: &K,
         made: Option<(Said, Result<Made, Arc<str>>)>,
         turn: u64,
         own: impl Fn(Made) -> Option<Arc<T>>,
@@ -476,7 +532,10 @@ fn peers_upon(
     let mut new = laid.clone();
     let Some(tunnel) = file.tunnel(name) else {
         for (name, entry) in laid.in_order() {
-            new.put(name, Some(entry.now(Err(Unfit::Nowhere.in_words()))));
+            new.put(
+                name,
+                Some(entry.now(Err(Unfit::Nowhere("tunnel").in_words()))),
+            );
         }
         return new;
     };
@@ -517,6 +576,70 @@ fn peers_upon(
         new.put(name, Some(entry.now(counts)));
     }
     new
+}
+
+/// The layer's routes of a network over a file; `laid` has the peers over it already.
+fn routes_upon(
+    routes: &Routes,
+    name: &Name,
+    laid: &Laid,
+    file: &Config,
+    before: Option<&Config>,
+) -> Routes {
+    let mut new = routes.clone();
+    let is_same = before.is_some_and(|before| before.network(name) == file.network(name));
+    for (to, entry) in routes.in_order() {
+        let known = entry.counts.as_ref().ok().filter(|_| is_same);
+        let known = known.filter(|route| match missing(route, name, laid, file) {
+            None => true,
+            Some(_) => false,
+        });
+        let counts = match known {
+            Some(route) => Ok(Arc::clone(route)),
+            None => route(file, laid, name, to, &entry.said)
+                .map(Arc::new)
+                .map_err(|unfit| unfit.in_words()),
+        };
+        new.put(to, Some(entry.now(counts)));
+    }
+    new
+}
+
+/// The peer that a route leads to and that is not there, in words.
+fn missing(route: &NetworkRoute, network: &Name, laid: &Laid, file: &Config) -> Option<String> {
+    let NextHop::Peer(peer) = &route.next_hop else {
+        return None;
+    };
+    let tunnel = file.network(network)?.tunnel.as_ref()?;
+    let is_there = laid.has_peer(file, tunnel, peer);
+    (!is_there).then(|| format!("tunnel {tunnel} has no peer {peer}"))
+}
+
+/// What a route is over a file and the layer's peers.
+///
+/// # Errors
+///
+/// Why it is nothing.
+pub fn route(
+    file: &Config,
+    laid: &Laid,
+    network: &Name,
+    to: &IpNet,
+    said: &Said,
+) -> Result<NetworkRoute, Unfit> {
+    let of = file.network(network).ok_or(Unfit::Nowhere("network"))?;
+    let of_file = of.routes.iter().find(|route| route.to == *to);
+    if of_file.is_none() && !said.own {
+        return Err(Unfit::Nothing);
+    }
+    let route = object::route(file, of, to, &said.keys).map_err(Unfit::Mistakes)?;
+    if let Some(what) = missing(&route, network, laid, file) {
+        return Err(Unfit::Taken(what));
+    }
+    if said.own && of_file.is_some_and(|of_file| *of_file != route) {
+        return Err(Unfit::Both);
+    }
+    Ok(route)
 }
 
 /// Whether all is the same that a tunnel's peers depend on.

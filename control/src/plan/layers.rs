@@ -7,6 +7,7 @@
 //! API layer lies over the new one.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -18,7 +19,7 @@ use super::{
     proposal::moves,
 };
 use crate::{
-    config::{Config, Memory, Name, Peer, Port, Tunnel},
+    config::{Config, IpNet, Memory, Name, Network, NetworkRoute, Peer, Port, Tunnel},
     keys::PublicKey,
 };
 
@@ -154,6 +155,47 @@ impl Layers {
         counting.find(|peer| !peer.enabled && peer.public_key == *key)
     }
 
+    /// A network's routes that are desired: the file's in its order, then those that the API layer has alone, in theirs;
+    /// and whether they are the layer's.
+    pub fn routes<'l>(&'l self, network: &'l Network) -> Vec<(&'l NetworkRoute, bool)> {
+        let laid = self.api.routes_of(&network.name);
+        let over = |to| laid.and_then(|laid| laid.counting(to));
+        let file = network.routes.iter().map(|route| match over(&route.to) {
+            Some(laid) => (&**laid, true),
+            None => (route, false),
+        });
+        let of_file = |to: &IpNet| network.routes.iter().any(|route| route.to == *to);
+        let laid = laid.into_iter().flat_map(|laid| laid.in_order());
+        let added = laid.filter(|(to, _)| !of_file(to));
+        let added = added.filter_map(|(_, entry)| Some((entry.counts.as_deref().ok()?, true)));
+        file.chain(added).collect()
+    }
+
+    /// The route of a network to a prefix.
+    #[must_use]
+    pub fn route(&self, network: &Name, to: &IpNet) -> Option<&NetworkRoute> {
+        let laid = self.api.routes_of(network);
+        let over = laid.and_then(|laid| laid.counting(to)).map(|it| &**it);
+        let file = || {
+            let mut routes = self.file.network(network)?.routes.iter();
+            routes.find(|route| route.to == *to)
+        };
+        over.or_else(file)
+    }
+
+    /// The networks that are desired, with all of their routes.
+    fn networks(&self) -> Vec<Cow<'_, Network>> {
+        let mut networks: Vec<_> = self.file.networks.iter().map(Cow::Borrowed).collect();
+        for network in &mut networks {
+            if self.api.routes_of(&network.name).is_some() {
+                let routes = self.routes(network).into_iter();
+                let routes = routes.map(|(route, _)| route.clone()).collect();
+                network.to_mut().routes = routes;
+            }
+        }
+        networks
+    }
+
     /// The ports that are desired: the file's in its order, then those that the API layer has alone, in theirs.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         let file = self.file.ports.iter();
@@ -217,6 +259,8 @@ impl Layers {
     pub fn merged(&self) -> Config {
         let mut merged = Config::clone(&self.file);
         merged.ports = self.ports().cloned().collect();
+        let networks = self.networks().into_iter();
+        merged.networks = networks.map(Cow::into_owned).collect();
         for tunnel in &mut merged.tunnels {
             let peers = self.peers(&tunnel.name).cloned().collect();
             if let Some(head) = self.head(&tunnel.name) {
@@ -374,7 +418,9 @@ impl Layers {
         let uplinks = edits(file.uplinks.iter(), new.uplinks.iter(), |it| &it.name);
         changes.extend(uplinks.into_iter().map(Change::Uplink));
         self.plan_tunnels(goal, &mut changes);
-        let networks = edits(file.networks.iter(), new.networks.iter(), |it| &it.name);
+        let [before, after] = [self, goal].map(|it| it.networks());
+        let [before, after] = [&before, &after].map(|all| all.iter().map(|it| &**it));
+        let networks = edits(before, after, |it| &it.name);
         changes.extend(networks.into_iter().map(Change::Network));
         changes.extend(self.ways_of_ports(goal));
         changes

@@ -20,8 +20,8 @@ use culvert_dataplane::uplink::udp;
 use ipnet::IpNet;
 
 use crate::config::{
-    Api, Cores, Memory, Metrics, Name, Network, Peer, Port, PortDriver, Tunnel, Uplink,
-    UplinkDriver,
+    Api, Cores, Memory, Metrics, Name, Network, NetworkRoute, Peer, Port, PortDriver, Tunnel,
+    Uplink, UplinkDriver,
 };
 
 pub use api::Laid;
@@ -133,8 +133,15 @@ pub enum Change {
     Tunnel(Edit<Tunnel>),
     /// A peer of a tunnel.
     Peer(PeerChange),
-    /// A network.
+    /// A network, with its routes.
     Network(Edit<Network>),
+    /// A route of a network that stays.
+    Route {
+        /// The network.
+        network: Name,
+        /// What changes of it.
+        edit: Edit<NetworkRoute>,
+    },
     /// A port.
     Port {
         /// What changes of it.
@@ -248,7 +255,9 @@ impl Change {
                 Some(Edit::Remove(_)) => Impact::DropsSession,
                 Some(Edit::Add(_) | Edit::Change { .. }) | None => Impact::None,
             },
-            Self::Network(_) | Self::Metrics { .. } | Self::Api { .. } => Impact::None,
+            Self::Network(_) | Self::Route { .. } | Self::Metrics { .. } | Self::Api { .. } => {
+                Impact::None
+            }
             Self::Port { edit, anew } => port_impact(edit, *anew),
         }
     }

@@ -367,6 +367,7 @@ impl Change {
             Self::Tunnel(edit) => format!("tunnel {}", edit.any().name),
             Self::Peer(change) => format!("peer {}/{}", change.tunnel, change.edit.any().name),
             Self::Network(edit) => format!("network {}", edit.any().name),
+            Self::Route { network, edit } => format!("route {network}/{}", edit.any().to),
             Self::Port { edit, .. } => format!("port {}", edit.any().name),
         }
     }
@@ -383,6 +384,10 @@ impl Change {
             Self::Tunnel(edit) => of_edit(edit, tunnel),
             Self::Peer(change) => of_edit(&change.edit, |old, new| peer(old, new)),
             Self::Network(edit) => of_edit(edit, network),
+            Self::Route { edit, .. } => of_edit(edit, |old, new| {
+                let differences = Differences::between(old, new);
+                differences.key("leads", |it| it.clone(), route).found
+            }),
             Self::Port { edit, .. } => of_edit(edit, port),
         }
     }
@@ -399,6 +404,7 @@ impl Change {
             Self::Tunnel(edit) => verb(edit),
             Self::Peer(change) => verb(&change.edit),
             Self::Network(edit) => verb(edit),
+            Self::Route { edit, .. } => verb(edit),
             Self::Port { .. } if self.impact() == Impact::ReopensPort => "reopened",
             Self::Port { edit, .. } => verb(edit),
         }

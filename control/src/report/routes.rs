@@ -42,13 +42,14 @@ impl Reader<'_> {
                 }
             }
         }
-        for route in &network.routes {
+        for (route, is_laid) in self.head.desired.routes(network) {
             let next_hop = match &route.next_hop {
                 config::NextHop::Peer(peer) => format!("peer {peer}"),
                 config::NextHop::Guest(address) => format!("via {address}"),
                 config::NextHop::Unreachable => "unreachable".into(),
             };
-            add(route.to.to_string(), next_hop, "config");
+            let source = if is_laid { "layer" } else { "config" };
+            add(route.to.to_string(), next_hop, source);
         }
         routes
     }

@@ -194,7 +194,8 @@ impl Reader<'_> {
         cell: &Arc<Cell>,
         to: IpAddr,
     ) -> Result<Option<(Arc<config::Peer>, PeerSight)>, SendError> {
-        let routed = network.routes.iter().filter(|it| it.to.contains(&to));
+        let routed = self.head.desired.routes(network).into_iter();
+        let routed = routed.map(|(it, _)| it).filter(|it| it.to.contains(&to));
         let routed = routed.filter_map(|it| match &it.next_hop {
             config::NextHop::Peer(name) => Some((it.to.prefix_len(), name.clone())),
             config::NextHop::Guest(_) | config::NextHop::Unreachable => None,

@@ -1,9 +1,10 @@
-//! Single objects: `PUT`, `PATCH` and `DELETE` of `/v1/ports/NAME` and `/v1/tunnels/NAME/peers/NAME`, and what was laid
-//! down so: `GET /v1/layer`, `DELETE /v1/layer/ports/NAME`, `DELETE /v1/layer/tunnels/NAME/peers/NAME`.
+//! Single objects: `PUT`, `PATCH` and `DELETE` of `/v1/ports/NAME` and `/v1/tunnels/NAME/peers/NAME`, `PUT` and `DELETE` of
+//! `/v1/networks/NAME/routes/PREFIX`, and what was laid down so: `GET /v1/layer`, `DELETE` of the same below `/v1/layer`.
 //!
 //! In: an object's keys, as a file has them, in JSON or YAML. Out: what changed; or why nothing did. Never: more of
 //! them at once than wait for the disk; a path that is opened.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use super::answer::{failed, json, late, mistaken, plain, refused, slow, unavaila
 use super::asked::{Asked, Named};
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
-use crate::config::Name;
 use crate::config::object::{self, Keys};
+use crate::config::{IpNet, Name};
 use crate::layer::{self, Act, Refused, Wish, secrets, told};
 use crate::plan::api::Object;
 use crate::state::Applied;
@@ -80,6 +81,22 @@ pub(super) fn routes() -> Routes {
             "/v1/tunnels/{tunnel}/peers/{name}",
             delete_peer,
             one("Remove a peer that the file has not"),
+        )
+        .delete(
+            "/v1/layer/networks/{network}/routes/{prefix}",
+            forget_route,
+            About::new("Have the file alone count for a route").answer::<Applied>(),
+        )
+        .put(
+            "/v1/networks/{network}/routes/{prefix}",
+            put_route,
+            one("Have a route lead where the keys say: `peer`, `via` or `unreachable`")
+                .body::<Keys>(),
+        )
+        .delete(
+            "/v1/networks/{network}/routes/{prefix}",
+            delete_route,
+            one("Remove a route that the file has not"),
         )
 }
 
@@ -197,21 +214,65 @@ async fn forget_peer(
     fulfil(desk, peer(&names), Act::Forget, request).await
 }
 
-fn port(name: &str) -> Option<Object> {
-    Name::new(name).map(Object::Port)
+async fn put_route(
+    State(desk): State<Desk>,
+    Named(names): Named<(String, String)>,
+    Asked(query): Asked<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, route(&names), put(query), request).await
 }
 
-fn peer((tunnel, name): &(String, String)) -> Option<Object> {
-    Some(Object::Peer(Name::new(tunnel)?, Name::new(name)?))
+async fn delete_route(
+    State(desk): State<Desk>,
+    Named(names): Named<(String, String)>,
+    Asked(query): Asked<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, route(&names), delete(query), request).await
 }
 
-async fn fulfil(desk: Desk, object: Option<Object>, act: Act, request: Request) -> Response {
-    let Some(object) = object else {
-        let error = format!(
+async fn forget_route(
+    State(desk): State<Desk>,
+    Named(names): Named<(String, String)>,
+    request: Request,
+) -> Response {
+    fulfil(desk, route(&names), Act::Forget, request).await
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::new(text).ok_or_else(|| {
+        format!(
             "no name: expected 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter, a digit or `_`",
             Name::MAX_LEN
-        );
-        return plain(StatusCode::UNPROCESSABLE_ENTITY, &error);
+        )
+    })
+}
+
+fn port(text: &str) -> Result<Object, String> {
+    name(text).map(Object::Port)
+}
+
+fn peer((tunnel, peer): &(String, String)) -> Result<Object, String> {
+    Ok(Object::Peer(name(tunnel)?, name(peer)?))
+}
+
+fn route((network, to): &(String, String)) -> Result<Object, String> {
+    let alone = || to.parse::<IpAddr>().map(IpNet::from);
+    let net = to.parse::<IpNet>().or_else(|_| alone());
+    let net = net.map_err(|_| format!("{to:.80} is no prefix: expected one as in 10.2.0.0/16"))?;
+    Ok(Object::Route(name(network)?, net.trunc()))
+}
+
+async fn fulfil(
+    desk: Desk,
+    object: Result<Object, String>,
+    act: Act,
+    request: Request,
+) -> Response {
+    let object = match object {
+        Ok(object) => object,
+        Err(error) => return plain(StatusCode::UNPROCESSABLE_ENTITY, &error),
     };
     let end = Instant::now() + PATIENCE;
     let turn = timeout_at(end, Arc::clone(&desk.changes).acquire_owned()).await;

@@ -42,6 +42,11 @@ pub(super) fn peer(file: &File, report: &mut Report) {
     networks::check_shadowed(file, report);
 }
 
+/// Compares a route with its network alone.
+pub(super) fn route(file: &File, report: &mut Report) {
+    networks::check_routes(file, report);
+}
+
 fn cores(file: &File, report: &mut Report) {
     let Some(Workers::Pinned(workers)) = &file.cores.workers else {
         return;

@@ -12,6 +12,8 @@ use crate::config::report::{Report, Span};
 use crate::config::section::At;
 use crate::config::{Guard, Name};
 
+const ROUTER: &str = "give the network a `gateway: ADDRESS/LENGTH` to have Culvert route in it";
+
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut used = HashMap::new();
     let ports = by_network(file);
@@ -66,6 +68,27 @@ pub(super) fn check_plain(file: &File, report: &mut Report) {
     }
 }
 
+/// The routes of networks.
+pub(super) fn check_routes(file: &File, report: &mut Report) {
+    for network in &file.networks {
+        match network.plain {
+            true => no_routes(network, report),
+            false => routes(network, file.tunnel(network.tunnel.as_ref()), report),
+        }
+    }
+}
+
+fn no_routes(network: &Network, report: &mut Report) {
+    if let Some(route) = network.routes.first() {
+        let name = &network.name.value;
+        let message = format!("network `{name}` has no `gateway`, but `routes`");
+        report
+            .error(route.to.span, message)
+            .help("the peers' `allowed_ips` are the only routes there: remove it")
+            .help(ROUTER);
+    }
+}
+
 /// The ports that name a network.
 fn by_network(file: &File) -> HashMap<&Name, Vec<&Port>> {
     let mut ports: HashMap<_, Vec<_>> = HashMap::new();
@@ -79,7 +102,6 @@ fn by_network(file: &File) -> HashMap<&Name, Vec<&Port>> {
 
 /// A network without a router is the way between one interface and one tunnel.
 fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
-    const ROUTER: &str = "give the network a `gateway: ADDRESS/LENGTH` to have Culvert route in it";
     let name = &network.name.value;
     let title = format!("network `{name}` has no `gateway`");
     if network.tunnel.is_none() {
@@ -144,12 +166,7 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
             .help("remove it: there is no router that it could belong to")
             .help(ROUTER);
     }
-    if let Some(route) = network.routes.first() {
-        report
-            .error(route.to.span, format!("{title}, but `routes`"))
-            .help("the peers' `allowed_ips` are the only routes there: remove it")
-            .help(ROUTER);
-    }
+    no_routes(network, report);
 }
 
 fn gateways(network: &Network, report: &mut Report) {

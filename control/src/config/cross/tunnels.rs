@@ -430,17 +430,7 @@ mod tests {
             line,
             ..Span::default()
         };
-        let peer = |number| Peer {
-            name: At::new(Name::new(&format!("p{number}")).unwrap(), span),
-            public_key: None,
-            preshared_key: None,
-            preshared_key_file: None,
-            endpoint: None,
-            allowed_ips: Vec::new(),
-            persistent_keepalive: None,
-            labels: crate::config::Labels::default(),
-            enabled: true,
-        };
+        let peer = |number| Peer::named(At::new(Name::new(&format!("p{number}")).unwrap(), span));
         let name = At::new(Name::new(&format!("wg{line}")).unwrap(), span);
         Tunnel {
             peers: (0..peers).map(peer).collect(),

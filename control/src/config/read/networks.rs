@@ -42,7 +42,7 @@ impl Reader<'_> {
         network
     }
 
-    fn network_route(&mut self, route: &Section<'_>) -> Option<NetworkRoute> {
+    pub(in crate::config) fn network_route(&mut self, route: &Section<'_>) -> Option<NetworkRoute> {
         let to = route.get("to", self.report, value::destination);
         let peer = route.get("peer", self.report, value::name);
         let via = route.get("via", self.report, value::address);

@@ -9,7 +9,7 @@ use super::{Reader, narrow};
 use crate::config::draft::{Peer, Tunnel};
 use crate::config::keyfile::{KeyFile, KeyFileError};
 use crate::config::section::{At, Section};
-use crate::config::{Labels, Name, value};
+use crate::config::{Name, value};
 use crate::keys::{PresharedKey, PrivateKey};
 
 impl Reader<'_> {
@@ -42,17 +42,7 @@ impl Reader<'_> {
     }
 
     pub(in crate::config) fn peer(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Peer {
-        let mut peer = Peer {
-            name,
-            public_key: None,
-            preshared_key: None,
-            preshared_key_file: None,
-            endpoint: None,
-            allowed_ips: Vec::new(),
-            persistent_keepalive: None,
-            labels: Labels::default(),
-            enabled: true,
-        };
+        let mut peer = Peer::named(name);
         let Some(section) = section else { return peer };
         peer.public_key = section.get("public_key", self.report, value::public_key);
         if let Some(file) = self.key_path(&section, "preshared_key_file") {

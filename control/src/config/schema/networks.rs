@@ -48,7 +48,7 @@ pub(super) static NETWORK: Table = Table {
 };
 
 /// One of a network's `routes`.
-pub(super) static NETWORK_ROUTE: Table = Table {
+pub(in crate::config) static NETWORK_ROUTE: Table = Table {
     title: "route",
     doc: "Exactly one of `peer`, `via` and `unreachable`.",
     keys: &[
