@@ -121,31 +121,35 @@ const MAPS: [&str; 1] = ["labels"];
 /// Lays keys over others: those without a value are taken away.
 pub fn lay(over: &mut Keys, keys: &Keys) {
     for (key, value) in keys {
-        match value {
-            Json::Null => drop(over.remove(key)),
-            Json::Object(new) if MAPS.contains(&key.as_str()) => {
-                let mut all = map_of(over, key);
-                lay(&mut all, new);
-                over.insert(key.clone(), Json::Object(all));
-            }
-            _ => drop(over.insert(key.clone(), value.clone())),
+        if value.is_null() {
+            over.remove(key);
+            continue;
         }
+        let map = laid_map(key, value).map(|new| {
+            let mut all = map_of(over, key);
+            lay(&mut all, new);
+            Json::Object(all)
+        });
+        over.insert(key.clone(), map.unwrap_or_else(|| value.clone()));
     }
 }
 
 /// Says keys beside others that are to be laid over something: one without a value is said, too.
 pub fn say(said: &mut Keys, keys: &Keys) {
     for (key, value) in keys {
-        let value = match value {
-            Json::Object(new) if MAPS.contains(&key.as_str()) => {
-                let mut all = map_of(said, key);
-                all.extend(new.clone());
-                Json::Object(all)
-            }
-            _ => value.clone(),
-        };
-        said.insert(key.clone(), value);
+        let map = laid_map(key, value).map(|new| {
+            let mut all = map_of(said, key);
+            all.extend(new.clone());
+            Json::Object(all)
+        });
+        said.insert(key.clone(), map.unwrap_or_else(|| value.clone()));
     }
+}
+
+/// A key's value, if it is one of the maps.
+fn laid_map<'v>(key: &str, value: &'v Json) -> Option<&'v Keys> {
+    let is_one = MAPS.contains(&key);
+    value.as_object().filter(|_| is_one)
 }
 
 /// The map that a key has, if it has one.

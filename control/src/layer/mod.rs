@@ -122,6 +122,9 @@ const REVOKED: &str = "its public key is revoked";
 #[derive(Clone, Debug, Default)]
 pub struct Desk(Arc<Mutex<Books>>);
 
+/// Names of peers by their tunnels and keys.
+type Keyed = HashMap<(Name, PublicKey), Name>;
+
 /// What lies on it.
 #[derive(Debug, Default)]
 pub struct Books {
@@ -134,7 +137,7 @@ pub struct Books {
     /// What ports have, and over which file.
     claims: Option<(Arc<Config>, Claims)>,
     /// The file's peers that are disabled, by their tunnels and keys, and of which file.
-    disabled: Option<(Arc<Config>, HashMap<(Name, PublicKey), Name>)>,
+    disabled: Option<(Arc<Config>, Keyed)>,
     /// The revision that waited last for its confirmation, and what it touches.
     awaiting: Option<(u64, HashSet<String>)>,
     /// The file that the process was started with.

@@ -88,6 +88,7 @@ impl<'p> Text<'p> {
     }
 
     /// The same with labels that the operator has chosen.
+    #[expect(clippy::map_identity, reason = "these live longer than those")]
     pub(super) fn labelled<'c, L: AsRef<str>>(
         &mut self,
         family: &Family,

@@ -590,10 +590,7 @@ fn routes_upon(
     let is_same = before.is_some_and(|before| before.network(name) == file.network(name));
     for (to, entry) in routes.in_order() {
         let known = entry.counts.as_ref().ok().filter(|_| is_same);
-        let known = known.filter(|route| match missing(route, name, laid, file) {
-            None => true,
-            Some(_) => false,
-        });
+        let known = known.filter(|route| missing(route, name, laid, file).is_none());
         let counts = match known {
             Some(route) => Ok(Arc::clone(route)),
             None => route(file, laid, name, to, &entry.said)
