@@ -175,6 +175,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                 Some(peer) => format!("peer: p{peer}\n"),
                 None => "unreachable: true\n".into(),
             }),
+            preshared_key: None,
         },
         Deed::Switch(is_port, number, enabled) => Wish {
             object: match is_port {
