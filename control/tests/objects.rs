@@ -206,7 +206,7 @@ fn labels_are_told_wherever_their_port_and_peer_are() {
 fn labels_are_set_one_by_one_and_touch_nothing_else() {
     let mut site = Site::start(", labels: {vm: x}", "", "");
     site.does(ADD);
-    let generation = |site: &Site| site.json("/v1/state")["generation"].clone();
+    let generation = |site: &Site| site.json("/v1/status")["generation"].clone();
     let before = generation(&site);
     assert_eq!(
         site.does("port set vm2 --label project=p1"),

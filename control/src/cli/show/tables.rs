@@ -425,9 +425,14 @@ fn headline(state: &State) -> String {
     let told = |line: Option<String>| line.map_or_else(String::new, |line| format!("\n{line}"));
     let pending = told(state.pending.as_ref().map(ToString::to_string));
     let notice = told(state.notice.clone());
+    // What has no file has but one.
+    let file = match &*state.config {
+        "" => String::new(),
+        file => format!("\n{file} (generation {}{revision})", state.generation),
+    };
     format!(
-        "{}: culvert {}, pid {}, {uptime}\n{} (generation {}{revision}){log}{pending}{notice}",
-        state.node, state.version, state.pid, state.config, state.generation
+        "{}: culvert {}, pid {}, {uptime}{file}{log}{pending}{notice}",
+        state.node, state.version, state.pid
     )
 }
 
