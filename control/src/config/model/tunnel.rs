@@ -53,9 +53,23 @@ impl Tunnel {
     }
 
     /// Shares the peers with others that are equal: they are kept once, and compared at a glance.
-    pub fn share<'p>(&mut self, others: impl Iterator<Item = &'p Arc<Peer>>) {
+    pub fn share<'p>(&mut self, mut others: impl Iterator<Item = &'p Arc<Peer>>) {
+        // Mostly they come in the same order: until they don't, none has to be looked for.
+        let mut rest = self.peers.iter_mut();
+        let mut apart = None;
+        for (peer, other) in rest.by_ref().zip(others.by_ref()) {
+            if peer.public_key != other.public_key {
+                apart = Some((peer, other));
+                break;
+            }
+            if peer == other {
+                *peer = Arc::clone(other);
+            }
+        }
+        let (peer, other) = apart.unzip();
+        let others = other.into_iter().chain(others);
         let others: HashMap<_, _> = others.map(|peer| (peer.public_key, peer)).collect();
-        for peer in &mut self.peers {
+        for peer in peer.into_iter().chain(rest) {
             if let Some(other) = others.get(&peer.public_key).filter(|it| **it == peer) {
                 *peer = Arc::clone(other);
             }
