@@ -106,18 +106,15 @@ impl Running {
                 .map(|new| self.ports.insert(new.name.clone(), new.clone()));
         }
         for change in plan {
-            match change {
-                Change::Network(edit) => {
-                    let routes = edit.after().into_iter().flat_map(|it| &it.routes);
-                    self.routes = routes.map(|it| (it.to, it.clone())).collect();
-                }
-                Change::Route { edit, .. } => {
-                    let _ = edit.before().map(|old| self.routes.remove(&old.to));
-                    let _ = edit
-                        .after()
-                        .map(|new| self.routes.insert(new.to, new.clone()));
-                }
-                _ => {}
+            if let Change::Network(edit) = change {
+                let routes = edit.after().into_iter().flat_map(|it| &it.routes);
+                self.routes = routes.map(|it| (it.to, it.clone())).collect();
+            }
+            if let Change::Route { edit, .. } = change {
+                let _ = edit.before().map(|old| self.routes.remove(&old.to));
+                let _ = edit
+                    .after()
+                    .map(|new| self.routes.insert(new.to, new.clone()));
             }
         }
         for PeerChange { edit, .. } in plan.iter().filter_map(Change::peer) {
