@@ -435,9 +435,9 @@ fn a_route_comes_survives_a_kill_and_a_file_and_goes() {
     );
     let said = site.refuses("route add blue 10.7.0.0/16 unreachable");
     assert!(said.contains("--may-exist"), "{said}");
-    let generation = site.json("/v1/state")["generation"].as_u64().unwrap();
+    let generation = site.json("/v1/status")["generation"].as_u64().unwrap();
     site.does("route add --may-exist blue 10.7.9.0/24 via 10.0.0.11");
-    assert_eq!(site.json("/v1/state")["generation"], generation + 1);
+    assert_eq!(site.json("/v1/status")["generation"], generation + 1);
     assert!(site.does("route get 10.7.9.1").contains("port vm1"));
     site.again();
     assert!(way(&site).contains("peer b"), "{}", way(&site));
