@@ -210,7 +210,7 @@ fn a_request_says_what_its_route_describes_and_nothing_else() {
         assert_eq!(error, "the query: limit: invalid digit found in string");
         let error = refused("GET", "/v1/routes/get?to=nowhere", "").await;
         assert!(error.contains("invalid IP address"), "{error}");
-        let error = refused("GET", "/v1/state?x", "").await;
+        let error = refused("GET", "/v1/log?x", "").await;
         assert_eq!(error, "the query: `x` is unknown: no key is expected here");
         let error = refused("PUT", "/v1/log", "{\"filter\": \"info\", \"level\": 1}").await;
         assert!(
