@@ -69,8 +69,8 @@ fn every_metric_is_written_and_reads_as_the_format_says() {
     let [port] = free_ports();
     let mut site = Site::start(crowd(port, 999));
     let (text, looks) = written(&site.engine, Form::Prometheus);
-    // Four pages of peers, and what is few.
-    assert_eq!(looks, 7);
+    // Eight pages of peers, and what is few.
+    assert_eq!(looks, 11);
     let families = samples(&text);
     let of_exporter = |name: &str| name.contains("wireguard_");
     for family in metrics::ALL {
