@@ -5,15 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::answer::{failed, json, late, mistaken, refused, slow, unread};
+use super::answer::{failed, json, late, mistaken, plain, refused, unread};
 use super::caller::Caller;
-use super::desk::{Desk, PATIENCE, turn_away};
+use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
 use crate::api::keys::May;
@@ -37,44 +37,41 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-pub(super) async fn apply(State(desk): State<Desk>, request: Request) -> Response {
-    let requester = desk.requester.clone();
-    carried_out(
-        desk,
-        request,
-        move |text, caller| match serde_json::from_slice(text) {
-            Ok(body) => apply_body(&requester, caller, body),
-            Err(error) => unread(&error),
-        },
-    )
+pub(super) async fn apply(desk: Desk, request: Request) -> Response {
+    let text = match desk.text(request).await {
+        Ok(text) => text,
+        Err(refused) => return refused,
+    };
+    let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
+        let error = "another apply is under way, and more wait: try again";
+        return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+    };
+    let Desk {
+        requester, caller, ..
+    } = desk;
+    carried_out(place, move || match serde_json::from_slice(&text.bytes) {
+        Ok(body) => {
+            drop(text);
+            apply_body(&requester, caller.as_ref(), body)
+        }
+        Err(error) => unread(&error),
+    })
     .await
 }
 
-/// Has what changes things done in its turn, beside this thread, where its user's name may be looked up.
+/// Has what changes things done in its turn, beside this thread: reading key files and a long text, or looking up a
+/// user's name, must not hold up another client's `show`.
 pub(super) async fn carried_out(
-    desk: Desk,
-    request: Request,
-    work: impl FnOnce(&[u8], Option<&Caller>) -> Response + Send + 'static,
+    turn: impl Send + 'static,
+    work: impl FnOnce() -> Response + Send + 'static,
 ) -> Response {
-    let Ok(place) = Arc::clone(&desk.applies).try_acquire_owned() else {
-        let error = "another apply is under way, and more wait: try again";
-        return turn_away(request, StatusCode::SERVICE_UNAVAILABLE, error).await;
-    };
-    let caller = request.extensions().get::<Caller>().cloned();
-    let text = match timeout(PATIENCE, desk.body(request)).await {
-        Ok(Ok(text)) => text,
-        Ok(Err(refused)) => return refused,
-        Err(_) => return slow(),
-    };
-    // Reading key files and a long text must not hold up another client's `show`.
-    let applies = spawn_blocking(move || {
-        let _place = place;
-        let response = work(&text, caller.as_ref());
-        drop(text);
+    let works = spawn_blocking(move || {
+        let _turn = turn;
+        let response = work();
         memory::give_back();
         response
     });
-    match timeout(APPLY_PATIENCE, applies).await {
+    match timeout(APPLY_PATIENCE, works).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => failed("the configuration could not be checked"),
         Err(_) => late("the apply takes long, and goes on: the log will say what became of it"),

@@ -2,7 +2,6 @@
 //!
 //! In: whether with drift. Out: its text, from what is desired. Never: the text that was applied.
 
-use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::{json, unavailable};
@@ -23,16 +22,13 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-pub(super) async fn configuration(
-    State(desk): State<Desk>,
-    Asked(query): Asked<ConfigQuery>,
-) -> Response {
+pub(super) async fn configuration(desk: Desk, Asked(query): Asked<ConfigQuery>) -> Response {
     let requester = desk.requester.clone();
-    let work = move |()| match desk::desired(&requester) {
+    let work = move || match desk::desired(&requester) {
         Ok(desired) => json(&written(&desired, query)),
         Err(error) => unavailable(error),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
 fn written(desired: &Layers, query: ConfigQuery) -> ConfigText {

@@ -3,6 +3,8 @@
 //! In: bodies, work. Out: the work done, on a thread where it holds up no client. Never: more of it at once than there
 //! are turns.
 
+use std::convert::Infallible;
+use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
-use axum::extract::Request;
+use axum::extract::{FromRequestParts, Request};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::Response;
 use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -21,40 +24,81 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Read;
 use super::answer::{failed, late, plain, slow, unread};
+use super::caller::Caller;
+use super::crowd::Whose;
 use super::sent::Shelf;
+use super::texts::{Room, Text};
+use super::turns::Turns;
 use crate::api::{self, Requester, SendError};
+use crate::config::Role;
 use crate::plan::Layers;
 use crate::process::memory;
 
 /// How long an answer may take. A state: 800 pages of the engine's, of which it serves one a round at least.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// States and configurations that are put together or compared at once; who asks for another waits, and its body is not
-/// read before. Of 100,000 peers one has some 100 MB; its turn ends when it is on its way ([`super::sent`]).
+/// States and configurations that are put together or compared at once, for writers, and as many for readers; who asks
+/// for another waits. Of 100,000 peers one has some 100 MB; its turn ends when it is on its way ([`super::sent`]).
 pub(super) const READERS: usize = 2;
 
-/// Configurations to apply: one that is applied, and those that wait, with their texts. The next one is refused.
+/// Configurations to apply: one that is applied, and those that wait, with their texts, which are whole. The next one is
+/// refused.
 pub(super) const APPLIES: usize = 4;
 
-/// A body of some lines, in bytes: it is read without a turn.
+/// What confirms, takes back or purges, and waits for an apply: these have turns of their own.
+const DECISIONS: usize = 4;
+
+/// A body of some lines, in bytes.
 const SHORT: usize = 64 << 10;
 
 /// Changes of single objects that are read and wait for their turn at the disk.
 const CHANGES: usize = 16;
 
-/// What all clients share.
+/// What all clients share, and who asks.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) requester: Requester,
     pub(super) read: Read,
-    pub(super) readers: Arc<Semaphore>,
-    pub(super) shelf: Arc<Shelf>,
+    /// Of those who may change things: no reader keeps them waiting.
+    pub(super) writers: Reading,
+    pub(super) readers: Reading,
     pub(super) applies: Arc<Semaphore>,
+    pub(super) decisions: Turns,
     /// The largest body, in bytes.
     pub(super) body_max: Arc<AtomicUsize>,
-    pub(super) changes: Arc<Semaphore>,
-    /// What readers have.
+    pub(super) texts: Room,
+    pub(super) changes: Turns,
+    /// What readers have, and bodies.
     pub(super) patience: Duration,
+    /// Who asks, in a request's handler.
+    pub(super) caller: Option<Caller>,
+}
+
+/// What those of one role share.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) turns: Turns,
+    shelf: Arc<Shelf>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self {
+            turns: Turns::new(READERS),
+            shelf: Arc::default(),
+        }
+    }
+}
+
+impl FromRequestParts<Self> for Desk {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Self) -> Result<Self, Infallible> {
+        Ok(Self {
+            caller: parts.extensions.get().cloned(),
+            ..desk.clone()
+        })
+    }
 }
 
 impl Desk {
@@ -62,77 +106,96 @@ impl Desk {
         Self {
             requester,
             read,
-            readers: Arc::new(Semaphore::new(READERS)),
-            shelf: Arc::default(),
+            writers: Reading::default(),
+            readers: Reading::default(),
             applies: Arc::new(Semaphore::new(APPLIES)),
+            decisions: Turns::new(DECISIONS),
             body_max: Arc::new(AtomicUsize::new(64 << 20)),
-            changes: Arc::new(Semaphore::new(CHANGES)),
+            texts: Room::default(),
+            changes: Turns::new(CHANGES),
             patience: PATIENCE,
+            caller: None,
         }
     }
 
-    /// A request's body, whole.
-    pub(super) fn body(
-        &self,
-        request: Request,
-    ) -> impl Future<Output = Result<Bytes, Response>> + use<> {
-        body(request, self.body_max.load(Ordering::Relaxed))
+    pub(super) fn whose(&self) -> Whose {
+        let unknown = || Whose::Name(String::new());
+        self.caller.as_ref().map_or_else(unknown, Whose::of)
+    }
+
+    /// A long body, whole. Nobody waits for it meanwhile.
+    pub(super) async fn text(&self, request: Request) -> Result<Text, Response> {
+        let max = self.body_max.load(Ordering::Relaxed);
+        let read = async {
+            let body = fitting(request, max).await?;
+            self.texts.text(body, self.whose(), &self.body_max).await
+        };
+        timeout(self.patience, read).await.map_err(|_| slow())?
+    }
+
+    /// A body of some lines.
+    pub(super) async fn lines(&self, request: Request) -> Result<Bytes, Response> {
+        let max = self.body_max.load(Ordering::Relaxed).min(SHORT);
+        let read = async {
+            let body = fitting(request, max).await?;
+            let whole = Limited::new(body, max).collect().await;
+            whole
+                .map(Collected::to_bytes)
+                .map_err(|error| broken_off(&*error, max))
+        };
+        timeout(self.patience, read).await.map_err(|_| slow())?
     }
 
     /// A body of some lines, as JSON.
     pub(super) async fn short<T: DeserializeOwned>(&self, request: Request) -> Result<T, Response> {
-        let max = self.body_max.load(Ordering::Relaxed).min(SHORT);
-        let body = timeout(self.patience, body(request, max));
-        let body = body.await.map_err(|_| slow())??;
+        let body = self.lines(request).await?;
         serde_json::from_slice(&body).map_err(|error| unread(&error))
     }
 
     /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers
-    /// take long. What it needs of the client is read then, too.
-    pub(super) async fn in_turn<B: Send + 'static>(
+    /// take long.
+    pub(super) async fn in_turn(
         self,
-        body: impl Future<Output = Result<B, Response>>,
-        work: impl FnOnce(B) -> Response + Send + 'static,
+        work: impl FnOnce() -> Response + Send + 'static,
     ) -> Response {
         let end = Instant::now() + self.patience;
-        let Ok(Ok(turn)) = timeout_at(end, self.readers.acquire_owned()).await else {
+        let writes = self.caller.as_ref().and_then(|it| it.role) == Some(Role::Write);
+        let reading = if writes { &self.writers } else { &self.readers };
+        let Some(turn) = reading.turns.turn(self.whose(), end).await else {
             let error = "others are answered, and take long: try again";
             return plain(StatusCode::SERVICE_UNAVAILABLE, error);
         };
-        let body = match timeout_at(end, body).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(refused)) => return refused,
-            Err(_) => return slow(),
-        };
         // Whoever gave up waiting has a turn as long as its thread works.
         let working = spawn_blocking(move || {
-            let answer = work(body);
+            let answer = work();
             let len = answer.body().size_hint().lower();
             memory::give_back_after(usize::try_from(len).unwrap_or(usize::MAX));
             (answer, turn)
         });
         match timeout_at(end, working).await {
-            Ok(Ok((response, turn))) => self.shelf.send(response, turn, end).await,
+            Ok(Ok((response, turn))) => reading.shelf.send(response, turn, end).await,
             Ok(Err(_)) => failed("the answer could not be put together"),
             Err(_) => late("the engine did not answer in time: try again"),
         }
     }
 }
 
-async fn body(request: Request, max: usize) -> Result<Bytes, Response> {
+/// A request's body, unless what it announces is too long.
+async fn fitting(request: Request, max: usize) -> Result<Body, Response> {
     let announced = request.body().size_hint().lower();
     if announced > u64::try_from(max).unwrap_or(u64::MAX) {
         spill(request.into_body()).await;
         return Err(too_long(max));
     }
-    let mut body = Limited::new(request.into_body(), max);
-    let whole = (&mut body).collect().await;
-    whole
-        .map(Collected::to_bytes)
-        .map_err(|error| match error.is::<LengthLimitError>() {
-            true => too_long(max),
-            false => plain(StatusCode::BAD_REQUEST, "the body breaks off"),
-        })
+    Ok(request.into_body())
+}
+
+/// Why a body of at most `max` bytes did not come.
+pub(super) fn broken_off(error: &(dyn Error + 'static), max: usize) -> Response {
+    match error.is::<LengthLimitError>() {
+        true => too_long(max),
+        false => plain(StatusCode::BAD_REQUEST, "the body breaks off"),
+    }
 }
 
 fn too_long(max: usize) -> Response {
@@ -156,6 +219,6 @@ pub(super) async fn turn_away(request: Request, status: StatusCode, error: &str)
 }
 
 /// Reads a body that nobody wants: a client that can't send all of it doesn't come to read the answer.
-async fn spill(mut body: Body) {
+pub(super) async fn spill(mut body: Body) {
     while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
 }

@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 
@@ -31,12 +30,16 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-async fn diff(State(desk): State<Desk>, request: Request) -> Response {
+async fn diff(desk: Desk, request: Request) -> Response {
     let requester = desk.requester.clone();
-    let caller = request.extensions().get::<Caller>().cloned();
-    let work = move |text: Bytes| {
-        let len = text.len();
-        let answer = match serde_json::from_slice(&text) {
+    let caller = desk.caller.clone();
+    let text = match desk.text(request).await {
+        Ok(text) => text,
+        Err(refused) => return refused,
+    };
+    let work = move || {
+        let len = text.bytes.len();
+        let answer = match serde_json::from_slice(&text.bytes) {
             Ok(body) => compared(&requester, caller.as_ref(), body),
             Err(error) => unread(&error),
         };
@@ -44,8 +47,7 @@ async fn diff(State(desk): State<Desk>, request: Request) -> Response {
         memory::give_back_after(len);
         answer
     };
-    let body = desk.body(request);
-    desk.in_turn(body, work).await
+    desk.in_turn(work).await
 }
 
 fn compared(requester: &Requester, caller: Option<&Caller>, body: DiffBody) -> Response {

@@ -2,14 +2,16 @@
 //!
 //! In: numbers of revisions. Out: revisions; what a confirmation or a rollback did. Never: a revision's keys.
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-use super::answer::{json, plain, refused, unread};
+use super::answer::{json, plain, refused};
 use super::apply::{carried_out, user};
 use super::asked::Named;
-use super::desk::Desk;
+use super::desk::{Desk, PATIENCE};
 use super::routes::{About, Routes};
 use crate::api::bodies::{ConfirmBody, Confirmed, PurgeBody, RevisionText, RollbackBody};
 use crate::api::{ApplyError, Requester, apply};
@@ -53,34 +55,29 @@ pub(super) fn routes() -> Routes {
         )
 }
 
-async fn list(State(desk): State<Desk>) -> Response {
+async fn list(desk: Desk) -> Response {
     let requester = desk.requester.clone();
-    let work = move |()| match requester.history() {
+    let work = move || match requester.history() {
         Some(history) => json(&history.revisions()),
         None => refused(ApplyError::no_history()),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
-async fn revision(State(desk): State<Desk>, Named(number): Named<u64>) -> Response {
+async fn revision(desk: Desk, Named(number): Named<u64>) -> Response {
     let requester = desk.requester.clone();
-    let work = move |()| match requester.history().map(|it| it.text(number)) {
+    let work = move || match requester.history().map(|it| it.text(number)) {
         Some(Ok((revision, text))) => json(&RevisionText { revision, text }),
         Some(Err(why)) => plain(StatusCode::NOT_FOUND, &why),
         None => refused(ApplyError::no_history()),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
-async fn confirm(State(desk): State<Desk>, request: Request) -> Response {
-    let requester = desk.requester.clone();
-    carried_out(desk, request, move |text, caller| {
-        let user = user(caller);
-        let body: ConfirmBody = match serde_json::from_slice(text) {
-            Ok(body) => body,
-            Err(error) => return unread(&error),
-        };
-        match apply::confirm(&requester, body.revision, &format!("confirmed by {user}")) {
+async fn confirm(desk: Desk, request: Request) -> Response {
+    decided(desk, request, |desk, body: ConfirmBody| {
+        let why = format!("confirmed by {}", user(desk.caller.as_ref()));
+        match apply::confirm(&desk.requester, body.revision, &why) {
             Ok(revision) => json(&Confirmed { revision }),
             Err(error) => refused(error),
         }
@@ -88,17 +85,12 @@ async fn confirm(State(desk): State<Desk>, request: Request) -> Response {
     .await
 }
 
-async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
-    let requester = desk.requester.clone();
-    carried_out(desk, request, move |text, caller| {
-        let user = user(caller);
-        let body: RollbackBody = match serde_json::from_slice(text) {
-            Ok(body) => body,
-            Err(error) => return unread(&error),
-        };
+async fn roll_back(desk: Desk, request: Request) -> Response {
+    decided(desk, request, |desk, body: RollbackBody| {
         if let Err(why) = history::check_message(&body.message) {
             return refused(ApplyError::Invalid(why));
         }
+        let user = user(desk.caller.as_ref());
         let mut why = format!("cancelled by {user}");
         if !body.message.is_empty() {
             why += &format!(": {}", body.message);
@@ -111,22 +103,34 @@ async fn roll_back(State(desk): State<Desk>, request: Request) -> Response {
             ..Order::default()
         };
         super::apply::answered(match body.to {
-            Some(number) => apply::roll_back(&requester, &order, number),
-            None => apply::cancel(&requester, &order, None, &why),
+            Some(number) => apply::roll_back(&desk.requester, &order, number),
+            None => apply::cancel(&desk.requester, &order, None, &why),
         })
     })
     .await
 }
 
-async fn purge(State(desk): State<Desk>, request: Request) -> Response {
-    let requester = desk.requester.clone();
-    carried_out(desk, request, move |text, _| {
-        match serde_json::from_slice(text) {
-            Ok(body) => purged(&requester, &body),
-            Err(error) => unread(&error),
-        }
-    })
-    .await
+async fn purge(desk: Desk, request: Request) -> Response {
+    let work = |desk: &Desk, body: PurgeBody| purged(&desk.requester, &body);
+    decided(desk, request, work).await
+}
+
+/// Has something decided about what ran. Its turn is no apply's: those that wait keep nobody from taking one back.
+async fn decided<B: DeserializeOwned + Send + 'static>(
+    desk: Desk,
+    request: Request,
+    work: impl FnOnce(&Desk, B) -> Response + Send + 'static,
+) -> Response {
+    let body = match desk.short(request).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let end = Instant::now() + PATIENCE;
+    let Some(turn) = desk.decisions.turn(desk.whose(), end).await else {
+        let error = "others confirm or roll back, and take long: try again";
+        return plain(StatusCode::SERVICE_UNAVAILABLE, error);
+    };
+    carried_out(turn, move || work(&desk, body)).await
 }
 
 fn purged(requester: &Requester, body: &PurgeBody) -> Response {

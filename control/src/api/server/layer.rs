@@ -5,11 +5,10 @@
 //! them at once than wait for the disk; a path that is opened.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -17,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::answer::{failed, json, late, mistaken, plain, refused, slow, unavailable};
+use super::answer::{failed, json, late, mistaken, plain, refused, unavailable};
 use super::asked::{Asked, Named};
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
@@ -114,13 +113,13 @@ struct PeerKeys {
     keys: Keys,
 }
 
-async fn show(State(desk): State<Desk>) -> Response {
+async fn show(desk: Desk) -> Response {
     let requester = desk.requester.clone();
-    let work = move |()| match desk::desired(&requester) {
+    let work = move || match desk::desired(&requester) {
         Ok(desired) => json(&told::Text::of(desired.api())),
         Err(error) => unavailable(error),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
 /// How keys are put down.
@@ -145,7 +144,7 @@ fn delete(query: told::Query) -> Act {
 }
 
 async fn put_port(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(name): Named<String>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -154,7 +153,7 @@ async fn put_port(
 }
 
 async fn set_port(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(name): Named<String>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -163,7 +162,7 @@ async fn set_port(
 }
 
 async fn delete_port(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(name): Named<String>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -171,16 +170,12 @@ async fn delete_port(
     fulfil(desk, port(&name), delete(query), request).await
 }
 
-async fn forget_port(
-    State(desk): State<Desk>,
-    Named(name): Named<String>,
-    request: Request,
-) -> Response {
+async fn forget_port(desk: Desk, Named(name): Named<String>, request: Request) -> Response {
     fulfil(desk, port(&name), Act::Forget, request).await
 }
 
 async fn put_peer(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -189,7 +184,7 @@ async fn put_peer(
 }
 
 async fn set_peer(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -198,7 +193,7 @@ async fn set_peer(
 }
 
 async fn delete_peer(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -207,7 +202,7 @@ async fn delete_peer(
 }
 
 async fn forget_peer(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     request: Request,
 ) -> Response {
@@ -215,7 +210,7 @@ async fn forget_peer(
 }
 
 async fn put_route(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -224,7 +219,7 @@ async fn put_route(
 }
 
 async fn delete_route(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     Asked(query): Asked<told::Query>,
     request: Request,
@@ -233,7 +228,7 @@ async fn delete_route(
 }
 
 async fn forget_route(
-    State(desk): State<Desk>,
+    desk: Desk,
     Named(names): Named<(String, String)>,
     request: Request,
 ) -> Response {
@@ -274,16 +269,14 @@ async fn fulfil(
         Ok(object) => object,
         Err(error) => return plain(StatusCode::UNPROCESSABLE_ENTITY, &error),
     };
+    let body = match desk.lines(request).await {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
     let end = Instant::now() + PATIENCE;
-    let turn = timeout_at(end, Arc::clone(&desk.changes).acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else {
+    let Some(turn) = desk.changes.turn(desk.whose(), end).await else {
         let error = "other changes are under way, and take long: try again";
         return plain(StatusCode::SERVICE_UNAVAILABLE, error);
-    };
-    let body = match timeout_at(end, desk.body(request)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(refused)) => return refused,
-        Err(_) => return slow(),
     };
     let working = spawn_blocking(move || {
         let _turn = turn;

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
@@ -182,7 +181,7 @@ fn label(said: Option<String>) -> Result<Option<(String, String)>, String> {
     }
 }
 
-async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Response {
+async fn peers(desk: Desk, Asked(asked): Asked<PeersListed>) -> Response {
     let window = match window(asked.after, asked.limit) {
         Ok(window) => window,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
@@ -199,8 +198,8 @@ async fn peers(State(desk): State<Desk>, Asked(asked): Asked<PeersListed>) -> Re
         state: asked.state.map(|state| state.word().to_owned()),
     };
     let read = Arc::clone(&desk.read);
-    let work = move |()| told(read.peers(&which, &window));
-    desk.in_turn(async { Ok(()) }, work).await
+    let work = move || told(read.peers(&which, &window));
+    desk.in_turn(work).await
 }
 
 fn told(answer: Result<impl Serialize, SendError>) -> Response {
@@ -226,7 +225,7 @@ async fn page<T: Called + Serialize + 'static>(
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
     };
     let reader = desk.clone();
-    let work = move |()| {
+    let work = move || {
         let page = all(&reader).map(|mut items| {
             items.retain(|item| {
                 let is_named = asked.name.as_ref().is_none_or(|it| it == name(item));
@@ -236,7 +235,7 @@ async fn page<T: Called + Serialize + 'static>(
         });
         told(page)
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
 /// The one of that name.
@@ -248,7 +247,7 @@ async fn one<T: Serialize + 'static>(
     name: fn(&T) -> &str,
 ) -> Response {
     let reader = desk.clone();
-    let work = move |()| match all(&reader) {
+    let work = move || match all(&reader) {
         Ok(items) => match items.iter().find(|item| name(item) == wanted) {
             Some(item) => json(item),
             None => plain(
@@ -258,7 +257,7 @@ async fn one<T: Serialize + 'static>(
         },
         Err(error) => unavailable(error),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
 
 fn all_ports(desk: &Desk) -> Result<Vec<Port>, SendError> {
@@ -273,7 +272,7 @@ fn all_tunnels(desk: &Desk) -> Result<Vec<Tunnel>, SendError> {
     desk.read.tunnels()
 }
 
-async fn ports(State(desk): State<Desk>, Asked(asked): Asked<PortsListed>) -> Response {
+async fn ports(desk: Desk, Asked(asked): Asked<PortsListed>) -> Response {
     let PortsListed {
         name,
         like,
@@ -303,11 +302,11 @@ async fn ports(State(desk): State<Desk>, Asked(asked): Asked<PortsListed>) -> Re
     page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
 }
 
-async fn port(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
+async fn port(desk: Desk, Named(name): Named<String>) -> Response {
     one(desk, name, "port", all_ports, |it| &it.name).await
 }
 
-async fn tunnels(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn tunnels(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     page(
         desk,
         asked,
@@ -318,11 +317,11 @@ async fn tunnels(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Respo
     .await
 }
 
-async fn tunnel(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
+async fn tunnel(desk: Desk, Named(name): Named<String>) -> Response {
     one(desk, name, "tunnel", all_tunnels, |it| &it.name).await
 }
 
-async fn uplinks(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn uplinks(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     page(
         desk,
         asked,
@@ -333,28 +332,28 @@ async fn uplinks(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Respo
     .await
 }
 
-async fn uplink(State(desk): State<Desk>, Named(name): Named<String>) -> Response {
+async fn uplink(desk: Desk, Named(name): Named<String>) -> Response {
     one(desk, name, "uplink", all_uplinks, |it| &it.name).await
 }
 
-async fn routes_of(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn routes_of(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     let all: All<Route> = |desk| desk.read.routes();
     let key = |it: &Route| format!("{} {} {} {}", it.table, it.to, it.source, it.next_hop);
     page(desk, asked, all, |it| &it.table, key).await
 }
 
-async fn neighbors(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn neighbors(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     let all: All<Neighbor> = |desk| desk.read.neighbors();
     let key = |it: &Neighbor| format!("{} {}", it.place, it.address);
     page(desk, asked, all, |it| &it.place, key).await
 }
 
-async fn cores(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn cores(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     let all: All<Core> = |desk| desk.read.cores();
     page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
 }
 
-async fn drops(State(desk): State<Desk>, Asked(asked): Asked<Listed>) -> Response {
+async fn drops(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
     let all: All<Drop> = |desk| desk.read.drops();
     let key = |it: &Drop| format!("{} {}", it.scope, it.reason);
     page(desk, asked, all, |it| &it.scope, key).await

@@ -34,7 +34,9 @@ mod sent;
 mod status;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tls;
+mod turns;
 mod way;
 
 use std::io;

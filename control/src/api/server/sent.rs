@@ -1,6 +1,6 @@
 //! Long answers on their way to clients that may read slowly.
 //!
-//! In: a reader's answer, with its turn. Out: a body in chunks; the turn is free. Never: a turn that a client holds; more
+//! In: an answer, with its turn. Out: a body in chunks; the turn is free. Never: a turn that a client holds; more
 //! bytes on their way than [`ROOM`] for each of two kinds, or one answer; an answer longer than until [`LONGEST`] is
 //! over, whatever its client does.
 //!
@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -36,7 +36,7 @@ const CHUNK: usize = 256 << 10;
 const PAGE: usize = 2 << 20;
 
 /// Bytes of pages on their way, and those of what is larger; one answer has room however large it is.
-const ROOM: usize = 64 << 20;
+const ROOM: usize = 32 << 20;
 
 /// How long a client may read nothing while others wait for room.
 const GRACE: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ impl Shelf {
     pub(super) async fn send(
         self: &Arc<Self>,
         response: Response,
-        turn: OwnedSemaphorePermit,
+        turn: impl Send,
         end: Instant,
     ) -> Response {
         let (head, body) = response.into_parts();
@@ -235,7 +235,7 @@ impl HttpBody for Sent {
 #[cfg(test)]
 mod tests {
     use tokio::runtime::Builder;
-    use tokio::sync::Semaphore;
+    use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
     use super::*;
 

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
 use axum::response::Response;
 
 use super::answer::{json, unavailable};
@@ -23,11 +22,11 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-async fn status(State(desk): State<Desk>) -> Response {
+async fn status(desk: Desk) -> Response {
     let read = Arc::clone(&desk.read);
-    let work = move |()| match read.status() {
+    let work = move || match read.status() {
         Ok(status) => json(&status),
         Err(error) => unavailable(error),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::{self, Body};
-use axum::extract::{self, Request};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::apply::apply;
 use super::asked::Asked;
@@ -47,15 +48,17 @@ async fn told(response: Response) -> (StatusCode, String) {
 }
 
 fn config(desk: &Desk) -> impl Future<Output = Response> + use<> {
-    configuration(extract::State(desk.clone()), Asked(ConfigQuery::default()))
+    configuration(desk.clone(), Asked(ConfigQuery::default()))
 }
 
 #[test]
 fn who_waits_for_a_turn_is_told_so() {
     let (desk, requests) = desk(Duration::from_millis(5));
     runtime().block_on(async {
-        let readers = u32::try_from(READERS).unwrap();
-        let turns = Arc::clone(&desk.readers).acquire_many_owned(readers).await;
+        let mut turns = Vec::new();
+        for _ in 0..READERS {
+            turns.push(desk.readers.turns.turn(desk.whose(), Instant::now()).await);
+        }
         let (status, error) = told(config(&desk).await).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(error.starts_with("others are answered"), "{error}");
@@ -64,7 +67,7 @@ fn who_waits_for_a_turn_is_told_so() {
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
         assert!(error.starts_with("the engine did not answer"), "{error}");
         // Its thread waits still, and so has its turn.
-        assert_eq!(desk.readers.available_permits(), READERS - 1);
+        assert_eq!(desk.readers.turns.free(), READERS - 1);
         drop(requests);
     });
 }
@@ -81,7 +84,7 @@ fn so_many_applies_wait_and_no_more() {
     let small = serde_json::to_vec(&small).unwrap();
     let ask = |body: Vec<u8>| {
         let request = Request::new(Body::from(body));
-        apply(extract::State(desk.clone()), request)
+        apply(desk.clone(), request)
     };
     runtime().block_on(async {
         let waiting: Vec<_> = (0..APPLIES)
@@ -255,13 +258,58 @@ fn a_reader_changes_nothing() {
     });
 }
 
+/// Readers who have all of their turns, and bodies that don't end, hold up no writer.
+#[test]
+fn nobody_waits_for_readers_or_for_slow_bodies() {
+    async fn short(desk: Desk) -> Response {
+        desk.in_turn(|| Response::new(Body::from("read"))).await
+    }
+    let (desk, requests) = desk(PATIENCE);
+    drop(requests);
+    let routes = Routes::default().get("/short", short, About::new("Something short"));
+    let router = super::routes().merge(routes).into_router();
+    let router = router.with_state(desk.clone());
+    runtime().block_on(async {
+        let mut turns = Vec::new();
+        for _ in 0..READERS {
+            turns.push(desk.readers.turns.turn(desk.whose(), Instant::now()).await);
+        }
+        let ask = |method: &str, path: &str, body: Body| {
+            let request = Request::builder().method(method).uri(path);
+            let request = request.extension(Caller::local(0, None, Role::Write));
+            tower_service::Service::call(&mut router.clone(), request.body(body).unwrap())
+        };
+        let reads = ask("GET", "/short", Body::empty()).await.unwrap();
+        assert_eq!(reads.status(), StatusCode::OK);
+        let mut slow = Vec::new();
+        for path in ["/v1/apply", "/v1/diff", "/v1/confirm", "/v1/ports/a"] {
+            let method = if path.ends_with('a') { "PUT" } else { "POST" };
+            for _ in 0..50 {
+                slow.push(tokio::spawn(ask(method, path, Body::new(Endless))));
+            }
+        }
+        tokio::task::yield_now().await;
+        for (method, path, body) in [
+            ("POST", "/v1/confirm", "{}"),
+            ("PUT", "/v1/ports/a", ""),
+            ("POST", "/v1/diff", "{"),
+        ] {
+            let answer = ask(method, path, Body::from(body)).await.unwrap();
+            let (status, error) = told(answer).await;
+            assert!(!error.contains("try again"), "{path}: {status} {error}");
+        }
+        assert_eq!(desk.applies.available_permits(), APPLIES);
+        assert!(slow.iter().all(|it| !it.is_finished()));
+    });
+}
+
 /// More clients than there are turns ask for everything, of which two have no room at once, and read nothing of it.
 #[test]
 fn who_reads_nothing_keeps_nobody_waiting() {
     const LONG: usize = 33 << 20;
-    async fn long(extract::State(desk): extract::State<Desk>) -> Response {
-        let work = |()| Response::new(Body::from(vec![b'x'; LONG]));
-        desk.in_turn(async { Ok(()) }, work).await
+    async fn long(desk: Desk) -> Response {
+        let work = || Response::new(Body::from(vec![b'x'; LONG]));
+        desk.in_turn(work).await
     }
     let (desk, _requests) = desk(PATIENCE);
     let routes = Routes::default().get("/long", long, About::new("Something long"));
@@ -303,16 +351,14 @@ fn a_body_has_a_limit_that_is_said() {
     desk.body_max.store(100, Ordering::Relaxed);
     runtime().block_on(async {
         for body in [Body::from(vec![b' '; 101]), unannounced(101)] {
-            let (status, error) =
-                told(apply(extract::State(desk.clone()), Request::new(body)).await).await;
+            let (status, error) = told(apply(desk.clone(), Request::new(body)).await).await;
             assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
             assert!(
                 error.contains("more than 100 bytes: `body_megabytes` of `api`"),
                 "{error}"
             );
         }
-        let (status, error) =
-            told(apply(extract::State(desk.clone()), Request::new(unannounced(60))).await).await;
+        let (status, error) = told(apply(desk.clone(), Request::new(unannounced(60))).await).await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert!(error.starts_with("the body: EOF"), "{error}");
     });
@@ -322,6 +368,21 @@ fn a_body_has_a_limit_that_is_said() {
 fn unannounced(len: usize) -> Body {
     let whole = http_body_util::Full::new(body::Bytes::from(vec![b' '; len]));
     Body::new(http_body_util::BodyExt::boxed_unsync(Unannounced(whole)))
+}
+
+/// A body of which nothing comes.
+struct Endless;
+
+impl body::HttpBody for Endless {
+    type Data = body::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
 }
 
 struct Unannounced(http_body_util::Full<body::Bytes>);

@@ -2,7 +2,6 @@
 //!
 //! In: an address, a port. Out: the ways to it. Never: a packet.
 
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
@@ -24,12 +23,12 @@ pub(super) fn routes() -> Routes {
     )
 }
 
-async fn way(State(desk): State<Desk>, Asked(query): Asked<WayQuery>) -> Response {
+async fn way(desk: Desk, Asked(query): Asked<WayQuery>) -> Response {
     let requester = desk.requester.clone();
-    let work = move |()| match ways(&requester, query.to, query.from.as_deref()) {
+    let work = move || match ways(&requester, query.to, query.from.as_deref()) {
         Ok(ways) => json(&ways),
         Err(WayError::Unanswered(error)) => unavailable(error),
         Err(error @ WayError::NoPort(_)) => plain(StatusCode::NOT_FOUND, &error.to_string()),
     };
-    desk.in_turn(async { Ok(()) }, work).await
+    desk.in_turn(work).await
 }
