@@ -35,7 +35,11 @@ pub(super) struct Section<'n> {
     entries: HashMap<&'n str, (Span, &'n Node)>,
     /// Keys that unknown ones were probably meant to be: not missing, but misspelt.
     misspelt: Vec<&'static str>,
+    unknown: usize,
 }
+
+/// Unknown keys of one section for which is looked what was meant: that takes a look at each known one.
+const EXPLAINED: usize = 100;
 
 impl<'n> Section<'n> {
     /// Whether a key that is not known was probably meant to be this one.
@@ -70,6 +74,7 @@ impl<'n> Section<'n> {
             table,
             entries: HashMap::with_capacity(map.len()),
             misspelt: Vec::new(),
+            unknown: 0,
         };
         for (key, value) in map {
             section.add(key, value, report);
@@ -118,6 +123,10 @@ impl<'n> Section<'n> {
         }
         if let Some(words) = of_wg(name) {
             mistake.help(words);
+            return;
+        }
+        self.unknown += 1;
+        if self.unknown > EXPLAINED {
             return;
         }
         let names = || table.keys.iter().map(|key| key.name);
