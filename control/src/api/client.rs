@@ -117,7 +117,9 @@ impl Client {
     ///
     /// When nobody answers, or there is no such port.
     pub fn ways(&self, to: IpAddr, from: Option<&str>) -> Result<Vec<Way>, ClientError> {
-        let from = from.map_or_else(String::new, |from| format!("&from={from}"));
+        let from = from.map_or_else(String::new, |from| {
+            format!("&from={}", lists::encoded(from))
+        });
         let path = format!("/v1/routes/get?to={to}{from}");
         self.ask(Method::GET, &path, Vec::new())
     }

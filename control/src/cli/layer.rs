@@ -58,7 +58,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let below = match kind.as_str() {
                 "peer" => super::peer::path(&name)?,
                 "route" => super::route::path(&name)?,
-                _ => format!("ports/{name}"),
+                _ => super::port::path(&name)?,
             };
             let path = format!("/v1/layer/{below}");
             change(&place, output, (Method::DELETE, &path), String::new())
@@ -305,6 +305,20 @@ fn is_list(key: &str) -> bool {
     matches!(key, "addresses" | "allowed_ips" | "queue_workers")
 }
 
+/// A name as a part of a path, where it means nothing else.
+pub(super) fn segment(name: &str) -> Result<&str, Failure> {
+    let error = || {
+        format!(
+            "{name:?} is no name: expected 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter, a digit or `_`",
+            Name::MAX_LEN
+        )
+    };
+    match Name::new(name) {
+        Some(_) => Ok(name),
+        None => Err(Failure::Line(error())),
+    }
+}
+
 /// Has something changed, and prints what.
 pub(super) fn change(
     place: &Place,
@@ -334,6 +348,30 @@ pub(super) fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_no_more_of_a_path_than_one_part() {
+        assert_eq!(segment("web-1.a_b").map_err(|_| ()), Ok("web-1.a_b"));
+        for wrong in [
+            "",
+            "x#f",
+            "x?if_exists=true",
+            "a b",
+            "a/b",
+            "..",
+            "%41",
+            "\u{1b}[1m",
+            "é",
+        ] {
+            let Err(Failure::Line(error)) = segment(wrong) else {
+                panic!("{wrong:?} was taken");
+            };
+            assert!(
+                error.contains("is no name") && !error.contains('\u{1b}'),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn words_are_lines_of_a_file() {

@@ -4,7 +4,7 @@
 //! reads them as it reads a file's.
 
 use super::Failure;
-use super::layer::Object;
+use super::layer::{Object, segment};
 use super::show::list;
 
 pub(super) fn run(command: Object) -> Result<(), Failure> {
@@ -17,5 +17,9 @@ pub(super) fn path(name: &str) -> Result<String, Failure> {
         let error = format!("`{name}` is no peer: expected TUNNEL/PEER, as in `wg0/hv-b`");
         return Err(Failure::Line(error));
     };
-    Ok(format!("tunnels/{tunnel}/peers/{peer}"))
+    Ok(format!(
+        "tunnels/{}/peers/{}",
+        segment(tunnel)?,
+        segment(peer)?
+    ))
 }

@@ -4,9 +4,14 @@
 //! file's.
 
 use super::Failure;
-use super::layer::Object;
+use super::layer::{Object, segment};
 use super::show::list;
 
 pub(super) fn run(command: Object) -> Result<(), Failure> {
-    command.run(|name| Ok(format!("/v1/ports/{name}")), list::ports)
+    command.run(|name| Ok(format!("/v1/{}", path(name)?)), list::ports)
+}
+
+/// A port as the API has it.
+pub(super) fn path(name: &str) -> Result<String, Failure> {
+    Ok(format!("ports/{}", segment(name)?))
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::args::Place;
-use super::layer::change;
+use super::layer::{change, segment};
 use super::output::OutputArgs;
 use super::show::table::{Align, Layout, Table};
 use crate::layer::told::LaidObject;
@@ -70,7 +70,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             place,
         } => {
             let query = if may_exist { "may_exist" } else { "new" };
-            let path = format!("/v1/{}?{query}=true", below(&network, to));
+            let path = format!("/v1/{}?{query}=true", below(&network, to)?);
             change(&place, output, (Method::PUT, &path), next_hop(&hop)?)
         }
         Command::Del {
@@ -80,7 +80,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             output,
             place,
         } => {
-            let path = format!("/v1/{}?if_exists={if_exists}", below(&network, to));
+            let path = format!("/v1/{}?if_exists={if_exists}", below(&network, to)?);
             change(&place, output, (Method::DELETE, &path), String::new())
         }
         Command::List { output, place } => {
@@ -92,9 +92,9 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Where the API has a route.
-fn below(network: &str, to: IpNet) -> String {
+fn below(network: &str, to: IpNet) -> Result<String, Failure> {
     let to = to.to_string().replace('/', "%2F");
-    format!("networks/{network}/routes/{to}")
+    Ok(format!("networks/{}/routes/{to}", segment(network)?))
 }
 
 /// `NETWORK/PREFIX` as the API has it.
@@ -106,7 +106,7 @@ pub(super) fn path(name: &str) -> Result<String, Failure> {
             format!("`{name}` is no route: expected NETWORK/PREFIX, as in `blue/10.2.0.0/16`");
         return Err(Failure::Line(error));
     };
-    Ok(below(network, to))
+    below(network, to)
 }
 
 /// The words as keys of a file.

@@ -132,7 +132,7 @@ fn query(keys: [(&str, Option<&str>); 2]) -> String {
 }
 
 /// A text as a query has it.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).into(),
         other => format!("%{other:02X}"),
