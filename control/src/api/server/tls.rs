@@ -159,16 +159,62 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Kinds of names. A role is for one that is of the kind that its text looks like: of two that read alike one may be given
+/// by a CA to whom the other is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Address,
+    Uri,
+    Mail,
+    Dns,
+}
+
+impl Kind {
+    fn of(text: &str) -> Self {
+        match text {
+            _ if text.parse::<IpAddr>().is_ok() => Self::Address,
+            _ if text.contains(':') => Self::Uri,
+            _ if text.contains('@') => Self::Mail,
+            _ => Self::Dns,
+        }
+    }
+}
+
+/// A name's text, if it looks like what it is.
 fn name(name: &GeneralName<'_>) -> Option<String> {
     if let GeneralName::IPAddress(bytes) = name {
         let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
         let any = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
         return any.ok().map(|address| address.to_string());
     }
-    let (GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name)) =
-        name
-    else {
+    let (kind, text) = if let GeneralName::DNSName(text) = name {
+        (Kind::Dns, *text)
+    } else if let GeneralName::URI(text) = name {
+        (Kind::Uri, *text)
+    } else if let GeneralName::RFC822Name(text) = name {
+        (Kind::Mail, *text)
+    } else {
         return None;
     };
-    Some((*name).to_owned())
+    (Kind::of(text) == kind).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_of_the_kind_that_it_looks_like() {
+        let text = |it: GeneralName<'_>| name(&it).is_some();
+        assert!(text(GeneralName::DNSName("ops.example.net")));
+        assert!(text(GeneralName::URI("spiffe://example.net/scrape")));
+        assert!(text(GeneralName::RFC822Name("ops@example.net")));
+        assert!(text(GeneralName::IPAddress(&[192, 0, 2, 1])));
+        assert!(!text(GeneralName::RFC822Name("ops.example.net")));
+        assert!(!text(GeneralName::URI("ops.example.net")));
+        assert!(!text(GeneralName::DNSName("192.0.2.1")));
+        assert!(!text(GeneralName::DNSName("spiffe://example.net/scrape")));
+        assert!(!text(GeneralName::DNSName("ops@example.net")));
+        assert!(!text(GeneralName::RFC822Name("spiffe://a@b")));
+    }
 }

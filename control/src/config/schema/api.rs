@@ -117,7 +117,7 @@ pub(super) static API_TLS: Table = Table {
             "roles",
             Words(&["read", "write"]),
             Required,
-            "What each client may, by a subject alternative name of its certificate, exactly: `{ ops.example.net: write, \"spiffe://example.net/scrape\": read }`. A certificate with several has the most of them.",
+            "What each client may, by a subject alternative name of its certificate, exactly, and of the kind that it looks like (an address, a URI with its scheme, mail with an `@`, else a DNS name): `{ ops.example.net: write, \"spiffe://example.net/scrape\": read }`. A certificate with several has the most of them.",
         ),
     ],
 };
