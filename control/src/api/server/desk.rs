@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequestParts, Request};
 use axum::http::StatusCode;
+use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use axum::response::Response;
 use http_body_util::{BodyExt as _, Collected, LengthLimitError, Limited};
@@ -184,7 +185,7 @@ impl Desk {
 async fn fitting(request: Request, max: usize) -> Result<Body, Response> {
     let announced = request.body().size_hint().lower();
     if announced > u64::try_from(max).unwrap_or(u64::MAX) {
-        spill(request.into_body()).await;
+        refuse_body(request).await;
         return Err(too_long(max));
     }
     Ok(request.into_body())
@@ -214,8 +215,15 @@ pub(super) fn desired(requester: &Requester) -> Result<Layers, SendError> {
 
 /// Refuses a request whose body is not read.
 pub(super) async fn turn_away(request: Request, status: StatusCode, error: &str) -> Response {
-    let _ = timeout(PATIENCE, spill(request.into_body())).await;
+    let _ = timeout(PATIENCE, refuse_body(request)).await;
     plain(status, error)
+}
+
+/// Who asks whether to send a body (RFC 9110 section 10.1.1) is told by the answer alone.
+async fn refuse_body(request: Request) {
+    if !request.headers().contains_key(EXPECT) {
+        spill(request.into_body()).await;
+    }
 }
 
 /// Reads a body that nobody wants: a client that can't send all of it doesn't come to read the answer.
