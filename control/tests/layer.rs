@@ -375,6 +375,25 @@ fn a_damaged_journal_is_said_and_set_aside() {
     assert_eq!(fs::read(aside).unwrap(), text);
 }
 
+/// Nor does another apply of the same, which extends its time.
+#[test]
+fn what_a_pending_change_touches_stays_until_it_is_kept() {
+    let site = Site::start(FILE);
+    let path = site.write(&FILE.replace("10.0.0.11", "10.0.0.21"));
+    let set = || site.refuses(&["set", "vm1"], &["guard=mac".into()]);
+    for _ in 0..2 {
+        let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
+        let output = run(&words, &site.run_dir());
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(set().contains("waits for its confirmation"), "{}", set());
+    }
+    run(&["confirm"], &site.run_dir());
+    site.does(&["set", "vm1"], &["guard=mac".into()]);
+    let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
+    let text = stdout(&run(&words, &site.run_dir()));
+    assert!(text.contains("nothing waits for a confirmation"), "{text}");
+}
+
 /// A port that can't be had any more is tried again, and nothing else waits for it.
 #[test]
 fn a_port_that_can_not_be_opened_does_not_hinder_the_start() {

@@ -290,8 +290,13 @@ fn plan_and_apply(
         .map(|it| format!("what wg had set is discarded: {it}"))
         .collect();
     record(requester, order, entry, wanted.as_ref(), &mut applied);
-    if let (Some(pending), Some(touched)) = (&applied.pending, touched) {
-        books.await_confirmation(pending.revision, touched);
+    match (&applied.pending, touched) {
+        (Some(pending), Some(touched)) => books.await_confirmation(pending.revision, touched),
+        (None, Some(_)) => {
+            let told = "it is what ran already: nothing waits for a confirmation";
+            applied.notes.push(told.into());
+        }
+        (_, None) => {}
     }
     log_applied(&applied);
     for line in rests {

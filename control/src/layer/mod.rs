@@ -487,7 +487,11 @@ fn in_file(file: &Config, object: &Object, own_file: Option<&Path>) -> String {
 impl Books {
     /// A revision waits for its confirmation, which touches these.
     pub(crate) fn await_confirmation(&mut self, revision: u64, touched: HashSet<String>) {
-        self.awaiting = Some((revision, touched));
+        match &mut self.awaiting {
+            // An extension of its time touches nothing anew.
+            Some((waiting, all)) if *waiting == revision => all.extend(touched),
+            _ => self.awaiting = Some((revision, touched)),
+        }
     }
 
     /// Why an object is to stay as it is for now. A change that waits for its confirmation hinders those that it
