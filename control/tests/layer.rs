@@ -394,6 +394,30 @@ fn what_a_pending_change_touches_stays_until_it_is_kept() {
     assert!(text.contains("nothing waits for a confirmation"), "{text}");
 }
 
+/// What others could have written is not taken, and keeps nothing else from running.
+#[test]
+fn a_journal_that_can_not_be_trusted_is_said_and_left_alone() {
+    let mut site = Site::start(FILE);
+    site.does(&["add", "vm2"], &keys(12));
+    site.life.take();
+    let journal = fs::read(site.journal()).unwrap();
+    let path = site.journal();
+    let allow = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o666);
+    site.again();
+    assert_eq!(site.ports(), ["vm1"]);
+    let says = |text: &str| assert!(text.contains("chmod 600"), "{text}");
+    says(&site.refuses(&["add", "vm3"], &keys(13)));
+    says(&site.told("/readyz"));
+    says(&stdout(&run(&["show"], &site.run_dir())));
+    assert_eq!(fs::read(site.journal()).unwrap(), journal);
+    allow(0o600);
+    site.again();
+    assert_eq!(site.ports(), ["vm1", "vm2"]);
+    site.does(&["add", "vm3"], &keys(13));
+    assert!(site.told("/readyz").starts_with("HTTP/1.1 200"));
+}
+
 /// A port that can't be had any more is tried again, and nothing else waits for it.
 #[test]
 fn a_port_that_can_not_be_opened_does_not_hinder_the_start() {

@@ -13,7 +13,7 @@ use crate::config::{Config, Readings};
 use crate::history::{self, Beginning, History, pending};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
-use crate::{api, engine, layer};
+use crate::{api, engine};
 
 /// `culvert run`.
 #[derive(Debug, Args)]
@@ -72,7 +72,7 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let (loaded, undone, number) = beginning.into_parts();
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
-    open_layer(&requester, &state_dir, &loaded.api.key_directory)?;
+    open_layer(&requester, &state_dir, &loaded.api.key_directory);
     requester.desk().look_into(&config);
     let server = api::server::serve(
         run_dir.directory(),
@@ -136,25 +136,9 @@ fn begin(
 }
 
 /// Reads what was laid over the file for single objects.
-fn open_layer(
-    requester: &api::Requester,
-    state_dir: &StateDir,
-    key_directory: &Path,
-) -> Result<(), Failure> {
+fn open_layer(requester: &api::Requester, state_dir: &StateDir, key_directory: &Path) {
     let history = requester.history();
     let is_revoked = |key: &_| history.as_ref().is_some_and(|it| it.is_revoked(key));
     let desk = requester.desk();
-    let opened = desk.open(state_dir.directory(), key_directory, is_revoked);
-    let opened = opened.map_err(|error| {
-        let path = state_dir.path().display();
-        Failure::Line(format!("can't keep the API layer in {path}: {error}"))
-    })?;
-    if let Some(layer::Damage { aside, lines }) = opened {
-        let aside = aside.display();
-        tracing::error!(
-            ?lines,
-            "the API layer's journal was damaged: it is set aside as {aside}, and what these lines said is not there"
-        );
-    }
-    Ok(())
+    desk.open(state_dir.directory(), key_directory, is_revoked);
 }

@@ -1,7 +1,10 @@
 //! What keeps the API layer over a restart: a file to which each change is appended.
 //!
 //! In: changes. Out: the file; after a restart, what it says. Never: a change half read: each is a line with its sum; a
-//! damaged file that is written over: it is set aside.
+//! damaged file that is written over: it is set aside; a start that it prevents.
+//!
+//! What can't be written at a start, for want of room, is tried again with the next change. A file that can't be read, or
+//! that a newer culvert wrote, stays as it is, and takes no change until the process starts again.
 //!
 //! `culvert layer 1`, then per line the sum (FNV-1a, 64 bits, in hexadecimal) and the change in JSON. The last of an
 //! object counts. A last line without its end was never acknowledged. What grows too long is written anew, whole.
@@ -26,6 +29,8 @@ pub(super) const FILE: &str = "layer.journal";
 const NEW: &str = "layer.journal.new";
 const DAMAGED: &str = "layer.journal.damaged";
 const HEAD: &str = "culvert layer 1";
+/// How one of any format begins.
+const ANY_HEAD: &[u8] = b"culvert layer ";
 /// Lines that count for nothing any more, beside as many as there are objects.
 const IDLE_LINES: usize = 1_024;
 
@@ -121,19 +126,35 @@ fn sum(text: &str) -> u64 {
 
 /// A file that could not be read as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub(super) struct Damage {
     /// Where it was set aside.
-    pub aside: PathBuf,
+    pub(super) aside: PathBuf,
     /// The lines that say nothing, from 1.
-    pub lines: Vec<usize>,
+    pub(super) lines: Vec<usize>,
 }
 
 /// Objects in their order, with what is said of them.
 pub(super) type Kepts = Vec<(Object, Said)>;
 
-/// The file, open.
+/// The file.
 #[derive(Debug)]
 pub(super) struct Journal {
+    directory: Directory,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Open(Open),
+    /// What it says is known, and it can't be written, and why.
+    Shut(String),
+    /// What it says is not known, and why. It stays as it is.
+    Unknown(String),
+}
+
+/// The file, open.
+#[derive(Debug)]
+struct Open {
     directory: Directory,
     file: File,
     /// Where the next line begins, and where the last one began.
@@ -144,29 +165,143 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the file, makes it if need be; answers what it says, in the objects' order. One that is whole is gone on
-    /// with: that takes no room on the disk.
-    pub(super) fn open(directory: &Directory) -> io::Result<(Self, Kepts, Option<Damage>)> {
-        let text = match directory.read(FILE) {
+    /// Opens the file, makes it if need be; answers what it says, in the objects' order.
+    pub(super) fn open(directory: &Directory) -> (Self, Kepts, Option<Damage>) {
+        let journal = |state| Self {
+            directory: directory.clone(),
+            state,
+        };
+        let text = match text(directory) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
+            Err(why) => return (journal(State::Unknown(why)), Vec::new(), None),
         };
         let (said, lines) = read(&text);
+        match Open::of(directory, &text, &said, lines) {
+            Ok((open, damage)) => (journal(State::Open(open)), said, damage),
+            Err(error) => (journal(State::Shut(error.to_string())), said, None),
+        }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.path().join(FILE)
+    }
+
+    /// Why it takes no change, if so.
+    pub(super) fn hindrance(&self) -> Option<&str> {
+        match &self.state {
+            State::Open(_) => None,
+            State::Shut(why) | State::Unknown(why) => Some(why),
+        }
+    }
+
+    /// Whether what it says is not known.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self.state, State::Unknown(_))
+    }
+
+    /// Has a change be on the disk when it returns, or nothing of it.
+    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+        self.writable()?.append(record)
+    }
+
+    /// Tries again what could not be done at the start.
+    fn writable(&mut self) -> io::Result<&mut Open> {
+        if let State::Shut(_) = self.state {
+            let text = text(&self.directory).map_err(io::Error::other)?;
+            let (said, lines) = read(&text);
+            let (open, _) = Open::of(&self.directory, &text, &said, lines)?;
+            let path = self.path().display().to_string();
+            tracing::info!(path, "the API layer's journal can be written again");
+            self.state = State::Open(open);
+        }
+        match &mut self.state {
+            State::Open(open) => Ok(open),
+            State::Shut(why) | State::Unknown(why) => Err(io::Error::other(why.clone())),
+        }
+    }
+
+    /// Forgets the last change.
+    pub(super) fn take_back(&mut self) -> io::Result<()> {
+        self.writable()?.take_back()
+    }
+
+    /// Whether most of it counts for nothing.
+    pub(super) fn is_long(&self) -> bool {
+        match &self.state {
+            State::Open(open) => open.lines > 2 * open.objects + IDLE_LINES,
+            State::Shut(_) | State::Unknown(_) => false,
+        }
+    }
+
+    /// Writes it anew.
+    pub(super) fn rewrite(&mut self, layer: &Laid) -> io::Result<()> {
+        let open = self.writable()?;
+        // Not again at once if it fails.
+        open.objects = open.lines;
+        let told = layer.told();
+        let all = told.iter().map(|told| (&told.object, &*told.said));
+        *open = Open::write(&open.directory, all)?;
+        Ok(())
+    }
+}
+
+/// The file's text; or why what it says is not known.
+fn text(directory: &Directory) -> Result<Vec<u8>, String> {
+    let text = match directory.read(FILE) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let line = text.split(|byte| *byte == b'\n').next();
+    match line.and_then(|line| line.strip_prefix(ANY_HEAD)) {
+        Some(format) if is_newer(format) => Err("a newer culvert wrote it: start that".into()),
+        _ => Ok(text),
+    }
+}
+
+fn is_newer(format: &[u8]) -> bool {
+    let format = str::from_utf8(format).ok();
+    format
+        .and_then(|it| it.parse().ok())
+        .is_some_and(|it: u32| it > 1)
+}
+
+impl Open {
+    /// A file that is whole is gone on with: that takes no room on the disk.
+    fn of(
+        directory: &Directory,
+        text: &[u8],
+        said: &Kepts,
+        lines: Vec<usize>,
+    ) -> io::Result<(Self, Option<Damage>)> {
         let damage = match lines.is_empty() {
             true => None,
             false => {
-                directory.replace(DAMAGED, &text)?;
+                directory.replace(DAMAGED, text)?;
                 let aside = directory.path().join(DAMAGED);
+                tracing::error!(
+                    ?lines,
+                    "the API layer's journal was damaged: it is set aside as {}, and what these lines said is not there",
+                    aside.display()
+                );
                 Some(Damage { aside, lines })
             }
         };
-        let whole = damage.is_none().then(|| whole_lines(&text)).flatten();
-        let journal = match whole {
-            Some(end) => Self::go_on(directory, &text[..end], said.len())?,
+        let whole = damage.is_none().then(|| whole_lines(text)).flatten();
+        let open = match whole {
+            Some(end) => {
+                if end < text.len() {
+                    let path = directory.path().join(FILE).display().to_string();
+                    tracing::warn!(
+                        path,
+                        "the API layer's journal ends within a line, which is left out: a change that was never acknowledged, unless somebody has cut the file"
+                    );
+                }
+                Self::go_on(directory, &text[..end], said.len())?
+            }
             None => Self::write(directory, said.iter().map(|(object, said)| (object, said)))?,
         };
-        Ok((journal, said, damage))
+        Ok((open, damage))
     }
 
     /// The file that there is, of which so much counts.
@@ -197,10 +332,14 @@ impl Journal {
             objects += 1;
         }
         directory.remove(NEW)?;
-        let file = directory.file(NEW)?;
-        file.write_all_at(text.as_bytes(), 0)?;
-        file.sync_all()?;
-        renameat(directory, NEW, directory, FILE)?;
+        let written = || {
+            let file = directory.file(NEW)?;
+            file.write_all_at(text.as_bytes(), 0)?;
+            file.sync_all()?;
+            renameat(directory, NEW, directory, FILE)?;
+            Ok(file)
+        };
+        let file = written().inspect_err(|_: &io::Error| drop(directory.remove(NEW)))?;
         // The directory's own descriptor is but a path to it.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         fsync(openat(directory, ".", flags, Mode::empty())?)?;
@@ -215,12 +354,7 @@ impl Journal {
         })
     }
 
-    pub(super) fn path(&self) -> PathBuf {
-        self.directory.path().join(FILE)
-    }
-
-    /// Has a change be on the disk when it returns, or nothing of it.
-    pub(super) fn append(&mut self, record: &Record) -> io::Result<()> {
+    fn append(&mut self, record: &Record) -> io::Result<()> {
         let line = record.line()?;
         let written = self.file.write_all_at(line.as_bytes(), self.end);
         if let Err(error) = written.and_then(|()| self.file.sync_data()) {
@@ -234,27 +368,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets the last change.
-    pub(super) fn take_back(&mut self) -> io::Result<()> {
+    fn take_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.last)?;
         self.end = self.last;
         self.lines -= 1;
         self.file.sync_data()
-    }
-
-    /// Whether most of it counts for nothing.
-    pub(super) fn is_long(&self) -> bool {
-        self.lines > 2 * self.objects + IDLE_LINES
-    }
-
-    /// Writes it anew.
-    pub(super) fn rewrite(&mut self, layer: &Laid) -> io::Result<()> {
-        // Not again at once if it fails.
-        self.objects = self.lines;
-        let told = layer.told();
-        let all = told.iter().map(|told| (&told.object, &*told.said));
-        *self = Self::write(&self.directory, all)?;
-        Ok(())
     }
 }
 
@@ -325,7 +443,7 @@ mod tests {
     #[test]
     fn what_was_appended_is_there_again_in_its_order() {
         let (_folder, directory) = directory();
-        let (mut journal, nothing, damage) = Journal::open(&directory).unwrap();
+        let (mut journal, nothing, damage) = Journal::open(&directory);
         assert!(nothing.is_empty() && damage.is_none());
         for (name, mac) in [("b", "1"), ("a", "2"), ("c", "3"), ("b", "4")] {
             journal
@@ -335,7 +453,7 @@ mod tests {
         journal.append(&Record::new(&port("c"), None)).unwrap();
         journal.append(&Record::new(&port("d"), None)).unwrap();
         journal.take_back().unwrap();
-        let (_, again, damage) = Journal::open(&directory).unwrap();
+        let (_, again, damage) = Journal::open(&directory);
         assert_eq!(again, [(port("b"), said("4")), (port("a"), said("2"))]);
         assert_eq!(damage, None);
     }
@@ -344,7 +462,7 @@ mod tests {
     #[test]
     fn a_line_without_its_end_was_never_acknowledged() {
         let (_folder, directory) = directory();
-        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        let (mut journal, ..) = Journal::open(&directory);
         journal
             .append(&Record::new(&port("a"), Some(&said("1"))))
             .unwrap();
@@ -355,7 +473,7 @@ mod tests {
         let two = directory.read(FILE).unwrap();
         for end in one.len()..two.len() {
             directory.replace(FILE, &two[..end]).unwrap();
-            let (_, again, damage) = Journal::open(&directory).unwrap();
+            let (_, again, damage) = Journal::open(&directory);
             assert_eq!(again, [(port("a"), said("1"))]);
             assert_eq!(damage, None, "{end}");
         }
@@ -364,7 +482,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_set_aside_and_what_is_whole_counts() {
         let (_folder, directory) = directory();
-        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        let (mut journal, ..) = Journal::open(&directory);
         for name in ["a", "b", "c"] {
             journal
                 .append(&Record::new(&port(name), Some(&said("1"))))
@@ -374,21 +492,21 @@ mod tests {
         let at = text.windows(3).position(|it| it == b"\"b\"").unwrap();
         text[at + 1] = b'x';
         directory.replace(FILE, &text).unwrap();
-        let (_, again, damage) = Journal::open(&directory).unwrap();
+        let (_, again, damage) = Journal::open(&directory);
         assert_eq!(again, [(port("a"), said("1")), (port("c"), said("1"))]);
         let damage = damage.unwrap();
         assert_eq!(damage.lines, [3]);
         assert_eq!(directory.read(DAMAGED).unwrap(), text);
         assert_eq!(damage.aside, directory.path().join(DAMAGED));
         // It is whole now.
-        let (.., damage) = Journal::open(&directory).unwrap();
+        let (.., damage) = Journal::open(&directory);
         assert_eq!(damage, None);
     }
 
     #[test]
     fn what_counts_for_nothing_is_left_out_in_time() {
         let (_folder, directory) = directory();
-        let (mut journal, ..) = Journal::open(&directory).unwrap();
+        let (mut journal, ..) = Journal::open(&directory);
         let mut rounds = 0;
         while !journal.is_long() {
             journal
@@ -411,7 +529,50 @@ mod tests {
         journal
             .append(&Record::new(&port("b"), Some(&said("2"))))
             .unwrap();
-        let (_, again, _) = Journal::open(&directory).unwrap();
+        let (_, again, _) = Journal::open(&directory);
         assert_eq!(again, [(port("a"), said("1")), (port("b"), said("2"))]);
+    }
+
+    /// Links, what others may write to, what a newer culvert wrote: none of it is touched, and none keeps from starting.
+    #[test]
+    fn a_file_that_is_not_understood_stays_and_takes_no_change() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let (folder, directory) = directory();
+        let path = folder.path().join(FILE);
+        let record = Record::new(&port("a"), Some(&said("1")));
+        let refused = || {
+            let (mut journal, said, damage) = Journal::open(&directory);
+            assert!(said.is_empty() && damage.is_none() && journal.is_unknown());
+            let why = journal.append(&record).unwrap_err().to_string();
+            assert_eq!(Some(&*why), journal.hindrance());
+            why
+        };
+        let newer = "culvert layer 9\nwhat it says\n";
+        directory.replace(FILE, newer.as_bytes()).unwrap();
+        assert!(refused().contains("newer"), "{}", refused());
+        assert_eq!(directory.read(FILE).unwrap(), newer.as_bytes());
+        directory.replace(FILE, b"culvert layer 1\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(refused().contains("chmod 600"), "{}", refused());
+        std::fs::remove_file(&path).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        assert!(refused().contains("symbolic link"), "{}", refused());
+    }
+
+    /// Something that can't be removed stands where the new file is written, in the place of a full disk.
+    #[test]
+    fn what_can_not_be_written_at_the_start_is_tried_again() {
+        let (folder, directory) = directory();
+        let new = folder.path().join(NEW);
+        std::fs::create_dir(&new).unwrap();
+        let (mut journal, nothing, _) = Journal::open(&directory);
+        assert!(nothing.is_empty() && journal.hindrance().is_some() && !journal.is_unknown());
+        let record = Record::new(&port("a"), Some(&said("1")));
+        journal.append(&record).unwrap_err();
+        std::fs::remove_dir(&new).unwrap();
+        journal.append(&record).unwrap();
+        assert_eq!(journal.hindrance(), None);
+        let (_, again, _) = Journal::open(&directory);
+        assert_eq!(again, [(port("a"), said("1"))]);
     }
 }

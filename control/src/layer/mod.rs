@@ -35,8 +35,6 @@ use crate::{
     state::Applied,
 };
 
-pub use self::journal::Damage;
-
 /// What the control core is to carry out.
 #[derive(Debug)]
 pub struct Step {
@@ -120,7 +118,20 @@ const REVOKED: &str = "its public key is revoked";
 
 /// Where wishes are worked off, one after the other.
 #[derive(Clone, Debug, Default)]
-pub struct Desk(Arc<Mutex<Books>>);
+pub struct Desk {
+    books: Arc<Mutex<Books>>,
+    notice: Notice,
+}
+
+/// Why the layer takes no change. Whoever asks does not wait for a turn.
+#[derive(Clone, Debug, Default)]
+struct Notice(Arc<Mutex<Option<String>>>);
+
+impl Notice {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Names of peers by their tunnels and keys.
 type Keyed = HashMap<(Name, PublicKey), Name>;
@@ -142,24 +153,23 @@ pub struct Books {
     awaiting: Option<(u64, HashSet<String>)>,
     /// The file that the process was started with.
     own_file: Option<PathBuf>,
+    /// What is told of the journal.
+    notice: Notice,
 }
 
 impl Desk {
-    /// Has what is laid down kept in a directory; answers what of it was damaged. Peers whose keys are revoked rest.
-    ///
-    /// # Errors
-    ///
-    /// When the directory can't be read or written.
+    /// Has what is laid down kept in a directory. Peers whose keys are revoked rest. Nothing there keeps from starting:
+    /// what can't be read or written takes no change, and [`Desk::notice`] says so.
     pub fn open(
         &self,
         directory: &Directory,
         key_directory: &Path,
         is_revoked: impl Fn(&PublicKey) -> bool,
-    ) -> std::io::Result<Option<Damage>> {
-        let (journal, mut said, damage) = Journal::open(directory)?;
-        let secrets = Secrets::open(directory)?;
-        // Whoever mends a damaged journal needs them all.
-        if damage.is_none() {
+    ) {
+        let (journal, mut said, damage) = Journal::open(directory);
+        let secrets = Secrets::new(directory);
+        // Whoever mends a journal needs them all.
+        if damage.is_none() && journal.hindrance().is_none() {
             secrets.forget_others(said.iter().map(|(object, said)| (object, said)));
         }
         for (object, said) in &mut said {
@@ -172,7 +182,14 @@ impl Desk {
         books.laid = Laid::new(said);
         books.journal = Some(journal);
         books.secrets = Some(secrets);
-        Ok(damage)
+        books.notice = self.notice.clone();
+        books.look_at_journal();
+    }
+
+    /// What an operator has to know of the layer: it takes no change, and why.
+    #[must_use]
+    pub fn notice(&self) -> Option<String> {
+        self.notice.lock().clone()
     }
 
     /// That file may be looked into for the places of things. Others are what a client says of itself.
@@ -189,7 +206,7 @@ impl Desk {
     /// Waits for its turn.
     pub fn lock(&self) -> MutexGuard<'_, Books> {
         // Whoever had it before has left nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -676,7 +693,30 @@ impl Books {
                 "it can't be kept in {}: {error}: nothing has changed",
                 path.display()
             ))
-        })
+        })?;
+        if self.notice.lock().is_some() {
+            self.look_at_journal();
+        }
+        Ok(())
+    }
+
+    /// Tells whether the journal takes changes.
+    fn look_at_journal(&self) {
+        let notice = self.journal.as_ref().and_then(|journal| {
+            let why = journal.hindrance()?;
+            let path = journal.path().display().to_string();
+            let told = match journal.is_unknown() {
+                true => format!(
+                    "the API layer is not known, and takes no change: {path}: {why}; mend that, and restart"
+                ),
+                false => format!(
+                    "the API layer takes no change until {path} can be written: {why}"
+                ),
+            };
+            tracing::error!("{told}");
+            Some(told)
+        });
+        *self.notice.lock() = notice;
     }
 
     fn forget(&self, object: &Object, key: Option<&Given>) {

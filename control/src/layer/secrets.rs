@@ -8,7 +8,7 @@
 //! is written, the old one counts. What no line names is removed at a start.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
@@ -29,23 +29,35 @@ const TAKEN: &str = "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk";
 /// Where the keys lie.
 #[derive(Debug)]
 pub(super) struct Secrets {
-    directory: Directory,
+    state_dir: Directory,
     next: u64,
 }
 
 impl Secrets {
-    pub(super) fn open(state_dir: &Directory) -> io::Result<Self> {
-        let directory = state_dir.within(FOLDER, 0o700);
-        let directory = directory.map_err(|error| io::Error::other(error.to_string()))?;
-        let names = directory.names()?;
-        let last = names.iter().filter_map(|name| number(name)).max();
-        let next = last.map_or(1, |last| last.saturating_add(1));
-        Ok(Self { directory, next })
+    pub(super) fn new(state_dir: &Directory) -> Self {
+        let mut new = Self {
+            state_dir: state_dir.clone(),
+            next: 1,
+        };
+        let last = new.names().iter().filter_map(|name| number(name)).max();
+        new.next = last.map_or(1, |last| last.saturating_add(1));
+        new
+    }
+
+    /// The folder; it is made unless it is there.
+    fn directory(&self) -> io::Result<Directory> {
+        let directory = self.state_dir.within(FOLDER, 0o700);
+        directory.map_err(|error| io::Error::other(error.to_string()))
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        let names = self.directory().and_then(|directory| directory.names());
+        names.unwrap_or_default()
     }
 
     /// The number of the next one.
     pub(super) fn next(&mut self) -> u64 {
-        self.next += 1;
+        self.next = self.next.saturating_add(1);
         self.next - 1
     }
 
@@ -56,12 +68,13 @@ impl Secrets {
         };
         let name = file(object, number);
         let key = given.key.to_base64();
-        self.directory.replace_durably(name, key.as_bytes())
+        self.directory()?.replace_durably(name, key.as_bytes())
     }
 
     /// A key that was kept.
     pub(super) fn read(&self, object: &Object, number: u64) -> Option<PresharedKey> {
-        let bytes = Zeroizing::new(self.directory.read(file(object, number)).ok()?);
+        let bytes = self.directory().ok()?.read(file(object, number)).ok()?;
+        let bytes = Zeroizing::new(bytes);
         PresharedKey::from_base64(str::from_utf8(&bytes).ok()?).ok()
     }
 
@@ -71,9 +84,13 @@ impl Secrets {
             return;
         };
         let name = file(object, number);
-        let removed = self.directory.remove(&name);
-        if let Err(error) = removed.and_then(|()| self.directory.sync()) {
-            let path = self.directory.path().join(name).display().to_string();
+        let removed = self.directory().and_then(|directory| {
+            directory.remove(&name)?;
+            directory.sync()
+        });
+        if let Err(error) = removed {
+            let path = self.state_dir.path().join(FOLDER).join(name);
+            let path = path.display().to_string();
             tracing::error!(path, %error, "a key that nobody needs any more can't be removed");
         }
     }
@@ -85,9 +102,12 @@ impl Secrets {
             Some(file(object, number))
         });
         let named: HashSet<_> = named.collect();
-        for name in self.directory.names().unwrap_or_default() {
+        let Ok(directory) = self.directory() else {
+            return;
+        };
+        for name in directory.names().unwrap_or_default() {
             if name.to_str().is_none_or(|name| !named.contains(name)) {
-                let _ = self.directory.remove(&name);
+                let _ = directory.remove(&name);
             }
         }
     }
@@ -244,7 +264,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt as _;
         let folder = tempfile::tempdir().unwrap();
         let state_dir = Directory::own(folder.path(), 0o700).unwrap();
-        let mut secrets = Secrets::open(&state_dir).unwrap();
+        let mut secrets = Secrets::new(&state_dir);
         let key = PresharedKey::from_base64(KEY).unwrap();
         let number = secrets.next();
         let given = Given {
@@ -254,7 +274,7 @@ mod tests {
         secrets.keep(&peer(), &given).unwrap();
         let path = folder.path().join("keys").join(format!("wg0:b:{number}"));
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
-        let mut secrets = Secrets::open(&state_dir).unwrap();
+        let mut secrets = Secrets::new(&state_dir);
         assert_eq!(secrets.read(&peer(), number).as_ref(), Some(&given.key));
         assert_eq!(secrets.next(), number + 1);
         let said = Said {

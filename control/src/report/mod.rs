@@ -74,6 +74,8 @@ impl Source for Requester {
         if let Some(history) = self.history() {
             history.tell(&mut status);
         }
+        let notices = status.notice.take().into_iter().chain(self.desk().notice());
+        status.notice = notices.reduce(|all, it| format!("{all}; {it}"));
         Ok(status)
     }
 

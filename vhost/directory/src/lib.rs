@@ -339,11 +339,11 @@ impl Directory {
     fn open(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
         let opened = self.careful(plain(name)?, flags);
         let refused = |why: String| {
-            let text = format!("{} {why}: remove it", self.path.join(name).display());
+            let text = format!("{} {why}", self.path.join(name).display());
             io::Error::new(io::ErrorKind::PermissionDenied, text)
         };
         let file = File::from(opened.map_err(|error| match error {
-            Errno::LOOP => refused("is a symbolic link".into()),
+            Errno::LOOP => refused("is a symbolic link: remove it".into()),
             error => error.into(),
         })?);
         match stranger(&file)? {
@@ -395,13 +395,13 @@ fn plain(name: &OsStr) -> io::Result<&OsStr> {
 fn stranger(file: &File) -> io::Result<Option<String>> {
     let found = file.metadata()?;
     let why = if !found.is_file() {
-        "is no file".into()
+        "is no file: remove it".into()
     } else if found.uid() != own() {
-        format!("belongs to user {}", found.uid())
+        format!("belongs to user {}: remove it", found.uid())
     } else if found.nlink() > 1 {
-        "has another name, too".into()
+        "has another name, too: remove one of them".into()
     } else if found.mode() & WRITERS != 0 {
-        "may be written to by others".into()
+        "may be written to by others: chmod 600 it if they have not".into()
     } else {
         return Ok(None);
     };
@@ -518,7 +518,7 @@ mod tests {
         let shared = folder.path().join("shared");
         fs::set_permissions(&shared, Permissions::from_mode(0o660)).unwrap();
         let text = directory.file("shared").unwrap_err().to_string();
-        assert!(text.contains("by others: remove it"), "{text}");
+        assert!(text.contains("by others: chmod 600"), "{text}");
         fs::set_permissions(&shared, Permissions::from_mode(0o600)).unwrap();
         directory.file("shared").unwrap();
         if own() == 0 {

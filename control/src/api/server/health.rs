@@ -83,7 +83,7 @@ async fn ask(desk: &Desk, turn: SemaphorePermit<'static>) -> Option<String> {
         head.await
     });
     match timeout(PATIENCE, waiting).await {
-        Ok(Ok(Ok(head))) => missing(&head),
+        Ok(Ok(Ok(head))) => missing(&head).or_else(|| desk.requester.desk().notice()),
         Ok(_) => Some("the engine has ended".into()),
         Err(_) => Some("the engine does not answer".into()),
     }
