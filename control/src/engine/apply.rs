@@ -96,6 +96,8 @@ struct Prepared {
     adjusted: Vec<(usize, config::Port, config::Port)>,
     /// New ports.
     opened: Vec<PortState>,
+    /// Those of them whose rings had no file before.
+    rings: Vec<Name>,
     /// Ports that closed for one of these.
     displaced: Vec<Displaced>,
     /// Ports that were down before, and stay so.
@@ -210,6 +212,10 @@ impl Engine {
     /// Undoes step 2, the last thing first; answers what could not be undone.
     fn undo(&mut self, mut prepared: Prepared, now: Instant) -> Vec<String> {
         prepared.opened.clear();
+        prepared
+            .rings
+            .iter()
+            .for_each(|port| self.remove_rings(port));
         // Then workers were shown what is undone here.
         let was_published = !prepared.displaced.is_empty() || !prepared.shut.is_empty();
         let mut left = self.restore(std::mem::take(&mut prepared.displaced));
@@ -268,7 +274,9 @@ impl Engine {
         if lost || !closing.is_empty() {
             self.await_adoption();
         }
+        let left_rings = ports::left_rings(&plan, &closing);
         drop(closing);
+        self.leave_rings(left_rings, now.monotonic);
         failures.extend(self.leave(left, now));
         if of_file {
             failures.extend(self.serve_wg());

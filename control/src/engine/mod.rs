@@ -33,6 +33,7 @@ mod places;
 mod ports;
 mod report;
 mod resolver;
+mod rings;
 mod round;
 mod slots;
 mod start;
@@ -83,6 +84,7 @@ use self::{
     peers::{Outdated, PeerState},
     places::Names,
     ports::{DownPort, Ears, PortNews, PortState},
+    rings::LeftRings,
     slots::Slots,
     table::Table,
     tunnels::{Outgoing, TunnelState, Wish},
@@ -237,6 +239,8 @@ struct Engine {
     port_places: HashMap<Place, usize>,
     /// Ports that can't be opened at present: they are tried again.
     down: Vec<DownPort>,
+    /// Files of rings whose ports are gone.
+    left_rings: LeftRings,
     ears: Ears,
     news: Receiver<PortNews>,
     /// The kernel's news of interfaces.

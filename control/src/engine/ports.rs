@@ -24,6 +24,7 @@ use culvert_wireguard::Instant;
 
 use super::{
     interfaces::{Interface, InterfaceEvent, Keeper},
+    rings,
     table::Named,
 };
 use crate::{
@@ -375,7 +376,7 @@ fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConf
     if !config.offloads.packed {
         vhost.rings -= vhost::RingOptions::PACKED;
     }
-    vhost.state_file = Some(run_dir.join(format!("{}.rings", config.name)));
+    vhost.state_file = Some(rings::path(run_dir, &config.name));
     Ok(vhost)
 }
 

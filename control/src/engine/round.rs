@@ -316,6 +316,7 @@ impl Engine {
             self.retry_ports();
         }
         self.free_snapshots();
+        self.forget_rings(now.monotonic);
         if self.parking.is_over(now.monotonic) {
             self.wipe_parked();
         }

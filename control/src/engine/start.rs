@@ -37,6 +37,7 @@ use super::{
     ports::Ears,
     report,
     resolver::Resolver,
+    rings::LeftRings,
     slots::Slots,
     table::Table,
     turns::Turns,
@@ -130,6 +131,7 @@ impl Engine {
             ports: Table::default(),
             port_places: HashMap::new(),
             down: Vec::new(),
+            left_rings: LeftRings::default(),
             ears,
             news,
             // Listens before the first interface is made: nothing is missed.
@@ -155,7 +157,12 @@ impl Engine {
         }
         let opened = opened.and_then(|()| engine.serve_lone(lone_socket));
         match opened {
-            Ok(()) => Ok(engine),
+            Ok(()) => {
+                if run_dir.is_some() {
+                    engine.sweep_rings();
+                }
+                Ok(engine)
+            }
             Err(error) => {
                 engine.stop();
                 Err(error)

@@ -137,9 +137,20 @@ impl Engine {
     }
 
     fn prepare_port(&self, new: &Port, fate: Fate, prepared: &mut Prepared) -> Result<(), String> {
-        match self.open_port(new.clone()) {
-            Ok(port) => prepared.opened.push(port),
-            Err(error) => self.stays_down(new, fate, error, prepared)?,
+        let had_rings = self.has_rings(&new.name);
+        let opened = self.open_port(new.clone());
+        let made_rings = !had_rings && self.has_rings(&new.name);
+        match opened {
+            Ok(port) => {
+                prepared.opened.push(port);
+                prepared.rings.extend(made_rings.then(|| new.name.clone()));
+            }
+            Err(error) => {
+                if made_rings {
+                    self.remove_rings(&new.name);
+                }
+                self.stays_down(new, fate, error, prepared)?;
+            }
         }
         Ok(())
     }
@@ -388,6 +399,19 @@ impl Engine {
         self.down.extend(prepared.still_down);
         closing
     }
+}
+
+/// Guest ports that a plan removes, and whether a VMM was at them until now.
+pub(super) fn left_rings(plan: &[Change], closing: &[PortState]) -> Vec<(Name, bool)> {
+    let removed = ports(plan).filter_map(|(edit, _)| match edit {
+        Edit::Remove(old) => matches!(old.driver, PortDriver::VhostUser(_)).then_some(&old.name),
+        Edit::Add(_) | Edit::Change { .. } => None,
+    });
+    let is_used = |name: &Name| {
+        let mut closing = closing.iter();
+        closing.any(|port| port.config.name == *name && port.connected)
+    };
+    removed.map(|name| (name.clone(), is_used(name))).collect()
 }
 
 /// Whether a port has an address in its network that was not its own before: others may know it at the gateway's MAC

@@ -193,3 +193,48 @@ fn a_change_that_does_not_reach_a_moved_interface_is_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn files_of_rings_go_with_their_ports() {
+    let mut site = Site::start(ports(&[("vm1", ""), ("vm2", "")]));
+    let folder = site.run_dir.path().to_owned();
+    let rings = || {
+        let names = fs::read_dir(&folder).unwrap().flatten();
+        let names = names.map(|it| it.file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|it| it.ends_with(".rings")).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(rings(), ["vm1.rings", "vm2.rings"]);
+    // What an earlier process left.
+    fs::write(folder.join("old.rings"), "").unwrap();
+    site.engine.sweep_rings();
+    assert_eq!(rings(), ["vm1.rings", "vm2.rings"]);
+    // A refused change leaves none, neither of the port that opened nor of the other; what was there stays.
+    let refused = ", socket: none/such.sock";
+    site.apply(ports(&[
+        ("vm1", ""),
+        ("vm2", refused),
+        ("vm3", ""),
+        ("vm4", ", socket: none/other.sock"),
+    ]))
+    .unwrap_err();
+    assert_eq!(rings(), ["vm1.rings", "vm2.rings"]);
+    site.apply(ports(&[("vm1", "")])).unwrap();
+    assert_eq!(rings(), ["vm1.rings"]);
+    // A VMM that is there may come back with its rings.
+    let connect = |site: &mut Site| site.engine.ports.iter_mut().next().unwrap().1.connected = true;
+    connect(&mut site);
+    site.apply(ports(&[])).unwrap();
+    assert_eq!(rings(), ["vm1.rings"]);
+    let later = |hours: u64| clock::now().monotonic + Duration::from_secs(hours * 3600 + 1);
+    site.engine.forget_rings(later(0));
+    assert_eq!(rings(), ["vm1.rings"]);
+    site.apply(ports(&[("vm1", "")])).unwrap();
+    site.engine.forget_rings(later(1));
+    assert_eq!(rings(), ["vm1.rings"], "the port is there again");
+    connect(&mut site);
+    site.apply(ports(&[])).unwrap();
+    site.engine.forget_rings(later(1));
+    assert_eq!(rings(), [] as [&str; 0]);
+}
