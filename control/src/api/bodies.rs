@@ -135,6 +135,42 @@ pub enum Side {
     Revision(#[serde(deserialize_with = "whole::one")] u64),
 }
 
+impl Side {
+    /// The word for what runs.
+    pub const RUNNING: &str = "running";
+
+    /// What a running Culvert knows by that name.
+    #[must_use]
+    pub fn named(text: &str) -> Option<Self> {
+        match text {
+            Self::RUNNING => Some(Self::Running),
+            number => number.parse().ok().map(Self::Revision),
+        }
+    }
+
+    /// The name of what is no file.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        match self {
+            Self::Running => Some(Self::RUNNING.into()),
+            Self::Revision(number) => Some(number.to_string()),
+            Self::File(_) => None,
+        }
+    }
+}
+
+/// The query of `GET /v1/diff`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DiffQuery {
+    /// What was: a revision's number, or `running`.
+    pub from: String,
+    /// What comes: likewise.
+    pub to: String,
+    /// Whether the lines that differ are wanted, too.
+    #[serde(default)]
+    pub text: bool,
+}
+
 /// The answer to `GET /v1/config`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigText {

@@ -149,6 +149,11 @@ impl Client {
     ///
     /// When nobody answers, or one of them has mistakes.
     pub fn diff(&self, body: &DiffBody) -> Result<Diff, ClientError> {
+        // Readers may that, too.
+        if let (Some(from), Some(to)) = (body.from.name(), body.to.name()) {
+            let path = format!("/v1/diff?from={from}&to={to}&text={}", body.text);
+            return self.ask(Method::GET, &path, Vec::new());
+        }
         let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
         self.ask(Method::POST, "/v1/diff", body)
     }

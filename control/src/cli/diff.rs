@@ -16,9 +16,6 @@ use crate::config::{Config, Readings};
 use crate::plan::Layers;
 use crate::plan::diff::{Changed, Diff};
 
-/// The word for what runs, where a file could be named.
-const RUNNING: &str = "running";
-
 pub(super) const AFTER_HELP: &str =
     "Exit status: 0 nothing differs, 1 something does, 2 it could not be found out.";
 
@@ -84,7 +81,7 @@ enum Form {
 pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
     let form = args.form();
     let client = args.place.client();
-    let from = args.from.as_deref().unwrap_or(Path::new(RUNNING));
+    let from = args.from.as_deref().unwrap_or(Path::new(Side::RUNNING));
     let after = args.to.as_deref().and_then(named);
     let to = args::file(args.to.or(args.file), &client)?;
     let lines = form == Form::Lines;
@@ -117,10 +114,7 @@ fn load(path: &Path) -> Result<Config, Failure> {
 
 /// What a running Culvert knows by that name; a file that is called so is `./running`, `./7`.
 fn named(side: &Path) -> Option<Side> {
-    match side.to_str()? {
-        RUNNING => Some(Side::Running),
-        number => number.parse().ok().map(Side::Revision),
-    }
+    Side::named(side.to_str()?)
 }
 
 fn side(named: Option<Side>, path: &Path) -> Result<Side, Failure> {

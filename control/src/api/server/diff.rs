@@ -1,4 +1,4 @@
-//! What differs between two configurations: `POST /v1/diff`.
+//! What differs between two configurations: `POST /v1/diff`, and of those that are there `GET`, for readers, too.
 //!
 //! In: files as text, or what runs. Out: the differences. Never: a change.
 
@@ -9,11 +9,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::answer::{json, mistaken, plain, unavailable, unread};
+use super::asked::Asked;
 use super::caller::Caller;
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::api::Requester;
-use crate::api::bodies::{ApplyBody, DiffBody, Side};
+use crate::api::bodies::{ApplyBody, DiffBody, DiffQuery, Side};
 use crate::api::keys::May;
 use crate::config::{self, Config};
 use crate::history::NotRestored;
@@ -21,13 +22,34 @@ use crate::plan::{Diff, Layers};
 use crate::process::memory;
 
 pub(super) fn routes() -> Routes {
-    Routes::default().post(
-        "/v1/diff",
-        diff,
-        About::new("What differs between two configurations")
-            .body::<DiffBody>()
-            .answer::<Diff>(),
-    )
+    Routes::default()
+        .get(
+            "/v1/diff",
+            diff_known,
+            About::new("What differs between two of the history and what runs")
+                .query::<DiffQuery>()
+                .answer::<Diff>(),
+        )
+        .post(
+            "/v1/diff",
+            diff,
+            About::new("What differs between two configurations")
+                .body::<DiffBody>()
+                .answer::<Diff>(),
+        )
+}
+
+async fn diff_known(desk: Desk, Asked(query): Asked<DiffQuery>) -> Response {
+    let DiffQuery { from, to, text } = query;
+    let (Some(from), Some(to)) = (Side::named(&from), Side::named(&to)) else {
+        let error = "the query: expected `running` or a revision's number as `from` and as `to`";
+        return plain(StatusCode::BAD_REQUEST, error);
+    };
+    let requester = desk.requester.clone();
+    let caller = desk.caller.clone();
+    let body = DiffBody { from, to, text };
+    let work = move || compared(&requester, caller.as_ref(), body);
+    desk.in_turn(work).await
 }
 
 async fn diff(desk: Desk, request: Request) -> Response {

@@ -241,7 +241,8 @@ fn methods_of_one_path_may_come_from_two_files() {
 
 #[test]
 fn a_reader_changes_nothing() {
-    let (desk, _requests) = desk(PATIENCE);
+    let (desk, requests) = desk(PATIENCE);
+    drop(requests);
     runtime().block_on(async {
         for path in ["/v1/apply", "/v1/diff", "/v1/nothing"] {
             let (status, error) = told(asked(&desk, "POST", path, Some(Role::Read)).await).await;
@@ -250,6 +251,11 @@ fn a_reader_changes_nothing() {
                 error.contains("by this socket nothing can be changed"),
                 "{error}"
             );
+        }
+        for (sides, status) in [("from=1&to=2", 503), ("from=1&to=x.yaml", 400)] {
+            let path = format!("/v1/diff?{sides}");
+            let answer = asked(&desk, "GET", &path, Some(Role::Read)).await;
+            assert_eq!(answer.status(), status, "{sides}");
         }
         let reads = asked(&desk, "GET", "/v1/openapi.json", Some(Role::Read)).await;
         assert_eq!(reads.status(), StatusCode::OK);
