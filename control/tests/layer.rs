@@ -375,25 +375,6 @@ fn a_damaged_journal_is_said_and_set_aside() {
     assert_eq!(fs::read(aside).unwrap(), text);
 }
 
-/// Nor does another apply of the same, which extends its time.
-#[test]
-fn what_a_pending_change_touches_stays_until_it_is_kept() {
-    let site = Site::start(FILE);
-    let path = site.write(&FILE.replace("10.0.0.11", "10.0.0.21"));
-    let set = || site.refuses(&["set", "vm1"], &["guard=mac".into()]);
-    for _ in 0..2 {
-        let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
-        let output = run(&words, &site.run_dir());
-        assert!(output.status.success(), "{}", stderr(&output));
-        assert!(set().contains("waits for its confirmation"), "{}", set());
-    }
-    run(&["confirm"], &site.run_dir());
-    site.does(&["set", "vm1"], &["guard=mac".into()]);
-    let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
-    let text = stdout(&run(&words, &site.run_dir()));
-    assert!(text.contains("nothing waits for a confirmation"), "{text}");
-}
-
 /// What others could have written is not taken, and keeps nothing else from running.
 #[test]
 fn a_journal_that_can_not_be_trusted_is_said_and_left_alone() {
@@ -416,6 +397,53 @@ fn a_journal_that_can_not_be_trusted_is_said_and_left_alone() {
     assert_eq!(site.ports(), ["vm1", "vm2"]);
     site.does(&["add", "vm3"], &keys(13));
     assert!(site.told("/readyz").starts_with("HTTP/1.1 200"));
+}
+
+/// Who rests takes nothing from what the file has, and is no part of it.
+#[test]
+fn what_rests_hinders_nobody() {
+    let site = Site::start(FILE);
+    site.does(&["add", "vm2"], &keys(12));
+    let taken = "  vm4: {network: blue, mac: \"52:54:00:00:00:0c\", addresses: [10.0.0.14]}\n";
+    let text = format!("{FILE}{taken}");
+    site.apply(&text);
+    assert_eq!(
+        site.does(&["set", "vm4"], &["guard=mac".into()]),
+        "port vm4 changed (guard: strict → mac)\n"
+    );
+    let layer = site.layer();
+    assert!(layer.contains("# port vm2 rests"), "{layer}");
+    assert!(!layer.contains("# port vm4 rests"), "{layer}");
+    // Beside the file it is a part of one.
+    assert!(layer.lines().all(|line| line.starts_with('#')), "{layer}");
+    assert!(layer.contains("#   vm2:"), "{layer}");
+    assert!(
+        site.refuses(&["set", "vm2"], &["guard=mac".into()])
+            .contains("port vm4 has the MAC address")
+    );
+    assert_eq!(
+        site.does(&["del", "vm2"], &[]),
+        "port vm2, which rested, forgotten by the API layer\n"
+    );
+}
+
+/// Nor does another apply of the same, which extends its time.
+#[test]
+fn what_a_pending_change_touches_stays_until_it_is_kept() {
+    let site = Site::start(FILE);
+    let path = site.write(&FILE.replace("10.0.0.11", "10.0.0.21"));
+    let set = || site.refuses(&["set", "vm1"], &["guard=mac".into()]);
+    for _ in 0..2 {
+        let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
+        let output = run(&words, &site.run_dir());
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(set().contains("waits for its confirmation"), "{}", set());
+    }
+    run(&["confirm"], &site.run_dir());
+    site.does(&["set", "vm1"], &["guard=mac".into()]);
+    let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];
+    let text = stdout(&run(&words, &site.run_dir()));
+    assert!(text.contains("nothing waits for a confirmation"), "{text}");
 }
 
 /// A port that can't be had any more is tried again, and nothing else waits for it.

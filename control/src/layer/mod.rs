@@ -240,16 +240,19 @@ pub fn fulfil(requester: &Requester, wish: &Wish) -> Result<Applied, Refused> {
     let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
     let layer = Arc::clone(&step.api);
     let step = Box::new(step);
+    let is_gone = said.is_none();
     match api::ask(requester, |reply| Request::Layer { step, reply })? {
-        Ok(applied) => {
+        Ok(mut applied) => {
             books.carried_out(&edits, &layer);
             let is_other = said.is_none_or(|it| it.preshared_key.as_ref() != before);
             books.forget(&wish.object, before.filter(|_| is_other));
-            let warnings = warnings.render(false);
-            Ok(Applied {
-                warnings,
-                ..applied
-            })
+            let object = &wish.object;
+            if is_gone && now.api().rests(object).is_some() {
+                let told = format!("{object}, which rested, forgotten by the API layer");
+                applied.changes.insert(0, told);
+            }
+            applied.warnings = warnings.render(false);
+            Ok(applied)
         }
         Err(error) => {
             books.take_back();
@@ -548,6 +551,9 @@ impl Books {
         if others_wait {
             // What this one leaves may be theirs, and they may lead to it.
             api = api.again(file);
+        }
+        if let Some(why) = api.rests(object) {
+            return Err(Refused::Conflict(format!("{object} can't be so: {why}")));
         }
         let api = Arc::new(api);
         let mut then = now.clone();

@@ -324,3 +324,43 @@ proptest! {
         }
     }
 }
+
+/// It has the key of a peer that the file has since, and that is switched off.
+#[test]
+fn a_peer_that_rests_hinders_nobody() {
+    let file = |peers: &str| {
+        let text = format!(
+            "version: 1\nnode: a\nuplinks: {{u: {{driver: udp}}}}\n\
+             networks: {{n: {{gateway: 10.0.0.1/24, tunnel: t}}}}\n\
+             tunnels: {{t: {{uplink: u, listen_port: 1, private_key_file: k, peers: {{{peers}}}}}}}\n"
+        );
+        let read = config::parse(&text, Path::new("t.yaml"), &Keyring);
+        read.map_err(|report| report.render(false)).unwrap().0
+    };
+    let wish = |peer: &str, act, keys: String| Wish {
+        object: Object::Peer(name("t"), name(peer)),
+        act,
+        keys: object::keys(&keys, "t").ok().unwrap(),
+        preshared_key: None,
+    };
+    let mut books = Books::default();
+    let mut carry_out = |desired: &mut Layers, wish: &Wish| {
+        let said = said(desired, wish, None).ok().unwrap().unwrap();
+        let (step, _) = books.plan(desired, &wish.object, said.as_ref())?;
+        desired.lay(step.api, &step.plan);
+        Ok::<_, Refused>(step.plan.len())
+    };
+    let (put, set) = (Act::Put, Act::Set { if_exists: false });
+    let add = wish("x", put, format!("public_key: \"{}\"\n", key(1)));
+    let down = wish("other", set, "enabled: false\n".into());
+    let mut desired = Layers::new(Arc::new(file("")));
+    assert_eq!(carry_out(&mut desired, &add).ok(), Some(1));
+    desired = desired.upon(file(&format!("other: {{public_key: \"{}\"}}", key(1))));
+    assert_eq!(carry_out(&mut desired, &down).ok(), Some(1));
+    assert_eq!(desired.api().rests(&down.object), None);
+    assert!(desired.api().rests(&add.object).is_some());
+    // What would not come about is refused.
+    let again = wish("x", set, "persistent_keepalive: 5s\n".into());
+    let refused = carry_out(&mut desired, &again);
+    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+}

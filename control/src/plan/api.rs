@@ -250,6 +250,16 @@ impl Laid {
         }
     }
 
+    /// Why an object rests, if it does.
+    #[must_use]
+    pub fn rests(&self, object: &Object) -> Option<&Arc<str>> {
+        match object {
+            Object::Port(name) => self.ports.get(name)?.counts.as_ref().err(),
+            Object::Peer(tunnel, name) => self.peers_of(tunnel)?.get(name)?.counts.as_ref().err(),
+            Object::Route(network, to) => self.routes_of(network)?.get(to)?.counts.as_ref().err(),
+        }
+    }
+
     /// All objects, in the order in which they came.
     #[must_use]
     pub fn told(&self) -> Vec<Told> {
@@ -378,7 +388,7 @@ impl Laid {
     }
 
     /// The layer over a file; `before` is the one that it was over. The file's objects, and what these take, are the
-    /// file's; of two of the layer's the older one has it.
+    /// file's; of two of the layer's own the older one has it.
     pub(super) fn upon(&self, file: &Config, before: Option<&Config>) -> Self {
         let peers = self.peers.iter().map(|(tunnel, peers)| {
             let peers = peers_upon(peers, tunnel, file, before);
@@ -427,8 +437,9 @@ impl Laid {
 /// An object of the layer, and what it is over a file, or why it is nothing.
 type Candidate<'l, T> = (&'l Name, &'l Entry<T>, Result<Arc<T>, Arc<str>>);
 
-/// Which objects count, in their order. What lies over one of the file's has what it says in the place of what that has,
-/// whatever came first; where it can't, the file's has its own again, and all are looked at anew.
+/// Which objects count. What lies over one of the file's has what it says in the place of what that has, ahead of the
+/// layer's own, whatever came first: one that rests takes nothing from anybody. Where it can't, the file's has its own
+/// again, and all are looked at anew.
 ///
 /// `begin` is told which of the file's are not as the file says. What it makes is asked whether an object can be had, and
 /// why not, and takes note of those that can.
@@ -445,23 +456,26 @@ fn counting<T, F: FnMut(&Name, &Arc<T>) -> Option<String>>(
     loop {
         let mut denied = begin(&over);
         let mut first = None;
-        let counts = made.iter().map(|(name, _, made)| {
-            let made = made.clone()?;
-            if let Some(why) = resting.get(name) {
-                return Err(Arc::clone(why));
-            }
-            let Some(why) = denied(name, &made) else {
-                return Ok(made);
+        let mut turns: Vec<_> = made.iter().enumerate().collect();
+        turns.sort_by_key(|(_, (name, ..))| !over.contains(name));
+        let counts = turns.into_iter().map(|(at, (name, _, made))| {
+            let made = match (made, resting.get(name)) {
+                (Ok(made), None) => made,
+                (Err(why), _) | (Ok(_), Some(why)) => return (at, Err(Arc::clone(why))),
+            };
+            let Some(why) = denied(name, made) else {
+                return (at, Ok(Arc::clone(made)));
             };
             let why: Arc<str> = why.into();
             if over.contains(name) {
                 first.get_or_insert((*name, Arc::clone(&why)));
             }
-            Err(why)
+            (at, Err(why))
         });
-        let counts = counts.collect();
+        let mut counts: Vec<_> = counts.collect();
+        counts.sort_unstable_by_key(|(at, _)| *at);
         let Some((name, why)) = first else {
-            return counts;
+            return counts.into_iter().map(|(_, it)| it).collect();
         };
         over.remove(name);
         resting.insert(name, why);
