@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Name;
 use crate::config::object::{self, Keys};
 use crate::plan::Laid;
-use crate::plan::api::{Object, Told};
+use crate::plan::api::{Object, Said, Told};
 
 /// The query of `PUT`, `PATCH` and `DELETE` of an object of the API layer.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -29,7 +29,8 @@ pub struct Query {
 pub struct Text {
     /// In the order in which they came.
     pub objects: Vec<LaidObject>,
-    /// The same as a part of a file.
+    /// The same as a part of a file. What lies over the file's, or rests, stands there as a comment: the file has it, or
+    /// something that it gives way to.
     pub text: String,
 }
 
@@ -67,34 +68,48 @@ impl Text {
 
 /// A part of a file.
 fn to_yaml(told: &[Told]) -> String {
+    let (counting, others): (Vec<_>, Vec<_>) =
+        (told.iter()).partition(|it| it.said.own && it.rests.is_none());
+    let mut text = to_part(counting);
+    for line in to_part(others).lines() {
+        text += &format!("# {line}\n");
+    }
+    text
+}
+
+fn to_part(told: Vec<&Told>) -> String {
     let mut file = Keys::new();
     for Told { object, said, .. } in told {
-        let mut keys = said.keys.clone();
-        // Of a key that is there, a file would name another file.
-        keys.retain(|key, value| !value.is_null() && key != object::PRESHARED_KEY);
-        match object {
-            Object::Port(name) => put(section(&mut file, "ports"), name, keys),
-            Object::Peer(tunnel, name) => {
-                let tunnel = section(section(&mut file, "tunnels"), tunnel.as_str());
-                put(section(tunnel, "peers"), name, keys);
-            }
-            Object::Route(network, to) => {
-                let mut route = Keys::new();
-                route.insert("to".into(), to.to_string().into());
-                route.extend(keys);
-                let network = section(section(&mut file, "networks"), network.as_str());
-                let routes = network
-                    .entry("routes")
-                    .or_insert_with(|| Vec::<Keys>::new().into());
-                let routes = routes.as_array_mut().expect("routes are a list");
-                routes.push(route.into());
-            }
-        }
+        lay(&mut file, object, said);
     }
     match file.is_empty() {
         true => String::new(),
         false => serde_saphyr::to_string(&file)
             .expect("maps of texts are written to memory: nothing of that fails"),
+    }
+}
+
+fn lay(file: &mut Keys, object: &Object, said: &Said) {
+    let mut keys = said.keys.clone();
+    // Of a key that is there, a file would name another file.
+    keys.retain(|key, value| !value.is_null() && key != object::PRESHARED_KEY);
+    match object {
+        Object::Port(name) => put(section(file, "ports"), name, keys),
+        Object::Peer(tunnel, name) => {
+            let tunnel = section(section(file, "tunnels"), tunnel.as_str());
+            put(section(tunnel, "peers"), name, keys);
+        }
+        Object::Route(network, to) => {
+            let mut route = Keys::new();
+            route.insert("to".into(), to.to_string().into());
+            route.extend(keys);
+            let network = section(section(file, "networks"), network.as_str());
+            let routes = network
+                .entry("routes")
+                .or_insert_with(|| Vec::<Keys>::new().into());
+            let routes = routes.as_array_mut().expect("routes are a list");
+            routes.push(route.into());
+        }
     }
 }
 
