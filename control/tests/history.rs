@@ -511,6 +511,10 @@ fn a_rollback_has_the_keys_of_then_unless_they_are_revoked() {
 }
 
 #[test]
+    // All, or none.
+    let count = place.history().len();
+    place.refused(&["history", "purge", "1", "4242"]);
+    assert_eq!(place.history().len(), count);
 fn what_wg_set_meanwhile_is_discarded_by_name() {
     let tunnel = Tunnel::new();
     let place = &tunnel.0;

@@ -474,8 +474,24 @@ impl History {
         pending.map(Pending::told)
     }
 
-    /// Forgets a revision, or its keys alone.
-    pub(crate) fn purge(&mut self, number: u64, keys_only: bool) -> Result<(), String> {
+    /// Forgets revisions, or their keys alone: all of them, or none if one can't be.
+    pub(crate) fn purge(&mut self, numbers: &[u64], keys_only: bool) -> Result<(), String> {
+        for &number in numbers {
+            self.may_purge(number, keys_only)?;
+        }
+        for &number in numbers {
+            if keys_only {
+                let purged = self.store.purge_keys(number);
+                purged.map_err(|error| format!("the keys of revision {number}: {error}"))?;
+            } else {
+                self.store.remove(number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a revision, or its keys alone, can't be forgotten.
+    pub(crate) fn may_purge(&mut self, number: u64, keys_only: bool) -> Result<(), String> {
         if self.store.revision(number).is_none() {
             return Err(format!("there is no revision {number}"));
         }
@@ -492,17 +508,12 @@ impl History {
                 pending.number
             ));
         }
-        if keys_only {
-            let purged = self.store.purge_keys(number);
-            return purged.map_err(|error| format!("the keys of revision {number}: {error}"));
-        }
-        if self.current == Some(number) {
-            return Err(format!(
+        match !keys_only && self.current == Some(number) {
+            true => Err(format!(
                 "revision {number} runs: only its keys can be purged"
-            ));
+            )),
+            false => Ok(()),
         }
-        self.store.remove(number);
-        Ok(())
     }
 
     /// Whether no rollback brings that key back.

@@ -138,6 +138,7 @@ fn purged(requester: &Requester, body: &PurgeBody) -> Response {
     let Some(mut history) = requester.history() else {
         return refused(ApplyError::no_history());
     };
+    let mut keys = Vec::new();
     for text in &body.revoke {
         let Ok(key) = PublicKey::from_base64(text) else {
             return plain(
@@ -145,16 +146,22 @@ fn purged(requester: &Requester, body: &PurgeBody) -> Response {
                 &format!("`{text:.200}` is no public key: 44 characters of base64"),
             );
         };
-        if let Err(error) = history.revoke(&key) {
+        keys.push(key);
+    }
+    let mut numbers = body.revisions.iter();
+    // Whoever is refused finds all as it was.
+    if let Err(why) = numbers.try_for_each(|&it| history.may_purge(it, body.keys_only)) {
+        return plain(StatusCode::CONFLICT, &why);
+    }
+    for key in &keys {
+        if let Err(error) = history.revoke(key) {
             return refused(ApplyError::Unkept(format!(
                 "the revocation can't be written: {error}"
             )));
         }
     }
-    for &number in &body.revisions {
-        if let Err(why) = history.purge(number, body.keys_only) {
-            return plain(StatusCode::CONFLICT, &why);
-        }
+    if let Err(why) = history.purge(&body.revisions, body.keys_only) {
+        return plain(StatusCode::CONFLICT, &why);
     }
     json(&history.revisions())
 }
