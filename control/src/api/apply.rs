@@ -108,12 +108,19 @@ fn verify(
 ) -> Result<(), SendError> {
     let running = ask(requester, |reply| Request::Desired { reply })?;
     let same = expected == Some(&**running.file());
-    applied
-        .notes
-        .push(match same && applied.failures.is_empty() {
-            true => format!("what runs is revision {number} again"),
-            false => format!("what runs is not all of revision {number}"),
-        });
+    match same && applied.failures.is_empty() {
+        true => {
+            let told = format!("what runs is revision {number} again");
+            applied.notes.push(told);
+        }
+        false => {
+            let told = format!("what runs is not all of revision {number}");
+            applied.failures.push(told);
+        }
+    }
+    for failure in &applied.failures {
+        tracing::warn!("rollback: {failure}");
+    }
     for note in &applied.notes {
         tracing::info!("rollback: {note}");
     }

@@ -13,6 +13,10 @@ use super::{Failure, wants_color};
 use crate::api::bodies::PurgeBody;
 use crate::events::rfc3339;
 use crate::history::revision::Revision;
+use crate::state::{Part, State};
+
+/// Characters of a message that the table prints.
+const MESSAGE_ROOM: usize = 60;
 
 const AFTER_HELP: &str = "\
 OUTCOME:
@@ -70,15 +74,50 @@ pub(super) fn run(args: History) -> Result<(), Failure> {
 }
 
 fn run_purge(purge: Purge) -> Result<(), Failure> {
-    let left = purge.place.client().purge(&PurgeBody {
+    let client = purge.place.client();
+    let revoked = purge.revoke.clone();
+    let left = client.purge(&PurgeBody {
         revisions: purge.revisions,
         keys_only: purge.keys,
         revoke: purge.revoke,
     })?;
-    purge.output.print(&left, || match left.len() {
-        1 => "1 revision is left\n".into(),
-        count => format!("{count} revisions are left\n"),
+    let told = match revoked.is_empty() || purge.output.is_for_programs() {
+        true => String::new(),
+        false => tell_revoked(&revoked, &client.state(Some(Part::Peers))?),
+    };
+    purge.output.print(&left, || {
+        told + &match left.len() {
+            1 => "1 revision is left\n".into(),
+            count => format!("{count} revisions are left\n"),
+        }
     })
+}
+
+/// What became of keys that no rollback brings back: what runs with one goes on.
+fn tell_revoked(keys: &[String], state: &State) -> String {
+    let owner = |key: &String| {
+        let mut tunnels = state.tunnels.iter();
+        let tunnel = tunnels.find(|it| it.public_key.as_ref() == Some(key));
+        let mut peers = state.peers.iter();
+        let peer = peers.find(|it| it.public_key == *key);
+        let tunnel = tunnel.map(|it| format!("tunnel {}", it.name));
+        tunnel.or_else(|| peer.map(|it| format!("peer {}/{}", it.tunnel, it.name)))
+    };
+    let line = |key: &String| match owner(key) {
+        Some(owner) => format!(
+            "{key} is revoked, and {owner} runs with it still: take it out of the configuration\n"
+        ),
+        None => format!("{key} is revoked: neither a tunnel nor a peer runs with it\n"),
+    };
+    keys.iter().map(line).collect()
+}
+
+/// As much of what is said of a change as a line of a table has room for.
+fn begin(message: &str) -> String {
+    match message.char_indices().nth(MESSAGE_ROOM) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
 }
 
 fn table(revisions: &[Revision], wide: bool) -> String {
@@ -106,7 +145,10 @@ fn table(revisions: &[Revision], wide: bool) -> String {
             user.to_owned(),
             it.origin.to_string(),
             it.outcome.to_string(),
-            it.message.clone(),
+            match wide {
+                true => it.message.clone(),
+                false => begin(&it.message),
+            },
         ];
         if wide {
             row.extend([
