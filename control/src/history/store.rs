@@ -32,6 +32,8 @@ const REVOKED: &str = "revoked.json";
 const KEPT: usize = 50;
 /// Bytes that all files together may have; what is needed to go back stays anyway.
 const KEPT_BYTES: u64 = 64 << 20;
+/// A file of a higher number is none of ours: no machine applies so often, and JSON has no higher ones.
+const NUMBER_MAX: u64 = 1 << 53;
 /// A configuration's text has no more: a file that says so is damaged.
 pub(super) const TEXT_MAX: usize = 128 << 20;
 
@@ -131,7 +133,8 @@ impl Store {
             .iter()
             .filter(|name| name.as_encoded_bytes().ends_with(b".new"))
         {
-            self.directory.remove(left)?;
+            // In nobody's way where nothing can be written.
+            let _ = self.directory.remove(left);
         }
         if names.contains(OsStr::new(REVOKED)) {
             match self.read_json(REVOKED) {
@@ -195,12 +198,17 @@ impl Store {
 
     /// Keeps them under another name, for whoever wants to look.
     fn put_aside(&mut self, names: &[String], why: &str) {
-        for name in names {
-            let _ = self.directory.rename(name, format!("{name}.damaged"));
-        }
+        let aside = |name: &String| self.directory.rename(name, format!("{name}.damaged"));
+        let failed = names.iter().filter_map(|name| aside(name).err());
+        let failed = failed.filter(|error| error.kind() != io::ErrorKind::NotFound);
+        let failed: Vec<_> = failed.collect();
+        let told = match failed.first() {
+            None => "set aside".into(),
+            Some(error) => format!("it can't be set aside: {error}"),
+        };
         let path = self.directory.path().join(&names[0]);
         self.set_aside
-            .push(format!("{} {why}: set aside", path.display()));
+            .push(format!("{} {why}: {told}", path.display()));
     }
 
     /// The revisions, the newest last.
@@ -499,7 +507,8 @@ pub(super) fn file(number: u64, end: &str) -> String {
 fn number_of(name: &OsString) -> Option<u64> {
     let (number, end) = name.to_str()?.split_once('.')?;
     let known = ["json", "keys", "yaml.z", texts::END].contains(&end) || end.ends_with(".damaged");
-    number.parse().ok().filter(|_| known)
+    let number = number.parse().ok()?;
+    (known && number < NUMBER_MAX).then_some(number)
 }
 
 #[cfg(test)]
@@ -688,5 +697,21 @@ mod tests {
         assert_eq!(store.journal(), Found::Waits(Journal::new(1, 1, 7)));
         store.end_journal().unwrap();
         assert_eq!(store.journal(), Found::Nothing);
+    }
+
+    /// Numbers that no revision has, and a journal that stays where it is.
+    #[test]
+    fn what_is_none_of_ours_is_said_and_hinders_nothing() {
+        let (folder, directory) = folder();
+        let history = folder.path().join("history");
+        fs::create_dir(&history).unwrap();
+        fs::write(history.join("18446744073709551615.json"), "{}").unwrap();
+        fs::create_dir(history.join(JOURNAL)).unwrap();
+        fs::write(history.join("journal.damaged"), "").unwrap();
+        let mut store = Store::open(&directory).unwrap();
+        assert_eq!(store.next(), 1);
+        store.put_journal_aside("is damaged");
+        let said = store.set_aside.last().unwrap();
+        assert!(said.contains("can't be set aside"), "{said}");
     }
 }
