@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use super::Directory;
@@ -46,7 +46,13 @@ impl Directory {
         let name = name.as_ref();
         // Whoever unlinks a lock file holds it: after locking, the name must still be this file's.
         loop {
-            let mut file = self.file(name)?;
+            let (mut file, takes_word) = match self.file(name) {
+                // What is there can be locked all the same.
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                    (self.open(name, OFlags::RDONLY)?, false)
+                }
+                opened => (opened?, true),
+            };
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => {
@@ -62,7 +68,7 @@ impl Directory {
             }
             match write_pid(&mut file) {
                 // The lock holds as well without its word for others.
-                Err(error) if is_full(&error) => {}
+                Err(error) if is_full(&error) || !takes_word => {}
                 written => written?,
             }
             let name = passing.then(|| (self.clone(), name.to_owned()));
