@@ -713,7 +713,7 @@ impl Books {
             let path = journal.path().display().to_string();
             let told = match journal.is_unknown() {
                 true => format!(
-                    "the API layer is not known, and takes no change: {path}: {why}; mend that, and restart"
+                    "what {path} says of the API layer is not known, and it takes no change: {why}; mend that, and restart"
                 ),
                 false => format!(
                     "the API layer takes no change until {path} can be written: {why}"
