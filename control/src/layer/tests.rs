@@ -297,6 +297,11 @@ proptest! {
                     let change = by_wg(&running, peer, keepalive);
                     running.carry_out(change.as_slice());
                     change.iter().for_each(|change| desired.overlay(change));
+                    // What `wg` had added one in the place of is disabled again.
+                    let tunnel = name("t");
+                    let there = desired.peers(&tunnel).filter(|it| !it.enabled);
+                    let there = there.map(|it| (it.public_key, Arc::clone(it)));
+                    running.peers.extend(there);
                 }
                 Deed::Port(..) | Deed::Peer(..) | Deed::Route(..) | Deed::Switch(..) => {}
             }
