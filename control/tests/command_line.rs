@@ -6,13 +6,15 @@ mod common;
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Run, culvert, run, skip, stderr, stdout};
 use culvert::api::client::Client;
+use nix::fcntl::OFlag;
 
 /// Nothing that needs a device: any engine can run it.
 const SMALL: &str = "version: 1\nnode: small\nnetworks: {}\n";
@@ -373,16 +375,22 @@ fn a_whole_life() {
     assert!(next.child.wait().unwrap().success());
 }
 
-/// The file is a FIFO, so that a reload lasts until the test has written it.
+/// The file is a FIFO that the process is handed, so that a reload lasts until the test has written it.
 #[test]
 fn a_reload_while_another_is_under_way_follows_it() {
     use nix::sys::signal::Signal;
     let folder = tempfile::tempdir().unwrap();
     let (config, run_dir) = (folder.path().join("c.yaml"), folder.path().join("run"));
-    fs::write(&config, SMALL).unwrap();
-    let mut life = Run::start(&config, &run_dir, folder.path());
-    fs::remove_file(&config).unwrap();
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut options = fs::File::options();
+    options.read(true).custom_flags(OFlag::O_PATH.bits());
+    // Without close-on-exec.
+    let fd = nix::unistd::dup(options.open(&config).unwrap()).unwrap();
+    let handed = format!("/dev/fd/{}", fd.as_raw_fd());
+    let mut life = std::thread::scope(|scope| {
+        scope.spawn(|| fs::write(&config, SMALL).unwrap());
+        Run::start(Path::new(&handed), &run_dir, folder.path())
+    });
     life.signal(Signal::SIGHUP);
     life.expect("RELOADING=1");
     // Two while the first is under way: one more turn takes over what the file says by then.

@@ -410,3 +410,14 @@ fn a_relative_path_begins_at_its_file() {
         texts.render(false)
     );
 }
+
+/// Nobody writes to the fifo: whoever waited would wait for ever.
+#[test]
+fn a_fifo_is_no_configuration() {
+    let folder = Folder::new(&[("main.yaml", "version: 1\ninclude: fifo\n")]);
+    let fifo = folder.0.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(folder.told().contains("not a file"), "{}", folder.told());
+    let told = Texts::read(&fifo).unwrap_err().render(false);
+    assert!(told.contains("can't read the file: not a file"), "{told}");
+}

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::report::{Report, Span};
 use super::{include, limits, raw};
 
+/// Where a process finds what it was started with, as a shell's `<(...)`.
+const HANDED: [&str; 3] = ["/dev/stdin", "/dev/fd", "/proc/self/fd"];
+
 /// A file and what it includes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Texts {
@@ -82,7 +85,7 @@ impl Texts {
 fn text_of(path: &Path) -> Result<String, Report> {
     let limit = u64::try_from(raw::MAX_TEXT_LEN).unwrap_or(u64::MAX);
     // One byte more than the limit, so that a file of any length ends with the right message.
-    let text = File::open(path).and_then(|file| read_up_to(file, limit.saturating_add(1)));
+    let text = open(path).and_then(|file| read_up_to(file, limit.saturating_add(1)));
     text.map_err(|error| {
         let mut report = Report::new(path, "");
         let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
@@ -91,6 +94,15 @@ fn text_of(path: &Path) -> Result<String, Report> {
         );
         report
     })
+}
+
+/// Opens a file. A FIFO would keep the reader waiting, unless this process was handed it.
+fn open(path: &Path) -> io::Result<File> {
+    let is_handed = HANDED.iter().any(|it| path.starts_with(it));
+    match is_handed || fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::other("not a file")),
+    }
 }
 
 fn read_up_to(file: File, limit: u64) -> io::Result<String> {
@@ -174,16 +186,12 @@ impl Gathering {
     fn file(&mut self, path: &Path) -> io::Result<SourceText> {
         let told =
             |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        // A FIFO would keep the reader waiting.
-        if !fs::metadata(path).map_err(told)?.is_file() {
-            return Err(told(io::Error::other("not a file")));
-        }
         self.files = (self.files.checked_sub(1))
             .ok_or_else(|| io::Error::other("too many files are included"))?;
         let limit = u64::try_from(self.room)
             .unwrap_or(u64::MAX)
             .saturating_add(1);
-        let text = File::open(path).and_then(|file| read_up_to(file, limit));
+        let text = open(path).and_then(|file| read_up_to(file, limit));
         let text = text.map_err(told)?;
         let left = self.room.checked_sub(text.len());
         self.room = left.ok_or_else(|| {
