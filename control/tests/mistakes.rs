@@ -1286,3 +1286,38 @@ fn an_alias_bomb_ends_early() {
     assert_eq!(report.errors(), 1, "{}", report.render(false));
     assert!(report.mistakes()[0].span.line > 2);
 }
+
+#[test]
+fn sockets_have_no_names_of_the_run_directory() {
+    let taken = [
+        "api.sock",
+        "api-read.sock",
+        "lock",
+        "endpoints.json",
+        "./endpoints.json",
+        "state",
+        "state/history/x.json",
+        "vm1.rings",
+        ".vm2.sock.lock",
+    ];
+    for name in taken {
+        let new = format!("    socket: ⟦{name}\n");
+        error(
+            "    socket: /run/vms/vm1.sock\n",
+            &new,
+            "taken in the run directory",
+            "vm1-port.sock",
+        );
+    }
+    for name in ["../state/x.sock", "vms/../../x.sock"] {
+        let new = format!("    socket: ⟦{name}\n");
+        error(
+            "    socket: /run/vms/vm1.sock\n",
+            &new,
+            "leads out of the run directory",
+            "absolute",
+        );
+    }
+    let report = report(&changed("/run/vms/vm1.sock", "vms/lock.sock"));
+    assert_eq!(report.mistakes(), [], "{}", report.render(false));
+}

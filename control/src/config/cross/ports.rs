@@ -1,12 +1,13 @@
 //! Ports: networks, MAC and IP addresses, sockets, interfaces, queues.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::{Seen, dangling, prefixes, queue_workers, reserved};
 use crate::config::build;
 use crate::config::draft::{File, Network, Port, PortKind};
 use crate::config::report::Report;
 use crate::config::{Guard, IpNet, SocketPath, limits};
+use crate::process::{API_SOCKET, READ_SOCKET};
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut macs = Seen::default();
@@ -194,23 +195,53 @@ fn place(port: &Port, seen: &mut Seen<String>, report: &mut Report) {
                 limits::SOCKET_PATH
             ));
     }
-    let reserved = shown
-        .to_str()
-        .is_some_and(|name| matches!(name, "api.sock" | "lock"));
-    if reserved || shown.file_name().is_none() {
+    if let Some(why) = refused(&build::socket(port)) {
         report
             .error(
                 span,
-                format!(
-                    "{title} has the socket `{}`, a name that is taken in the run directory",
-                    shown.display()
-                ),
+                format!("{title} has the socket `{}`, {why}", shown.display()),
             )
             .help(format!(
-                "expected another name, as in `{}-port.sock`",
+                "expected another name, as in `{}-port.sock`, or an absolute path",
                 port.name.value
             ));
     }
+}
+
+/// Why a socket can't be there.
+fn refused(socket: &SocketPath) -> Option<&'static str> {
+    let path = match socket {
+        SocketPath::Absolute(path) => return path.file_name().is_none().then_some(NO_NAME),
+        SocketPath::InRunDir(path) => path,
+    };
+    let steps: Vec<_> = path.components().collect();
+    if steps.contains(&Component::ParentDir) {
+        return Some("which leads out of the run directory");
+    }
+    let mut names = steps
+        .iter()
+        .filter(|step| matches!(step, Component::Normal(_)));
+    let Some(first) = names.next() else {
+        return Some(NO_NAME);
+    };
+    let first = first.as_os_str().to_string_lossy();
+    is_taken(&first, names.next().is_none()).then_some("a name that is taken in the run directory")
+}
+
+const NO_NAME: &str = "which has no name";
+
+/// Whether a name in the run directory is the process's own: of its sockets, locks, files and folders.
+fn is_taken(name: &str, is_last: bool) -> bool {
+    let own = [
+        API_SOCKET,
+        READ_SOCKET,
+        "lock",
+        "endpoints.json",
+        "endpoints.json.new",
+        "state",
+    ];
+    let of_port = name.ends_with(".rings") || (name.starts_with('.') && name.ends_with(".lock"));
+    own.contains(&name) || (is_last && of_port)
 }
 
 /// A path without `.` and doubled slashes.
