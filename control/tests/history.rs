@@ -413,6 +413,8 @@ fn a_start_with_a_pending_change_runs_what_was_before() {
         notice.contains("the file is revision 2, which was rolled back"),
         "{notice}"
     );
+    let named = format!("`culvert apply {}`", place.config().display());
+    assert!(notice.contains(&named), "{notice}");
     // Even a file with mistakes keeps nobody from the way back.
     place.apply(&ports(2), &[]);
     assert_eq!(place.ports(), 2);

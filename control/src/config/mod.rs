@@ -43,6 +43,7 @@ pub use model::{
     metrics_label,
 };
 pub use places::Places;
+pub(crate) use read::shell_quoted;
 pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Shown, Span};
 pub use texts::{Included, SourceText, Texts};

@@ -10,7 +10,7 @@ use super::past::Restored;
 use super::revision::{Origin, Outcome, Revision};
 use super::sums::Told;
 use super::{History, Order, Owed};
-use crate::config::Config;
+use crate::config::{Config, shell_quoted};
 use crate::events::Event;
 
 /// What a process starts with.
@@ -147,8 +147,9 @@ impl History {
         if let (Some(rejected), Some(number)) = (self.rejected(&told), last)
             && let Ok(restored) = self.restore(number)
         {
+            let file = shell_quoted(&told.config().source);
             let notice = format!(
-                "the file is revision {rejected}, which was rolled back: revision {number} runs; `culvert apply` takes the file anyway"
+                "the file is revision {rejected}, which was rolled back: revision {number} runs; `culvert apply {file}` takes the file anyway"
             );
             tracing::warn!("{notice}");
             self.notice = Some(notice);

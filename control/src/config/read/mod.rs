@@ -14,6 +14,7 @@ mod uplinks;
 
 use std::path::PathBuf;
 
+pub(crate) use self::tunnels::shell_quoted;
 use super::draft::{Cores, File, Memory, Places, Workers};
 use super::keyfile::KeyFiles;
 use super::raw::{Node, Value};

@@ -200,7 +200,7 @@ fn of_credential(name: &str, error: &KeyFileError) -> Option<Vec<String>> {
 }
 
 /// A path as a shell takes it.
-fn shell_quoted(path: &Path) -> String {
+pub(crate) fn shell_quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| {
         c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '%')
