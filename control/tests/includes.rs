@@ -421,3 +421,15 @@ fn a_fifo_is_no_configuration() {
     let told = Texts::read(&fifo).unwrap_err().render(false);
     assert!(told.contains("can't read the file: not a file"), "{told}");
 }
+
+#[test]
+fn a_key_file_that_is_included_is_not_shown() {
+    let folder = Folder::new(&[
+        ("main.yaml", "version: 1\ninclude: [key, keys]\n"),
+        ("key", &format!("{KEY}\n")),
+        ("keys", &format!("{} {KEY}\n", PUBLIC[0])),
+    ]);
+    let told = folder.told();
+    assert!(told.contains("expected a map"), "{told}");
+    assert!(!told.contains(KEY), "{told}");
+}

@@ -1321,3 +1321,20 @@ fn sockets_have_no_names_of_the_run_directory() {
     let report = report(&changed("/run/vms/vm1.sock", "vms/lock.sock"));
     assert_eq!(report.mistakes(), [], "{}", report.render(false));
 }
+
+#[test]
+fn what_looks_like_a_key_is_not_shown() {
+    let texts = [
+        changed(
+            "    preshared_key_file: /keys/psk",
+            &format!("    preshared_key: [{OWN_PRIVATE}]"),
+        ),
+        changed("node: hv-a", &format!("node: hv-a\n{OWN_PRIVATE}: 1")),
+        format!("{OWN_PRIVATE}\n"),
+    ];
+    for text in texts {
+        let shown = report(&text).render(false);
+        assert!(!shown.contains(OWN_PRIVATE), "{shown}");
+        assert!(shown.contains(&"*".repeat(44)), "{shown}");
+    }
+}

@@ -1,7 +1,8 @@
 //! Mistakes in a configuration file, and how they are shown.
 //!
 //! In: what was found wrong, and where. Out: text for people. Never: the contents of key files, or a
-//! key that was written into the file by mistake: its letters are shown as `*`.
+//! key that was written into the file by mistake: its letters are shown as `*`, as are those of
+//! all that looks like a key in a line that does not say `public`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,6 +10,7 @@ use std::panic::Location;
 use std::path::{Path, PathBuf};
 
 use super::limits::{MISTAKES_KEPT, MISTAKES_SHOWN, WARNINGS_ALIKE};
+use crate::keys::KEY_TEXT_LEN;
 
 /// A place in a file's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,6 +254,7 @@ impl Report {
     #[track_caller]
     fn push(&mut self, severity: Severity, span: Span, message: String) -> &mut Mistake {
         let rule = Location::caller();
+        let message = masked(&message);
         let mistake = Mistake {
             severity,
             span,
@@ -280,8 +283,9 @@ impl Report {
         mistakes.filter(move |mistake| mistake.severity == severity)
     }
 
-    /// A line without its secrets, as wide as before.
+    /// A line without its secrets and what may be one, as wide as before.
     fn hidden(&self, line: &str) -> String {
+        let line = &masked(line);
         let hide = |line: String, secret: &String| {
             line.replace(secret.as_str(), &"*".repeat(secret.chars().count()))
         };
@@ -371,6 +375,32 @@ impl Mistake {
         self.help.push(line.into());
         self
     }
+}
+
+/// A line without what looks like a key, unless it says that it is a public one: a file of keys may be named where a
+/// configuration is expected, and a key written where none belongs.
+fn masked(line: &str) -> String {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let is_key = |word: &str| word.len() == KEY_TEXT_LEN && word.ends_with('=');
+    let is_public = || line.to_ascii_lowercase().contains("public");
+    if !line.split(|c| !is_letter(c)).any(is_key) || is_public() {
+        return line.to_owned();
+    }
+    let mut left = line;
+    let mut masked = String::with_capacity(line.len());
+    while !left.is_empty() {
+        let end = left.find(|c| !is_letter(c)).unwrap_or(left.len());
+        let (word, rest) = left.split_at(end);
+        match is_key(word) {
+            true => masked.extend(std::iter::repeat_n('*', word.len())),
+            false => masked.push_str(word),
+        }
+        let next = rest.find(is_letter).unwrap_or(rest.len());
+        let (between, rest) = rest.split_at(next);
+        masked.push_str(between);
+        left = rest;
+    }
+    masked
 }
 
 /// The part of a line that is shown around a column, and how many characters are cut before it.
