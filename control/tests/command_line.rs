@@ -216,6 +216,22 @@ fn key_files_are_read_with_care() {
     }
     fs::write(&key, "x".repeat(100_000)).unwrap();
     assert!(stderr(&check()).contains("something else than one key"));
+    // A key is in it, and nobody is told to write over it.
+    let made = command("culvert", "genkey").output().unwrap().stdout;
+    for text in [[b"\xef\xbb\xbf", &made[..]].concat(), made.repeat(2)] {
+        fs::write(&key, text).unwrap();
+        let told = stderr(&check());
+        assert!(
+            told.contains("byte order mark") && !told.contains(" > "),
+            "{told}"
+        );
+    }
+    fs::write(&key, "\n").unwrap();
+    let told = stderr(&check());
+    assert!(
+        told.contains("the file is empty") && told.contains("culvert genkey >"),
+        "{told}"
+    );
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
     assert!(

@@ -146,6 +146,9 @@ pub enum KeyFileError {
     /// A folder or a device.
     #[error("not a file")]
     NotAFile,
+    /// Nothing is in it.
+    #[error("the file is empty")]
+    Empty,
     /// Longer than a key, or not text.
     #[error("the file holds something else than one key")]
     NotAKey,
@@ -248,6 +251,9 @@ fn read_text(file: &mut File) -> Result<Zeroizing<String>, KeyFileError> {
     let len = fill(file, &mut *buffer)?;
     let text = std::str::from_utf8(&buffer[..len]).map_err(|_| KeyFileError::NotAKey)?;
     let text = text.trim();
+    if text.is_empty() && len < MAX_LEN {
+        return Err(KeyFileError::Empty);
+    }
     if len == MAX_LEN || text.len() != KEY_TEXT_LEN {
         return Err(KeyFileError::NotAKey);
     }

@@ -111,7 +111,14 @@ impl Reader<'_> {
             Ok(key) => Some(key),
             Err(error) => {
                 let quoted = shell_quoted(&KeyFile::of(&file.value).place(&self.key_directory));
-                let make = format!("to make a new one: (umask 077; culvert {command} > {quoted})");
+                // What is there may be the key, with something beside it: nothing is written over it.
+                let make = if matches!(error, KeyFileError::NotAKey) {
+                    format!(
+                        "expected one line as `culvert {command}` prints it, without a second line or a byte order mark"
+                    )
+                } else {
+                    format!("to make a new one: (umask 077; culvert {command} > {quoted})")
+                };
                 self.unusable(file, what, &error, &make);
                 None
             }
@@ -143,9 +150,10 @@ impl Reader<'_> {
         let quoted = shell_quoted(&key.place(&self.key_directory));
         let directory = self.key_directory.display();
         match error {
-            KeyFileError::Missing | KeyFileError::NotAKey | KeyFileError::NoCredentials => {
-                mistake.help(make)
-            }
+            KeyFileError::Missing
+            | KeyFileError::Empty
+            | KeyFileError::NotAKey
+            | KeyFileError::NoCredentials => mistake.help(make),
             KeyFileError::Exposed { .. } => mistake.help(format!("to mend it: chmod 600 {quoted}")),
             KeyFileError::Foreign { .. } => {
                 let user = rustix::process::geteuid().as_raw();
@@ -189,6 +197,7 @@ fn of_credential(name: &str, error: &KeyFileError) -> Option<Vec<String>> {
         KeyFileError::Exposed { .. }
         | KeyFileError::Foreign { .. }
         | KeyFileError::NotAFile
+        | KeyFileError::Empty
         | KeyFileError::NotAKey
         | KeyFileError::Io(_) => {
             vec!["expected what `LoadCredential=` makes of a file with the key".into()]
