@@ -1338,3 +1338,15 @@ fn what_looks_like_a_key_is_not_shown() {
         assert!(shown.contains(&"*".repeat(44)), "{shown}");
     }
 }
+
+#[test]
+fn characters_that_are_not_seen_are_refused() {
+    for char in ["\u{200b}", "\u{202e}", "\u{2028}", "\u{2066}", "\u{feff}"] {
+        error(
+            "    socket: /run/vms/vm1.sock\n",
+            &format!("    labels: {{ owner: ⟦a{char}b }}\n"),
+            "not seen",
+            "type it anew",
+        );
+    }
+}

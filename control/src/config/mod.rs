@@ -48,6 +48,7 @@ pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Shown, Span};
 pub use texts::{Included, SourceText, Texts};
 pub use value::is_interface_name;
+pub(crate) use value::is_unseen;
 pub use write::to_yaml;
 pub(crate) use write::{First, Part, parts};
 

@@ -46,6 +46,13 @@ pub(super) fn example(form: &Form) -> String {
     }
 }
 
+/// Whether a character makes a text look like another one: a control character, one that has no width, one that ends a
+/// line or turns the direction of others (Unicode Standard Annex 9).
+pub(crate) fn is_unseen(char: char) -> bool {
+    char.is_control()
+        || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 /// A single value's text.
 pub(super) fn text<'n>(node: &'n Node, what: &str, report: &mut Report) -> Option<&'n str> {
     match &node.value {
@@ -60,6 +67,15 @@ pub(super) fn text<'n>(node: &'n Node, what: &str, report: &mut Report) -> Optio
                     format!("{what} has a line break or a control character"),
                 )
                 .help("expected text on one line");
+            None
+        }
+        Value::Text(text) if text.contains(is_unseen) => {
+            report
+                .error(
+                    node.span,
+                    format!("{what} has a character that is not seen, or turns others around"),
+                )
+                .help("expected text that reads as it is: type it anew");
             None
         }
         Value::Text(text) => Some(text),

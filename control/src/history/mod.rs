@@ -34,7 +34,7 @@ use self::revision::{Origin, Outcome, Revision, unix_now};
 pub use self::start::Beginning;
 use self::store::Store;
 use self::sums::{Summed, Told};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::keys::PublicKey;
 use crate::state;
 
@@ -60,10 +60,10 @@ const MESSAGE_MAX: usize = 1024;
 
 /// Whether that may be said of a change: it is shown on terminals.
 pub(crate) fn check_message(message: &str) -> Result<(), String> {
-    match message.len() <= MESSAGE_MAX && !message.chars().any(char::is_control) {
+    match message.len() <= MESSAGE_MAX && !message.contains(config::is_unseen) {
         true => Ok(()),
         false => Err(format!(
-            "a message is one line of at most {MESSAGE_MAX} bytes without control characters"
+            "a message is one line of at most {MESSAGE_MAX} bytes without control characters and others that are not seen"
         )),
     }
 }
