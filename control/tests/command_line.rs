@@ -179,6 +179,22 @@ fn check_warns_of_accounts_that_this_machine_lacks() {
 }
 
 #[test]
+fn check_warns_of_files_of_the_tcp_port_that_can_not_be_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("culvert.yaml");
+    let text = "version: 1\nnetworks: {}\napi: { listen: \"127.0.0.1:9700\", tls: { certificate: c.pem, key: k.pem, client_ca: a.pem, roles: { a: read } } }\n";
+    fs::write(&file, text).unwrap();
+    fs::write(directory.path().join("c.pem"), "no certificate").unwrap();
+    let output = culvert().arg("check").arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(
+        said.contains("warning: api.tls: `certificate`") && said.contains("no certificate in it"),
+        "{said}"
+    );
+}
+
+#[test]
 fn key_files_are_read_with_care() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("tunnel.yaml");

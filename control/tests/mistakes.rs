@@ -520,6 +520,15 @@ fn doors_of_the_api() {
         "`listen` of `api` is `localhost`",
         "ADDRESS:PORT",
     );
+    warning(
+        "node: hv-a",
+        &api(&format!(
+            "{{ listen: ⟦\"[::1]:9586\", {} }}",
+            tls("{ a: read }")
+        )),
+        "port 9586",
+        "exporter's",
+    );
     line(
         "{ socket: { mode: ⟦rw } }",
         "`mode` of `socket` of `api` is `rw`",

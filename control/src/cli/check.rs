@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::{FileArgs, Place};
 use super::output::OutputArgs;
 use super::{Failure, print, wants_color};
+use crate::api::server::check_tls;
 use crate::config::{Account, Config, Mistake, PortDriver, Readings, Report, Severity};
 use crate::process::accounts::{self, Kind};
 
@@ -33,13 +34,21 @@ pub(super) fn run(args: Check) -> Result<(), Failure> {
         return for_programs(&path, args.output);
     }
     let config = load(&path, &mut Readings::default())?;
-    for missing in missing_accounts(&config) {
+    for missing in missing(&config) {
         eprintln!("warning: {missing}");
     }
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
 }
 
-/// Users and groups that this machine doesn't have, each once. Another one may have them: no mistakes of the file.
+/// What the file needs of a machine and this one has not. Another one may have it: no mistakes of the file.
+fn missing(config: &Config) -> Vec<String> {
+    let mut missing = missing_accounts(config);
+    let tls = config.api.tls.as_ref();
+    missing.extend(tls.and_then(|tls| check_tls(tls).err()));
+    missing
+}
+
+/// Users and groups that this machine doesn't have, each once.
 fn missing_accounts(config: &Config) -> Vec<String> {
     let mut asked = HashSet::new();
     let mut missing = Vec::new();
@@ -131,7 +140,7 @@ fn for_programs(path: &Path, output: OutputArgs) -> Result<(), Failure> {
     };
     let told = |mistake| told(report, mistake);
     let config = read.as_ref().ok().map(|(config, _)| config);
-    let missing = config.into_iter().flat_map(missing_accounts);
+    let missing = config.into_iter().flat_map(missing);
     let missing: Vec<_> = missing.collect();
     let missing = missing.iter().map(|message| Told {
         severity: "warning",

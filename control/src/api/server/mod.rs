@@ -50,6 +50,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use self::desk::Desk;
 use self::doors::{Keeper, News, ToRead};
 use self::routes::Routes;
+pub(crate) use self::tls::check as check_tls;
 use super::Requester;
 use crate::config::Api;
 use crate::report::Source;

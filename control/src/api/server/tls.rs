@@ -69,6 +69,11 @@ pub(super) fn load(tls: &ApiTls) -> Result<Loaded, String> {
     })
 }
 
+/// Whether the files of the TCP port can be used, and fit together.
+pub(crate) fn check(tls: &ApiTls) -> Result<(), String> {
+    load(tls).map(drop)
+}
+
 fn wrong(key: &str, path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("api.tls: `{key}` {}: {error}", path.display())
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Reader;
 use crate::config::draft::{Api, ApiSocket, ApiTls};
+use crate::config::limits::EXPORTER_PORT;
 use crate::config::raw::{Node, Value};
 use crate::config::section::Section;
 use crate::config::{Role, value};
@@ -25,6 +26,11 @@ impl Reader<'_> {
                 .map(|at| at.value),
             key_directory: self.key_directory(&section),
         };
+        if let Some(at) = (api.listen.as_ref()).filter(|at| at.value.port() == EXPORTER_PORT) {
+            self.report
+                .warning(at.span, format!("`listen` of `api` has port {EXPORTER_PORT}"))
+                .help("that is WireGuard's exporter's, which may run beside this program: another one keeps out of its way");
+        }
         for (one, other) in [("listen", "tls"), ("tls", "listen")] {
             if section.key_span(one).is_some() && section.lacks(other) {
                 self.need(&section, &[other], &format!("`{one}`"));
