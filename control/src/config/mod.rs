@@ -34,6 +34,7 @@ use std::path::Path;
 
 pub use ipnet::IpNet;
 
+pub(crate) use cross::is_taken;
 pub use keyfile::{Disk, KeyFile, KeyFileError, KeyFiles};
 pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink,

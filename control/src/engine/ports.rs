@@ -343,11 +343,15 @@ fn vhost_config(config: &config::Port, run_dir: &Path) -> Result<vhost::PortConf
         return Err(format!("port {}: it has no socket", config.name));
     };
     let failed = |error: String| format!("port {}: {error}", config.name);
-    let mut vhost = vhost::PortConfig::new(
-        config.name.as_str(),
-        driver.socket.resolve(run_dir),
-        MacAddr(config.mac.octets()),
-    );
+    let socket = driver.socket.resolve(run_dir);
+    if socket.strip_prefix(run_dir).is_ok_and(config::is_taken) {
+        let name = socket.display();
+        return Err(failed(format!(
+            "its socket {name} has a name that is taken in the run directory: give it another"
+        )));
+    }
+    let mut vhost =
+        vhost::PortConfig::new(config.name.as_str(), socket, MacAddr(config.mac.octets()));
     vhost.socket_mode = match driver.mode {
         SocketMode::Server => vhost::SocketMode::Server,
         SocketMode::Client => vhost::SocketMode::Client,

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub(crate) use self::ports::is_taken;
 use super::build;
 use super::draft::{File, Workers};
 use super::report::{Mistake, Report, Span};

@@ -214,25 +214,21 @@ fn refused(socket: &SocketPath) -> Option<&'static str> {
         SocketPath::Absolute(path) => return path.file_name().is_none().then_some(NO_NAME),
         SocketPath::InRunDir(path) => path,
     };
-    let steps: Vec<_> = path.components().collect();
-    if steps.contains(&Component::ParentDir) {
+    let mut steps = path.components();
+    if steps.any(|step| step == Component::ParentDir) {
         return Some("which leads out of the run directory");
     }
-    let mut names = steps
-        .iter()
-        .filter(|step| matches!(step, Component::Normal(_)));
-    let Some(first) = names.next() else {
+    if path.file_name().is_none() {
         return Some(NO_NAME);
-    };
-    let first = first.as_os_str().to_string_lossy();
-    is_taken(&first, names.next().is_none()).then_some("a name that is taken in the run directory")
+    }
+    is_taken(path).then_some("a name that is taken in the run directory")
 }
 
 const NO_NAME: &str = "which has no name";
 
-/// Whether a name in the run directory is the process's own: of its sockets, locks, files and folders.
-fn is_taken(name: &str, is_last: bool) -> bool {
-    let own = [
+/// Whether a path in the run directory is the process's own: of its sockets, locks, files and folders.
+pub(crate) fn is_taken(path: &Path) -> bool {
+    const OWN: [&str; 6] = [
         API_SOCKET,
         READ_SOCKET,
         "lock",
@@ -240,8 +236,14 @@ fn is_taken(name: &str, is_last: bool) -> bool {
         "endpoints.json.new",
         "state",
     ];
-    let of_port = name.ends_with(".rings") || (name.starts_with('.') && name.ends_with(".lock"));
-    own.contains(&name) || (is_last && of_port)
+    let names = path.components();
+    let mut names = names.filter(|it| matches!(it, Component::Normal(_)));
+    let Some(first) = names.next() else {
+        return false;
+    };
+    let first = first.as_os_str().to_string_lossy();
+    let of_port = first.ends_with(".rings") || (first.starts_with('.') && first.ends_with(".lock"));
+    OWN.contains(&&*first) || (of_port && names.next().is_none())
 }
 
 /// A path without `.` and doubled slashes.

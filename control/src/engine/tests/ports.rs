@@ -238,3 +238,20 @@ fn files_of_rings_go_with_their_ports() {
     site.engine.forget_rings(later(1));
     assert_eq!(rings(), [] as [&str; 0]);
 }
+
+#[test]
+fn no_path_takes_what_is_the_run_directorys_own() {
+    let mut site = Site::start(ports(&[("vm1", "")]));
+    for name in ["endpoints.json", "api-read.sock", "state/vm1.sock"] {
+        let path = site.run_dir.path().join(name);
+        let socket = format!(", socket: {}", path.display());
+        let error = site.apply(ports(&[("vm1", &socket)])).unwrap_err();
+        assert!(
+            error.to_string().contains("taken in the run directory"),
+            "{error}"
+        );
+    }
+    let path = site.run_dir.path().join("other.sock");
+    let socket = format!(", socket: {}", path.display());
+    site.apply(ports(&[("vm1", &socket)])).unwrap();
+}
