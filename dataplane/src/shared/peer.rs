@@ -270,6 +270,10 @@ impl Peer {
             path.confirm_source();
             return;
         }
+        // The queue of a tunnel that has left an uplink is about to go: no answer would leave by it.
+        if !uplink.hears(self.tunnel) {
+            return;
+        }
         let origin = Origin {
             source,
             local,
@@ -346,7 +350,7 @@ mod tests {
             index: UplinkIndex(0),
             name: String::new(),
             addresses: Vec::new(),
-            tunnels: Vec::new(),
+            tunnels: vec![(1, TunnelIndex(0))],
             hop: Arc::new(Hop::kernel(UplinkIndex(0))),
             counters: Arc::default(),
         }
@@ -428,6 +432,19 @@ mod tests {
             goes(millis);
             assert!(asks(&b, millis));
         }
+    }
+
+    #[test]
+    fn who_is_heard_by_an_uplink_that_its_tunnel_has_left_is_not_followed_there() {
+        let attention = Attention::new().unwrap();
+        let [a, b] = [0, 1].map(|n| Peer::new(PeerIndex(n), TunnelIndex(n), PeerId(n)));
+        let place: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let uplink = kernels();
+        for peer in [&a, &b] {
+            peer.note_source(place, None, &uplink, at(1), &attention);
+        }
+        assert!(a.take_moved().is_some());
+        assert!(b.take_moved().is_none() && b.take_signals() == 0);
     }
 
     #[test]

@@ -70,6 +70,12 @@ impl Uplink {
             .ok()?;
         tunnels.get(place).map(|&(_, tunnel)| tunnel)
     }
+
+    /// Whether `tunnel` listens here.
+    #[must_use]
+    pub fn hears(&self, tunnel: TunnelIndex) -> bool {
+        self.tunnels.iter().any(|&(_, it)| it == tunnel)
+    }
 }
 
 /// An uplink's counters: datagrams, without the host stack's frames.

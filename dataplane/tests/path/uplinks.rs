@@ -50,7 +50,7 @@ impl Other {
             index: OTHER,
             name: "other".into(),
             addresses: vec![address.ip()],
-            tunnels: Vec::new(),
+            tunnels: vec![(address.port(), site.peers[0].tunnel)],
             hop: Arc::new(Hop::kernel(OTHER)),
             counters: Arc::default(),
         });

@@ -1,10 +1,15 @@
 //! Peers that go, with all that was known of them.
 
-use culvert_dataplane::shared::{
-    drops::DropReason,
-    hop::Hop,
-    path::Path,
-    peer::{Origin, Peer as Cell, signal},
+use culvert_dataplane::{
+    shared::{
+        drops::DropReason,
+        hop::Hop,
+        ids::TunnelIndex,
+        path::Path,
+        peer::{Origin, Peer as Cell, signal},
+        snapshot::Snapshot,
+    },
+    uplink::Uplink,
 };
 use culvert_wire::MacAddr;
 use culvert_wireguard::limits::UNDER_LOAD_BACKLOG;
@@ -25,6 +30,19 @@ fn peered(identity: &str, port: u16, peers: &[(&str, &str)]) -> Config {
 networks: {{blue: {{gateway: [10.0.1.1/24], tunnel: a}}}}
 "
     ))
+}
+
+/// An uplink as it is for a tunnel that listens there.
+fn listening(snapshot: &Snapshot, uplink: usize, tunnel: TunnelIndex) -> Uplink {
+    let uplink = snapshot.uplink(UplinkIndex::from_slot(uplink)).unwrap();
+    Uplink {
+        index: uplink.index,
+        name: uplink.name.clone(),
+        addresses: uplink.addresses.clone(),
+        tunnels: vec![(1, tunnel)],
+        hop: Arc::clone(&uplink.hop),
+        counters: Arc::clone(&uplink.counters),
+    }
 }
 
 /// Nothing is left of the peer `kay`, the tunnel's only other one is `pal`, and one that comes is its own.
@@ -116,9 +134,9 @@ fn a_peer_that_is_heard_by_another_uplink_is_reached_by_it() {
     assert_eq!(reached_by(engine), 0);
     let snapshot = engine.snapshots.load_full();
     let heard = |uplink: usize| {
-        let uplink = snapshot.uplink(UplinkIndex::from_slot(uplink)).unwrap();
+        let uplink = listening(&snapshot, uplink, cell.tunnel);
         let source = "127.0.0.1:10".parse().unwrap();
-        cell.note_source(source, None, uplink, now.monotonic, &engine.attention);
+        cell.note_source(source, None, &uplink, now.monotonic, &engine.attention);
     };
     heard(1);
     engine.round(now).unwrap();
@@ -210,9 +228,9 @@ fn the_later_of_a_move_and_a_handshake_says_where_a_peer_is() {
     };
     let place = |host: u16| ([127, 0, 0, 1], host).into();
     let moves = |engine: &Engine, millis: u64, host: u16, uplink: usize| {
-        let uplink = snapshot.uplink(UplinkIndex::from_slot(uplink)).unwrap();
+        let uplink = listening(&snapshot, uplink, cell.tunnel);
         let now = at(millis).monotonic;
-        cell.note_source(place(host), None, uplink, now, &engine.attention);
+        cell.note_source(place(host), None, &uplink, now, &engine.attention);
     };
     let calls = |engine: &mut Engine, millis: u64, host: u16| {
         let call = Far::first_call(&key("far"), key("a").public_key(), place(9), at(millis));
