@@ -206,7 +206,7 @@ pub struct Attached<'s> {
     pub network: &'s Network,
 }
 
-/// The guest queues that one worker polls.
+/// The guest queues that one worker polls, in order.
 pub type GuestQueues = Vec<(PortIndex, u16)>;
 
 /// All of it. A clone shares everything: the next one is made of the last, with what changed.

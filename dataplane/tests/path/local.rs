@@ -438,8 +438,8 @@ fn a_changed_snapshot_forgives_no_debt() {
     let data = noise(1_020 - 12 - 14 - 20 - 8, 1);
     let udp = ip("10.0.0.2", "10.0.0.3").udp((5, 6), &data, false);
     let bytes = frame(GUEST[0], GUEST[1], &udp);
-    // The same queues, others beside them, in another order.
-    let queues = [&[0, 1][..], &[1, 0], &[0], &[1, 0]];
+    // The same queue, others beside it that come and go.
+    let queues = [&[0, 1][..], &[0], &[0, 1], &[0]];
     for ports in queues {
         for _ in 0..5 {
             site.offer(0, &PLAIN, &bytes);
