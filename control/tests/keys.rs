@@ -179,6 +179,7 @@ impl Site {
                 "/v1/routes/get" => "?to=10.2.0.1",
                 "/v1/config" => "?drift=true",
                 "/v1/events" => "?since=0",
+                "/v1/diff" => "?from=running&to=1&text=true",
                 _ => "",
             };
             let answer = self.ask("GET", &format!("{path}{query}"), "");
