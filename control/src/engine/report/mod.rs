@@ -55,7 +55,7 @@ impl Engine {
             started: self.started.unix,
             uptime: now.since(self.started.monotonic),
             uplinks: self.tell_uplinks(),
-            down: self.down.iter().map(|it| it.config.name.clone()).collect(),
+            down: self.shut_ports(),
             deaf: self.deaf(),
             core: CoreLoad {
                 // It sleeps between its rounds.

@@ -58,6 +58,16 @@ impl Engine {
         names.iter().map(tell).collect()
     }
 
+    /// Ports that are not open: they can't be had, or their interface was deleted.
+    pub(in crate::engine) fn shut_ports(&self) -> Vec<Name> {
+        let down = self.down.iter().map(|it| &it.config.name);
+        let ports = self.ports.iter().map(|(_, port)| port);
+        let gone = ports.filter(|port| port.is_gone());
+        down.chain(gone.map(|port| &port.config.name))
+            .cloned()
+            .collect()
+    }
+
     fn tell_disabled(&self, name: &Name) -> Option<Port> {
         let port = self.desired.port(name).filter(|port| !port.enabled)?;
         Some(Port {
@@ -113,7 +123,12 @@ impl Engine {
         Port {
             connected,
             link_up,
-            hindrance: status.and_then(hindrance),
+            hindrance: match port.is_gone() {
+                true => Some(
+                    "not open: its interface was deleted: `culvert apply` makes it anew".into(),
+                ),
+                false => status.and_then(hindrance),
+            },
             features: FEATURES
                 .iter()
                 .filter(|(bit, _)| link_up && features >> bit & 1 == 1)

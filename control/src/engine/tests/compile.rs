@@ -509,6 +509,41 @@ ports: {{host: {{driver: tun, interface: {interface}, network: plain}}}}
     }
 }
 
+#[test]
+fn a_port_whose_interface_was_deleted_is_not_open() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [port] = free_ports();
+    let interface = format!("cvg{}", std::process::id() % 1_000_000);
+    let mut site = Site::start(parse(&format!(
+        "{UPLINK}tunnels: {{a: {{uplink: lo, uapi: off, listen_port: {port}, private_key_file: a.key, peers: {{}}}}}}
+networks: {{plain: {{tunnel: a}}}}
+ports: {{host: {{driver: tun, interface: {interface}, network: plain}}}}
+"
+    )));
+    let told = |site: &mut Site| report(&mut site.engine).ports[0].hindrance.clone();
+    assert_eq!(
+        (site.engine.shut_ports(), told(&mut site)),
+        (Vec::new(), None)
+    );
+    let deleted = std::process::Command::new("ip")
+        .args(["link", "delete", &interface])
+        .status();
+    assert!(deleted.unwrap().success());
+    let is_shut = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(2));
+        site.engine.round(clock::now()).unwrap();
+        site.engine.shut_ports() == [name("host")]
+    });
+    assert!(is_shut);
+    let why = told(&mut site).unwrap();
+    assert!(
+        why.starts_with("not open: its interface was deleted"),
+        "{why}"
+    );
+}
+
 /// Its closing was published with the MTU that the plan had set by then.
 #[test]
 fn a_refused_mtu_is_gone_when_a_port_that_closed_for_the_plan_is_back() {
