@@ -403,8 +403,11 @@ fn a_whole_life() {
     drop(killed);
     assert!(run_dir.join("api.sock").exists());
     let mut next = Run::start(&config, &run_dir, folder.path());
+    // One that is told twice is one.
     next.signal(Signal::SIGINT);
+    next.signal(Signal::SIGTERM);
     assert!(next.child.wait().unwrap().success());
+    assert!(!run_dir.join("api.sock").exists());
 }
 
 /// The file is a FIFO that the process is handed, so that a reload lasts until the test has written it.

@@ -3,7 +3,8 @@
 //! In: a signalfd. Out: requests to the engine. Never: a signal handler.
 //!
 //! The mask is inherited by threads made later, so it is set before the first one. A second SIGTERM
-//! or SIGINT ends the process at once.
+//! or SIGINT ends the process at once, unless it is the first one told twice: `timeout` sends one to the process and one
+//! to its group.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -24,6 +26,9 @@ use crate::history::revision::Origin;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
 const INTERRUPTED: i32 = 130;
+
+/// What comes so soon after a signal is the same one.
+const TOLD_TWICE: Duration = Duration::from_secs(1);
 
 /// Mistakes and warnings of a file that are logged; `culvert check` prints them all.
 const MISTAKES_LOGGED: usize = 20;
@@ -91,7 +96,7 @@ fn serve_forever(
     requester: &Requester,
     notify: &Notify,
 ) {
-    let mut draining = false;
+    let mut draining: Option<Instant> = None;
     loop {
         let signal = match signals.read_signal() {
             Ok(Some(signal)) => signal,
@@ -105,22 +110,25 @@ fn serve_forever(
         let signal = number.and_then(|number| Signal::try_from(number).ok());
         match (signal, reload) {
             (None, _) => {}
-            (Some(Signal::SIGHUP), _) if draining => {}
+            (Some(Signal::SIGHUP), _) if draining.is_some() => {}
             (Some(Signal::SIGHUP), Some(reload)) => {
                 // One that waits already will read what the file says by then, and as what a signal asked for.
                 signalled.store(true, Ordering::SeqCst);
                 let _ = reload.try_send(Cause::Signal);
             }
-            (Some(signal), _) if draining => {
-                tracing::warn!("second {signal}: ending at once");
-                std::process::exit(INTERRUPTED);
-            }
-            (Some(signal), _) => {
-                draining = true;
-                tracing::info!("{signal}: draining");
-                notify.stopping();
-                drain(requester);
-            }
+            (Some(signal), _) => match draining {
+                Some(since) if since.elapsed() < TOLD_TWICE => {}
+                Some(_) => {
+                    tracing::warn!("second {signal}: ending at once");
+                    std::process::exit(INTERRUPTED);
+                }
+                None => {
+                    draining = Some(Instant::now());
+                    tracing::info!("{signal}: draining");
+                    notify.stopping();
+                    drain(requester);
+                }
+            },
         }
     }
 }
