@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Run;
+use common::{Run, run, stderr};
 use culvert::api::client::Client;
 use culvert::keys::PrivateKey;
 use nix::sys::signal::Signal;
@@ -119,6 +119,29 @@ fn a_file_that_changes_is_applied() {
         5,
         "{log}"
     );
+    culvert.end();
+}
+
+/// What could not be applied while another file was on trial is applied afterwards, whatever became of that.
+#[test]
+fn a_file_that_changes_during_a_trial_is_applied_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("c.yaml"), text(1)).unwrap();
+    let culvert = Followed::start(folder, "c.yaml");
+    let other = culvert.path("other.yaml");
+    fs::write(&other, text(2)).unwrap();
+    let words = ["apply", other.to_str().unwrap(), "--confirm", "60s"];
+    let tried = run(&words, &culvert.path("run"));
+    assert!(tried.status.success(), "{}", stderr(&tried));
+    rename_over(&culvert.path("c.yaml"), &text(3));
+    culvert.applied();
+    assert_eq!(culvert.networks(), 2);
+    let back = run(&["rollback"], &culvert.path("run"));
+    assert!(back.status.success(), "{}", stderr(&back));
+    culvert.applied();
+    assert_eq!(culvert.networks(), 3);
+    let log = culvert.log();
+    assert!(log.contains("it is applied once no change waits"), "{log}");
     culvert.end();
 }
 

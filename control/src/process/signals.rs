@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::Notify;
-use crate::api::{self, NotApplied, Request, Requester};
+use crate::api::{self, ApplyError, NotApplied, Request, Requester};
 use crate::config::{Report, Severity};
 use crate::history::Order;
 use crate::history::revision::Origin;
@@ -29,6 +29,9 @@ const INTERRUPTED: i32 = 130;
 
 /// What comes so soon after a signal is the same one.
 const TOLD_TWICE: Duration = Duration::from_secs(1);
+
+/// How often is looked whether a change waits still that a followed file has to wait for.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Mistakes and warnings of a file that are logged; `culvert check` prints them all.
 const MISTAKES_LOGGED: usize = 20;
@@ -152,12 +155,41 @@ impl Reload {
     /// that arrives meanwhile waits for its turn; of several, one is enough.
     fn start(self) -> io::Result<SyncSender<Cause>> {
         let (ask, asked) = sync_channel(1);
-        let run = move || asked.into_iter().for_each(|cause| self.run(cause));
+        let run = move || self.serve(&asked);
         thread::Builder::new().name("reload".into()).spawn(run)?;
         Ok(ask)
     }
 
-    fn run(&self, cause: Cause) {
+    /// A followed file that could not be applied while a change waited for its confirmation is applied afterwards.
+    fn serve(&self, asked: &Receiver<Cause>) {
+        let mut is_owed = false;
+        loop {
+            let cause = match is_owed {
+                true => asked.recv_timeout(LOOK),
+                false => asked.recv().map_err(RecvTimeoutError::from),
+            };
+            let cause = match cause {
+                Ok(cause) => cause,
+                Err(RecvTimeoutError::Timeout) if self.is_change_waiting() => continue,
+                Err(RecvTimeoutError::Timeout) => Cause::Watch,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let had_to_wait = self.run(cause);
+            if had_to_wait && cause == Cause::Watch {
+                let config = self.config.display();
+                tracing::info!(%config, "it is applied once no change waits for its confirmation");
+            }
+            is_owed = had_to_wait && (is_owed || cause == Cause::Watch);
+        }
+    }
+
+    fn is_change_waiting(&self) -> bool {
+        let history = self.requester.history();
+        history.is_some_and(|history| history.told_pending().is_some())
+    }
+
+    /// Whether a change that waits for its confirmation was in the way.
+    fn run(&self, cause: Cause) -> bool {
         let path = &self.config;
         let config = path.display();
         let cause = match self.signalled.swap(false, Ordering::SeqCst) {
@@ -176,7 +208,9 @@ impl Reload {
             },
             ..Order::default()
         };
-        match api::read_and_apply(&self.requester, &order, |readings| readings.load(path)) {
+        let done = api::read_and_apply(&self.requester, &order, |readings| readings.load(path));
+        let had_to_wait = matches!(done, Err(NotApplied::Refused(ApplyError::Pending(_))));
+        match done {
             // What changed is logged there.
             Ok((_, report)) => log(&report, path),
             Err(NotApplied::Mistakes(report)) => log(&report, path),
@@ -185,6 +219,7 @@ impl Reload {
         }
         super::memory::give_back();
         self.notify.reloaded();
+        had_to_wait
     }
 }
 
