@@ -338,8 +338,10 @@ fn a_way_is_told_as_workers_find_it() {
     let running = Running::start(&format!(
         "version: 1\nmemory: {{hugepages: off}}\nuplinks: {{lo0: {{driver: udp, addresses: [127.0.0.1/8]}}}}\n\
         tunnels: {{wg0: {{uplink: lo0, listen_port: {free}, private_key_file: {key}, peers: {{far: {{public_key: \"{FAR}\", \
-        endpoint: \"127.0.0.1:9\", allowed_ips: [10.1.0.0/16, 10.1.2.0/24]}}}}}}}}\n\
-        networks: {{n: {{gateway: 10.0.0.1/24, tunnel: wg0, routes: [{{to: 10.9.0.0/16, unreachable: true}}]}}}}\n\
+        endpoint: \"127.0.0.1:9\", allowed_ips: [10.1.0.0/16, 10.1.2.0/24]}}, \
+        lost: {{public_key: \"HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=\", endpoint: \"nobody.invalid:9\"}}}}}}}}\n\
+        networks: {{n: {{gateway: 10.0.0.1/24, tunnel: wg0, routes: [{{to: 10.9.0.0/16, unreachable: true}}, {{to: 10.8.0.0/16, via: 10.0.0.11}}, \
+        {{to: 10.5.0.0/16, peer: lost}}]}}}}\n\
         ports:\n{}",
         port(1),
         key = key.display(),
@@ -375,7 +377,22 @@ fn a_way_is_told_as_workers_find_it() {
     assert!(own.contains("the guest's side is down"), "{own}");
     assert!(text(&["10.0.0.1"]).contains("the gateway itself"));
     assert!(text(&["10.0.0.77"]).contains("no port has it, of 10.0.0.0/24"));
-    assert!(text(&["10.9.1.1"]).contains("nowhere: the sender is told"));
+    let none = text(&["10.9.1.1"]);
+    assert!(none.contains("nowhere: the sender is told"), "{none}");
+    assert!(
+        none.contains("10.9.0.0/16 is unreachable (config)"),
+        "{none}"
+    );
+    let routed = text(&["10.8.1.1"]);
+    assert!(
+        routed.contains("port vm1\n  because   10.8.0.0/16 via 10.0.0.11 (config)\n"),
+        "{routed}"
+    );
+    let lost = text(&["10.5.1.1"]);
+    assert!(
+        lost.contains("peer lost") && lost.contains("its endpoint's name"),
+        "{lost}"
+    );
     assert!(text(&["8.8.8.8"]).contains("no route leads there"));
     assert!(text(&["127.0.0.1"]).contains("never routed"));
     let v6 = text(&["fd00::1", "from", "vm1"]);

@@ -16,12 +16,12 @@ use ipnet::IpNet;
 
 use super::{
     Reader,
-    look::{Look, PeerSight},
+    look::{Look, NameSight, PeerSight},
 };
 use crate::{
     api::{Requester, SendError, ask},
     config::{self, Name, Network},
-    state::Way,
+    state::{Route, Way},
 };
 
 /// Why a way can't be told.
@@ -94,7 +94,9 @@ impl Reader<'_> {
                 way.next_hop = "the gateway itself".into();
                 way.because = "its own address; it answers ping alone".into();
             }
-            Some(NextHop::Guest(guest)) => self.to_guest(snapshot, live, guest, &mut way),
+            Some(NextHop::Guest(guest)) => {
+                self.to_guest(snapshot, (network, live), guest, &mut way);
+            }
             Some(NextHop::Peer(index)) => {
                 let cell = snapshot.peer(index);
                 self.to_peer(snapshot, network, cell, &mut way)?;
@@ -104,9 +106,14 @@ impl Reader<'_> {
                 way.next_hop = "nowhere: the sender is told".into();
                 way.because = self.best(network, to).map_or_else(
                     || "no route leads there".into(),
-                    |(net, why)| match &*why {
+                    |(net, route)| match &*route.source {
                         "gateway" => format!("no port has it, of {net}, which is on-link"),
-                        _ => format!("{net} ({why})"),
+                        why => match route.next_hop.strip_prefix("via ") {
+                            Some(guest) => {
+                                format!("{net} via {guest} ({why}), and no port has {guest}")
+                            }
+                            None => format!("{net} is {} ({why})", route.next_hop),
+                        },
                     },
                 );
             }
@@ -117,7 +124,7 @@ impl Reader<'_> {
     fn to_guest(
         &self,
         snapshot: &Snapshot,
-        live: &snapshot::Network,
+        (network, live): (&Network, &snapshot::Network),
         guest: culvert_dataplane::shared::ids::AttachmentIndex,
         way: &mut Way,
     ) {
@@ -129,11 +136,15 @@ impl Reader<'_> {
         way.next_hop = format!("port {}", attached.port.name);
         way.port = Some(attached.port.name.clone());
         way.because = match attached.attachment.addresses.contains(&way.to) {
-            true if live.is_on_link(way.to) => "its address; guests beside it reach it by MAC",
-            true => "its address",
-            false => "a route by way of that guest",
-        }
-        .into();
+            true if live.is_on_link(way.to) => {
+                "its address; guests beside it reach it by MAC".into()
+            }
+            true => "its address".into(),
+            false => match self.best(network, way.to) {
+                Some((net, route)) => format!("{net} {} ({})", route.next_hop, route.source),
+                None => "a route by way of that guest".into(),
+            },
+        };
         if !attached.port.guest.takes(0) {
             way.notes
                 .push("nothing arrives there: the guest's side is down".into());
@@ -153,7 +164,9 @@ impl Reader<'_> {
         way.mtu = live.map(|tunnel| tunnel.mtu);
         way.tunnel = tunnel.map(ToString::to_string);
         let best = self.best(network, way.to);
-        way.because = best.map_or_else(String::new, |(net, why)| format!("{net} ({why})"));
+        way.because = best.map_or_else(String::new, |(net, route)| {
+            format!("{net} ({})", route.source)
+        });
         let (Some(cell), Some(tunnel)) = (cell, tunnel) else {
             way.next_hop = "a peer that is gone".into();
             return Ok(());
@@ -179,9 +192,7 @@ impl Reader<'_> {
         );
         match &*cell.path() {
             Some(path) => on_path(snapshot, path, way),
-            None => way
-                .notes
-                .push("nobody knows where it is: it has to call".into()),
+            None => way.notes.push(unknown(sight.name.as_ref())),
         }
         Ok(())
     }
@@ -226,14 +237,27 @@ impl Reader<'_> {
         Ok(seen.into_iter().find(is_it))
     }
 
-    /// The longest prefix that leads there, and where it is from.
-    fn best(&self, network: &Network, to: IpAddr) -> Option<(IpNet, String)> {
+    /// The longest prefix that leads there, and its route.
+    fn best(&self, network: &Network, to: IpAddr) -> Option<(IpNet, Route)> {
         let routes = self.routes_of(network).into_iter();
         let matching = routes.filter_map(|route| {
             let net: IpNet = route.to.parse().ok()?;
-            net.contains(&to).then_some((net, route.source))
+            net.contains(&to).then_some((net, route))
         });
         matching.max_by_key(|(net, _)| net.prefix_len())
+    }
+}
+
+/// Why nobody knows where a peer is.
+fn unknown(name: Option<&NameSight>) -> String {
+    let Some(name) = name else {
+        return "nobody knows where it is: it has to call".into();
+    };
+    match &name.error {
+        Some(error) => format!(
+            "its endpoint's name was not found ({error}): it is asked for again, or the peer has to call"
+        ),
+        None => "its endpoint's name is asked for".into(),
     }
 }
 
