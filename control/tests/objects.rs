@@ -366,6 +366,44 @@ fn a_port_goes_down_and_up_and_stays_so_over_a_kill() {
 }
 
 #[test]
+fn every_change_beside_the_file_is_told() {
+    let site = Site::start("", "", "");
+    for words in [
+        "port add vm2 network=blue mac=52:54:00:00:00:02 addresses=10.0.0.12",
+        "port set vm2 guard=mac",
+        "port set vm2 guard=mac",
+        "port down vm1",
+        "route add blue 10.9.0.0/16 unreachable",
+        "port del vm2",
+        "layer del port vm1",
+    ] {
+        site.does(words);
+    }
+    let told = site.told("/metrics");
+    assert!(
+        told.contains("culvert_events_total{type=\"layer-changed\"} 6\n"),
+        "{told}"
+    );
+    let log = fs::read_to_string(site.folder.path().join("log")).unwrap();
+    for (object, act) in [
+        ("port vm2", "added"),
+        ("port vm2", "set"),
+        ("port vm1", "down"),
+        ("route blue/10.9.0.0/16", "added"),
+        ("port vm2", "deleted"),
+        ("port vm1", "forgotten"),
+    ] {
+        let mut lines = log
+            .lines()
+            .filter(|it| it.contains("changed beside the file"));
+        assert!(
+            lines.any(|it| it.contains(object) && it.contains(act) && it.contains("user")),
+            "{object} {act}: {log}"
+        );
+    }
+}
+
+#[test]
 fn a_peer_that_is_down_has_no_session_and_no_routes() {
     let mut site = Site::start("", "", "");
     let way = |site: &Site| site.does("route get 10.2.0.1");

@@ -66,7 +66,7 @@ fn words(event: &Value) -> String {
             Some(text) => text.to_owned(),
             None => value.to_string(),
         };
-        let said = ["port", "tunnel", "peer", "uplink", "scope"].contains(&name.as_str());
+        let said = ["port", "tunnel", "peer", "uplink", "scope", "object"].contains(&name.as_str());
         (!said).then(|| format!("{name} {value}"))
     });
     let mut fields: Vec<_> = fields.collect();

@@ -289,6 +289,16 @@ events! {
         reason: String,
     } "configuration" "the configuration was rolled back"
 
+    /// A single object was changed beside the file.
+    "layer-changed" INFO LayerChanged {
+        /// Which: `port vm1`, `peer wg0/hv-b`, `route blue/10.2.0.0/16`.
+        object: String,
+        /// What was asked: `added`, `put`, `set`, `up`, `down`, `deleted`, `forgotten`.
+        act: &'static str,
+        /// By whom.
+        user: String,
+    } "{object}" "changed beside the file"
+
     /// `wg` has changed a tunnel against the file.
     "drift" DEBUG Drift {
         /// The tunnel.

@@ -17,11 +17,13 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::answer::{failed, json, late, mistaken, plain, refused, unavailable};
+use super::apply::user;
 use super::asked::{Asked, Named};
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
 use crate::config::object::{self, Keys};
 use crate::config::{IpNet, Name};
+use crate::events::Event;
 use crate::layer::{self, Act, Refused, Wish, secrets, told};
 use crate::plan::api::Object;
 use crate::state::Applied;
@@ -312,12 +314,46 @@ fn answer(desk: &Desk, object: Object, act: Act, body: Bytes) -> Response {
         preshared_key,
     };
     match layer::fulfil(&desk.requester, &wish) {
-        Ok(applied) => json(&applied),
+        Ok(applied) => {
+            tell(desk, &wish, &applied);
+            json(&applied)
+        }
         Err(Refused::Mistakes(report)) => mistaken(&report),
         Err(Refused::Missing(error)) => plain(StatusCode::NOT_FOUND, &error),
         Err(Refused::Conflict(error)) => plain(StatusCode::CONFLICT, &error),
         Err(Refused::NotKept(error)) => plain(StatusCode::INSUFFICIENT_STORAGE, &error),
         Err(Refused::Engine(error)) => refused(error),
+    }
+}
+
+/// Tells of a change, once it is carried out and kept.
+fn tell(desk: &Desk, wish: &Wish, applied: &Applied) {
+    // Nothing was to be done.
+    if *applied == Applied::default() {
+        return;
+    }
+    let event = Event::LayerChanged {
+        object: wish.object.to_string(),
+        act: word(wish),
+        user: user(desk.caller.as_ref()),
+    };
+    event.tell();
+}
+
+fn word(wish: &Wish) -> &'static str {
+    let enabled = wish.keys.get("enabled").filter(|_| wish.keys.len() == 1);
+    match wish.act {
+        Act::Add { .. } => "added",
+        Act::Put => "put",
+        Act::Set { .. } => {
+            match enabled.map(|it| it.as_str().map_or(*it == true, |it| it == "true")) {
+                None => "set",
+                Some(true) => "up",
+                Some(false) => "down",
+            }
+        }
+        Act::Delete { .. } => "deleted",
+        Act::Forget => "forgotten",
     }
 }
 

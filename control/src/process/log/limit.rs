@@ -20,7 +20,15 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
 /// Fields that name what a line is about.
-pub(super) const THINGS: [&str; 6] = ["port", "tunnel", "peer", "uplink", "network", "interface"];
+pub(super) const THINGS: [&str; 7] = [
+    "port",
+    "tunnel",
+    "peer",
+    "uplink",
+    "network",
+    "interface",
+    "object",
+];
 /// Lines about one thing in a row, and how often there is one more.
 const OF_ONE: Rate = Rate::new(20, Duration::from_secs(5));
 /// The same where a line is about no thing: an `apply` of many changes has that many lines.
