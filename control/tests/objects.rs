@@ -11,9 +11,9 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
-use common::{Run, run, stderr, stdout};
+use common::{Run, culvert, run, stderr, stdout};
 use culvert::keys::PrivateKey;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -401,6 +401,26 @@ fn every_change_beside_the_file_is_told() {
             "{object} {act}: {log}"
         );
     }
+}
+
+#[test]
+fn who_follows_events_is_told_that_culvert_has_ended() {
+    let mut site = Site::start("", "", "");
+    site.does("port down vm1");
+    let mut following = culvert();
+    following.args(["events", "--since", "0", "--run-dir"]);
+    following.arg(site.run_dir());
+    following.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut following = following.spawn().unwrap();
+    // It follows by then.
+    let mut first = [0];
+    let heard = following.stdout.as_mut().unwrap().read_exact(&mut first);
+    heard.unwrap();
+    site.life.take().unwrap().signal(Signal::SIGKILL);
+    let ended = following.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = stderr(&ended);
+    assert!(said.contains("the stream has ended: culvert has"), "{said}");
 }
 
 #[test]
