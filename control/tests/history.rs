@@ -938,3 +938,41 @@ fn every_format_that_was_ever_written_is_read() {
         assert!(!place.log().contains("set aside"), "{}", place.log());
     }
 }
+
+#[test]
+fn a_file_with_a_revoked_key_is_refused_with_its_line() {
+    let tunnel = Tunnel::new();
+    let place = &tunnel.0;
+    place.write(&tunnel.text(1420));
+    let life = place.start();
+    place.done(&["history", "purge", "--revoke", Tunnel::PEER]);
+    place.write(&tunnel.text(1400));
+    let text = fs::read_to_string(place.config()).unwrap();
+    let line = text.lines().position(|it| it.contains(Tunnel::PEER));
+    let at = format!("c.yaml:{}:", line.unwrap() + 1);
+    let refusal = |text: &str| {
+        assert!(
+            text.contains("the key of peer `t/laptop` is revoked"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&at) && text.contains("revoked.json"),
+            "{text}"
+        );
+    };
+    refusal(&place.refused(&["apply"]));
+    refusal(&stderr(&place.run(&["diff"])));
+    assert_eq!(place.history().len(), 1);
+    kill(life);
+    let mut command = culvert();
+    command.arg("run").arg("-f").arg(place.config());
+    command.arg("--run-dir").arg(place.run_dir());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    refusal(&stderr(&output));
+
+    // Without the peer, or when the revocation is taken back, it runs.
+    let revoked = place.history_dir().join("revoked.json");
+    fs::write(revoked, "[]").unwrap();
+    let _life = place.start();
+}

@@ -31,7 +31,13 @@ pub fn read_and_apply(
 ) -> Result<(Applied, Report), NotApplied> {
     let mut turn = requester.turn();
     let read = read(&mut turn).map_err(NotApplied::Mistakes);
-    let applied = read.and_then(|(config, report)| {
+    let applied = read.and_then(|(config, mut report)| {
+        if let Some(history) = requester.history() {
+            history.refuse_revoked(&config, &mut report);
+        }
+        if report.errors() > 0 {
+            return Err(NotApplied::Mistakes(report));
+        }
         let applied = plan_and_apply(requester, order, config).map_err(NotApplied::Refused)?;
         Ok((applied, report))
     });

@@ -2,14 +2,15 @@
 //!
 //! In: a file. Out: the process's whole life. Never: packets.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
 use super::args::{DEFAULT_FILE, Place};
-use super::{Failure, check};
-use crate::config::{Config, Readings};
+use super::{Failure, check, wants_color};
+use crate::config::{Config, Readings, Report};
 use crate::history::{self, Beginning, History, pending};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
@@ -28,7 +29,7 @@ pub(super) struct Run {
         alias = "config"
     )]
     file: PathBuf,
-    /// Apply it whenever it, or what it includes, changes on the disk; key files are not followed
+    /// Apply it whenever it, or what it includes, or a key file of it, changes on the disk
     #[arg(short, long)]
     watch: bool,
     /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
@@ -68,7 +69,7 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let state_dir = StateDir::open(&state_dir)?;
     let notify = Notify::default();
     let (requester, requests) = api::channel()?;
-    let (history, beginning) = begin(&state_dir, loaded)?;
+    let (history, beginning) = begin(&state_dir, loaded, &config)?;
     let (loaded, undone, number) = beginning.into_parts();
     let requester = requester.keeping(state_dir.directory()).recording(history);
     requester.remember(readings);
@@ -128,11 +129,27 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
 fn begin(
     state_dir: &StateDir,
     file: Result<Config, Failure>,
+    path: &Path,
 ) -> Result<(History, Beginning), Failure> {
     let history = History::open(state_dir.directory());
     let mut history = history.map_err(|error| Failure::Line(format!("the history: {error}")))?;
+    let file = file.and_then(|config| refuse_revoked(&history, config, path));
     let beginning = history.begin(file)?;
     Ok((history, beginning))
+}
+
+/// A file with a revoked key is refused, as by an apply. It is read once more then, for the lines.
+fn refuse_revoked(history: &History, config: Config, path: &Path) -> Result<Config, Failure> {
+    let mut report = Report::new(path, "");
+    history.refuse_revoked(&config, &mut report);
+    if report.errors() == 0 {
+        return Ok(config);
+    }
+    if let Ok((config, again)) = Readings::default().load(path) {
+        report = again;
+        history.refuse_revoked(&config, &mut report);
+    }
+    Err(Failure::Report(report.render(wants_color(&io::stderr()))))
 }
 
 /// Reads what was laid over the file for single objects.

@@ -141,6 +141,25 @@ impl Report {
         }
     }
 
+    /// The first place of a word; without one, the file itself.
+    pub(crate) fn find(&self, word: &str) -> Span {
+        let files = (0_u16..).zip(&self.files);
+        let mut lines = files.flat_map(|(file, (_, text))| {
+            let lines = text.lines().enumerate();
+            lines.map(move |(line, text)| (file, line + 1, text))
+        });
+        let found = lines.find_map(|(file, line, text)| {
+            let at = text.find(word)?;
+            Some(Span {
+                file,
+                line,
+                column: text[..at].chars().count() + 1,
+                width: u16::try_from(word.chars().count()).unwrap_or(u16::MAX),
+            })
+        });
+        found.unwrap_or_default()
+    }
+
     /// Where a mistake is: `FILE:LINE:COLUMN`.
     pub fn place(&self, mistake: &Mistake) -> String {
         let span = mistake.span;

@@ -3,7 +3,7 @@
 //! In: configurations that are applied, with their keys. Out: revisions in the state directory; one of them again. Never:
 //! a change of what runs: whoever applies asks here before and tells after.
 //!
-//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`sums`] what
+//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`refused`] files with revoked keys, [`sums`] what
 //! tells one from another, [`store`] their files, [`texts`] those of their texts, [`keys`] what their key files held,
 //! [`journal`] what is on the disk while a change waits for its confirmation, [`pending`] that change.
 //!
@@ -15,6 +15,7 @@ mod journal;
 mod keys;
 mod past;
 pub mod pending;
+mod refused;
 pub mod revision;
 mod start;
 mod store;

@@ -102,7 +102,14 @@ fn difference(
 ) -> Result<Diff, Unread> {
     let read = |file: ApplyBody| {
         let read = may.read(&file.into_texts(), config::parse_texts);
-        read.map(|(config, _)| config).map_err(Unread::Mistakes)
+        let (config, mut report) = read.map_err(Unread::Mistakes)?;
+        if let Some(history) = requester.history() {
+            history.refuse_revoked(&config, &mut report);
+        }
+        match report.errors() {
+            0 => Ok(config),
+            _ => Err(Unread::Mistakes(report)),
+        }
     };
     let from = match body.from {
         Side::Running => desired.clone(),

@@ -1,0 +1,34 @@
+//! Keys that are revoked, in a file that is to run.
+//!
+//! In: a configuration, and what was told of its file. Out: mistakes, with their lines. Never: a key that came back
+//! because a file names it still.
+
+use crate::config::{Config, Report};
+use crate::keys::PublicKey;
+
+use super::History;
+
+const NEW_KEY: &str = "give it a new key, or take it out: a revoked key runs no more";
+const MISTAKEN: &str = "if it was revoked by mistake: end culvert, take the key out of `history/revoked.json` in its \
+                        state directory, and start it again";
+
+impl History {
+    /// Tells of what has a revoked key as of mistakes.
+    pub(crate) fn refuse_revoked(&self, config: &Config, report: &mut Report) {
+        let revoked = |key: &PublicKey| self.is_revoked(key);
+        for tunnel in &config.tunnels {
+            let own = tunnel.private_key.as_ref();
+            if own.is_some_and(|key| revoked(&key.public_key())) {
+                let file = tunnel.private_key_file.file_name().unwrap_or_default();
+                let message = format!("the private key of tunnel `{}` is revoked", tunnel.name);
+                let span = report.find(&file.to_string_lossy());
+                report.error(span, message).help(NEW_KEY).help(MISTAKEN);
+            }
+            for peer in tunnel.peers.iter().filter(|it| revoked(&it.public_key)) {
+                let message = format!("the key of peer `{}/{}` is revoked", tunnel.name, peer.name);
+                let span = report.find(&peer.public_key.to_base64());
+                report.error(span, message).help(NEW_KEY).help(MISTAKEN);
+            }
+        }
+    }
+}
