@@ -23,7 +23,7 @@ pub(super) const AFTER_HELP: &str =
 #[derive(Debug, Args)]
 pub(super) struct DiffCommand {
     /// What was: a file, a revision's number, or `running`, which is what runs at present, with what `wg` set
-    /// [default: running]
+    /// [default: running]; a file alone is what comes
     #[arg(value_name = "FROM")]
     from: Option<PathBuf>,
     /// What comes: likewise [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
@@ -81,9 +81,10 @@ enum Form {
 pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
     let form = args.form();
     let client = args.place.client();
-    let from = args.from.as_deref().unwrap_or(Path::new(Side::RUNNING));
-    let after = args.to.as_deref().and_then(named);
-    let to = args::file(args.to.or(args.file), &client)?;
+    let (from, to) = sides(args.from, args.to.or(args.file));
+    let from = from.as_deref().unwrap_or(Path::new(Side::RUNNING));
+    let after = to.as_deref().and_then(named);
+    let to = args::file(to, &client)?;
     let lines = form == Form::Lines;
     let diff = match (named(from), after) {
         // Nobody has to run for that.
@@ -104,6 +105,14 @@ pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
     match diff.is_empty() {
         true => Ok(()),
         false => Err(Failure::Told),
+    }
+}
+
+/// A file alone is what comes, as for `apply`.
+fn sides(from: Option<PathBuf>, to: Option<PathBuf>) -> (Option<PathBuf>, Option<PathBuf>) {
+    match (from, to) {
+        (Some(file), None) if named(&file).is_none() => (None, Some(file)),
+        both => both,
     }
 }
 
@@ -245,6 +254,20 @@ pub(super) fn would(diff: &Diff) -> String {
 mod tests {
     use super::*;
     use crate::plan::diff::KeyChange;
+
+    #[test]
+    fn a_file_alone_is_what_comes() {
+        let given = |from: Option<&str>, to: Option<&str>| {
+            let (from, to) = sides(from.map(Into::into), to.map(Into::into));
+            [from, to].map(|it| it.map(|it| it.display().to_string()))
+        };
+        let some = |word: &str| Some(word.to_owned());
+        assert_eq!(given(Some("new.yaml"), None), [None, some("new.yaml")]);
+        assert_eq!(given(Some("3"), None), [some("3"), None]);
+        assert_eq!(given(Some("running"), None), [some("running"), None]);
+        assert_eq!(given(Some("a"), Some("b")), [some("a"), some("b")]);
+        assert_eq!(given(None, None), [None, None]);
+    }
 
     /// As when only the content of a key file is another.
     #[test]
