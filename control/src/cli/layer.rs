@@ -289,8 +289,8 @@ fn line(word: &str) -> Result<String, Failure> {
     let quoted = |text: &str| Value::from(text).to_string();
     let value = match value {
         "" => "null".to_owned(),
-        // YAML already.
-        list if list.starts_with(['[', '{']) => list.to_owned(),
+        // YAML already; an endpoint, as `[2001:db8::1]:51820`, is none.
+        list if list.starts_with(['[', '{']) && is_yaml(list) => list.to_owned(),
         list if is_list(key) => {
             let items = list.split(',').map(|item| quoted(item.trim()));
             format!("[{}]", items.collect::<Vec<_>>().join(", "))
@@ -298,6 +298,12 @@ fn line(word: &str) -> Result<String, Failure> {
         single => quoted(single),
     };
     Ok(format!("{key}: {value}\n"))
+}
+
+/// Whether it is a list or a section as a file has them.
+fn is_yaml(text: &str) -> bool {
+    let value = serde_saphyr::from_str::<Value>(text);
+    value.is_ok_and(|value| value.is_array() || value.is_object())
 }
 
 /// Whether commas part a key's values.
@@ -330,6 +336,9 @@ pub(super) fn change(
         Ok(applied) => {
             let _ = io::stderr().write_all(applied.warnings.as_bytes());
             output.print(&applied, || {
+                if applied.generation == 0 {
+                    return "nothing to do: it is so already\n".into();
+                }
                 let changes = applied.changes.iter().map(|line| format!("{line}\n"));
                 changes.collect()
             })?;
@@ -384,6 +393,10 @@ mod tests {
         assert_eq!(
             text("offloads={uso: false}"),
             Ok("offloads: {uso: false}\n".into())
+        );
+        assert_eq!(
+            text("endpoint=[2001:db8::1]:51820"),
+            Ok("endpoint: \"[2001:db8::1]:51820\"\n".into())
         );
         assert_eq!(text("guard="), Ok("guard: null\n".into()));
         assert_eq!(text("mac=a=b"), Ok("mac: \"a=b\"\n".into()));
