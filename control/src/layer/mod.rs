@@ -305,7 +305,10 @@ fn said(
             if *if_exists {
                 return Ok(None);
             }
-            return Err(Refused::Missing(format!("there is no {object}: add it")));
+            // Nobody adds something to switch it.
+            let switched = keys.keys().all(|key| key == "enabled");
+            let how = if switched { "" } else { ": add it" };
+            return Err(Refused::Missing(format!("there is no {object}{how}")));
         }
         Act::Put => Some(given()),
         // A route has one next hop: it is another then.

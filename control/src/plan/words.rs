@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Api, ApiTls, Cores, Labels, Memory, Metrics, Network, NetworkRoute, NextHop, Peer,
-    Port, PortDriver, Role, SocketPath, Tunnel, Uplink, UplinkDriver, WorkerIndex,
+    Account, Api, ApiTls, Cores, Labels, Memory, Metrics, Network, NetworkRoute, NextHop, Offloads,
+    Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver,
+    WorkerIndex,
 };
 
 /// Values of a list that are written out.
@@ -236,7 +237,7 @@ fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
         .key("mtu", |it| it.mtu, text)
         .key("listen_port", |it| it.listen_port, text)
         .key("fwmark", |it| it.fwmark, |mark| format!("{mark:#x}"))
-        .key("uapi", |it| it.uapi.clone(), debug)
+        .key("uapi", |it| it.uapi.clone(), uapi)
         .found
 }
 
@@ -279,18 +280,60 @@ fn network(old: &Network, new: &Network) -> Vec<Difference> {
         .found
 }
 
+fn uapi(uapi: &Uapi) -> String {
+    match uapi {
+        Uapi::Auto => "auto".into(),
+        Uapi::Name(name) => name.to_string(),
+        Uapi::Off => "off".into(),
+    }
+}
+
+/// As a file may have them: all, none, or what is not offered.
+fn offloads(offered: &Offloads) -> String {
+    let Offloads {
+        checksum,
+        tso4,
+        tso6,
+        ecn,
+        uso,
+        mergeable,
+        packed,
+    } = *offered;
+    let each = [
+        ("checksum", checksum),
+        ("tso4", tso4),
+        ("tso6", tso6),
+        ("ecn", ecn),
+        ("uso", uso),
+        ("mergeable", mergeable),
+        ("packed", packed),
+    ];
+    match *offered {
+        Offloads::ALL => "all".into(),
+        Offloads::NONE => "none".into(),
+        _ => {
+            let off = each.iter().filter(|(_, on)| !on);
+            let off = off.map(|(key, _)| format!("{key}: false"));
+            format!("{{{}}}", off.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
 fn place(driver: &PortDriver) -> String {
     match driver {
         PortDriver::VhostUser(at) => {
-            let mode = debug(&at.mode).to_lowercase();
             let (owner, group) = (account(at.owner.as_ref()), account(at.group.as_ref()));
             let socket = match &at.socket {
                 SocketPath::Absolute(path) | SocketPath::InRunDir(path) => path.display(),
             };
-            format!(
-                "vhost-user {socket} ({mode}, {owner}:{group} {:04o})",
-                at.permissions
-            )
+            match at.mode {
+                // It is the VMM's.
+                SocketMode::Client => format!("vhost-user {socket} (client)"),
+                SocketMode::Server => format!(
+                    "vhost-user {socket} (server, {owner}:{group} {:04o})",
+                    at.permissions
+                ),
+            }
         }
         PortDriver::Tun { interface } => format!("tun {interface}"),
         PortDriver::Tap { interface } => format!("tap {interface}"),
@@ -332,7 +375,7 @@ fn port(old: &Port, new: &Port) -> Vec<Difference> {
         )
         .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
         .key("mtu", |it| it.mtu, text)
-        .key("offloads", |it| it.offloads, debug)
+        .key("offloads", |it| it.offloads, offloads)
         .key("enabled", |it| it.enabled, text)
         .key("labels", |it| it.labels.clone(), labels)
         .found

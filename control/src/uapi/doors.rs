@@ -40,7 +40,7 @@ pub(crate) fn check_names(before: &Config, new: &Config) -> Result<(), String> {
             && !had.contains(name)
         {
             server::probe(name.as_str())
-                .map_err(|error| format!("tunnel {}: {error}", tunnel.name))?;
+                .map_err(|error| format!("tunnel {}: `uapi: {name}`: {error}", tunnel.name))?;
         }
     }
     Ok(())

@@ -133,6 +133,7 @@ fn uapi_names(file: &File, report: &mut Report) {
 /// uplinks if one has every address or both have the same one.
 fn listen_ports(file: &File, report: &mut Report) {
     let uplink_of = |tunnel: &Tunnel| file.uplink(tunnel.uplink.as_ref());
+    let name_of = |tunnel: &Tunnel| uplink_of(tunnel).map(|it| &it.name.value);
     let mut by_port = std::collections::BTreeMap::<u16, Vec<&Tunnel>>::new();
     for tunnel in &file.tunnels {
         let Some(port) = tunnel.listen_port else {
@@ -153,9 +154,11 @@ fn listen_ports(file: &File, report: &mut Report) {
                         tunnel.name.value, port.value, first.name.value
                     ),
                 )
-                .help(format!(
-                    "the first stands in {line}: expected a port for each tunnel of an uplink"
-                ));
+                .help(format!("the first stands in {line}"))
+                .help(match name_of(tunnel) == name_of(first) {
+                    true => "expected a port for each tunnel of an uplink",
+                    false => "their uplinks share an address: expected another port, or uplinks with addresses or a `device` of their own",
+                });
         }
         earlier.push(tunnel);
     }

@@ -40,6 +40,18 @@ pub enum OpenError {
         /// The kernel's word.
         source: io::Error,
     },
+    /// There is no such interface.
+    #[error(
+        "can't bind UDP port {port} to the interface {device}: {source}; is it there (`ip link show {device}`)?"
+    )]
+    Device {
+        /// The interface.
+        device: String,
+        /// The port.
+        port: u16,
+        /// The kernel's word.
+        source: io::Error,
+    },
     /// The address is not on this machine, or not permitted.
     #[error(
         "can't bind UDP port {port} on {address}: {source}; is the address up on this machine (`ip address show`)?"
@@ -55,8 +67,17 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn new(at: SocketAddr, source: io::Error) -> Self {
+    fn new(at: SocketAddr, device: Option<&str>, source: io::Error) -> Self {
         let (address, port) = (at.ip(), at.port());
+        if let Some(device) = device
+            && source.raw_os_error() == Some(libc::ENODEV)
+        {
+            return Self::Device {
+                device: device.to_owned(),
+                port,
+                source,
+            };
+        }
         match source.kind() == io::ErrorKind::AddrInUse {
             true => Self::Taken {
                 address,
@@ -75,7 +96,9 @@ impl OpenError {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Taken { source, .. } | Self::Bind { source, .. } => source.raw_os_error(),
+            Self::Taken { source, .. }
+            | Self::Device { source, .. }
+            | Self::Bind { source, .. } => source.raw_os_error(),
         }
     }
 }
@@ -147,8 +170,8 @@ fn open_beside(
         let mut sockets = [None, None];
         for &address in &binds {
             let at = SocketAddr::new(address, port);
-            let socket =
-                bind(addresses, at, true, options).map_err(|source| OpenError::new(at, source))?;
+            let socket = bind(addresses, at, true, options)
+                .map_err(|source| OpenError::new(at, options.device, source))?;
             sockets[usize::from(address.is_ipv6())] = socket.map(Arc::new);
         }
         Ok(sockets)
@@ -188,7 +211,7 @@ fn claim(
             socket.iter().try_for_each(Socket::share)?;
             Ok(socket)
         });
-        first.extend(socket.map_err(|source| OpenError::new(at, source))?);
+        first.extend(socket.map_err(|source| OpenError::new(at, options.device, source))?);
     }
     Ok(first)
 }
