@@ -390,7 +390,11 @@ fn read(text: &[u8]) -> (Kepts, Vec<usize>) {
     let mut damaged = Vec::new();
     let mut lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
     // Behind the last line's end there is nothing, or what was never acknowledged.
-    lines.pop();
+    let behind = lines.pop().unwrap_or_default();
+    // The head was written with its end, or not at all.
+    if lines.is_empty() && !behind.is_empty() {
+        damaged.push(1);
+    }
     for (number, line) in lines.iter().enumerate() {
         let line = str::from_utf8(line).ok();
         if number == 0 && line == Some(HEAD) {
@@ -501,6 +505,11 @@ mod tests {
         // It is whole now.
         let (.., damage) = Journal::open(&directory);
         assert_eq!(damage, None);
+        // No line of it ends.
+        directory.replace(FILE, b"what is this").unwrap();
+        let (_, again, damage) = Journal::open(&directory);
+        assert_eq!((again, damage.unwrap().lines), (Vec::new(), vec![1]));
+        assert_eq!(directory.read(DAMAGED).unwrap(), b"what is this");
     }
 
     #[test]
