@@ -93,6 +93,7 @@ fn lay(file: &mut Keys, object: &Object, said: &Said) {
     let mut keys = said.keys.clone();
     // Of a key that is there, a file would name another file.
     keys.retain(|key, value| !value.is_null() && key != object::PRESHARED_KEY);
+    keys.iter_mut().for_each(|(key, value)| unquote(key, value));
     match object {
         Object::Port(name) => put(section(file, "ports"), name, keys),
         Object::Peer(tunnel, name) => {
@@ -110,6 +111,22 @@ fn lay(file: &mut Keys, object: &Object, said: &Said) {
             let routes = routes.as_array_mut().expect("routes are a list");
             routes.push(route.into());
         }
+    }
+}
+
+/// What a file has without quotes: words that switch, and numbers.
+fn unquote(key: &str, value: &mut serde_json::Value) {
+    if !matches!(key, "enabled" | "persistent_keepalive" | "mtu" | "queues") {
+        return;
+    }
+    let word = value.as_str().unwrap_or_default();
+    let plain = match word {
+        "true" => Some(true.into()),
+        "false" => Some(false.into()),
+        number => number.parse::<u32>().ok().map(Into::into),
+    };
+    if let Some(plain) = plain {
+        *value = plain;
     }
 }
 
