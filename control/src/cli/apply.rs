@@ -27,7 +27,7 @@ pub(super) struct ConfirmArgs {
     /// Take it back after that time, as 60s or 5m, unless it is confirmed
     #[arg(long, value_name = "TIME", value_parser = time)]
     confirm: Option<u64>,
-    /// Take it back sooner if one of these goes down: peer=NAME, peer=TUNNEL/NAME, port=NAME
+    /// Take it back sooner if one of these goes down for eight seconds: peer=NAME, peer=TUNNEL/NAME, port=NAME
     #[arg(long, value_name = "THING,…", value_delimiter = ',')]
     check: Vec<String>,
     /// Confirm it by itself when all that is checked holds
@@ -131,9 +131,11 @@ pub(super) fn run(args: Apply) -> Result<(), Failure> {
         confirm,
         dry_run: args.dry_run,
         cli: true,
-        ..read(&args.file.path(&client)?)?
+        ..read(&args.file.told_path(&client)?)?
     };
-    let applied = client.apply(&body).map_err(not_applied)?;
+    let applied = client
+        .apply(&body)
+        .map_err(|error| not_applied(error, args.output))?;
     tell(&applied, args.dry_run, args.output)?;
     match &applied.pending {
         Some(pending) if watches => confirm::watch(&client, pending, args.output),
@@ -147,9 +149,11 @@ pub(super) fn run_try(args: Try) -> Result<(), Failure> {
         message: args.message.message,
         confirm: args.confirm.confirm(Some(TRY))?,
         cli: true,
-        ..read(&args.file.path(&client)?)?
+        ..read(&args.file.told_path(&client)?)?
     };
-    let applied = client.apply(&body).map_err(not_applied)?;
+    let applied = client
+        .apply(&body)
+        .map_err(|error| not_applied(error, args.output))?;
     tell(&applied, false, args.output)?;
     match &applied.pending {
         Some(pending) => confirm::watch(&client, pending, args.output),
@@ -170,8 +174,9 @@ pub(super) fn read(config: &Path) -> Result<ApplyBody, Failure> {
 }
 
 /// Why nothing was changed.
-pub(super) fn not_applied(error: ClientError) -> Failure {
+pub(super) fn not_applied(error: ClientError, output: OutputArgs) -> Failure {
     match error {
+        ClientError::Refused(refusal) if output.is_for_programs() => output.refused(&refusal),
         ClientError::Refused(refusal) => Failure::Report(format!(
             "{}culvert: not applied: {}\n",
             refusal.report, refusal.error

@@ -17,7 +17,8 @@ pub(super) const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
 /// The file of a configuration, named in either way.
 #[derive(Debug, Args)]
 pub(super) struct FileArgs {
-    /// The configuration [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
+    /// The configuration [default: the file that was applied last, or culvert was started with, at last
+    /// /etc/culvert/culvert.yaml]
     #[arg(value_name = "FILE")]
     config: Option<PathBuf>,
     /// The same as FILE, as at every command
@@ -29,6 +30,16 @@ impl FileArgs {
     /// The file that is meant.
     pub(super) fn path(self, client: &Client) -> Result<PathBuf, Failure> {
         file(self.config.or(self.file), client)
+    }
+
+    /// The same for what changes something: tells which file that is if nobody named one.
+    pub(super) fn told_path(self, client: &Client) -> Result<PathBuf, Failure> {
+        let named = self.config.is_some() || self.file.is_some();
+        let path = self.path(client)?;
+        if !named && path != Path::new(DEFAULT_FILE) {
+            eprintln!("culvert: the file is {}", path.display());
+        }
+        Ok(path)
     }
 }
 

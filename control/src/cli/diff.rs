@@ -26,7 +26,8 @@ pub(super) struct DiffCommand {
     /// [default: running]; a file alone is what comes
     #[arg(value_name = "FROM")]
     from: Option<PathBuf>,
-    /// What comes: likewise [default: the file of the running culvert, at last /etc/culvert/culvert.yaml]
+    /// What comes: likewise [default: the file that was applied last, or culvert was started with, at last
+    /// /etc/culvert/culvert.yaml]
     #[arg(value_name = "TO")]
     to: Option<PathBuf>,
     /// What comes: a file, whatever its name

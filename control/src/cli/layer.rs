@@ -344,6 +344,9 @@ pub(super) fn change(
             })?;
             super::apply::failed(&applied)
         }
+        Err(ClientError::Refused(refusal)) if output.is_for_programs() => {
+            Err(output.refused(&refusal))
+        }
         Err(ClientError::Refused(refusal)) => {
             Err(Failure::Report(match refusal.report.is_empty() {
                 true => format!("culvert: {}\n", refusal.error),

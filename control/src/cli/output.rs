@@ -57,6 +57,14 @@ impl OutputArgs {
         print(&self.text(value)?.unwrap_or_else(for_people))
     }
 
+    /// Prints why nothing was done, for programs.
+    pub(super) fn refused(self, why: &impl Serialize) -> Failure {
+        match self.print(why, String::new) {
+            Ok(()) => Failure::Told,
+            Err(error) => error,
+        }
+    }
+
     /// Whether a program reads it.
     pub(super) fn is_for_programs(self) -> bool {
         matches!(self.output, Some(Output::Json | Output::Yaml))

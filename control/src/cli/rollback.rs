@@ -49,7 +49,9 @@ pub(super) fn run(args: Rollback) -> Result<(), Failure> {
         confirm: args.confirm.confirm(None)?,
         dry_run: args.dry_run,
     };
-    let applied = client.roll_back(&body).map_err(not_applied)?;
+    let applied = client
+        .roll_back(&body)
+        .map_err(|error| not_applied(error, args.output))?;
     tell(&applied, args.dry_run, args.output)?;
     match &applied.pending {
         Some(pending) if io::stdin().is_terminal() && !args.output.is_for_programs() => {
