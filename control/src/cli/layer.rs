@@ -10,15 +10,16 @@ use axum::http::Method;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::args::Place;
 use super::output::OutputArgs;
 use super::show::list::ListArgs;
+use super::{Failure, print};
 use crate::api::client::ClientError;
 use crate::config::object::PRESHARED_KEY;
 use crate::config::{Disk, KeyFiles as _, Name};
 use crate::layer::told::{LaidObject, Text};
 use crate::plan::api::HIDDEN;
+use crate::state::Applied;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -61,7 +62,14 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
                 _ => super::port::path(&name)?,
             };
             let path = format!("/v1/layer/{below}");
-            change(&place, output, (Method::DELETE, &path), String::new())
+            let applied = changed(&place, output, (Method::DELETE, &path), String::new())?;
+            // The control core was not asked.
+            if applied.generation == 0 && !output.is_for_programs() {
+                print(&format!(
+                    "nothing to do: nothing was laid down for {kind} {name}\n"
+                ))?;
+            }
+            Ok(())
         }
     }
 }
@@ -329,20 +337,27 @@ pub(super) fn segment(name: &str) -> Result<&str, Failure> {
 pub(super) fn change(
     place: &Place,
     output: OutputArgs,
-    (method, path): (Method, &str),
+    asked: (Method, &str),
     keys: String,
 ) -> Result<(), Failure> {
+    changed(place, output, asked, keys).map(drop)
+}
+
+fn changed(
+    place: &Place,
+    output: OutputArgs,
+    (method, path): (Method, &str),
+    keys: String,
+) -> Result<Applied, Failure> {
     match place.client().change(method, path, keys) {
         Ok(applied) => {
             let _ = io::stderr().write_all(applied.warnings.as_bytes());
             output.print(&applied, || {
-                if applied.generation == 0 {
-                    return "nothing to do: it is so already\n".into();
-                }
                 let changes = applied.changes.iter().map(|line| format!("{line}\n"));
                 changes.collect()
             })?;
-            super::apply::failed(&applied)
+            super::apply::failed(&applied)?;
+            Ok(applied)
         }
         Err(ClientError::Refused(refusal)) if output.is_for_programs() => {
             Err(output.refused(&refusal))
