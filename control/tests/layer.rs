@@ -322,6 +322,11 @@ fn keys_lie_over_the_files_until_the_layer_forgets_them() {
 #[test]
 fn a_conflict_is_said_and_the_file_wins() {
     let mut site = Site::start(FILE);
+    let output = run(&["layer", "del", "port", "vm1"], &site.run_dir());
+    assert_eq!(
+        stdout(&output),
+        "nothing to do: nothing was laid down for port vm1\n"
+    );
     for number in [12, 13] {
         site.does(&["add", &format!("vm{number}")], &keys(number));
     }
@@ -332,6 +337,15 @@ fn a_conflict_is_said_and_the_file_wins() {
     };
     // One of the same name that is another, and one that takes an address.
     let text = format!("{FILE}{}{}", port("vm12", 99), port("vm4", 13));
+    let would = run(
+        &["diff", site.write(&text).to_str().unwrap()],
+        &site.run_dir(),
+    );
+    let would = stdout(&would);
+    assert!(
+        would.contains("port vm12 of the API layer rests"),
+        "{would}"
+    );
     let output = site.apply(&text);
     assert!(output.status.success(), "{}", stderr(&output));
     let said = stderr(&output);

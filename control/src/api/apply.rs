@@ -3,7 +3,6 @@
 //! In: a configuration and who wants it, or a revision to go back to. Out: what changed, or why nothing did. Never: two at
 //! once; a change that the history has not.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{ApplyError, NotApplied, Request, Requester, SendError, ask};
@@ -13,7 +12,7 @@ use crate::history::pending::{self, Due, Wanted};
 use crate::history::revision::Origin;
 use crate::history::{Entry, NotConfirmed, NotRestored, Order, Unkept};
 use crate::layer;
-use crate::plan::{Change, Diff, Layers, Proposal};
+use crate::plan::{Change, Diff, Layers, Proposal, diff};
 use crate::process;
 use crate::state::Applied;
 use crate::uapi::doors;
@@ -272,7 +271,7 @@ fn plan_and_apply(
     let proposal = Box::new(Proposal::to(base, goal));
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let keeper = proposal.keeper();
-    let rests = rests(&keeper);
+    let rests = diff::rests(&keeper.0, &keeper.1);
     let touched = wanted.as_ref().map(|_| proposal.objects());
     if let Some(wanted) = &mut wanted {
         wanted.look(requester);
@@ -317,16 +316,6 @@ fn plan_and_apply(
         applied.warnings += &format!("culvert: {line}\n");
     }
     Ok(applied)
-}
-
-/// What of the API layer rests with another file.
-fn rests((base, goal): &(Layers, Layers)) -> Vec<String> {
-    let before: HashSet<_> = base.api().resting().collect();
-    let new = goal.api().resting().filter(|it| !before.contains(it));
-    new.map(|(object, why)| {
-        format!("{object} of the API layer rests, the file counts alone: {why}")
-    })
-    .collect()
 }
 
 fn wanted(

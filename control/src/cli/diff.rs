@@ -172,10 +172,15 @@ fn lines(diff: &Diff, names: &[String; 2], color: bool) -> String {
 
 fn objects(diff: &Diff, [from, to]: &[String; 2], color: bool) -> String {
     if diff.is_empty() {
-        return format!("{from} and {to} are the same\n");
+        return format!("{from} and {to} are the same\n") + &rests(diff);
     }
     let text: String = diff.changes.iter().map(|it| object(it, color)).collect();
-    format!("{from} → {to}\n{text}{}\n", summary(diff))
+    format!("{from} → {to}\n{text}{}\n{}", summary(diff), rests(diff))
+}
+
+/// What of the API layer gives way, each in a line.
+fn rests(diff: &Diff) -> String {
+    diff.rests.iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn object(change: &Changed, color: bool) -> String {
@@ -248,7 +253,7 @@ pub(super) fn show(args: &ConfigShow) -> Result<(), Failure> {
 pub(super) fn would(diff: &Diff) -> String {
     let color = wants_color(&io::stdout());
     let text: String = diff.changes.iter().map(|it| object(it, color)).collect();
-    format!("{text}{}\n", summary(diff))
+    format!("{text}{}\n{}", summary(diff), rests(diff))
 }
 
 #[cfg(test)]
@@ -287,6 +292,7 @@ mod tests {
         let mut diff = Diff {
             changes: vec![changed],
             text: Some(String::new()),
+            rests: Vec::new(),
         };
         let names = ["running", "c.yaml"].map(String::from);
         let text = |diff: &Diff| text(diff, &names, Form::Lines, false).unwrap();

@@ -3,6 +3,7 @@
 //! In: a plan; two configurations. Out: its changes as words, object by object; the lines of two files that differ.
 //! Never: a key that is secret.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -23,6 +24,9 @@ pub struct Diff {
     /// The lines that differ of the two as files, as `diff -u` shows them, if they were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// What of the API layer rests then, and why; what rests already is not among it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rests: Vec<String>,
 }
 
 /// One object that comes, changes or goes.
@@ -77,6 +81,7 @@ impl Diff {
         Self {
             changes: changes.iter().map(Changed::from).collect(),
             text: text.then(|| lines(&old.merged(), &new.merged())),
+            rests: rests(old, &new),
         }
     }
 
@@ -85,6 +90,17 @@ impl Diff {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
+}
+
+/// What of the API layer rests with another file, and did not before.
+#[must_use]
+pub fn rests(old: &Layers, new: &Layers) -> Vec<String> {
+    let before: HashSet<_> = old.api().resting().collect();
+    let new = new.api().resting().filter(|it| !before.contains(it));
+    new.map(|(object, why)| {
+        format!("{object} of the API layer rests, the file counts alone: {why}")
+    })
+    .collect()
 }
 
 /// The lines that differ, with three around them.
