@@ -82,9 +82,10 @@ enum Form {
 pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
     let form = args.form();
     let client = args.place.client();
+    let is_file = args.file.is_some();
     let (from, to) = sides(args.from, args.to.or(args.file));
     let from = from.as_deref().unwrap_or(Path::new(Side::RUNNING));
-    let after = to.as_deref().and_then(named);
+    let after = to.as_deref().filter(|_| !is_file).and_then(named);
     let to = args::file(to, &client)?;
     let lines = form == Form::Lines;
     let diff = match (named(from), after) {
