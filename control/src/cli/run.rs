@@ -138,8 +138,12 @@ fn begin(
     Ok((history, beginning))
 }
 
-/// A file with a revoked key is refused, as by an apply. It is read once more then, for the lines.
-fn refuse_revoked(history: &History, config: Config, path: &Path) -> Result<Config, Failure> {
+/// A start leaves peers out whose keys are revoked: all others are reached. What else has a revoked key refuses the file;
+/// it is read once more then, for the lines.
+fn refuse_revoked(history: &History, mut config: Config, path: &Path) -> Result<Config, Failure> {
+    for peer in history.disable_revoked(&mut config) {
+        tracing::error!(%peer, "its key is revoked: it is left out, as if the file had `enabled: false`");
+    }
     let mut report = Report::new(path, "");
     history.refuse_revoked(&config, &mut report);
     if report.errors() == 0 {

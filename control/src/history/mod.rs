@@ -3,9 +3,10 @@
 //! In: configurations that are applied, with their keys. Out: revisions in the state directory; one of them again. Never:
 //! a change of what runs: whoever applies asks here before and tells after.
 //!
-//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`refused`] files with revoked keys, [`sums`] what
-//! tells one from another, [`store`] their files, [`texts`] those of their texts, [`keys`] what their key files held,
-//! [`journal`] what is on the disk while a change waits for its confirmation, [`pending`] that change.
+//! Rooms: [`start`] how a process begins, [`revision`] what is known of one, [`past`] one of them again, [`refused`]
+//! files with revoked keys, [`sums`] what tells one from another, [`store`] their files, [`texts`] those of their texts,
+//! [`keys`] what their key files held, [`journal`] what is on the disk while a change waits for its confirmation,
+//! [`pending`] that change.
 //!
 //! An apply writes its revision first, then the journal if it wants to be confirmed, and asks the engine only then; what
 //! the engine refuses leaves neither. A process that ends in between starts with its file, or, while there is a journal,

@@ -1,7 +1,9 @@
 //! Keys that are revoked, in a file that is to run.
 //!
-//! In: a configuration, and what was told of its file. Out: mistakes, with their lines. Never: a key that came back
-//! because a file names it still.
+//! In: a configuration, and what was told of its file. Out: mistakes, with their lines; at a start, peers that are
+//! disabled. Never: a key that came back because a file names it still.
+
+use std::sync::Arc;
 
 use crate::config::{Config, Report};
 use crate::keys::PublicKey;
@@ -24,11 +26,25 @@ impl History {
                 let span = report.find(&file.to_string_lossy());
                 report.error(span, message).help(NEW_KEY).help(MISTAKEN);
             }
-            for peer in tunnel.peers.iter().filter(|it| revoked(&it.public_key)) {
+            let peers = tunnel.peers.iter().filter(|it| it.enabled);
+            for peer in peers.filter(|it| revoked(&it.public_key)) {
                 let message = format!("the key of peer `{}/{}` is revoked", tunnel.name, peer.name);
                 let span = report.find(&peer.public_key.to_base64());
                 report.error(span, message).help(NEW_KEY).help(MISTAKEN);
             }
         }
+    }
+
+    /// Disables peers with revoked keys; answers which.
+    pub(crate) fn disable_revoked(&self, config: &mut Config) -> Vec<String> {
+        let mut disabled = Vec::new();
+        for tunnel in &mut config.tunnels {
+            let peers = tunnel.peers.iter_mut().filter(|it| it.enabled);
+            for peer in peers.filter(|it| self.is_revoked(&it.public_key)) {
+                disabled.push(format!("{}/{}", tunnel.name, peer.name));
+                Arc::make_mut(peer).enabled = false;
+            }
+        }
+        disabled
     }
 }
