@@ -139,6 +139,9 @@ impl Side {
     /// The word for what runs.
     pub const RUNNING: &str = "running";
 
+    /// What [`Side::named`] knows.
+    const PATTERN: &str = "^(running|[0-9]{1,19})$";
+
     /// What a running Culvert knows by that name.
     #[must_use]
     pub fn named(text: &str) -> Option<Self> {
@@ -163,8 +166,10 @@ impl Side {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DiffQuery {
     /// What was: a revision's number, or `running`.
+    #[schemars(extend("pattern" = Side::PATTERN))]
     pub from: String,
     /// What comes: likewise.
+    #[schemars(extend("pattern" = Side::PATTERN))]
     pub to: String,
     /// Whether the lines that differ are wanted, too.
     #[serde(default)]

@@ -98,7 +98,6 @@ struct Listed {
 
 /// Which ports.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct PortsListed {
     /// Only what has this name.
     name: Option<String>,
@@ -110,6 +109,7 @@ struct PortsListed {
     /// Behind this one: `next` of the page before.
     after: Option<String>,
     /// At most so many, up to 1,000, which is the default.
+    #[schemars(range(min = 1, max = 1_000))]
     limit: Option<u32>,
 }
 
