@@ -183,11 +183,14 @@ fn enter_keeps_what_is_tried() {
     let counted = |line: &&String| !line.ends_with("s left ");
     let lines: Vec<_> = lines.iter().filter(counted).collect();
     let text: Vec<_> = lines.iter().map(|line| line.trim()).collect();
-    assert_eq!(text[..2], ["generation 2, revision 2:", "network n1 added"]);
+    let file = site.folder.path().join("c.yaml");
+    let file = format!("culvert: the file is {}", file.display());
+    let said = [&*file, "generation 2, revision 2:", "network n1 added"];
+    assert_eq!(text[..3], said);
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
     let user = user.unwrap().map(|it| it.name).unwrap_or_default();
     assert_eq!(
-        text[2..].join(" "),
+        text[3..].join(" "),
         format!(
             "revision 2 (by {user}) waits for its confirmation, 120 s more: `culvert confirm 2` keeps it, `culvert \
              rollback` brings revision 1 back Enter alone keeps it, anything else and Enter takes it back. Ctrl-C, or \
