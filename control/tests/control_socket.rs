@@ -157,8 +157,8 @@ fn show_asks_for_what_it_shows() {
         *asked,
         [
             "/v1/status",
-            "/v1/tunnels?like=wg0%2Fhv-0001%2A",
-            "/v1/peers?like=wg0%2Fhv-0001%2A"
+            "/v1/tunnels?like=wg0%2Fhv-0001%2A&limit=10000",
+            "/v1/peers?like=wg0%2Fhv-0001%2A&limit=10000"
         ]
     );
     let told = told.load(Ordering::Relaxed);

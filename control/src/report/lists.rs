@@ -15,8 +15,11 @@ use crate::{
     state::Peer,
 };
 
-/// Items of a page, unless fewer are asked for.
-pub const LIMIT: usize = 1_000;
+/// Items of a page, unless others are asked for.
+pub const PAGE: usize = 1_000;
+
+/// Items of a page at most. A list is put together for each of its pages: who reads all of it asks for long ones.
+pub const LIMIT: usize = 10_000;
 
 /// Peers that are looked at for a page: one may have fewer than were asked for, and a next one all the same.
 const LOOKED_AT: usize = 8_192;
@@ -49,9 +52,13 @@ impl<T> Page<T> {
         let behind = |key: &String| window.after.as_ref().is_none_or(|after| key > after);
         let keyed = items.into_iter().map(|item| (key(&item), item));
         let mut keyed: Vec<_> = keyed.filter(|(key, _)| behind(key)).collect();
-        keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let by_key = |(one, _): &(String, T), (other, _): &(String, T)| one.cmp(other);
         let is_more = keyed.len() > window.limit;
-        keyed.truncate(window.limit);
+        if is_more {
+            keyed.select_nth_unstable_by(window.limit, by_key);
+            keyed.truncate(window.limit);
+        }
+        keyed.sort_by(by_key);
         let last = keyed.last().map(|(key, _)| key.clone());
         Self {
             items: keyed.into_iter().map(|(_, item)| item).collect(),

@@ -7,7 +7,7 @@ use axum::http::Method;
 use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError};
-use crate::report::lists::Page;
+use crate::report::lists::{LIMIT, Page};
 use crate::state::{Part, State, Status};
 
 /// A list of the API.
@@ -107,8 +107,14 @@ impl Client {
         wanted: Wanted<'_>,
     ) -> Result<Vec<T>, ClientError> {
         let (mut items, mut after) = (Vec::new(), None);
+        // Of what is not read to its end a short page is enough.
+        let limit = (!wanted.is_brief).then(|| LIMIT.to_string());
         loop {
-            let keys = [("like", wanted.name), ("after", after.as_deref())];
+            let keys = [
+                ("like", wanted.name),
+                ("after", after.as_deref()),
+                ("limit", limit.as_deref()),
+            ];
             let path = format!("/v1/{list}{}", query(keys));
             let mut page: Page<T> = self.ask(Method::GET, &path, Vec::new())?;
             items.append(&mut page.items);
@@ -121,7 +127,7 @@ impl Client {
 }
 
 /// A query of those keys that have a value.
-fn query(keys: [(&str, Option<&str>); 2]) -> String {
+fn query<const N: usize>(keys: [(&str, Option<&str>); N]) -> String {
     let keys = keys.into_iter();
     let given = keys.filter_map(|(key, value)| Some(format!("{key}={}", encoded(value?))));
     let given: Vec<_> = given.collect();

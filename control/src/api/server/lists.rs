@@ -16,7 +16,7 @@ use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::SendError;
 use crate::report::called::Called;
-use crate::report::lists::{LIMIT, Page, Peers, Window};
+use crate::report::lists::{LIMIT, PAGE, Page, Peers, Window};
 use crate::state::{Core, Drop, Neighbor, Peer, Port, Route, Tunnel, Uplink};
 
 pub(super) fn routes() -> Routes {
@@ -91,8 +91,8 @@ struct Listed {
     like: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
-    /// At most so many, up to 1,000, which is the default.
-    #[schemars(range(min = 1, max = 1_000))]
+    /// At most so many, up to 10,000; 1,000 without it.
+    #[schemars(range(min = 1, max = 10_000))]
     limit: Option<u32>,
 }
 
@@ -108,8 +108,8 @@ struct PortsListed {
     label: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
-    /// At most so many, up to 1,000, which is the default.
-    #[schemars(range(min = 1, max = 1_000))]
+    /// At most so many, up to 10,000; 1,000 without it.
+    #[schemars(range(min = 1, max = 10_000))]
     limit: Option<u32>,
 }
 
@@ -155,13 +155,13 @@ struct PeersListed {
     label: Option<String>,
     /// Behind this one: `next` of the page before.
     after: Option<String>,
-    /// At most so many, up to 1,000, which is the default.
-    #[schemars(range(min = 1, max = 1_000))]
+    /// At most so many, up to 10,000; 1,000 without it.
+    #[schemars(range(min = 1, max = 10_000))]
     limit: Option<u32>,
 }
 
 fn window(after: Option<String>, limit: Option<u32>) -> Result<Window, String> {
-    let limit = limit.map_or(LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let limit = limit.map_or(PAGE, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     if (1..=LIMIT).contains(&limit) {
         return Ok(Window { after, limit });
     }
