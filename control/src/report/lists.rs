@@ -21,8 +21,9 @@ pub const PAGE: usize = 1_000;
 /// Items of a page at most. A list is put together for each of its pages: who reads all of it asks for long ones.
 pub const LIMIT: usize = 10_000;
 
-/// Peers that are looked at for a page: one may have fewer than were asked for, and a next one all the same.
-const LOOKED_AT: usize = 8_192;
+/// Peers that are looked at for a page, as many as the longest has: one may have fewer than were asked for, and a next
+/// one all the same.
+const LOOKED_AT: usize = LIMIT;
 
 /// No page reaches further.
 const REACHED: usize = LOOKED_AT + look::PEERS;
