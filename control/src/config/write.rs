@@ -455,27 +455,12 @@ impl Map {
         if offloads == Offloads::NONE {
             return self.text("offloads", "none");
         }
-        let Offloads {
-            checksum,
-            tso4,
-            tso6,
-            ecn,
-            uso,
-            mergeable,
-            packed,
-        } = offloads;
-        let each = [
-            ("checksum", checksum),
-            ("tso4", tso4),
-            ("tso6", tso6),
-            ("ecn", ecn),
-            ("uso", uso),
-            ("mergeable", mergeable),
-            ("packed", packed),
-        ];
-        let map = each.into_iter().fold(Self::default(), |map, (key, on)| {
-            map.put(key, Yaml::Bool(on))
-        });
+        let map = offloads
+            .each()
+            .into_iter()
+            .fold(Self::default(), |map, (key, on)| {
+                map.put(key, Yaml::Bool(on))
+            });
         self.map("offloads", map)
     }
 }

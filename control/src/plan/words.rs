@@ -290,29 +290,11 @@ fn uapi(uapi: &Uapi) -> String {
 
 /// As a file may have them: all, none, or what is not offered.
 fn offloads(offered: &Offloads) -> String {
-    let Offloads {
-        checksum,
-        tso4,
-        tso6,
-        ecn,
-        uso,
-        mergeable,
-        packed,
-    } = *offered;
-    let each = [
-        ("checksum", checksum),
-        ("tso4", tso4),
-        ("tso6", tso6),
-        ("ecn", ecn),
-        ("uso", uso),
-        ("mergeable", mergeable),
-        ("packed", packed),
-    ];
     match *offered {
         Offloads::ALL => "all".into(),
         Offloads::NONE => "none".into(),
         _ => {
-            let off = each.iter().filter(|(_, on)| !on);
+            let off = offered.each().into_iter().filter(|(_, on)| !on);
             let off = off.map(|(key, _)| format!("{key}: false"));
             format!("{{{}}}", off.collect::<Vec<_>>().join(", "))
         }

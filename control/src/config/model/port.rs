@@ -178,4 +178,27 @@ impl Offloads {
         mergeable: true,
         packed: true,
     };
+
+    /// Each by its key in the file.
+    #[must_use]
+    pub const fn each(self) -> [(&'static str, bool); 7] {
+        let Self {
+            checksum,
+            tso4,
+            tso6,
+            ecn,
+            uso,
+            mergeable,
+            packed,
+        } = self;
+        [
+            ("checksum", checksum),
+            ("tso4", tso4),
+            ("tso6", tso6),
+            ("ecn", ecn),
+            ("uso", uso),
+            ("mergeable", mergeable),
+            ("packed", packed),
+        ]
+    }
 }
