@@ -59,6 +59,14 @@ impl Site {
             .len()
     }
 
+    /// What is tried waits still, and nobody keeps it.
+    fn leaves_it_to_its_time(&self) {
+        let state = Client::new(&self.run_dir()).state(None).unwrap();
+        assert!(state.pending.is_some());
+        assert_eq!(self.outcome(), Outcome::RolledBack);
+        assert_eq!(self.networks(), 1);
+    }
+
     /// What became of the newest revision, once it is known.
     fn outcome(&self) -> Outcome {
         let end = Instant::now() + PATIENCE;
@@ -227,15 +235,7 @@ fn ctrl_c_leaves_it_to_its_time() {
     terminal.wait_for("s left");
     terminal.press("\x03");
     assert!(!terminal.ends().success());
-    assert!(
-        Client::new(&site.run_dir())
-            .state(None)
-            .unwrap()
-            .pending
-            .is_some()
-    );
-    assert_eq!(site.outcome(), Outcome::RolledBack);
-    assert_eq!(site.networks(), 1);
+    site.leaves_it_to_its_time();
 }
 
 #[test]
@@ -245,15 +245,7 @@ fn a_terminal_that_is_closed_leaves_it_to_its_time() {
     terminal.wait_for("s left");
     // As when its window is closed, or a connection breaks: nobody has the other end any more.
     drop(terminal);
-    assert!(
-        Client::new(&site.run_dir())
-            .state(None)
-            .unwrap()
-            .pending
-            .is_some()
-    );
-    assert_eq!(site.outcome(), Outcome::RolledBack);
-    assert_eq!(site.networks(), 1);
+    site.leaves_it_to_its_time();
 }
 
 /// Who looks away sees what became of it.
