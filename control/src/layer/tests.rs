@@ -1,14 +1,19 @@
 //! Objects, files and `wg` in any order come to what is planned from scratch.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    config::{self, IpNet, KeyFileError, KeyFiles, Name, NetworkRoute},
+    config::{self, IpNet, KeyFileError, KeyFiles, Name, NetworkRoute, Peer, Port},
     keys::{PrivateKey, PublicKey},
+    plan::{Edit, PeerChange},
 };
 
 struct Keyring;
