@@ -18,6 +18,7 @@
 mod labels;
 mod peers;
 mod ports;
+mod sockets;
 mod tunnels;
 mod uplinks;
 
@@ -34,7 +35,7 @@ use culvert_wireguard::{Instant, Now};
 pub(super) use self::ports::Place;
 use self::{
     ports::Displaced,
-    tunnels::Sockets,
+    sockets::Sockets,
     uplinks::{Coming, Left},
 };
 use super::{
