@@ -7,15 +7,14 @@
 //! The packet's way, room by room: a [`worker`] takes a burst from a [`guest`]'s ring or interface; `outbound` decides
 //! where each frame goes, asking `switch` (may the guest say this, who has that MAC address) and `gateway` (what the
 //! router answers), and hands what leaves through a tunnel to `egress`, which seals into rooms of an [`uplink`]. What an
-//! uplink receives goes through `inbound` to the guests. Beside the way stand [`host`] (ARP, ND and ping for an uplink
-//! without a kernel) and [`shared`] (what workers and the control core both hold).
+//! uplink receives goes through `inbound` to the guests. Beside the way stands [`shared`]: what workers and the control core
+//! both hold.
 
 #![deny(unsafe_code)]
 
 mod egress;
 mod gateway;
 pub mod guest;
-pub mod host;
 mod inbound;
 mod loss;
 mod outbound;

@@ -56,7 +56,6 @@ use std::{
 
 use culvert_dataplane::{
     guest::tun::Tun,
-    host::Stacks,
     shared::{
         clock,
         control_link::{Attention, Command},
@@ -89,7 +88,7 @@ use self::{
     table::Table,
     tunnels::{Outgoing, TunnelState, Wish},
     turns::Turns,
-    uplinks::{Dpdk, UplinkState},
+    uplinks::{Dpdk, Stacks, UplinkState},
     workers::Workers,
 };
 use crate::{

@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use culvert_dataplane::{
-    host::HostEvent,
-    shared::{
-        control_link::{Command, Inline},
-        drops::DropReason,
-        ids::{PeerIndex, Scope, TunnelIndex},
-        limits::{UNROUTED_LIFE, UNROUTED_MAX},
-    },
+use culvert_dataplane::shared::{
+    control_link::{Command, Inline},
+    drops::DropReason,
+    ids::{PeerIndex, Scope, TunnelIndex},
+    limits::{UNROUTED_LIFE, UNROUTED_MAX},
 };
+use culvert_stack::HostEvent;
 use culvert_wireguard::{Instant, Now};
 
 use super::{

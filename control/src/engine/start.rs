@@ -10,14 +10,11 @@ use std::{
     time::Duration,
 };
 
-use culvert_dataplane::{
-    host::Stacks,
-    shared::{
-        clock,
-        control_link::Attention,
-        leaves::Leaves,
-        snapshot::{Snapshot, SnapshotCell},
-    },
+use culvert_dataplane::shared::{
+    clock,
+    control_link::Attention,
+    leaves::Leaves,
+    snapshot::{Snapshot, SnapshotCell},
 };
 use culvert_directory::Listener;
 use culvert_wireguard::{Budget, Now};
@@ -42,7 +39,7 @@ use super::{
     table::Table,
     turns::Turns,
     uapi,
-    uplinks::Dpdk,
+    uplinks::{Dpdk, Stacks},
     workers::{self, Workers},
 };
 use crate::{

@@ -13,9 +13,8 @@ use std::{
 use std::time::Duration;
 
 #[cfg(feature = "dpdk")]
-use culvert_dataplane::{host::HostConfig, uplink::dpdk};
+use culvert_dataplane::uplink::dpdk;
 use culvert_dataplane::{
-    host::{HostStack, Resolution, Stacks},
     shared::{
         control_link::{Entry, Seat},
         hop::Hop,
@@ -24,6 +23,9 @@ use culvert_dataplane::{
     },
     uplink::{Queue, UplinkCounters, udp},
 };
+#[cfg(feature = "dpdk")]
+use culvert_stack::HostConfig;
+use culvert_stack::{HostStack, Resolution};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
@@ -39,6 +41,9 @@ const LINK_PATIENCE: u8 = 3;
 /// How long workers may take to give up a device's queues: they do at their next turn.
 #[cfg(feature = "dpdk")]
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// The host stacks, one per uplink that needs one.
+pub(super) type Stacks = culvert_stack::Stacks<Scope>;
 
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {

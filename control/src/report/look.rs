@@ -12,10 +12,10 @@ use std::{
 };
 
 use culvert_dataplane::{
-    host::NeighborInfo,
     shared::{peer::Peer as Cell, snapshot::Snapshot},
     worker::WorkerStats,
 };
+use culvert_stack::NeighborInfo;
 
 use crate::{
     api::Reply,

@@ -4,7 +4,8 @@
 
 use std::collections::HashSet;
 
-use culvert_dataplane::{host::NeighborState, shared::clock};
+use culvert_dataplane::shared::clock;
+use culvert_stack::NeighborState;
 use culvert_wireguard::Instant;
 
 use super::{

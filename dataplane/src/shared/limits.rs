@@ -183,24 +183,13 @@ pub const LINK_LOCALS: usize = 16;
 /// How long a port waits between two claims of a link-local address, once it has claimed as many as it may own.
 pub const LINK_LOCAL_CLAIM_PERIOD: Duration = Duration::from_millis(10);
 
-/// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).
-pub const HOST_NEIGHBORS: usize = 1_024;
-
-/// Frames of a host stack that wait to be sent.
-pub const HOST_OUTPUT: usize = 256;
-
-/// How many of [`HOST_OUTPUT`] answers to others leave free for our own questions.
-pub const HOST_OUTPUT_RESERVED: usize = 64;
-
-/// Answers of a host stack per second, of each kind (neighbors, echo).
-pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
-
 /// Datagrams that are sent one by one along a path before it is tried again whether the kernel cuts a message of
 /// several: a refused try costs one system call more.
 pub const SENT_SINGLY: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
+    use culvert_stack::limits::{HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND};
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
     use super::*;

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use culvert_dataplane::host::HostStack;
+use culvert_stack::HostStack;
 use culvert_wireguard::Instant;
 
 pub(super) use self::{meters::Meters, ports::losses};

@@ -1,13 +1,11 @@
 //! What waits for a peer: when workers are told to send it.
 
-use culvert_dataplane::{
-    host::{HostConfig, HostStack},
-    shared::{
-        control_link::{ControlEnd, WorkerEnd, link},
-        ids::Scope,
-        path::Path,
-    },
+use culvert_dataplane::shared::{
+    control_link::{ControlEnd, WorkerEnd, link},
+    ids::Scope,
+    path::Path,
 };
+use culvert_stack::{HostConfig, HostStack};
 use culvert_wire::MacAddr;
 
 use super::*;

@@ -339,7 +339,8 @@ fn what_comes_by_the_other_uplink_meanwhile_arrives() {
 /// Devices with nobody at the other end.
 #[cfg(feature = "dpdk")]
 mod devices {
-    use culvert_dataplane::{host::HostStack, shared::ids::Scope};
+    use culvert_dataplane::shared::ids::Scope;
+    use culvert_stack::HostStack;
 
     use super::*;
 

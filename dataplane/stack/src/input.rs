@@ -20,7 +20,7 @@ use super::{
     HostDrop, HostStack, message,
     neighbors::{Said, Unheard},
 };
-use crate::shared::limits;
+use crate::limits;
 
 /// How often an address is defended at the most (RFC 5227: `DEFEND_INTERVAL`).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);

@@ -7,15 +7,19 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_wireguard::Instant;
 
-use super::{HostEvent, HostStack, Resolution};
-use crate::shared::ids::Scope;
+use crate::{HostEvent, HostStack, Resolution};
 
 /// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
-/// same neighbors; they are not the same.
-#[derive(Default)]
-pub struct Stacks(BTreeMap<Scope, HostStack>);
+/// same neighbors; they are not the same. What scopes are is the owner's to say.
+pub struct Stacks<Scope>(BTreeMap<Scope, HostStack>);
 
-impl Stacks {
+impl<Scope> Default for Stacks<Scope> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<Scope: Copy + Ord> Stacks<Scope> {
     /// Adds a stack, in the place of the one that the scope had.
     pub fn insert(&mut self, scope: Scope, stack: HostStack) {
         self.0.insert(scope, stack);

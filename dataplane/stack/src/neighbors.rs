@@ -27,7 +27,7 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::{NeighborInfo, NeighborState};
-use crate::shared::limits;
+use crate::limits;
 
 /// RFC 4861, section 10: `MAX_MULTICAST_SOLICIT` and `MAX_UNICAST_SOLICIT`.
 const TRIES_MAX: u8 = 3;

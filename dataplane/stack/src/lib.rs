@@ -5,11 +5,12 @@
 //! one changes. Never: a socket, a clock, a worker's state; TCP, router discovery,
 //! redirects, reassembly.
 //!
-//! Owned by the control core; one stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
+//! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
 mod drops;
 mod input;
+pub mod limits;
 mod message;
 mod neighbors;
 mod routes;
@@ -28,7 +29,6 @@ use self::{
     neighbors::{Answer, Neighbors, Solicit},
     routes::Routes,
 };
-use crate::shared::limits;
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:
 /// `ANNOUNCE_NUM`, `ANNOUNCE_INTERVAL`).
