@@ -246,8 +246,16 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
             .uapi
             .as_ref()
             .map_or_else(Uapi::default, |at| at.value.clone()),
-        peers: draft.peers.iter().map(peer).collect::<Option<_>>()?,
+        peers: models(&draft.peers)?,
     })
+}
+
+fn models(drafts: &draft::Peers) -> Option<Vec<Arc<Peer>>> {
+    let mut models = Vec::with_capacity(drafts.len());
+    for draft in drafts.iter() {
+        models.push(draft.model()?);
+    }
+    Some(models)
 }
 
 pub(super) fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {

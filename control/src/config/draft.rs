@@ -4,6 +4,8 @@
 //! them into the model. Never: a default: what the file doesn't say is `None` here, and so is what
 //! was reported already.
 
+mod peers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -16,6 +18,8 @@ use super::{
     Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+
+pub(super) use self::peers::{AnyPeer, Known, Peers};
 
 /// The whole file.
 #[derive(Default)]
@@ -150,7 +154,7 @@ pub(super) struct Tunnel {
     pub(super) preshared_keys_file: Option<At<PathBuf>>,
     pub(super) fwmark: Option<At<u32>>,
     pub(super) uapi: Option<At<Uapi>>,
-    pub(super) peers: Vec<Peer>,
+    pub(super) peers: Peers,
 }
 
 impl Tunnel {
@@ -166,7 +170,7 @@ impl Tunnel {
             preshared_keys_file: None,
             fwmark: None,
             uapi: None,
-            peers: Vec::new(),
+            peers: Peers::default(),
         }
     }
 }
@@ -197,19 +201,6 @@ impl Peer {
             persistent_keepalive: None,
             labels: Labels::default(),
             enabled: true,
-        }
-    }
-
-    /// It stands in other lines now.
-    pub(super) fn move_lines(&mut self, moved: impl Fn(usize) -> usize) {
-        let spans = [
-            Some(&mut self.name.span),
-            self.public_key.as_mut().map(|at| &mut at.span),
-            self.endpoint.as_mut().map(|at| &mut at.span),
-        ];
-        let prefixes = self.allowed_ips.iter_mut().map(|at| &mut at.span);
-        for span in spans.into_iter().flatten().chain(prefixes) {
-            span.line = moved(span.line);
         }
     }
 }

@@ -43,6 +43,7 @@ pub use model::{
     UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
     metrics_label,
 };
+pub(crate) use model::{common_ends, is_same};
 pub use places::Places;
 pub(crate) use read::shell_quoted;
 pub use readings::Readings;

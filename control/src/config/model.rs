@@ -20,6 +20,7 @@ mod uplink;
 
 use std::path::PathBuf;
 
+pub(crate) use self::tunnel::{common_ends, is_same};
 pub use self::{
     api::{Api, ApiSocket, ApiTls, Role},
     cores::{Cores, CpuId, Hugepages, Memory, Poll, WorkerCore, WorkerIndex},

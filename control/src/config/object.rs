@@ -284,7 +284,7 @@ pub fn peer(
         around.listen_port = Some(at(tunnel.listen_port));
         around.mtu = Some(at(tunnel.mtu.into()));
         around.private_key.clone_from(&tunnel.private_key);
-        around.peers = vec![draft];
+        around.peers = vec![draft].into();
         let file = draft::File {
             uplinks: vec![uplink_draft(config.uplink_of(tunnel))],
             tunnels: vec![around],
@@ -292,9 +292,9 @@ pub fn peer(
             ..draft::File::default()
         };
         cross::peer(&file, report);
-        let draft = file.tunnels.first()?.peers.first()?;
+        let peer = file.tunnels.first()?.peers.get(0)?;
         match report.errors() {
-            0 => build::peer(draft),
+            0 => peer.model(),
             _ => None,
         }
     })
@@ -327,7 +327,7 @@ pub fn route(
             let tunnel = tunnel.map(|tunnel| {
                 let mut around = draft::Tunnel::named(at(tunnel.name.clone()));
                 if let draft::NextHop::Peer(peer) = &draft.next_hop {
-                    around.peers = vec![draft::Peer::named(peer.clone())];
+                    around.peers = vec![draft::Peer::named(peer.clone())].into();
                 }
                 around
             });

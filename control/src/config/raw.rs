@@ -12,6 +12,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
+use super::draft::AnyPeer;
 use super::report::{Report, Span};
 
 /// The longest file, in bytes. 100,000 peers take about 30 MiB.
@@ -118,10 +119,10 @@ impl Node {
 pub(super) fn may_be_read<'p>(
     text: &str,
     rest: &Node,
-    peers: impl Iterator<Item = &'p super::draft::Peer>,
+    peers: impl Iterator<Item = AnyPeer<'p>>,
 ) -> bool {
     // A name and a map, five keys with their values, a list's items.
-    let peers = peers.map(|peer| 12 + peer.allowed_ips.len());
+    let peers = peers.map(|peer| 12 + peer.allowed_ips().count());
     text.len() <= MAX_TEXT_LEN && rest.values() + peers.sum::<usize>() <= MAX_NODES
 }
 

@@ -21,9 +21,10 @@ mod kept;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use self::kept::{Kept, Prints};
-use super::draft::{File, Peer, Tunnel};
+use self::kept::{Kept, Lines, Prints};
+use super::draft::{AnyPeer, File, Known, Tunnel};
 use super::keyfile::KeyFiles;
 use super::report::{Report, Span};
 use super::{Config, Name, Texts, include, raw, read};
@@ -50,17 +51,16 @@ impl Reading {
     /// `None`: nothing of such a text can be taken over.
     fn of(
         folder: &Path,
-        text: &str,
+        (lines, prints): (Lines<'_>, Prints),
         (config, file, report): (&Config, &File, &Report),
     ) -> Option<Self> {
-        if !is_plain(text) || !report.is_whole() {
+        if !report.is_whole() {
             return None;
         }
-        let lines = Lines::of(text);
         let tunnels = file.tunnels.iter().zip(&config.tunnels);
         Some(Self {
             folder: folder.to_owned(),
-            prints: Prints::of(text),
+            prints,
             tunnels: tunnels
                 .filter_map(|(draft, model)| Kept::of(draft, &model.peers, &lines))
                 .collect(),
@@ -71,7 +71,8 @@ impl Reading {
 
 /// No anchor may be in it, and its lines end with line feeds: others would count otherwise.
 fn is_plain(text: &str) -> bool {
-    !text.contains(['&', '\r'])
+    let has = |byte| text.as_bytes().contains(&byte);
+    !has(b'&') && !has(b'\r')
 }
 
 impl Readings {
@@ -99,8 +100,14 @@ impl Readings {
         // A path that is relative at the start is absolute later.
         let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let folder = folder.parent().unwrap_or(Path::new(""));
+        let is_kept = text.len() >= long && is_plain(text);
+        let lines = is_kept.then(|| {
+            let key = self.last.as_ref().map(|last| last.prints.key());
+            Lines::of(text, key.unwrap_or_default())
+        });
         let last = (self.last.as_ref()).filter(|last| last.folder == folder);
-        let again = last.and_then(|last| read_again(last, text, path, keys));
+        let again = last.zip(lines.as_ref());
+        let again = again.and_then(|(last, lines)| read_again(last, lines, path, keys));
         let (mut config, file, report) = match again {
             Some(again) => again,
             // What was read before stays: the next text may be the same but for a slip.
@@ -109,9 +116,7 @@ impl Readings {
         if let Some(last) = &self.last {
             kept::share(&last.tunnels, &mut config);
         }
-        self.last = (text.len() >= long)
-            .then(|| Reading::of(folder, text, (&config, &file, &report)))
-            .flatten();
+        self.last = lines.and_then(|lines| Reading::of(folder, lines, (&config, &file, &report)));
         Ok((config, report))
     }
 }
@@ -125,24 +130,22 @@ impl std::fmt::Debug for Readings {
 /// Steps 1 to 4.
 fn read_again(
     last: &Reading,
-    text: &str,
+    (lines, prints): &(Lines<'_>, Prints),
     path: &Path,
     keys: &dyn KeyFiles,
 ) -> Option<(Config, File, Report)> {
-    if !is_plain(text) {
-        return None;
-    }
-    let edited = Edited::between(&last.prints, text);
+    let edited = Edited::between(&last.prints, prints);
     let untouched: Vec<_> = (last.tunnels.iter())
-        .filter_map(|tunnel| Untouched::take(tunnel, &edited, &last.warned))
+        .map(|tunnel| Untouched::take(tunnel, &edited, &last.warned))
         .collect();
-    let blanked = blank(text, &untouched)?;
-    let mut report = Report::new(path, text);
+    let blanked = blank(lines, &untouched)?;
+    let mut report = Report::new(path, lines.whole());
     let root = raw::read(&blanked, &mut report)?;
     if include::any(&root) {
         return None;
     }
-    if !raw::may_be_read(text, &root, untouched.iter().flat_map(|it| &it.peers)) {
+    let taken = untouched.iter().flat_map(Untouched::peers);
+    if !raw::may_be_read(lines.whole(), &root, taken) {
         return None;
     }
     let mut file = read::Reader::new(&mut report, keys).file(&root)?;
@@ -174,126 +177,98 @@ struct Edited {
 }
 
 impl Edited {
-    fn between(old: &Prints, new: &str) -> Self {
+    fn between(old: &Prints, new: &Prints) -> Self {
         let (ahead, behind) = old.common(new);
         let lines = |count: usize| ahead + 1..count - behind + 1;
         Self {
             old: lines(old.count()),
-            new: lines(new.split('\n').count()),
+            new: lines(new.count()),
         }
     }
 
-    /// The line of the new text that an old one behind what was edited has become.
-    fn moved(&self, line: usize) -> usize {
-        line + self.new.end - self.old.end
+    /// How many lines further down than in the old text something stands in the new one that is behind what was edited.
+    fn down(&self) -> isize {
+        self.new.end.cast_signed() - self.old.end.cast_signed()
     }
 }
 
-/// Where the lines of a text begin.
-struct Lines<'t> {
-    text: &'t str,
-    begin: Vec<usize>,
-}
-
-impl<'t> Lines<'t> {
-    fn of(text: &'t str) -> Self {
-        let bytes = text.bytes().enumerate();
-        let feeds = bytes.filter(|(_, byte)| *byte == b'\n');
-        let begin = std::iter::once(0).chain(feeds.map(|(at, _)| at + 1));
-        let begin = begin.collect();
-        Self { text, begin }
-    }
-
-    /// The text of lines, from 1.
-    fn text(&self, lines: &Range<usize>) -> Option<&'t str> {
-        let begin = *self.begin.get(lines.start.checked_sub(1)?)?;
-        let end = self.begin.get(lines.end.checked_sub(1)?);
-        self.text
-            .get(begin..end.copied().unwrap_or(self.text.len()))
-    }
-
-    /// Whether only spaces stand ahead of a place in its line.
-    fn is_first(&self, span: Span) -> bool {
-        let line = self.text(&(span.line..span.line + 1));
-        let ahead = line.and_then(|line| line.get(..span.column.checked_sub(1)?));
-        ahead.is_some_and(|ahead| ahead.bytes().all(|byte| byte == b' '))
-    }
-}
-
-/// The peers of a tunnel that nobody touched, in the new text's lines.
+/// The peers of a tunnel that nobody touched.
 struct Untouched {
     tunnel: Name,
-    peers: Vec<Peer>,
-    /// Their lines.
-    lines: Vec<Range<usize>>,
-    /// The name of the first peer behind what was edited, and its place.
+    known: Arc<Known>,
+    /// Some in a row, and how far they have moved down.
+    runs: Vec<(Range<usize>, isize)>,
+    /// The name of the first peer behind what was edited, and its place in the new text.
     behind: Option<(Name, Span)>,
 }
 
 impl Untouched {
-    fn take(tunnel: &Kept, edited: &Edited, warned: &BTreeSet<usize>) -> Option<Self> {
+    fn take(tunnel: &Kept, edited: &Edited, warned: &BTreeSet<usize>) -> Self {
+        let known = &tunnel.peers;
         // The last one before what was edited may go on there.
-        let before = tunnel.ahead_of(edited.old.start).saturating_sub(1);
-        let behind = tunnel.ahead_of(edited.old.end);
+        let before = known.ahead_of(edited.old.start).saturating_sub(1);
+        let behind = known.ahead_of(edited.old.end);
+        let down = |place| if place < behind { 0 } else { edited.down() };
+        let named = known.at(behind, edited.down()).map(AnyPeer::name);
         let mut taken = Self {
             tunnel: tunnel.tunnel.clone(),
-            peers: Vec::new(),
-            lines: Vec::new(),
-            behind: None,
+            known: Arc::clone(known),
+            runs: Vec::new(),
+            behind: named.map(|at| (at.value.clone(), at.span)),
         };
-        for (place, model) in tunnel.models().enumerate() {
-            let old = tunnel.span(place)?;
-            let moved = |line| match place >= behind {
-                true => edited.moved(line),
-                false => line,
-            };
-            let line = moved(old.line);
-            if place == behind {
-                taken.behind = Some((model.name.clone(), Span { line, ..old }));
-            }
+        for (place, model) in known.models().enumerate() {
             // Where the last one ends is not known.
-            let Some(next) = tunnel.span(place + 1) else {
+            let (Some(own), Some(next)) = (known.span(place), known.span(place + 1)) else {
                 break;
             };
-            let mut warned = warned.range(old.line..next.line);
+            let mut warned = warned.range(own.line..next.line);
             let untouched = place < before || place > behind;
             if untouched && warned.next().is_none() && model.preshared_key.is_none() {
-                let mut peer = tunnel.draft(place)?;
-                peer.move_lines(moved);
-                taken.lines.push(line..moved(next.line));
-                taken.peers.push(peer);
+                taken.push(place, down(place));
             }
         }
-        Some(taken)
+        taken
+    }
+
+    fn push(&mut self, place: usize, down: isize) {
+        match self.runs.last_mut() {
+            Some((run, moved)) if run.end == place && *moved == down => run.end += 1,
+            _ => self.runs.push((place..place + 1, down)),
+        }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = AnyPeer<'_>> {
+        let runs = self.runs.iter();
+        runs.flat_map(|(run, down)| run.clone().filter_map(|place| self.known.at(place, *down)))
+    }
+
+    /// Their lines in the new text: each ends where the next one begins, which is never the last.
+    fn lines(&self) -> impl Iterator<Item = Range<usize>> {
+        let line = |place, down| Some(self.known.at(place, down)?.name().span.line);
+        let runs = self.runs.iter();
+        runs.filter_map(move |(run, down)| Some(line(run.start, *down)?..line(run.end, *down)?))
     }
 
     /// Gives them to the tunnel that was read without them; `None` if that is not what it was.
     fn put_back(self, tunnel: &mut Tunnel) -> Option<()> {
+        let read = tunnel.peers.read();
         if let Some((name, span)) = &self.behind {
-            let found = tunnel.peers.iter().find(|peer| peer.name.value == *name)?;
+            let found = read.iter().find(|peer| peer.name.value == *name)?;
             if found.name.span != *span {
                 return None;
             }
         }
-        let read: HashSet<_> = tunnel.peers.iter().map(|peer| &peer.name.value).collect();
-        if self
-            .peers
-            .iter()
-            .any(|peer| read.contains(&peer.name.value))
-        {
+        let read: HashSet<_> = read.iter().map(|peer| &peer.name.value).collect();
+        if self.peers().any(|peer| read.contains(peer.name().value)) {
             return None;
         }
-        tunnel.peers.extend(self.peers);
-        let place = |peer: &Peer| (peer.name.span.line, peer.name.span.column);
-        tunnel.peers.sort_by_key(place);
-        Some(())
+        tunnel.peers.lay_among(self.known, self.runs)
     }
 }
 
 /// The text without these peers.
-fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
-    let lines = Lines::of(text);
-    let mut gone: Vec<_> = untouched.iter().flat_map(|it| &it.lines).collect();
+fn blank(lines: &Lines<'_>, untouched: &[Untouched]) -> Option<String> {
+    let mut gone: Vec<_> = untouched.iter().flat_map(Untouched::lines).collect();
     gone.sort_unstable_by_key(|lines| lines.start);
     let mut blanked = String::new();
     let mut next = 1;
@@ -302,7 +277,7 @@ fn blank(text: &str, untouched: &[Untouched]) -> Option<String> {
         blanked.extend(range.clone().map(|_| '\n'));
         next = range.end;
     }
-    blanked.push_str(lines.text(&(next..lines.begin.len() + 1))?);
+    blanked.push_str(lines.text(&(next..lines.end()))?);
     Some(blanked)
 }
 
@@ -380,10 +355,11 @@ mod tests {
     fn taken_over(old: &str, new: &str) -> usize {
         let path = Path::new("/etc/culvert/t.yaml");
         let last = read_first(old, path);
-        let edited = Edited::between(&last.prints, new);
+        let (_, prints) = Lines::of(new, last.prints.key());
+        let edited = Edited::between(&last.prints, &prints);
         let untouched = last.tunnels.iter();
-        let untouched = untouched.filter_map(|it| Untouched::take(it, &edited, &last.warned));
-        untouched.map(|it| it.peers.len()).sum()
+        let untouched = untouched.map(|it| Untouched::take(it, &edited, &last.warned));
+        untouched.map(|it| it.peers().count()).sum()
     }
 
     #[test]
@@ -395,10 +371,36 @@ mod tests {
         assert_eq!(taken_over(&old, &new), 5 + 7);
         let path = Path::new("/etc/culvert/t.yaml");
         let last = read_first(&old, path);
-        let (config, _, _) = read_again(&last, &new, path, &Keys).unwrap();
+        let lines = Lines::of(&new, last.prints.key());
+        let (config, _, _) = read_again(&last, &lines, path, &Keys).unwrap();
         let whole = super::super::parse(&new, path, &Keys).unwrap();
         assert_eq!(config, whole.0);
         assert_read_as_whole(&[old.clone(), new.clone(), old, new]);
+    }
+
+    #[test]
+    fn peers_that_were_read_and_that_are_known_are_told_by_their_numbers() {
+        let old = file();
+        let new = peer(6).replace("0.6:5", "0.6:6") + &peer(66);
+        let new = old.replace(&peer(6), &new);
+        let path = Path::new("/etc/culvert/t.yaml");
+        let last = read_first(&old, path);
+        let lines = Lines::of(&new, last.prints.key());
+        let (_, file, _) = read_again(&last, &lines, path, &Keys).unwrap();
+        let numbers: Vec<_> = file.tunnels.iter().map(|it| it.peers.len()).collect();
+        assert_eq!(numbers, [12, 12]);
+        let texts: Vec<_> = new.split('\n').collect();
+        for peers in file.tunnels.iter().map(|it| &it.peers) {
+            assert_eq!(peers.iter().count(), peers.len());
+            assert!(peers.get(peers.len()).is_none());
+            for (number, peer) in peers.iter().enumerate() {
+                let name = peer.name();
+                assert_eq!(peers.get(number).map(|it| it.name().span), Some(name.span));
+                // Each at its place in the new text.
+                let line = &texts[name.span.line - 1][name.span.column - 1..];
+                assert!(line.starts_with(&format!("{}:", name.value)), "{line}");
+            }
+        }
     }
 
     /// What is kept and what runs would be two of everything else, and ever more with each file.
@@ -516,9 +518,9 @@ mod tests {
         readings.parse_from(0, &old, path, &Keys).unwrap();
         let wrong = old.replace("10.0.0.6:5", "10.0.0.6:five");
         assert!(readings.parse_from(0, &wrong, path, &Keys).is_err());
-        let last = readings.last.as_ref().map(|last| last.prints.common(&old));
-        let lines = old.split('\n').count();
-        assert_eq!(last, Some((lines, 0)));
+        let last = &readings.last.as_ref().unwrap().prints;
+        let (_, prints) = Lines::of(&old, last.key());
+        assert_eq!(last.common(&prints), (old.split('\n').count(), 0));
         let mended = old.replace("10.0.0.6:5", "10.0.0.6:6");
         let again = told(readings.parse_from(0, &mended, path, &Keys));
         assert_eq!(again, told(super::super::parse(&mended, path, &Keys)));

@@ -222,6 +222,28 @@ impl<K: Eq + Hash> Seen<K> {
     }
 }
 
+/// The first thing of many with each value, by its number.
+struct Firsts<K>(HashMap<K, u32>);
+
+impl<K: Eq + Hash> Firsts<K> {
+    /// Room for so many, made once.
+    fn of(count: usize) -> Self {
+        Self(HashMap::with_capacity(count))
+    }
+
+    /// Notes a value of a thing; the number of an earlier one with that value.
+    fn insert(&mut self, key: K, number: usize) -> Option<usize> {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        match self.0.entry(key) {
+            std::collections::hash_map::Entry::Occupied(first) => Some(*first.get() as usize),
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(number);
+                None
+            }
+        }
+    }
+}
+
 /// Why an address of a prefix is no host's, in words (RFC 1122 section 3.2.1.3).
 fn reserved(net: &IpNet) -> Option<&'static str> {
     let IpNet::V4(v4) = net else { return None };

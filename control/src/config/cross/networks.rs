@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::{Seen, dangling, family, is_ipv4, prefixes, reserved};
 use crate::config::build;
-use crate::config::draft::{File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel};
+use crate::config::draft::{AnyPeer, File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel};
 use crate::config::report::{Report, Span};
 use crate::config::section::At;
 use crate::config::{Guard, Name};
@@ -226,32 +226,26 @@ fn gateways(network: &Network, report: &mut Report) {
 
 fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
     let title = format!("a route of network `{}`", network.name.value);
-    let mut seen = allowed(tunnel);
+    let mut seen = allowed(network, tunnel);
     let peers = names_of_peers(network, tunnel);
     for route in &network.routes {
-        let to = match &route.next_hop {
+        match &route.next_hop {
             NextHop::Guest(via) => {
                 guest(network, &title, route.to.value, via.value, via.span, report);
-                route
-                    .to
-                    .value
-                    .unwrap_or_else(|| build::everything(via.value.is_ipv4()))
             }
-            NextHop::Peer(_) | NextHop::Unreachable => {
-                if let NextHop::Peer(reference) = &route.next_hop {
-                    peer(network, tunnel, &peers, &title, reference, report);
-                }
-                let Some(to) = route.to.value else {
-                    report
-                        .error(
-                            route.to.span,
-                            format!("{title} leads to `default` of either family"),
-                        )
-                        .help("expected `0.0.0.0/0` or `::/0` here");
-                    continue;
-                };
-                to
+            NextHop::Peer(reference) => {
+                peer(network, tunnel, &peers, &title, reference, report);
             }
+            NextHop::Unreachable => {}
+        }
+        let Some(to) = destination(route) else {
+            report
+                .error(
+                    route.to.span,
+                    format!("{title} leads to `default` of either family"),
+                )
+                .help("expected `0.0.0.0/0` or `::/0` here");
+            continue;
         };
         if let Some((what, first)) = seen.insert(to, ("a route", route.to.span)) {
             let line = report.line(first);
@@ -274,22 +268,43 @@ fn routes(network: &Network, tunnel: Option<&Tunnel>, report: &mut Report) {
     }
 }
 
-/// The prefixes that the peers' allowed IPs lead to.
-fn allowed(tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, Span)> {
-    let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
-    let peers = peers.filter(|peer| peer.enabled);
-    let prefixes = peers.flat_map(|peer| &peer.allowed_ips);
+/// Where a route leads, if that is one family's.
+fn destination(route: &NetworkRoute) -> Option<IpNet> {
+    match &route.next_hop {
+        NextHop::Guest(via) => {
+            let everything = || build::everything(via.value.is_ipv4());
+            Some(route.to.value.unwrap_or_else(everything))
+        }
+        NextHop::Peer(_) | NextHop::Unreachable => route.to.value,
+    }
+}
+
+/// The prefixes of a network's routes that the peers' allowed IPs lead to, too.
+fn allowed(network: &Network, tunnel: Option<&Tunnel>) -> HashMap<IpNet, (&'static str, Span)> {
+    let routed: HashSet<_> = network.routes.iter().filter_map(destination).collect();
+    let tunnel = tunnel.filter(|_| !routed.is_empty());
+    let peers = tunnel.into_iter().flat_map(|tunnel| tunnel.peers.iter());
+    let prefixes = peers
+        .filter(|peer| peer.is_enabled())
+        .flat_map(AnyPeer::allowed_ips);
     prefixes
+        .filter(|at| routed.contains(&at.value))
         .map(|at| (at.value, ("a peer's `allowed_ips`", at.span)))
         .collect()
 }
 
-/// The names that a network's routes may lead to, if one leads to a peer.
+/// The names of peers that a network's routes lead to, and which there are.
 fn names_of_peers<'t>(network: &Network, tunnel: Option<&'t Tunnel>) -> HashSet<&'t Name> {
-    let leads_to_peer = |route: &NetworkRoute| matches!(route.next_hop, NextHop::Peer(_));
-    let tunnel = tunnel.filter(|_| network.routes.iter().any(leads_to_peer));
-    let peers = tunnel.into_iter().flat_map(|tunnel| &tunnel.peers);
-    peers.map(|peer| &peer.name.value).collect()
+    let led_to: HashSet<_> = (network.routes.iter())
+        .filter_map(|route| match &route.next_hop {
+            NextHop::Peer(name) => Some(&name.value),
+            NextHop::Guest(_) | NextHop::Unreachable => None,
+        })
+        .collect();
+    let tunnel = tunnel.filter(|_| !led_to.is_empty());
+    let peers = tunnel.into_iter().flat_map(|tunnel| tunnel.peers.iter());
+    let names = peers.map(|peer| peer.name().value);
+    names.filter(|name| led_to.contains(name)).collect()
 }
 
 fn peer(
@@ -315,7 +330,7 @@ fn peer(
         return;
     };
     if !peers.contains(&reference.value) {
-        let known = tunnel.peers.iter().map(|peer| &peer.name.value);
+        let known = tunnel.peers.iter().map(|peer| peer.name().value);
         let kind = format!("peer of tunnel `{}`", tunnel.name.value);
         dangling(reference, &kind, title, known, report);
     }
@@ -365,8 +380,8 @@ fn guest(
 
 /// Allowed IPs inside the network's own prefix: guests answer ARP for themselves only.
 fn shadowed(network: &Network, tunnel: &Tunnel, report: &mut Report) {
-    for peer in &tunnel.peers {
-        for prefix in &peer.allowed_ips {
+    for peer in tunnel.peers.iter() {
+        for prefix in peer.allowed_ips() {
             let inside = network
                 .gateways
                 .iter()
@@ -377,7 +392,9 @@ fn shadowed(network: &Network, tunnel: &Tunnel, report: &mut Report) {
                         prefix.span,
                         format!(
                             "{} of peer `{}` lies in network `{}` itself",
-                            prefix.value, peer.name.value, network.name.value
+                            prefix.value,
+                            peer.name().value,
+                            network.name.value
                         ),
                     )
                     .help(format!(

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Seen, dangling, family};
+use super::{Firsts, Seen, dangling, family};
 use crate::config::build;
-use crate::config::draft::{File, Peer, Tunnel, Uplink, UplinkKind};
+use crate::config::draft::{AnyPeer, File, Tunnel, Uplink, UplinkKind};
 use crate::config::report::Report;
 use crate::config::{Endpoint, Name, Uapi, limits};
 
@@ -209,8 +209,8 @@ fn mtu(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
     let v6_endpoint = tunnel
         .peers
         .iter()
-        .filter_map(|peer| peer.endpoint.as_ref())
-        .any(|endpoint| match &endpoint.value {
+        .filter_map(AnyPeer::endpoint)
+        .any(|endpoint| match endpoint.value {
             Endpoint::Address(address) => address.is_ipv6(),
             // An address with a zone.
             Endpoint::Host { name, .. } => name.contains(':'),
@@ -239,12 +239,12 @@ fn mtu(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
 
 fn keys(tunnel: &Tunnel, report: &mut Report) {
     let own = tunnel.private_key.as_ref().map(|key| key.public_key());
-    let mut seen = Seen::default();
-    for peer in &tunnel.peers {
-        let Some(key) = &peer.public_key else {
+    let mut firsts = Firsts::of(tunnel.peers.len());
+    for (number, peer) in tunnel.peers.iter().enumerate() {
+        let Some(key) = peer.public_key() else {
             continue;
         };
-        let name = &peer.name.value;
+        let name = peer.name().value;
         if key.value.as_bytes() == &[0; crate::keys::KEY_LEN] {
             report
                 .error(
@@ -265,8 +265,9 @@ fn keys(tunnel: &Tunnel, report: &mut Report) {
                 )
                 .help("expected the far end's public key: run `culvert pubkey` there");
         }
-        if let Some(line) = seen.insert(key.value, key.span) {
-            let line = report.line(line);
+        if let Some(first) = firsts.insert(key.value, number) {
+            let first = tunnel.peers.get(first).and_then(AnyPeer::public_key);
+            let line = report.line(first.unwrap_or(key).span);
             report
                 .error(
                     key.span,
@@ -281,19 +282,19 @@ fn keys(tunnel: &Tunnel, report: &mut Report) {
 
 fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
     let mut seen = Seen::default();
-    for peer in &tunnel.peers {
-        let Some(endpoint) = &peer.endpoint else {
+    for peer in tunnel.peers.iter() {
+        let Some(endpoint) = peer.endpoint() else {
             continue;
         };
-        match &endpoint.value {
+        match endpoint.value {
             Endpoint::Host { name, .. } if uplink.kind == Some(UplinkKind::Dpdk) => {
                 report
-                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the name `{name}`", peer.name.value))
+                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the name `{name}`", peer.name().value))
                     .help("names are resolved by the kernel, which a `dpdk` uplink goes past: expected `ADDRESS:PORT`");
             }
             Endpoint::Host { .. } => {}
             Endpoint::Address(address) => {
-                let other = (peer.enabled).then(|| seen.insert(*address, endpoint.span));
+                let other = (peer.is_enabled()).then(|| seen.insert(*address, endpoint.span));
                 if let Some(line) = other.flatten() {
                     let line = report.line(line);
                     report
@@ -316,19 +317,19 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
 
 fn reachable(
     tunnel: &Tunnel,
-    peer: &Peer,
+    peer: AnyPeer<'_>,
     uplink: &Uplink,
     address: IpAddr,
     port: u16,
     report: &mut Report,
 ) {
-    let Some(endpoint) = &peer.endpoint else {
+    let Some(endpoint) = peer.endpoint() else {
         return;
     };
     if uplink.addresses.is_empty() {
         return;
     }
-    let title = format!("`endpoint` of peer `{}`", peer.name.value);
+    let title = format!("`endpoint` of peer `{}`", peer.name().value);
     let own = uplink.addresses.iter().any(|at| at.value.addr() == address);
     if own && tunnel.listen_port.is_some_and(|at| at.value == port) {
         report
@@ -378,19 +379,19 @@ fn reachable(
 }
 
 fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
-    let mut owners = std::collections::HashMap::new();
+    let mut owners = Firsts::of(tunnel.peers.len());
     // A disabled one's may be another's.
-    let enabled = tunnel.peers.iter().enumerate().filter(|(_, it)| it.enabled);
-    for (index, peer) in enabled {
-        for prefix in &peer.allowed_ips {
-            let Some((owner, first)) = owners.insert(prefix.value, (index, prefix.span)) else {
+    let peers = tunnel.peers.iter().enumerate();
+    for (number, peer) in peers.filter(|(_, it)| it.is_enabled()) {
+        for prefix in peer.allowed_ips() {
+            let Some(owner) = owners.insert(prefix.value, number) else {
                 continue;
             };
-            // The first one keeps its place in later messages.
-            owners.insert(prefix.value, (owner, first));
-            let line = report.line(first);
-            let name = &peer.name.value;
-            if owner == index {
+            let first = tunnel.peers.get(owner).unwrap_or(peer);
+            let mut same = first.allowed_ips().filter(|at| at.value == prefix.value);
+            let line = report.line(same.next().unwrap_or(prefix).span);
+            let name = peer.name().value;
+            if owner == number {
                 report
                     .warning(
                         prefix.span,
@@ -399,10 +400,7 @@ fn allowed_ips(tunnel: &Tunnel, report: &mut Report) {
                     .help(format!("it stands in {line} already"));
                 continue;
             }
-            let first = tunnel
-                .peers
-                .get(owner)
-                .map_or("", |peer| peer.name.value.as_str());
+            let first = first.name().value;
             report
                 .error(
                     prefix.span,
@@ -424,6 +422,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::draft::Peer;
     use crate::config::report::Span;
     use crate::config::section::At;
 
@@ -436,7 +435,7 @@ mod tests {
         let peer = |number| Peer::named(At::new(Name::new(&format!("p{number}")).unwrap(), span));
         let name = At::new(Name::new(&format!("wg{line}")).unwrap(), span);
         Tunnel {
-            peers: (0..peers).map(peer).collect(),
+            peers: (0..peers).map(peer).collect::<Vec<_>>().into(),
             ..Tunnel::named(name)
         }
     }

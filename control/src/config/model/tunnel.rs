@@ -53,24 +53,22 @@ impl Tunnel {
     }
 
     /// Shares the peers with others that are equal: they are kept once, and compared at a glance.
-    pub fn share<'p>(&mut self, mut others: impl Iterator<Item = &'p Arc<Peer>>) {
-        // Mostly they come in the same order: until they don't, none has to be looked for.
-        let mut rest = self.peers.iter_mut();
-        let mut apart = None;
-        for (peer, other) in rest.by_ref().zip(others.by_ref()) {
-            if peer.public_key != other.public_key {
-                apart = Some((peer, other));
-                break;
-            }
-            if peer == other {
-                *peer = Arc::clone(other);
-            }
-        }
-        let (peer, other) = apart.unzip();
-        let others = other.into_iter().chain(others);
-        let others: HashMap<_, _> = others.map(|peer| (peer.public_key, peer)).collect();
-        for peer in peer.into_iter().chain(rest) {
-            if let Some(other) = others.get(&peer.public_key).filter(|it| **it == peer) {
+    pub fn share<'p>(&mut self, others: impl Iterator<Item = &'p Arc<Peer>>) {
+        let others: Vec<_> = others.collect();
+        let ours: Vec<_> = self.peers.iter().collect();
+        // Mostly they come in the same order, and none of those has to be looked for.
+        let (ahead, behind) = common_ends(&ours, &others, |one, other| is_same(one, other));
+        let middle = ahead..others.len() - behind;
+        let moved = others[middle.clone()].iter();
+        let moved: HashMap<_, _> = moved.map(|peer| (peer.public_key, *peer)).collect();
+        let from = self.peers.len() - behind;
+        for (place, peer) in self.peers.iter_mut().enumerate() {
+            let other = match place {
+                _ if place < ahead => Some(others[place]),
+                _ if place < from => moved.get(&peer.public_key).copied(),
+                _ => Some(others[middle.end + (place - from)]),
+            };
+            if let Some(other) = other.filter(|it| !Arc::ptr_eq(it, peer) && *it == peer) {
                 *peer = Arc::clone(other);
             }
         }
@@ -80,6 +78,24 @@ impl Tunnel {
     pub fn peer(&self, name: &Name) -> Option<&Arc<Peer>> {
         self.peers.iter().find(|peer| &peer.name == name)
     }
+}
+
+/// Whether two are one peer, by its key: what else it has may differ.
+pub(crate) fn is_same(one: &Arc<Peer>, other: &Arc<Peer>) -> bool {
+    Arc::ptr_eq(one, other) || one.public_key == other.public_key
+}
+
+/// How many things two lists begin with, and how many of the rest they end with, that are the same.
+pub(crate) fn common_ends<A, B>(
+    one: &[A],
+    two: &[B],
+    is_same: impl Fn(&A, &B) -> bool,
+) -> (usize, usize) {
+    let ahead = one.iter().zip(two);
+    let ahead = ahead.take_while(|(one, two)| is_same(one, two)).count();
+    let behind = one[ahead..].iter().rev().zip(two[ahead..].iter().rev());
+    let behind = behind.take_while(|(one, two)| is_same(one, two)).count();
+    (ahead, behind)
 }
 
 /// Whether and under which name `wg` finds a tunnel.

@@ -42,7 +42,7 @@ impl Reader<'_> {
             return;
         };
         let mut without = Vec::new();
-        for peer in &mut tunnel.peers {
+        for peer in tunnel.peers.read_mut() {
             let line = peer.public_key.and_then(|key| lines.remove(&key.value));
             match line {
                 Some(line) => give(peer, line, &file, self.report),

@@ -33,10 +33,9 @@ impl Reader<'_> {
             value::uapi(node, what, &own_name, report)
         });
         let peers = section.named("peers", self.report);
-        tunnel.peers = peers
-            .into_iter()
-            .map(|(name, section)| self.peer(name, section))
-            .collect();
+        let peers = peers.into_iter();
+        let peers = peers.map(|(name, section)| self.peer(name, section));
+        tunnel.peers = peers.collect::<Vec<_>>().into();
         self.preshared_keys(&section, &mut tunnel);
         tunnel
     }

@@ -1,7 +1,7 @@
 //! What is kept of a long file: its lines to compare with, and its peers with their places.
 //!
-//! In: a text, its drafts and the model that was built of them. Out: drafts of peers, as they were. Never: a second copy
-//! of what the model has; the text itself.
+//! In: a text, its drafts and the model that was built of them. Out: where another text differs; peers as they were.
+//! Never: a second copy of what the model has; the text itself.
 //!
 //! There may be a hundred thousand peers, and all of this lies idle until the file is read again.
 
@@ -10,11 +10,9 @@ use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::draft;
+use super::super::draft::{Known, Tunnel};
 use super::super::report::Span;
-use super::super::section::At;
-use super::super::{Config, Name, Peer};
-use super::Lines;
+use super::super::{Config, Name, Peer, common_ends};
 
 /// The lines of a text, each as a number that none but equal lines share. Who writes files doesn't know the key.
 pub(super) struct Prints {
@@ -23,165 +21,90 @@ pub(super) struct Prints {
 }
 
 impl Prints {
-    pub(super) fn of(text: &str) -> Self {
-        let key = RandomState::new();
-        let lines = text.split('\n').map(|line| key.hash_one(line)).collect();
-        Self { key, lines }
-    }
-
-    /// How many lines both texts begin with, and how many they end with.
-    pub(super) fn common(&self, text: &str) -> (usize, usize) {
-        let new = || text.split('\n').map(|line| self.key.hash_one(line));
-        let same = |(old, new): &(&u64, u64)| *old == new;
-        let ahead = self.lines.iter().zip(new()).take_while(same).count();
-        let behind = self.lines[ahead..].iter().rev().zip(new().rev());
-        let left = new().count() - ahead;
-        (ahead, behind.take(left).take_while(same).count())
+    /// How many lines both texts begin with, and how many they end with: both by the same key.
+    pub(super) fn common(&self, new: &Self) -> (usize, usize) {
+        common_ends(&self.lines, &new.lines, |old, new| old == new)
     }
 
     pub(super) fn count(&self) -> usize {
         self.lines.len()
+    }
+
+    pub(super) fn key(&self) -> RandomState {
+        self.key.clone()
+    }
+}
+
+/// A text and where its lines begin.
+pub(super) struct Lines<'t> {
+    text: &'t str,
+    begin: Vec<usize>,
+}
+
+impl<'t> Lines<'t> {
+    /// With the prints of the lines.
+    pub(super) fn of(text: &'t str, key: RandomState) -> (Self, Prints) {
+        let (mut begin, mut prints) = (Vec::new(), Vec::new());
+        let mut next = 0;
+        for line in text.split('\n') {
+            begin.push(next);
+            prints.push(key.hash_one(line));
+            next += line.len() + 1;
+        }
+        let prints = Prints {
+            key,
+            lines: prints.into(),
+        };
+        (Self { text, begin }, prints)
+    }
+
+    pub(super) fn whole(&self) -> &'t str {
+        self.text
+    }
+
+    /// Behind the last one.
+    pub(super) fn end(&self) -> usize {
+        self.begin.len() + 1
+    }
+
+    /// The text of lines, from 1.
+    pub(super) fn text(&self, lines: &Range<usize>) -> Option<&'t str> {
+        let begin = *self.begin.get(lines.start.checked_sub(1)?)?;
+        let end = self.begin.get(lines.end.checked_sub(1)?);
+        self.text
+            .get(begin..end.copied().unwrap_or(self.text.len()))
+    }
+
+    /// Whether only spaces stand ahead of a place in its line.
+    fn is_first(&self, span: Span) -> bool {
+        let line = self.text(&(span.line..span.line + 1));
+        let ahead = line.and_then(|line| line.get(..span.column.checked_sub(1)?));
+        ahead.is_some_and(|ahead| ahead.bytes().all(|byte| byte == b' '))
     }
 }
 
 /// The peers of a tunnel.
 pub(super) struct Kept {
     pub(super) tunnel: Name,
-    peers: Box<[(Arc<Peer>, u32)]>,
-    /// The places of each peer up to its number: name, key, endpoint if it has one, prefixes in the model's order.
-    places: Box<[Place]>,
+    pub(super) peers: Arc<Known>,
 }
 
 impl Kept {
     /// Those of a tunnel; `None` if its peers don't begin one in a line, one below the other.
-    pub(super) fn of(
-        draft: &draft::Tunnel,
-        model: &[Arc<Peer>],
-        lines: &Lines<'_>,
-    ) -> Option<Self> {
-        let spans: Vec<Span> = draft.peers.iter().map(|peer| peer.name.span).collect();
-        let column = spans.first()?.column;
-        let below = spans.windows(2).all(|pair| pair[0].line < pair[1].line);
-        let mut first = spans.iter().map(|span| lines.is_first(*span));
-        if !below || spans.iter().any(|span| span.column != column) || !first.all(|is| is) {
+    pub(super) fn of(draft: &Tunnel, models: &[Arc<Peer>], lines: &Lines<'_>) -> Option<Self> {
+        let spans = || draft.peers.iter().map(|peer| peer.name().span);
+        let column = spans().next()?.column;
+        let below = spans().is_sorted_by(|one, other| one.line < other.line);
+        // Those that are known began their lines before.
+        let mut read = draft.peers.read().iter();
+        let begin_lines = read.all(|peer| lines.is_first(peer.name.span));
+        if !below || !begin_lines || spans().any(|span| span.column != column) {
             return None;
-        }
-        let mut places = Vec::new();
-        let mut peers = Vec::with_capacity(model.len());
-        for (draft, model) in draft.peers.iter().zip(model) {
-            places.extend(of_peer(draft, model)?);
-            peers.push((Arc::clone(model), u32::try_from(places.len()).ok()?));
         }
         Some(Self {
             tunnel: draft.name.value.clone(),
-            peers: peers.into(),
-            places: places.into(),
+            peers: Arc::new(Known::of(&draft.peers, models)?),
         })
-    }
-
-    pub(super) fn model(&self, peer: usize) -> Option<&Arc<Peer>> {
-        self.peers.get(peer).map(|(model, _)| model)
-    }
-
-    pub(super) fn models(&self) -> impl Iterator<Item = &Arc<Peer>> {
-        self.peers.iter().map(|(model, _)| model)
-    }
-
-    fn places(&self, peer: usize) -> &[Place] {
-        let end = |peer: usize| self.peers.get(peer).map_or(0, |(_, end)| *end as usize);
-        let begin = peer.checked_sub(1).map_or(0, end);
-        self.places.get(begin..end(peer)).unwrap_or_default()
-    }
-
-    /// Where a peer begins.
-    pub(super) fn span(&self, peer: usize) -> Option<Span> {
-        self.places(peer).first().map(|place| place.span())
-    }
-
-    /// How many peers begin ahead of a line.
-    pub(super) fn ahead_of(&self, line: usize) -> usize {
-        let peers = 0..self.peers.len();
-        let line_of = |peer| self.span(peer).map_or(0, |span| span.line);
-        partition(peers, |peer| line_of(peer) < line)
-    }
-
-    /// The draft that a peer without a preshared key was.
-    pub(super) fn draft(&self, peer: usize) -> Option<draft::Peer> {
-        let model = self.model(peer)?;
-        let mut spans = self.places(peer).iter().map(|place| place.span());
-        Some(draft::Peer {
-            name: At::new(model.name.clone(), spans.next()?),
-            public_key: Some(At::new(model.public_key, spans.next()?)),
-            preshared_key: None,
-            preshared_key_file: None,
-            endpoint: match model.endpoint.clone() {
-                Some(endpoint) => Some(At::new(endpoint, spans.next()?)),
-                None => None,
-            },
-            allowed_ips: (model.allowed_ips.iter().zip(spans))
-                .map(|(net, span)| At::new(*net, span))
-                .collect(),
-            persistent_keepalive: model.persistent_keepalive,
-            labels: model.labels.clone(),
-            enabled: model.enabled,
-        })
-    }
-}
-
-/// The first of some numbers for which something that begins as true is false.
-fn partition(numbers: Range<usize>, is_ahead: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut high) = (numbers.start, numbers.end);
-    while low < high {
-        let middle = low.midpoint(high);
-        match is_ahead(middle) {
-            true => low = middle + 1,
-            false => high = middle,
-        }
-    }
-    low
-}
-
-/// The places of a peer, its prefixes in the model's order; `None` if one can't be kept.
-fn of_peer(draft: &draft::Peer, model: &Peer) -> Option<Vec<Place>> {
-    let mut prefixes: Vec<_> = draft.allowed_ips.iter().collect();
-    prefixes.sort_by_key(|at| at.value);
-    // The model has each once.
-    if prefixes.len() != model.allowed_ips.len() {
-        return None;
-    }
-    let endpoint = draft.endpoint.as_ref().map(|at| at.span);
-    [draft.name.span, draft.public_key.as_ref()?.span]
-        .into_iter()
-        .chain(endpoint)
-        .chain(prefixes.into_iter().map(|at| at.span))
-        .map(Place::of)
-        .collect()
-}
-
-/// A span in little room.
-#[derive(Clone, Copy)]
-struct Place {
-    line: u32,
-    column: u16,
-    width: u16,
-}
-
-impl Place {
-    fn of(span: Span) -> Option<Self> {
-        Some(Self {
-            line: span.line.try_into().ok()?,
-            column: span.column.try_into().ok()?,
-            width: span.width,
-        })
-    }
-
-    fn span(self) -> Span {
-        Span {
-            file: 0,
-            line: self.line as usize,
-            column: self.column.into(),
-            width: self.width,
-        }
     }
 }
 
@@ -189,7 +112,7 @@ impl Place {
 pub(super) fn share(kept: &[Kept], config: &mut Config) {
     for tunnel in &mut config.tunnels {
         if let Some(kept) = kept.iter().find(|kept| kept.tunnel == tunnel.name) {
-            tunnel.share(kept.models());
+            tunnel.share(kept.peers.models());
         }
     }
 }
