@@ -19,7 +19,10 @@ use super::{
     proposal::moves,
 };
 use crate::{
-    config::{Config, IpNet, Memory, Name, Network, NetworkRoute, Peer, Port, Tunnel},
+    config::{
+        Config, IpNet, Memory, Name, Network, NetworkRoute, Peer, Port, Tunnel, common_ends,
+        is_same,
+    },
     keys::PublicKey,
 };
 
@@ -456,13 +459,20 @@ impl Layers {
     }
 
     fn plan_peers(&self, goal: &Self, tunnel: &Name, changes: &mut Vec<Change>) {
-        let mut old: HashMap<_, _> = self
-            .peers(tunnel)
-            .map(|peer| (peer.public_key, peer))
-            .collect();
+        let old: Vec<_> = self.peers(tunnel).collect();
+        let new: Vec<_> = goal.laid_peers(tunnel).collect();
+        // Mostly they come in the same order, and none of those has to be looked for.
+        let (ahead, behind) = common_ends(&old, &new, |old, new| is_same(old, new));
+        let [old_end, new_end] = [&old, &new].map(|all| all.len() - behind);
+        let middle = &old[ahead..old_end];
+        let mut left: HashMap<_, _> = middle.iter().map(|it| (it.public_key, *it)).collect();
         let mut edited = Vec::new();
-        for peer in goal.laid_peers(tunnel) {
-            let before = old.remove(&peer.public_key);
+        for (place, &peer) in new.iter().enumerate() {
+            let before = match place {
+                _ if place < ahead => Some(old[place]),
+                _ if place < new_end => left.remove(&peer.public_key),
+                _ => Some(old[old_end + (place - new_end)]),
+            };
             if before.is_some_and(|before| Arc::ptr_eq(before, peer)) {
                 continue;
             }
@@ -470,12 +480,10 @@ impl Layers {
             let edit = Edit::between(before.cloned(), Some(Arc::clone(peer)));
             edited.extend(edit.map(|edit| (edit, moves)));
         }
-        let left = self.peers(tunnel);
-        let gone = left.filter(|peer| old.contains_key(&peer.public_key));
+        let gone = middle.iter().filter(|it| left.contains_key(&it.public_key));
         let gone = gone.map(|peer| (Edit::Remove(Arc::clone(peer)), false));
         // What goes makes room for what comes.
-        let all = gone.collect::<Vec<_>>().into_iter().chain(edited);
-        changes.extend(all.map(|(edit, moves)| {
+        changes.extend(gone.chain(edited).map(|(edit, moves)| {
             Change::Peer(PeerChange {
                 tunnel: tunnel.clone(),
                 edit,

@@ -254,7 +254,54 @@ mod tests {
         lines
     }
 
+    /// What differs of the peers of tunnels that stay, with each looked for among all.
+    fn differing(old: &Config, new: &Config) -> Vec<String> {
+        let pairs = new
+            .tunnels
+            .iter()
+            .filter_map(|new| Some((old.tunnel(&new.name)?, new)));
+        let edits = pairs.flat_map(|(old, new)| {
+            let of = |all: &Tunnel, peer: &Peer| {
+                let mut all = all.peers.iter();
+                all.find(|it| it.public_key == peer.public_key).cloned()
+            };
+            let gone = old.peers.iter().filter(|peer| of(new, peer).is_none());
+            let gone = gone.map(|peer| Edit::Remove(Arc::clone(peer)));
+            let come = new.peers.iter();
+            let come = come.filter_map(|peer| Edit::between(of(old, peer), Some(Arc::clone(peer))));
+            gone.chain(come).collect::<Vec<_>>()
+        });
+        edits.map(|edit| format!("{edit:?}")).collect()
+    }
+
     proptest! {
+        #[test]
+        fn a_plan_has_every_peer_that_differs_and_no_other(
+            (old, new) in (tunnels(), tunnels()),
+            shares in any::<bool>(),
+        ) {
+            let (old, mut new) = (Layers::new(Arc::new(file(&old))), file(&new));
+            if shares {
+                let before = new.clone();
+                old.share(&mut new);
+                prop_assert_eq!(&before, &new);
+                // Every one that is equal is shared.
+                for tunnel in &new.tunnels {
+                    let others = old.file().tunnel(&tunnel.name).into_iter().flat_map(|it| &it.peers);
+                    for peer in &tunnel.peers {
+                        let equal = others.clone().find(|it| *it == peer);
+                        prop_assert!(equal.is_none_or(|it| Arc::ptr_eq(it, peer)));
+                    }
+                }
+            }
+            let expected = differing(old.file(), &new);
+            let planned = old.way_to(&Layers::new(Arc::new(new)));
+            let planned = planned.iter().filter_map(Change::peer);
+            let planned = planned.filter(|it| old.file().tunnel(&it.tunnel).is_some());
+            let planned: Vec<_> = planned.map(|it| format!("{:?}", it.edit)).collect();
+            prop_assert_eq!(planned, expected);
+        }
+
         #[test]
         fn a_plan_that_follows_is_one_that_is_made_anew(
             (old, new) in (tunnels(), tunnels()),
