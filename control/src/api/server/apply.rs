@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -65,13 +66,14 @@ pub(super) async fn carried_out(
     turn: impl Send + 'static,
     work: impl FnOnce() -> Response + Send + 'static,
 ) -> Response {
-    let works = spawn_blocking(move || {
+    let (answer, answered) = oneshot::channel();
+    spawn_blocking(move || {
         let _turn = turn;
-        let response = work();
+        // Whoever asked may be gone.
+        let _ = answer.send(work());
         memory::give_back();
-        response
     });
-    match timeout(APPLY_PATIENCE, works).await {
+    match timeout(APPLY_PATIENCE, answered).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => failed("the configuration could not be checked"),
         Err(_) => late("the apply takes long, and goes on: the log will say what became of it"),
