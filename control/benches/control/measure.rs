@@ -111,6 +111,8 @@ fn one_prefix(
         print(case, "%", grown, goal);
     };
     files(running, size, peers, &print);
+    // What a file took is given back behind the answer.
+    thread::sleep(size.rest);
     grown("memory/after-files", Some(100.0));
     sets(running, size, &print);
     objects(running, size, &print);
@@ -320,22 +322,33 @@ fn costs(
     );
 }
 
-/// Files: with nothing new, and with one changed peer.
+/// Files: with nothing new, and with one changed peer. They are made before.
 fn files(
     running: &Running,
     size: Size,
     peers: Peers,
     print: impl Fn(&str, &'static str, f64, Option<f64>),
 ) {
+    let file = running.file(peers);
     let seen = watch(running, size, |_| {
-        assert_eq!(running.apply(peers).changes, [""; 0]);
+        assert_eq!(running.apply(&file).changes, [""; 0]);
     });
     seen.print("file/unchanged", (None, 5.0), &print);
+    let turned = |turn| Peers { turn, ..peers };
+    let turns = 1..=size.rounds;
+    let files: Vec<_> = turns.map(|turn| running.file(turned(turn))).collect();
     let seen = watch(running, size, |round| {
-        let turn = round + 1;
-        assert_eq!(running.apply(Peers { turn, ..peers }).changes.len(), 1);
+        assert_eq!(running.apply(&files[round]).changes.len(), 1);
     });
     seen.print("file/one-peer", (Some(300.0), 5.0), &print);
+    drop(files);
+    let turns = size.rounds + 1..=2 * size.rounds;
+    let paths = turns.map(|turn| running.write(&format!("{turn}.yaml"), turned(turn)));
+    let paths: Vec<_> = paths.collect();
+    let seen = watch(running, size, |round| {
+        running.apply_by_command(&paths[round])
+    });
+    seen.print("file/one-peer-by-command", (Some(300.0), 5.0), &print);
 }
 
 /// What something took, while another asked for little all the time.

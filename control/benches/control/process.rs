@@ -9,7 +9,7 @@ use std::{
         fs::PermissionsExt as _,
         net::{UnixDatagram, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -113,14 +113,37 @@ impl Running {
         self.client().state(part).unwrap()
     }
 
-    /// Applies a file with these peers.
-    pub(crate) fn apply(&self, peers: Peers) -> Applied {
-        let body = ApplyBody {
+    /// A file with these peers.
+    pub(crate) fn file(&self, peers: Peers) -> ApplyBody {
+        ApplyBody {
             path: self.folder.path().join("c.yaml"),
             text: text(&self.tunnel, self.port, peers),
             ..ApplyBody::default()
-        };
-        self.client().apply(&body).unwrap()
+        }
+    }
+
+    /// Applies a file.
+    pub(crate) fn apply(&self, file: &ApplyBody) -> Applied {
+        self.client().apply(file).unwrap()
+    }
+
+    /// A file with these peers on the disk, in the place of an earlier one of that name.
+    pub(crate) fn write(&self, name: &str, peers: Peers) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text(&self.tunnel, self.port, peers)).unwrap();
+        path
+    }
+
+    /// Has the command apply a file.
+    pub(crate) fn apply_by_command(&self, path: &Path) {
+        let applied = Command::new(env!("CARGO_BIN_EXE_culvert"))
+            .arg("apply")
+            .arg(path)
+            .arg("--run-dir")
+            .arg(self.folder.path().join("run"))
+            .stdout(Stdio::null())
+            .status();
+        assert!(applied.unwrap().success());
     }
 
     /// The tunnel that has them.
