@@ -14,7 +14,7 @@ use crate::config::{Config, Readings, Report};
 use crate::history::{self, Beginning, History, pending};
 use crate::process::signals::{self, Cause};
 use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
-use crate::{api, engine};
+use crate::{api, engine, layer};
 
 /// `culvert run`.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub(super) struct Run {
         alias = "config"
     )]
     file: PathBuf,
-    /// Apply it whenever it, or what it includes, or a key file of it, changes on the disk
+    /// Apply it whenever it, or what it includes, or a file of a key or certificate, changes on the disk
     #[arg(short, long)]
     watch: bool,
     /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
@@ -83,7 +83,9 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     )?;
     let reload = signals::serve(Some(config.clone()), requester.clone(), notify.clone())?;
     if let (Some(watch), Some(reload)) = (watch, reload) {
-        watch.serve(move || {
+        let asker = requester.clone();
+        let named = move || layer::named_keys(&asker);
+        watch.serve(named, move || {
             // One that waits already will read what the file says by then.
             let _ = reload.try_send(Cause::Watch);
         })?;

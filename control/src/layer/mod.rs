@@ -12,6 +12,7 @@ mod journal;
 pub mod secrets;
 pub mod told;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +26,7 @@ use self::secrets::Secrets;
 use crate::{
     api::{self, ApplyError, Request, Requester, SendError},
     config::{
-        Config, Disk, KeyFileError, KeyFiles as _, Report,
+        Config, Disk, KeyFile, KeyFileError, KeyFiles as _, Report,
         object::{self, Keys},
     },
     keys::{PresharedKey, PublicKey},
@@ -368,6 +369,21 @@ pub fn fresh(now: &Layers, directory: &Path) -> Layers {
         then.lay(Arc::new(api), &[]);
     }
     then
+}
+
+/// The files of the key directory that the layer names.
+#[must_use]
+pub fn named_keys(requester: &Requester) -> BTreeSet<PathBuf> {
+    let Ok(now) = api::ask(requester, |reply| Request::Desired { reply }) else {
+        return BTreeSet::new();
+    };
+    let told = now.api().told();
+    let files = told.iter().filter_map(|it| object::key_file(&it.said.keys));
+    let names = files.filter_map(|file| match KeyFile::of(Path::new(file)) {
+        KeyFile::Named(name) => Some(now.file().api.key_directory.join(name)),
+        KeyFile::Credential(_) | KeyFile::Path(_) => None,
+    });
+    names.collect()
 }
 
 /// The public key that is said of a peer.

@@ -1,9 +1,9 @@
 //! The configuration followed: what changes on the disk is applied, as after a SIGHUP.
 //!
-//! In: news of the folders in which the file, what it includes, the key files that these name, and the links to them lie.
-//! Out: asks for a reload, once for each content. Never: a file applied while it is being written or exchanged, if that
-//! takes no longer than [`SETTLED`]; the same content again, whatever became of it; a look into a key: of its file, that
-//! it is another, or was written, is all.
+//! In: news of the folders in which the file, what it includes, the files of keys and certificates that these name, and
+//! the links to them lie; what the API layer names of the key directory. Out: asks for a reload, once for each content.
+//! Never: a file applied while it is being written or exchanged, if that takes no longer than [`SETTLED`]; the same
+//! content again, whatever became of it; a look into a key: of its file, that it is another, or was written, is all.
 //!
 //! What is watched are folders, all that a path leads through, and in them the names that it goes by: editors put
 //! another file in a name's place, Kubernetes swaps a link further up. What a look finds decides, not the news.
@@ -60,20 +60,25 @@ impl Watch {
             seen: None,
             is_missing: false,
         };
-        watch.look();
+        watch.look(&BTreeSet::new());
         watch
     }
 
-    /// Starts the thread that asks for a reload by each change.
+    /// Starts the thread that asks for a reload by each change. `named` are further files,
+    /// of the key directory.
     ///
     /// # Errors
     ///
     /// When the system has no thread left.
-    pub fn serve(mut self, reload: impl Fn() + Send + 'static) -> io::Result<()> {
+    pub fn serve(
+        mut self,
+        named: impl Fn() -> BTreeSet<PathBuf> + Send + 'static,
+        reload: impl Fn() + Send + 'static,
+    ) -> io::Result<()> {
         let run = move || {
             loop {
                 self.wait();
-                if self.look() {
+                if self.look(&named()) {
                     reload();
                 }
             }
@@ -82,8 +87,9 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether there is another content than at the last look. Folders are watched before they are looked at.
-    fn look(&mut self) -> bool {
+    /// Whether there is another content than at the last look. Folders are watched before they are looked at. What is
+    /// named for the first time is another content: it may have changed since it was read.
+    fn look(&mut self, named: &BTreeSet<PathBuf>) -> bool {
         let mut texts = Texts::read(&self.path).ok();
         // What is watched follows from what is included; twice is enough unless it changes meanwhile.
         for _ in 0..4 {
@@ -106,7 +112,7 @@ impl Watch {
             return false;
         };
         self.is_missing = false;
-        let print = print_of(&texts);
+        let print = print_of(&texts, named);
         self.seen.replace(print) != Some(print)
     }
 
@@ -135,8 +141,8 @@ impl Watch {
     }
 }
 
-/// Tells contents apart, of key files by what the system knows of them.
-fn print_of(texts: &Texts) -> u64 {
+/// Tells contents apart, of files of keys and certificates by what the system knows of them.
+fn print_of(texts: &Texts, named: &BTreeSet<PathBuf>) -> u64 {
     let mut hasher = DefaultHasher::new();
     texts.text.hash(&mut hasher);
     for included in &texts.included {
@@ -146,7 +152,7 @@ fn print_of(texts: &Texts) -> u64 {
             (&file.path, &file.text).hash(&mut hasher);
         }
     }
-    for path in followed::key_files(texts) {
+    for path in followed::files(texts).iter().chain(named) {
         let found = std::fs::metadata(path).ok();
         let known = found.map(|it| (it.dev(), it.ino(), it.ctime(), it.ctime_nsec()));
         known.hash(&mut hasher);
@@ -179,8 +185,13 @@ fn folders(path: &Path, texts: Option<&Texts>) -> Folders {
             trace(&file.path, &mut folders);
         }
     }
-    for path in texts.map(followed::key_files).unwrap_or_default() {
-        trace(&path, &mut folders);
+    if let Some(texts) = texts {
+        for path in followed::files(texts) {
+            trace(&path, &mut folders);
+        }
+        // Which of its files the layer names changes without news.
+        let keys = trace(&followed::key_directory(texts), &mut folders);
+        folders.entry(keys).or_default().all = true;
     }
     for (folder, names) in &mut folders {
         let found = std::fs::metadata(folder).ok();
@@ -348,19 +359,20 @@ mod tests {
         let path = folder.path().join("c.yaml");
         fs::write(&path, "version: 1\n").unwrap();
         let mut watch = Watch::new(&path);
-        assert!(!watch.look());
+        let look = |watch: &mut Watch| watch.look(&BTreeSet::new());
+        assert!(!look(&mut watch));
         fs::write(&path, "version: 1\ninclude: d\n").unwrap();
-        assert!(watch.look() && !watch.look());
+        assert!(look(&mut watch) && !look(&mut watch));
         fs::remove_file(&path).unwrap();
-        assert!(!watch.look() && watch.is_missing);
+        assert!(!look(&mut watch) && watch.is_missing);
         fs::write(&path, "version: 1\ninclude: d\n").unwrap();
-        assert!(!watch.look());
+        assert!(!look(&mut watch));
         // A folder that comes, and a file in it.
         fs::create_dir(folder.path().join("d")).unwrap();
-        assert!(watch.look());
+        assert!(look(&mut watch));
         fs::write(folder.path().join("d/a.yaml"), "").unwrap();
         fs::write(folder.path().join("d/b.txt"), "").unwrap();
-        assert!(watch.look() && !watch.look());
+        assert!(look(&mut watch) && !look(&mut watch));
         fs::write(folder.path().join("other"), "").unwrap();
         let news = watch.news.as_ref().unwrap();
         assert!(!news.come(Some(SETTLED)));
@@ -369,13 +381,13 @@ mod tests {
         fs::write(folder.path().join("d/c.yaml"), "").unwrap();
         assert!(news.come(Some(SETTLED)));
         // Another folder with the same files in the place of one.
-        assert!(watch.look());
+        assert!(look(&mut watch));
         fs::rename(folder.path().join("d"), folder.path().join("old")).unwrap();
         fs::create_dir(folder.path().join("d")).unwrap();
         for name in ["a.yaml", "c.yaml"] {
             fs::write(folder.path().join("d").join(name), "").unwrap();
         }
-        assert!(!watch.look());
+        assert!(!look(&mut watch));
         fs::write(folder.path().join("d/c.yaml"), "version: 1\n").unwrap();
         let news = watch.news.as_ref().unwrap();
         assert!(news.come(Some(SETTLED)));
