@@ -130,6 +130,22 @@ impl Place {
         all.find(|it| it.number == number).unwrap()
     }
 
+    /// What the API tells until these words have come.
+    fn told(&self, path: &str, until: &str) -> String {
+        let mut api = UnixStream::connect(self.run_dir().join("api.sock")).unwrap();
+        api.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        write!(api, "GET {path} HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
+        let (mut text, mut room) = (String::new(), [0; 4096]);
+        let end = Instant::now() + Duration::from_secs(20);
+        while !text.contains(until) {
+            assert!(Instant::now() < end, "no `{until}` in {text}");
+            let len = api.read(&mut room).unwrap();
+            assert!(len > 0, "no `{until}` in {text}");
+            text.push_str(&String::from_utf8_lossy(&room[..len]));
+        }
+        text
+    }
+
     /// Waits until nothing is pending.
     fn settle(&self) {
         let end = Instant::now() + Duration::from_secs(30);
@@ -327,6 +343,30 @@ fn a_confirmation_keeps_it_and_a_rollback_cancels_it() {
     assert_eq!(last.message, "no third guest");
     assert_eq!(last.user, undone.user);
     assert!(!place.history_dir().join("journal").exists());
+}
+
+#[test]
+fn what_becomes_of_a_trial_is_told_as_events() {
+    let place = Place::new(&ports(1));
+    let _life = place.start();
+    place.apply(&ports(2), &["--confirm", "10m"]);
+    place.done(&["confirm"]);
+    place.apply(&ports(3), &["--confirm", "10m"]);
+    place.done(&["rollback", "-m", "no third guest"]);
+    let text = place.told("/v1/events?since=0", "\"type\":\"config-rolled-back\"");
+    let kinds = text.split("\"type\":\"config-").skip(1);
+    let kinds: Vec<_> = kinds.map(|rest| rest.split('"').next().unwrap()).collect();
+    let told = [
+        "applied",
+        "pending",
+        "confirmed",
+        "applied",
+        "pending",
+        "applied",
+        "rolled-back",
+    ];
+    assert_eq!(kinds, told, "{text}");
+    assert!(text.contains("\"revision\":3"), "{text}");
 }
 
 /// A folder in the journal's place can't be removed as one.
@@ -551,6 +591,10 @@ fn what_wg_set_meanwhile_is_discarded_by_name() {
     wg.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("errno=0"), "{answer}");
     assert_eq!(place.state().tunnels[0].fwmark, 7);
+    place.told("/v1/events?since=0", "\"type\":\"drift\"");
+    assert!(!place.done(&["config", "show"]).contains("fwmark"));
+    let drift = place.done(&["config", "show", "--drift"]);
+    assert!(drift.contains("fwmark: 7"), "{drift}");
     let text = place.done(&["rollback"]);
     let said = "what wg had set is discarded: tunnel t: fwmark (file: 0x0)";
     assert!(text.contains(said), "{text}");
@@ -979,4 +1023,66 @@ fn a_file_with_a_revoked_key_is_refused_with_its_line() {
     let other = Tunnel::PEER.replacen('3', "4", 1);
     place.write(&text.replace(Tunnel::PEER, &other));
     place.done(&["apply"]);
+}
+
+/// As an `apply` would, running or not; who may not read the state directory is told nothing of it.
+#[test]
+fn check_knows_revoked_keys_where_it_may_read_them() {
+    let tunnel = Tunnel::new();
+    let place = &tunnel.0;
+    let text = tunnel
+        .text(1420)
+        .replace("listen_port: 0", "listen_port: 51996");
+    place.write(&text);
+    let life = place.start();
+    let own = tunnel.public_key();
+    let file = place.config().display().to_string();
+    place.done(&["check", &file]);
+    place.done(&["history", "purge", "--revoke", Tunnel::PEER]);
+    let line = text.lines().position(|it| it.contains(Tunnel::PEER));
+    let at = format!("c.yaml:{}:", line.unwrap() + 1);
+    let refusal = |told: &str, what: &str| {
+        assert!(told.contains(what) && told.contains(&at), "{told}");
+    };
+    let peer = "the key of peer `t/laptop` is revoked";
+    refusal(&place.refused(&["check", &file]), peer);
+    let json = place.run(&["check", &file, "-o", "json"]);
+    assert_eq!(json.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(json["ok"], false, "{json}");
+    refusal(json["mistakes"][0]["place"].as_str().unwrap(), "c.yaml");
+    assert_eq!(json["mistakes"][0]["message"], peer);
+    kill(life);
+    refusal(&place.refused(&["check", &file]), peer);
+    let state = place.run_dir().join("state");
+    let elsewhere = |state: &Path, run_dir: &Path| {
+        let mut check = culvert();
+        check
+            .args(["check", &file, "--run-dir"])
+            .arg(run_dir)
+            .arg("--state-dir")
+            .arg(state);
+        check.output().unwrap()
+    };
+    refusal(&stderr(&elsewhere(&state, Path::new("/nowhere"))), peer);
+    assert!(
+        elsewhere(Path::new("/nowhere"), &place.run_dir())
+            .status
+            .success()
+    );
+    // A tunnel's own.
+    let revoked = place.history_dir().join("revoked.json");
+    fs::write(&revoked, format!("[\"{own}\"]")).unwrap();
+    let told = place.refused(&["check", &file]);
+    assert!(
+        told.contains("the private key of tunnel `t` is revoked"),
+        "{told}"
+    );
+    // What can't be read is not told of.
+    fs::remove_file(&revoked).unwrap();
+    nix::unistd::mkfifo(&revoked, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    place.done(&["check", &file]);
+    fs::remove_file(&revoked).unwrap();
+    fs::write(&revoked, "[").unwrap();
+    place.done(&["check", &file]);
 }

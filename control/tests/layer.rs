@@ -453,6 +453,10 @@ fn what_a_pending_change_touches_stays_until_it_is_kept() {
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(set().contains("waits for its confirmation"), "{}", set());
     }
+    // What it does not touch comes and goes.
+    assert_eq!(site.does(&["add", "vm2"], &keys(12)), "port vm2 added\n");
+    assert!(site.answers("vm2"));
+    assert_eq!(site.does(&["del", "vm2"], &[]), "port vm2 removed\n");
     run(&["confirm"], &site.run_dir());
     site.does(&["set", "vm1"], &["guard=mac".into()]);
     let words = ["apply", path.to_str().unwrap(), "--confirm", "9m"];

@@ -1,4 +1,5 @@
-//! `culvert try` at a terminal: what is counted, shown and heard there, and what its loss leaves behind.
+//! `culvert try` and `culvert rollback` at a terminal: what is counted, shown and heard there, and what its loss leaves
+//! behind.
 
 #![allow(clippy::unwrap_used, reason = "a failure is the test's")]
 
@@ -82,7 +83,7 @@ impl Site {
     }
 }
 
-/// `culvert try` at a terminal of 80 columns of its own, which script(1) makes.
+/// A command at a terminal of 80 columns of its own, which script(1) makes.
 struct Terminal {
     script: Child,
     keys: Option<ChildStdin>,
@@ -266,4 +267,25 @@ fn what_its_time_takes_back_is_told() {
         lines.iter().all(|it| it.chars().count() <= 80),
         "{lines:#?}"
     );
+}
+
+#[test]
+fn a_rollback_shows_what_it_does_and_asks() {
+    let site = Site::start();
+    let applied = common::run(&["apply"], &site.run_dir());
+    assert!(applied.status.success(), "{}", common::stderr(&applied));
+    for (answer, networks) in [("\n", 2), ("n\n", 2), ("y\n", 1)] {
+        let mut terminal = Terminal::open(&site, "rollback");
+        terminal.wait_for("Go back to revision 1? [y/N]");
+        assert!(
+            terminal.shown().contains("- network n1"),
+            "{}",
+            terminal.shown()
+        );
+        assert_eq!(site.networks(), 2);
+        terminal.press(answer);
+        let status = terminal.ends();
+        assert_eq!(status.success(), networks == 1, "{}", terminal.shown());
+        assert_eq!(site.networks(), networks);
+    }
 }

@@ -1,6 +1,6 @@
 //! What several commands take, with one meaning everywhere: the file of a configuration, the running culvert.
 //!
-//! In: `FILE`, `-f FILE`, `--run-dir DIR`, `--tun INTERFACE`. Out: a path, a client. Never: a command of its own.
+//! In: `FILE`, `-f FILE`, `--run-dir DIR`, `--state-dir DIR`, `--tun INTERFACE`. Out: a path, a client. Never: a command of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use clap::Args;
 use super::Failure;
 use crate::api::client::{Client, ClientError};
 use crate::config::is_interface_name;
-use crate::process::{DEFAULT_RUN_DIR, tun_dir};
+use crate::process::{DEFAULT_RUN_DIR, state_path, tun_dir};
 
 /// Where a configuration is found at last.
 pub(super) const DEFAULT_FILE: &str = "/etc/culvert/culvert.yaml";
@@ -66,6 +66,21 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn client(&self) -> Client {
         Client::new(&self.run_dir)
+    }
+}
+
+/// Where its state is kept.
+#[derive(Debug, Args)]
+pub(super) struct StateArgs {
+    /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
+    /// directory, else DIR/state in that]
+    #[arg(long, value_name = "DIR", env = "CULVERT_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    pub(super) fn path(self, run_dir: &Path) -> PathBuf {
+        state_path(self.state_dir, run_dir)
     }
 }
 

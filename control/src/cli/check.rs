@@ -1,7 +1,7 @@
 //! `culvert check [FILE]`.
 //!
-//! In: a file. Out: what is wrong with it, or how much it has. Never: a device, or a running Culvert, unless it is asked
-//! for its file.
+//! In: a file; keys that are revoked, where they may be read. Out: what is wrong with it, or how much it has. Never: a
+//! device, or a running Culvert, unless it is asked for its file.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -10,11 +10,12 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::{FileArgs, Place};
+use super::args::{FileArgs, Place, StateArgs};
 use super::output::OutputArgs;
 use super::{Failure, print, wants_color};
 use crate::api::server::check_tls;
 use crate::config::{Account, Config, Mistake, PortDriver, Readings, Report, Severity};
+use crate::history;
 use crate::process::accounts::{self, Kind};
 
 /// `culvert check`.
@@ -26,18 +27,31 @@ pub(super) struct Check {
     output: OutputArgs,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 pub(super) fn run(args: Check) -> Result<(), Failure> {
     let path = args.file.path(&args.place.client())?;
+    let read = read(&path, &args.state.path(&args.place.run_dir));
     if args.output.is_for_programs() {
-        return for_programs(&path, args.output);
+        return for_programs(&path, &read, args.output);
     }
-    let config = load(&path, &mut Readings::default())?;
+    let config = told_of(&path, read)?;
     for missing in missing(&config) {
         eprintln!("warning: {missing}");
     }
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
+}
+
+/// As an `apply` would have it: a revoked key is a mistake.
+fn read(path: &Path, state_dir: &Path) -> Result<(Config, Report), Report> {
+    let (config, mut report) = Readings::default().load(path)?;
+    history::refuse_revoked_of(state_dir, &config, &mut report);
+    match report.errors() {
+        0 => Ok((config, report)),
+        _ => Err(report),
+    }
 }
 
 /// What the file needs of a machine and this one has not. Another one may have it: no mistakes of the file.
@@ -91,8 +105,12 @@ fn accounts_of(config: &Config) -> impl Iterator<Item = (String, &Account, Kind)
 
 /// Loads a configuration; warnings go to stderr, mistakes into the failure.
 pub(super) fn load(path: &Path, readings: &mut Readings) -> Result<Config, Failure> {
+    told_of(path, readings.load(path))
+}
+
+fn told_of(path: &Path, read: Result<(Config, Report), Report>) -> Result<Config, Failure> {
     let color = wants_color(&io::stderr());
-    match readings.load(path) {
+    match read {
         Ok((config, report)) => {
             let _ = io::stderr().write_all(report.render(color).as_bytes());
             Ok(config)
@@ -132,9 +150,12 @@ struct Told<'r> {
     help: &'r [String],
 }
 
-fn for_programs(path: &Path, output: OutputArgs) -> Result<(), Failure> {
-    let read = Readings::default().load(path);
-    let (counts, report) = match &read {
+fn for_programs(
+    path: &Path,
+    read: &Result<(Config, Report), Report>,
+    output: OutputArgs,
+) -> Result<(), Failure> {
+    let (counts, report) = match read {
         Ok((config, report)) => (Some(Counts::of(config)), report),
         Err(report) => (None, report),
     };

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::args::{DEFAULT_FILE, Place};
+use super::args::{DEFAULT_FILE, Place, StateArgs};
 use super::{Failure, check, wants_color};
 use crate::config::{Config, Readings, Report};
 use crate::history::{self, Beginning, History, pending};
 use crate::process::signals::{self, Cause};
-use crate::process::{self, Notify, RunDir, StateDir, Watch, state_path};
+use crate::process::{self, Notify, RunDir, StateDir, Watch};
 use crate::{api, engine, layer};
 
 /// `culvert run`.
@@ -32,10 +32,8 @@ pub(super) struct Run {
     /// Apply it whenever it, or what it includes, or a file of a key or certificate, changes on the disk
     #[arg(short, long)]
     watch: bool,
-    /// The directory of what outlives a restart of the machine [default: /var/lib/culvert with the default run
-    /// directory, else DIR/state in that]
-    #[arg(long, value_name = "DIR", env = "CULVERT_STATE_DIR")]
-    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
     #[command(flatten)]
     place: Place,
 }
@@ -59,7 +57,7 @@ pub(super) fn run(args: Run) -> Result<(), Failure> {
     let loaded = check::load(&config, &mut readings);
     // Ahead of what lives as long as the process: it would be laid into pages that are there for nothing.
     process::memory::give_back();
-    let state_dir = state_path(args.state_dir, &run_dir);
+    let state_dir = args.state.path(&run_dir);
     // What was tried and not confirmed is taken back, whatever the file says.
     let loaded = match history::is_interrupted(&state_dir) {
         true => loaded,

@@ -32,6 +32,7 @@ use culvert_directory::Directory;
 use self::journal::Journal;
 pub(crate) use self::past::NotRestored;
 use self::pending::{Pending, Wanted};
+pub(crate) use self::refused::refuse_revoked_of;
 use self::revision::{Origin, Outcome, Revision, unix_now};
 pub use self::start::Beginning;
 use self::store::Store;

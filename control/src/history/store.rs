@@ -70,6 +70,17 @@ impl Head {
     }
 }
 
+/// The keys that are revoked in a state directory, as far as they can be read: nothing is made there, or locked.
+pub(super) fn revoked_of(state_dir: &Path) -> Revoked {
+    let read = || {
+        let file = Directory::any(&path(state_dir)).ok()?.look(REVOKED).ok()?;
+        let is_file = file.metadata().ok()?.is_file();
+        let text = is_file.then(|| io::read_to_string(file))?.ok()?;
+        serde_json::from_str(&text).ok()
+    };
+    read().unwrap_or_default()
+}
+
 /// All that is kept.
 pub(super) struct Store {
     directory: Directory,
