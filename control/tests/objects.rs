@@ -630,3 +630,64 @@ fn a_route_that_leads_to_nobody_rests_and_one_that_can_not_be_is_refused() {
             .contains("/v1/networks/{network}/routes/{prefix}")
     );
 }
+
+/// A prefix is a peer's or a route's: of the layer's own who was there first has it, and the file's has it anyway.
+#[test]
+fn a_route_rests_while_a_peer_has_its_prefix() {
+    let mut site = Site::start("", "", "");
+    let add = |name: &str, number: u8, nets: &str| {
+        let key = key(number).public_key().to_base64();
+        format!("peer add t/{name} public_key={key} allowed_ips={nets}")
+    };
+    let way = |site: &Site, to: &str| site.does(&format!("route get {to}"));
+    site.does("route add blue 10.7.0.0/16 unreachable");
+    let said = site.refuses(&add("c", 3, "10.7.0.0/16"));
+    assert!(said.contains("there is a route blue/10.7.0.0/16"), "{said}");
+    // One that is switched off has nothing until it is switched on.
+    site.does(&format!("{} enabled=false", add("c", 3, "10.7.0.0/16")));
+    let said = site.refuses("peer up t/c");
+    assert!(said.contains("there is a route blue/10.7.0.0/16"), "{said}");
+    // Parts of it may lead elsewhere.
+    site.does(&add("d", 4, "10.7.9.0/24"));
+    assert!(way(&site, "10.7.9.1").contains("peer d"));
+
+    // The file's peer has it, and that is said beforehand and afterwards.
+    site.write("[10.2.0.0/16]", "[10.2.0.0/16, 10.7.0.0/16]");
+    let rests = "route blue/10.7.0.0/16 of the API layer rests, the file counts alone: peer t/b has 10.7.0.0/16 among";
+    let diff = stdout(&site.run(&format!("diff running {}", site.path().display())));
+    assert!(diff.contains(rests), "{diff}");
+    let applied = site.apply();
+    assert!(applied.status.success(), "{}", stderr(&applied));
+    assert!(stderr(&applied).contains(rests), "{}", stderr(&applied));
+    for _ in 0..2 {
+        assert!(way(&site, "10.7.0.1").contains("peer b"));
+        let list = site.does("route list");
+        assert!(
+            list.contains("rests") && list.contains("peer t/b has 10.7.0.0/16"),
+            "{list}"
+        );
+        assert!(
+            site.does("layer show")
+                .contains("# route blue/10.7.0.0/16 rests")
+        );
+        site.again();
+    }
+    // It gives way, and the route is there again.
+    site.does("peer set t/b allowed_ips=10.2.0.0/16");
+    assert!(way(&site, "10.7.0.1").contains("nowhere"));
+    let said = site.refuses("layer del peer t/b");
+    assert!(said.contains("there is a route blue/10.7.0.0/16"), "{said}");
+    // A route of the file's: the layer's peer gives way.
+    site.write("[10.2.0.0/16, 10.7.0.0/16]", "[10.2.0.0/16]");
+    site.write(
+        "tunnel: t}}",
+        "tunnel: t, routes: [{to: 10.7.9.0/24, unreachable: true}]}}",
+    );
+    let applied = site.apply();
+    let rests = "peer t/d of the API layer rests, the file counts alone: the file has a route to 10.7.9.0/24";
+    assert!(stderr(&applied).contains(rests), "{}", stderr(&applied));
+    for _ in 0..2 {
+        assert!(way(&site, "10.7.9.1").contains("nowhere"));
+        site.again();
+    }
+}

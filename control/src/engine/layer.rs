@@ -33,6 +33,7 @@ impl Engine {
             Edit::Add(_) | Edit::Change { .. } => None,
         });
         let gone: Vec<_> = gone.collect();
+        let peers: Vec<_> = plan.iter().filter_map(Change::peer).cloned().collect();
         let mut settled = Vec::with_capacity(plan.len());
         for change in plan {
             let new = change.port().and_then(Edit::after);
@@ -45,7 +46,7 @@ impl Engine {
                 ));
             }
             if let Change::Route { network, edit } = &change {
-                self.settle_route(network, edit)?;
+                self.settle_route(network, edit, &peers)?;
             }
             if let Change::Peer(change) = change {
                 let change = self.settle_peer(change, &gone)?;
@@ -57,8 +58,13 @@ impl Engine {
         Ok(settled)
     }
 
-    /// A route does not stand beside the same prefix of a peer.
-    fn settle_route(&self, network: &Name, edit: &Edit<NetworkRoute>) -> Result<(), String> {
+    /// A route does not stand beside the same prefix of a peer that keeps it.
+    fn settle_route(
+        &self,
+        network: &Name,
+        edit: &Edit<NetworkRoute>,
+        peers: &[PeerChange],
+    ) -> Result<(), String> {
         let Edit::Add(NetworkRoute { to, .. }) = edit else {
             return Ok(());
         };
@@ -67,6 +73,13 @@ impl Engine {
         let tunnel = tunnel.and_then(|name| self.tunnels.named(name));
         let owner = tunnel.and_then(|tunnel| Some((tunnel, tunnel.owner(to)?)));
         let peer = owner.and_then(|(tunnel, place)| Some((tunnel, self.peers.get(place)?)));
+        let keeps = |peer: &Peer| {
+            let is_it = |it: &&PeerChange| it.edit.any().public_key == peer.public_key;
+            let then = peers.iter().find(is_it).map(|it| it.edit.after());
+            let has = |peer: &Arc<Peer>| peer.enabled && peer.allowed_ips.contains(to);
+            then.is_none_or(|then| then.is_some_and(has))
+        };
+        let peer = peer.filter(|(_, peer)| keeps(&peer.config));
         peer.map_or(Ok(()), |(tunnel, peer)| {
             let (tunnel, peer) = (&tunnel.name, &peer.config.name);
             Err(format!(

@@ -96,6 +96,13 @@ impl Books {
             let error = format!("{object} can't be as the file has it: {what}");
             return Err(Refused::Conflict(error));
         }
+        if let Object::Peer(of, name) = object
+            && let Some(peer) = peer_of(file, of, name, made.as_ref())
+            && let Some(what) = now.routed(of, peer)
+        {
+            let error = format!("{object} can't be so: {what}, and a prefix is one's");
+            return Err(Refused::Conflict(error));
+        }
         let (made, warnings) = made.unzip();
         let mut api = now.api().with(object, said.cloned().zip(made));
         let others_wait = now.api().resting().next().is_some() || now.api().leads_to(file, object);
@@ -314,6 +321,20 @@ impl Books {
             let path = journal.path().display().to_string();
             tracing::warn!(path, %error, "the API layer's journal can't be written anew: it grows on");
         }
+    }
+}
+
+/// The peer that is to be: as it was made, or as the file has it.
+fn peer_of<'p>(
+    file: &'p Config,
+    tunnel: &Name,
+    name: &Name,
+    made: Option<&'p (Made, Report)>,
+) -> Option<&'p Arc<Peer>> {
+    match made {
+        Some((Made::Peer(peer), _)) => Some(peer),
+        Some((Made::Port(_) | Made::Route(_), _)) => None,
+        None => file.peer(tunnel, name),
     }
 }
 

@@ -84,7 +84,8 @@ fn file((ports, peers, routes): &Text) -> Config {
 #[derive(Clone, Debug)]
 enum Deed {
     Port(u8, Act, Option<u8>, bool, Option<bool>),
-    Peer(u8, Act, Option<u8>, Option<bool>),
+    /// The last is a prefix that routes lead to, too.
+    Peer(u8, Act, Option<u8>, Option<bool>, Option<u8>),
     /// A route leads to a peer, or nowhere.
     Route(u8, Act, Option<u8>),
     /// A port or a peer goes up or down, and nothing else of it.
@@ -152,7 +153,8 @@ fn deed() -> impl Strategy<Value = Deed> {
     let switch = || prop::option::weighted(0.3, any::<bool>());
     prop_oneof![
         4 => (0..4_u8, act(), some(), any::<bool>(), switch()).prop_map(|(a, b, c, d, e)| Deed::Port(a, b, c, d, e)),
-        3 => (0..4_u8, act(), some(), switch()).prop_map(|(a, b, c, d)| Deed::Peer(a, b, c, d)),
+        3 => (0..4_u8, act(), some(), switch(), prop::option::weighted(0.4, 0..3_u8))
+            .prop_map(|(a, b, c, d, e)| Deed::Peer(a, b, c, d, e)),
         3 => (0..4_u8, act(), some()).prop_map(|(a, b, c)| Deed::Route(a, b, c)),
         2 => (any::<bool>(), 0..4_u8, any::<bool>()).prop_map(|(a, b, c)| Deed::Switch(a, b, c)),
         2 => text().prop_map(Deed::File),
@@ -202,15 +204,17 @@ fn wish(deed: &Deed) -> Option<Wish> {
                 preshared_key: None,
             }
         }
-        Deed::Peer(peer, act, keepalive, enabled) => {
+        Deed::Peer(peer, act, keepalive, enabled, net) => {
+            let nets = net.map(|net| format!("allowed_ips: [10.7.{net}.0/24]\n"));
             let keepalive = keepalive.map_or("null".into(), |it| format!("{}s", it + 1));
             Wish {
                 object: Object::Peer(name("t"), name(&format!("p{peer}"))),
                 act: *act,
                 keys: keys(format!(
-                    "public_key: \"{}\"\npersistent_keepalive: {keepalive}\n{}",
+                    "public_key: \"{}\"\npersistent_keepalive: {keepalive}\n{}{}",
                     key(*peer),
-                    switch(*enabled)
+                    switch(*enabled),
+                    nets.unwrap_or_default()
                 )),
                 preshared_key: None,
             }
@@ -231,6 +235,7 @@ fn by_wg(running: &Running, peer: u8, keepalive: Option<u8>) -> Option<Change> {
             new.name = name(&format!("wg-{peer}"));
             new.persistent_keepalive = Some(100 + u16::from(keepalive));
             new.enabled = true;
+            new.allowed_ips.clear();
             Edit::Add(Arc::new(new))
         }
         None => Edit::Remove(old),
@@ -248,6 +253,37 @@ fn by_wg(running: &Running, peer: u8, keepalive: Option<u8>) -> Option<Change> {
         edit,
         moves: false,
     }))
+}
+
+/// As the control core does it: a prefix that a peer keeps is not another's.
+fn is_refused(running: &Running, plan: &[Change]) -> bool {
+    let edits: Vec<_> = plan.iter().filter_map(Change::peer).collect();
+    let then = |peer: &Arc<Peer>| {
+        let is_it = |it: &&&PeerChange| it.edit.any().public_key == peer.public_key;
+        let edit = edits.iter().find(is_it).map(|it| it.edit.after());
+        edit.map_or(Some(Arc::clone(peer)), |after| after.cloned())
+    };
+    let is_kept = |net: &IpNet, but: Option<&PublicKey>| {
+        let others = running.peers.values();
+        let others = others.filter(|it| but != Some(&it.public_key));
+        let has = |it: &Arc<Peer>| it.enabled && it.allowed_ips.contains(net);
+        let mut kept = others.filter(|it| has(it)).filter_map(then);
+        kept.any(|it| has(&it))
+    };
+    plan.iter().any(|change| {
+        if let Change::Route {
+            edit: Edit::Add(route),
+            ..
+        } = change
+        {
+            return is_kept(&route.to, None);
+        }
+        let new = change.peer().and_then(|it| it.edit.after());
+        new.filter(|new| new.enabled).is_some_and(|new| {
+            let mut nets = new.allowed_ips.iter();
+            nets.any(|net| is_kept(net, Some(&new.public_key)))
+        })
+    })
 }
 
 /// As the control core does it: from what is.
@@ -286,6 +322,9 @@ proptest! {
             if let Some(wish) = wish(&deed) {
                 let Ok(Some(said)) = said(&desired, &wish, None) else { continue };
                 let Ok((step, _)) = books.plan(&desired, &wish.object, said.as_ref()) else { continue };
+                if is_refused(&running, &step.plan) {
+                    continue;
+                }
                 let edits: Vec<_> = step.plan.iter().filter_map(Change::port).cloned().collect();
                 let plan = settle(&running, step.plan);
                 running.carry_out(&plan);

@@ -186,6 +186,15 @@ impl Layers {
         over.or_else(file)
     }
 
+    /// A prefix of a peer's that a route has; which, in words. It would be led there, whoever the peer is.
+    #[must_use]
+    pub fn routed(&self, tunnel: &Name, peer: &Peer) -> Option<String> {
+        let network = &self.file.network_of_tunnel(tunnel)?.name;
+        let mut nets = peer.allowed_ips.iter().filter(|_| peer.enabled);
+        let net = nets.find(|net| self.route(network, net).is_some())?;
+        Some(format!("there is a route {network}/{net}"))
+    }
+
     /// The networks that are desired, with all of their routes.
     fn networks(&self) -> Vec<Cow<'_, Network>> {
         let mut networks: Vec<_> = self.file.networks.iter().map(Cow::Borrowed).collect();

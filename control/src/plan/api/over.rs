@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Laid, Routes, Said, Unfit,
+    Laid, Object, Routes, Said, Unfit,
     objects::{Entry, Objects},
 };
 use crate::{
@@ -174,6 +174,9 @@ fn peers_upon(
     let peers = made.iter().filter_map(|(.., made)| made.as_ref().ok());
     let wanted: HashSet<_> = peers.flat_map(|peer| claims(peer)).collect();
     let is_files = |peer: &Name| file.peer(name, peer).is_some();
+    let network = file.network_of_tunnel(name);
+    let routes = network.into_iter().flat_map(|network| &network.routes);
+    let routed: HashSet<_> = routes.map(|route| PeerClaim::Prefix(route.to)).collect();
     let counting = counting(&made, is_files, |over| {
         let mut owners: HashMap<PeerClaim, Name> = HashMap::new();
         for peer in tunnel.peers.iter().filter(|it| !over.contains(&it.name)) {
@@ -181,7 +184,11 @@ fn peers_upon(
                 owners.insert(claim, peer.name.clone());
             }
         }
+        let routed = &routed;
         move |name, peer: &Arc<Peer>| {
+            if let Some(PeerClaim::Prefix(net)) = claims(peer).find(|it| routed.contains(it)) {
+                return Some(format!("the file has a route to {net}"));
+            }
             let other = claims(peer).find_map(|it| owners.get(&it).filter(|other| *other != name));
             if let Some(other) = other {
                 return Some(format!("peer {other} has its key or one of its prefixes"));
@@ -206,18 +213,41 @@ fn routes_upon(
 ) -> Routes {
     let mut new = routes.clone();
     let is_same = before.is_some_and(|before| before.network(name) == file.network(name));
+    let owners = owners(routes, name, laid, file);
     for (to, entry) in routes.in_order() {
         let known = entry.counts.as_ref().ok().filter(|_| is_same);
         let known = known.filter(|route| missing(route, name, laid, file).is_none());
-        let counts = match known {
-            Some(route) => Ok(Arc::clone(route)),
-            None => route(file, laid, name, to, &entry.said)
+        let counts = match (owners.get(to), known) {
+            (Some(peer), _) => Err(format!("{peer} has {to} among its `allowed_ips`").into()),
+            (None, Some(route)) => Ok(Arc::clone(route)),
+            (None, None) => route(file, laid, name, to, &entry.said)
                 .map(Arc::new)
                 .map_err(|unfit| unfit.in_words()),
         };
         new.put(to, Some(entry.now(counts)));
     }
     new
+}
+
+/// The peers that have prefixes of a network's routes among their own, by these.
+fn owners(routes: &Routes, network: &Name, laid: &Laid, file: &Config) -> HashMap<IpNet, Object> {
+    let tunnel = file.network(network).and_then(|it| it.tunnel.as_ref());
+    let Some(tunnel) = tunnel.and_then(|name| file.tunnel(name)) else {
+        return HashMap::new();
+    };
+    let over = laid.peers_of(&tunnel.name);
+    let counting = |name: &Name| over.and_then(|over| over.counting(name));
+    let of_file = tunnel.peers.iter();
+    let of_file = of_file.filter(|peer| counting(&peer.name).is_none());
+    let of_layer = over.into_iter().flat_map(|over| over.iter());
+    let of_layer = of_layer.filter_map(|(_, entry)| entry.counts.as_ref().ok());
+    let peers = of_file.chain(of_layer).filter(|peer| peer.enabled);
+    let owners = peers.flat_map(|peer| {
+        let nets = peer.allowed_ips.iter();
+        let nets = nets.filter(|net| routes.get(net).is_some());
+        nets.map(|net| (*net, Object::Peer(tunnel.name.clone(), peer.name.clone())))
+    });
+    owners.collect()
 }
 
 /// The peer that a route leads to and that is not there, in words.
