@@ -171,6 +171,7 @@ impl Site {
             tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: MTU,
+                mss_clamp: false,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build((0..peers.len()).map(|n| (behind(n), index(n)))),
                 mac1: None,

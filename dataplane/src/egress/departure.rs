@@ -11,21 +11,22 @@
 //! What a frame is encapsulated in, inside the tunnel, goes `ahead`: nothing today. Only [`Departure`] knows its length,
 //! and only [`Departure::write_head`] writes it.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use culvert_wire::{
     Checksum, VnetHeader,
     icmp::IcmpError,
     parse::{Headers, L3, L4},
-    segment::{Plan, SegmentError},
+    segment::{Plan, SegmentError, may_fragment},
+    tcp,
 };
 use culvert_wireguard::padding::padded_len;
 
 use crate::{
     egress::staged::Sender,
-    gateway::Refusal,
+    gateway::{Refusal, mss},
     guest::frames::Frames,
-    shared::{drops::DropReason, peer::Peer},
+    shared::{drops::DropReason, limits::IPV6_MTU_MIN, peer::Peer},
     uplink::Outer,
     worker::turn::Turn,
 };
@@ -65,12 +66,14 @@ pub(crate) struct Departure<'s> {
     pub(crate) way: usize,
     /// How it is cut.
     pub(crate) plan: Plan,
-    /// The tunnel's MTU: padding stays within it.
+    /// The tunnel's MTU, or what the peer's path takes, if that is less: padding stays within it.
     pub(crate) mtu: usize,
     /// The outer IP header's part: the inner ECN bits.
     pub(crate) outer: Outer,
     /// The frame was routed, so its hop limit falls by one.
     routed: bool,
+    /// It begins a connection: where TCP begins in the head, and the most that it may offer as MSS.
+    clamp: Option<(usize, u16)>,
 }
 
 /// Plans how a frame leaves.
@@ -96,16 +99,13 @@ pub(super) fn plan<'s, F: Frames>(
         // The interface let it pass: its MTU has just changed, and the news is on its way.
         mtu = mtu.max(headers.ip_len);
     }
+    let limit = usize::from(peer.limit());
+    if limit < mtu {
+        mtu = mtu.min(narrow(limit, headers));
+    }
     let plan = match Plan::recut(vnet, headers, head, mtu) {
         Ok(plan) => plan,
-        Err(SegmentError::TooBig { .. }) => {
-            return Err(Refusal {
-                reason: DropReason::TooBig,
-                tell: Some(IcmpError::TooBig {
-                    mtu: tunnel.mtu.into(),
-                }),
-            });
-        }
+        Err(SegmentError::TooBig { .. }) => too_big(frames, bound, mtu)?,
         Err(_) => return Err(DropReason::OffloadInvalid.into()),
     };
     let Some(outer) = outer(headers, head, passage) else {
@@ -119,7 +119,57 @@ pub(super) fn plan<'s, F: Frames>(
         mtu,
         outer,
         routed: passage == Passage::Routed,
+        clamp: (tunnel.mss_clamp && mss::is_syn(headers)).then(|| {
+            let at = headers.l4_offset - headers.l3_offset;
+            (at, mss::most(tunnel, peer, headers))
+        }),
     })
+}
+
+/// What a path that takes packets of `limit` bytes means for one: IPv6 packets of the least MTU are never refused
+/// (RFC 8200, section 5), the datagrams around them are cut outside.
+fn narrow(limit: usize, headers: &Headers) -> usize {
+    match headers.l3 {
+        L3::V6(_) => limit.max(IPV6_MTU_MIN),
+        L3::V4(_) | L3::Arp | L3::Other => limit,
+    }
+}
+
+/// A packet that exceeds the MTU goes out in fragments if its sender lets it, as through any router (RFC 1812, section
+/// 5.2.6); else the sender is told.
+#[cold]
+fn too_big<F: Frames>(frames: &F, bound: &Bound<'_, '_>, mtu: usize) -> Result<Plan, Refusal> {
+    let Bound { frame, headers, .. } = *bound;
+    let (vnet, head) = (frames.vnet(frame), frames.head(frame));
+    let told = Refusal {
+        reason: DropReason::TooBig,
+        tell: Some(IcmpError::TooBig {
+            mtu: u32::try_from(mtu).unwrap_or(u32::MAX),
+        }),
+    };
+    if !may_fragment(vnet, headers) {
+        return Err(told);
+    }
+    let sum = |part| sum(frames, frame, part);
+    Plan::fragment(vnet, headers, head, mtu, sum).map_err(|error| {
+        if error == SegmentError::TooMany {
+            return told;
+        }
+        DropReason::OffloadInvalid.into()
+    })
+}
+
+/// The sum of a part of a frame.
+fn sum<F: Frames>(frames: &F, frame: usize, part: Range<usize>) -> Option<Checksum> {
+    let mut room = [0; 2048];
+    let mut sum = Checksum::ZERO;
+    for start in part.clone().step_by(room.len()) {
+        let len = room.len().min(part.end - start);
+        let piece = &mut room[..len];
+        frames.copy(frame, start, piece).then_some(())?;
+        sum.add(piece);
+    }
+    Some(sum)
 }
 
 /// What the outer IP header takes from the inner one: its ECN field (RFC 6040, section
@@ -164,10 +214,10 @@ impl Departure<'_> {
         padded_len(len, self.mtu)
     }
 
-    /// Bytes that [`Self::write_head`] writes.
+    /// Bytes that [`Self::write_head`] writes for packet `segment`.
     #[inline]
-    pub(super) fn head_len(&self) -> usize {
-        self.plan.header_len()
+    pub(super) fn head_len(&self, segment: usize) -> usize {
+        self.plan.header_len(segment)
     }
 
     /// Writes what goes ahead of the payload of packet `segment`: `payload` is that payload's sum.
@@ -183,6 +233,9 @@ impl Departure<'_> {
             .write_headers(segment, frames.head(self.frame), payload, head);
         if self.routed {
             decrement_hop_limit(head);
+        }
+        if let Some((at, most)) = self.clamp {
+            tcp::clamp_mss(head.get_mut(at..).unwrap_or_default(), most);
         }
     }
 }

@@ -127,7 +127,7 @@ pub(crate) fn depart<'h, 's, F: Frames>(
 
     // 3. What stays behind, as far as it was reached.
     if recut {
-        notes.extend(departures[..gone].iter().filter_map(told_of_mtu));
+        notes.extend(departures[..gone].iter().filter_map(note_cut));
     }
     for &(frame, left) in &left {
         if rest.is_some_and(|rest| frame > rest) {
@@ -145,8 +145,14 @@ pub(crate) fn depart<'h, 's, F: Frames>(
     rest
 }
 
-/// It went out in smaller pieces; its sender should know why.
-fn told_of_mtu(departure: &Departure<'_>) -> Option<Note> {
+/// It went out in smaller pieces: fragments are counted, and of smaller segments their sender should know why.
+#[cold]
+fn note_cut(departure: &Departure<'_>) -> Option<Note> {
+    if departure.plan.is_fragmented() {
+        let fragmented = &departure.peer.traffic.fragmented;
+        fragmented.fetch_add(1, Ordering::Relaxed);
+        return None;
+    }
     let mtu = u32::try_from(departure.mtu).unwrap_or(u32::MAX);
     departure.plan.is_recut().then_some(Note {
         frame: departure.frame,
@@ -256,6 +262,10 @@ pub(crate) fn flush(
             }
         }
         let gone = seal::seal(turn, engine, sending, &frames, (&departures, &[way]));
+        // Who is told of a smaller MTU now has sent on long since, and is told for that.
+        departures[..gone].iter().for_each(|departure| {
+            note_cut(departure);
+        });
         // They have been waiting for long: the uplink's queue is not for them as well.
         for departure in &departures[gone..] {
             let lost = Lost::Cut(&frames, departure.frame, departure.plan.count());

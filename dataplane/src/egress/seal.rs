@@ -275,7 +275,7 @@ fn build_and_seal<F: Frames>(
         }
         .write(header);
         packet.sum = sums.then(|| Checksum::of(header));
-        let head = departure.head_len();
+        let head = departure.head_len(packet.segment);
         let (len, payload) = (packet.len, &packet.payload);
         if body.len() < len + TAG_LEN + culvert_aead::TAILROOM {
             break;

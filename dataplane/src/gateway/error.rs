@@ -78,6 +78,7 @@ mod tests {
         let tunnel = Tunnel {
             name: "tunnel".into(),
             mtu: 1420,
+            mss_clamp: false,
             network: Some(NetworkIndex(0)),
             allowed: Fib::default(),
             mac1: None,

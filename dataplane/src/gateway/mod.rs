@@ -1,10 +1,11 @@
 //! Gateway: the router that a network's guests and peers see.
 //!
 //! In: questions of guests, and packets that can't go on. Out: one [`answer`] each to a guest, an [`error`] to a peer.
-//! Never: a packet's own way.
+//! Where the network says so, a smaller [`mss`] in SYNs. Never: a packet's own way.
 
 pub(crate) mod answer;
 pub(crate) mod error;
+pub(crate) mod mss;
 
 use culvert_wire::icmp::IcmpError;
 

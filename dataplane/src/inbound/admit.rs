@@ -9,13 +9,14 @@ use culvert_wire::{
     icmp::IcmpError,
     parse::{Headers, L3, parse_ip},
     scope::is_routable,
+    tcp,
 };
 use culvert_wireguard::message::data_len;
 
 use super::{Arrival, Arrivals, Claim, Destination, Sessions, plaintext, plaintext_mut};
 use crate::{
     egress::departure::decrement_hop_limit,
-    gateway::{Refusal, answer},
+    gateway::{Refusal, answer, mss},
     guest::deliver,
     loss::{Lost, lose},
     shared::{drops::DropReason, ids::AttachmentIndex, peer::Peer, snapshot::NextHop},
@@ -123,8 +124,22 @@ fn admit_one(
         if matches!(way.to, Destination::Ring(..)) {
             decrement_hop_limit(packet);
         }
+        if mss::is_syn(&headers) {
+            clamp(turn, peer, &headers, packet);
+        }
     }
     Ok((headers, way.to))
+}
+
+/// Lowers the MSS that a SYN from `peer` offers, where the network wants that.
+#[cold]
+fn clamp(turn: &Turn<'_>, peer: &Peer, headers: &Headers, packet: &mut [u8]) {
+    let tunnel = turn.snapshot.tunnel(peer.tunnel);
+    if let Some(tunnel) = tunnel.filter(|tunnel| tunnel.mss_clamp)
+        && let Some(header) = packet.get_mut(headers.l4_offset..headers.payload_offset)
+    {
+        tcp::clamp_mss(header, mss::most(tunnel, peer, headers));
+    }
 }
 
 /// Whether the peer may send this, where it goes, and whether through the router.

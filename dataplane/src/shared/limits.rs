@@ -42,6 +42,15 @@ pub const FRAME_MAX: usize = 65_535 + 14;
 /// kilobytes, and the kernel cuts. Memory that no datagram reaches is never touched.
 pub const DATAGRAM_MAX: usize = 65_507;
 
+/// What goes around an inner packet, padding aside: the outer IP header, UDP's, the data message's and its tag
+/// (whitepaper, section 5.4.6).
+pub const OVERHEAD_V4: u16 = 20 + 8 + 16 + 16;
+/// The same over IPv6.
+pub const OVERHEAD_V6: u16 = 40 + 8 + 16 + 16;
+
+/// The least MTU of IPv6 (RFC 8200, section 5).
+pub const IPV6_MTU_MIN: usize = 1280;
+
 /// The largest MTU of a DPDK uplink: a jumbo frame's Ethernet payload, with room to spare.
 pub const DEVICE_MTU_MAX: usize = 9_216;
 

@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -25,6 +26,8 @@ pub struct Path {
     pub port: u16,
     /// The next hop, which other paths share.
     pub hop: Arc<Hop>,
+    /// The longest IP packet that passes whole, its header included; none if that is not known.
+    pub mtu: Option<NonZeroU16>,
     refused: Refused,
 }
 
@@ -37,8 +40,26 @@ impl Path {
             source,
             port,
             hop,
+            mtu: None,
             refused: Refused::default(),
         }
+    }
+
+    /// The same way, which lets IP packets of `mtu` bytes pass.
+    #[must_use]
+    pub fn with_mtu(self, mtu: Option<NonZeroU16>) -> Self {
+        Self { mtu, ..self }
+    }
+
+    /// The largest inner packet whose datagram passes whole, padded or not.
+    #[must_use]
+    pub fn limit(&self) -> u16 {
+        let overhead = match self.endpoint {
+            SocketAddr::V4(_) => limits::OVERHEAD_V4,
+            SocketAddr::V6(_) => limits::OVERHEAD_V6,
+        };
+        self.mtu
+            .map_or(u16::MAX, |mtu| mtu.get().saturating_sub(overhead))
     }
 
     /// The uplink that its datagrams leave by.

@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -73,6 +73,8 @@ pub struct Traffic {
     pub rx_packets: AtomicU64,
     /// Bytes of messages received and authenticated.
     pub rx_bytes: AtomicU64,
+    /// IPv4 packets that were sent in fragments.
+    pub fragmented: AtomicU64,
 }
 
 impl Traffic {
@@ -119,6 +121,8 @@ pub struct Peer {
     pub staged: AtomicU64,
     /// ICMP errors that it may be sent.
     pub(crate) errors: Allowance,
+    /// What the path lets through, for whoever sends along it, who need not look at the path for that.
+    limit: AtomicU16,
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: Signals,
@@ -145,6 +149,7 @@ impl Peer {
             drops: PeerDrops::default(),
             staged: AtomicU64::new(0),
             errors: Allowance::default(),
+            limit: AtomicU16::new(u16::MAX),
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: Signals::new(),
@@ -185,7 +190,25 @@ impl Peer {
     /// Control core: send along `path` from now on.
     pub fn publish_path(&self, path: Option<Path>) {
         self.leave_hop(self.path.swap(path.map(Arc::new)).as_deref());
+        self.note_limit();
         self.ask_anew();
+    }
+
+    /// The largest inner packet that the path lets through, as far as that is known: the tunnel's MTU bounds it, too.
+    #[inline]
+    #[must_use]
+    pub fn limit(&self) -> u16 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Takes the limit over from the path, whoever published that.
+    pub fn note_limit(&self) {
+        let limit = self
+            .path
+            .load()
+            .as_ref()
+            .map_or(u16::MAX, |path| path.limit());
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// If it was this peer that asked for the hop of its `old` path, nobody hears of that any more: whoever else is
@@ -300,8 +323,10 @@ impl Peer {
                     .source
                     .filter(|known| same && known.is_ipv4() == source.is_ipv4());
                 let (port, hop) = (path.port, Arc::clone(hop));
-                let path = Path::new(source, local.or(known), port, hop);
+                // What the old way let through holds until more is known.
+                let path = Path::new(source, local.or(known), port, hop).with_mtu(path.mtu);
                 let old = self.path.swap(Some(Arc::new(path)));
+                self.note_limit();
                 if rings {
                     self.leave_hop(old.as_deref());
                 }

@@ -183,8 +183,10 @@ impl Network {
 pub struct Tunnel {
     /// The operator's name for it.
     pub name: String,
-    /// The largest inner IP packet.
+    /// The largest inner IP packet; a peer's path may take less.
     pub mtu: u16,
+    /// TCP connections through it are offered an MSS that fits.
+    pub mss_clamp: bool,
     /// The network behind it.
     pub network: Option<NetworkIndex>,
     /// Which peer may send from which address.

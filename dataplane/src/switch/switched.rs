@@ -106,7 +106,7 @@ fn cut<F: Frames>(
     };
     for index in 0..plan.count() {
         let segment = plan.segment(index);
-        let payload = ETHERNET + plan.header_len();
+        let payload = ETHERNET + plan.header_len(index);
         let end = payload + segment.payload.len();
         let out = &mut tools.scratch[..end];
         if !frames.copy(frame, segment.payload.start, &mut out[payload..]) {

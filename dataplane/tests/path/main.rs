@@ -18,6 +18,7 @@ mod hostile;
 mod hub;
 mod inbound;
 mod local;
+mod narrow;
 mod outbound;
 mod packets;
 mod scope;

@@ -94,7 +94,14 @@ impl Ip {
         self.checked(58, l4, 2, false)
     }
 
-    fn checked(&self, protocol: u8, mut l4: Vec<u8>, field: usize, partial: bool) -> Vec<u8> {
+    /// With a checksum at `field`.
+    pub(crate) fn checked(
+        &self,
+        protocol: u8,
+        mut l4: Vec<u8>,
+        field: usize,
+        partial: bool,
+    ) -> Vec<u8> {
         let seed = pseudo(self.source, self.destination, protocol, l4.len());
         let check = if partial {
             seed

@@ -169,6 +169,7 @@ impl Site {
             tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: options.mtu,
+                mss_clamp: false,
                 network: Some(NetworkIndex(0)),
                 allowed: Fib::build(peer_prefixes(s)),
                 mac1: Some(Mac1::new(&PublicKey::from_bytes([9; 32]))),

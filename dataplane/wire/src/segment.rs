@@ -27,10 +27,12 @@ use crate::tcp::flags;
 use crate::vnet::VnetHeader;
 
 mod check;
+mod fragment;
 
 use check::{Checked, check_cut, check_partial};
 
 pub use check::forwardable;
+pub use fragment::may_fragment;
 
 /// Packets that one frame may become: enough for 64 KiB at an MSS of 512, half of what
 /// the least MTU of IPv6 leads to.
@@ -89,6 +91,8 @@ pub struct Plan {
     payload_offset: usize,
     /// Where the packet ends, padding excluded.
     end: usize,
+    /// What the first packet would carry from; of a fragment it is layer 4's header, too.
+    base: usize,
     /// Payload bytes per segment, at least 1.
     size: usize,
     count: usize,
@@ -108,6 +112,13 @@ enum Work {
         ip_base: Fields,
         /// Pseudo-header without length, and layer 4 header without what changes.
         l4_base: Fields,
+    },
+    /// An IPv4 packet goes out in fragments.
+    Fragment {
+        /// The flags and offset of what is cut.
+        bits: u16,
+        /// Where the first has a checksum, and what completes it.
+        checksum: Option<(usize, u16)>,
     },
 }
 
@@ -185,6 +196,7 @@ impl Plan {
             l3_offset: headers.l3_offset,
             l4_offset: headers.l4_offset,
             payload_offset,
+            base: payload_offset,
             end,
             size: (end - payload_offset).max(1),
             count: 1,
@@ -234,6 +246,7 @@ impl Plan {
             l3_offset: headers.l3_offset,
             l4_offset: headers.l4_offset,
             payload_offset: headers.payload_offset,
+            base: headers.payload_offset,
             end,
             size,
             count,
@@ -247,17 +260,27 @@ impl Plan {
         self.count
     }
 
-    /// True if the sender's segments were too large and [`Plan::recut`] made smaller ones:
-    /// the sender should be told of the MTU all the same.
+    /// True if the packets are smaller than the sender made them: it should be told of the MTU all the same, unless
+    /// they are fragments, which it allowed.
     #[inline]
     pub const fn is_recut(&self) -> bool {
         self.recut
     }
 
-    /// Bytes that [`Plan::write_headers`] writes: IP and layer 4.
+    /// True if [`Plan::fragment`] made it.
     #[inline]
-    pub const fn header_len(&self) -> usize {
-        self.payload_offset - self.l3_offset
+    pub const fn is_fragmented(&self) -> bool {
+        matches!(self.work, Work::Fragment { .. })
+    }
+
+    /// Bytes that [`Plan::write_headers`] writes for packet `index`: IP and layer 4; of fragments the first alone has
+    /// the latter.
+    #[inline]
+    pub const fn header_len(&self, index: usize) -> usize {
+        match index {
+            0 => self.payload_offset - self.l3_offset,
+            _ => self.base - self.l3_offset,
+        }
     }
 
     /// Length of the longest packet, the first.
@@ -269,14 +292,14 @@ impl Plan {
     /// The sum of all packets' lengths.
     #[inline]
     pub const fn total_len(&self) -> usize {
-        self.count * self.header_len() + (self.end - self.payload_offset)
+        self.count * (self.base - self.l3_offset) + (self.end - self.base)
     }
 
     /// True if [`Plan::write_headers`] needs the payload's sum; a plain packet whose
     /// checksum is complete does not.
     #[inline]
     pub const fn needs_sum(&self) -> bool {
-        !matches!(self.work, Work::Copy)
+        !matches!(self.work, Work::Copy | Work::Fragment { .. })
     }
 
     /// The packet `index`; an empty one past the last.
@@ -285,17 +308,17 @@ impl Plan {
         let start = self
             .size
             .saturating_mul(index)
-            .saturating_add(self.payload_offset)
+            .saturating_add(self.base)
             .min(self.end);
         let end = (start + self.size).min(self.end);
         Segment {
-            payload: start..end,
-            len: self.header_len() + (end - start),
+            len: self.base - self.l3_offset + (end - start),
+            payload: start.max(self.payload_offset)..end,
         }
     }
 
     /// Writes IP and layer 4 headers of packet `index` at the start of `out` and returns
-    /// their length, [`Plan::header_len`]; 0 if there is no such packet, `out` is too
+    /// their length, [`Plan::header_len`] of it; 0 if there is no such packet, `out` is too
     /// short or `head` is not the head that was planned with.
     ///
     /// `payload` is the sum of exactly the bytes at [`Segment::payload`], started anew.
@@ -307,9 +330,9 @@ impl Plan {
         payload: Checksum,
         out: &mut [u8],
     ) -> usize {
-        let len = self.header_len();
+        let len = self.header_len(index);
         let (Some(from), Some(out)) = (
-            head.get(self.l3_offset..self.payload_offset),
+            head.get(self.l3_offset..self.l3_offset + len),
             out.get_mut(..len),
         ) else {
             return 0;
@@ -328,6 +351,9 @@ impl Plan {
             } => self
                 .patch(index, l4, (ip_base, l4_base), payload, out)
                 .is_some(),
+            Work::Fragment { bits, checksum } => {
+                self.patch_fragment(index, bits, checksum, out).is_some()
+            }
         };
         if done { len } else { 0 }
     }

@@ -14,7 +14,7 @@ use culvert_wire::coalesce::{Accept, Coalescer};
 use culvert_wire::icmp::{ANSWER_LEN_MAX, IcmpError, echo_reply_in_place, write_error};
 use culvert_wire::nd::NdMessage;
 use culvert_wire::parse::{Fragment, HEAD_LEN, L3, L4, ParseError};
-use culvert_wire::segment::{Plan, SEGMENTS_MAX};
+use culvert_wire::segment::{Plan, SEGMENTS_MAX, SegmentError, may_fragment};
 use culvert_wire::{Checksum, Headers, VnetHeader, parse_frame, parse_ip};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -112,20 +112,26 @@ proptest! {
         let Ok(headers) = parse_frame(head, bytes.len() as u32) else {
             return Ok(());
         };
+        let sum = |part: std::ops::Range<usize>| Some(Checksum::of(&bytes[part]));
+        let fragments = match may_fragment(&vnet, &headers) {
+            true => Plan::fragment(&vnet, &headers, head, mtu, sum),
+            false => Err(SegmentError::Fragment),
+        };
         for plan in [
             Plan::new(&vnet, &headers, head, mtu),
             Plan::recut(&vnet, &headers, head, mtu),
+            fragments,
         ] {
             let Ok(plan) = plan else { continue };
             prop_assert!((1..=SEGMENTS_MAX).contains(&plan.count()));
             prop_assert!(plan.len_max() <= mtu);
-            prop_assert!(plan.header_len() <= HEAD_LEN);
+            prop_assert!(plan.header_len(0) <= HEAD_LEN);
             let packets = common::carry_out(&plan, &headers, head, &bytes);
             prop_assert_eq!(packets.len(), plan.count());
             // A foreign head or too little room is answered, not trusted.
             let mut out = [0; HEAD_LEN];
             prop_assert_eq!(plan.write_headers(0, &[], Checksum::ZERO, &mut out), 0);
-            let short = plan.header_len().saturating_sub(1);
+            let short = plan.header_len(0).saturating_sub(1);
             if short > 0 {
                 let len = plan.write_headers(0, head, Checksum::ZERO, &mut out[..short]);
                 prop_assert_eq!(len, 0);

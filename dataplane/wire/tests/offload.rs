@@ -224,12 +224,12 @@ proptest! {
         match Plan::recut(&vnet, &headers, head, mtu) {
             Ok(plan) => {
                 let wanted = frame.payload.len().min(frame.gso_size.into());
-                prop_assert_eq!(plan.is_recut(), plan.header_len() + wanted > mtu);
+                prop_assert_eq!(plan.is_recut(), plan.header_len(0) + wanted > mtu);
                 let mut stream: Vec<u8> = Vec::new();
                 for packet in common::carry_out(&plan, &headers, head, &bytes) {
                     assert_sound(&packet);
                     prop_assert!(packet.len() <= mtu);
-                    stream.extend(&packet[plan.header_len()..]);
+                    stream.extend(&packet[plan.header_len(0)..]);
                 }
                 prop_assert_eq!(stream, frame.payload);
             }

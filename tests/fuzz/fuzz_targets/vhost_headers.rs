@@ -77,7 +77,7 @@ fuzz_target!(|input: &[u8]| {
             next = Some(payload.end);
             let sum = Checksum::of(&packet[payload]);
             let mut out = [0; 256];
-            assert_eq!(plan.write_headers(index, head, sum, &mut out), plan.header_len());
+            assert_eq!(plan.write_headers(index, head, sum, &mut out), plan.header_len(index));
         }
     }
     burst.complete(frames);

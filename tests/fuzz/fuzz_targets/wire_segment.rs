@@ -3,7 +3,7 @@
 #![no_main]
 
 use culvert_wire::parse::HEAD_LEN;
-use culvert_wire::segment::{Plan, SEGMENTS_MAX};
+use culvert_wire::segment::{Plan, SEGMENTS_MAX, may_fragment};
 use culvert_wire::{Checksum, VnetHeader, parse_frame, parse_ip};
 use libfuzzer_sys::fuzz_target;
 
@@ -30,11 +30,16 @@ fuzz_target!(|input: &[u8]| {
     let Ok(headers) = parse_frame(head, frame.len() as u32) else {
         return;
     };
+    let whole = |part: std::ops::Range<usize>| Some(Checksum::of(&frame[part]));
+    let fragments = may_fragment(&vnet, &headers)
+        .then(|| Plan::fragment(&vnet, &headers, head, mtu, whole));
     let plans = [
-        Plan::new(&vnet, &headers, head, mtu),
-        Plan::recut(&vnet, &headers, head, mtu),
+        Some(Plan::new(&vnet, &headers, head, mtu)),
+        Some(Plan::recut(&vnet, &headers, head, mtu)),
+        fragments,
     ];
-    for plan in plans.into_iter().flatten() {
+    let plans = plans.into_iter().flatten();
+    for plan in plans.flatten() {
         assert!((1..=SEGMENTS_MAX).contains(&plan.count()));
         let mut payload: Vec<u8> = Vec::new();
         for index in 0..plan.count() {
@@ -42,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
             let part = &frame[segment.payload.clone()];
             let mut out = [0; HEAD_LEN];
             let len = plan.write_headers(index, head, Checksum::of(part), &mut out);
-            assert_eq!(len, plan.header_len());
+            assert_eq!(len, plan.header_len(index));
             let packet = [&out[..len], part].concat();
             assert_eq!(packet.len(), segment.len);
             assert!(packet.len() <= mtu);
@@ -63,7 +68,7 @@ fuzz_target!(|input: &[u8]| {
             let pseudo = pseudo + u32::from(again.protocol().expect("IP"));
             assert_eq!(sum(l4, pseudo), 0xffff);
         }
-        let start = headers.l3_offset + plan.header_len();
+        let start = headers.l3_offset + plan.header_len(0);
         assert_eq!(payload, frame[start..headers.l3_offset + headers.ip_len]);
     }
 });

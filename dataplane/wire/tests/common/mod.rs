@@ -218,7 +218,7 @@ pub(crate) fn carry_out(plan: &Plan, headers: &Headers, head: &[u8], frame: &[u8
         let payload = &frame[segment.payload.clone()];
         let mut out = [0; HEAD_LEN];
         let len = plan.write_headers(index, head, Checksum::of(payload), &mut out);
-        assert_eq!(len, plan.header_len());
+        assert_eq!(len, plan.header_len(index));
         let mut packet = out[..len].to_vec();
         packet.extend(payload);
         assert_eq!(packet.len(), segment.len);
@@ -230,9 +230,10 @@ pub(crate) fn carry_out(plan: &Plan, headers: &Headers, head: &[u8], frame: &[u8
     assert_eq!(
         packets
             .iter()
-            .map(|p| p.len() - plan.header_len())
+            .enumerate()
+            .map(|(index, packet)| packet.len() - plan.header_len(index))
             .sum::<usize>(),
-        headers.ip_len - plan.header_len(),
+        headers.ip_len - plan.header_len(0),
     );
     packets
 }
