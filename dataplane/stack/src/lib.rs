@@ -13,6 +13,7 @@ mod input;
 pub mod limits;
 mod message;
 mod neighbors;
+pub mod pmtu;
 mod routes;
 mod stacks;
 #[cfg(test)]

@@ -11,3 +11,7 @@ pub const HOST_OUTPUT_RESERVED: usize = 64;
 
 /// Answers of a host stack per second, of each kind (neighbors, echo).
 pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
+
+/// Probes of paths per second, to all peers together: 100,000 peers whose paths are known take 1,667 a second if all of
+/// them are sent to, and wait a little longer then.
+pub const PROBES_PER_SECOND: u64 = 1_000;
