@@ -20,6 +20,9 @@ const MESSAGE_HEADER_LEN: usize = 8;
 const ERROR_LEN_MAX_V4: usize = 576;
 /// The longest IPv6 error: the least MTU (RFC 4443, section 2.4 c).
 const ERROR_LEN_MAX_V6: usize = 1280;
+
+/// Bytes that suffice for every error of this module.
+pub const ERROR_LEN_MAX: usize = ERROR_LEN_MAX_V6;
 /// Hop limit of packets that start here.
 const HOP_LIMIT: u8 = 64;
 
@@ -40,6 +43,22 @@ pub enum IcmpError {
     Prohibited,
     /// The hop limit ran out here.
     TimeExceeded,
+    /// Fragments did not come together in time (RFC 792; RFC 4443, section 3.3).
+    ReassemblyTimeExceeded,
+    /// Nobody has the port that it was sent to (RFC 1122, section 4.1.3.1; RFC 4443, section 3.1).
+    PortUnreachable,
+    /// Nobody takes the protocol that the byte at `pointer` names (RFC 1122, section 3.2.2.1; RFC 4443, section 3.4).
+    ProtocolUnreachable {
+        /// Bytes from the packet's start.
+        pointer: u32,
+    },
+    /// A header can't be gone by (RFC 792; RFC 4443, section 3.4).
+    ParameterProblem {
+        /// Which kind, over IPv6: a field (0), an option (2), a first fragment without its headers (3, RFC 7112).
+        code: u8,
+        /// Where, in bytes from the packet's start.
+        pointer: u32,
+    },
 }
 
 /// Why a packet gets no answer.
@@ -140,11 +159,15 @@ fn write_error_v4(
     source: Ipv4Addr,
     out: &mut [u8],
 ) -> Result<usize, NoAnswer> {
-    let (kind, code, mtu) = match error {
-        IcmpError::TooBig { mtu } => (3, 4, u16::try_from(mtu).unwrap_or(u16::MAX)),
+    let (kind, code, rest) = match error {
+        IcmpError::TooBig { mtu } => (3, 4, mtu.min(u16::MAX.into())),
         IcmpError::Unreachable => (3, 1, 0),
         IcmpError::Prohibited => (3, 13, 0),
         IcmpError::TimeExceeded => (11, 0, 0),
+        IcmpError::ReassemblyTimeExceeded => (11, 1, 0),
+        IcmpError::PortUnreachable => (3, 3, 0),
+        IcmpError::ProtocolUnreachable { .. } => (3, 2, 0),
+        IcmpError::ParameterProblem { pointer, .. } => (12, 0, pointer << 24),
     };
     let room = ERROR_LEN_MAX_V4 - ipv4::HEADER_LEN - MESSAGE_HEADER_LEN;
     let quoted = quoted.get(..room).unwrap_or(quoted);
@@ -163,8 +186,8 @@ fn write_error_v4(
         #[expect(clippy::cast_possible_truncation, reason = "at most 576")]
         total_len: len as u16,
     }));
-    let [mtu_high, mtu_low] = mtu.to_be_bytes();
-    message[..8].copy_from_slice(&[kind, code, 0, 0, 0, 0, mtu_high, mtu_low]);
+    message[..4].copy_from_slice(&[kind, code, 0, 0]);
+    message[4..8].copy_from_slice(&rest.to_be_bytes());
     message[8..].copy_from_slice(quoted);
     let checksum = Checksum::of(message).complement();
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
@@ -183,6 +206,10 @@ fn write_error_v6(
         IcmpError::Unreachable => (1, 3, 0),
         IcmpError::Prohibited => (1, 1, 0),
         IcmpError::TimeExceeded => (3, 0, 0),
+        IcmpError::ReassemblyTimeExceeded => (3, 1, 0),
+        IcmpError::PortUnreachable => (1, 4, 0),
+        IcmpError::ProtocolUnreachable { pointer } => (4, 1, pointer),
+        IcmpError::ParameterProblem { code, pointer } => (4, code, pointer),
     };
     let room = ERROR_LEN_MAX_V6 - ipv6::HEADER_LEN - MESSAGE_HEADER_LEN;
     let quoted = quoted.get(..room).unwrap_or(quoted);
