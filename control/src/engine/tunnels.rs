@@ -179,11 +179,12 @@ impl TunnelState {
             now,
         )?;
         let slot = peers.reserve();
-        let cell = Arc::new(Cell::new(
+        let cell = Cell::new(
             PeerIndex::from_slot(slot),
             TunnelIndex::from_slot(tunnel),
             id,
-        ));
+        );
+        let cell = Arc::new(cell.with_key(config.public_key));
         self.peers.insert(id, slot);
         self.know(slot, None, Some(&config));
         let peer = PeerState::new(cell, config, (tunnel, self.uplink), outdated, now.monotonic);

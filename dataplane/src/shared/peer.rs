@@ -20,7 +20,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use culvert_wireguard::{Instant, Keypair, PeerId};
+use culvert_wireguard::{Instant, Keypair, PeerId, PublicKey};
 
 use crate::{
     shared::{
@@ -113,6 +113,8 @@ pub struct Peer {
     pub tunnel: TunnelIndex,
     /// Its slot in the tunnel's protocol state.
     pub id: PeerId,
+    /// Who it is: whoever reads counters needs nobody to say whose they are.
+    pub key: PublicKey,
     /// Messages and bytes.
     pub traffic: Traffic,
     /// Packets lost on the way to or from this peer.
@@ -145,6 +147,7 @@ impl Peer {
             index,
             tunnel,
             id,
+            key: PublicKey::from_bytes([0; 32]),
             traffic: Traffic::default(),
             drops: PeerDrops::default(),
             staged: AtomicU64::new(0),
@@ -159,6 +162,12 @@ impl Peer {
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
+    }
+
+    /// The same with that key.
+    #[must_use]
+    pub fn with_key(self, key: PublicKey) -> Self {
+        Self { key, ..self }
     }
 
     /// The keypair to seal with.
