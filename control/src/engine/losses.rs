@@ -1,7 +1,8 @@
 //! Losses that begin and end, for those who follow events.
 //!
 //! In: drop counters, as they stand. Out: events. Never: a counter of its own on a packet's way; a look at more than
-//! [`PEERS_AT_ONCE`] peers and [`PORTS_AT_ONCE`] ports a second: where there are more, each has its turn.
+//! [`PEERS_AT_ONCE`] peers and [`PORTS_AT_ONCE`] ports at once, or sooner than [`PAUSE`] after the one before: where there
+//! are more, each has its turn.
 //!
 //! A reason begins with ten packets a second between two looks, and ends when there was less than one a second for ten
 //! seconds: a stray packet is no event, and a loss that comes and goes is one. What was lost before a thing was looked
@@ -17,10 +18,14 @@ use culvert_wireguard::Instant;
 use super::Engine;
 use crate::{config::Name, events::Event, report::named};
 
-/// Some 100 ns each while nothing is lost.
-const PEERS_AT_ONCE: usize = 2_048;
+/// Some 100 ns each while nothing is lost, and a microsecond where none of it is in a cache.
+const PEERS_AT_ONCE: usize = 256;
 /// A microsecond or two each: counters of their rings are summed.
-const PORTS_AT_ONCE: usize = 256;
+const PORTS_AT_ONCE: usize = 32;
+/// Between two looks at some.
+const PAUSE: Duration = Duration::from_millis(125);
+/// Nothing is looked at more often.
+const TURN: Duration = Duration::from_secs(1);
 /// Packets a second.
 const BEGINS: u64 = 10;
 /// Packets a second.
@@ -35,6 +40,10 @@ pub(super) struct Losses {
     watched: HashMap<Scope, Watched>,
     next_peer: usize,
     next_port: usize,
+    /// When the turn began that is under way.
+    begun: Instant,
+    /// When some are looked at again.
+    pub(super) due: Instant,
     /// There was no room for something in this turn, in the one before: what is found now may have lost long ago.
     is_crowded: bool,
     was_crowded: bool,
@@ -219,12 +228,10 @@ impl Engine {
     /// Looks at those whose turn it is.
     pub(super) fn watch_losses(&mut self, now: Instant) {
         let mut losses = std::mem::take(&mut self.losses);
-        for (_, uplink) in self.uplinks.iter() {
-            let drops = self.tell_drops(uplink);
-            let total = drops.values().sum();
-            let name = || format!("uplink {}", uplink.config.name);
-            let scope = Scope::Uplink(uplink.config.name.clone());
-            losses.look(scope, total, || drops, name, now);
+        losses.due = now + PAUSE;
+        if (losses.next_port, losses.next_peer) == (0, 0) {
+            losses.begun = now;
+            self.watch_uplinks(&mut losses, now);
         }
         let ports = losses.next_port..self.ports.places();
         losses.next_port += PORTS_AT_ONCE;
@@ -268,8 +275,19 @@ impl Engine {
             };
             losses.pass(is_there, now);
             (losses.next_port, losses.next_peer) = (0, 0);
+            losses.due = losses.due.max(losses.begun + TURN);
         }
         self.losses = losses;
+    }
+
+    fn watch_uplinks(&self, losses: &mut Losses, now: Instant) {
+        for (_, uplink) in self.uplinks.iter() {
+            let drops = self.tell_drops(uplink);
+            let total = drops.values().sum();
+            let name = || format!("uplink {}", uplink.config.name);
+            let scope = Scope::Uplink(uplink.config.name.clone());
+            losses.look(scope, total, || drops, name, now);
+        }
     }
 }
 

@@ -366,7 +366,7 @@ impl Engine {
             .chain(calls)
             .chain(exact)
             .chain(looks.then(|| now + ROUND))
-            .fold(self.chores_due, Instant::min)
+            .fold(self.chores_due.min(self.losses.due), Instant::min)
     }
 
     /// Gives every worker a command; `false` if one of them was too far behind for it.

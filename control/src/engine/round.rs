@@ -61,6 +61,9 @@ impl Engine {
             self.chores_due = now.monotonic + CHORES;
             self.chores(now)?;
         }
+        if now.monotonic >= self.losses.due {
+            self.watch_losses(now.monotonic);
+        }
         Ok(more)
     }
 
@@ -324,7 +327,6 @@ impl Engine {
             self.forget_sources();
         }
         self.meters.read(&self.workers, now.monotonic);
-        self.watch_losses(now.monotonic);
         log::tell_left_out();
         EVENTS.tell_left_out();
         Ok(())
