@@ -16,6 +16,7 @@ use super::History;
 use crate::api::{Request, Requester, apply};
 use crate::config::{Config, Name};
 use crate::keys::PublicKey;
+use crate::process::memory;
 use crate::report;
 use crate::state;
 
@@ -354,6 +355,8 @@ fn attend(requester: &Requester, number: u64, told: &mut Option<String>) -> Opti
                 }
                 return Some(AGAIN);
             }
+            // The file that was read for it, and the one that ran.
+            memory::give_back();
         }
     }
     Some(LOOK)
