@@ -3,13 +3,14 @@
 #![no_main]
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use culvert::api::bodies::{ApplyBody, ConfirmBody, DiffBody, LogFilter, PurgeBody, RollbackBody, Side};
 use culvert::config::object::{self, Keys};
 use culvert::config::{self, Config, KeyFileError, KeyFiles, Name};
 use culvert::keys::PublicKey;
-use culvert::plan::api::{Said, peer, port};
+use culvert::plan::Laid;
+use culvert::plan::api::{Said, peer, port, route};
 use culvert::process::log;
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -74,7 +75,7 @@ fn side(side: Side) {
     }
 }
 
-/// Keys of a port and of a peer, over the file and beside it.
+/// Keys of a port, of a peer and of a route, over the file and beside it.
 fn objects(text: &str) {
     let keys = match object::keys(text, "port vm1") {
         Ok(keys) => keys,
@@ -85,6 +86,8 @@ fn objects(text: &str) {
     let said = |own| Said {
         own,
         keys: keys.clone(),
+        preshared_key: None,
+        hindrance: None,
     };
     let name = |text: &str| Name::new(text).expect("a name");
     for (own, of) in [(false, "vm1"), (true, "vm2")] {
@@ -97,12 +100,18 @@ fn objects(text: &str) {
     }
     let tunnel = &FILE.tunnels[0];
     for (own, of) in [(false, "far"), (true, "near")] {
-        if let Ok((made, _)) = peer(&FILE, tunnel, &name(of), &said(own)) {
+        if let Ok((mut made, _)) = peer(&FILE, tunnel, &name(of), &said(own)) {
+            // It is given beside the keys.
+            Arc::make_mut(&mut made).preshared_key_file = None;
             let keys = object::peer_keys(&made);
             let again = object::peer(&FILE, tunnel, &made.name, &keys);
             let (again, _) = again.unwrap_or_else(|report| panic!("{}", report.render(false)));
             assert_eq!(again, made, "{keys:?}");
         }
+    }
+    let to = "10.9.0.0/16".parse().expect("a prefix");
+    if let Ok(made) = route(&FILE, &Laid::default(), &name("blue"), &to, &said(true)) {
+        assert_eq!(made.to, to);
     }
 }
 
