@@ -44,10 +44,9 @@ tunnels:
     listen_port: 51820
     private_key_file: a.key
     peers:
-      far: { public_key: \"HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=\", allowed_ips: [10.1.2.0/24] }
+      far: { public_key: \"US7qRs6zkh3/Q2PHBp2J1JZNHZ/Mqg9BGFGnqmClyGg=\", allowed_ips: [10.1.2.0/24] }
 networks:
   blue: { tunnel: wg0, gateway: [10.1.1.1/24, \"fd00:1::1/64\"] }
-  host: {}
 ports:
   vm1: { network: blue, mac: \"52:54:00:00:00:01\", addresses: [10.1.1.10], queues: 2 }
 ";
