@@ -10,7 +10,7 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use std::time::Duration;
+use std::{hash::RandomState, time::Duration};
 
 #[cfg(feature = "dpdk")]
 use culvert_dataplane::uplink::dpdk;
@@ -132,7 +132,8 @@ impl UplinkState {
                 let opened = dpdk::open(dpdk.eal()?, &wanted);
                 let (device, queues) =
                     opened.map_err(|error| format!("uplink {}: {error}", config.name))?;
-                let host = HostStack::new(host_config(&config, device.mac()), now);
+                let host =
+                    HostStack::new(host_config(&config, device.mac()), RandomState::new(), now);
                 hosts.insert(Scope::Uplink(index), host);
                 let state = Self {
                     config,

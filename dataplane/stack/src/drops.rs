@@ -40,8 +40,40 @@ reasons! {
     /// An echo request that may not be answered: a fragment, a wrong checksum, a source
     /// that isn't one host.
     EchoRefused => "echo-refused",
-    /// An echo request longer than the link's MTU.
-    EchoTooLong => "echo-too-long",
+    /// A packet that says to come from a group, from us, or from nowhere.
+    SourceInvalid => "source-invalid",
+    /// A packet whose sender chose its way.
+    SourceRouted => "source-routed",
+    /// A packet with an option that nobody may pass over.
+    OptionRefused => "option-refused",
+    /// A fragment that can't be part of a packet: empty, not of eights, beyond the longest, behind too many headers.
+    FragmentInvalid => "fragment-invalid",
+    /// A first fragment that ends ahead of its packet's headers.
+    FragmentHeaders => "fragment-headers",
+    /// A fragment that came before.
+    FragmentDuplicate => "fragment-duplicate",
+    /// A fragment over another: nothing comes of its packet.
+    FragmentOverlap => "fragment-overlap",
+    /// A fragment behind the last, a second last one, or one whose congestion bits differ from the others' kind.
+    FragmentContradicts => "fragment-contradicts",
+    /// A fragment of a packet of which nothing comes.
+    FragmentRefused => "fragment-refused",
+    /// A packet in more fragments than are taken.
+    FragmentsTooMany => "fragments-too-many",
+    /// A packet of which not all came in time.
+    ReassemblyTimeout => "reassembly-timeout",
+    /// The oldest packet of which not all came made room.
+    ReassemblyFull => "reassembly-full",
+    /// The oldest packet of a source with too many of them made room.
+    ReassemblySourceFull => "reassembly-source-full",
+    /// An error that was not sent: more than the limit, of its receiver or of all.
+    ErrorLimited => "error-limited",
+    /// An error about what we did not send.
+    ErrorUnmatched => "error-unmatched",
+    /// An error about what we sent, while others wait to be heard.
+    ErrorsFull => "errors-full",
+    /// A datagram out of fragments, while others wait to be taken.
+    DatagramsFull => "datagrams-full",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

@@ -1,7 +1,7 @@
 //! What a frame from the wire does.
 //!
-//! In: Ethernet frames that workers punted. Out: answers, what is learned of neighbors, or the name by which a frame is
-//! ignored. Never: more answers in a second than the stack's limits; trust in who says to have an address of ours.
+//! In: Ethernet frames that workers punted. Out: answers, what is learned of neighbors, packets out of fragments, what
+//! errors say, or the name by which a frame is ignored. Never: more answers in a second than the stack's limits; trust in who says to have an address of ours.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -9,15 +9,18 @@ use std::{
 };
 
 use culvert_wire::{
-    MacAddr,
+    Checksum, MacAddr,
     arp::{ArpError, ArpPacket, Operation},
+    icmp::IcmpError,
     nd::{self, NdError, NdMessage},
-    parse::{Headers, L3, L4, parse_frame},
+    parse::{Headers, L3, L4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, parse_frame},
 };
 use culvert_wireguard::Instant;
 
 use super::{
-    HostDrop, HostStack, message,
+    HostDrop, HostStack, icmp,
+    ip::{self, Fragment, Packet},
+    message,
     neighbors::{Said, Unheard},
 };
 use crate::limits;
@@ -28,6 +31,17 @@ const REPLY_PERIOD: Duration = Duration::from_secs(1);
 
 const ECHO_REQUEST_V4: u8 = 8;
 const ECHO_REQUEST_V6: u8 = 128;
+
+const PROTOCOL_TCP: u8 = 6;
+/// Nothing behind it (RFC 8200, section 4.7).
+const PROTOCOL_NONE: u8 = 59;
+
+/// How a packet came.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Whole,
+    InFragments,
+}
 
 impl HostStack {
     pub(super) fn frame(&mut self, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
@@ -43,18 +57,151 @@ impl HostStack {
         if ether.destination != self.mac && !ether.destination.is_multicast() {
             return Err(HostDrop::NotForUs);
         }
-        match (headers.l3, headers.l4) {
-            (L3::Arp, _) => self.arp(&headers, frame, now),
-            (L3::V4(_), L4::Icmp4(icmp)) if icmp.kind == ECHO_REQUEST_V4 => {
-                self.echo(&headers, frame, now)
-            }
-            (L3::V6(_), L4::Icmp6(icmp)) if icmp.kind == ECHO_REQUEST_V6 => {
-                self.echo(&headers, frame, now)
-            }
-            (L3::V6(ip), L4::Icmp6(_)) => self.nd(&headers, ip.destination, frame, now),
-            (L3::V4(_) | L3::V6(_), L4::Malformed) => Err(HostDrop::Malformed),
-            (L3::V4(_) | L3::V6(_) | L3::Other, _) => Err(HostDrop::NotServed),
+        match headers.l3 {
+            L3::Arp => self.arp(&headers, frame, now),
+            L3::V4(_) | L3::V6(_) => self.packet(&headers, frame, Came::Whole, now),
+            L3::Other => Err(HostDrop::NotServed),
         }
+    }
+
+    fn packet(
+        &mut self,
+        headers: &Headers,
+        frame: &[u8],
+        came: Came,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        match ip::packet(headers, frame) {
+            Ok(Some(Packet::Whole { protocol, named_at })) => {
+                self.whole(headers, frame, (protocol, named_at), came, now)
+            }
+            Ok(Some(Packet::Part(part))) if came == Came::Whole => self.part(headers, &part, now),
+            Ok(Some(Packet::Part(_))) => Err(HostDrop::Malformed),
+            Ok(None) => Err(HostDrop::NotServed),
+            Err(refused) => {
+                if let Some(error) = refused.tell {
+                    self.tell(error, headers, frame, now);
+                }
+                Err(refused.reason)
+            }
+        }
+    }
+
+    fn part(
+        &mut self,
+        headers: &Headers,
+        part: &Fragment<'_>,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        if !self.is_to_us(headers) {
+            return Err(HostDrop::NotForUs);
+        }
+        let Self {
+            reassembly, drops, ..
+        } = self;
+        let lost = |reason: HostDrop| drops[reason as usize] += 1;
+        let Some(frame) = reassembly.add(part, now, lost)? else {
+            return Ok(());
+        };
+        let len = u32::try_from(frame.len()).map_err(|_| HostDrop::Malformed)?;
+        let headers = parse_frame(&frame, len).map_err(|_| HostDrop::Malformed)?;
+        self.packet(&headers, &frame, Came::InFragments, now)
+    }
+
+    fn whole(
+        &mut self,
+        headers: &Headers,
+        frame: &[u8],
+        (protocol, named_at): (u8, u32),
+        came: Came,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        // Behind an authentication header, which nobody asked for, nothing is looked at.
+        let is_parsed = headers.protocol() == Some(protocol);
+        match (headers.l3, headers.l4) {
+            (_, L4::Icmp4(icmp)) if icmp.kind == ECHO_REQUEST_V4 => self.echo(headers, frame, now),
+            (_, L4::Icmp4(icmp)) if icmp::is_error_v4(icmp.kind) => self.error(headers, frame),
+            (_, L4::Icmp6(icmp)) if is_parsed && icmp.kind == ECHO_REQUEST_V6 => {
+                self.echo(headers, frame, now)
+            }
+            (_, L4::Icmp6(icmp)) if is_parsed && icmp::is_error_v6(icmp.kind) => {
+                self.error(headers, frame)
+            }
+            // Neighbor discovery in fragments is none (RFC 6980).
+            (L3::V6(ip), L4::Icmp6(_)) if is_parsed && came == Came::Whole => {
+                self.nd(headers, ip.destination, frame, now)
+            }
+            (_, L4::Malformed) => Err(HostDrop::Malformed),
+            (_, L4::Udp(_)) if is_parsed && self.is_to_us(headers) => {
+                self.datagram(headers, frame, came, now)
+            }
+            _ => {
+                let is_known = [PROTOCOL_TCP, PROTOCOL_NONE, PROTOCOL_ICMP, PROTOCOL_ICMPV6];
+                if !is_known.contains(&protocol) {
+                    let pointer = named_at;
+                    let error = IcmpError::ProtocolUnreachable { pointer };
+                    self.tell(error, headers, frame, now);
+                }
+                Err(HostDrop::NotServed)
+            }
+        }
+    }
+
+    /// What came whole would not be here if anyone had its port.
+    fn datagram(
+        &mut self,
+        headers: &Headers,
+        frame: &[u8],
+        came: Came,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        if came == Came::Whole {
+            self.tell(IcmpError::PortUnreachable, headers, frame, now);
+            return Err(HostDrop::NotServed);
+        }
+        if self.datagrams.len() >= limits::DATAGRAMS {
+            return Err(HostDrop::DatagramsFull);
+        }
+        self.datagrams.push_back(frame.to_vec());
+        Ok(())
+    }
+
+    /// An error about something of ours: heard if it quotes what we may have sent.
+    fn error(&mut self, headers: &Headers, frame: &[u8]) -> Result<(), HostDrop> {
+        if !self.is_to_us(headers) {
+            return Err(HostDrop::NotForUs);
+        }
+        let end = headers.l3_offset + headers.ip_len;
+        let message = frame
+            .get(headers.l4_offset..end)
+            .ok_or(HostDrop::Malformed)?;
+        let (sum, heard) = match headers.l3 {
+            L3::V4(ip) => (
+                Checksum::of(message),
+                icmp::read_v4(ip.source.into(), message),
+            ),
+            L3::V6(ip) => {
+                let len = u32::try_from(message.len()).map_err(|_| HostDrop::Malformed)?;
+                let (from, to) = (ip.source, ip.destination);
+                let mut sum = Checksum::pseudo_v6(from, to, PROTOCOL_ICMPV6, len);
+                sum.add(message);
+                (sum, icmp::read_v6(from.into(), message))
+            }
+            L3::Arp | L3::Other => return Err(HostDrop::NotServed),
+        };
+        if !sum.is_valid() {
+            return Err(HostDrop::Malformed);
+        }
+        let sent = heard.filter(|heard| {
+            let (local, remote) = (heard.about.local.ip(), heard.about.remote.ip());
+            self.routes.owns(local) && self.routes.next_hop(remote).is_some()
+        });
+        let heard = sent.ok_or(HostDrop::ErrorUnmatched)?;
+        if self.heard.len() >= limits::ERRORS_HEARD {
+            return Err(HostDrop::ErrorsFull);
+        }
+        self.heard.push_back(heard);
+        Ok(())
     }
 
     fn arp(&mut self, headers: &Headers, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
@@ -147,20 +294,14 @@ impl HostStack {
     }
 
     fn echo(&mut self, headers: &Headers, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
-        let ours = headers
-            .addresses()
-            .is_some_and(|(_, destination)| self.routes.owns(destination));
-        if !ours || headers.ether.destination != self.mac {
+        let (Some((sender, ours)), true) = (headers.addresses(), self.is_to_us(headers)) else {
             return Err(HostDrop::NotForUs);
-        }
-        if headers.ip_len > usize::from(self.mtu) {
-            return Err(HostDrop::EchoTooLong);
-        }
+        };
         let reply = message::echo_reply(self.mac, headers, frame).ok_or(HostDrop::EchoRefused)?;
         if !self.echo_replies.take(now) {
             return Err(HostDrop::RateLimited);
         }
-        self.reply(reply);
+        self.reply_whole(reply, (ours, sender));
         Ok(())
     }
 
@@ -223,23 +364,26 @@ const fn ignored(unheard: Unheard) -> HostDrop {
     }
 }
 
-/// Answers that may still be given in this second.
-pub(super) struct Budget {
+/// What may still be said in this second.
+#[derive(Clone, Copy)]
+pub(crate) struct Budget {
+    per_second: u32,
     since: Instant,
     left: u32,
 }
 
 impl Budget {
-    pub(super) const fn new(now: Instant) -> Self {
+    pub(crate) const fn new(per_second: u32, now: Instant) -> Self {
         Self {
+            per_second,
             since: now,
-            left: limits::HOST_REPLIES_PER_SECOND,
+            left: per_second,
         }
     }
 
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         if self.since.is_older_than(REPLY_PERIOD, now) {
-            *self = Self::new(now);
+            *self = Self::new(self.per_second, now);
         }
         let some = self.left > 0;
         self.left = self.left.saturating_sub(1);

@@ -2,14 +2,16 @@
 //!
 //! In: Ethernet frames that workers punted, questions about destinations, the time.
 //! Out: frames to send, the link-layer address of a destination's next hop, events when
-//! one changes. Never: a socket, a clock, a worker's state; TCP, router discovery,
-//! redirects, reassembly.
+//! one changes; datagrams out of fragments, what errors say about ours. Never: a socket,
+//! a clock, a worker's state; TCP, router discovery, redirects.
 //!
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
 mod drops;
+mod icmp;
 mod input;
+pub mod ip;
 pub mod limits;
 mod message;
 mod neighbors;
@@ -19,14 +21,24 @@ mod stacks;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, hash::RandomState, net::IpAddr, time::Duration};
 
-use culvert_wire::{MacAddr, ether};
+use culvert_wire::{
+    MacAddr, ether,
+    icmp::IcmpError,
+    parse::{Headers, parse_frame},
+};
 use culvert_wireguard::Instant;
 
-pub use self::{drops::HostDrop, routes::link_local, stacks::Stacks};
+pub use self::{
+    drops::HostDrop,
+    icmp::{Heard, Problem, Quoted},
+    routes::link_local,
+    stacks::Stacks,
+};
 use self::{
     input::Budget,
+    ip::{Expired, Ids, Reassembly},
     neighbors::{Answer, Neighbors, Solicit},
     routes::Routes,
 };
@@ -110,8 +122,8 @@ pub struct NeighborInfo {
     pub confirmed: Option<Instant>,
 }
 
-/// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame` and
-/// `poll_event` have, then sleep until [`HostStack::poll_timeout`].
+/// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_event`, `poll_datagram` and
+/// `poll_heard` have, then sleep until [`HostStack::poll_timeout`].
 pub struct HostStack {
     mac: MacAddr,
     mtu: u16,
@@ -123,13 +135,18 @@ pub struct HostStack {
     defended: Option<Instant>,
     neighbor_replies: Budget,
     echo_replies: Budget,
+    errors: icmp::Limits,
+    reassembly: Reassembly,
+    ids: Ids,
+    datagrams: VecDeque<Vec<u8>>,
+    heard: VecDeque<Heard>,
     drops: [u64; HostDrop::ALL.len()],
 }
 
 impl HostStack {
-    /// A stack that announces its addresses.
+    /// A stack that announces its addresses; `key` is one that nobody else knows.
     #[must_use]
-    pub fn new(config: HostConfig, now: Instant) -> Self {
+    pub fn new(config: HostConfig, key: RandomState, now: Instant) -> Self {
         let routes = Routes::new(&config);
         let mut neighbors = Neighbors::default();
         neighbors.reconfigure(routes.routers(), |_| false);
@@ -142,8 +159,13 @@ impl HostStack {
             announcements_left: 0,
             announce_at: None,
             defended: None,
-            neighbor_replies: Budget::new(now),
-            echo_replies: Budget::new(now),
+            neighbor_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
+            echo_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
+            errors: icmp::Limits::new(key.clone(), now),
+            reassembly: Reassembly::default(),
+            ids: Ids::new(key),
+            datagrams: VecDeque::new(),
+            heard: VecDeque::new(),
             drops: [0; HostDrop::ALL.len()],
         };
         stack.announce(now);
@@ -230,8 +252,19 @@ impl HostStack {
         Some(HostEvent::Neighbor { address })
     }
 
+    /// The next UDP datagram to us that came in fragments, as the frame that it would have been.
+    pub fn poll_datagram(&mut self) -> Option<Vec<u8>> {
+        self.datagrams.pop_front()
+    }
+
+    /// The next error about a datagram that says to be ours.
+    pub fn poll_heard(&mut self) -> Option<Heard> {
+        self.heard.pop_front()
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.expire(now);
         if self.announce_at.is_some_and(|at| at <= now) {
             self.announce_once(now);
         }
@@ -247,10 +280,12 @@ impl HostStack {
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.announce_at, self.neighbors.next()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let due = [
+            self.announce_at,
+            self.neighbors.next(),
+            self.reassembly.poll_timeout(),
+        ];
+        due.into_iter().flatten().min()
     }
 
     /// All neighbors, in the order of their addresses.
@@ -289,6 +324,31 @@ impl HostStack {
         self.drops[reason as usize]
     }
 
+    /// What packets in fragments take, in bytes: at most [`limits::REASSEMBLY_HIGH`].
+    #[must_use]
+    pub const fn reassembly_memory(&self) -> usize {
+        self.reassembly.memory()
+    }
+
+    /// Whose packet did not come together is told, if its first fragment came (RFC 1122, section 3.3.2; RFC 8200,
+    /// section 4.5).
+    fn expire(&mut self, now: Instant) {
+        for _ in 0..limits::EXPIRED_AT_ONCE {
+            match self.reassembly.expire(now) {
+                None => return,
+                Some(Expired::Refused) => {}
+                Some(Expired::Incomplete { first }) => {
+                    self.count(HostDrop::ReassemblyTimeout);
+                    let first = first.unwrap_or_default();
+                    let len = u32::try_from(first.len()).unwrap_or(0);
+                    if let Ok(headers) = parse_frame(&first, len) {
+                        self.tell(IcmpError::ReassemblyTimeExceeded, &headers, &first, now);
+                    }
+                }
+            }
+        }
+    }
+
     fn announce_once(&mut self, now: Instant) {
         let addresses: Vec<_> = self.routes.addresses().collect();
         for address in addresses {
@@ -308,8 +368,45 @@ impl HostStack {
         }
     }
 
+    /// Tells who sent us a packet what is wrong with it, if that may be told and was not told too often.
+    fn tell(&mut self, error: IcmpError, headers: &Headers, frame: &[u8], now: Instant) {
+        let Some((sender, ours)) = headers.addresses() else {
+            return;
+        };
+        if self.is_to_us(headers)
+            && let Some(frame) = message::error(self.mac, error, headers, frame, ours)
+        {
+            match self.errors.take(sender, now) {
+                true => self.reply(frame),
+                false => self.count(HostDrop::ErrorLimited),
+            }
+        }
+    }
+
+    /// Whether a packet is to us alone, by frame and by address.
+    fn is_to_us(&self, headers: &Headers) -> bool {
+        let destination = headers.addresses().map(|(_, destination)| destination);
+        headers.ether.destination == self.mac
+            && destination.is_some_and(|destination| self.routes.owns(destination))
+    }
+
     fn reply(&mut self, frame: Vec<u8>) {
         self.send(frame, limits::HOST_OUTPUT - limits::HOST_OUTPUT_RESERVED);
+    }
+
+    /// Sends a packet of ours between `ends`, in fragments if the link takes it no other way: all of them, or nothing.
+    fn reply_whole(&mut self, frame: Vec<u8>, ends: (IpAddr, IpAddr)) {
+        if frame.len() <= ether::HEADER_LEN + usize::from(self.mtu) {
+            return self.reply(frame);
+        }
+        let id = self.ids.next(ends.0, ends.1);
+        let fragments = ip::split(&frame, self.mtu, id);
+        let room = limits::HOST_OUTPUT - limits::HOST_OUTPUT_RESERVED;
+        if fragments.len() == 0 || self.output.len() + fragments.len() > room {
+            self.count(HostDrop::OutputFull);
+        } else {
+            self.output.extend(fragments);
+        }
     }
 
     fn send(&mut self, frame: Vec<u8>, room: usize) {

@@ -1,5 +1,7 @@
 //! Every bound of the stack, and where it comes from.
 
+use std::time::Duration;
+
 /// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).
 pub const HOST_NEIGHBORS: usize = 1_024;
 
@@ -15,3 +17,39 @@ pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
 /// Probes of paths per second, to all peers together: 100,000 peers whose paths are known take 1,667 a second if all of
 /// them are sent to, and wait a little longer then.
 pub const PROBES_PER_SECOND: u64 = 1_000;
+
+/// Bytes that parts of packets may take, of one stack (the kernel's `ipfrag_high_thresh`).
+pub const REASSEMBLY_HIGH: usize = 4 << 20;
+
+/// Down to which the oldest go once there is no more room (the kernel's `ipfrag_low_thresh`, formerly).
+pub const REASSEMBLY_LOW: usize = 3 << 20;
+
+/// How long an IPv4 packet may take to come together (the kernel's `ipfrag_time`).
+pub const REASSEMBLY_LIFE_V4: Duration = Duration::from_secs(30);
+
+/// The same over IPv6 (RFC 8200, section 4.5).
+pub const REASSEMBLY_LIFE_V6: Duration = Duration::from_secs(60);
+
+/// Packets of one source that wait for fragments (the kernel's `ipfrag_max_dist`).
+pub const REASSEMBLIES_PER_SOURCE: usize = 64;
+
+/// Fragments of one packet: the longest over the least that every host takes (576 bytes) has 119.
+pub const FRAGMENTS_PER_DATAGRAM: usize = 128;
+
+/// Bytes ahead of a fragment's own, Ethernet included: what a parser looks at.
+pub const FRAGMENT_HEAD: usize = culvert_wire::parse::HEAD_LEN;
+
+/// Packets whose time is over that are given up at once; the others wait for the next round.
+pub const EXPIRED_AT_ONCE: usize = 64;
+
+/// ICMP errors of a host stack per second (the kernel's `icmp_msgs_per_sec`).
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+
+/// The same to one host: as many probes as a traceroute has on their way.
+pub const ICMP_ERRORS_PER_HOST: u32 = 32;
+
+/// Errors about packets of ours that wait to be heard.
+pub const ERRORS_HEARD: usize = 64;
+
+/// Datagrams out of fragments that wait for who takes them.
+pub const DATAGRAMS: usize = 16;

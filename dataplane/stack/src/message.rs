@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use culvert_wire::{
     MacAddr,
     arp::{self, ArpPacket},
-    ether, icmp,
+    ether,
+    icmp::{self, IcmpError},
     nd::{self, Ends},
     parse::Headers,
 };
@@ -79,4 +80,18 @@ pub(super) fn echo_reply(mac: MacAddr, headers: &Headers, frame: &[u8]) -> Optio
     ));
     reply.truncate(ether::HEADER_LEN + len);
     Some(reply)
+}
+
+/// What is told of the packet in `frame`, from `ours`, back to where the frame came from; `None` if nothing may be.
+pub(super) fn error(
+    mac: MacAddr,
+    error: IcmpError,
+    headers: &Headers,
+    frame: &[u8],
+    ours: IpAddr,
+) -> Option<Vec<u8>> {
+    let mut packet = [0; icmp::ERROR_LEN_MAX];
+    let len = icmp::write_error(error, headers, frame, ours, &mut packet).ok()?;
+    let ethernet = ether::header(headers.ether.source, mac, headers.ether.ether_type);
+    Some([&ethernet[..], packet.get(..len)?].concat())
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_wireguard::Instant;
 
-use crate::{HostEvent, HostStack, Resolution};
+use crate::{Heard, HostEvent, HostStack, Resolution};
 
 /// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
 /// same neighbors; they are not the same. What scopes are is the owner's to say.
@@ -67,6 +67,20 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
         self.0
             .iter_mut()
             .find_map(|(&scope, stack)| Some((scope, stack.poll_event()?)))
+    }
+
+    /// The next datagram that came in fragments, and where to.
+    pub fn poll_datagram(&mut self) -> Option<(Scope, Vec<u8>)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_datagram()?)))
+    }
+
+    /// The next error about a datagram, and where it was heard.
+    pub fn poll_heard(&mut self) -> Option<(Scope, Heard)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_heard()?)))
     }
 
     /// Does what is due.

@@ -79,9 +79,10 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             routes: Vec::new(),
             mtu: 1_500,
         };
-        engine
-            .hosts
-            .insert(scope, HostStack::new(config, now.monotonic));
+        engine.hosts.insert(
+            scope,
+            HostStack::new(config, std::hash::RandomState::new(), now.monotonic),
+        );
         let there = std::net::IpAddr::from([192, 0, 2, 9]);
         engine.hosts.resolve(scope, there, now.monotonic);
         let hop = engine.hops.over((scope, there), OURS, None);

@@ -13,6 +13,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod errors;
+mod fragments;
 mod input;
 mod neighbors;
 
@@ -42,7 +44,7 @@ fn config(mac: MacAddr, host: u8) -> HostConfig {
 
 /// A stack whose announcements are over.
 fn quiet(mac: MacAddr, host: u8) -> HostStack {
-    let mut stack = HostStack::new(config(mac, host), START);
+    let mut stack = HostStack::new(config(mac, host), RandomState::new(), START);
     stack.handle_timeout(START + Duration::from_secs(2));
     assert_eq!(frames(&mut stack).len(), 6);
     assert_eq!(stack.poll_timeout(), None);
@@ -119,8 +121,8 @@ struct Wire {
 impl Wire {
     fn new() -> Self {
         Self {
-            a: HostStack::new(config(A, 1), START),
-            b: HostStack::new(config(B, 2), START),
+            a: HostStack::new(config(A, 1), RandomState::new(), START),
+            b: HostStack::new(config(B, 2), RandomState::new(), START),
             now: START,
             carried: 0,
         }
@@ -214,7 +216,7 @@ fn echo_request(from: MacAddr, to: MacAddr, source: IpAddr, destination: IpAddr)
 
 #[test]
 fn addresses_are_announced_twice() {
-    let mut stack = HostStack::new(config(A, 1), START);
+    let mut stack = HostStack::new(config(A, 1), RandomState::new(), START);
     let first = frames(&mut stack);
     assert_eq!(first.len(), 3);
     let arp = ArpPacket::parse(&first[0][14..]).unwrap();
@@ -273,6 +275,7 @@ fn a_destination_behind_a_router_takes_the_routers_address() {
             routes: vec![],
             ..config(A, 1)
         },
+        RandomState::new(),
         START,
     );
     for destination in [
@@ -287,7 +290,7 @@ fn a_destination_behind_a_router_takes_the_routers_address() {
     // A router of a family that we have no address of.
     let mut v6_only = config(A, 1);
     v6_only.addresses.remove(0);
-    let mut v6_only = HostStack::new(v6_only, START);
+    let mut v6_only = HostStack::new(v6_only, RandomState::new(), START);
     assert_eq!(v6_only.resolve(ip("8.8.8.8"), START), Resolution::NoRoute);
 }
 
