@@ -3,6 +3,7 @@
 //! - [`config`]: the YAML file, from text to types, with every mistake named.
 //! - [`plan`]: what changes from one desired state to another.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
+//! - `netstack`: the host stacks' thread.
 //! - [`events`]: what happens, told once, to the log and to those who follow.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
 //!   together.
@@ -25,8 +26,10 @@ pub mod keys;
 pub mod layer;
 pub mod metrics;
 pub mod netlink;
+mod netstack;
 pub mod plan;
 pub mod process;
 pub mod report;
 pub mod state;
+mod turns;
 pub mod uapi;

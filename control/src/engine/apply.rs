@@ -30,7 +30,7 @@ use culvert_dataplane::shared::{
     limits::PEER_PLACES,
     peer::Peer as Cell,
 };
-use culvert_wireguard::{Instant, Now};
+use culvert_wireguard::Now;
 
 pub(super) use self::ports::Place;
 use self::{
@@ -162,9 +162,9 @@ impl Engine {
                 Goal::File(goal) => Some(&**goal.file()),
                 Goal::Api(_) | Goal::Wg => None,
             };
-            if let Err(error) = self.prepare(&plan, file, &mut prepared, now.monotonic) {
+            if let Err(error) = self.prepare(&plan, file, &mut prepared) {
                 let left = self
-                    .undo(prepared, now.monotonic)
+                    .undo(prepared)
                     .into_iter()
                     .map(|left| format!("; {left}"));
                 return Err(ApplyError::Failed(error + &left.collect::<String>()));
@@ -186,15 +186,14 @@ impl Engine {
         plan: &[Change],
         file: Option<&Config>,
         prepared: &mut Prepared,
-        now: Instant,
     ) -> Result<(), String> {
         self.check_places(plan)?;
-        let devices = self.prepare_uplinks(plan, file, prepared, now)?;
+        let devices = self.prepare_uplinks(plan, file, prepared)?;
         let sockets = self.prepare_tunnels(plan, prepared)?;
         self.mark_packets(plan, prepared)?;
         let ports = self.prepare_ports(plan, prepared)?;
         self.displace_sockets(sockets, prepared)?;
-        self.exchange_devices(devices, prepared, now)?;
+        self.exchange_devices(devices, prepared)?;
         self.displace(ports, prepared)
     }
 
@@ -211,7 +210,7 @@ impl Engine {
     }
 
     /// Undoes step 2, the last thing first; answers what could not be undone.
-    fn undo(&mut self, mut prepared: Prepared, now: Instant) -> Vec<String> {
+    fn undo(&mut self, mut prepared: Prepared) -> Vec<String> {
         prepared.opened.clear();
         prepared
             .rings
@@ -220,7 +219,7 @@ impl Engine {
         // Then workers were shown what is undone here.
         let was_published = !prepared.displaced.is_empty() || !prepared.shut.is_empty();
         let mut left = self.restore(std::mem::take(&mut prepared.displaced));
-        left.extend(self.restore_uplinks(&mut prepared, now));
+        left.extend(self.restore_uplinks(&mut prepared));
         left.extend(self.restore_sockets(&mut prepared));
         for (slot, old, new) in prepared.adjusted.into_iter().rev() {
             let port = self.ports.change(slot);
@@ -256,7 +255,7 @@ impl Engine {
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
         self.networks.carry_out(&plan);
-        let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared, now);
+        let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared);
         let mut left = Left {
             uplinks,
             ..Left::default()

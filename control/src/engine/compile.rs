@@ -244,7 +244,7 @@ impl Engine {
             let uplink = self.uplinks.get(slot).map(|uplink| Uplink {
                 index: UplinkIndex::from_slot(slot),
                 name: uplink.config.name.to_string(),
-                addresses: uplink.addresses(&self.hosts),
+                addresses: uplink.addresses(&self.netstack),
                 tunnels,
                 hop: Arc::clone(&uplink.hop),
                 counters: Arc::clone(&uplink.counters),

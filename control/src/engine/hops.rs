@@ -1,53 +1,115 @@
-//! The next hops of published paths, each once.
+//! The next hops of paths, each once.
 //!
-//! In: where paths lead, what neighbors became. Out: the cell that all paths through a next hop share. Never: a hop kept
-//! for long that no path leads through.
+//! In: where paths lead, what neighbors became. Out: the cell that all paths through a next hop share; when to ask where
+//! it is. Never: a hop kept for long that no path leads through; more of strangers than `STRANGERS_HOPS`.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use culvert_dataplane::shared::{
     hop::{Hop, Link},
     ids::Scope,
+    limits::{STRANGERS_HOPS, UNROUTED_LIFE},
 };
 use culvert_wire::MacAddr;
+use culvert_wireguard::Instant;
+
+/// How often the stack is asked for a hop that is wanted: workers want one that they don't know once a second
+/// (`WANTED_AGAIN`), and a known one stays in use by that.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Who wants a hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// Someone configured.
+    Peer,
+    /// Someone who may have invented the address.
+    Stranger,
+}
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Hops(BTreeMap<(Scope, IpAddr), Arc<Hop>>);
+pub(super) struct Hops {
+    known: BTreeMap<(Scope, IpAddr), Known>,
+    /// How many of them strangers alone have wanted.
+    strangers: usize,
+}
+
+struct Known {
+    hop: Arc<Hop>,
+    /// When the stack was asked last.
+    asked: Option<Instant>,
+}
+
+impl Known {
+    fn new(scope: Scope, source: MacAddr) -> Self {
+        let Scope::Uplink(uplink) = scope;
+        Self {
+            hop: Arc::new(Hop::ethernet(uplink, source, None)),
+            asked: None,
+        }
+    }
+}
 
 impl Hops {
-    /// The hop over `address`, which is at `neighbor` as far as is known, from our address `source`.
+    /// The hop over `address` from our address `source`; whoever wants it has the stack asked by `ask`, now and then,
+    /// which answers whether it could be asked. `None`: too many strangers are being answered.
     pub(super) fn over(
         &mut self,
         (scope, address): (Scope, IpAddr),
         source: MacAddr,
-        neighbor: Option<MacAddr>,
-    ) -> Arc<Hop> {
-        let Scope::Uplink(uplink) = scope;
-        let new = || Arc::new(Hop::ethernet(uplink, source, neighbor));
-        let hop = self.0.entry((scope, address)).or_insert_with(new);
-        if hop.link() != Link::Ethernet(source) {
-            *hop = new();
+        whose: For,
+        now: Instant,
+        ask: impl FnOnce() -> bool,
+    ) -> Option<Arc<Hop>> {
+        let is_new = !self.known.contains_key(&(scope, address));
+        if is_new && whose == For::Stranger {
+            if self.strangers >= STRANGERS_HOPS {
+                return None;
+            }
+            self.strangers += 1;
         }
-        hop.set(neighbor);
-        Arc::clone(hop)
+        let known =
+            (self.known.entry((scope, address))).or_insert_with(|| Known::new(scope, source));
+        if known.hop.link() != Link::Ethernet(source) {
+            *known = Known::new(scope, source);
+        }
+        let is_due = (known.asked).is_none_or(|asked| now.since(asked) >= ASK_AGAIN);
+        if is_due && ask() {
+            known.asked = Some(now);
+        }
+        Some(Arc::clone(&known.hop))
     }
 
-    /// The neighbor `address` is there now, for all paths at once.
-    pub(super) fn set(&self, (scope, address): (Scope, IpAddr), neighbor: Option<MacAddr>) {
-        if let Some(hop) = self.0.get(&(scope, address)) {
-            hop.set(neighbor);
+    /// The neighbor `address` is there now, for all paths at once; whether that is new to one of them.
+    pub(super) fn set(&self, at: (Scope, IpAddr), neighbor: Option<MacAddr>) -> bool {
+        let known = self.known.get(&at);
+        known.is_some_and(|known| known.hop.set(neighbor))
+    }
+
+    /// Another stack serves a scope, which knows none of its neighbors yet.
+    pub(super) fn forget_neighbors(&mut self, scope: Scope) {
+        let known = self.known.iter_mut();
+        for (_, known) in known.filter(|((of, _), _)| *of == scope) {
+            known.hop.set(None);
+            known.asked = None;
         }
     }
 
     /// Forgets all of a scope that is no more.
     pub(super) fn forget(&mut self, scope: Scope) {
-        self.0.retain(|(of, _), _| *of != scope);
+        self.known.retain(|(of, _), _| *of != scope);
     }
 
-    /// Forgets those that no path leads through.
-    pub(super) fn prune(&mut self) {
-        self.0.retain(|_, hop| Arc::strong_count(hop) > 1);
+    /// Forgets those that no path leads through, and that nobody has wanted lately.
+    pub(super) fn prune(&mut self, now: Instant) {
+        let is_wanted = |asked: Instant| now.since(asked) < UNROUTED_LIFE;
+        self.strangers = 0;
+        self.known.retain(|_, known| {
+            let is_used = Arc::strong_count(&known.hop) > 1;
+            let stays = is_used || known.asked.is_some_and(is_wanted);
+            self.strangers += usize::from(stays && !is_used);
+            stays
+        });
     }
 }
 
@@ -57,26 +119,81 @@ mod tests {
 
     use super::*;
 
+    fn mac(n: u8) -> MacAddr {
+        MacAddr([2, 0, 0, 0, 0, n])
+    }
+
+    fn at(uplink: u32, host: u8) -> (Scope, IpAddr) {
+        let address = IpAddr::from([192, 0, 2, host]);
+        (Scope::Uplink(UplinkIndex(uplink)), address)
+    }
+
+    fn after(millis: u64) -> Instant {
+        Instant::from_nanos(1_000_000_000 + millis * 1_000_000)
+    }
+
+    fn over(hops: &mut Hops, at: (Scope, IpAddr), source: u8) -> Arc<Hop> {
+        let hop = hops.over(at, mac(source), For::Peer, after(0), || true);
+        hop.unwrap()
+    }
+
     #[test]
     fn paths_over_one_neighbor_share_a_hop_until_none_is_left() {
-        let mac = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);
-        let at = |uplink: u32, host: u8| {
-            let address = IpAddr::from([192, 0, 2, host]);
-            (Scope::Uplink(UplinkIndex(uplink)), address)
-        };
         let mut hops = Hops::default();
-        let [a, b] = [(); 2].map(|()| hops.over(at(0, 1), mac(1), None));
-        let [other, elsewhere] = [at(0, 2), at(1, 1)].map(|at| hops.over(at, mac(1), None));
-        hops.set(at(0, 1), Some(mac(9)));
+        let [a, b] = [(); 2].map(|()| over(&mut hops, at(0, 1), 1));
+        let [other, elsewhere] = [at(0, 2), at(1, 1)].map(|at| over(&mut hops, at, 1));
+        assert!(hops.set(at(0, 1), Some(mac(9))) && !hops.set(at(0, 1), Some(mac(9))));
         assert_eq!(
             [&a, &b, &other, &elsewhere].map(|hop| hop.neighbor().mac()),
             [Some(mac(9)), Some(mac(9)), None, None]
         );
         drop((a, other, elsewhere));
-        hops.prune();
-        assert_eq!(hops.0.len(), 1);
+        hops.prune(after(2_999));
+        assert_eq!(hops.known.len(), 3);
+        hops.prune(after(3_000));
+        assert_eq!(hops.known.len(), 1);
         // Another address of ours makes another hop.
-        let c = hops.over(at(0, 1), mac(2), Some(mac(9)));
+        let c = over(&mut hops, at(0, 1), 2);
         assert!(!Arc::ptr_eq(&b, &c) && c.link() == Link::Ethernet(mac(2)));
+        hops.set(at(0, 1), Some(mac(9)));
+        hops.forget_neighbors(at(0, 1).0);
+        assert!(!c.is_resolved());
+    }
+
+    #[test]
+    fn a_hop_that_many_want_is_asked_for_now_and_then_and_again_when_it_could_not_be() {
+        let mut hops = Hops::default();
+        let mut asked = Vec::new();
+        let mut want = |millis, can| {
+            let ask = || {
+                asked.push(millis);
+                can
+            };
+            hops.over(at(0, 1), mac(1), For::Peer, after(millis), ask)
+        };
+        want(0, false);
+        want(0, true);
+        for millis in (0..1_000).step_by(10) {
+            want(millis, true);
+        }
+        assert_eq!(asked, [0, 0, 500]);
+    }
+
+    #[test]
+    fn strangers_leave_peers_their_room() {
+        let mut hops = Hops::default();
+        let own = over(&mut hops, at(0, 1), 1);
+        let stranger = |n: u32| (at(0, 0).0, IpAddr::from((10 << 24 | n).to_be_bytes()));
+        let want = |hops: &mut Hops, n, whose, millis| {
+            let hop = hops.over(stranger(n), mac(1), whose, after(millis), || true);
+            hop.is_some()
+        };
+        let answered = (0..5_000).filter(|&n| want(&mut hops, n, For::Stranger, 0));
+        assert_eq!(answered.count(), STRANGERS_HOPS);
+        assert!(want(&mut hops, 0, For::Stranger, 0) && want(&mut hops, 9_000, For::Peer, 0));
+        assert!(Arc::ptr_eq(&own, &over(&mut hops, at(0, 1), 1)));
+        hops.prune(after(4_000));
+        assert!(want(&mut hops, 4_000, For::Stranger, 4_000));
+        assert_eq!(hops.known.len(), 2);
     }
 }

@@ -5,13 +5,13 @@
 //! device's queue: workers touch those.
 //!
 //! One thread. Each round of [`Engine::serve`], in order: requests, news of ports,
-//! handshakes and frames that workers punted, signals of peers, deadlines; then it
+//! handshakes that workers punted, signals of peers, deadlines; then it
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
 //! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
-//! tun ports, [`networks`] and their routes, [`workers`] threads, [`turns`] whose turn it is to be served, [`due`] which
+//! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
 //! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
 //! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
@@ -39,7 +39,6 @@ mod slots;
 mod start;
 mod table;
 mod tunnels;
-mod turns;
 mod uapi;
 mod uplinks;
 mod workers;
@@ -87,8 +86,7 @@ use self::{
     slots::Slots,
     table::Table,
     tunnels::{Outgoing, TunnelState, Wish},
-    turns::Turns,
-    uplinks::{Dpdk, Stacks, UplinkState},
+    uplinks::{Dpdk, UplinkState},
     workers::Workers,
 };
 use crate::{
@@ -96,8 +94,10 @@ use crate::{
     config::{Config, Endpoint, Name},
     keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
+    netstack::NetStack,
     plan::Layers,
     process::{Notify, RunDir},
+    turns::Turn,
     uapi::{
         doors::Doors,
         server::{Served, Server},
@@ -124,6 +124,9 @@ pub enum EngineError {
     /// A worker's thread ended by itself.
     #[error("worker {0} has ended unexpectedly: this is a bug; the log says where")]
     WorkerDied(usize),
+    /// The host stacks' thread ended by itself.
+    #[error("the host stacks' thread has ended unexpectedly: this is a bug; the log says where")]
+    StackDied,
 }
 
 impl EngineError {
@@ -219,11 +222,15 @@ struct Engine {
     retired: Vec<Arc<Snapshot>>,
     attention: Arc<Attention>,
     workers: Workers,
-    turns: Turns,
+    /// Whose handshakes are next.
+    turn: Turn,
     dpdk: Dpdk,
     uplinks: Table<UplinkState>,
-    hosts: Stacks,
+    /// Host stacks, on a thread of their own.
+    netstack: NetStack,
     hops: Hops,
+    /// Places of uplinks that had a stack, and the generation by which its thread has done with it.
+    leaving_uplinks: VecDeque<(u64, usize)>,
     tunnels: Table<TunnelState>,
     networks: Networks,
     peers: Slots<PeerState>,
@@ -351,7 +358,6 @@ impl Engine {
     /// When there is something to do, unless somebody rings earlier.
     fn wakes_at(&self, now: Instant) -> Instant {
         let tunnels = self.due.first().into_iter();
-        let hosts = self.hosts.poll_timeout();
         let callers = self.due.callers();
         let callers = callers.filter_map(|slot| self.tunnels.get(slot));
         let calls = callers.filter_map(|tunnel| tunnel.device.poll_calls(&self.budget));
@@ -359,7 +365,7 @@ impl Engine {
         let unrouted = self.unrouted.front().map(|&(due, ..)| due);
         let names = self.names.poll_timeout();
         let looks = !self.is_calm;
-        let exact = hosts.into_iter().chain(unrouted).chain(names);
+        let exact = unrouted.into_iter().chain(names);
         let calls = calls.chain(greeting).map(|due| coarse(due, CALLS_SLACK));
         tunnels
             .map(|due| coarse(due, SLACK))

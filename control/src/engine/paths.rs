@@ -1,6 +1,6 @@
 //! The ways out: handshake messages to their next hops, hops when neighbors change, peers' paths when endpoints do.
 //!
-//! In: messages, what host stacks made and learned. Out: commands to workers, changed hops, published paths.
+//! In: messages, what host stacks have learned. Out: commands to workers, changed hops, published paths.
 //! Never: more messages kept for an unknown next hop than `UNROUTED_MAX`, or longer than `UNROUTED_LIFE`.
 
 use std::sync::Arc;
@@ -8,15 +8,14 @@ use std::sync::Arc;
 use culvert_dataplane::shared::{
     control_link::{Command, Inline},
     drops::DropReason,
-    ids::{PeerIndex, Scope, TunnelIndex},
+    ids::{PeerIndex, TunnelIndex},
     limits::{UNROUTED_LIFE, UNROUTED_MAX},
 };
-use culvert_stack::HostEvent;
 use culvert_wireguard::{Instant, Now};
 
 use super::{
     Engine,
-    hops::Hops,
+    hops::For,
     tunnels::{Outgoing, Way},
 };
 
@@ -41,9 +40,9 @@ impl Engine {
             return;
         };
         let port = tunnel.config.listen_port;
-        // Nobody else takes this path.
-        let way = (&mut self.hosts, &mut Hops::default());
-        let path = uplink.path(way, message.to, local, port, now);
+        let whose = message.peer.map_or(For::Stranger, |_| For::Peer);
+        let ways = (&mut self.netstack, &mut self.hops, whose);
+        let path = uplink.path(ways, message.to, local, port, now);
         if !path.is_resolved() {
             self.await_next_hop((due, slot, outgoing));
             return;
@@ -86,8 +85,8 @@ impl Engine {
         let Some(uplink) = way.and_then(|(uplink, _)| self.uplinks.get(uplink)) else {
             return;
         };
-        let host = uplink.scope().and_then(|scope| self.hosts.get(scope));
-        let routed = host.is_some_and(|host| host.next_hop(message.to.ip()).is_some());
+        let host = uplink.scope().and_then(|scope| self.netstack.get(scope));
+        let routed = host.is_some_and(|host| host.routes.way(message.to.ip()).is_some());
         let is_full = self.unrouted.len() >= UNROUTED_MAX;
         let lost = match (routed, is_full, message.peer) {
             (false, _, _) => DropReason::NoRoute,
@@ -104,43 +103,33 @@ impl Engine {
         uplink.counters.drops.add(lost, 1);
     }
 
-    /// Sends what the host stacks made; neighbors that changed change their hops, and so all paths there.
-    pub(super) fn drain_hosts(&mut self, now: Now) {
-        while let Some((scope, frame)) = self.hosts.poll_frame() {
-            let frame = frame.into_boxed_slice();
-            let Scope::Uplink(uplink) = scope;
-            if !self.workers.send(0, Command::Frame { scope, frame })
-                && let Some(uplink) = self.uplinks.get(uplink.slot())
-            {
-                uplink.counters.drops.add(DropReason::CommandQueueFull, 1);
-            }
-        }
+    /// Neighbors that changed change their hops, and so all paths there.
+    pub(super) fn hear_neighbors(&mut self, now: Now) {
         let (mut resolved, mut opened) = (false, false);
-        while let Some((scope, HostEvent::Neighbor { address })) = self.hosts.poll_event() {
-            let host = self.hosts.get(scope);
-            let neighbor = host.and_then(|host| host.neighbor(address));
-            self.hops.set((scope, address), neighbor);
-            opened |= neighbor.is_some();
-            resolved = true;
+        while let Some(news) = self.netstack.next_news() {
+            let is_new = self.hops.set((news.scope, news.address), news.mac);
+            opened |= is_new && news.mac.is_some();
+            resolved |= is_new;
         }
         if opened {
             // With a key, frames waited for that in the end: workers know for whom.
             self.tell_all(|| Command::FlushAwaited);
         }
-        if resolved
-            || self
-                .unrouted
-                .front()
-                .is_some_and(|&(due, ..)| due <= now.monotonic)
-        {
-            for (due, slot, outgoing) in std::mem::take(&mut self.unrouted) {
-                if due > now.monotonic {
-                    self.transmit_until(due, slot, outgoing, now.monotonic);
-                } else if let Some((uplink, _)) = self.way_of(slot, &outgoing)
-                    && let Some(uplink) = self.uplinks.get(uplink)
-                {
-                    uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
-                }
+        let first = self.unrouted.front().map(|&(due, ..)| due);
+        if resolved || first.is_some_and(|due| due <= now.monotonic) {
+            self.retry_unrouted(now.monotonic);
+        }
+    }
+
+    /// Sends messages whose next hop is known by now; those that have waited for too long are lost.
+    pub(super) fn retry_unrouted(&mut self, now: Instant) {
+        for (due, slot, outgoing) in std::mem::take(&mut self.unrouted) {
+            if due > now {
+                self.transmit_until(due, slot, outgoing, now);
+            } else if let Some((uplink, _)) = self.way_of(slot, &outgoing)
+                && let Some(uplink) = self.uplinks.get(uplink)
+            {
+                uplink.counters.drops.add(DropReason::NextHopUnresolved, 1);
             }
         }
     }
@@ -168,8 +157,8 @@ impl Engine {
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
         let port = tunnel.config.listen_port;
-        let way = (&mut self.hosts, &mut self.hops);
-        let path = endpoint.map(|endpoint| uplink.path(way, endpoint, peer.local, port, now));
+        let ways = (&mut self.netstack, &mut self.hops, For::Peer);
+        let path = endpoint.map(|endpoint| uplink.path(ways, endpoint, peer.local, port, now));
         if peer.cell.path().as_deref() != path.as_ref() {
             let opens = path.as_ref().is_some_and(|path| path.is_resolved());
             peer.cell.publish_path(path);

@@ -1,7 +1,7 @@
 //! One round of the control core.
 //!
 //! In: what ports, interfaces, workers and time have brought. Out: commands to workers, messages, fresh paths.
-//! Never: more handshakes or frames than a round's share.
+//! Never: more handshakes than a round's share.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,9 +13,8 @@ use culvert_dataplane::shared::{
     ids::{PeerIndex, PortIndex},
     limits::{HANDSHAKES_PER_ROUND, INITIATIONS_PER_ROUND},
     peer::signal,
-    punt::PuntClass,
 };
-use culvert_wireguard::{Instant, Now, limits::UNDER_LOAD_BACKLOG};
+use culvert_wireguard::{Now, limits::UNDER_LOAD_BACKLOG};
 
 use super::{Engine, EngineError, interfaces::InterfaceEvent, peers::PeerState, tunnels::Wish};
 use crate::{
@@ -47,16 +46,15 @@ impl Engine {
         }
         self.take_links(now);
         self.take_wg_news();
-        let more = self.take_handshakes(now) | self.take_punts(now.monotonic) | self.vacate_peers();
+        let more = self.take_handshakes(now) | self.vacate_peers();
         self.take_signals(now);
         self.pass_deadlines(now);
         let more = self.seek_peers(now) | more;
         let more = self.make_calls(now) | more;
         self.drain_tunnels(now);
-        // Neighbors make paths, and paths ask for neighbors.
-        self.drain_hosts(now);
+        self.hear_neighbors(now);
         self.rebuild_paths(now.monotonic);
-        self.drain_hosts(now);
+        self.netstack.publish();
         if now.monotonic >= self.chores_due {
             self.chores_due = now.monotonic + CHORES;
             self.chores(now)?;
@@ -143,7 +141,7 @@ impl Engine {
             any | uplink.counters.crowded.swap(false, Ordering::Relaxed)
         });
         let crowd = if crowded { UNDER_LOAD_BACKLOG } else { 0 };
-        self.turns.handshakes.serve(
+        self.turn.serve(
             &mut self.workers.0,
             HANDSHAKES_PER_ROUND,
             |worker| worker.link.handshakes.pop().ok(),
@@ -157,22 +155,6 @@ impl Engine {
             },
         );
         backlog > 0
-    }
-
-    /// Frames for the host stacks: class after class, each with its share of the round.
-    fn take_punts(&mut self, now: Instant) -> bool {
-        for class in PuntClass::ALL {
-            self.turns.punts[class as usize].serve(
-                &mut self.workers.0,
-                class.budget().per_round,
-                |worker| worker.link.punts.pop(class),
-                |punt| {
-                    self.hosts
-                        .handle_frame(punt.scope, punt.frame.as_slice(), now);
-                },
-            );
-        }
-        self.workers.0.iter().any(|w| !w.link.punts.is_empty())
     }
 
     /// What workers noticed about peers.
@@ -221,7 +203,6 @@ impl Engine {
                 tunnel.device.handle_timeout(now);
             }
         }
-        self.hosts.handle_timeout(now.monotonic);
     }
 
     /// Has a peer called, though it may have a session.
@@ -305,6 +286,9 @@ impl Engine {
         if let Some(worker) = self.workers.dead() {
             return Err(EngineError::WorkerDied(worker));
         }
+        if self.netstack.is_dead() {
+            return Err(EngineError::StackDied);
+        }
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
         }
@@ -312,9 +296,12 @@ impl Engine {
             self.follow_devices(now);
         }
         if self.uplinks.iter().any(|(_, uplink)| uplink.is_shut) {
-            self.retry_uplinks(now);
+            self.retry_uplinks();
         }
-        self.hops.prune();
+        self.hops.prune(now.monotonic);
+        self.vacate_uplinks();
+        // Whoever waits for a next hop that could not be asked for has it asked for again.
+        self.retry_unrouted(now.monotonic);
         if !self.down.is_empty() {
             self.retry_ports();
         }

@@ -37,17 +37,18 @@ use super::{
     rings::LeftRings,
     slots::Slots,
     table::Table,
-    turns::Turns,
     uapi,
-    uplinks::{Dpdk, Stacks},
+    uplinks::Dpdk,
     workers::{self, Workers},
 };
 use crate::{
     api::Requester,
     config::Config,
     netlink::RouteWatch,
+    netstack::NetStack,
     plan::{Layers, Proposal},
     process::RunDir,
+    turns::Turn,
     uapi::{doors, server::Server},
 };
 
@@ -78,10 +79,15 @@ impl Engine {
             .map(Arc::new)
             .map_err(|error| EngineError::start("can't make a doorbell", &error))?;
         let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
-        // Its thread is no guest on the control core's processor.
+        // Their threads are no guests on the control core's processor.
         let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
+        let (netstack, links) = NetStack::start(Arc::clone(&attention))
+            .map_err(|error| EngineError::start("can't start a thread for host stacks", &error))?;
         workers::pin(config.cores.control);
-        let workers = Workers::start(&config.cores, &snapshots, &attention)?;
+        let (workers, ends) =
+            Workers::start(&config.cores, &snapshots, &attention, netstack.wake())?;
+        // It waits for them.
+        let _ = links.send(ends);
         let (sender, news) = sync_channel(NEWS_MAX);
         let ears = Ears {
             news: sender,
@@ -115,9 +121,10 @@ impl Engine {
             workers,
             dpdk: Dpdk::default(),
             uplinks: Table::default(),
-            hosts: Stacks::default(),
+            netstack,
             hops: Hops::default(),
-            turns: Turns::default(),
+            leaving_uplinks: VecDeque::new(),
+            turn: Turn::default(),
             tunnels: Table::default(),
             networks: Networks::default(),
             peers: Slots::default(),
@@ -201,6 +208,7 @@ impl Engine {
     /// Ends everything: workers first, then what they worked on.
     pub(super) fn stop(&mut self) {
         self.workers.stop();
+        self.netstack.stop();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();
         for (_, tunnel) in self.tunnels.iter_mut() {

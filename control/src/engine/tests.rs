@@ -20,6 +20,7 @@ mod tunnels;
 mod uplink_changes;
 mod uplinks;
 mod wg;
+mod wire;
 mod workers;
 
 use std::{
@@ -34,7 +35,7 @@ use culvert_dataplane::shared::ids::UplinkIndex;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
-use self::{crowd::crowd, far::Far};
+use self::{crowd::crowd, far::Far, wire::Wire};
 use super::*;
 use crate::{
     api::{self, ApplyError, Reply, SendError, client::List},

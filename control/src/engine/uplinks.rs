@@ -1,7 +1,7 @@
 //! Uplinks: devices and sockets, and the way to an endpoint through them.
 //!
-//! In: the configured uplinks, frames for the host stack. Out: queues for the workers,
-//! paths, frames to send. Never: an mbuf or a socket of a worker's.
+//! In: the configured uplinks. Out: queues for the workers, the stacks that they need,
+//! paths. Never: an mbuf or a socket of a worker's.
 
 use std::{
     collections::BTreeMap,
@@ -10,29 +10,35 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use std::{hash::RandomState, time::Duration};
+use std::time::Duration;
 
 #[cfg(feature = "dpdk")]
 use culvert_dataplane::uplink::dpdk;
 use culvert_dataplane::{
     shared::{
         control_link::{Entry, Seat},
+        drops::DropReason,
         hop::Hop,
         ids::{Scope, UplinkIndex},
         path::Path,
     },
     uplink::{Queue, UplinkCounters, udp},
 };
+use culvert_stack::Drops;
 #[cfg(feature = "dpdk")]
-use culvert_stack::HostConfig;
-use culvert_stack::{HostStack, Resolution};
+use culvert_stack::{HostConfig, Routes};
+#[cfg(feature = "dpdk")]
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::{hops::Hops, table::Named};
+use super::{
+    hops::{For, Hops},
+    table::Named,
+};
 use crate::{
     config::{self, UplinkDriver},
     netlink::index_of,
+    netstack::{Host, NetStack},
 };
 
 /// Seconds that a link may take to come up after its device was opened.
@@ -42,14 +48,16 @@ const LINK_PATIENCE: u8 = 3;
 #[cfg(feature = "dpdk")]
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// The host stacks, one per uplink that needs one.
-pub(super) type Stacks = culvert_stack::Stacks<Scope>;
+/// What a way out is found by: the stacks and their neighbors, and for whom.
+pub(super) type Ways<'e> = (&'e mut NetStack, &'e mut Hops, For);
 
 /// An uplink, as the control core keeps it.
 pub(super) struct UplinkState {
     pub(super) config: config::Uplink,
     pub(super) counters: Arc<UplinkCounters>,
-    /// What tunnels lost while they were on it, and host stacks that it had.
+    /// What its host stack has lost, and those before it.
+    pub(super) host_drops: Arc<Drops>,
+    /// What tunnels lost while they were on it.
     pub(super) lost: BTreeMap<String, u64>,
     pub(super) link_up: Option<bool>,
     pub(super) speed_mbps: Option<u64>,
@@ -83,14 +91,13 @@ impl Named for UplinkState {
 }
 
 impl UplinkState {
-    /// Opens an uplink; a DPDK device brings one queue per worker, and has a stack among `hosts`.
+    /// Opens an uplink; a DPDK device brings one queue per worker.
     #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
     pub(super) fn open(
         config: config::Uplink,
         index: UplinkIndex,
         workers: usize,
-        (dpdk, hosts): (&Dpdk, &mut Stacks),
-        now: Instant,
+        dpdk: &Dpdk,
     ) -> Result<(Self, Vec<Queue>), String> {
         match &config.driver {
             UplinkDriver::Udp(driver) => {
@@ -101,6 +108,7 @@ impl UplinkState {
                     is_refused: false,
                     is_shut: false,
                     counters: Arc::default(),
+                    host_drops: Arc::default(),
                     lost: BTreeMap::new(),
                     link_up: None,
                     speed_mbps: None,
@@ -132,15 +140,13 @@ impl UplinkState {
                 let opened = dpdk::open(dpdk.eal()?, &wanted);
                 let (device, queues) =
                     opened.map_err(|error| format!("uplink {}: {error}", config.name))?;
-                let host =
-                    HostStack::new(host_config(&config, device.mac()), RandomState::new(), now);
-                hosts.insert(Scope::Uplink(index), host);
                 let state = Self {
                     config,
                     device_index: None,
                     is_refused: false,
                     is_shut: false,
                     counters: Arc::default(),
+                    host_drops: Arc::default(),
                     lost: BTreeMap::new(),
                     link_up: None,
                     speed_mbps: None,
@@ -169,7 +175,7 @@ impl UplinkState {
     /// last wrote to.
     pub(super) fn path(
         &self,
-        (hosts, hops): (&mut Stacks, &mut Hops),
+        (netstack, hops, whose): Ways<'_>,
         endpoint: SocketAddr,
         local: Option<IpAddr>,
         port: u16,
@@ -177,21 +183,46 @@ impl UplinkState {
     ) -> Path {
         let local = local.filter(|local| local.is_ipv4() == endpoint.is_ipv4());
         let without_neighbor = || Path::new(endpoint, local, port, Arc::clone(&self.hop));
-        let Some(scope) = self.scope() else {
+        let scope = self.scope();
+        let host = scope.and_then(|scope| Some((scope, netstack.get(scope)?)));
+        let way =
+            host.and_then(|(scope, host)| Some((scope, host, host.routes.way(endpoint.ip())?)));
+        let Some((scope, host, way)) = way else {
             return without_neighbor();
         };
-        let (source, next_hop, neighbor) = match hosts.resolve(scope, endpoint.ip(), now) {
-            Resolution::Resolved {
-                source,
-                next_hop,
-                mac,
-            } => (source, next_hop, Some(mac)),
-            Resolution::Pending { source, next_hop } => (source, next_hop, None),
-            Resolution::NoRoute => return without_neighbor(),
-        };
-        let ours = hosts.get(scope).map_or(MacAddr::ZERO, HostStack::mac);
-        let hop = hops.over((scope, next_hop), ours, neighbor);
-        Path::new(endpoint, Some(local.unwrap_or(source)), port, hop)
+        let (at, ours) = ((scope, way.next_hop), host.config.mac);
+        let ask = || self.ask(netstack, at);
+        match hops.over(at, ours, whose, now, ask) {
+            Some(hop) => Path::new(endpoint, Some(local.unwrap_or(way.source)), port, hop),
+            None => without_neighbor(),
+        }
+    }
+
+    fn ask(&self, netstack: &mut NetStack, (scope, next_hop): (Scope, IpAddr)) -> bool {
+        let is_asked = netstack.ask(scope, next_hop);
+        if !is_asked {
+            self.counters.drops.add(DropReason::StackQueueFull, 1);
+        }
+        is_asked
+    }
+
+    /// The host stack that it needs.
+    pub(super) fn host(&self) -> Option<Host> {
+        match &self.kind {
+            Kind::Udp => None,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => {
+                let config = host_config(&self.config, device.mac());
+                Some(Host {
+                    birth: 0,
+                    name: self.config.name.clone(),
+                    routes: Routes::new(&config),
+                    config,
+                    drops: Arc::clone(&self.host_drops),
+                    counters: Arc::clone(&self.counters),
+                })
+            }
+        }
     }
 
     /// The scope of its host stack, if it needs one: below IP, nobody else looks after it.
@@ -204,9 +235,9 @@ impl UplinkState {
     }
 
     /// The addresses that are ours on this link, a host stack's link-local one included.
-    pub(super) fn addresses(&self, hosts: &Stacks) -> Vec<IpAddr> {
-        match self.scope().and_then(|scope| hosts.get(scope)) {
-            Some(host) => host.addresses().collect(),
+    pub(super) fn addresses(&self, netstack: &NetStack) -> Vec<IpAddr> {
+        match self.scope().and_then(|scope| netstack.get(scope)) {
+            Some(host) => host.routes.addresses().collect(),
             None => own_addresses(&self.config),
         }
     }
@@ -236,14 +267,10 @@ impl UplinkState {
     }
 
     /// Takes over what changed in an uplink that stays as it is: neighbors that are still on its link are kept.
-    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "DPDK only"))]
-    pub(super) fn reconfigure(&mut self, new: config::Uplink, hosts: &mut Stacks, now: Instant) {
+    pub(super) fn reconfigure(&mut self, new: config::Uplink, netstack: &mut NetStack) {
         self.config = new;
-        #[cfg(feature = "dpdk")]
-        if let (Some(scope), Kind::Dpdk(device)) = (self.scope(), &self.kind)
-            && let Some(host) = hosts.get_mut(scope)
-        {
-            host.reconfigure(host_config(&self.config, device.mac()), now);
+        if let (Some(scope), Some(host)) = (self.scope(), self.host()) {
+            netstack.change(scope, host);
         }
     }
 

@@ -15,6 +15,7 @@ use culvert_dataplane::{
         control_link::{self, Attention, Command, ControlEnd},
         ids::WorkerIndex,
         snapshot::SnapshotCell,
+        stack_link::StackEnd,
         wake::Wake,
     },
     worker::{Polling, Worker, WorkerStats},
@@ -41,21 +42,25 @@ pub(super) struct WorkerHandle {
 pub(super) struct Workers(pub(super) Vec<WorkerHandle>);
 
 impl Workers {
+    /// Starts them; answers the host stacks' ends of their links, too.
     pub(super) fn start(
         cores: &Cores,
         snapshots: &Arc<SnapshotCell>,
         attention: &Arc<Attention>,
-    ) -> Result<Self, EngineError> {
+        stack: &Arc<Wake>,
+    ) -> Result<(Self, Vec<StackEnd>), EngineError> {
         let count = cores.workers.len();
         let polling = match cores.poll {
             Poll::Adaptive => Polling::Adaptive,
             Poll::Busy => Polling::Busy,
         };
         let mut workers = Self(Vec::with_capacity(count));
+        let mut stack_ends = Vec::with_capacity(count);
         for (index, core) in cores.workers.iter().enumerate() {
             let failed = |error: io::Error| EngineError::start("can't start a worker", &error);
-            let (worker_end, link) =
-                control_link::link(Arc::clone(attention), count).map_err(failed)?;
+            let link = control_link::link(Arc::clone(attention), Arc::clone(stack), count);
+            let (worker_end, link, stack_end) = link.map_err(failed)?;
+            stack_ends.push(stack_end);
             let stats = Arc::new(WorkerStats::default());
             let worker = Worker::new(
                 WorkerIndex::from_slot(index),
@@ -80,7 +85,7 @@ impl Workers {
                 is_stuck: false,
             });
         }
-        Ok(workers)
+        Ok((workers, stack_ends))
     }
 
     pub(super) fn count(&self) -> usize {

@@ -37,6 +37,7 @@ use culvert_dataplane::{
         snapshot::{
             Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
         },
+        wake::Wake,
     },
     uplink::{Queue, Uplink},
     worker::{Polling, Worker, WorkerStats},
@@ -184,7 +185,8 @@ impl Site {
             workers: vec![Arc::new(vec![(PortIndex(0), 0)])],
         };
         let attention = Arc::new(Attention::new().unwrap());
-        let (end, mut control) = control_link::link(attention, 1).unwrap();
+        let stack = Arc::new(Wake::new().unwrap());
+        let (end, mut control, _stack) = control_link::link(attention, stack, 1).unwrap();
         let worker = Worker::new(
             WorkerIndex::from_slot(0),
             Arc::new(SnapshotCell::from_pointee(snapshot)),

@@ -1,8 +1,8 @@
-//! Between a worker and the control core: attention, punts and commands.
+//! Between a worker and the control core: attention, handshake messages and commands.
 //!
-//! In: from workers, peers that need attention, handshake messages and frames
-//! for the host stack; from the control core, commands. Out: the same, at the
-//! other end. Never: a wait; a full queue drops by name at the producer.
+//! In: from workers, peers that need attention, and handshake messages; from the control core, commands. Out: the same,
+//! at the other end. Never: a wait; a full queue drops by name at the producer; a frame for the host stacks
+//! (`stack_link`).
 //!
 //! Threads: one `WorkerEnd` per worker, one `ControlEnd` per worker at the
 //! control core, one `Attention` shared by all. Attention is a bitmap, so a
@@ -14,13 +14,13 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
-        clock,
-        ids::{NetworkIndex, PeerIndex, PortIndex, Scope, TunnelIndex, UplinkIndex},
+        ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
         limits,
         marks::Marks,
         path::Path,
         peer::Origin,
-        punt::{self, Punted, Punts},
+        punt::Punts,
+        stack_link::{self, StackCommand, StackEnd},
         wake::Wake,
     },
     uplink::Queue,
@@ -134,13 +134,6 @@ pub enum Command {
         /// The message.
         message: Inline<{ limits::HANDSHAKE_MAX }>,
     },
-    /// Send an Ethernet frame made by the host stack.
-    Frame {
-        /// The stack's: where to send it.
-        scope: Scope,
-        /// The frame.
-        frame: Box<[u8]>,
-    },
     /// Send what waits for the peer; if nothing leaves, seal and send an empty packet.
     Keepalive(PeerIndex),
     /// The peer has a key: send what waited for it.
@@ -176,6 +169,8 @@ pub struct WorkerEnd {
     pub commands: Consumer<Command>,
     /// Handshake messages to the control core.
     pub handshakes: Producer<HandshakePunt>,
+    /// Commands from the host stacks' thread.
+    pub stack_commands: Consumer<StackCommand>,
     /// Frames to the host stacks.
     pub punts: Punts,
     /// Peers that need attention.
@@ -190,8 +185,6 @@ pub struct ControlEnd {
     commands: Producer<Command>,
     /// Handshake messages from the worker.
     pub handshakes: Consumer<HandshakePunt>,
-    /// Frames for the host stacks.
-    pub punts: Punted,
     wake: Arc<Wake>,
 }
 
@@ -223,18 +216,23 @@ impl ControlEnd {
     }
 }
 
-/// A link for one worker of `workers`.
+/// The links of one worker of `workers`: with the control core, and with the host stacks' thread, which `stack` wakes.
 ///
 /// # Errors
 /// When the worker's doorbell can't be made.
-pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd, ControlEnd)> {
+pub fn link(
+    attention: Arc<Attention>,
+    stack: Arc<Wake>,
+    workers: usize,
+) -> io::Result<(WorkerEnd, ControlEnd, StackEnd)> {
     let wake = Arc::new(Wake::new()?);
     let (commands_in, commands) = RingBuffer::new(limits::COMMAND_QUEUE);
     let (handshakes, handshakes_out) = RingBuffer::new(limits::HANDSHAKE_QUEUE / workers.max(1));
-    let (punts, punted) = punt::rings(clock::monotonic());
+    let (stack_commands, punts, stack) = stack_link::link(Arc::clone(&wake), stack);
     let worker = WorkerEnd {
         commands,
         handshakes,
+        stack_commands,
         punts,
         attention,
         wake: Arc::clone(&wake),
@@ -242,10 +240,9 @@ pub fn link(attention: Arc<Attention>, workers: usize) -> io::Result<(WorkerEnd,
     let control = ControlEnd {
         commands: commands_in,
         handshakes: handshakes_out,
-        punts: punted,
         wake,
     };
-    Ok((worker, control))
+    Ok((worker, control, stack))
 }
 
 #[cfg(test)]

@@ -95,6 +95,8 @@ reasons! {
     PeerRemoved => "peer-removed",
     /// The worker that should send it is too far behind with commands.
     CommandQueueFull => "command-queue-full",
+    /// A question for a next hop: the host stacks' thread is too far behind. It is asked again.
+    StackQueueFull => "stack-queue-full",
     /// The uplink is down or not configured on this worker.
     UplinkDown => "uplink-down",
     // From the wire.

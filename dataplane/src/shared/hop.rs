@@ -99,14 +99,16 @@ impl Hop {
         }
     }
 
-    /// Control core: where the neighbor is now, if that is known.
-    pub fn set(&self, neighbor: Option<MacAddr>) {
+    /// Control core: where the neighbor is now, if that is known; whether that is new.
+    pub fn set(&self, neighbor: Option<MacAddr>) -> bool {
         let word = neighbor.map_or(0, |MacAddr([a, b, c, d, e, f])| {
             u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | KNOWN
         });
-        if self.neighbor.swap(word, Ordering::Relaxed) != word {
+        let is_new = self.neighbor.swap(word, Ordering::Relaxed) != word;
+        if is_new {
             self.asked.anew();
         }
+        is_new
     }
 
     /// Whether the control core was asked for the neighbor.

@@ -122,9 +122,9 @@ pub const HANDSHAKE_MAX: usize = 148;
 pub struct PuntBudget {
     /// Frames that a worker hands over per second.
     pub per_second: u32,
-    /// Frames that wait for the control core, per worker; as many come at once after a quiet time.
+    /// Frames that wait for the stacks' thread, per worker; as many come at once after a quiet time.
     pub queued: usize,
-    /// Frames that the control core takes per round, over all workers.
+    /// Frames that the stacks' thread takes per round, over all workers.
     pub per_round: usize,
 }
 
@@ -162,6 +162,21 @@ pub const HOST_FRAME_MAX: usize = 2_048;
 
 /// Commands waiting for one worker.
 pub const COMMAND_QUEUE: usize = 8_192;
+
+/// Commands of the host stacks' thread waiting for one worker: what two stacks let wait (`HOST_OUTPUT`), and as much again.
+pub const STACK_COMMANDS: usize = 1_024;
+
+/// Questions for next hops, and of readers, that wait for the host stacks' thread.
+pub const STACK_ORDERS: usize = 1_024;
+
+/// How many of [`STACK_ORDERS`] questions for next hops leave free for readers.
+pub const STACK_ORDERS_RESERVED: usize = 64;
+
+/// News of neighbors that wait for the control core; what finds no room is told later.
+pub const STACK_NEWS: usize = 1_024;
+
+/// Next hops of strangers alone, who were answered in the last seconds, that the control core remembers.
+pub const STRANGERS_HOPS: usize = 1_024;
 
 /// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
 pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
@@ -262,6 +277,11 @@ mod tests {
             ),
             ("HOST_OUTPUT", HOST_OUTPUT.to_string()),
             ("HOST_OUTPUT_RESERVED", HOST_OUTPUT_RESERVED.to_string()),
+            ("STACK_COMMANDS", STACK_COMMANDS.to_string()),
+            ("STACK_ORDERS", STACK_ORDERS.to_string()),
+            ("STACK_ORDERS_RESERVED", STACK_ORDERS_RESERVED.to_string()),
+            ("STACK_NEWS", STACK_NEWS.to_string()),
+            ("STRANGERS_HOPS", STRANGERS_HOPS.to_string()),
             ("UNROUTED_MAX", format!("{UNROUTED_MAX} wait")),
             ("UNROUTED_LIFE", format!("{} s", UNROUTED_LIFE.as_secs())),
         ];

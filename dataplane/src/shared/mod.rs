@@ -1,7 +1,8 @@
 //! Shared: what workers and the control core both hold.
 //!
 //! In: the control core's configuration ([`snapshot`]), what changes by itself beside it ([`peer`], [`path`],
-//! [`sessions`]), the rings and doorbells between threads ([`control_link`], [`punt`], [`wake`]). Out: the same, to whoever reads.
+//! [`sessions`]), the rings and doorbells between threads ([`control_link`],
+//! [`stack_link`], [`punt`], [`wake`]). Out: the same, to whoever reads.
 //! Never: a step of a packet's way.
 
 pub mod allowance;
@@ -21,5 +22,6 @@ pub mod peer;
 pub mod punt;
 pub mod sessions;
 pub mod snapshot;
+pub mod stack_link;
 pub(crate) mod sync;
 pub mod wake;

@@ -1,7 +1,7 @@
 //! Punts: frames from the wire that are the host stack's, class by class.
 //!
-//! In: from workers, frames with the scope that they came to. Out: the same at the control core, by class. Never: a
-//! class that takes another's room; a frame lost without a name; a frame that lies there while the core sleeps.
+//! In: from workers, frames with the scope that they came to. Out: the same at the stacks' thread, by class. Never: a
+//! class that takes another's room; a frame lost without a name; a frame that lies there while that thread sleeps.
 //!
 //! ```text
 //!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
@@ -10,20 +10,21 @@
 //!                 └ the rest ──────────────▶ rate ─▶ ring ┘ served last
 //! ```
 //!
-//! Threads: one [`Punts`] per worker, one [`Punted`] per worker at the control core. Handshakes go another way
+//! Threads: one [`Punts`] per worker, one [`Punted`] per worker at the stacks' thread. Handshakes go another way
 //! (`control_link`): they are no frames, and the tunnels', not the stack's.
 
-use std::array;
+use std::{array, sync::Arc};
 
 use culvert_wireguard::Instant;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
-        control_link::{Attention, Inline},
+        control_link::Inline,
         drops::DropReason,
         ids::Scope,
         limits::{self, PuntBudget},
+        wake::Wake,
     },
     worker::rate::Rate,
 };
@@ -91,7 +92,9 @@ struct Lane {
 /// A worker's end.
 pub struct Punts {
     lanes: [Lane; PuntClass::ALL.len()],
-    /// Something was pushed that the control core was not told of.
+    /// The stacks' thread's.
+    bell: Arc<Wake>,
+    /// Something was pushed that it was not told of.
     untold: bool,
 }
 
@@ -119,18 +122,18 @@ impl Punts {
         Ok(())
     }
 
-    /// Tells the control core of what was pushed; whether anything was. Whoever pushes calls it before it looks at
+    /// Tells the stacks' thread of what was pushed; whether anything was. Whoever pushes calls it before it looks at
     /// anything else.
-    pub fn ring(&mut self, attention: &Attention) -> bool {
+    pub fn ring(&mut self) -> bool {
         let untold = std::mem::take(&mut self.untold);
         if untold {
-            attention.wake().notify();
+            self.bell.notify();
         }
         untold
     }
 }
 
-/// The control core's end.
+/// The stacks' end.
 pub struct Punted([Consumer<Punt>; PuntClass::ALL.len()]);
 
 impl Punted {
@@ -146,9 +149,9 @@ impl Punted {
     }
 }
 
-/// The rings of one worker's punts.
+/// The rings of one worker's punts; `bell` wakes who takes them.
 #[must_use]
-pub fn rings(now: Instant) -> (Punts, Punted) {
+pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
     let rings = PuntClass::ALL.map(|class| RingBuffer::new(class.budget().queued));
     let mut consumers = Vec::with_capacity(rings.len());
     let mut producers = rings.into_iter().map(|(producer, consumer)| {
@@ -167,6 +170,7 @@ pub fn rings(now: Instant) -> (Punts, Punted) {
     let punted = array::from_fn(|_| consumers.next().expect("a ring per class"));
     let punts = Punts {
         lanes,
+        bell,
         untold: false,
     };
     (punts, Punted(punted))
@@ -174,8 +178,6 @@ pub fn rings(now: Instant) -> (Punts, Punted) {
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::{PollFd, PollFlags, poll};
-
     use super::*;
     use crate::shared::ids::UplinkIndex;
 
@@ -185,13 +187,17 @@ mod tests {
         Instant::from_nanos(millis * 1_000_000)
     }
 
+    fn bell() -> Arc<Wake> {
+        Arc::new(Wake::new().unwrap())
+    }
+
     fn drain(punted: &mut Punted, class: PuntClass) -> usize {
         std::iter::from_fn(|| punted.pop(class)).count()
     }
 
     #[test]
     fn a_flood_of_one_class_leaves_the_others_their_room() {
-        let (mut punts, mut punted) = rings(at(0));
+        let (mut punts, mut punted) = rings(bell(), at(0));
         let mut lost = Vec::new();
         for n in 0..10_000_u32 {
             lost.extend(
@@ -222,7 +228,7 @@ mod tests {
     #[test]
     fn a_class_has_so_many_per_second_and_no_more() {
         for class in PuntClass::ALL {
-            let (mut punts, mut punted) = rings(at(0));
+            let (mut punts, mut punted) = rings(bell(), at(0));
             let mut taken = 0;
             for millis in 0..1_000 {
                 for _ in 0..100 {
@@ -244,24 +250,19 @@ mod tests {
 
     #[test]
     fn what_is_pushed_is_told_once() {
-        let attention = Attention::new().unwrap();
+        let bell = bell();
         let rung = || {
-            let timeout = rustix::time::Timespec::default();
-            let rung = poll(
-                &mut [PollFd::new(attention.wake(), PollFlags::IN)],
-                Some(&timeout),
-            )
-            .unwrap();
-            attention.wake().awake();
-            attention.wake().announce();
-            rung == 1
+            let rung = bell.is_rung();
+            bell.awake();
+            bell.announce();
+            rung
         };
-        let (mut punts, _punted) = rings(at(0));
-        attention.wake().announce();
-        assert!(!punts.ring(&attention) && !rung(), "nothing to tell");
+        let (mut punts, _punted) = rings(Arc::clone(&bell), at(0));
+        bell.announce();
+        assert!(!punts.ring() && !rung(), "nothing to tell");
         punts.push(PuntClass::Rest, SCOPE, &[1], at(0)).unwrap();
-        assert!(punts.ring(&attention) && rung());
-        assert!(!punts.ring(&attention) && !rung(), "told already");
+        assert!(punts.ring() && rung());
+        assert!(!punts.ring() && !rung(), "told already");
         assert_eq!(
             punts.push(
                 PuntClass::Icmp,
@@ -271,9 +272,6 @@ mod tests {
             ),
             Err(DropReason::NotForUs)
         );
-        assert!(
-            !punts.ring(&attention) && !rung(),
-            "nothing was handed over"
-        );
+        assert!(!punts.ring() && !rung(), "nothing was handed over");
     }
 }

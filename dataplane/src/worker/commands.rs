@@ -1,4 +1,4 @@
-//! Commands: what the control core asks of a worker.
+//! Commands: what the control core and the host stacks' thread ask of a worker.
 //!
 //! In: one command at a time, at the start of a turn. Out: handshake messages and the host stack's frames on an uplink,
 //! staged frames sent or dropped, announcements, queues taken and given up. Never: an answer; what can't be done is
@@ -24,6 +24,7 @@ use crate::{
         path::Path,
         peer::Peer,
         snapshot::Snapshot,
+        stack_link::StackCommand,
     },
     switch::announce,
 };
@@ -44,19 +45,6 @@ impl Worker {
                 message,
             } => {
                 self.send_handshake(snapshot, (tunnel, peer), &path, message.as_slice());
-            }
-            Command::Frame { scope, frame } => {
-                let Scope::Uplink(uplink) = scope;
-                let mut sending = self.queues.sending();
-                let queue = sending.shared(uplink);
-                let outlet = queue.and_then(|queue| sending.outlet(snapshot, queue));
-                let lost = match outlet {
-                    Some((_, tx)) => (!tx.send_frame(&frame)).then_some(DropReason::UplinkFull),
-                    None => Some(DropReason::UplinkDown),
-                };
-                if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
-                    lose(uplink.books(), reason, Lost::Wire(&frame));
-                }
             }
             Command::Keepalive(peer) => {
                 self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
@@ -95,6 +83,27 @@ impl Worker {
             }
             Command::HandOver(pairs) => self.queues.hand_over(&pairs),
             Command::Stop => self.stopping = true,
+        }
+    }
+
+    /// Step 2, for the host stacks.
+    pub(super) fn serve_stack(&mut self, snapshot: &Snapshot, command: StackCommand) {
+        match command {
+            StackCommand::Frame { scope, frame } => self.send_frame(snapshot, scope, &frame),
+        }
+    }
+
+    fn send_frame(&mut self, snapshot: &Snapshot, scope: Scope, frame: &[u8]) {
+        let Scope::Uplink(uplink) = scope;
+        let mut sending = self.queues.sending();
+        let queue = sending.shared(uplink);
+        let outlet = queue.and_then(|queue| sending.outlet(snapshot, queue));
+        let lost = match outlet {
+            Some((_, tx)) => (!tx.send_frame(frame)).then_some(DropReason::UplinkFull),
+            None => Some(DropReason::UplinkDown),
+        };
+        if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
+            lose(uplink.books(), reason, Lost::Wire(frame));
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! One turn, in order:
 //! 1. the snapshot, once;
-//! 2. commands from the control core (`commands`);
+//! 2. commands from the control core and the host stacks' thread (`commands`);
 //! 3. each uplink queue: one burst inward;
 //! 4. each guest queue: one burst outward, as long as its byte credit lasts;
 //! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks,
@@ -242,6 +242,10 @@ impl Worker {
             found = true;
             self.obey(snapshot, command);
         }
+        while let Ok(command) = self.link.stack_commands.pop() {
+            found = true;
+            self.serve_stack(snapshot, command);
+        }
         for place in 0..self.queues.len() {
             found |= self.inward(snapshot, place);
         }
@@ -273,7 +277,7 @@ impl Worker {
             .rx
             .receive(uplink, queue.tunnel, &mut link.punts, *now);
         let count = burst.len();
-        let punted = link.punts.ring(&link.attention);
+        let punted = link.punts.ring();
         if count == 0 {
             return punted;
         }

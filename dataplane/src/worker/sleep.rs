@@ -31,6 +31,7 @@ impl Worker {
         self.link.wake.announce();
         let stays_awake = self.arm(snapshot)
             || !self.link.commands.is_empty()
+            || !self.link.stack_commands.is_empty()
             || self.snapshots.load().generation != snapshot.generation;
         if !stays_awake {
             self.wait(snapshot);

@@ -1,6 +1,12 @@
 //! Why the stack ignored a frame or did not send one.
 //!
-//! In: nothing. Out: reasons with stable names. Never: a count: the stack has those.
+//! In: reasons, as they occur. Out: their stable names, and how often each occurred, to whoever holds the counters.
+//! Never: a lock.
+
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident => $text:literal),* $(,)?) => {
@@ -78,4 +84,34 @@ reasons! {
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.
     OutputFull => "output-full",
+}
+
+/// How often each reason occurred. Read it wherever it is held: it outlives the stack that counts.
+#[derive(Debug)]
+pub struct Drops([AtomicU64; HostDrop::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Drops {
+    pub(crate) fn count(&self, reason: HostDrop) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often `reason` occurred.
+    #[must_use]
+    pub fn of(&self, reason: HostDrop) -> u64 {
+        self.0[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// What occurred, by name, with counts above 0.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        HostDrop::ALL
+            .iter()
+            .map(|&reason| (reason.name(), self.of(reason)))
+            .filter(|&(_, n)| n > 0)
+    }
 }

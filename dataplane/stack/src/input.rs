@@ -99,7 +99,7 @@ impl HostStack {
         let Self {
             reassembly, drops, ..
         } = self;
-        let lost = |reason: HostDrop| drops[reason as usize] += 1;
+        let lost = |reason: HostDrop| drops.count(reason);
         let Some(frame) = reassembly.add(part, now, lost)? else {
             return Ok(());
         };

@@ -21,7 +21,7 @@ mod stacks;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, hash::RandomState, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, hash::RandomState, net::IpAddr, sync::Arc, time::Duration};
 
 use culvert_wire::{
     MacAddr, ether,
@@ -31,16 +31,15 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 pub use self::{
-    drops::HostDrop,
+    drops::{Drops, HostDrop},
     icmp::{Heard, Problem, Quoted},
-    routes::link_local,
+    routes::{Routes, Way, link_local},
     stacks::Stacks,
 };
 use self::{
     input::Budget,
     ip::{Expired, Ids, Reassembly},
     neighbors::{Answer, Neighbors, Solicit},
-    routes::Routes,
 };
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:
@@ -140,7 +139,7 @@ pub struct HostStack {
     ids: Ids,
     datagrams: VecDeque<Vec<u8>>,
     heard: VecDeque<Heard>,
-    drops: [u64; HostDrop::ALL.len()],
+    drops: Arc<Drops>,
 }
 
 impl HostStack {
@@ -166,10 +165,17 @@ impl HostStack {
             ids: Ids::new(key),
             datagrams: VecDeque::new(),
             heard: VecDeque::new(),
-            drops: [0; HostDrop::ALL.len()],
+            drops: Arc::default(),
         };
         stack.announce(now);
         stack
+    }
+
+    /// The same, which counts what it ignores there.
+    #[must_use]
+    pub fn counting(mut self, drops: Arc<Drops>) -> Self {
+        self.drops = drops;
+        self
     }
 
     /// Takes a new configuration and announces the addresses if they or the hardware
@@ -211,34 +217,34 @@ impl HostStack {
     /// only another call has it asked again. From the first call on it is in use: it is
     /// kept fresh, and whatever changes about it is an event.
     pub fn resolve(&mut self, destination: IpAddr, now: Instant) -> Resolution {
-        let Some(next_hop) = self.next_hop(destination) else {
+        let Some(Way { source, next_hop }) = self.routes.way(destination) else {
             return Resolution::NoRoute;
         };
-        let (Some(source), Some(_asker)) = (
-            self.routes.source(destination, next_hop),
-            self.routes.asker(next_hop),
-        ) else {
-            return Resolution::NoRoute;
-        };
+        match self.seek(next_hop, now) {
+            Some(mac) => Resolution::Resolved {
+                source,
+                next_hop,
+                mac,
+            },
+            None => Resolution::Pending { source, next_hop },
+        }
+    }
+
+    /// The same for a next hop ([`Routes::way`]): where it is, is told by an event, at once if it is known.
+    pub fn ask(&mut self, next_hop: IpAddr, now: Instant) {
+        if self.routes.is_neighbor(next_hop) && self.seek(next_hop, now).is_some() {
+            self.neighbors.tell(next_hop);
+        }
+    }
+
+    fn seek(&mut self, next_hop: IpAddr, now: Instant) -> Option<MacAddr> {
         match self.neighbors.ask(next_hop, now) {
-            Answer::Known(mac) => {
-                return Resolution::Resolved {
-                    source,
-                    next_hop,
-                    mac,
-                };
-            }
+            Answer::Known(mac) => return Some(mac),
             Answer::Ask(solicit) => self.solicit(solicit),
             Answer::Waiting => {}
             Answer::Full => self.count(HostDrop::NeighborsFull),
         }
-        Resolution::Pending { source, next_hop }
-    }
-
-    /// Which neighbor `destination` goes through.
-    #[must_use]
-    pub fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
-        self.routes.next_hop(destination)
+        None
     }
 
     /// The next frame to send.
@@ -312,16 +318,13 @@ impl HostStack {
 
     /// What was ignored, by name, with counts above 0.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        HostDrop::ALL
-            .iter()
-            .map(|&reason| (reason.name(), self.dropped(reason)))
-            .filter(|&(_, n)| n > 0)
+        self.drops.iter()
     }
 
     /// How often `reason` occurred.
     #[must_use]
-    pub const fn dropped(&self, reason: HostDrop) -> u64 {
-        self.drops[reason as usize]
+    pub fn dropped(&self, reason: HostDrop) -> u64 {
+        self.drops.of(reason)
     }
 
     /// What packets in fragments take, in bytes: at most [`limits::REASSEMBLY_HIGH`].
@@ -418,7 +421,7 @@ impl HostStack {
         }
     }
 
-    const fn count(&mut self, reason: HostDrop) {
-        self.drops[reason as usize] += 1;
+    fn count(&self, reason: HostDrop) {
+        self.drops.count(reason);
     }
 }

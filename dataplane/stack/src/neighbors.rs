@@ -262,6 +262,11 @@ impl Neighbors {
         self.next
     }
 
+    /// Whoever waits for news of `address`, which is known, is told where it is.
+    pub(super) fn tell(&mut self, address: IpAddr) {
+        self.changed.insert(address);
+    }
+
     /// A neighbor in use whose link-layer address became known, changed or was lost.
     pub(super) fn poll_changed(&mut self) -> Option<IpAddr> {
         self.changed.pop_first()

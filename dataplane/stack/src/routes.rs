@@ -2,7 +2,8 @@
 //!
 //! In: a configuration; then addresses. Out: whether one is ours or a neighbor's, the
 //! next hop of a destination, the address of ours to speak from. Never: a frame, a
-//! time, anything that the network said.
+//! time, anything that the network said. So it never changes: a thread that has one asks it
+//! itself, wherever the stack is.
 
 use std::{
     collections::BTreeSet,
@@ -49,8 +50,17 @@ enum Hop {
     Router(IpAddr),
 }
 
+/// How a destination is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The address of ours to send from.
+    pub source: IpAddr,
+    /// Whom to hand it to: the destination, or a router.
+    pub next_hop: IpAddr,
+}
+
 /// Own addresses, on-link prefixes and routes.
-pub(super) struct Routes {
+pub struct Routes {
     /// Own addresses with their on-link prefixes; the link-local one is the last.
     addresses: Vec<(IpAddr, Prefix)>,
     routers: BTreeSet<IpAddr>,
@@ -58,7 +68,9 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    pub(super) fn new(config: &HostConfig) -> Self {
+    /// What a configuration says.
+    #[must_use]
+    pub fn new(config: &HostConfig) -> Self {
         let link_local = IpAddr::V6(link_local(config.mac));
         let mut addresses: Vec<_> = config
             .addresses
@@ -89,8 +101,17 @@ impl Routes {
         routes
     }
 
-    /// Own addresses.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    /// The way to `destination`; `None` if no prefix or route holds it, or no address of ours can reach it.
+    #[must_use]
+    pub fn way(&self, destination: IpAddr) -> Option<Way> {
+        let next_hop = self.next_hop(destination)?;
+        let source = self.source(destination, next_hop)?;
+        let _asker = self.asker(next_hop)?;
+        Some(Way { source, next_hop })
+    }
+
+    /// Own addresses, the link-local one among them: what a classifier must let pass.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().map(|&(address, _)| address)
     }
 

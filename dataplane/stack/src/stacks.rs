@@ -55,6 +55,13 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
             .map_or(Resolution::NoRoute, |stack| stack.resolve(destination, now))
     }
 
+    /// `scope` wants to be told where a next hop of its is ([`HostStack::ask`]).
+    pub fn ask(&mut self, scope: Scope, next_hop: IpAddr, now: Instant) {
+        if let Some(stack) = self.0.get_mut(&scope) {
+            stack.ask(next_hop, now);
+        }
+    }
+
     /// The next frame to send, and where.
     pub fn poll_frame(&mut self) -> Option<(Scope, Vec<u8>)> {
         self.0

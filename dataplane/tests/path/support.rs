@@ -32,6 +32,8 @@ use culvert_dataplane::{
         snapshot::{
             Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
         },
+        stack_link::StackEnd,
+        wake::Wake,
     },
     uplink::{Queue, Uplink, udp},
     worker::{Polling, Worker, WorkerStats},
@@ -103,6 +105,7 @@ pub(crate) struct Site {
     /// Emptied by a test that gives its workers threads.
     pub(crate) workers: Vec<Worker>,
     pub(crate) controls: Vec<ControlEnd>,
+    pub(crate) stacks: Vec<StackEnd>,
     pub(crate) attention: Arc<Attention>,
     pub(crate) guests: Vec<Frontend>,
     pub(crate) ports: Vec<Arc<Port>>,
@@ -185,9 +188,12 @@ impl Site {
         let attention = Arc::new(Attention::new().unwrap());
         let mut workers = Vec::new();
         let mut controls = Vec::new();
+        let mut stacks = Vec::new();
+        let bell = Arc::new(Wake::new().unwrap());
         for n in 0..options.workers {
-            let (end, control) =
-                control_link::link(Arc::clone(&attention), options.workers).unwrap();
+            let link =
+                control_link::link(Arc::clone(&attention), Arc::clone(&bell), options.workers);
+            let (end, control, stack) = link.unwrap();
             workers.push(Worker::new(
                 WorkerIndex::from_slot(n),
                 Arc::clone(&snapshots),
@@ -196,6 +202,7 @@ impl Site {
                 Arc::new(WorkerStats::default()),
             ));
             controls.push(control);
+            stacks.push(stack);
         }
         if options.uplink {
             for (control, queue) in controls.iter_mut().zip(queues) {
@@ -208,6 +215,7 @@ impl Site {
             snapshots,
             workers,
             controls,
+            stacks,
             attention,
             guests,
             ports,

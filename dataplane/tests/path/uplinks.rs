@@ -24,6 +24,7 @@ use culvert_dataplane::{
         ids::{Scope, UplinkIndex},
         path::Path,
         peer::{Origin, signal},
+        stack_link::StackCommand,
     },
     uplink::Uplink,
 };
@@ -350,7 +351,7 @@ fn a_frame_of_the_host_stacks_without_a_queue_of_its_uplink_is_named() {
     let mut site = Site::new(Options::default());
     let scope = Scope::Uplink(site.uplink.index);
     let frame = Box::from([0; 60]);
-    site.command(Command::Frame { scope, frame });
+    assert!(site.stacks[0].send(StackCommand::Frame { scope, frame }));
     site.settle();
     site.uplink_drops(&[(DropReason::UplinkDown, 1)]);
 }

@@ -7,7 +7,7 @@
 //! An uplink that can't stay as it is is exchanged for another one under its name, and its tunnels move there. The new one
 //! is opened beside the old one, unless both have one device.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use culvert_dataplane::{
     shared::{
@@ -88,7 +88,6 @@ impl Engine {
         plan: &[Change],
         file: Option<&Config>,
         prepared: &mut Prepared,
-        now: Instant,
     ) -> Result<Vec<(Name, usize)>, String> {
         let mut late = Vec::new();
         let going: Vec<_> = uplinks(plan).filter_map(goes).collect();
@@ -110,7 +109,7 @@ impl Engine {
             prepared.uplinks.insert(new.name.clone(), coming);
             match holder {
                 Some(holder) => late.push((new.name.clone(), holder)),
-                None => self.open_coming(&new.name, prepared, now)?,
+                None => self.open_coming(&new.name, prepared)?,
             }
         }
         Ok(late)
@@ -126,23 +125,18 @@ impl Engine {
             return Ok(());
         };
         self.desired.note_taken(self.dpdk.memory());
-        let enter = || Command::Enter(std::sync::Arc::clone(&entry));
+        let enter = || Command::Enter(Arc::clone(&entry));
         for failure in self.insist_all("it will be slow with DPDK", enter) {
             tracing::warn!("{failure}");
         }
         Ok(())
     }
 
-    fn open_coming(
-        &mut self,
-        name: &Name,
-        prepared: &mut Prepared,
-        now: Instant,
-    ) -> Result<(), String> {
+    fn open_coming(&mut self, name: &Name, prepared: &mut Prepared) -> Result<(), String> {
         let Some(coming) = prepared.uplinks.get_mut(name) else {
             return Ok(());
         };
-        coming.opened = Some(self.open_uplink(coming.config.clone(), coming.slot, now)?);
+        coming.opened = Some(self.open_uplink(coming.config.clone(), coming.slot)?);
         Ok(())
     }
 
@@ -150,11 +144,19 @@ impl Engine {
         &mut self,
         config: config::Uplink,
         slot: usize,
-        now: Instant,
     ) -> Result<(UplinkState, Vec<Queue>), String> {
         let index = UplinkIndex::from_slot(slot);
-        let (dpdk, hosts) = (&self.dpdk, &mut self.hosts);
-        UplinkState::open(config, index, self.workers.count(), (dpdk, hosts), now)
+        UplinkState::open(config, index, self.workers.count(), &self.dpdk)
+    }
+
+    /// The uplink at `slot`, which is open now, has its stack from now on, if it needs one.
+    fn begin_stack(&mut self, slot: usize) {
+        let uplink = self.uplinks.get(slot);
+        let stack = uplink.and_then(|uplink| Some((uplink.scope()?, uplink.host()?)));
+        if let Some((scope, host)) = stack {
+            self.netstack.insert(scope, host);
+            self.hops.forget_neighbors(scope);
+        }
     }
 
     /// Closes devices and opens them for the uplinks that take them.
@@ -162,14 +164,13 @@ impl Engine {
         &mut self,
         late: Vec<(Name, usize)>,
         prepared: &mut Prepared,
-        now: Instant,
     ) -> Result<(), String> {
         for &(_, holder) in &late {
             prepared.shut.push(holder);
             self.shut(holder)?;
         }
         for (name, _) in late {
-            self.open_coming(&name, prepared, now)?;
+            self.open_coming(&name, prepared)?;
         }
         Ok(())
     }
@@ -186,38 +187,35 @@ impl Engine {
     }
 
     /// Undoes all that; answers what could not be undone.
-    pub(super) fn restore_uplinks(&mut self, prepared: &mut Prepared, now: Instant) -> Vec<String> {
+    pub(super) fn restore_uplinks(&mut self, prepared: &mut Prepared) -> Vec<String> {
         for (_, coming) in prepared.uplinks.drain() {
-            self.hosts
-                .remove(Scope::Uplink(UplinkIndex::from_slot(coming.slot)));
             // A device closes with it: no worker has had its queues.
             drop(coming.opened);
             self.uplinks.vacate(coming.slot);
         }
         let shut = std::mem::take(&mut prepared.shut);
         let left = shut.into_iter().filter_map(|slot| {
-            let error = self.open_again(slot, now).err()?;
+            let error = self.open_again(slot).err()?;
             Some(format!("{error}: it is down and tried again each second"))
         });
         left.collect()
     }
 
     /// Opens an uplink whose device was closed as it was, unpublished.
-    fn open_again(&mut self, slot: usize, now: Instant) -> Result<(), String> {
+    fn open_again(&mut self, slot: usize) -> Result<(), String> {
         let Some(uplink) = self.uplinks.get_mut(slot) else {
             return Ok(());
         };
         (uplink.is_shut, uplink.link_up) = (true, Some(false));
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
-        let lost = uplink.lost.clone();
+        let (host_drops, lost) = (Arc::clone(&uplink.host_drops), uplink.lost.clone());
         let owners = config.queue_workers.clone();
         // A worker may have been slow to give it up.
         uplink.close()?;
-        let before = self.uplinks.get(slot).map(|it| self.host_drops(it));
-        let (mut state, queues) = self.open_uplink(config, slot, now)?;
-        (state.counters, state.lost) = (counters, lost);
+        let (mut state, queues) = self.open_uplink(config, slot)?;
+        (state.counters, state.host_drops, state.lost) = (counters, host_drops, lost);
         self.uplinks.put(slot, state);
-        self.keep_drops(slot, before.unwrap_or_default());
+        self.begin_stack(slot);
         self.outdate_paths_by(slot);
         let failures = self.attach(&owners, queues);
         match failures.is_empty() {
@@ -227,11 +225,11 @@ impl Engine {
     }
 
     /// Tries uplinks again that are down.
-    pub(in crate::engine) fn retry_uplinks(&mut self, now: Now) {
+    pub(in crate::engine) fn retry_uplinks(&mut self) {
         let shut = self.uplinks.iter().filter(|(_, uplink)| uplink.is_shut);
         let shut: Vec<_> = shut.map(|(slot, _)| slot).collect();
         for slot in shut {
-            if self.open_again(slot, now.monotonic).is_ok() {
+            if self.open_again(slot).is_ok() {
                 let uplink = self.uplinks.get(slot).map(|uplink| &uplink.config.name);
                 tracing::info!(
                     uplink = uplink.map(tracing::field::display),
@@ -250,7 +248,6 @@ impl Engine {
         &mut self,
         plan: &[Change],
         prepared: &mut Prepared,
-        now: Now,
     ) -> (Vec<usize>, Vec<String>) {
         let going = uplinks(plan).filter_map(goes);
         let going: Vec<_> = going
@@ -262,7 +259,7 @@ impl Engine {
                 && let Some(slot) = self.uplinks.place(&new.name)
                 && let Some(uplink) = self.uplinks.change(slot)
             {
-                uplink.reconfigure(new.clone(), &mut self.hosts, now.monotonic);
+                uplink.reconfigure(new.clone(), &mut self.netstack);
                 self.outdate_paths_by(slot);
             }
         }
@@ -274,10 +271,12 @@ impl Engine {
             if let Some(before) = self.uplinks.named(&name) {
                 // What it counts goes on.
                 state.counters = before.counters.clone();
+                state.host_drops = Arc::clone(&before.host_drops);
                 state.lost = before.lost.clone();
             }
             let owners = state.config.queue_workers.clone();
             self.uplinks.put(coming.slot, state);
+            self.begin_stack(coming.slot);
             failures.extend(self.attach(&owners, queues));
         }
         (going, failures)
@@ -300,10 +299,10 @@ impl Engine {
             return Vec::new();
         }
         self.await_adoption();
-        let heirs: std::sync::Arc<[_]> = left.heirs.into();
+        let heirs: Arc<[_]> = left.heirs.into();
         let mut failures = Vec::new();
         if !heirs.is_empty() {
-            let hand_over = || Command::HandOver(std::sync::Arc::clone(&heirs));
+            let hand_over = || Command::HandOver(Arc::clone(&heirs));
             let lost = "UDP ports stay on the uplinks that they were on";
             failures.extend(self.insist_all(lost, hand_over));
         }
@@ -338,8 +337,7 @@ impl Engine {
 
     fn close_uplinks(&mut self, gone: &[usize], moved: &[usize], now: Now) -> Vec<String> {
         let taken = gone.iter().filter_map(|&slot| {
-            self.keep_host_drops(slot);
-            self.hosts
+            self.netstack
                 .remove(Scope::Uplink(UplinkIndex::from_slot(slot)));
             self.uplinks.take(slot)
         });
@@ -354,9 +352,22 @@ impl Engine {
         for &slot in gone {
             self.hops
                 .forget(Scope::Uplink(UplinkIndex::from_slot(slot)));
+            self.leaving_uplinks
+                .push_back((self.netstack.generation(), slot));
+        }
+        self.vacate_uplinks();
+        failures
+    }
+
+    /// Places are another's once no frame of the stacks that were there is on its way.
+    pub(in crate::engine) fn vacate_uplinks(&mut self) {
+        let adopted = self.netstack.adopted();
+        while let Some(&(generation, slot)) = self.leaving_uplinks.front()
+            && generation <= adopted
+        {
+            self.leaving_uplinks.pop_front();
             self.uplinks.vacate(slot);
         }
-        failures
     }
 
     /// What workers have learned on the old ways meanwhile is not gone by: peers that moved are led by the new ones.

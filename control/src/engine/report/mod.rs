@@ -12,7 +12,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use culvert_stack::HostStack;
 use culvert_wireguard::Instant;
 
 pub(super) use self::{meters::Meters, ports::losses};
@@ -21,7 +20,7 @@ use crate::{
     config::{Name, UplinkDriver},
     keys::PublicKey,
     report::{
-        look::{CoreLoad, Head, Look, NeighborSight, PeerSight, WorkerSight},
+        look::{CoreLoad, Head, Look, PeerSight, WorkerSight},
         named,
     },
     state::{Traffic, Tunnel, Uplink},
@@ -29,7 +28,7 @@ use crate::{
 
 impl Engine {
     /// Answers a look.
-    pub(super) fn look(&self, look: Look, now: Instant) {
+    pub(super) fn look(&mut self, look: Look, now: Instant) {
         match look {
             Look::Head(reply) => reply.send(Box::new(self.tell_head(now))),
             Look::Ports(names, reply) => reply.send(self.tell_ports(&names)),
@@ -42,7 +41,7 @@ impl Engine {
             }
             // It is kept among the retired ones until nobody holds it.
             Look::Snapshot(reply) => reply.send(self.snapshots.load_full()),
-            Look::Neighbors(reply) => reply.send(self.tell_neighbors()),
+            Look::Neighbors(reply) => self.netstack.tell_neighbors(reply),
         }
     }
 
@@ -125,21 +124,10 @@ impl Engine {
             let lost = tunnel.drops.iter();
             add(&mut drops, lost.map(|(name, count)| (*name, count)));
         }
-        add(&mut drops, &self.host_drops(uplink));
+        let hosts = uplink.host_drops.iter();
+        let hosts = hosts.map(|(name, count)| (format!("host-{name}"), count));
+        add(&mut drops, &hosts.collect::<BTreeMap<_, _>>());
         drops
-    }
-
-    /// What an uplink's host stack has lost.
-    pub(super) fn host_drops(&self, uplink: &UplinkState) -> BTreeMap<String, u64> {
-        let drops = self.host(uplink).into_iter().flat_map(HostStack::drops);
-        let named = drops.map(|(name, count)| (format!("host-{name}"), count));
-        named.collect()
-    }
-
-    /// The host stack of the uplink at `slot` goes: what it has lost stays with whoever has the uplink's name now.
-    pub(super) fn keep_host_drops(&mut self, slot: usize) {
-        let lost = self.uplinks.get(slot).map(|it| self.host_drops(it));
-        self.keep_drops(slot, lost.unwrap_or_default());
     }
 
     /// Something that was on the uplink at `slot` leaves it: what it has lost there stays with whoever has the uplink's
@@ -191,22 +179,6 @@ impl Engine {
             is_silent: status.unanswered >= SILENT_AFTER,
             name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })
-    }
-
-    fn host(&self, uplink: &UplinkState) -> Option<&HostStack> {
-        self.hosts.get(uplink.scope()?)
-    }
-
-    fn tell_neighbors(&self) -> Vec<NeighborSight> {
-        let mut neighbors = Vec::new();
-        for (_, uplink) in self.uplinks.iter() {
-            let known = self.host(uplink).into_iter().flat_map(HostStack::neighbors);
-            neighbors.extend(known.map(|known| NeighborSight {
-                uplink: uplink.config.name.clone(),
-                known,
-            }));
-        }
-        neighbors
     }
 }
 

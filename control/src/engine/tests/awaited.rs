@@ -4,12 +4,16 @@ use culvert_dataplane::shared::{
     control_link::{ControlEnd, WorkerEnd, link},
     ids::Scope,
     path::Path,
+    wake::Wake,
 };
-use culvert_stack::{HostConfig, HostStack};
+use culvert_stack::{HostConfig, Routes};
 use culvert_wire::MacAddr;
 
 use super::*;
-use crate::engine::workers::WorkerHandle;
+use crate::{
+    engine::{hops::For, workers::WorkerHandle},
+    netstack::Host,
+};
 
 const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -19,7 +23,8 @@ fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
     let attention = Arc::clone(&engine.attention);
     let workers = engine.workers.0.iter_mut();
     let exchange = |worker: &mut WorkerHandle| {
-        let (end, control) = link(Arc::clone(&attention), 1).unwrap();
+        let stack = Arc::new(Wake::new().unwrap());
+        let (end, control, _) = link(Arc::clone(&attention), stack, 1).unwrap();
         (end, std::mem::replace(&mut worker.link, control))
     };
     workers.map(exchange).unzip()
@@ -79,22 +84,28 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             routes: Vec::new(),
             mtu: 1_500,
         };
-        engine.hosts.insert(
-            scope,
-            HostStack::new(config, std::hash::RandomState::new(), now.monotonic),
-        );
+        let mut wire = Wire::new(engine);
+        let host = Host {
+            birth: 0,
+            name: name("lo"),
+            routes: Routes::new(&config),
+            config,
+            drops: Arc::default(),
+            counters: Arc::default(),
+        };
+        engine.netstack.insert(scope, host);
         let there = std::net::IpAddr::from([192, 0, 2, 9]);
-        engine.hosts.resolve(scope, there, now.monotonic);
-        let hop = engine.hops.over((scope, there), OURS, None);
-        let path = Path::new((there, 2).into(), None, 1, hop);
+        let at = (scope, there);
+        let (netstack, hops) = (&mut engine.netstack, &mut engine.hops);
+        let ask = || netstack.ask(scope, there);
+        let hop = hops.over(at, OURS, For::Peer, now.monotonic, ask);
+        let path = Path::new((there, 2).into(), None, 1, hop.unwrap());
         cell_of(engine, place).publish_path(Some(path));
-        engine.drain_hosts(now);
+        wire.settle(engine, now);
         cell_of(engine, place).note_staged();
-        engine.hosts.handle_frame(scope, &reply, now.monotonic);
-        engine.drain_hosts(now);
+        wire.bring(engine, scope, &reply, now);
         // It is where it was.
-        engine.hosts.handle_frame(scope, &reply, now.monotonic);
-        engine.drain_hosts(now);
+        wire.bring(engine, scope, &reply, now);
     });
     for told in told_all {
         let flushes = told

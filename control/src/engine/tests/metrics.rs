@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What is written of an engine, and how often it was looked at.
-fn written(engine: &Engine, form: Form) -> (String, usize) {
+fn written(engine: &mut Engine, form: Form) -> (String, usize) {
     let (requester, requests) = api::channel().unwrap();
     let mut looks = 0;
     let text = thread::scope(|scope| {
@@ -68,7 +68,7 @@ fn samples(text: &str) -> BTreeMap<String, Vec<(String, String)>> {
 fn every_metric_is_written_and_reads_as_the_format_says() {
     let [port] = free_ports();
     let mut site = Site::start(crowd(port, 999));
-    let (text, looks) = written(&site.engine, Form::Prometheus);
+    let (text, looks) = written(&mut site.engine, Form::Prometheus);
     // Eight pages of peers, and what is few.
     assert_eq!(looks, 11);
     let families = samples(&text);
@@ -112,7 +112,7 @@ fn every_metric_is_written_and_reads_as_the_format_says() {
     dropped.cell.drops.add(reason, 3);
     let name = dropped.config.name.to_string();
     site.set("a", &[Change::Peer(key("new").public_key())]);
-    let (text, _) = written(&site.engine, Form::Prometheus);
+    let (text, _) = written(&mut site.engine, Form::Prometheus);
     let series = format!(
         "culvert_dropped_packets_total{{scope=\"peer\",name=\"a/{name}\",reason=\"replayed\"}} 3\n"
     );
@@ -127,7 +127,7 @@ fn the_exporters_names_are_for_those_who_want_them_and_have_few_peers() {
     config.metrics.wireguard_exporter = true;
     config.metrics.wireguard_exporter_peers = 3;
     let mut site = Site::start(config);
-    let (text, _) = written(&site.engine, Form::OpenMetrics);
+    let (text, _) = written(&mut site.engine, Form::OpenMetrics);
     let far = key("far").public_key().to_base64();
     let labels = format!(
         "{{interface=\"a\",public_key=\"{far}\",allowed_ips=\"10.8.0.0/16\",friendly_name=\"far\"}}"
@@ -142,7 +142,7 @@ fn the_exporters_names_are_for_those_who_want_them_and_have_few_peers() {
     assert!(text.contains("# TYPE wireguard_sent_bytes counter\n"));
     assert!(text.ends_with("# EOF\n"));
     site.set("a", &[Change::Peer(key("new").public_key())]);
-    let (text, _) = written(&site.engine, Form::Prometheus);
+    let (text, _) = written(&mut site.engine, Form::Prometheus);
     assert!(text.contains("culvert_wireguard_exporter_left_out 4\n"));
     assert!(!text.contains("wireguard_sent_bytes"));
 }

@@ -33,7 +33,7 @@ fn other(peer: usize) -> PublicKey {
 }
 
 /// What is looked at for a part: the kinds of looks, and how much each asks for.
-fn looks(engine: &Engine, part: Option<Part>) -> (State, Vec<(&'static str, usize)>) {
+fn looks(engine: &mut Engine, part: Option<Part>) -> (State, Vec<(&'static str, usize)>) {
     let (requester, requests) = api::channel().unwrap();
     let mut looks = Vec::new();
     let state = thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn everything_is_told_in_its_order_and_peers_a_page_at_a_time() {
     let net = Change::AllowedIp("10.7.0.0/16".parse().unwrap());
     site.set("a", &[Change::Peer(added), net]);
     site.set("a", &[Change::Peer(other(1)), Change::Remove]);
-    let (state, looks) = looks(&site.engine, None);
+    let (state, looks) = looks(&mut site.engine, None);
 
     let names: Vec<_> = state.peers.iter().map(|peer| &*peer.name).collect();
     assert_eq!(names.len(), others + 1);
@@ -109,10 +109,10 @@ fn everything_is_told_in_its_order_and_peers_a_page_at_a_time() {
 #[test]
 fn a_part_is_that_part_of_the_whole_and_looks_at_nothing_else() {
     let [port] = free_ports();
-    let site = Site::start(crowd(port, 10));
-    let whole = looks(&site.engine, None).0;
-    let kinds = |part| {
-        let (state, looks) = looks(&site.engine, Some(part));
+    let mut site = Site::start(crowd(port, 10));
+    let whole = looks(&mut site.engine, None).0;
+    let mut kinds = |part| {
+        let (state, looks) = looks(&mut site.engine, Some(part));
         let kinds = looks.into_iter().map(|(kind, _)| kind);
         // Each list begins with a head.
         let kinds: Vec<_> = kinds.filter(|kind| *kind != "head").collect();

@@ -340,7 +340,6 @@ fn what_comes_by_the_other_uplink_meanwhile_arrives() {
 #[cfg(feature = "dpdk")]
 mod devices {
     use culvert_dataplane::shared::ids::Scope;
-    use culvert_stack::HostStack;
 
     use super::*;
 
@@ -360,16 +359,19 @@ mod devices {
             let slot = self.engine.uplinks.place(&name(uplink)).unwrap();
             let scope = Scope::Uplink(UplinkIndex::from_slot(slot));
             let now = clock::now();
+            let mut wire = Wire::new(&mut self.engine);
             self.engine.rebuild_paths(now.monotonic);
-            let ours = self.engine.hosts.get(scope).map(HostStack::mac).unwrap();
+            // The thread that was asked before is no more.
+            assert!(self.engine.netstack.ask(scope, address.into()));
+            let ours = self.engine.netstack.get(scope).unwrap().config.mac;
             let mut reply = [ours.0, [2, 0, 0, 0, 0, 9]].concat();
             reply.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 9]);
             reply.extend(address);
             reply.extend(ours.0);
             reply.extend([address[0], address[1], address[2], 1]);
             reply.extend([0; 18]);
-            self.engine.hosts.handle_frame(scope, &reply, now.monotonic);
-            self.engine.drain_hosts(now);
+            wire.bring(&mut self.engine, scope, &reply, now);
+            wire.leave(&mut self.engine);
         }
     }
 
@@ -406,7 +408,7 @@ mod devices {
             );
             assert_compiled(&mut site);
             assert!(site.answers("a", a));
-            assert!(site.engine.hosts.iter().next().is_none());
+            assert_eq!(site.engine.netstack.count(), 0);
         }
     }
 
@@ -457,11 +459,9 @@ mod devices {
             lines[0].starts_with("uplink w changed (addresses: "),
             "{lines:?}"
         );
-        let host = site.engine.hosts.get(scope).unwrap();
-        assert_eq!(
-            host.next_hop([8, 8, 8, 8].into()),
-            Some([192, 0, 2, 9].into())
-        );
+        let host = site.engine.netstack.get(scope).unwrap();
+        let way = host.routes.way([8, 8, 8, 8].into()).unwrap();
+        assert_eq!(way.next_hop, IpAddr::from([192, 0, 2, 9]));
         assert_eq!(
             site.engine
                 .snapshots

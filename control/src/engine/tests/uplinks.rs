@@ -76,6 +76,7 @@ tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, pee
 ",
     ));
     let engine = &mut site.engine;
+    let mut wire = Wire::new(engine);
     let slot = engine.tunnel_slot(&name("a")).unwrap();
     let scope = Scope::Uplink(UplinkIndex::from_slot(0));
     let start = clock::now();
@@ -89,22 +90,21 @@ tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, pee
     };
     let silent = first_call("192.0.2.9:9", start);
     engine.transmit(slot, silent.into(), start.monotonic);
-    engine.drain_hosts(start);
+    wire.settle(engine, start);
     for (nth, host) in [2, 3].into_iter().enumerate() {
         let now = after(Duration::from_secs(1 + nth as u64));
         let call = first_call(&format!("192.0.2.{host}:9"), now);
         engine.transmit(slot, call.into(), now.monotonic);
-        engine.drain_hosts(now);
+        wire.settle(engine, now);
         assert_eq!(engine.unrouted.len(), 2);
         let (from, own) = ([192, 0, 2, host].into(), [192, 0, 2, 1].into());
         let packet = arp::ArpPacket::request(MacAddr([2, 0, 0, 0, 0, host]), from, own);
         let mut frame = [0; arp::FRAME_LEN];
         packet.write_frame(&mut frame);
-        engine.hosts.handle_frame(scope, &frame, now.monotonic);
-        engine.drain_hosts(now);
+        wire.bring(engine, scope, &frame, now);
         let due: Vec<_> = engine.unrouted.iter().map(|&(due, ..)| due).collect();
         assert_eq!(due, [start.monotonic + UNROUTED_LIFE]);
     }
-    engine.drain_hosts(after(UNROUTED_LIFE));
+    wire.settle(engine, after(UNROUTED_LIFE));
     assert!(engine.unrouted.is_empty());
 }

@@ -3,6 +3,7 @@
 use culvert_dataplane::shared::{
     control_link::{self, ControlEnd, WorkerEnd},
     ids::PeerIndex,
+    wake::Wake,
 };
 
 use super::*;
@@ -11,7 +12,8 @@ impl Site {
     /// Puts a full queue that nobody serves in the place of the worker's; gives its own, and the full one's other end.
     fn stall(&mut self) -> (ControlEnd, WorkerEnd) {
         let attention = Arc::clone(&self.engine.attention);
-        let (other_end, mut link) = control_link::link(attention, 1).unwrap();
+        let stack = Arc::new(Wake::new().unwrap());
+        let (other_end, mut link, _) = control_link::link(attention, stack, 1).unwrap();
         while link.has_room() {
             link.send(Command::FlushStaged(PeerIndex::from_slot(0)));
         }

@@ -26,6 +26,8 @@ use crate::{
         path::Path,
         punt::{self, PuntClass},
         snapshot::{Snapshot, SnapshotCell},
+        stack_link::{StackCommand, StackEnd},
+        wake::Wake,
     },
     uplink::Uplink,
     worker::{Polling, Worker, WorkerStats},
@@ -53,6 +55,10 @@ fn datagrams_cross_devices() {
     talk_to_the_kernel(eal, 1);
     talk_to_the_kernel(eal, 2);
     refusals(eal);
+}
+
+fn bell() -> Arc<Wake> {
+    Arc::new(Wake::new().unwrap())
 }
 
 fn addresses() -> Vec<IpAddr> {
@@ -106,7 +112,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
     assert_eq!(queues.len(), workers);
     assert_eq!(device.queues(), [workers.min(16); 2]);
     let uplink = uplink();
-    let (mut punts, mut punted) = punt::rings(NOW);
+    let (mut punts, mut punted) = punt::rings(bell(), NOW);
     let mac = device.mac();
 
     for (number, queue) in queues.iter_mut().enumerate() {
@@ -230,11 +236,12 @@ fn echo_request(mac: MacAddr) -> Vec<u8> {
     frame
 }
 
-/// A worker, the device of which it has the queue, and the control core's end.
+/// A worker, the device of which it has the queue, and the other ends of its links.
 struct Stepped {
     worker: Worker,
-    control: ControlEnd,
-    attention: Arc<Attention>,
+    _control: ControlEnd,
+    stack: StackEnd,
+    bell: Arc<Wake>,
     uplink: Arc<Uplink>,
 }
 
@@ -249,7 +256,9 @@ impl Stepped {
             ..Snapshot::default()
         };
         let attention = Arc::new(Attention::new().unwrap());
-        let (end, mut control) = control_link::link(Arc::clone(&attention), 1).unwrap();
+        let bell = bell();
+        let link = control_link::link(attention, Arc::clone(&bell), 1);
+        let (end, mut control, stack) = link.unwrap();
         assert!(control.send(Order::AttachUplink(Box::new(queue))));
         let worker = Worker::new(
             WorkerIndex(0),
@@ -260,8 +269,9 @@ impl Stepped {
         );
         Self {
             worker,
-            control,
-            attention,
+            _control: control,
+            stack,
+            bell,
             uplink,
         }
     }
@@ -270,14 +280,14 @@ impl Stepped {
         for _ in 0..count {
             let scope = Scope::Uplink(UplinkIndex(4));
             let frame = frame.to_vec().into_boxed_slice();
-            assert!(self.control.send(Order::Frame { scope, frame }));
+            assert!(self.stack.send(StackCommand::Frame { scope, frame }));
         }
         while self.worker.step() {}
     }
 
-    /// Whether the control core's bell was rung; it lies down again.
+    /// Whether the stacks' bell was rung; they lie down again.
     fn rung(&self) -> bool {
-        let wake = self.attention.wake();
+        let wake = &*self.bell;
         let rung = poll(
             &mut [PollFd::new(wake, PollFlags::IN)],
             Some(&rustix::time::Timespec::default()),
@@ -288,11 +298,11 @@ impl Stepped {
     }
 
     fn punted(&mut self, class: PuntClass) -> usize {
-        std::iter::from_fn(|| self.control.punts.pop(class)).count()
+        std::iter::from_fn(|| self.stack.punts.pop(class)).count()
     }
 }
 
-/// A burst without a datagram in it wakes the control core too; a flood of pings takes nothing from neighbors.
+/// A burst without a datagram in it wakes the stacks too; a flood of pings takes nothing from neighbors.
 fn punts_are_heard(eal: Eal) {
     let addresses = addresses();
     let config = Config {
@@ -362,7 +372,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
     let mac = device.mac();
     assert_eq!(mac, MacAddr([2, 0, 0, 0, 0, 1]));
     let uplink = uplink();
-    let (mut punts, _punted) = punt::rings(NOW);
+    let (mut punts, _punted) = punt::rings(bell(), NOW);
 
     for peer in ["192.0.2.11", "2001:db8::11"] {
         let peer: IpAddr = peer.parse().unwrap();

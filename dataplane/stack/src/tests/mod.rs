@@ -82,7 +82,7 @@ fn way(
             next_hop,
             mac,
         } => {
-            assert_eq!(stack.next_hop(destination), Some(next_hop));
+            assert_eq!(stack.routes.next_hop(destination), Some(next_hop));
             assert_eq!(stack.neighbor(next_hop), Some(mac));
             Some((source, stack.mac(), mac))
         }
@@ -261,7 +261,7 @@ fn a_destination_behind_a_router_takes_the_routers_address() {
         ("8.8.8.8", "192.0.2.2", "192.0.2.1"),
         ("2001:4860::8", "2001:db8::2", "2001:db8::1"),
     ] {
-        assert_eq!(wire.a.next_hop(ip(destination)), Some(ip(router)));
+        assert_eq!(wire.a.routes.next_hop(ip(destination)), Some(ip(router)));
         assert!(matches!(
             wire.a.resolve(ip(destination), START),
             Resolution::Pending { .. }

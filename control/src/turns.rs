@@ -3,23 +3,13 @@
 //! In: queues, a budget. Out: their items, fairly. Never: a queue that waits for another's end, in a round or over
 //! rounds.
 
-use culvert_dataplane::shared::punt::PuntClass;
-
-/// One turn each for what workers hand over.
-#[derive(Default)]
-pub(super) struct Turns {
-    pub(super) handshakes: Turn,
-    /// By class.
-    pub(super) punts: [Turn; PuntClass::ALL.len()],
-}
-
 /// Which queue is next.
 #[derive(Default)]
-pub(super) struct Turn(usize);
+pub(crate) struct Turn(usize);
 
 impl Turn {
     /// Serves at most `budget` items, one of each queue in turn; the next call goes on with the queue behind.
-    pub(super) fn serve<Q, T>(
+    pub(crate) fn serve<Q, T>(
         &mut self,
         queues: &mut [Q],
         budget: usize,

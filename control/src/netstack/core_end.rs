@@ -1,0 +1,214 @@
+//! The control core's end.
+//!
+//! In: stacks as they come, change and go, questions. Out: the same to the thread; its news. Never: a wait, except for its
+//! end.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use arc_swap::ArcSwap;
+use culvert_dataplane::shared::{
+    control_link::Attention,
+    ids::Scope,
+    limits::{STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
+    stack_link::StackEnd,
+    wake::Wake,
+};
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::{Host, Hosts, News, Order, Shared, server::Server};
+use crate::{api::Reply, report::look::NeighborSight};
+
+/// The thread, seen from the control core.
+pub(crate) struct NetStack {
+    shared: Arc<Shared>,
+    stacks: BTreeMap<Scope, Arc<Host>>,
+    generation: u64,
+    is_published: bool,
+    births: u64,
+    orders: Producer<Order>,
+    news: Consumer<News>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NetStack {
+    /// Both ends, without a thread.
+    pub(crate) fn new(core: Arc<Attention>) -> io::Result<(Self, Server)> {
+        let shared = Arc::new(Shared {
+            wake: Arc::new(Wake::new()?),
+            hosts: ArcSwap::default(),
+            adopted: AtomicU64::new(0),
+            ends: AtomicBool::new(false),
+        });
+        let (orders, taken) = RingBuffer::new(STACK_ORDERS);
+        let (told, news) = RingBuffer::new(STACK_NEWS);
+        let server = Server::new(Arc::clone(&shared), core, (taken, told));
+        let end = Self {
+            shared,
+            stacks: BTreeMap::new(),
+            generation: 0,
+            is_published: true,
+            births: 0,
+            orders,
+            news,
+            thread: None,
+        };
+        Ok((end, server))
+    }
+
+    /// Starts the thread, which waits for its links to workers.
+    pub(crate) fn start(core: Arc<Attention>) -> io::Result<(Self, Sender<Vec<StackEnd>>)> {
+        let (mut end, mut server) = Self::new(core)?;
+        let (links, workers) = channel();
+        let thread = thread::Builder::new().name("netstack".into());
+        let thread = thread.spawn(move || {
+            if let Ok(workers) = workers.recv() {
+                server.link(workers);
+                server.run();
+            }
+        })?;
+        end.thread = Some(thread);
+        Ok((end, links))
+    }
+
+    /// The thread's doorbell.
+    pub(crate) fn wake(&self) -> &Arc<Wake> {
+        &self.shared.wake
+    }
+
+    /// A stack begins, in the place of the one that the scope had: it knows no neighbors.
+    pub(crate) fn insert(&mut self, scope: Scope, host: Host) {
+        self.births += 1;
+        let birth = self.births;
+        self.put(scope, Host { birth, ..host });
+    }
+
+    /// A stack goes by something else from now on: it keeps what it knows of neighbors that stay its neighbors.
+    pub(crate) fn change(&mut self, scope: Scope, host: Host) {
+        let before = self.stacks.get(&scope);
+        let birth = before.map_or(self.births, |before| before.birth);
+        self.put(scope, Host { birth, ..host });
+    }
+
+    fn put(&mut self, scope: Scope, host: Host) {
+        self.stacks.insert(scope, Arc::new(host));
+        self.is_published = false;
+    }
+
+    /// A stack ends.
+    pub(crate) fn remove(&mut self, scope: Scope) {
+        self.is_published &= self.stacks.remove(&scope).is_none();
+    }
+
+    /// The stack that a scope is to have.
+    pub(crate) fn get(&self, scope: Scope) -> Option<&Host> {
+        self.stacks.get(&scope).map(Arc::as_ref)
+    }
+
+    /// The same stacks, without the thread that they had: whoever has the other end serves them.
+    #[cfg(test)]
+    pub(crate) fn serve_by_hand(&mut self, core: Arc<Attention>) -> Server {
+        let (mut end, server) = Self::new(core).expect("a doorbell");
+        end.stacks = std::mem::take(&mut self.stacks);
+        end.births = self.births;
+        end.is_published = false;
+        *self = end;
+        server
+    }
+
+    /// A thread serves them again.
+    #[cfg(test)]
+    pub(crate) fn serve_on_thread(&mut self, server: Server) {
+        self.thread = Some(thread::spawn(move || server.run()));
+    }
+
+    /// How many stacks there are to be.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.stacks.len()
+    }
+
+    /// Tells the thread what has changed.
+    pub(crate) fn publish(&mut self) {
+        if std::mem::replace(&mut self.is_published, true) {
+            return;
+        }
+        self.generation += 1;
+        self.shared.hosts.store(Arc::new(Hosts {
+            generation: self.generation,
+            stacks: self.stacks.clone(),
+        }));
+        self.shared.wake.notify();
+    }
+
+    /// The generation that has all that was changed up to now.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation + u64::from(!self.is_published)
+    }
+
+    /// The generation by which the thread goes: nothing of stacks that those before it had reaches a worker any more.
+    pub(crate) fn adopted(&self) -> u64 {
+        self.shared.adopted.load(Ordering::Acquire)
+    }
+
+    /// Asks where a next hop is; `false` if the thread is so far behind that it can't be asked.
+    pub(crate) fn ask(&mut self, scope: Scope, next_hop: IpAddr) -> bool {
+        let has_room = self.orders.slots() > STACK_ORDERS_RESERVED;
+        has_room && self.order(Order::Ask(scope, next_hop))
+    }
+
+    /// Has a reader told of all neighbors; one for whom there is no room hears that there is no answer.
+    pub(crate) fn tell_neighbors(&mut self, reply: Reply<Vec<NeighborSight>>) {
+        self.order(Order::Neighbors(reply));
+    }
+
+    fn order(&mut self, order: Order) -> bool {
+        let taken = self.orders.push(order).is_ok();
+        self.shared.wake.notify();
+        taken
+    }
+
+    /// The oldest piece of news that is not of a stack that has ended.
+    pub(crate) fn next_news(&mut self) -> Option<News> {
+        loop {
+            let news = self.news.pop().ok()?;
+            let stack = self.stacks.get(&news.scope);
+            if stack.is_some_and(|stack| stack.birth == news.birth) {
+                return Some(news);
+            }
+        }
+    }
+
+    /// Whether the thread has ended without being asked to.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&mut self) {
+        self.shared.ends.store(true, Ordering::Release);
+        self.shared.wake.notify();
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the host stacks' thread panicked");
+        }
+    }
+}
+
+impl Drop for NetStack {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,92 @@
+//! The host stacks' thread: ARP, ND and ping of the uplinks whose link layer is ours.
+//!
+//! In: what stacks there are to be, questions of the control core, frames that workers punted, the time. Out: news of
+//! neighbors to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
+//! this thread; a worker's or the core's time: whatever floods the stacks, it is this thread's budget that it takes.
+//!
+//! ```text
+//!              ┌──── what is to be (one store) ───▶┐
+//!  control     │──── questions, 1024 wait ────────▶│ stacks'  ◀── punts, by class ──┐
+//!  core        │◀─── news of neighbors, 1024 wait ─│ thread   ─── frames, 1024 ────▶│ each worker
+//!              └◀─── how far it has come ──────────┘
+//! ```
+//!
+//! What stacks there are to be is a value that is replaced as a whole, as workers' snapshots are: no order of that kind
+//! can be lost, however far the thread is behind. A question that finds no room is counted, and asked again while
+//! somebody waits for the answer. News that find no room stay with their stack, and are told later.
+
+mod core_end;
+mod server;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use arc_swap::ArcSwap;
+use culvert_dataplane::{
+    shared::{ids::Scope, wake::Wake},
+    uplink::UplinkCounters,
+};
+use culvert_stack::{Drops, HostConfig, Routes};
+use culvert_wire::MacAddr;
+
+pub(crate) use self::core_end::NetStack;
+#[cfg(test)]
+pub(crate) use self::server::Server;
+use crate::{api::Reply, config::Name, report::look::NeighborSight};
+
+/// A stack that there is to be.
+pub(crate) struct Host {
+    /// Which one its scope has had: another number is another stack, that knows no neighbor yet.
+    pub(crate) birth: u64,
+    /// The uplink's.
+    pub(crate) name: Name,
+    pub(crate) config: HostConfig,
+    /// What that says, for whoever asks for a way.
+    pub(crate) routes: Routes,
+    /// What the stack loses.
+    pub(crate) drops: Arc<Drops>,
+    /// What its frames lose on their way out.
+    pub(crate) counters: Arc<UplinkCounters>,
+}
+
+/// All of them.
+#[derive(Default)]
+struct Hosts {
+    generation: u64,
+    stacks: BTreeMap<Scope, Arc<Host>>,
+}
+
+/// A question.
+enum Order {
+    /// Where is this next hop? The answer is a piece of news.
+    Ask(Scope, IpAddr),
+    /// Which neighbors are known?
+    Neighbors(Reply<Vec<NeighborSight>>),
+}
+
+/// Where a neighbor is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) scope: Scope,
+    /// Of the stack that tells it.
+    pub(crate) birth: u64,
+    pub(crate) address: IpAddr,
+    /// `None`: nobody knows.
+    pub(crate) mac: Option<MacAddr>,
+}
+
+/// What both ends hold.
+struct Shared {
+    /// Wakes the thread.
+    wake: Arc<Wake>,
+    hosts: ArcSwap<Hosts>,
+    /// The generation of hosts by which the thread goes, once nothing of those before it is on its way to a worker.
+    adopted: AtomicU64,
+    ends: AtomicBool,
+}

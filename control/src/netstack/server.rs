@@ -1,0 +1,236 @@
+//! The thread's end.
+//!
+//! In: what lies in its queues, the time. Out: what the stacks make of it. Never: more of one kind in a round than its
+//! share; a sleep while something lies there.
+//!
+//! One round, in order:
+//! 1. what stacks there are to be;
+//! 2. punts, class after class, each with its share of the round, one of each worker in turn;
+//! 3. questions of the core;
+//! 4. what is due;
+//! 5. frames to workers, news to the core.
+
+use std::{
+    hash::RandomState,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use culvert_dataplane::shared::{
+    clock,
+    control_link::Attention,
+    drops::DropReason,
+    ids::Scope,
+    punt::PuntClass,
+    stack_link::{StackCommand, StackEnd},
+};
+use culvert_stack::{HostEvent, HostStack, Stacks};
+use culvert_wireguard::Instant;
+use rtrb::{Consumer, Producer};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
+
+use super::{Host, Hosts, News, Order, Shared};
+use crate::{api::Reply, report::look::NeighborSight, turns::Turn};
+
+/// The longest sleep.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// The longest sleep while the core or a worker has to make room first.
+const NAP: Duration = Duration::from_millis(10);
+
+/// What the thread runs.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    core: Arc<Attention>,
+    orders: Consumer<Order>,
+    news: Producer<News>,
+    workers: Vec<StackEnd>,
+    /// By class.
+    turns: [Turn; PuntClass::ALL.len()],
+    hosts: Arc<Hosts>,
+    stacks: Stacks<Scope>,
+}
+
+impl Server {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        core: Arc<Attention>,
+        (orders, news): (Consumer<Order>, Producer<News>),
+    ) -> Self {
+        Self {
+            shared,
+            core,
+            orders,
+            news,
+            workers: Vec::new(),
+            turns: Default::default(),
+            hosts: Arc::default(),
+            stacks: Stacks::default(),
+        }
+    }
+
+    /// Gives it its links to all workers.
+    pub(crate) fn link(&mut self, workers: Vec<StackEnd>) {
+        self.workers = workers;
+    }
+
+    /// Works until it is asked to end.
+    pub(super) fn run(mut self) {
+        loop {
+            // What is rung from here on ends the sleep below at once.
+            self.shared.wake.announce();
+            if self.shared.ends.load(Ordering::Acquire) {
+                return;
+            }
+            let now = clock::monotonic();
+            let more = self.round(now);
+            if !more {
+                self.sleep(now);
+            }
+            self.shared.wake.awake();
+        }
+    }
+
+    /// One round; whether there is more to do at once.
+    pub(crate) fn round(&mut self, now: Instant) -> bool {
+        self.adopt(now);
+        let more = self.take_punts(1, now);
+        self.take_orders(now);
+        self.stacks.handle_timeout(now);
+        self.send_frames();
+        self.tell_news();
+        self.note_adopted();
+        more
+    }
+
+    fn sleep(&self, now: Instant) {
+        let due = self.stacks.poll_timeout();
+        let due = due.map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX));
+        let is_stuck = self.news.is_full() || !self.is_adopted();
+        let timeout = if is_stuck { due.min(NAP) } else { due };
+        let mut polled = [PollFd::new(&*self.shared.wake, PollFlags::IN)];
+        // An interrupted or failed poll is an early end of the sleep.
+        let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
+    }
+
+    /// Step 1. Before stacks end or begin, what lies there for those before them is theirs.
+    fn adopt(&mut self, now: Instant) {
+        let hosts = self.shared.hosts.load_full();
+        if hosts.generation == self.hosts.generation {
+            return;
+        }
+        self.take_punts(self.workers.len(), now);
+        let before = std::mem::replace(&mut self.hosts, Arc::clone(&hosts));
+        for &scope in before.stacks.keys() {
+            if !hosts.stacks.contains_key(&scope) {
+                self.stacks.remove(scope);
+            }
+        }
+        for (&scope, host) in &hosts.stacks {
+            let last = before.stacks.get(&scope);
+            if !last.is_some_and(|last| Arc::ptr_eq(last, host)) {
+                self.take_over(scope, host, last.map(Arc::as_ref), now);
+            }
+        }
+    }
+
+    fn take_over(&mut self, scope: Scope, host: &Host, before: Option<&Host>, now: Instant) {
+        let config = host.config.clone();
+        match self.stacks.get_mut(scope) {
+            Some(stack) if before.is_some_and(|before| before.birth == host.birth) => {
+                stack.reconfigure(config, now);
+            }
+            _ => {
+                let stack = HostStack::new(config, RandomState::new(), now);
+                let stack = stack.counting(Arc::clone(&host.drops));
+                self.stacks.insert(scope, stack);
+            }
+        }
+    }
+
+    /// Step 2, with so many shares of a round; whether more lies there.
+    fn take_punts(&mut self, shares: usize, now: Instant) -> bool {
+        let stacks = &mut self.stacks;
+        for class in PuntClass::ALL {
+            self.turns[class as usize].serve(
+                &mut self.workers,
+                class.budget().per_round * shares,
+                |worker| worker.punts.pop(class),
+                |punt| stacks.handle_frame(punt.scope, punt.frame.as_slice(), now),
+            );
+        }
+        self.workers.iter().any(|worker| !worker.punts.is_empty())
+    }
+
+    /// Step 3: at most what there is room for.
+    fn take_orders(&mut self, now: Instant) {
+        for _ in 0..self.orders.slots() {
+            match self.orders.pop() {
+                Ok(Order::Ask(scope, next_hop)) => self.stacks.ask(scope, next_hop, now),
+                Ok(Order::Neighbors(reply)) => self.tell_neighbors(reply),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn tell_neighbors(&self, reply: Reply<Vec<NeighborSight>>) {
+        let mut neighbors = Vec::new();
+        for (scope, stack) in self.stacks.iter() {
+            let Some(host) = self.hosts.stacks.get(&scope) else {
+                continue;
+            };
+            neighbors.extend(stack.neighbors().map(|known| NeighborSight {
+                uplink: host.name.clone(),
+                known,
+            }));
+        }
+        reply.send(neighbors);
+    }
+
+    /// Step 5.
+    fn send_frames(&mut self) {
+        while let Some((scope, frame)) = self.stacks.poll_frame() {
+            let frame = frame.into_boxed_slice();
+            let command = StackCommand::Frame { scope, frame };
+            let taken = (self.workers.first_mut()).is_some_and(|worker| worker.send(command));
+            if !taken && let Some(host) = self.hosts.stacks.get(&scope) {
+                host.counters.drops.add(DropReason::CommandQueueFull, 1);
+            }
+        }
+    }
+
+    /// What finds no room stays with its stack.
+    fn tell_news(&mut self) {
+        let mut any = false;
+        while !self.news.is_full()
+            && let Some((scope, HostEvent::Neighbor { address })) = self.stacks.poll_event()
+        {
+            let stack = self.stacks.get(scope);
+            let birth = self.hosts.stacks.get(&scope).map(|host| host.birth);
+            let news = News {
+                scope,
+                birth: birth.unwrap_or_default(),
+                address,
+                mac: stack.and_then(|stack| stack.neighbor(address)),
+            };
+            any |= self.news.push(news).is_ok();
+        }
+        if any {
+            self.core.wake().notify();
+        }
+    }
+
+    /// Nothing that was sent by the stacks before is on its way any more.
+    fn note_adopted(&self) {
+        if !self.is_adopted() && self.workers.iter().all(StackEnd::has_taken_all) {
+            let generation = self.hosts.generation;
+            self.shared.adopted.store(generation, Ordering::Release);
+        }
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.shared.adopted.load(Ordering::Relaxed) == self.hosts.generation
+    }
+}
