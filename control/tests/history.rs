@@ -269,7 +269,6 @@ fn what_nobody_confirms_is_taken_back() {
     place.write(&ports(3));
     for arguments in [
         &["apply"][..],
-        &["apply", "--dry-run"],
         &["apply", "--confirm", "9m"],
         &["rollback", "--to", "1"],
     ] {
@@ -277,6 +276,17 @@ fn what_nobody_confirms_is_taken_back() {
         assert!(text.contains("revision 2 (by "), "{arguments:?}: {text}");
         assert!(text.contains(" s more"), "{text}");
     }
+    // A question is answered, with what is in the way.
+    let text = place.done(&["apply", "--dry-run"]);
+    assert!(text.contains("+ port vm3"), "{text}");
+    let refused = "it would be refused now: revision 2 (by ";
+    assert!(text.contains(refused), "{text}");
+    let text = place.done(&["rollback", "--dry-run"]);
+    assert!(
+        text.contains("- port vm2") && !text.contains(refused),
+        "{text}"
+    );
+    assert_eq!(place.ports(), 2);
     life.signal(Signal::SIGHUP);
     life.expect("RELOADING=1");
     life.expect("READY=1");

@@ -337,11 +337,10 @@ fn wanted(
         .map_err(ApplyError::Invalid)
 }
 
-/// What an apply would do.
+/// What an apply would do, and what is in its way now.
 fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied, ApplyError> {
-    if let Some(pending) = requester.history().and_then(|it| it.hindrance()) {
-        return Err(ApplyError::Pending(Box::new(pending)));
-    }
+    let hindrance = requester.history().and_then(|it| it.hindrance());
+    let hindrance = hindrance.map(|pending| format!("it would be refused now: {pending}"));
     let fresh = layer::fresh(base, &config.api.key_directory);
     let plan = base.way_to(&fresh.upon(config.clone()));
     let fixed: Vec<_> = plan.iter().flat_map(Change::fixed).collect();
@@ -351,6 +350,7 @@ fn tried(requester: &Requester, base: &Layers, config: Config) -> Result<Applied
     Ok(Applied {
         changes: plan.iter().map(Change::line).collect(),
         diff: Some(Diff::between(base, config, false)),
+        notes: hindrance.into_iter().collect(),
         ..Applied::default()
     })
 }

@@ -198,10 +198,14 @@ pub(super) fn tell(applied: &Applied, dry_run: bool, output: OutputArgs) -> Resu
 }
 
 fn would(applied: &Applied) -> String {
-    match &applied.diff {
+    let mut text = match &applied.diff {
         Some(diff) if !diff.is_empty() => diff::would(diff),
         _ => "nothing would change\n".into(),
+    };
+    for note in &applied.notes {
+        let _ = writeln!(text, "{note}");
     }
+    text
 }
 
 fn done(applied: &Applied) -> String {
