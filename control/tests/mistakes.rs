@@ -362,6 +362,13 @@ fn labels_are_keys_with_short_texts() {
 
 #[test]
 fn values_of_the_wrong_form() {
+    // That alone: it has addresses, if wrong ones.
+    error(
+        "addresses: 10.1.1.11",
+        "addresses: ⟦10.1.1.300",
+        "`addresses` of port `vm2` has `10.1.1.300`",
+        "as in `10.1.1.10`",
+    );
     error(
         "version: 1",
         "version: ⟦2",

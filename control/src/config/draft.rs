@@ -241,6 +241,8 @@ pub(super) struct Port {
     pub(super) network: Option<At<Name>>,
     pub(super) mac: Option<At<MacAddr>>,
     pub(super) addresses: Vec<At<IpAddr>>,
+    /// Some of them were reported, and are not among them.
+    pub(super) lacks_addresses: bool,
     /// `None` is the default.
     pub(super) guard: Option<At<Guard>>,
     pub(super) queues: Option<At<u32>>,

@@ -255,7 +255,8 @@ fn plain(path: &Path) -> String {
 }
 
 fn guard(port: &Port, network: &Network, report: &mut Report) {
-    if build::guard(port, network) == Guard::Strict && port.addresses.is_empty() && !network.plain {
+    let has_none = port.addresses.is_empty() && !port.lacks_addresses;
+    if build::guard(port, network) == Guard::Strict && has_none && !network.plain {
         report
             .warning(port.name.span, format!("port `{}` has no `addresses`, so its strict guard lets no IP packet of the guest pass", port.name.value))
             .help("give it `addresses: [...]`, or `guard: mac` for a guest that chooses its own");

@@ -28,11 +28,14 @@ impl Reader<'_> {
             SocketMode::Server
         };
         let guard = section.choice("guard", self.report);
+        let before = self.report.errors();
+        let addresses = section.list("addresses", self.report, value::address);
         let port = Port {
             kind,
             network: section.get("network", self.report, value::name),
             mac: section.get("mac", self.report, value::mac),
-            addresses: section.list("addresses", self.report, value::address),
+            addresses,
+            lacks_addresses: self.report.errors() > before,
             guard: guard.map(|at| {
                 let guard = match at.value {
                     "mac" => Guard::Mac,
