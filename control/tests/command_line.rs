@@ -35,6 +35,28 @@ fn piped(mut command: Command, input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+#[test]
+fn check_reads_standard_input() {
+    let check = |arguments: &[&str]| {
+        let mut command = culvert();
+        command.arg("check").args(arguments);
+        command
+    };
+    let good = piped(check(&["-"]), SMALL);
+    assert!(good.status.success(), "{}", stderr(&good));
+    assert!(stdout(&good).starts_with("-: ok: "), "{}", stdout(&good));
+    let bad = piped(check(&["-f", "-"]), "version: 1\nnetwork: {}\n");
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stderr(&bad).contains("-:2:1"), "{}", stderr(&bad));
+    // Relative paths begin where the command is.
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("part.yaml"), "networks: {}\n").unwrap();
+    let mut command = check(&["-", "-o", "json"]);
+    command.current_dir(folder.path());
+    let included = piped(command, "version: 1\nnode: n\ninclude: [part.yaml]\n");
+    assert!(included.status.success(), "{}", stdout(&included));
+}
+
 fn command(program: &str, argument: &str) -> Command {
     let mut command = if program == "culvert" {
         culvert()

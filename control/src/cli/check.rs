@@ -1,7 +1,7 @@
 //! `culvert check [FILE]`.
 //!
-//! In: a file; keys that are revoked, where they may be read. Out: what is wrong with it, or how much it has. Never: a
-//! device, or a running Culvert, unless it is asked for its file.
+//! In: a file, or standard input; keys that are revoked, where they may be read. Out: what is wrong with it, or how much it
+//! has. Never: a device, or a running Culvert, unless it is asked for its file.
 
 use std::collections::HashSet;
 use std::io::{self, Write as _};
@@ -14,7 +14,9 @@ use super::args::{FileArgs, Place, StateArgs};
 use super::output::OutputArgs;
 use super::{Failure, print, wants_color};
 use crate::api::server::check_tls;
-use crate::config::{Account, Config, Mistake, PortDriver, Readings, Report, Severity};
+use crate::config::{
+    Account, Config, Disk, Mistake, PortDriver, Readings, Report, Severity, Texts, parse_texts,
+};
 use crate::history;
 use crate::process::accounts::{self, Kind};
 
@@ -44,9 +46,13 @@ pub(super) fn run(args: Check) -> Result<(), Failure> {
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
 }
 
-/// As an `apply` would have it: a revoked key is a mistake.
+/// As an `apply` would have it: a revoked key is a mistake. `-` is standard input.
 fn read(path: &Path, state_dir: &Path) -> Result<(Config, Report), Report> {
-    let (config, mut report) = Readings::default().load(path)?;
+    let texts = match path == Path::new("-") {
+        true => Texts::read_handed(path, io::stdin())?,
+        false => Texts::read(path)?,
+    };
+    let (config, mut report) = parse_texts(&texts, &Disk)?;
     history::refuse_revoked_of(state_dir, &config, &mut report);
     match report.errors() {
         0 => Ok((config, report)),

@@ -76,6 +76,18 @@ impl Texts {
         Ok(texts)
     }
 
+    /// Reads what is handed to a process, under that name; relative paths in it begin where the process is.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be read.
+    pub(crate) fn read_handed(name: &Path, handed: impl io::Read) -> Result<Self, Report> {
+        let text = read_whole(handed).map_err(|error| unread(name, &error))?;
+        let mut texts = Self::alone(name, text);
+        texts.included = Gathering::of(&texts).included;
+        Ok(texts)
+    }
+
     /// What stands for a path of an `include`.
     pub(super) fn included(&self, path: &Path) -> Option<&Included> {
         self.included.iter().find(|it| it.path == path)
@@ -83,17 +95,22 @@ impl Texts {
 }
 
 fn text_of(path: &Path) -> Result<String, Report> {
+    let text = open(path).and_then(read_whole);
+    text.map_err(|error| unread(path, &error))
+}
+
+/// One byte more than the limit, so that a file of any length ends with the right message.
+fn read_whole(file: impl io::Read) -> io::Result<String> {
     let limit = u64::try_from(raw::MAX_TEXT_LEN).unwrap_or(u64::MAX);
-    // One byte more than the limit, so that a file of any length ends with the right message.
-    let text = open(path).and_then(|file| read_up_to(file, limit.saturating_add(1)));
-    text.map_err(|error| {
-        let mut report = Report::new(path, "");
-        let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
-        mistake.help(
-            "expected the path of a YAML file, as in `culvert check /etc/culvert/culvert.yaml`",
-        );
-        report
-    })
+    read_up_to(file, limit.saturating_add(1))
+}
+
+fn unread(path: &Path, error: &io::Error) -> Report {
+    let mut report = Report::new(path, "");
+    let mistake = report.error(Span::default(), format!("can't read the file: {error}"));
+    mistake
+        .help("expected the path of a YAML file, as in `culvert check /etc/culvert/culvert.yaml`");
+    report
 }
 
 /// Opens a file. A FIFO would keep the reader waiting, unless this process was handed it.
@@ -105,7 +122,7 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-fn read_up_to(file: File, limit: u64) -> io::Result<String> {
+fn read_up_to(file: impl io::Read, limit: u64) -> io::Result<String> {
     let mut text = String::new();
     file.take(limit).read_to_string(&mut text)?;
     Ok(text)
