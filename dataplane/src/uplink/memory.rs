@@ -148,6 +148,18 @@ impl Wire {
         let _ = spare.push(parcel.buffer);
         Some(seen)
     }
+
+    /// Takes the next datagram off the wire, and gives its buffer back cut to so many bytes: a room that holds less than
+    /// the queue says. `false`: none was sent.
+    pub fn cut(&mut self, len: usize) -> bool {
+        let Emptying { full, spare } = &mut self.outgoing;
+        let Ok(parcel) = full.pop() else {
+            return false;
+        };
+        let mut buffer = parcel.buffer.into_vec();
+        buffer.truncate(len);
+        spare.push(buffer.into_boxed_slice()).is_ok()
+    }
 }
 
 /// The receiving half.

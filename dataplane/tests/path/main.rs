@@ -21,6 +21,7 @@ mod local;
 mod narrow;
 mod outbound;
 mod packets;
+mod rooms;
 mod scope;
 mod staged;
 mod support;

@@ -220,3 +220,53 @@ fn note_lost(uplink: &Uplink, unread: usize, beyond: usize) {
         lose(uplink.books(), DropReason::BurstFull, Lost::Count(beyond));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, ptr::NonNull, sync::Arc};
+
+    use super::*;
+    use crate::shared::{hop::Hop, ids::UplinkIndex};
+
+    /// More than the kernel ever joins, so that no sender can have it so: what finds no room is counted all the same.
+    #[test]
+    fn datagrams_beyond_a_burst_have_a_name() {
+        let uplink = Uplink {
+            index: UplinkIndex(0),
+            name: "udp".into(),
+            addresses: Vec::new(),
+            tunnels: Vec::new(),
+            hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            counters: Arc::default(),
+        };
+        let mut bytes = *b"aabbccdde";
+        let message = Message {
+            start: NonNull::from(&mut bytes).cast(),
+            len: bytes.len(),
+            segment: 2,
+            source: SocketAddr::from(([192, 0, 2, 1], 7)),
+            local: None,
+            ecn: 0,
+        };
+        let mut datagrams = Vec::with_capacity(8);
+        let room = datagrams.capacity();
+        let mut beyond = 0;
+        while datagrams.len() < room {
+            beyond = Rx::split(&message, TunnelIndex(0), &mut datagrams);
+        }
+        let whole = room / 5;
+        assert_eq!(
+            beyond,
+            5 * (whole + usize::from(!room.is_multiple_of(5))) - room
+        );
+        assert_eq!(datagrams[4].bytes(), b"e");
+        assert_eq!(Rx::split(&message, TunnelIndex(0), &mut datagrams), 5);
+        note_lost(&uplink, 3, beyond + 5);
+        let drops: Vec<_> = uplink.counters.drops.iter().collect();
+        let expected = [
+            (DropReason::DatagramMalformed, 3),
+            (DropReason::BurstFull, beyond as u64 + 5),
+        ];
+        assert_eq!(drops, expected);
+    }
+}
