@@ -110,7 +110,7 @@ impl Frontend {
                 &self.stream,
                 rustix::event::PollFlags::IN,
             )];
-            rustix::event::poll(&mut fds, None)?;
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
             match self.reader.read(&self.stream) {
                 Ok(Some(message)) => return Ok(message.body),
                 Ok(None) => {}
@@ -125,5 +125,40 @@ impl Frontend {
     /// The connection.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use vmm_sys_util::signal::{Killable as _, register_signal_handler};
+
+    use super::*;
+    use crate::frontend::FrontendConfig;
+
+    extern "C" fn pass(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+    #[test]
+    fn a_signal_ends_no_wait_for_an_answer() {
+        register_signal_handler(libc::SIGUSR1, pass).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut frontend = Frontend::attach(ours, FrontendConfig::default()).unwrap();
+        let asked = thread::spawn(move || frontend.ask_u64(FrontendReq::GET_FEATURES));
+        let mut reader = crate::session::message::MessageReader::default();
+        let request = loop {
+            if let Some(request) = reader.read(&theirs).unwrap() {
+                break request;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        for _ in 0..20 {
+            asked.kill(libc::SIGUSR1).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+        request.reply_u64(7).send(&theirs).unwrap();
+        assert_eq!(asked.join().unwrap().unwrap(), 7);
     }
 }

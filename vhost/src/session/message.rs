@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -104,14 +104,11 @@ fn send_bytes(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), 
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(Errno::MSGSIZE);
     }
-    let mut sent = rustix::net::sendmsg(
-        stream,
-        &[IoSlice::new(bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    let flags = SendFlags::NOSIGNAL;
+    let first = [IoSlice::new(bytes)];
+    let mut sent = retry_on_intr(|| rustix::net::sendmsg(stream, &first, &mut control, flags))?;
     while sent < bytes.len() {
-        sent += rustix::net::send(stream, &bytes[sent..], SendFlags::NOSIGNAL)?;
+        sent += retry_on_intr(|| rustix::net::send(stream, &bytes[sent..], flags))?;
     }
     Ok(())
 }
