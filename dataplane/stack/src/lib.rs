@@ -9,6 +9,7 @@
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
 mod drops;
+pub mod guests;
 mod icmp;
 mod input;
 pub mod ip;

@@ -53,3 +53,21 @@ pub const ERRORS_HEARD: usize = 64;
 
 /// Datagrams out of fragments that wait for who takes them.
 pub const DATAGRAMS: usize = 16;
+
+/// Routes over other guests that one is told of: with the default route, each of at most nine bytes, they fit into an
+/// option of one piece (RFC 3442).
+pub const GUEST_ROUTES: usize = 24;
+
+/// Associations of a guest's DHCPv6 message that are answered, and addresses of one: clients send one of a kind.
+pub const GUEST_ASSOCIATIONS: usize = 8;
+
+/// For how many seconds guests take the gateway for a router (RFC 4861, section 6.2.1: three times as long as it is silent
+/// at most).
+pub const ROUTER_LIFETIME: u16 = 1_800;
+
+/// For how many seconds a prefix is on the link, and addresses of it are good (RFC 4861, section 6.2.1, has 30 days, which
+/// no guest would forget in time).
+pub const PREFIX_VALID: u32 = 86_400;
+
+/// For how many seconds new connections are made from addresses of it.
+pub const PREFIX_PREFERRED: u32 = 14_400;

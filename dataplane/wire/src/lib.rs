@@ -16,6 +16,7 @@ pub mod arp;
 mod bytes;
 pub mod checksum;
 pub mod coalesce;
+pub mod dhcp;
 pub mod ether;
 pub mod fib;
 pub mod icmp;
