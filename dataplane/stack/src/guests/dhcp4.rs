@@ -1,7 +1,7 @@
 //! DHCP for IPv4 (RFC 2131).
 //!
-//! In: a message of the guest's. Out: an offer, an acknowledgment, a refusal. Never: an answer to a relay; two addresses
-//! for the option of one router, which Windows refuses.
+//! In: a message of the guest's. Out: an offer, an acknowledgment, a refusal. Never: an answer to a relay elsewhere (one on
+//! the guest itself is told what the guest is); two addresses for the option of one router, which Windows refuses.
 
 use std::net::Ipv4Addr;
 
@@ -54,6 +54,10 @@ pub(super) fn answer(
     let dhcp = provision.dhcp.as_ref().ok_or(Unanswered::NotServed)?;
     let first = dhcp.v4.first().ok_or(Unanswered::NotServed)?;
     let lease = |address| dhcp.v4.iter().find(|lease| lease.address == address);
+    let relay = request.message.giaddr();
+    if !relay.is_unspecified() && lease(relay).is_none() {
+        return Err(Unanswered::NotServed);
+    }
     let (kind, lease) = match request.kind {
         MessageType::Discover => {
             let wanted = request.requested().and_then(lease);
@@ -80,8 +84,11 @@ pub(super) fn answer(
     let reply = request.reply(kind, provision, dhcp, lease);
     let payload = request.encode(reply).ok_or(Unanswered::Malformed)?;
     let macs = (provision.gateway_mac, headers.ether.source);
-    let ends = (lease.gateway, request.destination(kind, ip.source, lease));
-    let ports = (dhcp::SERVER_V4, dhcp::CLIENT_V4);
+    let (to, port) = match relay.is_unspecified() {
+        true => (request.destination(kind, ip.source, lease), dhcp::CLIENT_V4),
+        false => (relay, dhcp::SERVER_V4),
+    };
+    let (ends, ports) = ((lease.gateway, to), (dhcp::SERVER_V4, port));
     Ok(Served::Answer(frame::udp4(macs, ends, ports, &payload)))
 }
 
@@ -98,9 +105,6 @@ impl Request {
         // `Message::chaddr` takes the length as it comes.
         if message.opcode() != Opcode::BootRequest || message.hlen() > 16 {
             return Err(Unanswered::Malformed);
-        }
-        if !message.giaddr().is_unspecified() {
-            return Err(Unanswered::NotServed);
         }
         let kind = message.opts().msg_type().ok_or(Unanswered::NotServed)?;
         Ok(Self { message, kind })
@@ -133,10 +137,13 @@ impl Request {
         self.requested().or(own)
     }
 
-    /// Whether the guest asked for an option. Who has no list gets all.
+    /// Whether the guest asked for an option. Who has no list gets all. A number that has a name equals the number, by
+    /// `cmp` alone.
     fn wants(&self, code: OptionCode) -> bool {
         match self.message.opts().get(OptionCode::ParameterRequestList) {
-            Some(DhcpOption::ParameterRequestList(list)) => list.contains(&code),
+            Some(DhcpOption::ParameterRequestList(list)) => {
+                list.iter().any(|asked| asked.cmp(&code).is_eq())
+            }
             _ => true,
         }
     }
@@ -158,7 +165,8 @@ impl Request {
         };
         let xid = self.message.xid();
         let chaddr = self.message.chaddr();
-        let mut reply = Message::new_with_id(xid, ciaddr, yiaddr, none, none, chaddr);
+        let giaddr = self.message.giaddr();
+        let mut reply = Message::new_with_id(xid, ciaddr, yiaddr, none, giaddr, chaddr);
         reply
             .set_opcode(Opcode::BootReply)
             .set_htype(self.message.htype())

@@ -69,6 +69,19 @@ fn an_offer_has_all_options_byte_for_byte() {
 }
 
 #[test]
+fn each_option_can_be_asked_for() {
+    let always = [51, 53, 54, 58, 59];
+    for code in [1, 3, 6, 15, 26, 28, 119, 121, 249] {
+        let asked = raw(1, &[55, 1, code]);
+        let frame = answered(&provision(), &udp4(Ipv4Addr::UNSPECIFIED, &asked));
+        let (_, message) = checked(&frame);
+        let mut told: Vec<_> = options(message).into_iter().map(|it| it.0).collect();
+        told.retain(|it| !always.contains(it));
+        assert_eq!(told, [code]);
+    }
+}
+
+#[test]
 fn an_option_that_cant_be_read_hides_none_behind_it() {
     // A host name that is no text, an empty FQDN, an architecture of one byte; then what is asked for.
     let odd = [12, 2, 0xff, 0xfe, 81, 0, 93, 1, 7];

@@ -147,6 +147,16 @@ fn the_port_is_who_asks_and_not_what_a_message_says() {
     // RFC 6842.
     let own = offer.opts().get(OptionCode::ClientIdentifier);
     assert_eq!(own, Some(&DhcpOption::ClientIdentifier(vec![0xff; 40])));
+    discover.set_giaddr(OWN);
+    let frame = answered(&provision(), &sent(OWN, &discover));
+    let (headers, payload) = checked(&frame);
+    let (L3::V4(ip), L4::Udp(udp)) = (headers.l3, headers.l4) else {
+        panic!()
+    };
+    // A relay on the guest itself hears it at a server's port.
+    assert_eq!((ip.destination, udp.destination_port), (OWN, 67));
+    let offer = Message::from_bytes(payload).unwrap();
+    assert_eq!((offer.yiaddr(), offer.giaddr()), (OWN, OWN));
     discover.set_giaddr(STRANGE);
     let relayed = serve(&provision(), &sent(NONE, &discover));
     assert_eq!(relayed, Err(Unanswered::NotServed));
