@@ -399,6 +399,16 @@ pub struct Peer {
     pub rx: Traffic,
     /// Sealed bytes and packets to it.
     pub tx: Traffic,
+    /// The longest IP packet that its path lets through whole, in bytes, as far as that is known.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
+    /// How: `configured`, `found` by probes, or why not: `off`, `idle` (nothing was sent to it yet), `searching`,
+    /// `unanswered` (who is pinged behind it does not answer).
+    #[serde(default)]
+    pub path_mtu_known: String,
+    /// IPv4 packets that were sent to it in fragments: they may be cut, and exceed what fits.
+    #[serde(default)]
+    pub fragmented: u64,
     /// Packets that wait for a key.
     pub staged: u64,
     /// Lost packets by reason.

@@ -246,6 +246,7 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
             .uapi
             .as_ref()
             .map_or_else(Uapi::default, |at| at.value.clone()),
+        pmtu: draft.pmtu.map(|at| at.value).unwrap_or_default(),
         peers: models(&draft.peers)?,
     })
 }
@@ -271,6 +272,8 @@ pub(super) fn peer(draft: &draft::Peer) -> Option<Arc<Peer>> {
         endpoint: draft.endpoint.as_ref().map(|at| at.value.clone()),
         allowed_ips,
         persistent_keepalive: draft.persistent_keepalive,
+        pmtu: draft.pmtu,
+        probe: draft.probe,
         labels: draft.labels.clone(),
         enabled: draft.enabled,
     }))
@@ -290,6 +293,7 @@ fn network(draft: &draft::Network, file: &draft::File) -> Option<Network> {
             .map(network_route)
             .collect::<Option<_>>()?,
         mtu: narrow(network_mtu(draft, file)),
+        mss_clamp: draft.mss_clamp.is_some_and(|at| at.value),
         name,
     })
 }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use super::places::ByName;
 use super::section::At;
 use super::{
-    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads, Poll,
-    Role, SocketMode, Uapi,
+    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads, Pmtu,
+    Poll, Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -154,6 +154,7 @@ pub(super) struct Tunnel {
     pub(super) preshared_keys_file: Option<At<PathBuf>>,
     pub(super) fwmark: Option<At<u32>>,
     pub(super) uapi: Option<At<Uapi>>,
+    pub(super) pmtu: Option<At<Pmtu>>,
     pub(super) peers: Peers,
 }
 
@@ -170,6 +171,7 @@ impl Tunnel {
             preshared_keys_file: None,
             fwmark: None,
             uapi: None,
+            pmtu: None,
             peers: Peers::default(),
         }
     }
@@ -184,6 +186,8 @@ pub(super) struct Peer {
     pub(super) endpoint: Option<At<Endpoint>>,
     pub(super) allowed_ips: Vec<At<IpNet>>,
     pub(super) persistent_keepalive: Option<u16>,
+    pub(super) pmtu: Option<Pmtu>,
+    pub(super) probe: Option<IpAddr>,
     pub(super) labels: Labels,
     pub(super) enabled: bool,
 }
@@ -199,6 +203,8 @@ impl Peer {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
+            pmtu: None,
+            probe: None,
             labels: Labels::default(),
             enabled: true,
         }
@@ -214,6 +220,7 @@ pub(super) struct Network {
     pub(super) tunnel: Option<At<Name>>,
     pub(super) routes: Vec<NetworkRoute>,
     pub(super) mtu: Option<At<u32>>,
+    pub(super) mss_clamp: Option<At<bool>>,
 }
 
 pub(super) struct NetworkRoute {

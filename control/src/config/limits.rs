@@ -13,6 +13,12 @@ pub(super) const MTU_MIN: u32 = 1280;
 /// The largest: a jumbo frame as NICs have it, and room for a header in 16 bits.
 pub(super) const MTU_MAX: u32 = 65_455;
 
+/// The least path MTU that may be named: what every host takes whole (RFC 791, section 3.1).
+pub(super) const PMTU_MIN: u32 = 576;
+
+/// The largest: an IP packet's length.
+pub(super) const PMTU_MAX: u32 = 65_535;
+
 /// What WireGuard adds over IPv6: 40 (IPv6) + 8 (UDP) + 16 (header) + 16 (tag).
 pub(super) const TUNNEL_OVERHEAD: u32 = 80;
 

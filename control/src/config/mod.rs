@@ -39,8 +39,8 @@ pub use keyfile::{Disk, KeyFile, KeyFileError, KeyFiles};
 pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, DpdkBus, DpdkDevice, DpdkUplink,
     Endpoint, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
-    NextHop, Offloads, Peer, Poll, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi,
-    UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
+    NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel,
+    Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
     metrics_label,
 };
 pub(crate) use model::{common_ends, is_same};

@@ -30,7 +30,7 @@ pub use self::{
     name::Name,
     network::{Network, NetworkRoute, NextHop},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
-    tunnel::{Endpoint, Peer, Tunnel, Uapi},
+    tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
     uplink::{DpdkBus, DpdkDevice, DpdkUplink, UdpUplink, Uplink, UplinkDriver, UplinkRoute},
 };
 use super::places::Places;

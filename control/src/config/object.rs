@@ -396,6 +396,7 @@ fn network_draft(network: &Network) -> draft::Network {
         tunnel: network.tunnel.clone().map(at),
         routes: Vec::new(),
         mtu: Some(at(network.mtu.into())),
+        mss_clamp: Some(at(network.mss_clamp)),
     }
 }
 

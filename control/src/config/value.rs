@@ -4,6 +4,7 @@
 //! values of the file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -13,7 +14,7 @@ use super::raw::{Node, Value};
 use super::report::Report;
 use super::schema::Form;
 use super::section::{list, nearest};
-use super::{Account, Endpoint, MacAddr, Name, Uapi};
+use super::{Account, Endpoint, MacAddr, Name, Pmtu, Uapi};
 use crate::keys::{KEY_TEXT_LEN, PublicKey};
 
 /// What a value of that form looks like.
@@ -178,6 +179,25 @@ pub(super) fn uapi(node: &Node, what: &str, tunnel: &Name, report: &mut Report) 
             crate::uapi::NAME_MAX
         ));
     None
+}
+
+/// What is known of a path: `off`, `probe`, or bytes.
+pub(super) fn pmtu(node: &Node, what: &str, report: &mut Report) -> Option<Pmtu> {
+    let (min, max) = (limits::PMTU_MIN, limits::PMTU_MAX);
+    let text = text(node, what, report)?;
+    let bytes: Option<u16> = text.parse().ok();
+    let bytes = bytes.filter(|bytes| (min..=max).contains(&u32::from(*bytes)));
+    match text {
+        "off" => Some(Pmtu::Off),
+        "probe" => Some(Pmtu::Probe),
+        _ if let Some(bytes) = bytes => NonZeroU16::new(bytes).map(Pmtu::Fixed),
+        _ => {
+            report
+                .error(node.span, format!("{what} is `{text}`"))
+                .help(format!("expected `off`, `probe`, or {min} to {max} bytes"));
+            None
+        }
+    }
 }
 
 /// One of some words.

@@ -16,8 +16,8 @@ use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
     Api, ApiSocket, ApiTls, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics,
-    Network, NetworkRoute, NextHop, Offloads, Peer, Poll, Port, PortDriver, SocketMode, SocketPath,
-    Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
+    Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, SocketMode,
+    SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
 pub(crate) use parts::{First, Part, parts};
 
@@ -171,6 +171,14 @@ impl Map {
         match map.0.is_empty() {
             true => self,
             false => self.put(key, Yaml::Map(map)),
+        }
+    }
+
+    /// What is off unless it is written.
+    fn switched(self, key: &'static str, on: bool) -> Self {
+        match on {
+            true => self.put(key, Yaml::Bool(true)),
+            false => self,
         }
     }
 
@@ -347,6 +355,7 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         .maybe("private_key_file", key_file.map(|path| path.display()))
         .maybe("preshared_keys_file", keys_file.map(|path| path.display()))
         .number_but("mtu", tunnel.mtu, mtu)
+        .maybe("pmtu", Some(tunnel.pmtu).filter(|pmtu| *pmtu != Pmtu::Off))
         .number_but("fwmark", tunnel.fwmark, mark);
     match &tunnel.uapi {
         Uapi::Auto => map,
@@ -368,6 +377,8 @@ fn peer(peer: &Peer, keys_file: Option<&Path>) -> Map {
         .maybe("endpoint", peer.endpoint.as_ref())
         .list("allowed_ips", &peer.allowed_ips)
         .maybe("persistent_keepalive", keepalive)
+        .maybe("pmtu", peer.pmtu)
+        .maybe("probe", peer.probe)
         .enabled(peer.enabled)
         .labels(&peer.labels)
 }
@@ -383,6 +394,7 @@ fn network(network: &Network, config: &Config) -> Map {
         .maybe("gateway_mac", mac)
         .maybe("tunnel", tunnel)
         .number_but("mtu", network.mtu, derived)
+        .switched("mss_clamp", network.mss_clamp)
         .tables("routes", network.routes.iter().map(route).collect())
 }
 

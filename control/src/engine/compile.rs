@@ -196,6 +196,9 @@ impl Engine {
         Some(Tunnel {
             name: tunnel.name.to_string(),
             mtu: self.tunnel_mtu(tunnel, network.and_then(|network| new.network(network))),
+            mss_clamp: network
+                .and_then(|network| self.networks.table.get(network.slot()))
+                .is_some_and(|network| network.config.mss_clamp),
             network,
             allowed: tunnel.allowed().clone(),
             mac1: tunnel.device.mac1(),

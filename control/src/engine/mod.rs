@@ -30,6 +30,7 @@ mod parking;
 mod paths;
 mod peers;
 mod places;
+mod pmtu;
 mod ports;
 mod report;
 mod resolver;
@@ -71,6 +72,7 @@ use rustix::{
     time::Timespec,
 };
 
+pub use self::pmtu::PathMtu;
 use self::{
     apply::{Leaving, Place},
     due::Due,
@@ -81,6 +83,7 @@ use self::{
     parking::Parking,
     peers::{Outdated, PeerState},
     places::Names,
+    pmtu::Probing,
     ports::{DownPort, Ears, PortNews, PortState},
     rings::LeftRings,
     slots::Slots,
@@ -257,6 +260,7 @@ struct Engine {
     /// How many handshakes may be begun.
     budget: Budget,
     due: Due,
+    probing: Probing,
     /// The tunnel whose peers were called first in the last round.
     last_caller: usize,
     /// Peers whose first handshake is due.
@@ -364,10 +368,12 @@ impl Engine {
         let greeting = self.greetings.front().map(|(due, _)| *due);
         let unrouted = self.unrouted.front().map(|&(due, ..)| due);
         let names = self.names.poll_timeout();
+        let probes = self.probing.poll_timeout();
         let looks = !self.is_calm;
         let exact = unrouted.into_iter().chain(names);
         let calls = calls.chain(greeting).map(|due| coarse(due, CALLS_SLACK));
         tunnels
+            .chain(probes)
             .map(|due| coarse(due, SLACK))
             .chain(calls)
             .chain(exact)

@@ -158,13 +158,20 @@ impl Engine {
             .and_then(|status| status.endpoint);
         let port = tunnel.config.listen_port;
         let ways = (&mut self.netstack, &mut self.hops, For::Peer);
-        let path = endpoint.map(|endpoint| uplink.path(ways, endpoint, peer.local, port, now));
+        let path = endpoint.map(|endpoint| {
+            let path = uplink.path(ways, endpoint, peer.local, port, now);
+            let mtu = peer.path_mtu(&tunnel.config, &uplink.config, &path);
+            path.with_mtu(mtu)
+        });
         if peer.cell.path().as_deref() != path.as_ref() {
             let opens = path.as_ref().is_some_and(|path| path.is_resolved());
             peer.cell.publish_path(path);
             if opens && peer.is_awaited() {
                 self.tell_all(|| Command::FlushStaged(PeerIndex::from_slot(slot)));
             }
+        } else {
+            // A worker may have been between the two.
+            peer.cell.note_limit();
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use culvert_dataplane::shared::peer::Peer as Cell;
 use culvert_wireguard::Instant;
 
-use super::places::Places;
+use super::{places::Places, pmtu::Probed};
 use crate::config;
 
 /// A peer, as the control core keeps it.
@@ -37,6 +37,8 @@ pub(super) struct PeerState {
     listed: Listed,
     /// Where it may be.
     pub(super) places: Places,
+    /// The search for what its path lets through, once it was sent to.
+    pub(super) probed: Option<Box<Probed>>,
 }
 
 /// Peers that something has to be done for; clones are one list.
@@ -103,6 +105,7 @@ impl PeerState {
             refreshed: now,
             listed,
             places: Places::default(),
+            probed: None,
         };
         peer.outdate_path();
         peer.outdate_places();

@@ -165,6 +165,7 @@ impl Engine {
             tunnels,
             ..
         } = self;
+        let mut probed = Vec::new();
         let any = attention.sweep(|index| {
             let Some(peer) = peers.get_mut(index.slot()) else {
                 return;
@@ -175,9 +176,15 @@ impl Engine {
                 peer.outdate_path();
             }
             if let Some(tunnel) = tunnels.get_mut(peer.tunnel) {
+                if peer.note_path(&tunnel.config, bits, now.monotonic) {
+                    probed.push(index.slot());
+                }
                 tunnel.signals(peer, bits, now);
             }
         });
+        for slot in probed {
+            self.probe_path(slot, now.monotonic);
+        }
         // While signals come, they are looked for: who rang for each would ring for every burst.
         self.is_calm = !any && self.attention.is_watched();
         self.attention.watch(!any);
@@ -203,6 +210,7 @@ impl Engine {
                 tunnel.device.handle_timeout(now);
             }
         }
+        self.probe_paths(now.monotonic);
     }
 
     /// Has a peer called, though it may have a session.

@@ -145,6 +145,7 @@ impl Engine {
             names,
             budget: Budget::default(),
             due: Due::default(),
+            probing: Default::default(),
             last_caller: 0,
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),

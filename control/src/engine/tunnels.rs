@@ -320,6 +320,9 @@ impl TunnelState {
         if moves || old.endpoint != config.endpoint {
             peer.outdate_places();
         }
+        if (old.pmtu, old.probe) != (config.pmtu, config.probe) {
+            peer.forget_path_mtu();
+        }
     }
 
     /// The way by which something came: what came before the tunnel left its uplink is answered by the new one.

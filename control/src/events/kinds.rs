@@ -195,6 +195,24 @@ events! {
         endpoint: SocketAddr,
     } "peer {tunnel}/{peer}" "peer is heard again"
 
+    /// Probes have found how much the path to the peer lets through.
+    "path-mtu-found" INFO PathMtuFound {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+        /// The longest IP packet that passes whole.
+        mtu: u16,
+    } "peer {tunnel}/{peer}" "path MTU found"
+
+    /// How much the path to the peer lets through is not known any more: it leads elsewhere, or nobody answers.
+    "path-mtu-unknown" INFO PathMtuUnknown {
+        /// Its tunnel.
+        tunnel: Name,
+        /// The peer.
+        peer: Name,
+    } "peer {tunnel}/{peer}" "path MTU not known any more"
+
     /// Authentic packets of the peer come from another place.
     "peer-moved" DEBUG PeerMoved {
         /// Its tunnel.

@@ -116,7 +116,10 @@ fn lay(file: &mut Keys, object: &Object, said: &Said) {
 
 /// What a file has without quotes: words that switch, and numbers.
 fn unquote(key: &str, value: &mut serde_json::Value) {
-    if !matches!(key, "enabled" | "persistent_keepalive" | "mtu" | "queues") {
+    if !matches!(
+        key,
+        "enabled" | "persistent_keepalive" | "mtu" | "queues" | "pmtu" | "mss_clamp"
+    ) {
         return;
     }
     let word = value.as_str().unwrap_or_default();

@@ -168,6 +168,8 @@ mod tests {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: Some(keepalive),
+            pmtu: None,
+            probe: None,
             labels: crate::config::Labels::default(),
             enabled: true,
         })
@@ -192,6 +194,7 @@ mod tests {
                 listen_port: 1,
                 fwmark: *fwmark,
                 mtu: 1420,
+                pmtu: crate::config::Pmtu::Off,
                 private_key_file: "/key".into(),
                 private_key: None,
                 preshared_keys_file: None,

@@ -235,6 +235,7 @@ fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
             path,
         )
         .key("mtu", |it| it.mtu, text)
+        .key("pmtu", |it| it.pmtu, text)
         .key("listen_port", |it| it.listen_port, text)
         .key("fwmark", |it| it.fwmark, |mark| format!("{mark:#x}"))
         .key("uapi", |it| it.uapi.clone(), uapi)
@@ -261,6 +262,8 @@ fn peer(old: &Peer, new: &Peer) -> Vec<Difference> {
             |it| it.persistent_keepalive,
             optional,
         )
+        .key("pmtu", |it| it.pmtu, optional)
+        .key("probe", |it| it.probe, optional)
         .key("enabled", |it| it.enabled, text)
         .key("labels", |it| it.labels.clone(), labels)
         .found
@@ -277,6 +280,7 @@ fn network(old: &Network, new: &Network) -> Vec<Difference> {
             |all| list(&all.iter().map(route).collect::<Vec<_>>()),
         )
         .key("mtu", |it| it.mtu, text)
+        .key("mss_clamp", |it| it.mss_clamp, text)
         .found
 }
 

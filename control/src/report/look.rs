@@ -20,6 +20,7 @@ use culvert_stack::NeighborInfo;
 use crate::{
     api::Reply,
     config::{CpuId, Name},
+    engine::PathMtu,
     keys::PublicKey,
     plan::Layers,
     state::{Port, Tunnel, Uplink},
@@ -117,6 +118,8 @@ pub struct PeerSight {
     pub unanswered: u32,
     /// They are so many that it is given up for now.
     pub is_silent: bool,
+    /// What its path lets through.
+    pub path: PathMtu,
     /// What its name stands for, if the configuration has one.
     pub name: Option<NameSight>,
 }

@@ -144,6 +144,9 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
             packets: traffic.tx_packets.load(Ordering::Relaxed),
             bytes: traffic.tx_bytes.load(Ordering::Relaxed),
         },
+        path_mtu: sight.path.mtu,
+        path_mtu_known: sight.path.known.into(),
+        fragmented: traffic.fragmented.load(Ordering::Relaxed),
         staged: cell.staged.load(Ordering::Relaxed),
         drops: named(cell.drops.iter()),
         ..configured(tunnel, config)

@@ -277,6 +277,8 @@ impl<'s, S: Standing> Desk<'s, S> {
             endpoint: None,
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
+            pmtu: None,
+            probe: None,
             labels: Labels::default(),
             enabled: true,
         }));

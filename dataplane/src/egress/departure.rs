@@ -73,7 +73,7 @@ pub(crate) struct Departure<'s> {
     /// The frame was routed, so its hop limit falls by one.
     routed: bool,
     /// It begins a connection: where TCP begins in the head, and the most that it may offer as MSS.
-    clamp: Option<(usize, u16)>,
+    clamp: Option<(u16, u16)>,
 }
 
 /// Plans how a frame leaves.
@@ -120,7 +120,7 @@ pub(super) fn plan<'s, F: Frames>(
         outer,
         routed: passage == Passage::Routed,
         clamp: (tunnel.mss_clamp && mss::is_syn(headers)).then(|| {
-            let at = headers.l4_offset - headers.l3_offset;
+            let at = u16::try_from(headers.l4_offset - headers.l3_offset).unwrap_or(u16::MAX);
             (at, mss::most(tunnel, peer, headers))
         }),
     })
@@ -191,7 +191,10 @@ fn outer(headers: &Headers, head: &[u8], passage: Passage) -> Option<Outer> {
         L3::Arp | L3::Other => return Some(Outer::from(tos)),
     };
     let hops = hop_limit.checked_sub(1).filter(|&hops| hops > 0)?;
-    Some(Outer { tos, hops })
+    Some(Outer {
+        hops,
+        ..Outer::from(tos)
+    })
 }
 
 /// Whether this looks like a WireGuard message (whitepaper, section 5.4), or is a
@@ -235,7 +238,7 @@ impl Departure<'_> {
             decrement_hop_limit(head);
         }
         if let Some((at, most)) = self.clamp {
-            tcp::clamp_mss(head.get_mut(at..).unwrap_or_default(), most);
+            tcp::clamp_mss(head.get_mut(at.into()..).unwrap_or_default(), most);
         }
     }
 }

@@ -15,6 +15,7 @@
 pub(crate) mod admission;
 pub(crate) mod departure;
 pub(crate) mod keepalive;
+pub(crate) mod probe;
 pub(crate) mod seal;
 pub(crate) mod staged;
 

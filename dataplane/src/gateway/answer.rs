@@ -114,6 +114,23 @@ pub(crate) fn is_echo_request(headers: &Headers) -> bool {
     }
 }
 
+/// Identifier and sequence number of an echo reply.
+pub(crate) fn echo_reply(headers: &Headers) -> Option<(u16, u16)> {
+    let rest = match headers.l4 {
+        L4::Icmp4(icmp) if icmp.kind == 0 => icmp.rest,
+        L4::Icmp6(icmp) if icmp.kind == 129 => icmp.rest,
+        L4::Icmp4(_)
+        | L4::Icmp6(_)
+        | L4::Tcp(_)
+        | L4::Udp(_)
+        | L4::Fragment
+        | L4::Malformed
+        | L4::Other => return None,
+    };
+    let [a, b, c, d] = rest.to_be_bytes();
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
 /// Answers `questions`, each from the same port.
 pub(crate) fn answer<'h, F: Frames>(
     turn: &Turn<'_>,

@@ -51,6 +51,9 @@ pub(super) fn admit(
                 headers,
                 to,
             }),
+            Err(Refusal { reason, .. })
+                if reason == DropReason::GatewayNotServed
+                    && answers_probe(turn, datagram, peer) => {}
             Err(Refusal { reason, tell }) => {
                 lose(peer.books(), reason, Lost::Inner(plaintext(datagram)));
                 if let Some(error) = tell
@@ -129,6 +132,16 @@ fn admit_one(
         }
     }
     Ok((headers, way.to))
+}
+
+/// Whether a packet for the gateway is what a probe of the peer's path asked for.
+#[cold]
+fn answers_probe(turn: &Turn<'_>, datagram: &Datagram, peer: &Peer) -> bool {
+    let headers = parse_ip(plaintext(datagram));
+    let reply = headers
+        .ok()
+        .and_then(|headers| answer::echo_reply(&headers));
+    reply.is_some_and(|(id, token)| peer.note_answer(id, token, turn.attention))
 }
 
 /// Lowers the MSS that a SYN from `peer` offers, where the network wants that.

@@ -121,6 +121,21 @@ pub type Entry = Arc<dyn Fn() -> Box<dyn Any> + Send + Sync>;
 /// Where a tunnel's queues are: on an uplink.
 pub type Seat = (UplinkIndex, TunnelIndex);
 
+/// A probe of a peer's path: an echo request for somebody behind the peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Bytes of the IP packet on the wire.
+    pub size: u16,
+    /// Our address inside.
+    pub source: IpAddr,
+    /// Who is to answer.
+    pub destination: IpAddr,
+    /// The identifier of the peer's probes.
+    pub id: u16,
+    /// What tells this one from the others.
+    pub token: u16,
+}
+
 /// What the control core asks of a worker.
 pub enum Command {
     /// Send a WireGuard handshake message.
@@ -140,6 +155,8 @@ pub enum Command {
     FlushStaged(PeerIndex),
     /// A next hop became known: send what waits for peers that have a way now.
     FlushAwaited,
+    /// Send the peer this, which tells how much its path lets through.
+    Probe(PeerIndex, Box<Probe>),
     /// The handshake was given up: drop what waited for it.
     DropStaged(PeerIndex),
     /// The peer was removed, and no snapshot has it any more: drop what still waits for it. The uplink that it would

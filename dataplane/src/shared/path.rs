@@ -54,12 +54,17 @@ impl Path {
     /// The largest inner packet whose datagram passes whole, padded or not.
     #[must_use]
     pub fn limit(&self) -> u16 {
-        let overhead = match self.endpoint {
+        self.mtu
+            .map_or(u16::MAX, |mtu| mtu.get().saturating_sub(self.overhead()))
+    }
+
+    /// What goes around an inner packet.
+    #[must_use]
+    pub fn overhead(&self) -> u16 {
+        match self.endpoint {
             SocketAddr::V4(_) => limits::OVERHEAD_V4,
             SocketAddr::V6(_) => limits::OVERHEAD_V6,
-        };
-        self.mtu
-            .map_or(u16::MAX, |mtu| mtu.get().saturating_sub(overhead))
+        }
     }
 
     /// The uplink that its datagrams leave by.

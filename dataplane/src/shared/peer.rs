@@ -57,6 +57,8 @@ pub mod signal {
     pub const KEEPALIVE_SENT: u32 = 1 << 6;
     /// Packets are waiting and the path has no next hop.
     pub const NEXT_HOP_WANTED: u32 = 1 << 7;
+    /// A probe of the path was answered.
+    pub const PROBE_ANSWERED: u32 = 1 << 8;
 
     /// What the control core should hear of at once, not at its next sweep.
     pub const URGENT: u32 = KEY_WANTED | CONFIRMED | NEXT_HOP_WANTED;
@@ -125,6 +127,10 @@ pub struct Peer {
     pub(crate) errors: Allowance,
     /// What the path lets through, for whoever sends along it, who need not look at the path for that.
     limit: AtomicU16,
+    /// The identifier of probes, by which answers are known; 0 without any.
+    probes: AtomicU16,
+    /// What the last answer repeats.
+    answered: AtomicU16,
     current: ArcSwapOption<Keypair>,
     path: ArcSwapOption<Path>,
     signals: Signals,
@@ -153,6 +159,8 @@ impl Peer {
             staged: AtomicU64::new(0),
             errors: Allowance::default(),
             limit: AtomicU16::new(u16::MAX),
+            probes: AtomicU16::new(0),
+            answered: AtomicU16::new(0),
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             signals: Signals::new(),
@@ -178,6 +186,27 @@ impl Peer {
     /// The way to the peer's endpoint.
     pub fn path(&self) -> Guard<Option<Arc<Path>>> {
         self.path.load()
+    }
+
+    /// Control core: echo replies with this identifier answer probes; 0 is none.
+    pub fn expect_answers(&self, id: u16) {
+        self.probes.store(id, Ordering::Relaxed);
+    }
+
+    /// Worker: an echo reply came for us; whether it answers a probe.
+    pub fn note_answer(&self, id: u16, token: u16, attention: &Attention) -> bool {
+        if id == 0 || id != self.probes.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.answered.store(token, Ordering::Relaxed);
+        self.raise(signal::PROBE_ANSWERED, attention);
+        true
+    }
+
+    /// Control core: what the answer repeats that `PROBE_ANSWERED` speaks of.
+    #[must_use]
+    pub fn answered(&self) -> u16 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Worker: a frame waits for a key.

@@ -176,11 +176,16 @@ pub struct Outer {
     pub tos: u8,
     /// The hop limit; 0 leaves it to the uplink.
     pub hops: u8,
+    /// Nobody on the way may cut it.
+    pub whole: bool,
 }
 
 impl From<u8> for Outer {
     fn from(tos: u8) -> Self {
-        Self { tos, hops: 0 }
+        Self {
+            tos,
+            ..Self::default()
+        }
     }
 }
 
@@ -369,7 +374,7 @@ impl Tx {
             Self::Memory(tx) => tx.commit(len, path, outer),
             // What leaves by a device of ours does not come back by the kernel's routes.
             #[cfg(feature = "dpdk")]
-            Self::Dpdk(tx) => tx.commit(len, path, outer.tos, sum),
+            Self::Dpdk(tx) => tx.commit(len, path, outer, sum),
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     turn::{Tools, Turn},
 };
 use crate::{
-    egress::{self, keepalive::keepalive, staged::Staged},
+    egress::{self, keepalive::keepalive, probe::probe, staged::Staged},
     loss::{Books, Lost, lose, lose_own},
     shared::{
         control_link::Command,
@@ -52,6 +52,11 @@ impl Worker {
                     if egress::flush(turn, tools, sending, peer) == 0 {
                         keepalive(turn, tools, sending, peer);
                     }
+                });
+            }
+            Command::Probe(peer, what) => {
+                self.with_peer(snapshot, peer, |turn, tools, sending, peer| {
+                    probe(turn, tools, sending, (peer, &what));
                 });
             }
             Command::FlushStaged(peer) => {

@@ -245,6 +245,61 @@ pub(crate) fn checksum_v6(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8
     sum.complement()
 }
 
+/// Bytes of an echo request as [`write_echo_request`] writes it.
+#[must_use]
+pub const fn echo_request_len(source: IpAddr) -> usize {
+    match source {
+        IpAddr::V4(_) => ipv4::HEADER_LEN + 8,
+        IpAddr::V6(_) => ipv6::HEADER_LEN + 8,
+    }
+}
+
+/// Writes an echo request without content at the start of `out`, as an IP packet without Ethernet, and returns its
+/// length; 0 if the addresses are of two families or there is no room.
+pub fn write_echo_request(
+    (source, destination): (IpAddr, IpAddr),
+    (id, sequence): (u16, u16),
+    out: &mut [u8],
+) -> usize {
+    let len = echo_request_len(source);
+    let Some(out) = out.get_mut(..len) else {
+        return 0;
+    };
+    let ([a, b], [c, d]) = (id.to_be_bytes(), sequence.to_be_bytes());
+    let (header, message) = out.split_at_mut(len - 8);
+    let sum = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            message.copy_from_slice(&[8, 0, 0, 0, a, b, c, d]);
+            header.copy_from_slice(&ipv4::header(&Ipv4Fields {
+                source,
+                destination,
+                tos: 0,
+                id: 0,
+                dont_fragment: true,
+                ttl: HOP_LIMIT,
+                protocol: PROTOCOL_ICMP,
+                total_len: 28,
+            }));
+            Checksum::of(message).complement()
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            message.copy_from_slice(&[128, 0, 0, 0, a, b, c, d]);
+            header.copy_from_slice(&ipv6::header(&Ipv6Fields {
+                source,
+                destination,
+                traffic_class: 0,
+                hop_limit: HOP_LIMIT,
+                next_header: PROTOCOL_ICMPV6,
+                payload_len: 8,
+            }));
+            checksum_v6(source, destination, message)
+        }
+        _ => return 0,
+    };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    len
+}
+
 /// Turns a private copy of an echo request (an IP packet without Ethernet, padded or
 /// not) into its reply in place, and returns the reply's length.
 ///

@@ -91,8 +91,6 @@ pub struct Plan {
     payload_offset: usize,
     /// Where the packet ends, padding excluded.
     end: usize,
-    /// What the first packet would carry from; of a fragment it is layer 4's header, too.
-    base: usize,
     /// Payload bytes per segment, at least 1.
     size: usize,
     count: usize,
@@ -196,7 +194,6 @@ impl Plan {
             l3_offset: headers.l3_offset,
             l4_offset: headers.l4_offset,
             payload_offset,
-            base: payload_offset,
             end,
             size: (end - payload_offset).max(1),
             count: 1,
@@ -246,7 +243,6 @@ impl Plan {
             l3_offset: headers.l3_offset,
             l4_offset: headers.l4_offset,
             payload_offset: headers.payload_offset,
-            base: headers.payload_offset,
             end,
             size,
             count,
@@ -277,10 +273,10 @@ impl Plan {
     /// the latter.
     #[inline]
     pub const fn header_len(&self, index: usize) -> usize {
-        match index {
-            0 => self.payload_offset - self.l3_offset,
-            _ => self.base - self.l3_offset,
+        if index > 0 && self.is_fragmented() {
+            return self.l4_offset - self.l3_offset;
         }
+        self.payload_offset - self.l3_offset
     }
 
     /// Length of the longest packet, the first.
@@ -292,7 +288,11 @@ impl Plan {
     /// The sum of all packets' lengths.
     #[inline]
     pub const fn total_len(&self) -> usize {
-        self.count * (self.base - self.l3_offset) + (self.end - self.base)
+        let payload_offset = match self.is_fragmented() {
+            true => self.l4_offset,
+            false => self.payload_offset,
+        };
+        self.count * (payload_offset - self.l3_offset) + (self.end - payload_offset)
     }
 
     /// True if [`Plan::write_headers`] needs the payload's sum; a plain packet whose
@@ -305,15 +305,18 @@ impl Plan {
     /// The packet `index`; an empty one past the last.
     #[inline]
     pub fn segment(&self, index: usize) -> Segment {
+        if self.is_fragmented() {
+            return self.fragment_at(index);
+        }
         let start = self
             .size
             .saturating_mul(index)
-            .saturating_add(self.base)
+            .saturating_add(self.payload_offset)
             .min(self.end);
         let end = (start + self.size).min(self.end);
         Segment {
-            len: self.base - self.l3_offset + (end - start),
-            payload: start.max(self.payload_offset)..end,
+            payload: start..end,
+            len: self.payload_offset - self.l3_offset + (end - start),
         }
     }
 

@@ -183,6 +183,13 @@ const PEERS: &[Column<Peer>] = &[
         right("TX PACKETS", |_, it| it.tx.packets.to_string()),
     ),
     only(When::Counts, right("TX", |_, it| bytes(it.tx))),
+    only(
+        When::Wide,
+        left("PATH MTU", |_, it| match it.path_mtu {
+            Some(mtu) => format!("{mtu} ({})", it.path_mtu_known),
+            None => it.path_mtu_known.clone(),
+        }),
+    ),
     only(When::Wide, right("STAGED", |_, it| it.staged.to_string())),
     only(When::WideCounts, right("DROPS", |_, it| sum(&it.drops))),
     only(When::Rates, right("RX BIT/S", |v, it| bps(v.peer(it).rx))),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::{
     Api, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
-    Offloads, Places, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
+    Offloads, Places, Pmtu, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
     WorkerCore, WorkerIndex,
 };
 
@@ -56,6 +56,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             listen_port: 0,
             fwmark: 0,
             mtu: MTU,
+            pmtu: Pmtu::Off,
             private_key_file: PathBuf::new(),
             private_key: None,
             preshared_keys_file: None,
@@ -70,6 +71,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             tunnel: Some(name()),
             routes: Vec::new(),
             mtu: MTU,
+            mss_clamp: false,
         }],
         ports: vec![Port {
             name: name(),

@@ -25,6 +25,8 @@ pub struct Network {
     pub routes: Vec<NetworkRoute>,
     /// The MTU that guests are offered, in bytes.
     pub mtu: u16,
+    /// TCP connections through the tunnel are offered segments that fit.
+    pub mss_clamp: bool,
 }
 
 impl Network {

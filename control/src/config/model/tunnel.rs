@@ -3,7 +3,14 @@
 //! In: nothing; [`super::super::build`] makes these, and [`crate::plan`] what `wg` changed of them. Out: what the
 //! protocol and the queues are made from. Never: a file's text.
 
-use std::{collections::HashMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -24,6 +31,8 @@ pub struct Tunnel {
     pub fwmark: u32,
     /// The largest inner IP packet, in bytes.
     pub mtu: u16,
+    /// What is known of the paths to its peers.
+    pub pmtu: Pmtu,
     /// Where the private key came from; empty if from no file.
     pub private_key_file: PathBuf,
     /// Its identity. The file's tunnels have one; without, nothing is sent or answered.
@@ -127,10 +136,36 @@ pub struct Peer {
     pub allowed_ips: Vec<IpNet>,
     /// Seconds between keepalives; none without one.
     pub persistent_keepalive: Option<u16>,
+    /// What is known of the path to it; none is the tunnel's.
+    pub pmtu: Option<Pmtu>,
+    /// Who answers pings behind it; none is the first single address there.
+    pub probe: Option<IpAddr>,
     /// What others call it.
     pub labels: Labels,
     /// Else it has no session, and nothing is routed to it.
     pub enabled: bool,
+}
+
+/// What is known of a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pmtu {
+    /// Nothing: too long datagrams are cut on the way.
+    #[default]
+    Off,
+    /// What probes find out.
+    Probe,
+    /// The longest IP packet that passes, in bytes.
+    Fixed(NonZeroU16),
+}
+
+impl fmt::Display for Pmtu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Probe => f.write_str("probe"),
+            Self::Fixed(mtu) => mtu.fmt(f),
+        }
+    }
 }
 
 /// Where a peer listens.

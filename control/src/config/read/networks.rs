@@ -16,6 +16,7 @@ impl Reader<'_> {
             tunnel: None,
             routes: Vec::new(),
             mtu: None,
+            mss_clamp: None,
         };
         let Some(section) = section else {
             return network;
@@ -39,6 +40,7 @@ impl Reader<'_> {
             .filter_map(|route| self.network_route(route))
             .collect();
         network.mtu = section.integer("mtu", self.report);
+        network.mss_clamp = section.get("mss_clamp", self.report, value::boolean);
         network
     }
 

@@ -1,9 +1,11 @@
 //! Tunnels, their peers, and the key files of both.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use culvert_directory::DirectoryError;
 use culvert_wireguard::keys::KeyError;
+use ipnet::IpNet;
 
 use super::{Reader, narrow};
 use crate::config::draft::{Peer, Tunnel};
@@ -28,6 +30,7 @@ impl Reader<'_> {
             self.secret(file, "the private key", "genkey", PrivateKey::from_base64)
         });
         tunnel.fwmark = section.integer("fwmark", self.report);
+        tunnel.pmtu = section.get("pmtu", self.report, value::pmtu);
         let own_name = tunnel.name.value.clone();
         tunnel.uapi = section.get("uapi", self.report, |node, what, report| {
             value::uapi(node, what, &own_name, report)
@@ -57,9 +60,30 @@ impl Reader<'_> {
         peer.persistent_keepalive = keepalive
             .map(|at| narrow(at.value))
             .filter(|seconds| *seconds != 0);
+        peer.pmtu = section
+            .get("pmtu", self.report, value::pmtu)
+            .map(|at| at.value);
+        peer.probe = self.probe(&section, &peer);
         peer.labels = self.labels(&section);
         peer.enabled = self.enabled(&section);
         peer
+    }
+
+    /// Who is pinged must be behind the peer, or nobody is.
+    fn probe(&mut self, section: &Section<'_>, peer: &Peer) -> Option<IpAddr> {
+        let at = section.get("probe", self.report, value::address)?;
+        let is_there = |net: &At<IpNet>| net.value.contains(&at.value);
+        if peer.allowed_ips.iter().any(is_there) {
+            return Some(at.value);
+        }
+        let title = section.title();
+        self.report
+            .error(
+                at.span,
+                format!("`probe` of {title} is {}, which is not behind it", at.value),
+            )
+            .help("expected an address in its `allowed_ips` that answers pings");
+        None
     }
 
     pub(super) fn key_path(&mut self, section: &Section<'_>, key: &str) -> Option<At<PathBuf>> {

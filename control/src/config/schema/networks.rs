@@ -44,6 +44,12 @@ pub(super) static NETWORK: Table = Table {
             Default("the tunnel's mtu, else 1500"),
             "The MTU that guests are offered, in bytes.",
         ),
+        key(
+            "mss_clamp",
+            Bool,
+            Default("false"),
+            "`true`: TCP connections through the tunnel are offered, both ways, no larger segments than fit the peer's path: for hosts that hear no ICMP.",
+        ),
     ],
 };
 

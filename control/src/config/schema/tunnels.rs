@@ -4,13 +4,23 @@
 
 use super::{
     Form::{
-        self, Bool, Either, Endpoint, Integer, Labels, List, Named, Path, Prefix, Reference,
-        Seconds,
+        self, Address, Bool, Choice, Either, Endpoint, Integer, Labels, List, Named, Path, Prefix,
+        Reference, Seconds,
     },
     MTU,
     Presence::{Default, Required},
     Table, key,
 };
+use crate::config::limits::{PMTU_MAX, PMTU_MIN};
+
+/// What is known of a path.
+const PMTU: Form = Either(
+    &Choice(&["off", "probe"]),
+    &Integer {
+        min: PMTU_MIN,
+        max: PMTU_MAX,
+    },
+);
 
 /// One of `tunnels`.
 pub(super) static TUNNEL: Table = Table {
@@ -46,6 +56,12 @@ pub(super) static TUNNEL: Table = Table {
             MTU,
             Default("the uplink's mtu - 80"),
             "The largest inner packet, in bytes: 1420 for 1500 outside.",
+        ),
+        key(
+            "pmtu",
+            PMTU,
+            Default("off"),
+            "What is known of the paths to its peers, in bytes of whole IP packets outside: `probe` finds it out by pings inside the tunnel, a number is believed. Inner packets that don't fit are cut, or their senders told, as if the tunnel's mtu were smaller for that peer. `off`: datagrams that are too long for their path are cut outside.",
         ),
         key(
             "fwmark",
@@ -100,6 +116,18 @@ pub(in crate::config) static PEER: Table = Table {
             Seconds { max: 65535 },
             Default("off"),
             "How often an idle tunnel sends a packet to keep a NAT open.",
+        ),
+        key(
+            "pmtu",
+            PMTU,
+            Default("the tunnel's pmtu"),
+            "As of the tunnel, for this peer.",
+        ),
+        key(
+            "probe",
+            Address,
+            Default("the first single address in `allowed_ips`"),
+            "Who answers pings behind it, within its `allowed_ips`: with `pmtu: probe`.",
         ),
         key(
             "enabled",

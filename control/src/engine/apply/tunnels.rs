@@ -250,7 +250,14 @@ impl Engine {
         if tunnel.config.private_key != new.private_key {
             tunnel.device.set_private_key(new.private_key.clone());
         }
-        tunnel.config = new.clone();
+        let old = std::mem::replace(&mut tunnel.config, new.clone());
+        if (old.pmtu, old.mtu) != (new.pmtu, new.mtu) {
+            for place in tunnel.peers.values() {
+                if let Some(peer) = self.peers.get_mut(*place) {
+                    peer.forget_path_mtu();
+                }
+            }
+        }
     }
 
     fn remove_tunnel(&mut self, slot: usize) {

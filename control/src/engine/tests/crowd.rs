@@ -17,6 +17,8 @@ pub(super) fn crowd(port: u16, peers: u32) -> Config {
             endpoint: None,
             allowed_ips: vec![ipnet::IpNet::new(net.into(), 32).unwrap()],
             persistent_keepalive: None,
+            pmtu: None,
+            probe: None,
             labels: config::Labels::default(),
             enabled: true,
         })

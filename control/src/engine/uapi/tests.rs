@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     api,
-    config::{KeyFileError, KeyFiles, parse},
+    config::{KeyFileError, KeyFiles, Pmtu, parse},
     keys::{PrivateKey, PublicKey},
 };
 
@@ -174,6 +174,7 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
         listen_port,
         fwmark: 0,
         mtu: 1420,
+        pmtu: Pmtu::Off,
         private_key_file: "".into(),
         private_key: Some(key.clone()),
         preshared_keys_file: None,

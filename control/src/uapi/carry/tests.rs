@@ -27,6 +27,8 @@ fn peer(n: u8, nets: &[&str]) -> Arc<Peer> {
         endpoint: None,
         allowed_ips: nets.iter().map(|text| net(text)).collect(),
         persistent_keepalive: None,
+        pmtu: None,
+        probe: None,
         labels: Labels::default(),
         enabled: true,
     })
@@ -39,6 +41,7 @@ fn tunnel(peers: Vec<Arc<Peer>>) -> Tunnel {
         listen_port: 51820,
         fwmark: 0,
         mtu: 1420,
+        pmtu: crate::config::Pmtu::Off,
         private_key_file: "/key".into(),
         private_key: Some(PrivateKey::from_bytes([9; 32])),
         preshared_keys_file: None,

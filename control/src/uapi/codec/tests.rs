@@ -244,6 +244,8 @@ fn a_device_is_printed_as_wg_reads_it() {
                 endpoint: None,
                 allowed_ips: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
                 persistent_keepalive: Some(25),
+                pmtu: None,
+                probe: None,
                 labels: config::Labels::default(),
                 enabled: true,
             }),

@@ -22,6 +22,7 @@ use crate::shared::{
     hop::{Hop, Link, Neighbor},
     path::Path,
 };
+use crate::uplink::Outer;
 
 const UDP_HEADER: usize = 8;
 const TTL: u8 = 64;
@@ -134,7 +135,7 @@ impl Template {
     pub(super) fn write(
         &self,
         frame: &mut [u8],
-        tos: u8,
+        Outer { tos, whole, .. }: Outer,
         id: u16,
         checksum: UdpChecksum,
         sum_of_datagram: Option<Checksum>,
@@ -156,6 +157,11 @@ impl Template {
                 sum.add_u16(total_len);
                 sum.add_u16(id);
                 *headers = *bytes;
+                if whole {
+                    // Don't fragment.
+                    headers[20] |= 0x40;
+                    sum.add_u16(0x4000);
+                }
                 headers[15] = tos;
                 headers[16..18].copy_from_slice(&total_len.to_be_bytes());
                 headers[18..20].copy_from_slice(&id.to_be_bytes());
@@ -285,7 +291,13 @@ mod tests {
         let template = Template::new(&path).unwrap();
         assert_eq!((template.len(), template.is_v6()), (42, false));
         let mut frame = vec![0xaa; 42 + 33];
-        template.write(&mut frame, 0x8a, 0x1234, UdpChecksum::Software, None);
+        template.write(
+            &mut frame,
+            Outer::from(0x8a),
+            0x1234,
+            UdpChecksum::Software,
+            None,
+        );
         assert_eq!(frame[..12], [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
         assert_eq!(frame[12..14], [8, 0]);
         assert!(Checksum::of(&frame[14..34]).is_valid());
@@ -302,7 +314,7 @@ mod tests {
         assert!(sum.is_valid());
         assert!(frame[42..].iter().all(|&byte| byte == 0xaa));
 
-        template.write(&mut frame, 0, 0, UdpChecksum::Offload, None);
+        template.write(&mut frame, Outer::from(0), 0, UdpChecksum::Offload, None);
         assert_eq!(frame[40..42], seed.to_be_bytes());
     }
 
@@ -314,14 +326,20 @@ mod tests {
         ] {
             let template = Template::new(&path(endpoint, source)).unwrap();
             let mut frame: Vec<u8> = (0..=255).cycle().take(template.len() + 1001).collect();
-            template.write(&mut frame, 0x8a, 7, UdpChecksum::Software, None);
+            template.write(
+                &mut frame,
+                Outer::from(0x8a),
+                7,
+                UdpChecksum::Software,
+                None,
+            );
             let mut again = frame.clone();
             let sum = Some(Checksum::of(&frame[template.len()..]));
-            template.write(&mut again, 0x8a, 7, UdpChecksum::Software, sum);
+            template.write(&mut again, Outer::from(0x8a), 7, UdpChecksum::Software, sum);
             assert_eq!(again, frame);
             // Nothing looks at the datagram.
             again[template.len()] ^= 1;
-            template.write(&mut again, 0x8a, 7, UdpChecksum::Software, sum);
+            template.write(&mut again, Outer::from(0x8a), 7, UdpChecksum::Software, sum);
             assert_eq!(again[..template.len()], frame[..template.len()]);
         }
     }
@@ -336,7 +354,7 @@ mod tests {
         for word in 0..=u16::MAX {
             let mut frame = vec![0; HEADERS_MAX + 2];
             frame[HEADERS_MAX..].copy_from_slice(&word.to_be_bytes());
-            template.write(&mut frame, 0, 0, UdpChecksum::Software, None);
+            template.write(&mut frame, Outer::from(0), 0, UdpChecksum::Software, None);
             assert_ne!(frame[60..62], [0, 0]);
             let mut sum = Checksum::pseudo_v6(
                 "2001:db8::10".parse().unwrap(),
@@ -356,7 +374,13 @@ mod tests {
         let path = path("[2001:db8::11]:51821", "2001:db8::10");
         let template = Template::new(&path).unwrap();
         let mut frame = vec![0xaa; HEADERS_MAX + 300];
-        template.write(&mut frame, 0x8a, 7, UdpChecksum::Software, None);
+        template.write(
+            &mut frame,
+            Outer::from(0x8a),
+            7,
+            UdpChecksum::Software,
+            None,
+        );
         let ip = Ipv6View::new(&frame[14..]).unwrap();
         assert_eq!(
             (ip.version(), ip.traffic_class(), ip.flow_label()),
@@ -413,7 +437,7 @@ mod tests {
             assert!(!before.is_of(path) && path.is_resolved());
             let template = Template::new(path).unwrap();
             let mut frame = vec![0; template.len()];
-            template.write(&mut frame, 0, 0, UdpChecksum::Software, None);
+            template.write(&mut frame, Outer::from(0), 0, UdpChecksum::Software, None);
             assert_eq!(frame[..6], elsewhere.0);
         }
         hop.set(None);

@@ -15,7 +15,7 @@ use super::encap::{Template, UdpChecksum};
 use crate::{
     loss::{Lost, lose, lose_all},
     shared::{drops::DropReason, limits, path::Path},
-    uplink::{Room, Uplink},
+    uplink::{Outer, Room, Uplink},
 };
 
 /// The shortest Ethernet frame, without FCS (IEEE 802.3, section 3.2.8).
@@ -170,7 +170,7 @@ impl Tx {
         &mut self,
         len: usize,
         path: &Arc<Path>,
-        tos: u8,
+        outer: Outer,
         sum: Option<Checksum>,
     ) {
         let Some(mbuf) = self.reserved.get_mut(self.committed) else {
@@ -204,7 +204,7 @@ impl Tx {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
         };
         self.id = self.id.wrapping_add(1);
-        template.write(frame, tos, self.id, self.checksum, sum);
+        template.write(frame, outer, self.id, self.checksum, sum);
 
         // 3. What is left to the NIC.
         if self.checksum == UdpChecksum::Offload {

@@ -120,9 +120,11 @@ impl Tx {
         while first < self.groups.len() {
             // A run of groups of one family goes out in one call.
             let v6 = self.groups[first].path.endpoint.is_ipv6();
+            let whole = self.groups[first].outer.whole;
             let run = self.groups[first..]
                 .iter()
                 .take_while(|group| group.path.endpoint.is_ipv6() == v6)
+                .take_while(|group| group.outer.whole == whole)
                 .count();
             let Some(socket) = self.sockets[usize::from(v6)].clone() else {
                 self.lose(uplink, DropReason::UplinkDown, first..first + run);
@@ -149,7 +151,12 @@ impl Tx {
         uplink: &Uplink,
     ) -> usize {
         let groups = &self.groups[first..first + run];
-        match socket.send(groups, &self.rooms, &self.lens) {
+        let whole = groups[0].outer.whole;
+        let sent = match whole {
+            true => socket.send_whole(groups, &self.rooms, &self.lens),
+            false => socket.send(groups, &self.rooms, &self.lens),
+        };
+        match sent {
             Ok(sent) => {
                 let done = &groups[..sent];
                 uplink.counters.sent(
@@ -165,6 +172,8 @@ impl Tx {
             }
             Err(errno) => match errno.raw_os_error() {
                 // Some devices, and routes with a smaller MTU, refuse segmentation: go on without it.
+                // Too long for the first link already, which is what it was to find out.
+                Some(libc::EMSGSIZE) if whole => 1,
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if groups[0].count > 1 => {
                     self.send_singly(socket, first, uplink);
                     1

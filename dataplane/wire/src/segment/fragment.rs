@@ -3,7 +3,7 @@
 //! In: a packet that may be cut and is larger than the MTU; the sum of what its partial checksum covers. Out: a plan
 //! of fragments, and their headers. Never: a packet with DF; a partial checksum left to whoever puts it together again.
 
-use super::{Family, Plan, SEGMENTS_MAX, SegmentError, Work, check::check_partial};
+use super::{Family, Plan, SEGMENTS_MAX, Segment, SegmentError, Work, check::check_partial};
 use crate::checksum::Checksum;
 use crate::ipv4;
 use crate::parse::{Headers, L3};
@@ -68,12 +68,27 @@ impl Plan {
             l3_offset,
             l4_offset,
             payload_offset,
-            base: l4_offset,
             end,
             size,
             count,
             recut: true,
         })
+    }
+
+    /// The fragment `index`: each carries what of the packet lies behind the IP header, but of the first the part that
+    /// is written with the header.
+    #[cold]
+    pub(super) fn fragment_at(&self, index: usize) -> Segment {
+        let start = self
+            .size
+            .saturating_mul(index)
+            .saturating_add(self.l4_offset)
+            .min(self.end);
+        let end = (start + self.size).min(self.end);
+        Segment {
+            payload: start.max(self.payload_offset)..end,
+            len: self.l4_offset - self.l3_offset + (end - start),
+        }
     }
 
     /// Writes what differs between fragments.

@@ -67,6 +67,35 @@ impl Socket {
         check(sent).map(|sent| usize::try_from(sent).unwrap_or(0))
     }
 
+    /// The same for what may be cut neither here nor on the way, and where nothing but the first link's MTU is known
+    /// beforehand: as the socket is set for it, nobody else sends by it.
+    #[cold]
+    pub(in crate::uplink::udp) fn send_whole(
+        &self,
+        groups: &[Group],
+        rooms: &[Room],
+        lens: &[u32],
+    ) -> io::Result<usize> {
+        let (level, name, probes, cuts) = match self.v6 {
+            true => (
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_PROBE,
+                libc::IPV6_PMTUDISC_DONT,
+            ),
+            false => (
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_PROBE,
+                libc::IP_PMTUDISC_DONT,
+            ),
+        };
+        self.set(level, name, probes)?;
+        let sent = self.send(groups, rooms, lens);
+        self.set(level, name, cuts)?;
+        sent
+    }
+
     /// Writes a group's control messages; answers their length.
     fn write_control(&self, group: &Group, control: &mut Control) -> usize {
         let mut writer = ControlWriter { control, len: 0 };

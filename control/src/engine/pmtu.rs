@@ -1,0 +1,220 @@
+//! What peers' paths let through: by the operator's word, or found out.
+//!
+//! In: that a peer is sent to, answers to probes, deadlines. Out: probes for workers to send, paths that have to be
+//! built anew, events. Never: a probe of a peer that is not sent to; a look at peers that are not probed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
+};
+
+use culvert_dataplane::shared::{
+    control_link::{Command, Probe},
+    ids::{PeerIndex, UplinkIndex},
+    path::Path,
+    peer::signal,
+};
+use culvert_stack::pmtu::{Bucket, Phase, Search};
+use culvert_wireguard::Instant;
+use ipnet::IpNet;
+
+use super::{Engine, due::Due, peers::PeerState};
+use crate::{
+    config::{self, Name, Pmtu},
+    events::Event,
+};
+
+/// Searches that wait for something, by their peers' places.
+#[derive(Default)]
+pub(super) struct Probing {
+    due: Due,
+    bucket: Bucket,
+}
+
+impl Probing {
+    /// When the first one's time comes.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due.first()
+    }
+}
+
+/// A peer whose path is searched.
+pub(super) struct Probed {
+    search: Search,
+    /// Where it leads.
+    way: Option<(SocketAddr, UplinkIndex)>,
+    /// The identifier of its probes.
+    id: u16,
+    /// What was told of it last.
+    told: Option<u16>,
+}
+
+impl Probed {
+    /// Answers are known by the peer's number: who answers is authentic, so it need not be hard to guess, only another
+    /// one than of most pings.
+    fn new(peer: PeerIndex) -> Self {
+        let [_, _, high, low] = peer.0.to_be_bytes();
+        Self {
+            search: Search::new(0, 0),
+            way: None,
+            id: (u16::from_be_bytes([high, low]) ^ 0xc01f).max(1),
+            told: None,
+        }
+    }
+}
+
+/// What is known of a peer's path, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMtu {
+    /// Bytes of whole IP packets.
+    pub mtu: Option<u16>,
+    /// In a word.
+    pub known: &'static str,
+}
+
+impl PeerState {
+    fn pmtu(&self, tunnel: &config::Tunnel) -> Pmtu {
+        self.config.pmtu.unwrap_or(tunnel.pmtu)
+    }
+
+    /// What `path` lets through, as far as it is known. Where it leads elsewhere, what was found says nothing.
+    pub(super) fn path_mtu(
+        &mut self,
+        tunnel: &config::Tunnel,
+        uplink: &config::Uplink,
+        path: &Path,
+    ) -> Option<NonZeroU16> {
+        match self.pmtu(tunnel) {
+            Pmtu::Off => None,
+            Pmtu::Fixed(mtu) => Some(mtu),
+            Pmtu::Probe => {
+                let probed = self.probed.as_deref_mut()?;
+                let way = Some((path.endpoint, path.uplink()));
+                let ceiling = uplink.mtu.min(tunnel.mtu.saturating_add(path.overhead()));
+                if (probed.way, probed.search.ceiling()) != (way, ceiling) {
+                    probed.way = way;
+                    probed.search.restart(ceiling);
+                }
+                probed.search.mtu().and_then(NonZeroU16::new)
+            }
+        }
+    }
+
+    /// What is known, for whoever asks.
+    pub(super) fn path_mtu_sight(&self, tunnel: &config::Tunnel) -> PathMtu {
+        let search = self.probed.as_deref().map(|probed| &probed.search);
+        let (mtu, known) = match (self.pmtu(tunnel), search.map(Search::phase)) {
+            (Pmtu::Off, _) => (None, "off"),
+            (Pmtu::Fixed(mtu), _) => (Some(mtu.get()), "configured"),
+            (Pmtu::Probe, None) => (None, "idle"),
+            (Pmtu::Probe, Some(Phase::Silent)) => (None, "unanswered"),
+            (Pmtu::Probe, Some(Phase::Done)) => (search.and_then(Search::mtu), "found"),
+            (Pmtu::Probe, Some(Phase::Base | Phase::Search)) => {
+                (search.and_then(Search::mtu), "searching")
+            }
+        };
+        PathMtu { mtu, known }
+    }
+
+    /// Workers noticed this of it: whether its search may have something to do.
+    pub(super) fn note_path(&mut self, tunnel: &config::Tunnel, bits: u32, now: Instant) -> bool {
+        let sent = bits & signal::DATA_SENT != 0;
+        let answered = bits & signal::PROBE_ANSWERED != 0;
+        if !(sent || answered) || self.pmtu(tunnel) != Pmtu::Probe {
+            return false;
+        }
+        if self.probed.is_none() {
+            // The next path that is built says where it leads.
+            self.outdate_path();
+        }
+        let cell = &self.cell;
+        let probed = self.probed.get_or_insert_with(|| {
+            let probed = Probed::new(cell.index);
+            cell.expect_answers(probed.id);
+            Box::new(probed)
+        });
+        if sent {
+            probed.search.handle_traffic(now);
+        }
+        if answered {
+            probed.search.handle_answer(cell.answered(), now);
+        }
+        true
+    }
+
+    /// What was found does not count any more, or nothing is to be found out.
+    pub(super) fn forget_path_mtu(&mut self) {
+        self.probed = None;
+        self.cell.expect_answers(0);
+        self.outdate_path();
+    }
+}
+
+impl Engine {
+    /// Sends the probes that are due.
+    pub(super) fn probe_paths(&mut self, now: Instant) {
+        for slot in self.probing.due.passed(now) {
+            self.probe_path(slot, now);
+        }
+    }
+
+    /// Lets one peer's search go on.
+    pub(super) fn probe_path(&mut self, slot: usize, now: Instant) {
+        let due = self.search_on(slot, now);
+        self.probing.due.note(slot, due, false);
+    }
+
+    /// The same; when it is to go on again.
+    fn search_on(&mut self, slot: usize, now: Instant) -> Option<Instant> {
+        let peer = self.peers.get_mut(slot)?;
+        let tunnel = self.tunnels.get(peer.tunnel)?;
+        let network = self.networks.behind(&tunnel.name);
+        let network = network.and_then(|network| self.networks.table.get(network));
+        let ends = network.and_then(|network| ends(&network.config, &peer.config));
+        let probed = peer.probed.as_deref_mut()?;
+        // Without a way nothing leaves, without anybody to ask nothing is answered.
+        let ((source, destination), _) = ends.zip(probed.way)?;
+        let probe = probed.search.poll_probe(now, &mut self.probing.bucket);
+        let (id, mtu) = (probed.id, probed.search.mtu());
+        let due = probed.search.poll_timeout(now);
+        if probed.told != mtu {
+            probed.told = mtu;
+            tell(&tunnel.name, &peer.config.name, mtu);
+            peer.outdate_path();
+        }
+        if let Some(probe) = probe {
+            let probe = Probe {
+                size: probe.size,
+                source,
+                destination,
+                id,
+                token: probe.token,
+            };
+            // One that is lost counts as one that did not pass.
+            let command = Command::Probe(PeerIndex::from_slot(slot), Box::new(probe));
+            self.workers.send(0, command);
+        }
+        due
+    }
+}
+
+fn tell(tunnel: &Name, peer: &Name, mtu: Option<u16>) {
+    let (tunnel, peer) = (tunnel.clone(), peer.clone());
+    let event = match mtu {
+        Some(mtu) => Event::PathMtuFound { tunnel, peer, mtu },
+        None => Event::PathMtuUnknown { tunnel, peer },
+    };
+    event.tell();
+}
+
+/// Between which addresses a peer's path is probed: one of ours in its network, and one behind it.
+fn ends(network: &config::Network, peer: &config::Peer) -> Option<(IpAddr, IpAddr)> {
+    let is_single = |net: &&IpNet| net.prefix_len() == net.max_prefix_len();
+    let singles = peer.allowed_ips.iter().filter(is_single).map(IpNet::addr);
+    let ours = |of: IpAddr| {
+        let mut ours = network.gateways.iter().map(IpNet::addr);
+        ours.find(|ours| ours.is_ipv4() == of.is_ipv4())
+    };
+    let mut all = peer.probe.into_iter().chain(singles);
+    all.find_map(|there| Some((ours(there)?, there)))
+}
