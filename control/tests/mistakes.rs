@@ -516,6 +516,41 @@ fn values_of_the_wrong_form() {
 }
 
 #[test]
+fn what_paths_let_through() {
+    for (wrong, marked) in [
+        ("on", "⟦on"),
+        ("575", "⟦575"),
+        ("65536", "⟦65536"),
+        ("1400b", "⟦1400b"),
+    ] {
+        error(
+            "persistent_keepalive: 25s",
+            &format!("pmtu: {marked}"),
+            &format!("`pmtu` of peer `hv-b` is `{wrong}`"),
+            "expected `off`, `probe`, or 576 to 65535 bytes",
+        );
+    }
+    error(
+        "    listen_port: 51820",
+        "    listen_port: 51820\n    pmtu: ⟦auto",
+        "`pmtu` of tunnel `wg0` is `auto`",
+        "`probe`",
+    );
+    error(
+        "persistent_keepalive: 25s",
+        "probe: ⟦10.1.3.1",
+        "`probe` of peer `hv-b` is 10.1.3.1, which is not behind it",
+        "an address in its `allowed_ips` that answers pings",
+    );
+    error(
+        "    gateway: 10.2.0.1/16",
+        "    gateway: 10.2.0.1/16\n    mss_clamp: ⟦1400",
+        "`mss_clamp` of network `red` is `1400`",
+        "expected `true` or `false`",
+    );
+}
+
+#[test]
 fn doors_of_the_api() {
     let api = |keys: &str| format!("node: hv-a\napi: {keys}");
     let tls =

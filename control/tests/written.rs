@@ -106,6 +106,7 @@ tunnels:
     listen_port: 51820
     private_key_file: /keys/one
     mtu: 1400
+    pmtu: probe
     uapi: wg7
     peers:
       "null":
@@ -114,6 +115,8 @@ tunnels:
         endpoint: "[2001:db8::1]:51820"
         allowed_ips: [10.1.0.0/16, fd00:1::/32]
         persistent_keepalive: 25s
+        pmtu: 1480
+        probe: 10.1.0.7
         labels:
           site: berlin
   wg1:
@@ -132,6 +135,7 @@ networks:
     gateway_mac: "52:54:00:00:00:ff"
     tunnel: "1"
     mtu: 1300
+    mss_clamp: true
     routes:
       - to: 10.2.0.0/16
         peer: "null"

@@ -174,6 +174,13 @@ impl Map {
         }
     }
 
+    fn pmtu(self, pmtu: Option<Pmtu>) -> Self {
+        match pmtu {
+            Some(Pmtu::Fixed(mtu)) => self.number("pmtu", mtu.get()),
+            Some(Pmtu::Off | Pmtu::Probe) | None => self.maybe("pmtu", pmtu),
+        }
+    }
+
     /// What is off unless it is written.
     fn switched(self, key: &'static str, on: bool) -> Self {
         match on {
@@ -355,7 +362,7 @@ fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
         .maybe("private_key_file", key_file.map(|path| path.display()))
         .maybe("preshared_keys_file", keys_file.map(|path| path.display()))
         .number_but("mtu", tunnel.mtu, mtu)
-        .maybe("pmtu", Some(tunnel.pmtu).filter(|pmtu| *pmtu != Pmtu::Off))
+        .pmtu(Some(tunnel.pmtu).filter(|pmtu| *pmtu != Pmtu::Off))
         .number_but("fwmark", tunnel.fwmark, mark);
     match &tunnel.uapi {
         Uapi::Auto => map,
@@ -377,7 +384,7 @@ fn peer(peer: &Peer, keys_file: Option<&Path>) -> Map {
         .maybe("endpoint", peer.endpoint.as_ref())
         .list("allowed_ips", &peer.allowed_ips)
         .maybe("persistent_keepalive", keepalive)
-        .maybe("pmtu", peer.pmtu)
+        .pmtu(peer.pmtu)
         .maybe("probe", peer.probe)
         .enabled(peer.enabled)
         .labels(&peer.labels)

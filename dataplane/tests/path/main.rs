@@ -22,6 +22,7 @@ mod narrow;
 mod outbound;
 mod packets;
 mod rooms;
+mod probe;
 mod scope;
 mod staged;
 mod support;
