@@ -11,6 +11,7 @@ mod kernel_wireguard;
 mod lifecycle;
 mod metrics;
 mod migration;
+mod narrow;
 mod offloads;
 mod offloads_none;
 mod overload;
