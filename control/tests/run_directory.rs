@@ -9,8 +9,10 @@ use std::fs::{self, Permissions};
 use std::net::UdpSocket;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use common::{Run, culvert, run, stderr};
 use nix::sys::signal::Signal;
@@ -178,7 +180,7 @@ fn a_second_process_is_refused_what_the_first_one_has() {
     let text = other.refused(&other.path("run"));
     let said = format!("port vm1: {holder} listens on {}", socket.display());
     assert!(text.contains(&said), "{text}");
-    std::os::unix::net::UnixStream::connect(socket).unwrap();
+    UnixStream::connect(socket).unwrap();
 }
 
 /// Names that anybody may bind keep nobody from starting.
@@ -193,4 +195,60 @@ fn a_stranger_who_takes_names_blocks_no_start() {
     life.signal(Signal::SIGTERM);
     assert!(life.child.wait().unwrap().success());
     drop(names);
+}
+
+/// Sockets in a directory.
+fn sockets(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let names = entries.map(|it| it.file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".sock")).collect();
+    names.sort();
+    names
+}
+
+/// Who does not come to an end is told twice, and leaves nothing behind; what only a killed one leaves is swept by the next.
+#[test]
+fn a_second_signal_leaves_no_socket_and_what_is_killed_is_swept() {
+    let place = Place::new();
+    let (config, run_dir) = (place.config(), place.path("run"));
+    let text = fs::read_to_string(&config).unwrap();
+    let group = nix::unistd::getegid();
+    let text = format!("{text}api: {{readers: {{group: {group}}}}}\n");
+    fs::write(&config, &text).unwrap();
+    let start = || {
+        let mut command = culvert();
+        command.env("CULVERT_TEST_HANGS_AT_STEP", "draining");
+        let log = fs::File::create(place.path("log")).unwrap();
+        Run::start_by(command, &config, &run_dir, place.folder.path(), log.into())
+    };
+    let made = ["api-read.sock", "api.sock", "vm1.sock"];
+    let mut life = start();
+    life.signal(Signal::SIGTERM);
+    life.expect("STOPPING=1");
+    // The same one, told twice.
+    life.signal(Signal::SIGTERM);
+    sleep(Duration::from_millis(1_100));
+    assert_eq!(life.child.try_wait().unwrap(), None);
+    assert_eq!(sockets(&run_dir), made);
+    life.signal(Signal::SIGTERM);
+    assert_eq!(life.child.wait().unwrap().code(), Some(130));
+    assert_eq!(sockets(&run_dir), [""; 0]);
+
+    let mut life = start();
+    life.signal(Signal::SIGKILL);
+    life.child.wait().unwrap();
+    assert_eq!(sockets(&run_dir), made);
+    // A VMM's that listens there is the VMM's, and so is one that will.
+    let vmm = UnixListener::bind(run_dir.join("vmm.sock")).unwrap();
+    drop(UnixListener::bind(run_dir.join("later.sock")).unwrap());
+    let client = "later: {network: n, mac: \"52:54:00:00:00:03\", addresses: [10.0.0.3], socket: later.sock, socket_mode: client}";
+    let text = text.replace(
+        "ports: {vm1: {network: n, mac: \"52:54:00:00:00:01\", addresses: [10.0.0.2]}}",
+        &format!("ports: {{{client}}}"),
+    );
+    fs::write(&config, text.replace("\napi: ", "\nx-api: ")).unwrap();
+    let _life = start();
+    assert_eq!(sockets(&run_dir), ["api.sock", "later.sock", "vmm.sock"]);
+    UnixStream::connect(run_dir.join("vmm.sock")).unwrap();
+    drop(vmm);
 }

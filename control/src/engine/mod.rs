@@ -99,7 +99,7 @@ use crate::{
     netlink::{LinkWatch, RouteWatch},
     netstack::NetStack,
     plan::Layers,
-    process::{Notify, RunDir},
+    process::{self, Notify, RunDir},
     turns::Turn,
     uapi::{
         doors::Doors,
@@ -333,6 +333,7 @@ impl Engine {
                 Request::Uapi { tunnel, ask, reply } => reply.send(self.ask(&tunnel, ask, now)),
                 Request::Drain => {
                     tracing::info!("draining");
+                    process::step("draining");
                     return Asked::End;
                 }
             }

@@ -1,7 +1,8 @@
-//! The files of packed rings: they go with their ports.
+//! The files of packed rings: they go with their ports. What killed processes left of theirs.
 //!
 //! In: ports that were removed, or never came to be. Out: their files removed from the run directory. Never: a file of a
-//! port that is open, or that the configuration or the API layer has; another kind of file.
+//! port that is open, or that the configuration or the API layer has; another kind of file, but for a socket where nobody
+//! listens.
 //!
 //! A VMM that is at a port when that is removed may come back with the same rings, as when a change is taken back: its
 //! file waits for that for [`KEPT`].
@@ -16,7 +17,7 @@ use culvert_directory::Directory;
 use culvert_wireguard::Instant;
 
 use super::Engine;
-use crate::config::Name;
+use crate::config::{Name, Port, PortDriver, SocketMode, SocketPath};
 
 /// How long a file waits for its port.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -38,6 +39,15 @@ pub(super) fn path(run_dir: &Path, port: &Name) -> PathBuf {
 
 fn file_name(port: &Name) -> String {
     format!("{port}{END}")
+}
+
+/// The socket of a port that connects to its VMM.
+fn vmm_socket(port: &Port) -> Option<&Path> {
+    let PortDriver::VhostUser(at) = &port.driver else {
+        return None;
+    };
+    let (SocketPath::Absolute(path) | SocketPath::InRunDir(path)) = &at.socket;
+    (at.mode == SocketMode::Client).then_some(path)
 }
 
 impl Engine {
@@ -87,12 +97,24 @@ impl Engine {
         }
     }
 
-    /// Removes what earlier processes left of ports that there are no more.
-    pub(super) fn sweep_rings(&self) {
-        let directory = Directory::there(&self.run_dir).ok();
-        let Some(Ok(names)) = directory.map(|it| it.names()) else {
+    /// Removes what earlier processes left of ports that there are no more: files of rings, and sockets, if they were
+    /// killed. A VMM's socket is the VMM's, whether it listens there already or not.
+    pub(super) fn sweep_left(&self) {
+        let Ok(directory) = Directory::there(&self.run_dir) else {
             return;
         };
+        let Ok(names) = directory.names() else {
+            return;
+        };
+        let of_vmms: HashSet<_> = self.desired.ports().filter_map(vmm_socket).collect();
+        for name in &names {
+            let is_vmms = of_vmms
+                .iter()
+                .any(|path| self.run_dir.join(path) == self.run_dir.join(name));
+            if name.as_encoded_bytes().ends_with(b".sock") && !is_vmms {
+                culvert_directory::sweep(&directory, name);
+            }
+        }
         let ports: HashSet<_> = self
             .desired
             .ports()

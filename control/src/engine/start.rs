@@ -164,7 +164,7 @@ impl Engine {
         match opened {
             Ok(()) => {
                 if run_dir.is_some() {
-                    engine.sweep_rings();
+                    engine.sweep_left();
                 }
                 Ok(engine)
             }

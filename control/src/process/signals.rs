@@ -3,8 +3,8 @@
 //! In: a signalfd. Out: requests to the engine. Never: a signal handler.
 //!
 //! The mask is inherited by threads made later, so it is set before the first one. A second SIGTERM
-//! or SIGINT ends the process at once, unless it is the first one told twice: `timeout` sends one to the process and one
-//! to its group.
+//! or SIGINT ends the process without waiting for what drains: its sockets go, its interfaces go with it. A third one kills
+//! it. What comes at once is the same one told twice: `timeout` sends one to the process and one to its group.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use super::Notify;
 use crate::api::{self, ApplyError, NotApplied, Request, Requester};
@@ -26,6 +27,9 @@ use crate::history::revision::Origin;
 
 /// The exit status of a process that a second signal ended (as a shell counts SIGINT).
 const INTERRUPTED: i32 = 130;
+
+/// So long its sockets have to go when nobody waits for the end.
+const HURRY: Duration = Duration::from_secs(2);
 
 /// What comes so soon after a signal is the same one.
 const TOLD_TWICE: Duration = Duration::from_secs(1);
@@ -99,7 +103,8 @@ fn serve_forever(
     requester: &Requester,
     notify: &Notify,
 ) {
-    let mut draining: Option<Instant> = None;
+    let mut last: Option<Instant> = None;
+    let mut is_hurried = false;
     loop {
         let signal = match signals.read_signal() {
             Ok(Some(signal)) => signal,
@@ -113,27 +118,53 @@ fn serve_forever(
         let signal = number.and_then(|number| Signal::try_from(number).ok());
         match (signal, reload) {
             (None, _) => {}
-            (Some(Signal::SIGHUP), _) if draining.is_some() => {}
+            (Some(Signal::SIGHUP), _) if last.is_some() => {}
             (Some(Signal::SIGHUP), Some(reload)) => {
                 // One that waits already will read what the file says by then, and as what a signal asked for.
                 signalled.store(true, Ordering::SeqCst);
                 let _ = reload.try_send(Cause::Signal);
             }
-            (Some(signal), _) => match draining {
-                Some(since) if since.elapsed() < TOLD_TWICE => {}
-                Some(_) => {
-                    tracing::warn!("second {signal}: ending at once");
-                    std::process::exit(INTERRUPTED);
-                }
+            (Some(_), _) if last.is_some_and(|last| last.elapsed() < TOLD_TWICE) => {}
+            (Some(signal), _) => match last.replace(Instant::now()) {
                 None => {
-                    draining = Some(Instant::now());
                     tracing::info!("{signal}: draining");
                     notify.stopping();
                     drain(requester);
                 }
+                Some(_) if !std::mem::replace(&mut is_hurried, true) => {
+                    tracing::warn!("second {signal}: ending at once");
+                    hurry();
+                }
+                Some(_) => kill(),
             },
         }
     }
+}
+
+/// Ends the process without waiting for anybody; should even that take long, it is killed.
+fn hurry() {
+    fn end() {
+        culvert_directory::remove_all();
+        std::process::exit(INTERRUPTED);
+    }
+    fn late() {
+        thread::sleep(HURRY);
+        kill();
+    }
+    for (name, work) in [("late", late as fn()), ("end", end)] {
+        if thread::Builder::new()
+            .name(name.into())
+            .spawn(work)
+            .is_err()
+        {
+            kill();
+        }
+    }
+}
+
+fn kill() {
+    // The kernel refuses nobody that for himself.
+    let _ = signal::kill(Pid::this(), Signal::SIGKILL);
 }
 
 fn drain(requester: &Requester) {

@@ -1,6 +1,7 @@
-//! Places at which a test ends the process, one after another.
+//! Places at which a test ends the process, one after another, or has it hang.
 //!
-//! In: the number of a step, in the environment, of a build for tests. Out: SIGKILL there. Never: anything in a release.
+//! In: the number of a step, or its name, in the environment, of a build for tests. Out: SIGKILL there, or no end of it.
+//! Never: anything in a release.
 
 /// A step that may be the process's last. What comes after it is not done then, and what was done before it is.
 #[cfg(debug_assertions)]
@@ -14,6 +15,9 @@ pub(crate) fn step(name: &str) {
         number.parse().ok()
     });
     static STEPS: AtomicU64 = AtomicU64::new(0);
+    while std::env::var("CULVERT_TEST_HANGS_AT_STEP").is_ok_and(|it| it == name) {
+        std::thread::park();
+    }
     let Some(last) = *LAST else { return };
     if STEPS.fetch_add(1, Ordering::SeqCst) + 1 == last {
         eprintln!("dies at step {last}: {name}");

@@ -29,7 +29,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 pub use lock::{Lock, LockError};
-pub use socket::{Access, ListenError, Listener, Place, vacant};
+pub use socket::{Access, ListenError, Listener, Place, remove_all, sweep, vacant};
 
 /// Who else may write: group and others. An access list's mask shows in the group's bits.
 const WRITERS: u32 = 0o022;

@@ -8,19 +8,23 @@
 //! 2. Nobody listens there, and nothing but a socket is there.
 //! 3. The socket is made in a folder that nobody else may enter. There it gets its owner and mode, and listens.
 //! 4. It is renamed to its name, which also replaces a stale one at once. Who finds it can connect.
+//!
+//! The process knows the names of all of its sockets ([`remove_all`]): whoever ends it need not wait until their owners do.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Uid, chmodat, chownat, fchmod, fstat, mkdirat, openat,
-    renameat, unlinkat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::{
@@ -103,16 +107,74 @@ pub struct Place {
     directory: Directory,
     name: OsString,
     path: PathBuf,
-    node: Option<(u64, u64)>,
+    /// Its number among those of this process.
+    number: u64,
+}
+
+/// A name, and the socket that had it when it was made.
+#[derive(Debug)]
+struct Made {
+    directory: Directory,
+    name: OsString,
+    node: (u64, u64),
+}
+
+impl Made {
+    /// Removes the name, unless something else has it by now.
+    fn remove(&self) {
+        if self.directory.node(&self.name) == Some(self.node) {
+            let _ = self.directory.remove(&self.name);
+        }
+    }
+}
+
+/// All names that are this process's.
+static MADE: Mutex<BTreeMap<u64, Made>> = Mutex::new(BTreeMap::new());
+
+fn made() -> MutexGuard<'static, BTreeMap<u64, Made>> {
+    // Nothing is left half done there.
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the names of all sockets of this process, which is about to end.
+pub fn remove_all() {
+    std::mem::take(&mut *made()).values().for_each(Made::remove);
+}
+
+/// Removes the socket of a process that has ended without doing so; whether there was one. What is no socket, another
+/// user's, this process's, or has somebody who listens, stays.
+pub fn sweep(directory: &Directory, name: impl AsRef<OsStr>) -> bool {
+    let name = name.as_ref();
+    let Ok(found) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return false;
+    };
+    let node = (found.st_dev, found.st_ino);
+    let is_socket = FileType::from_raw_mode(found.st_mode) == FileType::Socket;
+    let is_live = made().values().any(|made| made.node == node);
+    if !is_socket || found.st_uid != own() || is_live || vacant(directory, name).is_err() {
+        return false;
+    }
+    directory.remove(name).is_ok()
 }
 
 impl Place {
     fn new(directory: &Directory, name: &OsStr) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Some(node) = directory.node(name) {
+            let (directory, name) = (directory.clone(), name.to_owned());
+            let socket = Made {
+                directory,
+                name,
+                node,
+            };
+            made().insert(number, socket);
+        }
         Self {
             directory: directory.clone(),
             name: name.to_owned(),
             path: directory.path().join(name),
-            node: directory.node(name),
+            number,
         }
     }
 
@@ -138,16 +200,15 @@ impl Place {
     }
 
     /// Leaves the name to somebody else.
-    pub fn leave(mut self) {
-        self.node = None;
+    pub fn leave(self) {
+        made().remove(&self.number);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.node.is_some() && self.directory.node(&self.name) == self.node {
-            let _ = self.directory.remove(&self.name);
-        }
+        let socket = made().remove(&self.number);
+        socket.iter().for_each(Made::remove);
     }
 }
 

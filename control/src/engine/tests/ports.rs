@@ -208,7 +208,7 @@ fn files_of_rings_go_with_their_ports() {
     assert_eq!(rings(), ["vm1.rings", "vm2.rings"]);
     // What an earlier process left.
     fs::write(folder.join("old.rings"), "").unwrap();
-    site.engine.sweep_rings();
+    site.engine.sweep_left();
     assert_eq!(rings(), ["vm1.rings", "vm2.rings"]);
     // A refused change leaves none, neither of the port that opened nor of the other; what was there stays.
     let refused = ", socket: none/such.sock";

@@ -163,3 +163,48 @@ fn of_many_that_begin_at_once_one_has_the_name() {
     assert_eq!(opened.len(), 1);
     assert_eq!(names(folder.path()), 1);
 }
+
+/// Who ends the process removes them; their owners then remove nothing that is another's.
+#[test]
+fn all_sockets_of_a_process_go_at_once() {
+    let (folder, directory) = folder();
+    let open = |name: &str| Listener::open(&directory, name, Access::OWNER).unwrap();
+    let [first, second, left] = ["a.sock", "b.sock", "c.sock"].map(open);
+    left.into_parts().1.leave();
+    fs::remove_file(folder.path().join("b.sock")).unwrap();
+    fs::write(folder.path().join("b.sock"), "precious").unwrap();
+    remove_all();
+    assert!(!folder.path().join("a.sock").exists());
+    assert!(folder.path().join("b.sock").is_file());
+    assert!(folder.path().join("c.sock").exists());
+    let other = open("a.sock");
+    drop((first, second));
+    UnixStream::connect(other.path()).unwrap();
+}
+
+#[test]
+fn what_a_dead_process_left_is_swept_and_nothing_else() {
+    let (folder, directory) = folder();
+    let path = |name: &str| folder.path().join(name);
+    let own = Listener::open(&directory, "own.sock", Access::OWNER).unwrap();
+    // Nobody accepts there, and no socket of ours is looked at by connecting to it.
+    let other = UnixListener::bind(path("other.sock")).unwrap();
+    drop(UnixListener::bind(path("dead.sock")).unwrap());
+    fs::write(path("file.sock"), "precious").unwrap();
+    symlink(path("dead.sock"), path("link.sock")).unwrap();
+    for name in [
+        "own.sock",
+        "other.sock",
+        "file.sock",
+        "link.sock",
+        "none.sock",
+    ] {
+        assert!(!sweep(&directory, name), "{name}");
+    }
+    assert!(sweep(&directory, "dead.sock"));
+    assert!(!path("dead.sock").exists() && path("own.sock").exists());
+    own.socket().set_nonblocking(true).unwrap();
+    let nobody = own.socket().accept().unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    drop(other);
+}
