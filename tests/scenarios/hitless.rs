@@ -4,11 +4,15 @@
 //!   flow ── t0 (tun) ── near ── wan0 192.0.2.1 ═══ 192.0.2.2 wan0 ── far ── t0 (tun) ── flow
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Changing, Culvert, Kind, Numbered, Pace, Part, Scenario, WINDOW, eventually};
+use culvert_tests::{
+    Changing, Culvert, Kind, Namespace, Numbered, Pace, Part, Scenario, WINDOW, eventually,
+};
 use serde_json::Value;
 
 const PARTS: [Part; 2] = [Part::Root, Part::Tun];
@@ -191,5 +195,82 @@ fn checks_of_a_real_peer_end_a_trial() -> Result<()> {
             flow.finish()?;
         }
         ground.change(Kind::Routes)
+    })
+}
+
+/// Datagrams that nobody shall get.
+fn send(from: &Namespace, source: &str, to: &str, count: u64) -> Result<()> {
+    let socket = from.enter(|| Ok(UdpSocket::bind((source, 0))?))?;
+    for _ in 0..count {
+        socket.send_to(&[7; 100], (to, 9))?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// What is lost at the near end while something is done, by name, once that is still.
+fn lost(near: &Culvert, act: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
+    let before = near.drops()?;
+    act()?;
+    let mut after = eventually("the last losses counted", PATIENCE, || {
+        let once = near.drops()?;
+        std::thread::sleep(Duration::from_millis(300));
+        Ok((near.drops()? == once).then_some(once))
+    })?;
+    for (name, count) in &mut after {
+        *count -= before.get(name).copied().unwrap_or(0);
+    }
+    after.retain(|_, count| *count > 0);
+    Ok(after)
+}
+
+/// A peer, then a port, is switched off and on: what either end sends meanwhile is lost under a name, every packet of it.
+#[test]
+fn what_is_switched_off_loses_packets_by_name() -> Result<()> {
+    let name = "what_is_switched_off_loses_packets_by_name";
+    Scenario::run(name, &PARTS, |scenario| {
+        let ground = Changing::lay(scenario)?;
+        let (near, far) = (ground.near(), ground.far());
+        let [near_space, far_space] = ground.namespaces();
+        let out = |count| send(near_space, "10.1.1.10", "10.1.2.10", count);
+        let back = |count| send(far_space, "10.1.2.10", "10.1.1.10", count);
+        let passes = || {
+            eventually("packets of the peer", PATIENCE, || {
+                let before = received(near, "rx")?;
+                back(10)?;
+                std::thread::sleep(Duration::from_millis(200));
+                Ok((received(near, "rx")? >= before + 10).then_some(()))
+            })
+        };
+        passes()?;
+
+        scenario.say("the peer is off");
+        near.call(&["peer", "down", "wg0/far"])?;
+        let there = lost(near, || out(50))?;
+        scenario.say(format!("{there:?}"));
+        ensure!(there.get("no-route") == Some(&50), "{there:?}");
+        let sent = received(far, "tx")?;
+        let here = lost(near, || back(60))?;
+        let sent = received(far, "tx")? - sent;
+        scenario.say(format!("{sent} sent, {here:?}"));
+        ensure!(sent >= 60, "{sent}");
+        ensure!(here.get("receiver-unknown") == Some(&sent), "{here:?}");
+        near.call(&["peer", "up", "wg0/far"])?;
+        passes()?;
+
+        scenario.say("the port is off");
+        near.call(&["port", "down", "t0"])?;
+        ensure!(out(1).is_err(), "the interface is there");
+        let before = received(near, "rx")?;
+        let here = lost(near, || back(70))?;
+        let heard = received(near, "rx")? - before;
+        scenario.say(format!("{heard} heard, {here:?}"));
+        ensure!(heard >= 70, "{heard}");
+        ensure!(here.get("no-route") == Some(&70), "{here:?}");
+        near.call(&["port", "up", "t0"])?;
+        near_space.ip("route replace 10.1.2.0/24 dev t0")?;
+        let none = lost(near, || out(20).and_then(|()| passes()))?;
+        ensure!(none.is_empty(), "{none:?}");
+        Ok(())
     })
 }

@@ -156,6 +156,11 @@ impl Changing {
         &self.far
     }
 
+    /// Where both are, the one that is changed first.
+    pub fn namespaces(&self) -> &[Namespace; 2] {
+        &self.namespaces
+    }
+
     /// The file of the one that is changed.
     pub fn yaml(&self) -> String {
         self.yaml_of(0)
