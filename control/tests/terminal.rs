@@ -37,11 +37,15 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
+        Self::between(&text(1), &text(2))
+    }
+
+    fn between(runs: &str, lies_there: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("c.yaml");
-        fs::write(&config, text(1)).unwrap();
+        fs::write(&config, runs).unwrap();
         let life = Run::start(&config, &folder.path().join("run"), folder.path());
-        fs::write(&config, text(2)).unwrap();
+        fs::write(&config, lies_there).unwrap();
         Self {
             folder,
             _life: life,
@@ -288,4 +292,96 @@ fn a_rollback_shows_what_it_does_and_asks() {
         assert_eq!(status.success(), networks == 1, "{}", terminal.shown());
         assert_eq!(site.networks(), networks);
     }
+}
+
+/// Whatever is long: names, addresses, what changes, what rests.
+#[test]
+fn every_table_fits_a_terminal_of_80_columns() {
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("t.key");
+    let text = culvert::keys::PrivateKey::from_bytes([1; 32]).to_base64();
+    fs::write(&key, &*text).unwrap();
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let uuid = "a5b0c9d8-1e2f-4a3b-8c7d-0123456789ab";
+    let peer = culvert::keys::PrivateKey::from_bytes([2; 32])
+        .public_key()
+        .to_base64();
+    let long = "2001:db8:1111:2222:3333:4444:5555:6666";
+    let file = |nets: &str, mac: u8, mtu: u16| {
+        format!(
+            "version: 1\nmemory: {{hugepages: off}}\nuplinks: {{{uuid}: {{driver: udp}}}}\ntunnels:\n  {uuid}:\n    \
+             uplink: {uuid}\n    listen_port: {port}\n    uapi: off\n    private_key_file: {}\n    peers: {{{uuid}: \
+             {{public_key: \"{peer}\", endpoint: \"[{long}]:51820\", allowed_ips: [{nets}]}}}}\n\
+             networks: {{{uuid}: {{gateway: [10.0.0.1/24, \"fd00::1/64\"], mtu: {mtu}, tunnel: {uuid}}}}}\n\
+             ports: {{{uuid}: {{network: {uuid}, mac: \"52:54:00:00:00:{mac:02x}\", addresses: [10.0.0.2, \"fd00::2\"]}}}}\n",
+            key.display()
+        )
+    };
+    let runs = file("10.2.0.0/16, \"fd02::/16\"", 1, 1400);
+    let comes = file(
+        "10.2.0.0/16, 10.3.0.0/16, 10.4.0.0/16, \"fd02::/16\"",
+        2,
+        1300,
+    );
+    let site = Site::between(&runs, &comes);
+    let done = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        let output = common::run(&words, &site.run_dir());
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            common::stderr(&output)
+        );
+    };
+    done(&format!("route add {uuid} 10.3.0.0/16 peer {uuid}"));
+    let message =
+        "a_message_of_one_word_that_no_table_of_eighty_characters_has_room_for_in_the_whole_world";
+    let tried = format!("apply --confirm 10m -m {message}");
+    for (line, shows) in [
+        ("diff", "rests"),
+        ("apply --dry-run", "rests"),
+        (&*tried, "waits"),
+        ("show", "PUBLIC KEY"),
+        ("show --rates", "RX PPS"),
+        ("show peers", "ENDPOINT"),
+        ("show routes", "NEXT HOP"),
+        ("show neighbors", "CONFIRMED"),
+        ("show cores", "PER BURST"),
+        ("show drops", "DROPPED AT"),
+        ("port list", "NETWORK"),
+        ("peer list", "HANDSHAKE"),
+        ("route list", "rests"),
+        ("route get 10.3.0.1", "because"),
+        ("history", "MESSAGE"),
+        ("rollback --dry-run", "changes"),
+        ("log-level", "info"),
+    ] {
+        let mut terminal = Terminal::open(&site, line);
+        terminal.wait_for(shows);
+        if line == tried {
+            // It waits for Enter there.
+            terminal.press("\x03");
+        }
+        terminal.ends();
+        let lines = terminal.lines();
+        let wide: Vec<_> = lines.iter().filter(|it| plain(it) > 80).collect();
+        assert!(wide.is_empty(), "{line}: {wide:#?}");
+    }
+    // Elsewhere nothing is cut.
+    let output = common::run(&["history", "-o", "wide"], &site.run_dir());
+    assert!(common::stdout(&output).contains(message));
+}
+
+/// How many characters of a line are seen.
+fn plain(line: &str) -> usize {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().chars().count();
+    let coloured = parts.map(|it| {
+        it.split_once('m')
+            .map_or(0, |(_, rest)| rest.chars().count())
+    });
+    first + coloured.sum::<usize>()
 }

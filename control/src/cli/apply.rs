@@ -189,12 +189,22 @@ pub(super) fn not_applied(error: ClientError, output: OutputArgs) -> Failure {
 
 /// Says what was done; what could not be done is no success, whatever else was.
 pub(super) fn tell(applied: &Applied, dry_run: bool, output: OutputArgs) -> Result<(), Failure> {
-    let _ = io::stderr().write_all(applied.warnings.as_bytes());
+    let _ = io::stderr().write_all(warnings(&applied.warnings).as_bytes());
     output.print(applied, || match dry_run {
         true => would(applied),
         false => folded(&done(applied), width(&io::stdout())),
     })?;
     failed(applied)
+}
+
+/// What is said of the whole is broken for a terminal; lines of a file, with marks below them, are not.
+fn warnings(text: &str) -> String {
+    let width = width(&io::stderr());
+    let line = |line: &str| match line.starts_with("culvert: ") {
+        true => folded(line, width),
+        false => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 fn would(applied: &Applied) -> String {

@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::args::{FileArgs, Place, StateArgs};
-use super::output::OutputArgs;
+use super::output::{OutputArgs, folded, width};
 use super::{Failure, print, wants_color};
 use crate::api::server::check_tls;
 use crate::config::{
@@ -41,7 +41,8 @@ pub(super) fn run(args: Check) -> Result<(), Failure> {
     }
     let config = told_of(&path, read)?;
     for missing in missing(&config) {
-        eprintln!("warning: {missing}");
+        let line = format!("warning: {missing}\n");
+        eprint!("{}", folded(&line, width(&io::stderr())));
     }
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::args::{self, Place};
-use super::output::{Output, OutputArgs};
+use super::output::{Output, OutputArgs, folded, width};
 use super::{Failure, apply, check, print, wants_color};
 use crate::api::bodies::{DiffBody, Side};
 use crate::api::client::ClientError;
@@ -103,7 +103,11 @@ pub(super) fn run(args: DiffCommand) -> Result<(), Failure> {
             .map_err(refused)?,
     };
     let names = [from, &to].map(|it| it.display().to_string());
-    print(&text(&diff, &names, form, wants_color(&io::stdout()))?)?;
+    let text = text(&diff, &names, form, wants_color(&io::stdout()))?;
+    print(&match form {
+        Form::Objects => folded(&text, width(&io::stdout())),
+        Form::Lines | Form::Output(_) => text,
+    })?;
     match diff.is_empty() {
         true => Ok(()),
         false => Err(Failure::Told),
@@ -254,7 +258,8 @@ pub(super) fn show(args: &ConfigShow) -> Result<(), Failure> {
 pub(super) fn would(diff: &Diff) -> String {
     let color = wants_color(&io::stdout());
     let text: String = diff.changes.iter().map(|it| object(it, color)).collect();
-    format!("{text}{}\n{}", summary(diff), rests(diff))
+    let text = format!("{text}{}\n{}", summary(diff), rests(diff));
+    folded(&text, width(&io::stdout()))
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::Failure;
 use super::args::Place;
 use super::output::{Output, OutputArgs};
 use super::show::table::{Align, Layout, Table};
-use super::{Failure, wants_color};
 use crate::api::bodies::PurgeBody;
 use crate::events::rfc3339;
 use crate::history::revision::Revision;
@@ -159,8 +159,5 @@ fn table(revisions: &[Revision], wide: bool) -> String {
         }
         table.row(row);
     }
-    table.render(Layout {
-        bold: wants_color(&std::io::stdout()),
-        width: None,
-    })
+    table.render(Layout::of_stdout(wide))
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Failure;
 use super::args::Place;
 use super::layer::{change, segment};
-use super::output::OutputArgs;
+use super::output::{Output, OutputArgs};
 use super::show::table::{Align, Layout, Table};
 use crate::layer::told::LaidObject;
 
@@ -86,7 +86,8 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
         Command::List { output, place } => {
             let mut objects = place.client().layer()?.objects;
             objects.retain(|it| it.object.starts_with("route "));
-            output.print(&objects, || table(&objects))
+            let is_wide = output.output == Some(Output::Wide);
+            output.print(&objects, || table(&objects, is_wide))
         }
     }
 }
@@ -124,7 +125,7 @@ fn next_hop(words: &[String]) -> Result<String, Failure> {
     Ok(keys.to_string())
 }
 
-fn table(objects: &[LaidObject]) -> String {
+fn table(objects: &[LaidObject], is_wide: bool) -> String {
     let heads = ["NETWORK", "TO", "NEXT HOP"].map(|head| (head, Align::Left));
     let mut table = Table::new(heads.into());
     for LaidObject {
@@ -152,10 +153,7 @@ fn table(objects: &[LaidObject]) -> String {
     }
     match table.is_empty() {
         true => String::new(),
-        false => table.render(Layout {
-            bold: false,
-            width: None,
-        }),
+        false => table.render(Layout::of_stdout(is_wide)),
     }
 }
 

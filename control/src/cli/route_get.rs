@@ -1,12 +1,13 @@
 //! `culvert route get ADDRESS [from PORT]`.
 
+use std::io;
 use std::net::IpAddr;
 
 use clap::Args;
 
 use super::Failure;
 use super::args::Reading;
-use super::output::OutputArgs;
+use super::output::{Output, OutputArgs, folded, width};
 use crate::state::Way;
 
 /// `culvert route get`.
@@ -41,7 +42,8 @@ pub(super) fn run(args: &Get) -> Result<(), Failure> {
     let ways = client.ways(args.to, port(&args.from)?)?;
     args.output.print(&ways, || {
         let text: Vec<_> = ways.iter().map(text).collect();
-        text.join("\n")
+        let is_wide = args.output.output == Some(Output::Wide);
+        folded(&text.join("\n"), width(&io::stdout()).filter(|_| !is_wide))
     })
 }
 

@@ -2,18 +2,15 @@
 //!
 //! In: names. Out: a table, or an array for programs. Never: what `culvert show` has beside it.
 
-use std::io;
-
 use clap::Args;
 
 use super::named::{self, Whose};
 use super::table::Layout;
 use super::tables::View;
-use super::wants_color;
 use crate::api::client::List;
 use crate::cli::Failure;
 use crate::cli::args::Reading;
-use crate::cli::output::{Output, OutputArgs, width};
+use crate::cli::output::{Output, OutputArgs};
 use crate::state::State;
 
 /// Which of a list.
@@ -31,14 +28,22 @@ pub(in crate::cli) struct ListArgs {
 /// Prints the ports.
 pub(in crate::cli) fn ports(args: &ListArgs) -> Result<(), Failure> {
     let state = gather(args, &[List::Ports], "ports")?;
-    let text = || view(&state, args).ports().render(layout(args));
+    let text = || {
+        view(&state, args)
+            .ports()
+            .render(Layout::of_stdout(is_wide(args)))
+    };
     args.output.print(&state.ports, text)
 }
 
 /// Prints the peers.
 pub(in crate::cli) fn peers(args: &ListArgs) -> Result<(), Failure> {
     let state = gather(args, &[List::Peers], "peers")?;
-    let text = || view(&state, args).peers().render(layout(args));
+    let text = || {
+        view(&state, args)
+            .peers()
+            .render(Layout::of_stdout(is_wide(args)))
+    };
     args.output.print(&state.peers, text)
 }
 
@@ -56,13 +61,6 @@ fn view<'s>(state: &'s State, args: &ListArgs) -> View<'s> {
         whose: None,
         rates: None,
         is_wide: is_wide(args),
-    }
-}
-
-fn layout(args: &ListArgs) -> Layout {
-    Layout {
-        bold: wants_color(&io::stdout()),
-        width: (!is_wide(args)).then(|| width(&io::stdout())).flatten(),
     }
 }
 

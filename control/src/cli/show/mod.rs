@@ -22,8 +22,8 @@ use self::named::{Told, Whose};
 use self::table::Layout;
 use self::tables::View;
 use super::args::Reading;
-use super::output::{Output, width};
-use super::{Failure, print, wants_color};
+use super::output::Output;
+use super::{Failure, print};
 use crate::api::client::List;
 use crate::state::{Part, State};
 
@@ -163,10 +163,7 @@ impl Looks<'_> {
             return Ok(text);
         }
         let is_wide = output == Some(Output::Wide);
-        let layout = Layout {
-            bold: wants_color(&io::stdout()),
-            width: (!is_wide).then(|| width(&io::stdout())).flatten(),
-        };
+        let layout = Layout::of_stdout(is_wide);
         let view = View {
             state: &now.state,
             whose: Some(&now.told),

@@ -2,7 +2,10 @@
 //!
 //! In: rows of cells. Out: text, cut to a terminal's width if it has one. Never: a number cut short.
 
-use super::super::output::folded;
+use std::io;
+
+use super::super::output::{folded, width};
+use super::super::wants_color;
 
 /// Which way a column leans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,17 @@ pub(in crate::cli) struct Layout {
     pub(in crate::cli) bold: bool,
     /// What a line may have at most; what leans left is cut for it.
     pub(in crate::cli) width: Option<usize>,
+}
+
+impl Layout {
+    /// For who reads stdout, whose lines have no end if all columns are wanted.
+    pub(in crate::cli) fn of_stdout(is_wide: bool) -> Self {
+        let stdout = io::stdout();
+        Self {
+            bold: wants_color(&stdout),
+            width: width(&stdout).filter(|_| !is_wide),
+        }
+    }
 }
 
 /// Rows below a head, each column as wide as its widest cell.
