@@ -48,6 +48,28 @@ fn the_places_of_many_removed_peers_are_free_again() {
     );
 }
 
+/// Losses are looked for in portions, between which the core does what else is due, and everybody's once a second at most.
+#[test]
+fn losses_of_many_are_looked_for_some_at_a_time() {
+    let [a] = free_ports();
+    let mut site = Site::start(crowd(a, 1_000));
+    let second = Duration::from_secs(1);
+    // The pauses of a turn, which begins when there was a longer one.
+    let mut now = clock::monotonic() + second;
+    let mut pause = |site: &mut Site| {
+        site.engine.watch_losses(now);
+        let pause = site.engine.losses.due.since(now);
+        now = now + pause;
+        pause
+    };
+    while pause(&mut site) <= second / 8 {}
+    for _ in 0..2 {
+        let pauses: Vec<_> = (0..4).map(|_| pause(&mut site)).collect();
+        assert_eq!(pauses[..3], [second / 8; 3]);
+        assert_eq!(pauses.iter().sum::<Duration>(), second);
+    }
+}
+
 /// Requests without pause leave handshakes their share of each round.
 #[test]
 fn a_storm_of_requests_does_not_starve_handshakes() {
