@@ -44,7 +44,7 @@ use crate::{
     plan::Proposal,
     report::{
         Source,
-        lists::{LIMIT, Peers, Window},
+        lists::{LIMIT, Put, Told, Which, Window},
     },
     state::{Applied, Part, Peer, State},
     uapi::{Answer, Ask, Change, Errno},
@@ -177,31 +177,48 @@ pub(super) fn report(engine: &mut Engine) -> State {
 
 /// What a command would ask for.
 fn read(source: &dyn Source, part: Option<Part>) -> Result<State, SendError> {
+    let all = Which::default();
     let mut state = State::from(source.status()?);
     for list in List::of(part) {
         match list {
-            List::Ports => state.ports = source.ports()?,
-            List::Uplinks => state.uplinks = source.uplinks()?,
-            List::Tunnels => state.tunnels = source.tunnels()?,
-            List::Peers => state.peers = peers(source)?,
-            List::Routes => state.routes = source.routes()?,
-            List::Neighbors => state.neighbors = source.neighbors()?,
-            List::Cores => state.cores = source.cores()?,
-            List::Drops => state.drops = source.drops()?,
+            List::Ports => {
+                state.ports = whole(LIMIT, |window, put| source.ports(&all, window, put))?
+            }
+            List::Uplinks => {
+                state.uplinks = whole(LIMIT, |window, put| source.uplinks(&all, window, put))?
+            }
+            List::Tunnels => {
+                state.tunnels = whole(LIMIT, |window, put| source.tunnels(&all, window, put))?
+            }
+            List::Peers => {
+                state.peers = whole(LIMIT, |window, put| source.peers(&all, window, put))?
+            }
+            List::Routes => {
+                state.routes = whole(LIMIT, |window, put| source.routes(&all, window, put))?
+            }
+            List::Neighbors => {
+                state.neighbors = whole(LIMIT, |window, put| source.neighbors(&all, window, put))?
+            }
+            List::Cores => {
+                state.cores = whole(LIMIT, |window, put| source.cores(&all, window, put))?
+            }
+            List::Drops => {
+                state.drops = whole(LIMIT, |window, put| source.drops(&all, window, put))?
+            }
         }
     }
     Ok(state)
 }
 
-fn peers(source: &dyn Source) -> Result<Vec<Peer>, SendError> {
-    let (mut peers, mut after) = (Vec::new(), None);
+/// All pages of a list, of so many items each.
+fn whole<T>(limit: usize, list: impl Fn(&Window, Put<'_, T>) -> Told) -> Result<Vec<T>, SendError> {
+    let (mut items, mut after) = (Vec::new(), None);
     loop {
-        let limit = LIMIT;
-        let page = source.peers(&Peers::default(), &Window { after, limit })?;
-        peers.extend(page.items);
-        after = page.next;
+        let before = items.len();
+        after = list(&Window { after, limit }, &mut |item| items.push(item))?;
+        assert!(items.len() - before <= limit);
         if after.is_none() {
-            return Ok(peers);
+            return Ok(items);
         }
     }
 }

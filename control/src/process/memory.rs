@@ -27,15 +27,29 @@ pub(crate) fn keep_little() {
     }
 }
 
-/// Of a text of so many bytes, what is made on the way to it or of it is worth giving back.
-const LONG: usize = 1 << 20;
+/// What a piece of work may leave behind, in bytes: the next one takes it, and whoever allocates meanwhile waits for no
+/// tidying up.
+const LITTLE: usize = 4 << 20;
 
-/// Gives back what is free after a text of so many bytes was read or written, if that is long. What was made of it must
-/// be gone by then.
-pub(crate) fn give_back_after(text: usize) {
-    if text >= LONG {
+/// Does work of which nothing stays but its answer, of so many bytes, and gives back what is free if the process has grown
+/// by more. How long the answer is says little of what was made on the way to it.
+pub(crate) fn keeping_flat<T>(work: impl FnOnce() -> T, size: impl FnOnce(&T) -> usize) -> T {
+    let before = resident();
+    let answer = work();
+    let flat = before.saturating_add(size(&answer)).saturating_add(LITTLE);
+    if resident() > flat {
         give_back();
     }
+    answer
+}
+
+/// The process's memory, in bytes; of a system that doesn't say, none.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|text| text.parse().ok());
+    pages
+        .unwrap_or(0_usize)
+        .saturating_mul(rustix::param::page_size())
 }
 
 /// Gives back what is free. It takes some milliseconds per hundred megabytes, in which who allocates may have to wait.
@@ -44,5 +58,30 @@ pub(crate) fn give_back() {
     // SAFETY: it takes no pointer, changes nothing that is allocated, and may be called by any thread at any time.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+#[cfg(all(test, target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// Many small pieces, and one that stays at the end of the heap.
+    fn litter() -> (Vec<String>, String) {
+        let all = (0..64_000).map(|_| "x".repeat(1_000)).collect();
+        (all, "y".repeat(1_000))
+    }
+
+    #[test]
+    fn what_work_has_left_is_given_back() {
+        keep_little();
+        std::thread::spawn(|| {
+            let before = resident();
+            let last = keeping_flat(|| litter().1, |_| 0);
+            let after = resident();
+            assert!(last.starts_with('y'));
+            assert!(after < before + (16 << 20), "{before} {after}");
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -6,13 +6,14 @@
 //! A page takes a fraction of a millisecond of the core; between two of them it does what else is due.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use culvert_dataplane::{
-    shared::{peer::Peer as Cell, snapshot::Snapshot},
+    shared::{ids::TunnelIndex, leaves::Leaves, peer::Peer as Cell, snapshot::Snapshot},
     worker::WorkerStats,
 };
 use culvert_stack::NeighborInfo;
@@ -33,21 +34,45 @@ pub const TUNNELS: usize = 64;
 /// Ports of a page: each has its rings' counters summed.
 pub const PORTS: usize = 32;
 
-/// One look at what the core has. What is asked for by its name or key is told in that order, as far as it is there.
+/// What is asked for by its name or key, each with what is told of it, if it is there. It is the asker's memory, which the
+/// core fills in and gives back: so the core takes and frees none for it, and waits for nobody who tidies up his.
+pub type Asked<K, T> = Vec<(K, Option<T>)>;
+
+/// Lost packets by reason.
+pub type Lost = BTreeMap<String, u64>;
+
+/// One look at what the core has.
 #[derive(Debug)]
 pub enum Look {
     /// What is desired, and what is few.
     Head(Reply<Box<Head>>),
     /// Ports.
-    Ports(Vec<Name>, Reply<Vec<Option<Port>>>),
+    Ports(Asked<Name, Port>, Reply<Asked<Name, Port>>),
+    /// What ports have lost.
+    Losses(Asked<Name, Lost>, Reply<Asked<Name, Lost>>),
     /// Tunnels, without their drift.
-    Tunnels(Vec<Name>, Reply<Vec<Option<Tunnel>>>),
+    Tunnels(Asked<Name, Tunnel>, Reply<Asked<Name, Tunnel>>),
     /// Peers of one tunnel.
-    Peers(Name, Vec<PublicKey>, Reply<Vec<Option<PeerSight>>>),
+    Peers(
+        Name,
+        Asked<PublicKey, PeerSight>,
+        Reply<Asked<PublicKey, PeerSight>>,
+    ),
+    /// All peers' counters, and whose tunnels are which.
+    Cells(Reply<Cells>),
     /// What workers go by.
     Snapshot(Reply<Arc<Snapshot>>),
     /// What stacks know of their neighbors: each has a bounded table.
     Neighbors(Reply<Vec<NeighborSight>>),
+}
+
+/// The counters of all peers that are there.
+#[derive(Debug)]
+pub struct Cells {
+    /// By their places.
+    pub peers: Leaves<Arc<Cell>>,
+    /// The names of their tunnels.
+    pub tunnels: Vec<(TunnelIndex, Name)>,
 }
 
 /// What every reader begins with.

@@ -3,15 +3,17 @@
 //! In: what is desired, in its order; what the control core tells of it, a page at a time. Out: what a [`Source`] is
 //! asked for. Never: the core's time for more than a page, or for a peer's text; a secret.
 //!
-//! Rooms: [`look`] what the core is asked, [`peers`], [`routes`], [`neighbors`], [`cores`], [`way`], [`lists`] what is
-//! made of it, [`called`] who is meant by a name; [`survey`] what metrics are made of.
+//! Rooms: [`look`] what the core is asked, [`ports`], [`peers`], [`routes`], [`neighbors`], [`cores`], [`drops`], [`way`]
+//! what is made of it, [`lists`] pages, [`called`] who is meant by a name; [`survey`] what metrics are made of.
 
 pub mod called;
 mod cores;
+mod drops;
 pub mod lists;
 pub mod look;
 mod neighbors;
 mod peers;
+mod ports;
 mod routes;
 mod survey;
 pub mod way;
@@ -23,17 +25,17 @@ use culvert_dataplane::shared::{clock, drops::DropReason};
 pub(crate) use self::{peers::standing, survey::Survey};
 
 use self::{
-    lists::{Page, Window},
-    look::{Head, Look},
+    lists::{Put, Told, Which, Window, among},
+    look::{Asked, Head, Look},
 };
 use crate::{
     api::{Reply, Request, Requester, SendError, ask},
-    config::Name,
     history::pending::{Sight, Thing},
     state::{Core, Drop, Neighbor, Peer, Port, Route, Status, Tunnel, Uplink},
 };
 
-/// What the API's resources read. Any of it may wait for the core, page after page.
+/// What the API's resources read: lists tell the items of a page one after the other. Any of it may wait for the core,
+/// page after page.
 pub trait Source: Send + Sync {
     /// What the process is, and what it runs.
     ///
@@ -41,30 +43,30 @@ pub trait Source: Send + Sync {
     ///
     /// When the engine has ended, as with all of these.
     fn status(&self) -> Result<Status, SendError>;
-    /// Ports, in the configuration's order.
+    /// Ports.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn ports(&self) -> Result<Vec<Port>, SendError>;
+    fn ports(&self, which: &Which, window: &Window, put: Put<'_, Port>) -> Told;
     /// Uplinks.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn uplinks(&self) -> Result<Vec<Uplink>, SendError>;
+    fn uplinks(&self, which: &Which, window: &Window, put: Put<'_, Uplink>) -> Told;
     /// Tunnels, without a look at their peers.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError>;
-    /// A page of the peers.
+    fn tunnels(&self, which: &Which, window: &Window, put: Put<'_, Tunnel>) -> Told;
+    /// Peers.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn peers(&self, which: &lists::Peers, window: &Window) -> Result<Page<Peer>, SendError>;
+    fn peers(&self, which: &Which, window: &Window, put: Put<'_, Peer>) -> Told;
     /// Routes.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn routes(&self) -> Result<Vec<Route>, SendError>;
+    fn routes(&self, which: &Which, window: &Window, put: Put<'_, Route>) -> Told;
     /// Neighbors.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError>;
-    /// The control core, then the workers.
+    fn neighbors(&self, which: &Which, window: &Window, put: Put<'_, Neighbor>) -> Told;
+    /// The control core, and the workers.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn cores(&self) -> Result<Vec<Core>, SendError>;
+    fn cores(&self, which: &Which, window: &Window, put: Put<'_, Core>) -> Told;
     /// Every drop counter that is not zero.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
-    fn drops(&self) -> Result<Vec<Drop>, SendError>;
+    fn drops(&self, which: &Which, window: &Window, put: Put<'_, Drop>) -> Told;
 }
 
 /// The engine tells it.
@@ -79,41 +81,40 @@ impl Source for Requester {
         Ok(status)
     }
 
-    fn ports(&self) -> Result<Vec<Port>, SendError> {
-        Reader::open(self)?.ports()
+    fn ports(&self, which: &Which, window: &Window, put: Put<'_, Port>) -> Told {
+        Reader::open(self)?.list_ports(which, window, put)
     }
 
-    fn uplinks(&self) -> Result<Vec<Uplink>, SendError> {
-        Ok(Reader::open(self)?.head.uplinks)
+    fn uplinks(&self, which: &Which, window: &Window, put: Put<'_, Uplink>) -> Told {
+        let all = Reader::open(self)?.head.uplinks;
+        let key = |it: &Uplink| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError> {
-        Reader::open(self)?.tunnels()
+    fn tunnels(&self, which: &Which, window: &Window, put: Put<'_, Tunnel>) -> Told {
+        Reader::open(self)?.list_tunnels(which, window, put)
     }
 
-    fn peers(&self, which: &lists::Peers, window: &Window) -> Result<Page<Peer>, SendError> {
-        lists::peers(self, which, window)
+    fn peers(&self, which: &Which, window: &Window, put: Put<'_, Peer>) -> Told {
+        Reader::open(self)?.list_peers(which, window, put)
     }
 
-    fn routes(&self) -> Result<Vec<Route>, SendError> {
-        Ok(Reader::open(self)?.routes())
+    fn routes(&self, which: &Which, window: &Window, put: Put<'_, Route>) -> Told {
+        Ok(Reader::open(self)?.list_routes(which, window, put))
     }
 
-    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError> {
-        Reader::open(self)?.neighbors()
+    fn neighbors(&self, which: &Which, window: &Window, put: Put<'_, Neighbor>) -> Told {
+        Reader::open(self)?.list_neighbors(which, window, put)
     }
 
-    fn cores(&self) -> Result<Vec<Core>, SendError> {
-        Ok(Reader::open(self)?.cores())
+    fn cores(&self, which: &Which, window: &Window, put: Put<'_, Core>) -> Told {
+        let all = Reader::open(self)?.cores();
+        let key = |it: &Core| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn drops(&self) -> Result<Vec<Drop>, SendError> {
-        let reader = Reader::open(self)?;
-        Ok(all_drops(
-            &reader.ports()?,
-            &reader.peers()?,
-            &reader.head.uplinks,
-        ))
+    fn drops(&self, which: &Which, window: &Window, put: Put<'_, Drop>) -> Told {
+        Reader::open(self)?.list_drops(which, window, put)
     }
 }
 
@@ -143,36 +144,16 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn ports(&self) -> Result<Vec<Port>, SendError> {
-        let ports = self.head.desired.ports();
-        let names: Vec<_> = ports.map(|port| &port.name).collect();
-        let ports = self.pages(
-            names,
-            look::PORTS,
-            |name: &&Name| Name::clone(name),
-            Look::Ports,
-        )?;
-        Ok(ports.into_iter().map(|(_, port)| port).collect())
-    }
-
-    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError> {
-        let desired = &self.head.desired;
-        let tunnels = &desired.file().tunnels;
-        let names: Vec<_> = tunnels.iter().map(|tunnel| &tunnel.name).collect();
-        let tunnels = self.pages(
-            names,
-            look::TUNNELS,
-            |name: &&Name| Name::clone(name),
-            Look::Tunnels,
-        )?;
-        let drifted = |(name, tunnel): (&Name, Tunnel)| Tunnel {
-            drift: match self.head.is_lone {
-                true => Vec::new(),
-                false => desired.tunnel_drift(name),
-            },
-            ..tunnel
-        };
-        Ok(tunnels.into_iter().map(drifted).collect())
+    /// Asks for what is known of these, a page at most.
+    fn ask<K, T>(
+        &self,
+        asked: Asked<K, T>,
+        look: impl FnOnce(Asked<K, T>, Reply<Asked<K, T>>) -> Look,
+    ) -> Result<Asked<K, T>, SendError> {
+        if asked.is_empty() {
+            return Ok(asked);
+        }
+        ask(self.requester, |reply| Request::Look(look(asked, reply)))
     }
 
     /// Asks for what is known of these, so many at a time; what is gone by now is left out.
@@ -181,16 +162,16 @@ impl<'r> Reader<'r> {
         items: Vec<I>,
         at_once: usize,
         key: impl Fn(&I) -> K,
-        look: impl Fn(Vec<K>, Reply<Vec<Option<T>>>) -> Look,
+        look: impl Fn(Asked<K, T>, Reply<Asked<K, T>>) -> Look,
     ) -> Result<Vec<(I, T)>, SendError> {
         let mut all = Vec::with_capacity(items.len());
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
             let page: Vec<_> = items.by_ref().take(at_once).collect();
-            let keys = page.iter().map(&key).collect();
-            let told = ask(self.requester, |reply| Request::Look(look(keys, reply)))?;
+            let asked = page.iter().map(|item| (key(item), None)).collect();
+            let told = self.ask(asked, &look)?;
             let known = page.into_iter().zip(told);
-            all.extend(known.filter_map(|(item, told)| Some((item, told?))));
+            all.extend(known.filter_map(|(item, (_, told))| Some((item, told?))));
         }
         Ok(all)
     }
@@ -207,14 +188,17 @@ pub(crate) fn look_at(requester: &Requester, things: &[Thing]) -> Vec<Sight> {
 fn sight(requester: &Requester, thing: &Thing) -> Result<Sight, SendError> {
     match thing {
         Thing::Port(name) => {
-            let look = |reply| Request::Look(Look::Ports(vec![name.clone()], reply));
-            let seen = ask(requester, look)?.into_iter().next().flatten();
+            let look = |reply| Request::Look(Look::Ports(vec![(name.clone(), None)], reply));
+            let seen = ask(requester, look)?.into_iter().next();
+            let seen = seen.and_then(|(_, seen)| seen);
             let up = seen.is_some_and(|port| port.link_up);
             Ok(Sight { up, heard: None })
         }
         Thing::Peer(tunnel, _, key) => {
-            let look = |reply| Request::Look(Look::Peers(tunnel.clone(), vec![*key], reply));
-            let seen = ask(requester, look)?.into_iter().next().flatten();
+            let look =
+                |reply| Request::Look(Look::Peers(tunnel.clone(), vec![(*key, None)], reply));
+            let seen = ask(requester, look)?.into_iter().next();
+            let seen = seen.and_then(|(_, seen)| seen);
             Ok(seen.map_or_else(Sight::default, |sight| Sight {
                 up: peers::answers(&sight, clock::now()),
                 heard: Some(sight.cell.traffic.rx_packets.load(Ordering::Relaxed)),
@@ -227,27 +211,5 @@ fn sight(requester: &Requester, thing: &Thing) -> Result<Sight, SendError> {
 pub(crate) fn named(drops: impl Iterator<Item = (DropReason, u64)>) -> BTreeMap<String, u64> {
     drops
         .map(|(reason, n)| (reason.name().to_owned(), n))
-        .collect()
-}
-
-/// Every counter that is not zero, with its scope.
-fn all_drops(ports: &[Port], peers: &[Peer], uplinks: &[Uplink]) -> Vec<Drop> {
-    let ports = ports.iter().map(|p| (format!("port {}", p.name), &p.drops));
-    let peers = peers
-        .iter()
-        .map(|p| (format!("peer {}/{}", p.tunnel, p.name), &p.drops));
-    let uplinks = uplinks
-        .iter()
-        .map(|u| (format!("uplink {}", u.name), &u.drops));
-    ports
-        .chain(peers)
-        .chain(uplinks)
-        .flat_map(|(scope, drops)| {
-            drops.iter().map(move |(reason, &packets)| Drop {
-                scope: scope.clone(),
-                reason: reason.clone(),
-                packets,
-            })
-        })
         .collect()
 }

@@ -1,8 +1,9 @@
 //! Neighbors of networks and uplinks.
 //!
-//! In: what stacks know, the configured ports. Out: neighbors as they are shown. Never: a question to a neighbor.
+//! In: what stacks know, the configured ports. Out: neighbors as they are shown. Never: a question to a neighbor; the text
+//! of one that is not told.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
 
 use culvert_dataplane::shared::clock;
 use culvert_stack::NeighborState;
@@ -10,23 +11,92 @@ use culvert_wireguard::Instant;
 
 use super::{
     Reader,
+    lists::{Pick, Put, Told, Which, Window},
     look::{Look, NeighborSight},
 };
 use crate::{
-    api::{Request, SendError, ask},
+    api::{Request, ask},
     config,
     state::Neighbor,
 };
 
+/// Who knows of it.
+#[derive(Clone, Copy)]
+enum Known<'n> {
+    Stack(&'n NeighborSight),
+    Port(&'n config::Port, IpAddr),
+}
+
+/// A neighbor's place in the list: `network` or `uplink`, its name, the address.
+type Key<'n> = (&'n str, &'n str, Option<IpAddr>);
+
+/// Of a page's `next`; what it doesn't say comes ahead of all that has it.
+fn parse(text: &str) -> Key<'_> {
+    let mut words = text.splitn(3, ' ');
+    let mut word = || words.next().unwrap_or_default();
+    (word(), word(), word().parse().ok())
+}
+
+impl<'n> Known<'n> {
+    fn key(self) -> Key<'n> {
+        match self {
+            Self::Stack(sight) => ("uplink", sight.uplink.as_str(), Some(sight.known.address)),
+            Self::Port(port, address) => ("network", port.network.as_str(), Some(address)),
+        }
+    }
+
+    fn is_wanted(self, which: &Which) -> bool {
+        let (kind, place, address) = self.key();
+        let is_named = |name: &str| name.split_once(' ') == Some((kind, place));
+        let port = match self {
+            Self::Stack(_) => None,
+            Self::Port(port, _) => Some(port.name.as_str()),
+        };
+        which.name.as_deref().is_none_or(is_named)
+            && (which.is_like([place].into_iter().chain(port))
+                || address.is_some_and(|address| which.is_like_text(address)))
+    }
+
+    fn shown(self, now: Instant) -> Neighbor {
+        match self {
+            Self::Stack(sight) => of_uplink(sight, now),
+            Self::Port(port, address) => of_port(port, address),
+        }
+    }
+}
+
 impl Reader<'_> {
-    pub(super) fn neighbors(&self) -> Result<Vec<Neighbor>, SendError> {
+    /// A page of the neighbors.
+    pub(super) fn list_neighbors(
+        &self,
+        which: &Which,
+        window: &Window,
+        put: Put<'_, Neighbor>,
+    ) -> Told {
         let known = ask(self.requester, |reply| {
             Request::Look(Look::Neighbors(reply))
         })?;
+        let stacks = known.iter().map(Known::Stack);
+        let ports = self.open_ports().flat_map(|port| {
+            let addresses = port.addresses.iter();
+            addresses.map(move |address| Known::Port(port, *address))
+        });
+        let mut pick = Pick::new(window.after.as_deref().map(parse), window.limit);
+        for known in stacks.chain(ports) {
+            if pick.wants(&known.key()) && known.is_wanted(which) {
+                pick.offer(known.key(), known);
+            }
+        }
+        let (shown, is_more) = pick.done();
         let now = clock::monotonic();
-        let mut neighbors: Vec<_> = known.iter().map(|sight| of_uplink(sight, now)).collect();
-        neighbors.extend(self.open_ports().flat_map(of_port));
-        Ok(neighbors)
+        let mut last = None;
+        for (_, known) in shown {
+            let neighbor = known.shown(now);
+            last = Some((neighbor.place.clone(), neighbor.address));
+            put(neighbor);
+        }
+        let next = last.filter(|_| is_more);
+        Ok(next.map(|(place, address)| format!("{place} {address}")))
     }
 
     /// The ports whose guests may be there.
@@ -56,13 +126,13 @@ fn of_uplink(sight: &NeighborSight, now: Instant) -> Neighbor {
     }
 }
 
-fn of_port(port: &config::Port) -> impl Iterator<Item = Neighbor> {
-    port.addresses.iter().map(|&address| Neighbor {
+fn of_port(port: &config::Port, address: IpAddr) -> Neighbor {
+    Neighbor {
         place: format!("network {}", port.network),
         address,
         mac: Some(port.mac.to_string()),
         state: "static".into(),
         age_s: None,
         port: Some(port.name.to_string()),
-    })
+    }
 }

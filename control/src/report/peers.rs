@@ -9,6 +9,7 @@ use culvert_wireguard::Now;
 
 use super::{
     Reader,
+    lists::Named,
     look::{self, Look, PeerSight},
     named,
 };
@@ -19,38 +20,31 @@ use crate::{
 };
 
 impl Reader<'_> {
-    pub(super) fn peers(&self) -> Result<Vec<Peer>, SendError> {
-        let mut peers = Vec::new();
-        for tunnel in &self.head.desired.file().tunnels {
-            let name = &tunnel.name;
-            let all = self.head.desired.peers(name).collect();
-            peers.extend(self.told(name, all)?);
-        }
-        Ok(peers)
-    }
-
-    /// Peers of a tunnel, in that order, as they are shown.
-    pub(super) fn told(
+    /// Peers of one tunnel, as they are shown; nothing of those that are gone. At most a page of the core's.
+    pub(super) fn told<'p>(
         &self,
-        tunnel: &Name,
-        peers: Vec<&Arc<config::Peer>>,
-    ) -> Result<Vec<Peer>, SendError> {
-        let enabled = peers.iter().copied().filter(|peer| peer.enabled);
-        let mut seen = self.sights_of(tunnel, enabled.collect())?.into_iter();
-        let mut next = seen.next();
+        peers: &[Named<'p>],
+    ) -> Result<Vec<(Named<'p>, Option<Peer>)>, SendError> {
+        let Some(&(tunnel, _)) = peers.first() else {
+            return Ok(Vec::new());
+        };
+        let enabled = peers.iter().filter(|(_, peer)| peer.enabled);
+        let asked = enabled.map(|(_, peer)| (peer.public_key, None)).collect();
+        let look = |asked, reply| Look::Peers(tunnel.clone(), asked, reply);
+        let mut seen = self.ask(asked, look)?.into_iter();
         let now = clock::now();
-        let tell = |config: &Arc<config::Peer>| {
+        let tell = |&(tunnel, config): &Named<'p>| {
             if !config.enabled {
-                return Some(configured(tunnel, config));
+                return ((tunnel, config), Some(configured(tunnel, config)));
             }
-            let (_, sight) = next.take_if(|(seen, _)| Arc::ptr_eq(seen, config))?;
-            next = seen.next();
-            Some(Peer {
+            let sight = seen.next().and_then(|(_, sight)| sight);
+            let told = sight.map(|sight| Peer {
                 drift: self.drift(tunnel, config),
                 ..peer(tunnel, config, &sight, now)
-            })
+            });
+            ((tunnel, config), told)
         };
-        Ok(peers.into_iter().filter_map(tell).collect())
+        Ok(peers.iter().map(tell).collect())
     }
 
     /// What the core tells of a tunnel's peers.
@@ -68,7 +62,7 @@ impl Reader<'_> {
         peers: Vec<&'p Arc<config::Peer>>,
     ) -> Result<Vec<(&'p Arc<config::Peer>, PeerSight)>, SendError> {
         let key = |peer: &&Arc<config::Peer>| peer.public_key;
-        let look = |keys, reply| Look::Peers(tunnel.clone(), keys, reply);
+        let look = |asked, reply| Look::Peers(tunnel.clone(), asked, reply);
         self.pages(peers, look::PEERS, key, look)
     }
 

@@ -239,12 +239,10 @@ impl Reader<'_> {
 
     /// The longest prefix that leads there, and its route.
     fn best(&self, network: &Network, to: IpAddr) -> Option<(IpNet, Route)> {
-        let routes = self.routes_of(network).into_iter();
-        let matching = routes.filter_map(|route| {
-            let net: IpNet = route.to.parse().ok()?;
-            net.contains(&to).then_some((net, route))
-        });
-        matching.max_by_key(|(net, _)| net.prefix_len())
+        let lines = self.routes_of(network);
+        let matching = lines.filter(|line| line.to.is_some_and(|net| net.contains(&to)));
+        let best = matching.max_by_key(|line| line.to.map(|net| net.prefix_len()))?;
+        Some((best.to?, Route::from(&best)))
     }
 }
 

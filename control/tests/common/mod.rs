@@ -17,8 +17,7 @@ use culvert::api::{self, ApplyError, Request, Requester, SendError};
 use culvert::config::{self, Config};
 use culvert::plan::Layers;
 use culvert::report::Source;
-use culvert::report::called::Called as _;
-use culvert::report::lists::{Page, Peers, Window};
+use culvert::report::lists::{Put, Told, Which, Window, among};
 use culvert::state::{
     Applied, Core, Drop, Log, Neighbor, Peer, Port, Route, State, Status, Traffic, Tunnel, Uplink,
 };
@@ -173,41 +172,52 @@ impl Source for Script {
         })
     }
 
-    fn ports(&self) -> Result<Vec<Port>, SendError> {
-        self.told(&self.state.ports)
+    fn ports(&self, which: &Which, window: &Window, put: Put<'_, Port>) -> Told {
+        let all = self.told(&self.state.ports)?;
+        let key = |it: &Port| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn uplinks(&self) -> Result<Vec<Uplink>, SendError> {
-        self.told(&self.state.uplinks)
+    fn uplinks(&self, which: &Which, window: &Window, put: Put<'_, Uplink>) -> Told {
+        let all = self.told(&self.state.uplinks)?;
+        let key = |it: &Uplink| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn tunnels(&self) -> Result<Vec<Tunnel>, SendError> {
-        self.told(&self.state.tunnels)
+    fn tunnels(&self, which: &Which, window: &Window, put: Put<'_, Tunnel>) -> Told {
+        let all = self.told(&self.state.tunnels)?;
+        let key = |it: &Tunnel| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn peers(&self, which: &Peers, window: &Window) -> Result<Page<Peer>, SendError> {
-        let is_wanted = |it: &&Peer| which.like.as_ref().is_none_or(|like| it.is_called(like));
-        let wanted: Vec<_> = self.state.peers.iter().filter(is_wanted).collect();
-        let page = Page::of(wanted, window, |it| format!("{}/{}", it.tunnel, it.name));
-        let items = page.items.into_iter().cloned().collect();
-        let next = page.next;
-        self.told(&Page { items, next })
+    fn peers(&self, which: &Which, window: &Window, put: Put<'_, Peer>) -> Told {
+        let all = self.told(&self.state.peers)?;
+        let key = |it: &Peer| format!("{}/{}", it.tunnel, it.name);
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn routes(&self) -> Result<Vec<Route>, SendError> {
-        self.told(&self.state.routes)
+    fn routes(&self, which: &Which, window: &Window, put: Put<'_, Route>) -> Told {
+        let all = self.told(&self.state.routes)?;
+        let key = |it: &Route| format!("{} {}", it.table, it.to);
+        Ok(among(all, (which, window), |it| &it.table, key, put))
     }
 
-    fn neighbors(&self) -> Result<Vec<Neighbor>, SendError> {
-        self.told(&self.state.neighbors)
+    fn neighbors(&self, which: &Which, window: &Window, put: Put<'_, Neighbor>) -> Told {
+        let all = self.told(&self.state.neighbors)?;
+        let key = |it: &Neighbor| format!("{} {}", it.place, it.address);
+        Ok(among(all, (which, window), |it| &it.place, key, put))
     }
 
-    fn cores(&self) -> Result<Vec<Core>, SendError> {
-        self.told(&self.state.cores)
+    fn cores(&self, which: &Which, window: &Window, put: Put<'_, Core>) -> Told {
+        let all = self.told(&self.state.cores)?;
+        let key = |it: &Core| it.name.clone();
+        Ok(among(all, (which, window), |it| &it.name, key, put))
     }
 
-    fn drops(&self) -> Result<Vec<Drop>, SendError> {
-        self.told(&self.state.drops)
+    fn drops(&self, which: &Which, window: &Window, put: Put<'_, Drop>) -> Told {
+        let all = self.told(&self.state.drops)?;
+        let key = |it: &Drop| format!("{} {}", it.scope, it.reason);
+        Ok(among(all, (which, window), |it| &it.scope, key, put))
     }
 }
 

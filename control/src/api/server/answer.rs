@@ -14,9 +14,14 @@ use crate::config;
 
 pub(super) fn json(answer: &impl Serialize) -> Response {
     match serde_json::to_vec(answer) {
-        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(text) => written(text),
         Err(_) => failed("the answer could not be written"),
     }
+}
+
+/// An answer that is written already.
+pub(super) fn written(text: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 pub(super) fn refused(error: ApplyError) -> Response {

@@ -124,6 +124,12 @@ impl Desk {
         self.caller.as_ref().map_or_else(unknown, Whose::of)
     }
 
+    /// Of those who ask as this one may.
+    pub(super) fn reading(&self) -> &Reading {
+        let writes = self.caller.as_ref().and_then(|it| it.role) == Some(Role::Write);
+        if writes { &self.writers } else { &self.readers }
+    }
+
     /// A long body, whole. Nobody waits for it meanwhile.
     pub(super) async fn text(&self, request: Request) -> Result<Text, Response> {
         let max = self.body_max.load(Ordering::Relaxed);
@@ -160,17 +166,15 @@ impl Desk {
         work: impl FnOnce() -> Response + Send + 'static,
     ) -> Response {
         let end = Instant::now() + self.patience;
-        let writes = self.caller.as_ref().and_then(|it| it.role) == Some(Role::Write);
-        let reading = if writes { &self.writers } else { &self.readers };
+        let reading = self.reading();
         let Some(turn) = reading.turns.turn(self.whose(), end).await else {
             let error = "others are answered, and take long: try again";
             return plain(StatusCode::SERVICE_UNAVAILABLE, error);
         };
         // Whoever gave up waiting has a turn as long as its thread works.
         let working = spawn_blocking(move || {
-            let answer = work();
-            let len = answer.body().size_hint().lower();
-            memory::give_back_after(usize::try_from(len).unwrap_or(usize::MAX));
+            let len = |it: &Response| usize::try_from(it.body().size_hint().lower());
+            let answer = memory::keeping_flat(work, |it| len(it).unwrap_or(usize::MAX));
             (answer, turn)
         });
         match timeout_at(end, working).await {

@@ -19,7 +19,6 @@ use crate::api::keys::May;
 use crate::config::{self, Config};
 use crate::history::NotRestored;
 use crate::plan::{Diff, Layers};
-use crate::process::memory;
 
 pub(super) fn routes() -> Routes {
     Routes::default()
@@ -59,15 +58,12 @@ async fn diff(desk: Desk, request: Request) -> Response {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    let work = move || {
-        let len = text.bytes.len();
-        let answer = match serde_json::from_slice(&text.bytes) {
-            Ok(body) => compared(&requester, caller.as_ref(), body),
-            Err(error) => unread(&error),
-        };
-        drop(text);
-        memory::give_back_after(len);
-        answer
+    let work = move || match serde_json::from_slice(&text.bytes) {
+        Ok(body) => {
+            drop(text);
+            compared(&requester, caller.as_ref(), body)
+        }
+        Err(error) => unread(&error),
     };
     desk.in_turn(work).await
 }

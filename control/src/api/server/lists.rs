@@ -10,13 +10,12 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{json, plain, unavailable};
+use super::answer::{failed, json, plain, unavailable, written};
 use super::asked::{Asked, Named};
 use super::desk::Desk;
 use super::routes::{About, Routes};
-use crate::api::SendError;
-use crate::report::called::Called;
-use crate::report::lists::{LIMIT, PAGE, Page, Peers, Window};
+use crate::report::Source;
+use crate::report::lists::{LIMIT, PAGE, Page, Put, Told, Which, Window};
 use crate::state::{Core, Drop, Neighbor, Peer, Port, Route, Tunnel, Uplink};
 
 pub(super) fn routes() -> Routes {
@@ -181,61 +180,67 @@ fn label(said: Option<String>) -> Result<Option<(String, String)>, String> {
     }
 }
 
-async fn peers(desk: Desk, Asked(asked): Asked<PeersListed>) -> Response {
-    let window = match window(asked.after, asked.limit) {
-        Ok(window) => window,
+/// A page of a list.
+async fn page<T: Serialize + 'static>(
+    desk: Desk,
+    asked: Result<(Which, Window), String>,
+    list: List<T>,
+) -> Response {
+    let (which, window) = match asked {
+        Ok(asked) => asked,
         Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
-    };
-    let label = match label(asked.label) {
-        Ok(label) => label,
-        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
-    };
-    let which = Peers {
-        label,
-        tunnel: asked.tunnel,
-        name: asked.name,
-        like: asked.like,
-        state: asked.state.map(|state| state.word().to_owned()),
     };
     let read = Arc::clone(&desk.read);
-    let work = move || told(read.peers(&which, &window));
-    desk.in_turn(work).await
-}
-
-fn told(answer: Result<impl Serialize, SendError>) -> Response {
-    match answer {
-        Ok(answer) => json(&answer),
-        Err(error) => unavailable(error),
-    }
-}
-
-/// All items of a kind.
-type All<T> = fn(&Desk) -> Result<Vec<T>, SendError>;
-
-/// A page of those of them that have the name that is asked for.
-async fn page<T: Called + Serialize + 'static>(
-    desk: Desk,
-    asked: Listed,
-    all: impl FnOnce(&Desk) -> Result<Vec<T>, SendError> + Send + 'static,
-    name: fn(&T) -> &str,
-    key: fn(&T) -> String,
-) -> Response {
-    let window = match window(asked.after, asked.limit) {
-        Ok(window) => window,
-        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
-    };
-    let reader = desk.clone();
     let work = move || {
-        let page = all(&reader).map(|mut items| {
-            items.retain(|item| {
-                let is_named = asked.name.as_ref().is_none_or(|it| it == name(item));
-                is_named && asked.like.as_ref().is_none_or(|it| item.is_called(it))
-            });
-            Page::of(items, &window, key)
-        });
-        told(page)
+        let mut text = Text::new();
+        let told = list(&*read, &which, &window, &mut |item| text.put(&item));
+        told.map_or_else(unavailable, |next| text.end(next.as_deref()))
     };
     desk.in_turn(work).await
+}
+
+/// A list of the source's.
+type List<T> = fn(&(dyn Source + 'static), &Which, &Window, Put<'_, T>) -> Told;
+
+/// A [`Page`], written item by item: so none of them is kept, however many there are.
+struct Text {
+    bytes: Vec<u8>,
+    is_whole: bool,
+}
+
+impl Text {
+    const BEGIN: &'static [u8] = b"{\"items\":[";
+
+    fn new() -> Self {
+        Self {
+            bytes: Self::BEGIN.to_vec(),
+            is_whole: true,
+        }
+    }
+
+    fn put(&mut self, item: &impl Serialize) {
+        if self.bytes.len() > Self::BEGIN.len() {
+            self.bytes.push(b',');
+        }
+        self.write(item);
+    }
+
+    fn write(&mut self, value: &impl Serialize) {
+        self.is_whole &= serde_json::to_writer(&mut self.bytes, value).is_ok();
+    }
+
+    fn end(mut self, next: Option<&str>) -> Response {
+        self.bytes.push(b']');
+        if let Some(next) = next {
+            self.bytes.extend_from_slice(b",\"next\":");
+            self.write(&next);
+        }
+        self.bytes.push(b'}');
+        match self.is_whole {
+            true => written(self.bytes),
+            false => failed("the answer could not be written"),
+        }
+    }
 }
 
 /// The one of that name.
@@ -243,118 +248,111 @@ async fn one<T: Serialize + 'static>(
     desk: Desk,
     wanted: String,
     kind: &'static str,
-    all: All<T>,
-    name: fn(&T) -> &str,
+    list: List<T>,
 ) -> Response {
-    let reader = desk.clone();
-    let work = move || match all(&reader) {
-        Ok(items) => match items.iter().find(|item| name(item) == wanted) {
-            Some(item) => json(item),
-            None => plain(
-                StatusCode::NOT_FOUND,
-                &format!("there is no {kind} {wanted:.200}"),
-            ),
-        },
-        Err(error) => unavailable(error),
+    let read = Arc::clone(&desk.read);
+    let work = move || {
+        let (name, window) = (
+            Some(wanted.clone()),
+            Window {
+                after: None,
+                limit: 1,
+            },
+        );
+        let which = Which {
+            name,
+            ..Which::default()
+        };
+        let mut found = None;
+        match list(&*read, &which, &window, &mut |item| {
+            found = Some(json(&item))
+        }) {
+            Ok(_) => found.unwrap_or_else(|| {
+                let error = format!("there is no {kind} {wanted:.200}");
+                plain(StatusCode::NOT_FOUND, &error)
+            }),
+            Err(error) => unavailable(error),
+        }
     };
     desk.in_turn(work).await
 }
 
-fn all_ports(desk: &Desk) -> Result<Vec<Port>, SendError> {
-    desk.read.ports()
+impl Listed {
+    fn part(self) -> Result<(Which, Window), String> {
+        let which = Which {
+            name: self.name,
+            like: self.like,
+            ..Which::default()
+        };
+        Ok((which, window(self.after, self.limit)?))
+    }
 }
 
-fn all_uplinks(desk: &Desk) -> Result<Vec<Uplink>, SendError> {
-    desk.read.uplinks()
+impl PortsListed {
+    fn part(self) -> Result<(Which, Window), String> {
+        let which = Which {
+            name: self.name,
+            like: self.like,
+            label: label(self.label)?,
+            ..Which::default()
+        };
+        Ok((which, window(self.after, self.limit)?))
+    }
 }
 
-fn all_tunnels(desk: &Desk) -> Result<Vec<Tunnel>, SendError> {
-    desk.read.tunnels()
+impl PeersListed {
+    fn part(self) -> Result<(Which, Window), String> {
+        let which = Which {
+            name: self.name,
+            like: self.like,
+            tunnel: self.tunnel,
+            state: self.state.map(|state| state.word().to_owned()),
+            label: label(self.label)?,
+        };
+        Ok((which, window(self.after, self.limit)?))
+    }
 }
 
 async fn ports(desk: Desk, Asked(asked): Asked<PortsListed>) -> Response {
-    let PortsListed {
-        name,
-        like,
-        label: said,
-        after,
-        limit,
-    } = asked;
-    let wanted = match label(said) {
-        Ok(wanted) => wanted,
-        Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
-    };
-    let has = move |port: &Port| {
-        let has = |(key, value): &(String, String)| port.labels.get(key) == Some(value);
-        wanted.as_ref().is_none_or(has)
-    };
-    let all = |desk: &Desk| {
-        let mut ports = all_ports(desk)?;
-        ports.retain(has);
-        Ok(ports)
-    };
-    let asked = Listed {
-        name,
-        like,
-        after,
-        limit,
-    };
-    page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
+    page(desk, asked.part(), <dyn Source>::ports).await
 }
 
 async fn port(desk: Desk, Named(name): Named<String>) -> Response {
-    one(desk, name, "port", all_ports, |it| &it.name).await
+    one(desk, name, "port", <dyn Source>::ports).await
+}
+
+async fn peers(desk: Desk, Asked(asked): Asked<PeersListed>) -> Response {
+    page(desk, asked.part(), <dyn Source>::peers).await
 }
 
 async fn tunnels(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    page(
-        desk,
-        asked,
-        all_tunnels,
-        |it| &it.name,
-        |it| it.name.clone(),
-    )
-    .await
+    page(desk, asked.part(), <dyn Source>::tunnels).await
 }
 
 async fn tunnel(desk: Desk, Named(name): Named<String>) -> Response {
-    one(desk, name, "tunnel", all_tunnels, |it| &it.name).await
+    one(desk, name, "tunnel", <dyn Source>::tunnels).await
 }
 
 async fn uplinks(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    page(
-        desk,
-        asked,
-        all_uplinks,
-        |it| &it.name,
-        |it| it.name.clone(),
-    )
-    .await
+    page(desk, asked.part(), <dyn Source>::uplinks).await
 }
 
 async fn uplink(desk: Desk, Named(name): Named<String>) -> Response {
-    one(desk, name, "uplink", all_uplinks, |it| &it.name).await
+    one(desk, name, "uplink", <dyn Source>::uplinks).await
 }
 
 async fn routes_of(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Route> = |desk| desk.read.routes();
-    let key = |it: &Route| format!("{} {} {} {}", it.table, it.to, it.source, it.next_hop);
-    page(desk, asked, all, |it| &it.table, key).await
+    page(desk, asked.part(), <dyn Source>::routes).await
 }
 
 async fn neighbors(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Neighbor> = |desk| desk.read.neighbors();
-    let key = |it: &Neighbor| format!("{} {}", it.place, it.address);
-    page(desk, asked, all, |it| &it.place, key).await
+    page(desk, asked.part(), <dyn Source>::neighbors).await
 }
 
 async fn cores(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Core> = |desk| desk.read.cores();
-    page(desk, asked, all, |it| &it.name, |it| it.name.clone()).await
+    page(desk, asked.part(), <dyn Source>::cores).await
 }
 
 async fn drops(desk: Desk, Asked(asked): Asked<Listed>) -> Response {
-    let all: All<Drop> = |desk| desk.read.drops();
-    let key = |it: &Drop| format!("{} {}", it.scope, it.reason);
-    page(desk, asked, all, |it| &it.scope, key).await
+    page(desk, asked.part(), <dyn Source>::drops).await
 }

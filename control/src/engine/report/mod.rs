@@ -12,15 +12,18 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use culvert_dataplane::shared::ids::TunnelIndex;
 use culvert_wireguard::Instant;
 
 pub(super) use self::{meters::Meters, ports::losses};
-use super::{Engine, places::SILENT_AFTER, uplinks::UplinkState, workers::Workers};
+use super::{
+    Engine, places::SILENT_AFTER, tunnels::TunnelState, uplinks::UplinkState, workers::Workers,
+};
 use crate::{
     config::{Name, UplinkDriver},
     keys::PublicKey,
     report::{
-        look::{CoreLoad, Head, Look, PeerSight, WorkerSight},
+        look::{Asked, Cells, CoreLoad, Head, Look, PeerSight, WorkerSight},
         named,
     },
     state::{Traffic, Tunnel, Uplink},
@@ -31,14 +34,24 @@ impl Engine {
     pub(super) fn look(&mut self, look: Look, now: Instant) {
         match look {
             Look::Head(reply) => reply.send(Box::new(self.tell_head(now))),
-            Look::Ports(names, reply) => reply.send(self.tell_ports(&names)),
-            Look::Tunnels(names, reply) => {
-                reply.send(names.iter().map(|name| self.tell_tunnel(name)).collect());
+            Look::Ports(mut asked, reply) => {
+                self.tell_ports(&mut asked);
+                reply.send(asked);
             }
-            Look::Peers(tunnel, keys, reply) => {
-                let tell = |key| self.tell_sight(&tunnel, key, now);
-                reply.send(keys.iter().map(tell).collect());
+            Look::Losses(mut asked, reply) => {
+                let lost = |name: &_| self.ports.named(name).map(losses);
+                fill(&mut asked, lost);
+                reply.send(asked);
             }
+            Look::Tunnels(mut asked, reply) => {
+                fill(&mut asked, |name| self.tell_tunnel(name));
+                reply.send(asked);
+            }
+            Look::Peers(tunnel, mut asked, reply) => {
+                self.tell_sights(&tunnel, &mut asked, now);
+                reply.send(asked);
+            }
+            Look::Cells(reply) => reply.send(self.tell_cells()),
             // It is kept among the retired ones until nobody holds it.
             Look::Snapshot(reply) => reply.send(self.snapshots.load_full()),
             Look::Neighbors(reply) => self.netstack.tell_neighbors(reply),
@@ -167,10 +180,16 @@ impl Engine {
         })
     }
 
-    fn tell_sight(&self, tunnel: &Name, key: &PublicKey, now: Instant) -> Option<PeerSight> {
-        let state = self.tunnels.get(self.tunnel_slot(tunnel)?)?;
-        let peer = self.peers.get(state.place(key)?)?;
-        let status = state.device.peer(peer.cell.id)?;
+    fn tell_sights(&self, tunnel: &Name, asked: &mut Asked<PublicKey, PeerSight>, now: Instant) {
+        let slot = self.tunnel_slot(tunnel);
+        if let Some(state) = slot.and_then(|slot| self.tunnels.get(slot)) {
+            fill(asked, |key| self.tell_sight(state, key, now));
+        }
+    }
+
+    fn tell_sight(&self, tunnel: &TunnelState, key: &PublicKey, now: Instant) -> Option<PeerSight> {
+        let peer = self.peers.get(tunnel.place(key)?)?;
+        let status = tunnel.device.peer(peer.cell.id)?;
         Some(PeerSight {
             cell: Arc::clone(&peer.cell),
             endpoint: status.endpoint,
@@ -180,6 +199,23 @@ impl Engine {
             path: peer.path_mtu_sight(&state.config),
             name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })
+    }
+
+    /// A reference for each leaf of them.
+    fn tell_cells(&self) -> Cells {
+        let tunnels = self.tunnels.iter();
+        let tunnels = tunnels.map(|(slot, it)| (TunnelIndex::from_slot(slot), it.name.clone()));
+        Cells {
+            peers: self.cells.clone(),
+            tunnels: tunnels.collect(),
+        }
+    }
+}
+
+/// Tells of each what is known of it.
+fn fill<K, T>(asked: &mut Asked<K, T>, tell: impl Fn(&K) -> Option<T>) {
+    for (key, told) in asked {
+        *told = tell(key);
     }
 }
 

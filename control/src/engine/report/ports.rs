@@ -11,7 +11,7 @@ use super::Engine;
 use crate::{
     config::{self, Name, PortDriver},
     engine::ports::{DownPort, PortState},
-    report::named,
+    report::{look::Asked, named},
     state::{Port, Traffic},
 };
 
@@ -40,8 +40,8 @@ const FEATURES: [(u32, &str); 20] = [
 ];
 
 impl Engine {
-    /// Ports of these names, as far as they are there.
-    pub(super) fn tell_ports(&self, names: &[Name]) -> Vec<Option<Port>> {
+    /// Tells of these ports, as far as they are there.
+    pub(super) fn tell_ports(&self, asked: &mut Asked<Name, Port>) {
         let down: HashMap<_, _> = self
             .down
             .iter()
@@ -55,7 +55,7 @@ impl Engine {
                 .map(|port| self.tell_port(port))
                 .or_else(|| self.tell_disabled(name)),
         };
-        names.iter().map(tell).collect()
+        super::fill(asked, tell);
     }
 
     /// Ports that are not open: they can't be had, or their interface was deleted.

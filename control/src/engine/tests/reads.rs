@@ -3,7 +3,12 @@
 use std::{collections::HashSet, fmt::Write as _, thread};
 
 use super::*;
-use crate::report::look::{self, Look};
+use culvert_dataplane::shared::drops::DropReason;
+
+use crate::{
+    report::look::{self, Look},
+    state,
+};
 
 /// A port, and a tunnel that has the peer `far` first and so many others.
 pub(super) fn crowd(port: u16, others: usize) -> Config {
@@ -34,27 +39,42 @@ fn other(peer: usize) -> PublicKey {
 
 /// What is looked at for a part: the kinds of looks, and how much each asks for.
 fn looks(engine: &mut Engine, part: Option<Part>) -> (State, Vec<(&'static str, usize)>) {
+    looked(engine, |requester| read(requester, part).unwrap())
+}
+
+/// What somebody reads, and what is looked at for it.
+fn looked<T: Send>(
+    engine: &mut Engine,
+    read: impl FnOnce(&Requester) -> T + Send,
+) -> (T, Vec<(&'static str, usize)>) {
     let (requester, requests) = api::channel().unwrap();
     let mut looks = Vec::new();
-    let state = thread::scope(|scope| {
-        let reader = scope.spawn(|| read(&requester, part));
+    let told = thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&requester));
         while !reader.is_finished() {
             let Some(Request::Look(look)) = requests.wait(Some(Duration::from_millis(1))) else {
                 continue;
             };
-            looks.push(match &look {
-                Look::Head(_) => ("head", 0),
-                Look::Ports(names, _) => ("ports", names.len()),
-                Look::Tunnels(names, _) => ("tunnels", names.len()),
-                Look::Peers(_, keys, _) => ("peers", keys.len()),
-                Look::Snapshot(_) => ("snapshot", 0),
-                Look::Neighbors(_) => ("neighbors", 0),
-            });
+            looks.push(kind(&look));
             engine.look(look, clock::monotonic());
         }
-        reader.join().unwrap().unwrap()
+        reader.join().unwrap()
     });
-    (state, looks)
+    (told, looks)
+}
+
+/// What a look is at, and how much it asks for.
+fn kind(look: &Look) -> (&'static str, usize) {
+    match look {
+        Look::Head(_) => ("head", 0),
+        Look::Ports(asked, _) => ("ports", asked.len()),
+        Look::Losses(asked, _) => ("losses", asked.len()),
+        Look::Tunnels(asked, _) => ("tunnels", asked.len()),
+        Look::Peers(_, asked, _) => ("peers", asked.len()),
+        Look::Cells(_) => ("cells", 0),
+        Look::Snapshot(_) => ("snapshot", 0),
+        Look::Neighbors(_) => ("neighbors", 0),
+    }
 }
 
 #[test]
@@ -86,10 +106,14 @@ fn everything_is_told_in_its_order_and_peers_a_page_at_a_time() {
         .map(|it| (&*it.to, &*it.next_hop))
         .collect();
     assert_eq!(
-        routes[..2],
-        [("10.0.1.0/24", "on-link"), ("10.8.0.0/16", "peer far (a)")]
+        routes[..4],
+        [
+            ("10.0.1.0/24", "on-link"),
+            ("10.7.0.0/16", &*format!("peer {} (a)", last.name)),
+            ("10.8.0.0/16", "peer far (a)"),
+            ("10.9.0.0/32", "peer p0 (a)")
+        ]
     );
-    assert!(routes.contains(&("10.7.0.0/16", &format!("peer {} (a)", last.name))));
     assert_eq!(routes.len(), others + 3);
     assert_eq!(
         (&*state.ports[0].name, &*state.uplinks[0].name),
@@ -102,8 +126,8 @@ fn everything_is_told_in_its_order_and_peers_a_page_at_a_time() {
 
     let pages: Vec<_> = looks.iter().filter(|(kind, _)| *kind == "peers").collect();
     let sizes: Vec<_> = pages.iter().map(|(_, size)| *size).collect();
-    // Once as peers, once for their losses.
-    assert_eq!(sizes, [look::PEERS, look::PEERS, 1].repeat(2));
+    // Their losses say by themselves whose they are.
+    assert_eq!(sizes, [look::PEERS, look::PEERS, 1]);
 }
 
 #[test]
@@ -149,7 +173,65 @@ fn a_part_is_that_part_of_the_whole_and_looks_at_nothing_else() {
     let (state, looked) = kinds(Part::Drops);
     assert_eq!(state.drops, whole.drops);
     assert!(state.peers.is_empty() && state.ports.is_empty());
-    assert_eq!(looked, ["ports", "peers"]);
+    assert_eq!(looked, ["cells", "losses"]);
+}
+
+/// However short its pages are, a list has the same things in the same order, and each page asks for what is on it.
+#[test]
+fn pages_are_the_whole_together() {
+    let [port] = free_ports();
+    let others = 3 * look::PEERS;
+    let mut site = Site::start(crowd(port, others));
+    let lost = |slot: usize| {
+        let peer = site.engine.peers.get(slot).unwrap();
+        for reason in [DropReason::Replayed, DropReason::NoEndpoint] {
+            peer.cell.drops.add(reason, 7);
+        }
+    };
+    (0..others).step_by(3).for_each(lost);
+    let all = Which::default();
+    let (state, _) = looks(&mut site.engine, None);
+    assert_eq!(state.drops.len(), 2 * others / 3);
+    for limit in [1, 7, others] {
+        let (pages, looks) = looked(&mut site.engine, |source| {
+            let routes = whole(limit, |window, put| source.routes(&all, window, put)).unwrap();
+            let neighbors = whole(limit, |window, put| source.neighbors(&all, window, put));
+            (routes, neighbors.unwrap())
+        });
+        assert_eq!(pages, (state.routes.clone(), state.neighbors.clone()));
+        assert!(
+            looks
+                .iter()
+                .all(|(kind, _)| ["head", "neighbors"].contains(kind))
+        );
+        let (drops, looks) = looked(&mut site.engine, |source| {
+            whole(limit, |window, put| source.drops(&all, window, put)).unwrap()
+        });
+        assert_eq!(drops, state.drops);
+        let kinds: HashSet<_> = looks.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(kinds, HashSet::from(["head", "cells", "losses"]));
+        let (peers, looks) = looked(&mut site.engine, |source| {
+            whole(limit, |window, put| source.peers(&all, window, put)).unwrap()
+        });
+        let names = |peers: &[Peer]| -> Vec<_> { peers.iter().map(|it| it.name.clone()).collect() };
+        assert_eq!(names(&peers), names(&state.peers));
+        // Each is asked for once.
+        let asked: usize = looks.iter().map(|(_, asked)| asked).sum();
+        assert_eq!(asked, peers.len());
+    }
+    let one = Which {
+        name: Some("vm1".into()),
+        ..Which::default()
+    };
+    let window = Window {
+        after: None,
+        limit: 1,
+    };
+    let (next, looks) = looked(&mut site.engine, |source| {
+        let mut put = |port: state::Port| assert_eq!(port.name, "vm1");
+        source.ports(&one, &window, &mut put).unwrap()
+    });
+    assert_eq!((next, looks), (None, vec![("head", 0), ("ports", 1)]));
 }
 
 /// `wg` is told all peers, too, some at a time.
