@@ -8,6 +8,7 @@
 //! requests wait, so it fits into a poll set.
 
 pub mod apply;
+mod audience;
 pub mod bodies;
 pub mod client;
 mod keys;
@@ -35,6 +36,7 @@ use crate::state::{self, Applied};
 use crate::uapi::{Answer, Ask};
 
 pub use apply::{apply_blocking, read_and_apply};
+pub use audience::Audience;
 
 /// Requests that may wait at the engine; the next sender is refused.
 const WAITING: usize = 64;
@@ -163,11 +165,14 @@ impl std::fmt::Display for NotApplied {
     }
 }
 
-/// Asks the engine for something, and waits for it.
+/// Asks the engine for something, and waits for it. For a client that has left nothing more is asked.
 pub(crate) fn ask<T>(
     requester: &Requester,
     request: impl FnOnce(Reply<T>) -> Request,
 ) -> Result<T, SendError> {
+    if requester.audience.has_left() {
+        return Err(SendError::Left);
+    }
     let (reply, answer) = Reply::new();
     requester.send_patiently(request(reply))?;
     answer.blocking_recv().map_err(|_| SendError::Ended)
@@ -190,6 +195,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         measures: watch::Sender::new(None),
         history: None,
         desk: Desk::default(),
+        audience: Audience::default(),
     };
     Ok((requester, Requests { receiver, wake }))
 }
@@ -210,6 +216,8 @@ pub struct Requester {
     history: Option<Arc<Mutex<History>>>,
     /// Held by the one whose change, of whatever kind, is planned and carried out.
     desk: Desk,
+    /// For whom it reads.
+    audience: Audience,
 }
 
 /// The engine did not take a request.
@@ -221,6 +229,9 @@ pub enum SendError {
     /// The engine has ended.
     #[error("the engine has ended")]
     Ended,
+    /// Whoever wanted to know has left.
+    #[error("the client has left")]
+    Left,
 }
 
 impl Requester {
@@ -229,6 +240,15 @@ impl Requester {
     pub fn keeping(mut self, state_dir: &Directory) -> Self {
         self.state_dir = Some(state_dir.clone());
         self
+    }
+
+    /// The same for a client: once it has left, nothing more is read for it.
+    #[must_use]
+    pub fn for_audience(&self, audience: &Audience) -> Self {
+        Self {
+            audience: audience.clone(),
+            ..self.clone()
+        }
     }
 
     /// Where what outlives the process is kept, if anything is.

@@ -18,7 +18,10 @@ mod routes;
 mod survey;
 pub mod way;
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use culvert_dataplane::shared::{clock, drops::DropReason};
 
@@ -29,7 +32,7 @@ use self::{
     look::{Asked, Head, Look},
 };
 use crate::{
-    api::{Reply, Request, Requester, SendError, ask},
+    api::{Audience, Reply, Request, Requester, SendError, ask},
     history::pending::{Sight, Thing},
     state::{Core, Drop, Neighbor, Peer, Port, Route, Status, Tunnel, Uplink},
 };
@@ -67,6 +70,10 @@ pub trait Source: Send + Sync {
     /// Every drop counter that is not zero.
     #[expect(clippy::missing_errors_doc, reason = "see above")]
     fn drops(&self, which: &Which, window: &Window, put: Put<'_, Drop>) -> Told;
+    /// The same for a client, if there is anything to stop once it has left.
+    fn for_audience(&self, _: &Audience) -> Option<Arc<dyn Source>> {
+        None
+    }
 }
 
 /// The engine tells it.
@@ -115,6 +122,10 @@ impl Source for Requester {
 
     fn drops(&self, which: &Which, window: &Window, put: Put<'_, Drop>) -> Told {
         Reader::open(self)?.list_drops(which, window, put)
+    }
+
+    fn for_audience(&self, audience: &Audience) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(Self::for_audience(self, audience)))
     }
 }
 

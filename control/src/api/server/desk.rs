@@ -24,13 +24,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Read;
-use super::answer::{failed, late, plain, slow, unread};
+use super::answer::{failed, late, plain, slow, unavailable, unread};
 use super::caller::Caller;
 use super::crowd::Whose;
 use super::sent::Shelf;
 use super::texts::{Room, Text};
 use super::turns::Turns;
-use crate::api::{self, Requester, SendError};
+use crate::api::{self, Audience, Requester, SendError};
 use crate::config::Role;
 use crate::plan::Layers;
 use crate::process::memory;
@@ -73,6 +73,8 @@ pub(super) struct Desk {
     pub(super) patience: Duration,
     /// Who asks, in a request's handler.
     pub(super) caller: Option<Caller>,
+    /// Whether that client is there still.
+    pub(super) audience: Audience,
 }
 
 /// What those of one role share.
@@ -97,7 +99,7 @@ impl FromRequestParts<Self> for Desk {
     async fn from_request_parts(parts: &mut Parts, desk: &Self) -> Result<Self, Infallible> {
         Ok(Self {
             caller: parts.extensions.get().cloned(),
-            ..desk.clone()
+            ..desk.for_client()
         })
     }
 }
@@ -116,6 +118,19 @@ impl Desk {
             changes: Turns::new(CHANGES),
             patience: PATIENCE,
             caller: None,
+            audience: Audience::default(),
+        }
+    }
+
+    /// For one request: once its client has left, nothing more is read for it.
+    pub(super) fn for_client(&self) -> Self {
+        let audience = Audience::default();
+        let read = self.read.for_audience(&audience);
+        Self {
+            requester: self.requester.for_audience(&audience),
+            read: read.unwrap_or_else(|| Arc::clone(&self.read)),
+            audience,
+            ..self.clone()
         }
     }
 
@@ -160,7 +175,8 @@ impl Desk {
     }
 
     /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers
-    /// take long.
+    /// take long. It stops at the next question to the engine once the client has left, or gave up waiting: what waits
+    /// here is dropped then.
     pub(super) async fn in_turn(
         self,
         work: impl FnOnce() -> Response + Send + 'static,
@@ -171,8 +187,12 @@ impl Desk {
             let error = "others are answered, and take long: try again";
             return plain(StatusCode::SERVICE_UNAVAILABLE, error);
         };
+        let (audience, _seat) = (self.audience.clone(), self.audience.seat());
         // Whoever gave up waiting has a turn as long as its thread works.
         let working = spawn_blocking(move || {
+            if audience.has_left() {
+                return (unavailable(SendError::Left), turn);
+            }
             let len = |it: &Response| usize::try_from(it.body().size_hint().lower());
             let answer = memory::keeping_flat(work, |it| len(it).unwrap_or(usize::MAX));
             (answer, turn)

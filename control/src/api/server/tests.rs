@@ -1,7 +1,7 @@
 //! Whose turn it is, with an engine that answers nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{self, Body};
@@ -13,17 +13,19 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::apply::apply;
+use super::answer::unavailable;
+use super::apply::{apply, carried_out};
 use super::asked::Asked;
 use super::caller::Caller;
 use super::config::configuration;
 use super::connection;
-use super::desk::{APPLIES, Desk, PATIENCE, READERS};
+use super::desk::{APPLIES, Desk, PATIENCE, READERS, desired};
 use super::router;
 use super::routes::{About, Routes};
 use crate::api::bodies::{ApplyBody, ConfigQuery, Refusal};
 use crate::api::{self, Requests, SendError};
-use crate::config::Role;
+use crate::config::{self, Role};
+use crate::plan::Layers;
 
 /// With so much patience, and an engine that answers nothing.
 fn desk(patience: Duration) -> (Desk, Requests) {
@@ -47,8 +49,8 @@ async fn told(response: Response) -> (StatusCode, String) {
     (status, refusal.error)
 }
 
-fn config(desk: &Desk) -> impl Future<Output = Response> + use<> {
-    configuration(desk.clone(), Asked(ConfigQuery::default()))
+fn configured(desk: &Desk) -> impl Future<Output = Response> + use<> {
+    configuration(desk.for_client(), Asked(ConfigQuery::default()))
 }
 
 #[test]
@@ -59,11 +61,11 @@ fn who_waits_for_a_turn_is_told_so() {
         for _ in 0..READERS {
             turns.push(desk.readers.turns.turn(desk.whose(), Instant::now()).await);
         }
-        let (status, error) = told(config(&desk).await).await;
+        let (status, error) = told(configured(&desk).await).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(error.starts_with("others are answered"), "{error}");
         drop(turns);
-        let (status, error) = told(config(&desk).await).await;
+        let (status, error) = told(configured(&desk).await).await;
         assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
         assert!(error.starts_with("the engine did not answer"), "{error}");
         // Its thread waits still, and so has its turn.
@@ -307,6 +309,80 @@ fn nobody_waits_for_readers_or_for_slow_bodies() {
         assert_eq!(desk.applies.available_permits(), APPLIES);
         assert!(slow.iter().all(|it| !it.is_finished()));
     });
+}
+
+/// What is read for a client stops when it leaves; what changes something goes on.
+#[test]
+fn who_leaves_stops_what_is_read_and_nothing_else() {
+    static CHANGED: AtomicBool = AtomicBool::new(false);
+    async fn read(desk: Desk) -> Response {
+        let requester = desk.requester.clone();
+        let work = move || {
+            loop {
+                if let Err(error) = desired(&requester) {
+                    return unavailable(error);
+                }
+            }
+        };
+        desk.in_turn(work).await
+    }
+    async fn change(desk: Desk) -> Response {
+        carried_out((), move || {
+            for _ in 0..1_000 {
+                desired(&desk.requester).unwrap();
+            }
+            CHANGED.store(true, Ordering::Relaxed);
+            Response::default()
+        })
+        .await
+    }
+    let (desk, requests) = desk(PATIENCE);
+    let read = Routes::default().get("/read", read, About::new("Something without an end"));
+    let routes = read.get("/change", change, About::new("A change"));
+    let router = routes.into_router().with_state(desk.clone());
+    let layers = Layers::new(Arc::new(
+        config::parse(
+            "version: 1\nnetworks: {}\n",
+            "c.yaml".as_ref(),
+            &config::Disk,
+        )
+        .unwrap()
+        .0,
+    ));
+    let answers = Arc::new(AtomicUsize::new(0));
+    let answered = Arc::clone(&answers);
+    let engine = std::thread::spawn(move || {
+        while let Some(api::Request::Desired { reply }) = requests.wait(None) {
+            answered.fetch_add(1, Ordering::Relaxed);
+            reply.send(layers.clone());
+        }
+    });
+    runtime().block_on(async {
+        let (_open, closing) = watch::channel(());
+        let pause = || tokio::time::sleep(Duration::from_millis(1));
+        for path in ["/read", "/change"] {
+            let before = answers.load(Ordering::Relaxed);
+            let (mut client, stream) = UnixStream::pair().unwrap();
+            let caller = Caller::local(0, None, Role::Read);
+            let serving = connection::serve(stream, caller, router.clone(), closing.clone());
+            let serving = tokio::spawn(serving);
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            while answers.load(Ordering::Relaxed) == before {
+                pause().await;
+            }
+            drop(client);
+            serving.await.unwrap();
+            while desk.readers.turns.free() < READERS {
+                pause().await;
+            }
+        }
+        while !CHANGED.load(Ordering::Relaxed) {
+            pause().await;
+        }
+    });
+    desk.requester.send(api::Request::Drain).unwrap();
+    engine.join().unwrap();
 }
 
 /// More clients than there are turns ask for everything, of which two have no room at once, and read nothing of it.

@@ -6,6 +6,7 @@ use super::*;
 use culvert_dataplane::shared::drops::DropReason;
 
 use crate::{
+    api::Audience,
     report::look::{self, Look},
     state,
 };
@@ -232,6 +233,29 @@ fn pages_are_the_whole_together() {
         source.ports(&one, &window, &mut put).unwrap()
     });
     assert_eq!((next, looks), (None, vec![("head", 0), ("ports", 1)]));
+}
+
+/// Whoever has left has nothing more asked of the core.
+#[test]
+fn nothing_is_read_for_a_client_that_has_left() {
+    let [port] = free_ports();
+    let mut site = Site::start(crowd(port, 3 * look::PEERS));
+    let audience = Audience::default();
+    let mut told = 0;
+    let (answer, looks) = looked(&mut site.engine, |requester| {
+        let requester = requester.for_audience(&audience);
+        let window = Window {
+            after: None,
+            limit: LIMIT,
+        };
+        let mut seat = Some(audience.seat());
+        requester.peers(&Which::default(), &window, &mut |_| {
+            told += 1;
+            seat = None;
+        })
+    });
+    assert_eq!(answer, Err(SendError::Left));
+    assert_eq!((told, looks.len()), (look::PEERS, 2));
 }
 
 /// `wg` is told all peers, too, some at a time.
