@@ -27,6 +27,7 @@ use super::Read;
 use super::answer::{failed, late, plain, slow, unavailable, unread};
 use super::caller::Caller;
 use super::crowd::Whose;
+use super::metrics::Scrapes;
 use super::sent::Shelf;
 use super::texts::{Room, Text};
 use super::turns::Turns;
@@ -82,6 +83,7 @@ pub(super) struct Desk {
 pub(super) struct Reading {
     pub(super) turns: Turns,
     shelf: Arc<Shelf>,
+    pub(super) scrapes: Scrapes,
 }
 
 impl Default for Reading {
@@ -89,6 +91,7 @@ impl Default for Reading {
         Self {
             turns: Turns::new(READERS),
             shelf: Arc::default(),
+            scrapes: Scrapes::default(),
         }
     }
 }

@@ -26,7 +26,7 @@ use super::answer::plain;
 use super::connection::Impatient;
 use super::crowd::{Crowd, Whose};
 use super::desk::PATIENCE;
-use super::metrics;
+use super::metrics::Scrapes;
 use crate::api::Requester;
 
 /// Some readers, each with a connection that it keeps.
@@ -65,20 +65,26 @@ async fn listen(address: SocketAddr, requester: &Requester) {
     tracing::info!(%address, "metrics are served over TCP");
     // Dropped with this listener: then its connections end, too.
     let (_open, closing) = watch::channel(());
-    let crowd = Crowd::new(CONNECTIONS, SHARE);
+    let (crowd, scrapes) = (Crowd::new(CONNECTIONS, SHARE), Scrapes::default());
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // No descriptor is left, for instance.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Some(place) = crowd.place(Whose::at(from.ip())) else {
+        let whose = Whose::at(from.ip());
+        let Some(place) = crowd.place(whose.clone()) else {
             continue;
         };
-        let (requester, closing) = (requester.clone(), closing.clone());
+        let reader = Reader {
+            scrapes: scrapes.clone(),
+            requester: requester.clone(),
+            whose,
+        };
+        let closing = closing.clone();
         tokio::spawn(async move {
             let _place = place;
-            converse(stream, requester, closing).await;
+            converse(stream, reader, closing).await;
         });
     }
 }
@@ -99,10 +105,10 @@ async fn bind(address: SocketAddr) -> TcpListener {
 }
 
 /// Serves a connection until it ends, is old or its listener is gone.
-async fn converse(stream: TcpStream, requester: Requester, mut closing: watch::Receiver<()>) {
-    let service = service_fn(|request| {
-        let requester = requester.clone();
-        async move { Ok::<_, Infallible>(answer(requester, request).await) }
+async fn converse(stream: TcpStream, reader: Reader, mut closing: watch::Receiver<()>) {
+    let service = service_fn(move |request| {
+        let reader = reader.clone();
+        async move { Ok::<_, Infallible>(reader.answer(request).await) }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(IDLE);
@@ -118,11 +124,27 @@ async fn converse(stream: TcpStream, requester: Requester, mut closing: watch::R
     let _ = timeout(GRACE, connection).await;
 }
 
-async fn answer(requester: Requester, request: Request<Incoming>) -> Response {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => metrics::scrape(requester, request.headers(), PATIENCE).await,
-        (_, "/metrics") => plain(StatusCode::METHOD_NOT_ALLOWED, "GET alone"),
-        _ => plain(StatusCode::NOT_FOUND, "there is nothing but /metrics here"),
+/// Who reads, and what it shares with the others.
+#[derive(Clone)]
+struct Reader {
+    scrapes: Scrapes,
+    requester: Requester,
+    whose: Whose,
+}
+
+impl Reader {
+    async fn answer(self, request: Request<Incoming>) -> Response {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/metrics") => {
+                let headers = request.headers();
+                let scrapes = &self.scrapes;
+                scrapes
+                    .answer(self.requester, self.whose, headers, PATIENCE)
+                    .await
+            }
+            (_, "/metrics") => plain(StatusCode::METHOD_NOT_ALLOWED, "GET alone"),
+            _ => plain(StatusCode::NOT_FOUND, "there is nothing but /metrics here"),
+        }
     }
 }
 
