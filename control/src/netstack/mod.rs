@@ -17,6 +17,8 @@
 
 mod core_end;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

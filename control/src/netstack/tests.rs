@@ -1,0 +1,216 @@
+//! Both ends, and a worker's, without a thread: each round is made when the test says so.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use culvert_dataplane::shared::{
+    clock,
+    control_link::{Attention, WorkerEnd, link},
+    drops::DropReason,
+    ids::UplinkIndex,
+    limits::{STACK_COMMANDS, STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
+    punt::PuntClass,
+    stack_link::StackCommand,
+};
+use culvert_wire::arp::{self, ArpPacket};
+
+use super::*;
+
+const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const SCOPE: Scope = Scope::Uplink(UplinkIndex(3));
+
+fn neighbor(n: u16) -> (IpAddr, MacAddr) {
+    let [a, b] = n.to_be_bytes();
+    (IpAddr::from([10, 0, a, b]), MacAddr([2, 1, 0, 0, a, b]))
+}
+
+struct Site {
+    core: NetStack,
+    stacks: Server,
+    worker: WorkerEnd,
+    counters: Arc<UplinkCounters>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let attention = Arc::new(Attention::new().unwrap());
+        let (core, mut stacks) = NetStack::new(Arc::clone(&attention)).unwrap();
+        let (worker, _, end) = link(attention, Arc::clone(core.wake()), 1).unwrap();
+        stacks.link(vec![end]);
+        let mut site = Self {
+            core,
+            stacks,
+            worker,
+            counters: Arc::default(),
+        };
+        site.begin(SCOPE);
+        site
+    }
+
+    /// A stack begins at 10.0.0.1/16.
+    fn begin(&mut self, scope: Scope) {
+        let config = HostConfig {
+            mac: OURS,
+            addresses: vec![([10, 0, 0, 1].into(), 16)],
+            routes: Vec::new(),
+            mtu: 1_500,
+        };
+        let host = Host {
+            birth: 0,
+            name: Name::new("wan").unwrap(),
+            routes: Routes::new(&config),
+            config,
+            drops: Arc::default(),
+            counters: Arc::clone(&self.counters),
+        };
+        self.core.insert(scope, host);
+        self.core.publish();
+    }
+
+    fn round(&mut self) {
+        self.stacks.round(clock::monotonic());
+    }
+
+    /// The frames that the worker is to send.
+    fn sent(&mut self) -> Vec<(Scope, Box<[u8]>)> {
+        let commands = std::iter::from_fn(|| self.worker.stack_commands.pop().ok());
+        let frame = |StackCommand::Frame { scope, frame }| (scope, frame);
+        commands.map(frame).collect()
+    }
+
+    /// The `n`th neighbor asks for us.
+    fn asks(&mut self, scope: Scope, n: u16) {
+        let (address, mac) = neighbor(n);
+        let IpAddr::V4(address) = address else {
+            panic!("it is one of IPv4");
+        };
+        let packet = ArpPacket::request(mac, address, [10, 0, 0, 1].into());
+        let mut frame = [0; arp::FRAME_LEN];
+        packet.write_frame(&mut frame);
+        let class = PuntClass::NeighborQuestion;
+        let punts = &mut self.worker.punts;
+        punts
+            .push(class, scope, &frame, clock::monotonic())
+            .unwrap();
+    }
+
+    fn news(&mut self) -> Vec<(IpAddr, Option<MacAddr>)> {
+        let news = std::iter::from_fn(|| self.core.next_news());
+        news.map(|news| (news.address, news.mac)).collect()
+    }
+}
+
+#[test]
+fn whoever_asks_is_told_now_or_when_the_neighbor_answers() {
+    let mut site = Site::new();
+    let (address, mac) = neighbor(9);
+    // It is asked before the thread has seen that the stack is there.
+    assert!(site.core.ask(SCOPE, address));
+    site.round();
+    // Two announcements, of IPv4 and IPv6, and the question.
+    assert_eq!((site.sent().len(), site.news()), (3, vec![]));
+    site.asks(SCOPE, 9);
+    site.round();
+    assert_eq!(site.news(), [(address, Some(mac))]);
+    assert_eq!(site.sent().len(), 1, "the answer");
+    assert!(site.core.ask(SCOPE, address));
+    site.round();
+    assert_eq!(site.news(), [(address, Some(mac))], "known already");
+    // What another scope has is nobody's here, though the addresses are the same.
+    let other = Scope::Uplink(UplinkIndex(4));
+    site.begin(other);
+    assert!(site.core.ask(other, address));
+    site.round();
+    assert_eq!(site.news(), []);
+}
+
+#[test]
+fn a_question_that_finds_no_room_is_told_so_and_a_reader_finds_some() {
+    let mut site = Site::new();
+    let asked = (0..5_000).filter(|&n| site.core.ask(SCOPE, neighbor(n).0));
+    assert_eq!(asked.count(), STACK_ORDERS - STACK_ORDERS_RESERVED);
+    let (reply, mut answer) = Reply::new();
+    site.core.tell_neighbors(reply);
+    site.round();
+    assert!(!answer.try_recv().unwrap().is_empty());
+    assert!(site.core.ask(SCOPE, neighbor(9).0));
+}
+
+#[test]
+fn news_that_find_no_room_are_told_later() {
+    let mut site = Site::new();
+    let mut told = std::collections::BTreeSet::new();
+    // Of two scopes, since a stack knows 1,024 neighbors.
+    let other = Scope::Uplink(UplinkIndex(4));
+    site.begin(other);
+    let all = || (2..702).flat_map(|n| [(SCOPE, n), (other, n)]);
+    for (scope, n) in all() {
+        assert!(site.core.ask(scope, neighbor(n).0));
+        site.round();
+        site.sent();
+        site.asks(scope, n);
+        site.round();
+        site.sent();
+        // As many as workers hand over at once; later ones would be told to come slower.
+        std::thread::sleep(std::time::Duration::from_micros(500));
+    }
+    let mut rounds = 0;
+    while told.len() < 1_400 && rounds < 3 {
+        let before = told.len();
+        while let Some(news) = site.core.next_news() {
+            told.insert((news.scope, news.address));
+        }
+        assert!(told.len() - before <= STACK_NEWS);
+        site.round();
+        rounds += 1;
+    }
+    assert_eq!((told.len(), rounds), (1_400, 2));
+}
+
+#[test]
+fn a_place_is_anothers_when_the_last_frame_of_its_stack_was_taken() {
+    let mut site = Site::new();
+    site.round();
+    site.core.remove(SCOPE);
+    let generation = site.core.generation();
+    site.core.publish();
+    site.round();
+    assert!(
+        site.core.adopted() < generation,
+        "announcements are under way"
+    );
+    assert!(site.sent().iter().all(|&(scope, _)| scope == SCOPE));
+    site.round();
+    assert_eq!(site.core.adopted(), generation);
+    // What lies there for the stack before is not the next one's.
+    site.asks(SCOPE, 9);
+    site.begin(SCOPE);
+    site.round();
+    assert_eq!(site.sent().len(), 2, "its announcements alone");
+}
+
+#[test]
+fn a_worker_that_takes_nothing_loses_frames_by_name() {
+    let mut site = Site::new();
+    let lost = |site: &Site| site.counters.drops.count(DropReason::CommandQueueFull);
+    let mut rounds = 0;
+    while lost(&site) == 0 {
+        site.begin(SCOPE);
+        site.round();
+        rounds += 1;
+        assert!(rounds <= STACK_COMMANDS, "each announces itself");
+    }
+    assert_eq!(site.sent().len(), STACK_COMMANDS);
+    assert_eq!(site.counters.drops.total(), lost(&site));
+}
+
+#[test]
+fn what_a_stack_before_has_told_is_not_believed() {
+    let mut site = Site::new();
+    let (address, _) = neighbor(9);
+    assert!(site.core.ask(SCOPE, address));
+    site.round();
+    site.asks(SCOPE, 9);
+    site.round();
+    site.begin(SCOPE);
+    assert_eq!(site.news(), []);
+}
