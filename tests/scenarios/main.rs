@@ -16,6 +16,7 @@ mod offloads;
 mod offloads_none;
 mod overload;
 mod silent;
+mod stack;
 mod standins;
 mod testpmd;
 mod testpmd_layouts;
