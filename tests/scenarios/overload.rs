@@ -322,9 +322,15 @@ fn kinds(far: &Far, public_key: &str) -> Result<Vec<Kind>> {
         },
         Kind {
             name: "datagrams for nobody",
-            lost: &["not-for-us"],
+            lost: &["host-queue-full"],
             frame: v4(17, &udp(9, &[0; 18])),
             spoof: &[10, 11],
+        },
+        Kind {
+            name: "fragments",
+            lost: &["fragment-queue-full", "host-reassembly-source-full"],
+            frame: first_fragment(mac),
+            spoof: &[10, 11, 60, 61],
         },
         Kind {
             name: "frames of no protocol",
@@ -384,6 +390,16 @@ fn ipv4(protocol: u8, body: &[u8]) -> Vec<u8> {
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet.extend(body);
     packet
+}
+
+/// The first fragment of a packet of 2001:db8::99's, the others of which never come; its number lies at 58.
+fn first_fragment(mac: [u8; 6]) -> Vec<u8> {
+    let source = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
+    let us = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let header = [0x60, 0, 0, 0, 0, 24, 44, 64];
+    let fragment = [17, 0, 0, 1, 0, 0, 0, 0];
+    let packet = [&header[..], &source, &us, &fragment, &[0x99; 16]].concat();
+    ethernet(mac, [0x86, 0xdd], &packet)
 }
 
 /// 2001:db8::99 asks for 2001:db8::1, without saying where it is itself.

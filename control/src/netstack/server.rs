@@ -160,6 +160,7 @@ impl Server {
                 |worker| worker.punts.pop(class),
                 |punt| stacks.handle_frame(punt.scope, punt.frame.as_slice(), now),
             );
+            give_datagrams(stacks, &mut self.workers, &self.hosts);
         }
         self.workers.iter().any(|worker| !worker.punts.is_empty())
     }
@@ -232,5 +233,18 @@ impl Server {
 
     fn is_adopted(&self) -> bool {
         self.shared.adopted.load(Ordering::Relaxed) == self.hosts.generation
+    }
+}
+
+/// What came in fragments goes on as if it had come whole: one source's by one worker, in order.
+fn give_datagrams(stacks: &mut Stacks<Scope>, workers: &mut [StackEnd], hosts: &Hosts) {
+    while let Some((scope, datagram)) = stacks.poll_datagram() {
+        let worker = datagram.spread % workers.len().max(1);
+        let frame = datagram.frame.into_boxed_slice();
+        let worker = workers.get_mut(worker);
+        let taken = worker.is_some_and(|worker| worker.send_datagram(scope, frame));
+        if !taken && let Some(host) = hosts.stacks.get(&scope) {
+            host.counters.drops.add(DropReason::CommandQueueFull, 1);
+        }
     }
 }

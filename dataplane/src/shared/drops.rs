@@ -134,8 +134,10 @@ reasons! {
     OuterChecksum => "outer-checksum",
     /// The outer packet is malformed.
     OuterMalformed => "outer-malformed",
-    /// An outer IP fragment, which WireGuard over DPDK does not reassemble.
+    /// An outer IP fragment longer than the host stack takes.
     OuterFragment => "outer-fragment",
+    /// More outer IP fragments come than the host stack puts together.
+    FragmentQueueFull => "fragment-queue-full",
     /// Not addressed to one of the uplink's addresses or tunnels.
     NotForUs => "not-for-us",
     // Towards an interface of the host's.

@@ -149,7 +149,14 @@ pub const PUNT_ICMP: PuntBudget = PuntBudget {
     per_round: 64,
 };
 
-/// The rest, of which nothing is answered.
+/// Fragments: those of 65,536 datagrams on a path that is a little too narrow for them, for a twentieth of a processor.
+pub const PUNT_FRAGMENTS: PuntBudget = PuntBudget {
+    per_second: 131_072,
+    queued: 512,
+    per_round: 256,
+};
+
+/// The rest, of which its senders are told that nobody takes it.
 pub const PUNT_REST: PuntBudget = PuntBudget {
     per_second: 256,
     queued: 32,
@@ -177,6 +184,9 @@ pub const STACK_NEWS: usize = 1_024;
 
 /// Next hops of strangers alone, who were answered in the last seconds, that the control core remembers.
 pub const STRANGERS_HOPS: usize = 1_024;
+
+/// Commands of that thread waiting for one worker beyond which no datagram out of fragments is added: they may have 64 KiB each.
+pub const DATAGRAMS_WAITING: usize = 256;
 
 /// How often the control core is asked for a peer's key or next hop while packets want it and nothing changes.
 pub const WANTED_AGAIN: Duration = Duration::from_secs(1);
@@ -213,7 +223,10 @@ pub const SENT_SINGLY: u32 = 4096;
 
 #[cfg(test)]
 mod tests {
-    use culvert_stack::limits::{HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND};
+    use culvert_stack::limits::{
+        HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE, HOST_OUTPUT, HOST_OUTPUT_RESERVED,
+        HOST_REPLIES_PER_SECOND, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH,
+    };
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
     use super::*;
@@ -270,11 +283,23 @@ mod tests {
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
+            ("PUNT_FRAGMENTS", punt(PUNT_FRAGMENTS)),
             ("PUNT_REST", punt(PUNT_REST)),
             (
                 "HOST_REPLIES_PER_SECOND",
                 format!("{HOST_REPLIES_PER_SECOND}/s"),
             ),
+            (
+                "HOST_ERRORS_PER_SECOND",
+                format!("{HOST_ERRORS_PER_SECOND}/s"),
+            ),
+            ("HOST_ERRORS_TO_ONE", format!("{HOST_ERRORS_TO_ONE}/s")),
+            ("REASSEMBLY_HIGH", format!("{} MiB", REASSEMBLY_HIGH >> 20)),
+            (
+                "REASSEMBLIES_PER_SOURCE",
+                REASSEMBLIES_PER_SOURCE.to_string(),
+            ),
+            ("DATAGRAMS_WAITING", format!("{DATAGRAMS_WAITING} commands")),
             ("HOST_OUTPUT", HOST_OUTPUT.to_string()),
             ("HOST_OUTPUT_RESERVED", HOST_OUTPUT_RESERVED.to_string()),
             ("STACK_COMMANDS", STACK_COMMANDS.to_string()),

@@ -40,16 +40,19 @@ pub enum PuntClass {
     NeighborQuestion,
     /// ICMP to us: pings, errors.
     Icmp,
-    /// What the stack counts and leaves, mostly.
+    /// Parts of packets to us; a path that is narrow for a tunnel's brings many.
+    Fragment,
+    /// What the stack tells its sender that nobody takes, mostly.
     Rest,
 }
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::NeighborAnswer,
         Self::NeighborQuestion,
         Self::Icmp,
+        Self::Fragment,
         Self::Rest,
     ];
 
@@ -60,7 +63,18 @@ impl PuntClass {
             Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
+            Self::Fragment => limits::PUNT_FRAGMENTS,
             Self::Rest => limits::PUNT_REST,
+        }
+    }
+
+    /// How a frame of it is lost that is longer than any that the stack takes.
+    const fn too_long(self) -> DropReason {
+        match self {
+            Self::Fragment => DropReason::OuterFragment,
+            Self::NeighborAnswer | Self::NeighborQuestion | Self::Icmp | Self::Rest => {
+                DropReason::NotForUs
+            }
         }
     }
 
@@ -70,6 +84,7 @@ impl PuntClass {
         match self {
             Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
+            Self::Fragment => DropReason::FragmentQueueFull,
             Self::Rest => DropReason::HostQueueFull,
         }
     }
@@ -102,7 +117,7 @@ impl Punts {
     /// Hands a frame over.
     ///
     /// # Errors
-    /// Under which name it is lost: it is longer than anything that a stack answers, or more come than are taken.
+    /// Under which name it is lost: it is longer than anything that a stack takes, or more come than are taken.
     pub fn push(
         &mut self,
         class: PuntClass,
@@ -110,7 +125,7 @@ impl Punts {
         frame: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let frame = Inline::new(frame).ok_or(DropReason::NotForUs)?;
+        let frame = Inline::new(frame).ok_or(class.too_long())?;
         let lane = &mut self.lanes[class as usize];
         if !lane.rate.take(class.budget().per_second, now) {
             return Err(class.overflow());
@@ -231,7 +246,7 @@ mod tests {
             let (mut punts, mut punted) = rings(bell(), at(0));
             let mut taken = 0;
             for millis in 0..1_000 {
-                for _ in 0..100 {
+                for _ in 0..200 {
                     // What is lost is counted by whom it comes from.
                     let _ = punts.push(class, SCOPE, &[1], at(millis));
                 }

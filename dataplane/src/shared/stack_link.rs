@@ -1,6 +1,7 @@
 //! Between a worker and the host stacks' thread.
 //!
-//! In: from workers, frames that are the stacks' (`punt`); from that thread, what workers are to send for it. Out: the
+//! In: from workers, frames that are the stacks' (`punt`); from that thread, what workers are to send for it, and
+//! datagrams that they are to take. Out: the
 //! same, at the other end. Never: a wait; the control core: what floods this link takes no room and no time from it.
 //!
 //! Threads: one [`StackEnd`] per worker, all of them at the stacks' thread; the other ends are in the worker's
@@ -27,6 +28,13 @@ pub enum StackCommand {
         /// The frame.
         frame: Box<[u8]>,
     },
+    /// Take a datagram that came to an uplink in fragments, as the frame that it would have been.
+    Datagram {
+        /// The uplink's.
+        scope: Scope,
+        /// The frame.
+        frame: Box<[u8]>,
+    },
 }
 
 /// The stacks' end of a worker's link.
@@ -44,6 +52,13 @@ impl StackEnd {
         let taken = self.commands.push(command).is_ok();
         self.worker.notify();
         taken
+    }
+
+    /// Gives the worker a datagram that came in fragments. They are long: a worker that is behind with more than
+    /// a few commands is given none.
+    pub fn send_datagram(&mut self, scope: Scope, frame: Box<[u8]>) -> bool {
+        let waiting = limits::STACK_COMMANDS - self.commands.slots();
+        waiting < limits::DATAGRAMS_WAITING && self.send(StackCommand::Datagram { scope, frame })
     }
 
     /// Whether the worker has taken all that it was given.

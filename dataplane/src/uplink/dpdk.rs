@@ -39,11 +39,13 @@ mod classify;
 mod encap;
 mod rx;
 mod tx;
+mod whole;
 
 use encap::{HEADERS_MAX, UdpChecksum};
 pub use rx::Rx;
 pub use tx::Tx;
 use tx::TxSlot;
+pub(crate) use whole::receive_whole;
 
 const _: () = assert!(culvert_dpdk_sys::HEADROOM as usize >= HEADERS_MAX);
 const _: () = assert!(culvert_dpdk_sys::BURST >= limits::SUB_BATCH);

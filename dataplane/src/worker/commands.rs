@@ -4,6 +4,8 @@
 //! staged frames sent or dropped, announcements, queues taken and given up. Never: an answer; what can't be done is
 //! counted.
 
+#[cfg(feature = "dpdk")]
+use std::sync::atomic::Ordering;
 use std::{any::Any, cell::RefCell, sync::Arc};
 
 use arrayvec::ArrayVec;
@@ -27,6 +29,11 @@ use crate::{
         stack_link::StackCommand,
     },
     switch::announce,
+};
+#[cfg(feature = "dpdk")]
+use crate::{
+    inbound::{self, Punt},
+    uplink::dpdk::receive_whole,
 };
 
 thread_local! {
@@ -95,6 +102,7 @@ impl Worker {
     pub(super) fn serve_stack(&mut self, snapshot: &Snapshot, command: StackCommand) {
         match command {
             StackCommand::Frame { scope, frame } => self.send_frame(snapshot, scope, &frame),
+            StackCommand::Datagram { scope, frame } => self.receive_whole(snapshot, scope, frame),
         }
     }
 
@@ -109,6 +117,48 @@ impl Worker {
         };
         if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
             lose(uplink.books(), reason, Lost::Wire(frame));
+        }
+    }
+
+    /// What came in fragments goes the way of what comes whole.
+    #[cold]
+    #[inline(never)]
+    #[cfg_attr(not(feature = "dpdk"), expect(unused_mut, reason = "DPDK only"))]
+    fn receive_whole(&mut self, snapshot: &Snapshot, scope: Scope, mut frame: Box<[u8]>) {
+        let Scope::Uplink(uplink) = scope;
+        let Some(uplink) = snapshot.uplink(uplink) else {
+            return;
+        };
+        #[cfg(feature = "dpdk")]
+        let received = {
+            let Self {
+                queues,
+                link,
+                tools,
+                stats,
+                now,
+                index,
+                ..
+            } = self;
+            let turn = Turn {
+                snapshot,
+                now: *now,
+                attention: &link.attention,
+                worker: index.0,
+            };
+            let mut punt = Punt {
+                handshakes: &mut link.handshakes,
+            };
+            receive_whole(&mut frame, uplink, |burst| {
+                stats.datagrams.fetch_add(1, Ordering::Relaxed);
+                let mut sending = queues.sending();
+                inbound::inbound(&turn, tools, &mut sending, &mut punt, uplink, burst);
+            })
+        };
+        #[cfg(not(feature = "dpdk"))]
+        let received = Err(DropReason::UplinkDown);
+        if let Err(reason) = received {
+            lose(uplink.books(), reason, Lost::Wire(&frame));
         }
     }
 

@@ -18,7 +18,7 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 use super::{
-    HostDrop, HostStack, icmp,
+    Datagram, HostDrop, HostStack, icmp,
     ip::{self, Fragment, Packet},
     message,
     neighbors::{Said, Unheard},
@@ -162,7 +162,9 @@ impl HostStack {
         if self.datagrams.len() >= limits::DATAGRAMS {
             return Err(HostDrop::DatagramsFull);
         }
-        self.datagrams.push_back(frame.to_vec());
+        let spread = headers.addresses().map_or(0, |(source, _)| spread(source));
+        let frame = frame.to_vec();
+        self.datagrams.push_back(Datagram { frame, spread });
         Ok(())
     }
 
@@ -344,6 +346,14 @@ impl HostStack {
 
     fn hear(&mut self, address: IpAddr, said: Said, now: Instant) -> Result<(), HostDrop> {
         self.neighbors.hear(address, said, now).map_err(ignored)
+    }
+}
+
+fn spread(source: IpAddr) -> usize {
+    let sum = |octets: &[u8]| octets.iter().map(|&octet| usize::from(octet)).sum();
+    match source {
+        IpAddr::V4(source) => sum(&source.octets()),
+        IpAddr::V6(source) => sum(&source.octets()),
     }
 }
 

@@ -122,6 +122,15 @@ pub struct NeighborInfo {
     pub confirmed: Option<Instant>,
 }
 
+/// A UDP datagram that came in fragments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// The frame that it would have been.
+    pub frame: Vec<u8>,
+    /// A number that all of its source have: who spreads datagrams by it keeps their order.
+    pub spread: usize,
+}
+
 /// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_event`, `poll_datagram` and
 /// `poll_heard` have, then sleep until [`HostStack::poll_timeout`].
 pub struct HostStack {
@@ -138,7 +147,7 @@ pub struct HostStack {
     errors: icmp::Limits,
     reassembly: Reassembly,
     ids: Ids,
-    datagrams: VecDeque<Vec<u8>>,
+    datagrams: VecDeque<Datagram>,
     heard: VecDeque<Heard>,
     drops: Arc<Drops>,
 }
@@ -259,8 +268,8 @@ impl HostStack {
         Some(HostEvent::Neighbor { address })
     }
 
-    /// The next UDP datagram to us that came in fragments, as the frame that it would have been.
-    pub fn poll_datagram(&mut self) -> Option<Vec<u8>> {
+    /// The next UDP datagram to us that came in fragments.
+    pub fn poll_datagram(&mut self) -> Option<Datagram> {
         self.datagrams.pop_front()
     }
 

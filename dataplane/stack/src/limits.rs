@@ -43,16 +43,16 @@ pub const FRAGMENT_HEAD: usize = culvert_wire::parse::HEAD_LEN;
 pub const EXPIRED_AT_ONCE: usize = 64;
 
 /// ICMP errors of a host stack per second (the kernel's `icmp_msgs_per_sec`).
-pub const ICMP_ERRORS_PER_SECOND: u32 = 1_000;
+pub const HOST_ERRORS_PER_SECOND: u32 = 1_000;
 
 /// The same to one host: as many probes as a traceroute has on their way.
-pub const ICMP_ERRORS_PER_HOST: u32 = 32;
+pub const HOST_ERRORS_TO_ONE: u32 = 32;
 
 /// Errors about packets of ours that wait to be heard.
 pub const ERRORS_HEARD: usize = 64;
 
-/// Datagrams out of fragments that wait for who takes them.
-pub const DATAGRAMS: usize = 16;
+/// Datagrams out of fragments that wait for who takes them: of as many fragments as come between two looks.
+pub const DATAGRAMS: usize = 128;
 
 /// Routes over other guests that one is told of: with the default route, each of at most nine bytes, they fit into an
 /// option of one piece (RFC 3442).

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_wireguard::Instant;
 
-use crate::{Heard, HostEvent, HostStack, Resolution};
+use crate::{Datagram, Heard, HostEvent, HostStack, Resolution};
 
 /// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
 /// same neighbors; they are not the same. What scopes are is the owner's to say.
@@ -77,7 +77,7 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
     }
 
     /// The next datagram that came in fragments, and where to.
-    pub fn poll_datagram(&mut self) -> Option<(Scope, Vec<u8>)> {
+    pub fn poll_datagram(&mut self) -> Option<(Scope, Datagram)> {
         self.0
             .iter_mut()
             .find_map(|(&scope, stack)| Some((scope, stack.poll_datagram()?)))

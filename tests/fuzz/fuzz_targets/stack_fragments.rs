@@ -194,7 +194,7 @@ fuzz_target!(|input: &[u8]| {
         let came = stack.poll_datagram();
         assert!(stack.poll_datagram().is_none());
         let head = if key.v6 { 54 } else { 34 };
-        let came = came.map(|frame| frame[head..].to_vec());
+        let came = came.map(|datagram| datagram.frame[head..].to_vec());
         let expected = match (is_fragment && is_good, start == 0 && !fragment.more) {
             (false, _) => None,
             (true, true) => Some(bytes.clone()),

@@ -5,8 +5,9 @@
 //! frame for the host stack, or the reason for its drop. Never: state, a look into
 //! a datagram's content, trust in a length that the frame doesn't have.
 //!
-//! To the host stack goes what it answers: ARP about us, ICMP and ICMPv6 to us, and
-//! the groups that neighbor discovery uses, each in its class.
+//! To the host stack goes what it answers: ARP about us, ICMP and ICMPv6 to us, the groups
+//! that neighbor discovery uses, fragments, and what it tells the sender that nobody takes,
+//! each in its class.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -24,6 +25,7 @@ use crate::{
     uplink::Uplink,
 };
 
+const PROTOCOL_TCP: u8 = 6;
 pub(super) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
 const UDP_HEADER: usize = 8;
@@ -138,7 +140,7 @@ fn ipv4(
         return Err(DropReason::NotForUs);
     }
     if header.fragment_bits() & FRAGMENTED != 0 {
-        return Err(DropReason::OuterFragment);
+        return Ok(Verdict::Punt(PuntClass::Fragment));
     }
 
     // 3. A tunnel's datagram, or the host stack's.
@@ -147,7 +149,10 @@ fn ipv4(
             let l4 = &packet[header_len..total_len];
             let seed =
                 |len| Checksum::pseudo_v4(header.source(), header.destination(), PROTOCOL_UDP, len);
-            let udp = udp(l4, checks, uplink, true, seed)?;
+            let udp = match udp(l4, checks, uplink, true, seed) {
+                Ok(udp) => udp,
+                Err(verdict) => return Ok(verdict),
+            };
             accept(Accepted {
                 payload: udp.payload(ether::HEADER_LEN + header_len),
                 source: SocketAddr::new(IpAddr::V4(header.source()), udp.source_port),
@@ -158,7 +163,9 @@ fn ipv4(
             Ok(Verdict::Datagram)
         }
         PROTOCOL_ICMP => Ok(Verdict::Punt(PuntClass::Icmp)),
-        _ => Err(DropReason::NotForUs),
+        // Nobody serves it, and it is answered with no ICMP error.
+        PROTOCOL_TCP => Err(DropReason::NotForUs),
+        _ => Ok(Verdict::Punt(PuntClass::Rest)),
     }
 }
 
@@ -188,7 +195,10 @@ fn ipv6(
         PROTOCOL_UDP => {
             let l4 = &packet[ipv6::HEADER_LEN..total_len];
             let seed = |len| Checksum::pseudo_v6(header.source(), destination, PROTOCOL_UDP, len);
-            let udp = udp(l4, checks, uplink, false, seed)?;
+            let udp = match udp(l4, checks, uplink, false, seed) {
+                Ok(udp) => udp,
+                Err(verdict) => return Ok(verdict),
+            };
             accept(Accepted {
                 payload: udp.payload(ether::HEADER_LEN + ipv6::HEADER_LEN),
                 source: SocketAddr::new(IpAddr::V6(header.source()), udp.source_port),
@@ -198,8 +208,9 @@ fn ipv6(
             });
             Ok(Verdict::Datagram)
         }
-        PROTOCOL_FRAGMENT => Err(DropReason::OuterFragment),
-        _ => Err(DropReason::NotForUs),
+        PROTOCOL_FRAGMENT => Ok(Verdict::Punt(PuntClass::Fragment)),
+        PROTOCOL_TCP => Err(DropReason::NotForUs),
+        _ => Ok(Verdict::Punt(PuntClass::Rest)),
     }
 }
 
@@ -263,7 +274,7 @@ impl Udp {
 }
 
 /// `optional`: a checksum of 0 means "none" (IPv4); over IPv6 it is wrong (RFC 8200,
-/// section 8.1).
+/// section 8.1). What is no tunnel's is the host stack's to answer.
 #[inline]
 fn udp(
     l4: &[u8],
@@ -271,15 +282,16 @@ fn udp(
     uplink: &Uplink,
     optional: bool,
     seed: impl FnOnce(u32) -> Checksum,
-) -> Result<Udp, DropReason> {
-    let header = UdpView::new(l4).ok_or(DropReason::OuterMalformed)?;
+) -> Result<Udp, Verdict> {
+    let malformed = Verdict::Drop(DropReason::OuterMalformed);
+    let header = UdpView::new(l4).ok_or(malformed)?;
     let len = usize::from(header.length());
     if len < UDP_HEADER || len > l4.len() {
-        return Err(DropReason::OuterMalformed);
+        return Err(malformed);
     }
     let tunnel = uplink
         .tunnel(header.destination_port())
-        .ok_or(DropReason::NotForUs)?;
+        .ok_or(Verdict::Punt(PuntClass::Rest))?;
     let good = match (header.checksum(), checks.udp) {
         (0, _) => optional,
         (_, RxChecksum::Good) => true,
@@ -299,7 +311,7 @@ fn udp(
             len,
         })
     } else {
-        Err(DropReason::OuterChecksum)
+        Err(Verdict::Drop(DropReason::OuterChecksum))
     }
 }
 

@@ -22,8 +22,8 @@ impl Limits {
     pub(crate) fn new(key: RandomState, now: Instant) -> Self {
         Self {
             key,
-            hosts: Box::new([Budget::new(limits::ICMP_ERRORS_PER_HOST, now); PLACES]),
-            all: Budget::new(limits::ICMP_ERRORS_PER_SECOND, now),
+            hosts: Box::new([Budget::new(limits::HOST_ERRORS_TO_ONE, now); PLACES]),
+            all: Budget::new(limits::HOST_ERRORS_PER_SECOND, now),
         }
     }
 

@@ -95,7 +95,7 @@ fn errors_are_limited_for_each_host_and_in_all() {
         frames(stack).len()
     };
     let count: usize = (0..100).map(|_| sent(&mut stack, &one, START)).sum();
-    assert_eq!(count, limits::ICMP_ERRORS_PER_HOST as usize);
+    assert_eq!(count, limits::HOST_ERRORS_TO_ONE as usize);
     assert_eq!(stack.dropped(HostDrop::ErrorLimited), 68);
     let later = START + Duration::from_millis(1_001);
     assert_eq!(sent(&mut stack, &one, later), 1);
@@ -105,7 +105,7 @@ fn errors_are_limited_for_each_host_and_in_all() {
         let source = Ipv4Addr::from_bits(0x0a00_0000 + n);
         all += sent(&mut stack, &datagram_from(source.into(), &[5; 8]), later);
     }
-    assert_eq!(all, limits::ICMP_ERRORS_PER_SECOND as usize - 1);
+    assert_eq!(all, limits::HOST_ERRORS_PER_SECOND as usize - 1);
 }
 
 /// An ICMP message of the far end's to us.

@@ -149,7 +149,9 @@ fn host() -> HostStack {
 }
 
 fn datagrams(stack: &mut HostStack) -> Vec<Vec<u8>> {
-    std::iter::from_fn(|| stack.poll_datagram()).collect()
+    std::iter::from_fn(|| stack.poll_datagram())
+        .map(|datagram| datagram.frame)
+        .collect()
 }
 
 /// The head of a whole packet as reassembly leaves it: with the ID of its fragments.

@@ -1,13 +1,16 @@
 //! Frames, honest and bent, and what they are to us.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use culvert_wire::ipv4;
 
 use super::*;
 use crate::{
     shared::{hop::Hop, ids::UplinkIndex},
-    uplink::UplinkCounters,
+    uplink::{UplinkCounters, dpdk::receive_whole},
 };
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -210,10 +213,14 @@ fn only_what_is_ours() {
     let l4 = datagram(51_821, b"x", |len| {
         Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
     });
-    assert_dropped(
-        &ethernet(MAC, 0x0800, &v4_packet(17, &l4)),
-        DropReason::NotForUs,
-    );
+    let port_of_nobody = ethernet(MAC, 0x0800, &v4_packet(17, &l4));
+    assert_eq!(verdict(&port_of_nobody), Verdict::Punt(PuntClass::Rest));
+    for protocol in [50, 250] {
+        let of_nobody = ethernet(MAC, 0x0800, &v4_packet(protocol, &[0; 20]));
+        assert_eq!(verdict(&of_nobody), Verdict::Punt(PuntClass::Rest));
+        let of_nobody = ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, protocol, &[0; 20]));
+        assert_eq!(verdict(&of_nobody), Verdict::Punt(PuntClass::Rest));
+    }
     assert_dropped(
         &ethernet(MAC, 0x0800, &v4_packet(6, &[0; 20])),
         DropReason::NotForUs,
@@ -308,19 +315,55 @@ fn only_those_on_the_link_get_into_the_neighbors_classes() {
 }
 
 #[test]
-fn fragments_are_refused() {
+fn fragments_are_the_stacks() {
+    let fragment = Verdict::Punt(PuntClass::Fragment);
     for bits in [0x2000_u16, 0x0001, 0x1fff] {
         let mut packet = v4_packet(17, &[0; 16]);
         packet[6..8].copy_from_slice(&bits.to_be_bytes());
         packet[10..12].fill(0);
         let sum = Checksum::of(&packet[..20]).complement();
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        assert_dropped(&ethernet(MAC, 0x0800, &packet), DropReason::OuterFragment);
+        assert_eq!(verdict(&ethernet(MAC, 0x0800, &packet)), fragment);
     }
-    assert_dropped(
-        &ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 44, &[0; 16])),
-        DropReason::OuterFragment,
-    );
+    let of = |destination| ethernet(MAC, 0x86dd, &v6_packet(destination, 44, &[0; 16]));
+    assert_eq!(verdict(&of(OUR_V6)), fragment);
+    assert_dropped(&of(THEIR_V6), DropReason::NotForUs);
+}
+
+#[test]
+fn a_datagram_out_of_fragments_is_looked_at_as_any_other() {
+    let uplink = uplink();
+    let payload = b"a sealed datagram";
+    let mut came = 0;
+    for frame in [v4(payload), v6(payload)] {
+        let mut whole = frame.clone();
+        let taken = receive_whole(&mut whole, &uplink, |burst| {
+            let [datagram] = burst else {
+                panic!("one datagram");
+            };
+            assert_eq!(datagram.bytes_mut(), payload);
+            assert_eq!(
+                (datagram.tunnel, datagram.source.port()),
+                (TunnelIndex(3), 4_000)
+            );
+            came += 1;
+        });
+        assert_eq!(taken, Ok(()));
+        let mut bent = frame;
+        *bent.last_mut().unwrap() ^= 1;
+        let nobody = |_: &mut [_]| panic!("its sum is wrong");
+        let refused = receive_whole(&mut bent, &uplink, nobody);
+        assert_eq!(refused, Err(DropReason::OuterChecksum));
+    }
+    assert_eq!(came, 2);
+    assert_eq!(uplink.counters.rx_packets.load(Ordering::Relaxed), 2);
+    let l4 = datagram(51_821, payload, |len| {
+        Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
+    });
+    let mut of_nobody = ethernet(MAC, 0x0800, &v4_packet(17, &l4));
+    let nobody = |_: &mut [_]| panic!("nobody has its port");
+    let refused = receive_whole(&mut of_nobody, &uplink, nobody);
+    assert_eq!(refused, Err(DropReason::NotForUs));
 }
 
 #[test]
