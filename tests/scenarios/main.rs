@@ -5,6 +5,7 @@
 mod api;
 mod changes;
 mod endpoints;
+mod fragments;
 mod guest;
 mod hitless;
 mod kernel_wireguard;

@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod bridge;
 mod capture;
 mod changing;
 mod counters;
@@ -29,6 +30,7 @@ mod transfer;
 mod tunnel;
 mod wireguard_go;
 
+pub use bridge::Bridge;
 pub use capture::{Capture, Crossing};
 pub use changing::{Changing, Kind, Seen, WINDOW};
 pub use counters::Counters;
