@@ -73,8 +73,11 @@ impl Site {
     /// The frames that the worker is to send.
     fn sent(&mut self) -> Vec<(Scope, Box<[u8]>)> {
         let commands = std::iter::from_fn(|| self.worker.stack_commands.pop().ok());
-        let frame = |StackCommand::Frame { scope, frame }| (scope, frame);
-        commands.map(frame).collect()
+        let frame = |command| match command {
+            StackCommand::Frame { scope, frame } => Some((scope, frame)),
+            StackCommand::Datagram { .. } => None,
+        };
+        commands.filter_map(frame).collect()
     }
 
     /// The `n`th neighbor asks for us.

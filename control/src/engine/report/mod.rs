@@ -196,7 +196,7 @@ impl Engine {
             last_handshake: status.last_handshake,
             unanswered: status.unanswered,
             is_silent: status.unanswered >= SILENT_AFTER,
-            path: peer.path_mtu_sight(&state.config),
+            path: peer.path_mtu_sight(&tunnel.config),
             name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })
     }

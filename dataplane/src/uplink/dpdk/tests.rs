@@ -137,7 +137,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
                 let room = tx.rooms()[index].bytes_mut();
                 assert!(room.len() >= len + culvert_aead::TAILROOM);
                 room[..len].fill(u8::try_from(index).unwrap());
-                tx.commit(len, &paths[index % 2], 0x8a, None);
+                tx.commit(len, &paths[index % 2], 0x8a.into(), None);
             }
             tx.flush(&uplink);
             let burst = rx.receive(&uplink, &mut punts, NOW);
@@ -160,9 +160,9 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         let mut unresolved = Path::clone(&paths[0]);
         unresolved.hop = Arc::new(Hop::nowhere(UplinkIndex(4)));
         assert_eq!(tx.reserve(3), 3);
-        tx.commit(100, &Arc::new(unresolved), 0, None);
-        tx.commit(1_473, &paths[0], 0, None);
-        tx.commit(1_472, &paths[0], 0, None);
+        tx.commit(100, &Arc::new(unresolved), 0.into(), None);
+        tx.commit(1_473, &paths[0], 0.into(), None);
+        tx.commit(1_472, &paths[0], 0.into(), None);
         tx.flush(&uplink);
         let burst = rx.receive(&uplink, &mut punts, NOW);
         assert_eq!(burst.len(), 1);
@@ -388,7 +388,7 @@ fn talk_to_the_kernel(eal: Eal, workers: usize) {
             let (_, tx) = halves(&mut queues[number % workers]);
             assert_eq!(tx.reserve(1), 1);
             tx.rooms()[0].bytes_mut()[..len].fill(7);
-            tx.commit(len, &path, 0, None);
+            tx.commit(len, &path, 0.into(), None);
             tx.flush(&uplink);
             let mut buffer = [0; 2_000];
             let (received, from) = socket.recv_from(&mut buffer).unwrap();
