@@ -1045,6 +1045,94 @@ fn networks_without_a_router() {
 }
 
 #[test]
+fn what_guests_are_told() {
+    let blue = "    gateway: [10.1.1.1/24, \"fd00:1::1/64\"]";
+    let told = |key: &str| format!("{blue}\n    {key}");
+    for (key, message, help) in [
+        (
+            "dhcp: ⟦maybe",
+            "`dhcp` of network `blue` is `maybe`",
+            "expected `true` or `false`",
+        ),
+        (
+            "dhcp: { dns: [⟦9.9.9] }",
+            "`dns` of `dhcp` of network `blue` is `9.9.9`",
+            "",
+        ),
+        (
+            "dhcp: { dns: [10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4, 10.0.0.5, 10.0.0.6, 10.0.0.7, 10.0.0.8, ⟦10.0.0.9] }",
+            "has 9 addresses",
+            "expected 8 at most",
+        ),
+        (
+            "dhcp: { domain: ⟦a..b }",
+            "`domain` of `dhcp` of network `blue` is `a..b`",
+            "as in `vm.example.org`",
+        ),
+        (
+            "dhcp: { lease: ⟦5s }",
+            "`lease` of `dhcp` of network `blue` is too short",
+            "expected `60s` at least",
+        ),
+        (
+            "dhcp: { ⟦leas: 1h }",
+            "unknown key `leas`",
+            "did you mean `lease`?",
+        ),
+        (
+            "ra: ⟦stateless",
+            "`ra` of network `blue` is `stateless`",
+            "managed",
+        ),
+        (
+            "dhcp: false\n    ra: ⟦managed",
+            "network `blue` has `ra: managed`, and `dhcp: false`",
+            "nobody would answer",
+        ),
+    ] {
+        error(blue, &told(key), message, help);
+    }
+    error(
+        blue,
+        "    gateway: [10.1.1.1/24, ⟦\"fd00:1::1/48\"]\n    ra: slaac\n    dhcp: true",
+        "network `blue` has `ra: slaac`, and the gateway fd00:1::1/48",
+        "expected a /64",
+    );
+    only(
+        Severity::Error,
+        &plain("    tunnel: wg0", "    tunnel: wg0\n    ra: ⟦slaac"),
+        "network `blue` has no `gateway`, but `ra`",
+        "no router",
+    );
+    only(
+        Severity::Error,
+        &plain("    driver: tun", "    driver: tun\n    ⟦dhcp: false"),
+        "`dhcp` in port `vm1` is only for `vhost-user` and `tap` ports",
+        "remove it",
+    );
+}
+
+#[test]
+fn an_address_that_a_guest_does_not_make() {
+    let slaac = changed(
+        "    tunnel: wg0\n    routes",
+        "    tunnel: wg0\n    ra: slaac\n    routes",
+    );
+    let marked = slaac.replace("\"fd00:1::10\"]", "⟦\"fd00:1::10\"]");
+    only(
+        Severity::Warning,
+        &marked,
+        "port `vm1` has fd00:1::10, which its guest will not make",
+        "made of the port's MAC address",
+    );
+    let made = slaac.replace("fd00:1::10\"]", "fd00:1::5054:ff:fe00:1\"]");
+    let unserved = slaac.replace("guard: strict", "dhcp: false");
+    for text in [made, unserved] {
+        assert_eq!(report(&text).mistakes().len(), 0);
+    }
+}
+
+#[test]
 fn addresses_that_do_not_fit() {
     error(
         "[10.1.1.10,",

@@ -136,6 +136,11 @@ networks:
     tunnel: "1"
     mtu: 1300
     mss_clamp: true
+    dhcp:
+      dns: [9.9.9.9, 2620:fe::fe]
+      domain: vm.example.org
+      lease: 3600s
+    ra: slaac
     routes:
       - to: 10.2.0.0/16
         peer: "null"
@@ -143,6 +148,9 @@ networks:
         via: 10.0.0.5
       - to: 10.4.0.0/16
         unreachable: true
+  green:
+    gateway: [10.5.0.1/24]
+    dhcp: false
   plain:
     tunnel: wg1
 ports:
@@ -155,6 +163,7 @@ ports:
     mac: "52:54:00:00:00:01"
     addresses: [10.0.0.5, fd00::5]
     guard: mac
+    dhcp: false
     queues: 2
     queue_workers: [1, 0]
     offloads:

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, DpdkUplink, Guard, IpNet, MacAddr, Memory, Metrics,
-    Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, SocketPath, Tunnel, Uapi,
-    UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
+    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, DpdkUplink, Guard, IpNet, MacAddr, Memory,
+    Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra, SocketPath,
+    Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore,
+    WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -294,8 +295,29 @@ fn network(draft: &draft::Network, file: &draft::File) -> Option<Network> {
             .collect::<Option<_>>()?,
         mtu: narrow(network_mtu(draft, file)),
         mss_clamp: draft.mss_clamp.is_some_and(|at| at.value),
+        ra: ra(draft),
+        dhcp: dhcp(draft),
         name,
     })
+}
+
+/// What guests of a network are told by DHCP; `None` if it is off.
+fn dhcp(network: &draft::Network) -> Option<Dhcp> {
+    let Some(written) = &network.dhcp else {
+        return Some(Dhcp::default());
+    };
+    let draft = written.value.as_ref()?;
+    Some(Dhcp {
+        dns: draft.dns.iter().map(|at| at.value).collect(),
+        domain: draft.domain.clone(),
+        lease: draft.lease.unwrap_or(limits::LEASE_DEFAULT),
+    })
+}
+
+/// How a network's router advertises itself.
+pub(super) fn ra(network: &draft::Network) -> Ra {
+    let default = || Ra::by(dhcp(network).as_ref());
+    network.ra.map_or_else(default, |at| at.value)
 }
 
 pub(super) fn network_route(draft: &draft::NetworkRoute) -> Option<NetworkRoute> {
@@ -366,6 +388,7 @@ pub(super) fn port(
         addresses,
         interface_addresses,
         guard: guard(draft, network),
+        dhcp: draft.dhcp,
         mtu: narrow(network_mtu(network, file)),
         offloads: draft.offloads,
         labels: draft.labels.clone(),

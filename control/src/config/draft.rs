@@ -15,7 +15,7 @@ use super::places::ByName;
 use super::section::At;
 use super::{
     Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads, Pmtu,
-    Poll, Role, SocketMode, Uapi,
+    Poll, Ra, Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -221,6 +221,17 @@ pub(super) struct Network {
     pub(super) routes: Vec<NetworkRoute>,
     pub(super) mtu: Option<At<u32>>,
     pub(super) mss_clamp: Option<At<bool>>,
+    /// `None` is the default; in it, `None` is `false`.
+    pub(super) dhcp: Option<At<Option<Dhcp>>>,
+    /// `None` is the default.
+    pub(super) ra: Option<At<Ra>>,
+}
+
+#[derive(Default)]
+pub(super) struct Dhcp {
+    pub(super) dns: Vec<At<IpAddr>>,
+    pub(super) domain: Option<String>,
+    pub(super) lease: Option<u32>,
 }
 
 pub(super) struct NetworkRoute {
@@ -252,6 +263,7 @@ pub(super) struct Port {
     pub(super) lacks_addresses: bool,
     /// `None` is the default.
     pub(super) guard: Option<At<Guard>>,
+    pub(super) dhcp: bool,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
     pub(super) socket: Option<At<PathBuf>>,

@@ -46,6 +46,18 @@ pub(super) const BODY_MEGABYTES_DEFAULT: u32 = 64;
 /// `api.key_directory` unless the file says another.
 pub(super) const KEY_DIRECTORY: &str = "/etc/culvert/keys";
 
+/// For how many seconds a guest has an address by DHCP, unless the file says another: half a day, as Neutron has it.
+pub(super) const LEASE_DEFAULT: u32 = 12 * 3600;
+
+/// The longest lease in seconds: a year. The highest number means "for ever" (RFC 2131, section 3.3).
+pub(super) const LEASE_MAX: u32 = 365 * 24 * 3600;
+
+/// The shortest.
+pub(super) const LEASE_MIN: u32 = 60;
+
+/// Servers of names that guests are told of: a client looks at three (resolv.conf(5)).
+pub(super) const DNS: usize = 8;
+
 /// Entries of a DPDK device's rings, unless the file says others.
 pub(super) const RING_DEFAULT: u16 = 1024;
 

@@ -28,7 +28,7 @@ pub use self::{
     mac::MacAddr,
     metrics::{Metrics, metrics_label},
     name::Name,
-    network::{Network, NetworkRoute, NextHop},
+    network::{Dhcp, Network, NetworkRoute, NextHop, Ra},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
     tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
     uplink::{DpdkBus, DpdkDevice, DpdkUplink, UdpUplink, Uplink, UplinkDriver, UplinkRoute},

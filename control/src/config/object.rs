@@ -397,6 +397,8 @@ fn network_draft(network: &Network) -> draft::Network {
         routes: Vec::new(),
         mtu: Some(at(network.mtu.into())),
         mss_clamp: Some(at(network.mss_clamp)),
+        dhcp: network.dhcp.is_none().then(|| at(None)),
+        ra: Some(at(network.ra)),
     }
 }
 

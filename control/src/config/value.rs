@@ -487,6 +487,35 @@ pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) ->
     None
 }
 
+/// For how long an address is lent.
+pub(super) fn lease(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
+    let seconds = seconds(node, what, limits::LEASE_MAX, report)?;
+    if seconds < limits::LEASE_MIN {
+        report
+            .error(node.span, format!("{what} is too short"))
+            .help(format!("expected `{}s` at least", limits::LEASE_MIN));
+        return None;
+    }
+    Some(seconds)
+}
+
+/// A domain's name (RFC 1035, section 2.3.4).
+pub(super) fn domain(node: &Node, what: &str, report: &mut Report) -> Option<String> {
+    let text = text(node, what, report)?;
+    let is_label = |label: &str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        (1..=63).contains(&label.len()) && label.bytes().all(plain)
+    };
+    let domain = text.strip_suffix('.').unwrap_or(text);
+    if domain.len() > 253 || !domain.split('.').all(is_label) {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help("expected a domain's name, as in `vm.example.org`");
+        return None;
+    }
+    Some(domain.to_owned())
+}
+
 /// Permission bits in octal.
 pub(super) fn permissions(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
     let text = text(node, what, report)?;

@@ -15,9 +15,9 @@ use serde_saphyr::FlowSeq;
 use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics,
-    Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, SocketMode,
-    SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
+    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, Guard, Hugepages, Labels, MacAddr, Memory,
+    Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra,
+    SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
 pub(crate) use parts::{First, Part, parts};
 
@@ -138,6 +138,14 @@ impl Map {
         match value == default {
             true => self,
             false => self.number(key, value),
+        }
+    }
+
+    /// Unless it is what holds anyway.
+    fn bool_but(self, key: &str, value: bool, default: bool) -> Self {
+        match value == default {
+            true => self,
+            false => self.put(key, Yaml::Bool(value)),
         }
     }
 
@@ -402,7 +410,14 @@ fn network(network: &Network, config: &Config) -> Map {
         .maybe("tunnel", tunnel)
         .number_but("mtu", network.mtu, derived)
         .switched("mss_clamp", network.mss_clamp)
+        .dhcp(network.dhcp.as_ref())
+        .maybe("ra", own_ra(network))
         .tables("routes", network.routes.iter().map(route).collect())
+}
+
+fn own_ra(network: &Network) -> Option<&'static str> {
+    let default = Ra::by(network.dhcp.as_ref());
+    (network.ra != default).then(|| network.ra.name())
 }
 
 fn route(route: &NetworkRoute) -> Map {
@@ -427,6 +442,7 @@ fn port(port: &Port, is_plain: bool, workers: &[WorkerIndex]) -> Map {
         .maybe("mac", mac)
         .list("addresses", &port.addresses)
         .maybe("guard", guard(port.guard, is_plain))
+        .bool_but("dhcp", port.dhcp, true)
         .number_but("queues", port.queues, 1_u32)
         .workers("queue_workers", &port.queue_workers, workers)
         .offloads(port.offloads)
@@ -467,6 +483,21 @@ fn guard(guard: Guard, plain: bool) -> Option<&'static str> {
 }
 
 impl Map {
+    fn dhcp(self, dhcp: Option<&Dhcp>) -> Self {
+        let Some(dhcp) = dhcp else {
+            return self.put("dhcp", Yaml::Bool(false));
+        };
+        if *dhcp == Dhcp::default() {
+            return self;
+        }
+        let lease = (dhcp.lease != limits::LEASE_DEFAULT).then(|| format!("{}s", dhcp.lease));
+        let map = Self::default()
+            .list("dns", &dhcp.dns)
+            .maybe("domain", dhcp.domain.as_ref())
+            .maybe("lease", lease);
+        self.map("dhcp", map)
+    }
+
     fn offloads(self, offloads: Offloads) -> Self {
         if offloads == Offloads::ALL {
             return self;

@@ -26,6 +26,7 @@ use ipnet::IpNet;
 
 use super::{
     Engine,
+    guests::services,
     networks::{Moves, prefix},
     ports::PortState,
     tunnels::TunnelState,
@@ -55,6 +56,7 @@ impl Engine {
             tunnels: self.tunnels.take_changed(),
             uplinks: self.uplinks.take_changed(),
         };
+        self.provide(&changed.ports, &changed.networks);
         let last = self.snapshots.load_full();
         self.compile_upon(&last, changed, generation)
     }
@@ -145,6 +147,8 @@ impl Engine {
             addresses: config.addresses.clone(),
             link_locals: Arc::clone(&port.link_locals),
             errors: Arc::clone(&port.errors),
+            questions: Arc::clone(&port.questions),
+            is_served: config.dhcp,
             guard: match config.guard {
                 config::Guard::Strict => Guard::Strict,
                 config::Guard::Mac => Guard::Mac,
@@ -183,6 +187,7 @@ impl Engine {
                 .map(|&(_, at)| at)
                 .min()
                 .filter(|_| network.is_plain()),
+            services: services(network),
             macs,
         })
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use culvert_dataplane::shared::{
     hop::{Hop, Link},
-    ids::Scope,
+    ids::{Scope, UplinkIndex},
     limits::{STRANGERS_HOPS, UNROUTED_LIFE},
 };
 use culvert_wire::MacAddr;
@@ -41,8 +41,7 @@ struct Known {
 }
 
 impl Known {
-    fn new(scope: Scope, source: MacAddr) -> Self {
-        let Scope::Uplink(uplink) = scope;
+    fn new(uplink: UplinkIndex, source: MacAddr) -> Self {
         Self {
             hop: Arc::new(Hop::ethernet(uplink, source, None)),
             asked: None,
@@ -52,7 +51,8 @@ impl Known {
 
 impl Hops {
     /// The hop over `address` from our address `source`; whoever wants it has the stack asked by `ask`, now and then,
-    /// which answers whether it could be asked. `None`: too many strangers are being answered.
+    /// which answers whether it could be asked. `None`: too many strangers are being answered, or
+    /// guests are behind the scope, who have no hops.
     pub(super) fn over(
         &mut self,
         (scope, address): (Scope, IpAddr),
@@ -61,6 +61,9 @@ impl Hops {
         now: Instant,
         ask: impl FnOnce() -> bool,
     ) -> Option<Arc<Hop>> {
+        let Scope::Uplink(uplink) = scope else {
+            return None;
+        };
         let is_new = !self.known.contains_key(&(scope, address));
         if is_new && whose == For::Stranger {
             if self.strangers >= STRANGERS_HOPS {
@@ -69,9 +72,9 @@ impl Hops {
             self.strangers += 1;
         }
         let known =
-            (self.known.entry((scope, address))).or_insert_with(|| Known::new(scope, source));
+            (self.known.entry((scope, address))).or_insert_with(|| Known::new(uplink, source));
         if known.hop.link() != Link::Ethernet(source) {
-            *known = Known::new(scope, source);
+            *known = Known::new(uplink, source);
         }
         let is_due = (known.asked).is_none_or(|asked| now.since(asked) >= ASK_AGAIN);
         if is_due && ask() {

@@ -21,6 +21,7 @@ mod compile;
 mod devices;
 mod due;
 mod endpoints;
+mod guests;
 mod hops;
 mod interfaces;
 mod layer;

@@ -4,7 +4,7 @@
 //! by one where that is less than to build them anew. Never: routes that differ from those built anew.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -70,6 +70,8 @@ pub(super) struct Networks {
     pub(super) table: Table<NetworkState>,
     /// Their places by the tunnels that they use: of a tunnel, at most one does.
     by_tunnel: HashMap<Name, usize>,
+    /// The places of those that tell their guests something new.
+    pub(super) news: BTreeSet<usize>,
 }
 
 impl Networks {

@@ -310,6 +310,7 @@ impl Engine {
         self.vacate_uplinks();
         // Whoever waits for a next hop that could not be asked for has it asked for again.
         self.retry_unrouted(now.monotonic);
+        self.advertise(now.monotonic);
         if !self.down.is_empty() {
             self.retry_ports();
         }

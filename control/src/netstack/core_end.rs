@@ -1,6 +1,6 @@
 //! The control core's end.
 //!
-//! In: stacks as they come, change and go, questions. Out: the same to the thread; its news. Never: a wait, except for its
+//! In: stacks as they come, change and go, likewise guests, questions. Out: the same to the thread; its news. Never: a wait, except for its
 //! end.
 
 use std::{
@@ -18,20 +18,21 @@ use std::{
 use arc_swap::ArcSwap;
 use culvert_dataplane::shared::{
     control_link::Attention,
-    ids::Scope,
+    ids::{AttachmentIndex, Scope},
     limits::{STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
     stack_link::StackEnd,
     wake::Wake,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Host, Hosts, News, Order, Shared, server::Server};
+use super::{Guest, Guests, Host, Hosts, News, Order, Shared, Told, server::Server};
 use crate::{api::Reply, report::look::NeighborSight};
 
 /// The thread, seen from the control core.
 pub(crate) struct NetStack {
     shared: Arc<Shared>,
     stacks: BTreeMap<Scope, Arc<Host>>,
+    guests: Guests,
     generation: u64,
     is_published: bool,
     births: u64,
@@ -55,6 +56,7 @@ impl NetStack {
         let end = Self {
             shared,
             stacks: BTreeMap::new(),
+            guests: Guests::default(),
             generation: 0,
             is_published: true,
             births: 0,
@@ -109,6 +111,19 @@ impl NetStack {
         self.is_published &= self.stacks.remove(&scope).is_none();
     }
 
+    /// The guest behind a port has this from now on; `None`: there is none.
+    pub(crate) fn attach(&mut self, port: usize, guest: Option<Guest>) {
+        self.guests.attach(port, guest);
+        self.is_published = false;
+    }
+
+    /// The network tells its guests this from now on; whether that is something new.
+    pub(crate) fn tell(&mut self, network: usize, told: Option<Told>) -> bool {
+        let is_new = self.guests.tell(network, told);
+        self.is_published &= !is_new;
+        is_new
+    }
+
     /// The stack that a scope is to have.
     pub(crate) fn get(&self, scope: Scope) -> Option<&Host> {
         self.stacks.get(&scope).map(Arc::as_ref)
@@ -119,6 +134,7 @@ impl NetStack {
     pub(crate) fn serve_by_hand(&mut self, core: Arc<Attention>) -> Server {
         let (mut end, server) = Self::new(core).expect("a doorbell");
         end.stacks = std::mem::take(&mut self.stacks);
+        end.guests = std::mem::take(&mut self.guests);
         end.births = self.births;
         end.is_published = false;
         *self = end;
@@ -146,6 +162,7 @@ impl NetStack {
         self.shared.hosts.store(Arc::new(Hosts {
             generation: self.generation,
             stacks: self.stacks.clone(),
+            guests: self.guests.clone(),
         }));
         self.shared.wake.notify();
     }
@@ -169,6 +186,13 @@ impl NetStack {
     /// Has a reader told of all neighbors; one for whom there is no room hears that there is no answer.
     pub(crate) fn tell_neighbors(&mut self, reply: Reply<Vec<NeighborSight>>) {
         self.order(Order::Neighbors(reply));
+    }
+
+    /// Has these guests hear their routers; when the thread is far behind, they hear them the next time.
+    pub(crate) fn advertise(&mut self, guests: Vec<AttachmentIndex>) {
+        if self.orders.slots() > STACK_ORDERS_RESERVED {
+            self.order(Order::Advertise(guests));
+        }
     }
 
     fn order(&mut self, order: Order) -> bool {

@@ -1,7 +1,7 @@
-//! The host stacks' thread: ARP, ND and ping of the uplinks whose link layer is ours.
+//! The host stacks' thread: ARP, ND and ping of the uplinks whose link layer is ours, and what guests ask their gateways.
 //!
-//! In: what stacks there are to be, questions of the control core, frames that workers punted, the time. Out: news of
-//! neighbors to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
+//! In: what stacks there are to be, what guests are told, questions of the control core, frames that workers punted, the
+//! time. Out: news of neighbors to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
 //! this thread; a worker's or the core's time: whatever floods the stacks, it is this thread's budget that it takes.
 //!
 //! ```text
@@ -11,11 +11,12 @@
 //!              └◀─── how far it has come ──────────┘
 //! ```
 //!
-//! What stacks there are to be is a value that is replaced as a whole, as workers' snapshots are: no order of that kind
+//! What stacks there are to be, and what guests are told, is a value that is replaced as a whole, as workers' snapshots are: no order of that kind
 //! can be lost, however far the thread is behind. A question that finds no room is counted, and asked again while
 //! somebody waits for the answer. News that find no room stay with their stack, and are told later.
 
 mod core_end;
+mod guests;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -31,15 +32,22 @@ use std::{
 
 use arc_swap::ArcSwap;
 use culvert_dataplane::{
-    shared::{ids::Scope, wake::Wake},
+    shared::{
+        ids::{AttachmentIndex, Scope},
+        wake::Wake,
+    },
     uplink::UplinkCounters,
 };
 use culvert_stack::{Drops, HostConfig, Routes};
 use culvert_wire::MacAddr;
 
-pub(crate) use self::core_end::NetStack;
+use self::guests::Guests;
 #[cfg(test)]
 pub(crate) use self::server::Server;
+pub(crate) use self::{
+    core_end::NetStack,
+    guests::{Guest, Told},
+};
 use crate::{api::Reply, config::Name, report::look::NeighborSight};
 
 /// A stack that there is to be.
@@ -62,6 +70,7 @@ pub(crate) struct Host {
 struct Hosts {
     generation: u64,
     stacks: BTreeMap<Scope, Arc<Host>>,
+    guests: Guests,
 }
 
 /// A question.
@@ -70,6 +79,8 @@ enum Order {
     Ask(Scope, IpAddr),
     /// Which neighbors are known?
     Neighbors(Reply<Vec<NeighborSight>>),
+    /// No question: have these guests hear their routers.
+    Advertise(Vec<AttachmentIndex>),
 }
 
 /// Where a neighbor is now.

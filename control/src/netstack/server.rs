@@ -5,10 +5,11 @@
 //!
 //! One round, in order:
 //! 1. what stacks there are to be;
-//! 2. punts, class after class, each with its share of the round, one of each worker in turn;
-//! 3. questions of the core;
+//! 2. punts, class after class, each with its share of the round, one of each worker in turn; guests' questions are
+//!    answered at once;
+//! 3. what the core asks for;
 //! 4. what is due;
-//! 5. frames to workers, news to the core.
+//! 5. frames of the stacks to workers, news to the core.
 
 use std::{
     hash::RandomState,
@@ -20,7 +21,7 @@ use culvert_dataplane::shared::{
     clock,
     control_link::Attention,
     drops::DropReason,
-    ids::Scope,
+    ids::{AttachmentIndex, Scope},
     punt::PuntClass,
     stack_link::{StackCommand, StackEnd},
 };
@@ -152,17 +153,50 @@ impl Server {
 
     /// Step 2, with so many shares of a round; whether more lies there.
     fn take_punts(&mut self, shares: usize, now: Instant) -> bool {
-        let stacks = &mut self.stacks;
+        let (stacks, guests) = (&mut self.stacks, &self.hosts.guests);
+        let mut answers = Vec::new();
         for class in PuntClass::ALL {
             self.turns[class as usize].serve(
                 &mut self.workers,
                 class.budget().per_round * shares,
                 |worker| worker.punts.pop(class),
-                |punt| stacks.handle_frame(punt.scope, punt.frame.as_slice(), now),
+                |punt| match punt.scope {
+                    Scope::Uplink(_) => {
+                        stacks.handle_frame(punt.scope, punt.frame.as_slice(), now);
+                    }
+                    Scope::Guest(guest) => {
+                        let answer = guests.serve(guest, punt.frame.as_slice());
+                        answers.extend(answer.map(|answer| (guest, answer)));
+                    }
+                },
             );
             give_datagrams(stacks, &mut self.workers, &self.hosts);
         }
+        for (guest, answer) in answers {
+            self.deliver(guest, answer);
+        }
         self.workers.iter().any(|worker| !worker.punts.is_empty())
+    }
+
+    /// Has a guest given a frame, by the worker that polls it.
+    fn deliver(&mut self, at: AttachmentIndex, frame: Vec<u8>) {
+        let Some(guest) = self.hosts.guests.get(at) else {
+            return;
+        };
+        let scope = Scope::Guest(at);
+        let frame = frame.into_boxed_slice();
+        let worker = self.workers.get_mut(guest.worker);
+        if !worker.is_some_and(|worker| worker.send(StackCommand::Frame { scope, frame })) {
+            guest.drops.add(DropReason::CommandQueueFull, 1);
+        }
+    }
+
+    fn advertise(&mut self, guests: &[AttachmentIndex]) {
+        for &guest in guests {
+            if let Some(frame) = self.hosts.guests.advertise(guest) {
+                self.deliver(guest, frame);
+            }
+        }
     }
 
     /// Step 3: at most what there is room for.
@@ -171,6 +205,7 @@ impl Server {
             match self.orders.pop() {
                 Ok(Order::Ask(scope, next_hop)) => self.stacks.ask(scope, next_hop, now),
                 Ok(Order::Neighbors(reply)) => self.tell_neighbors(reply),
+                Ok(Order::Advertise(guests)) => self.advertise(&guests),
                 Err(_) => return,
             }
         }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Api, ApiTls, Cores, Labels, Memory, Metrics, Network, NetworkRoute, NextHop, Offloads,
-    Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver,
-    WorkerIndex,
+    Account, Api, ApiTls, Cores, Dhcp, Labels, Memory, Metrics, Network, NetworkRoute, NextHop,
+    Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
+    UplinkDriver, WorkerIndex,
 };
 
 /// Values of a list that are written out.
@@ -281,7 +281,20 @@ fn network(old: &Network, new: &Network) -> Vec<Difference> {
         )
         .key("mtu", |it| it.mtu, text)
         .key("mss_clamp", |it| it.mss_clamp, text)
+        .key("dhcp", |it| it.dhcp.clone(), dhcp)
+        .key("ra", |it| it.ra, |ra| ra.name().into())
         .found
+}
+
+fn dhcp(dhcp: &Option<Dhcp>) -> String {
+    match dhcp {
+        None => "false".into(),
+        Some(Dhcp { dns, domain, lease }) => format!(
+            "{{dns: {}, domain: {}, lease: {lease}s}}",
+            list(dns),
+            optional(domain)
+        ),
+    }
 }
 
 fn uapi(uapi: &Uapi) -> String {
@@ -360,6 +373,7 @@ fn port(old: &Port, new: &Port) -> Vec<Difference> {
             |all| list(all),
         )
         .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
+        .key("dhcp", |it| it.dhcp, text)
         .key("mtu", |it| it.mtu, text)
         .key("offloads", |it| it.offloads, offloads)
         .key("enabled", |it| it.enabled, text)

@@ -152,6 +152,8 @@ impl Site {
             addresses: vec![GUEST_ADDRESS.into()],
             link_locals: Arc::default(),
             errors: Arc::default(),
+            questions: Arc::default(),
+            is_served: true,
             guard: Guard::Strict,
         });
         let uplink = Arc::new(Uplink {
@@ -343,6 +345,7 @@ fn network(peers: usize) -> Network {
         listeners: 1,
         routes: Fib::build(near.into_iter().chain(far)),
         plain: None,
+        services: Default::default(),
     }
 }
 

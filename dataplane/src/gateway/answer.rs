@@ -15,7 +15,7 @@ use culvert_wire::{
     arp::ArpPacket,
     ether,
     icmp::{self, IcmpError},
-    nd::{self, NdMessage},
+    nd::{self, NdError, NdMessage},
     parse::{Headers, L3, L4},
     scope::is_routable,
 };
@@ -69,11 +69,13 @@ pub(crate) fn neighbor(
     headers: &Headers,
     head: &[u8],
 ) -> Result<Option<Question>, DropReason> {
-    match NdMessage::parse(headers, head).map_err(|_| DropReason::FrameMalformed)? {
-        NdMessage::Solicitation { target, .. } => owner(guest, target.into())
+    match NdMessage::parse(headers, head) {
+        Ok(NdMessage::Solicitation { target, .. }) => owner(guest, target.into())
             .map(|owner| owner.map(|(owner, router)| Question::Neighbor { owner, router })),
-        NdMessage::Advertisement { .. } => Ok(None),
-        NdMessage::RouterSolicitation { .. } => Err(DropReason::NoListener),
+        // Between a router of the guests' own, which a strict port may not have, and them.
+        Ok(NdMessage::Advertisement { .. } | NdMessage::RouterSolicitation { .. })
+        | Err(NdError::OtherType) => Ok(None),
+        Err(_) => Err(DropReason::FrameMalformed),
     }
 }
 
@@ -81,6 +83,11 @@ pub(crate) fn neighbor(
 /// is nobody's there, wherever its packets go: a guest that asks for it lost its way, or looks for another link's hosts.
 fn owner(guest: Attached<'_>, address: IpAddr) -> Result<Option<(MacAddr, bool)>, DropReason> {
     let network = guest.network;
+    if let IpAddr::V6(address) = address
+        && network.is_gateway_link_local(address)
+    {
+        return Ok(Some((network.gateway_mac, true)));
+    }
     let link_local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
     // A link-local address is for whoever has it to answer for.
     let others = || match link_local {

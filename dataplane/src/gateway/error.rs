@@ -74,6 +74,7 @@ mod tests {
             listeners: 0,
             routes: Fib::default(),
             plain: None,
+            services: Default::default(),
         };
         let tunnel = Tunnel {
             name: "tunnel".into(),

@@ -1,11 +1,13 @@
 //! Gateway: the router that a network's guests and peers see.
 //!
-//! In: questions of guests, and packets that can't go on. Out: one [`answer`] each to a guest, an [`error`] to a peer.
-//! Where the network says so, a smaller [`mss`] in SYNs. Never: a packet's own way.
+//! In: questions of guests, and packets that can't go on. Out: one [`answer`] each to a guest, an [`error`] to a peer;
+//! what is asked of a [`service`], to whoever serves it. Where the network says so, a smaller [`mss`] in SYNs. Never: a
+//! packet's own way.
 
 pub(crate) mod answer;
 pub(crate) mod error;
 pub(crate) mod mss;
+pub(crate) mod service;
 
 use culvert_wire::icmp::IcmpError;
 

@@ -5,7 +5,7 @@
 //! The guard comes first. What is addressed to the gateway is routed, ARP and neighbor discovery are answered as far as
 //! the gateway can, the rest is switched by MAC address. In a plain network the FIB alone decides.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use culvert_wire::{
     icmp::IcmpError,
@@ -16,7 +16,10 @@ use culvert_wire::{
 
 use crate::{
     egress::departure::Passage,
-    gateway::answer::{self, Question},
+    gateway::{
+        answer::{self, Question},
+        service,
+    },
     guest::frames::Frames,
     shared::{
         drops::DropReason,
@@ -42,6 +45,8 @@ pub(super) enum Verdict<'s> {
     Flood,
     /// The guest is answered; the frame is lost under a name, unless it was a question.
     Answer(Question, Option<DropReason>),
+    /// The gateway serves it, elsewhere.
+    Service,
     /// It is lost.
     Drop(DropReason),
 }
@@ -70,6 +75,9 @@ pub(super) fn classify<'s, F: Frames>(
     let network = guest.network;
     if network.plain.is_some() {
         return (plain(turn, network, &headers), Some(headers));
+    }
+    if service::is_asked(guest, &headers) {
+        return (Verdict::Service, Some(headers));
     }
     let verdict = match &headers.l3 {
         L3::Arp => {
@@ -142,7 +150,9 @@ fn route<'s>(turn: &Turn<'s>, network: &Network, headers: &Headers) -> Verdict<'
         L3::Arp | L3::Other => return Verdict::Drop(DropReason::EtherTypeUnknown),
     };
     let next_hop = network.routes.lookup(destination);
-    if next_hop == Some(NextHop::Gateway) {
+    let is_link_local =
+        matches!(destination, IpAddr::V6(address) if network.is_gateway_link_local(address));
+    if next_hop == Some(NextHop::Gateway) || is_link_local {
         return match answer::is_echo_request(headers) {
             true => Verdict::Answer(Question::Echo, None),
             false => Verdict::Drop(DropReason::GatewayNotServed),

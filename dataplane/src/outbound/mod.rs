@@ -18,10 +18,13 @@ use culvert_wire::parse::Headers;
 use self::classify::{Verdict, classify};
 use crate::{
     egress::{self, Note, Notes, departure::Bound, staged::Sender},
-    gateway::answer::{self, Question},
+    gateway::{
+        answer::{self, Question},
+        service,
+    },
     guest::frames::Frames,
     loss::{Lost, lose},
-    shared::{ids::AttachmentIndex, limits::GUEST_BURST, snapshot::Attached},
+    shared::{ids::AttachmentIndex, limits::GUEST_BURST, punt::Punts, snapshot::Attached},
     switch::{flood, switched::switched},
     worker::{
         queues::Sending,
@@ -35,6 +38,7 @@ pub(crate) fn outbound<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
     sending: &mut Sending<'_>,
+    punts: &mut Punts,
     guest: Attached<'_>,
     frames: &F,
     credit: &mut i64,
@@ -60,9 +64,11 @@ pub(crate) fn outbound<F: Frames>(
                     peer,
                     passage,
                 }),
-                Verdict::Guest { .. } | Verdict::Flood | Verdict::Answer(..) | Verdict::Drop(_) => {
-                    None
-                }
+                Verdict::Guest { .. }
+                | Verdict::Flood
+                | Verdict::Answer(..)
+                | Verdict::Service
+                | Verdict::Drop(_) => None,
             });
     let mut notes = Notes::new();
     let rest = egress::depart(turn, tools, sending, frames, bound, &mut notes);
@@ -70,7 +76,15 @@ pub(crate) fn outbound<F: Frames>(
     for (frame, (verdict, _)) in verdicts.iter().enumerate().skip(reached) {
         *credit += cost(guest, frames.len(frame), verdict);
     }
-    settle(turn, tools, guest, frames, &verdicts[..reached], &notes);
+    settle(
+        turn,
+        tools,
+        punts,
+        guest,
+        frames,
+        &verdicts[..reached],
+        &notes,
+    );
     reached
 }
 
@@ -78,7 +92,11 @@ pub(crate) fn outbound<F: Frames>(
 fn cost(sender: Attached<'_>, len: usize, verdict: &Verdict<'_>) -> i64 {
     let copies = match verdict {
         Verdict::Flood => flood::copies(sender),
-        Verdict::Tunnel(..) | Verdict::Guest { .. } | Verdict::Answer(..) | Verdict::Drop(_) => 1,
+        Verdict::Tunnel(..)
+        | Verdict::Guest { .. }
+        | Verdict::Answer(..)
+        | Verdict::Service
+        | Verdict::Drop(_) => 1,
     };
     i64::try_from(len * copies).unwrap_or(i64::MAX)
 }
@@ -87,6 +105,7 @@ fn cost(sender: Attached<'_>, len: usize, verdict: &Verdict<'_>) -> i64 {
 fn settle<F: Frames>(
     turn: &Turn<'_>,
     tools: &mut Tools,
+    punts: &mut Punts,
     guest: Attached<'_>,
     frames: &F,
     verdicts: &[(Verdict<'_>, Option<Headers>)],
@@ -105,6 +124,7 @@ fn settle<F: Frames>(
                 }
             }
             Verdict::Flood => floods = true,
+            Verdict::Service => service::hand_over(turn, punts, guest, frames, frame),
             Verdict::Answer(_, reason) => {
                 answers = true;
                 if let Some(reason) = reason {
@@ -126,6 +146,7 @@ fn settle<F: Frames>(
                 | Verdict::Guest { .. }
                 | Verdict::Flood
                 | Verdict::Answer(..)
+                | Verdict::Service
                 | Verdict::Drop(_) => None,
             });
         switched(turn, tools, guest, target, frames, chosen);
@@ -139,6 +160,7 @@ fn settle<F: Frames>(
                 Verdict::Tunnel(..)
                 | Verdict::Guest { .. }
                 | Verdict::Answer(..)
+                | Verdict::Service
                 | Verdict::Drop(_) => None,
             });
         flood::flood(turn, tools, guest, frames, flooded);
@@ -154,9 +176,11 @@ fn settle<F: Frames>(
             .enumerate()
             .filter_map(|(frame, (verdict, headers))| match *verdict {
                 Verdict::Answer(question, _) => Some((frame, headers.as_ref()?, question)),
-                Verdict::Tunnel(..) | Verdict::Guest { .. } | Verdict::Flood | Verdict::Drop(_) => {
-                    None
-                }
+                Verdict::Tunnel(..)
+                | Verdict::Guest { .. }
+                | Verdict::Flood
+                | Verdict::Service
+                | Verdict::Drop(_) => None,
             });
         let told = notes.iter().filter_map(|note| {
             let (_, headers) = verdicts.get(note.frame)?;

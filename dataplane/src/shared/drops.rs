@@ -48,6 +48,10 @@ reasons! {
     GuardAddress => "guard-address",
     /// An ARP or neighbor-discovery message claims what is not the port's.
     GuardNeighbor => "guard-neighbor",
+    /// DHCP as a server speaks it, from a strict port.
+    GuardDhcp => "guard-dhcp",
+    /// A router's advertisement or redirect, from a strict port.
+    GuardRouter => "guard-router",
     /// A frame with a VLAN or another tag, from a strict port.
     GuardTag => "guard-tag",
     /// A frame with a length in the EtherType's place (LLC, SNAP), from a strict port.
@@ -74,6 +78,14 @@ reasons! {
     TooBig => "too-big",
     /// Addressed to the gateway itself, which does not serve it.
     GatewayNotServed => "gateway-not-served",
+    /// More DHCP messages and router solicitations come from guests than are served.
+    ServiceQueueFull => "service-queue-full",
+    /// A DHCP message or a router solicitation that can't be read.
+    ServiceMalformed => "service-malformed",
+    /// A DHCP message for another server, of a relay, or of a kind that is not served.
+    ServiceRefused => "service-refused",
+    /// The guest found its address in use by another, and said so (DHCPDECLINE).
+    AddressDeclined => "address-declined",
     // Towards a peer.
     /// The peer has no endpoint yet.
     NoEndpoint => "no-endpoint",

@@ -50,4 +50,6 @@ index! {
 pub enum Scope {
     /// An uplink whose link layer is ours.
     Uplink(UplinkIndex),
+    /// What a guest is attached with: it is served by its network's gateway.
+    Guest(AttachmentIndex),
 }

@@ -149,6 +149,24 @@ pub const PUNT_ICMP: PuntBudget = PuntBudget {
     per_round: 64,
 };
 
+/// The first questions of each guest in a second: all of a thousand guests that start together, within a few seconds.
+pub const PUNT_GUEST: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 256,
+    per_round: 32,
+};
+
+/// What guests ask beyond: a thousand exchanges of DHCP per second of one that is tried so (`perfdhcp`).
+pub const PUNT_GUEST_MORE: PuntBudget = PuntBudget {
+    per_second: 4_096,
+    queued: 256,
+    per_round: 32,
+};
+
+/// Questions of one guest in a second that are taken for a client's (DHCP, DHCPv6, router solicitations): as it starts, it
+/// asks some ten.
+pub const GUEST_QUESTIONS_PER_SECOND: u32 = 32;
+
 /// Fragments: those of 65,536 datagrams on a path that is a little too narrow for them, for a twentieth of a processor.
 pub const PUNT_FRAGMENTS: PuntBudget = PuntBudget {
     per_second: 131_072,
@@ -170,7 +188,8 @@ pub const HOST_FRAME_MAX: usize = 2_048;
 /// Commands waiting for one worker.
 pub const COMMAND_QUEUE: usize = 8_192;
 
-/// Commands of the host stacks' thread waiting for one worker: what two stacks let wait (`HOST_OUTPUT`), and as much again.
+/// Commands of the host stacks' thread waiting for one worker: what two stacks let wait (`HOST_OUTPUT`), and as much again,
+/// for guests.
 pub const STACK_COMMANDS: usize = 1_024;
 
 /// Questions for next hops, and of readers, that wait for the host stacks' thread.
@@ -283,6 +302,12 @@ mod tests {
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
+            ("PUNT_GUEST", punt(PUNT_GUEST)),
+            ("PUNT_GUEST_MORE", punt(PUNT_GUEST_MORE)),
+            (
+                "GUEST_QUESTIONS_PER_SECOND",
+                format!("{GUEST_QUESTIONS_PER_SECOND}/s"),
+            ),
             ("PUNT_FRAGMENTS", punt(PUNT_FRAGMENTS)),
             ("PUNT_REST", punt(PUNT_REST)),
             (

@@ -7,6 +7,8 @@
 //!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
+//!                 ├ guests ────────────────▶ rate ─▶ ring │
+//!                 ├ guests that ask more ──▶ rate ─▶ ring │
 //!                 └ the rest ──────────────▶ rate ─▶ ring ┘ served last
 //! ```
 //!
@@ -40,6 +42,10 @@ pub enum PuntClass {
     NeighborQuestion,
     /// ICMP to us: pings, errors.
     Icmp,
+    /// A guest asks its gateway: DHCP, DHCPv6, router solicitations.
+    Guest,
+    /// The same of a guest that asks more than a client does.
+    GuestMore,
     /// Parts of packets to us; a path that is narrow for a tunnel's brings many.
     Fragment,
     /// What the stack tells its sender that nobody takes, mostly.
@@ -48,10 +54,12 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::NeighborAnswer,
         Self::NeighborQuestion,
         Self::Icmp,
+        Self::Guest,
+        Self::GuestMore,
         Self::Fragment,
         Self::Rest,
     ];
@@ -63,6 +71,8 @@ impl PuntClass {
             Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
+            Self::Guest => limits::PUNT_GUEST,
+            Self::GuestMore => limits::PUNT_GUEST_MORE,
             Self::Fragment => limits::PUNT_FRAGMENTS,
             Self::Rest => limits::PUNT_REST,
         }
@@ -72,6 +82,7 @@ impl PuntClass {
     const fn too_long(self) -> DropReason {
         match self {
             Self::Fragment => DropReason::OuterFragment,
+            Self::Guest | Self::GuestMore => DropReason::ServiceMalformed,
             Self::NeighborAnswer | Self::NeighborQuestion | Self::Icmp | Self::Rest => {
                 DropReason::NotForUs
             }
@@ -84,6 +95,7 @@ impl PuntClass {
         match self {
             Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
+            Self::Guest | Self::GuestMore => DropReason::ServiceQueueFull,
             Self::Fragment => DropReason::FragmentQueueFull,
             Self::Rest => DropReason::HostQueueFull,
         }

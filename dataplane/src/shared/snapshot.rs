@@ -6,7 +6,10 @@
 //!
 //! Threads: any worker reads; the control core makes a new one and frees the old.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use culvert_vhost as vhost;
@@ -117,6 +120,10 @@ pub struct Attachment {
     pub link_locals: Arc<LinkLocals>,
     /// ICMP errors that it may be sent.
     pub errors: Arc<Allowance>,
+    /// Questions of its guest's that come before those of guests that ask more.
+    pub questions: Arc<Allowance>,
+    /// Whether the network's services are for this guest, too.
+    pub is_served: bool,
     /// What of its frames is checked.
     pub guard: Guard,
 }
@@ -136,6 +143,15 @@ pub struct Port {
     pub queues: u16,
     /// Frames from the guest that went nowhere; its rings count the rest.
     pub drops: Arc<Drops>,
+}
+
+/// What a network's gateway serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// Addresses, by DHCP and DHCPv6.
+    pub dhcp: bool,
+    /// Router advertisements.
+    pub routers: bool,
 }
 
 /// A network: ports behind one gateway.
@@ -161,9 +177,18 @@ pub struct Network {
     /// between them untouched, as through a WireGuard interface of the kernel's; where
     /// they go beyond is for the host's own routes to say.
     pub plain: Option<AttachmentIndex>,
+    /// What guests may ask the gateway for.
+    pub services: Services,
 }
 
 impl Network {
+    /// Whether `address` is the one that the gateway speaks from on the link, which is made of its MAC address.
+    #[must_use]
+    pub fn is_gateway_link_local(&self, address: Ipv6Addr) -> bool {
+        let bits = (0xfe80_u128 << 112) | u128::from(self.gateway_mac.interface_id());
+        address.to_bits() == bits && self.gateways.iter().any(IpAddr::is_ipv6)
+    }
+
     /// Whether `address` is on the network's link.
     #[must_use]
     pub fn is_on_link(&self, address: IpAddr) -> bool {

@@ -21,9 +21,9 @@ use crate::shared::{
 
 /// What the stacks' thread asks of a worker.
 pub enum StackCommand {
-    /// Send an Ethernet frame made by a host stack.
+    /// Send an Ethernet frame made by a host stack, or deliver one to a guest.
     Frame {
-        /// The stack's: where to send it.
+        /// The stack's: where to send it, or whom to give it to.
         scope: Scope,
         /// The frame.
         frame: Box<[u8]>,

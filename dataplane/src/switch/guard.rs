@@ -12,17 +12,21 @@
 //! ([`LinkLocals`](crate::shared::link_locals::LinkLocals)). What is made of another port's MAC address or configured for
 //! another is that port's, used or not, and fe80::1 the gateway's, by custom. The unspecified address is for duplicate
 //! detection and for MLD reports. A port with IPv4 addresses alone has no IPv6.
+//!
+//! A server of DHCP (RFC 7610) and a router (RFC 6105) is no guest of a strict port, whatever its addresses.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_wire::{
     MacAddr,
     arp::{ArpPacket, Operation},
+    dhcp::{self, Speaker},
     nd::{self, NdError, NdMessage},
-    parse::{Fragment, Headers, Ipv6, L3, L4, PROTOCOL_ICMPV6},
+    parse::{Fragment, Headers, Ipv4, Ipv6, L3, L4, PROTOCOL_ICMPV6},
 };
 
 use crate::{
+    gateway::service,
     shared::{
         drops::DropReason,
         link_locals::Claim,
@@ -52,8 +56,13 @@ pub(crate) fn check(
         return Ok(());
     }
     readable(headers, head)?;
+    let speaker = dhcp::speaker(headers, head);
+    if speaker == Some(Speaker::Server) {
+        return Err(DropReason::GuardDhcp);
+    }
     let owner = Owner { turn, guest };
     let known = match &headers.l3 {
+        L3::V4(ip) if speaker == Some(Speaker::Client) && may_ask(guest, headers, ip) => true,
         L3::V4(ip) => owner.owns(ip.source.into()),
         L3::V6(_) if is_neighbor_discovery(headers) => return neighbor(&owner, headers, head),
         L3::V6(ip) if ip.source.is_unspecified() => owner.has_v6() && is_report(headers, ip),
@@ -95,6 +104,13 @@ fn readable(headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
     }
 }
 
+/// A DHCP client asks before it has an address. Where the gateway is who hears it, it may ask from one that is its own no
+/// more: it is told so.
+fn may_ask(guest: Attached<'_>, headers: &Headers, ip: &Ipv4) -> bool {
+    let has_none = ip.source.is_unspecified() && ip.destination.is_broadcast();
+    (has_none && matches!(headers.l4, L4::Udp(_))) || service::is_asked(guest, headers)
+}
+
 /// What a host sends before it has an address: it joins groups (RFC 3590, RFC 3810).
 fn is_report(headers: &Headers, ip: &Ipv6) -> bool {
     matches!(headers.l4, L4::Icmp6(_)) && ip.destination.is_multicast()
@@ -112,7 +128,7 @@ fn neighbor(owner: &Owner<'_>, headers: &Headers, head: &[u8]) -> Result<(), Dro
     let message = NdMessage::parse(headers, head).map_err(|error| {
         // Advertisements and redirects are a router's.
         match error == NdError::OtherType {
-            true => DropReason::GuardNeighbor,
+            true => DropReason::GuardRouter,
             false => DropReason::FrameMalformed,
         }
     })?;

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     egress::{self, keepalive::keepalive, probe::probe, staged::Staged},
+    guest::deliver,
     loss::{Books, Lost, lose, lose_own},
     shared::{
         control_link::Command,
@@ -101,13 +102,20 @@ impl Worker {
     /// Step 2, for the host stacks.
     pub(super) fn serve_stack(&mut self, snapshot: &Snapshot, command: StackCommand) {
         match command {
-            StackCommand::Frame { scope, frame } => self.send_frame(snapshot, scope, &frame),
+            StackCommand::Frame { scope, frame } => match scope {
+                Scope::Uplink(uplink) => self.send_frame(snapshot, uplink, &frame),
+                Scope::Guest(guest) => {
+                    // Who is gone by now needs no answer.
+                    if let Some(guest) = snapshot.attached(guest) {
+                        deliver::own(guest, self.index.0, &frame);
+                    }
+                }
+            },
             StackCommand::Datagram { scope, frame } => self.receive_whole(snapshot, scope, frame),
         }
     }
 
-    fn send_frame(&mut self, snapshot: &Snapshot, scope: Scope, frame: &[u8]) {
-        let Scope::Uplink(uplink) = scope;
+    fn send_frame(&mut self, snapshot: &Snapshot, uplink: UplinkIndex, frame: &[u8]) {
         let mut sending = self.queues.sending();
         let queue = sending.shared(uplink);
         let outlet = queue.and_then(|queue| sending.outlet(snapshot, queue));
@@ -125,7 +133,9 @@ impl Worker {
     #[inline(never)]
     #[cfg_attr(not(feature = "dpdk"), expect(unused_mut, reason = "DPDK only"))]
     fn receive_whole(&mut self, snapshot: &Snapshot, scope: Scope, mut frame: Box<[u8]>) {
-        let Scope::Uplink(uplink) = scope;
+        let Scope::Uplink(uplink) = scope else {
+            return;
+        };
         let Some(uplink) = snapshot.uplink(uplink) else {
             return;
         };

@@ -347,7 +347,15 @@ impl Worker {
                 }
                 burst.disable_notifications();
                 let frames = GuestFrames::new(&burst, fetched);
-                let done = outbound::outbound(&turn, tools, &mut sending, guest, &frames, credit);
+                let done = outbound::outbound(
+                    &turn,
+                    tools,
+                    &mut sending,
+                    &mut link.punts,
+                    guest,
+                    &frames,
+                    credit,
+                );
                 // Not before: a look that costs all the credit must move something on all the same.
                 *credit -= share(extra, done, fetched);
                 burst.complete(done);
@@ -363,12 +371,21 @@ impl Worker {
                     return false;
                 }
                 let frames = burst.frames(fetched);
-                let done = outbound::outbound(&turn, tools, &mut sending, guest, &frames, credit);
+                let done = outbound::outbound(
+                    &turn,
+                    tools,
+                    &mut sending,
+                    &mut link.punts,
+                    guest,
+                    &frames,
+                    credit,
+                );
                 burst.complete(done);
                 // What found no room is looked at again after a nap, not at once.
                 (done, done)
             }
         };
+        link.punts.ring();
         stats.guest_frames.fetch_add(done as u64, Ordering::Relaxed);
         fetched > 0
     }

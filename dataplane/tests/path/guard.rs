@@ -169,7 +169,10 @@ fn no_other_link_layer_address_hides_in_the_options() {
         );
     }
     assert!(site.frames(1).is_empty());
-    site.port_drops(0, &[(DropReason::GuardNeighbor, 8)]);
+    site.port_drops(
+        0,
+        &[(DropReason::GuardNeighbor, 6), (DropReason::GuardRouter, 2)],
+    );
 }
 
 /// Guest `n` says something to the other from `source`; whether it was heard.

@@ -24,6 +24,7 @@ mod packets;
 mod probe;
 mod rooms;
 mod scope;
+mod service;
 mod staged;
 mod support;
 mod threads;

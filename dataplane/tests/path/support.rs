@@ -30,7 +30,8 @@ use culvert_dataplane::{
         peer::Peer,
         sessions::{Session, SessionTable},
         snapshot::{
-            Attachment, Guard, Guest, Network, NextHop, Port, Snapshot, SnapshotCell, Tunnel,
+            Attachment, Guard, Guest, Network, NextHop, Port, Services, Snapshot, SnapshotCell,
+            Tunnel,
         },
         stack_link::StackEnd,
         wake::Wake,
@@ -329,6 +330,7 @@ impl Site {
                 addresses: old.addresses.clone(),
                 link_locals: Arc::clone(&old.link_locals),
                 errors: Arc::clone(&old.errors),
+                questions: Arc::clone(&old.questions),
                 ..**old
             };
             change(&mut attachment);
@@ -560,6 +562,7 @@ fn network(s: u8) -> Network {
         listeners: 2,
         routes: Fib::build(network_routes(s)),
         plain: None,
+        services: Services::default(),
     }
 }
 
@@ -590,6 +593,8 @@ fn attachment(options: &Options, n: u8) -> Attachment {
         ],
         link_locals: Arc::default(),
         errors: Arc::default(),
+        questions: Arc::default(),
+        is_served: true,
         guard: options.guard,
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use crate::config::{
     Api, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
-    Offloads, Places, Pmtu, Poll, Port, PortDriver, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
-    WorkerCore, WorkerIndex,
+    Offloads, Places, Pmtu, Poll, Port, PortDriver, Ra, Tunnel, Uapi, UdpUplink, Uplink,
+    UplinkDriver, WorkerCore, WorkerIndex,
 };
 
 /// Beyond so many workers one tunnel gains nothing.
@@ -72,6 +72,8 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             routes: Vec::new(),
             mtu: MTU,
             mss_clamp: false,
+            dhcp: None,
+            ra: Ra::Off,
         }],
         ports: vec![Port {
             name: name(),
@@ -86,6 +88,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             interface_addresses: Vec::new(),
             // The host is its own router.
             guard: Guard::Off,
+            dhcp: false,
             mtu: MTU,
             offloads: Offloads::ALL,
             labels: Labels::default(),

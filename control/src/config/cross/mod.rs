@@ -5,6 +5,7 @@
 
 mod networks;
 mod ports;
+mod service;
 mod tunnels;
 mod uplinks;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Seen, dangling, family, is_ipv4, prefixes, reserved};
+use super::{Seen, dangling, family, is_ipv4, prefixes, reserved, service};
 use crate::config::build;
 use crate::config::draft::{AnyPeer, File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel};
 use crate::config::report::{Report, Span};
@@ -46,6 +46,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
             shadowed(network, tunnel, report);
             mtu(network, tunnel, file, report);
         }
+        service::check(network, ports.get(&network.name.value), report);
     }
 }
 

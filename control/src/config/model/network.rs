@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{MacAddr, Name};
+use crate::config::limits::LEASE_DEFAULT;
 
 /// A layer-2 segment that ports join, with Culvert as its router; or a plain network, which is
 /// one tun port and a tunnel, and where the host routes.
@@ -27,6 +28,61 @@ pub struct Network {
     pub mtu: u16,
     /// TCP connections through the tunnel are offered segments that fit.
     pub mss_clamp: bool,
+    /// What guests are told by DHCP beside their addresses; `None` if it is not served.
+    pub dhcp: Option<Dhcp>,
+    /// How the router advertises itself.
+    pub ra: Ra,
+}
+
+/// What guests are told beside their addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dhcp {
+    /// Servers of names.
+    pub dns: Vec<IpAddr>,
+    /// The domain that they are in.
+    pub domain: Option<String>,
+    /// For how many seconds an address is lent.
+    pub lease: u32,
+}
+
+impl Default for Dhcp {
+    fn default() -> Self {
+        Self {
+            dns: Vec::new(),
+            domain: None,
+            lease: LEASE_DEFAULT,
+        }
+    }
+}
+
+/// How a router advertises itself to guests with IPv6 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ra {
+    /// They have their addresses by DHCPv6.
+    Managed,
+    /// They make them themselves.
+    Slaac,
+    /// Not at all.
+    Off,
+}
+
+impl Ra {
+    /// What holds unless the file says another.
+    pub fn by(dhcp: Option<&Dhcp>) -> Self {
+        match dhcp {
+            Some(_) => Self::Managed,
+            None => Self::Off,
+        }
+    }
+
+    /// As a file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Managed => "managed",
+            Self::Slaac => "slaac",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl Network {

@@ -36,6 +36,8 @@ pub struct Port {
     pub interface_addresses: Vec<IpNet>,
     /// What of a guest's frames is checked against `mac` and `addresses`.
     pub guard: Guard,
+    /// Whether its network's gateway tells the guest its addresses.
+    pub dhcp: bool,
     /// The MTU offered to the guest, in bytes: its network's.
     pub mtu: u16,
     /// What is offered to the guest.

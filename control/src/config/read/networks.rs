@@ -1,10 +1,10 @@
 //! Networks.
 
 use super::Reader;
-use crate::config::draft::{Network, NetworkRoute, NextHop};
+use crate::config::draft::{Dhcp, Network, NetworkRoute, NextHop};
 use crate::config::raw::{Node, Value};
 use crate::config::section::{At, Section};
-use crate::config::{Name, value};
+use crate::config::{Name, Ra, limits, value};
 
 impl Reader<'_> {
     pub(super) fn network(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Network {
@@ -17,6 +17,8 @@ impl Reader<'_> {
             routes: Vec::new(),
             mtu: None,
             mss_clamp: None,
+            dhcp: None,
+            ra: None,
         };
         let Some(section) = section else {
             return network;
@@ -41,7 +43,42 @@ impl Reader<'_> {
             .collect();
         network.mtu = section.integer("mtu", self.report);
         network.mss_clamp = section.get("mss_clamp", self.report, value::boolean);
+        network.dhcp = self.dhcp(&section);
+        let ra = section.choice("ra", self.report);
+        network.ra = ra.map(|at| {
+            let ra = match at.value {
+                "slaac" => Ra::Slaac,
+                "off" => Ra::Off,
+                _ => Ra::Managed,
+            };
+            At::new(ra, at.span)
+        });
         network
+    }
+
+    fn dhcp(&mut self, network: &Section<'_>) -> Option<At<Option<Dhcp>>> {
+        if matches!(network.node("dhcp")?.value, Value::Text(_)) {
+            let at = network.get("dhcp", self.report, value::boolean)?;
+            return Some(At::new(at.value.then(Dhcp::default), at.span));
+        }
+        let span = network.key_span("dhcp")?;
+        let section = network.table("dhcp", self.report)?;
+        let dns = section.list("dns", self.report, value::address);
+        if let Some(one_more) = dns.get(limits::DNS) {
+            let count = dns.len();
+            let message = format!("`dns` of {} has {count} addresses", section.title());
+            self.report
+                .error(one_more.span, message)
+                .help(format!("expected {} at most", limits::DNS));
+        }
+        let domain = section.get("domain", self.report, value::domain);
+        let lease = section.get("lease", self.report, value::lease);
+        let dhcp = Dhcp {
+            dns,
+            domain: domain.map(|at| at.value),
+            lease: lease.map(|at| at.value),
+        };
+        Some(At::new(Some(dhcp), span))
     }
 
     pub(in crate::config) fn network_route(&mut self, route: &Section<'_>) -> Option<NetworkRoute> {

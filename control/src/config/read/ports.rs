@@ -44,6 +44,9 @@ impl Reader<'_> {
                 };
                 At::new(guard, at.span)
             }),
+            dhcp: section
+                .get("dhcp", self.report, value::boolean)
+                .is_none_or(|at| at.value),
             queues: section.integer("queues", self.report),
             queue_workers: self.queue_workers(&section),
             socket: section.get("socket", self.report, value::path),
@@ -70,6 +73,13 @@ impl Reader<'_> {
     fn check_kind(&mut self, section: &Section<'_>, port: &Port) {
         if port.kind != PortKind::Tun {
             self.need(section, &["mac"], "the port of a guest");
+        } else {
+            self.refuse(
+                section,
+                &["dhcp"],
+                "for `vhost-user` and `tap` ports",
+                "remove it: the interface is given its `addresses` as it is",
+            );
         }
         if port.kind == PortKind::VhostUser {
             self.refuse(

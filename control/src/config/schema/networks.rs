@@ -3,7 +3,10 @@
 //! In, out, never: as [`super`].
 
 use super::{
-    Form::{Address, Bool, Destination, Interface, List, Mac, Reference, Tables},
+    Form::{
+        self, Address, Bool, Choice, Destination, Either, Interface, List, Mac, Reference, Seconds,
+        Tables, Text,
+    },
     MTU,
     Presence::{Default, Required},
     Table, key,
@@ -49,6 +52,46 @@ pub(super) static NETWORK: Table = Table {
             Bool,
             Default("false"),
             "`true`: TCP connections through the tunnel are offered, both ways, no larger segments than fit the peer's path: for hosts that hear no ICMP.",
+        ),
+        key(
+            "dhcp",
+            Either(&Form::Table(&DHCP), &Bool),
+            Default("true"),
+            "The gateway tells each guest the `addresses` of its port by DHCP and DHCPv6, with prefix, gateway, routes, MTU and what stands here. `false`: it doesn't, and advertises no router unless `ra` says so. A network without a gateway has neither.",
+        ),
+        key(
+            "ra",
+            Choice(&["managed", "slaac", "off"]),
+            Default("managed; off where dhcp is"),
+            "How the gateway advertises itself to guests with IPv6 addresses. `managed`: they have those by DHCPv6. `slaac`: they make them of the gateway's prefix, a /64, and their MAC addresses; `addresses` have to be just those. `off`: not at all.",
+        ),
+    ],
+};
+
+/// A network's `dhcp`.
+pub(super) static DHCP: Table = Table {
+    title: "dhcp",
+    doc: "",
+    keys: &[
+        key(
+            "dns",
+            List(&Address),
+            Default("[]"),
+            "Servers of names, eight at most; those of IPv6 are told by router advertisements, too.",
+        ),
+        key(
+            "domain",
+            Text,
+            Default("none"),
+            "The domain that guests are in and look for names in.",
+        ),
+        key(
+            "lease",
+            Seconds {
+                max: super::super::limits::LEASE_MAX,
+            },
+            Default("12h"),
+            "For how long an address is lent, a minute at least. Guests ask again after half of that, and have what has changed by then.",
         ),
     ],
 };

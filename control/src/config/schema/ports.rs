@@ -46,6 +46,12 @@ pub(in crate::config) static PORT: Table = Table {
             Default("strict; off in a plain network"),
             "`strict`: source MAC, source IP, ARP and ND must be the port's own, and nothing is sent that the guard can't read in full. `mac`: the source MAC must. `off`: for guests that route or bridge.",
         ),
+        key(
+            "dhcp",
+            Bool,
+            Default("true"),
+            "The gateway tells the guest its `addresses`, by DHCP, DHCPv6 and router advertisements, as its network's `dhcp` and `ra` say. `false`: it has them from elsewhere. A `tun` port has no such guest.",
+        ),
         key("queues", QUEUES, Default("1"), "Queue pairs."),
         key(
             "queue_workers",

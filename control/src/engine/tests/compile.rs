@@ -87,8 +87,12 @@ fn attachment_words(it: &Attachment) -> String {
     let (own, errors) = (Arc::as_ptr(&it.link_locals), Arc::as_ptr(&it.errors));
     let places = (it.index, it.port, it.network);
     format!(
-        "{places:?} {} {:?} {own:p} {errors:p} {:?}",
-        it.mac, it.addresses, it.guard
+        "{places:?} {} {:?} {own:p} {errors:p} {:?} {} {:p}",
+        it.mac,
+        it.addresses,
+        it.guard,
+        it.is_served,
+        Arc::as_ptr(&it.questions)
     )
 }
 

@@ -1,0 +1,82 @@
+//! Guests: what they are told about themselves.
+//!
+//! In: ports and networks that changed, the time. Out: what guests are told, and when routers say themselves unasked, for
+//! the host stacks' thread, which does it. Never: a lease to keep: what a guest is told is what its port is configured
+//! with.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use culvert_dataplane::shared::{ids::AttachmentIndex, snapshot::Services};
+use culvert_wireguard::Instant;
+
+use super::{Engine, ports::PortState};
+use crate::{
+    config::{Network, Ra},
+    netstack::{Guest, Told},
+};
+
+/// How often a router advertises itself without being asked (RFC 4861, section 6.2.1: `MaxRtrAdvInterval` is 600 s): a
+/// third of that long is it known for, as a lost one does no harm.
+const ADVERTISE_EVERY: usize = 300;
+/// Advertisements of what has changed in a second, a fourth of what waits for a worker (`STACK_COMMANDS`); who is not told
+/// then is told within [`ADVERTISE_EVERY`].
+const ADVERTISED_AT_ONCE: usize = 256;
+
+impl Engine {
+    /// Says what is told to the guests of changed ports, and to all guests of changed networks.
+    pub(super) fn provide(&mut self, ports: &BTreeSet<usize>, networks: &BTreeSet<usize>) {
+        for &slot in networks {
+            let network = self.networks.table.get(slot);
+            let told = network.and_then(|network| Told::of(&network.config));
+            if self.netstack.tell(slot, told) {
+                self.networks.news.insert(slot);
+            }
+        }
+        for &slot in ports {
+            let port = self.ports.get(slot);
+            let guest = port.and_then(|port| self.guest(port));
+            self.netstack.attach(slot, guest);
+        }
+    }
+
+    fn guest(&self, port: &PortState) -> Option<Guest> {
+        let config = &port.config;
+        let worker = config.queue_workers.first();
+        Some(Guest {
+            network: self.networks.table.place(&config.network)?,
+            addresses: config.addresses.clone(),
+            is_served: config.dhcp,
+            worker: worker.map_or(0, |worker| usize::from(worker.0)),
+            drops: Arc::clone(&port.drops),
+        })
+    }
+
+    /// Has routers advertised: to some guests each second, and at once in networks that tell their guests something new.
+    pub(super) fn advertise(&mut self, now: Instant) {
+        let second = usize::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(0);
+        let is_due = |slot: usize| slot % ADVERTISE_EVERY == second % ADVERTISE_EVERY;
+        let news = std::mem::take(&mut self.networks.news);
+        let hears_news = |port: &PortState| {
+            let network = || self.networks.table.place(&port.config.network);
+            !news.is_empty() && network().is_some_and(|network| news.contains(&network))
+        };
+        let up = || self.ports.iter().filter(|(_, port)| port.link_up);
+        let due = up().filter(|&(slot, _)| is_due(slot));
+        let fresh = up().filter(|(slot, port)| !is_due(*slot) && hears_news(port));
+        let told = due.chain(fresh.take(ADVERTISED_AT_ONCE));
+        let told: Vec<_> = told
+            .map(|(slot, _)| AttachmentIndex::from_slot(slot))
+            .collect();
+        if !told.is_empty() {
+            self.netstack.advertise(told);
+        }
+    }
+}
+
+/// What a network's gateway serves.
+pub(super) fn services(network: &Network) -> Services {
+    Services {
+        dhcp: network.dhcp.is_some(),
+        routers: network.ra != Ra::Off,
+    }
+}
