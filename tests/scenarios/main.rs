@@ -4,6 +4,7 @@
 
 mod api;
 mod changes;
+mod dhcp;
 mod endpoints;
 mod fragments;
 mod guest;

@@ -35,6 +35,8 @@ pub enum Part {
     Prometheus,
     /// nft, and a kernel with its NAT.
     Nftables,
+    /// DHCP clients and perfdhcp, rdisc6.
+    Dhcp,
     /// boringtun-cli.
     Boringtun,
     /// gotatun.
@@ -57,6 +59,7 @@ impl Part {
             Self::Iperf => "iperf3",
             Self::Prometheus => "prometheus",
             Self::Nftables => "nftables",
+            Self::Dhcp => "dhcp",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
             Self::Schemathesis => "schemathesis",
@@ -105,6 +108,7 @@ impl Part {
             Self::Iperf => &["iperf3"],
             Self::Prometheus => &["prometheus", "promtool"],
             Self::Nftables => &["nft"],
+            Self::Dhcp => &["udhcpc", "dhclient", "dhcpcd", "perfdhcp", "rdisc6"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
             Self::Schemathesis if schemathesis().is_some() => &["socat"],
