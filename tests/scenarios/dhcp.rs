@@ -27,6 +27,7 @@ const PARTS: [Part; 3] = [Part::Root, Part::Tun, Part::Dhcp];
 /// A switch whose guests are in namespaces.
 struct Site {
     culvert: Culvert,
+    yaml: String,
     guests: Vec<Namespace>,
     _hypervisor: Namespace,
 }
@@ -59,6 +60,7 @@ impl Site {
         }
         Ok(Self {
             culvert,
+            yaml,
             guests: namespaces,
             _hypervisor: hypervisor,
         })
@@ -296,8 +298,83 @@ fn a_thousand_exchanges_a_second() -> Result<()> {
     })
 }
 
+/// A lease of another network's makes a client ask for its address after a reboot: it is refused, and gets its port's.
+#[test]
+fn an_address_of_elsewhere_is_refused() -> Result<()> {
+    Scenario::run("an_address_of_elsewhere_is_refused", &PARTS, |scenario| {
+        let site = Site::start(scenario, 1, "", |_| "")?;
+        let guest = &site.guests[0];
+        guest.ip("link set t1 up")?;
+        let leases = scenario.path("leases");
+        fs::write(
+            &leases,
+            "lease {\n  interface \"t1\";\n  fixed-address 10.1.1.99;\n  option subnet-mask 255.255.255.0;\n\
+             option routers 10.1.1.1;\n  option dhcp-server-identifier 10.1.1.1;\n  option dhcp-lease-time 999999;\n\
+             option dhcp-message-type 5;\n  renew 0 2037/01/01 00:00:00;\n  rebind 0 2037/01/01 00:00:00;\n\
+             expire 0 2037/01/01 00:00:00;\n}\n",
+        )?;
+        let words = format!(
+            "dhclient -4 -d -v -lf {} -pf {} t1",
+            leases.display(),
+            scenario.path("pid").display()
+        );
+        let dhclient = client(scenario, guest, "dhclient", &words)?;
+        has_v4(guest, 1)?;
+        let said = dhclient.log();
+        ensure!(said.contains("DHCPREQUEST for 10.1.1.99"), "{said}");
+        ensure!(said.contains("DHCPNAK from 10.1.1.1"), "{said}");
+        Ok(())
+    })
+}
+
+/// A guest's own server is heard once its guard allows it, by guests that have no other.
+#[test]
+fn a_guests_own_server() -> Result<()> {
+    Scenario::run("a_guests_own_server", &PARTS, |scenario| {
+        let site = Site::start(scenario, 2, "", |n| match n {
+            1 => ", guard: strict",
+            _ => ", dhcp: false",
+        })?;
+        let [server, guest] = &site.guests[..] else {
+            unreachable!("two guests")
+        };
+        server.ip("link set t1 up")?;
+        server.ip("addr add 10.1.1.11/24 dev t1")?;
+        guest.ip("link set t2 up")?;
+        let config = scenario.path("udhcpd.conf");
+        let leases = scenario.path("udhcpd.leases");
+        fs::write(&leases, "")?;
+        fs::write(
+            &config,
+            format!(
+                "start 10.1.1.12\nend 10.1.1.12\ninterface t1\nlease_file {}\noption subnet 255.255.255.0\noption router 10.1.1.1\n",
+                leases.display()
+            ),
+        )?;
+        let words = format!("busybox udhcpd -f {}", config.display());
+        let _udhcpd = client(scenario, server, "udhcpd", &words)?;
+        let ask = |name: &str| -> Result<String> {
+            let words = "udhcpc -f -n -q -t 4 -T 2 -i t2 -s /etc/udhcpc/default.script";
+            ended(client(scenario, guest, name, words)?)
+        };
+        let said = ask("udhcpc-strict")?;
+        ensure!(said.contains("no lease"), "{said}");
+        let drops = site.drops("t1")?;
+        ensure!(drops.contains("guard-dhcp"), "{drops}");
+
+        let allowed = site.yaml.replace("guard: strict", "guard: mac");
+        site.culvert.apply(&allowed)?;
+        let said = ask("udhcpc-mac")?;
+        ensure!(
+            said.contains("lease of 10.1.1.12 obtained from 10.1.1.11"),
+            "{said}"
+        );
+        has_v4(guest, 2)
+    })
+}
+
 fn ended(mut load: Process) -> Result<String> {
-    eventually("the end of perfdhcp", UP, || load.ended())?;
+    eventually("its end", UP, || load.ended())?;
     Ok(load.log())
 }
 
