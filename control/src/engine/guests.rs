@@ -15,8 +15,8 @@ use crate::{
     netstack::{Guest, Told},
 };
 
-/// How often a router advertises itself without being asked (RFC 4861, section 6.2.1: `MaxRtrAdvInterval` is 600 s): a
-/// third of that long is it known for, as a lost one does no harm.
+/// How many seconds lie between two advertisements that nobody asked for (RFC 4861, section 6.2.1, has 200 to 600). Guests
+/// know the router six times as long (`ROUTER_LIFETIME`): lost ones do no harm.
 const ADVERTISE_EVERY: usize = 300;
 /// Advertisements of what has changed in a second, a fourth of what waits for a worker (`STACK_COMMANDS`); who is not told
 /// then is told within [`ADVERTISE_EVERY`].

@@ -61,8 +61,7 @@ pub const GUEST_ROUTES: usize = 24;
 /// Associations of a guest's DHCPv6 message that are answered, and addresses of one: clients send one of a kind.
 pub const GUEST_ASSOCIATIONS: usize = 8;
 
-/// For how many seconds guests take the gateway for a router (RFC 4861, section 6.2.1: three times as long as it is silent
-/// at most).
+/// For how many seconds guests take the gateway for a router (RFC 4861, section 6.2.1: `AdvDefaultLifetime`).
 pub const ROUTER_LIFETIME: u16 = 1_800;
 
 /// For how many seconds a prefix is on the link, and addresses of it are good (RFC 4861, section 6.2.1, has 30 days, which

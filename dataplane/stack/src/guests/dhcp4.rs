@@ -3,6 +3,11 @@
 //! In: a message of the guest's. Out: an offer, an acknowledgment, a refusal. Never: an answer to a relay elsewhere (one on
 //! the guest itself is told what the guest is); two addresses for the option of one router, which Windows refuses.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "of messages and options there are a hundred kinds, of which few are a guest's"
+)]
+
 use std::net::Ipv4Addr;
 
 use culvert_wire::{

@@ -3,6 +3,11 @@
 //! In: a message of the guest's. Out: an advertisement or a reply. Never: prefixes or temporary addresses; an answer to
 //! a relay.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "of messages and options there are a hundred kinds, of which few are a guest's"
+)]
+
 use std::net::Ipv6Addr;
 
 use culvert_wire::{

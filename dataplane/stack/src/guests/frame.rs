@@ -67,10 +67,9 @@ pub(super) fn icmp6(macs: Macs, ends: (Ipv6Addr, Ipv6Addr), mut message: Vec<u8>
 
 /// An Ethernet header. What is for a group goes to the guest all the same: the others have no part in it.
 fn begin((ours, guest): Macs, ether_type: EtherType, destination: IpAddr) -> Vec<u8> {
-    let everyone = IpAddr::V4(Ipv4Addr::BROADCAST);
     let guest = match destination {
         IpAddr::V6(group) if group.is_multicast() => MacAddr::from_ipv6_multicast(group),
-        _ if destination == everyone => MacAddr::BROADCAST,
+        IpAddr::V4(address) if address.is_broadcast() => MacAddr::BROADCAST,
         IpAddr::V4(_) | IpAddr::V6(_) => guest,
     };
     ether::header(guest, ours, ether_type).to_vec()
