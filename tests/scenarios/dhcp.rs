@@ -75,18 +75,26 @@ impl Site {
     }
 }
 
-/// Starts a client in a mount namespace of its own: with a copy of /etc in `etc`, and empty folders where clients keep what
-/// they have.
+/// Starts a client in a mount namespace of its own, with a copy of /etc and empty folders where clients keep what they have,
+/// and in a process namespace, which takes its helpers along when it ends.
 fn client(scenario: &Scenario, guest: &Namespace, name: &str, words: &str) -> Result<Process> {
     let etc = etc_of(scenario, name)?;
     let script = format!(
         "mount --make-rprivate / && mount --bind {} /etc && mount -t tmpfs none /run \
          && mkdir -p /var/lib/dhcpcd /var/lib/dhcp && mount -t tmpfs none /var/lib/dhcpcd && mount -t tmpfs none /var/lib/dhcp \
-         && exec {words}",
+         && {words}; exit $?",
         etc.display()
     );
     let mut command = guest.program("unshare");
-    command.args(["--uts", "--mount", "sh", "-c", &script]);
+    command.args([
+        "--uts",
+        "--mount",
+        "--pid",
+        "--mount-proc",
+        "--fork",
+        "--kill-child",
+    ]);
+    command.args(["sh", "-c", &script]);
     Process::start(name, scenario.scratch(), command)
 }
 
@@ -141,6 +149,12 @@ fn stock_clients_come_up_by_themselves() -> Result<()> {
         for (guest, n) in site.guests.iter().zip(1..) {
             guest.ip(&format!("link set t{n} up"))?;
         }
+        // dhclient ends at once without an address to send from.
+        eventually("link-local addresses", UP, || {
+            let shown = b.ip("-6 addr show dev t2")?;
+            let has = shown.contains("fe80::") && !shown.contains("tentative");
+            Ok(has.then_some(()))
+        })?;
         let udhcpc = client(
             scenario,
             a,
