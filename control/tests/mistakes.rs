@@ -1056,7 +1056,7 @@ fn what_guests_are_told() {
         ),
         (
             "dhcp: { dns: [⟦9.9.9] }",
-            "`dns` of `dhcp` of network `blue` is `9.9.9`",
+            "`dns` of `dhcp` of network `blue` has `9.9.9`",
             "",
         ),
         (
