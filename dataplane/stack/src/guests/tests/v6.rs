@@ -51,8 +51,11 @@ fn told(provision: &Provision, frame: &[u8]) -> Message {
     message
 }
 
-/// The addresses of an answer's associations with their lifetimes, and their states.
-fn associations(message: &Message) -> Vec<(u32, Vec<(Ipv6Addr, u32)>, Option<Status>)> {
+/// An association's number, its addresses with their lifetimes, its state.
+type Association = (u32, Vec<(Ipv6Addr, u32)>, Option<Status>);
+
+/// An answer's associations.
+fn associations(message: &Message) -> Vec<Association> {
     let all = message.opts().iter().filter_map(|option| match option {
         DhcpOption::IANA(it) => Some(it),
         _ => None,
