@@ -197,14 +197,14 @@ fn addresses(guest: &Guest, told: &Told) -> Vec<Ipv6Addr> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
     use crate::config::{Disk, parse};
 
-    /// What the guest of port `p` is told in a network with these keys.
-    fn told(network: &str, port: &str) -> Option<Provision> {
+    /// The network, with these keys, and the guest of its port `p`.
+    pub(in crate::netstack) fn served(network: &str, port: &str) -> (Guest, Option<Told>) {
         let text = format!(
             "version: 1\nnetworks: {{n: {{gateway: [10.0.0.1/24, 10.1.0.1/16, \"fd00::1/64\"]{network}}}}}\n\
              ports: {{p: {{network: n, mac: \"52:54:00:00:00:01\", addresses: [10.1.0.9, \"fd00::9\", 10.0.0.9]{port}}}}}\n"
@@ -219,7 +219,13 @@ mod tests {
             worker: 0,
             drops: Arc::default(),
         };
-        provision(&guest, &Told::of(&config.networks[0])?)
+        (guest, Told::of(&config.networks[0]))
+    }
+
+    /// What the guest is told there.
+    fn told(network: &str, port: &str) -> Option<Provision> {
+        let (guest, told) = served(network, port);
+        provision(&guest, &told?)
     }
 
     #[test]

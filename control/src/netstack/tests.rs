@@ -6,14 +6,17 @@ use culvert_dataplane::shared::{
     clock,
     control_link::{Attention, WorkerEnd, link},
     drops::DropReason,
-    ids::UplinkIndex,
+    ids::{AttachmentIndex, UplinkIndex},
     limits::{STACK_COMMANDS, STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
     punt::PuntClass,
     stack_link::StackCommand,
 };
-use culvert_wire::arp::{self, ArpPacket};
+use culvert_wire::{
+    Checksum,
+    arp::{self, ArpPacket},
+};
 
-use super::*;
+use super::{guests::tests::served, *};
 
 const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const SCOPE: Scope = Scope::Uplink(UplinkIndex(3));
@@ -216,4 +219,67 @@ fn what_a_stack_before_has_told_is_not_believed() {
     site.round();
     site.begin(SCOPE);
     assert_eq!(site.news(), []);
+}
+
+/// A guest looks for its router.
+fn solicitation() -> Vec<u8> {
+    let source = "fe80::5054:ff:fe00:1".parse().unwrap();
+    let routers = "ff02::2".parse().unwrap();
+    let mut message = [133, 0, 0, 0, 0, 0, 0, 0];
+    let mut sum = Checksum::pseudo_v6(source, routers, 58, 8);
+    sum.add(&message);
+    message[2..4].copy_from_slice(&sum.complement().to_be_bytes());
+    let macs = [0x33, 0x33, 0, 0, 0, 2, 0x52, 0x54, 0, 0, 0, 1];
+    let header = [0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 58, 255];
+    let addresses = [source.octets(), routers.octets()];
+    [&macs[..], &header, &addresses.concat(), &message].concat()
+}
+
+#[test]
+fn a_guest_is_answered_as_its_port_is_now_and_hears_its_router() {
+    let mut site = Site::new();
+    let (guest, scope) = (AttachmentIndex(5), Scope::Guest(AttachmentIndex(5)));
+    let asks = |site: &mut Site| {
+        let punts = &mut site.worker.punts;
+        let asked = punts.push(PuntClass::Guest, scope, &solicitation(), clock::monotonic());
+        asked.unwrap();
+        site.round();
+        site.sent()
+    };
+    site.round();
+    site.sent();
+    assert!(asks(&mut site).is_empty(), "nobody is behind that port");
+
+    let (port, told) = served("", "");
+    let drops = Arc::clone(&port.drops);
+    assert!(site.core.tell(0, told));
+    site.core.attach(guest.slot(), Some(port));
+    site.core.publish();
+    site.round();
+    let answers = asks(&mut site);
+    assert!(matches!(&answers[..], [(to, frame)] if *to == scope && frame[54] == 134));
+    site.core.advertise(vec![AttachmentIndex(4), guest]);
+    site.round();
+    let heard = site.sent();
+    assert!(matches!(&heard[..], [(to, frame)] if *to == scope && frame[54] == 134));
+    assert!(!site.core.tell(0, served("", "").1), "it tells nothing new");
+    assert_eq!(drops.total(), 0);
+
+    // It is served no more, by a network that says something else.
+    assert!(site.core.tell(0, served(", ra: off", "").1));
+    site.core.publish();
+    site.round();
+    assert!(asks(&mut site).is_empty());
+    assert_eq!(drops.count(DropReason::ServiceRefused), 1);
+
+    // The worker that polls it is none.
+    let (port, told) = served(", mtu: 1400", "");
+    let drops = Arc::clone(&port.drops);
+    site.core.tell(0, told);
+    site.core
+        .attach(guest.slot(), Some(Guest { worker: 7, ..port }));
+    site.core.publish();
+    site.round();
+    assert!(asks(&mut site).is_empty());
+    assert_eq!(drops.count(DropReason::CommandQueueFull), 1);
 }
