@@ -32,7 +32,19 @@ const ROUTER_SOLICITATION: u8 = 133;
 
 /// Whether the gateway is asked something that it serves this guest. Who has no address of the family is not served, and
 /// neither is a network where the gateway has none.
+#[inline]
 pub(crate) fn is_asked(guest: Attached<'_>, headers: &Headers) -> bool {
+    // Of most packets that is all that is looked at.
+    let may_be = match headers.l4 {
+        L4::Udp(udp) => matches!(udp.destination_port, SERVER_V4 | SERVER_V6),
+        L4::Icmp6(icmp) => icmp.kind == ROUTER_SOLICITATION,
+        L4::Tcp(_) | L4::Icmp4(_) | L4::Fragment | L4::Malformed | L4::Other => false,
+    };
+    may_be && is_served(guest, headers)
+}
+
+#[cold]
+fn is_served(guest: Attached<'_>, headers: &Headers) -> bool {
     let services = guest.network.services;
     match (&headers.l3, &headers.l4) {
         (L3::V4(ip), L4::Udp(udp)) if udp.destination_port == SERVER_V4 => {

@@ -27,22 +27,33 @@ pub enum Speaker {
 
 /// Who speaks in a packet, if it is DHCP. What has a UDP header counts, of whatever length it says to be, and so does a
 /// first fragment: who listens on a raw socket takes both.
+#[inline]
 pub fn speaker(headers: &Headers, head: &[u8]) -> Option<Speaker> {
-    let (protocol, v4) = match &headers.l3 {
-        L3::V4(ip) => (ip.protocol, true),
-        L3::V6(ip) => (ip.protocol, false),
+    match headers.l4 {
+        L4::Udp(udp) => by_port(headers, udp.destination_port),
+        L4::Tcp(_) | L4::Icmp4(_) | L4::Icmp6(_) => None,
+        L4::Fragment | L4::Malformed | L4::Other => unread(headers, head),
+    }
+}
+
+/// Of a UDP header that was not read as one.
+#[cold]
+fn unread(headers: &Headers, head: &[u8]) -> Option<Speaker> {
+    let protocol = match &headers.l3 {
+        L3::V4(ip) => ip.protocol,
+        L3::V6(ip) => ip.protocol,
         L3::Arp | L3::Other => return None,
     };
     if protocol != udp::PROTOCOL || headers.fragment() == Fragment::Later {
         return None;
     }
-    let port = match headers.l4 {
-        L4::Udp(udp) => udp.destination_port,
-        L4::Tcp(_) | L4::Icmp4(_) | L4::Icmp6(_) | L4::Fragment | L4::Malformed | L4::Other => {
-            u16::from_be_bytes(*array(head, headers.l4_offset + 2)?)
-        }
-    };
-    match (v4, port) {
+    let port = u16::from_be_bytes(*array(head, headers.l4_offset + 2)?);
+    by_port(headers, port)
+}
+
+#[inline]
+fn by_port(headers: &Headers, port: u16) -> Option<Speaker> {
+    match (matches!(headers.l3, L3::V4(_)), port) {
         (true, SERVER_V4) | (false, SERVER_V6) => Some(Speaker::Client),
         (true, CLIENT_V4) | (false, CLIENT_V6) => Some(Speaker::Server),
         _ => None,
