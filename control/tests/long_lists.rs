@@ -4,7 +4,11 @@
     unsafe_code,
     reason = "an allocator that counts is the only way to see what is made"
 )]
-#![allow(clippy::unwrap_used, reason = "a failure is the test's")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a failure is the test's"
+)]
 
 mod common;
 

@@ -163,6 +163,18 @@ impl Site {
     }
 }
 
+/// Rounds until something has come about.
+fn await_round(site: &mut Site, mut is_over: impl FnMut(&Site) -> bool) {
+    for _ in 0..10_000 {
+        site.engine.round(clock::now()).unwrap();
+        if is_over(site) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it never came");
+}
+
 /// What `show` prints of an engine.
 pub(super) fn report(engine: &mut Engine) -> State {
     let (requester, requests) = api::channel().unwrap();

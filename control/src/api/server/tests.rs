@@ -103,7 +103,10 @@ fn so_many_applies_wait_and_no_more() {
             let (_, error) = told(apply.await.unwrap()).await;
             assert_eq!(error, SendError::Ended.to_string());
         }
-        assert_eq!(desk.applies.available_permits(), APPLIES);
+        // Behind its answer each gives memory back first.
+        while desk.applies.available_permits() < APPLIES {
+            tokio::task::yield_now().await;
+        }
     });
 }
 

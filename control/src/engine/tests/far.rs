@@ -99,6 +99,16 @@ impl Far {
         current.last().unwrap()
     }
 
+    /// Where it is.
+    pub(super) fn place(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Goes to another port.
+    pub(super) fn move_on(&mut self) {
+        self.socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    }
+
     /// Says with a session that it is there.
     pub(super) fn keep_alive(&self, session: &Keypair, port: u16) {
         let counter = session

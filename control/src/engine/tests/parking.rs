@@ -80,17 +80,6 @@ impl Trial {
     }
 }
 
-fn await_round(site: &mut Site, mut is_over: impl FnMut(&Site) -> bool) {
-    for _ in 0..10_000 {
-        site.engine.round(clock::now()).unwrap();
-        if is_over(site) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    panic!("it never came");
-}
-
 #[test]
 fn a_peer_that_comes_back_goes_on_with_its_session() {
     let mut trial = Trial::begin();

@@ -15,6 +15,7 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::limits::UNDER_LOAD_BACKLOG;
 
 use super::*;
+use crate::events::{EVENTS, Event};
 
 /// One tunnel with an identity and with peers of these names, each with its own prefix and with its endpoint.
 fn peered(identity: &str, port: u16, peers: &[(&str, &str)]) -> Config {
@@ -307,4 +308,36 @@ fn what_a_peer_asked_that_goes_is_asked_by_others() {
         site.engine.leaving.is_empty()
     });
     assert!(gone && asks(&pal.1));
+}
+
+/// Whether it was told since an event of that number.
+fn is_told(since: u64, wanted: impl Fn(&Event) -> bool) -> bool {
+    let records = EVENTS.behind(since, usize::MAX).records;
+    records.iter().any(|record| wanted(&record.event))
+}
+
+#[test]
+fn a_peer_that_moves_is_told_of() {
+    let [port] = free_ports();
+    let mut site = Site::start(tunnels(&[("a", port)], ""));
+    let since = EVENTS.last();
+    let mut far = Far::call(&key("far"), key("a").public_key(), port);
+    await_round(&mut site, |_| far.hears(Duration::from_millis(2)));
+    let (session, before) = (far.session(), far.place());
+    far.keep_alive(&session, port);
+    await_round(&mut site, |_| {
+        is_told(
+            since,
+            |event| matches!(event, Event::PeerUp { endpoint, .. } if *endpoint == before),
+        )
+    });
+    far.move_on();
+    let after = far.place();
+    far.keep_alive(&session, port);
+    await_round(&mut site, |_| {
+        is_told(
+            since,
+            |event| matches!(event, Event::PeerMoved { from, to, .. } if (*from, *to) == (before, after)),
+        )
+    });
 }
