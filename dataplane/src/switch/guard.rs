@@ -22,7 +22,7 @@ use culvert_wire::{
     arp::{ArpPacket, Operation},
     dhcp::{self, Speaker},
     nd::{self, NdError, NdMessage},
-    parse::{Fragment, Headers, Ipv4, Ipv6, L3, L4, PROTOCOL_ICMPV6},
+    parse::{Fragment, Headers, Ipv6, L3, L4, PROTOCOL_ICMPV6},
 };
 
 use crate::{
@@ -56,13 +56,14 @@ pub(crate) fn check(
         return Ok(());
     }
     readable(headers, head)?;
-    let speaker = dhcp::speaker(headers, head);
-    if speaker == Some(Speaker::Server) {
-        return Err(DropReason::GuardDhcp);
+    match dhcp::speaker(headers, head) {
+        None => {}
+        Some(Speaker::Client) if may_ask(guest, headers) => return Ok(()),
+        Some(Speaker::Client) => {}
+        Some(Speaker::Server) => return Err(DropReason::GuardDhcp),
     }
     let owner = Owner { turn, guest };
     let known = match &headers.l3 {
-        L3::V4(ip) if speaker == Some(Speaker::Client) && may_ask(guest, headers, ip) => true,
         L3::V4(ip) => owner.owns(ip.source.into()),
         L3::V6(_) if is_neighbor_discovery(headers) => return neighbor(&owner, headers, head),
         L3::V6(ip) if ip.source.is_unspecified() => owner.has_v6() && is_report(headers, ip),
@@ -106,7 +107,11 @@ fn readable(headers: &Headers, head: &[u8]) -> Result<(), DropReason> {
 
 /// A DHCP client asks before it has an address. Where the gateway is who hears it, it may ask from one that is its own no
 /// more: it is told so.
-fn may_ask(guest: Attached<'_>, headers: &Headers, ip: &Ipv4) -> bool {
+#[cold]
+fn may_ask(guest: Attached<'_>, headers: &Headers) -> bool {
+    let L3::V4(ip) = &headers.l3 else {
+        return false;
+    };
     let has_none = ip.source.is_unspecified() && ip.destination.is_broadcast();
     (has_none && matches!(headers.l4, L4::Udp(_))) || service::is_asked(guest, headers)
 }
