@@ -87,8 +87,8 @@ fn a_peer_that_comes_back_goes_on_with_its_session() {
     trial.apply(trial.without_peer(), true);
     assert!(!trial.is_heard());
     assert_eq!(trial.says(), None);
-    let engine = &mut trial.site.engine;
-    assert_eq!((engine.peers.len(), engine.leaving.len()), (0, 0));
+    await_round(&mut trial.site, |site| site.engine.leaving.is_empty());
+    assert_eq!(trial.site.engine.peers.len(), 0);
     // A stranger gets another place.
     let stranger = key("stranger").public_key();
     trial.site.set("a", &[Change::Peer(stranger)]);
