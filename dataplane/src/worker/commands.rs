@@ -166,7 +166,7 @@ impl Worker {
             })
         };
         #[cfg(not(feature = "dpdk"))]
-        let received = Err(DropReason::UplinkDown);
+        let received: Result<(), _> = Err(DropReason::UplinkDown);
         if let Err(reason) = received {
             lose(uplink.books(), reason, Lost::Wire(&frame));
         }
