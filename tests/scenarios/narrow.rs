@@ -221,12 +221,7 @@ fn what_the_operator_says_of_a_path_is_believed() -> Result<()> {
         eventually("an answer through the tunnel", FIRST, || {
             Ok(ping(&line.a, "10.9.1.10", 1, "").ok())
         })?;
-        let server = Iperf::serve(scenario, &line.b, 5201)?;
-        for options in ["-n 16M", "-n 16M -R"] {
-            let flow = server.send(&line.a, "10.9.1.10", options)?;
-            ensure!(flow.received >= 4 << 20, "{flow:?}");
-        }
-        // Pings that may be cut are, at the gateway.
+        // Pings that may be cut are, at the gateway: of a host that has not been told yet how much fits.
         run(
             line.a.program("ping").args([
                 "-M",
@@ -242,6 +237,11 @@ fn what_the_operator_says_of_a_path_is_believed() -> Result<()> {
             ]),
             COMMAND,
         )?;
+        let server = Iperf::serve(scenario, &line.b, 5201)?;
+        for options in ["-n 16M", "-n 16M -R"] {
+            let flow = server.send(&line.a, "10.9.1.10", options)?;
+            ensure!(flow.received >= 4 << 20, "{flow:?}");
+        }
         let peer = near.show()?["peers"][0].clone();
         ensure!(
             peer["path_mtu"] == 1300 && peer["path_mtu_known"] == "configured",
