@@ -140,6 +140,12 @@ reasons! {
     NeighborQueueFull => "neighbor-queue-full",
     /// More ICMP messages come than the host stack takes.
     IcmpQueueFull => "icmp-queue-full",
+    /// More TCP segments to us come than the host stack takes.
+    SegmentQueueFull => "segment-queue-full",
+    /// More TCP connections to us are begun than the host stack looks at.
+    OpeningQueueFull => "opening-queue-full",
+    /// More UDP datagrams to us that are no tunnel's come than the host stack takes.
+    DatagramQueueFull => "datagram-queue-full",
     /// More of other frames for the host stack come than it takes.
     HostQueueFull => "host-queue-full",
     /// An outer IPv4, UDP or ICMP checksum is wrong.

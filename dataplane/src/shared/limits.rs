@@ -149,6 +149,27 @@ pub const PUNT_ICMP: PuntBudget = PuntBudget {
     per_round: 64,
 };
 
+/// TCP of connections: some 90 MB a second, for a twentieth of a processor.
+pub const PUNT_SEGMENTS: PuntBudget = PuntBudget {
+    per_second: 65_536,
+    queued: 512,
+    per_round: 128,
+};
+
+/// TCP that begins connections: some times those that are begun whom a host lets in; the others are refused.
+pub const PUNT_OPENINGS: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 128,
+    per_round: 32,
+};
+
+/// UDP that is no tunnel's: answers to what the stack asks, and what its senders are told that nobody takes.
+pub const PUNT_DATAGRAMS: PuntBudget = PuntBudget {
+    per_second: 8_192,
+    queued: 128,
+    per_round: 64,
+};
+
 /// The first questions of each guest in a second: all of a thousand guests that start together, within a few seconds.
 pub const PUNT_GUEST: PuntBudget = PuntBudget {
     per_second: 2_048,
@@ -302,6 +323,9 @@ mod tests {
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
+            ("PUNT_SEGMENTS", punt(PUNT_SEGMENTS)),
+            ("PUNT_OPENINGS", punt(PUNT_OPENINGS)),
+            ("PUNT_DATAGRAMS", punt(PUNT_DATAGRAMS)),
             ("PUNT_GUEST", punt(PUNT_GUEST)),
             ("PUNT_GUEST_MORE", punt(PUNT_GUEST_MORE)),
             (

@@ -7,6 +7,9 @@
 //!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
+//!                 ├ TCP of connections ────▶ rate ─▶ ring │
+//!                 ├ TCP that begins some ──▶ rate ─▶ ring │
+//!                 ├ UDP to us ─────────────▶ rate ─▶ ring │
 //!                 ├ guests ────────────────▶ rate ─▶ ring │
 //!                 ├ guests that ask more ──▶ rate ─▶ ring │
 //!                 └ the rest ──────────────▶ rate ─▶ ring ┘ served last
@@ -31,8 +34,7 @@ use crate::{
     worker::rate::Rate,
 };
 
-/// What a frame for the host stack is about; who comes first is served first. TCP and UDP will stand ahead of the
-/// rest.
+/// What a frame for the host stack is about; who comes first is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PuntClass {
     /// A neighbor answers us alone: without its answers, peers behind it go dark. A storm of broadcasts, as a loop
@@ -42,6 +44,12 @@ pub enum PuntClass {
     NeighborQuestion,
     /// ICMP to us: pings, errors.
     Icmp,
+    /// TCP to us that says to be of a connection.
+    Segment,
+    /// TCP to us that begins a connection: a flood of these takes nothing from those that have one.
+    Opening,
+    /// UDP to us that is no tunnel's.
+    Datagram,
     /// A guest asks its gateway: DHCP, DHCPv6, router solicitations.
     Guest,
     /// The same of a guest that asks more than a client does.
@@ -54,10 +62,13 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::NeighborAnswer,
         Self::NeighborQuestion,
         Self::Icmp,
+        Self::Segment,
+        Self::Opening,
+        Self::Datagram,
         Self::Guest,
         Self::GuestMore,
         Self::Fragment,
@@ -71,6 +82,9 @@ impl PuntClass {
             Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
+            Self::Segment => limits::PUNT_SEGMENTS,
+            Self::Opening => limits::PUNT_OPENINGS,
+            Self::Datagram => limits::PUNT_DATAGRAMS,
             Self::Guest => limits::PUNT_GUEST,
             Self::GuestMore => limits::PUNT_GUEST_MORE,
             Self::Fragment => limits::PUNT_FRAGMENTS,
@@ -83,9 +97,13 @@ impl PuntClass {
         match self {
             Self::Fragment => DropReason::OuterFragment,
             Self::Guest | Self::GuestMore => DropReason::ServiceMalformed,
-            Self::NeighborAnswer | Self::NeighborQuestion | Self::Icmp | Self::Rest => {
-                DropReason::NotForUs
-            }
+            Self::NeighborAnswer
+            | Self::NeighborQuestion
+            | Self::Icmp
+            | Self::Segment
+            | Self::Opening
+            | Self::Datagram
+            | Self::Rest => DropReason::NotForUs,
         }
     }
 
@@ -95,6 +113,9 @@ impl PuntClass {
         match self {
             Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
+            Self::Segment => DropReason::SegmentQueueFull,
+            Self::Opening => DropReason::OpeningQueueFull,
+            Self::Datagram => DropReason::DatagramQueueFull,
             Self::Guest | Self::GuestMore => DropReason::ServiceQueueFull,
             Self::Fragment => DropReason::FragmentQueueFull,
             Self::Rest => DropReason::HostQueueFull,

@@ -6,8 +6,9 @@
 //! a datagram's content, trust in a length that the frame doesn't have.
 //!
 //! To the host stack goes what it answers: ARP about us, ICMP and ICMPv6 to us, the groups
-//! that neighbor discovery uses, fragments, and what it tells the sender that nobody takes,
-//! each in its class.
+//! that neighbor discovery uses, fragments, TCP, UDP that is no tunnel's, and what it tells the
+//! sender that nobody takes, each in its class. Sums of TCP and UDP are looked at here, where
+//! it is known what the device has found: the stack looks at those of fragments alone.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -16,8 +17,9 @@ use std::{
 
 use culvert_dpdk_sys::RxChecksum;
 use culvert_wire::{
-    Checksum, EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr, UdpView, ether, ipv6,
+    Checksum, EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr, TcpView, UdpView, ether, ipv6,
     parse::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+    tcp::flags,
 };
 
 use crate::{
@@ -29,6 +31,7 @@ const PROTOCOL_TCP: u8 = 6;
 pub(super) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
 const UDP_HEADER: usize = 8;
+const TCP_HEADER: usize = 20;
 const ARP_LEN: usize = 28;
 const ARP_REPLY: &[u8] = &[0, 2];
 
@@ -45,11 +48,29 @@ const FRAGMENTED: u16 = 0x3fff;
 pub(super) struct Checks {
     /// The IPv4 header's, by the NIC.
     pub(super) ip: RxChecksum,
-    /// The UDP checksum, by the NIC.
-    pub(super) udp: RxChecksum,
+    /// The UDP or TCP checksum, by the NIC.
+    pub(super) l4: RxChecksum,
     /// The device is a kernel interface: what a local sender left to offloading
-    /// arrives with only the pseudo-header's sum in the UDP checksum field.
+    /// arrives with only the pseudo-header's sum in the UDP or TCP checksum field.
     pub(super) partial: bool,
+}
+
+impl Checks {
+    /// Whether the checksum `field` of a datagram or segment holds; `seed` is the pseudo-header's sum.
+    #[inline]
+    fn hold(self, field: u16, l4: &[u8], seed: impl FnOnce(u32) -> Checksum) -> bool {
+        match self.l4 {
+            RxChecksum::Good => true,
+            RxChecksum::Bad => false,
+            RxChecksum::Unknown | RxChecksum::Absent => {
+                let mut sum = seed(u32::try_from(l4.len()).unwrap_or(0));
+                (self.partial && field == sum.value()) || {
+                    sum.add(l4);
+                    sum.is_valid()
+                }
+            }
+        }
+    }
 }
 
 /// What becomes of a frame.
@@ -163,8 +184,11 @@ fn ipv4(
             Ok(Verdict::Datagram)
         }
         PROTOCOL_ICMP => Ok(Verdict::Punt(PuntClass::Icmp)),
-        // Nobody serves it, and it is answered with no ICMP error.
-        PROTOCOL_TCP => Err(DropReason::NotForUs),
+        PROTOCOL_TCP => {
+            let (from, to) = (header.source(), header.destination());
+            let seed = |len| Checksum::pseudo_v4(from, to, PROTOCOL_TCP, len);
+            tcp(&packet[header_len..total_len], checks, seed)
+        }
         _ => Ok(Verdict::Punt(PuntClass::Rest)),
     }
 }
@@ -209,7 +233,10 @@ fn ipv6(
             Ok(Verdict::Datagram)
         }
         PROTOCOL_FRAGMENT => Ok(Verdict::Punt(PuntClass::Fragment)),
-        PROTOCOL_TCP => Err(DropReason::NotForUs),
+        PROTOCOL_TCP => {
+            let seed = |len| Checksum::pseudo_v6(header.source(), destination, PROTOCOL_TCP, len);
+            tcp(&packet[ipv6::HEADER_LEN..total_len], checks, seed)
+        }
         _ => Ok(Verdict::Punt(PuntClass::Rest)),
     }
 }
@@ -289,30 +316,41 @@ fn udp(
     if len < UDP_HEADER || len > l4.len() {
         return Err(malformed);
     }
+    let good = match header.checksum() {
+        0 => optional,
+        field => checks.hold(field, &l4[..len], seed),
+    };
+    if !good {
+        return Err(Verdict::Drop(DropReason::OuterChecksum));
+    }
     let tunnel = uplink
         .tunnel(header.destination_port())
-        .ok_or(Verdict::Punt(PuntClass::Rest))?;
-    let good = match (header.checksum(), checks.udp) {
-        (0, _) => optional,
-        (_, RxChecksum::Good) => true,
-        (_, RxChecksum::Bad) => false,
-        (field, RxChecksum::Unknown | RxChecksum::Absent) => {
-            let mut sum = seed(u32::from(header.length()));
-            (checks.partial && field == sum.value()) || {
-                sum.add(&l4[..len]);
-                sum.is_valid()
-            }
-        }
-    };
-    if good {
-        Ok(Udp {
-            tunnel,
-            source_port: header.source_port(),
-            len,
-        })
-    } else {
-        Err(Verdict::Drop(DropReason::OuterChecksum))
+        .ok_or(Verdict::Punt(PuntClass::Datagram))?;
+    Ok(Udp {
+        tunnel,
+        source_port: header.source_port(),
+        len,
+    })
+}
+
+/// Who begins a connection waits behind those who have one.
+fn tcp(
+    l4: &[u8],
+    checks: Checks,
+    seed: impl FnOnce(u32) -> Checksum,
+) -> Result<Verdict, DropReason> {
+    let header = TcpView::new(l4).ok_or(DropReason::OuterMalformed)?;
+    if !(TCP_HEADER..=l4.len()).contains(&header.header_len()) {
+        return Err(DropReason::OuterMalformed);
     }
+    if !checks.hold(header.checksum(), l4, seed) {
+        return Err(DropReason::OuterChecksum);
+    }
+    let begins = header.flags() & (flags::SYN | flags::ACK) == flags::SYN;
+    Ok(Verdict::Punt(match begins {
+        true => PuntClass::Opening,
+        false => PuntClass::Segment,
+    }))
 }
 
 #[cfg(test)]

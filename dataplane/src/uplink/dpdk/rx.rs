@@ -74,7 +74,7 @@ impl Rx {
                 let mbuf = &held[position];
                 let checks = Checks {
                     ip: mbuf.rx_ip_checksum(),
-                    udp: mbuf.rx_l4_checksum(),
+                    l4: mbuf.rx_l4_checksum(),
                     partial: self.partial,
                 };
                 let accept = |datagram: Accepted| {

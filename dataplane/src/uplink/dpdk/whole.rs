@@ -25,7 +25,7 @@ pub(crate) fn receive_whole(
 ) -> Result<(), DropReason> {
     const UNCHECKED: Checks = Checks {
         ip: RxChecksum::Unknown,
-        udp: RxChecksum::Unknown,
+        l4: RxChecksum::Unknown,
         partial: false,
     };
     // That the frame was to us the stack has seen.

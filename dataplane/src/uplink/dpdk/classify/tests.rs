@@ -16,7 +16,7 @@ use crate::{
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const UNKNOWN: Checks = Checks {
     ip: RxChecksum::Unknown,
-    udp: RxChecksum::Unknown,
+    l4: RxChecksum::Unknown,
     partial: false,
 };
 const OUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -148,12 +148,12 @@ fn checksums_are_believed_or_verified() {
     *corrupt.last_mut().unwrap() ^= 1;
     assert_dropped(&corrupt, DropReason::OuterChecksum);
     let nic = Checks {
-        udp: RxChecksum::Good,
+        l4: RxChecksum::Good,
         ..UNKNOWN
     };
     assert!(matches!(with(nic, &corrupt).0, Verdict::Datagram));
     let nic = Checks {
-        udp: RxChecksum::Bad,
+        l4: RxChecksum::Bad,
         ..UNKNOWN
     };
     assert_eq!(
@@ -214,21 +214,77 @@ fn only_what_is_ours() {
         Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
     });
     let port_of_nobody = ethernet(MAC, 0x0800, &v4_packet(17, &l4));
-    assert_eq!(verdict(&port_of_nobody), Verdict::Punt(PuntClass::Rest));
+    assert_eq!(verdict(&port_of_nobody), Verdict::Punt(PuntClass::Datagram));
+    let mut corrupt = port_of_nobody;
+    *corrupt.last_mut().unwrap() ^= 1;
+    assert_dropped(&corrupt, DropReason::OuterChecksum);
     for protocol in [50, 250] {
         let of_nobody = ethernet(MAC, 0x0800, &v4_packet(protocol, &[0; 20]));
         assert_eq!(verdict(&of_nobody), Verdict::Punt(PuntClass::Rest));
         let of_nobody = ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, protocol, &[0; 20]));
         assert_eq!(verdict(&of_nobody), Verdict::Punt(PuntClass::Rest));
     }
-    assert_dropped(
-        &ethernet(MAC, 0x0800, &v4_packet(6, &[0; 20])),
-        DropReason::NotForUs,
-    );
     assert_dropped(&ethernet(MAC, 0x8100, &[0; 46]), DropReason::NotForUs);
     assert_dropped(
         &ethernet(MAC, 0x86dd, &v6_packet(THEIR_V6, 17, &[0; 20])),
         DropReason::NotForUs,
+    );
+}
+
+fn segment(flags: u8, seed: impl FnOnce(u32) -> Checksum) -> Vec<u8> {
+    let mut bytes = [0; 24];
+    bytes[..4].copy_from_slice(&[0x40, 0, 0x24, 0xe3]);
+    (bytes[12], bytes[13]) = (0x50, flags);
+    let mut sum = seed(24);
+    sum.add(&bytes);
+    bytes[16..18].copy_from_slice(&sum.complement().to_be_bytes());
+    bytes.to_vec()
+}
+
+#[test]
+fn who_begins_a_connection_waits_behind_those_who_have_one() {
+    use flags::{ACK, FIN, RST, SYN};
+    let over_v4 = |flags| {
+        let l4 = segment(flags, |len| Checksum::pseudo_v4(THEIR_V4, OUR_V4, 6, len));
+        ethernet(MAC, 0x0800, &v4_packet(6, &l4))
+    };
+    let over_v6 = |flags| {
+        let l4 = segment(flags, |len| Checksum::pseudo_v6(THEIR_V6, OUR_V6, 6, len));
+        ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 6, &l4))
+    };
+    for (flags, class) in [
+        (SYN, PuntClass::Opening),
+        (SYN | FIN, PuntClass::Opening),
+        (SYN | ACK, PuntClass::Segment),
+        (ACK, PuntClass::Segment),
+        (RST, PuntClass::Segment),
+        (0, PuntClass::Segment),
+    ] {
+        assert_eq!(verdict(&over_v4(flags)), Verdict::Punt(class));
+        assert_eq!(verdict(&over_v6(flags)), Verdict::Punt(class));
+    }
+
+    let mut corrupt = over_v4(SYN);
+    *corrupt.last_mut().unwrap() ^= 1;
+    assert_dropped(&corrupt, DropReason::OuterChecksum);
+    let mut partial = over_v4(ACK);
+    let sum = Checksum::pseudo_v4(THEIR_V4, OUR_V4, 6, 24).value();
+    partial[50..52].copy_from_slice(&sum.to_be_bytes());
+    assert_dropped(&partial, DropReason::OuterChecksum);
+    let kernel = Checks {
+        partial: true,
+        ..UNKNOWN
+    };
+    let expected = Verdict::Punt(PuntClass::Segment);
+    assert_eq!(with(kernel, &partial).0, expected);
+    for header_len in [0x40, 0x70] {
+        let mut lying = over_v4(ACK);
+        lying[46] = header_len;
+        assert_dropped(&lying, DropReason::OuterMalformed);
+    }
+    assert_dropped(
+        &ethernet(MAC, 0x0800, &v4_packet(6, &[0; 19])),
+        DropReason::OuterMalformed,
     );
 }
 
@@ -380,7 +436,7 @@ fn cut_and_bent_frames_are_refused() {
                 UNKNOWN,
                 Checks {
                     ip: RxChecksum::Good,
-                    udp: RxChecksum::Good,
+                    l4: RxChecksum::Good,
                     partial: true,
                 },
             ] {
