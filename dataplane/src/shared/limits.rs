@@ -264,8 +264,9 @@ pub const SENT_SINGLY: u32 = 4096;
 #[cfg(test)]
 mod tests {
     use culvert_stack::limits::{
-        HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE, HOST_OUTPUT, HOST_OUTPUT_RESERVED,
-        HOST_REPLIES_PER_SECOND, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH,
+        CONNECTIONS, HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE, HOST_OUTPUT, HOST_OUTPUT_RESERVED,
+        HOST_REPLIES_PER_SECOND, HOST_SEGMENTS, OPENINGS, OPENINGS_OF_ONE_PER_SECOND,
+        OPENINGS_PER_SECOND, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH,
     };
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
@@ -343,6 +344,14 @@ mod tests {
                 format!("{HOST_ERRORS_PER_SECOND}/s"),
             ),
             ("HOST_ERRORS_TO_ONE", format!("{HOST_ERRORS_TO_ONE}/s")),
+            ("OPENINGS_PER_SECOND", format!("{OPENINGS_PER_SECOND}/s")),
+            (
+                "OPENINGS_OF_ONE_PER_SECOND",
+                format!("{OPENINGS_OF_ONE_PER_SECOND}/s"),
+            ),
+            ("CONNECTIONS", CONNECTIONS.to_string()),
+            ("OPENINGS", OPENINGS.to_string()),
+            ("HOST_SEGMENTS", HOST_SEGMENTS.to_string()),
             ("REASSEMBLY_HIGH", format!("{} MiB", REASSEMBLY_HIGH >> 20)),
             (
                 "REASSEMBLIES_PER_SOURCE",

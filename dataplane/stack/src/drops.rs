@@ -80,6 +80,16 @@ reasons! {
     ErrorsFull => "errors-full",
     /// A datagram out of fragments, while others wait to be taken.
     DatagramsFull => "datagrams-full",
+    /// A TCP segment for a port that nobody listens on.
+    TcpPortClosed => "tcp-port-closed",
+    /// A TCP connection begun by who is not allowed to.
+    TcpNotAllowed => "tcp-not-allowed",
+    /// A TCP segment of no connection.
+    TcpNoConnection => "tcp-no-connection",
+    /// More TCP connections begun than are let in, of one source or of all.
+    TcpOpeningsLimited => "tcp-openings-limited",
+    /// No room for another TCP connection.
+    TcpConnectionsFull => "tcp-connections-full",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

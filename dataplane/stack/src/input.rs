@@ -23,7 +23,7 @@ use super::{
     message,
     neighbors::{Said, Unheard},
 };
-use crate::limits;
+use crate::{limits, tcp};
 
 /// How often an address is defended at the most (RFC 5227: `DEFEND_INTERVAL`).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -132,6 +132,7 @@ impl HostStack {
                 self.nd(headers, ip.destination, frame, now)
             }
             (_, L4::Malformed) => Err(HostDrop::Malformed),
+            (_, L4::Tcp(_)) if is_parsed => self.segment(headers, frame, came == Came::Whole, now),
             (_, L4::Udp(_)) if is_parsed && self.is_to_us(headers) => {
                 self.datagram(headers, frame, came, now)
             }
@@ -193,6 +194,14 @@ impl HostStack {
         };
         if !sum.is_valid() {
             return Err(HostDrop::Malformed);
+        }
+        let too_big = match headers.l3 {
+            L3::V4(_) => tcp::too_big_v4(message),
+            L3::V6(_) | L3::Arp | L3::Other => tcp::too_big_v6(message),
+        };
+        if let Some((ends, mtu)) = too_big {
+            let is_known = self.narrow(ends, mtu);
+            return is_known.then_some(()).ok_or(HostDrop::ErrorUnmatched);
         }
         let sent = heard.filter(|heard| {
             let (local, remote) = (heard.about.local.ip(), heard.about.remote.ip());

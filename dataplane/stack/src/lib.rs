@@ -2,8 +2,8 @@
 //!
 //! In: Ethernet frames that workers punted, questions about destinations, the time.
 //! Out: frames to send, the link-layer address of a destination's next hop, events when
-//! one changes; datagrams out of fragments, what errors say about ours. Never: a socket,
-//! a clock, a worker's state; TCP, router discovery, redirects.
+//! one changes; datagrams out of fragments, what errors say about ours; bytes of connections (`tcp`). Never: a socket,
+//! a clock, a worker's state; router discovery, redirects.
 //!
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
@@ -19,6 +19,7 @@ mod neighbors;
 pub mod pmtu;
 mod routes;
 mod stacks;
+pub mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ use self::{
     input::Budget,
     ip::{Expired, Ids, Reassembly},
     neighbors::{Answer, Neighbors, Solicit},
+    tcp::{Smol, Tcp},
 };
 
 /// How often an address is announced, and how far apart (RFC 5227, section 1.1:
@@ -131,8 +133,8 @@ pub struct Datagram {
     pub spread: usize,
 }
 
-/// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_event`, `poll_datagram` and
-/// `poll_heard` have, then sleep until [`HostStack::poll_timeout`].
+/// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_segment`, `poll_event`,
+/// `poll_datagram`, `poll_heard` and `poll_accepted` have, then sleep until [`HostStack::poll_timeout`].
 pub struct HostStack {
     mac: MacAddr,
     mtu: u16,
@@ -149,6 +151,8 @@ pub struct HostStack {
     ids: Ids,
     datagrams: VecDeque<Datagram>,
     heard: VecDeque<Heard>,
+    tcp: Tcp<Smol>,
+    segments: VecDeque<Vec<u8>>,
     drops: Arc<Drops>,
 }
 
@@ -172,6 +176,8 @@ impl HostStack {
             echo_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
             errors: icmp::Limits::new(key.clone(), now),
             reassembly: Reassembly::default(),
+            tcp: Tcp::new(key.clone(), now),
+            segments: VecDeque::new(),
             ids: Ids::new(key),
             datagrams: VecDeque::new(),
             heard: VecDeque::new(),
@@ -202,6 +208,7 @@ impl HostStack {
         self.mac = config.mac;
         self.mtu = config.mtu;
         self.routes = routes;
+        self.keep_connections();
         if !same {
             self.announce(now);
         }
@@ -265,6 +272,7 @@ impl HostStack {
     /// The next event. Several changes of one neighbor between two calls are one event.
     pub fn poll_event(&mut self) -> Option<HostEvent> {
         let address = self.neighbors.poll_changed()?;
+        self.tcp.wake();
         Some(HostEvent::Neighbor { address })
     }
 
@@ -291,12 +299,14 @@ impl HostStack {
                 self.solicit(solicit);
             }
         }
+        self.turn_connections(now);
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let due = [
+            self.connections_due(),
             self.announce_at,
             self.neighbors.next(),
             self.reassembly.poll_timeout(),

@@ -70,3 +70,52 @@ pub const PREFIX_VALID: u32 = 86_400;
 
 /// For how many seconds new connections are made from addresses of it.
 pub const PREFIX_PREFERRED: u32 = 14_400;
+
+/// TCP connections of a stack, open ones and those that are not: an API's clients, some exporters' and the host's own.
+pub const CONNECTIONS: usize = 64;
+
+/// Of them, those that others began and that are not open yet; the oldest makes room.
+pub const OPENINGS: usize = 32;
+
+/// Connections that others may begin in a second, who are allowed to: the oldest of as many as wait has an eighth of a
+/// second to become open then.
+pub const OPENINGS_PER_SECOND: u32 = 256;
+
+/// The same of one of them.
+pub const OPENINGS_OF_ONE_PER_SECOND: u32 = 128;
+
+/// How long a connection may take to become open: a SYN and three that are sent again (RFC 6298, section 2.1).
+pub const OPENING_LIFE: Duration = Duration::from_secs(10);
+
+/// Bytes that came or are to be sent, each, of a connection: 100 Mbit/s over 20 ms. Pages that are not written to are
+/// none.
+pub const CONNECTION_BUFFER: usize = 256 << 10;
+
+/// How often the other is asked whether it is there, while nothing comes.
+pub const CONNECTION_KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// How long nothing may come from the other: a few such questions.
+pub const CONNECTION_SILENCE: Duration = Duration::from_secs(60);
+
+/// How long no bytes may come or go, either way.
+pub const CONNECTION_IDLE: Duration = Duration::from_secs(600);
+
+/// How long what was written may take to be sent, and the end to be answered, once nobody holds it (the kernel's
+/// `tcp_fin_timeout`).
+pub const CONNECTION_LINGER: Duration = Duration::from_secs(60);
+
+/// Packets of a connection that wait for the way to it to be known.
+pub const ANSWERS_HELD: usize = 16;
+
+/// Packets of connections that wait to be sent: what else there is is not written yet.
+pub const HOST_SEGMENTS: usize = 128;
+
+/// The longest packet of a connection: with its link header, what workers hand over (`HOST_FRAME_MAX`).
+pub const CONNECTION_MTU: u16 = 2_000;
+
+/// Below this no one can say that a packet is too long (RFC 1191, section 3, has 68, with which a megabyte would be
+/// twenty thousand packets; the kernel's `min_pmtu`).
+pub const PATH_MTU_MIN_V4: u16 = 552;
+
+/// The same over IPv6 (RFC 8200, section 5).
+pub const PATH_MTU_MIN_V6: u16 = 1_280;

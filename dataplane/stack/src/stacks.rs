@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_wireguard::Instant;
 
-use crate::{Datagram, Heard, HostEvent, HostStack, Resolution};
+use crate::{Datagram, Heard, HostEvent, HostStack, Resolution, tcp::ConnectionId};
 
 /// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
 /// same neighbors; they are not the same. What scopes are is the owner's to say.
@@ -67,6 +67,20 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
         self.0
             .iter_mut()
             .find_map(|(&scope, stack)| Some((scope, stack.poll_frame()?)))
+    }
+
+    /// The next frame of a connection to send, and where.
+    pub fn poll_segment(&mut self) -> Option<(Scope, Vec<u8>)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_segment()?)))
+    }
+
+    /// The next connection that others began and that is open, and where.
+    pub fn poll_accepted(&mut self) -> Option<(Scope, ConnectionId)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_accepted()?)))
     }
 
     /// The next event.

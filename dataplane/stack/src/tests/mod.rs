@@ -17,6 +17,7 @@ mod errors;
 mod fragments;
 mod input;
 mod neighbors;
+mod tcp;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);

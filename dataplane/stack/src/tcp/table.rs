@@ -1,0 +1,465 @@
+//! Table: the connections of a stack, found by their ends.
+//!
+//! In: segments with their ends, what their owners want. Out: the connection that a segment is for, or under which name it
+//! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], or of them more that are not open
+//! yet than [`limits::OPENINGS`]; an open one that makes room for another.
+//!
+//! A connection has an owner from when it is open (or was begun here) until he lets go of it; it ends by itself then.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
+
+use culvert_wire::{parse::Tcp as Segment, tcp::flags};
+use culvert_wireguard::Instant;
+
+use super::{
+    admission::{Listener, Openings},
+    connection::{Connection, Phase},
+};
+use crate::{HostDrop, limits};
+
+/// Ports of connections that begin here: behind the kernel's (`ip_local_port_range`), which may have others of the same
+/// addresses.
+pub(crate) const EPHEMERAL: RangeInclusive<u16> = 61_000..=u16::MAX;
+
+/// The ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ends {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The other's.
+    pub remote: SocketAddr,
+}
+
+/// A connection; no other ever has the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Nobody's yet: the other began it, and it is not open, or waits to be taken.
+    Awaited,
+    /// Somebody's.
+    Here,
+    /// Nobody's any more: it ends by itself.
+    Gone,
+}
+
+/// Why a connection can't be begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// No prefix or route holds the destination, or no address of ours can reach it.
+    NoRoute,
+    /// There are as many connections as there may be, or no port is left.
+    Full,
+    /// Port 0 is nobody's.
+    NoPort,
+}
+
+struct Entry<C> {
+    ends: Ends,
+    connection: C,
+    began: Instant,
+    /// When bytes last came or were written.
+    moved: Instant,
+    owner: Owner,
+    /// Who begins one here is not asked whether he may.
+    is_ours: bool,
+    /// When it has something to do.
+    due: Option<Instant>,
+    /// The way to the other is not known; until then it is not asked for again.
+    rests_until: Option<Instant>,
+    answers: Vec<Vec<u8>>,
+}
+
+/// The connections.
+pub(crate) struct Tcp<C> {
+    key: RandomState,
+    listeners: Vec<Listener>,
+    openings: Openings,
+    entries: BTreeMap<ConnectionId, Entry<C>>,
+    by_ends: HashMap<Ends, ConnectionId, RandomState>,
+    accepted: VecDeque<ConnectionId>,
+    next: u64,
+}
+
+impl<C: Connection> Tcp<C> {
+    pub(crate) fn new(key: RandomState, now: Instant) -> Self {
+        Self {
+            listeners: Vec::new(),
+            openings: Openings::new(key.clone(), now),
+            entries: BTreeMap::new(),
+            by_ends: HashMap::with_hasher(key.clone()),
+            key,
+            accepted: VecDeque::new(),
+            next: 0,
+        }
+    }
+
+    /// From here on these are listened on. Connections stay, unless nobody listens on their port any more, or they are
+    /// not allowed there.
+    pub(crate) fn listen(&mut self, listeners: Vec<Listener>) {
+        self.listeners = listeners;
+        for entry in self.entries.values_mut() {
+            let stays = entry.is_ours
+                || self.listeners.iter().any(|listener| {
+                    listener.port == entry.ends.local.port()
+                        && (listener.allow.iter())
+                            .any(|prefix| prefix.contains(entry.ends.remote.ip()))
+                });
+            if !stays {
+                entry.connection.abort();
+                entry.due = Some(entry.began);
+            }
+        }
+    }
+
+    /// Connections whose end here is no address of ours any more are over.
+    pub(crate) fn keep(&mut self, is_ours: impl Fn(SocketAddr) -> bool) {
+        let lost: Vec<_> = (self.entries.iter())
+            .filter(|(_, entry)| !is_ours(entry.ends.local))
+            .map(|(&id, _)| id)
+            .collect();
+        lost.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Takes a segment in its packet.
+    ///
+    /// # Errors
+    /// Under which name it is lost.
+    pub(crate) fn take(
+        &mut self,
+        ends: Ends,
+        segment: &Segment,
+        packet: &[u8],
+        mtu: u16,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
+        let begins =
+            segment.flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN;
+        let known = self.by_ends.get(&ends).copied();
+        let id = match known {
+            // A connection that is over leaves its ends to the next (RFC 6191, without its timestamps).
+            Some(id) if begins && self.phase(id) == Phase::Waiting => {
+                let id = self.admit(ends, mtu, now, Some(id))?;
+                Ok(id)
+            }
+            Some(id) => Ok(id),
+            None if begins => self.admit(ends, mtu, now, None),
+            None => Err(HostDrop::TcpNoConnection),
+        }?;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Err(HostDrop::TcpNoConnection);
+        };
+        entry.connection.take(packet, now, &mut entry.answers);
+        entry.due = Some(now);
+        if entry.answers.len() > limits::ANSWERS_HELD {
+            entry.answers.remove(0);
+        }
+        self.note_open(id, now);
+        Ok(())
+    }
+
+    fn admit(
+        &mut self,
+        ends: Ends,
+        mtu: u16,
+        now: Instant,
+        over: Option<ConnectionId>,
+    ) -> Result<ConnectionId, HostDrop> {
+        let listener = (self.listeners.iter()).find(|it| it.port == ends.local.port());
+        self.openings.admit(listener, ends.remote.ip(), now)?;
+        if let Some(over) = over {
+            self.remove(over);
+        }
+        self.make_room()?;
+        let connection = C::accept(ends, self.seed(ends), mtu, now);
+        Ok(self.insert(ends, connection, Owner::Awaited, now))
+    }
+
+    /// The oldest that is over makes room, or the oldest that is not open yet if these are many; what is open does not.
+    fn make_room(&mut self) -> Result<(), HostDrop> {
+        let is_opening =
+            |entry: &Entry<C>| !entry.is_ours && entry.connection.phase() == Phase::Opening;
+        let openings = self.entries.values().filter(|it| is_opening(it)).count();
+        if openings >= limits::OPENINGS
+            && let Some(id) = self.oldest(is_opening)
+        {
+            self.remove(id);
+        }
+        if self.entries.len() < limits::CONNECTIONS {
+            return Ok(());
+        }
+        let is_over = |it: &Entry<C>| it.connection.phase() == Phase::Waiting;
+        let over = self.oldest(|it| it.owner == Owner::Gone && is_over(it));
+        let over = over.ok_or(HostDrop::TcpConnectionsFull)?;
+        self.remove(over);
+        Ok(())
+    }
+
+    fn oldest(&self, wanted: impl Fn(&Entry<C>) -> bool) -> Option<ConnectionId> {
+        let mut all = self.entries.iter();
+        all.find(|(_, entry)| wanted(entry)).map(|(&id, _)| id)
+    }
+
+    /// Begins a connection from `local`'s address, by a port that is free.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub(crate) fn connect(
+        &mut self,
+        local: IpAddr,
+        remote: SocketAddr,
+        mtu: u16,
+        now: Instant,
+    ) -> Result<ConnectionId, ConnectError> {
+        if remote.port() == 0 {
+            return Err(ConnectError::NoPort);
+        }
+        self.make_room().map_err(|_| ConnectError::Full)?;
+        let ends = self.free_ends(local, remote).ok_or(ConnectError::Full)?;
+        let connection = C::connect(ends, self.seed(ends), mtu, now);
+        let connection = connection.ok_or(ConnectError::NoRoute)?;
+        Ok(self.insert(ends, connection, Owner::Here, now))
+    }
+
+    /// From a place that nobody can guess on (RFC 6056, section 3.3.1).
+    fn free_ends(&self, local: IpAddr, remote: SocketAddr) -> Option<Ends> {
+        let (first, count) = (*EPHEMERAL.start(), EPHEMERAL.end() - EPHEMERAL.start() + 1);
+        let start = self.key.hash_one((self.next, local, remote)) % u64::from(count);
+        (0..count)
+            .map(|step| {
+                let offset = (start + u64::from(step)) % u64::from(count);
+                let port = first + u16::try_from(offset).unwrap_or(0);
+                let local = SocketAddr::new(local, port);
+                Ends { local, remote }
+            })
+            .find(|ends| !self.by_ends.contains_key(ends))
+    }
+
+    fn seed(&self, ends: Ends) -> u64 {
+        self.key.hash_one(("sequence", self.next, ends))
+    }
+
+    fn insert(&mut self, ends: Ends, connection: C, owner: Owner, now: Instant) -> ConnectionId {
+        let id = ConnectionId(self.next);
+        self.next += 1;
+        self.by_ends.insert(ends, id);
+        let entry = Entry {
+            ends,
+            connection,
+            began: now,
+            moved: now,
+            owner,
+            is_ours: owner == Owner::Here,
+            due: Some(now),
+            rests_until: None,
+            answers: Vec::new(),
+        };
+        self.entries.insert(id, entry);
+        id
+    }
+
+    fn remove(&mut self, id: ConnectionId) {
+        if let Some(entry) = self.entries.remove(&id) {
+            self.by_ends.remove(&entry.ends);
+            self.accepted.retain(|&it| it != id);
+        }
+    }
+
+    /// What was begun by the other, and is open now, wants an owner.
+    fn note_open(&mut self, id: ConnectionId, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let is_open = entry.connection.phase() == Phase::Open;
+        if entry.owner == Owner::Awaited && is_open && !self.accepted.contains(&id) {
+            entry.moved = now;
+            self.accepted.push_back(id);
+        }
+    }
+
+    /// The next connection that others began and that is open; the caller is its owner from now on.
+    pub(crate) fn poll_accepted(&mut self) -> Option<ConnectionId> {
+        let id = self.accepted.pop_front()?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.owner = Owner::Here;
+        }
+        Some(id)
+    }
+
+    /// Its owner lets go of it: what was written is sent still, unless it is to end at once.
+    pub(crate) fn release(&mut self, id: ConnectionId, at_once: bool, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.owner = Owner::Gone;
+            (entry.due, entry.moved) = (Some(now), now);
+            match at_once {
+                true => entry.connection.abort(),
+                false => entry.connection.close(),
+            }
+        }
+    }
+
+    pub(crate) fn phase(&self, id: ConnectionId) -> Phase {
+        let entry = self.entries.get(&id);
+        entry.map_or(Phase::Closed, |entry| entry.connection.phase())
+    }
+
+    pub(crate) fn ends(&self, id: ConnectionId) -> Option<Ends> {
+        self.entries.get(&id).map(|entry| entry.ends)
+    }
+
+    /// The other sends no more, and all that came was taken.
+    pub(crate) fn has_ended(&self, id: ConnectionId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_none_or(|entry| {
+            entry.connection.phase() != Phase::Opening && entry.connection.has_ended()
+        })
+    }
+
+    pub(crate) fn room(&self, id: ConnectionId) -> usize {
+        let entry = self.entries.get(&id);
+        entry.map_or(0, |entry| entry.connection.room())
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        id: ConnectionId,
+        now: Instant,
+        take: impl FnOnce(&[u8]) -> usize,
+    ) -> usize {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return 0;
+        };
+        let read = entry.connection.read(take);
+        entry.note_moved(read, now);
+        read
+    }
+
+    pub(crate) fn write(&mut self, id: ConnectionId, bytes: &[u8], now: Instant) -> usize {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return 0;
+        };
+        let written = entry.connection.write(bytes);
+        entry.note_moved(written, now);
+        written
+    }
+
+    pub(crate) fn close(&mut self, id: ConnectionId) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.connection.close();
+            entry.due = Some(entry.began);
+        }
+    }
+
+    /// A packet of a connection's was too long for its way.
+    pub(crate) fn narrow(&mut self, ends: Ends, mtu: u16) -> bool {
+        let entry = self.by_ends.get(&ends);
+        let entry = entry.and_then(|id| self.entries.get_mut(id));
+        entry.is_some_and(|entry| {
+            entry.connection.narrow(mtu);
+            entry.due = Some(entry.began);
+            true
+        })
+    }
+
+    /// Those that have something to do now. What is over, and what was idle for too long, ends.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<(ConnectionId, SocketAddr)> {
+        let mut gone = Vec::new();
+        let mut due = Vec::new();
+        for (&id, entry) in &mut self.entries {
+            if entry.deadline().is_some_and(|at| at <= now) {
+                entry.connection.abort();
+                entry.due = Some(now);
+            }
+            if entry.is_over() {
+                gone.push(id);
+            } else if entry.wakes().is_some_and(|at| at <= now) {
+                due.push((id, entry.ends.remote));
+            }
+        }
+        gone.into_iter().for_each(|id| self.remove(id));
+        due
+    }
+
+    /// When [`Self::due`] has some again.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.entries.values().filter_map(Entry::wakes).min()
+    }
+
+    /// Has a connection do what is due; its frames, `room` of them at most, lack their link header.
+    pub(crate) fn turn(&mut self, id: ConnectionId, room: usize, now: Instant) -> Vec<Vec<u8>> {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut frames = std::mem::take(&mut entry.answers);
+        entry.connection.turn(now, &mut frames, room);
+        entry.rests_until = None;
+        entry.due = match frames.len() < room {
+            true => entry.connection.due(now),
+            false => Some(now),
+        };
+        match entry.is_over() {
+            true => self.remove(id),
+            false => self.note_open(id, now),
+        }
+        frames
+    }
+
+    /// The way to the other is not known yet: nothing is sent, though time passes.
+    pub(crate) fn rest(&mut self, id: ConnectionId, until: Instant, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.connection.turn(now, &mut Vec::new(), 0);
+            entry.rests_until = Some(until);
+        }
+    }
+
+    /// Ways may have become known: who waits for one looks again.
+    pub(crate) fn wake(&mut self) {
+        let resting = self.entries.values_mut();
+        resting.for_each(|entry| entry.rests_until = None);
+    }
+
+    /// All of them: their ends, and how far they are.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Ends, Phase)> + '_ {
+        let entries = self.entries.values();
+        entries.map(|entry| (entry.ends, entry.connection.phase()))
+    }
+}
+
+impl<C: Connection> Entry<C> {
+    fn note_moved(&mut self, bytes: usize, now: Instant) {
+        if bytes > 0 {
+            self.moved = now;
+            self.due = Some(now);
+        }
+    }
+
+    /// When it is given up: it did not become open, or no bytes came or went for long. Who holds a connection for
+    /// nothing keeps others out.
+    fn deadline(&self) -> Option<Instant> {
+        match (self.connection.phase(), self.owner) {
+            (Phase::Opening, _) => Some(self.began + limits::OPENING_LIFE),
+            (Phase::Open, Owner::Gone) => Some(self.moved + limits::CONNECTION_LINGER),
+            (Phase::Open, _) => Some(self.moved + limits::CONNECTION_IDLE),
+            (Phase::Waiting | Phase::Closed, _) => None,
+        }
+    }
+
+    /// Nothing comes of it any more, and nobody looks at it. To whom no way is found, nothing is said.
+    fn is_over(&self) -> bool {
+        let is_closed = self.connection.phase() == Phase::Closed && self.owner != Owner::Here;
+        let is_silent = self.answers.is_empty() && self.due.is_none();
+        is_closed && (is_silent || self.rests_until.is_some())
+    }
+
+    fn wakes(&self) -> Option<Instant> {
+        let at = [self.due, self.deadline()].into_iter().flatten().min()?;
+        Some(self.rests_until.map_or(at, |rests| at.max(rests)))
+    }
+}

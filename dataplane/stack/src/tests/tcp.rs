@@ -1,0 +1,593 @@
+//! Connections: between two stacks, and with those who should have none.
+
+use std::net::SocketAddr;
+
+use culvert_wire::{
+    fib::Prefix,
+    parse::{L4, Tcp as Segment},
+    tcp::flags,
+};
+
+use super::*;
+use crate::tcp::{ConnectError, ConnectionId, Ends, Listener, Phase};
+
+const PORT: u16 = 9_443;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Numbers that look random, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % below
+    }
+}
+
+fn prefix(text: &str) -> Prefix {
+    let (address, len) = text.split_once('/').unwrap();
+    Prefix::new(ip(address), len.parse().unwrap()).unwrap()
+}
+
+fn listener(allow: &[&str]) -> Vec<Listener> {
+    vec![Listener {
+        port: PORT,
+        allow: allow.iter().map(|text| prefix(text)).collect(),
+    }]
+}
+
+/// A link of some delay, whose frames may be lost or overtaken.
+struct Link {
+    a: HostStack,
+    b: HostStack,
+    now: Instant,
+    /// When each arrives, and at whom.
+    under_way: Vec<(Instant, bool, Vec<u8>)>,
+    dice: Dice,
+    delay: Duration,
+    /// Of a hundred.
+    lost: u64,
+    /// Of a hundred, by a few milliseconds.
+    late: u64,
+    /// The longest packet that was sent.
+    longest: usize,
+}
+
+impl Link {
+    /// Between 192.0.2.1, which begins, and 192.0.2.2, which listens.
+    fn new() -> Self {
+        let mut b = quiet(B, 2);
+        b.listen(listener(&["192.0.2.0/24", "2001:db8::/32"]));
+        Self {
+            a: quiet(A, 1),
+            b,
+            now: START + Duration::from_secs(10),
+            under_way: Vec::new(),
+            dice: Dice(0x9e37_79b9_7f4a_7c15),
+            delay: Duration::from_millis(1),
+            lost: 0,
+            late: 0,
+            longest: 0,
+        }
+    }
+
+    fn send(&mut self) {
+        for to_b in [true, false] {
+            let from = if to_b { &mut self.a } else { &mut self.b };
+            while let Some(frame) = from.poll_frame().or_else(|| from.poll_segment()) {
+                self.longest = self.longest.max(frame.len() - 14);
+                if self.dice.throw(100) < self.lost {
+                    continue;
+                }
+                let late = self.dice.throw(100) < self.late;
+                let late = Duration::from_millis(if late { 3 } else { 0 });
+                let at = self.now + self.delay + late;
+                self.under_way.push((at, to_b, frame));
+            }
+        }
+    }
+
+    /// Lets the time pass until something happens, at most until `end`; `false` if nothing does.
+    fn step(&mut self, end: Instant) -> bool {
+        self.send();
+        let arrival = self.under_way.iter().map(|&(at, ..)| at).min();
+        let due = [arrival, self.a.poll_timeout(), self.b.poll_timeout()];
+        let Some(at) = due.into_iter().flatten().min().filter(|&at| at <= end) else {
+            self.now = end;
+            return false;
+        };
+        self.now = self.now.max(at);
+        let (now, mut arrived) = (self.now, Vec::new());
+        self.under_way.retain_mut(|(at, to_b, frame)| {
+            let here = *at <= now;
+            if here {
+                arrived.push((*to_b, std::mem::take(frame)));
+            }
+            !here
+        });
+        for (to_b, frame) in arrived {
+            let to = if to_b { &mut self.b } else { &mut self.a };
+            to.handle_frame(&frame, self.now);
+        }
+        self.a.handle_timeout(self.now);
+        self.b.handle_timeout(self.now);
+        true
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        let mut steps = 0;
+        while self.step(end) {
+            steps += 1;
+            assert!(steps < 200_000, "the link never rests");
+        }
+    }
+
+    /// A connection of a's, at both ends.
+    fn open(&mut self, to: &str) -> (ConnectionId, ConnectionId) {
+        let to = SocketAddr::new(ip(to), PORT);
+        let at_a = self.a.connect(to, self.now).unwrap();
+        let end = self.now + 5 * SECOND;
+        let at_b = loop {
+            assert!(self.step(end), "no connection");
+            if let Some(at_b) = self.b.poll_accepted() {
+                break at_b;
+            }
+        };
+        self.pass(Duration::from_millis(50));
+        assert_eq!(self.a.phase(at_a), Phase::Open);
+        (at_a, at_b)
+    }
+}
+
+fn read_all(stack: &mut HostStack, id: ConnectionId, now: Instant, into: &mut Vec<u8>) {
+    while stack.read(id, now, |bytes| {
+        into.extend_from_slice(bytes);
+        bytes.len()
+    }) > 0
+    {}
+}
+
+/// The bytes that a sends, at b, and how long that took.
+fn transfer(link: &mut Link, (from, to): (ConnectionId, ConnectionId), bytes: &[u8]) -> Duration {
+    let began = link.now;
+    let (mut sent, mut got) = (0, Vec::new());
+    let end = link.now + Duration::from_secs(3_600);
+    while got.len() < bytes.len() {
+        sent += link.a.write(from, &bytes[sent..], link.now);
+        assert!(link.step(end), "{} of {} came", got.len(), bytes.len());
+        read_all(&mut link.b, to, link.now, &mut got);
+    }
+    assert!(got == bytes, "what came is not what was sent");
+    link.now.since(began)
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut dice = Dice(77);
+    (0..len).map(|_| dice.throw(256).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn bytes_come_in_order_and_both_ends_end() {
+    for to in ["192.0.2.2", "2001:db8::2"] {
+        let mut link = Link::new();
+        let (at_a, at_b) = link.open(to);
+        let Ends { local, remote } = link.b.connection(at_b).unwrap();
+        assert_eq!(local, SocketAddr::new(ip(to), PORT));
+        assert!((61_000..).contains(&remote.port()), "{remote}");
+        transfer(&mut link, (at_a, at_b), &noise(1 << 20));
+
+        assert_eq!(link.b.write(at_b, b"an answer", link.now), 9);
+        link.a.close(at_a);
+        link.pass(SECOND);
+        let mut got = Vec::new();
+        read_all(&mut link.a, at_a, link.now, &mut got);
+        assert_eq!(got, b"an answer");
+        assert!(link.b.has_ended(at_b) && !link.a.has_ended(at_a));
+        link.b.release(at_b, false, link.now);
+        link.a.release(at_a, false, link.now);
+        link.pass(SECOND);
+        assert_eq!(link.b.connections().count(), 0);
+        let phases: Vec<_> = link.a.connections().map(|(_, phase)| phase).collect();
+        assert_eq!(phases, [Phase::Waiting]);
+        link.pass(20 * SECOND);
+        assert_eq!(link.a.connections().count(), 0);
+        assert_eq!(link.a.connections_due(), None);
+    }
+}
+
+#[test]
+fn loss_and_reordering_cost_time_and_no_byte() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    (link.lost, link.late) = (5, 5);
+    let bytes = noise(8 << 20);
+    let took = transfer(&mut link, (at_a, at_b), &bytes);
+    // Without a second for each loss that nobody tells of.
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    println!("8 MiB took {took:?} of virtual time");
+}
+
+#[test]
+fn who_does_not_read_holds_the_sender_and_nothing_else() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let bytes = noise(2 << 20);
+    let mut sent = 0;
+    for _ in 0..100 {
+        sent += link.a.write(at_a, &bytes[sent..], link.now);
+        link.pass(Duration::from_millis(100));
+    }
+    // What either end keeps, and no more.
+    assert!(sent <= 2 * limits::CONNECTION_BUFFER, "{sent}");
+    assert_eq!(link.a.room(at_a), 0);
+    let mut got = Vec::new();
+    while got.len() < bytes.len() {
+        sent += link.a.write(at_a, &bytes[sent..], link.now);
+        read_all(&mut link.b, at_b, link.now, &mut got);
+        link.pass(Duration::from_millis(20));
+    }
+    assert!(got == bytes);
+}
+
+#[test]
+fn a_thousand_connections_leave_nothing_behind() {
+    let mut link = Link::new();
+    for n in 0..1_000 {
+        let (at_a, at_b) = link.open("192.0.2.2");
+        link.a.write(at_a, b"question", link.now);
+        link.pass(Duration::from_millis(5));
+        let mut got = Vec::new();
+        read_all(&mut link.b, at_b, link.now, &mut got);
+        assert_eq!(got, b"question");
+        // Either ends first.
+        let (first, then) = [(true, false), (false, true)][n % 2];
+        for of_a in [first, then] {
+            let (stack, id) = [(&mut link.b, at_b), (&mut link.a, at_a)]
+                .into_iter()
+                .nth(usize::from(of_a))
+                .unwrap();
+            stack.release(id, false, link.now);
+            link.pass(Duration::from_millis(5));
+        }
+        assert!(link.a.connections().count() <= limits::CONNECTIONS);
+        assert!(link.b.connections().count() <= limits::CONNECTIONS);
+    }
+    link.pass(30 * SECOND);
+    for stack in [&link.a, &link.b] {
+        assert_eq!(stack.connections().count(), 0);
+        assert_eq!(stack.connections_due(), None);
+    }
+}
+
+/// A segment of a sender whom nobody knows.
+fn segment(source: &str, port: u16, flags: u8, acknowledgment: u32) -> Vec<u8> {
+    segment_from((source, 40_000), port, flags, acknowledgment)
+}
+
+fn segment_from(
+    (source, source_port): (&str, u16),
+    port: u16,
+    flags: u8,
+    acknowledgment: u32,
+) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ip(source), ip("192.0.2.2")) else {
+        unreachable!("both are IPv4");
+    };
+    let mut tcp = [0; 20];
+    tcp[..2].copy_from_slice(&source_port.to_be_bytes());
+    tcp[2..4].copy_from_slice(&port.to_be_bytes());
+    tcp[4..8].copy_from_slice(&7_u32.to_be_bytes());
+    tcp[8..12].copy_from_slice(&acknowledgment.to_be_bytes());
+    (tcp[12], tcp[13], tcp[14]) = (0x50, flags, 0x40);
+    let mut sum = Checksum::pseudo_v4(source, destination, 6, 20);
+    sum.add(&tcp);
+    tcp[16..18].copy_from_slice(&sum.complement().to_be_bytes());
+    let ip = ipv4::header(&ipv4::Ipv4Fields {
+        source,
+        destination,
+        tos: 0,
+        id: 1,
+        dont_fragment: true,
+        ttl: 64,
+        protocol: 6,
+        total_len: 40,
+    });
+    [&ether::header(B, C, EtherType::IPV4)[..], &ip, &tcp].concat()
+}
+
+fn segments(stack: &mut HostStack) -> Vec<Segment> {
+    let frames = std::iter::from_fn(|| stack.poll_frame().or_else(|| stack.poll_segment()));
+    let parsed = frames.filter_map(|frame| {
+        let len = u32::try_from(frame.len()).unwrap();
+        let L4::Tcp(tcp) = parse_frame(&frame, len).unwrap().l4 else {
+            return None;
+        };
+        Some(tcp)
+    });
+    parsed.collect()
+}
+
+#[test]
+fn a_stranger_s_segment_is_answered_with_a_reset_and_seldom() {
+    let mut stack = quiet(B, 2);
+    stack.listen(listener(&["192.0.2.0/28"]));
+    let now = START + 10 * SECOND;
+    for (source, port, flag, ack, name) in [
+        ("192.0.2.7", 22, flags::SYN, 0, "tcp-port-closed"),
+        ("198.51.100.7", PORT, flags::SYN, 0, "tcp-not-allowed"),
+        ("192.0.2.7", PORT, flags::ACK, 99, "tcp-no-connection"),
+        ("192.0.2.7", PORT, flags::FIN, 0, "tcp-no-connection"),
+        (
+            "192.0.2.7",
+            PORT,
+            flags::SYN | flags::ACK,
+            99,
+            "tcp-no-connection",
+        ),
+    ] {
+        stack.handle_frame(&segment(source, port, flag, ack), now);
+        let drops: Vec<_> = stack.drops().collect();
+        assert!(
+            drops.iter().any(|&(it, n)| it == name && n > 0),
+            "{drops:?}"
+        );
+        let answers = segments(&mut stack);
+        let [answer] = answers[..] else {
+            panic!("{answers:?}");
+        };
+        assert_eq!(
+            (answer.source_port, answer.destination_port),
+            (port, 40_000)
+        );
+        let had_ack = flag & flags::ACK != 0;
+        let expected = match had_ack {
+            true => (flags::RST, 99),
+            false => (flags::RST | flags::ACK, 0),
+        };
+        assert_eq!((answer.flags, answer.sequence), expected);
+        if !had_ack {
+            assert_eq!(answer.acknowledgment, 8);
+        }
+    }
+    stack.handle_frame(&segment("192.0.2.7", PORT, flags::RST, 0), now);
+    assert!(segments(&mut stack).is_empty());
+    assert_eq!(stack.connections().count(), 0);
+
+    let now = now + 10 * SECOND;
+    let mut answers = 0;
+    for _ in 0..10_000 {
+        stack.handle_frame(&segment("192.0.2.7", 22, flags::SYN, 0), now);
+        answers += segments(&mut stack).len();
+    }
+    assert_eq!(answers, limits::HOST_ERRORS_TO_ONE as usize);
+}
+
+#[test]
+fn a_flood_leaves_open_connections_alone_and_lets_others_in() {
+    let mut link = Link::new();
+    link.b.listen(listener(&["192.0.2.0/28"]));
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let mut dice = Dice(5);
+    let mut worst = Duration::ZERO;
+    for round in 0..200_u32 {
+        // Some 100,000 a second, of those who are not allowed and, fewer, of those who are.
+        for _ in 0..100 {
+            let n = dice.throw(200);
+            let source = match n {
+                0..10 => format!("192.0.2.{}", 3 + n),
+                _ => format!("198.51.100.{n}"),
+            };
+            let from = (&*source, 1_000 + u16::try_from(dice.throw(50_000)).unwrap());
+            let frame = segment_from(from, PORT, flags::SYN, 0);
+            link.b.handle_frame(&frame, link.now);
+            // What it says to them is not their affair.
+            while link.b.poll_frame().is_some() || link.b.poll_segment().is_some() {}
+        }
+        assert!(link.b.connections().count() <= 1 + limits::OPENINGS + 2);
+        if round % 20 == 0 {
+            worst = worst.max(transfer(&mut link, (at_a, at_b), &noise(10_000)));
+        }
+        link.pass(Duration::from_millis(1));
+    }
+    assert!(worst < SECOND, "{worst:?}");
+    let _also = link.open("192.0.2.2");
+    let limited = link.b.dropped(HostDrop::TcpOpeningsLimited);
+    assert!(limited > 0 && link.b.dropped(HostDrop::TcpNotAllowed) > 0);
+    link.pass(30 * SECOND);
+    assert_eq!(link.b.connections().count(), 2);
+}
+
+#[test]
+fn what_is_open_makes_no_room_and_what_is_over_does() {
+    let mut link = Link::new();
+    let mut open = Vec::new();
+    for _ in 0..limits::CONNECTIONS {
+        link.pass(SECOND);
+        open.push(link.open("192.0.2.2"));
+    }
+    let to = SocketAddr::new(ip("192.0.2.2"), PORT);
+    assert_eq!(link.a.connect(to, link.now), Err(ConnectError::Full));
+    link.pass(SECOND);
+    link.b
+        .handle_frame(&segment("192.0.2.7", PORT, flags::SYN, 0), link.now);
+    assert_eq!(link.b.dropped(HostDrop::TcpConnectionsFull), 1);
+    // One that b has ended waits, and makes room.
+    let (at_a, at_b) = open.remove(0);
+    link.b.release(at_b, false, link.now);
+    link.pass(Duration::from_millis(10));
+    link.a.release(at_a, false, link.now);
+    link.pass(Duration::from_millis(10));
+    assert_eq!(link.b.connections().count(), limits::CONNECTIONS);
+    link.open("192.0.2.2");
+    assert_eq!(link.b.connections().count(), limits::CONNECTIONS);
+}
+
+#[test]
+fn silence_ends_a_connection_and_so_does_a_lost_address() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    // Asked whether they are there, they say so.
+    link.pass(limits::CONNECTION_SILENCE * 3);
+    assert_eq!(
+        (link.a.phase(at_a), link.b.phase(at_b)),
+        (Phase::Open, Phase::Open)
+    );
+    link.lost = 100;
+    link.pass(limits::CONNECTION_SILENCE * 2);
+    assert_eq!(
+        (link.a.phase(at_a), link.b.phase(at_b)),
+        (Phase::Closed, Phase::Closed)
+    );
+
+    link.lost = 0;
+    let (at_a, at_b) = link.open("192.0.2.2");
+    // Who holds one for nothing keeps others out.
+    link.pass(limits::CONNECTION_IDLE + SECOND);
+    assert_eq!(
+        (link.a.phase(at_a), link.b.phase(at_b)),
+        (Phase::Closed, Phase::Closed)
+    );
+
+    let (_, at_b) = link.open("192.0.2.2");
+    let mut changed = config(B, 2);
+    changed.addresses[0] = (ip("192.0.2.77"), 24);
+    link.b.reconfigure(changed, link.now);
+    assert_eq!(
+        (link.b.phase(at_b), link.b.connection(at_b)),
+        (Phase::Closed, None)
+    );
+
+    let (at_a, at_b) = link.open("2001:db8::2");
+    link.b.listen(listener(&["192.0.2.0/24"]));
+    link.pass(SECOND);
+    assert_eq!(
+        (link.a.phase(at_a), link.b.phase(at_b)),
+        (Phase::Closed, Phase::Closed)
+    );
+}
+
+#[test]
+fn a_connection_that_nobody_answers_is_given_up() {
+    let mut link = Link::new();
+    for to in ["192.0.2.2:80", "192.0.2.99:80"] {
+        let id = link.a.connect(to.parse().unwrap(), link.now).unwrap();
+        link.pass(limits::OPENING_LIFE + SECOND);
+        assert_eq!(link.a.phase(id), Phase::Closed, "{to}");
+        link.a.release(id, true, link.now);
+        link.pass(limits::CONNECTION_LINGER * 3);
+        assert_eq!(link.a.connections().count(), 0, "{to}");
+    }
+    let refused = link.a.connect("10.0.0.1:0".parse().unwrap(), link.now);
+    assert_eq!(refused, Err(ConnectError::NoPort));
+    let nowhere = link.a.connect("224.0.0.1:80".parse().unwrap(), link.now);
+    assert_eq!(nowhere, Err(ConnectError::NoRoute));
+}
+
+#[test]
+fn the_first_numbers_of_connections_tell_nothing_of_others() {
+    let mut stack = quiet(B, 2);
+    stack.listen(listener(&["0.0.0.0/0"]));
+    stack.resolve(ip("192.0.2.7"), START);
+    let mut known = quiet(C, 7);
+    known.resolve(ip("192.0.2.2"), START);
+    for frame in frames(&mut known) {
+        stack.handle_frame(&frame, START + 10 * SECOND);
+    }
+    let mut numbers = std::collections::BTreeSet::new();
+    for n in 0..64 {
+        let now = START + 10 * SECOND;
+        let from = ("192.0.2.7", 1_000 + n);
+        stack.handle_frame(&segment_from(from, PORT, flags::SYN, 0), now);
+        stack.handle_timeout(now);
+        let answers = segments(&mut stack);
+        let [answer] = answers[..] else {
+            panic!("{answers:?}");
+        };
+        assert_eq!(answer.flags, flags::SYN | flags::ACK);
+        numbers.insert(answer.sequence >> 16);
+    }
+    assert!(numbers.len() > 60, "{numbers:?}");
+}
+
+/// The error of a router that its link takes no packet of ours longer than that.
+fn too_big(link: &Link, ends: Ends, mtu: u16) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ends.local.ip(), ends.remote.ip()) else {
+        unreachable!("both are IPv4");
+    };
+    let ip = |source, destination, protocol, len| {
+        ipv4::header(&ipv4::Ipv4Fields {
+            source,
+            destination,
+            tos: 0,
+            id: 1,
+            dont_fragment: true,
+            ttl: 64,
+            protocol,
+            total_len: len,
+        })
+    };
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(ip(source, destination, 6, 1_500));
+    message.extend(ends.local.port().to_be_bytes());
+    message.extend(ends.remote.port().to_be_bytes());
+    message.extend([0; 4]);
+    let sum = Checksum::of(&message).complement();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let len = u16::try_from(20 + message.len()).unwrap();
+    let router = Ipv4Addr::new(192, 0, 2, 200);
+    let header = ether::header(link.a.mac(), C, EtherType::IPV4);
+    [&header[..], &ip(router, source, 1, len), &message].concat()
+}
+
+#[test]
+fn a_path_that_takes_less_is_sent_less_and_nobody_makes_it_nothing() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let ends = link.a.connection(at_a).unwrap();
+    let mut other = ends;
+    other.remote.set_port(1);
+    link.a.handle_frame(&too_big(&link, other, 600), link.now);
+    assert_eq!(link.a.dropped(HostDrop::ErrorUnmatched), 1);
+    for (told, longest) in [(1_400, 1_400), (9_000, 1_400), (1_200, 1_200), (0, 552)] {
+        link.a.handle_frame(&too_big(&link, ends, told), link.now);
+        link.longest = 0;
+        transfer(&mut link, (at_a, at_b), &noise(100_000));
+        assert_eq!(link.longest, longest, "told {told}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever comes, nothing panics, and what is kept is bounded.
+    #[test]
+    fn any_segments_leave_the_stack_standing(
+        bytes in proptest::collection::vec((any::<u8>(), any::<u32>(), any::<u8>(), any::<[u8; 24]>()), 1..60),
+    ) {
+        let mut link = Link::new();
+        let (_, at_b) = link.open("192.0.2.2");
+        let Ends { remote, .. } = link.b.connection(at_b).unwrap();
+        for (flag, ack, host, options) in bytes {
+            let source = format!("192.0.2.{}", if host < 128 { 1 } else { 3 + host % 8 });
+            let mut frame = segment(&source, PORT, flag, ack);
+            if host < 128 {
+                frame[34..36].copy_from_slice(&remote.port().to_be_bytes());
+            }
+            frame[46] = 0xb0;
+            frame[38..42].copy_from_slice(&options[20..]);
+            frame.extend(options);
+            let len = u16::try_from(frame.len() - 14).unwrap();
+            frame[16..18].copy_from_slice(&len.to_be_bytes());
+            frame[24..26].fill(0);
+            let sum = Checksum::of(&frame[14..34]).complement();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            link.b.handle_frame(&frame, link.now);
+            link.pass(Duration::from_millis(3));
+            prop_assert!(link.b.connections().count() <= limits::CONNECTIONS);
+        }
+    }
+}
