@@ -90,6 +90,16 @@ reasons! {
     TcpOpeningsLimited => "tcp-openings-limited",
     /// No room for another TCP connection.
     TcpConnectionsFull => "tcp-connections-full",
+    /// A frame for the host's kernel, while others wait to be taken.
+    KernelFull => "kernel-full",
+    /// A frame of the host's kernel from another hardware address than the uplink's.
+    KernelSource => "kernel-source",
+    /// A frame of the host's kernel for a VLAN.
+    KernelTagged => "kernel-tagged",
+    /// A frame of the host's kernel from a port that is ours.
+    KernelPort => "kernel-port",
+    /// A frame of the host's kernel from an address of ours, whose port can't be seen.
+    KernelHeaders => "kernel-headers",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.
@@ -107,7 +117,8 @@ impl Default for Drops {
 }
 
 impl Drops {
-    pub(crate) fn count(&self, reason: HostDrop) {
+    /// It occurred once more.
+    pub fn count(&self, reason: HostDrop) {
         self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 

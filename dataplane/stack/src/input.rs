@@ -116,6 +116,9 @@ impl HostStack {
         came: Came,
         now: Instant,
     ) -> Result<(), HostDrop> {
+        if self.is_kernels(headers, frame, protocol) {
+            return self.leave_to_kernel(frame);
+        }
         // Behind an authentication header, which nobody asked for, nothing is looked at.
         let is_parsed = headers.protocol() == Some(protocol);
         match (headers.l3, headers.l4) {
@@ -275,7 +278,7 @@ impl HostStack {
                 let asker_mac = source_mac.unwrap_or(headers.ether.source);
                 self.check_claim(source.into(), asker_mac, now)?;
                 if !self.routes.owns(target.into()) {
-                    return Err(HostDrop::NotForUs);
+                    return self.leave_to_kernel(frame);
                 }
                 self.take_question(now)?;
                 let mac = self.mac;

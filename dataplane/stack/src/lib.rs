@@ -9,6 +9,7 @@
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
 mod drops;
+mod exception;
 pub mod guests;
 mod icmp;
 mod input;
@@ -29,11 +30,13 @@ use culvert_wire::{
     MacAddr, ether,
     icmp::IcmpError,
     parse::{Headers, parse_frame},
+    ports::OwnPorts,
 };
 use culvert_wireguard::Instant;
 
 pub use self::{
     drops::{Drops, HostDrop},
+    exception::may_leave,
     icmp::{Heard, Problem, Quoted},
     routes::{Routes, Way, link_local},
     stacks::Stacks,
@@ -134,7 +137,8 @@ pub struct Datagram {
 }
 
 /// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_segment`, `poll_event`,
-/// `poll_datagram`, `poll_heard` and `poll_accepted` have, then sleep until [`HostStack::poll_timeout`].
+/// `poll_datagram`, `poll_heard`, `poll_accepted` and `poll_for_kernel` have, then sleep until
+/// [`HostStack::poll_timeout`].
 pub struct HostStack {
     mac: MacAddr,
     mtu: u16,
@@ -153,6 +157,9 @@ pub struct HostStack {
     heard: VecDeque<Heard>,
     tcp: Tcp<Smol>,
     segments: VecDeque<Vec<u8>>,
+    /// The host's kernel shares the addresses: all but these ports are its.
+    kernel: Option<Arc<OwnPorts>>,
+    for_kernel: VecDeque<Vec<u8>>,
     drops: Arc<Drops>,
 }
 
@@ -181,6 +188,8 @@ impl HostStack {
             ids: Ids::new(key),
             datagrams: VecDeque::new(),
             heard: VecDeque::new(),
+            kernel: None,
+            for_kernel: VecDeque::new(),
             drops: Arc::default(),
         };
         stack.announce(now);
@@ -192,6 +201,12 @@ impl HostStack {
     pub fn counting(mut self, drops: Arc<Drops>) -> Self {
         self.drops = drops;
         self
+    }
+
+    /// From now on the host's kernel has what is to none of these ports ([`Self::poll_for_kernel`]), nor otherwise ours;
+    /// `None`: there is no way to it.
+    pub fn share(&mut self, ports: Option<Arc<OwnPorts>>) {
+        self.kernel = ports;
     }
 
     /// Takes a new configuration and announces the addresses if they or the hardware
@@ -284,6 +299,11 @@ impl HostStack {
     /// The next error about a datagram that says to be ours.
     pub fn poll_heard(&mut self) -> Option<Heard> {
         self.heard.pop_front()
+    }
+
+    /// The next frame for the host's kernel.
+    pub fn poll_for_kernel(&mut self) -> Option<Vec<u8>> {
+        self.for_kernel.pop_front()
     }
 
     /// Does what is due.

@@ -51,6 +51,9 @@ pub const HOST_ERRORS_TO_ONE: u32 = 32;
 /// Errors about packets of ours that wait to be heard.
 pub const ERRORS_HEARD: usize = 64;
 
+/// Frames for the host's kernel that wait for who takes them: what comes between two looks.
+pub const KERNEL_FRAMES: usize = 128;
+
 /// Datagrams out of fragments that wait for who takes them: of as many fragments as come between two looks.
 pub const DATAGRAMS: usize = 128;
 

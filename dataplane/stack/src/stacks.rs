@@ -104,6 +104,13 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
             .find_map(|(&scope, stack)| Some((scope, stack.poll_heard()?)))
     }
 
+    /// The next frame for the host's kernel, and where it came.
+    pub fn poll_for_kernel(&mut self) -> Option<(Scope, Vec<u8>)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_for_kernel()?)))
+    }
+
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         for stack in self.0.values_mut() {

@@ -24,6 +24,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod nd;
 pub mod parse;
+pub mod ports;
 pub mod scope;
 pub mod segment;
 pub mod tcp;
