@@ -100,6 +100,8 @@ reasons! {
     KernelPort => "kernel-port",
     /// A frame of the host's kernel from an address of ours, whose port can't be seen.
     KernelHeaders => "kernel-headers",
+    /// A message of a DHCP server that answers nothing we asked, or offers what no host can have.
+    DhcpUnasked => "dhcp-unasked",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

@@ -23,7 +23,7 @@ use super::{
     message,
     neighbors::{Said, Unheard},
 };
-use crate::{limits, tcp};
+use crate::{limits, slaac::ROUTER_ADVERTISEMENT, tcp};
 
 /// How often an address is defended at the most (RFC 5227: `DEFEND_INTERVAL`).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
@@ -131,11 +131,24 @@ impl HostStack {
                 self.error(headers, frame)
             }
             // Neighbor discovery in fragments is none (RFC 6980).
+            (L3::V6(ip), L4::Icmp6(icmp))
+                if is_parsed && came == Came::Whole && icmp.kind == ROUTER_ADVERTISEMENT =>
+            {
+                if !ip.destination.is_multicast() && !self.routes.owns(ip.destination.into()) {
+                    return Err(HostDrop::NotForUs);
+                }
+                self.advertised(headers, frame, now)
+            }
             (L3::V6(ip), L4::Icmp6(_)) if is_parsed && came == Came::Whole => {
                 self.nd(headers, ip.destination, frame, now)
             }
             (_, L4::Malformed) => Err(HostDrop::Malformed),
             (_, L4::Tcp(_)) if is_parsed => self.segment(headers, frame, came == Came::Whole, now),
+            (L3::V4(_), L4::Udp(_))
+                if is_parsed && let Some(taken) = self.lent(headers, frame, now) =>
+            {
+                taken
+            }
             (_, L4::Udp(_)) if is_parsed && self.is_to_us(headers) => {
                 self.datagram(headers, frame, came, now)
             }
@@ -225,6 +238,7 @@ impl HostStack {
                 ArpError::Unsupported | ArpError::Operation => HostDrop::NotServed,
             })?;
         let sender = IpAddr::V4(packet.sender);
+        self.claimed(packet.sender, packet.sender_mac, now);
         self.check_claim(sender, packet.sender_mac, now)?;
         if packet.sender == packet.target {
             return self.hear(sender, announced(packet.sender_mac), now);

@@ -2,23 +2,27 @@
 //!
 //! In: Ethernet frames that workers punted, questions about destinations, the time.
 //! Out: frames to send, the link-layer address of a destination's next hop, events when
-//! one changes; datagrams out of fragments, what errors say about ours; bytes of connections (`tcp`). Never: a socket,
-//! a clock, a worker's state; router discovery, redirects.
+//! one changes; datagrams out of fragments, what errors say about ours, what it learns of itself; bytes of connections
+//! (`tcp`). Never: a socket, a clock, a worker's state; redirects.
 //!
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
+mod dhcp;
 mod drops;
 mod exception;
 pub mod guests;
 mod icmp;
 mod input;
 pub mod ip;
+mod learn;
+mod learned;
 pub mod limits;
 mod message;
 mod neighbors;
 pub mod pmtu;
 mod routes;
+mod slaac;
 mod stacks;
 pub mod tcp;
 #[cfg(test)]
@@ -38,6 +42,7 @@ pub use self::{
     drops::{Drops, HostDrop},
     exception::may_leave,
     icmp::{Heard, Problem, Quoted},
+    learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms},
     routes::{Routes, Way, link_local},
     stacks::Stacks,
 };
@@ -60,7 +65,7 @@ pub struct HostConfig {
     pub mac: MacAddr,
     /// Own addresses with the lengths of their on-link prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Prefixes behind routers: address, length, the router.
+    /// Prefixes behind routers: address, length, the router; one that is unspecified: the prefix is on the link.
     pub routes: Vec<(IpAddr, u8, IpAddr)>,
     /// The longest IP packet that the link takes.
     pub mtu: u16,
@@ -160,6 +165,7 @@ pub struct HostStack {
     /// The host's kernel shares the addresses: all but these ports are its.
     kernel: Option<Arc<OwnPorts>>,
     for_kernel: VecDeque<Vec<u8>>,
+    learning: learn::Learning,
     drops: Arc<Drops>,
 }
 
@@ -185,6 +191,7 @@ impl HostStack {
             reassembly: Reassembly::default(),
             tcp: Tcp::new(key.clone(), now),
             segments: VecDeque::new(),
+            learning: learn::Learning::new(key.clone()),
             ids: Ids::new(key),
             datagrams: VecDeque::new(),
             heard: VecDeque::new(),
@@ -309,6 +316,7 @@ impl HostStack {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
+        self.handle_learning(now);
         if self.announce_at.is_some_and(|at| at <= now) {
             self.announce_once(now);
         }
@@ -330,6 +338,7 @@ impl HostStack {
             self.announce_at,
             self.neighbors.next(),
             self.reassembly.poll_timeout(),
+            self.learning.poll_timeout(),
         ];
         due.into_iter().flatten().min()
     }

@@ -122,3 +122,20 @@ pub const PATH_MTU_MIN_V4: u16 = 552;
 
 /// The same over IPv6 (RFC 8200, section 5).
 pub const PATH_MTU_MIN_V6: u16 = 1_280;
+/// The shortest lease of an address, in seconds, that is taken: a shorter one is no more than work.
+pub const DHCP_LEASE_MIN: u32 = 10;
+
+/// Frames of a DHCP client that wait to be sent.
+pub const DHCP_OUTPUT: usize = 8;
+
+/// Routes that a DHCP server may tell: as many as guests are told by ours, and some more.
+pub const LEARNED_ROUTES: usize = 32;
+
+/// Servers of names that are learned, of a DHCP server and of routers each (resolv.conf takes three).
+pub const LEARNED_DNS: usize = 4;
+
+/// Prefixes of each kind (on the link, for addresses of ours) that routers may advertise (Linux's `max_addresses`).
+pub const RA_PREFIXES: usize = 16;
+
+/// Routers that are known at a time (RFC 4861, section 6.3.4, asks for two at least).
+pub const RA_ROUTERS: usize = 8;

@@ -84,7 +84,7 @@ impl Routes {
         let routes = config.routes.iter().rev();
         let fib = Fib::build(
             routes
-                .map(|&(address, len, via)| (prefix(address, len), Hop::Router(via)))
+                .map(|&(address, len, via)| (prefix(address, len), hop(via)))
                 .chain(addresses.iter().map(|&(_, prefix)| (prefix, Hop::OnLink))),
         );
         let mut routes = Self {
@@ -129,7 +129,9 @@ impl Routes {
     /// Whether a host on the link may have `address`.
     pub(super) fn is_neighbor(&self, address: IpAddr) -> bool {
         self.may_be_neighbor(address)
-            && (self.routers.contains(&address) || self.own_prefix_of(address).is_some())
+            && (self.routers.contains(&address)
+                || self.own_prefix_of(address).is_some()
+                || self.fib.lookup(address) == Some(Hop::OnLink))
     }
 
     /// The neighbor through which `destination` is reached.
@@ -199,6 +201,14 @@ impl Routes {
                 .addresses
                 .iter()
                 .all(|(own, prefix)| *own != address && !names_all_of(prefix, address))
+    }
+}
+
+/// Where a route leads: without a router, to the link.
+const fn hop(via: IpAddr) -> Hop {
+    match via.is_unspecified() {
+        true => Hop::OnLink,
+        false => Hop::Router(via),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use culvert_wireguard::Instant;
 
-use crate::{Datagram, Heard, HostEvent, HostStack, Resolution, tcp::ConnectionId};
+use crate::{Datagram, Heard, HostEvent, HostStack, Learned, Resolution, tcp::ConnectionId};
 
 /// The stacks: whatever goes in or comes out begins with its scope. Two scopes may have the same addresses and the
 /// same neighbors; they are not the same. What scopes are is the owner's to say.
@@ -109,6 +109,13 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
         self.0
             .iter_mut()
             .find_map(|(&scope, stack)| Some((scope, stack.poll_for_kernel()?)))
+    }
+
+    /// What was learned anew, and where.
+    pub fn poll_learned(&mut self, now: Instant) -> Option<(Scope, Learned)> {
+        self.0
+            .iter_mut()
+            .find_map(|(&scope, stack)| Some((scope, stack.poll_learned(now)?)))
     }
 
     /// Does what is due.

@@ -16,10 +16,10 @@ use culvert_wire::{
 const HOP_LIMIT: u8 = 255;
 
 /// Hardware addresses: ours, the guest's.
-pub(super) type Macs = (MacAddr, MacAddr);
+pub(crate) type Macs = (MacAddr, MacAddr);
 
 /// A UDP packet over IPv4.
-pub(super) fn udp4(
+pub(crate) fn udp4(
     macs: Macs,
     (source, destination): (Ipv4Addr, Ipv4Addr),
     ports: (u16, u16),
@@ -43,7 +43,7 @@ pub(super) fn udp4(
 }
 
 /// A UDP packet over IPv6.
-pub(super) fn udp6(
+pub(crate) fn udp6(
     macs: Macs,
     ends: (Ipv6Addr, Ipv6Addr),
     ports: (u16, u16),
@@ -56,7 +56,7 @@ pub(super) fn udp6(
 }
 
 /// An ICMPv6 packet; the checksum's place in `message` is empty.
-pub(super) fn icmp6(macs: Macs, ends: (Ipv6Addr, Ipv6Addr), mut message: Vec<u8>) -> Vec<u8> {
+pub(crate) fn icmp6(macs: Macs, ends: (Ipv6Addr, Ipv6Addr), mut message: Vec<u8>) -> Vec<u8> {
     let mut sum = Checksum::pseudo_v6(ends.0, ends.1, PROTOCOL_ICMPV6, wide(message.len()));
     sum.add(&message);
     message[2..4].copy_from_slice(&sum.complement().to_be_bytes());

@@ -9,7 +9,7 @@
 
 mod dhcp4;
 mod dhcp6;
-mod frame;
+pub(crate) mod frame;
 mod router;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use super::*;
 mod errors;
 mod fragments;
 mod input;
+mod learn;
 mod neighbors;
 mod tcp;
 

@@ -1,0 +1,160 @@
+//! What a stack learns of itself: frames of servers and routers.
+
+use super::*;
+use crate::guests::frame;
+
+const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+const BOTH: Learns = Learns {
+    dhcp4: true,
+    accept_ra: true,
+};
+
+/// A stack that knows nothing of itself.
+fn bare() -> HostStack {
+    let config = HostConfig {
+        mac: A,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        mtu: 1500,
+    };
+    let mut stack = HostStack::new(config, RandomState::new(), START);
+    stack.handle_timeout(START + Duration::from_secs(2));
+    frames(&mut stack);
+    stack
+}
+
+/// What the stack said last by DHCP: the exchange's number.
+fn xid(said: &[Vec<u8>]) -> [u8; 4] {
+    let is_dhcp = |frame: &&Vec<u8>| frame.len() > 300 && frame[36..38] == [0, 67];
+    let last = said.iter().rev().find(is_dhcp).expect("a question");
+    last[46..50].try_into().unwrap()
+}
+
+/// Whether a frame is a DHCP message of that kind.
+fn is_kind(frame: &[u8], kind: u8) -> bool {
+    frame[282..]
+        .windows(3)
+        .any(|option| option == [53, 1, kind])
+}
+
+/// What B says as a server; `to` is where its frame goes.
+fn served(kind: u8, xid: [u8; 4], (to, address): (MacAddr, Ipv4Addr)) -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..3].copy_from_slice(&[2, 1, 6]);
+    message[4..8].copy_from_slice(&xid);
+    message[16..20].copy_from_slice(&OURS.octets());
+    message[28..34].copy_from_slice(&A.0);
+    message[236..].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, kind, 54, 4, 192, 0, 2, 2, 51, 4, 0, 0, 1, 0]);
+    message.extend([1, 4, 255, 255, 255, 0, 3, 4, 192, 0, 2, 1, 255]);
+    frame::udp4((B, to), (SERVER, address), (67, 68), &message)
+}
+
+#[test]
+fn a_lease_comes_by_frames_to_an_address_that_is_not_ours_yet() {
+    let mut stack = bare();
+    stack.learn_own(BOTH, None, START);
+    let offer = served(2, xid(&frames(&mut stack)), (A, OURS));
+    stack.handle_frame(&offer, START);
+    let ack = served(
+        5,
+        xid(&frames(&mut stack)),
+        (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+    );
+    let mut spoilt = ack.clone();
+    spoilt[120] ^= 1;
+    stack.handle_frame(&spoilt, START);
+    assert_eq!(stack.dropped(HostDrop::Malformed), 1, "another sum");
+    stack.handle_frame(&ack, START);
+    stack.handle_frame(&ack, START);
+    assert_eq!(stack.dropped(HostDrop::DhcpUnasked), 1);
+    let sent = run(&mut stack, START + Duration::from_secs(7));
+    let probes = sent.iter().filter(|(_, frame)| frame[12..14] == [8, 6]);
+    assert_eq!(probes.count(), 3);
+    let now = START + Duration::from_secs(7);
+    let learned = stack.poll_learned(now).unwrap();
+    assert_eq!(learned.addresses[0].address, IpAddr::V4(OURS));
+    assert_eq!(stack.poll_learned(now), None, "told");
+    assert!(
+        !stack.addresses().any(|own| own == IpAddr::V4(OURS)),
+        "not by itself"
+    );
+
+    let mut config = config(A, 9);
+    (config.addresses, config.routes) = (Vec::new(), Vec::new());
+    learned.add_to(&mut config);
+    stack.reconfigure(config, now);
+    frames(&mut stack);
+    assert!(matches!(
+        stack.resolve(ip("198.51.100.1"), now),
+        Resolution::Pending { source, next_hop } if source == IpAddr::V4(OURS) && next_hop == ip("192.0.2.1")
+    ));
+    frames(&mut stack);
+    // It is not to be learned any more: given back, forgotten.
+    stack.learn_own(Learns::default(), None, now);
+    let said = frames(&mut stack);
+    assert_eq!(said.len(), 1);
+    assert!(said[0][..6] == B.0 && is_kind(&said[0], 7));
+    let forgotten = stack.poll_learned(now + Duration::from_secs(1)).unwrap();
+    assert_eq!(forgotten, Learned::default());
+    stack.handle_frame(&ack, now);
+    assert_eq!(stack.dropped(HostDrop::DhcpUnasked), 1, "nobody listens");
+}
+
+#[test]
+fn who_has_the_address_says_so() {
+    let mut stack = bare();
+    stack.learn_own(BOTH, None, START);
+    let offer = served(2, xid(&frames(&mut stack)), (A, OURS));
+    stack.handle_frame(&offer, START);
+    let ack = served(5, xid(&frames(&mut stack)), (A, OURS));
+    stack.handle_frame(&ack, START);
+    let probe = run(&mut stack, START + Duration::from_secs(1));
+    assert!(probe.iter().any(|(_, frame)| frame[12..14] == [8, 6]));
+    let taken = ArpPacket {
+        target: NONE,
+        ..ArpPacket::announcement(C, OURS).reply(C)
+    };
+    let taken = ArpPacket {
+        sender: OURS,
+        target_mac: A,
+        ..taken
+    };
+    stack.handle_frame(&message::arp(&taken), START + Duration::from_secs(1));
+    let said = frames(&mut stack);
+    assert!(said.last().is_some_and(|frame| is_kind(frame, 4)));
+    run(&mut stack, START + Duration::from_secs(9));
+    assert_eq!(stack.poll_learned(START + Duration::from_secs(9)), None);
+}
+
+#[test]
+fn routers_are_heard_and_change_no_more_than_once_a_second() {
+    let advertised = |n: u8| {
+        let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        message.extend([3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0]);
+        message.extend([0x20, 1, 0xd, 0xb8, 0, n, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let IpAddr::V6(router) = ip("fe80::1") else {
+            panic!("it is one of IPv6");
+        };
+        frame::icmp6((B, MacAddr::BROADCAST), (router, nd::ALL_NODES), message)
+    };
+    let mut stack = bare();
+    stack.handle_frame(&advertised(0), START);
+    assert_eq!(stack.dropped(HostDrop::NotServed), 1, "nobody listens");
+    stack.learn_own(BOTH, None, START);
+    let mut told = 0;
+    for n in 1..=12 {
+        let now = START + Duration::from_millis(100 * u64::from(n));
+        stack.handle_frame(&advertised(n), now);
+        told += usize::from(stack.poll_learned(now).is_some());
+    }
+    assert_eq!(told, 2);
+    let due = stack.poll_timeout().unwrap();
+    let learned = stack
+        .poll_learned(due.max(START + Duration::from_secs(3)))
+        .unwrap();
+    assert_eq!(learned.addresses.len(), 12);
+    assert_eq!(learned.routes, [(ip("::"), 0, ip("fe80::1"))]);
+}
