@@ -4,6 +4,7 @@
 //! - [`plan`]: what changes from one desired state to another.
 //! - [`engine`]: the control core, which drives tunnels, ports, uplinks and workers.
 //! - `netstack`: the host stacks' thread.
+//! - `exception`: uplinks that the host's kernel shares.
 //! - [`events`]: what happens, told once, to the log and to those who follow.
 //! - [`api`]: the control socket, its server and its client; [`state`] is what it tells, [`report`] puts it
 //!   together.
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod events;
+mod exception;
 pub mod history;
 pub mod keys;
 pub mod layer;

@@ -1,8 +1,8 @@
 //! Interfaces of the kernel, over rtnetlink.
 //!
 //! In: what an interface should be; the kernel's news of interfaces. Out: requests, each
-//! with its acknowledgement awaited; interfaces as they are. Never: a route, a rule,
-//! another interface than the one that was named.
+//! with its acknowledgement awaited; interfaces and routes as they are. Never: a rule,
+//! another interface than the one that was named, or a route by another.
 //!
 //! Room: [`message`] what is sent and read.
 
@@ -10,6 +10,7 @@ mod message;
 
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -23,9 +24,10 @@ use rustix::{
 };
 
 use self::message::{
-    IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELADDR, RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR,
-    RTM_NEWLINK, RTMGRP_LINK, RTMGRP_ROUTES, messages, read_link, terminated, word,
+    AF_INET, AF_INET6, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, Message, NLM_F_ACK,
+    NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, RTM_DELADDR,
+    RTM_DELLINK, RTM_DELROUTE, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTMGRP_LINK,
+    RTMGRP_ROUTES, messages, read_link, read_route, terminated, word,
 };
 
 /// The longest message that the kernel makes of one interface.
@@ -63,6 +65,23 @@ pub struct TunLink {
     pub multi_queue: bool,
     /// Queues that somebody has open, if it was made for several.
     pub queues: u32,
+}
+
+/// A route of the kernel's by a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The prefix.
+    pub to: IpNet,
+    /// The router.
+    pub via: IpAddr,
+    /// The number of the interface.
+    pub link: u32,
+    /// The least counts.
+    pub metric: u32,
+    /// Who made it (`rt_protos`).
+    pub protocol: u8,
+    /// The table that it stands in.
+    pub table: u32,
 }
 
 /// News of an interface.
@@ -183,6 +202,43 @@ impl Netlink {
         }
     }
 
+    /// Adds a route, or puts it in the place of an equal one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn add_route(&mut self, route: &Route) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.command(Message::route(RTM_NEWROUTE, route), flags)
+    }
+
+    /// Removes a route; one that is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
+        match self.command(Message::route(RTM_DELROUTE, route), 0) {
+            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Tells `hear` of all routes that lead over a router by an interface, in all tables.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn routes(&mut self, link: u32, mut hear: impl FnMut(Route)) -> io::Result<()> {
+        for family in [AF_INET, AF_INET6] {
+            self.ask(Message::routes(family), NLM_F_DUMP, |kind, body| {
+                if kind == RTM_NEWROUTE
+                    && let Some(route) = read_route(body, link)
+                {
+                    hear(route);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     fn command(&mut self, message: Message, flags: u16) -> io::Result<()> {
         self.ask(message, flags, |_, _| {})
     }
@@ -286,6 +342,14 @@ impl RouteWatch {
         open(RTMGRP_ROUTES).map(Self)
     }
 
+    /// The same, and for news of interfaces: with a link that goes down the kernel forgets routes without a word.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn with_links() -> io::Result<Self> {
+        open(RTMGRP_ROUTES | RTMGRP_LINK).map(Self)
+    }
+
     /// Whether they have since the last look.
     pub fn changed(&mut self) -> bool {
         let mut buffer = [0; 4096];
@@ -298,6 +362,12 @@ impl RouteWatch {
             }
         }
         changed
+    }
+}
+
+impl AsFd for RouteWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

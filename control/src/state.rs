@@ -313,6 +313,15 @@ pub struct Uplink {
     pub mtu: u16,
     /// RX and TX queues.
     pub queues: u16,
+    /// The interface by which the host's kernel shares it, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<String>,
+    /// How many routes the kernel's tables have for it, if they are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_learned: Option<usize>,
+    /// How many they have beyond what is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_refused: Option<usize>,
     /// From the wire.
     pub rx: Traffic,
     /// To the wire.

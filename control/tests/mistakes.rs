@@ -1158,6 +1158,50 @@ fn addresses_that_do_not_fit() {
         "which is the address of its network",
         "`10.2.0.1/16`",
     );
+    for (keys, message, help) in [
+        (
+            "exception: ⟦a-name-that-is-too-long",
+            "is `a-name-that-is-too-long`",
+            "an interface's name",
+        ),
+        (
+            "routes_from: ⟦main",
+            "`routes_from` without `exception`",
+            "`exception: tap-wan0` beside it",
+        ),
+        (
+            "exception: x0, routes_from: ⟦local",
+            "is `local`",
+            "expected `main`, or the number",
+        ),
+        (
+            "exception: x0, routes_from: ⟦255",
+            "is `255`",
+            "expected `main`, or the number",
+        ),
+    ] {
+        let keys = keys.replace(", ", "\n    ");
+        error(
+            "    mtu: 1500\n  lan0",
+            &format!("    mtu: 1500\n    {keys}\n  lan0"),
+            message,
+            help,
+        );
+    }
+    let taken = changed("    mtu: 1500\n", "    mtu: 1500\n    exception: ⟦tap0\n")
+        .replace("  vm2:\n", "  vm2:\n    driver: tap\n    interface: tap0\n");
+    only(
+        Severity::Error,
+        &taken,
+        "the interface `tap0` is another's",
+        "expected a name of its own",
+    );
+    error(
+        "    driver: udp\ntunnels",
+        "    driver: udp\n    ⟦exception: tap-lan0\ntunnels",
+        "for `dpdk` uplinks",
+        "remove it",
+    );
     error(
         "via: 192.0.2.1 }",
         "via: ⟦198.51.100.1 }",

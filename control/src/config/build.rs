@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, DpdkUplink, Guard, IpNet, MacAddr, Memory,
-    Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra, SocketPath,
-    Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore,
-    WorkerIndex, limits,
+    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
+    Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra,
+    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
+    WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -183,6 +183,10 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
             device: draft.device.as_ref()?.value.clone(),
             rx_descriptors: draft.rx_descriptors.unwrap_or(limits::RING_DEFAULT),
             tx_descriptors: draft.tx_descriptors.unwrap_or(limits::RING_DEFAULT),
+            exception: draft.exception.as_ref().map(|interface| Exception {
+                interface: interface.value.clone(),
+                routes_from: draft.routes_from.map(|at| at.value),
+            }),
         }),
         UplinkKind::Udp => UplinkDriver::Udp(UdpUplink {
             device: draft.interface.clone(),

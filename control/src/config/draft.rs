@@ -136,6 +136,8 @@ pub(super) struct Uplink {
     pub(super) rx_descriptors: Option<u16>,
     pub(super) tx_descriptors: Option<u16>,
     pub(super) fwmark: Option<u32>,
+    pub(super) exception: Option<At<String>>,
+    pub(super) routes_from: Option<At<u32>>,
 }
 
 pub(super) struct UplinkRoute {

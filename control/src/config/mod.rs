@@ -38,10 +38,10 @@ pub(crate) use cross::is_taken;
 pub use keyfile::{Disk, KeyFile, KeyFileError, KeyFiles};
 pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, Dhcp, DpdkBus, DpdkDevice, DpdkUplink,
-    Endpoint, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network, NetworkRoute,
-    NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra, Role, SocketMode, SocketPath,
-    Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort, WorkerCore,
-    WorkerIndex, metrics_label,
+    Endpoint, Exception, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
+    NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra, Role, SocketMode,
+    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
+    WorkerCore, WorkerIndex, metrics_label,
 };
 pub(crate) use model::{common_ends, is_same};
 pub use places::Places;
@@ -50,7 +50,7 @@ pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Shown, Span};
 pub use texts::{Included, SourceText, Texts};
 pub use value::is_interface_name;
-pub(crate) use value::is_unseen;
+pub(crate) use value::{is_unseen, table_name};
 pub use write::to_yaml;
 pub(crate) use write::{First, Part, parts};
 

@@ -31,7 +31,9 @@ pub use self::{
     network::{Dhcp, Network, NetworkRoute, NextHop, Ra},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
     tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
-    uplink::{DpdkBus, DpdkDevice, DpdkUplink, UdpUplink, Uplink, UplinkDriver, UplinkRoute},
+    uplink::{
+        DpdkBus, DpdkDevice, DpdkUplink, Exception, UdpUplink, Uplink, UplinkDriver, UplinkRoute,
+    },
 };
 use super::places::Places;
 

@@ -376,6 +376,8 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         rx_descriptors: None,
         tx_descriptors: None,
         fwmark: None,
+        exception: None,
+        routes_from: None,
     }
 }
 

@@ -554,6 +554,34 @@ pub(super) fn account(node: &Node, what: &str, report: &mut Report) -> Option<Ac
     Some(Account::Name(text.to_owned()))
 }
 
+/// `RT_TABLE_MAIN` of the kernel.
+const MAIN_TABLE: u32 = 254;
+
+/// How a routing table is named.
+pub(crate) fn table_name(table: u32) -> String {
+    match table {
+        MAIN_TABLE => "main".to_owned(),
+        table => table.to_string(),
+    }
+}
+
+/// A routing table of the kernel's.
+pub(super) fn routing_table(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
+    const LOCAL: u32 = 255;
+    let text = text(node, what, report)?;
+    let table = match text {
+        "main" => Some(MAIN_TABLE),
+        number => number.parse().ok(),
+    };
+    let table = table.filter(|table| !matches!(*table, 0 | LOCAL));
+    if table.is_none() {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help("expected `main`, or the number of another routing table that holds routes, as in `ip route show table 100`");
+    }
+    table
+}
+
 /// An interface's name (`dev_valid_name` of the kernel).
 pub(super) fn interface_name(node: &Node, what: &str, report: &mut Report) -> Option<String> {
     let text = text(node, what, report)?;

@@ -329,11 +329,19 @@ fn api_tls(tls: &ApiTls) -> Map {
 fn uplink(uplink: &Uplink, workers: usize) -> Map {
     let map = Map::default();
     let map = match &uplink.driver {
-        UplinkDriver::Dpdk(dpdk) => map
-            .text("driver", "dpdk")
-            .text("device", dpdk.device.devargs())
-            .number_but("rx_descriptors", dpdk.rx_descriptors, RING_DEFAULT)
-            .number_but("tx_descriptors", dpdk.tx_descriptors, RING_DEFAULT),
+        UplinkDriver::Dpdk(dpdk) => {
+            let exception = dpdk.exception.as_ref();
+            let routes_from = exception.and_then(|it| it.routes_from);
+            map.text("driver", "dpdk")
+                .text("device", dpdk.device.devargs())
+                .number_but("rx_descriptors", dpdk.rx_descriptors, RING_DEFAULT)
+                .number_but("tx_descriptors", dpdk.tx_descriptors, RING_DEFAULT)
+                .maybe("exception", exception.map(|it| &it.interface))
+                .maybe(
+                    "routes_from",
+                    routes_from.map(super::value::table_name).as_ref(),
+                )
+        }
         UplinkDriver::Udp(udp) => {
             let map = map
                 .text("driver", "udp")

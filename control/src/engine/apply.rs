@@ -45,6 +45,7 @@ use super::{
 use crate::{
     api::ApplyError,
     config::{self, Config, Name},
+    exception::Tap,
     plan::{Change, Edit, Laid, Layers, Proposal},
     process::step,
     state::Applied,
@@ -101,6 +102,8 @@ struct Prepared {
     rings: Vec<Name>,
     /// Ports that closed for one of these.
     displaced: Vec<Displaced>,
+    /// Interfaces by which the kernel is to share uplinks, with their names.
+    taps: Vec<(String, Tap)>,
     /// Ports that were down before, and stay so.
     still_down: Vec<DownPort>,
 }
@@ -194,6 +197,7 @@ impl Engine {
         let ports = self.prepare_ports(plan, prepared)?;
         self.displace_sockets(sockets, prepared)?;
         self.exchange_devices(devices, prepared)?;
+        self.prepare_exceptions(plan, &uplinks::macs(prepared), &mut prepared.taps)?;
         self.displace(ports, prepared)
     }
 
@@ -256,6 +260,7 @@ impl Engine {
         self.drain_tunnels(now);
         self.networks.carry_out(&plan);
         let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared);
+        failures.extend(self.commit_exceptions(std::mem::take(&mut prepared.taps), &uplinks));
         let mut left = Left {
             uplinks,
             ..Left::default()
@@ -301,6 +306,7 @@ impl Engine {
     /// Publishes a snapshot of the present state of things.
     pub(super) fn publish(&mut self) {
         self.generation += 1;
+        self.share_ports();
         let new = self.compile(self.generation);
         let old = self.snapshots.swap(Arc::new(new));
         self.workers.wake_all();

@@ -255,6 +255,7 @@ impl Engine {
                 addresses: uplink.addresses(&self.netstack),
                 tunnels,
                 hop: Arc::clone(&uplink.hop),
+                kernel: (uplink.kernel.as_ref()).map(|kernel| Arc::clone(&kernel.ports)),
                 counters: Arc::clone(&uplink.counters),
             });
             new.uplinks.set(slot, uplink.map(Arc::new));

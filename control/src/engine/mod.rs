@@ -10,7 +10,7 @@
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
 //! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
-//! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`ports`] guests, [`interfaces`] the kernel's side of
+//! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
 //! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
@@ -21,6 +21,7 @@ mod compile;
 mod devices;
 mod due;
 mod endpoints;
+mod exceptions;
 mod guests;
 mod hops;
 mod interfaces;
@@ -96,6 +97,7 @@ use self::{
 use crate::{
     api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
+    exception::Exceptions,
     keys::PublicKey,
     netlink::{LinkWatch, RouteWatch},
     netstack::NetStack,
@@ -131,6 +133,11 @@ pub enum EngineError {
     /// The host stacks' thread ended by itself.
     #[error("the host stacks' thread has ended unexpectedly: this is a bug; the log says where")]
     StackDied,
+    /// The exception path's thread ended by itself.
+    #[error(
+        "the exception path's thread has ended unexpectedly: this is a bug; the log says where"
+    )]
+    ExceptionDied,
 }
 
 impl EngineError {
@@ -232,6 +239,8 @@ struct Engine {
     uplinks: Table<UplinkState>,
     /// Host stacks, on a thread of their own.
     netstack: NetStack,
+    /// Uplinks that the host's kernel shares.
+    exceptions: Exceptions,
     hops: Hops,
     /// Places of uplinks that had a stack, and the generation by which its thread has done with it.
     leaving_uplinks: VecDeque<(u64, usize)>,

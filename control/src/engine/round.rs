@@ -53,6 +53,7 @@ impl Engine {
         let more = self.make_calls(now) | more;
         self.drain_tunnels(now);
         self.hear_neighbors(now);
+        self.hear_routes();
         self.rebuild_paths(now.monotonic);
         self.netstack.publish();
         if now.monotonic >= self.chores_due {
@@ -297,6 +298,9 @@ impl Engine {
         if self.netstack.is_dead() {
             return Err(EngineError::StackDied);
         }
+        if self.exceptions.is_dead() {
+            return Err(EngineError::ExceptionDied);
+        }
         for (_, uplink) in self.uplinks.iter_mut() {
             uplink.watch_link();
         }
@@ -306,6 +310,7 @@ impl Engine {
         if self.uplinks.iter().any(|(_, uplink)| uplink.is_shut) {
             self.retry_uplinks();
         }
+        self.mend_exceptions();
         self.hops.prune(now.monotonic);
         self.vacate_uplinks();
         // Whoever waits for a next hop that could not be asked for has it asked for again.

@@ -122,6 +122,7 @@ impl Engine {
             dpdk: Dpdk::default(),
             uplinks: Table::default(),
             netstack,
+            exceptions: Default::default(),
             hops: Hops::default(),
             leaving_uplinks: VecDeque::new(),
             turn: Turn::default(),
@@ -209,6 +210,7 @@ impl Engine {
     /// Ends everything: workers first, then what they worked on.
     pub(super) fn stop(&mut self) {
         self.workers.stop();
+        self.exceptions.stop();
         self.netstack.stop();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();

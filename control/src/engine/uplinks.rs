@@ -31,12 +31,15 @@ use culvert_stack::{HostConfig, Routes};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
+#[cfg(feature = "dpdk")]
+use super::exceptions;
 use super::{
     hops::{For, Hops},
     table::Named,
 };
 use crate::{
     config::{self, UplinkDriver},
+    exception::{Kernel, Learned},
     netlink::index_of,
     netstack::{Host, NetStack},
 };
@@ -71,6 +74,10 @@ pub(super) struct UplinkState {
     #[cfg(feature = "dpdk")]
     patience: u8,
     pub(super) kind: Kind,
+    /// The host's kernel, if it shares the uplink.
+    pub(super) kernel: Option<Kernel>,
+    /// Routes that its tables have for the uplink.
+    pub(super) learned: Arc<Learned>,
     /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
     pub(super) hop: Arc<Hop>,
 }
@@ -115,6 +122,8 @@ impl UplinkState {
                     #[cfg(feature = "dpdk")]
                     patience: 0,
                     kind: Kind::Udp,
+                    kernel: None,
+                    learned: Arc::default(),
                     hop: Arc::new(Hop::kernel(index)),
                 };
                 Ok((state, Vec::new()))
@@ -152,6 +161,8 @@ impl UplinkState {
                     speed_mbps: None,
                     patience: LINK_PATIENCE,
                     kind: Kind::Dpdk(Box::new(device)),
+                    kernel: None,
+                    learned: Arc::default(),
                     hop: Arc::new(Hop::nowhere(index)),
                 };
                 Ok((state, queues))
@@ -212,16 +223,35 @@ impl UplinkState {
             Kind::Udp => None,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
-                let config = host_config(&self.config, device.mac());
+                let config = host_config(&self.config, &self.learned, device.mac());
                 Some(Host {
                     birth: 0,
                     name: self.config.name.clone(),
                     routes: Routes::new(&config),
                     config,
+                    kernel: self.kernel.clone(),
                     drops: Arc::clone(&self.host_drops),
                     counters: Arc::clone(&self.counters),
                 })
             }
+        }
+    }
+
+    /// Its device's hardware address, if the link layer is ours.
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        match &self.kind {
+            Kind::Udp => None,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => Some(device.mac().0),
+        }
+    }
+
+    /// Whether its device is an interface of a kernel's, whose senders may leave sums to it.
+    pub(super) fn is_partial(&self) -> bool {
+        match &self.kind {
+            Kind::Udp => false,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => device.device().capabilities().kernel_interface.is_some(),
         }
     }
 
@@ -260,6 +290,10 @@ impl UplinkState {
                     match link.up {
                         true => crate::events::Event::UplinkUp { uplink }.tell(),
                         false => crate::events::Event::UplinkDown { uplink }.tell(),
+                    }
+                    if let Some(kernel) = &self.kernel {
+                        // Before Linux 5.0 its interface is up all the same.
+                        let _ = kernel.tun.set_carrier(link.up);
                     }
                 }
             }
@@ -342,7 +376,7 @@ fn own_addresses(uplink: &config::Uplink) -> Vec<IpAddr> {
 }
 
 #[cfg(feature = "dpdk")]
-fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
+fn host_config(config: &config::Uplink, learned: &Learned, mac: MacAddr) -> HostConfig {
     HostConfig {
         mac,
         addresses: config
@@ -350,11 +384,7 @@ fn host_config(config: &config::Uplink, mac: MacAddr) -> HostConfig {
             .iter()
             .map(|net| (net.addr(), net.prefix_len()))
             .collect(),
-        routes: config
-            .routes
-            .iter()
-            .map(|route| (route.to.network(), route.to.prefix_len(), route.via))
-            .collect(),
+        routes: exceptions::routes(&config.routes, &learned.routes),
         mtu: config.mtu,
     }
 }

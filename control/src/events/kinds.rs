@@ -237,6 +237,16 @@ events! {
         uplink: Name,
     } "uplink {uplink}" "link down"
 
+    /// The kernel's tables have other routes for the uplink; of those that are too many the widest are taken.
+    "uplink-routes" INFO UplinkRoutes {
+        /// The uplink.
+        uplink: Name,
+        /// How many are taken.
+        learned: usize,
+        /// How many are too many.
+        refused: usize,
+    } "uplink {uplink}" "routes of the kernel's"
+
     /// The interface that the uplink is bound to is gone.
     "uplink-gone" WARN UplinkGone {
         /// The uplink.

@@ -3,11 +3,11 @@
 //! In: what a request says; what the kernel sends. Out: bytes; kinds, attributes, interfaces. Never: a byte beyond a
 //! message's length; a list without an end. Anything unknown is skipped.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Link, TunLink};
+use super::{Link, Route, TunLink};
 
 // linux/netlink.h
 pub(super) const NLMSG_ERROR: u16 = 2;
@@ -23,6 +23,10 @@ pub(super) const RTM_DELLINK: u16 = 17;
 pub(super) const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_DELADDR: u16 = 21;
+pub(super) const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_DELROUTE: u16 = 25;
+pub(super) const RTM_GETROUTE: u16 = 26;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 pub(super) const RTMGRP_LINK: u32 = 1;
 /// Routes of both families, and rules.
 pub(super) const RTMGRP_ROUTES: u32 = 0x40 | 0x400 | 0x80;
@@ -46,8 +50,22 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 2;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+// linux/rtnetlink.h
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTN_UNICAST: u8 = 1;
+/// The next hop is on the link, whatever the addresses say.
+const RTNH_F_ONLINK: u32 = 4;
+/// It can't be used now: dead, or its link is down.
+const RTNH_F_UNUSABLE: u32 = 1 | 16;
+
+pub(super) const AF_INET: u8 = 2;
+pub(super) const AF_INET6: u8 = 10;
 
 /// A request being written.
 pub(super) struct Message(Vec<u8>);
@@ -85,6 +103,49 @@ impl Message {
                 IpAddr::V4(address) => message.attribute(kind, &address.octets()),
                 IpAddr::V6(address) => message.attribute(kind, &address.octets()),
             }
+        }
+        message
+    }
+
+    /// With a `struct rtmsg`, of a family alone: for a dump.
+    pub(super) fn routes(family: u8) -> Self {
+        let mut message = Self::new(RTM_GETROUTE);
+        message.0.extend([family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        message
+    }
+
+    /// With a `struct rtmsg` and the route.
+    pub(super) fn route(kind: u16, route: &Route) -> Self {
+        let mut message = Self::new(kind);
+        let family = match route.to {
+            IpNet::V4(_) => AF_INET,
+            IpNet::V6(_) => AF_INET6,
+        };
+        // Tables beyond the byte stand in an attribute.
+        let head = [
+            family,
+            route.to.prefix_len(),
+            0,
+            0,
+            0,
+            route.protocol,
+            0,
+            RTN_UNICAST,
+        ];
+        message.0.extend(head);
+        message.0.extend(RTNH_F_ONLINK.to_ne_bytes());
+        for (kind, address) in [(RTA_DST, route.to.network()), (RTA_GATEWAY, route.via)] {
+            match address {
+                IpAddr::V4(address) => message.attribute(kind, &address.octets()),
+                IpAddr::V6(address) => message.attribute(kind, &address.octets()),
+            }
+        }
+        for (kind, word) in [
+            (RTA_OIF, route.link),
+            (RTA_PRIORITY, route.metric),
+            (RTA_TABLE, route.table),
+        ] {
+            message.attribute(kind, &word.to_ne_bytes());
         }
         message
     }
@@ -168,6 +229,92 @@ pub(super) fn read_link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// A `struct rtmsg` with its attributes, as far as `link` carries it: a unicast route by a router. Of several next hops
+/// the first counts.
+pub(super) fn read_route(body: &[u8], link: u32) -> Option<Route> {
+    let [family, len, _, _, table, protocol, _, kind, ..] = *body else {
+        return None;
+    };
+    let unspecified: IpAddr = match family {
+        AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let (mut to, mut metric, mut table) = (unspecified, 0, u32::from(table));
+    let mut hop = Hop::default();
+    let mut first = None;
+    for (kind, value) in attributes(body.get(12..)?) {
+        match kind {
+            RTA_DST => to = address(value)?,
+            RTA_PRIORITY => metric = word(value, 0)?,
+            RTA_TABLE => table = word(value, 0)?,
+            RTA_MULTIPATH => first = hops(value).find(|hop| hop.link == link),
+            _ => hop.read(kind, value),
+        }
+    }
+    let unusable = word(body, 8)? & RTNH_F_UNUSABLE != 0;
+    let hop = first.unwrap_or(hop);
+    let via = hop
+        .via
+        .filter(|_| hop.link == link && kind == RTN_UNICAST && !unusable)?;
+    let to = IpNet::new(to, len).ok()?;
+    Some(Route {
+        to,
+        via,
+        link,
+        metric,
+        protocol,
+        table,
+    })
+}
+
+/// Who is next.
+#[derive(Clone, Copy, Default)]
+struct Hop {
+    link: u32,
+    via: Option<IpAddr>,
+}
+
+impl Hop {
+    fn read(&mut self, kind: u16, value: &[u8]) {
+        match kind {
+            RTA_OIF => self.link = word(value, 0).unwrap_or_default(),
+            RTA_GATEWAY => self.via = address(value),
+            // Of the other family: behind its number.
+            RTA_VIA => self.via = value.get(2..).and_then(address),
+            _ => {}
+        }
+    }
+}
+
+/// The next hops of a route that has several: `struct rtnexthop`, each with attributes.
+fn hops(mut bytes: &[u8]) -> impl Iterator<Item = Hop> {
+    std::iter::from_fn(move || {
+        loop {
+            let len = usize::from(half(bytes, 0)?);
+            let head = bytes.get(..8)?;
+            let mut hop = Hop {
+                link: word(head, 4)?,
+                via: None,
+            };
+            for (kind, value) in attributes(bytes.get(8..len)?) {
+                hop.read(kind, value);
+            }
+            bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+            if u32::from(head[2]) & RTNH_F_UNUSABLE == 0 {
+                return Some(hop);
+            }
+        }
+    })
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+    }
+}
+
 fn read_tun(value: &[u8]) -> TunLink {
     let mut tun = TunLink::default();
     for (kind, value) in attributes(value) {
@@ -191,6 +338,59 @@ fn text(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_are_read_as_they_are_written_however_they_are_cut() {
+        for (to, via, table) in [
+            ("10.0.0.0/8", "192.0.2.1", 254),
+            ("0.0.0.0/0", "192.0.2.1", 1_000),
+            ("2001:db8::/32", "fe80::1", 254),
+        ] {
+            let route = Route {
+                to: to.parse().unwrap(),
+                via: via.parse().unwrap(),
+                link: 7,
+                metric: 20,
+                protocol: 186,
+                table,
+            };
+            let bytes = Message::route(RTM_NEWROUTE, &route).finish(0, 1);
+            let (kind, _, body) = messages(&bytes).next().unwrap();
+            assert_eq!(kind, RTM_NEWROUTE);
+            assert_eq!(read_route(body, 7), Some(route));
+            assert_eq!(read_route(body, 8), None, "by another interface");
+            for end in 0..body.len() {
+                let _ = read_route(&body[..end], 7);
+            }
+        }
+        // Two next hops: another interface's, then ours; over IPv4 by a router that has IPv6 alone.
+        let mut message = Message::routes(AF_INET);
+        message.0[16 + 1] = 8;
+        message.0[16 + 7] = RTN_UNICAST;
+        message.attribute(RTA_DST, &[10, 0, 0, 0]);
+        let mut hops = Vec::new();
+        let via6 = [
+            &[10, 0][..],
+            &"fe80::9".parse::<Ipv6Addr>().unwrap().octets(),
+        ]
+        .concat();
+        for (link, kind, via) in [
+            (3_u32, RTA_GATEWAY, &[192, 0, 2, 3][..]),
+            (7, RTA_VIA, &via6[..]),
+        ] {
+            let mut hop = Message(vec![0; 8]);
+            hop.attribute(kind, via);
+            let len = u16::try_from(hop.0.len()).unwrap();
+            hop.0[..2].copy_from_slice(&len.to_ne_bytes());
+            hop.0[4..8].copy_from_slice(&link.to_ne_bytes());
+            hops.extend(hop.0);
+        }
+        message.attribute(RTA_MULTIPATH, &hops);
+        let bytes = message.finish(0, 1);
+        let (_, _, body) = messages(&bytes).next().unwrap();
+        let via = read_route(body, 7).unwrap().via;
+        assert_eq!(via, "fe80::9".parse::<IpAddr>().unwrap());
+    }
 
     #[test]
     fn messages_are_read_by_their_lengths_however_they_are_cut() {

@@ -48,7 +48,7 @@ pub(crate) use self::{
     core_end::NetStack,
     guests::{Guest, Told},
 };
-use crate::{api::Reply, config::Name, report::look::NeighborSight};
+use crate::{api::Reply, config::Name, exception::Kernel, report::look::NeighborSight};
 
 /// A stack that there is to be.
 pub(crate) struct Host {
@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) config: HostConfig,
     /// What that says, for whoever asks for a way.
     pub(crate) routes: Routes,
+    /// The host's kernel, if it shares the uplink.
+    pub(crate) kernel: Option<Kernel>,
     /// What the stack loses.
     pub(crate) drops: Arc<Drops>,
     /// What its frames lose on their way out.

@@ -26,6 +26,7 @@ use culvert_dataplane::shared::{
     stack_link::{StackCommand, StackEnd},
 };
 use culvert_stack::{HostEvent, HostStack, Stacks};
+use culvert_wire::VnetHeader;
 use culvert_wireguard::Instant;
 use rtrb::{Consumer, Producer};
 use rustix::{
@@ -149,6 +150,9 @@ impl Server {
                 self.stacks.insert(scope, stack);
             }
         }
+        if let Some(stack) = self.stacks.get_mut(scope) {
+            stack.share(host.kernel.as_ref().map(|kernel| Arc::clone(&kernel.ports)));
+        }
     }
 
     /// Step 2, with so many shares of a round; whether more lies there.
@@ -171,6 +175,7 @@ impl Server {
                 },
             );
             give_datagrams(stacks, &mut self.workers, &self.hosts);
+            give_to_kernels(stacks, &self.hosts);
         }
         for (guest, answer) in answers {
             self.deliver(guest, answer);
@@ -268,6 +273,21 @@ impl Server {
 
     fn is_adopted(&self) -> bool {
         self.shared.adopted.load(Ordering::Relaxed) == self.hosts.generation
+    }
+}
+
+/// What stacks leave to the host's kernel goes into the interface that it shares the uplink by.
+fn give_to_kernels(stacks: &mut Stacks<Scope>, hosts: &Hosts) {
+    while let Some((scope, frame)) = stacks.poll_for_kernel() {
+        let Some(host) = hosts.stacks.get(&scope) else {
+            continue;
+        };
+        let Some(kernel) = &host.kernel else {
+            continue;
+        };
+        if let Err(reason) = kernel.tun.send(&VnetHeader::default(), &frame) {
+            host.counters.drops.add(reason, 1);
+        }
     }
 }
 

@@ -62,6 +62,7 @@ impl Site {
             name: Name::new("wan").unwrap(),
             routes: Routes::new(&config),
             config,
+            kernel: None,
             drops: Arc::default(),
             counters: Arc::clone(&self.counters),
         };

@@ -20,8 +20,8 @@ use culvert_dataplane::uplink::udp;
 use ipnet::IpNet;
 
 use crate::config::{
-    Api, Cores, Memory, Metrics, Name, Network, NetworkRoute, Peer, Port, PortDriver, Tunnel,
-    Uplink, UplinkDriver,
+    Api, Cores, DpdkUplink, Memory, Metrics, Name, Network, NetworkRoute, Peer, Port, PortDriver,
+    Tunnel, Uplink, UplinkDriver,
 };
 
 pub use api::Laid;
@@ -288,7 +288,11 @@ pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
             let has_v6 = |all: &[IpAddr]| all.iter().any(IpAddr::is_ipv6);
             let queues =
                 |uplink: &Uplink| (uplink.mtu, uplink.queues, uplink.queue_workers.clone());
-            one != two || queues(old) != queues(new) || has_v6(&before) != has_v6(&after)
+            let opened =
+                |it: &DpdkUplink| (it.device.clone(), it.rx_descriptors, it.tx_descriptors);
+            opened(one) != opened(two)
+                || queues(old) != queues(new)
+                || has_v6(&before) != has_v6(&after)
         }
         (UplinkDriver::Udp(_), UplinkDriver::Dpdk(_))
         | (UplinkDriver::Dpdk(_), UplinkDriver::Udp(_)) => true,

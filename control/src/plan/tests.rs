@@ -138,6 +138,11 @@ fn an_uplink_is_opened_anew_for_what_it_was_opened_with() {
         ),
         (
             dpdk,
+            &format!("{dpdk}, exception: x0, routes_from: main"),
+            changed,
+        ),
+        (
+            dpdk,
             &dpdk.replace("2.1/24", "2.1/24, \"fd00::1/64\""),
             reopened,
         ),
@@ -147,6 +152,10 @@ fn an_uplink_is_opened_anew_for_what_it_was_opened_with() {
     ] {
         assert_eq!(told(old, new), expected, "{old} → {new}");
     }
+    let shared = |more: &str| config(&format!("uplinks: {{w: {{{dpdk}{more}}}}}\n"));
+    let words = lines(&shared(""), &shared(", exception: x0, routes_from: 100"));
+    let expected = "uplink w changed (exception: none → x0; routes_from: none → 100)";
+    assert_eq!(words, [expected]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Change, Edit, Impact};
 use crate::config::{
     Account, Api, ApiTls, Cores, Dhcp, Labels, Memory, Metrics, Network, NetworkRoute, NextHop,
     Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
-    UplinkDriver, WorkerIndex,
+    UplinkDriver, WorkerIndex, table_name,
 };
 
 /// Values of a list that are written out.
@@ -181,6 +181,15 @@ fn owners(workers: &[WorkerIndex]) -> String {
     list(&numbers)
 }
 
+/// Which is a key of its own.
+fn without_exception(driver: &UplinkDriver) -> UplinkDriver {
+    let mut driver = driver.clone();
+    if let UplinkDriver::Dpdk(dpdk) = &mut driver {
+        dpdk.exception = None;
+    }
+    driver
+}
+
 fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
     let driver = |driver: &UplinkDriver| match driver {
         UplinkDriver::Dpdk(dpdk) => format!(
@@ -199,8 +208,20 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
             )
         }
     };
+    let exception = |it: &Uplink| match &it.driver {
+        UplinkDriver::Dpdk(dpdk) => dpdk.exception.clone(),
+        UplinkDriver::Udp(_) => None,
+    };
+    let interface = move |it: &Uplink| exception(it).map(|it| it.interface);
+    let table = move |it: &Uplink| exception(it)?.routes_from;
     Differences::between(old, new)
-        .key("driver", |it| it.driver.clone(), driver)
+        .key("driver", |it| without_exception(&it.driver), driver)
+        .key("exception", interface, |it| {
+            it.clone().unwrap_or("none".into())
+        })
+        .key("routes_from", table, |it| {
+            it.map_or("none".into(), table_name)
+        })
         .key("addresses", |it| it.addresses.clone(), |nets| list(nets))
         .key(
             "routes",

@@ -162,6 +162,7 @@ impl Site {
             addresses: vec![ADDRESS.into()],
             tunnels: vec![(PORT, TUNNEL)],
             hop: Arc::clone(&hop),
+            kernel: None,
             counters: Arc::default(),
         });
         let peers: Vec<_> = (0..peers).map(|n| peer(n, Arc::clone(&hop))).collect();

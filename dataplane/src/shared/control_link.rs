@@ -14,6 +14,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
+        exception_link::KernelEnd,
         ids::{NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex},
         limits,
         marks::Marks,
@@ -168,6 +169,8 @@ pub enum Command {
     AnnounceGone(NetworkIndex, IpAddr),
     /// Do this on your thread, and keep what comes of it until you end.
     Enter(Entry),
+    /// Share uplinks with the host's kernel from now on, by these rings.
+    ShareWithKernel(Box<KernelEnd>),
     /// Own this queue from now on.
     AttachUplink(Box<Queue>),
     /// Give up the queues of a tunnel (UDP) or of a whole uplink (DPDK).

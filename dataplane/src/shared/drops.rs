@@ -148,6 +148,8 @@ reasons! {
     DatagramQueueFull => "datagram-queue-full",
     /// More of other frames for the host stack come than it takes.
     HostQueueFull => "host-queue-full",
+    /// More frames for the host's kernel come than its interface takes.
+    ExceptionQueueFull => "exception-queue-full",
     /// An outer IPv4, UDP or ICMP checksum is wrong.
     OuterChecksum => "outer-checksum",
     /// The outer packet is malformed.

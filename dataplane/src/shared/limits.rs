@@ -202,6 +202,21 @@ pub const PUNT_REST: PuntBudget = PuntBudget {
     per_round: 16,
 };
 
+/// Frames for the host's kernel per second, of each worker: a little more than a gigabit of full ones.
+pub const EXCEPTION_PER_SECOND: u32 = 131_072;
+
+/// The same at once, after a quiet time: what a worker brings in a few bursts.
+pub const EXCEPTION_AT_ONCE: u32 = 1_024;
+
+/// Bytes of frames for the kernel that wait, of each worker, and bytes of those that it sends: 8 ms of a gigabit.
+pub const EXCEPTION_RING: usize = 1 << 20;
+
+/// Frames of the kernel's that a worker sends in a turn: as many as of a guest's.
+pub const EXCEPTION_BURST: usize = 32;
+
+/// Frames that the exception path's thread takes from each worker, and from each interface, in a round.
+pub const EXCEPTION_PER_ROUND: usize = 64;
+
 /// The largest frame handed to the host stack: what its protocols (ARP, ND,
 /// ICMP echo) need; longer ones are dropped by name.
 pub const HOST_FRAME_MAX: usize = 2_048;
@@ -335,6 +350,11 @@ mod tests {
             ),
             ("PUNT_FRAGMENTS", punt(PUNT_FRAGMENTS)),
             ("PUNT_REST", punt(PUNT_REST)),
+            ("EXCEPTION_PER_SECOND", format!("{EXCEPTION_PER_SECOND}/s")),
+            ("EXCEPTION_AT_ONCE", EXCEPTION_AT_ONCE.to_string()),
+            ("EXCEPTION_RING", format!("{} MiB", EXCEPTION_RING >> 20)),
+            ("EXCEPTION_BURST", EXCEPTION_BURST.to_string()),
+            ("EXCEPTION_PER_ROUND", EXCEPTION_PER_ROUND.to_string()),
             (
                 "HOST_REPLIES_PER_SECOND",
                 format!("{HOST_REPLIES_PER_SECOND}/s"),

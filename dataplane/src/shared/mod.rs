@@ -11,6 +11,7 @@ pub(crate) mod bell;
 pub mod clock;
 pub mod control_link;
 pub mod drops;
+pub mod exception_link;
 pub mod hop;
 pub mod ids;
 pub mod leaves;

@@ -415,6 +415,7 @@ mod tests {
             addresses: Vec::new(),
             tunnels: vec![(1, TunnelIndex(0))],
             hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            kernel: None,
             counters: Arc::default(),
         }
     }

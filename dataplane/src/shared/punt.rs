@@ -27,7 +27,8 @@ use crate::{
     shared::{
         control_link::Inline,
         drops::DropReason,
-        ids::Scope,
+        exception_link::ToKernel,
+        ids::{Scope, UplinkIndex},
         limits::{self, PuntBudget},
         wake::Wake,
     },
@@ -140,6 +141,8 @@ struct Lane {
 /// A worker's end.
 pub struct Punts {
     lanes: [Lane; PuntClass::ALL.len()],
+    /// The host's kernel's, if it shares an uplink.
+    kernel: Option<ToKernel>,
     /// The stacks' thread's.
     bell: Arc<Wake>,
     /// Something was pushed that it was not told of.
@@ -170,14 +173,35 @@ impl Punts {
         Ok(())
     }
 
-    /// Tells the stacks' thread of what was pushed; whether anything was. Whoever pushes calls it before it looks at
+    /// The host's kernel shares uplinks from now on.
+    pub fn share(&mut self, kernel: ToKernel) {
+        self.kernel = Some(kernel);
+    }
+
+    /// Hands a frame to the host's kernel.
+    ///
+    /// # Errors
+    /// Under which name it is lost.
+    pub fn push_to_kernel(
+        &mut self,
+        uplink: UplinkIndex,
+        frame: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match &mut self.kernel {
+            Some(kernel) => kernel.push(uplink, frame, now),
+            None => Err(DropReason::NotForUs),
+        }
+    }
+
+    /// Tells who takes it of what was pushed; whether anything was. Whoever pushes calls it before it looks at
     /// anything else.
     pub fn ring(&mut self) -> bool {
         let untold = std::mem::take(&mut self.untold);
         if untold {
             self.bell.notify();
         }
-        untold
+        self.kernel.as_mut().is_some_and(ToKernel::ring) || untold
     }
 }
 
@@ -218,6 +242,7 @@ pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
     let punted = array::from_fn(|_| consumers.next().expect("a ring per class"));
     let punts = Punts {
         lanes,
+        kernel: None,
         bell,
         untold: false,
     };
@@ -227,7 +252,6 @@ pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::ids::UplinkIndex;
 
     const SCOPE: Scope = Scope::Uplink(UplinkIndex(3));
 

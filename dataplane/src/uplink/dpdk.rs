@@ -37,6 +37,7 @@ use crate::shared::{ids::UplinkIndex, limits};
 
 mod classify;
 mod encap;
+mod owner;
 mod rx;
 mod tx;
 mod whole;

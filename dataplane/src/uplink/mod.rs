@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_wire::Checksum;
+use culvert_wire::{Checksum, ports::OwnPorts};
 use culvert_wireguard::Instant;
 
 use crate::shared::{
@@ -56,6 +56,8 @@ pub struct Uplink {
     pub tunnels: Vec<(u16, TunnelIndex)>,
     /// Of paths that lead over no neighbor of ours: the kernel's way, or no way.
     pub hop: Arc<Hop>,
+    /// The host's kernel has all that comes here and is for nobody of ours; what is, is known by these ports.
+    pub kernel: Option<Arc<OwnPorts>>,
     /// What went through it.
     pub counters: Arc<UplinkCounters>,
 }
@@ -399,6 +401,30 @@ impl Tx {
             }
             #[cfg(feature = "dpdk")]
             Self::Dpdk(tx) => tx.send_frame(frame),
+        }
+    }
+
+    /// Puts an Ethernet frame of the host's kernel behind others that wait for [`Self::send_put`]. `false` as for
+    /// [`Self::send_frame`].
+    pub fn put_frame(&mut self, frame: &[u8]) -> bool {
+        match self {
+            Self::Udp(_) | Self::Memory(_) => {
+                let _ = frame;
+                false
+            }
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.put_frame(frame),
+        }
+    }
+
+    /// Sends the frames that were put. What does not go out is `uplink`'s loss.
+    pub fn send_put(&mut self, uplink: &Uplink) {
+        match self {
+            Self::Udp(_) | Self::Memory(_) => {
+                let _ = uplink;
+            }
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.send_put(uplink),
         }
     }
 }

@@ -22,8 +22,9 @@ use crate::{
     shared::{
         control_link::Command,
         drops::DropReason,
+        exception_link::KernelEnd,
         ids::{PeerIndex, Scope, TunnelIndex, UplinkIndex},
-        limits::LAST_BURSTS,
+        limits::{EXCEPTION_BURST, LAST_BURSTS},
         path::Path,
         peer::Peer,
         snapshot::Snapshot,
@@ -89,6 +90,14 @@ impl Worker {
                 announce::announce_gone(&self.as_turn(snapshot), network, address);
             }
             Command::Enter(entry) => ENTERED.with_borrow_mut(|entered| entered.push(entry())),
+            Command::ShareWithKernel(end) => {
+                let KernelEnd {
+                    to_kernel,
+                    from_kernel,
+                } = *end;
+                self.link.punts.share(to_kernel);
+                self.from_kernel = Some(from_kernel);
+            }
             Command::AttachUplink(queue) => self.queues.attach(*queue),
             Command::DetachUplink(uplink, tunnel) => {
                 self.receive_last(snapshot, uplink, tunnel);
@@ -126,6 +135,47 @@ impl Worker {
         if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
             lose(uplink.books(), reason, Lost::Wire(frame));
         }
+    }
+
+    /// Sends what the host's kernel has given us for its uplinks, a burst; whether there was anything.
+    pub(super) fn send_for_kernel(&mut self, snapshot: &Snapshot) -> bool {
+        let Self {
+            queues,
+            from_kernel: Some(frames),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        let mut sending = queues.sending();
+        let mut uplinks = ArrayVec::<UplinkIndex, EXCEPTION_BURST>::new();
+        for _ in 0..EXCEPTION_BURST {
+            let taken = frames.take(|uplink, frame| {
+                let queue = sending.shared(uplink);
+                let outlet = queue.and_then(|queue| sending.outlet(snapshot, queue));
+                let lost = match outlet {
+                    Some((_, tx)) => (!tx.put_frame(frame)).then_some(DropReason::UplinkFull),
+                    None => Some(DropReason::UplinkDown),
+                };
+                if let (Some(reason), Some(uplink)) = (lost, snapshot.uplink(uplink)) {
+                    lose(uplink.books(), reason, Lost::Wire(frame));
+                }
+                uplink
+            });
+            let Some(uplink) = taken else {
+                break;
+            };
+            if !uplinks.contains(&uplink) {
+                uplinks.push(uplink);
+            }
+        }
+        for &uplink in &uplinks {
+            let queue = sending.shared(uplink);
+            if let Some((uplink, tx)) = queue.and_then(|queue| sending.outlet(snapshot, queue)) {
+                tx.send_put(uplink);
+            }
+        }
+        !uplinks.is_empty()
     }
 
     /// What came in fragments goes the way of what comes whole.

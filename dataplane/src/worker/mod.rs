@@ -6,7 +6,7 @@
 //!
 //! One turn, in order:
 //! 1. the snapshot, once;
-//! 2. commands from the control core and the host stacks' thread (`commands`);
+//! 2. commands from the control core and the host stacks' thread, a burst of the host's kernel (`commands`);
 //! 3. each uplink queue: one burst inward;
 //! 4. each guest queue: one burst outward, as long as its byte credit lasts;
 //! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks,
@@ -43,6 +43,7 @@ use crate::{
     shared::{
         clock,
         control_link::WorkerEnd,
+        exception_link::FrameReceiver,
         ids::{PortIndex, WorkerIndex},
         limits::{GUEST_BURST, GUEST_QUANTUM},
         snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
@@ -90,6 +91,8 @@ pub struct Worker {
     index: WorkerIndex,
     snapshots: Arc<SnapshotCell>,
     link: WorkerEnd,
+    /// Frames of the host's kernel, if it shares uplinks.
+    from_kernel: Option<FrameReceiver>,
     polling: Polling,
     stats: Arc<WorkerStats>,
     tools: Tools,
@@ -121,6 +124,7 @@ impl Worker {
             index,
             snapshots,
             link,
+            from_kernel: None,
             polling,
             stats,
             tools: Tools::new(),
@@ -246,6 +250,7 @@ impl Worker {
             found = true;
             self.serve_stack(snapshot, command);
         }
+        found |= self.send_for_kernel(snapshot);
         for place in 0..self.queues.len() {
             found |= self.inward(snapshot, place);
         }

@@ -327,6 +327,7 @@ mod tests {
                 addresses: Vec::new(),
                 tunnels: Vec::new(),
                 hop: Arc::new(Hop::kernel(index)),
+                kernel: None,
                 counters: Arc::default(),
             }))
         };

@@ -32,6 +32,10 @@ impl Worker {
         let stays_awake = self.arm(snapshot)
             || !self.link.commands.is_empty()
             || !self.link.stack_commands.is_empty()
+            || self
+                .from_kernel
+                .as_ref()
+                .is_some_and(|frames| !frames.is_empty())
             || self.snapshots.load().generation != snapshot.generation;
         if !stays_awake {
             self.wait(snapshot);

@@ -121,7 +121,7 @@ fn quotes_ours(headers: &Headers, frame: &[u8], ports: &OwnPorts) -> bool {
             Some(ip) if ip.fragment_bits() & OFFSET == 0 => (ip.protocol(), ip.header_len()),
             _ => return false,
         },
-        _ => match Ipv6View::new(quote) {
+        L3::V6(_) | L3::Arp | L3::Other => match Ipv6View::new(quote) {
             // What we send has no extension headers, but for a fragment's.
             Some(ip) if ip.next_header() == ip6::FRAGMENT => match quote.get(ip6::FRAGMENTED) {
                 Some(&[next, _, high, low, ..]) if high == 0 && low & 0xf8 == 0 => {

@@ -217,6 +217,7 @@ fn frames_of_a_removed_peer_that_make_room_are_named() {
         addresses: Vec::new(),
         tunnels: Vec::new(),
         hop: Arc::new(Hop::kernel(UplinkIndex(1))),
+        kernel: None,
         counters: Arc::clone(&counters),
     });
     let to = site.far.socket.local_addr().unwrap();

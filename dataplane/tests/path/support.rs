@@ -156,6 +156,7 @@ impl Site {
             addresses: vec![address.ip()],
             tunnels: vec![(address.port(), tunnel)],
             hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            kernel: None,
             counters: Arc::default(),
         });
         let sessions = Arc::new(SessionTable::new(1024));

@@ -53,6 +53,7 @@ impl Other {
             addresses: vec![address.ip()],
             tunnels: vec![(address.port(), site.peers[0].tunnel)],
             hop: Arc::new(Hop::kernel(OTHER)),
+            kernel: None,
             counters: Arc::default(),
         });
         site.change(|snapshot| {

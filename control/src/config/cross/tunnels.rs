@@ -365,7 +365,9 @@ fn reachable(
         Some(to) => to.contains(&address),
         None => route.via.value.is_ipv4() == address.is_ipv4(),
     });
-    if uplink.kind == Some(UplinkKind::Dpdk) && !on_link && !routed {
+    // Others may come from the kernel's tables.
+    let is_known = uplink.kind == Some(UplinkKind::Dpdk) && uplink.routes_from.is_none();
+    if is_known && !on_link && !routed {
         report
             .warning(
                 endpoint.span,

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 
 use super::{Seen, family, is_ipv4, prefixes, queue_workers, reserved};
 use crate::config::build;
-use crate::config::draft::{File, Uplink, UplinkKind};
+use crate::config::draft::{File, PortKind, Uplink, UplinkKind};
 use crate::config::report::Report;
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut devices = Seen::default();
     let mut addresses = Seen::default();
+    let mut interfaces = Seen::default();
     for uplink in &file.uplinks {
         if let Some(device) = &uplink.device
             && let Some(line) = devices.insert(device.value.name.clone(), device.span)
@@ -49,11 +50,44 @@ pub(super) fn check(file: &File, report: &mut Report) {
             }
         }
         routes(uplink, report);
+        exception(uplink, file, &mut interfaces, report);
         let queues = uplink
             .queues
             .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
         let title = format!("uplink `{}`", uplink.name.value);
         queue_workers(&title, uplink.queue_workers.as_ref(), queues, file, report);
+    }
+}
+
+/// One interface for one uplink, and for nothing else here.
+fn exception(uplink: &Uplink, file: &File, interfaces: &mut Seen<String>, report: &mut Report) {
+    if let (Some(table), None) = (&uplink.routes_from, &uplink.exception) {
+        let name = &uplink.name.value;
+        report
+            .error(table.span, format!("uplink `{name}` has `routes_from` without `exception`"))
+            .help("expected `exception: tap-wan0` beside it: routes are taken from the kernel that go by that interface");
+    }
+    let Some(interface) = &uplink.exception else {
+        return;
+    };
+    let taken = interfaces.insert(interface.value.clone(), interface.span);
+    let of_port = file.ports.iter().find_map(|port| {
+        let at = port.interface.as_ref();
+        let name = at.map_or_else(|| port.name.value.to_string(), |at| at.value.clone());
+        let is_taken = port.kind != PortKind::VhostUser && name == interface.value;
+        is_taken.then(|| at.map_or(port.name.span, |at| at.span))
+    });
+    if let Some(line) = taken.or(of_port) {
+        let line = report.line(line);
+        report
+            .error(
+                interface.span,
+                format!("the interface `{}` is another's", interface.value),
+            )
+            .help(format!(
+                "it stands in {line} already: expected a name of its own, as in `tap-{}`",
+                uplink.name.value
+            ));
     }
 }
 

@@ -46,6 +46,17 @@ pub struct DpdkUplink {
     pub rx_descriptors: u16,
     /// Entries of each TX ring.
     pub tx_descriptors: u16,
+    /// The host's kernel shares the uplink.
+    pub exception: Option<Exception>,
+}
+
+/// The exception path: an interface of the kernel's that has all that comes by an uplink and is for nobody here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The interface's name.
+    pub interface: String,
+    /// The table of the kernel's whose routes by that interface are the uplink's, too.
+    pub routes_from: Option<u32>,
 }
 
 /// A device by its devargs: `name[,key=value…]`.

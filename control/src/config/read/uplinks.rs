@@ -20,6 +20,8 @@ impl Reader<'_> {
             rx_descriptors: None,
             tx_descriptors: None,
             fwmark: None,
+            exception: None,
+            routes_from: None,
         };
         let Some(section) = section else {
             return uplink;
@@ -36,6 +38,8 @@ impl Reader<'_> {
         uplink.rx_descriptors = self.descriptors(&section, "rx_descriptors");
         uplink.tx_descriptors = self.descriptors(&section, "tx_descriptors");
         uplink.fwmark = section.integer("fwmark", self.report).map(|at| at.value);
+        uplink.exception = section.get("exception", self.report, value::interface_name);
+        uplink.routes_from = section.get("routes_from", self.report, value::routing_table);
         match section.choice("driver", self.report).map(|at| at.value) {
             Some("dpdk") => {
                 uplink.kind = Some(UplinkKind::Dpdk);
@@ -55,7 +59,13 @@ impl Reader<'_> {
                     .map(|at| at.value);
                 self.refuse(
                     &section,
-                    &["routes", "rx_descriptors", "tx_descriptors"],
+                    &[
+                        "routes",
+                        "exception",
+                        "routes_from",
+                        "rx_descriptors",
+                        "tx_descriptors",
+                    ],
                     "for `dpdk` uplinks",
                     "remove it: the kernel's routes and devices carry a `udp` uplink",
                 );

@@ -4,11 +4,19 @@
 
 use super::{
     DESCRIPTORS,
-    Form::{Address, Choice, Destination, Integer, Interface, List, Tables, Text},
+    Form::{self, Address, Choice, Destination, Either, Integer, Interface, List, Tables, Text},
     MTU,
     Presence::{Default, Required},
     QUEUES, Table, WORKER_INDEX, key,
 };
+
+const ROUTING_TABLE: Form = Either(
+    &Choice(&["main"]),
+    &Integer {
+        min: 1,
+        max: u32::MAX,
+    },
+);
 
 /// One of `uplinks`.
 pub(super) static UPLINK: Table = Table {
@@ -38,6 +46,18 @@ pub(super) static UPLINK: Table = Table {
             Tables(&UPLINK_ROUTE),
             Default("[]"),
             "Routes beyond the on-link prefixes (dpdk only).",
+        ),
+        key(
+            "exception",
+            Text,
+            Default("none"),
+            "A TAP interface of the kernel's that is made with the device's MAC address, the uplink's addresses and routes, and has all that comes and is for nobody here: SSH, BGP, OSPF, IS-IS, LLDP (dpdk only).",
+        ),
+        key(
+            "routes_from",
+            ROUTING_TABLE,
+            Default("none"),
+            "A routing table of the kernel's, `main` or a number, whose routes by the `exception` interface are the uplink's, too, behind `routes`.",
         ),
         key(
             "mtu",

@@ -7,7 +7,10 @@
 //! An uplink that can't stay as it is is exchanged for another one under its name, and its tunnels move there. The new one
 //! is opened beside the old one, unless both have one device.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use culvert_dataplane::{
     shared::{
@@ -78,6 +81,16 @@ fn device(uplink: &config::Uplink) -> Option<&str> {
         UplinkDriver::Dpdk(dpdk) => Some(&dpdk.device.name),
         UplinkDriver::Udp(_) => None,
     }
+}
+
+/// The hardware addresses of the devices of uplinks that come.
+pub(super) fn macs(prepared: &Prepared) -> BTreeMap<Name, [u8; 6]> {
+    let coming = prepared.uplinks.iter();
+    let macs = coming.filter_map(|(name, coming)| {
+        let (state, _) = coming.opened.as_ref()?;
+        Some((name.clone(), state.mac()?))
+    });
+    macs.collect()
 }
 
 /// Step 2.
@@ -209,11 +222,13 @@ impl Engine {
         (uplink.is_shut, uplink.link_up) = (true, Some(false));
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
         let (host_drops, lost) = (Arc::clone(&uplink.host_drops), uplink.lost.clone());
+        let learned = Arc::clone(&uplink.learned);
         let owners = config.queue_workers.clone();
         // A worker may have been slow to give it up.
         uplink.close()?;
         let (mut state, queues) = self.open_uplink(config, slot)?;
         (state.counters, state.host_drops, state.lost) = (counters, host_drops, lost);
+        state.learned = learned;
         self.uplinks.put(slot, state);
         self.begin_stack(slot);
         self.outdate_paths_by(slot);
@@ -273,6 +288,7 @@ impl Engine {
                 state.counters = before.counters.clone();
                 state.host_drops = Arc::clone(&before.host_drops);
                 state.lost = before.lost.clone();
+                state.learned = Arc::clone(&before.learned);
             }
             let owners = state.config.queue_workers.clone();
             self.uplinks.put(coming.slot, state);
@@ -283,7 +299,7 @@ impl Engine {
     }
 
     /// Peers that are reached by an uplink are to be given new paths, from addresses that it has.
-    fn outdate_paths_by(&mut self, slot: usize) {
+    pub(in crate::engine) fn outdate_paths_by(&mut self, slot: usize) {
         for (_, peer) in self.peers.iter_mut() {
             if peer.uplink == slot {
                 peer.local = None;

@@ -17,7 +17,8 @@ use culvert_wireguard::Instant;
 
 pub(super) use self::{meters::Meters, ports::losses};
 use super::{
-    Engine, places::SILENT_AFTER, tunnels::TunnelState, uplinks::UplinkState, workers::Workers,
+    Engine, exceptions::exception, places::SILENT_AFTER, tunnels::TunnelState,
+    uplinks::UplinkState, workers::Workers,
 };
 use crate::{
     config::{Name, UplinkDriver},
@@ -104,6 +105,8 @@ impl Engine {
                 UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.device.devargs()),
                 UplinkDriver::Udp(udp) => ("udp", udp.device.clone().unwrap_or_default()),
             };
+            let exception = exception(config);
+            let table = exception.and_then(|it| it.routes_from);
             Uplink {
                 name: config.name.to_string(),
                 driver: driver.into(),
@@ -113,6 +116,9 @@ impl Engine {
                 addresses: config.addresses.iter().map(ToString::to_string).collect(),
                 mtu: config.mtu,
                 queues: config.queues,
+                exception: exception.map(|it| it.interface.clone()),
+                routes_learned: table.map(|_| uplink.learned.routes.len()),
+                routes_refused: table.map(|_| uplink.learned.refused),
                 rx: Traffic {
                     packets: counters.rx_packets.load(Ordering::Relaxed),
                     bytes: counters.rx_bytes.load(Ordering::Relaxed),

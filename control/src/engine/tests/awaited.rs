@@ -90,6 +90,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             name: name("lo"),
             routes: Routes::new(&config),
             config,
+            kernel: None,
             drops: Arc::default(),
             counters: Arc::default(),
         };

@@ -42,6 +42,7 @@ fn listening(snapshot: &Snapshot, uplink: usize, tunnel: TunnelIndex) -> Uplink 
         addresses: uplink.addresses.clone(),
         tunnels: vec![(1, tunnel)],
         hop: Arc::clone(&uplink.hop),
+        kernel: None,
         counters: Arc::clone(&uplink.counters),
     }
 }

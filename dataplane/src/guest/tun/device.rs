@@ -28,6 +28,7 @@ const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
+const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2;
 
 const IFF_TUN: u32 = 0x0001;
 const IFF_TAP: u32 = 0x0002;
@@ -216,6 +217,12 @@ pub(super) fn is_attached(fd: BorrowedFd<'_>) -> bool {
     let mut request = empty_request();
     // SAFETY: TUNGETIFF writes one ifreq, which `request` is.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF, &raw mut request) }).is_ok()
+}
+
+pub(super) fn set_carrier(fd: BorrowedFd<'_>, up: bool) -> io::Result<()> {
+    let value = libc::c_int::from(up);
+    // SAFETY: TUNSETCARRIER reads one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETCARRIER, &raw const value) })
 }
 
 fn empty_request() -> libc::ifreq {

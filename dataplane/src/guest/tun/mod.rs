@@ -28,6 +28,7 @@ use culvert_wire::VnetHeader;
 use self::queue::Queue;
 pub(crate) use self::queue::{TunBurst, Writer};
 pub use self::queue::{TunTraffic, shift_in, shift_out};
+use crate::shared::drops::DropReason;
 
 /// What an interface's frames begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -239,11 +240,45 @@ impl Tun {
         self.gone.load(Ordering::Relaxed)
     }
 
+    /// Has the host find the interface's link up or down, as that of a device whose cable is pulled.
+    ///
+    /// # Errors
+    /// The kernel's (before Linux 5.0 it knows no such thing).
+    pub fn set_carrier(&self, up: bool) -> io::Result<()> {
+        let queue = self.queue(0).ok_or(io::ErrorKind::NotFound)?;
+        device::set_carrier(queue.as_fd(), up)
+    }
+
     /// What passed through queue `queue`: from the host, and to it.
     #[must_use]
     pub fn traffic(&self, queue: u16) -> Option<(&TunTraffic, &TunTraffic)> {
         let queue = self.queue(queue)?;
         Some((&queue.from_host, &queue.to_host))
+    }
+
+    /// Writes a whole frame into the interface, for those who are no worker.
+    ///
+    /// # Errors
+    /// Under which name it is lost.
+    pub fn send(&self, vnet: &VnetHeader, frame: &[u8]) -> Result<(), DropReason> {
+        match self.queue(0) {
+            Some(queue) if !self.is_gone() => queue.send(self, vnet, frame),
+            _ => Err(DropReason::InterfaceDown),
+        }
+    }
+
+    /// Reads a frame of the host's into `room`, for those who are no worker; `None`: there is none.
+    pub fn receive<'r>(&self, room: &'r mut [u8]) -> Option<&'r [u8]> {
+        if self.is_gone() {
+            return None;
+        }
+        self.queue(0)?.receive(self, room)
+    }
+
+    /// What to poll for frames of the host's; nothing once the interface is gone.
+    #[must_use]
+    pub fn readable(&self) -> Option<BorrowedFd<'_>> {
+        self.readable_fd(0)
     }
 
     fn queue(&self, queue: u16) -> Option<&Queue> {

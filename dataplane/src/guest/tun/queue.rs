@@ -142,6 +142,38 @@ impl Queue {
         self.holds.load(Ordering::Relaxed)
     }
 
+    pub(super) fn send(
+        &self,
+        tun: &Tun,
+        vnet: &VnetHeader,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
+        let header = vnet.write();
+        let pieces = [
+            IoSlice::new(&header[..tun.header_len()]),
+            IoSlice::new(frame),
+        ];
+        writev(&self.fd, &pieces).map_err(|error| refusal(tun, error))?;
+        self.to_host.add(1, frame.len() as u64);
+        Ok(())
+    }
+
+    pub(super) fn receive<'r>(&self, tun: &Tun, room: &'r mut [u8]) -> Option<&'r [u8]> {
+        // An interrupted read is tried again by the next look.
+        let len = match read(&self.fd, &mut *room) {
+            Ok(len) => len,
+            Err(error) => {
+                if is_gone(error) {
+                    tun.note_gone();
+                }
+                return None;
+            }
+        };
+        let frame = room.get(tun.header_len()..len)?;
+        self.from_host.add(1, frame.len() as u64);
+        Some(frame)
+    }
+
     pub(super) fn try_lock<'q>(&'q self, tun: &'q Tun) -> Option<TunBurst<'q>> {
         let incoming = match self.incoming.try_lock() {
             Ok(incoming) => incoming,
@@ -429,16 +461,20 @@ impl<'q> Writer<'q> {
 
     #[cold]
     fn lost(&self, error: Errno, parts: &[&[u8]]) {
-        let reason = match error {
-            Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR => DropReason::InterfaceFull,
-            Errno::IO => DropReason::InterfaceDown,
-            Errno::BADFD | Errno::NODEV => {
-                self.tun.note_gone();
-                DropReason::InterfaceDown
-            }
-            _ => DropReason::InterfaceRefused,
-        };
-        lose(self.books, reason, Lost::Pieces(parts));
+        lose(self.books, refusal(self.tun, error), Lost::Pieces(parts));
+    }
+}
+
+/// Under which name a frame is lost that the kernel does not take.
+fn refusal(tun: &Tun, error: Errno) -> DropReason {
+    match error {
+        Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR => DropReason::InterfaceFull,
+        Errno::IO => DropReason::InterfaceDown,
+        Errno::BADFD | Errno::NODEV => {
+            tun.note_gone();
+            DropReason::InterfaceDown
+        }
+        _ => DropReason::InterfaceRefused,
     }
 }
 

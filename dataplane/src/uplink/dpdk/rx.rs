@@ -1,7 +1,7 @@
 //! Rx: one queue of a device, receiving.
 //!
 //! In: bursts of frames. Out: datagrams with their tunnels, in mbufs that are held until the next burst; punts to the
-//! host stack; drops by name. Never: a copy of a datagram.
+//! host stack and the host's kernel; drops by name. Never: a copy of a datagram.
 
 use std::{os::fd::BorrowedFd, ptr::NonNull};
 
@@ -12,6 +12,7 @@ use culvert_wireguard::Instant;
 use super::{
     BURSTS,
     classify::{Accepted, Checks, Verdict, classify},
+    owner::{Owner, owner},
 };
 use crate::{
     loss::{Lost, lose},
@@ -99,6 +100,19 @@ impl Rx {
                 } else {
                     Verdict::Drop(DropReason::OuterMalformed)
                 };
+                if verdict != Verdict::Datagram
+                    && let Some(ports) = &uplink.kernel
+                {
+                    let owner = owner(verdict, mbuf.bytes(), self.mac, ports);
+                    if owner != Owner::Us
+                        && let Err(reason) = punts.push_to_kernel(uplink.index, mbuf.bytes(), now)
+                    {
+                        lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));
+                    }
+                    if owner == Owner::Kernel {
+                        continue;
+                    }
+                }
                 match verdict {
                     Verdict::Datagram => {}
                     Verdict::Punt(class) => {

@@ -75,6 +75,7 @@ fn uplink() -> Uplink {
         addresses: addresses(),
         tunnels: vec![(PORT, TunnelIndex(7))],
         hop: Arc::new(Hop::nowhere(UplinkIndex(4))),
+        kernel: None,
         counters: Arc::default(),
     }
 }

@@ -85,6 +85,8 @@ pub struct Tx {
     /// Before the queue and the pool: see `DpdkUplink::close`.
     reserved: Box<MbufBurst>,
     rooms: Vec<Room>,
+    /// Whole frames on their way out.
+    frames: Box<MbufBurst>,
     committed: usize,
     /// Committed datagrams that can't go out, by reason, until `flush` counts them.
     refused: Vec<DropReason>,
@@ -109,6 +111,7 @@ impl Tx {
         Self {
             reserved: Box::default(),
             rooms: Vec::with_capacity(limits::SUB_BATCH),
+            frames: Box::default(),
             committed: 0,
             refused: Vec::with_capacity(limits::SUB_BATCH),
             template: None,
@@ -252,22 +255,46 @@ impl Tx {
         }
     }
 
+    /// No frame waits when it begins, nor when it ends.
     pub(in crate::uplink) fn send_frame(&mut self, frame: &[u8]) -> bool {
-        let mut burst = MbufBurst::new();
-        if frame.len() > self.frame_limit || !self.pool.alloc(&mut burst, 1) {
+        let put = self.put_frame(frame);
+        let narrow = self.queue.send(&mut self.frames);
+        let sent = put && narrow == 0 && self.frames.is_empty();
+        self.frames.clear();
+        sent
+    }
+
+    pub(in crate::uplink) fn put_frame(&mut self, frame: &[u8]) -> bool {
+        let place = self.frames.len();
+        if frame.len() > self.frame_limit
+            || self.frames.vacancy() == 0
+            || !self.pool.alloc(&mut self.frames, 1)
+        {
             return false;
         }
-        let mbuf = &mut burst[0];
+        let mbuf = &mut self.frames[place];
         // Not every device pads a short frame by itself.
         let len = frame.len().max(FRAME_MIN);
         let Some(room) = mbuf.room_mut().get_mut(..len) else {
+            self.frames.truncate(place);
             return false;
         };
         let (bytes, padding) = room.split_at_mut(frame.len());
         bytes.copy_from_slice(frame);
         padding.fill(0);
         mbuf.set_len(u16::try_from(len).expect("no more than the room, which is a u16"));
-        self.queue.send(&mut burst) == 0 && burst.is_empty()
+        true
+    }
+
+    pub(in crate::uplink) fn send_put(&mut self, uplink: &Uplink) {
+        let narrow = self.queue.send(&mut self.frames);
+        let lost = self.frames.iter().map(|mbuf| Lost::Wire(mbuf.bytes()));
+        lose_all(uplink.books(), DropReason::UplinkFull, lost);
+        self.frames.clear();
+        if narrow > 0 {
+            let lost = Lost::Count(usize::try_from(narrow).unwrap_or(usize::MAX));
+            lose(uplink.books(), DropReason::UplinkRefused, lost);
+        }
     }
 }
 

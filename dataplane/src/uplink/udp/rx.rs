@@ -237,6 +237,7 @@ mod tests {
             addresses: Vec::new(),
             tunnels: Vec::new(),
             hop: Arc::new(Hop::kernel(UplinkIndex(0))),
+            kernel: None,
             counters: Arc::default(),
         };
         let mut bytes = *b"aabbccdde";

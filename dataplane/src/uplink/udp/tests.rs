@@ -78,6 +78,7 @@ fn uplink() -> Uplink {
         addresses: Vec::new(),
         tunnels: Vec::new(),
         hop: hop(),
+        kernel: None,
         counters: Arc::default(),
     }
 }

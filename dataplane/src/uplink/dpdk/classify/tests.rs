@@ -31,6 +31,7 @@ fn uplink() -> Uplink {
         addresses: vec![OUR_V4.into(), OUR_V6.into()],
         tunnels: vec![(51_820, TunnelIndex(3))],
         hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
+        kernel: None,
         counters: Arc::new(UplinkCounters::default()),
     }
 }

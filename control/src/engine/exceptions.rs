@@ -1,0 +1,279 @@
+//! Uplinks that the host's kernel shares.
+//!
+//! In: plans, tunnels' ports, what the kernel's tables say. Out: interfaces that are as their uplinks are, what workers and
+//! stacks take for ours, routes. Never: a frame; an interface of somebody else's.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use culvert_dataplane::shared::{control_link::Command, ids::UplinkIndex};
+use culvert_wire::{MacAddr, ports::OwnPorts};
+
+use super::{Engine, uplinks::UplinkState};
+use crate::{
+    config::{self, Exception, UplinkDriver, UplinkRoute},
+    events::Event,
+    exception::{Followed, Kernel, Setting, Tap, Way},
+    plan::{Change, Edit},
+};
+
+/// The exception path that an uplink is to have.
+pub(super) fn exception(uplink: &config::Uplink) -> Option<&Exception> {
+    match &uplink.driver {
+        UplinkDriver::Dpdk(dpdk) => dpdk.exception.as_ref(),
+        UplinkDriver::Udp(_) => None,
+    }
+}
+
+/// What an uplink's interface is to be.
+fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
+    Setting {
+        mac,
+        mtu: uplink.mtu,
+        addresses: uplink.addresses.clone(),
+        routes: uplink.routes.clone(),
+    }
+}
+
+/// Of a plan.
+impl Engine {
+    /// Makes the interfaces that a plan wants and that are not there; `opened` are the uplinks that come. What was made is
+    /// in `taps` when it fails.
+    pub(super) fn prepare_exceptions(
+        &mut self,
+        plan: &[Change],
+        opened: &BTreeMap<config::Name, [u8; 6]>,
+        taps: &mut Vec<(String, Tap)>,
+    ) -> Result<(), String> {
+        let wanted = plan.iter().filter_map(Change::uplink);
+        let wanted = wanted.filter_map(|edit| match edit {
+            Edit::Add(new) | Edit::Change { new, .. } => Some((new, exception(new)?)),
+            Edit::Remove(_) => None,
+        });
+        for (uplink, exception) in wanted {
+            let title = |error| format!("uplink {}: {error}", uplink.name);
+            let interface = &exception.interface;
+            if self.exceptions.taps.contains_key(interface) {
+                continue;
+            }
+            self.begin_sharing()?;
+            let mut tap = Tap::make(interface).map_err(title)?;
+            let staying = || self.uplinks.named(&uplink.name)?.mac();
+            if let Some(mac) = opened.get(&uplink.name).copied().or_else(staying) {
+                tap.set(setting(uplink, mac)).map_err(title)?;
+            }
+            taps.push((interface.clone(), tap));
+        }
+        Ok(())
+    }
+
+    /// Starts the thread, and gives workers their rings to it.
+    fn begin_sharing(&mut self) -> Result<(), String> {
+        let doorbells = self.workers.doorbells();
+        let ends = self.exceptions.start(&doorbells);
+        let ends =
+            ends.map_err(|error| format!("can't start a thread for `exception`: {error}"))?;
+        for (worker, end) in ends.into_iter().enumerate() {
+            let command = Command::ShareWithKernel(Box::new(end));
+            let lost = "the kernel hears nothing of its uplinks";
+            if let Some(failure) = self.insist(worker, lost, command) {
+                tracing::warn!("{failure}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Has every interface be what its uplink is, but for uplinks that go, and closes those that are nobody's; answers what
+    /// failed.
+    pub(super) fn commit_exceptions(
+        &mut self,
+        made: Vec<(String, Tap)>,
+        going: &[usize],
+    ) -> Vec<String> {
+        self.exceptions.taps.extend(made);
+        let mut failures = Vec::new();
+        let mut kept = Vec::new();
+        for (slot, uplink) in self.uplinks.iter() {
+            let Some(exception) = exception(&uplink.config).filter(|_| !going.contains(&slot))
+            else {
+                continue;
+            };
+            kept.push(exception.interface.clone());
+            let tap = self.exceptions.taps.get_mut(&exception.interface);
+            if let (Some(tap), Some(mac)) = (tap, uplink.mac()) {
+                let set = tap.set(setting(&uplink.config, mac));
+                failures.extend(
+                    set.err()
+                        .map(|error| format!("uplink {}: {error}", uplink.config.name)),
+                );
+            }
+        }
+        self.exceptions.taps.retain(|name, _| kept.contains(name));
+        self.follow_tables(going);
+        failures
+    }
+
+    /// Follows the tables that uplinks take routes from.
+    fn follow_tables(&mut self, going: &[usize]) {
+        let mut before = std::mem::take(&mut self.exceptions.followed);
+        for slot in 0..self.uplinks.places() {
+            let Some(uplink) = self
+                .uplinks
+                .get_mut(slot)
+                .filter(|_| !going.contains(&slot))
+            else {
+                continue;
+            };
+            let at = exception(&uplink.config).and_then(|it| {
+                let tap = self.exceptions.taps.get(&it.interface)?;
+                Some((tap.index(), it.routes_from?))
+            });
+            let Some(at) = at else {
+                if !uplink.learned.routes.is_empty() {
+                    uplink.learned = Arc::default();
+                    uplink.publish_host(&mut self.netstack);
+                }
+                continue;
+            };
+            let name = uplink.config.name.clone();
+            let followed = match before.remove(&name) {
+                Some(followed) if followed.at() == at => Ok(followed),
+                _ => Followed::begin(at.0, at.1, Arc::clone(&self.attention)),
+            };
+            match followed {
+                Ok(followed) => {
+                    self.exceptions.followed.insert(name, followed);
+                }
+                Err(error) => {
+                    tracing::warn!(uplink = %name, %error, "can't follow the kernel's routes");
+                }
+            }
+        }
+    }
+}
+
+/// Between plans.
+impl Engine {
+    /// Ahead of a snapshot: tells stacks and the thread which ports are ours, and who shares what.
+    pub(super) fn share_ports(&mut self) {
+        if self.exceptions.taps.is_empty() && self.uplinks.iter().all(|(_, it)| it.kernel.is_none())
+        {
+            return;
+        }
+        let mut ports: BTreeMap<usize, Vec<u16>> = BTreeMap::new();
+        for (_, tunnel) in self.tunnels.iter() {
+            let listening = ports.entry(tunnel.uplink).or_default();
+            listening.push(tunnel.config.listen_port);
+        }
+        for slot in 0..self.uplinks.places() {
+            let Some(uplink) = self.uplinks.get(slot) else {
+                continue;
+            };
+            let present = self.uplinks.place(&uplink.config.name) == Some(slot);
+            let exception = exception(&uplink.config).filter(|_| present);
+            let tap = exception.and_then(|it| self.exceptions.taps.get(&it.interface));
+            let kernel = tap.map(|tap| Kernel {
+                tun: Arc::clone(tap.tun()),
+                ports: Arc::new(OwnPorts::new(ports.remove(&slot).unwrap_or_default(), [])),
+            });
+            let is_same = match (&uplink.kernel, &kernel) {
+                (None, None) => true,
+                (Some(old), Some(new)) => Arc::ptr_eq(&old.tun, &new.tun) && old.ports == new.ports,
+                _ => false,
+            };
+            if !is_same && let Some(uplink) = self.uplinks.change(slot) {
+                uplink.kernel = kernel;
+                uplink.publish_host(&mut self.netstack);
+            }
+        }
+        self.publish_ways();
+    }
+
+    fn publish_ways(&self) {
+        let ways = self.uplinks.iter().filter_map(|(slot, uplink)| {
+            let kernel = uplink.kernel.as_ref()?;
+            let way = Way {
+                tun: Arc::clone(&kernel.tun),
+                mac: MacAddr(uplink.mac()?),
+                addresses: uplink.addresses(&self.netstack),
+                ports: Arc::clone(&kernel.ports),
+                drops: Arc::clone(&uplink.host_drops),
+                counters: Arc::clone(&uplink.counters),
+                worker: uplink
+                    .config
+                    .queue_workers
+                    .first()
+                    .map_or(0, |it| it.0.into()),
+                mtu: uplink.config.mtu,
+                is_partial: uplink.is_partial(),
+            };
+            Some((UplinkIndex::from_slot(slot), Arc::new(way)))
+        });
+        self.exceptions.publish(ways.collect());
+    }
+
+    /// Takes over what the kernel's tables say now.
+    pub(super) fn hear_routes(&mut self) {
+        let heard: Vec<_> = (self.exceptions.followed.iter())
+            .filter_map(|(name, followed)| Some((name.clone(), followed.take()?)))
+            .collect();
+        for (name, learned) in heard {
+            let Some(slot) = self.uplinks.place(&name) else {
+                continue;
+            };
+            let Some(uplink) = self.uplinks.get_mut(slot) else {
+                continue;
+            };
+            Event::UplinkRoutes {
+                uplink: name,
+                learned: learned.routes.len(),
+                refused: learned.refused,
+            }
+            .tell();
+            uplink.learned = learned;
+            uplink.publish_host(&mut self.netstack);
+            self.outdate_paths_by(slot);
+        }
+    }
+
+    /// Makes interfaces again that were deleted under us. (Each second.)
+    pub(super) fn mend_exceptions(&mut self) {
+        let taps = self.exceptions.taps.iter();
+        let gone = taps.filter(|(_, tap)| tap.tun().is_gone() || !tap.tun().is_attached());
+        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        for interface in gone {
+            let made = Tap::make(&interface)
+                .map(|tap| self.exceptions.taps.insert(interface.clone(), tap));
+            if made.is_err() {
+                // Its name is another's now.
+                continue;
+            }
+            tracing::warn!(interface, "the interface was deleted, and is made again");
+            for failure in self.commit_exceptions(Vec::new(), &[]) {
+                tracing::warn!("{failure}");
+            }
+            self.publish();
+        }
+    }
+}
+
+impl UplinkState {
+    /// What its stack goes by has changed.
+    pub(super) fn publish_host(&self, netstack: &mut crate::netstack::NetStack) {
+        if let (Some(scope), Some(host)) = (self.scope(), self.host())
+            && netstack.get(scope).is_some()
+        {
+            netstack.change(scope, host);
+        }
+    }
+}
+
+/// Routes of the file, and behind them those that the kernel's tables have.
+pub(super) fn routes(
+    file: &[UplinkRoute],
+    learned: &[(ipnet::IpNet, IpAddr)],
+) -> Vec<(IpAddr, u8, IpAddr)> {
+    let file = file.iter().map(|route| (route.to, route.via));
+    let all = file.chain(learned.iter().copied());
+    all.map(|(to, via)| (to.network(), to.prefix_len(), via))
+        .collect()
+}
