@@ -6,6 +6,7 @@ mod api;
 mod changes;
 mod dhcp;
 mod endpoints;
+mod exception;
 mod fragments;
 mod guest;
 mod hitless;

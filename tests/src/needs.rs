@@ -37,6 +37,10 @@ pub enum Part {
     Nftables,
     /// DHCP clients and perfdhcp, rdisc6.
     Dhcp,
+    /// FRR.
+    Frr,
+    /// OpenSSH's server and client.
+    Ssh,
     /// boringtun-cli.
     Boringtun,
     /// gotatun.
@@ -60,6 +64,8 @@ impl Part {
             Self::Prometheus => "prometheus",
             Self::Nftables => "nftables",
             Self::Dhcp => "dhcp",
+            Self::Frr => "frr",
+            Self::Ssh => "ssh",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
             Self::Schemathesis => "schemathesis",
@@ -109,6 +115,8 @@ impl Part {
             Self::Prometheus => &["prometheus", "promtool"],
             Self::Nftables => &["nft"],
             Self::Dhcp => &["udhcpc", "dhclient", "dhcpcd", "perfdhcp", "rdisc6"],
+            Self::Frr => &["vtysh"],
+            Self::Ssh => &["ssh", "ssh-keygen"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
             Self::Schemathesis if schemathesis().is_some() => &["socat"],

@@ -1,0 +1,466 @@
+//! The exception path: a machine with one NIC, which DPDK has, stays reachable by its kernel.
+//!
+//! ```text
+//!   near: sshd, FRR ── tap-wan0 ┐
+//!                               Culvert ── dtap0 (DPDK's net_tap) ── br0 ── wan0 ═══ veth ═══ wan0: far, Linux
+//!         10.1.1.10 ── t0 ──────┘ 198.51.100.7, 2001:db8:1::7          198.51.100.2, 2001:db8:1::2
+//! ```
+//!
+//! The kernel of `near` has the address twice in sight, at the TAP and behind the bridge: at the bridge it is told to be
+//! deaf, as it is to a NIC that DPDK has.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use culvert_tests::{
+    Culvert, Keys, Namespace, Part, Process, Program, Scenario, Tunnel, Veth, eventually, ping,
+};
+use serde_json::Value;
+
+const PARTS: [Part; 2] = [Part::Root, Part::Tun];
+const PATIENCE: Duration = Duration::from_secs(60);
+const US: [&str; 2] = ["198.51.100.7", "2001:db8:1::7"];
+const THEM: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+
+struct Hosts {
+    near: Namespace,
+    far: Namespace,
+    keys: Keys,
+}
+
+impl Hosts {
+    fn lay(scenario: &Scenario) -> Result<Self> {
+        let (near, far) = (Namespace::make("near")?, Namespace::make("far")?);
+        let wire = Veth::join(&near, &far)?;
+        wire.address(&far, "198.51.100.2/24")?;
+        wire.address(&far, "2001:db8:1::2/64")?;
+        let keys = Keys::generate(scenario, "near")?;
+        Ok(Self { near, far, keys })
+    }
+
+    fn yaml(&self, exception: &str, peers: &str) -> String {
+        format!(
+            "version: 1\ncores: {{ workers: 1 }}\nmemory: {{ hugepages: off, megabytes: 128 }}\n\
+             uplinks: {{ wan: {{ driver: dpdk, device: \"net_tap0,iface=dtap0\", {exception} \
+             addresses: [198.51.100.7/24, \"2001:db8:1::7/64\"] }} }}\n\
+             tunnels: {{ wg0: {{ uplink: wan, listen_port: 51820, uapi: off, private_key_file: {}, peers: {{ {peers} }} }} }}\n\
+             networks: {{ n: {{ tunnel: wg0, gateway: [10.1.1.1/24] }} }}\n\
+             ports: {{ t0: {{ driver: tun, network: n, addresses: [10.1.1.10] }} }}\n",
+            self.keys.private_file.display(),
+        )
+    }
+
+    /// Has what DPDK calls its NIC plugged into the cable.
+    fn plug(&self) -> Result<()> {
+        for words in [
+            "link set dtap0 down",
+            "link set dtap0 address 02:00:00:00:77:01 addrgenmode none",
+            // LLDP's group is one that bridges keep to themselves otherwise.
+            "link add br0 type bridge group_fwd_mask 0x4000",
+            "link set br0 addrgenmode none",
+            "link set dtap0 master br0",
+            "link set wan0 master br0",
+            "link set dtap0 up",
+            "link set br0 up",
+        ] {
+            self.near.ip(words)?;
+        }
+        for deaf in ["arp_ignore=8", "rp_filter=1"] {
+            self.near.sysctl(&format!("net.ipv4.conf.br0.{deaf}"))?;
+        }
+        self.near.sysctl("net.ipv6.conf.br0.disable_ipv6=1")
+    }
+
+    fn start(&self, scenario: &Scenario, exception: &str, peers: &str) -> Result<Culvert> {
+        let yaml = self.yaml(exception, peers);
+        let culvert = Culvert::start(scenario, "near", Some(&self.near), &yaml)?;
+        self.plug()?;
+        eventually("an answer of the uplink", PATIENCE, || {
+            Ok(ping(&self.far, US[0], 1, "").ok())
+        })?;
+        Ok(culvert)
+    }
+
+    /// Whether the near kernel has this interface.
+    fn has(&self, interface: &str) -> bool {
+        self.near.ip(&format!("link show {interface}")).is_ok()
+    }
+
+    fn socket(namespace: &Namespace, at: &str) -> Result<UdpSocket> {
+        let socket = namespace.enter(|| Ok(UdpSocket::bind(at)?))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        Ok(socket)
+    }
+}
+
+fn drops(culvert: &Culvert, name: &str) -> Result<u64> {
+    Ok(culvert.drops()?.get(name).copied().unwrap_or(0))
+}
+
+/// What passes, what has one answer, and what may not leave.
+#[test]
+fn the_kernel_shares_an_uplink_and_does_not_speak_as_culvert() -> Result<()> {
+    Scenario::run("exception_shared", &PARTS, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let (near, far) = (&hosts.near, &hosts.far);
+        let mut culvert = hosts.start(scenario, "exception: tap-wan0,", "")?;
+
+        scenario.say("the interface is as the NIC and the uplink are");
+        let link = near.ip("-d addr show tap-wan0")?;
+        let nic = near.ip("link show dtap0")?;
+        ensure!(!nic.is_empty() && link.contains("mtu 1500"), "{link}");
+        for part in ["198.51.100.7/24", "2001:db8:1::7/64", ",UP"] {
+            ensure!(link.contains(part), "{part}: {link}");
+        }
+        let mac = far.ip("neigh show 198.51.100.7")?;
+        let mac = mac.split(' ').find(|word| word.len() == 17);
+        let mac = mac.context("a neighbor's address")?;
+        ensure!(link.contains(mac), "{mac}: {link}");
+
+        scenario.say(
+            "a ping has one answer, and the kernel hears the answers to its own, cut or whole",
+        );
+        for side in [0, 1] {
+            let words = ["ping", "-n", "-c", "3", "-i", "0.2", US[side]];
+            let said = far.run(&words, PATIENCE)?;
+            ensure!(!said.contains("DUP"), "{said}");
+            for size in ["56", "1400", "3000", "40000"] {
+                ping(far, US[side], 2, &format!("-i 0.2 -s {size}"))?;
+                ping(near, THEM[side], 2, &format!("-i 0.2 -s {size}"))?;
+            }
+        }
+
+        scenario.say("datagrams of any length, both ways");
+        for (us, them) in [
+            ("198.51.100.7:4000", "198.51.100.2:4001"),
+            ("[2001:db8:1::7]:4000", "[2001:db8:1::2]:4001"),
+        ] {
+            let (ours, theirs) = (Hosts::socket(near, us)?, Hosts::socket(far, them)?);
+            let mut bytes = vec![0; 65_000];
+            for len in [0, 1, 1_000, 1_472, 1_473, 9_000, 40_000, 65_000] {
+                let sent: Vec<u8> = (0..len).map(|n: usize| n.to_le_bytes()[0] ^ 3).collect();
+                theirs.send_to(&sent, us)?;
+                let (count, from) = ours.recv_from(&mut bytes)?;
+                ensure!(
+                    bytes[..count] == sent && from == them.parse()?,
+                    "{len} to us"
+                );
+                ours.send_to(&sent, them)?;
+                let (count, from) = theirs.recv_from(&mut bytes)?;
+                ensure!(
+                    bytes[..count] == sent && from == us.parse()?,
+                    "{len} from us"
+                );
+            }
+        }
+
+        scenario.say("the tunnel's port is not the kernel's, whole or in fragments");
+        for (n, (us, them)) in [
+            ("198.51.100.7:51820", "198.51.100.2:4001"),
+            ("[2001:db8:1::7]:51820", "[2001:db8:1::2]:4001"),
+            ("198.51.100.7:61500", "198.51.100.2:4001"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let (ours, theirs) = (Hosts::socket(near, us)?, Hosts::socket(far, them)?);
+            for len in [100, 4_000] {
+                ours.send_to(&vec![1; len], them)?;
+            }
+            let mut bytes = [0; 5_000];
+            ensure!(theirs.recv_from(&mut bytes).is_err(), "it came from {us}");
+            let refused = drops(&culvert, "host-kernel-port")?;
+            ensure!(refused == 2 * (n as u64 + 1), "{refused} refused");
+            // And what comes to it is Culvert's: no answer of the kernel's says that nobody is there.
+            theirs.send_to(&[9; 100], us)?;
+            ensure!(ours.recv_from(&mut bytes).is_err(), "it went to {us}");
+        }
+
+        scenario.say("protocols of the link layer");
+        for (name, group, kind) in [("lldp", "0e", "88cc"), ("isis", "14", "002e")] {
+            let (near, far) = ((near, "tap-wan0"), (far, "wan0"));
+            for (from, to) in [(near, far), (far, near)] {
+                let own = match from.1 {
+                    "tap-wan0" => mac.replace(':', ""),
+                    _ => "020000000102".to_owned(),
+                };
+                link_layer(
+                    scenario,
+                    name,
+                    (from, to),
+                    &format!("0180c20000{group}{own}{kind}"),
+                )?;
+            }
+        }
+        let other = "0180c200000e02000000999988cc".to_owned();
+        ensure!(
+            link_layer(
+                scenario,
+                "other",
+                ((near, "tap-wan0"), (far, "wan0")),
+                &other
+            )
+            .is_err(),
+            "a foreign source left"
+        );
+        ensure!(drops(&culvert, "host-kernel-source")? > 0);
+
+        scenario.say("it goes with its key, and with its process, however that ends");
+        culvert.apply(&hosts.yaml("", ""))?;
+        eventually("no interface", PATIENCE, || {
+            Ok((!hosts.has("tap-wan0")).then_some(()))
+        })?;
+        culvert.apply(&hosts.yaml("exception: tap-two,", ""))?;
+        ensure!(hosts.has("tap-two"));
+        ping(near, THEM[0], 2, "-i 0.2")?;
+        culvert.kill()?;
+        eventually("no interface", PATIENCE, || {
+            Ok((!hosts.has("tap-two")).then_some(()))
+        })?;
+        // The file is as it was at first.
+        let culvert = culvert.restart(scenario, Some(near))?;
+        ensure!(hosts.has("tap-wan0"));
+
+        scenario.say("a name that is another's is refused in a sentence");
+        near.ip("link add taken type dummy")?;
+        near.ip("tuntap add mode tap name kept")?;
+        for (name, kind) in [("taken", "a dummy interface"), ("kept", "made to stay")] {
+            let yaml = hosts.yaml(&format!("exception: {name},"), "");
+            let (status, _, said) = culvert.try_apply(&yaml)?;
+            ensure!(!status.success() && said.contains(kind), "{said}");
+            ensure!(
+                said.contains("choose another name for `exception`"),
+                "{said}"
+            );
+        }
+        ensure!(hosts.has("tap-wan0"), "what was refused changed something");
+        Ok(())
+    })
+}
+
+/// Sends a frame that begins so from an interface to another.
+fn link_layer(
+    scenario: &Scenario,
+    name: &str,
+    ((from, out), (to, at)): ((&Namespace, &str), (&Namespace, &str)),
+    head: &str,
+) -> Result<()> {
+    let frame = scenario.path(name);
+    let digits = format!("{head}{}", "42".repeat(46));
+    let bytes: Result<Vec<u8>, _> = (0..digits.len() / 2)
+        .map(|n| u8::from_str_radix(&digits[2 * n..2 * n + 2], 16))
+        .collect();
+    fs::write(&frame, bytes?)?;
+    let mut listen = to.program("tcpdump");
+    listen.args([
+        "-i",
+        at,
+        "-l",
+        "-U",
+        "-n",
+        "-e",
+        "-c",
+        "1",
+        "--immediate-mode",
+        "-Q",
+        "in",
+    ]);
+    listen.arg("ether[14]=0x42 and ether[20]=0x42");
+    let mut listener = Process::start(&format!("listen-{name}"), scenario.scratch(), listen)?;
+    eventually("it listens", PATIENCE, || {
+        Ok(listener.log().contains("listening on").then_some(()))
+    })?;
+    let send = format!("socat -u OPEN:{} INTERFACE:{out}", frame.display());
+    for _ in 0..5 {
+        from.run(&["sh", "-c", &send], PATIENCE)?;
+        if listener.wait(Duration::from_millis(500)).is_ok() {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no frame came")
+}
+
+/// The near end's peer, whose endpoint is found by a route that the far routers tell of.
+fn uplink(culvert: &Culvert) -> Result<Value> {
+    let show = culvert.show()?;
+    let uplink = show.pointer("/uplinks/0").context("an uplink")?;
+    Ok(uplink.clone())
+}
+
+fn learned(culvert: &Culvert) -> Result<u64> {
+    let learned = uplink(culvert)?;
+    let learned = learned.get("routes_learned").and_then(Value::as_u64);
+    learned.context("how many routes were learned")
+}
+
+/// FRR's daemons in a namespace, by sockets and files of their own.
+struct Frr {
+    _daemons: Vec<Process>,
+    folder: String,
+}
+
+impl Frr {
+    const FOLDER: &'static str = "/usr/lib/frr";
+
+    fn start(scenario: &Scenario, namespace: &Namespace, name: &str, text: &str) -> Result<Self> {
+        let folder = scenario.path(&format!("frr-{name}"));
+        fs::create_dir_all(&folder)?;
+        let config = folder.join("frr.conf");
+        fs::write(&config, text)?;
+        let folder = folder.display().to_string();
+        let mut daemons = Vec::new();
+        for daemon in ["zebra", "ospfd", "bgpd"] {
+            let mut command: Command = namespace.program(format!("{}/{daemon}", Self::FOLDER));
+            command.args([
+                "-f",
+                &config.display().to_string(),
+                "-u",
+                "root",
+                "-g",
+                "root",
+            ]);
+            command.args(["-i", &format!("{folder}/{daemon}.pid")]);
+            command.args([
+                "-z",
+                &format!("{folder}/zserv.api"),
+                "--vty_socket",
+                &folder,
+            ]);
+            command.args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout"]);
+            if daemon == "bgpd" {
+                command.args(["-p", "179"]);
+            }
+            daemons.push(Process::start(
+                &format!("{daemon}-{name}"),
+                scenario.scratch(),
+                command,
+            )?);
+            let socket = format!("{folder}/{daemon}.vty");
+            eventually("a daemon", PATIENCE, || {
+                Ok(fs::exists(&socket)?.then_some(()))
+            })?;
+        }
+        Ok(Self {
+            _daemons: daemons,
+            folder,
+        })
+    }
+
+    fn say(&self, namespace: &Namespace, words: &[&str]) -> Result<String> {
+        let mut all = vec!["vtysh", "--vty_socket", &self.folder];
+        words.iter().for_each(|word| all.extend(["-c", word]));
+        namespace.run(&all, PATIENCE)
+    }
+}
+
+#[test]
+fn routes_that_frr_learns_lead_to_a_peer() -> Result<()> {
+    let parts = [PARTS[0], PARTS[1], Part::WireguardGo, Part::Frr];
+    Scenario::run("exception_frr", &parts, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let (near, far) = (&hosts.near, &hosts.far);
+        // Behind the far router: by OSPF, by BGP.
+        far.ip("address add 203.0.113.9/32 dev lo")?;
+        far.ip("address add 203.0.114.9/32 dev lo")?;
+        let peer = Tunnel::start(scenario, far, Program::WireguardGo)?;
+        let keys = Keys::generate(scenario, "far")?;
+        let set = |endpoint: &str| {
+            peer.set(&format!(
+                "private-key {} listen-port 51822 peer {} allowed-ips 10.1.1.0/24{endpoint}",
+                keys.private_file.display(),
+                hosts.keys.public
+            ))
+        };
+        set("")?;
+        peer.up(far, &["10.9.1.10/16".to_owned()], 1420)?;
+        far.ip(&format!("route add 10.1.1.0/24 dev {}", peer.interface()))?;
+        let entry = |endpoint: &str| {
+            format!(
+                "far: {{ public_key: \"{}\", endpoint: \"{endpoint}:51822\", allowed_ips: [10.9.0.0/16] }}",
+                keys.public
+            )
+        };
+        let exception = "exception: tap-wan0, routes_from: main,";
+        let culvert = hosts.start(scenario, exception, &entry("203.0.113.9"))?;
+        near.ip("route add 10.9.1.0/24 dev t0")?;
+        ensure!(learned(&culvert)? == 0);
+
+        scenario.say("OSPF and BGP over the exception path");
+        let ospf = |interface: &str| {
+            format!(
+                "interface {interface}\n ip ospf area 0\n ip ospf hello-interval 1\n ip ospf dead-interval 4\nexit\n"
+            )
+        };
+        let near_text = format!(
+            "hostname near\n{}router ospf\n ospf router-id 198.51.100.7\nexit\n\
+             router bgp 64500\n bgp router-id 198.51.100.7\n no bgp ebgp-requires-policy\n neighbor 198.51.100.2 remote-as 64501\n neighbor 198.51.100.2 timers connect 1\nexit\n",
+            ospf("tap-wan0")
+        );
+        let far_text = format!(
+            "hostname far\n{}router ospf\n ospf router-id 198.51.100.2\n network 203.0.113.9/32 area 0\nexit\n\
+             router bgp 64501\n bgp router-id 198.51.100.2\n no bgp ebgp-requires-policy\n neighbor 198.51.100.7 remote-as 64500\n neighbor 198.51.100.7 timers connect 1\n address-family ipv4 unicast\n  network 203.0.114.9/32\n exit-address-family\nexit\n",
+            ospf("wan0")
+        );
+        let _near_frr = Frr::start(scenario, near, "near", &near_text)?;
+        let far_frr = Frr::start(scenario, far, "far", &far_text)?;
+        eventually("both routes", PATIENCE, || {
+            Ok((learned(&culvert)? == 2).then_some(()))
+        })?;
+        let kernel = near.ip("route show dev tap-wan0")?;
+        for (prefix, by) in [("203.0.113.9", "proto ospf"), ("203.0.114.9", "proto bgp")] {
+            let line = kernel.lines().find(|line| line.starts_with(prefix));
+            ensure!(line.is_some_and(|line| line.contains(by)), "{kernel}");
+        }
+
+        scenario.say("the peer is called by the route of OSPF's, then by that of BGP's");
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+        culvert.apply(&hosts.yaml(exception, &entry("203.0.114.9")))?;
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+
+        scenario.say("what the routers take back is gone, here too");
+        let words = [
+            "configure terminal",
+            "router bgp 64501",
+            "address-family ipv4 unicast",
+            "no network 203.0.114.9/32",
+        ];
+        far_frr.say(far, &words)?;
+        eventually("one route", PATIENCE, || {
+            Ok((learned(&culvert)? == 1).then_some(()))
+        })?;
+        eventually("no way", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").err())
+        })?;
+
+        scenario.say("a full table is refused by count");
+        let mut batch = String::new();
+        for n in 0..6_000_u32 {
+            let [_, _, a, b] = n.to_be_bytes();
+            batch += &format!("route add 11.{a}.{b}.0/24 via 198.51.100.2 dev tap-wan0\n");
+        }
+        let file = scenario.path("routes");
+        fs::write(&file, batch)?;
+        near.run(&["ip", "-b", &file.display().to_string()], PATIENCE)?;
+        eventually("a bound", PATIENCE, || {
+            let uplink = uplink(&culvert)?;
+            let count = |key: &str| uplink.get(key).and_then(Value::as_u64);
+            let is_bound = count("routes_learned") == Some(4_096);
+            Ok((is_bound && count("routes_refused") == Some(1_905)).then_some(()))
+        })?;
+        near.ip("route flush dev tap-wan0 proto boot")?;
+        eventually("one route", PATIENCE, || {
+            Ok((learned(&culvert)? == 1).then_some(()))
+        })?;
+        near.ip("link set tap-wan0 down")?;
+        eventually("none", PATIENCE, || {
+            Ok((learned(&culvert)? == 0).then_some(()))
+        })
+    })
+}
