@@ -309,6 +309,9 @@ pub struct Uplink {
     pub speed_mbps: Option<u64>,
     /// Its addresses with their prefix lengths.
     pub addresses: Vec<String>,
+    /// Those of them that another host has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<AddressConflict>,
     /// In bytes.
     pub mtu: u16,
     /// RX and TX queues.
@@ -328,6 +331,17 @@ pub struct Uplink {
     pub tx: Traffic,
     /// Lost packets by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// An own address that another host has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressConflict {
+    /// The address.
+    pub address: String,
+    /// Where the other is.
+    pub mac: String,
+    /// Whether it is used here all the same: it was, before the other came.
+    pub used: bool,
 }
 
 /// One tunnel.

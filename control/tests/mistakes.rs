@@ -1214,6 +1214,43 @@ fn addresses_that_do_not_fit() {
         "not on the uplink's link",
         "inside `192.0.2.0/24`",
     );
+    let neighbors = |list: &str| format!("via: 192.0.2.1 }}]\n    neighbors: [{list}");
+    let mac = "\"52:54:00:00:00:01\"";
+    for (neighbor, message, help) in [
+        (
+            "⟦198.51.100.1",
+            "is not on its link",
+            "inside `192.0.2.0/24`",
+        ),
+        ("⟦192.0.2.10", "the uplink's own address", "another host"),
+    ] {
+        let text = neighbors(&format!("{{ address: {neighbor}, mac: {mac} }}"));
+        error("via: 192.0.2.1 }", &text, message, help);
+    }
+    let twice =
+        format!("{{ address: 192.0.2.9, mac: {mac} }}, {{ address: ⟦192.0.2.9, mac: {mac} }}");
+    error(
+        "via: 192.0.2.1 }",
+        &neighbors(&twice),
+        "stands twice",
+        "keep one",
+    );
+    let many: Vec<_> = (0..257)
+        .map(|n| {
+            let [place, mark] = [n % 250 + 1, n / 250].map(|it| it.to_string());
+            let mark_at = if n == 256 { "⟦" } else { "" };
+            format!("{{ address: {mark_at}\"fd00::{mark}:{place}\", mac: {mac} }}")
+        })
+        .collect();
+    error(
+        "[192.0.2.10/24]\n    routes: [{ to: default, via: 192.0.2.1 }",
+        &format!(
+            "[192.0.2.10/24, \"fd00::ffff/64\"]\n    routes: [{{ to: default, via: 192.0.2.1 }}]\n    neighbors: [{}",
+            many.join(", ")
+        ),
+        "has 257 neighbors",
+        "at most 256",
+    );
     error(
         "via: 10.1.1.20",
         "via: ⟦10.2.1.20",

@@ -11,8 +11,8 @@ use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
     Api, ApiSocket, ApiTls, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
     Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra,
-    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
-    WorkerCore, WorkerIndex, limits,
+    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
+    VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -204,6 +204,7 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         driver,
         addresses: draft.addresses.iter().map(|at| at.value).collect(),
         routes: draft.routes.iter().map(uplink_route).collect(),
+        neighbors: draft.neighbors.iter().map(uplink_neighbor).collect(),
         mtu: narrow(uplink_mtu(draft)),
         queues: narrow_usize(queues),
         queue_workers: assigned.unwrap_or_else(round_robin),
@@ -217,6 +218,13 @@ fn uplink_route(draft: &draft::UplinkRoute) -> UplinkRoute {
             .value
             .unwrap_or_else(|| everything(draft.via.value.is_ipv4())),
         via: draft.via.value,
+    }
+}
+
+fn uplink_neighbor(draft: &draft::UplinkNeighbor) -> UplinkNeighbor {
+    UplinkNeighbor {
+        address: draft.address.value,
+        mac: draft.mac.value,
     }
 }
 

@@ -130,6 +130,7 @@ pub(super) struct Uplink {
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) routes: Vec<UplinkRoute>,
+    pub(super) neighbors: Vec<UplinkNeighbor>,
     pub(super) mtu: Option<At<u32>>,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
@@ -144,6 +145,11 @@ pub(super) struct UplinkRoute {
     /// `None` is `default`.
     pub(super) to: At<Option<IpNet>>,
     pub(super) via: At<IpAddr>,
+}
+
+pub(super) struct UplinkNeighbor {
+    pub(super) address: At<IpAddr>,
+    pub(super) mac: At<MacAddr>,
 }
 
 pub(super) struct Tunnel {

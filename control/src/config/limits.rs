@@ -87,3 +87,6 @@ pub(super) const MISTAKES_KEPT: usize = 1_000;
 
 /// Warnings shown of one rule, which as many things of a file may break as there are.
 pub(super) const WARNINGS_ALIKE: usize = 10;
+
+/// Static neighbors of an uplink: a quarter of what its stack knows (`HOST_NEIGHBORS`), so that others find room.
+pub(super) const UPLINK_NEIGHBORS: usize = 256;

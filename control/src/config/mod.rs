@@ -40,8 +40,8 @@ pub use model::{
     Account, Api, ApiSocket, ApiTls, Config, Cores, CpuId, Dhcp, DpdkBus, DpdkDevice, DpdkUplink,
     Endpoint, Exception, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
     NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra, Role, SocketMode,
-    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkRoute, VhostUserPort,
-    WorkerCore, WorkerIndex, metrics_label,
+    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
+    VhostUserPort, WorkerCore, WorkerIndex, metrics_label,
 };
 pub(crate) use model::{common_ends, is_same};
 pub use places::Places;

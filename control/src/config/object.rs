@@ -370,6 +370,7 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         interface: None,
         addresses: uplink.addresses.iter().copied().map(at).collect(),
         routes: routes.collect(),
+        neighbors: Vec::new(),
         mtu: Some(at(uplink.mtu.into())),
         queues: None,
         queue_workers: None,

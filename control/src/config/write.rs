@@ -354,10 +354,17 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
     };
     let routes = uplink.routes.iter();
     let routes = routes.map(|it| Map::default().text("to", it.to).text("via", it.via));
+    let neighbors = uplink.neighbors.iter();
+    let neighbors = neighbors.map(|it| {
+        Map::default()
+            .text("address", it.address)
+            .text("mac", it.mac)
+    });
     let queues = uplink.queues;
     let derived = derived_queue_workers(queues.into(), workers, &mut 0);
     map.list("addresses", &uplink.addresses)
         .tables("routes", routes.collect())
+        .tables("neighbors", neighbors.collect())
         .number_but("mtu", uplink.mtu, limits::MTU_DEFAULT)
         .number_but("queues", queues, u32::try_from(workers).unwrap_or(0))
         .workers("queue_workers", &uplink.queue_workers, &derived)

@@ -28,6 +28,7 @@ mod interfaces;
 mod layer;
 mod losses;
 mod networks;
+mod own;
 mod parking;
 mod paths;
 mod peers;

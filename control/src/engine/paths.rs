@@ -18,6 +18,7 @@ use super::{
     hops::For,
     tunnels::{Outgoing, Way},
 };
+use crate::netstack::Learned;
 
 impl Engine {
     /// Sends a handshake message, or keeps it until its next hop is known.
@@ -107,9 +108,16 @@ impl Engine {
     pub(super) fn hear_neighbors(&mut self, now: Now) {
         let (mut resolved, mut opened) = (false, false);
         while let Some(news) = self.netstack.next_news() {
-            let is_new = self.hops.set((news.scope, news.address), news.mac);
-            opened |= is_new && news.mac.is_some();
-            resolved |= is_new;
+            match news.learned {
+                Learned::Neighbor { address, mac } => {
+                    let is_new = self.hops.set((news.scope, address), mac);
+                    opened |= is_new && mac.is_some();
+                    resolved |= is_new;
+                }
+                Learned::Own { address, standing } => {
+                    self.hear_own(news.scope, address, standing);
+                }
+            }
         }
         if opened {
             // With a key, frames waited for that in the end: workers know for whom.

@@ -302,7 +302,11 @@ impl Engine {
             return Err(EngineError::ExceptionDied);
         }
         for (_, uplink) in self.uplinks.iter_mut() {
-            uplink.watch_link();
+            if uplink.watch_link()
+                && let Some(scope) = uplink.scope()
+            {
+                self.netstack.link_came_up(scope);
+            }
         }
         if self.uplinks.iter().any(|(_, uplink)| uplink.is_refused) {
             self.follow_devices(now);

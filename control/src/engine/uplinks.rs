@@ -24,7 +24,7 @@ use culvert_dataplane::{
     },
     uplink::{Queue, UplinkCounters, udp},
 };
-use culvert_stack::Drops;
+use culvert_stack::{Drops, Standing};
 #[cfg(feature = "dpdk")]
 use culvert_stack::{HostConfig, Routes};
 #[cfg(feature = "dpdk")]
@@ -70,6 +70,8 @@ pub(super) struct UplinkState {
     pub(super) is_refused: bool,
     /// Its device was closed and can't be opened again: that is tried.
     pub(super) is_shut: bool,
+    /// Own addresses that another host has, and how they stand.
+    pub(super) rivals: BTreeMap<IpAddr, Standing>,
     /// Looks at the link that may still find it down before that is news.
     #[cfg(feature = "dpdk")]
     patience: u8,
@@ -114,6 +116,7 @@ impl UplinkState {
                     device_index,
                     is_refused: false,
                     is_shut: false,
+                    rivals: BTreeMap::new(),
                     counters: Arc::default(),
                     host_drops: Arc::default(),
                     lost: BTreeMap::new(),
@@ -154,6 +157,7 @@ impl UplinkState {
                     device_index: None,
                     is_refused: false,
                     is_shut: false,
+                    rivals: BTreeMap::new(),
                     counters: Arc::default(),
                     host_drops: Arc::default(),
                     lost: BTreeMap::new(),
@@ -227,7 +231,7 @@ impl UplinkState {
                 Some(Host {
                     birth: 0,
                     name: self.config.name.clone(),
-                    routes: Routes::new(&config),
+                    routes: Routes::among(&config, |address| self.is_usable(address)),
                     config,
                     kernel: self.kernel.clone(),
                     drops: Arc::clone(&self.host_drops),
@@ -272,20 +276,23 @@ impl UplinkState {
         }
     }
 
-    /// Looks at the link; logs when it went up or down.
-    pub(super) fn watch_link(&mut self) {
+    /// Looks at the link; tells when it went up or down, and answers whether it has come up.
+    pub(super) fn watch_link(&mut self) -> bool {
         match &self.kind {
-            Kind::Udp => {}
+            Kind::Udp => false,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
-                let Ok(link) = device.link() else { return };
+                let Ok(link) = device.link() else {
+                    return false;
+                };
                 self.speed_mbps = link.speed_mbps.map(u64::from);
                 if self.link_up.is_none() && !link.up && self.patience > 0 {
                     // A device that was just opened may take a moment.
                     self.patience -= 1;
-                    return;
+                    return false;
                 }
-                if self.link_up.replace(link.up) != Some(link.up) {
+                let has_changed = self.link_up.replace(link.up) != Some(link.up);
+                if has_changed {
                     let uplink = self.config.name.clone();
                     match link.up {
                         true => crate::events::Event::UplinkUp { uplink }.tell(),
@@ -296,6 +303,7 @@ impl UplinkState {
                         let _ = kernel.tun.set_carrier(link.up);
                     }
                 }
+                has_changed && link.up
             }
         }
     }
@@ -303,6 +311,11 @@ impl UplinkState {
     /// Takes over what changed in an uplink that stays as it is: neighbors that are still on its link are kept.
     pub(super) fn reconfigure(&mut self, new: config::Uplink, netstack: &mut NetStack) {
         self.config = new;
+        let addresses = &self.config.addresses;
+        (self.rivals).retain(|rival, _| {
+            let is_link_local = matches!(rival, IpAddr::V6(it) if it.is_unicast_link_local());
+            is_link_local || addresses.iter().any(|net| net.addr() == *rival)
+        });
         if let (Some(scope), Some(host)) = (self.scope(), self.host()) {
             netstack.change(scope, host);
         }
@@ -385,6 +398,11 @@ fn host_config(config: &config::Uplink, learned: &Learned, mac: MacAddr) -> Host
             .map(|net| (net.addr(), net.prefix_len()))
             .collect(),
         routes: exceptions::routes(&config.routes, &learned.routes),
+        neighbors: config
+            .neighbors
+            .iter()
+            .map(|neighbor| (neighbor.address, MacAddr(neighbor.mac.0)))
+            .collect(),
         mtu: config.mtu,
     }
 }

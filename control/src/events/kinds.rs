@@ -5,7 +5,7 @@
 //! Words and fields are an interface: they stay. A field of that name says what an event is about, so that the log's
 //! limit tells its causes apart (`process/log/limit.rs`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use tracing::Level;
@@ -246,6 +246,34 @@ events! {
         /// How many are too many.
         refused: usize,
     } "uplink {uplink}" "routes of the kernel's"
+
+    /// Another host has an address of the uplink's: it is not used until nobody has it any more.
+    "address-duplicate" ERROR AddressDuplicate {
+        /// The uplink.
+        uplink: Name,
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        mac: String,
+    } "uplink {uplink}" "another host has the address: it is not used"
+
+    /// Another host says to have an address of the uplink's that is in use: it is kept and defended.
+    "address-contested" WARN AddressContested {
+        /// The uplink.
+        uplink: Name,
+        /// The address.
+        address: IpAddr,
+        /// Who says to have it.
+        mac: String,
+    } "uplink {uplink}" "another host says to have the address"
+
+    /// No other host has the address any more: it is the uplink's alone.
+    "address-regained" INFO AddressRegained {
+        /// The uplink.
+        uplink: Name,
+        /// The address.
+        address: IpAddr,
+    } "uplink {uplink}" "no other host has the address any more"
 
     /// The interface that the uplink is bound to is gone.
     "uplink-gone" WARN UplinkGone {

@@ -118,6 +118,8 @@ families! {
         "Whether the uplink's link is up.";
     UPLINK_SPEED Gauge "culvert_uplink_speed_bytes" ["uplink"]
         "The link's speed in bytes per second, where the device tells.";
+    UPLINK_CONFLICTS Gauge "culvert_uplink_address_conflicts" ["uplink"]
+        "Own addresses that another host has, too.";
     UPLINK_RX_BYTES Counter "culvert_uplink_receive_bytes_total" ["uplink"]
         "Bytes from the wire.";
     UPLINK_RX_PACKETS Counter "culvert_uplink_receive_packets_total" ["uplink"]

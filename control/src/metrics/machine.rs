@@ -176,6 +176,11 @@ fn uplinks(uplinks: &[Uplink], text: &mut Text<'_>) -> Result<(), Gone> {
             text.sample(&of::UPLINK_SPEED, &[&uplink.name], speed * 125_000)?;
         }
     }
+    text.family(&of::UPLINK_CONFLICTS);
+    for uplink in uplinks {
+        let conflicts = uplink.conflicts.len() as u64;
+        text.sample(&of::UPLINK_CONFLICTS, &[&uplink.name], conflicts)?;
+    }
     type Count = fn(&Uplink) -> u64;
     let counts: [(_, Count); 4] = [
         (&of::UPLINK_RX_BYTES, |uplink| uplink.rx.bytes),

@@ -183,6 +183,12 @@ impl NetStack {
         has_room && self.order(Order::Ask(scope, next_hop))
     }
 
+    /// The link of a scope has come up: its addresses are announced there. When the thread is that far behind, they are
+    /// announced the next time.
+    pub(crate) fn link_came_up(&mut self, scope: Scope) {
+        self.order(Order::LinkUp(scope));
+    }
+
     /// Has a reader told of all neighbors; one for whom there is no room hears that there is no answer.
     pub(crate) fn tell_neighbors(&mut self, reply: Reply<Vec<NeighborSight>>) {
         self.order(Order::Neighbors(reply));

@@ -38,7 +38,7 @@ use culvert_dataplane::{
     },
     uplink::UplinkCounters,
 };
-use culvert_stack::{Drops, HostConfig, Routes};
+use culvert_stack::{Drops, HostConfig, Routes, Standing};
 use culvert_wire::MacAddr;
 
 use self::guests::Guests;
@@ -79,21 +79,34 @@ struct Hosts {
 enum Order {
     /// Where is this next hop? The answer is a piece of news.
     Ask(Scope, IpAddr),
+    /// No question: the link of this scope has come up.
+    LinkUp(Scope),
     /// Which neighbors are known?
     Neighbors(Reply<Vec<NeighborSight>>),
     /// No question: have these guests hear their routers.
     Advertise(Vec<AttachmentIndex>),
 }
 
-/// Where a neighbor is now.
+/// What a stack has learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) scope: Scope,
     /// Of the stack that tells it.
     pub(crate) birth: u64,
-    pub(crate) address: IpAddr,
-    /// `None`: nobody knows.
-    pub(crate) mac: Option<MacAddr>,
+    pub(crate) learned: Learned,
+}
+
+/// Of whom, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learned {
+    /// Where a neighbor is now.
+    Neighbor {
+        address: IpAddr,
+        /// `None`: nobody knows.
+        mac: Option<MacAddr>,
+    },
+    /// How an own address stands now.
+    Own { address: IpAddr, standing: Standing },
 }
 
 /// What both ends hold.

@@ -12,7 +12,9 @@
 //! 5. frames of the stacks to workers, news to the core.
 
 use std::{
+    collections::BTreeSet,
     hash::RandomState,
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -34,7 +36,7 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{Host, Hosts, News, Order, Shared};
+use super::{Host, Hosts, Learned, News, Order, Shared};
 use crate::{api::Reply, report::look::NeighborSight, turns::Turn};
 
 /// The longest sleep.
@@ -124,6 +126,10 @@ impl Server {
             return;
         }
         self.take_punts(self.workers.len(), now);
+        // What an uplink leaves to another needs no proof: nobody else has it.
+        let stacks = self.stacks.iter().flat_map(|(_, stack)| stack.own());
+        let used = stacks.filter(|(_, standing)| standing.is_used());
+        let known: BTreeSet<_> = used.map(|(address, _)| address).collect();
         let before = std::mem::replace(&mut self.hosts, Arc::clone(&hosts));
         for &scope in before.stacks.keys() {
             if !hosts.stacks.contains_key(&scope) {
@@ -133,19 +139,27 @@ impl Server {
         for (&scope, host) in &hosts.stacks {
             let last = before.stacks.get(&scope);
             if !last.is_some_and(|last| Arc::ptr_eq(last, host)) {
-                self.take_over(scope, host, last.map(Arc::as_ref), now);
+                self.take_over(scope, host, last.map(Arc::as_ref), &known, now);
             }
         }
     }
 
-    fn take_over(&mut self, scope: Scope, host: &Host, before: Option<&Host>, now: Instant) {
+    fn take_over(
+        &mut self,
+        scope: Scope,
+        host: &Host,
+        before: Option<&Host>,
+        known: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) {
         let config = host.config.clone();
         match self.stacks.get_mut(scope) {
             Some(stack) if before.is_some_and(|before| before.birth == host.birth) => {
                 stack.reconfigure(config, now);
             }
             _ => {
-                let stack = HostStack::new(config, RandomState::new(), now);
+                let is_known = |address| known.contains(&address);
+                let stack = HostStack::begin(config, RandomState::new(), is_known, now);
                 let stack = stack.counting(Arc::clone(&host.drops));
                 self.stacks.insert(scope, stack);
             }
@@ -209,6 +223,11 @@ impl Server {
         for _ in 0..self.orders.slots() {
             match self.orders.pop() {
                 Ok(Order::Ask(scope, next_hop)) => self.stacks.ask(scope, next_hop, now),
+                Ok(Order::LinkUp(scope)) => {
+                    if let Some(stack) = self.stacks.get_mut(scope) {
+                        stack.link_came_up(now);
+                    }
+                }
                 Ok(Order::Neighbors(reply)) => self.tell_neighbors(reply),
                 Ok(Order::Advertise(guests)) => self.advertise(&guests),
                 Err(_) => return,
@@ -246,15 +265,21 @@ impl Server {
     fn tell_news(&mut self) {
         let mut any = false;
         while !self.news.is_full()
-            && let Some((scope, HostEvent::Neighbor { address })) = self.stacks.poll_event()
+            && let Some((scope, event)) = self.stacks.poll_event()
         {
             let stack = self.stacks.get(scope);
             let birth = self.hosts.stacks.get(&scope).map(|host| host.birth);
+            let learned = match event {
+                HostEvent::Neighbor { address } => Learned::Neighbor {
+                    address,
+                    mac: stack.and_then(|stack| stack.neighbor(address)),
+                },
+                HostEvent::Own { address, standing } => Learned::Own { address, standing },
+            };
             let news = News {
                 scope,
                 birth: birth.unwrap_or_default(),
-                address,
-                mac: stack.and_then(|stack| stack.neighbor(address)),
+                learned,
             };
             any |= self.news.push(news).is_ok();
         }

@@ -231,6 +231,15 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
                 list(&routes.iter().map(route).collect::<Vec<_>>())
             },
         )
+        .key(
+            "neighbors",
+            |it| it.neighbors.clone(),
+            |neighbors| {
+                let neighbor =
+                    |n: &crate::config::UplinkNeighbor| format!("{} at {}", n.address, n.mac);
+                list(&neighbors.iter().map(neighbor).collect::<Vec<_>>())
+            },
+        )
         .key("mtu", |it| it.mtu, text)
         .key("queues", |it| it.queues, text)
         .key(

@@ -119,6 +119,7 @@ fn of_uplink(sight: &NeighborSight, now: Instant) -> Neighbor {
             NeighborState::Stale => "stale",
             NeighborState::Probing => "probing",
             NeighborState::Failed => "failed",
+            NeighborState::Static => "static",
         }
         .into(),
         age_s: known.confirmed.map(|at| now.since(at).as_secs()),

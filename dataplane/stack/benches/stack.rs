@@ -104,9 +104,10 @@ fn host() -> HostStack {
         mac: US,
         addresses: vec![(own(false), 24), (own(true), 64)],
         routes: vec![],
+        neighbors: vec![],
         mtu: MTU,
     };
-    HostStack::new(config, RandomState::new(), START)
+    HostStack::begin(config, RandomState::new(), |_| true, START)
 }
 
 const START: culvert_wireguard::Instant = culvert_wireguard::Instant(1 << 40);

@@ -39,6 +39,8 @@ reasons! {
     NotServed => "not-served",
     /// An announcement or answer of a neighbor that nobody asked for.
     Unsolicited => "unsolicited",
+    /// Someone says unasked to be a neighbor that we know elsewhere, or a router.
+    NeighborDoubtful => "neighbor-doubtful",
     /// Someone else says to have an address of ours.
     AddressConflict => "address-conflict",
     /// More questions than are answered per second.

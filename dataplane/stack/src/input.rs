@@ -25,8 +25,6 @@ use super::{
 };
 use crate::{limits, slaac::ROUTER_ADVERTISEMENT, tcp};
 
-/// How often an address is defended at the most (RFC 5227: `DEFEND_INTERVAL`).
-const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 const REPLY_PERIOD: Duration = Duration::from_secs(1);
 
 const ECHO_REQUEST_V4: u8 = 8;
@@ -48,13 +46,13 @@ impl HostStack {
         let len = u32::try_from(frame.len()).map_err(|_| HostDrop::Malformed)?;
         let headers = parse_frame(frame, len).map_err(|_| HostDrop::Malformed)?;
         let ether = headers.ether;
-        if ether.source == self.mac {
+        if ether.source == self.config.mac {
             return Err(HostDrop::Looped);
         }
         if !ether.source.is_unicast() {
             return Err(HostDrop::Malformed);
         }
-        if ether.destination != self.mac && !ether.destination.is_multicast() {
+        if ether.destination != self.config.mac && !ether.destination.is_multicast() {
             return Err(HostDrop::NotForUs);
         }
         match headers.l3 {
@@ -62,6 +60,13 @@ impl HostStack {
             L3::V4(_) | L3::V6(_) => self.packet(&headers, frame, Came::Whole, now),
             L3::Other => Err(HostDrop::NotServed),
         }
+    }
+
+    /// What we have sent to ourselves: packets alone.
+    pub(super) fn own_frame(&mut self, frame: &[u8], now: Instant) -> Result<(), HostDrop> {
+        let len = u32::try_from(frame.len()).map_err(|_| HostDrop::Malformed)?;
+        let headers = parse_frame(frame, len).map_err(|_| HostDrop::Malformed)?;
+        self.packet(&headers, frame, Came::Whole, now)
     }
 
     fn packet(
@@ -134,7 +139,7 @@ impl HostStack {
             (L3::V6(ip), L4::Icmp6(icmp))
                 if is_parsed && came == Came::Whole && icmp.kind == ROUTER_ADVERTISEMENT =>
             {
-                if !ip.destination.is_multicast() && !self.routes.owns(ip.destination.into()) {
+                if !ip.destination.is_multicast() && !self.own.uses(ip.destination.into()) {
                     return Err(HostDrop::NotForUs);
                 }
                 self.advertised(headers, frame, now)
@@ -221,7 +226,7 @@ impl HostStack {
         }
         let sent = heard.filter(|heard| {
             let (local, remote) = (heard.about.local.ip(), heard.about.remote.ip());
-            self.routes.owns(local) && self.routes.next_hop(remote).is_some()
+            self.own.uses(local) && self.routes.next_hop(remote).is_some()
         });
         let heard = sent.ok_or(HostDrop::ErrorUnmatched)?;
         if self.heard.len() >= limits::ERRORS_HEARD {
@@ -239,26 +244,38 @@ impl HostStack {
             })?;
         let sender = IpAddr::V4(packet.sender);
         self.claimed(packet.sender, packet.sender_mac, now);
-        self.check_claim(sender, packet.sender_mac, now)?;
+        let target = IpAddr::V4(packet.target);
+        // A probe is from nobody. Two that probe for one address give in both (RFC 5227, section 2.1.1).
+        let is_rival = packet.sender.is_unspecified() && self.own.is_sought(target);
+        let claimed = if is_rival { target } else { sender };
+        self.check_claim(claimed, packet.sender_mac, now)?;
         if packet.sender == packet.target {
             return self.hear(sender, announced(packet.sender_mac), now);
         }
-        if !self.routes.owns(packet.target.into()) {
+        if !self.own.uses(target) {
             return Err(HostDrop::NotForUs);
         }
         match packet.operation {
             Operation::Request => {
                 self.take_question(now)?;
-                self.reply(message::arp(&packet.reply(self.mac)));
+                self.reply(message::arp(&packet.reply(self.config.mac)));
                 self.learn(sender, packet.sender_mac, now)
             }
             Operation::Reply => {
                 let said = Said {
-                    solicited: headers.ether.destination == self.mac,
+                    solicited: headers.ether.destination == self.config.mac,
                     ..announced(packet.sender_mac)
                 };
                 self.hear(sender, said, now)
             }
+        }
+    }
+
+    /// A question for an address that we don't use: the kernel's, unless it may become ours.
+    fn leave(&mut self, address: IpAddr, frame: &[u8]) -> Result<(), HostDrop> {
+        match self.own.standing(address) {
+            Some(_) => Err(HostDrop::NotForUs),
+            None => self.leave_to_kernel(frame),
         }
     }
 
@@ -280,7 +297,7 @@ impl HostStack {
             | NdError::Unspecified
             | NdError::SolicitedGroup => HostDrop::Malformed,
         })?;
-        if !destination.is_multicast() && !self.routes.owns(destination.into()) {
+        if !destination.is_multicast() && !self.own.uses(destination.into()) {
             return Err(HostDrop::NotForUs);
         }
         match message {
@@ -290,12 +307,15 @@ impl HostStack {
                 source_mac,
             } => {
                 let asker_mac = source_mac.unwrap_or(headers.ether.source);
-                self.check_claim(source.into(), asker_mac, now)?;
-                if !self.routes.owns(target.into()) {
-                    return self.leave_to_kernel(frame);
+                // Two that look for duplicates of one address give in both (RFC 4862, section 5.4.3).
+                let is_rival = source.is_unspecified() && self.own.is_sought(target.into());
+                let claimed = if is_rival { target } else { source };
+                self.check_claim(claimed.into(), asker_mac, now)?;
+                if !self.own.uses(target.into()) {
+                    return self.leave(target.into(), frame);
                 }
                 self.take_question(now)?;
-                let mac = self.mac;
+                let mac = self.config.mac;
                 self.reply(message::nd(|out| {
                     nd::write_advertisement(source, asker_mac, target, mac, false, out)
                 }));
@@ -325,7 +345,8 @@ impl HostStack {
         let (Some((sender, ours)), true) = (headers.addresses(), self.is_to_us(headers)) else {
             return Err(HostDrop::NotForUs);
         };
-        let reply = message::echo_reply(self.mac, headers, frame).ok_or(HostDrop::EchoRefused)?;
+        let reply =
+            message::echo_reply(self.config.mac, headers, frame).ok_or(HostDrop::EchoRefused)?;
         if !self.echo_replies.take(now) {
             return Err(HostDrop::RateLimited);
         }
@@ -333,21 +354,18 @@ impl HostStack {
         Ok(())
     }
 
-    /// Whoever says to be at an address of ours is told otherwise, now and then (RFC
+    /// Whoever says to be at an address of ours, that is used, is told otherwise, now and then (RFC
     /// 5227, section 2.4 b; it may be that the other gives in).
     fn check_claim(&mut self, address: IpAddr, mac: MacAddr, now: Instant) -> Result<(), HostDrop> {
-        if mac == self.mac {
+        if mac == self.config.mac || self.kin.contains(&mac) && self.own.standing(address).is_some()
+        {
             return Err(HostDrop::Looped);
         }
-        if !self.routes.owns(address) {
+        let Some(is_defended) = self.own.claim(address, mac, now) else {
             return Ok(());
-        }
-        let rested = self
-            .defended
-            .is_none_or(|at| at.is_older_than(DEFEND_INTERVAL, now));
-        if rested {
-            self.defended = Some(now);
-            self.reply(message::announcement(self.mac, address));
+        };
+        if is_defended {
+            self.reply(message::announcement(self.config.mac, address));
         }
         Err(HostDrop::AddressConflict)
     }
@@ -397,6 +415,7 @@ const fn ignored(unheard: Unheard) -> HostDrop {
         Unheard::Unknown => HostDrop::Unsolicited,
         Unheard::NoAddress => HostDrop::Malformed,
         Unheard::Full => HostDrop::NeighborsFull,
+        Unheard::Doubtful => HostDrop::NeighborDoubtful,
     }
 }
 

@@ -84,7 +84,7 @@ impl HostStack {
     /// Learns this from now on; `held` is the lease of an earlier run. What is not to be learned any more is given back
     /// and forgotten.
     pub fn learn_own(&mut self, learns: Learns, held: Option<Held>, now: Instant) {
-        let (mac, learning) = (self.mac, &mut self.learning);
+        let (mac, learning) = (self.config.mac, &mut self.learning);
         let mut left = Vec::new();
         match (learns.dhcp4, learning.dhcp.take()) {
             (true, Some(client)) => learning.dhcp = Some(client),
@@ -166,7 +166,7 @@ impl HostStack {
     /// Another host says to have an address.
     pub(super) fn claimed(&mut self, address: std::net::Ipv4Addr, by: MacAddr, now: Instant) {
         if let Some(client) = &mut self.learning.dhcp
-            && by != self.mac
+            && by != self.config.mac
         {
             client.handle_claim(address, now);
             self.send_learners();

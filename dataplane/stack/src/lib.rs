@@ -2,7 +2,7 @@
 //!
 //! In: Ethernet frames that workers punted, questions about destinations, the time.
 //! Out: frames to send, the link-layer address of a destination's next hop, events when
-//! one changes; datagrams out of fragments, what errors say about ours, what it learns of itself; bytes of connections
+//! one changes, how own addresses stand; datagrams out of fragments, what errors say about ours, what it learns of itself; bytes of connections
 //! (`tcp`). Never: a socket, a clock, a worker's state; redirects.
 //!
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
@@ -20,7 +20,9 @@ mod learned;
 pub mod limits;
 mod message;
 mod neighbors;
+mod own;
 pub mod pmtu;
+mod random;
 mod routes;
 mod slaac;
 mod stacks;
@@ -28,7 +30,7 @@ pub mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, hash::RandomState, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, hash::RandomState, net::IpAddr, sync::Arc};
 
 use culvert_wire::{
     MacAddr, ether,
@@ -43,6 +45,7 @@ pub use self::{
     exception::may_leave,
     icmp::{Heard, Problem, Quoted},
     learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms},
+    own::Standing,
     routes::{Routes, Way, link_local},
     stacks::Stacks,
 };
@@ -50,13 +53,10 @@ use self::{
     input::Budget,
     ip::{Expired, Ids, Reassembly},
     neighbors::{Answer, Neighbors, Solicit},
+    own::{Own, Say},
+    random::Random,
     tcp::{Smol, Tcp},
 };
-
-/// How often an address is announced, and how far apart (RFC 5227, section 1.1:
-/// `ANNOUNCE_NUM`, `ANNOUNCE_INTERVAL`).
-const ANNOUNCEMENTS: u8 = 2;
-const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// What the stack is and where it sits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub struct HostConfig {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Prefixes behind routers: address, length, the router; one that is unspecified: the prefix is on the link.
     pub routes: Vec<(IpAddr, u8, IpAddr)>,
+    /// Neighbors that are where this says, whatever the network says.
+    pub neighbors: Vec<(IpAddr, MacAddr)>,
     /// The longest IP packet that the link takes.
     pub mtu: u16,
 }
@@ -102,6 +104,13 @@ pub enum HostEvent {
         /// The neighbor.
         address: IpAddr,
     },
+    /// An address of ours stands otherwise than it did.
+    Own {
+        /// The address.
+        address: IpAddr,
+        /// How it stands.
+        standing: Standing,
+    },
 }
 
 /// How much is known of a neighbor (RFC 4861, section 7.3.2).
@@ -117,6 +126,8 @@ pub enum NeighborState {
     Probing,
     /// Didn't answer.
     Failed,
+    /// Where the configuration says.
+    Static,
 }
 
 /// A neighbor as operators see it.
@@ -145,14 +156,17 @@ pub struct Datagram {
 /// `poll_datagram`, `poll_heard`, `poll_accepted` and `poll_for_kernel` have, then sleep until
 /// [`HostStack::poll_timeout`].
 pub struct HostStack {
-    mac: MacAddr,
-    mtu: u16,
+    config: HostConfig,
+    /// What that says, without addresses that are another's.
     routes: Routes,
+    own: Own,
+    /// Hardware addresses of this process.
+    kin: Vec<MacAddr>,
     neighbors: Neighbors,
+    random: Random,
     output: VecDeque<Vec<u8>>,
-    announcements_left: u8,
-    announce_at: Option<Instant>,
-    defended: Option<Instant>,
+    /// Frames of ours to ourselves.
+    returning: VecDeque<Vec<u8>>,
     neighbor_replies: Budget,
     echo_replies: Budget,
     errors: icmp::Limits,
@@ -170,21 +184,28 @@ pub struct HostStack {
 }
 
 impl HostStack {
-    /// A stack that announces its addresses; `key` is one that nobody else knows.
+    /// A stack that asks whether others have its addresses before it uses them; `key` is one that nobody else knows.
     #[must_use]
     pub fn new(config: HostConfig, key: RandomState, now: Instant) -> Self {
-        let routes = Routes::new(&config);
-        let mut neighbors = Neighbors::default();
-        neighbors.reconfigure(routes.routers(), |_| false);
+        Self::begin(config, key, |_| false, now)
+    }
+
+    /// The same, but those addresses that are `known` to be ours are used and announced at once.
+    #[must_use]
+    pub fn begin(
+        config: HostConfig,
+        key: RandomState,
+        known: impl Fn(IpAddr) -> bool,
+        now: Instant,
+    ) -> Self {
         let mut stack = Self {
-            mac: config.mac,
-            mtu: config.mtu,
-            routes,
-            neighbors,
+            routes: Routes::new(&config),
+            own: Own::default(),
+            kin: Vec::new(),
+            neighbors: Neighbors::new(Random::new(key.clone())),
+            random: Random::new(key.clone()),
             output: VecDeque::new(),
-            announcements_left: 0,
-            announce_at: None,
-            defended: None,
+            returning: VecDeque::new(),
             neighbor_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
             echo_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
             errors: icmp::Limits::new(key.clone(), now),
@@ -198,8 +219,11 @@ impl HostStack {
             kernel: None,
             for_kernel: VecDeque::new(),
             drops: Arc::default(),
+            config,
         };
-        stack.announce(now);
+        stack.own.set(stack.routes.addresses(), known, now);
+        stack.route(now);
+        stack.handle_timeout(now);
         stack
     }
 
@@ -216,37 +240,66 @@ impl HostStack {
         self.kernel = ports;
     }
 
-    /// Takes a new configuration and announces the addresses if they or the hardware
-    /// address changed. Neighbors that are still on-link are kept; those that aren't are
-    /// lost (with an event), and a new hardware address changes all of them.
+    /// Takes a new configuration. Addresses that stay are used as before, others are asked for first; neighbors that are
+    /// still on-link are kept, and those that aren't are lost (with an event). A new hardware address is announced for
+    /// all addresses, and changes all neighbors' paths.
     pub fn reconfigure(&mut self, config: HostConfig, now: Instant) {
-        let routes = Routes::new(&config);
-        let same = routes.addresses().eq(self.routes.addresses()) && config.mac == self.mac;
-        self.neighbors
-            .reconfigure(routes.routers(), |address| routes.is_neighbor(address));
-        if config.mac != self.mac {
+        let has_moved = config.mac != self.config.mac;
+        self.config = config;
+        let addresses = Routes::new(&self.config);
+        self.own.set(addresses.addresses(), |_| false, now);
+        self.route(now);
+        if has_moved {
             self.neighbors.touch_all();
+            self.own.announce(now);
         }
-        self.mac = config.mac;
-        self.mtu = config.mtu;
-        self.routes = routes;
         self.keep_connections();
-        if !same {
-            self.announce(now);
-        }
+        self.handle_timeout(now);
     }
 
-    /// Announces all addresses, now and again a little later; also useful when the link
-    /// has come up.
-    pub fn announce(&mut self, now: Instant) {
-        self.announcements_left = ANNOUNCEMENTS;
-        self.announce_once(now);
+    /// The link has come up, maybe to another switch: all addresses are announced.
+    pub fn link_came_up(&mut self, now: Instant) {
+        self.own.announce(now);
+        self.handle_timeout(now);
+    }
+
+    /// What these say of addresses of ours is no conflict.
+    fn know_kin(&mut self, macs: &[MacAddr]) {
+        self.kin = macs.to_vec();
+    }
+
+    /// Routes without what is another's, and neighbors by them.
+    fn route(&mut self, now: Instant) {
+        self.routes = Routes::among(&self.config, |address| !self.own.is_anothers(address));
+        let routes = &self.routes;
+        self.neighbors.reconfigure(
+            routes.routers(),
+            &self.config.neighbors,
+            |address| routes.is_neighbor(address),
+            now,
+        );
     }
 
     /// Takes an Ethernet frame from the wire.
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
         if let Err(reason) = self.frame(frame, now) {
             self.count(reason);
+        }
+        self.settle(now);
+    }
+
+    /// What frames lead to: routes without an address that another has, and what we have told ourselves.
+    fn settle(&mut self, now: Instant) {
+        if self.own.is_changed() {
+            self.route(now);
+        }
+        // What comes of these waits for the next round.
+        for _ in 0..self.returning.len() {
+            if let Some(frame) = self.returning.pop_front()
+                && let Err(reason) = self.own_frame(&frame, now)
+            {
+                self.count(reason);
+            }
         }
     }
 
@@ -255,7 +308,17 @@ impl HostStack {
     /// A next hop is asked three times, a second apart; when none of that is answered,
     /// only another call has it asked again. From the first call on it is in use: it is
     /// kept fresh, and whatever changes about it is an event.
+    ///
+    /// An address of ours is where we are: what is sent there comes back. While the address to send from is asked for
+    /// itself, every next hop is pending.
     pub fn resolve(&mut self, destination: IpAddr, now: Instant) -> Resolution {
+        if self.own.uses(destination) {
+            return Resolution::Resolved {
+                source: destination,
+                next_hop: destination,
+                mac: self.config.mac,
+            };
+        }
         let Some(Way { source, next_hop }) = self.routes.way(destination) else {
             return Resolution::NoRoute;
         };
@@ -277,8 +340,10 @@ impl HostStack {
     }
 
     fn seek(&mut self, next_hop: IpAddr, now: Instant) -> Option<MacAddr> {
+        let asker = self.routes.asker(next_hop);
+        let may_speak = asker.is_some_and(|asker| self.own.uses(asker));
         match self.neighbors.ask(next_hop, now) {
-            Answer::Known(mac) => return Some(mac),
+            Answer::Known(mac) => return may_speak.then_some(mac),
             Answer::Ask(solicit) => self.solicit(solicit),
             Answer::Waiting => {}
             Answer::Full => self.count(HostDrop::NeighborsFull),
@@ -293,6 +358,9 @@ impl HostStack {
 
     /// The next event. Several changes of one neighbor between two calls are one event.
     pub fn poll_event(&mut self) -> Option<HostEvent> {
+        if let Some((address, standing)) = self.own.poll_changed() {
+            return Some(HostEvent::Own { address, standing });
+        }
         let address = self.neighbors.poll_changed()?;
         self.tcp.wake();
         Some(HostEvent::Neighbor { address })
@@ -317,9 +385,7 @@ impl HostStack {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
         self.handle_learning(now);
-        if self.announce_at.is_some_and(|at| at <= now) {
-            self.announce_once(now);
-        }
+        self.expire_own(now);
         if self.neighbors.next().is_some_and(|at| at <= now) {
             // What finds no room stays due: poll_frame makes room.
             let room = limits::HOST_OUTPUT.saturating_sub(self.output.len());
@@ -328,14 +394,17 @@ impl HostStack {
             }
         }
         self.turn_connections(now);
+        self.settle(now);
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let at_once = Instant::from_nanos(0);
         let due = [
             self.connections_due(),
-            self.announce_at,
+            (!self.returning.is_empty()).then_some(at_once),
+            self.own.poll_timeout(),
             self.neighbors.next(),
             self.reassembly.poll_timeout(),
             self.learning.poll_timeout(),
@@ -348,21 +417,22 @@ impl HostStack {
         self.neighbors.iter()
     }
 
-    /// Where a neighbor is, if that is known; it is not asked.
+    /// Where a neighbor is, if that is known and it may be spoken to; it is not asked.
     #[must_use]
     pub fn neighbor(&self, address: IpAddr) -> Option<MacAddr> {
-        self.neighbors.mac(address)
+        let asker = self.routes.asker(address)?;
+        self.neighbors.mac(address).filter(|_| self.own.uses(asker))
+    }
+
+    /// Own addresses, and how they stand.
+    pub fn own(&self) -> impl Iterator<Item = (IpAddr, Standing)> + '_ {
+        self.own.iter()
     }
 
     /// The uplink's hardware address.
     #[must_use]
     pub const fn mac(&self) -> MacAddr {
-        self.mac
-    }
-
-    /// Own addresses, the link-local one among them: what a classifier must let pass.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.routes.addresses()
+        self.config.mac
     }
 
     /// What was ignored, by name, with counts above 0.
@@ -401,20 +471,31 @@ impl HostStack {
         }
     }
 
-    fn announce_once(&mut self, now: Instant) {
-        let addresses: Vec<_> = self.routes.addresses().collect();
-        for address in addresses {
-            self.reply(message::announcement(self.mac, address));
+    /// Those that wait for an address of ours to be used are asked for once it is.
+    fn expire_own(&mut self, now: Instant) {
+        let mac = self.config.mac;
+        let before = self.own.iter().filter(|(_, it)| it.is_used()).count();
+        for say in self.own.expire(now, &mut self.random) {
+            let frame = match say {
+                Say::Probe(address) => message::probe(mac, address),
+                Say::Announce(address) => message::announcement(mac, address),
+            };
+            self.send(frame, limits::HOST_OUTPUT);
         }
-        self.announcements_left = self.announcements_left.saturating_sub(1);
-        self.announce_at = (self.announcements_left > 0).then(|| now + ANNOUNCE_AGAIN_AFTER);
+        let after = self.own.iter().filter(|(_, it)| it.is_used()).count();
+        if after > before {
+            self.route(now);
+            self.neighbors.touch_all();
+            self.neighbors.ask_again(now);
+        }
     }
 
     fn solicit(&mut self, solicit: Solicit) {
         let frame = self
             .routes
             .asker(solicit.address)
-            .and_then(|source| message::solicitation(self.mac, source, solicit));
+            .filter(|&source| self.own.uses(source))
+            .and_then(|source| message::solicitation(self.config.mac, source, solicit));
         if let Some(frame) = frame {
             self.send(frame, limits::HOST_OUTPUT);
         }
@@ -426,7 +507,7 @@ impl HostStack {
             return;
         };
         if self.is_to_us(headers)
-            && let Some(frame) = message::error(self.mac, error, headers, frame, ours)
+            && let Some(frame) = message::error(self.config.mac, error, headers, frame, ours)
         {
             match self.errors.take(sender, now) {
                 true => self.reply(frame),
@@ -438,8 +519,8 @@ impl HostStack {
     /// Whether a packet is to us alone, by frame and by address.
     fn is_to_us(&self, headers: &Headers) -> bool {
         let destination = headers.addresses().map(|(_, destination)| destination);
-        headers.ether.destination == self.mac
-            && destination.is_some_and(|destination| self.routes.owns(destination))
+        headers.ether.destination == self.config.mac
+            && destination.is_some_and(|destination| self.own.uses(destination))
     }
 
     fn reply(&mut self, frame: Vec<u8>) {
@@ -448,23 +529,28 @@ impl HostStack {
 
     /// Sends a packet of ours between `ends`, in fragments if the link takes it no other way: all of them, or nothing.
     fn reply_whole(&mut self, frame: Vec<u8>, ends: (IpAddr, IpAddr)) {
-        if frame.len() <= ether::HEADER_LEN + usize::from(self.mtu) {
+        if frame.len() <= ether::HEADER_LEN + usize::from(self.config.mtu) {
             return self.reply(frame);
         }
         let id = self.ids.next(ends.0, ends.1);
-        let fragments = ip::split(&frame, self.mtu, id);
+        let fragments = ip::split(&frame, self.config.mtu, id);
         let room = limits::HOST_OUTPUT - limits::HOST_OUTPUT_RESERVED;
         if fragments.len() == 0 || self.output.len() + fragments.len() > room {
             self.count(HostDrop::OutputFull);
         } else {
-            self.output.extend(fragments);
+            fragments.for_each(|fragment| self.send(fragment, room));
         }
     }
 
     fn send(&mut self, frame: Vec<u8>, room: usize) {
         debug_assert!(frame.len() > ether::HEADER_LEN, "a frame was not written");
-        if self.output.len() < room {
-            self.output.push_back(frame);
+        let is_ours = frame.starts_with(&self.config.mac.0);
+        let (queue, room) = match is_ours {
+            true => (&mut self.returning, limits::HOST_RETURNING),
+            false => (&mut self.output, room),
+        };
+        if queue.len() < room {
+            queue.push_back(frame);
         } else {
             self.count(HostDrop::OutputFull);
         }

@@ -11,6 +11,9 @@ pub const HOST_OUTPUT: usize = 256;
 /// How many of [`HOST_OUTPUT`] answers to others leave free for our own questions.
 pub const HOST_OUTPUT_RESERVED: usize = 64;
 
+/// Frames of a host stack to itself that wait to be taken.
+pub const HOST_RETURNING: usize = 64;
+
 /// Answers of a host stack per second, of each kind (neighbors, echo).
 pub const HOST_REPLIES_PER_SECOND: u32 = 1_000;
 

@@ -3,7 +3,7 @@
 //! In: addresses, or the message to answer. Out: whole Ethernet frames. Never: a
 //! decision whether to send one.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use culvert_wire::{
     MacAddr,
@@ -21,6 +21,14 @@ pub(super) fn announcement(mac: MacAddr, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => arp(&ArpPacket::announcement(mac, address)),
         IpAddr::V6(address) => nd(|out| nd::write_unsolicited(address, mac, false, out)),
+    }
+}
+
+/// The question whether anyone has `address`, from nobody (RFC 5227, section 2.1.1; RFC 4862, section 5.4.2).
+pub(super) fn probe(mac: MacAddr, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => arp(&ArpPacket::request(mac, Ipv4Addr::UNSPECIFIED, address)),
+        IpAddr::V6(address) => nd(|out| nd::write_detection(mac, address, out)),
     }
 }
 

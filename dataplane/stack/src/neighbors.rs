@@ -6,16 +6,23 @@
 //! on who may be a neighbor (`routes`).
 //!
 //! ```text
-//!   ask ─▶ Incomplete ──answer──▶ Reachable ──30 s──▶ Stale ──5 s──▶ Probing
-//!              │ 3 × 1 s            ▲  ▲                (in use)      │  │ 3 × 1 s
-//!              ▼                    │  └──────────answer──────────────┘  ▼
-//!           Failed ──ask, 1 s──▶ Incomplete                           Failed
+//!   ask ─▶ Incomplete ──answer──▶ Reachable ──15 to 45 s──▶ Stale ──5 s──▶ Probing
+//!              │ ▲ everyone is      ▲  │ doubted            (in use)       ▲ │  │ 3 × 1 s, of
+//!              │ │ asked, 3 × 1 s   │  └───────────────────────────────────┘ │  │ one in doubt
+//!              │ │                  └──────────────answer────────────────────┘  │ 3 × 0.3 s
+//!              │ └──────────────────────────────────────────────────────────────┘
+//!              ▼
+//!           Failed ──ask, 1 s──▶ Incomplete
 //! ```
 //!
 //! A neighbor is in use from the first question about it for as long as it answers: the
 //! paths that workers send by don't ask again. What was only heard of is kept too, as
 //! stale, but is the first to go when the table is full; the routers of the
 //! configuration never go.
+//!
+//! What nobody asked for moves no traffic. Who says unasked to be a neighbor that is in use has that neighbor asked, alone,
+//! and is believed if it is silent and he answers when everyone is asked. RFC 4861, section 7.2.5, would go by his word
+//! at once. A router is known by its answers alone. A static entry is never asked, nor anyone believed about it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,14 +34,18 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::{NeighborInfo, NeighborState};
-use crate::limits;
+use crate::{limits, random::Random};
 
 /// RFC 4861, section 10: `MAX_MULTICAST_SOLICIT` and `MAX_UNICAST_SOLICIT`.
 const TRIES_MAX: u8 = 3;
 /// RFC 4861, section 10: `RETRANS_TIMER`.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// RFC 4861, section 10: `REACHABLE_TIME`.
-const REACHABLE_FOR: Duration = Duration::from_secs(30);
+/// RFC 4861, section 10: `REACHABLE_TIME` times `MIN_RANDOM_FACTOR` and `MAX_RANDOM_FACTOR`.
+const REACHABLE_FOR: [Duration; 2] = [Duration::from_secs(15), Duration::from_secs(45)];
+/// Between two questions to a neighbor that another says to be: it has long answered, if it is there.
+const DOUBT_AGAIN: Duration = Duration::from_millis(300);
+/// How long nobody's word casts doubt on an answer: so often at most a neighbor is asked for what others say.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// RFC 4861, section 10: `DELAY_FIRST_PROBE_TIME`.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// How long after a question an answer still confirms: all of its tries.
@@ -81,6 +92,8 @@ pub(super) enum Unheard {
     NoAddress,
     /// No room.
     Full,
+    /// Another is that neighbor, as far as is known.
+    Doubtful,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,29 +108,70 @@ struct Entry {
     /// When it was last asked, and how often since it last answered.
     asked: Option<Instant>,
     tries: u8,
+    /// Another says to be it.
+    is_doubted: bool,
     deadline: Option<Instant>,
 }
 
 /// The table. All deadlines are at or after `next`.
-#[derive(Default)]
 pub(super) struct Neighbors {
     entries: BTreeMap<IpAddr, Entry>,
     routers: BTreeSet<IpAddr>,
     changed: BTreeSet<IpAddr>,
     next: Option<Instant>,
+    random: Random,
 }
 
 impl Neighbors {
-    /// Forgets who is no neighbor any more; `routers` will never be evicted.
+    pub(super) const fn new(random: Random) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            routers: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            next: None,
+            random,
+        }
+    }
+
+    /// Forgets who is no neighbor any more; `routers` will never be evicted, nor will those of `fixed`, who are where
+    /// that says.
     pub(super) fn reconfigure(
         &mut self,
         routers: &BTreeSet<IpAddr>,
+        fixed: &[(IpAddr, MacAddr)],
         is_neighbor: impl Fn(IpAddr) -> bool,
+        now: Instant,
     ) {
         self.routers.clone_from(routers);
+        self.forget(|address, entry| {
+            let is_fixed = fixed.iter().any(|&(it, _)| it == address);
+            is_neighbor(address) && (is_fixed || entry.state != NeighborState::Static)
+        });
+        for &(address, mac) in fixed.iter().filter(|(address, _)| is_neighbor(*address)) {
+            self.fix(address, mac, now);
+        }
+    }
+
+    fn fix(&mut self, address: IpAddr, mac: MacAddr, now: Instant) {
+        if !self.entries.contains_key(&address) && !self.make_room(address, true) {
+            return;
+        }
+        let entry = self.entries.entry(address).or_insert(Entry::new(now));
+        if entry.mac != Some(mac) && entry.used.is_some() {
+            self.changed.insert(address);
+        }
+        *entry = Entry {
+            state: NeighborState::Static,
+            mac: Some(mac),
+            used: entry.used,
+            ..Entry::new(now)
+        };
+    }
+
+    fn forget(&mut self, is_kept: impl Fn(IpAddr, &Entry) -> bool) {
         let changed = &mut self.changed;
         self.entries.retain(|&address, entry| {
-            let kept = is_neighbor(address);
+            let kept = is_kept(address, entry);
             if !kept && entry.mac.is_some() && entry.used.is_some() {
                 changed.insert(address);
             }
@@ -132,6 +186,16 @@ impl Neighbors {
             .iter()
             .filter(|(_, entry)| entry.mac.is_some() && entry.used.is_some());
         self.changed.extend(known.map(|(&address, _)| address));
+    }
+
+    /// Those that were asked in vain are asked again.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let waiting =
+            (self.entries.values_mut()).filter(|entry| entry.state == NeighborState::Incomplete);
+        for entry in waiting {
+            (entry.tries, entry.deadline) = (0, Some(now));
+            self.next = earlier(self.next, entry.deadline);
+        }
     }
 
     /// Where `address` is; it is in use from now on.
@@ -175,6 +239,9 @@ impl Neighbors {
         now: Instant,
     ) -> Result<(), Unheard> {
         if !self.entries.contains_key(&address) {
+            if self.routers.contains(&address) {
+                return Ok(());
+            }
             if !self.make_room(address, false) {
                 return Err(Unheard::Full);
             }
@@ -198,6 +265,7 @@ impl Neighbors {
         said: Said,
         now: Instant,
     ) -> Result<(), Unheard> {
+        let is_router = self.routers.contains(&address);
         let entry = self.entries.get_mut(&address).ok_or(Unheard::Unknown)?;
         entry.heard = now;
         // What we didn't ask for confirms nothing, whatever it says of itself.
@@ -206,27 +274,33 @@ impl Neighbors {
                 .asked
                 .is_some_and(|asked| !asked.is_older_than(ANSWER_WITHIN, now));
         let differs = said.mac.is_some_and(|mac| entry.mac != Some(mac));
-        match entry.mac {
-            None if said.mac.is_none() => return Err(Unheard::NoAddress),
+        let heard = match entry.mac {
+            None if said.mac.is_none() => Err(Unheard::NoAddress),
+            None if is_router && !confirms => entry.ask_soon(now),
+            Some(_) if differs && entry.state == NeighborState::Static => Err(Unheard::Doubtful),
             Some(_) if differs && !said.replace => {
                 if entry.state == NeighborState::Reachable {
                     entry.stale(now);
                 }
+                Ok(())
             }
+            Some(_) if differs && entry.used.is_some() => entry.doubt(now),
             None | Some(_) => {
                 entry.mac = said.mac.or(entry.mac);
                 if differs && entry.used.is_some() {
                     self.changed.insert(address);
                 }
                 if confirms {
-                    entry.reachable(now);
+                    let [least, most] = REACHABLE_FOR;
+                    entry.reachable(now, self.random.between(least, most));
                 } else if differs {
                     entry.stale(now);
                 }
+                Ok(())
             }
-        }
+        };
         self.next = earlier(self.next, entry.deadline);
-        Ok(())
+        heard
     }
 
     /// Does what is due, as far as there is `room` for solicitations.
@@ -300,7 +374,9 @@ impl Neighbors {
         let victim = self
             .entries
             .iter()
-            .filter(|(address, _)| !self.routers.contains(address))
+            .filter(|(address, entry)| {
+                !self.routers.contains(address) && entry.state != NeighborState::Static
+            })
             .map(|(&address, entry)| (entry.worth(), address))
             .filter(|&((worth, _), _)| worth <= worth_max)
             .min();
@@ -346,6 +422,7 @@ impl Entry {
             heard: now,
             asked: None,
             tries: 0,
+            is_doubted: false,
             deadline: None,
         }
     }
@@ -357,7 +434,10 @@ impl Entry {
             (Some(used), NeighborState::Incomplete) => (Worth::Unanswered, used),
             (
                 Some(used),
-                NeighborState::Reachable | NeighborState::Stale | NeighborState::Probing,
+                NeighborState::Reachable
+                | NeighborState::Stale
+                | NeighborState::Probing
+                | NeighborState::Static,
             ) => (Worth::InUse, used),
         }
     }
@@ -365,18 +445,53 @@ impl Entry {
     fn solicit(&mut self, address: IpAddr, now: Instant) -> Solicit {
         self.tries += 1;
         self.asked = Some(now);
-        self.deadline = Some(now + RETRY_AFTER);
+        let again = if self.is_doubted {
+            DOUBT_AGAIN
+        } else {
+            RETRY_AFTER
+        };
+        self.deadline = Some(now + again);
         Solicit {
             address,
             mac: self.mac,
         }
     }
 
-    fn reachable(&mut self, now: Instant) {
+    fn reachable(&mut self, now: Instant, lasts: Duration) {
         self.state = NeighborState::Reachable;
         self.confirmed = Some(now);
         self.asked = None;
-        self.deadline = Some(now + REACHABLE_FOR);
+        self.is_doubted = false;
+        self.deadline = Some(now + lasts);
+    }
+
+    /// Another says to be this neighbor: it is asked itself.
+    fn doubt(&mut self, now: Instant) -> Result<(), Unheard> {
+        let has_just_answered = self
+            .confirmed
+            .is_some_and(|at| !at.is_older_than(BELIEVED_FOR, now));
+        if !has_just_answered && !self.is_doubted {
+            self.is_doubted = true;
+            self.state = NeighborState::Probing;
+            (self.tries, self.deadline) = (0, Some(now));
+        }
+        Err(Unheard::Doubtful)
+    }
+
+    /// It may be there again, who is in use and did not answer.
+    fn ask_soon(&mut self, now: Instant) -> Result<(), Unheard> {
+        if self.state == NeighborState::Failed && self.used.is_some() {
+            self.everyone(now);
+            self.deadline = Some(now);
+        }
+        Err(Unheard::Doubtful)
+    }
+
+    /// Whoever is there now is asked for.
+    fn everyone(&mut self, now: Instant) {
+        self.state = NeighborState::Incomplete;
+        (self.mac, self.tries, self.is_doubted) = (None, 0, false);
+        self.asked = Some(now);
     }
 
     /// What is in use is probed soon (the RFC's DELAY), the rest when it is resolved.
@@ -390,9 +505,12 @@ impl Entry {
             NeighborState::Incomplete | NeighborState::Probing if self.tries < TRIES_MAX => {
                 Due::Solicit(self.solicit(address, now))
             }
-            NeighborState::Incomplete | NeighborState::Probing => {
+            NeighborState::Probing => {
+                self.everyone(now);
+                Due::Solicit(self.solicit(address, now))
+            }
+            NeighborState::Incomplete => {
                 self.state = NeighborState::Failed;
-                self.mac = None;
                 self.deadline = Some(now + FAILED_KEPT);
                 Due::Nothing
             }
@@ -408,6 +526,10 @@ impl Entry {
             NeighborState::Failed => {
                 self.deadline = None;
                 Due::Forget
+            }
+            NeighborState::Static => {
+                self.deadline = None;
+                Due::Nothing
             }
         }
     }

@@ -71,6 +71,12 @@ impl Routes {
     /// What a configuration says.
     #[must_use]
     pub fn new(config: &HostConfig) -> Self {
+        Self::among(config, |_| true)
+    }
+
+    /// The same without the addresses that can't be used, and their prefixes.
+    #[must_use]
+    pub fn among(config: &HostConfig, is_usable: impl Fn(IpAddr) -> bool) -> Self {
         let link_local = IpAddr::V6(link_local(config.mac));
         let mut addresses: Vec<_> = config
             .addresses
@@ -80,6 +86,7 @@ impl Routes {
         if addresses.iter().all(|&(address, _)| address != link_local) {
             addresses.push((link_local, prefix(link_local, LINK_LOCAL_LEN)));
         }
+        addresses.retain(|&(address, _)| is_usable(address));
         // Of equal prefixes the later one counts: the first route, and on-link above all.
         let routes = config.routes.iter().rev();
         let fib = Fib::build(
@@ -113,11 +120,6 @@ impl Routes {
     /// Own addresses, the link-local one among them: what a classifier must let pass.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().map(|&(address, _)| address)
-    }
-
-    /// Whether `address` is ours.
-    pub(super) fn owns(&self, address: IpAddr) -> bool {
-        self.addresses().any(|own| own == address)
     }
 
     /// The routers of all routes: always neighbors, even beyond every on-link prefix
@@ -265,6 +267,7 @@ mod tests {
                 .iter()
                 .map(|&(a, len, via)| (ip(a), len, ip(via)))
                 .collect(),
+            neighbors: vec![],
             mtu: 1500,
         })
     }
@@ -352,6 +355,6 @@ mod tests {
     fn prefixes_of_two_hosts_have_no_broadcast() {
         let routes = routes(&[("192.0.2.0", 31), ("10.0.0.1", 99)], &[]);
         check(&routes, &[("192.0.2.1", "192.0.2.1", "192.0.2.0")]);
-        assert!(routes.owns(ip("10.0.0.1")) && !routes.is_neighbor(ip("10.0.0.2")));
+        assert!(!routes.is_neighbor(ip("10.0.0.1")) && !routes.is_neighbor(ip("10.0.0.2")));
     }
 }

@@ -23,11 +23,22 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
     /// Adds a stack, in the place of the one that the scope had.
     pub fn insert(&mut self, scope: Scope, stack: HostStack) {
         self.0.insert(scope, stack);
+        self.introduce();
     }
 
     /// Removes the scope's stack.
     pub fn remove(&mut self, scope: Scope) -> Option<HostStack> {
-        self.0.remove(&scope)
+        let removed = self.0.remove(&scope);
+        self.introduce();
+        removed
+    }
+
+    /// Two that are on one link, as while one takes the other's place, are no strangers to each other.
+    fn introduce(&mut self) {
+        let macs: Vec<_> = self.0.values().map(HostStack::mac).collect();
+        for stack in self.0.values_mut() {
+            stack.know_kin(&macs);
+        }
     }
 
     /// The scope's stack.

@@ -101,10 +101,11 @@ fn no_flood_of_fragments_takes_more_than_the_bound() {
             mac: US,
             addresses: vec![(IpAddr::from([192, 0, 2, 1]), 24)],
             routes: vec![],
+            neighbors: vec![],
             mtu: 1_500,
         };
         let empty = HELD.load(Ordering::Relaxed);
-        let mut stack = HostStack::new(config.clone(), RandomState::new(), now);
+        let mut stack = HostStack::begin(config.clone(), RandomState::new(), |_| true, now);
         let before = HELD.load(Ordering::Relaxed);
         let mut counted = 0;
         for n in 0..count {

@@ -252,6 +252,25 @@ pub fn write_probe(ends: &Ends, target: Ipv6Addr, out: &mut [u8]) -> usize {
     )
 }
 
+/// Writes the frame that asks whether anyone has `target`, from nobody (RFC 4862, section 5.4.2), and returns its length;
+/// 0 if it doesn't fit.
+pub fn write_detection(source_mac: MacAddr, target: Ipv6Addr, out: &mut [u8]) -> usize {
+    if write_solicitation(source_mac, Ipv6Addr::UNSPECIFIED, target, out) == 0 {
+        return 0;
+    }
+    // Nobody has no link-layer address: no option.
+    const LEN: usize = 24;
+    let message = ether::HEADER_LEN + ipv6::HEADER_LEN;
+    let payload_len = ether::HEADER_LEN + 4;
+    out[payload_len..payload_len + 2].copy_from_slice(&[0, LEN as u8]);
+    let message = &mut out[message..message + LEN];
+    message[2..4].fill(0);
+    let group = solicited_node(target);
+    let sum = checksum_v6(Ipv6Addr::UNSPECIFIED, group, message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    FRAME_LEN - 8
+}
+
 /// Writes the answer to a solicitation for `target`, which is at `target_mac`, and
 /// returns its length; 0 if it doesn't fit.
 ///

@@ -11,7 +11,8 @@ use super::named::Told;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
 use crate::state::{
-    Core, Drop, Log, Neighbor, Part, Peer, Port, Route, State, Traffic, Tunnel, Uplink,
+    AddressConflict, Core, Drop, Log, Neighbor, Part, Peer, Port, Route, State, Traffic, Tunnel,
+    Uplink,
 };
 
 /// What is shown.
@@ -353,7 +354,12 @@ impl View<'_> {
     }
 
     fn uplinks(&self) -> Table {
-        self.table(UPLINKS, &self.state.uplinks)
+        let mut table = self.table(UPLINKS, &self.state.uplinks);
+        for uplink in &self.state.uplinks {
+            let told = |it| format!("{}: {}", uplink.name, conflict(it));
+            table.notes.extend(uplink.conflicts.iter().map(told));
+        }
+        table
     }
 
     fn tunnels(&self) -> Table {
@@ -478,6 +484,14 @@ fn link(port: &Port) -> &'static str {
         (_, true) => "up",
         (true, false) => "connected",
         (false, false) => "down",
+    }
+}
+
+fn conflict(conflict: &AddressConflict) -> String {
+    let AddressConflict { address, mac, used } = conflict;
+    match used {
+        true => format!("{address} is in use, and {mac} says to have it, too"),
+        false => format!("{address} is not used: {mac} has it"),
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             driver: UplinkDriver::Udp(UdpUplink::default()),
             addresses: Vec::new(),
             routes: Vec::new(),
+            neighbors: Vec::new(),
             mtu: 1500,
             queues: workers,
             queue_workers: all_workers,

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Seen, family, is_ipv4, prefixes, queue_workers, reserved};
-use crate::config::build;
 use crate::config::draft::{File, PortKind, Uplink, UplinkKind};
 use crate::config::report::Report;
+use crate::config::{build, limits};
 
 pub(super) fn check(file: &File, report: &mut Report) {
     let mut devices = Seen::default();
@@ -51,6 +51,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
         }
         routes(uplink, report);
         exception(uplink, file, &mut interfaces, report);
+        neighbors(uplink, report);
         let queues = uplink
             .queues
             .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
@@ -130,13 +131,7 @@ fn routes(uplink: &Uplink, report: &mut Report) {
                 )
                 .help(format!("the first stands in {line}: keep one of the two"));
         }
-        let on_link = |address: IpAddr| {
-            uplink
-                .addresses
-                .iter()
-                .any(|net| net.value.contains(&address))
-        };
-        if !uplink.addresses.is_empty() && !on_link(via) {
+        if !uplink.addresses.is_empty() && !on_link(uplink, via) {
             report
                 .error(
                     route.via.span,
@@ -154,5 +149,51 @@ fn routes(uplink: &Uplink, report: &mut Report) {
                 )
                 .help("expected the address of the next router");
         }
+    }
+}
+
+fn on_link(uplink: &Uplink, address: IpAddr) -> bool {
+    let mut nets = uplink.addresses.iter();
+    nets.any(|net| net.value.contains(&address))
+}
+
+fn neighbors(uplink: &Uplink, report: &mut Report) {
+    let title = format!("a neighbor of uplink `{}`", uplink.name.value);
+    let mut seen = Seen::default();
+    for neighbor in &uplink.neighbors {
+        let (address, span) = (neighbor.address.value, neighbor.address.span);
+        if let Some(line) = seen.insert(address, span) {
+            let line = report.line(line);
+            report
+                .error(span, format!("{title}, {address}, stands twice"))
+                .help(format!("the first stands in {line}: keep one of the two"));
+        }
+        if uplink
+            .addresses
+            .iter()
+            .any(|net| net.value.addr() == address)
+        {
+            report
+                .error(
+                    span,
+                    format!("{title} is {address}, the uplink's own address"),
+                )
+                .help("expected the address of another host");
+        } else if !uplink.addresses.is_empty() && !on_link(uplink, address) {
+            report
+                .error(span, format!("{title}, {address}, is not on its link"))
+                .help(format!(
+                    "expected an address inside {}",
+                    prefixes(uplink.addresses.iter().map(|at| &at.value))
+                ));
+        }
+    }
+    if let Some(beyond) = uplink.neighbors.get(limits::UPLINK_NEIGHBORS) {
+        let count = uplink.neighbors.len();
+        let message = format!("uplink `{}` has {count} neighbors", uplink.name.value);
+        report.error(beyond.address.span, message).help(format!(
+            "expected at most {}: others are asked where they are",
+            limits::UPLINK_NEIGHBORS
+        ));
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Name, WorkerIndex};
+use super::{MacAddr, Name, WorkerIndex};
 
 /// A way out of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct Uplink {
     pub addresses: Vec<IpNet>,
     /// Routes beyond the on-link prefixes (DPDK only: the kernel has its own).
     pub routes: Vec<UplinkRoute>,
+    /// Neighbors that are where this says (DPDK only: the kernel has its own).
+    pub neighbors: Vec<UplinkNeighbor>,
     /// The largest IP packet that leaves or arrives, in bytes.
     pub mtu: u16,
     /// How many RX and TX queues the device is given (DPDK) or sockets are opened (UDP).
@@ -108,4 +110,13 @@ pub struct UplinkRoute {
     pub to: IpNet,
     /// The router, on-link at this uplink.
     pub via: IpAddr,
+}
+
+/// A neighbor of an uplink that is never asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UplinkNeighbor {
+    /// Its address, on-link at this uplink.
+    pub address: IpAddr,
+    /// Where it is.
+    pub mac: MacAddr,
 }

@@ -1,7 +1,7 @@
 //! Uplinks.
 
 use super::{Reader, narrow};
-use crate::config::draft::{Uplink, UplinkKind, UplinkRoute};
+use crate::config::draft::{Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
 use crate::config::section::{At, Section};
 use crate::config::{Name, device, value};
 
@@ -14,6 +14,7 @@ impl Reader<'_> {
             interface: None,
             addresses: Vec::new(),
             routes: Vec::new(),
+            neighbors: Vec::new(),
             mtu: None,
             queues: None,
             queue_workers: None,
@@ -31,6 +32,11 @@ impl Reader<'_> {
             .tables("routes", self.report)
             .iter()
             .filter_map(|route| self.uplink_route(route))
+            .collect();
+        uplink.neighbors = section
+            .tables("neighbors", self.report)
+            .iter()
+            .filter_map(|neighbor| self.uplink_neighbor(neighbor))
             .collect();
         uplink.mtu = section.integer("mtu", self.report);
         uplink.queues = section.integer("queues", self.report);
@@ -61,13 +67,14 @@ impl Reader<'_> {
                     &section,
                     &[
                         "routes",
+                        "neighbors",
                         "exception",
                         "routes_from",
                         "rx_descriptors",
                         "tx_descriptors",
                     ],
                     "for `dpdk` uplinks",
-                    "remove it: the kernel's routes and devices carry a `udp` uplink",
+                    "remove it: the kernel's routes, neighbors and devices carry a `udp` uplink",
                 );
             }
             None => {}
@@ -79,6 +86,15 @@ impl Reader<'_> {
         let to = route.get("to", self.report, value::destination);
         let via = route.get("via", self.report, value::address);
         Some(UplinkRoute { to: to?, via: via? })
+    }
+
+    fn uplink_neighbor(&mut self, neighbor: &Section<'_>) -> Option<UplinkNeighbor> {
+        let address = neighbor.get("address", self.report, value::address);
+        let mac = neighbor.get("mac", self.report, value::mac);
+        Some(UplinkNeighbor {
+            address: address?,
+            mac: mac?,
+        })
     }
 
     fn descriptors(&mut self, section: &Section<'_>, key: &str) -> Option<u16> {

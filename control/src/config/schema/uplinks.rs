@@ -4,7 +4,9 @@
 
 use super::{
     DESCRIPTORS,
-    Form::{self, Address, Choice, Destination, Either, Integer, Interface, List, Tables, Text},
+    Form::{
+        self, Address, Choice, Destination, Either, Integer, Interface, List, Mac, Tables, Text,
+    },
     MTU,
     Presence::{Default, Required},
     QUEUES, Table, WORKER_INDEX, key,
@@ -60,6 +62,12 @@ pub(super) static UPLINK: Table = Table {
             "A routing table of the kernel's, `main` or a number, whose routes by the `exception` interface are the uplink's, too, behind `routes`.",
         ),
         key(
+            "neighbors",
+            Tables(&UPLINK_NEIGHBOR),
+            Default("[]"),
+            "Neighbors that are where this says, and are never asked: nobody on the link can be taken for them (dpdk only).",
+        ),
+        key(
             "mtu",
             MTU,
             Default("1500"),
@@ -113,5 +121,20 @@ pub(super) static UPLINK_ROUTE: Table = Table {
             Required,
             "The router, inside the prefix of one of the uplink's addresses.",
         ),
+    ],
+};
+
+/// One of an uplink's `neighbors`.
+pub(super) static UPLINK_NEIGHBOR: Table = Table {
+    title: "neighbor",
+    doc: "",
+    keys: &[
+        key(
+            "address",
+            Address,
+            Required,
+            "Its address, inside the prefix of one of the uplink's addresses.",
+        ),
+        key("mac", Mac, Required, "Its Ethernet address."),
     ],
 };

@@ -164,8 +164,11 @@ impl Engine {
 
     /// The uplink at `slot`, which is open now, has its stack from now on, if it needs one.
     fn begin_stack(&mut self, slot: usize) {
-        let uplink = self.uplinks.get(slot);
-        let stack = uplink.and_then(|uplink| Some((uplink.scope()?, uplink.host()?)));
+        let uplink = self.uplinks.get_mut(slot);
+        let stack = uplink.and_then(|uplink| {
+            uplink.rivals.clear();
+            Some((uplink.scope()?, uplink.host()?))
+        });
         if let Some((scope, host)) = stack {
             self.netstack.insert(scope, host);
             self.hops.forget_neighbors(scope);

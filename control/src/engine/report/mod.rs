@@ -114,6 +114,7 @@ impl Engine {
                 link_up: uplink.link_up.unwrap_or(true),
                 speed_mbps: uplink.speed_mbps,
                 addresses: config.addresses.iter().map(ToString::to_string).collect(),
+                conflicts: uplink.conflicts(),
                 mtu: config.mtu,
                 queues: config.queues,
                 exception: exception.map(|it| it.interface.clone()),

@@ -82,6 +82,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             mac: OURS,
             addresses: vec![([192, 0, 2, 1].into(), 24)],
             routes: Vec::new(),
+            neighbors: Vec::new(),
             mtu: 1_500,
         };
         let mut wire = Wire::new(engine);

@@ -108,3 +108,60 @@ tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, pee
     wire.settle(engine, after(UNROUTED_LIFE));
     assert!(engine.unrouted.is_empty());
 }
+
+#[cfg(feature = "dpdk")]
+#[test]
+fn an_address_that_another_host_has_is_told_and_not_used_until_it_is_gone() {
+    use culvert_dataplane::shared::ids::Scope;
+    use culvert_wire::{MacAddr, arp};
+    let mut site = Site::start(parse(
+        "memory: {hugepages: off}
+uplinks: {w: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24, 198.51.100.1/24]}}
+",
+    ));
+    let start = clock::now();
+    let after = |seconds| Now {
+        monotonic: start.monotonic + Duration::from_secs(seconds),
+        ..start
+    };
+    let engine = &mut site.engine;
+    let mut wire = Wire::new(engine);
+    let scope = Scope::Uplink(UplinkIndex::from_slot(0));
+    let own = |engine: &mut Engine| {
+        let uplink = engine.uplinks.get(0).unwrap();
+        let told: Vec<_> = uplink
+            .conflicts()
+            .into_iter()
+            .map(|it| (it.address, it.used))
+            .collect();
+        let snapshot = engine.snapshots.load();
+        let worker = &snapshot.uplink(UplinkIndex(0)).unwrap().addresses;
+        assert_eq!(*worker, uplink.addresses(&engine.netstack));
+        (told, worker.len())
+    };
+    let claim = |address: [u8; 4]| {
+        let packet = arp::ArpPacket::announcement(MacAddr([2, 0, 0, 0, 0, 9]), address.into());
+        let mut frame = [0; arp::FRAME_LEN];
+        packet.write_frame(&mut frame);
+        frame
+    };
+    let way = |engine: &Engine, to: [u8; 4]| {
+        let way = engine.netstack.get(scope)?.routes.way(to.into())?;
+        Some(way.source.to_string())
+    };
+    assert_eq!(own(engine), (vec![], 3));
+    wire.bring_at_once(engine, scope, &claim([192, 0, 2, 1]), start);
+    let duplicate = ("192.0.2.1".to_owned(), false);
+    assert_eq!(own(engine), (vec![duplicate.clone()], 2));
+    assert_eq!(way(engine, [192, 0, 2, 9]), None);
+    // The other is used, and is kept when somebody claims it.
+    wire.settle(engine, after(1));
+    wire.bring(engine, scope, &claim([198, 51, 100, 1]), after(2));
+    let contested = ("198.51.100.1".to_owned(), true);
+    assert_eq!(own(engine), (vec![duplicate, contested], 2));
+    assert!(way(engine, [198, 51, 100, 9]).is_some());
+    wire.settle(engine, after(63));
+    assert_eq!(own(engine), (vec![], 3));
+    assert_eq!(way(engine, [192, 0, 2, 9]).as_deref(), Some("192.0.2.1"));
+    wire.leave(engine);
+}

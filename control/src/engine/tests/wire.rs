@@ -40,9 +40,30 @@ impl Wire {
         self.settle(engine, now);
     }
 
-    pub(super) fn settle(&mut self, engine: &mut Engine, now: Now) {
+    /// The same while the stack, which is new, asks whether anyone has its addresses.
+    pub(super) fn bring_at_once(
+        &mut self,
+        engine: &mut Engine,
+        scope: Scope,
+        frame: &[u8],
+        now: Now,
+    ) {
         engine.netstack.publish();
         self.stacks.round(now.monotonic);
+        let class = PuntClass::NeighborAnswer;
+        let punts = &mut self.worker.punts;
+        punts.push(class, scope, frame, now.monotonic).unwrap();
+        self.stacks.round(now.monotonic);
+        engine.hear_neighbors(now);
+    }
+
+    pub(super) fn settle(&mut self, engine: &mut Engine, now: Now) {
+        engine.netstack.publish();
+        // No other host has the stacks' addresses.
+        for millis in [0, 250, 500, 750] {
+            self.stacks
+                .round(now.monotonic + Duration::from_millis(millis));
+        }
         engine.hear_neighbors(now);
     }
 }

@@ -267,7 +267,8 @@ fn asks_neighbors(group: Ipv6Addr, uplink: &Uplink) -> bool {
         })
 }
 
-/// A request for an address of ours, an answer to us, or a neighbor's announcement.
+/// A request for an address of ours, an answer to us (to whom asks whether an address is free, it has no target), a
+/// neighbor's announcement, or whatever another says that has an address of ours.
 fn arp(packet: &[u8], unicast: bool, uplink: &Uplink) -> Result<Verdict, DropReason> {
     let message = packet
         .first_chunk::<ARP_LEN>()
@@ -278,7 +279,9 @@ fn arp(packet: &[u8], unicast: bool, uplink: &Uplink) -> Result<Verdict, DropRea
     };
     let sender: [u8; 4] = [message[14], message[15], message[16], message[17]];
     let target: [u8; 4] = [message[24], message[25], message[26], message[27]];
-    if sender == target || uplink.addresses.contains(&IpAddr::from(target)) {
+    let is_ours = |address: [u8; 4]| uplink.addresses.contains(&IpAddr::from(address));
+    let is_answer = class == PuntClass::NeighborAnswer;
+    if is_answer || sender == target || is_ours(target) || is_ours(sender) {
         Ok(Verdict::Punt(class))
     } else {
         Err(DropReason::NotForUs)

@@ -24,9 +24,10 @@ fn stack() -> HostStack {
         mac: US,
         addresses: vec![(ip("192.0.2.1"), 24), (ip("2001:db8::1"), 64)],
         routes: vec![],
+        neighbors: vec![],
         mtu: 1500,
     };
-    let mut stack = HostStack::new(config, RandomState::new(), NOW);
+    let mut stack = HostStack::begin(config, RandomState::new(), |_| true, NOW);
     while stack.poll_frame().is_some() {}
     stack.share(Some(Arc::new(ports())));
     stack

@@ -117,7 +117,9 @@ impl HostStack {
         else {
             return Err(HostDrop::NotForUs);
         };
-        if self.routes.owns(sender) || segment.source_port == 0 || segment.destination_port == 0 {
+        // What we send to ourselves has no other source.
+        let is_forged = self.own.uses(sender) && headers.ether.source != self.config.mac;
+        if is_forged || segment.source_port == 0 || segment.destination_port == 0 {
             return Err(HostDrop::SourceInvalid);
         }
         let end = headers.l3_offset + headers.ip_len;
@@ -143,7 +145,9 @@ impl HostStack {
     /// Tells a sender that nobody takes its segment, as often as anyone is told what is wrong with a packet.
     fn refuse(&mut self, headers: &Headers, payload: usize, now: Instant) {
         let sender = headers.addresses().map(|(sender, _)| sender);
-        if let (Some(frame), Some(sender)) = (reset::answer(self.mac, headers, payload), sender) {
+        if let (Some(frame), Some(sender)) =
+            (reset::answer(self.config.mac, headers, payload), sender)
+        {
             match self.errors.take(sender, now) {
                 true => self.reply(frame),
                 false => self.count(HostDrop::ErrorLimited),
@@ -164,10 +168,13 @@ impl HostStack {
                         SocketAddr::V4(_) => EtherType::IPV4,
                         SocketAddr::V6(_) => EtherType::IPV6,
                     };
-                    let header = ether::header(mac, self.mac, kind);
+                    let header = ether::header(mac, self.config.mac, kind);
                     for mut frame in self.tcp.turn(id, room, now) {
                         frame[..ether::HEADER_LEN].copy_from_slice(&header);
-                        self.segments.push_back(frame);
+                        match mac == self.config.mac {
+                            true => self.send(frame, limits::HOST_RETURNING),
+                            false => self.segments.push_back(frame),
+                        }
                     }
                 }
                 Resolution::Pending { .. } | Resolution::NoRoute => {
@@ -187,8 +194,8 @@ impl HostStack {
 
     /// Connections are between addresses of ours, and over this link.
     pub(crate) fn keep_connections(&mut self) {
-        let routes = &self.routes;
-        self.tcp.keep(|local| routes.owns(local.ip()));
+        let own = &self.own;
+        self.tcp.keep(|local| own.uses(local.ip()));
         self.tcp.wake();
     }
 
@@ -204,7 +211,7 @@ impl HostStack {
     }
 
     fn segment_mtu(&self) -> u16 {
-        self.mtu.min(limits::CONNECTION_MTU)
+        self.config.mtu.min(limits::CONNECTION_MTU)
     }
 }
 

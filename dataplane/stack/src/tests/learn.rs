@@ -17,9 +17,10 @@ fn bare() -> HostStack {
         mac: A,
         addresses: Vec::new(),
         routes: Vec::new(),
+        neighbors: vec![],
         mtu: 1500,
     };
-    let mut stack = HostStack::new(config, RandomState::new(), START);
+    let mut stack = HostStack::begin(config, RandomState::new(), |_| true, START);
     stack.handle_timeout(START + Duration::from_secs(2));
     frames(&mut stack);
     stack
@@ -78,7 +79,7 @@ fn a_lease_comes_by_frames_to_an_address_that_is_not_ours_yet() {
     assert_eq!(learned.addresses[0].address, IpAddr::V4(OURS));
     assert_eq!(stack.poll_learned(now), None, "told");
     assert!(
-        !stack.addresses().any(|own| own == IpAddr::V4(OURS)),
+        !stack.own().any(|(own, _)| own == IpAddr::V4(OURS)),
         "not by itself"
     );
 

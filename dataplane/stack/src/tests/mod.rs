@@ -1,6 +1,9 @@
 //! Stacks on a virtual clock: alone, and two wired back to back.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use culvert_wire::{
     Checksum, EtherType, Ipv4View,
@@ -18,6 +21,7 @@ mod fragments;
 mod input;
 mod learn;
 mod neighbors;
+mod own;
 mod tcp;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -40,13 +44,19 @@ fn config(mac: MacAddr, host: u8) -> HostConfig {
             (ip("0.0.0.0"), 0, ip("192.0.2.2")),
             (ip("::"), 0, ip("2001:db8::2")),
         ],
+        neighbors: vec![],
         mtu: 1500,
     }
 }
 
+/// A stack that is known to have its addresses.
+fn begun(config: HostConfig) -> HostStack {
+    HostStack::begin(config, RandomState::new(), |_| true, START)
+}
+
 /// A stack whose announcements are over.
 fn quiet(mac: MacAddr, host: u8) -> HostStack {
-    let mut stack = HostStack::new(config(mac, host), RandomState::new(), START);
+    let mut stack = begun(config(mac, host));
     stack.handle_timeout(START + Duration::from_secs(2));
     assert_eq!(frames(&mut stack).len(), 6);
     assert_eq!(stack.poll_timeout(), None);
@@ -59,7 +69,10 @@ fn frames(stack: &mut HostStack) -> Vec<Vec<u8>> {
 
 fn events(stack: &mut HostStack) -> Vec<IpAddr> {
     std::iter::from_fn(|| stack.poll_event())
-        .map(|HostEvent::Neighbor { address }| address)
+        .filter_map(|event| match event {
+            HostEvent::Neighbor { address } => Some(address),
+            HostEvent::Own { .. } => None,
+        })
         .collect()
 }
 
@@ -123,8 +136,8 @@ struct Wire {
 impl Wire {
     fn new() -> Self {
         Self {
-            a: HostStack::new(config(A, 1), RandomState::new(), START),
-            b: HostStack::new(config(B, 2), RandomState::new(), START),
+            a: begun(config(A, 1)),
+            b: begun(config(B, 2)),
             now: START,
             carried: 0,
         }
@@ -168,6 +181,13 @@ fn arp_request(mac: MacAddr, sender: &str, target: &str) -> Vec<u8> {
         unreachable!("both are IPv4");
     };
     message::arp(&ArpPacket::request(mac, sender, target))
+}
+
+fn arp_reply(mac: MacAddr, sender: &str, to: MacAddr, target: &str) -> Vec<u8> {
+    let (IpAddr::V4(sender), IpAddr::V4(target)) = (ip(sender), ip(target)) else {
+        unreachable!("both are IPv4");
+    };
+    message::arp(&ArpPacket::request(to, target, sender).reply(mac))
 }
 
 fn echo_request(from: MacAddr, to: MacAddr, source: IpAddr, destination: IpAddr) -> Vec<u8> {
@@ -218,7 +238,7 @@ fn echo_request(from: MacAddr, to: MacAddr, source: IpAddr, destination: IpAddr)
 
 #[test]
 fn addresses_are_announced_twice() {
-    let mut stack = HostStack::new(config(A, 1), RandomState::new(), START);
+    let mut stack = begun(config(A, 1));
     let first = frames(&mut stack);
     assert_eq!(first.len(), 3);
     let arp = ArpPacket::parse(&first[0][14..]).unwrap();
@@ -272,27 +292,17 @@ fn a_destination_behind_a_router_takes_the_routers_address() {
         assert_eq!(events(&mut wire.a), [ip(router)]);
         assert_eq!(way(&mut wire.a, ip(destination), START), via(source, A, B));
     }
-    let mut lonely = HostStack::new(
-        HostConfig {
-            routes: vec![],
-            ..config(A, 1)
-        },
-        RandomState::new(),
-        START,
-    );
-    for destination in [
-        "8.8.8.8",
-        "2001:4860::8",
-        "192.0.2.1",
-        "192.0.2.255",
-        "ff02::1",
-    ] {
+    let mut lonely = begun(HostConfig {
+        routes: vec![],
+        ..config(A, 1)
+    });
+    for destination in ["8.8.8.8", "2001:4860::8", "192.0.2.255", "ff02::1"] {
         assert_eq!(lonely.resolve(ip(destination), START), Resolution::NoRoute);
     }
     // A router of a family that we have no address of.
     let mut v6_only = config(A, 1);
     v6_only.addresses.remove(0);
-    let mut v6_only = HostStack::new(v6_only, RandomState::new(), START);
+    let mut v6_only = begun(v6_only);
     assert_eq!(v6_only.resolve(ip("8.8.8.8"), START), Resolution::NoRoute);
 }
 
@@ -313,12 +323,23 @@ fn reconfiguring_keeps_who_is_still_on_the_link() {
         way(&mut wire.a, ip("192.0.2.2"), START),
         via("192.0.2.1", A, B)
     );
-    assert_eq!(frames(&mut wire.a).len(), 3);
+    assert_eq!(
+        frames(&mut wire.a),
+        [message::probe(A, ip("2001:db8:7::1"))]
+    );
     // Nothing new to say, nothing said; a new hardware address changes every path.
     wire.a.reconfigure(changed.clone(), START);
     assert!(frames(&mut wire.a).is_empty());
     changed.mac = C;
     wire.a.reconfigure(changed, START);
+    assert_eq!(
+        frames(&mut wire.a),
+        [
+            message::announcement(C, ip("192.0.2.1")),
+            message::probe(C, ip("2001:db8:7::1")),
+            message::probe(C, link_local(C).into()),
+        ]
+    );
     assert_eq!(events(&mut wire.a), [ip("192.0.2.2")]);
     assert_eq!(
         way(&mut wire.a, ip("192.0.2.2"), START),
