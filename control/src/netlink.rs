@@ -4,9 +4,10 @@
 //! with its acknowledgement awaited; interfaces and routes as they are. Never: a rule,
 //! another interface than the one that was named, or a route by another.
 //!
-//! Room: [`message`] what is sent and read.
+//! Rooms: [`message`] what is sent and read, [`route`] which way the kernel would send.
 
 mod message;
+pub mod route;
 
 use std::{
     io,
@@ -44,6 +45,8 @@ pub struct Link {
     pub name: String,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets can pass, too: its carrier is there.
+    pub running: bool,
     /// In bytes.
     pub mtu: u32,
     /// Its Ethernet address, if it has one.

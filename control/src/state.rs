@@ -349,8 +349,11 @@ pub struct AddressConflict {
 pub struct Tunnel {
     /// Its name.
     pub name: String,
-    /// Its uplink.
+    /// Its uplink, or the first choice of several.
     pub uplink: String,
+    /// By which of its uplinks how many of its peers are reached.
+    #[serde(default)]
+    pub uplinks: BTreeMap<String, usize>,
     /// In base64, if it has an identity.
     pub public_key: Option<String>,
     /// Its UDP port.
@@ -398,6 +401,9 @@ pub struct Peer {
     pub preshared_key: bool,
     /// Where it was heard last, or where the configuration says.
     pub endpoint: Option<SocketAddr>,
+    /// The uplink that it is reached by.
+    #[serde(default)]
+    pub uplink: Option<String>,
     /// The name that it has in the configuration.
     #[serde(default)]
     pub endpoint_name: Option<EndpointName>,

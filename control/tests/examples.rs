@@ -176,6 +176,7 @@ fn the_json_schema_fits_the_examples() {
         "hv-b.yaml",
         "nfv.yaml",
         "laptop.yaml",
+        "two-uplinks.yaml",
         "multi-queue.yaml",
     ] {
         let text = fs::read_to_string(folder().join(name)).unwrap();

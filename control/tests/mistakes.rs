@@ -877,6 +877,45 @@ fn where_metrics_are_served() {
 }
 
 #[test]
+fn several_uplinks() {
+    error(
+        "    uplink: wan0\n    listen",
+        "    uplink: wan0\n    ⟦uplinks: [wan0, lan0]\n    listen",
+        "tunnel `wg0` has both `uplink` and `uplinks`",
+        "expected one of the two",
+    );
+    error(
+        "    uplink: wan0\n",
+        "    uplinks: [wan0, ⟦wan0]\n",
+        "tunnel `wg0` names the uplink `wan0` twice",
+        "line 15",
+    );
+    error(
+        "    uplink: wan0\n",
+        "    uplinks: [wan0, ⟦wan7]\n",
+        "tunnel `wg0` names the uplink `wan7`, which there is not",
+        "did you mean `wan0`?",
+    );
+    error(
+        "    uplink: wan0\n",
+        "    ⟦uplinks: []\n",
+        "`uplinks` of tunnel `wg0` is empty",
+        "`uplinks: [wan0, wan1]`",
+    );
+    let text = changed("    uplink: wan0\n", "    uplinks: [lan0, ⟦lan1]\n");
+    let text = text.replace(
+        "tunnels:\n",
+        "  lan1: { driver: udp, addresses: [192.0.2.99/24] }\ntunnels:\n",
+    );
+    only(
+        Severity::Error,
+        &text,
+        "the uplinks `lan0` and `lan1` of tunnel `wg0` share an address",
+        "`device` or `addresses` of their own",
+    );
+}
+
+#[test]
 fn references() {
     error(
         "    uplink: wan0",

@@ -7,6 +7,7 @@ mod changes;
 mod dhcp;
 mod endpoints;
 mod exception;
+mod failover;
 mod fragments;
 mod guest;
 mod hitless;

@@ -74,8 +74,10 @@ pub(super) fn uplink_mtu(uplink: &draft::Uplink) -> u32 {
 /// A tunnel's MTU in bytes; `None` while its uplink is unknown.
 pub(super) fn tunnel_mtu(tunnel: &draft::Tunnel, file: &draft::File) -> Option<u32> {
     let derived = || {
-        let uplink = file.uplink(tunnel.uplink.as_ref())?;
-        Some(derived_tunnel_mtu(uplink_mtu(uplink)))
+        let uplinks = tunnel.uplinks().map(|at| file.uplink(Some(at)));
+        let mtus = uplinks.map(|uplink| Some(uplink_mtu(uplink?)));
+        let least = mtus.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        Some(derived_tunnel_mtu(least))
     };
     tunnel.mtu.map(|at| at.value).or_else(derived)
 }
@@ -242,6 +244,7 @@ fn tunnel(draft: &draft::Tunnel, file: &draft::File) -> Option<Tunnel> {
     Some(Tunnel {
         name: draft.name.value.clone(),
         uplink: draft.uplink.as_ref()?.value.clone(),
+        backups: draft.backups.iter().map(|at| at.value.clone()).collect(),
         listen_port: draft.listen_port?.value,
         fwmark: draft
             .fwmark

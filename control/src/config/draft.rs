@@ -155,6 +155,8 @@ pub(super) struct UplinkNeighbor {
 pub(super) struct Tunnel {
     pub(super) name: At<Name>,
     pub(super) uplink: Option<At<Name>>,
+    /// Those behind the first of `uplinks`.
+    pub(super) backups: Vec<At<Name>>,
     pub(super) listen_port: Option<At<u16>>,
     pub(super) mtu: Option<At<u32>>,
     pub(super) private_key_file: Option<At<PathBuf>>,
@@ -167,11 +169,17 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// What it names as its uplinks, the first choice first.
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = &At<Name>> {
+        self.uplink.iter().chain(&self.backups)
+    }
+
     /// One of which only the name is known.
     pub(super) fn named(name: At<Name>) -> Self {
         Self {
             name,
             uplink: None,
+            backups: Vec::new(),
             listen_port: None,
             mtu: None,
             private_key_file: None,

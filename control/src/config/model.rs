@@ -109,6 +109,11 @@ impl Config {
             .expect("a checked tunnel names an uplink of its configuration")
     }
 
+    /// The uplinks that a tunnel's packets may leave by, the first choice first.
+    pub fn uplinks_of<'c>(&'c self, tunnel: &'c Tunnel) -> impl Iterator<Item = &'c Uplink> {
+        tunnel.uplinks().filter_map(|name| self.uplink(name))
+    }
+
     /// The network that a port is part of.
     ///
     /// # Panics

@@ -281,12 +281,13 @@ pub fn peer(
         let network = config.network_of_tunnel(&tunnel.name);
         let mut around = draft::Tunnel::named(at(tunnel.name.clone()));
         around.uplink = Some(at(tunnel.uplink.clone()));
+        around.backups = tunnel.backups.iter().cloned().map(at).collect();
         around.listen_port = Some(at(tunnel.listen_port));
         around.mtu = Some(at(tunnel.mtu.into()));
         around.private_key.clone_from(&tunnel.private_key);
         around.peers = vec![draft].into();
         let file = draft::File {
-            uplinks: vec![uplink_draft(config.uplink_of(tunnel))],
+            uplinks: config.uplinks_of(tunnel).map(uplink_draft).collect(),
             tunnels: vec![around],
             networks: network.into_iter().map(network_draft).collect(),
             ..draft::File::default()

@@ -371,16 +371,20 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
 }
 
 /// A tunnel without its peers, which stand behind it.
-fn tunnel(tunnel: &Tunnel, uplink: &Uplink) -> Map {
-    let mark = match &uplink.driver {
+fn tunnel(tunnel: &Tunnel, config: &Config) -> Map {
+    let mark = match &config.uplink_of(tunnel).driver {
         UplinkDriver::Udp(udp) => udp.fwmark.unwrap_or(0),
         UplinkDriver::Dpdk(_) => 0,
     };
     let key_file = Some(&tunnel.private_key_file).filter(|path| *path != Path::new(""));
     let keys_file = tunnel.preshared_keys_file.as_deref();
-    let mtu = super::build::derived_tunnel_mtu(uplink.mtu.into());
-    let map = Map::default()
-        .text("uplink", &tunnel.uplink)
+    let outside = config.uplinks_of(tunnel).map(|uplink| uplink.mtu).min();
+    let mtu = super::build::derived_tunnel_mtu(outside.unwrap_or_default().into());
+    let map = match tunnel.backups.as_slice() {
+        [] => Map::default().text("uplink", &tunnel.uplink),
+        _ => Map::default().list("uplinks", &tunnel.uplinks().cloned().collect::<Vec<_>>()),
+    };
+    let map = map
         .number("listen_port", tunnel.listen_port)
         .maybe("private_key_file", key_file.map(|path| path.display()))
         .maybe("preshared_keys_file", keys_file.map(|path| path.display()))

@@ -15,6 +15,7 @@
 //! A port that can't even be opened again as it was is down: [`Engine::retry_ports`] tries it until it opens, and
 //! `show` says why.
 
+mod backups;
 mod labels;
 mod peers;
 mod ports;
@@ -90,6 +91,8 @@ struct Prepared {
     seats: HashMap<Name, usize>,
     /// Tunnels whose sockets closed for these.
     unseated: Vec<usize>,
+    /// Of tunnels with further uplinks.
+    backups: HashMap<Name, backups::Opened>,
     /// Places that were set aside for new tunnels.
     places: HashMap<Name, usize>,
     /// Tunnels whose sockets mark packets in another way already.
@@ -193,6 +196,7 @@ impl Engine {
         self.check_places(plan)?;
         let devices = self.prepare_uplinks(plan, file, prepared)?;
         let sockets = self.prepare_tunnels(plan, prepared)?;
+        self.prepare_backups(plan, prepared)?;
         self.mark_packets(plan, prepared)?;
         let ports = self.prepare_ports(plan, prepared)?;
         self.displace_sockets(sockets, prepared)?;

@@ -229,8 +229,16 @@ impl Engine {
             let Some(now) = self.tunnels.get(slot) else {
                 return last.tunnel(index).is_none();
             };
-            let uplink = last.uplink(UplinkIndex::from_slot(now.uplink));
-            uplink.and_then(|uplink| uplink.tunnel(now.config.listen_port)) == Some(index)
+            let uplinks = 0..self.uplinks.places();
+            let hearing = uplinks.filter(|&uplink| {
+                let uplink = last.uplink(UplinkIndex::from_slot(uplink));
+                uplink.is_some_and(|uplink| uplink.hears(index))
+            });
+            let listens = |uplink: usize| {
+                let uplink = last.uplink(UplinkIndex::from_slot(uplink));
+                uplink.and_then(|uplink| uplink.tunnel(now.config.listen_port)) == Some(index)
+            };
+            hearing.count() == now.uplinks().count() && now.uplinks().all(listens)
         };
         if !changed.tunnels.iter().copied().all(is_known) {
             changed.uplinks.extend(0..self.uplinks.places());
@@ -244,7 +252,9 @@ impl Engine {
         let mut listening: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for (slot, tunnel) in self.tunnels.iter() {
             let listener = (tunnel.config.listen_port, TunnelIndex::from_slot(slot));
-            listening.entry(tunnel.uplink).or_default().push(listener);
+            for uplink in tunnel.uplinks() {
+                listening.entry(uplink).or_default().push(listener);
+            }
         }
         for &slot in changed {
             let mut tunnels = listening.remove(&slot).unwrap_or_default();

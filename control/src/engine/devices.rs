@@ -10,10 +10,14 @@ use culvert_dataplane::{
     },
     uplink::Queue,
 };
-use culvert_wireguard::{Now, PeerUpdate};
+use culvert_wireguard::Now;
 
-use super::{Engine, tunnels::TunnelState, uplinks::open_tunnel};
-use crate::{config::UplinkDriver, events::Event, netlink::index_of};
+use super::{Engine, failover::mark_on, tunnels::TunnelState, uplinks::open_tunnel};
+use crate::{
+    config::UplinkDriver,
+    events::Event,
+    netlink::{Netlink, index_of},
+};
 
 impl Engine {
     /// Looks at the interfaces that uplinks name: after news of links, and while one could not be bound to.
@@ -30,6 +34,9 @@ impl Engine {
             };
             let found = index_of(&device);
             if uplink.device_index == found {
+                if let Some(up) = found.and_then(runs).filter(|_| !uplink.is_refused) {
+                    uplink.note_link(up);
+                }
                 continue;
             }
             let name = uplink.config.name.clone();
@@ -75,40 +82,42 @@ impl Engine {
     /// Gives tunnels sockets on the interface that has this name now, as far as theirs are bound to another; answers
     /// why not, of the first that has none.
     fn bind_again(&mut self, uplink: usize, device: &str) -> Result<(), String> {
-        let is_astray = |tunnel: &TunnelState| {
-            let (own, mut markers) = (&tunnel.markers, tunnel.markers.iter());
-            let is_bound = !own.is_empty() && markers.all(|marker| marker.is_bound_to(device));
-            tunnel.uplink == uplink && !is_bound
+        let is_astray = |tunnel: &mut TunnelState| {
+            let markers = tunnel.markers_on(uplink);
+            markers.is_some_and(|markers| {
+                let is_bound = markers.iter().all(|marker| marker.is_bound_to(device));
+                markers.is_empty() || !is_bound
+            })
         };
-        let tunnels = self.tunnels.iter();
+        let tunnels = self.tunnels.iter_mut();
         let astray: Vec<_> = tunnels
-            .filter(|(_, tunnel)| is_astray(tunnel))
-            .map(|(slot, _)| slot)
+            .filter_map(|(slot, tunnel)| is_astray(tunnel).then_some(slot))
             .collect();
         let mut result = Ok(());
         for slot in astray {
-            result = result.and(self.exchange_sockets(slot));
+            result = result.and(self.exchange_sockets(slot, uplink));
         }
         result
     }
 
     /// Opens a tunnel's port once more, beside its sockets on an interface that is gone, which are closed then.
-    fn exchange_sockets(&mut self, slot: usize) -> Result<(), String> {
+    fn exchange_sockets(&mut self, slot: usize, at: usize) -> Result<(), String> {
         let workers = self.workers.count();
         let Some(tunnel) = self.tunnels.get_mut(slot) else {
             return Ok(());
         };
-        let Some(uplink) = self.uplinks.get(tunnel.uplink) else {
+        let Some(uplink) = self.uplinks.get(at) else {
             return Ok(());
         };
-        let (at, index) = (
-            UplinkIndex::from_slot(tunnel.uplink),
-            TunnelIndex::from_slot(slot),
-        );
-        let (port, fwmark) = (tunnel.config.listen_port, tunnel.config.fwmark);
+        let port = tunnel.config.listen_port;
+        let fwmark = mark_on(&tunnel.config, &uplink.config);
+        let Some(markers) = tunnel.markers_on(at) else {
+            return Ok(());
+        };
+        let (at, index) = (UplinkIndex::from_slot(at), TunnelIndex::from_slot(slot));
         let queues = open_tunnel(&uplink.config, (at, index), port, fwmark, workers, false);
         let queues = queues.map_err(|error| error.to_string())?;
-        tunnel.markers = queues.iter().filter_map(Queue::marker).collect();
+        *markers = queues.iter().filter_map(Queue::marker).collect();
         let owners = uplink.config.queue_workers.clone();
         let detach = || Command::DetachUplink(at, Some(index));
         let mut failures = self.insist_all("it keeps sockets of an interface that is gone", detach);
@@ -121,22 +130,22 @@ impl Engine {
 
     /// Peers that did not answer could not hear us.
     fn call_again(&mut self, uplink: usize, now: Now) {
-        for (_, peer) in self.peers.iter_mut() {
-            let tunnel = self.tunnels.get_mut(peer.tunnel);
-            let Some(tunnel) = tunnel.filter(|_| peer.uplink == uplink) else {
-                continue;
-            };
-            peer.local = None;
-            peer.outdate_path();
-            let status = tunnel.device.peer(peer.cell.id);
-            let silent = status.filter(|status| status.unanswered > 0);
-            if let Some(endpoint) = silent.and_then(|status| status.endpoint) {
-                let update = PeerUpdate {
-                    endpoint: Some(endpoint),
-                    ..PeerUpdate::default()
-                };
-                tunnel.device.update_peer(peer.cell.id, update, now);
+        let mut here = Vec::new();
+        for (place, peer) in self.peers.iter_mut() {
+            if peer.uplink == uplink {
+                peer.local = None;
+                peer.outdate_path();
+                here.push(place);
             }
         }
+        for place in here {
+            self.call_silent(place, now);
+        }
     }
+}
+
+/// Whether packets can pass by an interface, if that can be found out.
+fn runs(index: u32) -> Option<bool> {
+    let link = Netlink::open().and_then(|mut netlink| netlink.link_by_index(index));
+    link.ok().flatten().map(|link| link.running)
 }

@@ -1,7 +1,7 @@
 //! The next hops of paths, each once.
 //!
 //! In: where paths lead, what neighbors became. Out: the cell that all paths through a next hop share; when to ask where
-//! it is. Never: a hop kept for long that no path leads through; more of strangers than `STRANGERS_HOPS`.
+//! it is; how far it is relied on. Never: a hop kept for long that no path leads through; more of strangers than `STRANGERS_HOPS`.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,6 +13,12 @@ use culvert_dataplane::shared::{
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
+use super::health::{Grade, Health};
+
+/// A next hop that was never there is given so long to answer: three questions, a second apart.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(3_500);
+/// Whoever was asked how far a hop is relied on still wants to know for so long: peers that are sent to ask every 5 s.
+const GRADED_FOR: Duration = Duration::from_secs(15);
 /// How often the stack is asked for a hop that is wanted: workers want one that they don't know once a second
 /// (`WANTED_AGAIN`), and a known one stays in use by that.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -38,13 +44,36 @@ struct Known {
     hop: Arc<Hop>,
     /// When the stack was asked last.
     asked: Option<Instant>,
+    standing: Standing,
+    /// When somebody wanted to know how far it is relied on.
+    graded: Option<Instant>,
+}
+
+/// Whether a hop has ever answered.
+enum Standing {
+    /// Not yet; it was wanted first then.
+    Untried(Instant),
+    /// It has.
+    Tried(Health),
 }
 
 impl Known {
-    fn new(uplink: UplinkIndex, source: MacAddr) -> Self {
+    fn new(uplink: UplinkIndex, source: MacAddr, now: Instant) -> Self {
         Self {
             hop: Arc::new(Hop::ethernet(uplink, source, None)),
             asked: None,
+            standing: Standing::Untried(now),
+            graded: None,
+        }
+    }
+
+    fn note(&mut self, is_there: bool, now: Instant) {
+        match &mut self.standing {
+            Standing::Tried(health) => {
+                health.set(is_there, now);
+            }
+            Standing::Untried(_) if is_there => self.standing = Standing::Tried(Health::default()),
+            Standing::Untried(_) => {}
         }
     }
 }
@@ -72,9 +101,9 @@ impl Hops {
             self.strangers += 1;
         }
         let known =
-            (self.known.entry((scope, address))).or_insert_with(|| Known::new(uplink, source));
+            (self.known.entry((scope, address))).or_insert_with(|| Known::new(uplink, source, now));
         if known.hop.link() != Link::Ethernet(source) {
-            *known = Known::new(uplink, source);
+            *known = Known::new(uplink, source, now);
         }
         let is_due = (known.asked).is_none_or(|asked| now.since(asked) >= ASK_AGAIN);
         if is_due && ask() {
@@ -84,9 +113,45 @@ impl Hops {
     }
 
     /// The neighbor `address` is there now, for all paths at once; whether that is new to one of them.
-    pub(super) fn set(&self, at: (Scope, IpAddr), neighbor: Option<MacAddr>) -> bool {
-        let known = self.known.get(&at);
-        known.is_some_and(|known| known.hop.set(neighbor))
+    pub(super) fn set(
+        &mut self,
+        at: (Scope, IpAddr),
+        neighbor: Option<MacAddr>,
+        now: Instant,
+    ) -> bool {
+        let known = self.known.get_mut(&at);
+        known.is_some_and(|known| {
+            known.note(neighbor.is_some(), now);
+            known.hop.set(neighbor)
+        })
+    }
+
+    /// How far a hop is relied on. One that was never there may still answer.
+    pub(super) fn grade(&mut self, at: (Scope, IpAddr), now: Instant) -> Grade {
+        let Some(known) = self.known.get_mut(&at) else {
+            return Grade::Held;
+        };
+        known.graded = Some(now);
+        match &known.standing {
+            Standing::Tried(health) => health.grade(now),
+            Standing::Untried(since) if now.since(*since) < ANSWERS_WITHIN => Grade::Held,
+            Standing::Untried(_) => Grade::Fails,
+        }
+    }
+
+    /// Those of a scope of which somebody wants to know that.
+    pub(super) fn graded(
+        &self,
+        scope: Scope,
+        now: Instant,
+    ) -> impl Iterator<Item = (Scope, IpAddr)> {
+        let is_wanted = move |known: &Known| {
+            let graded = known.graded;
+            graded.is_some_and(|graded| now.since(graded) < GRADED_FOR)
+        };
+        let known = self.known.iter();
+        let known = known.filter(move |((of, _), known)| *of == scope && is_wanted(known));
+        known.map(|(at, _)| *at)
     }
 
     /// Another stack serves a scope, which knows none of its neighbors yet.
@@ -95,6 +160,9 @@ impl Hops {
         for (_, known) in known.filter(|((of, _), _)| *of == scope) {
             known.hop.set(None);
             known.asked = None;
+            if let Standing::Tried(_) = known.standing {
+                known.standing = Standing::Tried(Health::default());
+            }
         }
     }
 
@@ -145,7 +213,10 @@ mod tests {
         let mut hops = Hops::default();
         let [a, b] = [(); 2].map(|()| over(&mut hops, at(0, 1), 1));
         let [other, elsewhere] = [at(0, 2), at(1, 1)].map(|at| over(&mut hops, at, 1));
-        assert!(hops.set(at(0, 1), Some(mac(9))) && !hops.set(at(0, 1), Some(mac(9))));
+        assert!(
+            hops.set(at(0, 1), Some(mac(9)), after(0))
+                && !hops.set(at(0, 1), Some(mac(9)), after(0))
+        );
         assert_eq!(
             [&a, &b, &other, &elsewhere].map(|hop| hop.neighbor().mac()),
             [Some(mac(9)), Some(mac(9)), None, None]
@@ -158,7 +229,7 @@ mod tests {
         // Another address of ours makes another hop.
         let c = over(&mut hops, at(0, 1), 2);
         assert!(!Arc::ptr_eq(&b, &c) && c.link() == Link::Ethernet(mac(2)));
-        hops.set(at(0, 1), Some(mac(9)));
+        hops.set(at(0, 1), Some(mac(9)), after(0));
         hops.forget_neighbors(at(0, 1).0);
         assert!(!c.is_resolved());
     }

@@ -9,7 +9,7 @@
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
-//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`tunnels`] the protocol,
+//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`failover`] which of several uplinks, [`health`] how far that is relied on, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
@@ -22,7 +22,9 @@ mod devices;
 mod due;
 mod endpoints;
 mod exceptions;
+mod failover;
 mod guests;
+mod health;
 mod hops;
 mod interfaces;
 mod layer;
@@ -80,6 +82,7 @@ use self::{
     apply::{Leaving, Place},
     due::Due,
     endpoints::Endpoints,
+    failover::Failover,
     hops::Hops,
     losses::Losses,
     networks::Networks,
@@ -272,6 +275,7 @@ struct Engine {
     budget: Budget,
     due: Due,
     probing: Probing,
+    failover: Failover,
     /// The tunnel whose peers were called first in the last round.
     last_caller: usize,
     /// Peers whose first handshake is due.

@@ -104,7 +104,7 @@ impl Engine {
         let (_, mut tunnel) = self.parking.tunnels.remove(&new.name)?;
         tunnel.device.set_private_key(new.private_key.clone());
         tunnel.config = new.clone();
-        tunnel.uplink = uplink;
+        (tunnel.uplink, tunnel.order) = (uplink, vec![uplink]);
         Some(tunnel)
     }
 

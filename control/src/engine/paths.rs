@@ -3,7 +3,7 @@
 //! In: messages, what host stacks have learned. Out: commands to workers, changed hops, published paths.
 //! Never: more messages kept for an unknown next hop than `UNROUTED_MAX`, or longer than `UNROUTED_LIFE`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use culvert_dataplane::shared::{
     control_link::{Command, Inline},
@@ -107,17 +107,30 @@ impl Engine {
     /// Neighbors that changed change their hops, and so all paths there.
     pub(super) fn hear_neighbors(&mut self, now: Now) {
         let (mut resolved, mut opened) = (false, false);
+        let mut scopes = BTreeSet::new();
         while let Some(news) = self.netstack.next_news() {
             match news.learned {
                 Learned::Neighbor { address, mac } => {
-                    let is_new = self.hops.set((news.scope, address), mac);
+                    let is_new = (self.hops).set((news.scope, address), mac, now.monotonic);
                     opened |= is_new && mac.is_some();
                     resolved |= is_new;
+                    if is_new {
+                        scopes.insert(news.scope);
+                    }
                 }
                 Learned::Own { address, standing } => {
                     self.hear_own(news.scope, address, standing);
                 }
             }
+        }
+        if !scopes.is_empty() {
+            let uplinks = &self.uplinks;
+            let concerned = uplinks.iter().filter(|(_, it)| {
+                let scope = it.scope();
+                scope.is_some_and(|scope| scopes.contains(&scope))
+            });
+            let slots: BTreeSet<_> = concerned.map(|(slot, _)| slot).collect();
+            self.reconsider(|tunnel| tunnel.order.iter().any(|slot| slots.contains(slot)));
         }
         if opened {
             // With a key, frames waited for that in the end: workers know for whom.
@@ -154,9 +167,16 @@ impl Engine {
             return;
         };
         peer.renew_path(now);
-        let Some(tunnel) = self.tunnels.get(peer.tunnel) else {
+        let Some(tunnel) = self.tunnels.untouched(peer.tunnel) else {
             return;
         };
+        tunnel.carry(peer, Some(peer.uplink));
+        // Where it is now, another uplink may be the better one.
+        let is_led = tunnel.order.len() > 1;
+        if is_led {
+            self.failover.list(slot);
+        }
+        peer.cell.lead(is_led);
         let Some(uplink) = self.uplinks.get(peer.uplink) else {
             return;
         };
@@ -164,6 +184,7 @@ impl Engine {
             .device
             .peer(peer.cell.id)
             .and_then(|status| status.endpoint);
+        peer.known_at = endpoint;
         let port = tunnel.config.listen_port;
         let ways = (&mut self.netstack, &mut self.hops, For::Peer);
         let path = endpoint.map(|endpoint| {

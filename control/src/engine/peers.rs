@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
 };
@@ -23,6 +23,12 @@ pub(super) struct PeerState {
     pub(super) tunnel: usize,
     /// The uplink that it is reached by: its tunnel's, until it is heard by another.
     pub(super) uplink: usize,
+    /// Where it was when it was given its path, or was heard since.
+    pub(super) known_at: Option<SocketAddr>,
+    /// It was heard there from a new place, and stays there as long as that works: of several uplinks no other is chosen.
+    pub(super) follows: bool,
+    /// The uplink that counts it as reached by it.
+    pub(super) carried: Option<usize>,
     /// The local address that the peer last wrote to: the source of answers.
     pub(super) local: Option<IpAddr>,
     /// When the last of its handshake messages came: where it was before, it is no more.
@@ -98,6 +104,9 @@ impl PeerState {
             config,
             tunnel,
             uplink,
+            known_at: None,
+            follows: false,
+            carried: None,
             local: None,
             called: Instant::default(),
             is_up: false,
@@ -115,6 +124,22 @@ impl PeerState {
     /// Frames wait for it.
     pub(super) fn is_awaited(&self) -> bool {
         self.cell.staged.load(Ordering::Relaxed) > 0
+    }
+
+    /// It was heard by `uplink`. Who stays where it was is led by us, if there are several uplinks: what still comes by
+    /// another one says nothing.
+    pub(super) fn heard_by(
+        &mut self,
+        source: SocketAddr,
+        (uplink, local): (usize, Option<IpAddr>),
+        is_led: bool,
+    ) {
+        let stays = self.known_at.replace(source) == Some(source);
+        if is_led && stays && uplink != self.uplink {
+            return;
+        }
+        self.follows |= is_led && !stays;
+        (self.uplink, self.local) = (uplink, local);
     }
 
     /// The peer has to be given a new path, soon.
@@ -148,6 +173,7 @@ impl PeerState {
         if self.uplink != uplink {
             (self.uplink, self.local) = (uplink, None);
         }
+        (self.follows, self.carried) = (false, None);
         (self.listed.path, self.listed.places) = (false, false);
         self.outdate_path();
         self.list_places();

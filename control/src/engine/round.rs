@@ -54,6 +54,7 @@ impl Engine {
         self.drain_tunnels(now);
         self.hear_neighbors(now);
         self.hear_routes();
+        let more = self.choose_ways(now) | more;
         self.rebuild_paths(now.monotonic);
         self.netstack.publish();
         if now.monotonic >= self.chores_due {
@@ -99,6 +100,8 @@ impl Engine {
         }
         if any {
             self.follow_devices(now);
+            self.note_uplinks(now.monotonic);
+            self.reconsider_kernels();
         }
         for (network, up) in switched {
             self.switch(&network, up, now);
@@ -315,6 +318,8 @@ impl Engine {
             self.retry_uplinks();
         }
         self.mend_exceptions();
+        self.note_uplinks(now.monotonic);
+        self.watch_ways(now.monotonic);
         self.hops.prune(now.monotonic);
         self.vacate_uplinks();
         // Whoever waits for a next hop that could not be asked for has it asked for again.
@@ -330,6 +335,7 @@ impl Engine {
         }
         if self.routes.as_mut().is_some_and(RouteWatch::changed) {
             self.forget_sources();
+            self.reconsider_kernels();
         }
         self.meters.read(&self.workers, now.monotonic);
         log::tell_left_out();

@@ -147,6 +147,7 @@ impl Engine {
             budget: Budget::default(),
             due: Due::default(),
             probing: Default::default(),
+            failover: Default::default(),
             last_caller: 0,
             greetings: VecDeque::new(),
             unrouted: VecDeque::new(),

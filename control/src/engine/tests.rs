@@ -9,6 +9,7 @@
 mod awaited;
 mod compile;
 mod crowd;
+mod failover;
 mod far;
 mod metrics;
 mod parking;

@@ -49,7 +49,14 @@ pub(super) struct TunnelState {
     pub(super) name: Name,
     /// Without its peers.
     pub(super) config: config::Tunnel,
+    /// One of its uplinks, to which its sockets belong that have no other one's place.
     pub(super) uplink: usize,
+    /// What it has on its other uplinks.
+    pub(super) backups: Vec<Seat>,
+    /// All of its uplinks, the first choice first.
+    pub(super) order: Vec<usize>,
+    /// How many peers are reached by each.
+    pub(super) carried: BTreeMap<usize, usize>,
     /// When it left another one: by which uplink something came before, says nothing any more.
     pub(super) moved: Instant,
     pub(super) device: Device,
@@ -72,6 +79,13 @@ pub(super) struct TunnelState {
     pub(super) served: Option<(Name, PathBuf)>,
     /// Why `wg` doesn't find it, as it was told last.
     pub(super) unserved: Option<String>,
+}
+
+/// What a tunnel has on one of several uplinks.
+pub(super) struct Seat {
+    pub(super) uplink: usize,
+    /// Set the mark of its sockets there.
+    pub(super) markers: Vec<Marker>,
 }
 
 /// A handshake message on its way out.
@@ -135,6 +149,9 @@ impl TunnelState {
             name: config.name.clone(),
             config,
             uplink,
+            backups: Vec::new(),
+            order: vec![uplink],
+            carried: BTreeMap::new(),
             moved: Instant::default(),
             device,
             sessions,
@@ -147,6 +164,42 @@ impl TunnelState {
             markers: Vec::new(),
             served: None,
             unserved: None,
+        }
+    }
+
+    /// The places of its uplinks.
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = usize> + Clone {
+        let backups = self.backups.iter().map(|seat| seat.uplink);
+        std::iter::once(self.uplink).chain(backups)
+    }
+
+    /// What sets the mark of its sockets on an uplink of its.
+    pub(super) fn markers_on(&mut self, uplink: usize) -> Option<&mut Vec<Marker>> {
+        if self.uplink == uplink {
+            return Some(&mut self.markers);
+        }
+        let mut seats = self.backups.iter_mut();
+        let seat = seats.find(|seat| seat.uplink == uplink)?;
+        Some(&mut seat.markers)
+    }
+
+    /// The uplink of its first choice.
+    pub(super) fn first_choice(&self) -> usize {
+        self.order.first().copied().unwrap_or(self.uplink)
+    }
+
+    /// Counts a peer at the uplink that it is reached by now.
+    pub(super) fn carry(&mut self, peer: &mut PeerState, by: Option<usize>) {
+        if peer.carried == by {
+            return;
+        }
+        let before = std::mem::replace(&mut peer.carried, by);
+        if let Some(count) = before.and_then(|it| self.carried.get_mut(&it)) {
+            *count -= 1;
+        }
+        self.carried.retain(|_, count| *count > 0);
+        if let Some(by) = by {
+            *self.carried.entry(by).or_default() += 1;
         }
     }
 
@@ -187,7 +240,13 @@ impl TunnelState {
         let cell = Arc::new(cell.with_key(config.public_key));
         self.peers.insert(id, slot);
         self.know(slot, None, Some(&config));
-        let peer = PeerState::new(cell, config, (tunnel, self.uplink), outdated, now.monotonic);
+        let peer = PeerState::new(
+            cell,
+            config,
+            (tunnel, self.first_choice()),
+            outdated,
+            now.monotonic,
+        );
         peers.put(slot, peer);
         Ok(slot)
     }
@@ -254,7 +313,8 @@ impl TunnelState {
     }
 
     /// Removes a peer that was taken from its place, or parks it.
-    pub(super) fn forget_peer(&mut self, place: usize, peer: &PeerState, parks: bool) {
+    pub(super) fn forget_peer(&mut self, place: usize, peer: &mut PeerState, parks: bool) {
+        self.carry(peer, None);
         match parks {
             true => self.device.park_peer(peer.cell.id),
             false => self.device.remove_peer(peer.cell.id),
@@ -314,7 +374,7 @@ impl TunnelState {
                 self.device.forget_endpoint(id);
             }
             // They were learned on the way from the old place.
-            (peer.uplink, peer.local) = (self.uplink, None);
+            (peer.uplink, peer.local, peer.follows) = (self.first_choice(), None, false);
             peer.outdate_path();
         }
         if moves || old.endpoint != config.endpoint {
@@ -361,13 +421,15 @@ impl TunnelState {
                 return;
             }
         };
+        let is_led = self.order.len() > 1;
         if let Some(peer) = self.peers.get(&id).and_then(|slot| peers.get_mut(*slot)) {
             peer.cell.traffic.received(1, message.len() as u64);
             if verdict != Handshake::CookieAccepted(id) {
                 peer.note_heard();
                 peer.called = origin.at;
-                if (peer.uplink, peer.local) != way {
-                    (peer.uplink, peer.local) = way;
+                let before = (peer.uplink, peer.local);
+                peer.heard_by(origin.source, way, is_led);
+                if (peer.uplink, peer.local) != before {
                     peer.outdate_path();
                 }
             }
@@ -395,8 +457,8 @@ impl TunnelState {
                 self.device.handle_endpoint(id, origin.source);
                 peer.note_heard();
                 let (uplink, local) = self.way_back(&origin);
-                peer.local = local.or(peer.local);
-                peer.uplink = uplink;
+                let way = (uplink, local.or(peer.local));
+                peer.heard_by(origin.source, way, self.order.len() > 1);
             }
         }
         let traffic = Traffic {

@@ -159,13 +159,12 @@ impl Engine {
             }
         }
         for new in plan.iter().filter_map(|change| change.tunnel()?.after()) {
-            let mut uplinks = self.uplinks.iter();
-            let uplink = uplinks.find(|(_, uplink)| uplink.config.name == new.uplink);
-            if let Some((_, uplink)) = uplink
-                && matches!(uplink.config.driver, UplinkDriver::Dpdk(_))
-            {
+            let uplinks = new.uplinks().filter_map(|name| self.uplinks.named(name));
+            let devices = uplinks.map(|uplink| &uplink.config);
+            let devices = devices.filter(|it| matches!(it.driver, UplinkDriver::Dpdk(_)));
+            for device in devices {
                 let tunnels = self.tunnels.iter().map(|(_, tunnel)| &tunnel.config);
-                check_on_device(new, tunnels)?;
+                check_on_device(&device.name, new, tunnels)?;
             }
         }
         if peers > PEERS {
@@ -320,14 +319,16 @@ impl Standing for Present<'_> {
 
 /// What the kernel would refuse, of a tunnel that leaves by DPDK, whose packets it doesn't see.
 fn check_on_device<'t>(
+    device: &Name,
     new: &Tunnel,
     mut tunnels: impl Iterator<Item = &'t Tunnel>,
 ) -> Result<(), Errno> {
-    if new.fwmark != 0 {
+    if new.fwmark != 0 && new.backups.is_empty() {
         return Err(Errno::INVAL);
     }
     let has_it = |other: &Tunnel| {
-        other.name != new.name && other.uplink == new.uplink && other.listen_port == new.listen_port
+        let is_there = other.uplinks().any(|uplink| uplink == device);
+        other.name != new.name && is_there && other.listen_port == new.listen_port
     };
     if new.listen_port != 0 && tunnels.any(has_it) {
         return Err(Errno::ADDRINUSE);

@@ -34,6 +34,7 @@ use culvert_wireguard::Instant;
 #[cfg(feature = "dpdk")]
 use super::exceptions;
 use super::{
+    health::Health,
     hops::{For, Hops},
     table::Named,
 };
@@ -63,6 +64,8 @@ pub(super) struct UplinkState {
     /// What tunnels lost while they were on it.
     pub(super) lost: BTreeMap<String, u64>,
     pub(super) link_up: Option<bool>,
+    /// Whether it works by itself, for tunnels that have others beside it.
+    pub(super) health: Health,
     pub(super) speed_mbps: Option<u64>,
     /// The number of the interface that its sockets are bound to.
     pub(super) device_index: Option<u32>,
@@ -121,6 +124,7 @@ impl UplinkState {
                     host_drops: Arc::default(),
                     lost: BTreeMap::new(),
                     link_up: None,
+                    health: Health::default(),
                     speed_mbps: None,
                     #[cfg(feature = "dpdk")]
                     patience: 0,
@@ -162,6 +166,7 @@ impl UplinkState {
                     host_drops: Arc::default(),
                     lost: BTreeMap::new(),
                     link_up: None,
+                    health: Health::default(),
                     speed_mbps: None,
                     patience: LINK_PATIENCE,
                     kind: Kind::Dpdk(Box::new(device)),
@@ -304,6 +309,27 @@ impl UplinkState {
                     }
                 }
                 has_changed && link.up
+            }
+        }
+    }
+
+    /// Why nothing passes, whatever the destination; `None`: it may.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        match self.link_up {
+            _ if self.is_shut => Some("the device is not open"),
+            Some(false) => Some("the link is down"),
+            Some(true) | None => None,
+        }
+    }
+
+    /// The link of the interface that its sockets are bound to; tells when it went up or down.
+    pub(super) fn note_link(&mut self, up: bool) {
+        // What is up at first is no news.
+        if self.link_up.replace(up).unwrap_or(true) != up {
+            let uplink = self.config.name.clone();
+            match up {
+                true => crate::events::Event::UplinkUp { uplink }.tell(),
+                false => crate::events::Event::UplinkDown { uplink }.tell(),
             }
         }
     }

@@ -275,6 +275,20 @@ events! {
         address: IpAddr,
     } "uplink {uplink}" "no other host has the address any more"
 
+    /// Peers of a tunnel are reached by another of its uplinks.
+    "uplink-changed" WARN UplinkChanged {
+        /// The tunnel.
+        tunnel: Name,
+        /// The uplink that they are not reached by any more.
+        from: Name,
+        /// The one that they are reached by.
+        to: Name,
+        /// How many they are.
+        peers: usize,
+        /// Why the first of them has moved.
+        reason: String,
+    } "tunnel {tunnel}" "peers are reached by another uplink"
+
     /// The interface that the uplink is bound to is gone.
     "uplink-gone" WARN UplinkGone {
         /// The uplink.

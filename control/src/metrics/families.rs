@@ -131,6 +131,8 @@ families! {
 
     TUNNEL_INFO Gauge "culvert_tunnel_info" ["tunnel", "uplink", "public_key"]
         "What a tunnel is; always 1.";
+    TUNNEL_UPLINK Gauge "culvert_tunnel_uplink_peers" ["tunnel", "uplink"]
+        "Peers of the tunnel that are reached by the uplink: of a tunnel with several uplinks the first that works.";
     PEERS Gauge "culvert_peers" ["tunnel", "state"]
         "Peers by state. up: there is a session. calling: handshakes are sent. silent: they are not answered, for half a minute or more. unknown: nobody knows where it is. disabled: it is switched off, and has no samples of its own. idle: none of these.";
     PEER_UP Gauge "culvert_peer_up" ["tunnel", "peer"]

@@ -52,6 +52,12 @@ fn tunnels(survey: &Survey, text: &mut Text<'_>) -> Result<(), Gone> {
         let key = tunnel.public_key.as_deref().unwrap_or_default();
         text.sample(&of::TUNNEL_INFO, &[&tunnel.name, &tunnel.uplink, key], 1u64)?;
     }
+    text.family(&of::TUNNEL_UPLINK);
+    for tunnel in &survey.tunnels {
+        for (uplink, peers) in &tunnel.uplinks {
+            text.sample(&of::TUNNEL_UPLINK, &[&tunnel.name, uplink], *peers)?;
+        }
+    }
     text.family(&of::PEERS);
     for (tunnel, peers) in &survey.peers {
         for state in ["up", "calling", "silent", "unknown", "idle"] {

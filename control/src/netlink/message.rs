@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Link, Route, TunLink};
+use super::{Link, Route, TunLink, route::Bound};
 
 // linux/netlink.h
 pub(super) const NLMSG_ERROR: u16 = 2;
@@ -27,11 +27,16 @@ pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
 pub(super) const NLM_F_DUMP: u16 = 0x300;
+/// The route that was found, and none made up.
+const RTM_F_FIB_MATCH: u32 = 0x2000;
+const RTA_SRC: u16 = 2;
+const RTA_MARK: u16 = 16;
 pub(super) const RTMGRP_LINK: u32 = 1;
 /// Routes of both families, and rules.
 pub(super) const RTMGRP_ROUTES: u32 = 0x40 | 0x400 | 0x80;
 // linux/if.h
 pub(super) const IFF_UP: u32 = 0x1;
+const IFF_RUNNING: u32 = 0x40;
 // linux/if_link.h
 pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
@@ -99,10 +104,7 @@ impl Message {
         message.0.extend([family, address.prefix_len(), flags, 0]);
         message.0.extend(index.to_ne_bytes());
         for kind in [IFA_LOCAL, IFA_ADDRESS] {
-            match address.addr() {
-                IpAddr::V4(address) => message.attribute(kind, &address.octets()),
-                IpAddr::V6(address) => message.attribute(kind, &address.octets()),
-            }
+            message.ip(kind, address.addr());
         }
         message
     }
@@ -135,10 +137,7 @@ impl Message {
         message.0.extend(head);
         message.0.extend(RTNH_F_ONLINK.to_ne_bytes());
         for (kind, address) in [(RTA_DST, route.to.network()), (RTA_GATEWAY, route.via)] {
-            match address {
-                IpAddr::V4(address) => message.attribute(kind, &address.octets()),
-                IpAddr::V6(address) => message.attribute(kind, &address.octets()),
-            }
+            message.ip(kind, address);
         }
         for (kind, word) in [
             (RTA_OIF, route.link),
@@ -148,6 +147,40 @@ impl Message {
             message.attribute(kind, &word.to_ne_bytes());
         }
         message
+    }
+
+    /// With a `struct rtmsg`: the way to `destination` from a socket that is bound so.
+    pub(super) fn way(destination: IpAddr, bound: Bound) -> Self {
+        let mut message = Self::new(RTM_GETROUTE);
+        let bits = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+        let family = if destination.is_ipv4() {
+            AF_INET
+        } else {
+            AF_INET6
+        };
+        let source = bound.source.as_ref();
+        let head = [family, bits(&destination), source.map_or(0, bits), 0];
+        message.0.extend(head);
+        message.0.extend([0; 4]);
+        message.0.extend(RTM_F_FIB_MATCH.to_ne_bytes());
+        message.ip(RTA_DST, destination);
+        if let Some(&source) = source {
+            message.ip(RTA_SRC, source);
+        }
+        if let Some(interface) = bound.interface {
+            message.attribute(RTA_OIF, &interface.to_ne_bytes());
+        }
+        if bound.mark != 0 {
+            message.attribute(RTA_MARK, &bound.mark.to_ne_bytes());
+        }
+        message
+    }
+
+    fn ip(&mut self, kind: u16, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.attribute(kind, &address.octets()),
+            IpAddr::V6(address) => self.attribute(kind, &address.octets()),
+        }
     }
 
     pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
@@ -206,6 +239,7 @@ pub(super) fn read_link(body: &[u8]) -> Option<Link> {
     let mut link = Link {
         index: word(body, 4)?,
         up: word(body, 8)? & IFF_UP != 0,
+        running: word(body, 8)? & IFF_RUNNING != 0,
         ..Link::default()
     };
     for (kind, value) in attributes(body.get(16..)?) {
@@ -313,6 +347,13 @@ fn address(value: &[u8]) -> Option<IpAddr> {
         4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
         _ => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
     }
+}
+
+/// The interface of a `struct rtmsg` with its attributes.
+pub(super) fn read_route_interface(body: &[u8]) -> Option<u32> {
+    let mut all = attributes(body.get(12..)?);
+    let (_, value) = all.find(|(kind, _)| *kind == RTA_OIF)?;
+    word(value, 0)
 }
 
 fn read_tun(value: &[u8]) -> TunLink {

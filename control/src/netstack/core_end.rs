@@ -189,6 +189,14 @@ impl NetStack {
         self.order(Order::LinkUp(scope));
     }
 
+    /// Has a next hop asked whether it is still there, unless it has said so lately; when the thread is far behind, it is
+    /// asked the next time.
+    pub(crate) fn verify(&mut self, scope: Scope, next_hop: IpAddr) {
+        if self.orders.slots() > STACK_ORDERS_RESERVED {
+            self.order(Order::Verify(scope, next_hop));
+        }
+    }
+
     /// Has a reader told of all neighbors; one for whom there is no room hears that there is no answer.
     pub(crate) fn tell_neighbors(&mut self, reply: Reply<Vec<NeighborSight>>) {
         self.order(Order::Neighbors(reply));

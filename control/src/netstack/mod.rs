@@ -81,6 +81,8 @@ enum Order {
     Ask(Scope, IpAddr),
     /// No question: the link of this scope has come up.
     LinkUp(Scope),
+    /// Is this next hop still there? Only if it is not there is a piece of news.
+    Verify(Scope, IpAddr),
     /// Which neighbors are known?
     Neighbors(Reply<Vec<NeighborSight>>),
     /// No question: have these guests hear their routers.

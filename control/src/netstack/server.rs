@@ -228,6 +228,7 @@ impl Server {
                         stack.link_came_up(now);
                     }
                 }
+                Ok(Order::Verify(scope, next_hop)) => self.stacks.verify(scope, next_hop, now),
                 Ok(Order::Neighbors(reply)) => self.tell_neighbors(reply),
                 Ok(Order::Advertise(guests)) => self.advertise(&guests),
                 Err(_) => return,

@@ -190,6 +190,7 @@ mod tests {
             let peers = peers.iter().filter(|(number, _)| seen.insert(*number));
             config.tunnels.push(Tunnel {
                 uplink: name.clone(),
+                backups: Vec::new(),
                 name,
                 listen_port: 1,
                 fwmark: *fwmark,

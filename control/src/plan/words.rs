@@ -252,7 +252,14 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
 
 fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {
     Differences::between(old, new)
-        .key("uplink", |it| it.uplink.clone(), text)
+        .key(
+            "uplink",
+            |it| it.uplinks().cloned().collect::<Vec<_>>(),
+            |all| match all.as_slice() {
+                [one] => one.to_string(),
+                all => list(all),
+            },
+        )
         .key("private_key", |it| it.private_key.clone(), secret)
         .key(
             "private_key_file",

@@ -137,6 +137,8 @@ pub struct PeerSight {
     pub cell: Arc<Cell>,
     /// Where it is.
     pub endpoint: Option<SocketAddr>,
+    /// The uplink that it is reached by.
+    pub uplink: Option<Name>,
     /// Since 1970.
     pub last_handshake: Option<Duration>,
     /// Calls without an answer.

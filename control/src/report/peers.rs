@@ -105,6 +105,7 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
     let at = sight.last_handshake;
     Peer {
         endpoint: *endpoint,
+        uplink: sight.uplink.as_ref().map(ToString::to_string),
         endpoint_name: sight.name.as_ref().map(|known| EndpointName {
             name: config
                 .endpoint

@@ -114,6 +114,10 @@ pub const UNROUTED_LIFE: Duration = Duration::from_secs(3);
 /// Handshakes that the control core begins per round, over all tunnels, after those: a few milliseconds.
 pub const INITIATIONS_PER_ROUND: usize = 32;
 
+/// Peers of tunnels with several uplinks for whom the control core chooses one per round: each may take a few system
+/// calls, together about a millisecond.
+pub const WAYS_PER_ROUND: usize = 64;
+
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;
 
@@ -327,6 +331,7 @@ mod tests {
             ),
             ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
             ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),
+            ("WAYS_PER_ROUND", WAYS_PER_ROUND.to_string()),
             ("INITIATIONS_PER_ROUND", INITIATIONS_PER_ROUND.to_string()),
             (
                 "FIRST_CALLS_PER_SECOND",

@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -140,6 +140,8 @@ pub struct Peer {
     asked_way: Asked,
     /// Moves that the control core is rung for.
     moves: Allowance,
+    /// By which uplink it is reached is the control core's to choose.
+    is_led: AtomicBool,
     confirmed_index: AtomicU32,
     /// Boxed: few move, and a cell is small.
     moved: Mutex<Option<Box<Origin>>>,
@@ -167,6 +169,7 @@ impl Peer {
             asked_key: Asked::default(),
             asked_way: Asked::default(),
             moves: Allowance::default(),
+            is_led: AtomicBool::new(false),
             confirmed_index: AtomicU32::new(0),
             moved: Mutex::new(None),
         }
@@ -186,6 +189,12 @@ impl Peer {
     /// The way to the peer's endpoint.
     pub fn path(&self) -> Guard<Option<Arc<Path>>> {
         self.path.load()
+    }
+
+    /// Control core: as long as the peer stays where it is, the uplink that it is reached by is chosen, whatever it is
+    /// heard by; or not.
+    pub fn lead(&self, is_led: bool) {
+        self.is_led.store(is_led, Ordering::Relaxed);
     }
 
     /// Control core: echo replies with this identifier answer probes; 0 is none.
@@ -333,6 +342,11 @@ impl Peer {
         }
         // The queue of a tunnel that has left an uplink is about to go: no answer would leave by it.
         if !uplink.hears(self.tunnel) {
+            return;
+        }
+        // What was under way by an uplink that was left for a better one does not lead back there.
+        let stays = |path: &&Arc<Path>| path.endpoint == source && path.uplink() != uplink.index;
+        if self.is_led.load(Ordering::Relaxed) && path.as_ref().is_some_and(|path| stays(&path)) {
             return;
         }
         let origin = Origin {

@@ -339,6 +339,17 @@ impl HostStack {
         }
     }
 
+    /// Asks a next hop that was there whether it still is, unless it has said so lately. If it does not answer, an
+    /// event follows. One that is not there is asked as by [`HostStack::ask`].
+    pub fn verify(&mut self, next_hop: IpAddr, now: Instant) {
+        if self.routes.is_neighbor(next_hop) && self.seek(next_hop, now).is_some() {
+            let solicit = self.neighbors.verify(next_hop, now);
+            solicit
+                .into_iter()
+                .for_each(|solicit| self.solicit(solicit));
+        }
+    }
+
     fn seek(&mut self, next_hop: IpAddr, now: Instant) -> Option<MacAddr> {
         let asker = self.routes.asker(next_hop);
         let may_speak = asker.is_some_and(|asker| self.own.uses(asker));

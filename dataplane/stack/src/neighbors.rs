@@ -48,6 +48,8 @@ const DOUBT_AGAIN: Duration = Duration::from_millis(300);
 const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// RFC 4861, section 10: `DELAY_FIRST_PROBE_TIME`.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// Who has answered so lately is not asked whether it is still there.
+const SURE_FOR: Duration = Duration::from_secs(2);
 /// How long after a question an answer still confirms: all of its tries.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long a neighbor that doesn't answer is remembered for operators to see.
@@ -229,6 +231,22 @@ impl Neighbors {
         };
         self.next = earlier(self.next, entry.deadline);
         answer
+    }
+
+    /// The question whether `address`, which is known, is still there; `None`: it has said so lately, or is being asked.
+    pub(super) fn verify(&mut self, address: IpAddr, now: Instant) -> Option<Solicit> {
+        let entry = self.entries.get_mut(&address)?;
+        let is_known = matches!(entry.state, NeighborState::Reachable | NeighborState::Stale);
+        let confirmed = entry.confirmed;
+        let is_sure = confirmed.is_some_and(|confirmed| !confirmed.is_older_than(SURE_FOR, now));
+        if !is_known || is_sure {
+            return None;
+        }
+        entry.state = NeighborState::Probing;
+        entry.tries = 0;
+        let solicit = entry.solicit(address, now);
+        self.next = earlier(self.next, entry.deadline);
+        Some(solicit)
     }
 
     /// Takes what `address`, known or not, said in asking for us.

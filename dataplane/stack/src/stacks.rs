@@ -73,6 +73,13 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
         }
     }
 
+    /// `scope` wants to know whether a next hop of its is still there ([`HostStack::verify`]).
+    pub fn verify(&mut self, scope: Scope, next_hop: IpAddr, now: Instant) {
+        if let Some(stack) = self.0.get_mut(&scope) {
+            stack.verify(next_hop, now);
+        }
+    }
+
     /// The next frame to send, and where.
     pub fn poll_frame(&mut self) -> Option<(Scope, Vec<u8>)> {
         self.0

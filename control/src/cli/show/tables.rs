@@ -134,9 +134,21 @@ const UPLINKS: &[Column<Uplink>] = &[
     ),
 ];
 
+/// A tunnel's uplink; of several each with the peers that it reaches.
+fn uplinks(tunnel: &Tunnel) -> String {
+    if tunnel.uplinks.len() < 2 {
+        return tunnel.uplink.clone();
+    }
+    let each = tunnel.uplinks.iter();
+    let each: Vec<_> = each
+        .map(|(name, peers)| format!("{name}:{peers}"))
+        .collect();
+    each.join(", ")
+}
+
 const TUNNELS: &[Column<Tunnel>] = &[
     left("TUNNEL", |_, it| it.name.clone()),
-    left("UPLINK", |_, it| it.uplink.clone()),
+    left("UPLINK", |_, it| uplinks(it)),
     right("PORT", |_, it| it.listen_port.to_string()),
     right("PEERS", |_, it| it.peers.to_string()),
     only(
@@ -162,6 +174,7 @@ const PEERS: &[Column<Peer>] = &[
         let known = it.endpoint.map(|endpoint| endpoint.to_string());
         known.unwrap_or_else(|| "unknown".into())
     }),
+    left("UPLINK", |_, it| it.uplink.clone().unwrap_or_else(dash)),
     left("STATE", |_, it| it.state.clone()),
     left("HANDSHAKE", |_, it| {
         units::short_age(it.last_handshake_age_s)

@@ -53,6 +53,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
         }],
         tunnels: vec![Tunnel {
             name: name(),
+            backups: Vec::new(),
             uplink: name(),
             listen_port: 0,
             fwmark: 0,

@@ -25,22 +25,15 @@ pub(super) fn check(file: &File, report: &mut Report) {
     // A misspelt reference was meant for one of them.
     let all_known = used.is_subset(&names);
     for tunnel in &file.tunnels {
-        let uplink = file.uplink(tunnel.uplink.as_ref());
-        if let (Some(reference), None) = (&tunnel.uplink, uplink) {
-            let known = file.uplinks.iter().map(|uplink| &uplink.name.value);
-            dangling(
-                reference,
-                "uplink",
-                &format!("tunnel `{}`", tunnel.name.value),
-                known,
-                report,
-            );
+        for reference in tunnel.uplinks() {
+            if file.uplink(Some(reference)).is_none() {
+                let known = file.uplinks.iter().map(|uplink| &uplink.name.value);
+                let by = format!("tunnel `{}`", tunnel.name.value);
+                dangling(reference, "uplink", &by, known, report);
+            }
         }
-        if let Some(uplink) = uplink {
-            mtu(tunnel, uplink, report);
-            endpoints(tunnel, uplink, report);
-        }
-        fwmark(tunnel, uplink, report);
+        uplinks(tunnel, file, report);
+        fwmark(tunnel, file, report);
         keys(tunnel, report);
         allowed_ips(tunnel, report);
         if all_known && !used.contains(&tunnel.name.value) {
@@ -63,12 +56,46 @@ pub(super) fn check(file: &File, report: &mut Report) {
 /// Compares peers with what their tunnel and its uplink are.
 pub(super) fn check_peers(file: &File, report: &mut Report) {
     for tunnel in &file.tunnels {
-        if let Some(uplink) = file.uplink(tunnel.uplink.as_ref()) {
-            mtu(tunnel, uplink, report);
-            endpoints(tunnel, uplink, report);
-        }
+        uplinks(tunnel, file, report);
         keys(tunnel, report);
         allowed_ips(tunnel, report);
+    }
+}
+
+/// What a tunnel's uplinks let it be. Of several each is an uplink of its own, and no endpoint has to be reached by all.
+fn uplinks(tunnel: &Tunnel, file: &File, report: &mut Report) {
+    let mut seen = Seen::default();
+    for (place, reference) in tunnel.uplinks().enumerate() {
+        if let Some(line) = seen.insert(reference.value.clone(), reference.span) {
+            let line = report.line(line);
+            let (name, uplink) = (&tunnel.name.value, &reference.value);
+            report
+                .error(
+                    reference.span,
+                    format!("tunnel `{name}` names the uplink `{uplink}` twice"),
+                )
+                .help(format!("it stands in {line} already"));
+            continue;
+        }
+        let Some(uplink) = file.uplink(Some(reference)) else {
+            continue;
+        };
+        let ahead = tunnel.uplinks().take(place);
+        let mut ahead = ahead.filter_map(|other| file.uplink(Some(other)));
+        if let Some(other) = ahead.find(|other| share_sockets(other, uplink)) {
+            let (one, two) = (&other.name.value, &uplink.name.value);
+            report
+                .error(
+                    reference.span,
+                    format!(
+                        "the uplinks `{one}` and `{two}` of tunnel `{}` share an address",
+                        tunnel.name.value
+                    ),
+                )
+                .help("expected `udp` uplinks with a `device` or `addresses` of their own: one of the two would never be used");
+        }
+        mtu(tunnel, uplink, report);
+        endpoints(tunnel, (uplink, place), report);
     }
 }
 
@@ -92,9 +119,13 @@ fn number_of_peers(file: &File, most: usize, report: &mut Report) {
     }
 }
 
-fn fwmark(tunnel: &Tunnel, uplink: Option<&Uplink>, report: &mut Report) {
+fn fwmark(tunnel: &Tunnel, file: &File, report: &mut Report) {
+    let uplinks = tunnel.uplinks().filter_map(|at| file.uplink(Some(at)));
+    let uplinks: Vec<_> = uplinks.collect();
+    let is_marked = |uplink: &&Uplink| uplink.kind != Some(UplinkKind::Dpdk);
     if let Some(mark) = tunnel.fwmark
-        && uplink.is_some_and(|uplink| uplink.kind == Some(UplinkKind::Dpdk))
+        && !uplinks.is_empty()
+        && !uplinks.iter().any(is_marked)
     {
         report
             .error(
@@ -132,18 +163,28 @@ fn uapi_names(file: &File, report: &mut Report) {
 /// Two tunnels collide where their uplinks share an address: on one uplink always, on two kernel
 /// uplinks if one has every address or both have the same one.
 fn listen_ports(file: &File, report: &mut Report) {
-    let uplink_of = |tunnel: &Tunnel| file.uplink(tunnel.uplink.as_ref());
-    let name_of = |tunnel: &Tunnel| uplink_of(tunnel).map(|it| &it.name.value);
+    let uplinks_of = |tunnel: &Tunnel| -> Vec<&Uplink> {
+        let uplinks = tunnel.uplinks();
+        uplinks.filter_map(|at| file.uplink(Some(at))).collect()
+    };
     let mut by_port = std::collections::BTreeMap::<u16, Vec<&Tunnel>>::new();
     for tunnel in &file.tunnels {
         let Some(port) = tunnel.listen_port else {
             continue;
         };
         let earlier = by_port.entry(port.value).or_default();
-        let collides = |other: &&&Tunnel| match (uplink_of(tunnel), uplink_of(other)) {
-            (Some(one), Some(two)) => share_sockets(one, two),
-            _ => false,
+        let own = uplinks_of(tunnel);
+        let shared = |other: &Tunnel| {
+            let others = uplinks_of(other);
+            let pairs = own
+                .iter()
+                .flat_map(|one| others.iter().map(move |two| (*one, *two)));
+            let mut shared = pairs.filter(|(one, two)| share_sockets(one, two));
+            shared
+                .next()
+                .map(|(one, two)| one.name.value == two.name.value)
         };
+        let collides = |other: &&&Tunnel| shared(other).is_some();
         if let Some(first) = earlier.iter().find(collides) {
             let line = report.line(first.listen_port.map_or(first.name.span, |at| at.span));
             report
@@ -155,7 +196,7 @@ fn listen_ports(file: &File, report: &mut Report) {
                     ),
                 )
                 .help(format!("the first stands in {line}"))
-                .help(match name_of(tunnel) == name_of(first) {
+                .help(match shared(first) == Some(true) {
                     true => "expected a port for each tunnel of an uplink",
                     false => "their uplinks share an address: expected another port, or uplinks with addresses or a `device` of their own",
                 });
@@ -280,7 +321,9 @@ fn keys(tunnel: &Tunnel, report: &mut Report) {
     }
 }
 
-fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
+/// Of one of several uplinks `place` is which of them.
+fn endpoints(tunnel: &Tunnel, (uplink, place): (&Uplink, usize), report: &mut Report) {
+    let has_several = !tunnel.backups.is_empty();
     let mut seen = Seen::default();
     for peer in tunnel.peers.iter() {
         let Some(endpoint) = peer.endpoint() else {
@@ -294,7 +337,8 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
             }
             Endpoint::Host { .. } => {}
             Endpoint::Address(address) => {
-                let other = (peer.is_enabled()).then(|| seen.insert(*address, endpoint.span));
+                let other =
+                    (peer.is_enabled() && place == 0).then(|| seen.insert(*address, endpoint.span));
                 if let Some(line) = other.flatten() {
                     let line = report.line(line);
                     report
@@ -309,7 +353,9 @@ fn endpoints(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
                             "the first stands in {line}: one of the two will not answer"
                         ));
                 }
-                reachable(tunnel, peer, uplink, address.ip(), address.port(), report);
+                if !has_several {
+                    reachable(tunnel, peer, uplink, address.ip(), address.port(), report);
+                }
             }
         }
     }

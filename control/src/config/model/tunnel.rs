@@ -24,6 +24,8 @@ pub struct Tunnel {
     pub name: Name,
     /// Where its datagrams leave and arrive.
     pub uplink: Name,
+    /// Where they do as well, in this order, when that does not work.
+    pub backups: Vec<Name>,
     /// Its UDP port on every address of the uplink. 0 asks for any free one; a running configuration has its
     /// number.
     pub listen_port: u16,
@@ -52,6 +54,7 @@ impl Tunnel {
         Self {
             name: self.name.clone(),
             uplink: self.uplink.clone(),
+            backups: self.backups.clone(),
             private_key_file: self.private_key_file.clone(),
             private_key: self.private_key.clone(),
             preshared_keys_file: self.preshared_keys_file.clone(),
@@ -59,6 +62,11 @@ impl Tunnel {
             peers: Vec::new(),
             ..*self
         }
+    }
+
+    /// Its uplinks, the first choice first.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Name> + Clone {
+        std::iter::once(&self.uplink).chain(&self.backups)
     }
 
     /// Shares the peers with others that are equal: they are kept once, and compared at a glance.

@@ -20,7 +20,7 @@ impl Reader<'_> {
         let Some(section) = section else {
             return tunnel;
         };
-        tunnel.uplink = section.get("uplink", self.report, value::name);
+        self.tunnel_uplinks(&section, &mut tunnel);
         tunnel.listen_port = section
             .integer("listen_port", self.report)
             .map(|at| At::new(narrow(at.value), at.span));
@@ -41,6 +41,32 @@ impl Reader<'_> {
         tunnel.peers = peers.collect::<Vec<_>>().into();
         self.preshared_keys(&section, &mut tunnel);
         tunnel
+    }
+
+    /// One uplink, or several, the first choice first.
+    fn tunnel_uplinks(&mut self, section: &Section<'_>, tunnel: &mut Tunnel) {
+        tunnel.uplink = section.get("uplink", self.report, value::name);
+        let Some(span) = section.key_span("uplinks") else {
+            return self.need(section, &["uplink"], "a tunnel");
+        };
+        if section.key_span("uplink").is_some() {
+            let title = section.title();
+            self.report
+                .error(span, format!("{title} has both `uplink` and `uplinks`"))
+                .help("expected one of the two: the first of `uplinks` is the one that `uplink` would name");
+            return;
+        }
+        let mut all = section
+            .list("uplinks", self.report, value::name)
+            .into_iter();
+        tunnel.uplink = all.next();
+        tunnel.backups = all.collect();
+        if tunnel.uplink.is_none() && self.report.errors() == 0 {
+            let title = section.title();
+            self.report
+                .error(span, format!("`uplinks` of {title} is empty"))
+                .help("name at least one: `uplinks: [wan0, wan1]`");
+        }
     }
 
     pub(in crate::config) fn peer(&mut self, name: At<Name>, section: Option<Section<'_>>) -> Peer {

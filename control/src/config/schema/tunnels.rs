@@ -30,8 +30,14 @@ pub(super) static TUNNEL: Table = Table {
         key(
             "uplink",
             Reference("uplink"),
-            Required,
+            Default("required without `uplinks`"),
             "Where its datagrams leave and arrive.",
+        ),
+        key(
+            "uplinks",
+            List(&Reference("uplink")),
+            Default("`uplink` alone"),
+            "Several, instead of `uplink`, the best first: its port is open on all of them, and each peer is reached by the first that works. When that fails (its link, its gateway, its route) peers go on by the next one, with their sessions, and come back when it has worked for a while.",
         ),
         key(
             "listen_port",

@@ -132,7 +132,7 @@ impl<'c> Parts<'c> {
             self.text += "tunnels:\n";
         }
         for it in &config.tunnels {
-            let own = (it.name.to_string(), tunnel(it, config.uplink_of(it)));
+            let own = (it.name.to_string(), tunnel(it, config));
             self.text += &indented(1, named([own]));
             if it.peers.is_empty() {
                 continue;

@@ -159,7 +159,7 @@ impl Engine {
     }
 
     pub(super) fn remove_peer(&mut self, place: usize) {
-        let Some(peer) = self.peers.take(place) else {
+        let Some(mut peer) = self.peers.take(place) else {
             return;
         };
         let parks = self.parking.is_open();
@@ -174,7 +174,7 @@ impl Engine {
             since: self.generation + 1,
         });
         if let Some(tunnel) = self.tunnels.change(peer.tunnel) {
-            tunnel.forget_peer(place, &peer, parks);
+            tunnel.forget_peer(place, &mut peer, parks);
             let name = tunnel.name.clone();
             // Its sessions. Whoever commits has drained the tunnels before: what it wants itself concerns nobody.
             tunnel.drain(&mut self.peers, &mut Vec::new());

@@ -45,6 +45,8 @@ pub(super) enum Sockets {
     Opened { port: u16, queues: Vec<Queue> },
     /// That of the tunnel at this place, which gives it up.
     Inherited { port: u16, from: usize },
+    /// What the tunnel has on that uplink already, as one of several.
+    Promoted { port: u16 },
 }
 
 /// Why a port can't be had.
@@ -58,7 +60,9 @@ struct Refusal {
 impl Sockets {
     pub(super) fn port(&self) -> u16 {
         match self {
-            Self::Opened { port, .. } | Self::Inherited { port, .. } => *port,
+            Self::Opened { port, .. } | Self::Inherited { port, .. } | Self::Promoted { port } => {
+                *port
+            }
         }
     }
 }
@@ -119,6 +123,9 @@ impl Engine {
             };
             let inherited = self.inherited(slot, &moving, &given_up, prepared);
             let sockets = match inherited {
+                _ if self.promoted(slot, moving.uplink, new.listen_port) => Ok(Sockets::Promoted {
+                    port: new.listen_port,
+                }),
                 Some(from) => Ok(Sockets::Inherited {
                     port: new.listen_port,
                     from,
@@ -167,9 +174,9 @@ impl Engine {
             .iter()
             .filter(|(_, it)| !planned.contains(&it.name));
         moving.extend(unplanned.filter_map(|(_, it)| {
-            let uplink = prepared.uplinks.get(&it.config.uplink)?.slot;
+            let uplink = self.uplink_of(&it.config, prepared).ok()?;
             let tunnel = it.config.clone();
-            Some(Moving { tunnel, uplink })
+            (uplink != it.uplink).then_some(Moving { tunnel, uplink })
         }));
         Ok(moving)
     }
@@ -215,17 +222,36 @@ impl Engine {
         tunnel.is_some_and(|it| it.config.listen_port == port && !it.markers.is_empty())
     }
 
-    /// The place that the uplink of a tunnel has when the plan is carried out.
+    /// The place of the uplink to which a tunnel's first sockets belong when the plan is carried out: of several the one
+    /// where they are, if that stays.
     fn uplink_of(&self, tunnel: &Tunnel, prepared: &Prepared) -> Result<usize, String> {
-        let coming = prepared
-            .uplinks
-            .get(&tunnel.uplink)
-            .map(|coming| coming.slot);
-        let found = coming.or_else(|| self.uplinks.place(&tunnel.uplink));
+        let slots = self.uplink_slots(tunnel, prepared)?;
+        let present = self.tunnel_slot(&tunnel.name);
+        let present = present.and_then(|slot| Some(self.tunnels.get(slot)?.uplink));
+        let present = present.filter(|present| slots.contains(present));
+        let found = present.or_else(|| slots.first().copied());
         found.ok_or_else(|| format!("tunnel {}: no uplink {}", tunnel.name, tunnel.uplink))
     }
 
-    fn uplink_at<'a>(&'a self, slot: usize, prepared: &'a Prepared) -> Option<&'a config::Uplink> {
+    /// The places that the uplinks of a tunnel have then, the first choice first.
+    pub(super) fn uplink_slots(
+        &self,
+        tunnel: &Tunnel,
+        prepared: &Prepared,
+    ) -> Result<Vec<usize>, String> {
+        let slot = |name: &config::Name| {
+            let coming = prepared.uplinks.get(name).map(|coming| coming.slot);
+            let found = coming.or_else(|| self.uplinks.place(name));
+            found.ok_or_else(|| format!("tunnel {}: no uplink {name}", tunnel.name))
+        };
+        tunnel.uplinks().map(slot).collect()
+    }
+
+    pub(super) fn uplink_at<'a>(
+        &'a self,
+        slot: usize,
+        prepared: &'a Prepared,
+    ) -> Option<&'a config::Uplink> {
         let coming = prepared.uplinks.values().find(|coming| coming.slot == slot);
         let coming = coming.map(|coming| &coming.config);
         coming.or_else(|| self.uplinks.get(slot).map(|uplink| &uplink.config))
@@ -332,6 +358,7 @@ impl Engine {
     pub(super) fn restore_sockets(&mut self, prepared: &mut Prepared) -> Vec<String> {
         // They may stand in the way.
         prepared.sockets.clear();
+        prepared.backups.clear();
         let mut left = Vec::new();
         for slot in std::mem::take(&mut prepared.unseated) {
             left.extend(self.seat_again(slot).err());
@@ -397,7 +424,8 @@ impl Engine {
     ) -> Result<(), String> {
         for new in tunnels(plan).filter_map(Edit::after) {
             let stays = match prepared.sockets.get(&new.name) {
-                Some(Sockets::Opened { .. }) => continue,
+                // Each seat of several is marked by its uplink, later.
+                Some(Sockets::Opened { .. } | Sockets::Promoted { .. }) => continue,
                 Some(Sockets::Inherited { from, .. }) => Some(*from),
                 None => self.tunnel_slot(&new.name),
             };

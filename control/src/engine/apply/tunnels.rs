@@ -70,10 +70,13 @@ impl Engine {
         }
         let sockets = std::mem::take(&mut prepared.sockets);
         failures.extend(self.take_ports(sockets, &prepared.seats, left));
+        let backups = std::mem::take(&mut prepared.backups);
+        failures.extend(self.commit_backups(plan, backups, left));
         for edit in tunnels(plan) {
             if let Edit::Remove(old) = edit
                 && let Some(slot) = self.tunnel_slot(&old.name)
             {
+                failures.extend(self.leave_backups(slot));
                 self.remove_tunnel(slot);
             }
         }
@@ -93,7 +96,7 @@ impl Engine {
             .values()
             .filter_map(|sockets| match sockets {
                 Sockets::Inherited { from, .. } => Some(*from),
-                Sockets::Opened { .. } => None,
+                Sockets::Opened { .. } | Sockets::Promoted { .. } => None,
             })
             .collect();
         let mut going = self.given_up(plan, prepared);
@@ -166,6 +169,11 @@ impl Engine {
             .into_iter()
             .map(|(name, sockets)| match sockets {
                 Sockets::Opened { queues, .. } => (name, markers(&queues), queues),
+                Sockets::Promoted { .. } => {
+                    let place = self.tunnel_slot(&name).zip(seats.get(&name));
+                    let markers = place.map(|(slot, &uplink)| self.promote(slot, uplink));
+                    (name, markers.unwrap_or_default(), Vec::new())
+                }
                 Sockets::Inherited { from, .. } => {
                     let owner = self.tunnels.get_mut(from);
                     let markers = owner.map(|owner| std::mem::take(&mut owner.markers));
@@ -181,6 +189,7 @@ impl Engine {
             };
             tunnel.markers = markers;
             let mut lost = None;
+            let kept: Vec<_> = tunnel.backups.iter().map(|seat| seat.uplink).collect();
             if let Some(&seat) = seats.get(&name) {
                 let from = std::mem::replace(&mut tunnel.uplink, seat);
                 if from != seat {
@@ -193,7 +202,10 @@ impl Engine {
             for place in tunnel.peers.values() {
                 // The port is part of a path, and the kernel chooses the source anew (as `set_port` of wireguard's).
                 if let Some(peer) = self.peers.get_mut(*place) {
-                    (peer.uplink, peer.local) = (tunnel.uplink, None);
+                    if !kept.contains(&peer.uplink) {
+                        peer.uplink = tunnel.uplink;
+                    }
+                    peer.local = None;
                     peer.outdate_path();
                 }
             }

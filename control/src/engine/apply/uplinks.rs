@@ -314,7 +314,7 @@ impl Engine {
     /// Once workers know the new places: leads peers there, and closes what tunnels and uplinks have left. Answers what
     /// failed.
     pub(super) fn leave(&mut self, left: Left, now: Now) -> Vec<String> {
-        if left.moved.is_empty() && left.uplinks.is_empty() {
+        if left.moved.is_empty() && left.uplinks.is_empty() && left.seats.is_empty() {
             return Vec::new();
         }
         self.await_adoption();

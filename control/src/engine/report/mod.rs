@@ -173,6 +173,7 @@ impl Engine {
         Some(Tunnel {
             name: config.name.to_string(),
             uplink: config.uplink.to_string(),
+            uplinks: self.tell_carried(state),
             public_key: state.device.public_key().map(|key| key.to_base64()),
             listen_port: config.listen_port,
             fwmark: config.fwmark,
@@ -185,6 +186,16 @@ impl Engine {
             uapi_hindrance: state.unserved.clone(),
             drift: Vec::new(),
         })
+    }
+
+    /// By which of its uplinks how many of a tunnel's peers are reached.
+    fn tell_carried(&self, tunnel: &TunnelState) -> BTreeMap<String, usize> {
+        let carried = |slot| tunnel.carried.get(&slot).copied().unwrap_or_default();
+        let told = tunnel.uplinks().filter_map(|slot| {
+            let uplink = self.uplinks.get(slot)?;
+            Some((uplink.config.name.to_string(), carried(slot)))
+        });
+        told.collect()
     }
 
     fn tell_sights(&self, tunnel: &Name, asked: &mut Asked<PublicKey, PeerSight>, now: Instant) {
@@ -200,6 +211,7 @@ impl Engine {
         Some(PeerSight {
             cell: Arc::clone(&peer.cell),
             endpoint: status.endpoint,
+            uplink: (self.uplinks.get(peer.uplink)).map(|uplink| uplink.config.name.clone()),
             last_handshake: status.last_handshake,
             unanswered: status.unanswered,
             is_silent: status.unanswered >= SILENT_AFTER,

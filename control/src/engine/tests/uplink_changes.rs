@@ -8,8 +8,9 @@ use std::{net::IpAddr, sync::atomic::AtomicU64};
 
 use super::{compile::assert_compiled, *};
 
-/// Uplinks of the kernel's with their addresses and the like, or devices; tunnels with their uplinks and ports.
-fn file(uplinks: &[(&str, &str)], tunnels: &[(&str, &str, u16)]) -> Config {
+/// Uplinks of the kernel's with their addresses and the like, or devices; tunnels with their uplinks, several in a list,
+/// and ports.
+pub(super) fn file(uplinks: &[(&str, &str)], tunnels: &[(&str, &str, u16)]) -> Config {
     let mut text = "memory: {hugepages: off, megabytes: 128}\nuplinks:\n".to_owned();
     for (name, rest) in uplinks {
         let driver = if rest.contains("net_") { "dpdk" } else { "udp" };
@@ -21,20 +22,21 @@ fn file(uplinks: &[(&str, &str)], tunnels: &[(&str, &str, u16)]) -> Config {
     });
     text += if tunnels.is_empty() { "" } else { "tunnels:\n" };
     for (name, uplink, port) in tunnels {
+        let several = if uplink.starts_with('[') { "s" } else { "" };
         text += &format!(
-            "  {name}: {{uplink: {uplink}, uapi: off, listen_port: {port}, private_key_file: {name}.key, peers: {{{}}}}}\n",
+            "  {name}: {{uplink{several}: {uplink}, uapi: off, listen_port: {port}, private_key_file: {name}.key, peers: {{{}}}}}\n",
             peers.join(", ")
         );
     }
     parse(&text)
 }
 
-const AT_1: &str = ", addresses: [127.0.0.1/8]";
-const AT_2: &str = ", addresses: [127.0.0.2/8]";
+pub(super) const AT_1: &str = ", addresses: [127.0.0.1/8]";
+pub(super) const AT_2: &str = ", addresses: [127.0.0.2/8]";
 
 impl Site {
     /// The same at an address of this machine's.
-    fn answers_at(&mut self, tunnel: &str, host: u8, port: u16) -> bool {
+    pub(super) fn answers_at(&mut self, tunnel: &str, host: u8, port: u16) -> bool {
         (0..4).any(|_| {
             let to = SocketAddr::from(([127, 0, 0, host], port));
             let mut far = Far::call_at(&key("far"), key(tunnel).public_key(), to);
@@ -46,7 +48,7 @@ impl Site {
     }
 
     /// The uplinks that paths lead out by, by their names.
-    fn ways(&mut self) -> Vec<String> {
+    pub(super) fn ways(&mut self) -> Vec<String> {
         self.engine.rebuild_paths(clock::now().monotonic);
         let snapshot = self.engine.snapshots.load_full();
         let peers = self.engine.peers.iter();

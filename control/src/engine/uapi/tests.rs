@@ -171,6 +171,7 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
     let tunnel = |of: &str, listen_port| Tunnel {
         name: name(of),
         uplink: name("u"),
+        backups: vec![name("v")],
         listen_port,
         fwmark: 0,
         mtu: 1420,
@@ -187,10 +188,20 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
             fwmark,
             ..tunnel("a", listen_port)
         };
-        check_on_device(&new, tunnels.iter())
+        let all = |device: &str| check_on_device(&name(device), &new, tunnels.iter());
+        assert_eq!(all("w"), Ok(()));
+        all("u").and(all("v"))
     };
     assert_eq!(check(3, 0), Ok(()));
     assert_eq!(check(1, 0), Ok(()));
     assert_eq!(check(2, 0), Err(Errno::ADDRINUSE));
-    assert_eq!(check(1, 7), Err(Errno::INVAL));
+    // Sockets on another uplink may have a mark; without those nobody would set it.
+    assert_eq!(check(1, 7), Ok(()));
+    let marked = Tunnel {
+        fwmark: 7,
+        backups: Vec::new(),
+        ..tunnel("a", 1)
+    };
+    let refused = check_on_device(&name("u"), &marked, tunnels.iter());
+    assert_eq!(refused, Err(Errno::INVAL));
 }

@@ -296,7 +296,7 @@ pub fn route(
 fn is_same_tunnel(tunnel: &Tunnel, before: &Config, file: &Config) -> bool {
     let head = before.tunnel(&tunnel.name).map(Tunnel::head);
     head == Some(tunnel.head())
-        && before.uplink(&tunnel.uplink) == file.uplink(&tunnel.uplink)
+        && (tunnel.uplinks()).all(|uplink| before.uplink(uplink) == file.uplink(uplink))
         && before.network_of_tunnel(&tunnel.name) == file.network_of_tunnel(&tunnel.name)
 }
 

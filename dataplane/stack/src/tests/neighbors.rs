@@ -66,6 +66,39 @@ fn a_neighbor_in_use_is_kept_fresh_for_ever() {
 }
 
 #[test]
+fn who_is_verified_and_does_not_answer_is_lost_within_three_seconds() {
+    for of_b in ["192.0.2.2", "2001:db8::2"] {
+        let mut wire = Wire::new();
+        wire.a.resolve(ip(of_b), START);
+        wire.settle(|_| false);
+        assert_eq!(events(&mut wire.a), [ip(of_b)]);
+        // Who has just answered is not asked; later it is, and answers.
+        let start = wire.carried;
+        wire.a.verify(ip(of_b), START + Duration::from_secs(1));
+        wire.settle(|_| false);
+        assert_eq!(wire.carried, start);
+        wire.advance(START + Duration::from_secs(4), |_| false);
+        let start = wire.carried;
+        wire.a.verify(ip(of_b), wire.now);
+        assert_eq!(state(&wire.a, of_b), Some(NeighborState::Probing));
+        wire.a.verify(ip(of_b), wire.now);
+        wire.settle(|_| false);
+        assert_eq!(wire.carried - start, 2);
+        assert_eq!(state(&wire.a, of_b), Some(NeighborState::Reachable));
+        // Then nothing arrives any more.
+        let now = wire.now + Duration::from_secs(3);
+        wire.advance(now, |_| true);
+        wire.a.verify(ip(of_b), now);
+        wire.advance(now + Duration::from_secs(4), |_| true);
+        assert_eq!(state(&wire.a, of_b), Some(NeighborState::Failed));
+        assert_eq!(events(&mut wire.a), [ip(of_b)]);
+        // No neighbor of ours, and nobody that is known.
+        wire.a.verify(ip("203.0.113.1"), wire.now);
+        assert_eq!(state(&wire.a, "203.0.113.1"), None);
+    }
+}
+
+#[test]
 fn two_lost_questions_are_made_good() {
     for of_b in ["192.0.2.2", "2001:db8::2"] {
         let mut wire = Wire::new();
