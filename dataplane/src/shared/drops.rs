@@ -138,6 +138,8 @@ reasons! {
     HandshakeQueueFull => "handshake-queue-full",
     /// More neighbor messages come than the host stack takes.
     NeighborQueueFull => "neighbor-queue-full",
+    /// More messages that say whether a neighbor is alive come than the host stack takes.
+    LivenessQueueFull => "liveness-queue-full",
     /// More ICMP messages come than the host stack takes.
     IcmpQueueFull => "icmp-queue-full",
     /// More TCP segments to us come than the host stack takes.

@@ -146,6 +146,13 @@ pub const PUNT_NEIGHBOR_QUESTIONS: PuntBudget = PuntBudget {
     per_round: 64,
 };
 
+/// BFD's packets of neighbors: of a session with the shortest interval, 20 times what it sends.
+pub const PUNT_LIVENESS: PuntBudget = PuntBudget {
+    per_second: 1_024,
+    queued: 64,
+    per_round: 32,
+};
+
 /// ICMP: twice what is answered.
 pub const PUNT_ICMP: PuntBudget = PuntBudget {
     per_second: 2_048,
@@ -342,6 +349,7 @@ mod tests {
                 format!("{SILENT_CALLS_PER_SECOND}/s"),
             ),
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
+            ("PUNT_LIVENESS", punt(PUNT_LIVENESS)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
             ("PUNT_SEGMENTS", punt(PUNT_SEGMENTS)),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
+//!                 ├ neighbors alive ───────▶ rate ─▶ ring │
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
 //!                 ├ TCP of connections ────▶ rate ─▶ ring │
@@ -41,6 +42,8 @@ pub enum PuntClass {
     /// A neighbor answers us alone: without its answers, peers behind it go dark. A storm of broadcasts, as a loop
     /// in the wiring makes it, is no answer.
     NeighborAnswer,
+    /// A neighbor says that it hears us (BFD): late is as good as lost.
+    Liveness,
     /// A neighbor asks for us, or announces itself.
     NeighborQuestion,
     /// ICMP to us: pings, errors.
@@ -63,8 +66,9 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NeighborAnswer,
+        Self::Liveness,
         Self::NeighborQuestion,
         Self::Icmp,
         Self::Segment,
@@ -81,6 +85,7 @@ impl PuntClass {
     pub const fn budget(self) -> PuntBudget {
         match self {
             Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
+            Self::Liveness => limits::PUNT_LIVENESS,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
             Self::Segment => limits::PUNT_SEGMENTS,
@@ -99,6 +104,7 @@ impl PuntClass {
             Self::Fragment => DropReason::OuterFragment,
             Self::Guest | Self::GuestMore => DropReason::ServiceMalformed,
             Self::NeighborAnswer
+            | Self::Liveness
             | Self::NeighborQuestion
             | Self::Icmp
             | Self::Segment
@@ -113,6 +119,7 @@ impl PuntClass {
     pub const fn overflow(self) -> DropReason {
         match self {
             Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
+            Self::Liveness => DropReason::LivenessQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
             Self::Segment => DropReason::SegmentQueueFull,
             Self::Opening => DropReason::OpeningQueueFull,

@@ -104,6 +104,10 @@ reasons! {
     KernelHeaders => "kernel-headers",
     /// A message of a DHCP server that answers nothing we asked, or offers what no host can have.
     DhcpUnasked => "dhcp-unasked",
+    /// A BFD packet of nobody with whom there is a session, or from beyond the link.
+    LivenessUnknown => "liveness-unknown",
+    /// A BFD packet that is cut short, contradicts itself, or names another session.
+    LivenessRefused => "liveness-refused",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

@@ -89,6 +89,7 @@ impl HostStack {
         }
         match headers.l4 {
             L4::Tcp(tcp) => !ports.has(PROTOCOL_TCP, tcp.destination_port),
+            L4::Udp(udp) if self.watches(udp.destination_port) => false,
             L4::Udp(udp) => !ports.has(PROTOCOL_UDP, udp.destination_port),
             L4::Icmp4(it) if icmp::is_error_v4(it.kind) => !quotes_ours(headers, frame, ports),
             L4::Icmp6(it) if icmp::is_error_v6(it.kind) => !quotes_ours(headers, frame, ports),

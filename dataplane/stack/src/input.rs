@@ -177,6 +177,11 @@ impl HostStack {
         came: Came,
         now: Instant,
     ) -> Result<(), HostDrop> {
+        if let L4::Udp(udp) = headers.l4
+            && self.watches(udp.destination_port)
+        {
+            return self.hear_liveness(headers, &udp, frame, now);
+        }
         if came == Came::Whole {
             self.tell(IcmpError::PortUnreachable, headers, frame, now);
             return Err(HostDrop::NotServed);

@@ -8,6 +8,7 @@
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
 
+pub mod bfd;
 mod dhcp;
 mod drops;
 mod exception;
@@ -18,6 +19,7 @@ pub mod ip;
 mod learn;
 mod learned;
 pub mod limits;
+mod liveness;
 mod message;
 mod neighbors;
 mod own;
@@ -52,6 +54,7 @@ pub use self::{
 use self::{
     input::Budget,
     ip::{Expired, Ids, Reassembly},
+    liveness::Liveness,
     neighbors::{Answer, Neighbors, Solicit},
     own::{Own, Say},
     random::Random,
@@ -181,6 +184,8 @@ pub struct HostStack {
     for_kernel: VecDeque<Vec<u8>>,
     learning: learn::Learning,
     drops: Arc<Drops>,
+    /// With the neighbor whose life is watched.
+    liveness: Option<Liveness>,
 }
 
 impl HostStack {
@@ -220,6 +225,7 @@ impl HostStack {
             for_kernel: VecDeque::new(),
             drops: Arc::default(),
             config,
+            liveness: None,
         };
         stack.own.set(stack.routes.addresses(), known, now);
         stack.route(now);
@@ -397,6 +403,7 @@ impl HostStack {
         self.expire(now);
         self.handle_learning(now);
         self.expire_own(now);
+        self.send_liveness(now);
         if self.neighbors.next().is_some_and(|at| at <= now) {
             // What finds no room stays due: poll_frame makes room.
             let room = limits::HOST_OUTPUT.saturating_sub(self.output.len());
@@ -419,6 +426,7 @@ impl HostStack {
             self.neighbors.next(),
             self.reassembly.poll_timeout(),
             self.learning.poll_timeout(),
+            self.liveness.as_ref().map(Liveness::due),
         ];
         due.into_iter().flatten().min()
     }

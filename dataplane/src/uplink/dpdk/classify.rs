@@ -30,6 +30,8 @@ use crate::{
 const PROTOCOL_TCP: u8 = 6;
 pub(super) const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
+/// BFD's over one hop (RFC 5881, section 4).
+const LIVENESS_PORT: u16 = 3784;
 const UDP_HEADER: usize = 8;
 const TCP_HEADER: usize = 20;
 const ARP_LEN: usize = 28;
@@ -172,7 +174,7 @@ fn ipv4(
                 |len| Checksum::pseudo_v4(header.source(), header.destination(), PROTOCOL_UDP, len);
             let udp = match udp(l4, checks, uplink, true, seed) {
                 Ok(udp) => udp,
-                Err(verdict) => return Ok(verdict),
+                Err(verdict) => return Ok(apart(verdict, l4, header.ttl())),
             };
             accept(Accepted {
                 payload: udp.payload(ether::HEADER_LEN + header_len),
@@ -221,7 +223,7 @@ fn ipv6(
             let seed = |len| Checksum::pseudo_v6(header.source(), destination, PROTOCOL_UDP, len);
             let udp = match udp(l4, checks, uplink, false, seed) {
                 Ok(udp) => udp,
-                Err(verdict) => return Ok(verdict),
+                Err(verdict) => return Ok(apart(verdict, l4, header.hop_limit())),
             };
             accept(Accepted {
                 payload: udp.payload(ether::HEADER_LEN + ipv6::HEADER_LEN),
@@ -238,6 +240,19 @@ fn ipv6(
             tcp(&packet[ipv6::HEADER_LEN..total_len], checks, seed)
         }
         _ => Ok(Verdict::Punt(PuntClass::Rest)),
+    }
+}
+
+/// A datagram that is no tunnel's: what says whether a neighbor is alive, and can't have been routed (RFC 5881, section
+/// 5), has a class of its own, which nobody beyond the link gets into.
+#[cold]
+fn apart(verdict: Verdict, l4: &[u8], ttl: u8) -> Verdict {
+    let port = UdpView::new(l4).map(|udp| udp.destination_port());
+    match verdict {
+        Verdict::Punt(_) if ttl == 255 && port == Some(LIVENESS_PORT) => {
+            Verdict::Punt(PuntClass::Liveness)
+        }
+        verdict => verdict,
     }
 }
 

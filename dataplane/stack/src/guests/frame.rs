@@ -1,4 +1,4 @@
-//! Frames for guests.
+//! Frames for guests, and for neighbors on the link.
 //!
 //! In: both ends, a payload. Out: a whole frame, checksums complete. Never: a payload longer than a frame takes.
 
@@ -33,7 +33,7 @@ pub(crate) fn udp4(
         tos: 0,
         id: 0,
         dont_fragment: true,
-        ttl: 64,
+        ttl: HOP_LIMIT,
         protocol: udp::PROTOCOL,
         total_len: narrow(ipv4::HEADER_LEN + len),
     });

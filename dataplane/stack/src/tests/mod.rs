@@ -20,6 +20,7 @@ mod errors;
 mod fragments;
 mod input;
 mod learn;
+mod liveness;
 mod neighbors;
 mod own;
 mod tcp;
