@@ -148,6 +148,8 @@ reasons! {
     OpeningQueueFull => "opening-queue-full",
     /// More UDP datagrams to us that are no tunnel's come than the host stack takes.
     DatagramQueueFull => "datagram-queue-full",
+    /// More messages of DHCP servers come than the host stack takes.
+    LeaseQueueFull => "lease-queue-full",
     /// More of other frames for the host stack come than it takes.
     HostQueueFull => "host-queue-full",
     /// More frames for the host's kernel come than its interface takes.

@@ -206,6 +206,13 @@ pub const PUNT_FRAGMENTS: PuntBudget = PuntBudget {
     per_round: 256,
 };
 
+/// What DHCP servers say: some answers to each of our few questions, and what they tell everyone.
+pub const PUNT_LEASES: PuntBudget = PuntBudget {
+    per_second: 128,
+    queued: 32,
+    per_round: 8,
+};
+
 /// The rest, of which its senders are told that nobody takes it.
 pub const PUNT_REST: PuntBudget = PuntBudget {
     per_second: 256,
@@ -362,6 +369,7 @@ mod tests {
                 format!("{GUEST_QUESTIONS_PER_SECOND}/s"),
             ),
             ("PUNT_FRAGMENTS", punt(PUNT_FRAGMENTS)),
+            ("PUNT_LEASES", punt(PUNT_LEASES)),
             ("PUNT_REST", punt(PUNT_REST)),
             ("EXCEPTION_PER_SECOND", format!("{EXCEPTION_PER_SECOND}/s")),
             ("EXCEPTION_AT_ONCE", EXCEPTION_AT_ONCE.to_string()),

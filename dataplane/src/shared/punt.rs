@@ -13,6 +13,7 @@
 //!                 ├ UDP to us ─────────────▶ rate ─▶ ring │
 //!                 ├ guests ────────────────▶ rate ─▶ ring │
 //!                 ├ guests that ask more ──▶ rate ─▶ ring │
+//!                 ├ DHCP servers' words ───▶ rate ─▶ ring │
 //!                 └ the rest ──────────────▶ rate ─▶ ring ┘ served last
 //! ```
 //!
@@ -60,6 +61,8 @@ pub enum PuntClass {
     GuestMore,
     /// Parts of packets to us; a path that is narrow for a tunnel's brings many.
     Fragment,
+    /// A DHCP server's words to us.
+    Lease,
     /// What the stack tells its sender that nobody takes, mostly.
     Rest,
 }
@@ -77,6 +80,7 @@ impl PuntClass {
         Self::Guest,
         Self::GuestMore,
         Self::Fragment,
+        Self::Lease,
         Self::Rest,
     ];
 
@@ -94,6 +98,7 @@ impl PuntClass {
             Self::Guest => limits::PUNT_GUEST,
             Self::GuestMore => limits::PUNT_GUEST_MORE,
             Self::Fragment => limits::PUNT_FRAGMENTS,
+            Self::Lease => limits::PUNT_LEASES,
             Self::Rest => limits::PUNT_REST,
         }
     }
@@ -110,6 +115,7 @@ impl PuntClass {
             | Self::Segment
             | Self::Opening
             | Self::Datagram
+            | Self::Lease
             | Self::Rest => DropReason::NotForUs,
         }
     }
@@ -126,6 +132,7 @@ impl PuntClass {
             Self::Datagram => DropReason::DatagramQueueFull,
             Self::Guest | Self::GuestMore => DropReason::ServiceQueueFull,
             Self::Fragment => DropReason::FragmentQueueFull,
+            Self::Lease => DropReason::LeaseQueueFull,
             Self::Rest => DropReason::HostQueueFull,
         }
     }

@@ -5,7 +5,7 @@
 //! frame for the host stack, or the reason for its drop. Never: state, a look into
 //! a datagram's content, trust in a length that the frame doesn't have.
 //!
-//! To the host stack goes what it answers: ARP about us, ICMP and ICMPv6 to us, the groups
+//! To the host stack goes what it answers: ARP about us, what DHCP servers say, ICMP and ICMPv6 to us, the groups
 //! that neighbor discovery uses, fragments, TCP, UDP that is no tunnel's, and what it tells the
 //! sender that nobody takes, each in its class. Sums of TCP and UDP are looked at here, where
 //! it is known what the device has found: the stack looks at those of fragments alone.
@@ -17,7 +17,8 @@ use std::{
 
 use culvert_dpdk_sys::RxChecksum;
 use culvert_wire::{
-    Checksum, EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr, TcpView, UdpView, ether, ipv6,
+    Checksum, EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr, TcpView, UdpView, dhcp, ether,
+    ipv6,
     parse::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
     tcp::flags,
 };
@@ -160,7 +161,10 @@ fn ipv4(
     // 2. It is for us, by frame and by address.
     let local = IpAddr::V4(header.destination());
     if !unicast || !uplink.addresses.contains(&local) {
-        return Err(DropReason::NotForUs);
+        return match lends(&header, packet) {
+            true => Ok(Verdict::Punt(PuntClass::Lease)),
+            false => Err(DropReason::NotForUs),
+        };
     }
     if header.fragment_bits() & FRAGMENTED != 0 {
         return Ok(Verdict::Punt(PuntClass::Fragment));
@@ -174,6 +178,9 @@ fn ipv4(
                 |len| Checksum::pseudo_v4(header.source(), header.destination(), PROTOCOL_UDP, len);
             let udp = match udp(l4, checks, uplink, true, seed) {
                 Ok(udp) => udp,
+                Err(Verdict::Punt(_)) if lends(&header, packet) => {
+                    return Ok(Verdict::Punt(PuntClass::Lease));
+                }
                 Err(verdict) => return Ok(apart(verdict, l4, header.ttl())),
             };
             accept(Accepted {
@@ -193,6 +200,19 @@ fn ipv4(
         }
         _ => Ok(Verdict::Punt(PuntClass::Rest)),
     }
+}
+
+/// A DHCP server speaks to a client. Whose address that is to be, the host stack knows, if it has asked.
+#[cold]
+fn lends(header: &Ipv4View<'_>, packet: &[u8]) -> bool {
+    let ports = packet
+        .get(header.header_len()..)
+        .and_then(<[u8]>::first_chunk);
+    let [server, client] = [dhcp::SERVER_V4, dhcp::CLIENT_V4].map(u16::to_be_bytes);
+    let is_whole = header.fragment_bits() & FRAGMENTED == 0;
+    is_whole
+        && header.protocol() == PROTOCOL_UDP
+        && ports == Some(&[server[0], server[1], client[0], client[1]])
 }
 
 #[inline]

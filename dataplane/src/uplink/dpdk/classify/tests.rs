@@ -472,3 +472,47 @@ fn cut_and_bent_frames_are_refused() {
         }
     }
 }
+
+#[test]
+fn what_dhcp_servers_say_reaches_the_stack_at_any_address() {
+    let lease = Verdict::Punt(PuntClass::Lease);
+    let to = |mac, address: Ipv4Addr, ports: [u8; 4]| {
+        let mut l4 = datagram(68, b"a lease", |len| {
+            Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
+        });
+        l4[..4].copy_from_slice(&ports);
+        // Over IPv4 it may have no sum.
+        l4[6..8].fill(0);
+        let mut packet = v4_packet(17, &l4);
+        packet[16..20].copy_from_slice(&address.octets());
+        packet[10..12].fill(0);
+        let sum = Checksum::of(&packet[..20]).complement();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        verdict(&ethernet(mac, 0x0800, &packet))
+    };
+    let served = [0, 67, 0, 68];
+    let lent = Ipv4Addr::new(192, 0, 2, 99);
+    assert_eq!(to(MAC, lent, served), lease);
+    assert_eq!(to(MAC, OUR_V4, served), lease);
+    assert_eq!(to(MacAddr::BROADCAST, Ipv4Addr::BROADCAST, served), lease);
+    let dropped = Verdict::Drop(DropReason::NotForUs);
+    assert_eq!(to(MacAddr([2, 0, 0, 0, 0, 7]), lent, served), dropped);
+    assert_eq!(to(MAC, lent, [0, 68, 0, 67]), dropped, "a client's");
+    assert_eq!(to(MAC, lent, [0, 66, 0, 68]), dropped);
+}
+
+#[test]
+fn who_has_an_address_that_we_ask_for_tells_us() {
+    let of = |to: MacAddr, operation: u8| {
+        let mut packet = [0; ARP_LEN];
+        packet[7] = operation;
+        packet[14..18].copy_from_slice(&THEIR_V4.octets());
+        verdict(&ethernet(to, 0x0806, &packet))
+    };
+    assert_eq!(of(MAC, 2), Verdict::Punt(PuntClass::NeighborAnswer));
+    assert_eq!(of(MAC, 1), Verdict::Drop(DropReason::NotForUs));
+    assert_eq!(
+        of(MacAddr::BROADCAST, 2),
+        Verdict::Drop(DropReason::NotForUs)
+    );
+}
