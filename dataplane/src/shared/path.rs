@@ -28,6 +28,8 @@ pub struct Path {
     pub hop: Arc<Hop>,
     /// The longest IP packet that passes whole, its header included; none if that is not known.
     pub mtu: Option<NonZeroU16>,
+    /// The longest that is said to pass: what is longer is cut before it leaves, by who looks after IP (a device of ours).
+    pub cut: Option<NonZeroU16>,
     refused: Refused,
 }
 
@@ -41,6 +43,7 @@ impl Path {
             port,
             hop,
             mtu: None,
+            cut: None,
             refused: Refused::default(),
         }
     }
@@ -49,6 +52,19 @@ impl Path {
     #[must_use]
     pub fn with_mtu(self, mtu: Option<NonZeroU16>) -> Self {
         Self { mtu, ..self }
+    }
+
+    /// The same way, where longer packets than `cut` bytes had better be cut here.
+    #[must_use]
+    pub fn with_cut(self, cut: Option<NonZeroU16>) -> Self {
+        Self { cut, ..self }
+    }
+
+    /// The longest IP packet that need not be cut, as far as that is known or said.
+    #[must_use]
+    pub fn uncut(&self) -> u16 {
+        let known = self.mtu.into_iter().chain(self.cut).min();
+        known.map_or(u16::MAX, NonZeroU16::get)
     }
 
     /// The largest inner packet whose datagram passes whole, padded or not.

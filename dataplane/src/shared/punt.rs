@@ -69,7 +69,7 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NeighborAnswer,
         Self::Liveness,
         Self::NeighborQuestion,

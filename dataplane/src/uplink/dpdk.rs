@@ -36,6 +36,7 @@ use super::Queue;
 use crate::shared::{ids::UplinkIndex, limits};
 
 mod classify;
+mod cut;
 mod encap;
 mod owner;
 mod rx;

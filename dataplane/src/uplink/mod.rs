@@ -91,6 +91,8 @@ pub struct UplinkCounters {
     pub tx_packets: AtomicU64,
     /// Bytes of datagrams handed to the device or kernel.
     pub tx_bytes: AtomicU64,
+    /// Datagrams that were sent in fragments of ours; what a kernel cuts, it counts itself.
+    pub tx_fragmented: AtomicU64,
     /// Losses.
     pub drops: Drops,
     /// Handshake messages come faster than they are taken. Set by workers; the control core

@@ -69,6 +69,8 @@ pub(super) struct Template {
     /// Where the hop's neighbor was.
     neighbor: Neighbor,
     headers: Headers,
+    /// Bytes of the longest frame that need not be cut.
+    uncut: usize,
     /// What the UDP checksum covers beyond the pseudo-header and the length.
     ports_sum: Checksum,
 }
@@ -105,6 +107,7 @@ impl Template {
             hop: Arc::clone(hop),
             neighbor,
             headers,
+            uncut: ether::HEADER_LEN + usize::from(path.uncut()),
             ports_sum: Checksum::of(&udp),
         })
     }
@@ -121,6 +124,11 @@ impl Template {
             Headers::V4 { .. } => V4_HEADERS,
             Headers::V6 { .. } => V6_HEADERS,
         }
+    }
+
+    /// Bytes of the longest frame that need not be cut.
+    pub(super) fn uncut(&self) -> usize {
+        self.uncut
     }
 
     /// Whether the headers are IPv6.

@@ -12,11 +12,17 @@ use culvert_wireguard::Instant;
 use super::{
     BURSTS,
     classify::{Accepted, Checks, Verdict, classify},
+    cut::divide,
     owner::{Owner, owner},
 };
 use crate::{
     loss::{Lost, lose},
-    shared::{drops::DropReason, ids::Scope, punt::Punts},
+    shared::{
+        drops::DropReason,
+        ids::Scope,
+        limits::HOST_FRAME_MAX,
+        punt::{PuntClass, Punts},
+    },
     uplink::{Datagram, Uplink},
 };
 
@@ -117,7 +123,14 @@ impl Rx {
                     Verdict::Datagram => {}
                     Verdict::Punt(class) => {
                         let scope = Scope::Uplink(uplink.index);
-                        if let Err(reason) = punts.push(class, scope, mbuf.bytes(), now) {
+                        let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
+                        let pushed = match class {
+                            PuntClass::Fragment if mbuf.bytes().len() > HOST_FRAME_MAX => {
+                                divide(mbuf.bytes(), push)
+                            }
+                            _ => push(mbuf.bytes()),
+                        };
+                        if let Err(reason) = pushed {
                             lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));
                         }
                     }

@@ -7,12 +7,15 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    num::NonZeroU16,
     os::fd::AsRawFd,
     process::Command,
     time::{Duration, Instant},
 };
 
 use culvert_dpdk_sys::{EalConfig, Hugepages};
+use culvert_stack::ip::{Packet, Reassembly, packet};
+use culvert_wire::parse::parse_frame;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
@@ -24,12 +27,12 @@ use crate::{
         ids::{Scope, TunnelIndex, WorkerIndex},
         leaves::Leaves,
         path::Path,
-        punt::{self, PuntClass},
+        punt::{self, PuntClass, Punted, Punts},
         snapshot::{Snapshot, SnapshotCell},
         stack_link::{StackCommand, StackEnd},
         wake::Wake,
     },
-    uplink::Uplink,
+    uplink::{Outer, Uplink},
     worker::{Polling, Worker, WorkerStats},
 };
 
@@ -162,8 +165,12 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         unresolved.hop = Arc::new(Hop::nowhere(UplinkIndex(4)));
         assert_eq!(tx.reserve(3), 3);
         tx.commit(100, &Arc::new(unresolved), 0.into(), None);
-        tx.commit(1_473, &paths[0], 0.into(), None);
-        tx.commit(1_472, &paths[0], 0.into(), None);
+        let whole = Outer {
+            whole: true,
+            ..Outer::default()
+        };
+        tx.commit(1_473, &paths[0], whole, None);
+        tx.commit(1_472, &paths[0], whole, None);
         tx.flush(&uplink);
         let burst = rx.receive(&uplink, &mut punts, NOW);
         assert_eq!(burst.len(), 1);
@@ -187,6 +194,12 @@ fn loop_through_ring(eal: Eal, workers: usize) {
             )
         );
         assert!(punted.is_empty());
+
+        // 4. What is longer than its path takes leaves in fragments, of which a host makes what it was.
+        let seconds = u64::try_from(number).unwrap() + 1;
+        let now = culvert_wireguard::Instant::from_nanos(seconds * 1_000_000_000);
+        let halves = (rx, tx);
+        cross_in_fragments(halves, &uplink, (&mut punts, &mut punted), &paths, now);
     }
     let counters = &uplink.counters;
     let sent = counters.tx_packets.load(Ordering::Relaxed);
@@ -197,7 +210,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         counters.rx_bytes.load(Ordering::Relaxed)
     );
 
-    // 4. Everything comes home, so that the device can be opened again.
+    // 5. Everything comes home, so that the device can be opened again.
     assert!(matches!(device.close(), Err(DeviceError::QueuesInUse(_))));
     drop(queues);
     for pool in &device.pools {
@@ -205,6 +218,66 @@ fn loop_through_ring(eal: Eal, workers: usize) {
     }
     device.close().unwrap();
     assert!(device.pools.is_empty());
+}
+
+fn cross_in_fragments(
+    (rx, tx): (&mut Rx, &mut Tx),
+    uplink: &Uplink,
+    (punts, punted): (&mut Punts, &mut Punted),
+    paths: &[Arc<Path>],
+    now: culvert_wireguard::Instant,
+) {
+    let before = uplink.counters.tx_fragmented.load(Ordering::Relaxed);
+    let mut datagrams = 0;
+    for path in paths {
+        for (mtu, lens) in [(1_280_u16, [1_260, 1_300, 1_472]), (100, [100, 777, 1_400])] {
+            let mtu = NonZeroU16::new(mtu);
+            let narrow = [
+                Arc::new(Path::clone(path).with_mtu(mtu)),
+                Arc::new(Path::clone(path).with_cut(mtu)),
+            ];
+            assert_eq!(tx.reserve(4), 4);
+            // Those that fit leave as they are, among the others.
+            for (index, len) in [lens[0], 32, lens[1], lens[2]].into_iter().enumerate() {
+                let room = tx.rooms()[index].bytes_mut();
+                for (byte, n) in room[..len].iter_mut().zip(0_usize..) {
+                    *byte = (n % 253) as u8;
+                }
+                tx.commit(len, &narrow[index % 2], 0x8a.into(), None);
+            }
+            tx.flush(uplink);
+            let came = rx.receive(uplink, punts, now);
+            assert_eq!(came.len(), 1);
+            assert_eq!(came[0].bytes().len(), 32);
+            let mut reassembly = Reassembly::default();
+            let mut whole = Vec::new();
+            while let Some(punt) = punted.pop(PuntClass::Fragment) {
+                let frame = punt.frame.as_slice();
+                assert!(frame.len() <= 14 + usize::from(mtu.unwrap().get()).max(60));
+                let headers = parse_frame(frame, u32::try_from(frame.len()).unwrap()).unwrap();
+                let Ok(Some(Packet::Part(part))) = packet(&headers, frame) else {
+                    panic!("it is a fragment");
+                };
+                let lost = |reason| panic!("{reason:?}");
+                whole.extend(reassembly.add(&part, now, lost).unwrap());
+            }
+            assert!(punted.is_empty());
+            whole.sort_by_key(Vec::len);
+            assert_eq!(whole.len(), 3);
+            for (mut frame, len) in whole.into_iter().zip(lens) {
+                let taken = receive_whole(&mut frame, uplink, |datagrams| {
+                    let expected: Vec<u8> = (0..len).map(|n| (n % 253) as u8).collect();
+                    assert_eq!(datagrams[0].bytes(), expected);
+                    assert_eq!(datagrams[0].ecn, 2);
+                });
+                assert_eq!(taken, Ok(()), "its sum is right");
+            }
+            datagrams += 3;
+        }
+    }
+    let after = uplink.counters.tx_fragmented.load(Ordering::Relaxed);
+    assert_eq!(after - before, datagrams);
+    assert_eq!(uplink.counters.drops.count(DropReason::UplinkFull), 0);
 }
 
 /// Who has 192.0.2.10?

@@ -4,14 +4,19 @@
 //! path's headers ahead. Never: a wait for a queue that stays full.
 
 use std::{
+    hash::{BuildHasher as _, RandomState},
+    mem,
     ptr::NonNull,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
 use culvert_dpdk_sys::{MbufBurst, Mempool, OuterIp, Room as TxRoom, TxQueue};
 use culvert_wire::Checksum;
 
-use super::encap::{Template, UdpChecksum};
+use super::{
+    cut::cut,
+    encap::{Template, UdpChecksum},
+};
 use crate::{
     loss::{Lost, lose, lose_all},
     shared::{drops::DropReason, limits, path::Path},
@@ -79,11 +84,26 @@ fn send_all(queue: &mut TxQueue, burst: &mut MbufBurst) -> u64 {
     queue.oversized() - oversized
 }
 
+/// What goes in fragments.
+#[derive(Default)]
+struct Cut {
+    /// Nobody can tell from an identification those that follow (RFC 7739, section 5.3).
+    key: RandomState,
+    last: u64,
+    /// Since the last flush: datagrams, bytes of what follows their first fragments, and how many of those were lost.
+    datagrams: u64,
+    bytes: u64,
+    lost: usize,
+}
+
 /// The sending half.
 pub struct Tx {
     /// What `rooms` points into, in order; the first `committed` have their headers.
     /// Before the queue and the pool: see `DpdkUplink::close`.
     reserved: Box<MbufBurst>,
+    /// What follows the first fragments of committed datagrams.
+    fragments: Box<MbufBurst>,
+    cut: Cut,
     rooms: Vec<Room>,
     /// Whole frames on their way out.
     frames: Box<MbufBurst>,
@@ -110,6 +130,8 @@ impl Tx {
     ) -> Self {
         Self {
             reserved: Box::default(),
+            fragments: Box::default(),
+            cut: Cut::default(),
             rooms: Vec::with_capacity(limits::SUB_BATCH),
             frames: Box::default(),
             committed: 0,
@@ -199,14 +221,19 @@ impl Tx {
             return;
         };
 
-        // 2. In front of the datagram, if the whole fits the link.
-        if len + template.len() > self.frame_limit {
-            return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
-        }
+        // 2. In front of the datagram; if the whole fits neither the link nor the path, it goes in fragments.
         let Some(frame) = mbuf.set_packet(len, template.len()) else {
             return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
         };
         self.id = self.id.wrapping_add(1);
+        let most = match outer.whole {
+            true => self.frame_limit,
+            false => self.frame_limit.min(template.uncut()),
+        };
+        if frame.len() > most {
+            template.write(frame, outer, self.id, UdpChecksum::Software, sum);
+            return self.cut(outer, most);
+        }
         template.write(frame, outer, self.id, self.checksum, sum);
 
         // 3. What is left to the NIC.
@@ -217,6 +244,30 @@ impl Tx {
                 (OuterIp::V4 { checksum: false }, 20)
             };
             mbuf.request_checksums(14, l3_len, ip, true);
+        }
+    }
+
+    /// Cuts what was committed last, or refuses it if nobody may.
+    #[cold]
+    fn cut(&mut self, outer: Outer, most: usize) {
+        let Some(mbuf) = self.reserved.get_mut(self.committed - 1) else {
+            return;
+        };
+        if outer.whole {
+            return refuse(mbuf, DropReason::UplinkRefused, &mut self.refused);
+        }
+        self.cut.last = self.cut.last.wrapping_add(1);
+        #[expect(clippy::cast_possible_truncation, reason = "half of a hash is one")]
+        let id = self.cut.key.hash_one(self.cut.last) as u32;
+        let mut result = cut(mbuf, (most, id), &self.pool, &mut self.fragments);
+        if result.is_err() && !self.fragments.is_empty() {
+            // What waits there leaves ahead of the first of their datagrams.
+            self.cut.send(&mut self.queue, &mut self.fragments);
+            result = cut(mbuf, (most, id), &self.pool, &mut self.fragments);
+        }
+        match result {
+            Ok(()) => self.cut.datagrams += 1,
+            Err(reason) => refuse(mbuf, reason, &mut self.refused),
         }
     }
 
@@ -252,6 +303,12 @@ impl Tx {
         }
         if let Some(rest) = rest {
             *self.reserved = rest;
+        }
+
+        // 3. The fragments that follow.
+        if self.cut.datagrams > 0 {
+            self.cut.send(&mut self.queue, &mut self.fragments);
+            self.cut.settle(uplink);
         }
     }
 
@@ -294,6 +351,37 @@ impl Tx {
         if narrow > 0 {
             let lost = Lost::Count(usize::try_from(narrow).unwrap_or(usize::MAX));
             lose(uplink.books(), DropReason::UplinkRefused, lost);
+        }
+    }
+}
+
+impl Cut {
+    /// Sends fragments; those that the queue does not take are lost.
+    #[cold]
+    fn send(&mut self, queue: &mut TxSlot, fragments: &mut MbufBurst) {
+        if fragments.is_empty() {
+            return;
+        }
+        let (_, bytes) = totals(fragments);
+        queue.send(fragments);
+        let (lost, left) = totals(fragments);
+        self.bytes += bytes - left;
+        self.lost += usize::try_from(lost).unwrap_or(usize::MAX);
+        fragments.clear();
+    }
+
+    /// Counts what was sent, and lost, since the last time.
+    #[cold]
+    fn settle(&mut self, uplink: &Uplink) {
+        let datagrams = mem::take(&mut self.datagrams);
+        let counters = &uplink.counters;
+        counters
+            .tx_fragmented
+            .fetch_add(datagrams, Ordering::Relaxed);
+        counters.sent(0, mem::take(&mut self.bytes));
+        let lost = mem::take(&mut self.lost);
+        if lost > 0 {
+            lose(uplink.books(), DropReason::UplinkFull, Lost::Count(lost));
         }
     }
 }
