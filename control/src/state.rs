@@ -388,6 +388,20 @@ pub struct EndpointName {
     pub asked_in_s: Option<u64>,
 }
 
+/// An ICMP error about a datagram to a peer. Nothing follows from it but that a path's MTU is looked at: anybody can send
+/// one who knows or guesses whom to name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerError {
+    /// `unreachable`, `port-unreachable`, `prohibited`, `too-big`, `time-exceeded`, `parameter-problem`.
+    pub what: String,
+    /// The longest packet that is said to pass, of `too-big`.
+    pub mtu: Option<u32>,
+    /// Who said so.
+    pub from: Option<IpAddr>,
+    /// Seconds since then.
+    pub age_s: u64,
+}
+
 /// One peer of one tunnel.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Peer {
@@ -438,6 +452,9 @@ pub struct Peer {
     /// IPv4 packets that were sent to it in fragments: they may be cut, and exceed what fits.
     #[serde(default)]
     pub fragmented: u64,
+    /// The last ICMP error about a datagram to it.
+    #[serde(default)]
+    pub last_error: Option<PeerError>,
     /// Packets that wait for a key.
     pub staged: u64,
     /// Lost packets by reason.

@@ -9,7 +9,7 @@
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
-//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`failover`] which of several uplinks, [`health`] how far that is relied on, [`tunnels`] the protocol,
+//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`heard`] what others say of what left by them, [`failover`] which of several uplinks, [`health`] how far that is relied on, [`tunnels`] the protocol,
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
@@ -25,6 +25,7 @@ mod exceptions;
 mod failover;
 mod guests;
 mod health;
+mod heard;
 mod hops;
 mod interfaces;
 mod layer;
@@ -77,12 +78,12 @@ use rustix::{
     time::Timespec,
 };
 
-pub use self::pmtu::PathMtu;
 use self::{
     apply::{Leaving, Place},
     due::Due,
     endpoints::Endpoints,
     failover::Failover,
+    heard::Quotable,
     hops::Hops,
     losses::Losses,
     networks::Networks,
@@ -98,6 +99,7 @@ use self::{
     uplinks::{Dpdk, UplinkState},
     workers::Workers,
 };
+pub use self::{heard::LastError, pmtu::PathMtu};
 use crate::{
     api::{Request, Requester, Requests},
     config::{Config, Endpoint, Name},
@@ -246,6 +248,8 @@ struct Engine {
     /// Uplinks that the host's kernel shares.
     exceptions: Exceptions,
     hops: Hops,
+    /// Whose datagrams an error may quote.
+    quotable: Quotable,
     /// Places of uplinks that had a stack, and the generation by which its thread has done with it.
     leaving_uplinks: VecDeque<(u64, usize)>,
     tunnels: Table<TunnelState>,

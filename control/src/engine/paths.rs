@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use culvert_dataplane::shared::{
     control_link::{Command, Inline},
     drops::DropReason,
-    ids::{PeerIndex, TunnelIndex},
+    ids::{PeerIndex, TunnelIndex, UplinkIndex},
     limits::{UNROUTED_LIFE, UNROUTED_MAX},
 };
 use culvert_wireguard::{Instant, Now};
@@ -187,10 +187,13 @@ impl Engine {
         peer.known_at = endpoint;
         let port = tunnel.config.listen_port;
         let ways = (&mut self.netstack, &mut self.hops, For::Peer);
+        let way = (UplinkIndex::from_slot(peer.uplink), port, endpoint);
+        self.quotable.note(slot, way);
         let path = endpoint.map(|endpoint| {
             let path = uplink.path(ways, endpoint, peer.local, port, now);
             let mtu = peer.path_mtu(&tunnel.config, &uplink.config, &path);
-            path.with_mtu(mtu)
+            let cut = peer.cut(&path, now);
+            path.with_mtu(mtu).with_cut(cut)
         });
         if peer.cell.path().as_deref() != path.as_ref() {
             let opens = path.as_ref().is_some_and(|path| path.is_resolved());

@@ -13,7 +13,11 @@ use std::{
 use culvert_dataplane::shared::peer::Peer as Cell;
 use culvert_wireguard::Instant;
 
-use super::{places::Places, pmtu::Probed};
+use super::{
+    heard::{Cut, LastError},
+    places::Places,
+    pmtu::Probed,
+};
 use crate::config;
 
 /// A peer, as the control core keeps it.
@@ -45,6 +49,10 @@ pub(super) struct PeerState {
     pub(super) places: Places,
     /// The search for what its path lets through, once it was sent to.
     pub(super) probed: Option<Box<Probed>>,
+    /// What was said last about datagrams to it.
+    pub(super) last_error: Option<Box<LastError>>,
+    /// To what its datagrams are cut, by the word of one on its path.
+    pub(super) cut: Option<Box<Cut>>,
 }
 
 /// Peers that something has to be done for; clones are one list.
@@ -115,6 +123,8 @@ impl PeerState {
             listed,
             places: Places::default(),
             probed: None,
+            last_error: None,
+            cut: None,
         };
         peer.outdate_path();
         peer.outdate_places();

@@ -142,6 +142,12 @@ impl PeerState {
         true
     }
 
+    /// ICMP claims that no more than `mtu` bytes pass; whether that is to be tried.
+    pub(super) fn hint_path(&mut self, mtu: u16, proven: bool, now: Instant) -> bool {
+        let probed = self.probed.as_deref_mut();
+        probed.is_some_and(|probed| probed.search.handle_hint(mtu, proven, now))
+    }
+
     /// What was found does not count any more, or nothing is to be found out.
     pub(super) fn forget_path_mtu(&mut self) {
         self.probed = None;

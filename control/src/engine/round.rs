@@ -56,6 +56,7 @@ impl Engine {
         self.hear_routes();
         let more = self.choose_ways(now) | more;
         self.rebuild_paths(now.monotonic);
+        self.hear_errors(now.monotonic);
         self.netstack.publish();
         if now.monotonic >= self.chores_due {
             self.chores_due = now.monotonic + CHORES;

@@ -124,6 +124,7 @@ impl Engine {
             netstack,
             exceptions: Default::default(),
             hops: Hops::default(),
+            quotable: Default::default(),
             leaving_uplinks: VecDeque::new(),
             turn: Turn::default(),
             tunnels: Table::default(),

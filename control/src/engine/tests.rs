@@ -11,6 +11,7 @@ mod compile;
 mod crowd;
 mod failover;
 mod far;
+mod heard;
 mod metrics;
 mod parking;
 mod peers;

@@ -1,6 +1,6 @@
 //! The control core's end.
 //!
-//! In: stacks as they come, change and go, likewise guests, questions. Out: the same to the thread; its news. Never: a wait, except for its
+//! In: stacks as they come, change and go, likewise guests, questions. Out: the same to the thread; its news, and what it hears. Never: a wait, except for its
 //! end.
 
 use std::{
@@ -19,13 +19,13 @@ use arc_swap::ArcSwap;
 use culvert_dataplane::shared::{
     control_link::Attention,
     ids::{AttachmentIndex, Scope},
-    limits::{STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
+    limits::{STACK_HEARD, STACK_NEWS, STACK_ORDERS, STACK_ORDERS_RESERVED},
     stack_link::StackEnd,
     wake::Wake,
 };
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Guest, Guests, Host, Hosts, News, Order, Shared, Told, server::Server};
+use super::{Guest, Guests, HeardIn, Host, Hosts, News, Order, Shared, Told, server::Server};
 use crate::{api::Reply, report::look::NeighborSight};
 
 /// The thread, seen from the control core.
@@ -38,6 +38,7 @@ pub(crate) struct NetStack {
     births: u64,
     orders: Producer<Order>,
     news: Consumer<News>,
+    heard: Consumer<HeardIn>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -52,7 +53,8 @@ impl NetStack {
         });
         let (orders, taken) = RingBuffer::new(STACK_ORDERS);
         let (told, news) = RingBuffer::new(STACK_NEWS);
-        let server = Server::new(Arc::clone(&shared), core, (taken, told));
+        let (overheard, heard) = RingBuffer::new(STACK_HEARD);
+        let server = Server::new(Arc::clone(&shared), core, (taken, told, overheard));
         let end = Self {
             shared,
             stacks: BTreeMap::new(),
@@ -62,6 +64,7 @@ impl NetStack {
             births: 0,
             orders,
             news,
+            heard,
             thread: None,
         };
         Ok((end, server))
@@ -75,6 +78,7 @@ impl NetStack {
         let thread = thread.spawn(move || {
             if let Ok(workers) = workers.recv() {
                 server.link(workers);
+                server.hear_kernel();
                 server.run();
             }
         })?;
@@ -224,6 +228,11 @@ impl NetStack {
                 return Some(news);
             }
         }
+    }
+
+    /// The oldest error about a datagram that says to be ours, and the scope that it was heard in; none is the kernel's.
+    pub(crate) fn next_heard(&mut self) -> Option<HeardIn> {
+        self.heard.pop().ok()
     }
 
     /// Whether the thread has ended without being asked to.

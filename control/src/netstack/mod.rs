@@ -1,13 +1,14 @@
 //! The host stacks' thread: ARP, ND and ping of the uplinks whose link layer is ours, and what guests ask their gateways.
 //!
-//! In: what stacks there are to be, what guests are told, questions of the control core, frames that workers punted, the
-//! time. Out: news of neighbors to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
+//! In: what stacks there are to be, what guests are told, questions of the control core, frames that workers punted, ICMP
+//! errors that the kernel hears, the time. Out: news of neighbors and errors about what we sent to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
 //! this thread; a worker's or the core's time: whatever floods the stacks, it is this thread's budget that it takes.
 //!
 //! ```text
 //!              ┌──── what is to be (one store) ───▶┐
 //!  control     │──── questions, 1024 wait ────────▶│ stacks'  ◀── punts, by class ──┐
 //!  core        │◀─── news of neighbors, 1024 wait ─│ thread   ─── frames, 1024 ────▶│ each worker
+//!              │◀─── errors, 256 wait ─────────────│
 //!              └◀─── how far it has come ──────────┘
 //! ```
 //!
@@ -38,7 +39,7 @@ use culvert_dataplane::{
     },
     uplink::UplinkCounters,
 };
-use culvert_stack::{Drops, HostConfig, Routes, Standing};
+use culvert_stack::{Drops, Heard, HostConfig, Routes, Standing};
 use culvert_wire::MacAddr;
 
 use self::guests::Guests;
@@ -110,6 +111,9 @@ pub(crate) enum Learned {
     /// How an own address stands now.
     Own { address: IpAddr, standing: Standing },
 }
+
+/// An error about a datagram, and the scope that it was heard in; `None`: the kernel heard it.
+type HeardIn = (Option<Scope>, Heard);
 
 /// What both ends hold.
 struct Shared {

@@ -7,9 +7,9 @@
 //! 1. what stacks there are to be;
 //! 2. punts, class after class, each with its share of the round, one of each worker in turn; guests' questions are
 //!    answered at once;
-//! 3. what the core asks for;
+//! 3. what the kernel heard, what the core asks for;
 //! 4. what is due;
-//! 5. frames of the stacks to workers, news to the core.
+//! 5. frames of the stacks to workers, what was heard and news to the core.
 
 use std::{
     collections::BTreeSet,
@@ -19,15 +19,19 @@ use std::{
     time::Duration,
 };
 
-use culvert_dataplane::shared::{
-    clock,
-    control_link::Attention,
-    drops::DropReason,
-    ids::{AttachmentIndex, Scope},
-    punt::PuntClass,
-    stack_link::{StackCommand, StackEnd},
+use culvert_dataplane::{
+    shared::{
+        clock,
+        control_link::Attention,
+        drops::DropReason,
+        ids::{AttachmentIndex, Scope},
+        limits::KERNEL_ERRORS,
+        punt::PuntClass,
+        stack_link::{StackCommand, StackEnd},
+    },
+    uplink::udp::{KernelError, KernelErrors},
 };
-use culvert_stack::{HostEvent, HostStack, Stacks};
+use culvert_stack::{HostEvent, HostStack, Stacks, hear_v4, hear_v6};
 use culvert_wire::VnetHeader;
 use culvert_wireguard::Instant;
 use rtrb::{Consumer, Producer};
@@ -36,7 +40,7 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{Host, Hosts, Learned, News, Order, Shared};
+use super::{HeardIn, Host, Hosts, Learned, News, Order, Shared};
 use crate::{api::Reply, report::look::NeighborSight, turns::Turn};
 
 /// The longest sleep.
@@ -50,6 +54,9 @@ pub(crate) struct Server {
     core: Arc<Attention>,
     orders: Consumer<Order>,
     news: Producer<News>,
+    heard: Producer<HeardIn>,
+    /// Where the kernel's uplinks are heard of.
+    kernel: Option<KernelErrors>,
     workers: Vec<StackEnd>,
     /// By class.
     turns: [Turn; PuntClass::ALL.len()],
@@ -61,13 +68,15 @@ impl Server {
     pub(super) fn new(
         shared: Arc<Shared>,
         core: Arc<Attention>,
-        (orders, news): (Consumer<Order>, Producer<News>),
+        (orders, news, heard): (Consumer<Order>, Producer<News>, Producer<HeardIn>),
     ) -> Self {
         Self {
             shared,
             core,
             orders,
             news,
+            heard,
+            kernel: None,
             workers: Vec::new(),
             turns: Default::default(),
             hosts: Arc::default(),
@@ -78,6 +87,17 @@ impl Server {
     /// Gives it its links to all workers.
     pub(crate) fn link(&mut self, workers: Vec<StackEnd>) {
         self.workers = workers;
+    }
+
+    /// Has it hear what the kernel is told of datagrams that went out by its sockets.
+    pub(super) fn hear_kernel(&mut self) {
+        match KernelErrors::open(clock::monotonic()) {
+            Ok(kernel) => self.kernel = Some(kernel),
+            Err(error) => tracing::info!(
+                "ICMP errors are not heard on udp uplinks: {error} (it takes CAP_NET_RAW); \
+                 what paths let through is found by probes alone"
+            ),
+        }
     }
 
     /// Works until it is asked to end.
@@ -101,20 +121,31 @@ impl Server {
     pub(crate) fn round(&mut self, now: Instant) -> bool {
         self.adopt(now);
         let more = self.take_punts(1, now);
+        self.take_kernel_errors(now);
         self.take_orders(now);
         self.stacks.handle_timeout(now);
         self.send_frames();
+        self.tell_heard();
         self.tell_news();
         self.note_adopted();
         more
     }
 
-    fn sleep(&self, now: Instant) {
+    fn sleep(&mut self, now: Instant) {
         let due = self.stacks.poll_timeout();
         let due = due.map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX));
-        let is_stuck = self.news.is_full() || !self.is_adopted();
+        let may_hear = self
+            .kernel
+            .as_mut()
+            .is_none_or(|kernel| kernel.may_receive(now));
+        let is_full = self.news.is_full() || self.heard.is_full();
+        let is_stuck = is_full || !may_hear || !self.is_adopted();
         let timeout = if is_stuck { due.min(NAP) } else { due };
-        let mut polled = [PollFd::new(&*self.shared.wake, PollFlags::IN)];
+        let mut polled = vec![PollFd::new(&*self.shared.wake, PollFlags::IN)];
+        if may_hear && !self.heard.is_full() {
+            let descriptors = self.kernel.iter().flat_map(KernelErrors::descriptors);
+            polled.extend(descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
     }
@@ -197,6 +228,29 @@ impl Server {
         self.workers.iter().any(|worker| !worker.punts.is_empty())
     }
 
+    /// What the kernel has heard. What finds no room stays in its buffers.
+    fn take_kernel_errors(&mut self, now: Instant) {
+        let Some(kernel) = &mut self.kernel else {
+            return;
+        };
+        let before = self.heard.slots();
+        for _ in 0..KERNEL_ERRORS.per_round {
+            if self.heard.is_full() {
+                break;
+            }
+            let heard = match kernel.receive(now) {
+                Some(KernelError::V4(packet)) => hear_v4(packet),
+                Some(KernelError::V6(from, message)) => hear_v6(from, message),
+                None => break,
+            };
+            // There was room.
+            let _ = heard.map(|heard| self.heard.push((None, heard)));
+        }
+        if self.heard.slots() < before {
+            self.core.wake().notify();
+        }
+    }
+
     /// Has a guest given a frame, by the worker that polls it.
     fn deliver(&mut self, at: AttachmentIndex, frame: Vec<u8>) {
         let Some(guest) = self.hosts.guests.get(at) else {
@@ -259,6 +313,19 @@ impl Server {
             if !taken && let Some(host) = self.hosts.stacks.get(&scope) {
                 host.counters.drops.add(DropReason::CommandQueueFull, 1);
             }
+        }
+    }
+
+    /// Errors about datagrams that say to be ours. What finds no room stays with its stack.
+    fn tell_heard(&mut self) {
+        let mut any = false;
+        while !self.heard.is_full()
+            && let Some((scope, heard)) = self.stacks.poll_heard()
+        {
+            any |= self.heard.push((Some(scope), heard)).is_ok();
+        }
+        if any {
+            self.core.wake().notify();
         }
     }
 

@@ -21,7 +21,7 @@ use culvert_stack::NeighborInfo;
 use crate::{
     api::Reply,
     config::{CpuId, Name},
-    engine::PathMtu,
+    engine::{LastError, PathMtu},
     keys::PublicKey,
     plan::Layers,
     state::{Port, Tunnel, Uplink},
@@ -147,6 +147,8 @@ pub struct PeerSight {
     pub is_silent: bool,
     /// What its path lets through.
     pub path: PathMtu,
+    /// What was said last about datagrams to it.
+    pub last_error: Option<LastError>,
     /// What its name stands for, if the configuration has one.
     pub name: Option<NameSight>,
 }

@@ -16,7 +16,8 @@ use super::{
 use crate::{
     api::SendError,
     config::{self, Name},
-    state::{EndpointName, Peer, Traffic},
+    engine::LastError,
+    state::{EndpointName, Peer, PeerError, Traffic},
 };
 
 impl Reader<'_> {
@@ -142,9 +143,19 @@ pub(super) fn peer(tunnel: &Name, config: &config::Peer, sight: &PeerSight, now:
         path_mtu: sight.path.mtu,
         path_mtu_known: sight.path.known.into(),
         fragmented: traffic.fragmented.load(Ordering::Relaxed),
+        last_error: sight.last_error.map(|error| last_error(error, now)),
         staged: cell.staged.load(Ordering::Relaxed),
         drops: named(cell.drops.iter()),
         ..configured(tunnel, config)
+    }
+}
+
+fn last_error(LastError { problem, from, at }: LastError, now: Now) -> PeerError {
+    PeerError {
+        what: problem.name().into(),
+        mtu: problem.mtu(),
+        from: Some(from),
+        age_s: now.monotonic.since(at).as_secs(),
     }
 }
 

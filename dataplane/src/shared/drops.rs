@@ -162,6 +162,10 @@ reasons! {
     OuterFragment => "outer-fragment",
     /// More outer IP fragments come than the host stack puts together.
     FragmentQueueFull => "fragment-queue-full",
+    /// An ICMP error about what no peer was sent.
+    ErrorUnmatched => "error-unmatched",
+    /// An ICMP error says how much passes where that is not searched, or known to be less.
+    ErrorIgnored => "error-ignored",
     /// Not addressed to one of the uplink's addresses or tunnels.
     NotForUs => "not-for-us",
     // Towards an interface of the host's.

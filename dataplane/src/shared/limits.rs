@@ -234,6 +234,16 @@ pub const EXCEPTION_BURST: usize = 32;
 
 /// Frames that the exception path's thread takes from each worker, and from each interface, in a round.
 pub const EXCEPTION_PER_ROUND: usize = 64;
+/// ICMP errors that the kernel hears: as many as of those that come to an uplink of ours. What comes at once waits in a
+/// socket's buffer.
+pub const KERNEL_ERRORS: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 128,
+    per_round: 64,
+};
+
+/// Errors about datagrams of ours that wait for the control core.
+pub const STACK_HEARD: usize = 256;
 
 /// The largest frame handed to the host stack: what its protocols (ARP, ND,
 /// ICMP echo) need; longer ones are dropped by name.
@@ -376,6 +386,8 @@ mod tests {
             ("EXCEPTION_RING", format!("{} MiB", EXCEPTION_RING >> 20)),
             ("EXCEPTION_BURST", EXCEPTION_BURST.to_string()),
             ("EXCEPTION_PER_ROUND", EXCEPTION_PER_ROUND.to_string()),
+            ("KERNEL_ERRORS", punt(KERNEL_ERRORS)),
+            ("STACK_HEARD", STACK_HEARD.to_string()),
             (
                 "HOST_REPLIES_PER_SECOND",
                 format!("{HOST_REPLIES_PER_SECOND}/s"),

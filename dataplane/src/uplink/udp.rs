@@ -15,6 +15,7 @@
 )]
 
 mod calls;
+mod errors;
 mod open;
 mod rx;
 mod socket;
@@ -24,6 +25,7 @@ use std::{io, sync::Arc};
 
 use self::socket::Socket;
 pub use self::{
+    errors::{KernelError, KernelErrors},
     open::{OpenError, binds, free_port, join, open, probe},
     rx::Rx,
     tx::Tx,

@@ -45,7 +45,7 @@ use culvert_wireguard::Instant;
 pub use self::{
     drops::{Drops, HostDrop},
     exception::may_leave,
-    icmp::{Heard, Problem, Quoted},
+    icmp::{Heard, Problem, Quoted, hear_v4, hear_v6},
     learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms},
     own::Standing,
     routes::{Routes, Way, link_local},

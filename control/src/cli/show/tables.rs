@@ -204,6 +204,20 @@ const PEERS: &[Column<Peer>] = &[
             None => it.path_mtu_known.clone(),
         }),
     ),
+    only(
+        When::Wide,
+        left("LAST ERROR", |_, it| match &it.last_error {
+            Some(error) => {
+                let from = error.from.map_or_else(dash, |from| from.to_string());
+                format!(
+                    "{} from {from} {}",
+                    error.what,
+                    units::short_age(Some(error.age_s))
+                )
+            }
+            None => dash(),
+        }),
+    ),
     only(When::Wide, right("STAGED", |_, it| it.staged.to_string())),
     only(When::WideCounts, right("DROPS", |_, it| sum(&it.drops))),
     only(When::Rates, right("RX BIT/S", |v, it| bps(v.peer(it).rx))),

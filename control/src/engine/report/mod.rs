@@ -216,6 +216,7 @@ impl Engine {
             unanswered: status.unanswered,
             is_silent: status.unanswered >= SILENT_AFTER,
             path: peer.path_mtu_sight(&tunnel.config),
+            last_error: peer.last_error.as_deref().copied(),
             name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })
     }

@@ -14,7 +14,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use self::address::{from_raw, to_raw};
+pub(super) use self::address::from_raw;
+use self::address::to_raw;
 pub(super) use self::received::{Message, Received};
 use super::Options;
 

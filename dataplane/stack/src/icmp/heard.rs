@@ -3,9 +3,9 @@
 //! In: an error's message. Out: what it is about, as far as it quotes that: our address and port, the other's. Never: a state
 //! changed by it: that such a packet was sent is for those to know who send.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use culvert_wire::{Ipv4View, Ipv6View, UdpView};
+use culvert_wire::{Checksum, Ipv4View, Ipv6View, UdpView, parse::PROTOCOL_ICMP};
 
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_FRAGMENT: u8 = 44;
@@ -52,6 +52,50 @@ pub enum Problem {
     TimeExceeded,
     /// Its headers could not be gone by.
     Parameter,
+}
+
+impl Problem {
+    /// In a word, as operators see it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::PortUnreachable => "port-unreachable",
+            Self::Prohibited => "prohibited",
+            Self::TooBig { .. } => "too-big",
+            Self::TimeExceeded => "time-exceeded",
+            Self::Parameter => "parameter-problem",
+        }
+    }
+
+    /// The longest packet that passes, if it is about that.
+    #[must_use]
+    pub const fn mtu(self) -> Option<u32> {
+        match self {
+            Self::TooBig { mtu } => Some(mtu),
+            Self::Unreachable
+            | Self::PortUnreachable
+            | Self::Prohibited
+            | Self::TimeExceeded
+            | Self::Parameter => None,
+        }
+    }
+}
+
+/// What a whole IPv4 packet says that a kernel has handed on; `None` if it is no error about a datagram.
+#[must_use]
+pub fn hear_v4(packet: &[u8]) -> Option<Heard> {
+    let ip = Ipv4View::new(packet)?;
+    let message = packet.get(ip.header_len()..)?;
+    let is_whole = ip.version() == 4 && ip.header_len() >= 20 && Checksum::of(message).is_valid();
+    let heard = read_v4(ip.source().into(), message);
+    heard.filter(|_| is_whole && ip.protocol() == PROTOCOL_ICMP)
+}
+
+/// The same of an ICMPv6 message, whose sum the kernel has looked at.
+#[must_use]
+pub fn hear_v6(from: Ipv6Addr, message: &[u8]) -> Option<Heard> {
+    read_v6(from.into(), message)
 }
 
 /// Whether a type of ICMP is an error's.

@@ -6,6 +6,6 @@
 mod heard;
 mod limit;
 
-pub use heard::{Heard, Problem, Quoted};
+pub use heard::{Heard, Problem, Quoted, hear_v4, hear_v6};
 pub(crate) use heard::{is_error_v4, is_error_v6, read_v4, read_v6};
 pub(crate) use limit::Limits;

@@ -171,16 +171,34 @@ impl Search {
         }
     }
 
-    /// ICMP claims that no more than `mtu` bytes pass: worth a probe, and no more.
-    pub fn handle_hint(&mut self, mtu: u16, now: Instant) {
+    /// ICMP claims that no more than `mtu` bytes pass; whether that is worth a probe, which is all that it brings. Who has
+    /// `proven` to have seen what we sent is on the path: what is longer, and on its way, is not waited for.
+    pub fn handle_hint(&mut self, mtu: u16, proven: bool, now: Instant) -> bool {
         let mtu = mtu.max(BASE);
-        if mtu >= self.ceiling {
-            return;
+        let lost = (self.waiting).take_if(|waiting| proven && waiting.size > mtu);
+        let is_narrower = match self.phase {
+            Phase::Base => mtu < self.failed && self.hint != Some(mtu),
+            Phase::Search => {
+                (self.floor + 1..self.failed).contains(&mtu) || (proven && mtu < self.floor)
+            }
+            Phase::Done => mtu < self.floor,
+            Phase::Silent => false,
+        };
+        if let Some(lost) = lost {
+            self.lose(lost.size, now);
+            self.next = now;
         }
-        self.hint = Some(mtu);
-        if self.phase == Phase::Done && mtu < self.floor {
+        if is_narrower {
+            self.hint = Some(mtu);
             self.confirm = self.confirm.min(now);
+            if self.phase == Phase::Search && mtu < self.floor {
+                self.fall(self.floor);
+            }
+            if proven && self.phase != Phase::Done {
+                self.failed = self.failed.min(mtu + 1);
+            }
         }
+        is_narrower || lost.is_some()
     }
 
     /// When to look again; none while nothing is sent to the peer.
@@ -269,11 +287,14 @@ impl Search {
                 self.raise = now + RAISE;
             }
             Phase::Search => self.failed = size,
-            Phase::Done => {
-                self.phase = Phase::Base;
-                self.known = Some(BASE);
-                (self.floor, self.failed) = (0, size);
-            }
+            Phase::Done => self.fall(size),
         }
+    }
+
+    /// What passed does not any more.
+    fn fall(&mut self, failed: u16) {
+        self.phase = Phase::Base;
+        self.known = self.known.map(|_| BASE);
+        (self.floor, self.failed) = (0, failed);
     }
 }

@@ -79,8 +79,10 @@ impl World {
                 self.answers.push_back((self.now + self.round_trip, token));
             }
             match self.icmp {
-                Icmp::True if !passes => self.search.handle_hint(self.mtu, self.now),
-                Icmp::Lying(mtu) => self.search.handle_hint(mtu, self.now),
+                Icmp::True if !passes => {
+                    assert!(self.search.handle_hint(self.mtu, true, self.now));
+                }
+                Icmp::Lying(mtu) => drop(self.search.handle_hint(mtu, false, self.now)),
                 Icmp::True | Icmp::Blocked => {}
             }
         }
@@ -169,14 +171,48 @@ fn a_path_that_lets_all_through_costs_two_probes_and_one_a_minute() {
 fn icmp_that_tells_the_truth_saves_the_search() {
     let mut world = World::new(1437, 9000);
     world.icmp = Icmp::True;
-    world.run(5);
-    assert_eq!(world.search.floor, 1437, "three tries of all, then that");
+    world.run(1);
+    world.assert_found();
+    assert_eq!(world.search.mtu(), Some(1437));
+    let sizes: Vec<u16> = world.probes.iter().map(|&(_, size)| size).collect();
+    assert_eq!(sizes, [1280, 9000, 1437]);
     // And a fall is noticed at once.
     world.run(30);
     world.mtu = 1337;
-    world.search.handle_hint(1337, world.now);
-    world.run(8);
+    assert!(world.search.handle_hint(1337, true, world.now));
+    world.run(2);
+    world.assert_found();
     assert_eq!(world.search.mtu(), Some(1337));
+}
+
+#[test]
+fn icmp_that_may_come_from_anywhere_has_all_probed_first() {
+    let mut world = World::new(1500, 1500);
+    world.run(10);
+    assert!(world.search.handle_hint(1300, false, world.now));
+    world.run(5);
+    assert_eq!((world.search.mtu(), world.probes.len()), (Some(1500), 3));
+    // It was the truth: three probes are lost, then it is believed.
+    world.mtu = 1300;
+    assert!(world.search.handle_hint(1300, false, world.now));
+    world.run(20);
+    assert_eq!(world.search.mtu(), Some(1300));
+}
+
+#[test]
+fn icmp_is_not_followed_below_what_every_path_lets_through_nor_upwards() {
+    let mut world = World::new(1500, 1500);
+    world.run(10);
+    for proven in [false, true] {
+        for mtu in [1500, 1501, 9000, u16::MAX] {
+            assert!(!world.search.handle_hint(mtu, proven, world.now), "{mtu}");
+        }
+        for mtu in [0, 68, 576, 1279] {
+            world.search.handle_hint(mtu, proven, world.now);
+            world.run(5);
+            assert_eq!(world.search.mtu(), Some(1500));
+        }
+    }
 }
 
 #[test]
@@ -184,7 +220,7 @@ fn icmp_without_end_costs_a_probe_a_second() {
     let mut world = World::new(1500, 1500);
     world.run(10);
     for _ in 0..10_000 {
-        world.search.handle_hint(1300, world.now);
+        world.search.handle_hint(1300, false, world.now);
         world.step();
     }
     world.assert_found();

@@ -45,7 +45,7 @@ pub(super) fn to_raw(address: SocketAddr) -> (libc::sockaddr_storage, libc::sock
     (storage, len)
 }
 
-pub(super) fn from_raw(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(in crate::uplink::udp) fn from_raw(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that this is a sockaddr_in.
