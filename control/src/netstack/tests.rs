@@ -88,14 +88,18 @@ impl Site {
         }
     }
 
-    /// The frames that the worker is to send.
+    /// The frames that the worker is to send, without reports of groups.
     fn sent(&mut self) -> Vec<(Scope, Box<[u8]>)> {
         let commands = std::iter::from_fn(|| self.worker.stack_commands.pop().ok());
         let frame = |command| match command {
             StackCommand::Frame { scope, frame } => Some((scope, frame)),
             StackCommand::Datagram { .. } => None,
         };
-        commands.filter_map(frame).collect()
+        let is_report = |frame: &[u8]| frame.starts_with(&[0x33, 0x33, 0, 0, 0, 0x16]);
+        commands
+            .filter_map(frame)
+            .filter(|(_, frame)| !is_report(frame))
+            .collect()
     }
 
     /// The `n`th neighbor asks for us.

@@ -12,6 +12,7 @@ use culvert_wire::{
     Checksum, MacAddr,
     arp::{ArpError, ArpPacket, Operation},
     icmp::IcmpError,
+    mld::{self, MldQuery},
     nd::{self, NdError, NdMessage},
     parse::{Headers, L3, L4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, parse_frame},
 };
@@ -143,6 +144,11 @@ impl HostStack {
                     return Err(HostDrop::NotForUs);
                 }
                 self.advertised(headers, frame, now)
+            }
+            (L3::V6(_), L4::Icmp6(icmp)) if came == Came::Whole && icmp.kind == mld::QUERY => {
+                let query = MldQuery::parse(headers, frame).ok_or(HostDrop::Malformed)?;
+                let is_answered = self.groups.queried(query, &mut self.random, now);
+                is_answered.then_some(()).ok_or(HostDrop::RateLimited)
             }
             (L3::V6(ip), L4::Icmp6(_)) if is_parsed && came == Came::Whole => {
                 self.nd(headers, ip.destination, frame, now)

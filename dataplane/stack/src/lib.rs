@@ -12,6 +12,7 @@ pub mod bfd;
 mod dhcp;
 mod drops;
 mod exception;
+mod groups;
 pub mod guests;
 mod icmp;
 mod input;
@@ -32,11 +33,17 @@ pub mod tcp;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, hash::RandomState, net::IpAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    hash::RandomState,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use culvert_wire::{
     MacAddr, ether,
     icmp::IcmpError,
+    mld,
     parse::{Headers, parse_frame},
     ports::OwnPorts,
 };
@@ -52,6 +59,7 @@ pub use self::{
     stacks::Stacks,
 };
 use self::{
+    groups::{Groups, Report},
     input::Budget,
     ip::{Expired, Ids, Reassembly},
     liveness::Liveness,
@@ -163,6 +171,7 @@ pub struct HostStack {
     /// What that says, without addresses that are another's.
     routes: Routes,
     own: Own,
+    groups: Groups,
     /// Hardware addresses of this process.
     kin: Vec<MacAddr>,
     neighbors: Neighbors,
@@ -206,6 +215,7 @@ impl HostStack {
         let mut stack = Self {
             routes: Routes::new(&config),
             own: Own::default(),
+            groups: Groups::new(now),
             kin: Vec::new(),
             neighbors: Neighbors::new(Random::new(key.clone())),
             random: Random::new(key.clone()),
@@ -228,6 +238,7 @@ impl HostStack {
             liveness: None,
         };
         stack.own.set(stack.routes.addresses(), known, now);
+        stack.groups.set(stack.routes.addresses(), now);
         stack.route(now);
         stack.handle_timeout(now);
         stack
@@ -254,6 +265,7 @@ impl HostStack {
         self.config = config;
         let addresses = Routes::new(&self.config);
         self.own.set(addresses.addresses(), |_| false, now);
+        self.groups.set(addresses.addresses(), now);
         self.route(now);
         if has_moved {
             self.neighbors.touch_all();
@@ -266,6 +278,7 @@ impl HostStack {
     /// The link has come up, maybe to another switch: all addresses are announced.
     pub fn link_came_up(&mut self, now: Instant) {
         self.own.announce(now);
+        self.groups.say_again(now);
         self.handle_timeout(now);
     }
 
@@ -402,6 +415,7 @@ impl HostStack {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
         self.handle_learning(now);
+        self.report_groups(now);
         self.expire_own(now);
         self.send_liveness(now);
         if self.neighbors.next().is_some_and(|at| at <= now) {
@@ -423,6 +437,7 @@ impl HostStack {
             self.connections_due(),
             (!self.returning.is_empty()).then_some(at_once),
             self.own.poll_timeout(),
+            self.groups.poll_timeout(),
             self.neighbors.next(),
             self.reassembly.poll_timeout(),
             self.learning.poll_timeout(),
@@ -490,6 +505,23 @@ impl HostStack {
         }
     }
 
+    /// Reports are from the link-local address, while it is not used yet from nobody (RFC 3590).
+    fn report_groups(&mut self, now: Instant) {
+        let mac = self.config.mac;
+        let near = link_local(mac);
+        let source = match self.own.uses(near.into()) {
+            true => near,
+            false => Ipv6Addr::UNSPECIFIED,
+        };
+        for report in self.groups.expire(&mut self.random, now) {
+            let frame = match report {
+                Report::Records(records) => mld::report(mac, source, &records),
+                Report::V1(group) => mld::report_v1(mac, source, group),
+            };
+            self.send(frame, limits::HOST_OUTPUT);
+        }
+    }
+
     /// Those that wait for an address of ours to be used are asked for once it is.
     fn expire_own(&mut self, now: Instant) {
         let mac = self.config.mac;
@@ -506,6 +538,8 @@ impl HostStack {
             self.route(now);
             self.neighbors.touch_all();
             self.neighbors.ask_again(now);
+            // There may be an address to say it from, which routers insist on.
+            self.groups.say_again(now);
         }
     }
 

@@ -11,6 +11,12 @@ pub const HOST_OUTPUT: usize = 256;
 /// How many of [`HOST_OUTPUT`] answers to others leave free for our own questions.
 pub const HOST_OUTPUT_RESERVED: usize = 64;
 
+/// Answers of a host stack per second to who asks for listeners: a querier asks each two minutes.
+pub const HOST_REPORTS_PER_SECOND: u32 = 10;
+
+/// Groups of one report: it fits into the least packet that every link takes.
+pub const GROUPS_OF_REPORT: usize = 60;
+
 /// Frames of a host stack to itself that wait to be taken.
 pub const HOST_RETURNING: usize = 64;
 

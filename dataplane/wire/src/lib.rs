@@ -22,6 +22,7 @@ pub mod fib;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod mld;
 pub mod nd;
 pub mod parse;
 pub mod ports;

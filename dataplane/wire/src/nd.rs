@@ -259,11 +259,11 @@ pub fn write_detection(source_mac: MacAddr, target: Ipv6Addr, out: &mut [u8]) ->
         return 0;
     }
     // Nobody has no link-layer address: no option.
-    const LEN: usize = 24;
+    const LEN: u8 = 24;
     let message = ether::HEADER_LEN + ipv6::HEADER_LEN;
     let payload_len = ether::HEADER_LEN + 4;
-    out[payload_len..payload_len + 2].copy_from_slice(&[0, LEN as u8]);
-    let message = &mut out[message..message + LEN];
+    out[payload_len..payload_len + 2].copy_from_slice(&[0, LEN]);
+    let message = &mut out[message..message + usize::from(LEN)];
     message[2..4].fill(0);
     let group = solicited_node(target);
     let sum = checksum_v6(Ipv6Addr::UNSPECIFIED, group, message);

@@ -30,6 +30,7 @@ use crate::{
 
 const PROTOCOL_TCP: u8 = 6;
 pub(super) const PROTOCOL_UDP: u8 = 17;
+const HOP_BY_HOP: u8 = 0;
 const PROTOCOL_FRAGMENT: u8 = 44;
 /// BFD's over one hop (RFC 5881, section 4).
 const LIVENESS_PORT: u16 = 3784;
@@ -236,6 +237,10 @@ fn ipv6(
             let kind = packet[ipv6::HEADER_LEN..total_len].first();
             let class = icmp6_class(kind.copied(), header.hop_limit(), ours && unicast);
             Ok(Verdict::Punt(class))
+        }
+        // Who listens? (RFC 3810, section 5.1)
+        HOP_BY_HOP if header.hop_limit() == 1 && asks_neighbors(destination, uplink) => {
+            Ok(Verdict::Punt(PuntClass::NeighborQuestion))
         }
         _ if !ours || !unicast => Err(DropReason::NotForUs),
         PROTOCOL_UDP => {

@@ -18,6 +18,7 @@ use super::*;
 
 mod errors;
 mod fragments;
+mod groups;
 mod input;
 mod learn;
 mod liveness;
@@ -64,7 +65,14 @@ fn quiet(mac: MacAddr, host: u8) -> HostStack {
     stack
 }
 
+/// What the stack sends, without its reports of groups.
 fn frames(stack: &mut HostStack) -> Vec<Vec<u8>> {
+    let mut frames = all_frames(stack);
+    frames.retain(|frame| !frame.starts_with(&[0x33, 0x33, 0, 0, 0, 0x16]));
+    frames
+}
+
+fn all_frames(stack: &mut HostStack) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| stack.poll_frame()).collect()
 }
 

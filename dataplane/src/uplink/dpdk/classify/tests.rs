@@ -346,6 +346,11 @@ fn the_host_stack_gets_what_it_answers() {
     };
     assert_eq!(verdict(&arp(THEIR_V4, OUR_V4)), question);
     assert_eq!(verdict(&arp(THEIR_V4, THEIR_V4)), question);
+    // Whatever another says that has our address.
+    assert_eq!(
+        verdict(&arp(OUR_V4, Ipv4Addr::new(192, 0, 2, 99))),
+        question
+    );
     assert_dropped(
         &arp(THEIR_V4, Ipv4Addr::new(192, 0, 2, 99)),
         DropReason::NotForUs,
