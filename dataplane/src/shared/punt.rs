@@ -27,7 +27,6 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
-        control_link::Inline,
         drops::DropReason,
         exception_link::ToKernel,
         ids::{Scope, UplinkIndex},
@@ -143,13 +142,27 @@ pub struct Punt {
     /// Whose stack.
     pub scope: Scope,
     /// The Ethernet frame.
-    pub frame: Inline<{ limits::HOST_FRAME_MAX }>,
+    pub frame: Vec<u8>,
+}
+
+/// A frame's bytes lie in a ring of their own, back to back, so that a worker writes these alone; where there is room for
+/// a head there is room for the longest frame.
+struct Head {
+    scope: Scope,
+    len: u16,
 }
 
 /// A class at the worker's end.
 struct Lane {
-    ring: Producer<Punt>,
+    heads: Producer<Head>,
+    bytes: Producer<u8>,
     rate: Rate,
+}
+
+/// The same at the stacks' end.
+struct Taken {
+    heads: Consumer<Head>,
+    bytes: Consumer<u8>,
 }
 
 /// A worker's end.
@@ -175,16 +188,17 @@ impl Punts {
         frame: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let frame = Inline::new(frame).ok_or(class.too_long())?;
+        let len = u16::try_from(frame.len()).ok();
+        let len = len.filter(|_| frame.len() <= limits::HOST_FRAME_MAX);
+        let len = len.ok_or(class.too_long())?;
         let lane = &mut self.lanes[class as usize];
-        if !lane.rate.take(class.budget().per_second, now) {
-            return Err(class.overflow());
-        }
-        lane.ring
-            .push(Punt { scope, frame })
-            .map_err(|_| class.overflow())?;
-        self.untold = true;
-        Ok(())
+        let has_room = lane.rate.take(class.budget().per_second, now) && !lane.heads.is_full();
+        // The bytes first: where there is a head, they are there.
+        let is_taken = has_room
+            && lane.bytes.push_entire_slice(frame).is_ok()
+            && lane.heads.push(Head { scope, len }).is_ok();
+        self.untold |= is_taken;
+        is_taken.then_some(()).ok_or(class.overflow())
     }
 
     /// The host's kernel shares uplinks from now on.
@@ -220,40 +234,45 @@ impl Punts {
 }
 
 /// The stacks' end.
-pub struct Punted([Consumer<Punt>; PuntClass::ALL.len()]);
+pub struct Punted([Taken; PuntClass::ALL.len()]);
 
 impl Punted {
     /// The oldest frame of a class.
     pub fn pop(&mut self, class: PuntClass) -> Option<Punt> {
-        self.0[class as usize].pop().ok()
+        let Taken { heads, bytes } = &mut self.0[class as usize];
+        let Head { scope, len } = heads.pop().ok()?;
+        let chunk = bytes.read_chunk(len.into()).ok()?;
+        let (front, back) = chunk.as_slices();
+        let frame = [front, back].concat();
+        chunk.commit_all();
+        Some(Punt { scope, frame })
     }
 
     /// Whether nothing is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Consumer::is_empty)
+        self.0.iter().all(|taken| taken.heads.is_empty())
     }
 }
 
 /// The rings of one worker's punts; `bell` wakes who takes them.
 #[must_use]
 pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
-    let rings = PuntClass::ALL.map(|class| RingBuffer::new(class.budget().queued));
-    let mut consumers = Vec::with_capacity(rings.len());
-    let mut producers = rings.into_iter().map(|(producer, consumer)| {
-        consumers.push(consumer);
-        producer
+    let mut taken = Vec::with_capacity(PuntClass::ALL.len());
+    let lanes = PuntClass::ALL.map(|class| {
+        let queued = class.budget().queued;
+        let (heads, their_heads) = RingBuffer::new(queued);
+        let (bytes, their_bytes) = RingBuffer::new(queued * limits::HOST_FRAME_MAX);
+        taken.push(Taken {
+            heads: their_heads,
+            bytes: their_bytes,
+        });
+        let burst = u32::try_from(queued).unwrap_or(u32::MAX);
+        let rate = Rate::new(burst, now);
+        Lane { heads, bytes, rate }
     });
-    let lanes = PuntClass::ALL.map(|class| Lane {
-        ring: producers.next().expect("a ring per class"),
-        rate: Rate::new(
-            u32::try_from(class.budget().queued).unwrap_or(u32::MAX),
-            now,
-        ),
-    });
-    drop(producers);
-    let mut consumers = consumers.into_iter();
-    let punted = array::from_fn(|_| consumers.next().expect("a ring per class"));
+    let mut taken = taken.into_iter();
+    let punted = array::from_fn(|_| taken.next().expect("a ring per class"));
     let punts = Punts {
         lanes,
         kernel: None,
@@ -309,6 +328,29 @@ mod tests {
             assert_eq!(drain(&mut punted, class), expected, "{class:?}");
         }
         assert!(punted.is_empty());
+    }
+
+    #[test]
+    fn frames_of_any_length_arrive_as_they_were_in_order_and_scope() {
+        let (mut punts, mut punted) = rings(bell(), at(0));
+        let class = PuntClass::Fragment;
+        let other = Scope::Uplink(UplinkIndex(9));
+        let frame = |n: usize| vec![u8::try_from(n % 251).unwrap(); n * 7 % 2_049];
+        // More than the ring has bytes: frames lie across its end.
+        for n in 0..3_000 {
+            let scope = if n % 2 == 0 { SCOPE } else { other };
+            punts.push(class, scope, &frame(n), at(n as u64)).unwrap();
+            if n >= 100 {
+                let taken = punted.pop(class).unwrap();
+                let scope = if (n - 100) % 2 == 0 { SCOPE } else { other };
+                assert_eq!((taken.scope, taken.frame), (scope, frame(n - 100)));
+            }
+        }
+        assert_eq!(drain(&mut punted, class), 100);
+        // As many of the longest as there is room for.
+        let longest = [7; limits::HOST_FRAME_MAX];
+        let pushed = (0..1_000).filter(|_| punts.push(class, SCOPE, &longest, at(9_000)).is_ok());
+        assert_eq!(pushed.count(), class.budget().queued);
     }
 
     #[test]
