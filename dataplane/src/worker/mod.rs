@@ -107,6 +107,8 @@ pub struct Worker {
     /// How long it looks before it sleeps.
     spin: Duration,
     nap: Duration,
+    /// Nothing has ended its last sleep but the time: it looks at everything once, and sleeps again.
+    has_napped: bool,
     stopping: bool,
 }
 
@@ -136,6 +138,7 @@ impl Worker {
             idle_since: None,
             spin: SPIN,
             nap: NAP_MIN,
+            has_napped: false,
             stopping: false,
         }
     }
@@ -156,9 +159,10 @@ impl Worker {
             if self.pass(&snapshot) {
                 self.idle_since = None;
                 self.nap = NAP_MIN;
+                self.has_napped = false;
             } else if self.polling == Polling::Adaptive {
                 let since = *self.idle_since.get_or_insert(self.now);
-                if self.now.since(since) >= self.spin {
+                if self.has_napped || self.now.since(since) >= self.spin {
                     self.sleep(&snapshot);
                 }
             }

@@ -20,14 +20,15 @@ pub(super) const SPIN: Duration = Duration::from_micros(30);
 const SPIN_CALLS: [Duration; 2] = [Duration::from_micros(1), Duration::from_micros(10)];
 /// The first and the longest sleep beside queues that can't wake the worker.
 pub(super) const NAP_MIN: Duration = Duration::from_micros(50);
-/// See `NAP_MIN`.
-const NAP_MAX: Duration = Duration::from_millis(1);
+/// See `NAP_MIN`: whoever pings an idle device waits for one at the most, and is answered within a millisecond.
+const NAP_MAX: Duration = Duration::from_micros(250);
 /// The longest sleep when everything can wake the worker.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Step 5.
     pub(super) fn sleep(&mut self, snapshot: &Snapshot) {
+        self.has_napped = false;
         self.link.wake.announce();
         let stays_awake = self.arm(snapshot)
             || !self.link.commands.is_empty()
@@ -127,10 +128,11 @@ impl Worker {
             timeout = timeout.min(self.nap);
         }
         // An interrupted or failed poll is an early end of the sleep.
-        let _ = poll(
+        let woken = poll(
             &mut polled,
             rustix::time::Timespec::try_from(timeout).ok().as_ref(),
         );
+        self.has_napped = blind && woken == Ok(0);
         let slept = clock::monotonic().since(self.now);
         let answers = &polled[polled.len() - sockets.len()..];
         let ready: Vec<bool> = answers.iter().map(|fd| !fd.revents().is_empty()).collect();
