@@ -305,6 +305,12 @@ pub struct Uplink {
     pub device: String,
     /// Whether the link is up.
     pub link_up: bool,
+    /// Whether it is switched off: it is not open.
+    #[serde(default)]
+    pub disabled: bool,
+    /// The state of its BFD session, if it has one: `up`, `init`, `down`, `admin-down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<String>,
     /// Mbit/s, if the device tells.
     pub speed_mbps: Option<u64>,
     /// Its addresses with their prefix lengths.

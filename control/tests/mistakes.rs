@@ -916,6 +916,41 @@ fn several_uplinks() {
 }
 
 #[test]
+fn bfd_sessions() {
+    let with = |bfd: &str| {
+        let line = "    routes: [{ to: default, via: 192.0.2.1 }]\n";
+        changed(line, &format!("{line}    bfd: {bfd}\n"))
+    };
+    only(
+        Severity::Error,
+        &with("{ peer: ⟦203.0.113.1 }"),
+        "the BFD session of uplink `wan0` is with 203.0.113.1, which is not on its link",
+        "expected an address inside `192.0.2.0/24`",
+    );
+    only(
+        Severity::Error,
+        &with("{ peer: ⟦192.0.2.10 }"),
+        "is with 192.0.2.10, its own address",
+        "the gateway",
+    );
+    only(
+        Severity::Error,
+        &with("{ peer: 192.0.2.1, interval: ⟦10ms }"),
+        "is `10ms`",
+        "expected `50ms` to `10s`",
+    );
+    only(
+        Severity::Error,
+        &changed(
+            "    driver: udp\n",
+            "    driver: udp\n    ⟦bfd: { peer: 192.0.2.1 }\n",
+        ),
+        "`bfd` in uplink `lan0` is only for `dpdk` uplinks",
+        "FRR's bfdd",
+    );
+}
+
+#[test]
 fn references() {
     error(
         "    uplink: wan0",

@@ -366,6 +366,41 @@ fn a_port_goes_down_and_up_and_stays_so_over_a_kill() {
 }
 
 #[test]
+fn an_uplink_is_switched_off_and_on_beside_the_file() {
+    let mut site = Site::start("", "", "");
+    let port = site.json("/v1/tunnels/t")["listen_port"].as_u64().unwrap();
+    let is_open = || UdpSocket::bind(("127.0.0.1", u16::try_from(port).unwrap())).is_err();
+    assert!(is_open());
+    let off = "uplink u reopened (enabled: true → false)\n";
+    assert_eq!(site.does("uplink down u"), off);
+    assert_eq!(site.does("uplink down u"), "");
+    assert!(!is_open() && site.json("/v1/uplinks/u")["disabled"] == true);
+    let shown = site.does("show ports");
+    assert!(shown.contains("disabled"), "{shown}");
+    // Whoever asks whether all is well hears of nothing that is missing, and no alert goes by it.
+    assert!(site.told("/readyz").contains(" 200 "));
+    assert!(!site.told("/metrics").contains("culvert_uplink_up{"));
+    // It is kept, and shown as what lies over the file.
+    site.again();
+    assert!(!is_open());
+    let layer = site.does("layer show");
+    assert!(layer.contains("# uplink u lies over the file's"), "{layer}");
+    assert!(site.does("config show").contains("enabled: false"));
+    let on = "uplink u reopened (enabled: false → true)\n";
+    assert_eq!(site.does("uplink up u"), on);
+    assert!(is_open() && !site.does("layer show").contains("uplink"));
+    // What lies over it can be forgotten, too.
+    site.does("uplink down u");
+    assert_eq!(site.does("layer del uplink u"), on);
+    assert!(is_open());
+    assert!(
+        site.refuses("uplink down v")
+            .contains("there is no uplink v")
+    );
+    assert_eq!(site.does("uplink down --if-exists v"), "");
+}
+
+#[test]
 fn every_change_beside_the_file_is_told() {
     let site = Site::start("", "", "");
     for words in [

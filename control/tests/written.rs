@@ -95,14 +95,18 @@ uplinks:
         via: 192.0.2.1
     mtu: 1600
     queue_workers: [1, 1]
+    bfd:
+      peer: 192.0.2.1
+      interval: 100ms
   wan1:
     driver: udp
     device: eth2
     fwmark: 7
     addresses: [198.51.100.1/24]
+    enabled: false
 tunnels:
   "1":
-    uplink: wan0
+    uplinks: [wan0, wan1]
     listen_port: 51820
     private_key_file: /keys/one
     mtu: 1400

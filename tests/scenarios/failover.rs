@@ -9,13 +9,17 @@
 //! Datagrams with numbers go both ways, and are counted at the other end.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::UdpSocket;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tests::{Culvert, Keys, Namespace, Part, Scenario, WireguardGo, eventually, ping};
+use culvert_tests::{
+    Culvert, Keys, Namespace, Part, Process, Scenario, WireguardGo, eventually, ping, run,
+};
 use serde_json::Value;
 
 const PARTS: [Part; 4] = [Part::Root, Part::Tun, Part::WireguardGo, Part::Nftables];
@@ -216,7 +220,7 @@ fn cut(hosts: &Hosts) -> (impl FnOnce() -> Result<()>, impl FnOnce() -> Result<(
     (link("down"), link("up"))
 }
 
-/// Kernel sockets on two interfaces: the cable is cut, then the route is taken away.
+/// Kernel sockets on two interfaces: the cable is cut, then the route is taken away, then the uplink switched off.
 #[test]
 fn a_tunnel_on_two_interfaces_survives_a_cut_cable_and_a_lost_route() -> Result<()> {
     let name = "a_tunnel_on_two_interfaces_survives_a_cut_cable_and_a_lost_route";
@@ -231,6 +235,12 @@ fn a_tunnel_on_two_interfaces_survives_a_cut_cable_and_a_lost_route() -> Result<
             move || hosts.near.ip(&words).map(drop)
         };
         fails(scenario, &hosts, &near, "route", route("del"), route("add"))?;
+        let switch = |word: &'static str| {
+            let near = &near;
+            move || near.call(&["uplink", word, "wan0"]).map(drop)
+        };
+        let (off, on) = (switch("down"), switch("up"));
+        fails(scenario, &hosts, &near, "switch", off, on)?;
         let log = near.process().log();
         ensure!(log.contains("peers are reached by another uplink"), "{log}");
         near.process().must_run()
@@ -266,6 +276,116 @@ fn a_device_and_the_kernel_back_each_other_up() -> Result<()> {
         let (mut near, _far) = hosts.start(scenario, [DPDK[0], UDP[1]])?;
         let (down, up) = cut(&hosts);
         fails(scenario, &hosts, &near, "cable", down, up)?;
+        near.process().must_run()
+    })
+}
+
+/// FRR's bfdd with one session, and the zebra that it asks for interfaces.
+struct Frr {
+    folder: PathBuf,
+    _zebra: Process,
+    bfdd: Option<Process>,
+}
+
+impl Frr {
+    fn start(scenario: &Scenario, far: &Namespace, peer: &str) -> Result<Self> {
+        let folder = scenario.path("frr");
+        let mut install = std::process::Command::new("install");
+        install.args(["-d", "-o", "frr", "-g", "frr"]).arg(&folder);
+        run(&mut install, PATIENCE)?;
+        fs::write(folder.join("zebra.conf"), "")?;
+        let session =
+            "detect-multiplier 3\n receive-interval 100\n transmit-interval 100\n no shutdown";
+        let text = format!("bfd\n peer {peer}\n {session}\n exit\nexit\n");
+        fs::write(folder.join("bfdd.conf"), text)?;
+        let zebra = Self::daemon(scenario, far, &folder, "zebra")?;
+        eventually("zebra's socket", PATIENCE, || {
+            Ok(folder.join("zserv.api").exists().then_some(()))
+        })?;
+        let mut frr = Self {
+            folder,
+            _zebra: zebra,
+            bfdd: None,
+        };
+        frr.revive(scenario, far)?;
+        Ok(frr)
+    }
+
+    fn daemon(
+        scenario: &Scenario,
+        far: &Namespace,
+        folder: &std::path::Path,
+        name: &str,
+    ) -> Result<Process> {
+        let mut command = far.program(format!("/usr/lib/frr/{name}"));
+        command.args(["-u", "frr", "-g", "frr", "-P", "0", "--log", "stdout"]);
+        for (option, file) in [
+            ("-f", format!("{name}.conf")),
+            ("-i", format!("{name}.pid")),
+            ("-z", "zserv.api".into()),
+            ("--vty_socket", String::new()),
+        ] {
+            command.arg(option).arg(folder.join(file));
+        }
+        if name == "bfdd" {
+            command.arg("--bfdctl").arg(folder.join("bfdd.sock"));
+        }
+        Process::start(name, scenario.scratch(), command)
+    }
+
+    fn revive(&mut self, scenario: &Scenario, far: &Namespace) -> Result<()> {
+        self.bfdd = Some(Self::daemon(scenario, far, &self.folder, "bfdd")?);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.bfdd.take().map_or(Ok(()), |mut bfdd| bfdd.kill())
+    }
+
+    fn peers(&self, far: &Namespace) -> Result<String> {
+        let folder = self.folder.display().to_string();
+        let words = ["vtysh", "--vty_socket", &folder, "-c", "show bfd peers"];
+        far.run(&words, PATIENCE)
+    }
+}
+
+/// FRR at the far end: its bfdd dies, with link and neighbor in order, and starts again.
+#[test]
+fn a_tunnel_on_two_devices_survives_the_end_of_a_bfd_session_with_frr() -> Result<()> {
+    let name = "a_tunnel_on_two_devices_survives_the_end_of_a_bfd_session_with_frr";
+    let parts = [&PARTS[..], &[Part::Frr]].concat();
+    Scenario::run(name, &parts, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let mut frr = Frr::start(scenario, &hosts.far, "192.0.2.7")?;
+        let watched = DPDK[0].replace(" }] }", " }], bfd: { peer: 192.0.2.2, interval: 100ms } }");
+        let (mut near, _far) = hosts.start(scenario, [&watched, DPDK[1]])?;
+        let bfd = || -> Result<Value> {
+            let show = near.show()?;
+            let uplinks = show["uplinks"].as_array().context("uplinks")?;
+            let wan0 = uplinks.iter().find(|it| it["name"] == "wan0");
+            Ok(wan0.context("wan0")?["bfd"].clone())
+        };
+        let is_up = |frr: &Frr| {
+            eventually("a session", PATIENCE, || {
+                let peers = frr.peers(&hosts.far)?;
+                Ok((bfd()? == "up" && peers.contains("Status: up")).then_some(()))
+            })
+        };
+        is_up(&frr)?;
+        scenario.say(frr.peers(&hosts.far)?);
+        let cell = std::cell::RefCell::new(&mut frr);
+        let kill = || cell.borrow_mut().kill();
+        let revive = || cell.borrow_mut().revive(scenario, &hosts.far);
+        fails(scenario, &hosts, &near, "bfd", kill, revive)?;
+        is_up(&frr)?;
+        let log = near.process().log();
+        for line in [
+            "the BFD session is up",
+            "the BFD session is down",
+            "its BFD session is down",
+        ] {
+            ensure!(log.contains(line), "no {line:?} in {log}");
+        }
         near.process().must_run()
     })
 }

@@ -33,7 +33,7 @@ pub(super) enum Command {
     /// Have the file alone count for an object again, or remove one that the file has not
     Del {
         /// What it is
-        #[arg(value_parser = ["port", "peer", "route"])]
+        #[arg(value_parser = ["port", "peer", "route", "uplink"])]
         kind: String,
         /// Its name; of a peer TUNNEL/PEER, of a route NETWORK/PREFIX
         name: String,
@@ -59,6 +59,7 @@ pub(super) fn run(command: Command) -> Result<(), Failure> {
             let below = match kind.as_str() {
                 "peer" => super::peer::path(&name)?,
                 "route" => super::route::path(&name)?,
+                "uplink" => super::uplink::path(&name)?,
                 _ => super::port::path(&name)?,
             };
             let path = format!("/v1/layer/{below}");
@@ -202,7 +203,7 @@ pub(super) struct Switched {
 }
 
 impl Switched {
-    fn switch(
+    pub(super) fn switch(
         self,
         enabled: bool,
         path: impl Fn(&str) -> Result<String, Failure>,

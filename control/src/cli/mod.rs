@@ -26,6 +26,7 @@ mod schema;
 mod show;
 mod tun;
 mod units;
+mod uplink;
 
 use std::io::{self, IsTerminal, Write as _};
 use std::process::ExitCode;
@@ -124,6 +125,9 @@ enum Command {
     /// List ports; add, set and remove single ones beside the configuration: what comes and goes with guests
     #[command(subcommand)]
     Port(layer::Object),
+    /// Switch an uplink on or off beside the configuration
+    #[command(subcommand)]
+    Uplink(uplink::Command),
     /// List peers of tunnels; add, set and remove single ones beside the configuration
     #[command(subcommand)]
     Peer(layer::Object),
@@ -246,6 +250,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::LogLevel(args) => log_level::run(args),
         Command::Events(args) => events::run(args),
         Command::Port(command) => port::run(command),
+        Command::Uplink(command) => uplink::run(command),
         Command::Peer(command) => peer::run(command),
         Command::Layer(command) => layer::run(command),
         Command::Version { output } => version(output),

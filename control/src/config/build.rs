@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
+    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
     Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra,
     SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex, limits,
@@ -210,7 +210,19 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         mtu: narrow(uplink_mtu(draft)),
         queues: narrow_usize(queues),
         queue_workers: assigned.unwrap_or_else(round_robin),
+        bfd: draft.bfd.as_ref().map(bfd),
+        enabled: draft.enabled,
     })
+}
+
+fn bfd(draft: &draft::Bfd) -> Bfd {
+    Bfd {
+        peer: draft.peer.value,
+        interval_ms: draft.interval_ms.unwrap_or(limits::BFD_INTERVAL),
+        multiplier: (draft.multiplier).map_or(limits::BFD_MULTIPLIER, |it| {
+            u8::try_from(it).unwrap_or(u8::MAX)
+        }),
+    }
 }
 
 fn uplink_route(draft: &draft::UplinkRoute) -> UplinkRoute {

@@ -139,6 +139,14 @@ pub(super) struct Uplink {
     pub(super) fwmark: Option<u32>,
     pub(super) exception: Option<At<String>>,
     pub(super) routes_from: Option<At<u32>>,
+    pub(super) bfd: Option<Bfd>,
+    pub(super) enabled: bool,
+}
+
+pub(super) struct Bfd {
+    pub(super) peer: At<IpAddr>,
+    pub(super) interval_ms: Option<u32>,
+    pub(super) multiplier: Option<u32>,
 }
 
 pub(super) struct UplinkRoute {

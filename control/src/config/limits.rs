@@ -90,3 +90,10 @@ pub(super) const WARNINGS_ALIKE: usize = 10;
 
 /// Static neighbors of an uplink: a quarter of what its stack knows (`HOST_NEIGHBORS`), so that others find room.
 pub(super) const UPLINK_NEIGHBORS: usize = 256;
+/// Milliseconds between two packets of a BFD session: below, a thread that is not alone on its processor is late too often.
+pub(super) const BFD_INTERVAL_MIN: u32 = 50;
+/// The longest.
+pub(super) const BFD_INTERVAL_MAX: u32 = 10_000;
+/// FRR's default, and its multiplier.
+pub(super) const BFD_INTERVAL: u32 = 300;
+pub(super) const BFD_MULTIPLIER: u8 = 3;

@@ -32,7 +32,7 @@ pub use self::{
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
     tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
     uplink::{
-        DpdkBus, DpdkDevice, DpdkUplink, Exception, UdpUplink, Uplink, UplinkDriver,
+        Bfd, DpdkBus, DpdkDevice, DpdkUplink, Exception, UdpUplink, Uplink, UplinkDriver,
         UplinkNeighbor, UplinkRoute,
     },
 };

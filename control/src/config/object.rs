@@ -380,6 +380,8 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         fwmark: None,
         exception: None,
         routes_from: None,
+        bfd: None,
+        enabled: uplink.enabled,
     }
 }
 

@@ -487,6 +487,28 @@ pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) ->
     None
 }
 
+/// Between two packets of a session that says whether a neighbor is alive.
+pub(super) fn milliseconds(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
+    let text = text(node, what, report)?;
+    let number = |unit: &str, factor: u32| {
+        let digits = text.strip_suffix(unit)?.trim_end();
+        digits.parse::<u32>().ok()?.checked_mul(factor)
+    };
+    let millis = number("ms", 1).or_else(|| number("s", 1_000));
+    let range = limits::BFD_INTERVAL_MIN..=limits::BFD_INTERVAL_MAX;
+    let found = millis.filter(|millis| range.contains(millis));
+    if found.is_none() {
+        report
+            .error(node.span, format!("{what} is `{text}`"))
+            .help(format!(
+                "expected `{}ms` to `{}s`, as in `300ms`",
+                range.start(),
+                range.end() / 1_000
+            ));
+    }
+    found
+}
+
 /// For how long an address is lent.
 pub(super) fn lease(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
     let seconds = seconds(node, what, limits::LEASE_MAX, report)?;

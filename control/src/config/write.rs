@@ -15,7 +15,7 @@ use serde_saphyr::FlowSeq;
 use super::build::derived_queue_workers;
 use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
 use super::{
-    Api, ApiSocket, ApiTls, Config, Cores, Dhcp, Guard, Hugepages, Labels, MacAddr, Memory,
+    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, Guard, Hugepages, Labels, MacAddr, Memory,
     Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra,
     SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
@@ -197,6 +197,16 @@ impl Map {
         }
     }
 
+    fn bfd(self, bfd: Option<&Bfd>) -> Self {
+        let Some(bfd) = bfd else { return self };
+        let interval = (bfd.interval_ms != limits::BFD_INTERVAL).then_some(bfd.interval_ms);
+        let map = Self::default()
+            .text("peer", bfd.peer)
+            .maybe("interval", interval.map(|millis| format!("{millis}ms")))
+            .number_but("multiplier", bfd.multiplier, limits::BFD_MULTIPLIER);
+        self.map("bfd", map)
+    }
+
     fn enabled(self, enabled: bool) -> Self {
         match enabled {
             true => self,
@@ -368,6 +378,8 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         .number_but("mtu", uplink.mtu, limits::MTU_DEFAULT)
         .number_but("queues", queues, u32::try_from(workers).unwrap_or(0))
         .workers("queue_workers", &uplink.queue_workers, &derived)
+        .bfd(uplink.bfd.as_ref())
+        .enabled(uplink.enabled)
 }
 
 /// A tunnel without its peers, which stand behind it.

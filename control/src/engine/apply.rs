@@ -165,10 +165,12 @@ impl Engine {
         } else {
             let mut prepared = Prepared::default();
             let file = match &goal {
-                Goal::File(goal) => Some(&**goal.file()),
-                Goal::Api(_) | Goal::Wg => None,
+                Goal::File(goal) => Some(Arc::clone(goal.file())),
+                // It may switch on the first device.
+                Goal::Api(_) => Some(Arc::clone(self.desired.file())),
+                Goal::Wg => None,
             };
-            if let Err(error) = self.prepare(&plan, file, &mut prepared) {
+            if let Err(error) = self.prepare(&plan, file.as_deref(), &mut prepared) {
                 let left = self
                     .undo(prepared)
                     .into_iter()

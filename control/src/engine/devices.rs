@@ -29,6 +29,9 @@ impl Engine {
             let UplinkDriver::Udp(driver) = &uplink.config.driver else {
                 continue;
             };
+            if !uplink.config.enabled {
+                continue;
+            }
             let Some(device) = driver.device.clone() else {
                 continue;
             };

@@ -30,7 +30,7 @@ use crate::{
     config::{self, UplinkDriver},
     events::Event,
     netlink::{
-        Netlink,
+        LinkNews, Netlink,
         route::{Bound, Way},
     },
 };
@@ -57,6 +57,8 @@ pub(super) struct Failover {
     moves: BTreeMap<Move, (usize, String)>,
     verify_due: Instant,
     kernel: Option<Netlink>,
+    /// Interfaces of the kernel's by which packets can't pass, as far as it has told.
+    stopped: HashSet<u32>,
 }
 
 /// A tunnel, the uplink that was left and the one that is taken, by their names.
@@ -67,6 +69,17 @@ impl Failover {
     pub(super) fn list(&mut self, place: usize) {
         if self.listed.insert(place) {
             self.waiting.push_back(place);
+        }
+    }
+
+    /// The kernel has news of an interface; whether a route over it may work now or not any more. Most news are of
+    /// interfaces that come, and of other things than their links.
+    pub(super) fn heard(&mut self, news: &LinkNews) -> bool {
+        match news {
+            LinkNews::Changed(link) if link.running => self.stopped.remove(&link.index),
+            LinkNews::Changed(link) => self.stopped.insert(link.index),
+            LinkNews::Deleted(link) => !self.stopped.remove(&link.index),
+            LinkNews::Missed => true,
         }
     }
 
@@ -181,6 +194,7 @@ impl Engine {
     pub(super) fn note_uplinks(&mut self, now: Instant) {
         let mut changed = Vec::new();
         for (slot, uplink) in self.uplinks.iter_mut() {
+            uplink.tell_liveness();
             let works = uplink.obstacle().is_none();
             if uplink.health.set(works, now) {
                 changed.push(slot);

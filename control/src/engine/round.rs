@@ -54,6 +54,7 @@ impl Engine {
         self.drain_tunnels(now);
         self.hear_neighbors(now);
         self.hear_routes();
+        self.note_uplinks(now.monotonic);
         let more = self.choose_ways(now) | more;
         self.rebuild_paths(now.monotonic);
         self.hear_errors(now.monotonic);
@@ -72,10 +73,11 @@ impl Engine {
     /// plain network is its tunnel's from then on.
     fn take_links(&mut self, now: Now) {
         let mut follow = Vec::new();
-        let mut any = false;
+        let (mut any, mut reroutes) = (false, false);
         let mut switched = Vec::new();
         while let Some(news) = self.links.as_mut().and_then(LinkWatch::next_news) {
             any = true;
+            reroutes |= self.failover.heard(&news);
             for (slot, port) in self.ports.iter_mut() {
                 let was_up = port.link_up;
                 let events = port.interface.as_mut().map(|at| at.hears(&news, was_up));
@@ -101,7 +103,8 @@ impl Engine {
         }
         if any {
             self.follow_devices(now);
-            self.note_uplinks(now.monotonic);
+        }
+        if reroutes {
             self.reconsider_kernels();
         }
         for (network, up) in switched {
@@ -319,7 +322,6 @@ impl Engine {
             self.retry_uplinks();
         }
         self.mend_exceptions();
-        self.note_uplinks(now.monotonic);
         self.watch_ways(now.monotonic);
         self.hops.prune(now.monotonic);
         self.vacate_uplinks();

@@ -24,7 +24,7 @@ use culvert_dataplane::{
     },
     uplink::{Queue, UplinkCounters, udp},
 };
-use culvert_stack::{Drops, Standing};
+use culvert_stack::{Drops, Standing, bfd};
 #[cfg(feature = "dpdk")]
 use culvert_stack::{HostConfig, Routes};
 #[cfg(feature = "dpdk")]
@@ -66,6 +66,10 @@ pub(super) struct UplinkState {
     pub(super) link_up: Option<bool>,
     /// Whether it works by itself, for tunnels that have others beside it.
     pub(super) health: Health,
+    /// What its BFD session says, if it has one.
+    pub(super) liveness: Arc<bfd::Watch>,
+    /// What was told of that last.
+    told: bfd::State,
     pub(super) speed_mbps: Option<u64>,
     /// The number of the interface that its sockets are bound to.
     pub(super) device_index: Option<u32>,
@@ -89,6 +93,8 @@ pub(super) struct UplinkState {
 
 /// What an uplink is made of.
 pub(super) enum Kind {
+    /// It is switched off.
+    Off,
     /// Kernel sockets, one set per tunnel.
     Udp,
     /// A device, which needs a host stack beside it.
@@ -112,26 +118,14 @@ impl UplinkState {
         dpdk: &Dpdk,
     ) -> Result<(Self, Vec<Queue>), String> {
         match &config.driver {
+            _ if !config.enabled => Ok((Self::off(config, index), Vec::new())),
             UplinkDriver::Udp(driver) => {
                 let device_index = driver.device.as_deref().and_then(index_of);
                 let state = Self {
-                    config,
                     device_index,
-                    is_refused: false,
-                    is_shut: false,
-                    rivals: BTreeMap::new(),
-                    counters: Arc::default(),
-                    host_drops: Arc::default(),
-                    lost: BTreeMap::new(),
-                    link_up: None,
-                    health: Health::default(),
-                    speed_mbps: None,
-                    #[cfg(feature = "dpdk")]
-                    patience: 0,
                     kind: Kind::Udp,
-                    kernel: None,
-                    learned: Arc::default(),
                     hop: Arc::new(Hop::kernel(index)),
+                    ..Self::off(config, index)
                 };
                 Ok((state, Vec::new()))
             }
@@ -157,25 +151,37 @@ impl UplinkState {
                 let (device, queues) =
                     opened.map_err(|error| format!("uplink {}: {error}", config.name))?;
                 let state = Self {
-                    config,
-                    device_index: None,
-                    is_refused: false,
-                    is_shut: false,
-                    rivals: BTreeMap::new(),
-                    counters: Arc::default(),
-                    host_drops: Arc::default(),
-                    lost: BTreeMap::new(),
-                    link_up: None,
-                    health: Health::default(),
-                    speed_mbps: None,
                     patience: LINK_PATIENCE,
                     kind: Kind::Dpdk(Box::new(device)),
-                    kernel: None,
-                    learned: Arc::default(),
-                    hop: Arc::new(Hop::nowhere(index)),
+                    ..Self::off(config, index)
                 };
                 Ok((state, queues))
             }
+        }
+    }
+
+    /// One that is switched off: nothing leads out by it. What others have at first, it has, too.
+    fn off(config: config::Uplink, index: UplinkIndex) -> Self {
+        Self {
+            config,
+            device_index: None,
+            is_refused: false,
+            is_shut: false,
+            rivals: BTreeMap::new(),
+            counters: Arc::default(),
+            host_drops: Arc::default(),
+            lost: BTreeMap::new(),
+            link_up: None,
+            health: Health::default(),
+            liveness: Arc::default(),
+            told: bfd::State::Down,
+            speed_mbps: None,
+            #[cfg(feature = "dpdk")]
+            patience: 0,
+            kind: Kind::Off,
+            kernel: None,
+            learned: Arc::default(),
+            hop: Arc::new(Hop::nowhere(index)),
         }
     }
 
@@ -229,7 +235,7 @@ impl UplinkState {
     /// The host stack that it needs.
     pub(super) fn host(&self) -> Option<Host> {
         match &self.kind {
-            Kind::Udp => None,
+            Kind::Off | Kind::Udp => None,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
                 let config = host_config(&self.config, &self.learned, device.mac());
@@ -239,6 +245,10 @@ impl UplinkState {
                     routes: Routes::among(&config, |address| self.is_usable(address)),
                     config,
                     kernel: self.kernel.clone(),
+                    bfd: self
+                        .config
+                        .bfd
+                        .map(|bfd| (session(bfd), Arc::clone(&self.liveness))),
                     drops: Arc::clone(&self.host_drops),
                     counters: Arc::clone(&self.counters),
                 })
@@ -249,7 +259,7 @@ impl UplinkState {
     /// Its device's hardware address, if the link layer is ours.
     pub(super) fn mac(&self) -> Option<[u8; 6]> {
         match &self.kind {
-            Kind::Udp => None,
+            Kind::Off | Kind::Udp => None,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => Some(device.mac().0),
         }
@@ -258,7 +268,7 @@ impl UplinkState {
     /// Whether its device is an interface of a kernel's, whose senders may leave sums to it.
     pub(super) fn is_partial(&self) -> bool {
         match &self.kind {
-            Kind::Udp => false,
+            Kind::Off | Kind::Udp => false,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => device.device().capabilities().kernel_interface.is_some(),
         }
@@ -267,7 +277,7 @@ impl UplinkState {
     /// The scope of its host stack, if it needs one: below IP, nobody else looks after it.
     pub(super) fn scope(&self) -> Option<Scope> {
         match &self.kind {
-            Kind::Udp => None,
+            Kind::Off | Kind::Udp => None,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(_) => Some(Scope::Uplink(self.hop.uplink())),
         }
@@ -284,7 +294,7 @@ impl UplinkState {
     /// Looks at the link; tells when it went up or down, and answers whether it has come up.
     pub(super) fn watch_link(&mut self) -> bool {
         match &self.kind {
-            Kind::Udp => false,
+            Kind::Off | Kind::Udp => false,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
                 let Ok(link) = device.link() else {
@@ -316,9 +326,26 @@ impl UplinkState {
     /// Why nothing passes, whatever the destination; `None`: it may.
     pub(super) fn obstacle(&self) -> Option<&'static str> {
         match self.link_up {
+            _ if !self.config.enabled => Some("it is switched off"),
             _ if self.is_shut => Some("the device is not open"),
             Some(false) => Some("the link is down"),
+            _ if self.config.bfd.is_some() && !self.liveness.passes() => {
+                Some("its BFD session is down")
+            }
             Some(true) | None => None,
+        }
+    }
+
+    /// Tells when its BFD session has come up or gone down.
+    pub(super) fn tell_liveness(&mut self) {
+        let Some(bfd) = self.config.bfd else { return };
+        let state = self.liveness.state();
+        let was_up = std::mem::replace(&mut self.told, state) == bfd::State::Up;
+        let (uplink, peer) = (self.config.name.clone(), bfd.peer);
+        match (was_up, state == bfd::State::Up) {
+            (false, true) => crate::events::Event::BfdUp { uplink, peer }.tell(),
+            (true, false) => crate::events::Event::BfdDown { uplink, peer }.tell(),
+            (true, true) | (false, false) => {}
         }
     }
 
@@ -350,7 +377,7 @@ impl UplinkState {
     /// Closes the device, as soon as workers have given up its queues; answers why it can't be closed.
     pub(super) fn close(&mut self) -> Result<(), String> {
         match &mut self.kind {
-            Kind::Udp => Ok(()),
+            Kind::Off | Kind::Udp => Ok(()),
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
                 let end = std::time::Instant::now() + CLOSING;
@@ -385,6 +412,9 @@ pub(super) fn open_tunnel(
     let UplinkDriver::Udp(driver) = &uplink.driver else {
         return Ok(Vec::new());
     };
+    if !uplink.enabled {
+        return Ok(Vec::new());
+    }
     let options = udp::Options {
         device: driver.device.as_deref(),
         fwmark: (fwmark != 0).then_some(fwmark),
@@ -412,6 +442,15 @@ pub(super) fn free_port(uplink: &config::Uplink) -> Result<u16, String> {
 
 fn own_addresses(uplink: &config::Uplink) -> Vec<IpAddr> {
     uplink.addresses.iter().map(|net| net.addr()).collect()
+}
+
+#[cfg(feature = "dpdk")]
+fn session(config: config::Bfd) -> bfd::Config {
+    bfd::Config {
+        peer: config.peer,
+        interval: Duration::from_millis(config.interval_ms.into()),
+        multiplier: config.multiplier,
+    }
 }
 
 #[cfg(feature = "dpdk")]

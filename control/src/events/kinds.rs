@@ -274,6 +274,21 @@ events! {
         /// The address.
         address: IpAddr,
     } "uplink {uplink}" "no other host has the address any more"
+    /// The BFD session of an uplink is up: its neighbor hears us, and we it.
+    "bfd-up" INFO BfdUp {
+        /// The uplink.
+        uplink: Name,
+        /// The neighbor.
+        peer: IpAddr,
+    } "uplink {uplink}" "the BFD session is up"
+
+    /// The BFD session of an uplink is down: its neighbor is silent, or does not hear us.
+    "bfd-down" WARN BfdDown {
+        /// The uplink.
+        uplink: Name,
+        /// The neighbor.
+        peer: IpAddr,
+    } "uplink {uplink}" "the BFD session is down"
 
     /// Peers of a tunnel are reached by another of its uplinks.
     "uplink-changed" WARN UplinkChanged {

@@ -72,7 +72,7 @@ impl Books {
         let pending = requester.history()?.told_pending()?;
         let around = match object {
             Object::Route(network, _) => Some(format!("network {network}")),
-            Object::Port(_) | Object::Peer(..) => None,
+            Object::Port(_) | Object::Peer(..) | Object::Uplink(_) => None,
         };
         let is_touched = |object: String| touched.contains(&object);
         let is_touched = is_touched(object.to_string()) || around.is_some_and(is_touched);
@@ -157,6 +157,10 @@ impl Books {
                 }
                 let route = plan::api::route(file, now.api(), network, to, said)?;
                 Ok((Made::Route(Arc::new(route)), Report::default()))
+            }
+            Object::Uplink(name) => {
+                let uplink = plan::api::uplink(file, name, said)?;
+                Ok((Made::Uplink(Arc::new(uplink)), Report::default()))
             }
         }
     }
@@ -333,7 +337,7 @@ fn peer_of<'p>(
 ) -> Option<&'p Arc<Peer>> {
     match made {
         Some((Made::Peer(peer), _)) => Some(peer),
-        Some((Made::Port(_) | Made::Route(_), _)) => None,
+        Some((Made::Port(_) | Made::Route(_) | Made::Uplink(_), _)) => None,
         None => file.peer(tunnel, name),
     }
 }
@@ -373,6 +377,13 @@ fn changes(object: &Object, now: &Layers, then: &Layers) -> Vec<Change> {
                 edit,
             });
             change.into_iter().collect()
+        }
+        Object::Uplink(name) => {
+            let [old, new] = [now, then].map(|it| it.uplink(name).cloned());
+            Edit::between(old, new)
+                .map(Change::Uplink)
+                .into_iter()
+                .collect()
         }
     }
 }

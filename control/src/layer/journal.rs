@@ -50,6 +50,7 @@ enum Kind {
     Port,
     Peer,
     Route,
+    Uplink,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,6 +84,7 @@ impl Record {
             Object::Port(name) => (Kind::Port, name.to_string()),
             Object::Peer(tunnel, name) => (Kind::Peer, format!("{tunnel}/{name}")),
             Object::Route(network, to) => (Kind::Route, format!("{network}/{to}")),
+            Object::Uplink(name) => (Kind::Uplink, name.to_string()),
         };
         let said = said.map(|said| Kept {
             own: said.own,
@@ -95,6 +97,7 @@ impl Record {
     fn object(&self) -> Option<Object> {
         match self.kind {
             Kind::Port => Name::new(&self.name).map(Object::Port),
+            Kind::Uplink => Name::new(&self.name).map(Object::Uplink),
             Kind::Peer => {
                 let (tunnel, name) = self.name.split_once('/')?;
                 Some(Object::Peer(Name::new(tunnel)?, Name::new(name)?))

@@ -419,6 +419,7 @@ fn is_enabled(file: &Config, object: &Object) -> bool {
         Object::Port(name) => file.port(name).is_some_and(|port| port.enabled),
         Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some_and(|peer| peer.enabled),
         Object::Route(..) => false,
+        Object::Uplink(name) => file.uplink(name).is_some_and(|uplink| uplink.enabled),
     }
 }
 
@@ -435,6 +436,7 @@ fn plain(keys: &Keys, own: bool) -> Keys {
 fn is_in_file(file: &Config, object: &Object) -> bool {
     match object {
         Object::Port(name) => file.port(name).is_some(),
+        Object::Uplink(name) => file.uplink(name).is_some(),
         Object::Peer(tunnel, name) => file.peer(tunnel, name).is_some(),
         Object::Route(network, to) => {
             let network = file.network(network);
@@ -467,6 +469,8 @@ fn is_as_said(now: &Layers, wish: &Wish) -> bool {
                 there == Some(&peer)
             })
         }),
+        // Nobody adds one.
+        Object::Uplink(_) => false,
         Object::Route(of, to) => now.file().network(of).is_some_and(|network| {
             object::route(now.file(), network, to, keys)
                 .is_ok_and(|route| now.route(of, to) == Some(&route))
@@ -478,6 +482,7 @@ fn is_as_said(now: &Layers, wish: &Wish) -> bool {
 fn in_file(file: &Config, object: &Object, own_file: Option<&Path>) -> String {
     let keys = match object {
         Object::Port(name) => vec!["ports", name.as_str()],
+        Object::Uplink(name) => vec!["uplinks", name.as_str()],
         Object::Peer(tunnel, name) => vec!["tunnels", tunnel.as_str(), "peers", name.as_str()],
         Object::Route(network, _) => vec!["networks", network.as_str(), "routes"],
     };

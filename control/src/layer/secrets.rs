@@ -117,7 +117,8 @@ fn file(object: &Object, number: u64) -> String {
     match object {
         Object::Port(name) => format!("{name}:{number}"),
         Object::Peer(tunnel, peer) => format!("{tunnel}:{peer}:{number}"),
-        // It has no key.
+        // These have no key.
+        Object::Uplink(name) => format!("{name}:uplink:{number}"),
         Object::Route(network, _) => format!("{network}:route:{number}"),
     }
 }

@@ -96,6 +96,7 @@ fn lay(file: &mut Keys, object: &Object, said: &Said) {
     keys.iter_mut().for_each(|(key, value)| unquote(key, value));
     match object {
         Object::Port(name) => put(section(file, "ports"), name, keys),
+        Object::Uplink(name) => put(section(file, "uplinks"), name, keys),
         Object::Peer(tunnel, name) => {
             let tunnel = section(section(file, "tunnels"), tunnel.as_str());
             put(section(tunnel, "peers"), name, keys);

@@ -116,6 +116,8 @@ families! {
         "What an uplink is; always 1.";
     UPLINK_UP Gauge "culvert_uplink_up" ["uplink"]
         "Whether the uplink's link is up.";
+    UPLINK_BFD Gauge "culvert_uplink_bfd_up" ["uplink"]
+        "Whether the uplink's BFD session is up, if it has one.";
     UPLINK_SPEED Gauge "culvert_uplink_speed_bytes" ["uplink"]
         "The link's speed in bytes per second, where the device tells.";
     UPLINK_CONFLICTS Gauge "culvert_uplink_address_conflicts" ["uplink"]

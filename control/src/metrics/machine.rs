@@ -167,8 +167,14 @@ fn uplinks(uplinks: &[Uplink], text: &mut Text<'_>) -> Result<(), Gone> {
         text.sample(&of::UPLINK_INFO, &labels, 1u64)?;
     }
     text.family(&of::UPLINK_UP);
-    for uplink in uplinks {
+    for uplink in uplinks.iter().filter(|uplink| !uplink.disabled) {
         text.sample(&of::UPLINK_UP, &[&uplink.name], uplink.link_up)?;
+    }
+    text.family(&of::UPLINK_BFD);
+    for uplink in uplinks {
+        if let Some(state) = &uplink.bfd {
+            text.sample(&of::UPLINK_BFD, &[&uplink.name], state == "up")?;
+        }
     }
     text.family(&of::UPLINK_SPEED);
     for uplink in uplinks {

@@ -39,7 +39,7 @@ use culvert_dataplane::{
     },
     uplink::UplinkCounters,
 };
-use culvert_stack::{Drops, Heard, HostConfig, Routes, Standing};
+use culvert_stack::{Drops, Heard, HostConfig, Routes, Standing, bfd};
 use culvert_wire::MacAddr;
 
 use self::guests::Guests;
@@ -62,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) routes: Routes,
     /// The host's kernel, if it shares the uplink.
     pub(crate) kernel: Option<Kernel>,
+    /// The neighbor whose life is watched, and who looks at that.
+    pub(crate) bfd: Option<(bfd::Config, Arc<bfd::Watch>)>,
     /// What the stack loses.
     pub(crate) drops: Arc<Drops>,
     /// What its frames lose on their way out.

@@ -13,7 +13,7 @@
 
 use std::{
     collections::BTreeSet,
-    hash::RandomState,
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -197,6 +197,7 @@ impl Server {
         }
         if let Some(stack) = self.stacks.get_mut(scope) {
             stack.share(host.kernel.as_ref().map(|kernel| Arc::clone(&kernel.ports)));
+            stack.watch(host.bfd.clone(), RandomState::new().hash_one(()), now);
         }
     }
 
@@ -350,6 +351,9 @@ impl Server {
                 learned,
             };
             any |= self.news.push(news).is_ok();
+        }
+        for (_, watch) in self.hosts.stacks.values().filter_map(|it| it.bfd.as_ref()) {
+            any |= watch.take_news();
         }
         if any {
             self.core.wake().notify();

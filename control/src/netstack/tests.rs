@@ -69,6 +69,7 @@ impl Site {
             routes: Routes::new(&config),
             config,
             kernel: None,
+            bfd: None,
             drops: Arc::default(),
             counters: Arc::clone(&self.counters),
         };

@@ -14,9 +14,11 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use self::objects::Objects;
 pub use self::{
     objects::Entry,
-    over::{peer, port, route},
+    over::{peer, port, route, uplink},
 };
-use crate::config::{Config, IpNet, Name, NetworkRoute, NextHop, Peer, Port, Report, object::Keys};
+use crate::config::{
+    Config, IpNet, Name, NetworkRoute, NextHop, Peer, Port, Report, Uplink, object::Keys,
+};
 use crate::keys::PresharedKey;
 
 /// Something that the API layer can have.
@@ -28,6 +30,8 @@ pub enum Object {
     Peer(Name, Name),
     /// A route of a network, to a prefix.
     Route(Name, IpNet),
+    /// An uplink of the file's, to be switched.
+    Uplink(Name),
 }
 
 impl fmt::Display for Object {
@@ -36,6 +40,7 @@ impl fmt::Display for Object {
             Self::Port(name) => write!(f, "port {name}"),
             Self::Peer(tunnel, name) => write!(f, "peer {tunnel}/{name}"),
             Self::Route(network, to) => write!(f, "route {network}/{to}"),
+            Self::Uplink(name) => write!(f, "uplink {name}"),
         }
     }
 }
@@ -111,6 +116,7 @@ pub struct Laid {
     pub(super) ports: Objects<Port>,
     peers: HashMap<Name, Arc<Objects<Peer>>>,
     routes: HashMap<Name, Arc<Routes>>,
+    uplinks: Objects<Uplink>,
     turn: u64,
 }
 
@@ -134,6 +140,8 @@ pub enum Made {
     Peer(Arc<Peer>),
     /// A route.
     Route(Arc<NetworkRoute>),
+    /// An uplink.
+    Uplink(Arc<Uplink>),
 }
 
 impl Laid {
@@ -150,7 +158,8 @@ impl Laid {
     /// Whether nothing was laid down.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.peers.is_empty() && self.routes.is_empty()
+        let are_empty = self.ports.is_empty() && self.uplinks.is_empty();
+        are_empty && self.peers.is_empty() && self.routes.is_empty()
     }
 
     /// What was laid down for an object.
@@ -166,6 +175,7 @@ impl Laid {
                 let entry = self.routes_of(network)?.get(to);
                 entry.map(|entry| &entry.said)
             }
+            Object::Uplink(name) => self.uplinks.get(name).map(|entry| &entry.said),
         }
     }
 
@@ -176,6 +186,7 @@ impl Laid {
             Object::Port(name) => self.ports.get(name)?.counts.as_ref().err(),
             Object::Peer(tunnel, name) => self.peers_of(tunnel)?.get(name)?.counts.as_ref().err(),
             Object::Route(network, to) => self.routes_of(network)?.get(to)?.counts.as_ref().err(),
+            Object::Uplink(name) => self.uplinks.get(name)?.counts.as_ref().err(),
         }
     }
 
@@ -194,7 +205,9 @@ impl Laid {
             let route = |to: &IpNet| Object::Route(network.clone(), *to);
             routes.iter().map(move |(to, entry)| entry.tell(route(to)))
         });
-        let mut told: Vec<_> = ports.chain(peers).chain(routes).collect();
+        let uplinks = self.uplinks.iter();
+        let uplinks = uplinks.map(|(name, entry)| entry.tell(Object::Uplink(name.clone())));
+        let mut told: Vec<_> = ports.chain(peers).chain(routes).chain(uplinks).collect();
         told.sort_unstable_by_key(|(turn, _)| *turn);
         told.into_iter().map(|(_, told)| told).collect()
     }
@@ -211,7 +224,14 @@ impl Laid {
             let route = |to: &IpNet| Object::Route(network.clone(), *to);
             routes.resting().map(move |(to, why)| (route(to), why))
         });
-        ports.chain(peers).chain(routes)
+        let uplinks = self.uplinks.resting();
+        let uplinks = uplinks.map(|(name, why)| (Object::Uplink(name.clone()), why));
+        ports.chain(peers).chain(routes).chain(uplinks)
+    }
+
+    /// The uplink of that name, if the layer has switched it and does not rest.
+    pub(super) fn uplink(&self, name: &Name) -> Option<&Arc<Uplink>> {
+        self.uplinks.counting(name)
     }
 
     /// A network's routes.
@@ -271,14 +291,14 @@ impl Laid {
             Object::Port(name) => {
                 let port = |made| match made {
                     Made::Port(port) => Some(port),
-                    Made::Peer(_) | Made::Route(_) => None,
+                    Made::Peer(_) | Made::Route(_) | Made::Uplink(_) => None,
                 };
                 self.ports.lay(name, made, turn, port);
             }
             Object::Peer(tunnel, name) => {
                 let peer = |made| match made {
                     Made::Peer(peer) => Some(peer),
-                    Made::Port(_) | Made::Route(_) => None,
+                    Made::Port(_) | Made::Route(_) | Made::Uplink(_) => None,
                 };
                 let peers = self.peers.entry(tunnel.clone()).or_default();
                 Arc::make_mut(peers).lay(name, made, turn, peer);
@@ -289,13 +309,20 @@ impl Laid {
             Object::Route(network, to) => {
                 let route = |made| match made {
                     Made::Route(route) => Some(route),
-                    Made::Port(_) | Made::Peer(_) => None,
+                    Made::Port(_) | Made::Peer(_) | Made::Uplink(_) => None,
                 };
                 let routes = self.routes.entry(network.clone()).or_default();
                 Arc::make_mut(routes).lay(to, made, turn, route);
                 if routes.is_empty() {
                     self.routes.remove(network);
                 }
+            }
+            Object::Uplink(name) => {
+                let uplink = |made| match made {
+                    Made::Uplink(uplink) => Some(uplink),
+                    Made::Port(_) | Made::Peer(_) | Made::Route(_) => None,
+                };
+                self.uplinks.lay(name, made, turn, uplink);
             }
         }
     }

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     config::{
-        Config, IpNet, Memory, Name, Network, NetworkRoute, Peer, Port, Tunnel, common_ends,
-        is_same,
+        Config, IpNet, Memory, Name, Network, NetworkRoute, Peer, Port, Tunnel, Uplink,
+        common_ends, is_same,
     },
     keys::PublicKey,
 };
@@ -93,7 +93,7 @@ impl Layers {
         }
     }
 
-    /// The file: of cores, memory and uplinks it alone counts.
+    /// The file: of cores and memory it alone counts.
     #[must_use]
     pub fn file(&self) -> &Arc<Config> {
         &self.file
@@ -224,6 +224,19 @@ impl Layers {
         over.or_else(|| self.file.port(name))
     }
 
+    /// The uplink of that name.
+    #[must_use]
+    pub fn uplink(&self, name: &Name) -> Option<&Uplink> {
+        let over = self.api.uplink(name).map(|uplink| &**uplink);
+        over.or_else(|| self.file.uplink(name))
+    }
+
+    /// The uplinks that are desired, in the file's order.
+    pub fn uplinks(&self) -> impl Iterator<Item = &Uplink> {
+        let file = self.file.uplinks.iter();
+        file.map(|it| self.api.uplink(&it.name).map_or(it, |over| &**over))
+    }
+
     /// Takes note of a change that was made for `wg`, which changes tunnels and peers alone.
     pub fn overlay(&mut self, change: &Change) {
         if let Change::Tunnel(Edit::Change { new, .. }) = change {
@@ -271,6 +284,7 @@ impl Layers {
     pub fn merged(&self) -> Config {
         let mut merged = Config::clone(&self.file);
         merged.ports = self.ports().cloned().collect();
+        merged.uplinks = self.uplinks().cloned().collect();
         let networks = self.networks().into_iter();
         merged.networks = networks.map(Cow::into_owned).collect();
         for tunnel in &mut merged.tunnels {
@@ -426,8 +440,7 @@ impl Layers {
                 new: Box::new(new.api.clone()),
             });
         }
-        let file = &self.file;
-        let uplinks = edits(file.uplinks.iter(), new.uplinks.iter(), |it| &it.name);
+        let uplinks = edits(self.uplinks(), goal.uplinks(), |it| &it.name);
         changes.extend(uplinks.into_iter().map(Change::Uplink));
         self.plan_tunnels(goal, &mut changes);
         let [before, after] = [self, goal].map(|it| it.networks());

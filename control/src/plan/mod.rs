@@ -281,6 +281,8 @@ pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
     };
     let (before, after) = (addresses(old), addresses(new));
     match (&old.driver, &new.driver) {
+        _ if !old.enabled && !new.enabled => false,
+        _ if old.enabled != new.enabled => true,
         (UplinkDriver::Udp(one), UplinkDriver::Udp(two)) => {
             one.device != two.device || udp::binds(&before) != udp::binds(&after)
         }

@@ -247,6 +247,15 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
             |it| it.queue_workers.clone(),
             |all| owners(all),
         )
+        .key(
+            "bfd",
+            |it| it.bfd,
+            |bfd| match bfd {
+                Some(bfd) => format!("{} {}ms × {}", bfd.peer, bfd.interval_ms, bfd.multiplier),
+                None => "none".into(),
+            },
+        )
+        .key("enabled", |it| it.enabled, text)
         .found
 }
 

@@ -95,7 +95,7 @@ fn missing(head: &Head) -> Option<String> {
     }
     let ports: Vec<_> = head.down.iter().map(Name::as_str).collect();
     let tunnels: Vec<_> = head.deaf.iter().map(Name::as_str).collect();
-    let uplinks = head.uplinks.iter().filter(|it| !it.link_up);
+    let uplinks = head.uplinks.iter().filter(|it| !it.link_up && !it.disabled);
     let uplinks: Vec<_> = uplinks.map(|it| it.name.as_str()).collect();
     let missing = [
         named("ports that are not open", &ports),

@@ -84,6 +84,16 @@ pub(super) fn routes() -> Routes {
             one("Remove a peer that the file has not"),
         )
         .delete(
+            "/v1/layer/uplinks/{name}",
+            forget_uplink,
+            About::new("Have the file alone count for an uplink").answer::<Applied>(),
+        )
+        .patch(
+            "/v1/uplinks/{name}",
+            set_uplink,
+            one("Switch an uplink on or off: `enabled`").body::<Keys>(),
+        )
+        .delete(
             "/v1/layer/networks/{network}/routes/{prefix}",
             forget_route,
             About::new("Have the file alone count for a route").answer::<Applied>(),
@@ -176,6 +186,19 @@ async fn forget_port(desk: Desk, Named(name): Named<String>, request: Request) -
     fulfil(desk, port(&name), Act::Forget, request).await
 }
 
+async fn set_uplink(
+    desk: Desk,
+    Named(name): Named<String>,
+    Asked(query): Asked<told::Query>,
+    request: Request,
+) -> Response {
+    fulfil(desk, uplink(&name), set(query), request).await
+}
+
+async fn forget_uplink(desk: Desk, Named(name): Named<String>, request: Request) -> Response {
+    fulfil(desk, uplink(&name), Act::Forget, request).await
+}
+
 async fn put_peer(
     desk: Desk,
     Named(names): Named<(String, String)>,
@@ -248,6 +271,10 @@ fn name(text: &str) -> Result<Name, String> {
 
 fn port(text: &str) -> Result<Object, String> {
     name(text).map(Object::Port)
+}
+
+fn uplink(text: &str) -> Result<Object, String> {
+    name(text).map(Object::Uplink)
 }
 
 fn peer((tunnel, peer): &(String, String)) -> Result<Object, String> {

@@ -103,6 +103,10 @@ const UPLINKS: &[Column<Uplink>] = &[
     left("UPLINK", |_, it| it.name.clone()),
     left("DRIVER", |_, it| it.driver.clone()),
     left("LINK", |_, it| speed(it)),
+    only(
+        When::Wide,
+        left("BFD", |_, it| it.bfd.clone().unwrap_or_else(dash)),
+    ),
     only(When::Wide, right("QUEUES", |_, it| it.queues.to_string())),
     only(
         When::WideCounts,
@@ -524,6 +528,7 @@ fn conflict(conflict: &AddressConflict) -> String {
 
 fn speed(uplink: &Uplink) -> String {
     match (uplink.link_up, uplink.speed_mbps) {
+        _ if uplink.disabled => "disabled".into(),
         (false, _) => "down".into(),
         (true, None) => "up".into(),
         (true, Some(speed)) if speed % 1000 == 0 => format!("{}G", speed / 1000),

@@ -50,6 +50,8 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             mtu: 1500,
             queues: workers,
             queue_workers: all_workers,
+            bfd: None,
+            enabled: true,
         }],
         tunnels: vec![Tunnel {
             name: name(),

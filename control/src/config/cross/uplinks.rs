@@ -52,6 +52,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
         routes(uplink, report);
         exception(uplink, file, &mut interfaces, report);
         neighbors(uplink, report);
+        bfd(uplink, report);
         let queues = uplink
             .queues
             .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
@@ -195,5 +196,33 @@ fn neighbors(uplink: &Uplink, report: &mut Report) {
             "expected at most {}: others are asked where they are",
             limits::UPLINK_NEIGHBORS
         ));
+    }
+}
+
+/// Over one hop: the other end is on the link.
+fn bfd(uplink: &Uplink, report: &mut Report) {
+    let Some(bfd) = &uplink.bfd else { return };
+    let peer = bfd.peer.value;
+    let name = &uplink.name.value;
+    let mut nets = uplink.addresses.iter().map(|at| at.value);
+    if uplink.addresses.iter().any(|net| net.value.addr() == peer) {
+        report
+            .error(
+                bfd.peer.span,
+                format!("the BFD session of uplink `{name}` is with {peer}, its own address"),
+            )
+            .help("expected the address of the gateway");
+    } else if !uplink.addresses.is_empty() && !nets.any(|net| net.contains(&peer)) {
+        report
+            .error(
+                bfd.peer.span,
+                format!(
+                    "the BFD session of uplink `{name}` is with {peer}, which is not on its link"
+                ),
+            )
+            .help(format!(
+                "expected an address inside {}",
+                prefixes(uplink.addresses.iter().map(|at| &at.value))
+            ));
     }
 }

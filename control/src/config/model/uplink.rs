@@ -28,6 +28,21 @@ pub struct Uplink {
     pub queues: u16,
     /// Which worker serves which queue: `queue_workers[queue]`, `queues` long.
     pub queue_workers: Vec<WorkerIndex>,
+    /// The session that says whether a neighbor is alive (DPDK only).
+    pub bfd: Option<Bfd>,
+    /// Else it is not open, and nothing leaves or arrives by it.
+    pub enabled: bool,
+}
+
+/// A BFD session (RFC 5880) with a neighbor on the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bfd {
+    /// The neighbor.
+    pub peer: IpAddr,
+    /// Milliseconds between two packets, either way.
+    pub interval_ms: u32,
+    /// So many may be missed.
+    pub multiplier: u8,
 }
 
 /// What carries an uplink's packets.

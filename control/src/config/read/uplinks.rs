@@ -1,7 +1,7 @@
 //! Uplinks.
 
 use super::{Reader, narrow};
-use crate::config::draft::{Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
+use crate::config::draft::{Bfd, Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
 use crate::config::section::{At, Section};
 use crate::config::{Name, device, value};
 
@@ -23,6 +23,8 @@ impl Reader<'_> {
             fwmark: None,
             exception: None,
             routes_from: None,
+            bfd: None,
+            enabled: true,
         };
         let Some(section) = section else {
             return uplink;
@@ -46,6 +48,8 @@ impl Reader<'_> {
         uplink.fwmark = section.integer("fwmark", self.report).map(|at| at.value);
         uplink.exception = section.get("exception", self.report, value::interface_name);
         uplink.routes_from = section.get("routes_from", self.report, value::routing_table);
+        uplink.bfd = self.bfd(&section);
+        uplink.enabled = self.enabled(&section);
         match section.choice("driver", self.report).map(|at| at.value) {
             Some("dpdk") => {
                 uplink.kind = Some(UplinkKind::Dpdk);
@@ -65,6 +69,12 @@ impl Reader<'_> {
                     .map(|at| at.value);
                 self.refuse(
                     &section,
+                    &["bfd"],
+                    "for `dpdk` uplinks",
+                    "remove it: a `udp` uplink's link is the kernel's, where a daemon keeps such sessions (FRR's bfdd) and takes the route away that Culvert then goes by",
+                );
+                self.refuse(
+                    &section,
                     &[
                         "routes",
                         "neighbors",
@@ -80,6 +90,18 @@ impl Reader<'_> {
             None => {}
         }
         uplink
+    }
+
+    fn bfd(&mut self, uplink: &Section<'_>) -> Option<Bfd> {
+        let section = uplink.table("bfd", self.report)?;
+        self.need(&section, &["peer"], "a BFD session");
+        let interval = section.get("interval", self.report, value::milliseconds);
+        let multiplier = section.integer("multiplier", self.report);
+        Some(Bfd {
+            peer: section.get("peer", self.report, value::address)?,
+            interval_ms: interval.map(|at| at.value),
+            multiplier: multiplier.map(|at| at.value),
+        })
     }
 
     fn uplink_route(&mut self, route: &Section<'_>) -> Option<UplinkRoute> {

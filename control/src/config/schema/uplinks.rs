@@ -5,7 +5,8 @@
 use super::{
     DESCRIPTORS,
     Form::{
-        self, Address, Choice, Destination, Either, Integer, Interface, List, Mac, Tables, Text,
+        self, Address, Bool, Choice, Destination, Either, Integer, Interface, List, Mac, Tables,
+        Text,
     },
     MTU,
     Presence::{Default, Required},
@@ -105,6 +106,44 @@ pub(super) static UPLINK: Table = Table {
             },
             Default("none"),
             "The mark on outgoing packets, for the kernel's policy routing (udp only).",
+        ),
+        key(
+            "bfd",
+            Form::Table(&BFD),
+            Default("none"),
+            "A session with a neighbor on the link that says several times a second whether it is alive (RFC 5880, dpdk only): while it is down, tunnels with several `uplinks` use others.",
+        ),
+        key(
+            "enabled",
+            Bool,
+            Default("true"),
+            "`false`: it is not open, its device is free for others, and nothing leaves or arrives by it.",
+        ),
+    ],
+};
+
+/// An uplink's `bfd`.
+static BFD: Table = Table {
+    title: "BFD session",
+    doc: "",
+    keys: &[
+        key(
+            "peer",
+            Address,
+            Required,
+            "The neighbor, inside the prefix of one of the uplink's addresses: the gateway.",
+        ),
+        key(
+            "interval",
+            Text,
+            Default("300ms"),
+            "Between two packets, either way: `50ms` to `10s`. The slower of both ends counts.",
+        ),
+        key(
+            "multiplier",
+            Integer { min: 1, max: 255 },
+            Default("3"),
+            "So many packets may be missed before a path counts as failed.",
         ),
     ],
 };

@@ -233,12 +233,20 @@ impl Engine {
         let Some(tunnel) = self.tunnels.get(slot) else {
             return;
         };
-        let (order, first) = (tunnel.order.clone(), tunnel.first_choice());
+        let order = tunnel.order.clone();
+        let is_open = |slot: &&usize| {
+            let uplink = self.uplinks.get(**slot);
+            uplink.is_some_and(|uplink| uplink.obstacle().is_none())
+        };
+        let first = order.iter().find(is_open).copied();
+        let first = first.unwrap_or(tunnel.first_choice());
+        let uplinks = &self.uplinks;
+        let is_off = |slot| uplinks.get(slot).is_some_and(|it| !it.config.enabled);
         for &place in tunnel.peers.values() {
             let Some(peer) = self.peers.get_mut(place) else {
                 continue;
             };
-            if !order.contains(&peer.uplink) {
+            if !order.contains(&peer.uplink) || is_off(peer.uplink) {
                 (peer.uplink, peer.local, peer.follows) = (first, None, false);
             }
             // Another uplink may be the first choice.

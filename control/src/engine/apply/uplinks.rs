@@ -78,8 +78,8 @@ fn goes(edit: &Edit<config::Uplink>) -> Option<&config::Uplink> {
 
 fn device(uplink: &config::Uplink) -> Option<&str> {
     match &uplink.driver {
-        UplinkDriver::Dpdk(dpdk) => Some(&dpdk.device.name),
-        UplinkDriver::Udp(_) => None,
+        UplinkDriver::Dpdk(dpdk) if uplink.enabled => Some(&dpdk.device.name),
+        UplinkDriver::Dpdk(_) | UplinkDriver::Udp(_) => None,
     }
 }
 

@@ -91,7 +91,9 @@ impl Engine {
         let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
         let by_sockets = |uplink| {
             let uplink = self.uplinks.get(uplink);
-            uplink.is_none_or(|it| matches!(it.config.driver, UplinkDriver::Udp(_)))
+            uplink.is_none_or(|it| {
+                it.config.enabled && matches!(it.config.driver, UplinkDriver::Udp(_))
+            })
         };
         let deaf = tunnels.filter(|it| it.markers.is_empty() && by_sockets(it.uplink));
         deaf.map(|tunnel| tunnel.name.clone()).collect()
@@ -111,7 +113,9 @@ impl Engine {
                 name: config.name.to_string(),
                 driver: driver.into(),
                 device,
-                link_up: uplink.link_up.unwrap_or(true),
+                link_up: config.enabled && uplink.link_up.unwrap_or(true),
+                disabled: !config.enabled,
+                bfd: config.bfd.map(|_| uplink.liveness.state().name().into()),
                 speed_mbps: uplink.speed_mbps,
                 addresses: config.addresses.iter().map(ToString::to_string).collect(),
                 conflicts: uplink.conflicts(),

@@ -241,3 +241,40 @@ fn a_port_that_one_uplink_cannot_have_refuses_all() {
     site.apply(file(&BOTH, &[("a", "[u, v]", a)])).unwrap();
     assert!(site.answers_at("a", 2, a));
 }
+
+#[test]
+fn an_uplink_that_is_switched_off_has_no_port_and_nobody_goes_by_it() {
+    let [a, b] = free_ports();
+    let off = ", addresses: [127.0.0.1/8], enabled: false";
+    let tunnels = [("a", "[u, v]", a), ("b", "u", b)];
+    let mut site = Site::start(file(&BOTH, &tunnels));
+    site.settle();
+    let lines = site.lines(file(&[("u", off), ("v", AT_2)], &tunnels));
+    assert_eq!(lines, ["uplink u reopened (enabled: true → false)"]);
+    site.settle();
+    assert_compiled(&mut site);
+    assert_eq!(site.carried(), carried(0, 2));
+    assert!(!site.answers_at("a", 1, a) && site.answers_at("a", 2, a));
+    assert!(!site.answers_at("b", 1, b));
+    assert!(bind(1, a).and(bind(1, b)).is_ok());
+    let told = report(&mut site.engine).uplinks;
+    assert_eq!(
+        (told[0].disabled, told[0].link_up, told[1].disabled),
+        (true, false, false)
+    );
+    // What is not there can't be missing.
+    assert_eq!(site.engine.deaf(), []);
+    // A change of what is off opens nothing.
+    let elsewhere = ", addresses: [127.0.0.4/8], enabled: false";
+    site.apply(file(&[("u", elsewhere), ("v", AT_2)], &tunnels))
+        .unwrap();
+    site.apply(file(&BOTH, &tunnels)).unwrap();
+    site.settle();
+    assert_compiled(&mut site);
+    assert!(site.answers_at("a", 1, a) && site.answers_at("b", 1, b));
+    // From the start, too.
+    drop(site);
+    let mut site = Site::start(file(&[("u", off), ("v", AT_2)], &tunnels));
+    site.settle();
+    assert!(!site.answers_at("b", 1, b) && site.answers_at("a", 2, a));
+}

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{
-        Config, IpNet, Name, NetworkRoute, NextHop, Peer, Port, Report, Tunnel,
+        Config, IpNet, Name, NetworkRoute, NextHop, Peer, Port, Report, Span, Tunnel, Uplink,
         object::{self, Keys},
     },
     keys::PublicKey,
@@ -45,6 +45,11 @@ impl Laid {
             (network.clone(), Arc::new(routes))
         });
         new.routes = routes.collect();
+        for (name, entry) in self.uplinks.in_order() {
+            let made = uplink(file, name, &entry.said).map(Arc::new);
+            let made = made.map_err(|unfit| unfit.in_words());
+            new.uplinks.put(name, Some(entry.now(made)));
+        }
         if self.ports.is_empty() {
             return new;
         }
@@ -377,4 +382,32 @@ pub fn port(file: &Config, name: &Name, said: &Said) -> Result<(Port, Report), U
         return Err(Unfit::Both);
     }
     Ok((port, report))
+}
+
+/// What an uplink is over a file: the file's, switched on or off.
+///
+/// # Errors
+///
+/// Why it is nothing.
+pub fn uplink(file: &Config, name: &Name, said: &Said) -> Result<Uplink, Unfit> {
+    let of_file = file.uplink(name).ok_or(Unfit::Nothing)?;
+    let mut uplink = of_file.clone();
+    let mut report = Report::new(Path::new(&format!("uplink {name}")), "");
+    for (key, value) in &said.keys {
+        let word = value.as_str();
+        let switched = value.as_bool().or_else(|| word?.parse().ok());
+        match (key.as_str(), switched) {
+            ("enabled", Some(enabled)) => uplink.enabled = enabled,
+            ("enabled", None) if value.is_null() => uplink.enabled = true,
+            _ => {
+                report
+                    .error(Span::default(), format!("`{key}` of uplink {name} is the file's"))
+                    .help("expected `enabled: true` or `enabled: false`: change the rest in the file, and apply it");
+            }
+        }
+    }
+    match report.errors() {
+        0 => Ok(uplink),
+        _ => Err(Unfit::Mistakes(report)),
+    }
 }
