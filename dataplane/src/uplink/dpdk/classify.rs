@@ -273,11 +273,10 @@ fn ipv6(
 #[cold]
 fn apart(verdict: Verdict, l4: &[u8], ttl: u8) -> Verdict {
     let port = UdpView::new(l4).map(|udp| udp.destination_port());
-    match verdict {
-        Verdict::Punt(_) if ttl == 255 && port == Some(LIVENESS_PORT) => {
-            Verdict::Punt(PuntClass::Liveness)
-        }
-        verdict => verdict,
+    let is_liveness = ttl == 255 && port == Some(LIVENESS_PORT);
+    match is_liveness && matches!(verdict, Verdict::Punt(_)) {
+        true => Verdict::Punt(PuntClass::Liveness),
+        false => verdict,
     }
 }
 

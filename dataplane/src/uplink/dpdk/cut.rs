@@ -206,7 +206,7 @@ mod tests {
         frame[26..34].copy_from_slice(&[192, 0, 2, 1, 192, 0, 2, 2]);
         let sum = Checksum::of(&frame[14..34]).complement();
         frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        frame.extend((0..len).map(|n| (n % 251) as u8));
+        frame.extend((0..251).cycle().take(len));
         frame
     }
 
@@ -228,7 +228,7 @@ mod tests {
                 .unwrap()
                 .octets(),
         );
-        frame.extend((0..len).map(|n| (n % 251) as u8));
+        frame.extend((0..251).cycle().take(len));
         frame
     }
 

@@ -124,11 +124,10 @@ impl Rx {
                     Verdict::Punt(class) => {
                         let scope = Scope::Uplink(uplink.index);
                         let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
-                        let pushed = match class {
-                            PuntClass::Fragment if mbuf.bytes().len() > HOST_FRAME_MAX => {
-                                divide(mbuf.bytes(), push)
-                            }
-                            _ => push(mbuf.bytes()),
+                        let is_long = mbuf.bytes().len() > HOST_FRAME_MAX;
+                        let pushed = match class == PuntClass::Fragment && is_long {
+                            true => divide(mbuf.bytes(), push),
+                            false => push(mbuf.bytes()),
                         };
                         if let Err(reason) = pushed {
                             lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));

@@ -240,8 +240,8 @@ fn cross_in_fragments(
             // Those that fit leave as they are, among the others.
             for (index, len) in [lens[0], 32, lens[1], lens[2]].into_iter().enumerate() {
                 let room = tx.rooms()[index].bytes_mut();
-                for (byte, n) in room[..len].iter_mut().zip(0_usize..) {
-                    *byte = (n % 253) as u8;
+                for (byte, n) in room[..len].iter_mut().zip((0..253).cycle()) {
+                    *byte = n;
                 }
                 tx.commit(len, &narrow[index % 2], 0x8a.into(), None);
             }
