@@ -11,12 +11,14 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{
-    Culvert, Keys, Namespace, Part, Process, Program, Scenario, Tunnel, Veth, eventually, ping,
+    Culvert, Flow, Iperf, Keys, Namespace, Part, Process, Program, Scenario, Tunnel, Veth,
+    eventually, ping,
 };
 use serde_json::Value;
 
@@ -221,13 +223,14 @@ fn the_kernel_shares_an_uplink_and_does_not_speak_as_culvert() -> Result<()> {
             Ok((!hosts.has("tap-two")).then_some(()))
         })?;
         // The file is as it was at first.
-        let culvert = culvert.restart(scenario, Some(near))?;
+        let mut culvert = culvert.restart(scenario, Some(near))?;
+        culvert.wait_ready()?;
         ensure!(hosts.has("tap-wan0"));
 
         scenario.say("a name that is another's is refused in a sentence");
-        near.ip("link add taken type dummy")?;
+        near.ip("link add taken type veth peer name taken2")?;
         near.ip("tuntap add mode tap name kept")?;
-        for (name, kind) in [("taken", "a dummy interface"), ("kept", "made to stay")] {
+        for (name, kind) in [("taken", "a veth interface"), ("kept", "made to stay")] {
             let yaml = hosts.yaml(&format!("exception: {name},"), "");
             let (status, _, said) = culvert.try_apply(&yaml)?;
             ensure!(!status.success() && said.contains(kind), "{said}");
@@ -305,23 +308,26 @@ struct Frr {
 impl Frr {
     const FOLDER: &'static str = "/usr/lib/frr";
 
-    fn start(scenario: &Scenario, namespace: &Namespace, name: &str, text: &str) -> Result<Self> {
+    fn start(
+        scenario: &Scenario,
+        namespace: &Namespace,
+        name: &str,
+        texts: &[String; 2],
+    ) -> Result<Self> {
         let folder = scenario.path(&format!("frr-{name}"));
         fs::create_dir_all(&folder)?;
-        let config = folder.join("frr.conf");
-        fs::write(&config, text)?;
+        // They run as a user of their own.
+        for (path, mode) in [(scenario.scratch(), 0o711), (&folder, 0o777)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
         let folder = folder.display().to_string();
         let mut daemons = Vec::new();
-        for daemon in ["zebra", "ospfd", "bgpd"] {
+        let [ospf, bgp] = texts;
+        for (daemon, text) in [("zebra", ""), ("ospfd", ospf), ("bgpd", bgp)] {
+            let config = format!("{folder}/{daemon}.conf");
+            fs::write(&config, format!("hostname {name}\n{text}"))?;
             let mut command: Command = namespace.program(format!("{}/{daemon}", Self::FOLDER));
-            command.args([
-                "-f",
-                &config.display().to_string(),
-                "-u",
-                "root",
-                "-g",
-                "root",
-            ]);
+            command.args(["-f", &config]);
             command.args(["-i", &format!("{folder}/{daemon}.pid")]);
             command.args([
                 "-z",
@@ -389,23 +395,29 @@ fn routes_that_frr_learns_lead_to_a_peer() -> Result<()> {
         ensure!(learned(&culvert)? == 0);
 
         scenario.say("OSPF and BGP over the exception path");
-        let ospf = |interface: &str| {
+        let ospf = |interface: &str, own: &str| {
             format!(
-                "interface {interface}\n ip ospf area 0\n ip ospf hello-interval 1\n ip ospf dead-interval 4\nexit\n"
+                "interface {interface}\n ip ospf hello-interval 1\n ip ospf dead-interval 4\nexit\n\
+                 router ospf\n ospf router-id {own}\n network 198.51.100.0/24 area 0\n network 203.0.113.9/32 area 0\nexit\n"
             )
         };
-        let near_text = format!(
-            "hostname near\n{}router ospf\n ospf router-id 198.51.100.7\nexit\n\
-             router bgp 64500\n bgp router-id 198.51.100.7\n no bgp ebgp-requires-policy\n neighbor 198.51.100.2 remote-as 64501\n neighbor 198.51.100.2 timers connect 1\nexit\n",
-            ospf("tap-wan0")
-        );
-        let far_text = format!(
-            "hostname far\n{}router ospf\n ospf router-id 198.51.100.2\n network 203.0.113.9/32 area 0\nexit\n\
-             router bgp 64501\n bgp router-id 198.51.100.2\n no bgp ebgp-requires-policy\n neighbor 198.51.100.7 remote-as 64500\n neighbor 198.51.100.7 timers connect 1\n address-family ipv4 unicast\n  network 203.0.114.9/32\n exit-address-family\nexit\n",
-            ospf("wan0")
-        );
-        let _near_frr = Frr::start(scenario, near, "near", &near_text)?;
-        let far_frr = Frr::start(scenario, far, "far", &far_text)?;
+        let bgp = |[own, other]: [&str; 2], [from, to]: [u32; 2]| {
+            format!(
+                "router bgp {from}\n bgp router-id {own}\n no bgp ebgp-requires-policy\n\
+                 neighbor {other} remote-as {to}\n neighbor {other} timers connect 1\n\
+                 address-family ipv4 unicast\n  network 203.0.114.9/32\n exit-address-family\nexit\n"
+            )
+        };
+        let near_texts = [
+            ospf("tap-wan0", US[0]),
+            bgp([US[0], THEM[0]], [64_500, 64_501]),
+        ];
+        let far_texts = [
+            ospf("wan0", THEM[0]),
+            bgp([THEM[0], US[0]], [64_501, 64_500]),
+        ];
+        let _near_frr = Frr::start(scenario, near, "near", &near_texts)?;
+        let far_frr = Frr::start(scenario, far, "far", &far_texts)?;
         eventually("both routes", PATIENCE, || {
             Ok((learned(&culvert)? == 2).then_some(()))
         })?;
@@ -462,5 +474,132 @@ fn routes_that_frr_learns_lead_to_a_peer() -> Result<()> {
         eventually("none", PATIENCE, || {
             Ok((learned(&culvert)? == 0).then_some(()))
         })
+    })
+}
+
+/// OpenSSH's server in a namespace, which the test's own key opens.
+fn serve_ssh(scenario: &Scenario, namespace: &Namespace) -> Result<Process> {
+    let path = |name: &str| scenario.path(name).display().to_string();
+    for key in ["ssh-host", "ssh-key"] {
+        let words = [
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-f",
+            &path(key),
+        ];
+        namespace.run(&words, PATIENCE)?;
+    }
+    fs::copy(path("ssh-key.pub"), path("ssh-authorized"))?;
+    let config = format!(
+        "ListenAddress {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n",
+        US[0],
+        path("ssh-host"),
+        path("ssh-authorized"),
+    );
+    fs::write(path("sshd_config"), config)?;
+    // It locks itself up in a folder of /run, which is one of its own here.
+    let start = format!(
+        "mount -t tmpfs none /run && mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f {}",
+        path("sshd_config")
+    );
+    let mut command = namespace.program("unshare");
+    command.args(["-m", "sh", "-c", &start]);
+    Process::start("sshd", scenario.scratch(), command)
+}
+
+fn ssh(scenario: &Scenario, namespace: &Namespace) -> Result<Duration> {
+    let path = |name: &str| scenario.path(name).display().to_string();
+    let key = path("ssh-key");
+    let known = format!("UserKnownHostsFile={}", path("ssh-known"));
+    let options = [
+        "StrictHostKeyChecking=no",
+        "BatchMode=yes",
+        "ConnectTimeout=10",
+        &known,
+    ];
+    let mut words = vec!["ssh", "-F", "none", "-i", &key];
+    options
+        .iter()
+        .for_each(|option| words.extend(["-o", option]));
+    words.extend(["root@198.51.100.7", "echo", "reachable"]);
+    let began = std::time::Instant::now();
+    let said = namespace.run(&words, PATIENCE)?;
+    ensure!(said.contains("reachable"), "{said}");
+    Ok(began.elapsed())
+}
+
+/// One NIC, `net_af_packet` on the cable; its figures are printed, and judged by who reads them: other programs share the
+/// machine.
+#[test]
+fn ssh_answers_while_the_tunnel_is_loaded() -> Result<()> {
+    let parts = [PARTS[0], PARTS[1], Part::Iperf, Part::Ssh];
+    Scenario::run("exception_ssh", &parts, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let (near, far) = (&hosts.near, &hosts.far);
+        for deaf in ["arp_ignore=8", "rp_filter=1"] {
+            near.sysctl(&format!("net.ipv4.conf.wan0.{deaf}"))?;
+        }
+        let peer = Tunnel::start(scenario, far, Program::Culvert)?;
+        let keys = Keys::generate(scenario, "far")?;
+        peer.set(&format!(
+            "private-key {} listen-port 51822 peer {} allowed-ips 10.1.1.0/24",
+            keys.private_file.display(),
+            hosts.keys.public
+        ))?;
+        peer.up(far, &["10.9.1.10/16".to_owned()], 1420)?;
+        far.ip(&format!("route add 10.1.1.0/24 dev {}", peer.interface()))?;
+        let entry = format!(
+            "far: {{ public_key: \"{}\", endpoint: \"198.51.100.2:51822\", allowed_ips: [10.9.0.0/16] }}",
+            keys.public
+        );
+        let yaml = hosts
+            .yaml("exception: tap-wan0,", &entry)
+            .replace("net_tap0,iface=dtap0", "net_af_packet0,iface=wan0");
+        let culvert = Culvert::start(scenario, "near", Some(near), &yaml)?;
+        near.ip("route add 10.9.1.0/24 dev t0")?;
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+        let _sshd = serve_ssh(scenario, near)?;
+        eventually("ssh", PATIENCE, || Ok(ssh(scenario, far).ok()))?;
+
+        let [tunnel, path] = [5_201, 5_202].map(|port| Iperf::serve(scenario, far, port));
+        let (tunnel, path) = (tunnel?, path?);
+        let mbits = |flow: &Flow| flow.bits_per_second / 1e6;
+        let alone = path.send(near, THEM[0], "-t 4")?;
+        let back = path.send(near, THEM[0], "-t 4 -R")?;
+        scenario.say(format!(
+            "the exception path alone: {:.0} Mbit/s out, {:.0} in",
+            mbits(&alone),
+            mbits(&back)
+        ));
+        let longer = Duration::from_secs(14);
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| tunnel.send_for(near, "10.9.1.10", "-t 14 -P 2", longer));
+            std::thread::sleep(Duration::from_secs(2));
+            let mut times = Vec::new();
+            for _ in 0..5 {
+                times.push(ssh(scenario, far)?.as_millis());
+            }
+            let out = path.send(near, THEM[0], "-t 3")?;
+            let back = path.send(near, THEM[0], "-t 3 -R")?;
+            let load = load
+                .join()
+                .map_err(|_| anyhow::anyhow!("the load panicked"))??;
+            scenario.say(format!(
+                "the tunnel at {:.0} Mbit/s; ssh in {times:?} ms; the exception path: {:.0} Mbit/s out, {:.0} in",
+                mbits(&load),
+                mbits(&out),
+                mbits(&back)
+            ));
+            ensure!(load.received > 0 && out.received > 0 && back.received > 0);
+            Ok(())
+        })?;
+        scenario.say(format!("{:?}", culvert.drops()?));
+        Ok(())
     })
 }

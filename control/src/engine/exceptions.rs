@@ -34,6 +34,11 @@ fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
     }
 }
 
+/// The ports that are ours at an uplink's addresses: those that tunnels listen on, and whatever else Culvert serves there.
+fn own_ports(tunnels: Vec<u16>) -> OwnPorts {
+    OwnPorts::new(tunnels, [])
+}
+
 /// Of a plan.
 impl Engine {
     /// Makes the interfaces that a plan wants and that are not there; `opened` are the uplinks that come. What was made is
@@ -173,7 +178,7 @@ impl Engine {
             let tap = exception.and_then(|it| self.exceptions.taps.get(&it.interface));
             let kernel = tap.map(|tap| Kernel {
                 tun: Arc::clone(tap.tun()),
-                ports: Arc::new(OwnPorts::new(ports.remove(&slot).unwrap_or_default(), [])),
+                ports: Arc::new(own_ports(ports.remove(&slot).unwrap_or_default())),
             });
             let is_same = match (&uplink.kernel, &kernel) {
                 (None, None) => true,

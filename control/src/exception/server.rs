@@ -157,7 +157,7 @@ fn left_to_us(frame: &[u8]) -> VnetHeader {
     let offset = match headers.l4 {
         L4::Tcp(_) => tcp::CHECKSUM_OFFSET,
         L4::Udp(_) => udp::CHECKSUM_OFFSET,
-        _ => return none,
+        L4::Icmp4(_) | L4::Icmp6(_) | L4::Fragment | L4::Malformed | L4::Other => return none,
     };
     let at = headers.l4_offset + usize::from(offset);
     let field = frame

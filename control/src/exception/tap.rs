@@ -3,7 +3,7 @@
 //! In: what it is to be. Out: an interface that has the NIC's MAC address, MTU, addresses and routes, and is up. Never: an
 //! interface that somebody else has made; one that stays behind; an address or a route that was not set here, taken away.
 
-use std::{io, net::IpAddr, sync::Arc};
+use std::{io, sync::Arc};
 
 use culvert_dataplane::guest::tun::{Claim, Layer, Tun, TunConfig};
 use culvert_vhost::Offloads;
@@ -139,7 +139,7 @@ impl Tap {
     fn route(&self, route: &UplinkRoute) -> Route {
         Route {
             to: route.to,
-            via: IpAddr::from(route.via),
+            via: route.via,
             link: self.index,
             metric: METRIC,
             protocol: PROTOCOL,
@@ -170,11 +170,10 @@ fn taken(link: &Link) -> String {
 const MEND: &str = "the exception path makes one of its own, so choose another name for `exception`, or remove this one (`ip link del`)";
 
 fn refused(name: &str, what: &str, error: &io::Error) -> String {
-    let right = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            " (it takes CAP_NET_ADMIN, and for IPv6 that `disable_ipv6` is 0)"
-        }
-        _ => "",
+    let right = if error.kind() == io::ErrorKind::PermissionDenied {
+        " (it takes CAP_NET_ADMIN, and for IPv6 that `disable_ipv6` is 0)"
+    } else {
+        ""
     };
     format!("can't give the interface {name} {what}: {error}{right}")
 }
