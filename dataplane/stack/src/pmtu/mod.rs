@@ -196,6 +196,8 @@ impl Search {
             }
             if proven && self.phase != Phase::Done {
                 self.failed = self.failed.min(mtu + 1);
+                // Senders that are told of less remember that for long.
+                self.known = self.known.map(|_| mtu);
             }
         }
         is_narrower || lost.is_some()
@@ -286,7 +288,12 @@ impl Search {
                 self.failed = self.ceiling.saturating_add(1);
                 self.raise = now + RAISE;
             }
-            Phase::Search => self.failed = size,
+            Phase::Search => {
+                self.failed = size;
+                self.known = self
+                    .known
+                    .map(|known| if known < size { known } else { self.floor });
+            }
             Phase::Done => self.fall(size),
         }
     }

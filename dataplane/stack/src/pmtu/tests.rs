@@ -180,6 +180,12 @@ fn icmp_that_tells_the_truth_saves_the_search() {
     world.run(30);
     world.mtu = 1337;
     assert!(world.search.handle_hint(1337, true, world.now));
+    world.step();
+    assert_eq!(
+        world.search.mtu(),
+        Some(1337),
+        "nobody is told of less meanwhile"
+    );
     world.run(2);
     world.assert_found();
     assert_eq!(world.search.mtu(), Some(1337));
