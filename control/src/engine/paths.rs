@@ -195,6 +195,7 @@ impl Engine {
             let cut = peer.cut(&path, now);
             path.with_mtu(mtu).with_cut(cut)
         });
+        let is_probed = peer.probed.is_some();
         if peer.cell.path().as_deref() != path.as_ref() {
             let opens = path.as_ref().is_some_and(|path| path.is_resolved());
             peer.cell.publish_path(path);
@@ -204,6 +205,10 @@ impl Engine {
         } else {
             // A worker may have been between the two.
             peer.cell.note_limit();
+        }
+        if is_probed {
+            // It may have waited for that.
+            self.probe_path(slot, now);
         }
     }
 }
