@@ -171,6 +171,31 @@ fn a_narrow_path_is_its_peers_alone() {
 }
 
 #[test]
+fn a_hub_tells_the_peer_that_sends_what_does_not_fit_another_ones_path() {
+    let mut site = Site::new(Options::default());
+    let (mut second, keypair) = site.second();
+    site.sessions.publish(Session {
+        keypair,
+        peer: site.peers[1].clone(),
+    });
+    narrow(&site, 0, 1380);
+    for (inner, kind) in [
+        (ip("10.8.0.9", "10.1.0.2"), [3, 4]),
+        (ip("fd08::9", "fd00:1::2"), [2, 0]),
+    ] {
+        let message = second.seal(&inner.udp((5, 6), &noise(1300, 1), false));
+        site.far.sent.set(site.far.sent.get() + 1);
+        second.send(&message);
+        site.settle();
+        let (_, told) = second.receive().unwrap();
+        let told = read(&told);
+        assert_eq!(told.l4[..2], kind);
+        assert_eq!(told.l4[6..8], 1320u16.to_be_bytes());
+    }
+    assert_eq!(count(&site.peers[0].traffic.tx_packets), 0);
+}
+
+#[test]
 fn ipv6_is_never_told_of_less_than_its_least_mtu() {
     let mut site = Site::new(Options::default());
     narrow(&site, 0, 1280);
