@@ -4,7 +4,7 @@
 //! built anew, events. Never: a probe of a peer that is not sent to; a look at peers that are not probed.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
 };
 
@@ -14,7 +14,7 @@ use culvert_dataplane::shared::{
     path::Path,
     peer::signal,
 };
-use culvert_stack::pmtu::{Bucket, Phase, Search};
+use culvert_stack::pmtu::{self, Bucket, Phase, Quiet, Search};
 use culvert_wireguard::Instant;
 use ipnet::IpNet;
 
@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Probing {
     due: Due,
     bucket: Bucket,
+    /// The same by the clock of those that nobody answers.
+    quiet_bucket: Bucket,
 }
 
 impl Probing {
@@ -41,6 +43,8 @@ impl Probing {
 /// A peer whose path is searched.
 pub(super) struct Probed {
     search: Search,
+    /// Nobody behind the peer answers: the search waits for the peer's empty packets, and has a clock of its own.
+    quiet: Option<Quiet>,
     /// Where it leads.
     way: Option<(SocketAddr, UplinkIndex)>,
     /// The identifier of its probes.
@@ -56,9 +60,47 @@ impl Probed {
         let [_, _, high, low] = peer.0.to_be_bytes();
         Self {
             search: Search::new(0, 0),
+            quiet: None,
             way: None,
             id: (u16::from_be_bytes([high, low]) ^ 0xc01f).max(1),
             told: None,
+        }
+    }
+}
+
+impl Probed {
+    /// Whether there is nobody to be asked.
+    fn wait_for(&mut self, quiet: bool, now: Instant) {
+        if quiet != self.quiet.is_some() {
+            self.quiet = quiet.then(|| Quiet::new(now));
+            // What it knows, it knows by another clock.
+            self.search.restart(self.search.ceiling());
+        }
+    }
+
+    /// What the search's clock shows.
+    fn clock(&self, now: Instant) -> Instant {
+        self.quiet.as_ref().map_or(now, |_| Quiet::clock(now))
+    }
+
+    /// The next probe, and when to look again. Where nobody is asked, nothing else calls a peer without a key.
+    fn poll(
+        &mut self,
+        probing: &mut Probing,
+        is_keyed: bool,
+        now: Instant,
+    ) -> (Option<pmtu::Probe>, Option<Instant>) {
+        let Self { search, quiet, .. } = self;
+        match quiet {
+            None => {
+                let probe = search.poll_probe(now, &mut probing.bucket);
+                (probe, search.poll_timeout(now))
+            }
+            Some(quiet) if is_keyed => {
+                let probe = quiet.poll_probe(search, now, &mut probing.quiet_bucket);
+                (probe, quiet.poll_timeout(search, now))
+            }
+            Some(_) => (None, None),
         }
     }
 }
@@ -118,9 +160,12 @@ impl PeerState {
 
     /// Workers noticed this of it: whether its search may have something to do.
     pub(super) fn note_path(&mut self, tunnel: &config::Tunnel, bits: u32, now: Instant) -> bool {
-        let sent = bits & signal::DATA_SENT != 0;
-        let answered = bits & signal::PROBE_ANSWERED != 0;
-        if !(sent || answered) || self.pmtu(tunnel) != Pmtu::Probe {
+        let has = |bit| bits & bit != 0;
+        let sent = has(signal::DATA_SENT);
+        let waits = (self.probed.as_ref()).is_some_and(|probed| probed.quiet.is_some());
+        let heard = waits && has(signal::DATA_RECEIVED | signal::KEEPALIVE_RECEIVED);
+        let answered = has(signal::PROBE_ANSWERED);
+        if !(sent || heard || answered) || self.pmtu(tunnel) != Pmtu::Probe {
             return false;
         }
         if self.probed.is_none() {
@@ -133,19 +178,34 @@ impl PeerState {
             cell.expect_answers(probed.id);
             Box::new(probed)
         });
-        if sent {
-            probed.search.handle_traffic(now);
-        }
-        if answered {
-            probed.search.handle_answer(cell.answered(), now);
+        let Probed { search, quiet, .. } = &mut **probed;
+        match quiet {
+            Some(quiet) => {
+                if sent || has(signal::DATA_RECEIVED) {
+                    quiet.handle_traffic(now);
+                }
+                if has(signal::KEEPALIVE_RECEIVED) {
+                    quiet.handle_empty(search, now);
+                }
+            }
+            None => {
+                if sent {
+                    search.handle_traffic(now);
+                }
+                if answered {
+                    search.handle_answer(cell.answered(), now);
+                }
+            }
         }
         true
     }
 
     /// ICMP claims that no more than `mtu` bytes pass; whether that is to be tried.
     pub(super) fn hint_path(&mut self, mtu: u16, proven: bool, now: Instant) -> bool {
-        let probed = self.probed.as_deref_mut();
-        probed.is_some_and(|probed| probed.search.handle_hint(mtu, proven, now))
+        self.probed.as_deref_mut().is_some_and(|probed| {
+            let clock = probed.clock(now);
+            probed.search.handle_hint(mtu, proven, clock)
+        })
     }
 
     /// What was found does not count any more, or nothing is to be found out.
@@ -176,13 +236,17 @@ impl Engine {
         let tunnel = self.tunnels.get(peer.tunnel)?;
         let network = self.networks.behind(&tunnel.name);
         let network = network.and_then(|network| self.networks.table.get(network));
-        let ends = network.and_then(|network| ends(&network.config, &peer.config));
+        let network = &network?.config;
+        let asked = ends(network, &peer.config);
+        let keypair = peer.cell.keypair();
+        let keypair = keypair.as_ref();
+        let is_keyed = keypair.is_some_and(|keypair| keypair.sendable(now).is_ok());
         let probed = peer.probed.as_deref_mut()?;
-        // Without a way nothing leaves, without anybody to ask nothing is answered.
-        let ((source, destination), _) = ends.zip(probed.way)?;
-        let probe = probed.search.poll_probe(now, &mut self.probing.bucket);
+        probed.wait_for(asked.is_none(), now);
+        // Without a way nothing leaves.
+        let ((source, destination), _) = asked.or_else(|| nobody(network)).zip(probed.way)?;
+        let (probe, due) = probed.poll(&mut self.probing, is_keyed, now);
         let (id, mtu) = (probed.id, probed.search.mtu());
-        let due = probed.search.poll_timeout(now);
         if probed.told != mtu {
             probed.told = mtu;
             tell(&tunnel.name, &peer.config.name, mtu);
@@ -195,6 +259,7 @@ impl Engine {
                 destination,
                 id,
                 token: probe.token,
+                asks: asked.is_some(),
             };
             // One that is lost counts as one that did not pass.
             let command = Command::Probe(PeerIndex::from_slot(slot), Box::new(probe));
@@ -223,4 +288,12 @@ fn ends(network: &config::Network, peer: &config::Peer) -> Option<(IpAddr, IpAdd
     };
     let mut all = peer.probe.into_iter().chain(singles);
     all.find_map(|there| Some((ours(there)?, there)))
+}
+
+/// The same where nobody is known behind a peer: what it gets is for all on its link, and goes no further.
+fn nobody(network: &config::Network) -> Option<(IpAddr, IpAddr)> {
+    const ALL_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1));
+    const ALL_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+    let ours = network.gateways.first()?.addr();
+    Some((ours, if ours.is_ipv4() { ALL_V4 } else { ALL_V6 }))
 }

@@ -1,10 +1,16 @@
 //! Probe: one data message of an exact length, which may not be cut on its way.
 //!
-//! In: a peer, addresses, a length outside. Out: a datagram on its uplink: a small echo request inside, and zeros, which a
-//! peer cuts off (whitepaper, section 5.4.6) and answers shortly. Never: a sign that data was sent, which would have a peer called that does not answer.
+//! In: a peer, addresses, a length outside. Out: a datagram on its uplink: a small echo request inside, or what everybody
+//! throws away, and zeros, which a peer cuts off (whitepaper, section 5.4.6) and answers shortly. Never: a sign that data was sent, which would have a peer called that does not answer.
+
+use std::net::IpAddr;
 
 use culvert_aead::{Engine, SealJob};
-use culvert_wire::icmp::write_echo_request;
+use culvert_wire::{
+    icmp::write_echo_request,
+    ipv4::{self, Ipv4Fields},
+    ipv6::{self, Ipv6Fields},
+};
 use culvert_wireguard::{
     Keypair,
     message::{DATA_HEADER_LEN, DataHeader, data_len},
@@ -76,10 +82,57 @@ fn seal(
     let packet = body.get_mut(..inner)?;
     packet.fill(0);
     let ends = (probe.source, probe.destination);
-    if write_echo_request(ends, (probe.id, probe.token), packet) == 0 {
+    let written = match probe.asks {
+        true => write_echo_request(ends, (probe.id, probe.token), packet),
+        false => write_discard(ends, packet),
+    };
+    if written == 0 {
         return None;
     }
     let job = SealJob::in_place(keypair.sending_key(), counter, body, inner).ok()?;
     engine.seal(&mut [job]);
     Some(())
+}
+
+/// Writes a packet that nobody answers: without a next header (RFC 8200, section 4.7), or for the port that discards (RFC 863).
+/// 0: it does not fit.
+fn write_discard(ends: (IpAddr, IpAddr), out: &mut [u8]) -> usize {
+    const PROTOCOL_UDP: u8 = 17;
+    const NO_NEXT_HEADER: u8 = 59;
+    const DISCARD: [u8; 8] = [0, 9, 0, 9, 0, 8, 0, 0];
+    let write = |out: &mut [u8], header: &[u8], behind: &[u8]| {
+        let len = header.len() + behind.len();
+        let (head, rest) = out.get_mut(..len)?.split_at_mut(header.len());
+        head.copy_from_slice(header);
+        rest.copy_from_slice(behind);
+        Some(len)
+    };
+    let written = match ends {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let header = ipv4::header(&Ipv4Fields {
+                source,
+                destination,
+                tos: 0,
+                id: 0,
+                dont_fragment: true,
+                ttl: 1,
+                protocol: PROTOCOL_UDP,
+                total_len: 28,
+            });
+            write(out, &header, &DISCARD)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let header = ipv6::header(&Ipv6Fields {
+                source,
+                destination,
+                traffic_class: 0,
+                hop_limit: 1,
+                next_header: NO_NEXT_HEADER,
+                payload_len: 0,
+            });
+            write(out, &header, &[])
+        }
+        _ => None,
+    };
+    written.unwrap_or(0)
 }

@@ -122,7 +122,7 @@ pub type Entry = Arc<dyn Fn() -> Box<dyn Any> + Send + Sync>;
 /// Where a tunnel's queues are: on an uplink.
 pub type Seat = (UplinkIndex, TunnelIndex);
 
-/// A probe of a peer's path: an echo request for somebody behind the peer.
+/// A probe of a peer's path: an echo request for somebody behind the peer, or what nobody answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     /// Bytes of the IP packet on the wire.
@@ -135,6 +135,8 @@ pub struct Probe {
     pub id: u16,
     /// What tells this one from the others.
     pub token: u16,
+    /// It is to be answered.
+    pub asks: bool,
 }
 
 /// What the control core asks of a worker.

@@ -14,6 +14,10 @@ use crate::{
 const ID: u16 = 0xbeef;
 
 fn probe(site: &mut Site, size: u16, token: u16, v4: bool) {
+    send(site, size, (token, true), v4);
+}
+
+fn send(site: &mut Site, size: u16, (token, asks): (u16, bool), v4: bool) {
     let ends = match v4 {
         true => ["10.0.0.1", "10.1.0.2"],
         false => ["fd00::1", "fd00:1::2"],
@@ -25,6 +29,7 @@ fn probe(site: &mut Site, size: u16, token: u16, v4: bool) {
         destination,
         id: ID,
         token,
+        asks,
     };
     site.command(Command::Probe(site.peers[0].index, Box::new(probe)));
     site.settle();
@@ -87,4 +92,37 @@ fn answers_are_noted_and_what_answers_nothing_is_lost_by_name() {
     site.settle();
     site.peer_drops(&[(DropReason::GatewayNotServed, 3)]);
     assert!(site.sealed().is_empty());
+}
+
+#[test]
+fn a_probe_that_nobody_answers_is_thrown_away_by_everybody() {
+    let mut site = Site::new(Options::default());
+    let _ = site.peers[0].take_signals();
+    for v4 in [true, false] {
+        for size in [1280, 1500, 9000] {
+            send(&mut site, size, (0, false), v4);
+            let (_, packet) = site.far.receive().unwrap();
+            assert_eq!(packet.len(), usize::from(size) - 60);
+            match v4 {
+                // UDP from and to port 9, without a byte or a sum, one hop far.
+                true => {
+                    assert_eq!(packet[..1], [0x45]);
+                    assert_eq!(packet[2..4], [0, 28]);
+                    assert_eq!(packet[8..10], [1, 17]);
+                    assert_eq!(packet[20..28], [0, 9, 0, 9, 0, 8, 0, 0]);
+                    assert!(packet[28..].iter().all(|&byte| byte == 0));
+                }
+                false => {
+                    assert_eq!(packet[..8], [0x60, 0, 0, 0, 0, 0, 59, 1]);
+                    assert!(packet[40..].iter().all(|&byte| byte == 0));
+                }
+            }
+        }
+    }
+    assert_eq!(
+        site.peers[0].take_signals(),
+        0,
+        "nothing was sent that counts"
+    );
+    site.no_drops();
 }

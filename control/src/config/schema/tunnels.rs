@@ -67,7 +67,7 @@ pub(super) static TUNNEL: Table = Table {
             "pmtu",
             PMTU,
             Default("off"),
-            "What is known of the paths to its peers, in bytes of whole IP packets outside: `probe` finds it out by pings inside the tunnel, a number is believed. Inner packets that don't fit are cut, or their senders told, as if the tunnel's mtu were smaller for that peer. `off`: datagrams that are too long for their path are cut outside.",
+            "What is known of the paths to its peers, in bytes of whole IP packets outside: `probe` finds it out by pings inside the tunnel, or where nobody is known to answer them by the empty packets with which a quiet peer answers data, a number is believed. Inner packets that don't fit are cut, or their senders told, as if the tunnel's mtu were smaller for that peer. `off`: datagrams that are too long for their path are cut outside.",
         ),
         key(
             "fwmark",

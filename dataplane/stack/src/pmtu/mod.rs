@@ -15,6 +15,7 @@
 //! ```
 
 mod bucket;
+mod quiet;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use culvert_wireguard::Instant;
 
-pub use self::bucket::Bucket;
+pub use self::{bucket::Bucket, quiet::Quiet};
 
 /// What every path lets through: the least MTU of IPv6 (RFC 8899, section 5.1.2: `BASE_PLPMTU`).
 pub const BASE: u16 = 1280;
