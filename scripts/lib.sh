@@ -86,7 +86,7 @@ SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
     wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 nftables procps
     prometheus python3-venv
-    frr openssh-server openssh-client
+    iputils-arping frr openssh-server openssh-client
     udhcpc isc-dhcp-client dhcpcd-base kea-admin ndisc6
 )
 

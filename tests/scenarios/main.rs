@@ -16,6 +16,7 @@ mod lifecycle;
 mod metrics;
 mod migration;
 mod narrow;
+mod neighbors;
 mod offloads;
 mod offloads_none;
 mod overload;

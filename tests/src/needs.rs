@@ -39,6 +39,8 @@ pub enum Part {
     Dhcp,
     /// FRR.
     Frr,
+    /// iputils' arping.
+    Arping,
     /// OpenSSH's server and client.
     Ssh,
     /// boringtun-cli.
@@ -65,6 +67,7 @@ impl Part {
             Self::Nftables => "nftables",
             Self::Dhcp => "dhcp",
             Self::Frr => "frr",
+            Self::Arping => "arping",
             Self::Ssh => "ssh",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
@@ -116,6 +119,7 @@ impl Part {
             Self::Nftables => &["nft"],
             Self::Dhcp => &["udhcpc", "dhclient", "dhcpcd", "perfdhcp", "rdisc6"],
             Self::Frr => &["vtysh"],
+            Self::Arping => &["arping"],
             Self::Ssh => &["ssh", "ssh-keygen"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),

@@ -111,6 +111,40 @@ tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, pee
 
 #[cfg(feature = "dpdk")]
 #[test]
+fn of_messages_that_wait_for_a_next_hop_the_oldest_makes_room_and_strangers_take_none() {
+    use culvert_dataplane::shared::{
+        drops::DropReason,
+        limits::{UNROUTED_LIFE, UNROUTED_MAX},
+    };
+    let mut site = Site::start(parse(
+        "memory: {hugepages: off}
+uplinks: {w: {driver: dpdk, device: net_null0, addresses: [192.0.2.1/24]}}
+tunnels: {a: {uplink: w, uapi: off, listen_port: 1, private_key_file: a.key, peers: {}}}
+",
+    ));
+    let engine = &mut site.engine;
+    let slot = engine.tunnel_slot(&name("a")).unwrap();
+    let start = clock::now();
+    let to = "192.0.2.9:9".parse().unwrap();
+    let call = Far::first_call(&key("far"), key("silent").public_key(), to, start);
+    let at = |n: usize| start.monotonic + Duration::from_micros(n as u64);
+    let lost = |engine: &Engine| {
+        let uplink = engine.uplinks.get(0).unwrap();
+        uplink.counters.drops.count(DropReason::NextHopUnresolved)
+    };
+    for n in 0..UNROUTED_MAX + 10 {
+        engine.transmit(slot, call.clone().into(), at(n));
+    }
+    let mut of_stranger = call;
+    of_stranger.peer = None;
+    engine.transmit(slot, of_stranger.into(), at(UNROUTED_MAX + 10));
+    assert_eq!((engine.unrouted.len(), lost(engine)), (UNROUTED_MAX, 11));
+    let oldest = engine.unrouted.front().map(|&(due, ..)| due);
+    assert_eq!(oldest, Some(at(10) + UNROUTED_LIFE));
+}
+
+#[cfg(feature = "dpdk")]
+#[test]
 fn an_address_that_another_host_has_is_told_and_not_used_until_it_is_gone() {
     use culvert_dataplane::shared::ids::Scope;
     use culvert_wire::{MacAddr, arp};

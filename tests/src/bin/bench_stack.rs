@@ -1,0 +1,158 @@
+//! `scripts/bench stack`, its last part: what a host on the link of a DPDK uplink waits for answers, and what waiting for
+//! it costs a worker.
+//!
+//! In: `--json`; the built `culvert`, root, ping and arping. Out: round trips of pings and of ARP, while nothing else comes
+//! and while datagrams that are nobody's come as fast as one sender sends them; the share of a processor that an idle worker
+//! takes. Never: a judgement: the caller compares.
+//!
+//! ```text
+//!   near: Culvert, net_af_packet on wan0, 192.0.2.7 ═══ veth ═══ 192.0.2.2 :far, Linux: ping, arping, the load
+//! ```
+
+#![forbid(unsafe_code)]
+
+use std::{
+    fs,
+    net::UdpSocket,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use culvert_tests::{Culvert, Keys, Namespace, Part, Scenario, Veth, eventually};
+
+const ADDRESS: &str = "192.0.2.7";
+const SOON: Duration = Duration::from_secs(60);
+const GOAL_MS: f64 = 1.0;
+const PINGS: &str = "500";
+const ARPS: &str = "50";
+/// What is looked at for the share of an idle worker, and what it may take in percent.
+const IDLE: Duration = Duration::from_secs(5);
+const GOAL_IDLE: f64 = 5.0;
+
+fn main() -> ExitCode {
+    let json = std::env::args().any(|word| word == "--json");
+    let parts = [Part::Root, Part::Arping];
+    match Scenario::run("bench-stack", &parts, |scenario| measure(scenario, json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stack: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(scenario: &Scenario, json: bool) -> Result<()> {
+    let (near, far) = (Namespace::make("near")?, Namespace::make("far")?);
+    Veth::join(&near, &far)?.address(&far, "192.0.2.2/24")?;
+    let key = Keys::generate(scenario, "bench")?.private_file;
+    let yaml = format!(
+        "version: 1\ncores: {{ workers: 1 }}\nmemory: {{ hugepages: off, megabytes: 128 }}\n\
+         uplinks:\n  wan: {{ driver: dpdk, device: \"net_af_packet0,iface=wan0\", addresses: [{ADDRESS}/24] }}\n\
+         tunnels:\n  t: {{ uplink: wan, uapi: off, listen_port: 51820, private_key_file: {}, peers: {{}} }}\n\
+         networks: {{}}\nports: {{}}\n",
+        key.display()
+    );
+    let mut culvert = Culvert::start(scenario, "near", Some(&near), &yaml)?;
+    eventually("an answer of the uplink's", SOON, || {
+        let ping = ["ping", "-n", "-c", "1", "-W", "1", ADDRESS];
+        Ok(far.run(&ping, SOON).ok().map(drop))
+    })?;
+    let share = idle_share(culvert.process().pid())?;
+    tell(json, "idle/worker", "percent", share, GOAL_IDLE);
+    waits(&far, json, "idle")?;
+    let ends = AtomicBool::new(false);
+    thread::scope(|threads| {
+        let load = threads.spawn(|| far.enter(|| junk(&ends)));
+        let waited = waits(&far, json, "loaded");
+        ends.store(true, Ordering::Relaxed);
+        let rate = load.join().unwrap_or_else(|_| bail!("the load panicked"))?;
+        if !json {
+            println!("  loaded: {rate:.0} datagrams a second that are nobody's");
+        }
+        waited
+    })
+}
+
+/// Datagrams to a tunnel's port that are none of its; answers how many a second were sent.
+fn junk(ends: &AtomicBool) -> Result<f64> {
+    let socket = UdpSocket::bind("192.0.2.2:0")?;
+    socket.connect((ADDRESS, 51_820))?;
+    let (start, mut sent) = (Instant::now(), 0_u32);
+    while !ends.load(Ordering::Relaxed) {
+        // What finds no room on the cable is not sent.
+        sent += u32::from(socket.send(&[0; 148]).is_ok());
+    }
+    Ok(f64::from(sent) / start.elapsed().as_secs_f64())
+}
+
+fn waits(far: &Namespace, json: bool, when: &str) -> Result<()> {
+    let ping = ["ping", "-n", "-c", PINGS, "-i", "0.01", "-W", "2", ADDRESS];
+    let pings = far.run(&ping, SOON)?;
+    let arping = [
+        "arping",
+        "-c",
+        ARPS,
+        "-i",
+        "0.05",
+        "-I",
+        Veth::NAME,
+        ADDRESS,
+    ];
+    let arps = far.run(&arping, SOON)?;
+    for (what, out) in [("ping", pings), ("arp", arps)] {
+        let times = round_trips(&out);
+        ensure!(!times.is_empty(), "no round trip: {out}");
+        for share in [50, 99] {
+            let place = (times.len() * share / 100).min(times.len() - 1);
+            let case = format!("{what}/{when}/p{share}");
+            tell(json, &case, "ms", times[place], GOAL_MS);
+        }
+    }
+    Ok(())
+}
+
+/// In milliseconds, the least first: `time=0.123 ms` of ping, `0.123ms` at the end of arping's lines.
+fn round_trips(out: &str) -> Vec<f64> {
+    let times = out.lines().filter_map(|line| {
+        let last = line.strip_suffix("ms")?.trim_end();
+        last.rsplit([' ', '=']).next()?.parse().ok()
+    });
+    let mut times: Vec<f64> = times.collect();
+    times.sort_by(f64::total_cmp);
+    times
+}
+
+/// The share of a processor that a worker takes while nothing comes, in percent.
+fn idle_share(pid: u32) -> Result<f64> {
+    let before = worker_nanos(pid)?;
+    let start = Instant::now();
+    thread::sleep(IDLE);
+    let spent = worker_nanos(pid)? - before;
+    Ok(spent / start.elapsed().as_secs_f64() / 1e9 * 100.0)
+}
+
+fn worker_nanos(pid: u32) -> Result<f64> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let folder = task?.path();
+        if fs::read_to_string(folder.join("comm"))?.starts_with("worker-") {
+            let text = fs::read_to_string(folder.join("schedstat"))?;
+            let first = text.split(' ').next().context("a time")?;
+            return Ok(first.parse()?);
+        }
+    }
+    bail!("no worker's thread")
+}
+
+fn tell(json: bool, case: &str, unit: &str, value: f64, goal: f64) {
+    let ratio = goal / value;
+    if json {
+        println!(
+            r#"{{"section":"stack","case":"{case}","unit":"{unit}","value":{value:.3},"reference":"goal","reference_value":{goal},"ratio":{ratio:.2}}}"#
+        );
+    } else {
+        println!("{case:<40} {value:>8.3} {unit} (goal {goal})");
+    }
+}
