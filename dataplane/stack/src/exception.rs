@@ -26,6 +26,9 @@ const ECHO_REQUEST_V6: u8 = 128;
 /// Neighbor discovery (RFC 4861, section 4).
 const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
+/// From a DHCP server to a client.
+const LEASE: (u16, u16) = (culvert_wire::dhcp::SERVER_V4, culvert_wire::dhcp::CLIENT_V4);
+
 /// Ahead of what an error quotes.
 const ERROR_HEADER: usize = 8;
 /// The fragment's offset in the header's word.
@@ -90,6 +93,8 @@ impl HostStack {
         match headers.l4 {
             L4::Tcp(tcp) => !ports.has(PROTOCOL_TCP, tcp.destination_port),
             L4::Udp(udp) if self.watches(udp.destination_port) => false,
+            // What a DHCP server says the kernel has been given already.
+            L4::Udp(udp) if (udp.source_port, udp.destination_port) == LEASE => false,
             L4::Udp(udp) => !ports.has(PROTOCOL_UDP, udp.destination_port),
             L4::Icmp4(it) if icmp::is_error_v4(it.kind) => !quotes_ours(headers, frame, ports),
             L4::Icmp6(it) if icmp::is_error_v6(it.kind) => !quotes_ours(headers, frame, ports),

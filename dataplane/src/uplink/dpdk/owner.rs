@@ -4,9 +4,9 @@
 //! a port's datagram says, a state.
 //!
 //! Ours alone is what we answer for both, so that nobody hears two answers: questions for our addresses. What neighbors
-//! answer and announce is for both: each has asked on its own account. Pings, errors and fragments to us go to the host
-//! stack, which looks into them, and hands the kernel what is the kernel's (`culvert_stack`, `exception`). A frame with a
-//! tag of a VLAN is nobody's.
+//! answer and announce, and what DHCP servers say, is for both: each has asked on its own account. Pings, errors and
+//! fragments to us go to the host stack, which looks into them, and hands the kernel what is the kernel's
+//! (`culvert_stack`, `exception`). A frame with a tag of a VLAN is nobody's.
 
 use culvert_wire::{
     EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr, ether, ipv6, parse::PROTOCOL_ICMPV6,
@@ -38,7 +38,8 @@ pub(super) fn owner(verdict: Verdict, frame: &[u8], mac: MacAddr, ports: &OwnPor
         // Not ours, which is not to say nobody's: another address, another protocol.
         Verdict::Drop(DropReason::NotForUs) if may_be_kernels(frame, mac) => Owner::Kernel,
         Verdict::Drop(_) => Owner::Us,
-        Verdict::Punt(PuntClass::NeighborAnswer) => Owner::Both,
+        // Each has asked on its own account.
+        Verdict::Punt(PuntClass::NeighborAnswer | PuntClass::Lease) => Owner::Both,
         Verdict::Punt(PuntClass::NeighborQuestion) if asks_for_us(frame) => Owner::Us,
         Verdict::Punt(PuntClass::NeighborQuestion) => Owner::Both,
         Verdict::Punt(PuntClass::Icmp | PuntClass::Fragment) => Owner::Us,
@@ -198,6 +199,10 @@ mod tests {
         for (kind, owner) in [(135, Owner::Us), (136, Owner::Both), (134, Owner::Both)] {
             assert_eq!(owners(question, &v6(58, [kind, 0, 0, 0])), owner);
         }
+        let lease = Verdict::Punt(PuntClass::Lease);
+        assert_eq!(owners(lease, &v4(17, 68)), Owner::Both);
+        let liveness = Verdict::Punt(PuntClass::Liveness);
+        assert_eq!(owners(liveness, &v4(17, 3_784)), Owner::Kernel);
         for class in [PuntClass::Icmp, PuntClass::Fragment] {
             assert_eq!(owners(Verdict::Punt(class), &v4(1, 0)), Owner::Us);
         }
