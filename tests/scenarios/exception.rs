@@ -210,6 +210,21 @@ fn the_kernel_shares_an_uplink_and_does_not_speak_as_culvert() -> Result<()> {
         );
         ensure!(drops(&culvert, "host-kernel-source")? > 0);
 
+        scenario.say("it follows its uplink");
+        let more = "addresses: [198.51.101.7/24, 198.51.100.7/24, \"2001:db8:1::7/64\"], routes: [{to: 203.0.113.0/24, via: 198.51.100.2}]";
+        let less = "addresses: [198.51.100.7/24, \"2001:db8:1::7/64\"]";
+        let shared = hosts.yaml("exception: tap-wan0,", "");
+        for (yaml, has) in [(shared.replace(less, more), true), (shared, false)] {
+            culvert.apply(&yaml)?;
+            let addresses = near.ip("addr show tap-wan0")?;
+            let routes = near.ip("route show dev tap-wan0")?;
+            ensure!(addresses.contains("198.51.101.7/24") == has, "{addresses}");
+            ensure!(addresses.contains("198.51.100.7/24"), "{addresses}");
+            let is_there = routes.contains("203.0.113.0/24 via 198.51.100.2 proto 67");
+            ensure!(is_there == has, "{routes}");
+        }
+        ping(near, THEM[0], 2, "")?;
+
         scenario.say("it goes with its key, and with its process, however that ends");
         culvert.apply(&hosts.yaml("", ""))?;
         eventually("no interface", PATIENCE, || {
