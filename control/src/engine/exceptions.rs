@@ -16,10 +16,10 @@ use crate::{
     plan::{Change, Edit},
 };
 
-/// The exception path that an uplink is to have.
+/// The exception path that an uplink is to have: none while it is switched off.
 pub(super) fn exception(uplink: &config::Uplink) -> Option<&Exception> {
     match &uplink.driver {
-        UplinkDriver::Dpdk(dpdk) => dpdk.exception.as_ref(),
+        UplinkDriver::Dpdk(dpdk) => dpdk.exception.as_ref().filter(|_| uplink.enabled),
         UplinkDriver::Udp(_) => None,
     }
 }
@@ -35,8 +35,9 @@ fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
 }
 
 /// The ports that are ours at an uplink's addresses: those that tunnels listen on, and whatever else Culvert serves there.
-fn own_ports(tunnels: Vec<u16>) -> OwnPorts {
-    OwnPorts::new(tunnels, [])
+fn own_ports(uplink: &config::Uplink, tunnels: Vec<u16>) -> OwnPorts {
+    let liveness = uplink.bfd.map(|_| culvert_stack::bfd::PORT);
+    OwnPorts::new(tunnels.into_iter().chain(liveness), [])
 }
 
 /// Of a plan.
@@ -166,8 +167,10 @@ impl Engine {
         }
         let mut ports: BTreeMap<usize, Vec<u16>> = BTreeMap::new();
         for (_, tunnel) in self.tunnels.iter() {
-            let listening = ports.entry(tunnel.uplink).or_default();
-            listening.push(tunnel.config.listen_port);
+            for uplink in tunnel.uplinks() {
+                let listening = ports.entry(uplink).or_default();
+                listening.push(tunnel.config.listen_port);
+            }
         }
         for slot in 0..self.uplinks.places() {
             let Some(uplink) = self.uplinks.get(slot) else {
@@ -178,7 +181,10 @@ impl Engine {
             let tap = exception.and_then(|it| self.exceptions.taps.get(&it.interface));
             let kernel = tap.map(|tap| Kernel {
                 tun: Arc::clone(tap.tun()),
-                ports: Arc::new(own_ports(ports.remove(&slot).unwrap_or_default())),
+                ports: Arc::new(own_ports(
+                    &uplink.config,
+                    ports.remove(&slot).unwrap_or_default(),
+                )),
             });
             let is_same = match (&uplink.kernel, &kernel) {
                 (None, None) => true,
