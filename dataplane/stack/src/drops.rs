@@ -108,6 +108,10 @@ reasons! {
     LivenessUnknown => "liveness-unknown",
     /// A BFD packet that is cut short, contradicts itself, or names another session.
     LivenessRefused => "liveness-refused",
+    /// A UDP datagram for an endpoint whose buffer is full, or that takes no more.
+    UdpBufferFull => "udp-buffer-full",
+    /// A UDP datagram of ours whose next hop did not answer, or that made room for another.
+    UdpUnrouted => "udp-unrouted",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

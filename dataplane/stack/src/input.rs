@@ -161,7 +161,14 @@ impl HostStack {
                 taken
             }
             (_, L4::Udp(_)) if is_parsed && self.is_to_us(headers) => {
-                self.datagram(headers, frame, came, now)
+                match self.offer_datagram(headers, frame, came == Came::Whole, now)? {
+                    true => Ok(()),
+                    false => self.datagram(headers, frame, came, now),
+                }
+            }
+            (_, L4::Udp(_)) if is_parsed && headers.ether.destination.is_multicast() => {
+                let is_taken = self.offer_datagram(headers, frame, false, now)?;
+                is_taken.then_some(()).ok_or(HostDrop::NotServed)
             }
             _ => {
                 let is_known = [PROTOCOL_TCP, PROTOCOL_NONE, PROTOCOL_ICMP, PROTOCOL_ICMPV6];
@@ -240,6 +247,10 @@ impl HostStack {
             self.own.uses(local) && self.routes.next_hop(remote).is_some()
         });
         let heard = sent.ok_or(HostDrop::ErrorUnmatched)?;
+        let (local, remote) = (heard.about.local, heard.about.remote);
+        if self.endpoints.fail(local, remote, heard.problem) {
+            return Ok(());
+        }
         if self.heard.len() >= limits::ERRORS_HEARD {
             return Err(HostDrop::ErrorsFull);
         }

@@ -3,7 +3,7 @@
 //! In: Ethernet frames that workers punted, questions about destinations, the time.
 //! Out: frames to send, the link-layer address of a destination's next hop, events when
 //! one changes, how own addresses stand; datagrams out of fragments, what errors say about ours, what it learns of itself; bytes of connections
-//! (`tcp`). Never: a socket, a clock, a worker's state; redirects.
+//! (`tcp`), datagrams of endpoints (`udp`). Never: a socket, a clock, a worker's state; redirects.
 //!
 //! One stack per scope ([`Stacks`]), which today is an uplink. Everything is bounded
 //! (`limits`), nothing that the network sends can panic, and what is ignored is counted by name.
@@ -32,6 +32,7 @@ mod stacks;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod udp;
 
 use std::{
     collections::VecDeque,
@@ -192,6 +193,9 @@ pub struct HostStack {
     kernel: Option<Arc<OwnPorts>>,
     for_kernel: VecDeque<Vec<u8>>,
     learning: learn::Learning,
+    endpoints: udp::Endpoints,
+    waiting: VecDeque<udp::Waiting>,
+    look_at: Option<Instant>,
     drops: Arc<Drops>,
     /// With the neighbor whose life is watched.
     liveness: Option<Liveness>,
@@ -228,6 +232,9 @@ impl HostStack {
             tcp: Tcp::new(key.clone(), now),
             segments: VecDeque::new(),
             learning: learn::Learning::new(key.clone()),
+            endpoints: udp::Endpoints::new(key.clone()),
+            waiting: VecDeque::new(),
+            look_at: None,
             ids: Ids::new(key),
             datagrams: VecDeque::new(),
             heard: VecDeque::new(),
@@ -425,6 +432,7 @@ impl HostStack {
                 self.solicit(solicit);
             }
         }
+        self.send_waiting(now);
         self.turn_connections(now);
         self.settle(now);
     }
@@ -438,6 +446,7 @@ impl HostStack {
             (!self.returning.is_empty()).then_some(at_once),
             self.own.poll_timeout(),
             self.groups.poll_timeout(),
+            self.waiting_due(),
             self.neighbors.next(),
             self.reassembly.poll_timeout(),
             self.learning.poll_timeout(),

@@ -148,3 +148,18 @@ pub const RA_PREFIXES: usize = 16;
 
 /// Routers that are known at a time (RFC 4861, section 6.3.4, asks for two at least).
 pub const RA_ROUTERS: usize = 8;
+
+/// UDP endpoints of a stack.
+pub const ENDPOINTS: usize = 64;
+
+/// Bytes that came and wait for an endpoint's owner (gVisor's and lwIP's default for datagrams).
+pub const ENDPOINT_BUFFER: usize = 32 << 10;
+
+/// Groups of one endpoint (the kernel's `igmp_max_memberships`).
+pub const ENDPOINT_GROUPS: usize = 20;
+
+/// Datagrams of ours that wait for their next hop (the kernel's `unres_qlen` in packets of those days).
+pub const UNROUTED: usize = 16;
+
+/// How long they wait: three questions, a second apart.
+pub const UNROUTED_LIFE: Duration = Duration::from_secs(3);

@@ -25,6 +25,7 @@ mod liveness;
 mod neighbors;
 mod own;
 mod tcp;
+mod udp;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
