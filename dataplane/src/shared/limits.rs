@@ -308,9 +308,8 @@ pub const SENT_SINGLY: u32 = 4096;
 mod tests {
     use culvert_stack::limits::{
         CONNECTIONS, ENDPOINT_BUFFER, ENDPOINTS, HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE,
-        HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND, HOST_SEGMENTS, OPENINGS,
-        OPENINGS_OF_ONE_PER_SECOND, OPENINGS_PER_SECOND, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH,
-        UNROUTED,
+        HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND, HOST_SEGMENTS, OPENING_GRACE,
+        OPENINGS, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH, UNROUTED,
     };
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
@@ -398,11 +397,7 @@ mod tests {
                 format!("{HOST_ERRORS_PER_SECOND}/s"),
             ),
             ("HOST_ERRORS_TO_ONE", format!("{HOST_ERRORS_TO_ONE}/s")),
-            ("OPENINGS_PER_SECOND", format!("{OPENINGS_PER_SECOND}/s")),
-            (
-                "OPENINGS_OF_ONE_PER_SECOND",
-                format!("{OPENINGS_OF_ONE_PER_SECOND}/s"),
-            ),
+            ("OPENING_GRACE", format!("{} ms", OPENING_GRACE.as_millis())),
             ("CONNECTIONS", CONNECTIONS.to_string()),
             ("OPENINGS", OPENINGS.to_string()),
             ("ENDPOINTS", ENDPOINTS.to_string()),

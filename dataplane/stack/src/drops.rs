@@ -88,8 +88,8 @@ reasons! {
     TcpNotAllowed => "tcp-not-allowed",
     /// A TCP segment of no connection.
     TcpNoConnection => "tcp-no-connection",
-    /// More TCP connections begun than are let in, of one source or of all.
-    TcpOpeningsLimited => "tcp-openings-limited",
+    /// A TCP connection that was not open yet and made room for another, or found none.
+    TcpOpeningsFull => "tcp-openings-full",
     /// No room for another TCP connection.
     TcpConnectionsFull => "tcp-connections-full",
     /// A frame for the host's kernel, while others wait to be taken.

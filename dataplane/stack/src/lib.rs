@@ -229,7 +229,7 @@ impl HostStack {
             echo_replies: Budget::new(limits::HOST_REPLIES_PER_SECOND, now),
             errors: icmp::Limits::new(key.clone(), now),
             reassembly: Reassembly::default(),
-            tcp: Tcp::new(key.clone(), now),
+            tcp: Tcp::new(key.clone()),
             segments: VecDeque::new(),
             learning: learn::Learning::new(key.clone()),
             endpoints: udp::Endpoints::new(key.clone()),

@@ -86,15 +86,11 @@ pub const PREFIX_PREFERRED: u32 = 14_400;
 /// TCP connections of a stack, open ones and those that are not: an API's clients, some exporters' and the host's own.
 pub const CONNECTIONS: usize = 64;
 
-/// Of them, those that others began and that are not open yet; the oldest makes room.
+/// Of them, those that others began and that are not open yet; the oldest of who has most makes room.
 pub const OPENINGS: usize = 32;
 
-/// Connections that others may begin in a second, who are allowed to: the oldest of as many as wait has an eighth of a
-/// second to become open then.
-pub const OPENINGS_PER_SECOND: u32 = 256;
-
-/// The same of one of them.
-pub const OPENINGS_OF_ONE_PER_SECOND: u32 = 128;
+/// How long one that is its source's only one has at least to become open: a round trip around the earth.
+pub const OPENING_GRACE: Duration = Duration::from_millis(250);
 
 /// How long a connection may take to become open: a SYN and three that are sent again (RFC 6298, section 2.1).
 pub const OPENING_LIFE: Duration = Duration::from_secs(10);

@@ -1,20 +1,16 @@
-//! Admission: who may begin a connection.
+//! Admission: who may begin a connection, and who makes room for another that is not open yet.
 //!
-//! In: SYNs, the time. Out: for which listener one is let in, or why not. Never: a look at a segment beyond its ends;
-//! memory that grows with those who ask.
+//! In: SYNs' ends; those that are not open yet. Out: whether one is let in; which of the others goes. Never: a look at a
+//! segment beyond its ends; one source that takes all room: the oldest of whom has most goes first, and of those who
+//! have one each nobody before its time.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use culvert_wire::fib::Prefix;
 use culvert_wireguard::Instant;
 
-use crate::{HostDrop, input::Budget, limits};
-
-/// Sources share so many places, by a hash that nobody knows.
-const PLACES: usize = 256;
+use super::table::ConnectionId;
+use crate::{HostDrop, limits};
 
 /// A port that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,42 +21,32 @@ pub struct Listener {
     pub allow: Vec<Prefix>,
 }
 
-/// How often connections may still be begun in this second.
-pub(super) struct Openings {
-    key: RandomState,
-    sources: Box<[Budget; PLACES]>,
-    all: Budget,
+/// Whether `source` may begin a connection to a port.
+///
+/// # Errors
+/// Why not. Who asks for a port that is not for him, or nobody's, may be told so.
+pub(super) fn admit(listener: Option<&Listener>, source: IpAddr) -> Result<(), HostDrop> {
+    let listener = listener.ok_or(HostDrop::TcpPortClosed)?;
+    let is_for = listener.allow.iter().any(|prefix| prefix.contains(source));
+    is_for.then_some(()).ok_or(HostDrop::TcpNotAllowed)
 }
 
-impl Openings {
-    pub(super) fn new(key: RandomState, now: Instant) -> Self {
-        let one = Budget::new(limits::OPENINGS_OF_ONE_PER_SECOND, now);
-        Self {
-            key,
-            sources: Box::new([one; PLACES]),
-            all: Budget::new(limits::OPENINGS_PER_SECOND, now),
+/// Which of those that are not open yet, the oldest first, makes room for another; `None`: none has to yet.
+pub(super) fn yields(
+    openings: impl Iterator<Item = (ConnectionId, IpAddr, Instant)>,
+    now: Instant,
+) -> Option<ConnectionId> {
+    let (mut oldest, mut most) = (None, (1, None));
+    let mut sources: HashMap<IpAddr, (usize, ConnectionId)> = HashMap::new();
+    for (id, source, began) in openings {
+        oldest = oldest.or(Some((id, began)));
+        let (count, first) = sources.entry(source).or_insert((0, id));
+        *count += 1;
+        if *count > most.0 {
+            most = (*count, Some(*first));
         }
     }
-
-    /// Whether `source` may begin a connection to one of these. Who isn't allowed takes nothing from others, and one
-    /// source's share comes first.
-    ///
-    /// # Errors
-    /// Why not. Who asks for a port that is not for him, or nobody's, may be told so.
-    pub(super) fn admit(
-        &mut self,
-        listener: Option<&Listener>,
-        source: IpAddr,
-        now: Instant,
-    ) -> Result<(), HostDrop> {
-        let listener = listener.ok_or(HostDrop::TcpPortClosed)?;
-        if !listener.allow.iter().any(|prefix| prefix.contains(source)) {
-            return Err(HostDrop::TcpNotAllowed);
-        }
-        let [place, ..] = self.key.hash_one(source).to_le_bytes();
-        match self.sources[usize::from(place)].take(now) && self.all.take(now) {
-            true => Ok(()),
-            false => Err(HostDrop::TcpOpeningsLimited),
-        }
-    }
+    let (_, crowded) = most;
+    let aged = oldest.filter(|(_, began)| began.is_older_than(limits::OPENING_GRACE, now));
+    crowded.or(aged.map(|(id, _)| id))
 }

@@ -134,6 +134,9 @@ impl HostStack {
         };
         let mtu = self.segment_mtu();
         let taken = self.tcp.take(ends, &segment, packet, mtu, now);
+        for _ in 0..self.tcp.take_yielded() {
+            self.count(HostDrop::TcpOpeningsFull);
+        }
         if let Err(HostDrop::TcpPortClosed | HostDrop::TcpNotAllowed | HostDrop::TcpNoConnection) =
             taken
         {

@@ -17,7 +17,7 @@ use culvert_wire::{parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
 use super::{
-    admission::{Listener, Openings},
+    admission::{Listener, admit, yields},
     connection::{Connection, Phase},
 };
 use crate::{HostDrop, limits};
@@ -81,23 +81,23 @@ struct Entry<C> {
 pub(crate) struct Tcp<C> {
     key: RandomState,
     listeners: Vec<Listener>,
-    openings: Openings,
     entries: BTreeMap<ConnectionId, Entry<C>>,
     by_ends: HashMap<Ends, ConnectionId, RandomState>,
     accepted: VecDeque<ConnectionId>,
     next: u64,
+    yielded: u64,
 }
 
 impl<C: Connection> Tcp<C> {
-    pub(crate) fn new(key: RandomState, now: Instant) -> Self {
+    pub(crate) fn new(key: RandomState) -> Self {
         Self {
             listeners: Vec::new(),
-            openings: Openings::new(key.clone(), now),
             entries: BTreeMap::new(),
             by_ends: HashMap::with_hasher(key.clone()),
             key,
             accepted: VecDeque::new(),
             next: 0,
+            yielded: 0,
         }
     }
 
@@ -173,25 +173,39 @@ impl<C: Connection> Tcp<C> {
         over: Option<ConnectionId>,
     ) -> Result<ConnectionId, HostDrop> {
         let listener = (self.listeners.iter()).find(|it| it.port == ends.local.port());
-        self.openings.admit(listener, ends.remote.ip(), now)?;
+        admit(listener, ends.remote.ip())?;
         if let Some(over) = over {
             self.remove(over);
         }
+        self.make_room_for_opening(now)?;
         self.make_room()?;
         let connection = C::accept(ends, self.seed(ends), mtu, now);
         Ok(self.insert(ends, connection, Owner::Awaited, now))
     }
 
-    /// The oldest that is over makes room, or the oldest that is not open yet if these are many; what is open does not.
-    fn make_room(&mut self) -> Result<(), HostDrop> {
-        let is_opening =
-            |entry: &Entry<C>| !entry.is_ours && entry.connection.phase() == Phase::Opening;
-        let openings = self.entries.values().filter(|it| is_opening(it)).count();
-        if openings >= limits::OPENINGS
-            && let Some(id) = self.oldest(is_opening)
-        {
-            self.remove(id);
+    fn make_room_for_opening(&mut self, now: Instant) -> Result<(), HostDrop> {
+        let openings = || {
+            let all = self.entries.iter();
+            let openings = all
+                .filter(|(_, entry)| !entry.is_ours && entry.connection.phase() == Phase::Opening);
+            openings.map(|(&id, entry)| (id, entry.ends.remote.ip(), entry.began))
+        };
+        if openings().count() < limits::OPENINGS {
+            return Ok(());
         }
+        let id = yields(openings(), now).ok_or(HostDrop::TcpOpeningsFull)?;
+        self.yielded += 1;
+        self.remove(id);
+        Ok(())
+    }
+
+    /// How many that were not open yet made room since this was asked.
+    pub(crate) fn take_yielded(&mut self) -> u64 {
+        std::mem::take(&mut self.yielded)
+    }
+
+    /// The oldest that is over makes room; what is open does not.
+    fn make_room(&mut self) -> Result<(), HostDrop> {
         if self.entries.len() < limits::CONNECTIONS {
             return Ok(());
         }
