@@ -268,7 +268,7 @@ impl Site {
             .local_addr()
             .unwrap();
         let tls = ApiTls {
-            listen: free,
+            listen: Some(free),
             certificate: write(&at("own.pem"), &certificate),
             key: write(&at("own.key"), &key),
             client_ca: write(&at("ca.pem"), &ca.0.pem()),
@@ -295,7 +295,7 @@ impl Site {
 
     /// What a client with this certificate is answered; status 0: it has no connection.
     fn ask(&self, identity: Option<(String, String)>, request: &str) -> (u16, String) {
-        ask(self.tls.listen, &self.ca, identity, request)
+        ask(self.tls.listen.unwrap(), &self.ca, identity, request)
     }
 }
 
@@ -400,7 +400,7 @@ fn an_apply_changes_roles_and_certificates() {
     let api = |ca: &Path| {
         format!(
             "{{ listen: \"{}\", tls: {{ certificate: {}, key: {}, client_ca: {}, roles: {{ new.test: read }} }} }}",
-            tls.listen,
+            tls.listen.unwrap(),
             tls.certificate.display(),
             tls.key.display(),
             ca.display(),
@@ -440,6 +440,6 @@ fn an_apply_changes_roles_and_certificates() {
     assert_eq!(site.ask(Some(other.sign(&[dns("new.test")])), &get).0, 200);
     apply(&running, "{}");
     soon("the port closes", || {
-        TcpStream::connect(tls.listen).is_err()
+        TcpStream::connect(tls.listen.unwrap()).is_err()
     });
 }

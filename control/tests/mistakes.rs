@@ -551,6 +551,46 @@ fn what_paths_let_through() {
 }
 
 #[test]
+fn what_an_uplink_serves() {
+    let with = |keys: &str| format!("    mtu: 1500\n    {keys}");
+    let wrong = |keys: &str, message: &str, help: &str| {
+        error("    mtu: 1500", &with(keys), message, help);
+    };
+    wrong(
+        "api: ⟦{ allow: [192.0.2.0/24] }",
+        "uplink `wan0` serves the API, and `api` has no `tls`",
+        "certificates and roles",
+    );
+    wrong(
+        "metrics: ⟦{ port: 9587 }",
+        "`metrics` of uplink `wan0` has no `allow`",
+        "",
+    );
+    wrong(
+        "metrics: ⟦{ allow: [] }",
+        "`allow` of `metrics` of uplink `wan0` lets nobody in",
+        "`0.0.0.0/0` is everybody",
+    );
+    wrong(
+        "responder: { allow: [10.0.0.0/8] }\n    metrics: ⟦{ allow: [10.0.0.0/8], port: 9 }",
+        "`metrics` of uplink `wan0` has port 9, which its `responder` has",
+        "a port for each",
+    );
+    error(
+        "    driver: udp",
+        "    driver: udp\n    ⟦metrics: { allow: [10.0.0.0/8] }",
+        "`metrics` in uplink `lan0` is only for `dpdk` uplinks",
+        "`metrics.listen`",
+    );
+    error(
+        "node: hv-a",
+        "node: hv-a\napi: { ⟦tls: { certificate: a, key: b, client_ca: c, roles: { d: read } } }",
+        "`api` has `tls`, and needs `listen` with it",
+        "or `api` at an uplink",
+    );
+}
+
+#[test]
 fn doors_of_the_api() {
     let api = |keys: &str| format!("node: hv-a\napi: {keys}");
     let tls =

@@ -11,6 +11,7 @@ mod failover;
 mod fragments;
 mod guest;
 mod hitless;
+mod in_band;
 mod kernel_wireguard;
 mod lifecycle;
 mod metrics;

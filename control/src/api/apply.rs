@@ -178,6 +178,8 @@ fn cancel_in_turn(
     if order.message.is_empty() {
         order.message = format!("revision {waiting} was rolled back: {why}");
     }
+    // What was confirmed by nobody goes, whoever asks.
+    order.uplink = None;
     let done = go_back(requester, &order, previous);
     let mut after = history()?;
     match &done {
@@ -262,6 +264,7 @@ fn plan_and_apply(
     if order.dry_run {
         return tried(requester, &base, config);
     }
+    refuse_unconfirmed(order, base.file(), &config)?;
     // Likewise what the API's doors need.
     let doors = requester.doors();
     let ready = doors.as_ref().map(|it| it.prepare(&config.api));
@@ -316,6 +319,24 @@ fn plan_and_apply(
         applied.warnings += &format!("culvert: {line}\n");
     }
     Ok(applied)
+}
+
+/// Who changes the uplink by which it asks may never be heard again: that is for a trial.
+fn refuse_unconfirmed(order: &Order, base: &Config, new: &Config) -> Result<(), ApplyError> {
+    let Some(name) = order.uplink.as_ref().filter(|_| order.confirm.is_none()) else {
+        return Ok(());
+    };
+    let of = |config: &Config| {
+        let mut uplinks = config.uplinks.iter();
+        uplinks.find(|uplink| uplink.name == *name).cloned()
+    };
+    if of(base) == of(new) {
+        return Ok(());
+    }
+    Err(ApplyError::Conflict(format!(
+        "uplink {name} changes, by which this was asked for, and might answer nobody then: ask with `--confirm` \
+         (`confirm` in a request's body), and it is taken back unless you confirm it"
+    )))
 }
 
 fn wanted(

@@ -290,6 +290,7 @@ mod tests {
             let caller = Caller {
                 who,
                 role: Some(Role::Write),
+                uplink: None,
             };
             let may = May::of(&self.requester, Some(&caller)).unwrap();
             let read = may.read(texts, parse_texts);

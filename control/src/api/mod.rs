@@ -8,6 +8,7 @@
 //! requests wait, so it fits into a poll set.
 
 pub mod apply;
+pub(crate) mod arrivals;
 mod audience;
 pub mod bodies;
 pub mod client;
@@ -25,6 +26,7 @@ use culvert_directory::Directory;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
 
+use self::arrivals::Arrivals;
 use self::server::doors::Keeper;
 use crate::config::{Name, Readings, Report};
 use crate::history::History;
@@ -193,6 +195,7 @@ pub fn channel() -> std::io::Result<(Requester, Requests)> {
         turn: Arc::default(),
         state_dir: None,
         measures: watch::Sender::new(None),
+        arrivals: Arrivals::default(),
         history: None,
         desk: Desk::default(),
         audience: Audience::default(),
@@ -213,6 +216,8 @@ pub struct Requester {
     state_dir: Option<Directory>,
     /// Where metrics are to be served over TCP.
     measures: watch::Sender<Option<SocketAddr>>,
+    /// Connections that come by uplinks' own stacks.
+    arrivals: Arrivals,
     history: Option<Arc<Mutex<History>>>,
     /// Held by the one whose change, of whatever kind, is planned and carried out.
     desk: Desk,
@@ -266,6 +271,11 @@ impl Requester {
     /// Where metrics are to be served over TCP.
     pub(crate) fn measures(&self) -> watch::Receiver<Option<SocketAddr>> {
         self.measures.subscribe()
+    }
+
+    /// Where connections go that come by uplinks' own stacks.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Writes what is applied to a history.

@@ -11,7 +11,7 @@ use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
     Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
     Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra,
-    SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
+    Served, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
     VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
@@ -156,7 +156,7 @@ fn api(draft: &draft::Api) -> Option<Api> {
     let socket = &draft.socket;
     let tls = |tls: &draft::ApiTls| {
         Some(ApiTls {
-            listen: draft.listen?.value,
+            listen: draft.listen.as_ref().map(|at| at.value),
             certificate: tls.certificate.clone(),
             key: tls.key.clone(),
             client_ca: tls.client_ca.clone(),
@@ -212,6 +212,7 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         queue_workers: assigned.unwrap_or_else(round_robin),
         bfd: draft.bfd.as_ref().map(bfd),
         enabled: draft.enabled,
+        serves: served(&draft.serves),
     })
 }
 
@@ -222,6 +223,15 @@ fn bfd(draft: &draft::Bfd) -> Bfd {
         multiplier: (draft.multiplier).map_or(limits::BFD_MULTIPLIER, |it| {
             u8::try_from(it).unwrap_or(u8::MAX)
         }),
+    }
+}
+
+fn served(draft: &draft::Served) -> Served {
+    let responder = draft.responder.as_ref();
+    Served {
+        api: draft.api.as_ref().map(|at| at.value.clone()),
+        metrics: draft.metrics.as_ref().map(|at| at.value.clone()),
+        responder: responder.map_or_else(Vec::new, |at| at.value.clone()),
     }
 }
 

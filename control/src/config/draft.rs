@@ -12,10 +12,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::places::ByName;
+use super::report::Span;
 use super::section::At;
 use super::{
-    Account, CpuId, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads, Pmtu,
-    Poll, Ra, Role, SocketMode, Uapi,
+    Account, CpuId, Door, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads,
+    Pmtu, Poll, Ra, Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -98,6 +99,8 @@ pub(super) struct Api {
     pub(super) readers: Option<Account>,
     pub(super) listen: Option<At<SocketAddr>>,
     pub(super) tls: Option<ApiTls>,
+    /// Where `tls` stands without `listen`.
+    pub(super) tls_alone: Option<Span>,
     pub(super) body_megabytes: Option<u32>,
     pub(super) key_directory: Option<PathBuf>,
 }
@@ -134,6 +137,7 @@ pub(super) struct Uplink {
     pub(super) mtu: Option<At<u32>>,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
+    pub(super) serves: Served,
     pub(super) rx_descriptors: Option<u16>,
     pub(super) tx_descriptors: Option<u16>,
     pub(super) fwmark: Option<u32>,
@@ -147,6 +151,13 @@ pub(super) struct Bfd {
     pub(super) peer: At<IpAddr>,
     pub(super) interval_ms: Option<u32>,
     pub(super) multiplier: Option<u32>,
+}
+
+#[derive(Default)]
+pub(super) struct Served {
+    pub(super) api: Option<At<Door>>,
+    pub(super) metrics: Option<At<Door>>,
+    pub(super) responder: Option<At<Vec<IpNet>>>,
 }
 
 pub(super) struct UplinkRoute {

@@ -40,6 +40,12 @@ pub(super) const METRICS_LABELS: usize = 8;
 /// The port on which Prometheus expects WireGuard's exporter, which may run beside this program.
 pub(super) const EXPORTER_PORT: u16 = 9586;
 
+/// The API's port at an uplink.
+pub(super) const API_PORT: u16 = 9443;
+
+/// The metrics' port at an uplink.
+pub(super) const METRICS_PORT: u16 = 9587;
+
 /// `api.body_megabytes` unless the file says another, in MiB: a file of 100,000 peers has 30.
 pub(super) const BODY_MEGABYTES_DEFAULT: u32 = 64;
 

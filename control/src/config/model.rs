@@ -15,6 +15,7 @@ mod metrics;
 mod name;
 mod network;
 mod port;
+mod served;
 mod tunnel;
 mod uplink;
 
@@ -30,6 +31,7 @@ pub use self::{
     name::Name,
     network::{Dhcp, Network, NetworkRoute, NextHop, Ra},
     port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
+    served::{Door, RESPONDER_PORTS, Served},
     tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
     uplink::{
         Bfd, DpdkBus, DpdkDevice, DpdkUplink, Exception, UdpUplink, Uplink, UplinkDriver,

@@ -375,6 +375,7 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         mtu: Some(at(uplink.mtu.into())),
         queues: None,
         queue_workers: None,
+        serves: draft::Served::default(),
         rx_descriptors: None,
         tx_descriptors: None,
         fwmark: None,

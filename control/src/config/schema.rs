@@ -8,6 +8,7 @@ mod api;
 mod machine;
 mod networks;
 mod ports;
+mod served;
 mod tunnels;
 mod uplinks;
 

@@ -13,11 +13,13 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_saphyr::FlowSeq;
 
 use super::build::derived_queue_workers;
-use super::limits::{self, MEGABYTES_DEFAULT, PERMISSIONS_DEFAULT, RING_DEFAULT};
+use super::limits::{
+    self, API_PORT, MEGABYTES_DEFAULT, METRICS_PORT, PERMISSIONS_DEFAULT, RING_DEFAULT,
+};
 use super::{
-    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, Guard, Hugepages, Labels, MacAddr, Memory,
-    Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, Ra,
-    SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
+    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, Door, Guard, Hugepages, Labels, MacAddr,
+    Memory, Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver,
+    Ra, SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
 };
 pub(crate) use parts::{First, Part, parts};
 
@@ -309,7 +311,7 @@ fn api(api: &Api) -> Map {
             Map::default().maybe("group", api.readers.as_ref()),
         );
     let map = match &api.tls {
-        Some(tls) => map.text("listen", tls.listen).map("tls", api_tls(tls)),
+        Some(tls) => map.maybe("listen", tls.listen).map("tls", api_tls(tls)),
         None => map,
     };
     let keys = Some(&api.key_directory).filter(|path| **path != default.key_directory);
@@ -380,6 +382,22 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         .workers("queue_workers", &uplink.queue_workers, &derived)
         .bfd(uplink.bfd.as_ref())
         .enabled(uplink.enabled)
+        .map("api", door(uplink.serves.api.as_ref(), API_PORT))
+        .map(
+            "metrics",
+            door(uplink.serves.metrics.as_ref(), METRICS_PORT),
+        )
+        .map(
+            "responder",
+            Map::default().list("allow", &uplink.serves.responder),
+        )
+}
+
+fn door(door: Option<&Door>, default: u16) -> Map {
+    door.map_or_else(Map::default, |door| {
+        let map = Map::default().list("allow", &door.allow);
+        map.number_but("port", door.port, u32::from(default))
+    })
 }
 
 /// A tunnel without its peers, which stand behind it.

@@ -13,6 +13,7 @@ use crate::{
     config::{self, Exception, UplinkDriver, UplinkRoute},
     events::Event,
     exception::{Followed, Kernel, Setting, Tap, Way},
+    netstack::Services,
     plan::{Change, Edit},
 };
 
@@ -24,6 +25,17 @@ pub(super) fn exception(uplink: &config::Uplink) -> Option<&Exception> {
     }
 }
 
+/// Ports of ours at an uplink: its tunnels', and what it serves by itself.
+fn own_ports(tunnels: Vec<u16>, uplink: &config::Uplink) -> OwnPorts {
+    let served = Services::new(&uplink.serves);
+    let liveness = uplink.bfd.map(|_| culvert_stack::bfd::PORT);
+    let udp = tunnels
+        .into_iter()
+        .chain(served.udp_ports())
+        .chain(liveness);
+    OwnPorts::new(udp, served.tcp_ports())
+}
+
 /// What an uplink's interface is to be.
 fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
     Setting {
@@ -32,12 +44,6 @@ fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
         addresses: uplink.addresses.clone(),
         routes: uplink.routes.clone(),
     }
-}
-
-/// The ports that are ours at an uplink's addresses: those that tunnels listen on, and whatever else Culvert serves there.
-fn own_ports(uplink: &config::Uplink, tunnels: Vec<u16>) -> OwnPorts {
-    let liveness = uplink.bfd.map(|_| culvert_stack::bfd::PORT);
-    OwnPorts::new(tunnels.into_iter().chain(liveness), [])
 }
 
 /// Of a plan.
@@ -182,8 +188,8 @@ impl Engine {
             let kernel = tap.map(|tap| Kernel {
                 tun: Arc::clone(tap.tun()),
                 ports: Arc::new(own_ports(
-                    &uplink.config,
                     ports.remove(&slot).unwrap_or_default(),
+                    &uplink.config,
                 )),
             });
             let is_same = match (&uplink.kernel, &kernel) {

@@ -81,8 +81,10 @@ impl Engine {
         let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
         // Their threads are no guests on the control core's processor.
         let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
-        let (netstack, links) = NetStack::start(Arc::clone(&attention))
-            .map_err(|error| EngineError::start("can't start a thread for host stacks", &error))?;
+        let (netstack, links) =
+            NetStack::start(Arc::clone(&attention), requester.arrivals().clone()).map_err(
+                |error| EngineError::start("can't start a thread for host stacks", &error),
+            )?;
         workers::pin(config.cores.control);
         let (workers, ends) =
             Workers::start(&config.cores, &snapshots, &attention, netstack.wake())?;

@@ -45,6 +45,9 @@ use crate::{
     netstack::{Host, NetStack},
 };
 
+#[cfg(feature = "dpdk")]
+use crate::netstack::Services;
+
 /// Seconds that a link may take to come up after its device was opened.
 #[cfg(feature = "dpdk")]
 const LINK_PATIENCE: u8 = 3;
@@ -249,6 +252,7 @@ impl UplinkState {
                         .config
                         .bfd
                         .map(|bfd| (session(bfd), Arc::clone(&self.liveness))),
+                    services: Services::new(&self.config.serves),
                     drops: Arc::clone(&self.host_drops),
                     counters: Arc::clone(&self.counters),
                 })

@@ -37,7 +37,7 @@ use self::revision::{Origin, Outcome, Revision, unix_now};
 pub use self::start::Beginning;
 use self::store::Store;
 use self::sums::{Summed, Told};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Name};
 use crate::keys::PublicKey;
 use crate::state;
 
@@ -48,6 +48,8 @@ pub struct Order {
     pub origin: Origin,
     /// The user who wants it.
     pub user: String,
+    /// The uplink by whose own stack he asks.
+    pub uplink: Option<Name>,
     /// What he says of it.
     pub message: String,
     /// It is taken back unless it is confirmed.

@@ -26,7 +26,10 @@ use culvert_dataplane::shared::{
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::{Guest, Guests, HeardIn, Host, Hosts, News, Order, Shared, Told, server::Server};
-use crate::{api::Reply, report::look::NeighborSight};
+use crate::{
+    api::{Reply, arrivals::Arrivals},
+    report::look::NeighborSight,
+};
 
 /// The thread, seen from the control core.
 pub(crate) struct NetStack {
@@ -71,8 +74,12 @@ impl NetStack {
     }
 
     /// Starts the thread, which waits for its links to workers.
-    pub(crate) fn start(core: Arc<Attention>) -> io::Result<(Self, Sender<Vec<StackEnd>>)> {
+    pub(crate) fn start(
+        core: Arc<Attention>,
+        arrivals: Arrivals,
+    ) -> io::Result<(Self, Sender<Vec<StackEnd>>)> {
         let (mut end, mut server) = Self::new(core)?;
+        server.hand_to(arrivals);
         let (links, workers) = channel();
         let thread = thread::Builder::new().name("netstack".into());
         let thread = thread.spawn(move || {

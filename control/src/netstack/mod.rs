@@ -1,4 +1,5 @@
-//! The host stacks' thread: ARP, ND and ping of the uplinks whose link layer is ours, and what guests ask their gateways.
+//! The host stacks' thread: ARP, ND, ping and TCP of the uplinks whose link layer is ours, and what guests ask their
+//! gateways.
 //!
 //! In: what stacks there are to be, what guests are told, questions of the control core, frames that workers punted, ICMP
 //! errors that the kernel hears, the time. Out: news of neighbors and errors about what we sent to the core, frames to workers, what readers ask for. Never: a wait for the core or a worker, nor theirs for
@@ -17,8 +18,11 @@
 //! somebody waits for the answer. News that find no room stay with their stack, and are told later.
 
 mod core_end;
+mod datagrams;
 mod guests;
 mod server;
+mod services;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +52,7 @@ pub(crate) use self::server::Server;
 pub(crate) use self::{
     core_end::NetStack,
     guests::{Guest, Told},
+    services::Services,
 };
 use crate::{api::Reply, config::Name, exception::Kernel, report::look::NeighborSight};
 
@@ -64,6 +69,8 @@ pub(crate) struct Host {
     pub(crate) kernel: Option<Kernel>,
     /// The neighbor whose life is watched, and who looks at that.
     pub(crate) bfd: Option<(bfd::Config, Arc<bfd::Watch>)>,
+    /// What it serves by itself.
+    pub(crate) services: Services,
     /// What the stack loses.
     pub(crate) drops: Arc<Drops>,
     /// What its frames lose on their way out.

@@ -6,7 +6,7 @@
 //! One round, in order:
 //! 1. what stacks there are to be;
 //! 2. punts, class after class, each with its share of the round, one of each worker in turn; guests' questions are
-//!    answered at once;
+//!    answered at once; bytes of connections;
 //! 3. what the kernel heard, what the core asks for;
 //! 4. what is due;
 //! 5. frames of the stacks to workers, what was heard and news to the core.
@@ -40,8 +40,14 @@ use rustix::{
     time::Timespec,
 };
 
-use super::{HeardIn, Host, Hosts, Learned, News, Order, Shared};
-use crate::{api::Reply, report::look::NeighborSight, turns::Turn};
+use super::{
+    HeardIn, Host, Hosts, Learned, News, Order, Shared, datagrams::Datagrams, streams::Streams,
+};
+use crate::{
+    api::{Reply, arrivals::Arrivals},
+    report::look::NeighborSight,
+    turns::Turn,
+};
 
 /// The longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
@@ -62,6 +68,8 @@ pub(crate) struct Server {
     turns: [Turn; PuntClass::ALL.len()],
     hosts: Arc<Hosts>,
     stacks: Stacks<Scope>,
+    streams: Streams,
+    datagrams: Datagrams,
 }
 
 impl Server {
@@ -81,7 +89,14 @@ impl Server {
             turns: Default::default(),
             hosts: Arc::default(),
             stacks: Stacks::default(),
+            streams: Streams::default(),
+            datagrams: Datagrams::default(),
         }
+    }
+
+    /// Connections to what uplinks serve go there.
+    pub(super) fn hand_to(&mut self, arrivals: Arrivals) {
+        self.streams.hand_to(arrivals);
     }
 
     /// Gives it its links to all workers.
@@ -122,6 +137,8 @@ impl Server {
         self.adopt(now);
         let more = self.take_punts(1, now);
         self.take_kernel_errors(now);
+        self.streams.serve(&mut self.stacks, &self.hosts, now);
+        self.datagrams.serve(&mut self.stacks, &self.hosts, now);
         self.take_orders(now);
         self.stacks.handle_timeout(now);
         self.send_frames();
@@ -139,13 +156,15 @@ impl Server {
             .as_mut()
             .is_none_or(|kernel| kernel.may_receive(now));
         let is_full = self.news.is_full() || self.heard.is_full();
-        let is_stuck = is_full || !may_hear || !self.is_adopted();
+        let is_behind = (self.workers.first()).is_some_and(|worker| !worker.has_room());
+        let is_stuck = is_full || is_behind || !may_hear || !self.is_adopted();
         let timeout = if is_stuck { due.min(NAP) } else { due };
         let mut polled = vec![PollFd::new(&*self.shared.wake, PollFlags::IN)];
         if may_hear && !self.heard.is_full() {
             let descriptors = self.kernel.iter().flat_map(KernelErrors::descriptors);
             polled.extend(descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         }
+        self.streams.polled(&self.stacks, &mut polled);
         // An interrupted or failed poll is an early end of the sleep.
         let _ = poll(&mut polled, Timespec::try_from(timeout).ok().as_ref());
     }
@@ -198,6 +217,8 @@ impl Server {
         if let Some(stack) = self.stacks.get_mut(scope) {
             stack.share(host.kernel.as_ref().map(|kernel| Arc::clone(&kernel.ports)));
             stack.watch(host.bfd.clone(), RandomState::new().hash_one(()), now);
+            stack.listen(host.services.listeners());
+            self.datagrams.serve_by(scope, stack, &host.services);
         }
     }
 
@@ -314,6 +335,14 @@ impl Server {
             if !taken && let Some(host) = self.hosts.stacks.get(&scope) {
                 host.counters.drops.add(DropReason::CommandQueueFull, 1);
             }
+        }
+        // Connections write no more while these wait.
+        while let Some(worker) = self.workers.first_mut()
+            && worker.has_room()
+            && let Some((scope, frame)) = self.stacks.poll_segment()
+        {
+            let frame = frame.into_boxed_slice();
+            worker.send(StackCommand::Frame { scope, frame });
         }
     }
 

@@ -70,6 +70,7 @@ impl Site {
             config,
             kernel: None,
             bfd: None,
+            services: Services::default(),
             drops: Arc::default(),
             counters: Arc::clone(&self.counters),
         };

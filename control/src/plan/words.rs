@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Api, ApiTls, Cores, Dhcp, Labels, Memory, Metrics, Network, NetworkRoute, NextHop,
-    Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
+    Account, Api, ApiTls, Cores, Dhcp, Door, Labels, Memory, Metrics, Network, NetworkRoute,
+    NextHop, Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
     UplinkDriver, WorkerIndex, table_name,
 };
 
@@ -164,7 +164,7 @@ fn api(old: &Api, new: &Api) -> Vec<Difference> {
         .key("readers.group", |it| it.readers.clone(), optional)
         .key(
             "listen",
-            |it| it.tls.as_ref().map(|tls| tls.listen),
+            |it| it.tls.as_ref().and_then(|tls| tls.listen),
             optional,
         )
         .key("tls.certificate", file(|tls| &tls.certificate), path)
@@ -256,7 +256,19 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
             },
         )
         .key("enabled", |it| it.enabled, text)
+        .key("api", |it| it.serves.api.clone(), door)
+        .key("metrics", |it| it.serves.metrics.clone(), door)
+        .key(
+            "responder",
+            |it| it.serves.responder.clone(),
+            |nets| list(nets),
+        )
         .found
+}
+
+fn door(door: &Option<Door>) -> String {
+    let words = |door: &Door| format!("port {} for {}", door.port, list(&door.allow));
+    door.as_ref().map_or_else(|| "none".into(), words)
 }
 
 fn tunnel(old: &Tunnel, new: &Tunnel) -> Vec<Difference> {

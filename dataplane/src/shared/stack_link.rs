@@ -54,6 +54,12 @@ impl StackEnd {
         taken
     }
 
+    /// Whether others than connections find room, too, when one of their packets is added.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.commands.slots() > limits::STACK_COMMANDS / 2
+    }
+
     /// Gives the worker a datagram that came in fragments. They are long: a worker that is behind with more than
     /// a few commands is given none.
     pub fn send_datagram(&mut self, scope: Scope, frame: Box<[u8]>) -> bool {

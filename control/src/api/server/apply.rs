@@ -98,6 +98,7 @@ fn apply_body(requester: &Requester, caller: Option<&Caller>, mut body: ApplyBod
         confirm: body.confirm.take(),
         dry_run: body.dry_run,
         user: user(caller),
+        uplink: caller.and_then(|caller| caller.uplink.clone()),
         ..Order::default()
     };
     let texts = body.into_texts();

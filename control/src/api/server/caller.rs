@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::config::Role;
+use crate::config::{Name, Role};
 
 /// Who asks, and what it may.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Caller {
     pub who: Who,
     /// What it may; nothing without one.
     pub role: Option<Role>,
+    /// The uplink by whose own stack it comes.
+    pub uplink: Option<Name>,
 }
 
 /// Who asks.
@@ -37,6 +39,7 @@ impl Caller {
         Self {
             who: Who::Local { uid, pid },
             role: Some(role),
+            uplink: None,
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
     router: axum::Router,
-    mut closing: watch::Receiver<()>,
+    mut closing: watch::Receiver<impl Send + Sync>,
 ) {
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(caller.clone());

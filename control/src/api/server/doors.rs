@@ -26,10 +26,10 @@ use crate::config::{Api, Role};
 use crate::process::{self, accounts};
 
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Handshakes that are under way at once: who has no certificate takes no more of the places than these.
-const HANDSHAKES: usize = 64;
+pub(super) const HANDSHAKES: usize = 64;
 
 /// What is waited for when the system has no descriptor left for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -65,14 +65,15 @@ pub(crate) struct Prepared {
     access: Access,
     /// Who may read, and the socket unless there is one.
     readers: Option<(Access, Option<Listener>)>,
-    /// The port unless it is open already.
-    tcp: Option<(Tcp, Option<TcpListener>)>,
+    tcp: Option<Tcp>,
+    /// The port unless it is open already, or none is wanted.
+    listener: Option<TcpListener>,
 }
 
 /// What handshakes of a TCP port are done with.
 #[derive(Clone, Debug)]
 pub(super) struct Tcp {
-    tls: Arc<tls::Loaded>,
+    pub(super) tls: Arc<tls::Loaded>,
     roles: Arc<[(String, Role)]>,
 }
 
@@ -83,6 +84,8 @@ pub(super) enum News {
     OpenTcp(Tcp, TcpListener),
     /// Other handshakes from now on.
     Shake(Tcp),
+    /// Those of connections that come by uplinks, from now on.
+    InBand(Option<Tcp>),
     /// Its connections end; the door stays.
     Clear(Way),
     Close(Way),
@@ -163,24 +166,22 @@ impl Keeper {
             Ok((access, new.map_err(of_api)?))
         });
         let tcp = api.tls.as_ref().map(|new| -> Result<_, String> {
-            let tcp = Tcp {
+            Ok(Tcp {
                 tls: Arc::new(tls::load(new)?),
                 roles: new.roles.clone().into(),
-            };
-            let is_there = held
-                .api
-                .tls
-                .as_ref()
-                .is_some_and(|old| old.listen == new.listen);
-            let listener = (!is_there).then(|| bound(new.listen)).transpose();
-            let failed = |error| of_api(format!("can't listen on {}: {error}", new.listen));
-            Ok((tcp, listener.map_err(failed)?))
+            })
+        });
+        let new = port(api).filter(|_| port(api) != port(&held.api));
+        let listener = new.map(|new| {
+            let failed = |error| of_api(format!("can't listen on {new}: {error}"));
+            bound(new).map_err(failed)
         });
         Ok(Prepared {
             api: api.clone(),
             access: access(api)?,
             readers: readers.transpose()?,
             tcp: tcp.transpose()?,
+            listener: listener.transpose()?,
         })
     }
 
@@ -202,7 +203,7 @@ impl Keeper {
             failures.push(failure);
             prepared.api.readers = held.api.readers.clone();
         }
-        self.change_tcp(&mut held, &prepared.api, prepared.tcp);
+        self.change_tcp(&mut held, &prepared.api, (prepared.tcp, prepared.listener));
         held.api = prepared.api;
         failures
     }
@@ -231,26 +232,31 @@ impl Keeper {
         Ok(())
     }
 
-    fn change_tcp(&self, held: &mut Held, api: &Api, new: Option<(Tcp, Option<TcpListener>)>) {
-        match new {
-            None if held.tcp.take().is_some() => self.tell(News::Close(Way::Tcp)),
-            None => {}
-            Some((tcp, Some(listener))) => {
-                held.tcp = Some(tcp.clone());
-                self.tell(News::OpenTcp(tcp, listener));
-            }
-            Some((tcp, None)) => {
-                let is_same = held
-                    .tcp
-                    .as_ref()
-                    .is_some_and(|old| old.tls.is_same(&tcp.tls));
-                if !is_same || held.api.tls != api.tls {
-                    held.tcp = Some(tcp.clone());
-                    self.tell(News::Shake(tcp));
-                    self.tell(News::Clear(Way::Tcp));
-                }
-            }
+    fn change_tcp(
+        &self,
+        held: &mut Held,
+        api: &Api,
+        (tcp, listener): (Option<Tcp>, Option<TcpListener>),
+    ) {
+        let is_same = match (&held.tcp, &tcp) {
+            (Some(old), Some(new)) => old.tls.is_same(&new.tls) && held.api.tls == api.tls,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same {
+            self.tell(News::InBand(tcp.clone()));
         }
+        match (port(api).and(tcp.clone()), listener) {
+            (None, _) if port(&held.api).is_some() => self.tell(News::Close(Way::Tcp)),
+            (None, _) => {}
+            (Some(tcp), Some(listener)) => self.tell(News::OpenTcp(tcp, listener)),
+            (Some(tcp), None) if !is_same => {
+                self.tell(News::Shake(tcp));
+                self.tell(News::Clear(Way::Tcp));
+            }
+            (Some(_), None) => {}
+        }
+        held.tcp = tcp;
     }
 
     fn tell(&self, news: News) {
@@ -269,6 +275,11 @@ fn admit(place: &Place, access: Access) -> Result<(), String> {
         tracing::error!(%path, %error, "nobody is let in here: its owner or mode can't be set");
         format!("nobody is let in at {path}: its owner or mode can't be set: {error}")
     })
+}
+
+/// Where the TCP port is.
+fn port(api: &Api) -> Option<SocketAddr> {
+    api.tls.as_ref().and_then(|tls| tls.listen)
 }
 
 fn of_api(error: impl std::fmt::Display) -> String {
@@ -322,6 +333,7 @@ struct Open {
 pub(super) async fn keep(
     mut news: mpsc::UnboundedReceiver<News>,
     router: axum::Router,
+    in_band: watch::Sender<Option<Tcp>>,
     body_max: &AtomicUsize,
 ) -> io::Result<()> {
     let mut doors = Doors::default();
@@ -333,6 +345,7 @@ pub(super) async fn keep(
                 let ports = doors.0.iter().filter_map(|door| door.tcp.as_ref());
                 ports.for_each(|port| drop(port.send_replace(tcp.clone())));
             }
+            News::InBand(tcp) => drop(in_band.send_replace(tcp)),
             News::Clear(way) => {
                 let ways = doors.0.iter().filter(|door| door.way == way);
                 ways.for_each(|door| door.clear.send_replace(()));
@@ -466,7 +479,12 @@ async fn shake(tcp: Tcp, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Cal
         .await
         .ok()?
         .ok()?;
-    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-    let caller = tls::caller(certificate, &tcp.roles);
+    let caller = of_certificate(&tcp, stream.get_ref().1)?;
     Some((stream, caller))
+}
+
+/// Who has shaken hands.
+pub(super) fn of_certificate(tcp: &Tcp, shaken: &rustls::ServerConnection) -> Option<Caller> {
+    let certificate = shaken.peer_certificates()?.first()?;
+    Some(tls::caller(certificate, &tcp.roles))
 }

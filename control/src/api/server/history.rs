@@ -100,6 +100,7 @@ async fn roll_back(desk: Desk, request: Request) -> Response {
             confirm: body.confirm,
             dry_run: body.dry_run,
             user,
+            uplink: desk.caller.as_ref().and_then(|it| it.uplink.clone()),
             ..Order::default()
         };
         super::apply::answered(match body.to {

@@ -23,6 +23,7 @@ pub(super) mod doors;
 mod events;
 mod health;
 mod history;
+mod in_band;
 mod layer;
 mod lists;
 mod log;
@@ -45,7 +46,7 @@ use std::thread;
 
 use axum::middleware::from_fn;
 use culvert_directory::{Directory, ListenError};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc::UnboundedReceiver, watch};
 
 use self::desk::Desk;
 use self::doors::{Keeper, News, ToRead};
@@ -132,8 +133,14 @@ fn start(desk: Desk, news: UnboundedReceiver<News>) -> io::Result<()> {
     let run = move || {
         let body_max = Arc::clone(&desk.body_max);
         let served = runtime.block_on(async {
-            tokio::spawn(scrape::serve(desk.requester.clone()));
-            doors::keep(news, router(desk), &body_max).await
+            let requester = desk.requester.clone();
+            tokio::spawn(scrape::serve(requester.clone()));
+            let (keys, tls) = watch::channel(None);
+            let router = router(desk);
+            if let Some(arrivals) = requester.arrivals().take() {
+                tokio::spawn(in_band::serve(arrivals, tls, router.clone(), requester));
+            }
+            doors::keep(news, router, keys, &body_max).await
         });
         if let Err(error) = served {
             tracing::error!(%error, "the API has ended");

@@ -18,7 +18,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -63,25 +64,50 @@ pub(super) async fn serve(requester: Requester) {
 async fn listen(address: SocketAddr, requester: &Requester) {
     let listener = bind(address).await;
     tracing::info!(%address, "metrics are served over TCP");
-    // Dropped with this listener: then its connections end, too.
-    let (_open, closing) = watch::channel(());
-    let (crowd, scrapes) = (Crowd::new(CONNECTIONS, SHARE), Scrapes::default());
+    let readers = Readers::new(requester.clone());
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // No descriptor is left, for instance.
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let whose = Whose::at(from.ip());
-        let Some(place) = crowd.place(whose.clone()) else {
-            continue;
+        readers.admit(stream, Whose::at(from.ip()));
+    }
+}
+
+/// Those who read by one way. Dropped, their connections end.
+pub(super) struct Readers {
+    requester: Requester,
+    open: watch::Sender<()>,
+    crowd: Crowd,
+    scrapes: Scrapes,
+}
+
+impl Readers {
+    pub(super) fn new(requester: Requester) -> Self {
+        Self {
+            requester,
+            open: watch::channel(()).0,
+            crowd: Crowd::new(CONNECTIONS, SHARE),
+            scrapes: Scrapes::default(),
+        }
+    }
+
+    /// Serves a connection, if there is a place for it.
+    pub(super) fn admit(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        whose: Whose,
+    ) {
+        let Some(place) = self.crowd.place(whose.clone()) else {
+            return;
         };
         let reader = Reader {
-            scrapes: scrapes.clone(),
-            requester: requester.clone(),
+            scrapes: self.scrapes.clone(),
+            requester: self.requester.clone(),
             whose,
         };
-        let closing = closing.clone();
+        let closing = self.open.subscribe();
         tokio::spawn(async move {
             let _place = place;
             converse(stream, reader, closing).await;
@@ -105,7 +131,11 @@ async fn bind(address: SocketAddr) -> TcpListener {
 }
 
 /// Serves a connection until it ends, is old or its listener is gone.
-async fn converse(stream: TcpStream, reader: Reader, mut closing: watch::Receiver<()>) {
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    reader: Reader,
+    mut closing: watch::Receiver<()>,
+) {
     let service = service_fn(move |request| {
         let reader = reader.clone();
         async move { Ok::<_, Infallible>(reader.answer(request).await) }
@@ -151,7 +181,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpSocket;
+    use tokio::net::{TcpSocket, TcpStream};
     use tokio::runtime::Builder;
 
     use super::*;

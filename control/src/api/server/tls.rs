@@ -135,6 +135,7 @@ pub(super) fn caller(certificate: &CertificateDer<'_>, roles: &[(String, Role)])
         Some((role, name)) => Caller {
             who: Who::Certificate(name.clone()),
             role: Some(role),
+            uplink: None,
         },
         None => Caller {
             who: Who::Certificate(
@@ -144,6 +145,7 @@ pub(super) fn caller(certificate: &CertificateDer<'_>, roles: &[(String, Role)])
                     .unwrap_or_else(|| "without a name".into()),
             ),
             role: None,
+            uplink: None,
         },
     }
 }

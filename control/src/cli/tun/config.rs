@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::{
     Api, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
-    Offloads, Places, Pmtu, Poll, Port, PortDriver, Ra, Tunnel, Uapi, UdpUplink, Uplink,
+    Offloads, Places, Pmtu, Poll, Port, PortDriver, Ra, Served, Tunnel, Uapi, UdpUplink, Uplink,
     UplinkDriver, WorkerCore, WorkerIndex,
 };
 
@@ -52,6 +52,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             queue_workers: all_workers,
             bfd: None,
             enabled: true,
+            serves: Served::default(),
         }],
         tunnels: vec![Tunnel {
             name: name(),

@@ -5,6 +5,7 @@
 
 mod networks;
 mod ports;
+mod served;
 mod service;
 mod tunnels;
 mod uplinks;
@@ -27,6 +28,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
     cores(file, report);
     memory(file, report);
     uplinks::check(file, report);
+    served::check(file, report);
     tunnels::check(file, report);
     networks::check(file, report);
     ports::check(file, report);

@@ -37,8 +37,8 @@ pub struct ApiSocket {
 /// The TCP port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiTls {
-    /// Where it is.
-    pub listen: SocketAddr,
+    /// Where it is; uplinks may serve the API, too, or alone.
+    pub listen: Option<SocketAddr>,
     /// Own certificates, as PEM.
     pub certificate: PathBuf,
     /// Their private key.

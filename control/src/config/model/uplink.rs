@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{MacAddr, Name, WorkerIndex};
+use super::{MacAddr, Name, Served, WorkerIndex};
 
 /// A way out of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Uplink {
     pub bfd: Option<Bfd>,
     /// Else it is not open, and nothing leaves or arrives by it.
     pub enabled: bool,
+    /// What it serves by itself (DPDK only).
+    pub serves: Served,
 }
 
 /// A BFD session (RFC 5880) with a neighbor on the link.

@@ -21,6 +21,7 @@ impl Reader<'_> {
             readers: readers.map(|at| at.value),
             listen: section.get("listen", self.report, value::listen),
             tls: self.api_tls(&section),
+            tls_alone: section.key_span("tls").filter(|_| section.lacks("listen")),
             body_megabytes: section
                 .integer("body_megabytes", self.report)
                 .map(|at| at.value),
@@ -31,10 +32,8 @@ impl Reader<'_> {
                 .warning(at.span, format!("`listen` of `api` has port {EXPORTER_PORT}"))
                 .help("that is WireGuard's exporter's, which may run beside this program: another one keeps out of its way");
         }
-        for (one, other) in [("listen", "tls"), ("tls", "listen")] {
-            if section.key_span(one).is_some() && section.lacks(other) {
-                self.need(&section, &[other], &format!("`{one}`"));
-            }
+        if section.key_span("listen").is_some() && section.lacks("tls") {
+            self.need(&section, &["tls"], "`listen`");
         }
         api
     }

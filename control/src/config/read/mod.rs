@@ -9,6 +9,7 @@ mod metrics;
 mod networks;
 mod ports;
 mod preshared;
+mod served;
 mod tunnels;
 mod uplinks;
 

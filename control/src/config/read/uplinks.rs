@@ -1,7 +1,7 @@
 //! Uplinks.
 
 use super::{Reader, narrow};
-use crate::config::draft::{Bfd, Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
+use crate::config::draft::{Bfd, Served, Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
 use crate::config::section::{At, Section};
 use crate::config::{Name, device, value};
 
@@ -18,6 +18,7 @@ impl Reader<'_> {
             mtu: None,
             queues: None,
             queue_workers: None,
+            serves: Served::default(),
             rx_descriptors: None,
             tx_descriptors: None,
             fwmark: None,
@@ -43,6 +44,7 @@ impl Reader<'_> {
         uplink.mtu = section.integer("mtu", self.report);
         uplink.queues = section.integer("queues", self.report);
         uplink.queue_workers = self.queue_workers(&section);
+        uplink.serves = self.served(&section);
         uplink.rx_descriptors = self.descriptors(&section, "rx_descriptors");
         uplink.tx_descriptors = self.descriptors(&section, "tx_descriptors");
         uplink.fwmark = section.integer("fwmark", self.report).map(|at| at.value);
@@ -85,6 +87,12 @@ impl Reader<'_> {
                     ],
                     "for `dpdk` uplinks",
                     "remove it: the kernel's routes, neighbors and devices carry a `udp` uplink",
+                );
+                self.refuse(
+                    &section,
+                    &["api", "metrics", "responder"],
+                    "for `dpdk` uplinks",
+                    "remove it: over the kernel `api.listen` and `metrics.listen` serve",
                 );
             }
             None => {}

@@ -34,8 +34,8 @@ pub(super) static API: Table = Table {
         key(
             "tls",
             Form::Table(&API_TLS),
-            Default("required with `listen`"),
-            "Certificates of the TCP port. Files that were replaced are read by the next `apply` or SIGHUP.",
+            Default("required with `listen`, or `api` at an uplink"),
+            "Certificates of the TCP port, and of uplinks that serve the API. Files that were replaced are read by the next `apply` or SIGHUP.",
         ),
         key(
             "body_megabytes",

@@ -11,6 +11,7 @@ use super::{
     MTU,
     Presence::{Default, Required},
     QUEUES, Table, WORKER_INDEX, key,
+    served::{UPLINK_API, UPLINK_METRICS, UPLINK_RESPONDER},
 };
 
 const ROUTING_TABLE: Form = Either(
@@ -85,6 +86,24 @@ pub(super) static UPLINK: Table = Table {
             List(&WORKER_INDEX),
             Default("round robin"),
             "The worker of each queue, by its place in `cores.workers`, from 0.",
+        ),
+        key(
+            "api",
+            Form::Table(&UPLINK_API),
+            Default("none"),
+            "The API at the uplink's own addresses, for those who come by it outside any tunnel (dpdk only).",
+        ),
+        key(
+            "metrics",
+            Form::Table(&UPLINK_METRICS),
+            Default("none"),
+            "`/metrics`, likewise (dpdk only).",
+        ),
+        key(
+            "responder",
+            Form::Table(&UPLINK_RESPONDER),
+            Default("none"),
+            "Answers to tests, likewise (dpdk only).",
         ),
         key(
             "rx_descriptors",

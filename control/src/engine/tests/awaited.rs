@@ -93,6 +93,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             config,
             kernel: None,
             bfd: None,
+            services: crate::netstack::Services::default(),
             drops: Arc::default(),
             counters: Arc::default(),
         };
