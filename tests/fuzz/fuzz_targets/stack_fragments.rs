@@ -125,6 +125,7 @@ fuzz_target!(|input: &[u8]| {
         mac: US,
         addresses: vec![(IpAddr::V4(OWN_V4), 24), (IpAddr::V6(OWN_V6), 64)],
         routes: vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Ipv4Addr::new(192, 0, 2, 2).into())],
+        neighbors: Vec::new(),
         mtu: 1_500,
     };
     let mut now = Instant::from_nanos(1 << 40);
