@@ -18,6 +18,7 @@ mod output;
 mod peer;
 mod port;
 mod reference;
+mod responder;
 mod rollback;
 mod route;
 mod route_get;
@@ -79,6 +80,8 @@ enum Command {
     /// Be a WireGuard interface, as `wireguard-go INTERFACE` is: for `wg`, `wg-quick` and whatever drives it
     #[command(after_help = tun::AFTER_HELP)]
     Tun(tun::TunCommand),
+    /// Answer tests of a way on a device of its own: echo, discard and chargen over TCP and UDP, and ping
+    Responder(responder::Responder),
     /// Find every mistake in a configuration; needs neither devices nor a running culvert
     Check(check::Check),
     /// Print the configuration's JSON schema, for editors
@@ -222,6 +225,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Tun(args) => tun::run(&args),
+        Command::Responder(args) => responder::run(&args),
         Command::Check(args) => check::run(args),
         Command::Schema { markdown: true } => print(&reference::text()),
         Command::Schema { markdown: false } => print(&schema::text()),
