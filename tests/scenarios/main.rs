@@ -17,6 +17,7 @@ mod lifecycle;
 mod metrics;
 mod migration;
 mod narrow;
+mod narrow_told;
 mod neighbors;
 mod offloads;
 mod offloads_none;

@@ -21,22 +21,31 @@ const PARTS: [Part; 5] = [
     Part::Nftables,
     Part::Iperf,
 ];
-const FIRST: Duration = Duration::from_secs(20);
+pub(super) const FIRST: Duration = Duration::from_secs(20);
 /// A search that ends with halves, three lost probes of each.
 const SEARCH: Duration = Duration::from_secs(90);
 /// What was found is confirmed once a minute.
 const FALL: Duration = Duration::from_secs(150);
 const COMMAND: Duration = Duration::from_secs(60);
+/// 25 s of quiet, then three probes that are answered after ten.
+const QUIET: Duration = Duration::from_secs(110);
 
-struct Line {
-    a: Namespace,
-    router: Namespace,
-    b: Namespace,
+pub(super) struct Line {
+    pub(super) a: Namespace,
+    pub(super) router: Namespace,
+    pub(super) b: Namespace,
 }
 
 impl Line {
-    /// Cables of 9,000 bytes, and a router between.
+    /// Cables of 9,000 bytes, and a router between that says nothing.
     fn lay() -> Result<Self> {
+        let line = Self::lay_telling()?;
+        line.silence()?;
+        Ok(line)
+    }
+
+    /// The same with a router that tells what is too long for it.
+    pub(super) fn lay_telling() -> Result<Self> {
         let line = Self {
             a: Namespace::make("a")?,
             router: Namespace::make("r")?,
@@ -65,12 +74,11 @@ impl Line {
         }
         line.router.sysctl("net.ipv4.ip_forward=1")?;
         line.router.sysctl("net.ipv6.conf.all.forwarding=1")?;
-        line.silence()?;
         Ok(line)
     }
 
     /// The cable to b lets so much through. The router tells nobody, and what it cuts is lost.
-    fn narrow(&self, mtu: u16) -> Result<()> {
+    pub(super) fn narrow(&self, mtu: u16) -> Result<()> {
         self.router.ip(&format!("link set right mtu {mtu}"))?;
         Ok(())
     }
@@ -114,7 +122,12 @@ fn yaml(keys: &[Keys; 2], of: usize, pmtu: &str, endpoint: Option<&str>) -> Stri
     )
 }
 
-fn routes(namespace: &Namespace, there: &str, there6: &str, interface: &str) -> Result<()> {
+pub(super) fn routes(
+    namespace: &Namespace,
+    there: &str,
+    there6: &str,
+    interface: &str,
+) -> Result<()> {
     namespace.ip(&format!("route replace {there}.0/24 dev {interface}"))?;
     namespace.ip(&format!("-6 route replace {there6}::/64 dev {interface}"))?;
     Ok(())
@@ -130,7 +143,7 @@ fn found(culvert: &Culvert) -> Result<Option<u64>> {
 }
 
 /// Waits until what was found is that, as exactly as it is found.
-fn wait_found(culvert: &Culvert, mtu: u16, limit: Duration) -> Result<()> {
+pub(super) fn wait_found(culvert: &Culvert, mtu: u16, limit: Duration) -> Result<()> {
     let near = u64::from(mtu) - 15..=u64::from(mtu);
     eventually(&format!("a path MTU of {mtu} to be found"), limit, || {
         Ok(found(culvert)?
@@ -249,5 +262,40 @@ fn what_the_operator_says_of_a_path_is_believed() -> Result<()> {
         );
         ensure!(peer["fragmented"].as_u64() >= Some(5), "{peer}");
         Ok(())
+    })
+}
+
+#[test]
+#[ignore = "a quiet minute and more: scripts/test --long"]
+fn a_path_is_found_in_a_quiet_time_if_nobody_behind_it_answers() -> Result<()> {
+    let name = "a_path_is_found_in_a_quiet_time_if_nobody_behind_it_answers";
+    Scenario::run(name, &PARTS, |scenario| {
+        let line = Line::lay()?;
+        let keys = [
+            Keys::generate(scenario, "a")?,
+            Keys::generate(scenario, "b")?,
+        ];
+        line.narrow(1500)?;
+        let there = ["10.9.1.10/24", "fd00:9::10/64"];
+        let far = WireguardGo::start(scenario, &line.b, &keys[1], 51820, &there, 1420)?;
+        far.peer(
+            &line.b,
+            &keys[0],
+            None,
+            &["10.1.1.0/24", "fd00:1::/64"],
+            None,
+        )?;
+        let file = yaml(&keys, 0, "probe", Some("198.51.100.2:51820"));
+        let file = file.replace("probe: 10.9.1.10, ", "");
+        let file = file
+            .replace("mtu: 9000", "mtu: 1500")
+            .replace("mtu: 8920", "mtu: 1420");
+        let near = Culvert::start(scenario, "a", Some(&line.a), &file)?;
+        routes(&line.a, "10.9.1", "fd00:9", "t0")?;
+        eventually("an answer through the tunnel", FIRST, || {
+            Ok(ping(&line.a, "10.9.1.10", 1, "").ok())
+        })?;
+        // The tunnel's MTU and what goes around it.
+        wait_found(&near, 1480, QUIET)
     })
 }
