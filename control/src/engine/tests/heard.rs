@@ -1,10 +1,11 @@
 //! ICMP errors about what a peer was sent, and about what nobody was.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU16};
 
-use culvert_dataplane::shared::{drops::DropReason, peer::signal};
+use culvert_dataplane::shared::{drops::DropReason, hop::Hop, path::Path as WayOut, peer::signal};
 use culvert_stack::{Heard, Problem, Quoted};
-use culvert_wireguard::Now;
+use culvert_wire::MacAddr;
+use culvert_wireguard::{Keypair, Now, Role};
 
 use super::*;
 use crate::state::PeerError;
@@ -137,6 +138,46 @@ fn a_hint_that_says_nothing_new_is_counted() {
     assert_eq!(lost.counts(), [0, 1]);
     lost.hears(lost.about(), Problem::TooBig { mtu: 9_000 });
     assert_eq!(lost.counts(), [0, 2]);
+}
+
+/// Nobody but us cuts what leaves by a device of ours.
+#[test]
+fn datagrams_are_cut_by_the_word_of_one_who_saw_them_and_not_for_ever() {
+    let mut lost = Lost::start();
+    lost.site.engine.round(clock::now()).unwrap();
+    let now = clock::now().monotonic;
+    let place = lost.site.engine.peers.iter().next().unwrap().0;
+    let cell = Arc::clone(&lost.site.engine.peers.get(place).unwrap().cell);
+    let indices = (1, u32::from_le_bytes([1, 2, 3, 4]));
+    let keys = ([1; 32], [2; 32]);
+    let keypair = Keypair::from_parts(cell.id, Role::Initiator, indices, keys, now);
+    cell.publish_keypair(Some(Arc::new(keypair)));
+    let mac = MacAddr([2, 0, 0, 0, 0, 9]);
+    let hop = Arc::new(Hop::ethernet(UplinkIndex::from_slot(0), mac, Some(mac)));
+    let path = WayOut::new(lost.peer, None, lost.port, hop);
+    cell.publish_path(Some(path.clone()));
+    let mut said = |start: Option<[u8; 8]>, mtu, after| {
+        let about = Quoted {
+            start,
+            ..lost.about()
+        };
+        lost.hears(about, Problem::TooBig { mtu });
+        let peer = lost.site.engine.peers.get(place).unwrap();
+        peer.cut(&path, now + Duration::from_secs(after))
+            .map(NonZeroU16::get)
+    };
+    let seen = Some([4, 0, 0, 0, 1, 2, 3, 4]);
+    assert_eq!(said(None, 1_300, 0), None, "anybody may have said so");
+    assert_eq!(said(Some([4, 0, 0, 0, 1, 2, 3, 5]), 1_300, 0), None);
+    assert_eq!(said(seen, 1_400, 0), Some(1_400));
+    assert_eq!(said(seen, 100, 0), Some(1_280), "less passes everywhere");
+    assert_eq!(said(seen, 1_300, 599), Some(1_300));
+    assert_eq!(said(seen, 1_300, 700), None, "it may have become wider");
+    // Elsewhere that says nothing.
+    let mut elsewhere = path.clone();
+    elsewhere.endpoint = ([127, 0, 0, 3], 1).into();
+    let peer = lost.site.engine.peers.get(place).unwrap();
+    assert_eq!(peer.cut(&elsewhere, now), None);
 }
 
 /// The kernel tells of it, if we may hear that.

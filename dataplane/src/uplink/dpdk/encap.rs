@@ -402,6 +402,22 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_alone_may_not_be_cut() {
+        let template = Template::new(&path("192.0.2.11:51821", "192.0.2.10")).unwrap();
+        for whole in [false, true] {
+            let outer = Outer {
+                whole,
+                ..Outer::from(0x8a)
+            };
+            let mut frame = vec![0xaa; 42 + 33];
+            template.write(&mut frame, outer, 7, UdpChecksum::Software, None);
+            let ip = Ipv4View::new(&frame[14..]).unwrap();
+            assert_eq!(ip.fragment_bits(), if whole { 0x4000 } else { 0 });
+            assert!(Checksum::of(&frame[14..34]).is_valid());
+        }
+    }
+
+    #[test]
     fn a_path_that_leads_nowhere_is_refused() {
         let good = path("192.0.2.11:51821", "192.0.2.10");
         let with = |change: fn(&mut Path)| {
