@@ -335,6 +335,9 @@ pub struct Uplink {
     pub rx: Traffic,
     /// To the wire.
     pub tx: Traffic,
+    /// Datagrams that were cut before they left, to fit their paths (dpdk; a kernel counts its own).
+    #[serde(default)]
+    pub fragmented: u64,
     /// Lost packets by reason.
     pub drops: BTreeMap<String, u64>,
 }

@@ -141,6 +141,9 @@ fn carries_what_is_too_long(name: &str, uplink: &str) -> Result<()> {
         }
         let error = ends.peer()?["last_error"].clone();
         ensure!(error["what"] == "too-big", "{error}");
+        let cut = ends.near.show()?["uplinks"][0]["fragmented"].as_u64();
+        let is_ours = uplink.contains("dpdk");
+        ensure!((cut > Some(0)) == is_ours, "{cut:?} datagrams were cut");
         Ok(())
     })
 }

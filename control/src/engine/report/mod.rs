@@ -132,6 +132,7 @@ impl Engine {
                     packets: counters.tx_packets.load(Ordering::Relaxed),
                     bytes: counters.tx_bytes.load(Ordering::Relaxed),
                 },
+                fragmented: counters.tx_fragmented.load(Ordering::Relaxed),
                 drops: self.tell_drops(uplink),
             }
         };
