@@ -5,7 +5,15 @@ use clap::{Arg, CommandFactory as _};
 use super::*;
 
 /// Commands that print nothing, or what other programs have fixed: keys as `wg` prints them, a schema.
-const WITHOUT_FORM: [&str; 6] = ["run", "tun", "schema", "genkey", "pubkey", "genpsk"];
+const WITHOUT_FORM: [&str; 7] = [
+    "run",
+    "responder",
+    "tun",
+    "schema",
+    "genkey",
+    "pubkey",
+    "genpsk",
+];
 
 /// Commands that take a configuration's file.
 const WITH_FILE: [&str; 5] = ["run", "check", "apply", "try", "diff"];
