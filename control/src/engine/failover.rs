@@ -132,22 +132,16 @@ impl fmt::Display for Obstacle {
 }
 
 /// The uplink for a peer that is on `present`, of uplinks with their grades in the order of choice; `None`: all fail. One
-/// that it is on is not held down. If it `follows` it stays as long as it can.
-fn choose(present: usize, follows: bool, graded: &[(usize, Grade)]) -> Option<usize> {
+/// that it is on is not held down.
+fn choose(present: usize, graded: &[(usize, Grade)]) -> Option<usize> {
     let grade = |&(slot, grade): &(usize, Grade)| match grade {
         Grade::Held if slot == present => Grade::Works,
         grade => grade,
     };
     let best = graded.iter().map(grade).max()?;
     let mut good = graded.iter().filter(|it| grade(it) == best);
-    let stays = |it: &&(usize, Grade)| it.0 == present;
-    let chosen = match follows {
-        true => good.clone().find(stays).or_else(|| good.next()),
-        false => good.next(),
-    };
-    chosen
-        .filter(|_| best > Grade::Fails)
-        .map(|&(slot, _)| slot)
+    let chosen = good.next().filter(|_| best > Grade::Fails);
+    chosen.map(|&(slot, _)| slot)
 }
 
 /// What sockets on an uplink are bound to, for a destination of one family; `None`: they have none of that family.
@@ -169,11 +163,13 @@ fn bound(uplink: &UplinkState, mark: u32, to: IpAddr) -> Option<Bound> {
 
 /// The mark on a tunnel's packets on one of its uplinks: behind the first, the uplink's own counts.
 pub(super) fn mark_on(tunnel: &config::Tunnel, uplink: &config::Uplink) -> u32 {
+    mark((&tunnel.uplink, tunnel.fwmark), uplink)
+}
+
+fn mark((first, fwmark): (&config::Name, u32), uplink: &config::Uplink) -> u32 {
     match &uplink.driver {
-        UplinkDriver::Udp(udp) if uplink.name != tunnel.uplink => {
-            udp.fwmark.unwrap_or(tunnel.fwmark)
-        }
-        UplinkDriver::Udp(_) | UplinkDriver::Dpdk(_) => tunnel.fwmark,
+        UplinkDriver::Udp(udp) if uplink.name != *first => udp.fwmark.unwrap_or(fwmark),
+        UplinkDriver::Udp(_) | UplinkDriver::Dpdk(_) => fwmark,
     }
 }
 
@@ -234,7 +230,9 @@ impl Engine {
         let Some(peer) = self.peers.get(place) else {
             return;
         };
-        let (present, follows, tunnel) = (peer.uplink, peer.follows, peer.tunnel);
+        let (present, tunnel) = (peer.uplink, peer.tunnel);
+        // It was heard there, or has moved lately: while that works it stays.
+        let stays = peer.follows || peer.moves.grade(now.monotonic) == Grade::Held;
         let Some(tunnel) = self.tunnels.get(tunnel).filter(|it| it.order.len() > 1) else {
             return;
         };
@@ -243,22 +241,33 @@ impl Engine {
             return;
         };
         let order = tunnel.order.clone();
-        let config = tunnel.config.head();
-        let mut graded = Vec::with_capacity(order.len());
-        let mut obstacle = Obstacle::Uplink("the tunnel has left it");
-        for &slot in &order {
-            let (grade, why) = self.grade(slot, &config, endpoint, now.monotonic);
-            graded.push((slot, grade));
-            if slot == present {
-                obstacle = why;
+        let (first, fwmark) = (tunnel.config.uplink.clone(), tunnel.config.fwmark);
+        let marked = (&first, fwmark);
+        let (own, obstacle) = match order.contains(&present) {
+            true => self.grade(present, marked, endpoint, now.monotonic),
+            false => (Grade::Fails, Obstacle::Uplink("the tunnel has left it")),
+        };
+        let mut chosen = present;
+        if own == Grade::Fails || !stays {
+            let mut graded = Vec::with_capacity(order.len());
+            for &slot in &order {
+                let (grade, _) = match slot == present {
+                    true => (own, obstacle),
+                    false => self.grade(slot, marked, endpoint, now.monotonic),
+                };
+                graded.push((slot, grade));
+                // Each look may take system calls, and none is better.
+                if grade == Grade::Works {
+                    break;
+                }
             }
+            chosen = choose(present, &graded).unwrap_or(present);
         }
-        let chosen = choose(present, follows, &graded).unwrap_or(present);
         if chosen != present {
             self.move_peer(place, chosen, obstacle, now);
         }
-        let stays = self.peers.get(place).is_some_and(|peer| peer.follows);
-        if order.first() != Some(&chosen) && !stays {
+        let follows = self.peers.get(place).is_some_and(|peer| peer.follows);
+        if order.first() != Some(&chosen) && !follows {
             self.failover.away.insert(place);
         }
     }
@@ -267,7 +276,7 @@ impl Engine {
     fn grade(
         &mut self,
         slot: usize,
-        tunnel: &config::Tunnel,
+        marked: (&config::Name, u32),
         endpoint: SocketAddr,
         now: Instant,
     ) -> (Grade, Obstacle) {
@@ -280,7 +289,7 @@ impl Engine {
         let (grade, to) = (uplink.health.grade(now), endpoint.ip());
         let no_route = (Grade::Fails, Obstacle::NoRoute(to));
         let Some(scope) = uplink.scope() else {
-            let mark = mark_on(tunnel, &uplink.config);
+            let mark = mark(marked, &uplink.config);
             let Some(bound) = bound(uplink, mark, to) else {
                 return no_route;
             };
@@ -315,6 +324,11 @@ impl Engine {
         };
         let from = std::mem::replace(&mut peer.uplink, to);
         (peer.local, peer.follows) = (None, false);
+        if why != Obstacle::None {
+            // It comes back the later the more often it had to move.
+            peer.moves.set(false, now.monotonic);
+            peer.moves.set(true, now.monotonic);
+        }
         let tunnel = peer.tunnel;
         self.rebuild_path(place, now.monotonic);
         self.failover.untold.insert(place);
@@ -413,29 +427,24 @@ mod tests {
 
     #[test]
     fn the_first_that_works_is_taken_and_what_is_held_down_is_better_than_nothing() {
-        for (present, follows, graded, chosen) in [
-            (0, false, [Works, Works, Works], Some(0)),
-            (0, false, [Fails, Works, Works], Some(1)),
-            (0, false, [Fails, Fails, Works], Some(2)),
-            (0, false, [Fails, Fails, Fails], None),
+        for (present, graded, chosen) in [
+            (0, [Works, Works, Works], Some(0)),
+            (0, [Fails, Works, Works], Some(1)),
+            (0, [Fails, Fails, Works], Some(2)),
+            (0, [Fails, Fails, Fails], None),
             // What came back is held down, unless nothing else works.
-            (1, false, [Held, Works, Works], Some(1)),
-            (1, false, [Held, Fails, Fails], Some(0)),
-            (2, false, [Works, Works, Works], Some(0)),
+            (1, [Held, Works, Works], Some(1)),
+            (1, [Held, Fails, Fails], Some(0)),
+            (2, [Works, Works, Works], Some(0)),
             // Where a peer is, nothing is held down.
-            (1, false, [Fails, Held, Works], Some(1)),
-            (0, false, [Held, Works, Works], Some(0)),
-            // Who has moved is answered there, as long as that works.
-            (1, true, [Works, Works, Works], Some(1)),
-            (1, true, [Works, Held, Works], Some(1)),
-            (1, true, [Works, Fails, Works], Some(0)),
+            (1, [Fails, Held, Works], Some(1)),
+            (0, [Held, Works, Works], Some(0)),
         ] {
             let graded: Vec<_> = graded.into_iter().enumerate().collect();
-            let said = format!("{present} {follows} {graded:?}");
-            assert_eq!(choose(present, follows, &graded), chosen, "{said}");
+            assert_eq!(choose(present, &graded), chosen, "{present} {graded:?}");
         }
         // An uplink that is not the tunnel's any more is none.
-        assert_eq!(choose(7, true, &[(0, Works), (1, Works)]), Some(0));
+        assert_eq!(choose(7, &[(0, Works), (1, Works)]), Some(0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use culvert_dataplane::shared::peer::Peer as Cell;
 use culvert_wireguard::Instant;
 
 use super::{
+    health::Health,
     heard::{Cut, LastError},
     places::Places,
     pmtu::Probed,
@@ -31,6 +32,8 @@ pub(super) struct PeerState {
     pub(super) known_at: Option<SocketAddr>,
     /// It was heard there from a new place, and stays there as long as that works: of several uplinks no other is chosen.
     pub(super) follows: bool,
+    /// Whether it had to leave an uplink lately, and how often.
+    pub(super) moves: Health,
     /// The uplink that counts it as reached by it.
     pub(super) carried: Option<usize>,
     /// The local address that the peer last wrote to: the source of answers.
@@ -114,6 +117,7 @@ impl PeerState {
             uplink,
             known_at: None,
             follows: false,
+            moves: Health::default(),
             carried: None,
             local: None,
             called: Instant::default(),

@@ -27,6 +27,9 @@ impl Site {
         for (_, uplink) in self.engine.uplinks.iter_mut() {
             uplink.health = Health::default();
         }
+        for (_, peer) in self.engine.peers.iter_mut() {
+            peer.moves = Health::default();
+        }
         self.engine.watch_ways(clock::now().monotonic);
         self.settle();
     }
@@ -37,13 +40,11 @@ impl Site {
         }
     }
 
+    /// By which uplinks how many peers of tunnel `a` are reached, as its list and theirs tell it.
     fn carried(&mut self) -> Vec<(String, usize)> {
         let told = report(&mut self.engine);
-        let by: Vec<_> = told
-            .peers
-            .into_iter()
-            .map(|it| it.uplink.unwrap())
-            .collect();
+        let peers = told.peers.into_iter().filter(|it| it.tunnel == "a");
+        let by: Vec<_> = peers.map(|it| it.uplink.unwrap()).collect();
         let carried: Vec<_> = told.tunnels[0].uplinks.clone().into_iter().collect();
         for (uplink, peers) in &carried {
             assert_eq!(by.iter().filter(|it| *it == uplink).count(), *peers);
