@@ -53,8 +53,8 @@ TUNNEL  UPLINK   PORT  PEERS  PUBLIC KEY
 wg0     wan0    51821      1  HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=
   wg0: not as in the file: listen_port (file: 51820)
 
-PEER      ENDPOINT          STATE  HANDSHAKE        RX   TX
-wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  5.00 MiB  0 B
+PEER      ENDPOINT          UPLINK  STATE  HANDSHAKE        RX   TX
+wg0/hv-b  192.0.2.11:51820  -       up     1m 5s ago  5.00 MiB  0 B
 
 CORE      CPU  BUSY  PACKETS  PER BURST  SLEEPS  QUEUES
 worker 0    1  12 %       10        2.5       7  vm1:0 wan0:0
@@ -81,7 +81,7 @@ fn show_prints_all_columns_where_they_are_wanted() {
         "vm1   blue     up       1/2          10  1.50 KiB          12  100 B      7  1420  vhost-user  52:54:00:00:00:01  /run/culvert/vm1.sock",
     );
     has("wg0     wan0    51821      1       -  1420  /var/run/wireguard/wg0.sock");
-    has("wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  current        25s");
+    has("wg0/hv-b  192.0.2.11:51820  -       up     1m 5s ago  current        25s");
     has("10.1.2.0/24, fd00:2::/64  3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=");
 }
 
@@ -204,8 +204,8 @@ fn a_list_is_one_table_or_array() {
     );
     assert_eq!(
         text(&["peer", "list", "hv-*"]),
-        "PEER      ENDPOINT          STATE  HANDSHAKE        RX   TX\n\
-         wg0/hv-b  192.0.2.11:51820  up     1m 5s ago  5.00 MiB  0 B\n"
+        "PEER      ENDPOINT          UPLINK  STATE  HANDSHAKE        RX   TX\n\
+         wg0/hv-b  192.0.2.11:51820  -       up     1m 5s ago  5.00 MiB  0 B\n"
     );
     let unknown = run(&["peer", "list", "vm1"], &running.run_dir);
     assert_eq!(unknown.status.code(), Some(1));
