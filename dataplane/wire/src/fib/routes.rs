@@ -90,6 +90,18 @@ impl<V: Copy + Eq> Routes<V> {
         self.prefixes.get(&(prefix, rank)).copied()
     }
 
+    /// A prefix that has an address in common with that one. Those of fewer bits than `least` don't count: they say where
+    /// everything else goes.
+    pub fn overlap(&self, with: Prefix, least: u8) -> Option<Prefix> {
+        let above = (least..with.len).filter_map(|len| Prefix::new(with.address, len));
+        let is_here = |prefix: &Prefix| self.get(*prefix).is_some();
+        let first = (Prefix { len: 0, ..with }, Rank::MIN);
+        let within = self.prefixes.range(first..).map(|((prefix, _), _)| *prefix);
+        let within = within.take_while(|prefix| with.contains(prefix.address));
+        let mut within = within.filter(|prefix| prefix.len >= least);
+        above.into_iter().find(is_here).or_else(|| within.next())
+    }
+
     /// How many prefixes there are, of each rank.
     #[expect(clippy::len_without_is_empty, reason = "nobody asks for that")]
     pub fn len(&self) -> usize {

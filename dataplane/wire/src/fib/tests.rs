@@ -185,3 +185,16 @@ fn a_hundred_thousand_prefixes_stay_compact_and_right() {
         assert_eq!(fib.lookup(address), naive(&routes, address));
     }
 }
+
+proptest! {
+    #[test]
+    fn what_overlaps_is_found(all in vec(route(), 0..40), (with, _) in route()) {
+        let routes = Routes::build(all.iter().map(|(prefix, value)| (*prefix, 0, *value)));
+        let overlaps = |prefix: &Prefix| {
+            prefix.len() >= 2 && (prefix.contains(with.address()) || with.contains(prefix.address()))
+        };
+        let found = routes.overlap(with, 2);
+        prop_assert_eq!(found.is_some(), all.iter().any(|(prefix, _)| overlaps(prefix)), "{:?}", found);
+        prop_assert!(found.is_none_or(|found| overlaps(&found)));
+    }
+}
