@@ -265,7 +265,6 @@ impl HostStack {
                 ArpError::Unsupported | ArpError::Operation => HostDrop::NotServed,
             })?;
         let sender = IpAddr::V4(packet.sender);
-        self.claimed(packet.sender, packet.sender_mac, now);
         let target = IpAddr::V4(packet.target);
         // A probe is from nobody. Two that probe for one address give in both (RFC 5227, section 2.1.1).
         let is_rival = packet.sender.is_unspecified() && self.own.is_sought(target);
@@ -388,6 +387,9 @@ impl HostStack {
         };
         if is_defended {
             self.reply(message::announcement(self.config.mac, address));
+        }
+        if self.own.is_anothers(address) {
+            self.decline(address, now);
         }
         Err(HostDrop::AddressConflict)
     }

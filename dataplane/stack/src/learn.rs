@@ -4,10 +4,10 @@
 //! it has changed. Never: a change of its own addresses: whoever configures it decides what of it is used; more than one
 //! value a second, whatever servers and routers say.
 
-use std::{hash::RandomState, time::Duration};
+use std::{hash::RandomState, net::IpAddr, time::Duration};
 
 use culvert_wire::{
-    Checksum, MacAddr, dhcp as ports,
+    Checksum, dhcp as ports,
     parse::{Headers, L3, L4},
     udp,
 };
@@ -163,12 +163,10 @@ impl HostStack {
         taken.then_some(()).ok_or(HostDrop::Malformed)
     }
 
-    /// Another host says to have an address.
-    pub(super) fn claimed(&mut self, address: std::net::Ipv4Addr, by: MacAddr, now: Instant) {
-        if let Some(client) = &mut self.learning.dhcp
-            && by != self.config.mac
-        {
-            client.handle_claim(address, now);
+    /// Another host has an address that was to be ours.
+    pub(super) fn decline(&mut self, address: IpAddr, now: Instant) {
+        if let (IpAddr::V4(address), Some(client)) = (address, &mut self.learning.dhcp) {
+            client.handle_duplicate(address, now);
             self.send_learners();
         }
     }

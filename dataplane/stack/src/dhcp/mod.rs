@@ -1,19 +1,21 @@
 //! A DHCP client for IPv4 (RFC 2131), of one interface.
 //!
-//! In: messages that came to its port, who says to have an address, the time. Out: frames, a lease. Never: an address
-//! beyond its lease; an answer to what it did not ask; more frames than [`limits::DHCP_OUTPUT`] that wait; a rush, however
-//! often servers refuse what they offered.
+//! In: messages that came to its port, the news that another host has the address, the time. Out: frames, a lease. Never:
+//! an address beyond its lease; an answer to what it did not ask; more frames than [`limits::DHCP_OUTPUT`] that wait; a
+//! rush, however often servers refuse what they offered.
 //!
 //! ```text
-//!            ┌──────────────────────────── refused, expired ──────────────────────────────┐
-//!            ▼                                                                            │
-//!  waiting ─▶ selecting ─ offer ▶ requesting ─ ack ▶ checking (three ARP probes) ─ free ▶ bound ─▶ renewing ─▶ rebinding
-//!                                                                 └ taken: declined         ▲
-//!  rebooting, with a lease of an earlier run ─ ack, or nobody answers ──────────────────────┘
+//!            ┌────────────── refused, expired, declined ───────────────┐
+//!            ▼                                                         │
+//!  waiting ─▶ selecting ─ offer ▶ requesting ─ ack ▶ bound ─▶ renewing ─▶ rebinding
+//!                                                      ▲
+//!  rebooting, with a lease of an earlier run ──────────┘ ack, or nobody answers
 //! ```
 //!
-//! What an earlier run had is asked for, and used at once when a server says yes: it was ours a moment ago. When nobody
-//! answers it is used, too, for as long as it was lent (section 3.2), and any server is asked.
+//! Whether another host has the address is asked by whoever begins to use it, as of any other (`own`).
+//!
+//! What an earlier run had is asked for, and used when a server says yes. When nobody answers it is used, too, for as long as it was lent
+//! (section 3.2), and any server is asked.
 
 mod message;
 #[cfg(test)]
@@ -26,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_wire::{MacAddr, arp::ArpPacket, dhcp};
+use culvert_wire::{MacAddr, dhcp};
 use culvert_wireguard::Instant;
 use dhcproto::v4::MessageType;
 
@@ -34,7 +36,7 @@ use self::message::{FOREVER, Grant, Reply, Says};
 use super::{
     guests::frame,
     learned::{Held, Lease, Terms},
-    limits, message as frames,
+    limits,
 };
 
 /// The first wait for an answer (RFC 2131, section 4.1); it doubles.
@@ -54,13 +56,6 @@ const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// The wait after an address that another had (section 3.1).
 const DECLINED: Duration = Duration::from_secs(10);
 
-/// How often it is asked who has an address, when, and how long an answer may take (RFC 5227, section 1.1: `PROBE_NUM`,
-/// `PROBE_MIN`, `PROBE_MAX`, `ANNOUNCE_WAIT`).
-const PROBES: u8 = 3;
-const PROBE_MIN: Duration = Duration::from_secs(1);
-const PROBE_SPREAD: Duration = Duration::from_secs(1);
-const PROBE_WAIT: Duration = Duration::from_secs(2);
-
 enum State {
     /// Begins anew when it is due.
     Waiting,
@@ -70,8 +65,6 @@ enum State {
     Requesting { offer: Box<Terms>, tries: u32 },
     /// Asks for what an earlier run had.
     Rebooting { held: Box<Held>, tries: u32 },
-    /// Asks whether another has the address.
-    Checking { lease: Box<Lease>, probes: u8 },
     /// Has an address.
     Bound { lease: Box<Lease>, phase: Phase },
 }
@@ -140,8 +133,7 @@ impl Client {
             State::Waiting
             | State::Selecting { .. }
             | State::Requesting { .. }
-            | State::Rebooting { .. }
-            | State::Checking { .. } => None,
+            | State::Rebooting { .. } => None,
         }
     }
 
@@ -168,7 +160,6 @@ impl Client {
             }
             State::Requesting { .. } => self.fail(now),
             State::Rebooting { held, tries } => self.reboot(held, tries, now),
-            State::Checking { lease, probes } => self.check(lease, probes, now),
             State::Bound { lease, .. } => self.keep(lease, now),
         }
     }
@@ -183,40 +174,33 @@ impl Client {
         else {
             return false;
         };
-        let (is_ours, granted) = match (&self.state, reply) {
+        let granted = match (&self.state, reply) {
             (State::Selecting { .. }, Reply::Offer(grant)) => {
                 self.asked = now;
                 self.request(Box::new(grant.terms), 0, now);
                 return true;
             }
             (State::Requesting { offer, .. }, Reply::Ack(grant)) if is_of(&grant, offer) => {
-                (false, Some(grant))
+                Some(grant)
             }
             (State::Rebooting { held, .. }, Reply::Ack(grant))
                 if grant.terms.address == held.terms.address =>
             {
-                (true, Some(grant))
+                Some(grant)
             }
-            (State::Bound { lease, phase }, Reply::Ack(grant))
-                if is_of(&grant, &lease.terms)
-                    || *phase == Phase::Rebinding && grant.terms.address == lease.terms.address =>
+            // Another server may answer for the one that lent it: it has heard what was asked.
+            (State::Bound { lease, .. }, Reply::Ack(grant))
+                if grant.terms.address == lease.terms.address =>
             {
-                (true, Some(grant))
+                Some(grant)
             }
-            (State::Requesting { offer, .. }, Reply::Nak(server)) if server == offer.server => {
-                (false, None)
-            }
-            (State::Rebooting { .. }, Reply::Nak(_)) => (false, None),
-            (State::Bound { lease, phase }, Reply::Nak(server))
-                if server == lease.terms.server || *phase == Phase::Rebinding =>
-            {
-                (false, None)
-            }
+            (State::Requesting { offer, .. }, Reply::Nak(server)) if server == offer.server => None,
+            (State::Rebooting { .. } | State::Bound { .. }, Reply::Nak(_)) => None,
             _ => return false,
         };
         self.server_mac = Some(from);
         match granted {
-            Some(grant) => self.take(grant, is_ours, now),
+            Some(grant) => self.take(grant, now),
             None => self.fail(now),
         }
         true
@@ -225,21 +209,18 @@ impl Client {
     /// Whether a message may be an answer.
     const fn asks(&self) -> bool {
         match self.state {
-            State::Waiting | State::Checking { .. } => false,
+            State::Waiting => false,
             State::Selecting { .. } | State::Requesting { .. } | State::Rebooting { .. } => true,
             State::Bound { phase, .. } => !matches!(phase, Phase::Rest),
         }
     }
 
-    /// Another host says to have `address`.
-    pub(crate) fn handle_claim(&mut self, address: Ipv4Addr, now: Instant) {
-        let State::Checking { lease, .. } = &self.state else {
+    /// Another host has `address`.
+    pub(crate) fn handle_duplicate(&mut self, address: Ipv4Addr, now: Instant) {
+        let lease = self.lease().filter(|it| it.terms.address == address);
+        let Some(Lease { terms, .. }) = lease else {
             return;
         };
-        if lease.terms.address != address {
-            return;
-        }
-        let terms = &lease.terms;
         let says = Says {
             kind: MessageType::Decline,
             xid: self.xid,
@@ -325,17 +306,14 @@ impl Client {
         self.state = State::Rebooting { held, tries };
     }
 
-    /// A server lends something. An address that `is_ours` goes on to be.
-    fn take(&mut self, grant: Grant, is_ours: bool, now: Instant) {
+    /// A server lends something.
+    fn take(&mut self, grant: Grant, now: Instant) {
         let lease = Box::new(self.lease_of(grant));
-        if is_over(lease.expires, now) {
-            return;
-        }
-        if is_ours {
-            self.bind(lease);
-        } else {
-            self.due = now + self.chance(PROBE_SPREAD);
-            self.state = State::Checking { lease, probes: 0 };
+        if !is_over(lease.expires, now) {
+            self.failures = 0;
+            self.due = lease.renew_at;
+            let phase = Phase::Rest;
+            self.state = State::Bound { lease, phase };
         }
     }
 
@@ -366,32 +344,6 @@ impl Client {
             rebind_at: after(rebind),
             expires: Some(after(lease)),
         }
-    }
-
-    /// Asks who has the address, so often; then it is ours.
-    fn check(&mut self, lease: Box<Lease>, probes: u8, now: Instant) {
-        if is_over(lease.expires, now) {
-            return self.select(0, now);
-        }
-        if probes == PROBES {
-            return self.bind(lease);
-        }
-        let none = Ipv4Addr::UNSPECIFIED;
-        let probe = ArpPacket::request(self.mac, none, lease.terms.address);
-        self.push(frames::arp(&probe));
-        let probes = probes + 1;
-        self.due = match probes == PROBES {
-            true => now + PROBE_WAIT,
-            false => now + PROBE_MIN + self.chance(PROBE_SPREAD),
-        };
-        self.state = State::Checking { lease, probes };
-    }
-
-    fn bind(&mut self, lease: Box<Lease>) {
-        self.failures = 0;
-        self.due = lease.renew_at;
-        let phase = Phase::Rest;
-        self.state = State::Bound { lease, phase };
     }
 
     /// Asks for more time, or gives up what is over.
