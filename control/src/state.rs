@@ -313,11 +313,14 @@ pub struct Uplink {
     pub bfd: Option<String>,
     /// Mbit/s, if the device tells.
     pub speed_mbps: Option<u64>,
-    /// Its addresses with their prefix lengths.
+    /// Its addresses with their prefix lengths, learned ones behind the configured.
     pub addresses: Vec<String>,
     /// Those of them that another host has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<AddressConflict>,
+    /// What it has learned of itself, if it is to learn anything.
+    #[serde(default)]
+    pub learned: Option<Learned>,
     /// In bytes.
     pub mtu: u16,
     /// RX and TX queues.
@@ -351,6 +354,36 @@ pub struct AddressConflict {
     pub mac: String,
     /// Whether it is used here all the same: it was, before the other came.
     pub used: bool,
+}
+
+/// What an uplink has learned of itself, by DHCP and of routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Learned {
+    /// Addresses in use, with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// Routes in use.
+    pub routes: Vec<LearnedRoute>,
+    /// Servers of names.
+    pub dns: Vec<String>,
+    /// The domain of names without one.
+    pub domain: Option<String>,
+    /// The longest packet that the link takes, if that was said: it counts if it is less than the uplink's `mtu`.
+    pub mtu: Option<u16>,
+    /// The DHCP server that lends the IPv4 address.
+    pub server: Option<String>,
+    /// In how many seconds that ends, unless it is lent again.
+    pub expires_in: Option<u64>,
+    /// Addresses that are not used, and why.
+    pub refused: Vec<String>,
+}
+
+/// A route that was learned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LearnedRoute {
+    /// The prefix.
+    pub to: String,
+    /// The router; without one, the prefix is on the link.
+    pub via: Option<String>,
 }
 
 /// One tunnel.
@@ -485,7 +518,7 @@ pub struct Route {
     pub to: String,
     /// In words: `peer hv-b (wg0)`, `via 10.1.1.20`, `on-link`, `unreachable`.
     pub next_hop: String,
-    /// Where it came from: `gateway`, `allowed-ips`, `config`, `layer`.
+    /// Where it came from: `gateway`, `allowed-ips`, `config`, `layer`, `learned`.
     pub source: String,
 }
 

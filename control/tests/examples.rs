@@ -175,6 +175,7 @@ fn the_json_schema_fits_the_examples() {
         "hv-a.yaml",
         "hv-b.yaml",
         "nfv.yaml",
+        "branch.yaml",
         "laptop.yaml",
         "two-uplinks.yaml",
         "multi-queue.yaml",

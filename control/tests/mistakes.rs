@@ -235,6 +235,11 @@ fn missing_keys() {
         "uplink `wan0` has no `addresses`",
         "[192.0.2.10/24]",
     );
+    // What is learned need not stand there.
+    let text = changed("    addresses: [192.0.2.10/24]\n", "    dhcp4: true\n");
+    let text = text.replace("    routes: [{ to: default, via: 192.0.2.1 }]\n", "");
+    let report = report(&text);
+    assert_eq!(report.mistakes(), [], "{}", report.render(false));
 }
 
 /// As in the files of `wg` and `wg-quick`.
@@ -665,6 +670,14 @@ fn devices() {
         "`routes` in uplink `lan0` is only for `dpdk` uplinks",
         "the kernel's routes",
     );
+    for key in ["dhcp4", "accept_ra"] {
+        error(
+            "    driver: udp",
+            &format!("    driver: udp\n    ⟦{key}: true"),
+            &format!("`{key}` in uplink `lan0` is only for `dpdk` uplinks"),
+            "the kernel's",
+        );
+    }
     error(
         "    mtu: 1500",
         "    mtu: 1500\n    ⟦fwmark: 1",

@@ -205,6 +205,8 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         name: draft.name.value.clone(),
         driver,
         addresses: draft.addresses.iter().map(|at| at.value).collect(),
+        dhcp4: draft.dhcp4,
+        accept_ra: draft.accept_ra,
         routes: draft.routes.iter().map(uplink_route).collect(),
         neighbors: draft.neighbors.iter().map(uplink_neighbor).collect(),
         mtu: narrow(uplink_mtu(draft)),

@@ -132,6 +132,8 @@ pub(super) struct Uplink {
     pub(super) device: Option<At<DpdkDevice>>,
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<At<IpNet>>,
+    pub(super) dhcp4: bool,
+    pub(super) accept_ra: bool,
     pub(super) routes: Vec<UplinkRoute>,
     pub(super) neighbors: Vec<UplinkNeighbor>,
     pub(super) mtu: Option<At<u32>>,
@@ -158,6 +160,13 @@ pub(super) struct Served {
     pub(super) api: Option<At<Door>>,
     pub(super) metrics: Option<At<Door>>,
     pub(super) responder: Option<At<Vec<IpNet>>>,
+}
+
+impl Uplink {
+    /// Whether it may have addresses of a family that stand nowhere.
+    pub(super) const fn learns(&self, ipv4: bool) -> bool {
+        if ipv4 { self.dhcp4 } else { self.accept_ra }
+    }
 }
 
 pub(super) struct UplinkRoute {

@@ -370,6 +370,8 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         device: None,
         interface: None,
         addresses: uplink.addresses.iter().copied().map(at).collect(),
+        dhcp4: uplink.dhcp4,
+        accept_ra: uplink.accept_ra,
         routes: routes.collect(),
         neighbors: Vec::new(),
         mtu: Some(at(uplink.mtu.into())),

@@ -375,6 +375,8 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
     let queues = uplink.queues;
     let derived = derived_queue_workers(queues.into(), workers, &mut 0);
     map.list("addresses", &uplink.addresses)
+        .bool_but("dhcp4", uplink.dhcp4, false)
+        .bool_but("accept_ra", uplink.accept_ra, false)
         .tables("routes", routes.collect())
         .tables("neighbors", neighbors.collect())
         .number_but("mtu", uplink.mtu, limits::MTU_DEFAULT)

@@ -265,7 +265,7 @@ impl Engine {
         // What the protocol wants of peers that stay is not lost with those that go.
         self.drain_tunnels(now);
         self.networks.carry_out(&plan);
-        let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared);
+        let (uplinks, mut failures) = self.commit_uplinks(&plan, &mut prepared, now);
         failures.extend(self.commit_exceptions(std::mem::take(&mut prepared.taps), &uplinks));
         let mut left = Left {
             uplinks,
@@ -289,6 +289,10 @@ impl Engine {
         drop(closing);
         self.leave_rings(left_rings, now.monotonic);
         failures.extend(self.leave(left, now));
+        // Beside what is configured now, and without the uplinks that went.
+        if self.judge_learned().is_any() {
+            self.publish();
+        }
         if of_file {
             failures.extend(self.serve_wg());
         }

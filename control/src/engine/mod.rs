@@ -29,6 +29,7 @@ mod heard;
 mod hops;
 mod interfaces;
 mod layer;
+mod learned;
 mod losses;
 mod networks;
 mod own;
@@ -85,6 +86,7 @@ use self::{
     failover::Failover,
     heard::Quotable,
     hops::Hops,
+    learned::Leases,
     losses::Losses,
     networks::Networks,
     parking::Parking,
@@ -247,6 +249,8 @@ struct Engine {
     netstack: NetStack,
     /// Uplinks that the host's kernel shares.
     exceptions: Exceptions,
+    /// Leases that outlive the process.
+    leases: Leases,
     hops: Hops,
     /// Whose datagrams an error may quote.
     quotable: Quotable,

@@ -56,6 +56,7 @@ impl Engine {
         self.hear_routes();
         self.note_uplinks(now.monotonic);
         let more = self.choose_ways(now) | more;
+        self.take_learned(now);
         self.rebuild_paths(now.monotonic);
         self.hear_errors(now.monotonic);
         self.netstack.publish();

@@ -26,6 +26,7 @@ use super::{
     endpoints::Endpoints,
     hops::Hops,
     interfaces,
+    learned::Leases,
     losses::Losses,
     networks::Networks,
     parking::Parking,
@@ -81,6 +82,7 @@ impl Engine {
         let snapshots = Arc::new(SnapshotCell::from_pointee(Snapshot::default()));
         // Their threads are no guests on the control core's processor.
         let endpoints = Endpoints::open(run_dir.map(RunDir::directory));
+        let leases = Leases::open(requester.state_dir());
         let (netstack, links) =
             NetStack::start(Arc::clone(&attention), requester.arrivals().clone()).map_err(
                 |error| EngineError::start("can't start a thread for host stacks", &error),
@@ -125,6 +127,7 @@ impl Engine {
             uplinks: Table::default(),
             netstack,
             exceptions: Default::default(),
+            leases,
             hops: Hops::default(),
             quotable: Default::default(),
             leaving_uplinks: VecDeque::new(),
@@ -216,6 +219,7 @@ impl Engine {
         self.workers.stop();
         self.exceptions.stop();
         self.netstack.stop();
+        self.leases.finish();
         self.snapshots.store(Arc::new(Snapshot::default()));
         self.retired.clear();
         for (_, tunnel) in self.tunnels.iter_mut() {

@@ -21,7 +21,7 @@ use culvert_dataplane::{
     },
     uplink::udp::Marker,
 };
-use culvert_wire::fib::{Fib, Routes};
+use culvert_wire::fib::{Fib, Prefix, Routes};
 use culvert_wireguard::{
     Device, Event, Handshake, HandshakeDrop, Instant, Now, PeerConfig, PeerId, PeerUpdate,
     PresharedKey, PublicKey, Traffic, Transmit, limits::MAX_PEERS,
@@ -264,6 +264,11 @@ impl TunnelState {
     /// The place of the peer that has this very prefix.
     pub(super) fn owner(&self, net: &IpNet) -> Option<usize> {
         self.allowed.get(prefix(*net)?).map(PeerIndex::slot)
+    }
+
+    /// A prefix of a peer's that overlaps that one ([`Routes::overlap`]).
+    pub(super) fn allowed_overlap(&self, with: Prefix, least: u8) -> Option<Prefix> {
+        self.allowed.overlap(with, least)
     }
 
     /// Who may send from which address, as of the last [`TunnelState::finish`].

@@ -10,7 +10,7 @@ use std::{
 };
 
 #[cfg(feature = "dpdk")]
-use std::time::Duration;
+use std::{net::Ipv6Addr, time::Duration};
 
 #[cfg(feature = "dpdk")]
 use culvert_dataplane::uplink::dpdk;
@@ -26,8 +26,7 @@ use culvert_dataplane::{
 };
 use culvert_stack::{Drops, Standing, bfd};
 #[cfg(feature = "dpdk")]
-use culvert_stack::{HostConfig, Routes};
-#[cfg(feature = "dpdk")]
+use culvert_stack::{HostConfig, Learns, Routes};
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
@@ -36,6 +35,7 @@ use super::exceptions;
 use super::{
     health::Health,
     hops::{For, Hops},
+    learned::LearnedState,
     table::Named,
 };
 use crate::{
@@ -66,6 +66,8 @@ pub(super) struct UplinkState {
     pub(super) host_drops: Arc<Drops>,
     /// What tunnels lost while they were on it.
     pub(super) lost: BTreeMap<String, u64>,
+    /// What its host stack has learned.
+    pub(super) taught: LearnedState,
     pub(super) link_up: Option<bool>,
     /// Whether it works by itself, for tunnels that have others beside it.
     pub(super) health: Health,
@@ -139,7 +141,11 @@ impl UplinkState {
             )),
             #[cfg(feature = "dpdk")]
             UplinkDriver::Dpdk(driver) => {
-                let addresses: Vec<_> = config.addresses.iter().map(|net| net.addr()).collect();
+                let mut addresses = own_addresses(&config);
+                if config.accept_ra {
+                    // There will be one of that family.
+                    addresses.push(Ipv6Addr::UNSPECIFIED.into());
+                }
                 let devargs = driver.device.devargs();
                 let wanted = dpdk::Config {
                     uplink: index,
@@ -174,6 +180,7 @@ impl UplinkState {
             counters: Arc::default(),
             host_drops: Arc::default(),
             lost: BTreeMap::new(),
+            taught: LearnedState::default(),
             link_up: None,
             health: Health::default(),
             liveness: Arc::default(),
@@ -241,8 +248,14 @@ impl UplinkState {
             Kind::Off | Kind::Udp => None,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
-                let config = host_config(&self.config, &self.learned, device.mac());
+                let mut config = host_config(&self.config, &self.learned, device.mac());
+                self.taught.used().add_to(&mut config);
                 Some(Host {
+                    learns: Learns {
+                        dhcp4: self.config.dhcp4,
+                        accept_ra: self.config.accept_ra,
+                    },
+                    held: self.taught.held().cloned(),
                     birth: 0,
                     name: self.config.name.clone(),
                     routes: Routes::among(&config, |address| self.is_usable(address)),
@@ -365,14 +378,19 @@ impl UplinkState {
         }
     }
 
+    /// Who has what is not to be ours any more is no rival.
+    pub(super) fn forget_rivals(&mut self) {
+        let (addresses, learned) = (&self.config.addresses, &self.taught);
+        (self.rivals).retain(|rival, _| {
+            let is_link_local = matches!(rival, IpAddr::V6(it) if it.is_unicast_link_local());
+            is_link_local || addresses.iter().any(|net| net.addr() == *rival) || learned.has(*rival)
+        });
+    }
+
     /// Takes over what changed in an uplink that stays as it is: neighbors that are still on its link are kept.
     pub(super) fn reconfigure(&mut self, new: config::Uplink, netstack: &mut NetStack) {
         self.config = new;
-        let addresses = &self.config.addresses;
-        (self.rivals).retain(|rival, _| {
-            let is_link_local = matches!(rival, IpAddr::V6(it) if it.is_unicast_link_local());
-            is_link_local || addresses.iter().any(|net| net.addr() == *rival)
-        });
+        self.forget_rivals();
         if let (Some(scope), Some(host)) = (self.scope(), self.host()) {
             netstack.change(scope, host);
         }

@@ -303,6 +303,35 @@ events! {
         /// Why the first of them has moved.
         reason: String,
     } "tunnel {tunnel}" "peers are reached by another uplink"
+    /// The uplink has learned an address, and uses it.
+    "uplink-address" INFO UplinkAddress {
+        /// The uplink.
+        uplink: Name,
+        /// The address, with its prefix's length.
+        address: String,
+        /// Who says so: `dhcp` or `ra`.
+        teacher: &'static str,
+    } "uplink {uplink}" "an address was learned"
+
+    /// An address that the uplink had learned is its own no more: its time is over, or a server or router has said so.
+    "uplink-address-lost" WARN UplinkAddressLost {
+        /// The uplink.
+        uplink: Name,
+        /// The address, with its prefix's length.
+        address: String,
+        /// Who had said so: `dhcp` or `ra`.
+        teacher: &'static str,
+    } "uplink {uplink}" "a learned address is lost"
+
+    /// The uplink has learned an address that it can't use beside what is configured.
+    "uplink-address-refused" WARN UplinkAddressRefused {
+        /// The uplink.
+        uplink: Name,
+        /// The address, with its prefix's length.
+        address: String,
+        /// What it overlaps.
+        reason: String,
+    } "uplink {uplink}" "a learned address is not used"
 
     /// The interface that the uplink is bound to is gone.
     "uplink-gone" WARN UplinkGone {

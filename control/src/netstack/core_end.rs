@@ -23,9 +23,12 @@ use culvert_dataplane::shared::{
     stack_link::StackEnd,
     wake::Wake,
 };
+use culvert_stack::Learned;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::{Guest, Guests, HeardIn, Host, Hosts, News, Order, Shared, Told, server::Server};
+use super::{
+    Guest, Guests, HeardIn, Host, Hosts, News, Order, Shared, Taught, Told, server::Server,
+};
 use crate::{
     api::{Reply, arrivals::Arrivals},
     report::look::NeighborSight,
@@ -42,6 +45,8 @@ pub(crate) struct NetStack {
     orders: Producer<Order>,
     news: Consumer<News>,
     heard: Consumer<HeardIn>,
+    /// What was taken of what stacks have learned.
+    taught: Arc<Taught>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,6 +56,7 @@ impl NetStack {
         let shared = Arc::new(Shared {
             wake: Arc::new(Wake::new()?),
             hosts: ArcSwap::default(),
+            taught: ArcSwap::default(),
             adopted: AtomicU64::new(0),
             ends: AtomicBool::new(false),
         });
@@ -58,6 +64,7 @@ impl NetStack {
         let (told, news) = RingBuffer::new(STACK_NEWS);
         let (overheard, heard) = RingBuffer::new(STACK_HEARD);
         let server = Server::new(Arc::clone(&shared), core, (taken, told, overheard));
+        let taught = shared.taught.load_full();
         let end = Self {
             shared,
             stacks: BTreeMap::new(),
@@ -68,6 +75,7 @@ impl NetStack {
             orders,
             news,
             heard,
+            taught,
             thread: None,
         };
         Ok((end, server))
@@ -240,6 +248,23 @@ impl NetStack {
     /// The oldest error about a datagram that says to be ours, and the scope that it was heard in; none is the kernel's.
     pub(crate) fn next_heard(&mut self) -> Option<HeardIn> {
         self.heard.pop().ok()
+    }
+
+    /// What the scope's stack, and none before it, has learned of itself.
+    pub(crate) fn taught(&self, scope: Scope) -> Option<&Arc<Learned>> {
+        let birth = self.stacks.get(&scope)?.birth;
+        let (of, learned) = self.taught.get(&scope)?;
+        (*of == birth).then_some(learned)
+    }
+
+    /// Takes what stacks have learned since; whether that is anything.
+    pub(crate) fn take_taught(&mut self) -> bool {
+        let taught = self.shared.taught.load();
+        let is_new = !Arc::ptr_eq(&taught, &self.taught);
+        if is_new {
+            self.taught = Arc::clone(&taught);
+        }
+        is_new
     }
 
     /// Whether the thread has ended without being asked to.

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! What stacks there are to be, and what guests are told, is a value that is replaced as a whole, as workers' snapshots are: no order of that kind
-//! can be lost, however far the thread is behind. A question that finds no room is counted, and asked again while
+//! can be lost, however far the thread is behind; the same goes for what stacks learn of themselves, the other way. A question that finds no room is counted, and asked again while
 //! somebody waits for the answer. News that find no room stay with their stack, and are told later.
 
 mod core_end;
@@ -43,7 +43,7 @@ use culvert_dataplane::{
     },
     uplink::UplinkCounters,
 };
-use culvert_stack::{Drops, Heard, HostConfig, Routes, Standing, bfd};
+use culvert_stack::{Drops, Heard, Held, HostConfig, Learns, Routes, Standing, bfd};
 use culvert_wire::MacAddr;
 
 use self::guests::Guests;
@@ -63,6 +63,10 @@ pub(crate) struct Host {
     /// The uplink's.
     pub(crate) name: Name,
     pub(crate) config: HostConfig,
+    /// What it learns of itself.
+    pub(crate) learns: Learns,
+    /// A lease that it had before.
+    pub(crate) held: Option<Held>,
     /// What that says, for whoever asks for a way.
     pub(crate) routes: Routes,
     /// The host's kernel, if it shares the uplink.
@@ -124,11 +128,16 @@ pub(crate) enum Learned {
 /// An error about a datagram, and the scope that it was heard in; `None`: the kernel heard it.
 type HeardIn = (Option<Scope>, Heard);
 
+/// What stacks have learned of themselves, each by its number: replaced as a whole, as what is to be.
+pub(crate) type Taught = BTreeMap<Scope, (u64, Arc<culvert_stack::Learned>)>;
+
 /// What both ends hold.
 struct Shared {
     /// Wakes the thread.
     wake: Arc<Wake>,
     hosts: ArcSwap<Hosts>,
+    /// What stacks have learned of themselves.
+    taught: ArcSwap<Taught>,
     /// The generation of hosts by which the thread goes, once nothing of those before it is on its way to a worker.
     adopted: AtomicU64,
     ends: AtomicBool,

@@ -9,7 +9,7 @@
 //!    answered at once; bytes of connections;
 //! 3. what the kernel heard, what the core asks for;
 //! 4. what is due;
-//! 5. frames of the stacks to workers, what was heard and news to the core.
+//! 5. frames of the stacks to workers, what was heard, what they have learned, and other news to the core.
 
 use std::{
     collections::BTreeSet,
@@ -41,7 +41,8 @@ use rustix::{
 };
 
 use super::{
-    HeardIn, Host, Hosts, Learned, News, Order, Shared, datagrams::Datagrams, streams::Streams,
+    HeardIn, Host, Hosts, Learned, News, Order, Shared, Taught, datagrams::Datagrams,
+    streams::Streams,
 };
 use crate::{
     api::{Reply, arrivals::Arrivals},
@@ -70,6 +71,7 @@ pub(crate) struct Server {
     stacks: Stacks<Scope>,
     streams: Streams,
     datagrams: Datagrams,
+    taught: Taught,
 }
 
 impl Server {
@@ -91,6 +93,7 @@ impl Server {
             stacks: Stacks::default(),
             streams: Streams::default(),
             datagrams: Datagrams::default(),
+            taught: Taught::default(),
         }
     }
 
@@ -143,6 +146,7 @@ impl Server {
         self.stacks.handle_timeout(now);
         self.send_frames();
         self.tell_heard();
+        self.tell_learned(now);
         self.tell_news();
         self.note_adopted();
         more
@@ -184,6 +188,7 @@ impl Server {
         for &scope in before.stacks.keys() {
             if !hosts.stacks.contains_key(&scope) {
                 self.stacks.remove(scope);
+                self.taught.remove(&scope);
             }
         }
         for (&scope, host) in &hosts.stacks {
@@ -219,6 +224,7 @@ impl Server {
             stack.watch(host.bfd.clone(), RandomState::new().hash_one(()), now);
             stack.listen(host.services.listeners());
             self.datagrams.serve_by(scope, stack, &host.services);
+            stack.learn_own(host.learns, host.held.clone(), now);
         }
     }
 
@@ -355,6 +361,20 @@ impl Server {
             any |= self.heard.push((Some(scope), heard)).is_ok();
         }
         if any {
+            self.core.wake().notify();
+        }
+    }
+
+    fn tell_learned(&mut self, now: Instant) {
+        let mut any = false;
+        while let Some((scope, learned)) = self.stacks.poll_learned(now) {
+            let birth = self.hosts.stacks.get(&scope).map(|host| host.birth);
+            let told = (birth.unwrap_or_default(), Arc::new(learned));
+            self.taught.insert(scope, told);
+            any = true;
+        }
+        if any {
+            self.shared.taught.store(Arc::new(self.taught.clone()));
             self.core.wake().notify();
         }
     }

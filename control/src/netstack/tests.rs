@@ -71,6 +71,8 @@ impl Site {
             kernel: None,
             bfd: None,
             services: Services::default(),
+            learns: Learns::default(),
+            held: None,
             drops: Arc::default(),
             counters: Arc::clone(&self.counters),
         };
@@ -316,4 +318,61 @@ fn a_guest_is_answered_as_its_port_is_now_and_hears_its_router() {
     site.round();
     assert!(asks(&mut site).is_empty());
     assert_eq!(drops.count(DropReason::CommandQueueFull), 1);
+}
+
+#[test]
+fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
+    let mut site = Site::new();
+    let learning = |held: Option<Held>| Host {
+        birth: 0,
+        name: Name::new("wan").unwrap(),
+        routes: Routes::new(&bare()),
+        config: bare(),
+        learns: Learns {
+            dhcp4: true,
+            accept_ra: false,
+        },
+        held,
+        kernel: None,
+        bfd: None,
+        services: Services::default(),
+        drops: Arc::default(),
+        counters: Arc::default(),
+    };
+    let terms = culvert_stack::Terms {
+        address: [192, 0, 2, 7].into(),
+        prefix_len: 24,
+        server: [192, 0, 2, 1].into(),
+        routes: Vec::new(),
+        mtu: None,
+        dns: Vec::new(),
+        domain: None,
+    };
+    let now = clock::monotonic();
+    // Nobody answers: a lease of an earlier run is used.
+    let expires = Some(now + Duration::from_secs(900));
+    site.core
+        .insert(SCOPE, learning(Some(Held { terms, expires })));
+    site.core.publish();
+    site.stacks.round(now);
+    assert!(!site.core.take_taught());
+    for seconds in 1..20 {
+        site.stacks.round(now + Duration::from_secs(seconds));
+    }
+    assert!(site.core.take_taught() && !site.core.take_taught());
+    let learned = site.core.taught(SCOPE).unwrap();
+    assert_eq!(learned.addresses[0].address, IpAddr::from([192, 0, 2, 7]));
+    // Another stack in its place has learned nothing yet.
+    site.core.insert(SCOPE, learning(None));
+    assert!(site.core.taught(SCOPE).is_none());
+}
+
+fn bare() -> HostConfig {
+    HostConfig {
+        mac: OURS,
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        neighbors: Vec::new(),
+        mtu: 1_500,
+    }
 }

@@ -14,7 +14,7 @@ mod overlay;
 pub mod proposal;
 pub mod words;
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use culvert_dataplane::uplink::udp;
 use ipnet::IpNet;
@@ -287,14 +287,11 @@ pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
             one.device != two.device || udp::binds(&before) != udp::binds(&after)
         }
         (UplinkDriver::Dpdk(one), UplinkDriver::Dpdk(two)) => {
-            let has_v6 = |all: &[IpAddr]| all.iter().any(IpAddr::is_ipv6);
             let queues =
                 |uplink: &Uplink| (uplink.mtu, uplink.queues, uplink.queue_workers.clone());
             let opened =
                 |it: &DpdkUplink| (it.device.clone(), it.rx_descriptors, it.tx_descriptors);
-            opened(one) != opened(two)
-                || queues(old) != queues(new)
-                || has_v6(&before) != has_v6(&after)
+            opened(one) != opened(two) || queues(old) != queues(new) || old.has_v6() != new.has_v6()
         }
         (UplinkDriver::Udp(_), UplinkDriver::Dpdk(_))
         | (UplinkDriver::Dpdk(_), UplinkDriver::Udp(_)) => true,

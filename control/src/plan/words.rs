@@ -223,6 +223,8 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
             it.map_or("none".into(), table_name)
         })
         .key("addresses", |it| it.addresses.clone(), |nets| list(nets))
+        .key("dhcp4", |it| it.dhcp4, text)
+        .key("accept_ra", |it| it.accept_ra, text)
         .key(
             "routes",
             |it| it.routes.clone(),

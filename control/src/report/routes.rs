@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Network},
-    state::Route,
+    state::{self, Route},
 };
 
 /// A route, which is all that its place in the list depends on: by tables, then by prefixes.
@@ -133,7 +133,11 @@ impl Reader<'_> {
         let file = self.head.desired.file();
         let networks = file.networks.iter();
         let lines = networks.flat_map(|network| self.routes_of(network));
-        for line in lines.chain(file.uplinks.iter().flat_map(uplink)) {
+        let learned = self.head.uplinks.iter().flat_map(learned);
+        for line in lines
+            .chain(file.uplinks.iter().flat_map(uplink))
+            .chain(learned)
+        {
             if pick.wants(&line) && line.is_wanted(which) {
                 pick.offer(line, ());
             }
@@ -185,6 +189,28 @@ fn uplink(uplink: &config::Uplink) -> impl Iterator<Item = Line<'_>> {
     let on_link = addresses.map(move |net| line(net.trunc(), Hop::OnLink));
     let routes = uplink.routes.iter();
     on_link.chain(routes.map(move |it| line(it.to, Hop::Via(it.via))))
+}
+
+/// What an uplink has learned.
+fn learned(uplink: &state::Uplink) -> impl Iterator<Item = Line<'_>> {
+    let line = |to: IpNet, hop| Line {
+        table: ("uplink", uplink.name.as_str()),
+        to: Some(to),
+        source: "learned",
+        hop: Some(hop),
+    };
+    let all = uplink.learned.iter();
+    let addresses = all.clone().flat_map(|it| &it.addresses);
+    let on_link = addresses.filter_map(move |it| {
+        let net: IpNet = it.parse().ok()?;
+        Some(line(net.trunc(), Hop::OnLink))
+    });
+    let routes = all.flat_map(|it| &it.routes);
+    let routes = routes.filter_map(move |it| {
+        let via = it.via.as_ref().map(|via| via.parse()).transpose().ok()?;
+        Some(line(it.to.parse().ok()?, via.map_or(Hop::OnLink, Hop::Via)))
+    });
+    on_link.chain(routes)
 }
 
 #[cfg(test)]

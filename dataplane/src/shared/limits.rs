@@ -309,8 +309,8 @@ mod tests {
     use culvert_stack::limits::{
         CONNECTIONS, ENDPOINT_BUFFER, ENDPOINTS, HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE,
         HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND, HOST_REPORTS_PER_SECOND,
-        HOST_RETURNING, HOST_SEGMENTS, OPENING_GRACE, OPENINGS, REASSEMBLIES_PER_SOURCE,
-        REASSEMBLY_HIGH, UNROUTED,
+        HOST_RETURNING, HOST_SEGMENTS, LEARNED_DNS, LEARNED_ROUTES, OPENING_GRACE, OPENINGS,
+        RA_PREFIXES, RA_ROUTERS, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH, UNROUTED,
     };
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
@@ -410,6 +410,10 @@ mod tests {
             ("ENDPOINT_BUFFER", format!("{} KiB", ENDPOINT_BUFFER >> 10)),
             ("UNROUTED", format!("{UNROUTED} wait")),
             ("HOST_SEGMENTS", HOST_SEGMENTS.to_string()),
+            ("RA_PREFIXES", RA_PREFIXES.to_string()),
+            ("RA_ROUTERS", RA_ROUTERS.to_string()),
+            ("LEARNED_ROUTES", LEARNED_ROUTES.to_string()),
+            ("LEARNED_DNS", LEARNED_DNS.to_string()),
             ("REASSEMBLY_HIGH", format!("{} MiB", REASSEMBLY_HIGH >> 20)),
             (
                 "REASSEMBLIES_PER_SOURCE",

@@ -129,13 +129,7 @@ const UPLINKS: &[Column<Uplink>] = &[
     ),
     right("MTU", |_, it| it.mtu.to_string()),
     only(When::Wide, left("DEVICE", |_, it| it.device.clone())),
-    only(
-        When::Counts,
-        left("ADDRESSES", |_, it| match it.addresses.is_empty() {
-            true => "any".into(),
-            false => it.addresses.join(", "),
-        }),
-    ),
+    only(When::Counts, left("ADDRESSES", |_, it| addresses(it))),
 ];
 
 /// A tunnel's uplink; of several each with the peers that it reaches.
@@ -523,6 +517,16 @@ fn conflict(conflict: &AddressConflict) -> String {
     match used {
         true => format!("{address} is in use, and {mac} says to have it, too"),
         false => format!("{address} is not used: {mac} has it"),
+    }
+}
+
+fn addresses(uplink: &Uplink) -> String {
+    let refused = uplink.learned.as_ref().map(|it| it.refused.as_slice());
+    match (uplink.addresses.as_slice(), refused) {
+        ([], Some([])) => "none yet".into(),
+        ([], Some([first, ..])) => format!("none: {first}"),
+        ([], None) => "any".into(),
+        (all, _) => all.join(", "),
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             name: name(),
             driver: UplinkDriver::Udp(UdpUplink::default()),
             addresses: Vec::new(),
+            dhcp4: false,
+            accept_ra: false,
             routes: Vec::new(),
             neighbors: Vec::new(),
             mtu: 1500,

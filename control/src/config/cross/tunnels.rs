@@ -246,7 +246,8 @@ fn mtu(tunnel: &Tunnel, uplink: &Uplink, report: &mut Report) {
         return;
     };
     // Without addresses nothing rules IPv6 out but the peers' endpoints.
-    let v6_address = uplink.addresses.iter().any(|at| !super::is_ipv4(&at.value));
+    let v6_address =
+        uplink.accept_ra || uplink.addresses.iter().any(|at| !super::is_ipv4(&at.value));
     let v6_endpoint = tunnel
         .peers
         .iter()
@@ -384,6 +385,9 @@ fn reachable(
                 format!("{title} is tunnel `{}` itself", tunnel.name.value),
             )
             .help("expected the far end's address and port");
+        return;
+    }
+    if uplink.learns(address.is_ipv4()) {
         return;
     }
     let same_family = |net: &IpNet| super::is_ipv4(net) == address.is_ipv4();

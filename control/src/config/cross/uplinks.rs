@@ -132,7 +132,8 @@ fn routes(uplink: &Uplink, report: &mut Report) {
                 )
                 .help(format!("the first stands in {line}: keep one of the two"));
         }
-        if !uplink.addresses.is_empty() && !on_link(uplink, via) {
+        let is_known = !uplink.addresses.is_empty() && !uplink.learns(via.is_ipv4());
+        if is_known && !on_link(uplink, via) {
             report
                 .error(
                     route.via.span,

@@ -15,9 +15,13 @@ pub struct Uplink {
     pub name: Name,
     /// What carries its packets.
     pub driver: UplinkDriver,
-    /// Own addresses with their on-link prefixes. Never empty for DPDK; empty for kernel UDP
-    /// means every address of the machine.
+    /// Own addresses with their on-link prefixes. Empty for DPDK: they are learned; for kernel UDP
+    /// it means every address of the machine.
     pub addresses: Vec<IpNet>,
+    /// It learns an IPv4 address by DHCP (DPDK only).
+    pub dhcp4: bool,
+    /// It learns IPv6 addresses and routers of router advertisements (DPDK only).
+    pub accept_ra: bool,
     /// Routes beyond the on-link prefixes (DPDK only: the kernel has its own).
     pub routes: Vec<UplinkRoute>,
     /// Neighbors that are where this says (DPDK only: the kernel has its own).
@@ -45,6 +49,13 @@ pub struct Bfd {
     pub interval_ms: u32,
     /// So many may be missed.
     pub multiplier: u8,
+}
+
+impl Uplink {
+    /// Whether it may have an IPv6 address.
+    pub fn has_v6(&self) -> bool {
+        self.accept_ra || self.addresses.iter().any(|net| net.addr().is_ipv6())
+    }
 }
 
 /// What carries an uplink's packets.

@@ -13,6 +13,8 @@ impl Reader<'_> {
             device: None,
             interface: None,
             addresses: Vec::new(),
+            dhcp4: false,
+            accept_ra: false,
             routes: Vec::new(),
             neighbors: Vec::new(),
             mtu: None,
@@ -31,6 +33,9 @@ impl Reader<'_> {
             return uplink;
         };
         uplink.addresses = section.list("addresses", self.report, value::interface);
+        let mut flag = |key| section.get(key, self.report, value::boolean);
+        uplink.dhcp4 = flag("dhcp4").is_some_and(|at| at.value);
+        uplink.accept_ra = flag("accept_ra").is_some_and(|at| at.value);
         uplink.routes = section
             .tables("routes", self.report)
             .iter()
@@ -56,7 +61,11 @@ impl Reader<'_> {
             Some("dpdk") => {
                 uplink.kind = Some(UplinkKind::Dpdk);
                 uplink.device = section.get("device", self.report, device::dpdk_device);
-                self.need(&section, &["device", "addresses"], "a `dpdk` uplink");
+                self.need(&section, &["device"], "a `dpdk` uplink");
+                if !uplink.dhcp4 && !uplink.accept_ra {
+                    let kind = "a `dpdk` uplink without `dhcp4` and `accept_ra`";
+                    self.need(&section, &["addresses"], kind);
+                }
                 self.refuse(
                     &section,
                     &["fwmark"],
@@ -74,6 +83,12 @@ impl Reader<'_> {
                     &["bfd"],
                     "for `dpdk` uplinks",
                     "remove it: a `udp` uplink's link is the kernel's, where a daemon keeps such sessions (FRR's bfdd) and takes the route away that Culvert then goes by",
+                );
+                self.refuse(
+                    &section,
+                    &["dhcp4", "accept_ra"],
+                    "for `dpdk` uplinks",
+                    "remove it: the addresses of a `udp` uplink are the kernel's, which whoever configures the machine has learn them",
                 );
                 self.refuse(
                     &section,

@@ -42,8 +42,20 @@ pub(super) static UPLINK: Table = Table {
         key(
             "addresses",
             List(&Interface),
-            Default("required for dpdk; udp: all of the machine's"),
+            Default("required for dpdk, unless it learns them; udp: all of the machine's"),
             "Own addresses with their on-link prefixes.",
+        ),
+        key(
+            "dhcp4",
+            Bool,
+            Default("false"),
+            "`true`: an IPv4 address beside those, with routes, is learned by DHCP (dpdk only). One that overlaps a network, a peer's allowed IPs or another uplink is not used.",
+        ),
+        key(
+            "accept_ra",
+            Bool,
+            Default("false"),
+            "`true`: IPv6 addresses beside those, made of the device's MAC address, and routers are learned of router advertisements (dpdk only), under the same condition.",
         ),
         key(
             "routes",

@@ -226,12 +226,14 @@ impl Engine {
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
         let (host_drops, lost) = (Arc::clone(&uplink.host_drops), uplink.lost.clone());
         let learned = Arc::clone(&uplink.learned);
+        let taught = uplink.taught.again();
         let owners = config.queue_workers.clone();
         // A worker may have been slow to give it up.
         uplink.close()?;
         let (mut state, queues) = self.open_uplink(config, slot)?;
         (state.counters, state.host_drops, state.lost) = (counters, host_drops, lost);
         state.learned = learned;
+        state.taught = taught;
         self.uplinks.put(slot, state);
         self.begin_stack(slot);
         self.outdate_paths_by(slot);
@@ -266,6 +268,7 @@ impl Engine {
         &mut self,
         plan: &[Change],
         prepared: &mut Prepared,
+        now: Now,
     ) -> (Vec<usize>, Vec<String>) {
         let going = uplinks(plan).filter_map(goes);
         let going: Vec<_> = going
@@ -292,7 +295,9 @@ impl Engine {
                 state.host_drops = Arc::clone(&before.host_drops);
                 state.lost = before.lost.clone();
                 state.learned = Arc::clone(&before.learned);
+                state.taught = before.taught.again();
             }
+            self.hold_lease(&mut state, now);
             let owners = state.config.queue_workers.clone();
             self.uplinks.put(coming.slot, state);
             self.begin_stack(coming.slot);

@@ -67,7 +67,7 @@ impl Engine {
             generation: self.generation,
             started: self.started.unix,
             uptime: now.since(self.started.monotonic),
-            uplinks: self.tell_uplinks(),
+            uplinks: self.tell_uplinks(now),
             down: self.shut_ports(),
             deaf: self.deaf(),
             core: CoreLoad {
@@ -99,7 +99,7 @@ impl Engine {
         deaf.map(|tunnel| tunnel.name.clone()).collect()
     }
 
-    fn tell_uplinks(&self) -> Vec<Uplink> {
+    fn tell_uplinks(&self, now: Instant) -> Vec<Uplink> {
         let uplink = |(_, uplink): (usize, &UplinkState)| {
             let config = &uplink.config;
             let counters = &uplink.counters;
@@ -117,8 +117,9 @@ impl Engine {
                 disabled: !config.enabled,
                 bfd: config.bfd.map(|_| uplink.liveness.state().name().into()),
                 speed_mbps: uplink.speed_mbps,
-                addresses: config.addresses.iter().map(ToString::to_string).collect(),
                 conflicts: uplink.conflicts(),
+                addresses: uplink.address_texts(),
+                learned: uplink.learns().then(|| uplink.taught.sight(now)),
                 mtu: config.mtu,
                 queues: config.queues,
                 exception: exception.map(|it| it.interface.clone()),

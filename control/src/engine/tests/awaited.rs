@@ -90,6 +90,8 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             birth: 0,
             name: name("lo"),
             routes: Routes::new(&config),
+            learns: culvert_stack::Learns::default(),
+            held: None,
             config,
             kernel: None,
             bfd: None,
