@@ -88,6 +88,7 @@ SCENARIO_PACKAGES=(
     prometheus python3-venv
     iputils-arping frr openssh-server openssh-client
     udhcpc isc-dhcp-client dhcpcd-base kea-admin ndisc6
+    dnsmasq-base isc-dhcp-server radvd
 )
 
 need_cargo() {

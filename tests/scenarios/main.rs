@@ -13,6 +13,7 @@ mod guest;
 mod hitless;
 mod in_band;
 mod kernel_wireguard;
+mod learned;
 mod lifecycle;
 mod metrics;
 mod migration;

@@ -43,6 +43,8 @@ pub enum Part {
     Arping,
     /// OpenSSH's server and client.
     Ssh,
+    /// dnsmasq, ISC's dhcpd, radvd.
+    AddressServers,
     /// boringtun-cli.
     Boringtun,
     /// gotatun.
@@ -69,6 +71,7 @@ impl Part {
             Self::Frr => "frr",
             Self::Arping => "arping",
             Self::Ssh => "ssh",
+            Self::AddressServers => "address-servers",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
             Self::Schemathesis => "schemathesis",
@@ -121,6 +124,7 @@ impl Part {
             Self::Frr => &["vtysh"],
             Self::Arping => &["arping"],
             Self::Ssh => &["ssh", "ssh-keygen"],
+            Self::AddressServers => &["dnsmasq", "dhcpd", "radvd"],
             Self::Boringtun => return missing_crate("boringtun-cli", &boringtun()),
             Self::Gotatun => return missing_crate("gotatun-cli", &gotatun()),
             Self::Schemathesis if schemathesis().is_some() => &["socat"],
