@@ -136,7 +136,7 @@ impl fmt::Display for Obstacle {
 fn choose(present: usize, graded: &[(usize, Grade)]) -> Option<usize> {
     let grade = |&(slot, grade): &(usize, Grade)| match grade {
         Grade::Held if slot == present => Grade::Works,
-        grade => grade,
+        Grade::Fails | Grade::Held | Grade::Works => grade,
     };
     let best = graded.iter().map(grade).max()?;
     let mut good = graded.iter().filter(|it| grade(it) == best);
@@ -313,7 +313,7 @@ impl Engine {
         }
         match self.hops.grade(at, now) {
             Grade::Fails => (Grade::Fails, Obstacle::Silent(way.next_hop)),
-            hop => (grade.min(hop), Obstacle::None),
+            hop @ (Grade::Held | Grade::Works) => (grade.min(hop), Obstacle::None),
         }
     }
 

@@ -96,6 +96,7 @@ impl<T> Edit<T> {
 
 /// One change of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a plan has few of them")]
 pub enum Change {
     /// The process's threads.
     Cores {

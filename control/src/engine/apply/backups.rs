@@ -108,7 +108,9 @@ impl Engine {
         let opened = open(false).or_else(|error| match error {
             // Its own sockets may be what is in the way, bound otherwise.
             OpenError::Taken { .. } if self.tunnel_slot(&tunnel.name).is_some() => open(true),
-            error => Err(error),
+            error @ (OpenError::Taken { .. }
+            | OpenError::Device { .. }
+            | OpenError::Bind { .. }) => Err(error),
         });
         opened.map_err(|error| format!("tunnel {}: uplink {}: {error}", tunnel.name, config.name))
     }
