@@ -87,6 +87,8 @@ enum Binding {
 
 fn binding(slot: usize, uplink: &config::Uplink) -> Binding {
     match &uplink.driver {
+        // What is switched off has no sockets to inherit or to leave.
+        UplinkDriver::Udp(_) if !uplink.enabled => Binding::Device(slot),
         UplinkDriver::Dpdk(_) => Binding::Device(slot),
         UplinkDriver::Udp(driver) => {
             let addresses: Vec<_> = uplink.addresses.iter().map(IpNet::addr).collect();
