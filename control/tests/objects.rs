@@ -385,7 +385,6 @@ fn an_uplink_is_switched_off_and_on_beside_the_file() {
     assert!(!is_open());
     let layer = site.does("layer show");
     assert!(layer.contains("# uplink u lies over the file's"), "{layer}");
-    assert!(site.does("config show").contains("enabled: false"));
     let on = "uplink u reopened (enabled: false → true)\n";
     assert_eq!(site.does("uplink up u"), on);
     assert!(is_open() && !site.does("layer show").contains("uplink"));
