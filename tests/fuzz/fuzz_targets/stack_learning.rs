@@ -50,6 +50,7 @@ fuzz_target!(|bytes: &[u8]| {
         mac: MAC,
         addresses: Vec::new(),
         routes: Vec::new(),
+        neighbors: Vec::new(),
         mtu: 1500,
     };
     let mut now = Instant(1_000_000_000_000);
