@@ -562,22 +562,22 @@ fn what_an_uplink_serves() {
         error("    mtu: 1500", &with(keys), message, help);
     };
     wrong(
-        "api: ⟦{ allow: [192.0.2.0/24] }",
+        "⟦api: { allow: [192.0.2.0/24] }",
         "uplink `wan0` serves the API, and `api` has no `tls`",
         "certificates and roles",
     );
     wrong(
-        "metrics: ⟦{ port: 9587 }",
+        "⟦metrics: { port: 9587 }",
         "`metrics` of uplink `wan0` has no `allow`",
         "",
     );
     wrong(
-        "metrics: ⟦{ allow: [] }",
+        "⟦metrics: { allow: [] }",
         "`allow` of `metrics` of uplink `wan0` lets nobody in",
         "`0.0.0.0/0` is everybody",
     );
     wrong(
-        "responder: { allow: [10.0.0.0/8] }\n    metrics: ⟦{ allow: [10.0.0.0/8], port: 9 }",
+        "responder: { allow: [10.0.0.0/8] }\n    ⟦metrics: { allow: [10.0.0.0/8], port: 9 }",
         "`metrics` of uplink `wan0` has port 9, which its `responder` has",
         "a port for each",
     );

@@ -90,7 +90,8 @@ fn who_is_verified_and_does_not_answer_is_lost_within_three_seconds() {
         wire.advance(now, |_| true);
         wire.a.verify(ip(of_b), now);
         wire.advance(now + Duration::from_secs(4), |_| true);
-        assert_eq!(state(&wire.a, of_b), Some(NeighborState::Failed));
+        // Nobody goes by it, though everyone is asked by now.
+        assert_eq!(state(&wire.a, of_b), Some(NeighborState::Incomplete));
         assert_eq!(events(&mut wire.a), [ip(of_b)]);
         // No neighbor of ours, and nobody that is known.
         wire.a.verify(ip("203.0.113.1"), wire.now);

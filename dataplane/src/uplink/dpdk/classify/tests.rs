@@ -211,15 +211,15 @@ fn what_says_that_a_neighbor_lives_has_a_class_of_its_own() {
         (3784, 254, PuntClass::Datagram),
         (3785, 255, PuntClass::Datagram),
     ] {
-        let l4 = datagram(port, b"x", |len| {
-            Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len)
-        });
-        let mut v4 = ethernet(MAC, 0x0800, &v4_packet(17, &l4));
+        let l4 = |seed: fn(u32) -> Checksum| datagram(port, b"x", seed);
+        let over_v4 = l4(|len| Checksum::pseudo_v4(THEIR_V4, OUR_V4, 17, len));
+        let mut v4 = ethernet(MAC, 0x0800, &v4_packet(17, &over_v4));
         v4[22] = ttl;
         v4[24..26].fill(0);
         let sum = Checksum::of(&v4[14..34]).complement();
         v4[24..26].copy_from_slice(&sum.to_be_bytes());
-        let mut v6 = ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 17, &l4));
+        let over_v6 = l4(|len| Checksum::pseudo_v6(THEIR_V6, OUR_V6, 17, len));
+        let mut v6 = ethernet(MAC, 0x86dd, &v6_packet(OUR_V6, 17, &over_v6));
         v6[21] = ttl;
         for frame in [v4, v6] {
             assert_eq!(verdict(&frame), Verdict::Punt(class), "{port} {ttl}");
