@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use culvert::config::{IpNet, Name, Peer, Tunnel, Uapi};
+use culvert::config::{IpNet, Name, Peer, Pmtu, Tunnel, Uapi};
 use culvert::keys::{PrivateKey, PublicKey};
 use culvert::plan::{self, Edit};
 use culvert::uapi::carry::{Standing, carry_out};
@@ -43,6 +43,7 @@ fn tunnel() -> Tunnel {
         listen_port: 51820,
         fwmark: 0,
         mtu: 1420,
+        pmtu: Pmtu::Off,
         private_key_file: Default::default(),
         private_key: Some(PrivateKey::from_bytes([7; 32])),
         preshared_keys_file: None,
