@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what can't be set up can't be measured")]
 
+mod flood;
 mod measure;
 mod process;
 

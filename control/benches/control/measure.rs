@@ -12,7 +12,10 @@ use std::{
 use axum::http::Method;
 use culvert::{keys::PublicKey, state::Part};
 
-use crate::process::{Peers, Running, Wg, key, prefix};
+use crate::{
+    flood::{Caller, Flood},
+    process::{Peers, Running, Wg, key, prefix},
+};
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -50,6 +53,9 @@ pub(crate) struct Figure {
 
 /// Peers of a machine whose metrics are read.
 const SCRAPED: usize = 1_000;
+
+/// Sessions that a peer wants in a round of the case of a flood alone.
+const SESSIONS: usize = 20;
 
 /// Prefixes of each peer in the case of many.
 const MANY: usize = 10;
@@ -119,6 +125,7 @@ fn one_prefix(
     churn(running, size, &print);
     reads(running, size, &print);
     grown("memory/after-reads", None);
+    flooded(running, size, &print);
 }
 
 fn further_prefixes(peers: Peers, one: f64, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
@@ -166,6 +173,58 @@ fn reads(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, 
         assert_eq!(wg.get().matches("public_key=").count(), size.peers)
     });
     seen.print("wg-show", (None, 1.0), &print);
+}
+
+/// Everything is read while strangers call without end: what readers wait for, and a peer that calls among them.
+fn flooded(running: &Running, size: Size, print: impl Fn(&str, &'static str, f64, Option<f64>)) {
+    let identity = running.state(None).tunnels[0].public_key.take();
+    let identity: PublicKey = identity.unwrap().parse().unwrap();
+    let caller = RefCell::new(Caller::new([0xca; 32], identity, running.port()));
+    let (key, prefix) = (caller.borrow().public_key(), prefix(size.peers, 0));
+    let add = format!("public_key={}\nallowed_ip={prefix}\n", hex(key.as_bytes()));
+    running.wg().set(&add);
+    let tell = |case: &str, seen: Seen, sessions: &[Duration]| {
+        let name = |what: &str| format!("{case}/{what}");
+        print(&name("whole"), "ms", millis(seen.whole), None);
+        print(&name("core-at-a-stretch"), "ms", millis(seen.longest), None);
+        let (median, longest) = middle_and_last(sessions);
+        print(&name("session"), "ms", millis(median), None);
+        print(&name("session-longest"), "ms", millis(longest), None);
+    };
+    let flood = Flood::start(identity, running.port());
+    let mut sessions = Vec::new();
+    let seen = watch(running, size, |_| {
+        sessions.extend((0..SESSIONS).map(|_| caller.borrow_mut().session()));
+    });
+    tell("flood", seen, &sessions);
+    let (mut sessions, mut caller) = (Vec::new(), caller.into_inner());
+    let over = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        let ended = Over(&over);
+        let calls = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) || sessions.is_empty() {
+                sessions.push(caller.session());
+            }
+        });
+        let seen = watch(running, size, |_| {
+            assert_eq!(running.state(None).peers.len(), size.peers + 1);
+        });
+        drop(ended);
+        calls.join().unwrap();
+        seen
+    });
+    drop(flood);
+    tell("flood-and-show", seen, &sessions);
+    running.wg().set(&format!(
+        "public_key={}\nremove=true\n",
+        hex(key.as_bytes())
+    ));
+}
+
+fn middle_and_last(times: &[Duration]) -> (Duration, Duration) {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() - 1])
 }
 
 /// What `wg` changes of one peer.

@@ -151,6 +151,11 @@ impl Running {
         &self.tunnel
     }
 
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Changes one object beside the file.
     pub(crate) fn change(&self, method: Method, path: &str, keys: String) {
         let applied = self.client().change(method, path, keys).unwrap();
