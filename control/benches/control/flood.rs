@@ -25,7 +25,7 @@ const PER_MILLISECOND: usize = 20;
 const STRANGERS: u8 = 64;
 
 /// How long the peer waits for an answer before it calls again.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Protocol: nobody calls the same peer more often (`REKEY_TIMEOUT`, and a third of a second of jitter).
 const AGAIN: Duration = Duration::from_millis(5_400);
@@ -121,15 +121,18 @@ impl Caller {
         }
     }
 
-    /// What it calls with.
+    /// What it calls with, as soon as it may: who is not answered calls less and less often.
     fn message(&mut self) -> Vec<u8> {
-        self.ahead += AGAIN;
-        let now = self.now();
-        self.device.renew(self.peer, now);
-        self.device.handle_timeout(now);
-        self.device.handle_calls(&mut Budget::default(), 1, now);
-        let mut said = std::iter::from_fn(|| self.device.poll_transmit());
-        said.next().unwrap().bytes().to_vec()
+        loop {
+            self.ahead += AGAIN;
+            let now = self.now();
+            self.device.renew(self.peer, now);
+            self.device.handle_timeout(now);
+            self.device.handle_calls(&mut Budget::default(), 1, now);
+            if let Some(said) = self.device.poll_transmit() {
+                return said.bytes().to_vec();
+            }
+        }
     }
 
     fn say(&self, message: &[u8]) {
@@ -137,16 +140,21 @@ impl Caller {
         let _ = self.socket.send(message);
     }
 
-    /// Whether there is a session; a cookie is none yet.
+    /// Whether there is a session; a cookie is none yet. What answers an earlier call is none either.
     fn is_answered(&mut self) -> bool {
         let mut buffer = [0; 256];
-        let Ok(len) = self.socket.recv(&mut buffer) else {
-            return false;
-        };
-        let from = self.socket.peer_addr().unwrap();
-        let now = self.now();
-        let heard = self.device.handle_handshake(&buffer[..len], from, 0, now);
-        matches!(heard, Handshake::ResponseAccepted(_))
+        while let Ok(len) = self.socket.recv(&mut buffer) {
+            let from = self.socket.peer_addr().unwrap();
+            let now = self.now();
+            match self.device.handle_handshake(&buffer[..len], from, 0, now) {
+                Handshake::ResponseAccepted(_) => return true,
+                Handshake::CookieAccepted(_) => return false,
+                Handshake::InitiationAccepted(_)
+                | Handshake::CookieSent
+                | Handshake::Dropped(_) => {}
+            }
+        }
+        false
     }
 
     fn now(&self) -> Now {

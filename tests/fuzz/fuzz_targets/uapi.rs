@@ -40,6 +40,7 @@ fn tunnel() -> Tunnel {
     Tunnel {
         name: Name::new("wg0").unwrap(),
         uplink: Name::new("wan0").unwrap(),
+        backups: Vec::new(),
         listen_port: 51820,
         fwmark: 0,
         mtu: 1420,
