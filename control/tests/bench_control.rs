@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failure is the test's")]
 
 mod common;
+#[path = "../benches/control/flood.rs"]
+mod flood;
 #[path = "../benches/control/measure.rs"]
 mod measure;
 #[path = "../benches/control/process.rs"]
@@ -32,6 +34,8 @@ fn every_case_can_be_measured() {
         "file",
         "many-prefixes",
         "metrics-1000",
+        "flood",
+        "flood-and-show",
     ] {
         let is_there = |case: &String| case.split('/').next() == Some(part);
         assert!(cases.borrow().iter().any(is_there), "no case {part}");
