@@ -97,6 +97,7 @@ fn stock_tools_find_the_stack_and_a_static_neighbor_is_where_it_was_told() -> Re
 }
 
 #[test]
+#[ignore = "takes a minute; scripts/test --long runs it"]
 fn an_address_that_linux_has_is_told_and_left_to_it_until_it_is_gone() -> Result<()> {
     let name = "an_address_that_linux_has_is_told_and_left_to_it_until_it_is_gone";
     Scenario::run(name, &[Part::Root, Part::Arping], |scenario| {

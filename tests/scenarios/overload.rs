@@ -322,7 +322,7 @@ fn kinds(far: &Far, public_key: &str) -> Result<Vec<Kind>> {
         },
         Kind {
             name: "datagrams for nobody",
-            lost: &["datagram-queue-full"],
+            lost: &["datagram-queue-full", "host-error-limited"],
             frame: v4(17, &udp(9, &[0; 18])),
             spoof: &[10, 11],
         },

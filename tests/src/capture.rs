@@ -17,8 +17,9 @@ use crate::scenario::Scenario;
 /// tshark reads about 100,000 packets a second.
 const READ: Limit = Duration::from_secs(180);
 
-/// ARP, and IPv6's neighbor discovery with the packets that go with it (not router discovery, not MLD).
-const NEIGHBOR: &str = "(arp || icmpv6.type == 135 || icmpv6.type == 136)";
+/// ARP, and IPv6's neighbor discovery with the reports of the groups that it listens to (MLDv2), by which switches that snoop
+/// find who is asked; not router discovery.
+const NEIGHBOR: &str = "(arp || icmpv6.type == 135 || icmpv6.type == 136 || icmpv6.type == 143)";
 
 /// A running capture of everything on the veth.
 #[derive(Debug)]

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use culvert_dataplane::shared::{control_link::Command, ids::UplinkIndex};
+use culvert_stack::Learned;
 use culvert_wire::{MacAddr, ports::OwnPorts};
+use ipnet::IpNet;
 
 use super::{Engine, uplinks::UplinkState};
 use crate::{
@@ -36,13 +38,26 @@ fn own_ports(tunnels: Vec<u16>, uplink: &config::Uplink) -> OwnPorts {
     OwnPorts::new(udp, served.tcp_ports())
 }
 
-/// What an uplink's interface is to be.
-fn setting(uplink: &config::Uplink, mac: [u8; 6]) -> Setting {
+/// What an uplink's interface is to be, which has learned this; what is configured counts.
+fn setting(uplink: &config::Uplink, learned: &Learned, mac: [u8; 6]) -> Setting {
+    let mut addresses = uplink.addresses.clone();
+    let lent = learned.addresses.iter();
+    addresses.extend(lent.filter_map(|it| IpNet::new(it.address, it.prefix_len).ok()));
+    let mut routes = uplink.routes.clone();
+    let told = learned.routes.iter().filter_map(|&(to, len, via)| {
+        let to = IpNet::new(to, len).ok()?;
+        (!via.is_unspecified()).then_some(UplinkRoute { to, via })
+    });
+    for route in told {
+        if routes.iter().all(|it| it.to != route.to) {
+            routes.push(route);
+        }
+    }
     Setting {
         mac,
         mtu: uplink.mtu,
-        addresses: uplink.addresses.clone(),
-        routes: uplink.routes.clone(),
+        addresses,
+        routes,
     }
 }
 
@@ -71,7 +86,9 @@ impl Engine {
             let mut tap = Tap::make(interface).map_err(title)?;
             let staying = || self.uplinks.named(&uplink.name)?.mac();
             if let Some(mac) = opened.get(&uplink.name).copied().or_else(staying) {
-                tap.set(setting(uplink, mac)).map_err(title)?;
+                // What is learned comes behind.
+                let setting = setting(uplink, &Learned::default(), mac);
+                tap.set(setting).map_err(title)?;
             }
             taps.push((interface.clone(), tap));
         }
@@ -102,6 +119,14 @@ impl Engine {
         going: &[usize],
     ) -> Vec<String> {
         self.exceptions.taps.extend(made);
+        let (kept, failures) = self.set_interfaces(going);
+        self.exceptions.taps.retain(|name, _| kept.contains(name));
+        self.follow_tables(going);
+        failures
+    }
+
+    /// Has interfaces be what their uplinks are now; answers their names, and what failed.
+    pub(super) fn set_interfaces(&mut self, going: &[usize]) -> (Vec<String>, Vec<String>) {
         let mut failures = Vec::new();
         let mut kept = Vec::new();
         for (slot, uplink) in self.uplinks.iter() {
@@ -112,16 +137,14 @@ impl Engine {
             kept.push(exception.interface.clone());
             let tap = self.exceptions.taps.get_mut(&exception.interface);
             if let (Some(tap), Some(mac)) = (tap, uplink.mac()) {
-                let set = tap.set(setting(&uplink.config, mac));
+                let set = tap.set(setting(&uplink.config, uplink.taught.used(), mac));
                 failures.extend(
                     set.err()
                         .map(|error| format!("uplink {}: {error}", uplink.config.name)),
                 );
             }
         }
-        self.exceptions.taps.retain(|name, _| kept.contains(name));
-        self.follow_tables(going);
-        failures
+        (kept, failures)
     }
 
     /// Follows the tables that uplinks take routes from.
@@ -285,6 +308,7 @@ impl UplinkState {
 }
 
 /// Routes of the file, and behind them those that the kernel's tables have.
+#[cfg(feature = "dpdk")]
 pub(super) fn routes(
     file: &[UplinkRoute],
     learned: &[(ipnet::IpNet, IpAddr)],

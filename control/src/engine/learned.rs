@@ -56,6 +56,7 @@ impl LearnedState {
         self.used.addresses.iter().any(|it| it.address == address)
     }
 
+    #[cfg(feature = "dpdk")]
     pub(super) const fn held(&self) -> Option<&Held> {
         self.held.as_ref()
     }
@@ -116,6 +117,10 @@ impl Engine {
         let readdressed = self.judge_learned();
         if !readdressed.is_any() {
             return;
+        }
+        let (_, failures) = self.set_interfaces(&[]);
+        for failure in failures {
+            tracing::warn!("{failure}");
         }
         self.publish();
         self.netstack.publish();

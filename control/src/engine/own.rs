@@ -82,6 +82,7 @@ impl UplinkState {
     }
 
     /// Whether `address` may be used.
+    #[cfg(feature = "dpdk")]
     pub(super) fn is_usable(&self, address: IpAddr) -> bool {
         !matches!(self.rivals.get(&address), Some(Standing::Duplicate(_)))
     }

@@ -27,6 +27,7 @@ use culvert_dataplane::{
 use culvert_stack::{Drops, Standing, bfd};
 #[cfg(feature = "dpdk")]
 use culvert_stack::{HostConfig, Learns, Routes};
+#[cfg(feature = "dpdk")]
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 

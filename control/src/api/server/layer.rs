@@ -91,7 +91,7 @@ pub(super) fn routes() -> Routes {
         .patch(
             "/v1/uplinks/{name}",
             set_uplink,
-            one("Switch an uplink on or off: `enabled`").body::<Keys>(),
+            one("Switch an uplink on or off: `enabled`").body_or_none::<Keys>(),
         )
         .delete(
             "/v1/layer/networks/{network}/routes/{prefix}",
