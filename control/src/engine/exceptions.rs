@@ -3,7 +3,9 @@
 //! In: plans, tunnels' ports, what the kernel's tables say. Out: interfaces that are as their uplinks are, what workers and
 //! stacks take for ours, routes. Never: a frame; an interface of somebody else's.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+#[cfg(feature = "dpdk")]
+use std::net::IpAddr;
+use std::{collections::BTreeMap, sync::Arc};
 
 use culvert_dataplane::shared::{control_link::Command, ids::UplinkIndex};
 use culvert_stack::Learned;
@@ -311,7 +313,7 @@ impl UplinkState {
 #[cfg(feature = "dpdk")]
 pub(super) fn routes(
     file: &[UplinkRoute],
-    learned: &[(ipnet::IpNet, IpAddr)],
+    learned: &[(IpNet, IpAddr)],
 ) -> Vec<(IpAddr, u8, IpAddr)> {
     let file = file.iter().map(|route| (route.to, route.via));
     let all = file.chain(learned.iter().copied());
