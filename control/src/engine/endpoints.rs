@@ -1,17 +1,20 @@
 //! Where peers were heard last, kept across restarts.
 //!
 //! In: the file of an earlier run, once; endpoints as they move. Out: what is remembered of a peer; changes for the
-//! [`keeper`], which alone writes. Never: a disk that the control core waits for; a key that is secret; a failure that
+//! [`Keeper`], which alone writes. Never: a disk that the control core waits for; a key that is secret; a failure that
 //! stops anything: without the file, peers are met where the configuration says.
 
-mod keeper;
-
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use culvert_directory::Directory;
 use serde::{Deserialize, Serialize};
 
-use self::keeper::Keeper;
+use super::keeper::{Keeper, Page};
 
 /// The file's name.
 const FILE: &str = "endpoints.json";
@@ -53,7 +56,7 @@ pub(super) struct Endpoints {
     before: BTreeMap<String, Remembered>,
     has_begun: bool,
     /// Without a directory, nothing is kept.
-    keeper: Option<Keeper>,
+    keeper: Option<Keeper<usize, Arc<Kept>>>,
 }
 
 impl Endpoints {
@@ -65,7 +68,7 @@ impl Endpoints {
         Self {
             before,
             has_begun: false,
-            keeper: run_dir.cloned().and_then(Keeper::start),
+            keeper: run_dir.and_then(|run_dir| Keeper::start(run_dir.clone(), page())),
         }
     }
 
@@ -128,6 +131,26 @@ impl Endpoints {
     pub(super) fn finish(&mut self) {
         self.keeper = None;
     }
+}
+
+/// The file, as it is written; peers by their places.
+fn page() -> Page<usize, Arc<Kept>> {
+    Page {
+        file: FILE,
+        thread: "endpoints",
+        what: "the peers' endpoints",
+        otherwise: "after a restart peers are met where they were when it last succeeded",
+        text,
+        replace: |run_dir, name, text| run_dir.replace(name, text),
+        pause: Duration::from_secs(1),
+    }
+}
+
+fn text(table: &HashMap<usize, Arc<Kept>>) -> serde_json::Result<Vec<u8>> {
+    let kept = table.values();
+    let all: BTreeMap<&str, &Remembered> =
+        kept.map(|kept| (&*kept.key, &kept.remembered)).collect();
+    serde_json::to_vec_pretty(&all)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
 //! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
-//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
+//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart, [`keeper`] who writes that.
 
 mod apply;
 mod compile;
@@ -28,6 +28,7 @@ mod health;
 mod heard;
 mod hops;
 mod interfaces;
+mod keeper;
 mod layer;
 mod learned;
 mod losses;

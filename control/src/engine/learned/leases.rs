@@ -1,14 +1,12 @@
 //! Leases that outlive the process.
 //!
 //! In: the file of an earlier run, once; leases as they come and go. Out: what is left of one for an uplink with the same
-//! name and hardware address; the file, replaced as a whole by a thread. Never: a disk that the control core waits for, but
-//! at its end; a lease whose time can't be told, because the clock is behind what it was.
+//! name and hardware address; changes for the [`Keeper`], which alone writes. Never: a disk that the control core waits
+//! for; a lease whose time can't be told, because the clock is behind what it was.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -18,7 +16,10 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Now;
 use serde::{Deserialize, Serialize};
 
-use super::UplinkState;
+use super::super::{
+    keeper::{Keeper, Page},
+    uplinks::UplinkState,
+};
 
 /// The file's name.
 const FILE: &str = "leases.json";
@@ -42,27 +43,29 @@ struct Kept {
     expires: Option<u64>,
 }
 
-type Table = BTreeMap<String, Kept>;
+/// By uplinks' names.
+type Table = HashMap<String, Kept>;
 
 /// The file, as the control core knows it.
 pub(in crate::engine) struct Leases {
     table: Table,
     /// Without a directory, nothing is kept.
-    directory: Option<Directory>,
-    keeper: Option<Keeper>,
+    keeper: Option<Keeper<String, Kept>>,
 }
 
 impl Leases {
     /// Reads the file, if there is a readable one.
     pub(in crate::engine) fn open(state_dir: Option<&Directory>) -> Self {
-        let table = state_dir
+        let table: Table = state_dir
             .and_then(|directory| serde_json::from_slice(&directory.read(FILE).ok()?).ok())
             .unwrap_or_default();
-        Self {
-            table,
-            directory: state_dir.cloned(),
-            keeper: None,
+        let keeper = state_dir.and_then(|directory| Keeper::start(directory.clone(), page()));
+        if let Some(keeper) = &keeper {
+            for (uplink, kept) in &table {
+                keeper.change(uplink.clone(), Some(kept.clone()));
+            }
         }
+        Self { table, keeper }
     }
 
     /// What an earlier run had at an uplink.
@@ -80,20 +83,16 @@ impl Leases {
             let left = lease.expires.map(|end| end.since(now.monotonic));
             Kept::new(mac, &lease.terms, left, now)
         });
-        let has_changed = match kept {
-            Some(kept) => {
-                self.table.get(&name) != Some(&kept) && {
-                    self.table.insert(name, kept);
-                    true
-                }
-            }
-            None => self.table.remove(&name).is_some(),
-        };
-        if has_changed && let Some(directory) = &self.directory {
-            let keeper = self
-                .keeper
-                .get_or_insert_with(|| Keeper::start(directory.clone()));
-            keeper.give(self.table.clone());
+        if self.table.get(&name) == kept.as_ref() {
+            return;
+        }
+        match kept.clone() {
+            Some(kept) => drop(self.table.insert(name.clone(), kept)),
+            None => drop(self.table.remove(&name)),
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.change(name, kept);
+            keeper.begin(false);
         }
     }
 
@@ -145,78 +144,15 @@ impl Kept {
     }
 }
 
-/// The thread that writes it; when this is dropped, the last table is written.
-struct Keeper {
-    desk: Arc<Desk>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Desk {
-    waiting: Mutex<Waiting>,
-    news: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    table: Option<Table>,
-    is_over: bool,
-}
-
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The newest table, when there is one; `None` at the end.
-    fn next(&self) -> Option<Table> {
-        let idle = |waiting: &mut Waiting| waiting.table.is_none() && !waiting.is_over;
-        let waiting = self.news.wait_while(self.lock(), idle);
-        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
-        waiting.table.take()
-    }
-}
-
-impl Keeper {
-    fn start(directory: Directory) -> Self {
-        let desk = Arc::<Desk>::default();
-        let work = Arc::clone(&desk);
-        let run = move || {
-            while let Some(table) = work.next() {
-                write(&directory, &table);
-            }
-        };
-        let thread = thread::Builder::new().name("leases".into()).spawn(run);
-        let thread = thread.inspect_err(
-            |error| tracing::error!(%error, "can't start a thread for leases: they are not kept"),
-        );
-        let thread = thread.ok();
-        Self { desk, thread }
-    }
-
-    fn give(&self, table: Table) {
-        self.desk.lock().table = Some(table);
-        self.desk.news.notify_one();
-    }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.desk.lock().is_over = true;
-        self.desk.news.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// What can't be written is written with the next lease, or asked for anew after a restart.
-fn write(directory: &Directory, table: &Table) {
-    let written = serde_json::to_vec_pretty(table)
-        .map_err(Into::into)
-        .and_then(|text| directory.replace_durably(FILE, &text));
-    if let Err(error) = written {
-        let path = directory.path().join(FILE);
-        tracing::warn!(path = %path.display(), %error, "can't keep leases over a restart: give the file's directory some room");
+/// The file, as it is written. A lease is on the disk as soon as it can be.
+fn page() -> Page<String, Kept> {
+    Page {
+        file: FILE,
+        thread: "leases",
+        what: "leases",
+        otherwise: "after a restart an uplink asks for its address anew; give the file's directory some room",
+        text: |table| serde_json::to_vec_pretty(&table.iter().collect::<BTreeMap<_, _>>()),
+        replace: |directory, name, text| directory.replace_durably(name, text),
+        pause: Duration::ZERO,
     }
 }
