@@ -33,6 +33,7 @@ pub mod tcp;
 #[cfg(test)]
 mod tests;
 pub mod udp;
+mod values;
 
 use std::{
     collections::VecDeque,
@@ -58,6 +59,7 @@ pub use self::{
     own::Standing,
     routes::{Routes, Way, link_local},
     stacks::Stacks,
+    values::{Datagram, HostConfig, HostEvent, NeighborInfo, NeighborState, Resolution},
 };
 use self::{
     groups::{Groups, Report},
@@ -69,100 +71,6 @@ use self::{
     random::Random,
     tcp::{Smol, Tcp},
 };
-
-/// What the stack is and where it sits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostConfig {
-    /// The uplink's hardware address.
-    pub mac: MacAddr,
-    /// Own addresses with the lengths of their on-link prefixes.
-    pub addresses: Vec<(IpAddr, u8)>,
-    /// Prefixes behind routers: address, length, the router; one that is unspecified: the prefix is on the link.
-    pub routes: Vec<(IpAddr, u8, IpAddr)>,
-    /// Neighbors that are where this says, whatever the network says.
-    pub neighbors: Vec<(IpAddr, MacAddr)>,
-    /// The longest IP packet that the link takes.
-    pub mtu: u16,
-}
-
-/// The way to a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolution {
-    /// Known.
-    Resolved {
-        /// The address of ours to send from.
-        source: IpAddr,
-        /// Who is asked for the way: the destination, or a router.
-        next_hop: IpAddr,
-        /// Where that is.
-        mac: MacAddr,
-    },
-    /// The next hop is being asked; an event follows when it answers.
-    Pending {
-        /// The address of ours to send from.
-        source: IpAddr,
-        /// Who is being asked for.
-        next_hop: IpAddr,
-    },
-    /// No prefix or route holds the destination, or no address of ours can reach it.
-    NoRoute,
-}
-
-/// What the control core must react to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostEvent {
-    /// A neighbor's link-layer address became known, changed or was lost.
-    Neighbor {
-        /// The neighbor.
-        address: IpAddr,
-    },
-    /// An address of ours stands otherwise than it did.
-    Own {
-        /// The address.
-        address: IpAddr,
-        /// How it stands.
-        standing: Standing,
-    },
-}
-
-/// How much is known of a neighbor (RFC 4861, section 7.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NeighborState {
-    /// Asked, not answered yet.
-    Incomplete,
-    /// Confirmed lately.
-    Reachable,
-    /// Known, not confirmed lately.
-    Stale,
-    /// Known, and asked whether it is still there.
-    Probing,
-    /// Didn't answer.
-    Failed,
-    /// Where the configuration says.
-    Static,
-}
-
-/// A neighbor as operators see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeighborInfo {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its link-layer address, if known.
-    pub mac: Option<MacAddr>,
-    /// How much is known.
-    pub state: NeighborState,
-    /// When it last answered us.
-    pub confirmed: Option<Instant>,
-}
-
-/// A UDP datagram that came in fragments.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    /// The frame that it would have been.
-    pub frame: Vec<u8>,
-    /// A number that all of its source have: who spreads datagrams by it keeps their order.
-    pub spread: usize,
-}
 
 /// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_segment`, `poll_event`,
 /// `poll_datagram`, `poll_heard`, `poll_accepted` and `poll_for_kernel` have, then sleep until

@@ -1,0 +1,117 @@
+//! What is told of uplinks and of who is next to one.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Traffic;
+
+/// One uplink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Uplink {
+    /// Its name.
+    pub name: String,
+    /// `dpdk` or `udp`.
+    pub driver: String,
+    /// The device, if it has one.
+    pub device: String,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// Whether it is switched off: it is not open.
+    #[serde(default)]
+    pub disabled: bool,
+    /// The state of its BFD session, if it has one: `up`, `init`, `down`, `admin-down`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<String>,
+    /// Mbit/s, if the device tells.
+    pub speed_mbps: Option<u64>,
+    /// Its addresses with their prefix lengths, learned ones behind the configured.
+    pub addresses: Vec<String>,
+    /// Those of them that another host has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<AddressConflict>,
+    /// What it has learned of itself, if it is to learn anything.
+    #[serde(default)]
+    pub learned: Option<Learned>,
+    /// In bytes.
+    pub mtu: u16,
+    /// RX and TX queues.
+    pub queues: u16,
+    /// The interface by which the host's kernel shares it, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exception: Option<String>,
+    /// How many routes the kernel's tables have for it, if they are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_learned: Option<usize>,
+    /// How many they have beyond what is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes_refused: Option<usize>,
+    /// From the wire.
+    pub rx: Traffic,
+    /// To the wire.
+    pub tx: Traffic,
+    /// Datagrams that were cut before they left, to fit their paths (dpdk; a kernel counts its own).
+    #[serde(default)]
+    pub fragmented: u64,
+    /// Lost packets by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// An own address that another host has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressConflict {
+    /// The address.
+    pub address: String,
+    /// Where the other is.
+    pub mac: String,
+    /// Whether it is used here all the same: it was, before the other came.
+    pub used: bool,
+}
+
+/// What an uplink has learned of itself, by DHCP and of routers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Learned {
+    /// Addresses in use, with their prefix lengths.
+    pub addresses: Vec<String>,
+    /// Routes in use.
+    pub routes: Vec<LearnedRoute>,
+    /// Servers of names.
+    pub dns: Vec<String>,
+    /// The domain of names without one.
+    pub domain: Option<String>,
+    /// The longest packet that the link takes, if that was said: it counts if it is less than the uplink's `mtu`.
+    pub mtu: Option<u16>,
+    /// The DHCP server that lends the IPv4 address.
+    pub server: Option<String>,
+    /// In how many seconds that ends, unless it is lent again.
+    pub expires_in: Option<u64>,
+    /// Addresses that are not used, and why.
+    pub refused: Vec<String>,
+}
+
+/// A route that was learned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LearnedRoute {
+    /// The prefix.
+    pub to: String,
+    /// The router; without one, the prefix is on the link.
+    pub via: Option<String>,
+}
+
+/// One neighbor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Neighbor {
+    /// `network blue` or `uplink wan0`.
+    pub place: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address, once known.
+    pub mac: Option<String>,
+    /// `reachable`, `stale`, `probing`, `incomplete`, `static`.
+    pub state: String,
+    /// Seconds since it was confirmed.
+    pub age_s: Option<u64>,
+    /// The port behind which it lies.
+    pub port: Option<String>,
+}
