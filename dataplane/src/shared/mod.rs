@@ -12,6 +12,7 @@ pub mod clock;
 pub mod control_link;
 pub mod drops;
 pub mod exception_link;
+pub mod frames;
 pub mod hop;
 pub mod ids;
 pub mod leaves;

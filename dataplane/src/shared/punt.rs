@@ -23,12 +23,12 @@
 use std::{array, sync::Arc};
 
 use culvert_wireguard::Instant;
-use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     shared::{
         drops::DropReason,
         exception_link::ToKernel,
+        frames::{FrameReceiver, FrameSender, frames},
         ids::{Scope, UplinkIndex},
         limits::{self, PuntBudget},
         wake::Wake,
@@ -145,24 +145,10 @@ pub struct Punt {
     pub frame: Vec<u8>,
 }
 
-/// A frame's bytes lie in a ring of their own, back to back, so that a worker writes these alone; where there is room for
-/// a head there is room for the longest frame.
-struct Head {
-    scope: Scope,
-    len: u16,
-}
-
 /// A class at the worker's end.
 struct Lane {
-    heads: Producer<Head>,
-    bytes: Producer<u8>,
+    frames: FrameSender<Scope>,
     rate: Rate,
-}
-
-/// The same at the stacks' end.
-struct Taken {
-    heads: Consumer<Head>,
-    bytes: Consumer<u8>,
 }
 
 /// A worker's end.
@@ -172,8 +158,8 @@ pub struct Punts {
     kernel: Option<ToKernel>,
     /// The stacks' thread's.
     bell: Arc<Wake>,
-    /// Something was pushed that it was not told of.
-    untold: bool,
+    /// Classes of which something was pushed that it was not told of, a bit for each.
+    untold: u16,
 }
 
 impl Punts {
@@ -188,16 +174,13 @@ impl Punts {
         frame: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let len = u16::try_from(frame.len()).ok();
-        let len = len.filter(|_| frame.len() <= limits::HOST_FRAME_MAX);
-        let len = len.ok_or(class.too_long())?;
+        if frame.len() > limits::HOST_FRAME_MAX {
+            return Err(class.too_long());
+        }
         let lane = &mut self.lanes[class as usize];
-        let has_room = lane.rate.take(class.budget().per_second, now) && !lane.heads.is_full();
-        // The bytes first: where there is a head, they are there.
-        let is_taken = has_room
-            && lane.bytes.push_entire_slice(frame).is_ok()
-            && lane.heads.push(Head { scope, len }).is_ok();
-        self.untold |= is_taken;
+        let is_taken =
+            lane.rate.take(class.budget().per_second, now) && lane.frames.push(scope, frame);
+        self.untold |= u16::from(is_taken) << class as usize;
         is_taken.then_some(()).ok_or(class.overflow())
     }
 
@@ -225,33 +208,35 @@ impl Punts {
     /// Tells who takes it of what was pushed; whether anything was. Whoever pushes calls it before it looks at
     /// anything else.
     pub fn ring(&mut self) -> bool {
-        let untold = std::mem::take(&mut self.untold);
-        if untold {
+        let mut untold = std::mem::take(&mut self.untold);
+        let is_news = untold != 0;
+        while untold != 0 {
+            self.lanes[untold.trailing_zeros() as usize].frames.tell();
+            untold &= untold - 1;
+        }
+        if is_news {
             self.bell.notify();
         }
-        self.kernel.as_mut().is_some_and(ToKernel::ring) || untold
+        self.kernel.as_mut().is_some_and(ToKernel::ring) || is_news
     }
 }
 
 /// The stacks' end.
-pub struct Punted([Taken; PuntClass::ALL.len()]);
+pub struct Punted([FrameReceiver<Scope>; PuntClass::ALL.len()]);
 
 impl Punted {
     /// The oldest frame of a class.
     pub fn pop(&mut self, class: PuntClass) -> Option<Punt> {
-        let Taken { heads, bytes } = &mut self.0[class as usize];
-        let Head { scope, len } = heads.pop().ok()?;
-        let chunk = bytes.read_chunk(len.into()).ok()?;
-        let (front, back) = chunk.as_slices();
-        let frame = [front, back].concat();
-        chunk.commit_all();
-        Some(Punt { scope, frame })
+        self.0[class as usize].take(|scope, frame| Punt {
+            scope,
+            frame: frame.to_vec(),
+        })
     }
 
     /// Whether nothing is there.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|taken| taken.heads.is_empty())
+        self.0.iter().all(FrameReceiver::is_empty)
     }
 }
 
@@ -261,15 +246,12 @@ pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
     let mut taken = Vec::with_capacity(PuntClass::ALL.len());
     let lanes = PuntClass::ALL.map(|class| {
         let queued = class.budget().queued;
-        let (heads, their_heads) = RingBuffer::new(queued);
-        let (bytes, their_bytes) = RingBuffer::new(queued * limits::HOST_FRAME_MAX);
-        taken.push(Taken {
-            heads: their_heads,
-            bytes: their_bytes,
-        });
+        // Where there is room for a head there is room for the longest frame.
+        let (frames, theirs) = frames(queued, queued * limits::HOST_FRAME_MAX);
+        taken.push(theirs);
         let burst = u32::try_from(queued).unwrap_or(u32::MAX);
         let rate = Rate::new(burst, now);
-        Lane { heads, bytes, rate }
+        Lane { frames, rate }
     });
     let mut taken = taken.into_iter();
     let punted = array::from_fn(|_| taken.next().expect("a ring per class"));
@@ -277,7 +259,7 @@ pub fn rings(bell: Arc<Wake>, now: Instant) -> (Punts, Punted) {
         lanes,
         kernel: None,
         bell,
-        untold: false,
+        untold: 0,
     };
     (punts, Punted(punted))
 }
@@ -296,7 +278,8 @@ mod tests {
         Arc::new(Wake::new().unwrap())
     }
 
-    fn drain(punted: &mut Punted, class: PuntClass) -> usize {
+    fn drain((punts, punted): (&mut Punts, &mut Punted), class: PuntClass) -> usize {
+        punts.ring();
         std::iter::from_fn(|| punted.pop(class)).count()
     }
 
@@ -320,12 +303,16 @@ mod tests {
             lost.iter()
                 .all(|&reason| reason == DropReason::IcmpQueueFull)
         );
-        let taken = drain(&mut punted, PuntClass::Icmp);
+        let taken = drain((&mut punts, &mut punted), PuntClass::Icmp);
         assert_eq!(taken, PuntClass::Icmp.budget().queued);
         assert_eq!(taken + lost.len(), 10_000);
         for class in PuntClass::ALL {
             let expected = usize::from(class != PuntClass::Icmp);
-            assert_eq!(drain(&mut punted, class), expected, "{class:?}");
+            assert_eq!(
+                drain((&mut punts, &mut punted), class),
+                expected,
+                "{class:?}"
+            );
         }
         assert!(punted.is_empty());
     }
@@ -340,13 +327,14 @@ mod tests {
         for n in 0..3_000 {
             let scope = if n % 2 == 0 { SCOPE } else { other };
             punts.push(class, scope, &frame(n), at(n as u64)).unwrap();
+            punts.ring();
             if n >= 100 {
                 let taken = punted.pop(class).unwrap();
                 let scope = if (n - 100) % 2 == 0 { SCOPE } else { other };
                 assert_eq!((taken.scope, taken.frame), (scope, frame(n - 100)));
             }
         }
-        assert_eq!(drain(&mut punted, class), 100);
+        assert_eq!(drain((&mut punts, &mut punted), class), 100);
         // As many of the longest as there is room for.
         let longest = [7; limits::HOST_FRAME_MAX];
         let pushed = (0..1_000).filter(|_| punts.push(class, SCOPE, &longest, at(9_000)).is_ok());
@@ -363,7 +351,7 @@ mod tests {
                     // What is lost is counted by whom it comes from.
                     let _ = punts.push(class, SCOPE, &[1], at(millis));
                 }
-                taken += drain(&mut punted, class);
+                taken += drain((&mut punts, &mut punted), class);
             }
             let PuntBudget {
                 per_second, queued, ..

@@ -43,8 +43,8 @@ use crate::{
     shared::{
         clock,
         control_link::WorkerEnd,
-        exception_link::FrameReceiver,
-        ids::{PortIndex, WorkerIndex},
+        frames::FrameReceiver,
+        ids::{PortIndex, UplinkIndex, WorkerIndex},
         limits::{GUEST_BURST, GUEST_QUANTUM},
         snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
     },
@@ -92,7 +92,7 @@ pub struct Worker {
     snapshots: Arc<SnapshotCell>,
     link: WorkerEnd,
     /// Frames of the host's kernel, if it shares uplinks.
-    from_kernel: Option<FrameReceiver>,
+    from_kernel: Option<FrameReceiver<UplinkIndex>>,
     polling: Polling,
     stats: Arc<WorkerStats>,
     tools: Tools,

@@ -1,9 +1,10 @@
-//! `scripts/bench stack`, its last part: what a host on the link of a DPDK uplink waits for answers, and what waiting for
-//! it costs a worker.
+//! `scripts/bench stack`, its last part: what a host on the link of a DPDK uplink waits for answers, what waiting for it
+//! costs a worker, what TCP of the stack's own costs ([`streams`]), and what the kernel carries beside it
+//! ([`exception`]).
 //!
-//! In: `--json`; the built `culvert`, root, ping and arping. Out: round trips of pings and of ARP, while nothing else comes
-//! and while datagrams that are nobody's come as fast as one sender sends them; the share of a processor that an idle worker
-//! takes. Never: a judgement: the caller compares.
+//! In: `--json`; the built `culvert`, root, ping, arping and iperf3. Out: round trips of pings and of ARP, while nothing
+//! else comes and while datagrams that are nobody's come as fast as one sender sends them; the share of a processor that an
+//! idle worker takes; rates and processor seconds. Never: a judgement: the caller compares.
 //!
 //! ```text
 //!   near: Culvert, net_af_packet on wan0, 192.0.2.7 ═══ veth ═══ 192.0.2.2 :far, Linux: ping, arping, the load
@@ -15,9 +16,12 @@
     reason = "counts of the bench's own making"
 )]
 
+mod exception;
+mod streams;
+
 use std::{
     fs,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -38,8 +42,12 @@ const GOAL_IDLE: f64 = 5.0;
 
 fn main() -> ExitCode {
     let json = std::env::args().any(|word| word == "--json");
-    let parts = [Part::Root, Part::Arping];
-    match Scenario::run("bench-stack", &parts, |scenario| measure(scenario, json)) {
+    let parts = [Part::Root, Part::Tun, Part::Arping, Part::Iperf];
+    let done = Scenario::run("bench-stack", &parts, |scenario| {
+        measure(scenario, json)?;
+        exception::measure(scenario, json)
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("stack: {error:#}");
@@ -54,7 +62,7 @@ fn measure(scenario: &Scenario, json: bool) -> Result<()> {
     let key = Keys::generate(scenario, "bench")?.private_file;
     let yaml = format!(
         "version: 1\ncores: {{ workers: 1 }}\nmemory: {{ hugepages: off, megabytes: 128 }}\n\
-         uplinks:\n  wan: {{ driver: dpdk, device: \"net_af_packet0,iface=wan0\", addresses: [{ADDRESS}/24] }}\n\
+         uplinks:\n  wan: {{ driver: dpdk, device: \"net_af_packet0,iface=wan0\", addresses: [{ADDRESS}/24], responder: {{ allow: [192.0.2.0/24] }} }}\n\
          tunnels:\n  t: {{ uplink: wan, uapi: off, listen_port: 51820, private_key_file: {}, peers: {{}} }}\n\
          networks: {{}}\nports: {{}}\n",
         key.display()
@@ -65,8 +73,16 @@ fn measure(scenario: &Scenario, json: bool) -> Result<()> {
         Ok(far.run(&ping, SOON).ok().map(drop))
     })?;
     let share = idle_share(culvert.process().pid())?;
-    tell(json, "idle/worker", "percent", share, Some(GOAL_IDLE));
+    tell(
+        json,
+        "idle/worker",
+        "percent",
+        share,
+        Some(("goal", GOAL_IDLE)),
+    );
     waits(&far, json, "idle")?;
+    let responder = SocketAddr::new(ADDRESS.parse()?, 9);
+    streams::measure(&far, responder, culvert.process().pid(), json)?;
     let ends = AtomicBool::new(false);
     thread::scope(|threads| {
         let load = threads.spawn(|| far.enter(|| junk(&ends)));
@@ -115,7 +131,7 @@ fn waits(far: &Namespace, json: bool, when: &str) -> Result<()> {
             let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
             let case = format!("{what}/{when}/p{share}");
             if let Some(&time) = times.get(place) {
-                tell(json, &case, "ms", time, Some(GOAL_MS));
+                tell(json, &case, "ms", time, Some(("goal", GOAL_MS)));
             }
         }
     }
@@ -154,8 +170,9 @@ fn worker_nanos(pid: u32) -> Result<f64> {
     bail!("no worker's thread")
 }
 
-fn tell(json: bool, case: &str, unit: &str, value: f64, goal: Option<f64>) {
-    let Some(goal) = goal else {
+/// Prints a figure, and what it is compared with, which is better when it is less unless the unit is a rate.
+fn tell(json: bool, case: &str, unit: &str, value: f64, reference: Option<(&str, f64)>) {
+    let Some((reference, other)) = reference else {
         match json {
             true => println!(
                 r#"{{"section":"stack","case":"{case}","unit":"{unit}","value":{value:.3}}}"#
@@ -164,12 +181,14 @@ fn tell(json: bool, case: &str, unit: &str, value: f64, goal: Option<f64>) {
         }
         return;
     };
-    let ratio = goal / value;
-    if json {
-        println!(
-            r#"{{"section":"stack","case":"{case}","unit":"{unit}","value":{value:.3},"reference":"goal","reference_value":{goal},"ratio":{ratio:.2}}}"#
-        );
-    } else {
-        println!("{case:<40} {value:>8.3} {unit} (goal {goal})");
+    let ratio = match unit.ends_with("bit/s") {
+        true => value / other,
+        false => other / value,
+    };
+    match json {
+        true => println!(
+            r#"{{"section":"stack","case":"{case}","unit":"{unit}","value":{value:.3},"reference":"{reference}","reference_value":{other:.3},"ratio":{ratio:.2}}}"#
+        ),
+        false => println!("{case:<40} {value:>8.3} {unit} ({reference} {other:.3})"),
     }
 }
