@@ -33,6 +33,14 @@ const FRAME_OVERHEAD: u32 = 18;
 const ETHERNET: u32 = 14;
 /// Two VLAN tags, which a NIC may leave in a received frame.
 const VLAN_TAGS: u32 = 8;
+/// What a virtio device writes ahead of a frame, and its driver counts with it (virtio 1.2, section 5.1.6).
+const VIRTIO_HEADER: u32 = 12;
+/// NICs know buffers of whole kilobytes (igb, ixgbe) or of 128 bytes (i40e, ice) and take a pool's room for the next
+/// smaller one.
+const RX_BUFFER_STEP: u32 = 1024;
+const RX_BUFFER_MIN: u32 = 2048;
+/// This one knows powers of two (`em_rctl_bsize` in em_rxtx.c).
+const POWERS_OF_TWO: &str = "net_e1000_em";
 
 /// Descriptors per queue when nothing is said and the driver has no preference.
 const DESCRIPTORS: u16 = 1024;
@@ -112,13 +120,13 @@ impl Device {
         }
     }
 
-    /// Bytes after the headroom that an RX pool's mbufs need for this MTU.
+    /// Bytes after the headroom that an RX pool's mbufs need for this MTU: so many that a frame never comes in pieces,
+    /// however the device rounds them down.
     #[must_use]
     pub fn rx_room(&self, mtu: u16) -> u32 {
-        let frame = u32::from(mtu) + FRAME_OVERHEAD + VLAN_TAGS;
         match Devargs::parse(&self.devargs) {
             Some(parsed) if parsed.is_af_packet() => parsed.af_packet_room(),
-            _ => frame.max(self.min_rx_buffer),
+            _ => room(mtu, &self.capabilities.driver).max(self.min_rx_buffer),
         }
     }
 
@@ -242,9 +250,39 @@ impl Device {
     }
 }
 
+fn room(mtu: u16, driver: &str) -> u32 {
+    let frame = u32::from(mtu) + FRAME_OVERHEAD + VLAN_TAGS + VIRTIO_HEADER;
+    match driver == POWERS_OF_TWO {
+        true => frame.next_power_of_two().max(RX_BUFFER_MIN),
+        false => frame.next_multiple_of(RX_BUFFER_STEP).max(RX_BUFFER_MIN),
+    }
+}
+
 impl Drop for Device {
     fn drop(&mut self) {
         // What can't be closed now is held by somebody else's queues.
         let _ = self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame with two tags and a virtio header, as long as the MTU lets it be, fits what is left of the room when
+    /// drivers have rounded it down.
+    #[test]
+    fn a_frame_comes_in_one_piece_whatever_buffers_a_nic_knows() {
+        for mtu in [68, 1280, 1500, 2000, 2030, 4000, 9000, 9216, 16_000] {
+            let frame = u32::from(mtu) + 18 + 8 + 12;
+            for driver in ["net_ixgbe", "net_e1000_igb", "net_i40e", "net_virtio"] {
+                let room = room(mtu, driver);
+                assert!(room / 1024 * 1024 >= frame, "{driver}, {mtu}: {room}");
+                assert!(u16::try_from(room).is_ok(), "{driver}, {mtu}: {room}");
+            }
+            let room = room(mtu, "net_e1000_em");
+            let known = 1 << room.ilog2();
+            assert!(known >= frame && room >= 1518, "em, {mtu}: {room}");
+        }
     }
 }
