@@ -283,12 +283,12 @@ impl UplinkState {
         }
     }
 
-    /// Whether its device is an interface of a kernel's, whose senders may leave sums to it.
+    /// Whether senders on this machine may leave sums to it.
     pub(super) fn is_partial(&self) -> bool {
         match &self.kind {
             Kind::Off | Kind::Udp => false,
             #[cfg(feature = "dpdk")]
-            Kind::Dpdk(device) => device.device().capabilities().kernel_interface.is_some(),
+            Kind::Dpdk(device) => device.device().capabilities().leaves_sums,
         }
     }
 

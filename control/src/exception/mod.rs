@@ -73,7 +73,7 @@ pub(crate) struct Way {
     pub(crate) worker: usize,
     /// The longest IP packet.
     pub(crate) mtu: u16,
-    /// The device is an interface of a kernel's, whose senders leave sums to it.
+    /// Senders on this machine may leave sums to the device.
     pub(crate) is_partial: bool,
 }
 

@@ -83,9 +83,11 @@ impl HostStack {
         let payload = datagram
             .get(udp::HEADER_LEN..)
             .ok_or(HostDrop::LivenessRefused)?;
+        // A sender on this machine may have left the sum to the device.
+        let is_left = udp.checksum == 0 || udp.checksum == sum.value();
         let mut sum = sum;
         sum.add(datagram);
-        if udp.checksum != 0 && !sum.is_valid() {
+        if !is_left && !sum.is_valid() {
             return Err(HostDrop::Malformed);
         }
         liveness

@@ -102,6 +102,7 @@ impl Device {
             });
         }
         let capabilities = Capabilities {
+            leaves_sums: info.if_index != 0 || text(&info.driver).contains("virtio"),
             driver: text(&info.driver),
             max_rx_queues: info.max_rx_queues,
             max_tx_queues: info.max_tx_queues,

@@ -34,6 +34,9 @@ pub struct Capabilities {
     pub rss: bool,
     /// Index of the kernel interface it stands on, if any.
     pub kernel_interface: Option<u32>,
+    /// Senders on this machine may leave sums of TCP and UDP to whoever receives: it stands on a kernel's interface, or
+    /// is virtio's, whose host may (virtio 1.2, section 5.1.6.4). The field has the pseudo-header's sum then.
+    pub leaves_sums: bool,
     /// NUMA node, if known.
     pub numa_node: Option<u32>,
 }

@@ -64,9 +64,9 @@ impl Checks {
     #[inline]
     fn hold(self, field: u16, l4: &[u8], seed: impl FnOnce(u32) -> Checksum) -> bool {
         match self.l4 {
-            RxChecksum::Good => true,
+            RxChecksum::Good | RxChecksum::Absent => true,
             RxChecksum::Bad => false,
-            RxChecksum::Unknown | RxChecksum::Absent => {
+            RxChecksum::Unknown => {
                 let mut sum = seed(u32::try_from(l4.len()).unwrap_or(0));
                 (self.partial && field == sum.value()) || {
                     sum.add(l4);
@@ -150,9 +150,9 @@ fn ipv4(
         return Err(DropReason::OuterMalformed);
     }
     match checks.ip {
-        RxChecksum::Good => {}
+        RxChecksum::Good | RxChecksum::Absent => {}
         RxChecksum::Bad => return Err(DropReason::OuterChecksum),
-        RxChecksum::Unknown | RxChecksum::Absent => {
+        RxChecksum::Unknown => {
             if !Checksum::of(&packet[..header_len]).is_valid() {
                 return Err(DropReason::OuterChecksum);
             }

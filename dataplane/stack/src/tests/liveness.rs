@@ -119,7 +119,12 @@ fn what_was_routed_or_comes_from_another_is_not_believed() {
     wrong[14 + 20 + udp::HEADER_LEN] ^= 1;
     stack.handle_frame(&wrong, START);
     assert_eq!(watch.state(), bfd::State::Down);
-    stack.handle_frame(&frame(peer, 255, &bytes), START);
+    // One that its sender, on this machine, has left to the device.
+    let mut left = frame(peer, 255, &bytes);
+    let len = u32::try_from(udp::HEADER_LEN + bytes.len()).unwrap();
+    let seed = Checksum::pseudo_v4(peer, ours, udp::PROTOCOL, len).value();
+    left[40..42].copy_from_slice(&seed.to_be_bytes());
+    stack.handle_frame(&left, START);
     assert_eq!(watch.state(), bfd::State::Init);
     // Nobody is told that nobody listens there.
     assert!(
