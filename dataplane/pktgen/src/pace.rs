@@ -1,0 +1,454 @@
+//! When packets are to leave: computed from the trial's beginning, never from when the last one left.
+//!
+//! In: a shape, a rate, a length, the time. Out: intended times, one after the other, and how many passed unused.
+//! Never: a longer trial because packets could not be sent in time; a sleep.
+//!
+//! Time is in nanoseconds since the trial began. A packet that is not taken within the catch-up time after it was intended
+//! is *unsent*, and counted: what a device under test pushes back is not hidden in a stretched duration.
+
+use crate::limits::SKIPPED_AT_ONCE;
+use crate::mistake::Wrong;
+use crate::number;
+
+/// How packets follow each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    /// At equal distances.
+    Constant,
+    /// So many at once, at the same rate in the mean.
+    Burst(u32),
+    /// From a share of the rate to the rate, evenly over the trial.
+    Ramp {
+        /// The share it begins with, 0 to 1.
+        from: f64,
+    },
+    /// At distances that are drawn: independent, exponential.
+    Poisson,
+}
+
+impl Shape {
+    /// Reads a shape: `constant`, `burst 32`, `ramp`, `ramp 10%`, `poisson`.
+    ///
+    /// # Errors
+    /// That it is none.
+    pub fn parse(text: &str) -> Result<Self, Wrong> {
+        let mut words = text.split_whitespace();
+        let (word, value) = (words.next().unwrap_or_default(), words.next());
+        let percent = || value.map_or(Some(1.0), |it| it.strip_suffix('%')?.parse().ok());
+        let shape = match (word, value) {
+            ("constant", None) => Some(Self::Constant),
+            ("poisson", None) => Some(Self::Poisson),
+            ("burst", Some(packets)) => packets.parse().ok().filter(|&it| it > 0).map(Self::Burst),
+            ("ramp", _) => percent()
+                .filter(|it| (0.0..=100.0).contains(it))
+                .map(|it| Self::Ramp { from: it / 100.0 }),
+            _ => None,
+        };
+        shape.filter(|_| words.next().is_none()).ok_or_else(|| {
+            Wrong::new(
+                format!("`{text}` is no pattern"),
+                "expected constant, poisson, burst 32, ramp or ramp 10%",
+            )
+        })
+    }
+}
+
+/// One stream's intended times.
+///
+/// Call [`Pace::skip`] with the time, then [`Pace::due_ns`]; [`Pace::take`] what is due; [`Pace::close`] at the end.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    shape: Shape,
+    /// Between two packets at the full rate: nanoseconds times 2⁴⁸.
+    interval: u128,
+    packets_per_s: f64,
+    end_ns: u64,
+    catch_up_ns: u64,
+    /// How many there were before the next.
+    index: u64,
+    next_ns: u64,
+    skipped: u64,
+    /// The next one's intended time with its fraction, of a Poisson process alone.
+    drawn_ns: f64,
+    random: u64,
+}
+
+impl Pace {
+    /// A pace. A rate of zero has no packets.
+    #[must_use]
+    pub fn new(
+        shape: Shape,
+        packets_per_s: f64,
+        duration_ns: u64,
+        catch_up_ns: u64,
+        seed: u64,
+    ) -> Self {
+        let mut pace = Self {
+            shape,
+            interval: interval(packets_per_s),
+            packets_per_s,
+            end_ns: if packets_per_s > 0.0 { duration_ns } else { 0 },
+            catch_up_ns,
+            index: 0,
+            next_ns: 0,
+            skipped: 0,
+            drawn_ns: 0.0,
+            random: seed,
+        };
+        if shape == Shape::Poisson {
+            pace.draw();
+        }
+        pace
+    }
+
+    /// When the next packet is to leave, if there is one more.
+    #[inline]
+    #[must_use]
+    pub const fn due_ns(&self) -> Option<u64> {
+        if self.next_ns < self.end_ns {
+            Some(self.next_ns)
+        } else {
+            None
+        }
+    }
+
+    /// Takes the next one: its intended time.
+    #[inline]
+    pub fn take(&mut self) -> u64 {
+        let intended = self.next_ns;
+        self.advance();
+        intended
+    }
+
+    /// Steps over what is too late. False if there is more of it than one call steps over.
+    #[inline]
+    pub fn skip(&mut self, now_ns: u64) -> bool {
+        let limit = now_ns.saturating_sub(self.catch_up_ns).min(self.end_ns);
+        if self.next_ns >= limit {
+            return true;
+        }
+        self.skip_to(limit)
+    }
+
+    /// Ends it at a time: what was intended before and not taken is unsent, what comes later was never intended.
+    pub fn close(&mut self, now_ns: u64) {
+        let end = self.end_ns.min(now_ns);
+        if self.shape == Shape::Poisson && self.next_ns < end {
+            // As many as there are in the mean, instead of drawing hours of them.
+            let rest = number::whole((end - self.next_ns) as f64 * self.packets_per_s / 1e9).max(1);
+            self.skipped += rest;
+            self.index += rest;
+        } else if self.next_ns < end {
+            self.skip_to(end);
+        }
+        self.end_ns = self.next_ns.min(end);
+    }
+
+    /// How late a packet may leave.
+    #[inline]
+    #[must_use]
+    pub const fn catch_up_ns(&self) -> u64 {
+        self.catch_up_ns
+    }
+
+    /// Packets whose time came: those taken, and those stepped over.
+    #[must_use]
+    pub const fn intended(&self) -> u64 {
+        self.index
+    }
+
+    /// Those stepped over.
+    #[must_use]
+    pub const fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    #[cold]
+    fn skip_to(&mut self, limit: u64) -> bool {
+        if self.shape == Shape::Poisson {
+            for _ in 0..SKIPPED_AT_ONCE {
+                if self.next_ns >= limit {
+                    return true;
+                }
+                self.advance();
+                self.skipped += 1;
+            }
+            return false;
+        }
+        let before = self.index;
+        self.index = self.first_at(limit).max(before + 1);
+        self.skipped += self.index - before;
+        self.next_ns = self.time_of(self.index);
+        true
+    }
+
+    #[inline]
+    fn advance(&mut self) {
+        self.index += 1;
+        match self.shape {
+            Shape::Constant => self.next_ns = scaled(self.index, self.interval),
+            Shape::Burst(_) | Shape::Ramp { .. } => self.next_ns = self.time_of(self.index),
+            Shape::Poisson => self.draw(),
+        }
+    }
+
+    fn draw(&mut self) {
+        self.drawn_ns -= uniform(&mut self.random).ln() * 1e9 / self.packets_per_s;
+        self.next_ns = number::whole(self.drawn_ns);
+    }
+
+    /// The intended time of a packet, by its number.
+    fn time_of(&self, index: u64) -> u64 {
+        match self.shape {
+            Shape::Constant | Shape::Poisson => scaled(index, self.interval),
+            Shape::Burst(packets) => scaled(index - index % u64::from(packets), self.interval),
+            Shape::Ramp { from } => self.ramp_time(from, index),
+        }
+    }
+
+    /// The first packet that is not before a time.
+    fn first_at(&self, ns: u64) -> u64 {
+        let least = (u128::from(ns) << FRACTION).saturating_sub(HALF);
+        let first = u64::try_from(least.div_ceil(self.interval)).unwrap_or(u64::MAX);
+        match self.shape {
+            Shape::Constant | Shape::Poisson => first,
+            Shape::Burst(packets) => first.next_multiple_of(u64::from(packets)),
+            Shape::Ramp { from } => self.ramp_count(from, ns),
+        }
+    }
+
+    /// A ramp sends `first·t + slope·t²/2` packets until t.
+    fn ramp(&self, from: f64) -> (f64, f64) {
+        let first = self.packets_per_s * from;
+        (
+            first,
+            (self.packets_per_s - first) / (self.end_ns as f64 / 1e9),
+        )
+    }
+
+    fn ramp_time(&self, from: f64, index: u64) -> u64 {
+        let (first, slope) = self.ramp(from);
+        // The root's other form, which loses no digits where the slope is small.
+        let seconds =
+            2.0 * index as f64 / (first + (first * first + 2.0 * slope * index as f64).sqrt());
+        if index == 0 {
+            0
+        } else {
+            number::whole(seconds * 1e9)
+        }
+    }
+
+    fn ramp_count(&self, from: f64, ns: u64) -> u64 {
+        let (first, slope) = self.ramp(from);
+        let seconds = ns as f64 / 1e9;
+        let mut index = number::whole((first + slope * seconds / 2.0) * seconds);
+        // What rounding leaves, either way.
+        while index > 0 && self.ramp_time(from, index - 1) >= ns {
+            index -= 1;
+        }
+        while self.ramp_time(from, index) < ns {
+            index += 1;
+        }
+        index
+    }
+}
+
+/// Bits behind the point: as many as the division of two floating-point numbers gives.
+const FRACTION: u32 = 48;
+const HALF: u128 = 1 << (FRACTION - 1);
+
+/// Nanoseconds times 2⁴⁸ between two packets, at least one of these units.
+fn interval(packets_per_s: f64) -> u128 {
+    let ns = 1e9 / packets_per_s;
+    let whole = ns.floor();
+    let fraction = number::whole((ns - whole) * (1u64 << FRACTION) as f64);
+    ((u128::from(number::whole(whole)) << FRACTION) + u128::from(fraction)).max(1)
+}
+
+#[inline]
+fn scaled(index: u64, interval: u128) -> u64 {
+    let ns = u128::from(index)
+        .saturating_mul(interval)
+        .saturating_add(HALF)
+        >> FRACTION;
+    u64::try_from(ns).unwrap_or(u64::MAX)
+}
+
+/// A number above 0, up to 1 (splitmix64: Steele, Lea, Flood 2014).
+fn uniform(state: &mut u64) -> f64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^= z >> 31;
+    ((z >> 11) + 1) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const SHAPES: [Shape; 5] = [
+        Shape::Constant,
+        Shape::Burst(32),
+        Shape::Ramp { from: 0.01 },
+        Shape::Ramp { from: 1.0 },
+        Shape::Poisson,
+    ];
+
+    fn times(mut pace: Pace) -> Vec<u64> {
+        std::iter::from_fn(|| pace.due_ns().map(|_| pace.take())).collect()
+    }
+
+    #[test]
+    fn constant_times_do_not_drift() {
+        let times = times(Pace::new(Shape::Constant, 3_000_000.0, 10 * SECOND, 0, 1));
+        assert_eq!(times.len(), 30_000_000);
+        for (index, &ns) in (0u64..).zip(&times).step_by(997) {
+            let exact = index * 1000 / 3;
+            assert!(
+                ns.abs_diff(exact) <= 1,
+                "packet {index}: {ns} instead of {exact}"
+            );
+        }
+    }
+
+    #[test]
+    fn bursts_leave_at_once_and_keep_the_rate() {
+        let times = times(Pace::new(Shape::Burst(4), 1000.0, SECOND, 0, 1));
+        assert_eq!(times.len(), 1000);
+        assert_eq!(
+            times[..9],
+            [
+                0, 0, 0, 0, 4_000_000, 4_000_000, 4_000_000, 4_000_000, 8_000_000
+            ]
+        );
+    }
+
+    #[test]
+    fn a_ramp_rises_evenly() {
+        let times = times(Pace::new(
+            Shape::Ramp { from: 0.0 },
+            1000.0,
+            10 * SECOND,
+            0,
+            1,
+        ));
+        assert_eq!(times.len(), 5000);
+        // After half the time a quarter of all.
+        let half = times.iter().filter(|&&ns| ns < 5 * SECOND).count();
+        assert!(half.abs_diff(1250) <= 1, "{half}");
+        assert!(times.is_sorted());
+    }
+
+    #[test]
+    fn poisson_gaps_are_exponential_and_repeat_with_their_seed() {
+        let of = |seed| times(Pace::new(Shape::Poisson, 100_000.0, 10 * SECOND, 0, seed));
+        let drawn = of(7);
+        assert_eq!(drawn, of(7));
+        assert_ne!(drawn, of(8));
+        // A million, within five standard deviations; a share of 1/e of the gaps is above the mean.
+        assert!(drawn.len().abs_diff(1_000_000) < 5000, "{}", drawn.len());
+        let long = drawn.windows(2).filter(|it| it[1] - it[0] > 10_000).count() as f64;
+        let share = long / drawn.len() as f64;
+        assert!((share - (-1f64).exp()).abs() < 0.003, "{share}");
+    }
+
+    #[test]
+    fn what_was_not_sent_in_its_time_is_unsent_and_the_end_stays() {
+        for shape in SHAPES {
+            let mut pace = Pace::new(shape, 1_000_000.0, SECOND, 1_000_000, 1);
+            let all = times(pace.clone()).len() as u64;
+            let mut taken = 0;
+            // A sender that stalls from 0.2 s to 0.5 s.
+            for now in (0..SECOND)
+                .step_by(10_000)
+                .filter(|now| !(200_000_000..500_000_000).contains(now))
+            {
+                while !pace.skip(now) {}
+                while pace.due_ns().is_some_and(|due| due <= now) {
+                    let late = now - pace.take();
+                    assert!(late <= 1_000_000, "{shape:?}: sent {late} ns late");
+                    taken += 1;
+                }
+            }
+            pace.close(SECOND);
+            assert_eq!(pace.due_ns(), None);
+            assert_eq!(pace.intended(), taken + pace.skipped(), "{shape:?}");
+            assert!(
+                pace.intended().abs_diff(all) <= 200,
+                "{shape:?}: {} of {all}",
+                pace.intended()
+            );
+            assert!(pace.skipped() > all / 10, "{shape:?}: {}", pace.skipped());
+        }
+    }
+
+    #[test]
+    fn one_that_ends_early_intended_no_more() {
+        let mut pace = Pace::new(Shape::Constant, 1000.0, 60 * SECOND, 1_000_000, 1);
+        for _ in 0..500 {
+            pace.take();
+        }
+        pace.close(SECOND);
+        assert_eq!((pace.intended(), pace.skipped()), (1000, 500));
+        let mut none = Pace::new(Shape::Constant, 0.0, SECOND, 0, 1);
+        none.close(SECOND);
+        assert_eq!((none.due_ns(), none.intended()), (None, 0));
+    }
+
+    #[test]
+    fn patterns_are_read() {
+        assert_eq!(Shape::parse("burst 32"), Ok(Shape::Burst(32)));
+        assert_eq!(Shape::parse("ramp 10%"), Ok(Shape::Ramp { from: 0.1 }));
+        assert_eq!(Shape::parse("ramp"), Ok(Shape::Ramp { from: 0.01 }));
+        for bad in [
+            "",
+            "burst",
+            "burst 0",
+            "burst 1 2",
+            "ramp 10",
+            "ramp 101%",
+            "ramp nan%",
+            "constant 1",
+        ] {
+            assert!(Shape::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn skipping_counts_every_packet_once(
+            rate in 0.1f64..20e6,
+            shape in prop::sample::select(&SHAPES[..4]),
+            steps in prop::collection::vec((0u64..50_000_000, 0u32..50), 1..30),
+        ) {
+            let mut pace = Pace::new(shape, rate, SECOND, 1000, 1);
+            let (mut now, mut taken, mut last) = (0, 0, 0);
+            for (step, most) in steps {
+                now += step;
+                prop_assert!(pace.skip(now));
+                for _ in 0..most {
+                    if pace.due_ns().is_none_or(|due| due > now) {
+                        break;
+                    }
+                    let intended = pace.take();
+                    prop_assert!(intended >= last && intended + 1000 >= now.min(SECOND));
+                    last = intended;
+                    taken += 1;
+                }
+                prop_assert_eq!(pace.intended(), taken + pace.skipped());
+            }
+            pace.close(SECOND);
+            prop_assert_eq!(pace.intended(), taken + pace.skipped());
+            let mean = match shape {
+                Shape::Ramp { from } => rate * (1.0 + from) / 2.0,
+                Shape::Constant | Shape::Burst(_) | Shape::Poisson => rate,
+            };
+            prop_assert!((pace.intended() as f64 - mean).abs() <= 33.0, "{} of {mean}", pace.intended());
+        }
+    }
+}
