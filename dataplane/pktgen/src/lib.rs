@@ -3,11 +3,15 @@
 //! In: what an operator asks for, the time, buffers to fill, frames that came back. Out: frames at their intended times,
 //! counts and latencies per flow. Never: a socket, a clock, a thread, a device, an allocation per packet.
 //!
-//! [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`], [`mix`], [`rate`] and [`range`]; [`pace`]
-//! says when packets leave.
+//! A seat is where frames leave and arrive: a guest's place on vhost-user, a NIC's, a kernel's. It is built elsewhere, on
+//! a [`Transmit`], which it asks what is due and has fill buffers.
+//!
+//! A trial meets the modules in this order: [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`],
+//! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`].
 
 #![forbid(unsafe_code)]
 
+pub mod frames;
 pub mod limits;
 pub mod mistake;
 pub mod mix;
@@ -17,7 +21,9 @@ pub mod profile;
 pub mod range;
 pub mod rate;
 pub mod size;
+pub mod transmit;
 pub mod tree;
 
 pub use mistake::{Mistake, Wrong};
 pub use profile::Profile;
+pub use transmit::Transmit;

@@ -1,0 +1,438 @@
+//! The sending half of a seat's seam: what is due, and its bytes.
+//!
+//! In: a profile, the rate of each stream, the time. Out: frames, one after the other, into buffers that the seat has; what
+//! was intended, offered, sent and unsent. Never: an allocation per frame, a packet that leaves later than the catch-up time
+//! allows, a clock.
+//!
+//! A seat turns in a loop:
+//!
+//! ```ignore
+//! while let Some(due) = transmit.next(now) {          // at most as many as it has buffers for
+//!     transmit.write(&due, buffer, holds);            // the frame
+//!     let vnet = transmit.vnet(&due);                 // if it has a virtio-net header
+//!     if !device.takes(buffer) { transmit.refused(&due) }
+//! }
+//! transmit.close(now);                                // at the end, or when it is interrupted
+//! ```
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers that limits keep small, sequence numbers modulo their field"
+)]
+
+use culvert_wire::VnetHeader;
+
+use crate::frames::{Addresses, Made, Odometer, Signature, Template};
+use crate::pace::Pace;
+use crate::profile::{Profile, Stream};
+
+/// One seat's streams, while a trial runs.
+#[derive(Debug)]
+pub struct Transmit {
+    lanes: Vec<Lane>,
+    trial: u8,
+    /// The lane that is due first.
+    first: usize,
+}
+
+/// A stream that this seat sends.
+#[derive(Debug)]
+struct Lane {
+    /// Its place in the profile.
+    stream: usize,
+    pace: Pace,
+    odometer: Odometer,
+    templates: Vec<Template>,
+    sequence: Vec<u8>,
+    place: usize,
+    flows: Vec<FlowSent>,
+    first_flow: u32,
+    sent: Sent,
+}
+
+/// What a flow has sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct FlowSent {
+    /// Packets made: the next one's sequence number.
+    made: u64,
+    refused: u32,
+    /// The next one's sequence number of TCP.
+    tcp_sequence: u32,
+}
+
+/// What a stream has sent, in packets: a super-frame is as many as it is cut into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Whose time came. `offered` and `unsent` and nothing else; of those, `sent` were taken.
+    pub intended: u64,
+    /// That were made and handed to the device.
+    pub offered: u64,
+    /// That the device took.
+    pub sent: u64,
+    /// That were not sent: too late, or not taken.
+    pub unsent: u64,
+    /// Bytes of frames that the device took, without check sequences.
+    pub bare_bytes: u64,
+}
+
+/// A frame that is due.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    lane: u16,
+    template: u16,
+    made: Made,
+}
+
+impl Due {
+    /// When it was to leave.
+    #[inline]
+    #[must_use]
+    pub const fn intended_ns(&self) -> u64 {
+        self.made.signature.intended_ns
+    }
+
+    /// Its flow, among those of all streams.
+    #[inline]
+    #[must_use]
+    pub const fn flow(&self) -> u32 {
+        self.made.signature.flow
+    }
+
+    /// Which template it is made of, among those of this seat. A buffer that has a frame of the same needs few bytes written.
+    #[inline]
+    #[must_use]
+    pub const fn template(&self) -> (u16, u16) {
+        (self.lane, self.template)
+    }
+
+    /// Where its source and its destination are in their ranges: of which peer, to which guest.
+    #[inline]
+    #[must_use]
+    pub const fn places(&self) -> (u32, u32) {
+        let Addresses {
+            source_place,
+            destination_place,
+            ..
+        } = self.made.addresses;
+        (source_place, destination_place)
+    }
+}
+
+impl Transmit {
+    /// Those streams of a profile that a seat sends; `packets_per_s` has a rate for each stream of the profile, in packets.
+    #[must_use]
+    pub fn new(profile: &Profile, seat: &str, packets_per_s: &[f64], trial: u8) -> Self {
+        let streams = profile.streams.iter().enumerate().zip(packets_per_s);
+        let own = streams.filter(|((_, stream), _)| stream.from.is_empty() || stream.from == seat);
+        let mut transmit = Self {
+            lanes: own
+                .map(|((place, stream), rate)| Lane::new(profile, place, stream, *rate))
+                .collect(),
+            trial,
+            first: 0,
+        };
+        transmit.choose();
+        transmit
+    }
+
+    /// When the next frame is due: until then a seat may sleep.
+    #[inline]
+    #[must_use]
+    pub fn due_ns(&self) -> Option<u64> {
+        self.lanes.get(self.first)?.pace.due_ns()
+    }
+
+    /// The next frame whose time has come, if there is one.
+    #[inline]
+    pub fn next(&mut self, now_ns: u64) -> Option<Due> {
+        loop {
+            let lane = self.lanes.get_mut(self.first)?;
+            let due = lane.pace.due_ns().filter(|&due| due <= now_ns)?;
+            if due + lane.pace.catch_up_ns() >= now_ns {
+                break;
+            }
+            // Too late: what is behind it in another lane may not be.
+            if !lane.pace.skip(now_ns) {
+                return None;
+            }
+            self.choose();
+        }
+        let due = self.lanes[self.first].take(self.first, self.trial);
+        self.choose();
+        Some(due)
+    }
+
+    /// Writes a frame; gives its length. With `holds` the buffer has a frame of the same template from before.
+    ///
+    /// # Panics
+    /// If the buffer is shorter than [`Transmit::longest`].
+    #[inline]
+    pub fn write(&self, due: &Due, buffer: &mut [u8], holds: bool) -> usize {
+        let template = self.template(due);
+        template.write(&due.made, buffer, holds);
+        template.len()
+    }
+
+    /// What a virtio-net header says of a frame.
+    #[inline]
+    #[must_use]
+    pub fn vnet(&self, due: &Due) -> VnetHeader {
+        self.template(due).vnet()
+    }
+
+    /// The device did not take a frame, and it won't be offered again.
+    #[inline]
+    pub fn refused(&mut self, due: &Due) {
+        let (segments, len) = {
+            let template = self.template(due);
+            (template.segments(), template.len())
+        };
+        let lane = &mut self.lanes[usize::from(due.lane)];
+        lane.sent.sent -= u64::from(segments);
+        lane.sent.bare_bytes -= len as u64;
+        let flow = &mut lane.flows[(due.flow() - lane.first_flow) as usize];
+        flow.refused = flow.refused.saturating_add(segments);
+    }
+
+    /// Ends the trial at a time: what was intended before it and not offered is unsent.
+    pub fn close(&mut self, now_ns: u64) {
+        self.lanes
+            .iter_mut()
+            .for_each(|lane| lane.pace.close(now_ns));
+    }
+
+    /// What each stream of this seat has sent, with its place in the profile.
+    pub fn sent(&self) -> impl Iterator<Item = (usize, Sent)> {
+        self.lanes.iter().map(|lane| (lane.stream, lane.sent()))
+    }
+
+    /// How many packets a flow of this seat has sent; `None` if it is another seat's.
+    #[must_use]
+    pub fn sent_by(&self, flow: u32) -> Option<u64> {
+        self.lanes.iter().find_map(|lane| {
+            let flow = lane
+                .flows
+                .get(flow.checked_sub(lane.first_flow)? as usize)?;
+            Some(flow.made - u64::from(flow.refused))
+        })
+    }
+
+    /// The longest frame, in bytes.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        let templates = self.lanes.iter().flat_map(|lane| &lane.templates);
+        templates.map(Template::len).max().unwrap_or(0)
+    }
+
+    fn template(&self, due: &Due) -> &Template {
+        &self.lanes[usize::from(due.lane)].templates[usize::from(due.template)]
+    }
+
+    #[inline]
+    fn choose(&mut self) {
+        if self.lanes.len() > 1 {
+            let due = |lane: &Lane| lane.pace.due_ns().unwrap_or(u64::MAX);
+            let first = self
+                .lanes
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, lane)| due(lane));
+            self.first = first.map_or(0, |(place, _)| place);
+        }
+    }
+}
+
+impl Lane {
+    fn new(profile: &Profile, place: usize, stream: &Stream, packets_per_s: f64) -> Self {
+        let templates: Vec<Template> = stream
+            .mix
+            .sizes()
+            .iter()
+            .map(|&len| Template::new(stream, len))
+            .collect();
+        let packets = stream.mix.mean(|len| f64::from(stream.segments(len)));
+        // Streams with the same seed would draw the same gaps.
+        let seed = profile.seed.wrapping_add((place as u64) << 32);
+        Self {
+            stream: place,
+            pace: Pace::new(
+                profile.shape,
+                packets_per_s / packets,
+                profile.duration_ns,
+                profile.catch_up_ns,
+                seed,
+            ),
+            odometer: Odometer::new(stream),
+            templates,
+            sequence: stream.mix.sequence().to_vec(),
+            place: 0,
+            flows: vec![FlowSent::default(); stream.flows as usize],
+            first_flow: stream.first_flow,
+            sent: Sent::default(),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, lane: usize, trial: u8) -> Due {
+        let intended_ns = self.pace.take();
+        let place = self.sequence[self.place];
+        self.place += 1;
+        if self.place == self.sequence.len() {
+            self.place = 0;
+        }
+        let template = &self.templates[usize::from(place)];
+        let flow = &mut self.flows[(self.odometer.flow() - self.first_flow) as usize];
+        let made = Made {
+            addresses: self.odometer.addresses(),
+            signature: Signature {
+                trial,
+                flow: self.odometer.flow(),
+                // Modulo 2³²: the receiver extends it.
+                sequence: flow.made as u32,
+                intended_ns,
+            },
+            tcp_sequence: flow.tcp_sequence,
+        };
+        let segments = u64::from(template.segments());
+        flow.made += segments;
+        flow.tcp_sequence = flow.tcp_sequence.wrapping_add(template.payload_len());
+        self.odometer.advance();
+        self.sent.offered += segments;
+        self.sent.sent += segments;
+        self.sent.bare_bytes += template.len() as u64;
+        Due {
+            // Their numbers are bounded by `limits`.
+            lane: lane as u16,
+            template: u16::from(place),
+            made,
+        }
+    }
+
+    fn sent(&self) -> Sent {
+        let skipped = self.skipped_packets();
+        let intended = self.sent.offered + skipped;
+        Sent {
+            intended,
+            unsent: intended - self.sent.sent,
+            ..self.sent
+        }
+    }
+
+    /// Frames that were stepped over, in packets: of the mean of the mix, as none of them was chosen.
+    fn skipped_packets(&self) -> u64 {
+        let packets: u64 = self
+            .sequence
+            .iter()
+            .map(|&it| u64::from(self.templates[usize::from(it)].segments()))
+            .sum();
+        let all =
+            u128::from(self.pace.skipped()) * u128::from(packets) / self.sequence.len() as u128;
+        u64::try_from(all).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_wire::parse_frame;
+
+    use super::*;
+    use crate::tree::Node;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn profile(yaml: &str) -> Profile {
+        Profile::read(&serde_saphyr::from_str::<Node>(yaml).unwrap()).unwrap()
+    }
+
+    fn start(profile: &Profile, seat: &str) -> Transmit {
+        Transmit::new(profile, seat, &profile.packets_per_s(None).unwrap(), 1)
+    }
+
+    #[test]
+    fn streams_are_sent_at_their_rates_in_the_order_of_their_times() {
+        let profile = profile(
+            "duration: 1s\nrate: 3kpps\nstreams:\n- { name: a, share: 2, source_port: 1000+10 }\n- { name: b, size: imix }\n",
+        );
+        let mut transmit = start(&profile, "");
+        let mut buffer = vec![0; transmit.longest()];
+        let mut last = 0;
+        for now in (0..=SECOND).step_by(100_000) {
+            while let Some(due) = transmit.next(now) {
+                assert!(due.intended_ns() >= last && due.intended_ns() <= now);
+                last = due.intended_ns();
+                let len = transmit.write(&due, &mut buffer, false);
+                parse_frame(&buffer[..len], len as u32).unwrap();
+            }
+        }
+        transmit.close(SECOND);
+        let sent: Vec<_> = transmit.sent().collect();
+        assert_eq!(sent[0].1.sent, 2000);
+        assert_eq!((sent[1].0, sent[1].1.sent, sent[1].1.unsent), (1, 1000, 0));
+        // 1,000 frames of IMIX, their check sequences left out: 83 rounds of twelve, and four small ones.
+        assert_eq!(
+            sent[1].1.bare_bytes,
+            83 * (7 * 60 + 4 * 566 + 1514) + 4 * 60
+        );
+        assert_eq!(transmit.sent_by(0), Some(200));
+        assert_eq!(transmit.sent_by(11), None);
+    }
+
+    #[test]
+    fn what_a_device_refuses_and_what_is_too_late_is_unsent() {
+        let profile = profile("duration: 1s\nrate: 100kpps\ncatch_up: 1ms\n");
+        let mut transmit = start(&profile, "");
+        let mut refused = 0;
+        // It stalls from 0.25 s to 0.75 s, and takes nine of ten.
+        for now in (0..=SECOND)
+            .step_by(50_000)
+            .filter(|now| !(SECOND / 4..3 * SECOND / 4).contains(now))
+        {
+            while let Some(due) = transmit.next(now) {
+                assert!(now - due.intended_ns() <= 1_000_000);
+                if due.made.signature.sequence % 10 == 9 {
+                    transmit.refused(&due);
+                    refused += 1;
+                }
+            }
+        }
+        transmit.close(SECOND);
+        let (_, sent) = transmit.sent().next().unwrap();
+        assert_eq!(sent.intended, 100_000);
+        assert_eq!(sent.offered - sent.sent, refused);
+        assert_eq!(sent.unsent, 100_000 - sent.sent);
+        assert!(
+            (49_800..=50_200).contains(&(sent.intended - sent.offered)),
+            "{sent:?}"
+        );
+        assert_eq!(transmit.sent_by(0), Some(sent.sent));
+    }
+
+    #[test]
+    fn super_frames_count_as_their_packets() {
+        let profile =
+            profile("duration: 1s\nrate: 46kpps\nsize: 64k\nsegment: 1448\nprotocol: tcp\n");
+        let mut transmit = start(&profile, "");
+        let mut sequences = Vec::new();
+        while let Some(due) = transmit.due_ns() {
+            let due = transmit.next(due).unwrap();
+            sequences.push((due.made.signature.sequence, due.made.tcp_sequence));
+            assert_eq!(transmit.vnet(&due).gso_size, 1448);
+        }
+        transmit.close(SECOND);
+        let (_, sent) = transmit.sent().next().unwrap();
+        assert_eq!((sequences.len(), sent.sent), (1000, 46_000));
+        // 65,495 bytes each, in 46 packets.
+        assert_eq!(sequences[1], (46, 65_495));
+    }
+
+    #[test]
+    fn a_seat_sends_its_own_streams() {
+        let profile = profile(
+            "duration: 1s\nrate: 10pps\nstreams:\n- { name: a, from: vm1 }\n- { name: b, from: vm2, flows: 1 }\n",
+        );
+        let mut transmit = start(&profile, "vm2");
+        let due = transmit.next(0).unwrap();
+        assert_eq!(due.flow(), 1);
+        assert!(start(&profile, "vm3").due_ns().is_none());
+    }
+}
