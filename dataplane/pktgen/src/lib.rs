@@ -4,10 +4,12 @@
 //! counts and latencies per flow. Never: a socket, a clock, a thread, a device, an allocation per packet.
 //!
 //! A seat is where frames leave and arrive: a guest's place on vhost-user, a NIC's, a kernel's. It is built elsewhere, on
-//! a [`Transmit`], which it asks what is due and has fill buffers.
+//! two values: a [`Transmit`], which it asks what is due and has fill buffers, and a [`Receive`], which it hands what
+//! arrives, with the time. Both count nanoseconds from the trial's beginning, on a clock that the seat chooses.
 //!
 //! A trial meets the modules in this order: [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`],
-//! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`].
+//! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`]; [`receive`]
+//! judges what comes back.
 
 #![forbid(unsafe_code)]
 
@@ -20,10 +22,12 @@ pub mod pace;
 pub mod profile;
 pub mod range;
 pub mod rate;
+pub mod receive;
 pub mod size;
 pub mod transmit;
 pub mod tree;
 
 pub use mistake::{Mistake, Wrong};
 pub use profile::Profile;
+pub use receive::Receive;
 pub use transmit::Transmit;
