@@ -6,8 +6,9 @@
 //!         iperf3 ── t0 ──────┘ 10.1.1.10                          culvert tun, 10.9.1.10 ──────────────────┘
 //! ```
 //!
-//! In: a scenario. Out: rates of TCP out and in, alone and while the tunnel is loaded. All of it shares the machine's
-//! processors: both ends of both flows, the far end of the tunnel, and Culvert.
+//! In: a scenario. Out: rates of TCP out and in: alone, while the tunnel carries half a gigabit per second, and while it
+//! carries what it can. All of it shares the machine's processors: both ends of both flows, the far end of the tunnel, and
+//! Culvert.
 
 use std::{thread, time::Duration};
 
@@ -73,19 +74,37 @@ pub(super) fn measure(scenario: &Scenario, json: bool) -> Result<()> {
         Ok(())
     };
     both("idle")?;
+    for (when, load) in [("half-a-gigabit", "-b 500M"), ("full", "")] {
+        beside(
+            &near,
+            &tunnel,
+            load,
+            || both(when),
+            |load| {
+                let case = format!("exception/tunnel/{when}");
+                tell(json, &case, "Gbit/s", load, None);
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Does it while the tunnel is loaded, and tells with how much.
+fn beside(
+    near: &Namespace,
+    tunnel: &Iperf,
+    load: &str,
+    measure: impl FnOnce() -> Result<()>,
+    tell: impl FnOnce(f64),
+) -> Result<()> {
     let long = Duration::from_secs(9);
     thread::scope(|threads| {
-        let load = threads.spawn(|| tunnel.send_for(&near, BEHIND, "-t 9", long));
+        let options = format!("-t 9 {load}");
+        let load = threads.spawn(move || tunnel.send_for(near, BEHIND, &options, long));
         thread::sleep(Duration::from_secs(1));
-        both("loaded")?;
+        measure()?;
         let load = load.join().unwrap_or_else(|_| bail!("the load panicked"))?;
-        tell(
-            json,
-            "exception/tunnel-meanwhile",
-            "Gbit/s",
-            gbps(&load),
-            None,
-        );
+        tell(gbps(&load));
         Ok(())
     })
 }

@@ -80,20 +80,55 @@ fn measure(scenario: &Scenario, json: bool) -> Result<()> {
         share,
         Some(("goal", GOAL_IDLE)),
     );
-    waits(&far, json, "idle")?;
+    let idle = Waits::measure(&far)?;
+    let plain = Plain::lay()?;
+    let kernel = Waits::measure(&plain.far)?;
+    idle.tell(json, "idle", &kernel);
+    let best = part(&idle.pings, 99).context("a ping")?;
+    tell(
+        json,
+        "ping/idle/p99-goal",
+        "ms",
+        best,
+        Some(("goal", GOAL_MS)),
+    );
     let responder = SocketAddr::new(ADDRESS.parse()?, 9);
-    streams::measure(&far, responder, culvert.process().pid(), json)?;
+    streams::measure((&far, &plain), responder, culvert.process().pid(), json)?;
     let ends = AtomicBool::new(false);
-    thread::scope(|threads| {
+    thread::scope(|threads| -> Result<()> {
         let load = threads.spawn(|| far.enter(|| junk(&ends)));
-        let waited = waits(&far, json, "loaded");
+        let waited = Waits::measure(&far);
         ends.store(true, Ordering::Relaxed);
         let rate = load.join().unwrap_or_else(|_| bail!("the load panicked"))?;
         if !json {
             println!("  loaded: {rate:.0} datagrams a second that are nobody's");
         }
-        waited
-    })
+        waited?.tell(json, "loaded", &kernel);
+        Ok(())
+    })?;
+    if !json {
+        println!("  lost meanwhile: {:?}", culvert.drops()?);
+    }
+    Ok(())
+}
+
+/// Two kernels on a cable, one of them where Culvert would be.
+struct Plain {
+    near: Namespace,
+    far: Namespace,
+}
+
+impl Plain {
+    fn lay() -> Result<Self> {
+        let (near, far) = (
+            Namespace::make("plain-near")?,
+            Namespace::make("plain-far")?,
+        );
+        let wire = Veth::join(&near, &far)?;
+        wire.address(&near, &format!("{ADDRESS}/24"))?;
+        wire.address(&far, "192.0.2.2/24")?;
+        Ok(Self { near, far })
+    }
 }
 
 /// Datagrams to a tunnel's port that are none of its; answers how many a second were sent.
@@ -108,34 +143,50 @@ fn junk(ends: &AtomicBool) -> Result<f64> {
     Ok(f64::from(sent) / start.elapsed().as_secs_f64())
 }
 
-fn waits(far: &Namespace, json: bool, when: &str) -> Result<()> {
-    let count = PINGS.to_string();
-    let ping = ["ping", "-n", "-c", &count, "-i", "0.01", "-W", "2", ADDRESS];
-    let pings = far.run(&ping, SOON)?;
-    // It takes whole seconds between two.
-    let arping = ["arping", "-c", "1", "-I", Veth::NAME, ADDRESS];
-    let arps: String = (0..ARPS)
-        .filter_map(|_| far.run(&arping, SOON).ok())
-        .collect();
-    for (what, sent, out) in [("ping", PINGS, pings), ("arp", ARPS, arps)] {
-        let times = round_trips(&out);
-        let answered = times.len() as f64 / sent as f64 * 100.0;
-        tell(
-            json,
-            &format!("{what}/{when}/answered"),
-            "percent",
-            answered,
-            None,
-        );
-        for share in [50, 99] {
-            let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
-            let case = format!("{what}/{when}/p{share}");
-            if let Some(&time) = times.get(place) {
-                tell(json, &case, "ms", time, Some(("goal", GOAL_MS)));
+/// What a host on the link waits for.
+struct Waits {
+    pings: Vec<f64>,
+    arps: Vec<f64>,
+}
+
+impl Waits {
+    fn measure(far: &Namespace) -> Result<Self> {
+        let count = PINGS.to_string();
+        let ping = ["ping", "-n", "-c", &count, "-i", "0.01", "-W", "2", ADDRESS];
+        let pings = round_trips(&far.run(&ping, SOON)?);
+        // It takes whole seconds between two.
+        let arping = ["arping", "-c", "1", "-I", Veth::NAME, ADDRESS];
+        let arps: String = (0..ARPS)
+            .filter_map(|_| far.run(&arping, SOON).ok())
+            .collect();
+        let arps = round_trips(&arps);
+        Ok(Self { pings, arps })
+    }
+
+    /// Beside those for a kernel's answers, by the same programs.
+    fn tell(&self, json: bool, when: &str, kernel: &Self) {
+        for (what, sent, times, others) in [
+            ("ping", PINGS, &self.pings, &kernel.pings),
+            ("arp", ARPS, &self.arps, &kernel.arps),
+        ] {
+            let answered = times.len() as f64 / sent as f64 * 100.0;
+            let case = format!("{what}/{when}/answered");
+            tell(json, &case, "percent", answered, None);
+            for share in [50, 99] {
+                let case = format!("{what}/{when}/p{share}");
+                let reference = Some("kernel").zip(part(others, share));
+                if let Some(time) = part(times, share) {
+                    tell(json, &case, "ms", time, reference);
+                }
             }
         }
     }
-    Ok(())
+}
+
+/// A percentile of what is in order.
+fn part(times: &[f64], share: usize) -> Option<f64> {
+    let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
+    times.get(place).copied()
 }
 
 /// In milliseconds, the least first: `time=0.123 ms` of ping, `0.123ms` at the end of arping's lines.

@@ -11,9 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::{Namespace, Veth, eventually};
+use culvert_tests::{Namespace, eventually};
 
-use super::{SOON, tell};
+use super::{Plain, SOON, tell};
 
 const LEN: usize = 512 << 20;
 const GIGABYTE: f64 = 1e9;
@@ -21,7 +21,12 @@ const GIGABYTE: f64 = 1e9;
 const TICKS: f64 = 100.0;
 
 /// Sends to the responder at `to`, then to a kernel as far away.
-pub(super) fn measure(far: &Namespace, to: SocketAddr, pid: u32, json: bool) -> Result<()> {
+pub(super) fn measure(
+    (far, plain): (&Namespace, &Plain),
+    to: SocketAddr,
+    pid: u32,
+    json: bool,
+) -> Result<()> {
     eventually("a responder", SOON, || {
         Ok(far.enter(|| send(to, 1_000)).ok())
     })?;
@@ -30,7 +35,7 @@ pub(super) fn measure(far: &Namespace, to: SocketAddr, pid: u32, json: bool) -> 
     let per_gb = |spent: f64| spent / (LEN as f64 / GIGABYTE);
     let process = per_gb(process_seconds(pid)? - process);
     let machine = per_gb(machine_seconds()? - machine);
-    let reference = per_gb(kernel()?);
+    let reference = per_gb(kernel(plain)?);
     tell(json, "tcp/received/process", "s/GB", process, None);
     tell(
         json,
@@ -61,14 +66,7 @@ fn send(to: SocketAddr, len: usize) -> Result<()> {
 }
 
 /// What the machine spends on the same bytes from a kernel to another.
-fn kernel() -> Result<f64> {
-    let (near, far) = (
-        Namespace::make("plain-near")?,
-        Namespace::make("plain-far")?,
-    );
-    let wire = Veth::join(&near, &far)?;
-    wire.address(&near, "192.0.2.7/24")?;
-    wire.address(&far, "192.0.2.2/24")?;
+fn kernel(Plain { near, far }: &Plain) -> Result<f64> {
     let listener = near.enter(|| Ok(TcpListener::bind("192.0.2.7:9")?))?;
     let to = listener.local_addr()?;
     let reader = thread::spawn(move || discard(&listener));
