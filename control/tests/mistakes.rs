@@ -1198,8 +1198,18 @@ fn what_guests_are_told() {
         ),
         (
             "dhcp: { lease: ⟦5s }",
-            "`lease` of `dhcp` of network `blue` is too short",
-            "expected `60s` at least",
+            "`lease` of `dhcp` of network `blue` is `5s`",
+            "expected `60s` to `31536000s`;",
+        ),
+        (
+            "dhcp: { lease: ⟦off }",
+            "`lease` of `dhcp` of network `blue` is `off`",
+            "expected `60s` to `31536000s`;",
+        ),
+        (
+            "dhcp: { lease: ⟦90000ms }",
+            "`lease` of `dhcp` of network `blue` is `90000ms`",
+            "expected whole seconds, as in `60s`",
         ),
         (
             "dhcp: { ⟦leas: 1h }",

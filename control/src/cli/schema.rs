@@ -80,8 +80,9 @@ fn form(of: &Form) -> Value {
         Form::Mac => {
             json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$" })
         }
-        Form::Seconds { .. } => {
-            json!({ "type": ["string", "integer"], "pattern": "^(off|[0-9]+ ?(s|m|min|h)?)$" })
+        Form::Seconds { min, .. } => {
+            let off = if min == 0 { "off|" } else { "" };
+            json!({ "type": ["string", "integer"], "pattern": format!("^({off}[0-9]+ ?(s|m|min|h)?)$") })
         }
         Form::Words(words) => json!({
             "type": "object",

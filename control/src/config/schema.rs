@@ -9,6 +9,8 @@ mod machine;
 mod networks;
 mod ports;
 mod served;
+#[cfg(test)]
+mod tests;
 mod tunnels;
 mod uplinks;
 
@@ -94,8 +96,10 @@ pub enum Form {
     Listen,
     /// A unicast Ethernet address.
     Mac,
-    /// Whole seconds as `25`, `25s`, `2m`, `1h`, or `off`.
+    /// Whole seconds as `25`, `25s`, `2m`, `1h`; with a least of none `off`, too.
     Seconds {
+        /// The least.
+        min: u32,
         /// The greatest.
         max: u32,
     },

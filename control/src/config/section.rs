@@ -213,6 +213,16 @@ impl<'n> Section<'n> {
         })
     }
 
+    /// Whole seconds in the table's range.
+    pub(super) fn seconds(&self, name: &str, report: &mut Report) -> Option<At<u32>> {
+        let Form::Seconds { min, max } = self.form(name) else {
+            unreachable!("{name} is a time in its table")
+        };
+        self.get(name, report, |node, what, report| {
+            value::seconds(node, what, (min, max), report)
+        })
+    }
+
     /// One of the table's words.
     pub(super) fn choice(&self, name: &str, report: &mut Report) -> Option<At<&'static str>> {
         let Form::Choice(words) = self.form(name) else {

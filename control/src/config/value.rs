@@ -35,7 +35,7 @@ pub(super) fn example(form: &Form) -> String {
         Form::Endpoint => "192.0.2.11:51820".into(),
         Form::Listen => "127.0.0.1:9587".into(),
         Form::Mac => "\"52:54:00:00:00:01\"".into(),
-        Form::Seconds { .. } => "25s".into(),
+        Form::Seconds { min, .. } => format!("{}s", 25.max(*min)),
         Form::Permissions => "0660".into(),
         Form::Account => "root".into(),
         Form::Words(words) => format!("{{ NAME: {} }}", words.join(" | ")),
@@ -240,10 +240,15 @@ pub(super) fn public_key(node: &Node, what: &str, report: &mut Report) -> Option
     None
 }
 
-/// A duration in whole seconds, which a bare number is, too, as for `wg`; `off` is 0.
-pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) -> Option<u32> {
+/// A duration in whole seconds, which a bare number is, too, as for `wg`; with a least of none `off` is 0.
+pub(super) fn seconds(
+    node: &Node,
+    what: &str,
+    (min, max): (u32, u32),
+    report: &mut Report,
+) -> Option<u32> {
     let text = text(node, what, report)?;
-    if matches!(text, "off" | "0" | "0s") {
+    if min == 0 && matches!(text, "off" | "0" | "0s") {
         return Some(0);
     }
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -257,15 +262,18 @@ pub(super) fn seconds(node: &Node, what: &str, max: u32, report: &mut Report) ->
     let total = factor
         .zip(number.parse::<u32>().ok())
         .and_then(|(factor, number)| number.checked_mul(factor));
-    if let Some(seconds) = total.filter(|seconds| (1..=max).contains(seconds)) {
+    let least = min.max(1);
+    if let Some(seconds) = total.filter(|seconds| (least..=max).contains(seconds)) {
         return Some(seconds);
     }
+    let example = example(&Form::Seconds { min, max });
+    let off = if min == 0 { ", or `off`" } else { "" };
     let mistake = report.error(node.span, format!("{what} is `{text}`"));
     if unit.trim() == "ms" {
-        mistake.help("expected whole seconds, as in `25s`");
+        mistake.help(format!("expected whole seconds, as in `{example}`"));
     } else {
         mistake.help(format!(
-            "expected `1s` to `{max}s`, or `off`; a number without a unit is seconds, `m` and `h` work too"
+            "expected `{least}s` to `{max}s`{off}; a number without a unit is seconds, `m` and `h` work too"
         ));
     }
     None
@@ -291,18 +299,6 @@ pub(super) fn milliseconds(node: &Node, what: &str, report: &mut Report) -> Opti
             ));
     }
     found
-}
-
-/// For how long an address is lent.
-pub(super) fn lease(node: &Node, what: &str, report: &mut Report) -> Option<u32> {
-    let seconds = seconds(node, what, limits::LEASE_MAX, report)?;
-    if seconds < limits::LEASE_MIN {
-        report
-            .error(node.span, format!("{what} is too short"))
-            .help(format!("expected `{}s` at least", limits::LEASE_MIN));
-        return None;
-    }
-    Some(seconds)
 }
 
 /// A domain's name (RFC 1035, section 2.3.4).

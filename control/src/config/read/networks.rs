@@ -72,7 +72,7 @@ impl Reader<'_> {
                 .help(format!("expected {} at most", limits::DNS));
         }
         let domain = section.get("domain", self.report, value::domain);
-        let lease = section.get("lease", self.report, value::lease);
+        let lease = section.seconds("lease", self.report);
         let dhcp = Dhcp {
             dns,
             domain: domain.map(|at| at.value),

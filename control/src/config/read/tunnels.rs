@@ -80,9 +80,7 @@ impl Reader<'_> {
         }
         peer.endpoint = section.get("endpoint", self.report, value::endpoint);
         peer.allowed_ips = section.list("allowed_ips", self.report, value::prefix);
-        let keepalive = section.get("persistent_keepalive", self.report, |node, what, report| {
-            value::seconds(node, what, u32::from(u16::MAX), report)
-        });
+        let keepalive = section.seconds("persistent_keepalive", self.report);
         peer.persistent_keepalive = keepalive
             .map(|at| narrow(at.value))
             .filter(|seconds| *seconds != 0);

@@ -88,10 +88,11 @@ pub(super) static DHCP: Table = Table {
         key(
             "lease",
             Seconds {
+                min: super::super::limits::LEASE_MIN,
                 max: super::super::limits::LEASE_MAX,
             },
             Default("12h"),
-            "For how long an address is lent, a minute at least. Guests ask again after half of that, and have what has changed by then.",
+            "For how long an address is lent. Guests ask again after half of that, and have what has changed by then.",
         ),
     ],
 };

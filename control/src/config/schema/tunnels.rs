@@ -119,7 +119,7 @@ pub(in crate::config) static PEER: Table = Table {
         ),
         key(
             "persistent_keepalive",
-            Seconds { max: 65535 },
+            Seconds { min: 0, max: 65535 },
             Default("off"),
             "How often an idle tunnel sends a packet to keep a NAT open.",
         ),
