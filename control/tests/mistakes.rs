@@ -1081,6 +1081,23 @@ fn collisions() {
         "share CPU 2",
         "leave CPU 2 out of `workers`",
     );
+    // What an uplink has for itself.
+    for (port, key, keys) in [
+        (68, "dhcp4", "dhcp4: true"),
+        (19, "responder", "responder: { allow: [0.0.0.0/0] }"),
+        (3784, "bfd", "bfd: { peer: 192.0.2.1 }"),
+    ] {
+        let text = changed("listen_port: 51820", &format!("listen_port: ⟦{port}"));
+        assert_eq!(report(&text.replace('⟦', "")).mistakes(), []);
+        let uplink = "    mtu: 1500";
+        assert_eq!(text.matches(uplink).count(), 1);
+        only(
+            Severity::Error,
+            &text.replace(uplink, &format!("{uplink}\n    {keys}")),
+            &format!("tunnel `wg0` listens on port {port}, which `{key}` of uplink `wan0` has"),
+            "another port for the tunnel",
+        );
+    }
     let second = "networks:\n";
     let tunnel = "  wg1:\n    uplink: wan0\n    listen_port: ⟦51820\n    private_key_file: /keys/good\nnetworks:\n";
     let text = changed(second, tunnel).replace("  red:\n", "  red:\n    tunnel: wg1\n");

@@ -16,7 +16,7 @@ use super::report::Span;
 use super::section::At;
 use super::{
     Account, CpuId, Door, DpdkDevice, Endpoint, Guard, Hugepages, Labels, MacAddr, Name, Offloads,
-    Pmtu, Poll, Ra, Role, SocketMode, Uapi,
+    OwnUdp, Pmtu, Poll, Ra, Role, SocketMode, Uapi,
 };
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
@@ -163,6 +163,15 @@ pub(super) struct Served {
 }
 
 impl Uplink {
+    /// What of it takes UDP ports.
+    pub(super) const fn own_udp(&self) -> OwnUdp {
+        OwnUdp {
+            dhcp4: self.dhcp4,
+            responder: self.serves.responder.is_some(),
+            bfd: self.bfd.is_some(),
+        }
+    }
+
     /// Whether it may have addresses of a family that stand nowhere.
     pub(super) const fn learns(&self, ipv4: bool) -> bool {
         if ipv4 { self.dhcp4 } else { self.accept_ra }

@@ -43,7 +43,7 @@ pub use model::{
     Ra, Role, Served, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
     UplinkNeighbor, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, metrics_label,
 };
-pub(crate) use model::{common_ends, is_same};
+pub(crate) use model::{OwnUdp, common_ends, is_same};
 pub use places::Places;
 pub(crate) use read::shell_quoted;
 pub use readings::Readings;

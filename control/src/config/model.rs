@@ -21,7 +21,6 @@ mod uplink;
 
 use std::path::PathBuf;
 
-pub(crate) use self::tunnel::{common_ends, is_same};
 pub use self::{
     api::{Api, ApiSocket, ApiTls, Role},
     cores::{Cores, CpuId, Hugepages, Memory, Poll, WorkerCore, WorkerIndex},
@@ -37,6 +36,10 @@ pub use self::{
         Bfd, DpdkBus, DpdkDevice, DpdkUplink, Exception, UdpUplink, Uplink, UplinkDriver,
         UplinkNeighbor, UplinkRoute,
     },
+};
+pub(crate) use self::{
+    served::OwnUdp,
+    tunnel::{common_ends, is_same},
 };
 use super::places::Places;
 

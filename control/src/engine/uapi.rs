@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use super::{Engine, apply::Goal, peers::PeerState, tunnels::TunnelState};
 pub(super) use crate::uapi::doors::Names;
 use crate::{
-    config::{self, Name, Tunnel, Uapi, UplinkDriver},
+    config::{self, Name, OwnUdp, Tunnel, Uapi, UplinkDriver},
     events::Event,
     keys::PublicKey,
     plan::{self, Edit},
@@ -164,7 +164,7 @@ impl Engine {
             let devices = devices.filter(|it| matches!(it.driver, UplinkDriver::Dpdk(_)));
             for device in devices {
                 let tunnels = self.tunnels.iter().map(|(_, tunnel)| &tunnel.config);
-                check_on_device(&device.name, new, tunnels)?;
+                check_on_device((&device.name, device.own_udp()), new, tunnels)?;
             }
         }
         if peers > PEERS {
@@ -319,7 +319,7 @@ impl Standing for Present<'_> {
 
 /// What the kernel would refuse, of a tunnel that leaves by DPDK, whose packets it doesn't see.
 fn check_on_device<'t>(
-    device: &Name,
+    (device, own): (&Name, OwnUdp),
     new: &Tunnel,
     mut tunnels: impl Iterator<Item = &'t Tunnel>,
 ) -> Result<(), Errno> {
@@ -330,7 +330,8 @@ fn check_on_device<'t>(
         let is_there = other.uplinks().any(|uplink| uplink == device);
         other.name != new.name && is_there && other.listen_port == new.listen_port
     };
-    if new.listen_port != 0 && tunnels.any(has_it) {
+    let is_own = own.key_of(new.listen_port).is_some();
+    if new.listen_port != 0 && (is_own || tunnels.any(has_it)) {
         return Err(Errno::ADDRINUSE);
     }
     Ok(())

@@ -9,6 +9,7 @@ use super::{Firsts, Seen, dangling, family};
 use crate::config::build;
 use crate::config::draft::{AnyPeer, File, Tunnel, Uplink, UplinkKind};
 use crate::config::report::Report;
+use crate::config::section::At;
 use crate::config::{Endpoint, Name, Uapi, limits};
 
 pub(super) fn check(file: &File, report: &mut Report) {
@@ -174,6 +175,7 @@ fn listen_ports(file: &File, report: &mut Report) {
         };
         let earlier = by_port.entry(port.value).or_default();
         let own = uplinks_of(tunnel);
+        taken(tunnel, port, &own, report);
         let shared = |other: &Tunnel| {
             let others = uplinks_of(other);
             let pairs = own
@@ -202,6 +204,26 @@ fn listen_ports(file: &File, report: &mut Report) {
                 });
         }
         earlier.push(tunnel);
+    }
+}
+
+/// A port that an uplink has for itself.
+fn taken(tunnel: &Tunnel, port: At<u16>, uplinks: &[&Uplink], report: &mut Report) {
+    let mut taken = uplinks.iter().filter_map(|uplink| {
+        let key = uplink.own_udp().key_of(port.value)?;
+        (uplink.kind == Some(UplinkKind::Dpdk)).then_some((uplink, key))
+    });
+    if let Some((uplink, key)) = taken.next() {
+        let (name, uplink) = (&tunnel.name.value, &uplink.name.value);
+        report
+            .error(
+                port.span,
+                format!(
+                    "tunnel `{name}` listens on port {}, which `{key}` of uplink `{uplink}` has",
+                    port.value
+                ),
+            )
+            .help("expected another port for the tunnel");
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{MacAddr, Name, Served, WorkerIndex};
+use super::{MacAddr, Name, OwnUdp, Served, WorkerIndex};
 
 /// A way out of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,15 @@ impl Uplink {
     /// Whether it may have an IPv6 address.
     pub fn has_v6(&self) -> bool {
         self.accept_ra || self.addresses.iter().any(|net| net.addr().is_ipv6())
+    }
+
+    /// What of it takes UDP ports.
+    pub(crate) const fn own_udp(&self) -> OwnUdp {
+        OwnUdp {
+            dhcp4: self.dhcp4,
+            responder: !self.serves.responder.is_empty(),
+            bfd: self.bfd.is_some(),
+        }
     }
 }
 

@@ -188,13 +188,23 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
             fwmark,
             ..tunnel("a", listen_port)
         };
-        let all = |device: &str| check_on_device(&name(device), &new, tunnels.iter());
-        assert_eq!(all("w"), Ok(()));
-        all("u").and(all("v"))
+        let own = OwnUdp {
+            dhcp4: true,
+            responder: false,
+            bfd: true,
+        };
+        let at = |device: &str, own| check_on_device((&name(device), own), &new, tunnels.iter());
+        assert_eq!(at("w", OwnUdp::default()), Ok(()));
+        at("u", own).and(at("v", own))
     };
     assert_eq!(check(3, 0), Ok(()));
     assert_eq!(check(1, 0), Ok(()));
     assert_eq!(check(2, 0), Err(Errno::ADDRINUSE));
+    // What the uplink has for itself is taken, too.
+    assert_eq!(check(7, 0), Ok(()));
+    for own in [68, 3784] {
+        assert_eq!(check(own, 0), Err(Errno::ADDRINUSE));
+    }
     // Sockets on another uplink may have a mark; without those nobody would set it.
     assert_eq!(check(1, 7), Ok(()));
     let marked = Tunnel {
@@ -202,6 +212,6 @@ fn tunnels_of_one_device_have_ports_of_their_own() {
         backups: Vec::new(),
         ..tunnel("a", 1)
     };
-    let refused = check_on_device(&name("u"), &marked, tunnels.iter());
+    let refused = check_on_device((&name("u"), OwnUdp::default()), &marked, tunnels.iter());
     assert_eq!(refused, Err(Errno::INVAL));
 }
