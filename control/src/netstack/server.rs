@@ -332,8 +332,13 @@ impl Server {
         reply.send(neighbors);
     }
 
-    /// Step 5.
+    /// Step 5. What is asked is known to workers before it is.
     fn send_frames(&mut self) {
+        for (scope, stack) in self.stacks.iter() {
+            if let Some(host) = self.hosts.stacks.get(&scope) {
+                host.counters.asked.set(stack.lease_exchange());
+            }
+        }
         while let Some((scope, frame)) = self.stacks.poll_frame() {
             let frame = frame.into_boxed_slice();
             let command = StackCommand::Frame { scope, frame };

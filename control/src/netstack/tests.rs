@@ -323,6 +323,7 @@ fn a_guest_is_answered_as_its_port_is_now_and_hears_its_router() {
 #[test]
 fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
     let mut site = Site::new();
+    let counters = Arc::<UplinkCounters>::default();
     let learning = |held: Option<Held>| Host {
         birth: 0,
         name: Name::new("wan").unwrap(),
@@ -337,7 +338,7 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
         bfd: None,
         services: Services::default(),
         drops: Arc::default(),
-        counters: Arc::default(),
+        counters: Arc::clone(&counters),
     };
     let terms = culvert_stack::Terms {
         address: [192, 0, 2, 7].into(),
@@ -356,6 +357,11 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
     site.core.publish();
     site.stacks.round(now);
     assert!(!site.core.take_taught());
+    // Workers know what it asks for: of Ethernet, IPv4 and UDP, the message's second word.
+    let questions = site.sent();
+    let question = questions.iter().find(|(_, frame)| frame[12..14] == [8, 0]);
+    let exchange = question.and_then(|(_, frame)| frame.get(46..50)?.first_chunk());
+    assert!(counters.asked.is(u32::from_be_bytes(*exchange.unwrap())));
     for seconds in 1..20 {
         site.stacks.round(now + Duration::from_secs(seconds));
     }

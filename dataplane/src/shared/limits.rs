@@ -206,7 +206,7 @@ pub const PUNT_FRAGMENTS: PuntBudget = PuntBudget {
     per_round: 256,
 };
 
-/// What DHCP servers say: some answers to each of our few questions, and what they tell everyone.
+/// What DHCP servers answer: some of them, each of our few questions. What nobody asked for is the rest's.
 pub const PUNT_LEASES: PuntBudget = PuntBudget {
     per_second: 128,
     queued: 32,

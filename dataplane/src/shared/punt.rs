@@ -60,7 +60,7 @@ pub enum PuntClass {
     GuestMore,
     /// Parts of packets to us; a path that is narrow for a tunnel's brings many.
     Fragment,
-    /// A DHCP server's words to us.
+    /// A DHCP server's answer to what our client has asked.
     Lease,
     /// What the stack tells its sender that nobody takes, mostly.
     Rest,

@@ -108,6 +108,12 @@ impl HostStack {
         self.send_learners();
     }
 
+    /// The exchange in which its DHCP client waits for an answer (RFC 2131, section 2: `xid`).
+    #[must_use]
+    pub fn lease_exchange(&self) -> Option<u32> {
+        self.learning.dhcp.as_ref()?.exchange()
+    }
+
     /// What was learned, all of it, if that has changed since it was told.
     pub fn poll_learned(&mut self, now: Instant) -> Option<Learned> {
         self.learning.poll(now)

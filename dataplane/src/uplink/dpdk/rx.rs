@@ -11,7 +11,7 @@ use culvert_wireguard::Instant;
 
 use super::{
     BURSTS,
-    classify::{Accepted, Checks, Verdict, classify},
+    classify::{Accepted, Checks, Verdict, classify, exchange},
     cut::divide,
     owner::{Owner, owner},
 };
@@ -122,6 +122,7 @@ impl Rx {
                 match verdict {
                     Verdict::Datagram => {}
                     Verdict::Punt(class) => {
+                        let class = asked(class, mbuf.bytes(), uplink);
                         let scope = Scope::Uplink(uplink.index);
                         let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
                         let is_long = mbuf.bytes().len() > HOST_FRAME_MAX;
@@ -147,5 +148,14 @@ impl Rx {
 
     pub(in crate::uplink) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         list.extend(self.queue.as_ref().and_then(RxQueue::descriptor));
+    }
+}
+
+/// What a DHCP server says without having been asked goes with what nobody takes.
+fn asked(class: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
+    let is_asked = || exchange(frame).is_some_and(|it| uplink.counters.asked.is(it));
+    match class {
+        PuntClass::Lease if !is_asked() => PuntClass::Rest,
+        class => class,
     }
 }

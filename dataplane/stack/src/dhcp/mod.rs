@@ -215,6 +215,11 @@ impl Client {
         }
     }
 
+    /// The number of the exchange in which it waits for an answer.
+    pub(crate) fn exchange(&self) -> Option<u32> {
+        self.asks().then_some(self.xid)
+    }
+
     /// Another host has `address`.
     pub(crate) fn handle_duplicate(&mut self, address: Ipv4Addr, now: Instant) {
         let lease = self.lease().filter(|it| it.terms.address == address);
