@@ -259,6 +259,116 @@ fn the_kernel_shares_an_uplink_and_does_not_speak_as_culvert() -> Result<()> {
     })
 }
 
+/// Whatever is done to the interface: the tunnel goes on, and the kernel has its way again when it can.
+#[test]
+fn an_interface_that_is_meddled_with_is_made_good() -> Result<()> {
+    let parts = [PARTS[0], PARTS[1], Part::WireguardGo];
+    Scenario::run("exception_meddled", &parts, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let (near, far) = (&hosts.near, &hosts.far);
+        let peer = Tunnel::start(scenario, far, Program::WireguardGo)?;
+        let keys = Keys::generate(scenario, "far")?;
+        peer.set(&format!(
+            "private-key {} listen-port 51822 peer {} allowed-ips 10.1.1.0/24",
+            keys.private_file.display(),
+            hosts.keys.public
+        ))?;
+        peer.up(far, &["10.9.1.10/16".to_owned()], 1420)?;
+        far.ip(&format!("route add 10.1.1.0/24 dev {}", peer.interface()))?;
+        let entry = format!(
+            "far: {{ public_key: \"{}\", endpoint: \"198.51.100.2:51822\", allowed_ips: [10.9.0.0/16] }}",
+            keys.public
+        );
+        let exception = "exception: tap-wan0, routes: [{ to: 203.0.113.0/24, via: 198.51.100.2 }],";
+        let mut culvert = hosts.start(scenario, exception, &entry)?;
+        near.ip("route add 10.9.1.0/24 dev t0")?;
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+        let is_whole = || -> Result<bool> {
+            let shown = near.ip("addr show dev tap-wan0").unwrap_or_default();
+            let routes = near.ip("route show dev tap-wan0").unwrap_or_default();
+            let parts = ["198.51.100.7/24", "2001:db8:1::7/64", ",UP"];
+            Ok(parts.iter().all(|part| shown.contains(part)) && routes.contains("203.0.113.0/24"))
+        };
+        let passes = |what: &str| -> Result<()> {
+            eventually(what, PATIENCE, || Ok(is_whole()?.then_some(())))?;
+            for side in [0, 1] {
+                eventually(what, PATIENCE, || Ok(ping(near, THEM[side], 1, "").ok()))?;
+            }
+            Ok(())
+        };
+        let says = |culvert: &mut Culvert, what: &str| {
+            eventually(what, PATIENCE, || {
+                Ok(culvert.process().log().contains(what).then_some(()))
+            })
+        };
+        passes("the kernel's way")?;
+
+        scenario.say("set down and up by hand");
+        near.ip("link set tap-wan0 down")?;
+        says(&mut culvert, "the interface was set down")?;
+        ensure!(ping(near, THEM[0], 1, "").is_err(), "it was set up again");
+        ping(near, "10.9.1.10", 3, "").context("the tunnel, while it is down")?;
+        near.ip("link set tap-wan0 up")?;
+        says(&mut culvert, "the interface is up again")?;
+        passes("the kernel's way, after it was down")?;
+
+        scenario.say("deleted");
+        near.ip("link del tap-wan0")?;
+        ping(near, "10.9.1.10", 3, "").context("the tunnel, while it is gone")?;
+        says(&mut culvert, "the interface is made again")?;
+        passes("the kernel's way, after it was gone")?;
+
+        scenario.say("deleted, and its name taken by another's for a while");
+        eventually("a name to be taken", PATIENCE, || {
+            let _ = near.ip("link del tap-wan0");
+            Ok(near.ip("tuntap add mode tap name tap-wan0").ok())
+        })?;
+        std::thread::sleep(Duration::from_secs(3));
+        ping(near, "10.9.1.10", 3, "").context("the tunnel, while its name is taken")?;
+        near.ip("link del tap-wan0")?;
+        passes("the kernel's way, after its name was taken")?;
+
+        scenario.say("the link goes down, and the carrier with it");
+        near.ip("link set dtap0 down")?;
+        eventually("no carrier", PATIENCE, || {
+            let shown = near.ip("link show tap-wan0")?;
+            Ok(shown.contains("NO-CARRIER").then_some(()))
+        })?;
+        scenario.say("made again without one, and it is back with the link");
+        near.ip("link del tap-wan0")?;
+        eventually("no carrier of the new one", PATIENCE, || {
+            let shown = near.ip("link show tap-wan0").unwrap_or_default();
+            Ok(shown.contains("NO-CARRIER").then_some(()))
+        })?;
+        near.ip("link set dtap0 up")?;
+        passes("the kernel's way, after the link was down")?;
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+
+        scenario.say("moved to another namespace, where it has its frames");
+        let other = Namespace::make("other")?;
+        near.ip(&format!("link set tap-wan0 netns {}", other.name()))?;
+        says(&mut culvert, "moved to another network namespace")?;
+        other.ip("addr add 198.51.100.7/24 dev tap-wan0")?;
+        other.ip("link set tap-wan0 up")?;
+        eventually("an answer there", PATIENCE, || {
+            Ok(ping(&other, THEM[0], 1, "").ok())
+        })?;
+        ping(near, "10.9.1.10", 3, "").context("the tunnel, while it is elsewhere")?;
+        culvert.apply(&hosts.yaml("", &entry))?;
+        eventually("no interface there", PATIENCE, || {
+            Ok(other.ip("link show tap-wan0").is_err().then_some(()))
+        })?;
+        ping(near, "10.9.1.10", 3, "").context("the tunnel, without it")?;
+        let panicked = culvert.process().log();
+        ensure!(!panicked.contains("panic"), "{panicked}");
+        Ok(())
+    })
+}
+
 /// Sends a frame that begins so from an interface to another.
 fn link_layer(
     scenario: &Scenario,

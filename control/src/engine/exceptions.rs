@@ -16,7 +16,7 @@ use super::{Engine, uplinks::UplinkState};
 use crate::{
     config::{self, Exception, UplinkDriver, UplinkRoute},
     events::Event,
-    exception::{Followed, Kernel, Setting, Tap, Way},
+    exception::{Followed, Kernel, Presence, Setting, Tap, Way},
     netstack::Services,
     plan::{Change, Edit},
 };
@@ -140,6 +140,8 @@ impl Engine {
             let tap = self.exceptions.taps.get_mut(&exception.interface);
             if let (Some(tap), Some(mac)) = (tap, uplink.mac()) {
                 let set = tap.set(setting(&uplink.config, uplink.taught.used(), mac));
+                // Before Linux 5.0 it is up all the same.
+                let _ = tap.tun().set_carrier(uplink.link_up != Some(false));
                 failures.extend(
                     set.err()
                         .map(|error| format!("uplink {}: {error}", uplink.config.name)),
@@ -277,24 +279,56 @@ impl Engine {
         }
     }
 
-    /// Makes interfaces again that were deleted under us. (Each second.)
+    /// Looks what has become of interfaces: those that were deleted under us are made again, and those that were set up
+    /// again have again what they had. (Each second.)
     pub(super) fn mend_exceptions(&mut self) {
-        let taps = self.exceptions.taps.iter();
-        let gone = taps.filter(|(_, tap)| tap.tun().is_gone() || !tap.tun().is_attached());
+        let taps = self.exceptions.taps.iter_mut();
+        let news: Vec<_> = taps
+            .filter_map(|(name, tap)| Some((name.clone(), tap.look()?)))
+            .collect();
+        let is_back = news.iter().any(|(_, presence)| *presence == Presence::Up);
+        for (interface, presence) in news {
+            tell(&interface, presence);
+        }
+        let gone = self.exceptions.taps.iter().filter(|(_, tap)| tap.is_gone());
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        let mut is_new = false;
         for interface in gone {
-            let made = Tap::make(&interface)
-                .map(|tap| self.exceptions.taps.insert(interface.clone(), tap));
-            if made.is_err() {
-                // Its name is another's now.
-                continue;
+            // If its name is another's now, it is tried again.
+            if let Ok(tap) = Tap::make(&interface) {
+                tracing::warn!(interface, "the interface is made again");
+                self.exceptions.taps.insert(interface, tap);
+                is_new = true;
             }
-            tracing::warn!(interface, "the interface was deleted, and is made again");
-            for failure in self.commit_exceptions(Vec::new(), &[]) {
+        }
+        if is_new || is_back {
+            let (_, failures) = self.set_interfaces(&[]);
+            for failure in failures {
                 tracing::warn!("{failure}");
             }
+        }
+        if is_new {
+            self.follow_tables(&[]);
             self.publish();
         }
+    }
+}
+
+fn tell(interface: &str, presence: Presence) {
+    match presence {
+        Presence::Up => tracing::info!(interface, "the interface is up again"),
+        Presence::Down => tracing::warn!(
+            interface,
+            "the interface was set down: the kernel has no way by its uplink until `ip link set {interface} up`"
+        ),
+        Presence::Moved => tracing::warn!(
+            interface,
+            "the interface was moved to another network namespace: it has its frames there, and is given addresses and routes no more"
+        ),
+        Presence::Gone => tracing::warn!(
+            interface,
+            "the interface was deleted: the kernel has no way by its uplink while another one has its name"
+        ),
     }
 }
 

@@ -43,7 +43,7 @@ use culvert_wire::{MacAddr, ports::OwnPorts};
 pub(crate) use self::{
     core_end::Exceptions,
     routes::{Followed, Learned},
-    tap::{Setting, Tap},
+    tap::{Presence, Setting, Tap},
 };
 
 /// What the kernel shares of an uplink.

@@ -1,7 +1,8 @@
 //! The interface by which the host's kernel shares an uplink.
 //!
-//! In: what it is to be. Out: an interface that has the NIC's MAC address, MTU, addresses and routes, and is up. Never: an
-//! interface that somebody else has made; one that stays behind; an address or a route that was not set here, taken away.
+//! In: what it is to be. Out: an interface that has the NIC's MAC address, MTU, addresses and routes, and is up; what
+//! somebody has made of it. Never: an interface that somebody else has made; one that stays behind; an address or a route
+//! that was not set here, taken away; one that somebody has set down, set up.
 
 use std::{io, sync::Arc};
 
@@ -39,6 +40,20 @@ pub(crate) struct Tap {
     tun: Arc<Tun>,
     index: u32,
     setting: Option<Setting>,
+    presence: Presence,
+}
+
+/// What somebody has made of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It is there.
+    Up,
+    /// It was set down: the kernel neither sends nor hears by it, and has taken its routes and IPv6 addresses off it.
+    Down,
+    /// It is in another network namespace, where it has its frames, and what it is given there.
+    Moved,
+    /// It was deleted.
+    Gone,
 }
 
 impl Tap {
@@ -66,6 +81,7 @@ impl Tap {
             tun,
             index: link.index,
             setting: None,
+            presence: Presence::Up,
         })
     }
 
@@ -79,9 +95,32 @@ impl Tap {
         self.index
     }
 
-    /// Gives it what it has not yet, and takes what it is to have no more; has it up.
+    /// Looks what has become of it; answers that if it is news.
+    pub(crate) fn look(&mut self) -> Option<Presence> {
+        let found = Netlink::open().and_then(|mut netlink| netlink.link_by_index(self.index));
+        let now = match found {
+            _ if self.tun.is_gone() || !self.tun.is_attached() => Presence::Gone,
+            Ok(Some(link)) if link.up => Presence::Up,
+            Ok(Some(_)) => Presence::Down,
+            Ok(None) => Presence::Moved,
+            Err(_) => return None,
+        };
+        let before = std::mem::replace(&mut self.presence, now);
+        if now == Presence::Up && before != now {
+            // What it lost meanwhile it is given again.
+            self.setting = None;
+        }
+        (now != before).then_some(now)
+    }
+
+    /// Whether it was deleted, as far as it was looked.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.presence == Presence::Gone
+    }
+
+    /// Gives it what it has not yet, and takes what it is to have no more; has it up at first.
     pub(crate) fn set(&mut self, new: Setting) -> Result<(), String> {
-        if self.setting.as_ref() == Some(&new) {
+        if self.setting.as_ref() == Some(&new) || self.presence != Presence::Up {
             return Ok(());
         }
         let before = self.setting.take();
@@ -98,7 +137,9 @@ impl Tap {
         netlink
             .set_mac(index, new.mac)
             .map_err(refused("the device's Ethernet address".into()))?;
-        netlink.set_up(index).map_err(refused("up".into()))?;
+        if before.is_none() {
+            netlink.set_up(index).map_err(refused("up".into()))?;
+        }
 
         // 2. Addresses: new ones first, since without any the kernel drops the interface's routes.
         let old = before.as_ref().map(|it| &it.addresses[..]);
