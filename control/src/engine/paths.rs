@@ -191,7 +191,7 @@ impl Engine {
         self.quotable.note(slot, way);
         let path = endpoint.map(|endpoint| {
             let path = uplink.path(ways, endpoint, peer.local, port, now);
-            let mtu = peer.path_mtu(&tunnel.config, &uplink.config, &path);
+            let mtu = peer.path_mtu(&tunnel.config, uplink, &path);
             let cut = peer.cut(&path, now);
             path.with_mtu(mtu).with_cut(cut)
         });

@@ -18,7 +18,7 @@ use culvert_stack::pmtu::{self, Bucket, Phase, Quiet, Search};
 use culvert_wireguard::Instant;
 use ipnet::IpNet;
 
-use super::{Engine, due::Due, peers::PeerState};
+use super::{Engine, due::Due, peers::PeerState, uplinks::UplinkState};
 use crate::{
     config::{self, Name, Pmtu},
     events::Event,
@@ -78,6 +78,16 @@ impl Probed {
         }
     }
 
+    /// What was found of a path that takes `ceiling` bytes at most.
+    fn known_of(&mut self, path: &Path, ceiling: u16) -> Option<NonZeroU16> {
+        let way = Some((path.endpoint, path.uplink()));
+        if (self.way, self.search.ceiling()) != (way, ceiling) {
+            self.way = way;
+            self.search.restart(ceiling);
+        }
+        self.search.mtu().and_then(NonZeroU16::new)
+    }
+
     /// What the search's clock shows.
     fn clock(&self, now: Instant) -> Instant {
         self.quiet.as_ref().map_or(now, |_| Quiet::clock(now))
@@ -119,31 +129,37 @@ impl PeerState {
         self.config.pmtu.unwrap_or(tunnel.pmtu)
     }
 
-    /// What `path` lets through, as far as it is known. Where it leads elsewhere, what was found says nothing.
+    /// What `path` lets through, as far as it is known: no more than its link takes. Where it leads elsewhere, what was
+    /// found says nothing.
     pub(super) fn path_mtu(
         &mut self,
         tunnel: &config::Tunnel,
-        uplink: &config::Uplink,
+        uplink: &UplinkState,
         path: &Path,
     ) -> Option<NonZeroU16> {
-        match self.pmtu(tunnel) {
+        let link = uplink.taught.used().mtu;
+        let known = match self.pmtu(tunnel) {
             Pmtu::Off => None,
             Pmtu::Fixed(mtu) => Some(mtu),
             Pmtu::Probe => {
-                let probed = self.probed.as_deref_mut()?;
-                let way = Some((path.endpoint, path.uplink()));
-                let ceiling = uplink.mtu.min(tunnel.mtu.saturating_add(path.overhead()));
-                if (probed.way, probed.search.ceiling()) != (way, ceiling) {
-                    probed.way = way;
-                    probed.search.restart(ceiling);
-                }
-                probed.search.mtu().and_then(NonZeroU16::new)
+                let whole = tunnel.mtu.saturating_add(path.overhead());
+                let ceiling = whole.min(uplink.config.mtu).min(link.unwrap_or(u16::MAX));
+                let probed = self.probed.as_deref_mut();
+                probed.and_then(|probed| probed.known_of(path, ceiling))
             }
-        }
+        };
+        // Unless it takes all that this uplink may send.
+        let link = link.filter(|&link| link < uplink.config.mtu);
+        let link = link.and_then(NonZeroU16::new);
+        known.into_iter().chain(link).min()
     }
 
-    /// What is known, for whoever asks.
-    pub(super) fn path_mtu_sight(&self, tunnel: &config::Tunnel) -> PathMtu {
+    /// What is known, for whoever asks; the uplink has learned what its link takes.
+    pub(super) fn path_mtu_sight(
+        &self,
+        tunnel: &config::Tunnel,
+        uplink: Option<&UplinkState>,
+    ) -> PathMtu {
         let search = self.probed.as_deref().map(|probed| &probed.search);
         let (mtu, known) = match (self.pmtu(tunnel), search.map(Search::phase)) {
             (Pmtu::Off, _) => (None, "off"),
@@ -155,7 +171,17 @@ impl PeerState {
                 (search.and_then(Search::mtu), "searching")
             }
         };
-        PathMtu { mtu, known }
+        let link = uplink.and_then(|uplink| {
+            let learned = uplink.taught.used().mtu?;
+            (learned < uplink.config.mtu).then_some(learned)
+        });
+        match link {
+            Some(link) if mtu.is_none_or(|mtu| link < mtu) => PathMtu {
+                mtu: Some(link),
+                known: "link",
+            },
+            _ => PathMtu { mtu, known },
+        }
     }
 
     /// Workers noticed this of it: whether its search may have something to do.

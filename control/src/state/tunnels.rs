@@ -112,7 +112,7 @@ pub struct Peer {
     #[serde(default)]
     pub path_mtu: Option<u16>,
     /// How: `configured`, `found` by probes, or why not: `off`, `idle` (nothing was sent to it yet), `searching`,
-    /// `unanswered` (who is pinged behind it does not answer).
+    /// `unanswered` (who is pinged behind it does not answer); `link`: what its uplink has learned of the link is less.
     #[serde(default)]
     pub path_mtu_known: String,
     /// IPv4 packets that were sent to it in fragments: they may be cut, and exceed what fits.

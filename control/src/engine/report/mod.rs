@@ -221,7 +221,7 @@ impl Engine {
             last_handshake: status.last_handshake,
             unanswered: status.unanswered,
             is_silent: status.unanswered >= SILENT_AFTER,
-            path: peer.path_mtu_sight(&tunnel.config),
+            path: peer.path_mtu_sight(&tunnel.config, self.uplinks.get(peer.uplink)),
             last_error: peer.last_error.as_deref().copied(),
             name: (peer.places.name.as_ref()).and_then(|name| self.names.sight(name, now)),
         })

@@ -60,8 +60,9 @@ const SHORTEST: usize = 300;
 const LONGEST: u16 = 1_500;
 /// No end (RFC 2131, section 3.3).
 pub(super) const FOREVER: u32 = u32::MAX;
-/// The least MTU of IPv4 links that DHCP may speak of (RFC 2132, section 5.1).
-const MTU_MIN: u16 = 68;
+/// The least MTU that is believed: what every host takes whole (RFC 791, section 3.1). With the 68 bytes of RFC 2132,
+/// section 5.1, whoever answers first would leave a tunnel eight.
+const MTU_MIN: u16 = 576;
 /// The longest name of a domain (RFC 1035).
 const DOMAIN_MAX: usize = 253;
 

@@ -343,6 +343,10 @@ fn what_is_lent_is_read() {
     let rest: [(u8, &[u8]); 3] = [(26, &[5, 0]), (6, &[9, 9, 9, 9]), (15, b"example.org")];
     let told = terms_of(OURS, &[LEASE, rest[0], rest[1], rest[2]]).unwrap();
     assert_eq!((told.prefix_len, told.mtu), (32, Some(1280)));
+    for (mtu, believed) in [(576_u16, Some(576)), (575, None), (68, None)] {
+        let told = terms_of(OURS, &[LEASE, (26, &mtu.to_be_bytes())]).unwrap();
+        assert_eq!(told.mtu, believed);
+    }
     assert_eq!(told.dns, [Ipv4Addr::new(9, 9, 9, 9)]);
     assert_eq!(told.domain.as_deref(), Some("example.org"));
 
