@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::{
-    Culvert, Keys, Namespace, Part, Process, Scenario, Veth, WireguardGo, eventually, ping, run,
+    Culvert, Keys, Namespace, Part, Process, Scenario, Veth, WireguardGo, bounded, eventually,
+    ping, run,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -207,6 +208,16 @@ fn a_lease_carries_a_tunnel_and_outlives_a_restart() -> Result<()> {
             "{shown}"
         );
         ensure!(learned["expires_in"].as_u64() <= Some(120), "{shown}");
+        // What passes the link is all that a path is taken to let through.
+        let peer = &culvert.show()?["peers"][0];
+        ensure!(
+            peer["path_mtu"] == 1400 && peer["path_mtu_known"] == "link",
+            "{peer}"
+        );
+        let long = "-n -c 1 -W 2 -M do -s 1313 10.9.1.10";
+        let mut long_ping = site.near.program("ping");
+        let (_, out, told) = bounded(long_ping.args(long.split(' ')), COMMAND)?;
+        ensure!(out.contains("mtu = 1340"), "{out}{told}");
         let routes = culvert.call(&["show", "routes"])?;
         ensure!(
             routes.contains("via 192.0.2.1") && routes.contains("learned"),
@@ -237,7 +248,17 @@ fn a_lease_carries_a_tunnel_and_outlives_a_restart() -> Result<()> {
             Ok((asked("DHCPRELEASE") == 1).then_some(()))
         })?;
         wait_addresses(&culvert, |all| all == ["192.0.2.99/24"])?;
-        site.reaches()
+        site.reaches()?;
+
+        // So it is when the whole uplink goes.
+        culvert.apply(&yaml)?;
+        wait_addresses(&culvert, of("192.0.2.5"))?;
+        site.reaches()?;
+        culvert.apply("version: 1\ncores: { workers: 1 }\nmemory: { hugepages: off, megabytes: 128 }\nnetworks: {}\n")?;
+        eventually("the lease to be given back again", COMMAND, || {
+            Ok((asked("DHCPRELEASE") == 2).then_some(()))
+        })?;
+        Ok(())
     })
 }
 

@@ -49,7 +49,7 @@ pub(super) static UPLINK: Table = Table {
             "dhcp4",
             Bool,
             Default("false"),
-            "`true`: an IPv4 address beside those, with routes, is learned by DHCP (dpdk only). One that overlaps a network, a peer's allowed IPs or another uplink is not used.",
+            "`true`: an IPv4 address beside those, with routes, is learned by DHCP (dpdk only). One that overlaps a network, a peer's allowed IPs or another uplink is not used. It is given back when this is `false` again or the uplink is removed; a process that ends keeps it for the next one.",
         ),
         key(
             "accept_ra",

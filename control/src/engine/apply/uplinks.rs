@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use culvert_dataplane::{
@@ -20,6 +21,7 @@ use culvert_dataplane::{
     },
     uplink::Queue,
 };
+use culvert_stack::Learns;
 use culvert_wireguard::{Instant, Now};
 
 use super::super::{Engine, uplinks::UplinkState};
@@ -31,6 +33,10 @@ use crate::{
 
 /// What stands for the uplink of those whose uplink is gone: none has this place.
 const GONE: UplinkIndex = UplinkIndex(u32::MAX);
+
+/// How long what an uplink says at last may take to leave.
+const GIVEN_BACK: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
 
 /// An uplink that comes.
 pub(super) struct Coming {
@@ -332,6 +338,7 @@ impl Engine {
         }
         self.rebuild_paths(now.monotonic);
         self.tell_moved(&left.moved);
+        self.give_back(&left.uplinks);
         let inherited = heirs.iter().map(|(from, _)| *from);
         let seats = left.seats.iter().copied().chain(inherited);
         let seats = seats.map(|(uplink, tunnel)| (uplink, Some(tunnel)));
@@ -357,6 +364,34 @@ impl Engine {
             peers.filter(|(_, peer)| moved.contains(&peer.tunnel) && peer.cell.keypair().is_some());
         let reached: Vec<_> = reached.map(|(place, _)| place).collect();
         reached.into_iter().for_each(|place| self.keep_alive(place));
+    }
+
+    /// Uplinks that go for good give back what was lent to them, as long as their devices send. One that is exchanged keeps
+    /// it for the one under its name.
+    fn give_back(&mut self, gone: &[usize]) {
+        let mut any = false;
+        for &slot in gone {
+            let Some(uplink) = self.uplinks.get(slot) else {
+                continue;
+            };
+            let is_lent =
+                uplink.config.dhcp4 && self.uplinks.place(&uplink.config.name) == Some(slot);
+            if is_lent && let (Some(scope), Some(mut host)) = (uplink.scope(), uplink.host()) {
+                self.leases.forget(&uplink.config.name);
+                host.learns = Learns::default();
+                self.netstack.change(scope, host);
+                any = true;
+            }
+        }
+        if any {
+            self.netstack.publish();
+            let begun = clock::monotonic();
+            while self.netstack.adopted() < self.netstack.generation()
+                && !begun.is_older_than(GIVEN_BACK, clock::monotonic())
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
     }
 
     fn close_uplinks(&mut self, gone: &[usize], moved: &[usize], now: Now) -> Vec<String> {

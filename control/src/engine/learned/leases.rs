@@ -20,6 +20,7 @@ use super::super::{
     keeper::{Keeper, Page},
     uplinks::UplinkState,
 };
+use crate::config::Name;
 
 /// The file's name.
 const FILE: &str = "leases.json";
@@ -83,6 +84,15 @@ impl Leases {
             let left = lease.expires.map(|end| end.since(now.monotonic));
             Kept::new(mac, &lease.terms, left, now)
         });
+        self.put(name, kept);
+    }
+
+    /// An uplink has given back what it had, and goes.
+    pub(in crate::engine) fn forget(&mut self, uplink: &Name) {
+        self.put(uplink.to_string(), None);
+    }
+
+    fn put(&mut self, name: String, kept: Option<Kept>) {
         if self.table.get(&name) == kept.as_ref() {
             return;
         }
