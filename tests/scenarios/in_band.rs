@@ -36,7 +36,7 @@ fn yaml(scenario: &Scenario, more: &str) -> String {
 }
 
 /// A CA, a certificate of the server's, and one for each client.
-fn certificates(scenario: &Scenario) -> Result<()> {
+pub(super) fn certificates(scenario: &Scenario) -> Result<()> {
     let folder = scenario.scratch();
     let openssl = |words: &str| -> Result<()> {
         let out = std::process::Command::new("openssl")
@@ -70,7 +70,7 @@ fn certificates(scenario: &Scenario) -> Result<()> {
 }
 
 /// What curl is answered: its status, and the body.
-fn curl(scenario: &Scenario, far: &Namespace, words: &str) -> Result<(String, String)> {
+pub(super) fn curl(scenario: &Scenario, far: &Namespace, words: &str) -> Result<(String, String)> {
     let out = scenario.path("curl.out");
     let _ = fs::remove_file(&out);
     let mut command = far.program("curl");
