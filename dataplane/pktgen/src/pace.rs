@@ -22,32 +22,42 @@ pub enum Shape {
         /// The share it begins with, 0 to 1.
         from: f64,
     },
+    /// At the rate for half of the time, then at a share of it: a recovery from overload.
+    Drop {
+        /// The share in the second half, 0 to 1.
+        to: f64,
+    },
     /// At distances that are drawn: independent, exponential.
     Poisson,
 }
 
 impl Shape {
-    /// Reads a shape: `constant`, `burst 32`, `ramp`, `ramp 10%`, `poisson`.
+    /// Reads a shape: `constant`, `burst 32`, `ramp`, `ramp 10%`, `drop 50%`,
+    /// `poisson`.
     ///
     /// # Errors
     /// That it is none.
     pub fn parse(text: &str) -> Result<Self, Wrong> {
         let mut words = text.split_whitespace();
         let (word, value) = (words.next().unwrap_or_default(), words.next());
-        let percent = || value.map_or(Some(1.0), |it| it.strip_suffix('%')?.parse().ok());
+        let percent = |default: f64| {
+            let percent = value.map_or(Some(default), |it| it.strip_suffix('%')?.parse().ok());
+            percent
+                .filter(|it| (0.0..=100.0).contains(it))
+                .map(|it| it / 100.0)
+        };
         let shape = match (word, value) {
             ("constant", None) => Some(Self::Constant),
             ("poisson", None) => Some(Self::Poisson),
             ("burst", Some(packets)) => packets.parse().ok().filter(|&it| it > 0).map(Self::Burst),
-            ("ramp", _) => percent()
-                .filter(|it| (0.0..=100.0).contains(it))
-                .map(|it| Self::Ramp { from: it / 100.0 }),
+            ("ramp", _) => percent(1.0).map(|from| Self::Ramp { from }),
+            ("drop", _) => percent(50.0).map(|to| Self::Drop { to }),
             _ => None,
         };
         shape.filter(|_| words.next().is_none()).ok_or_else(|| {
             Wrong::new(
                 format!("`{text}` is no pattern"),
-                "expected constant, poisson, burst 32, ramp or ramp 10%",
+                "expected constant, poisson, burst 32, ramp, ramp 10% or drop 50%",
             )
         })
     }
@@ -62,6 +72,8 @@ pub struct Pace {
     /// Between two packets at the full rate: nanoseconds times 2⁴⁸.
     interval: u128,
     packets_per_s: f64,
+    /// What it was to last; a ramp and a drop are shares of it, wherever it is ended.
+    length_ns: u64,
     end_ns: u64,
     catch_up_ns: u64,
     /// How many there were before the next.
@@ -87,6 +99,7 @@ impl Pace {
             shape,
             interval: interval(packets_per_s),
             packets_per_s,
+            length_ns: duration_ns,
             end_ns: if packets_per_s > 0.0 { duration_ns } else { 0 },
             catch_up_ns,
             index: 0,
@@ -187,7 +200,9 @@ impl Pace {
         self.index += 1;
         match self.shape {
             Shape::Constant => self.next_ns = scaled(self.index, self.interval),
-            Shape::Burst(_) | Shape::Ramp { .. } => self.next_ns = self.time_of(self.index),
+            Shape::Burst(_) | Shape::Ramp { .. } | Shape::Drop { .. } => {
+                self.next_ns = self.time_of(self.index);
+            }
             Shape::Poisson => self.draw(),
         }
     }
@@ -203,17 +218,44 @@ impl Pace {
             Shape::Constant | Shape::Poisson => scaled(index, self.interval),
             Shape::Burst(packets) => scaled(index - index % u64::from(packets), self.interval),
             Shape::Ramp { from } => self.ramp_time(from, index),
+            Shape::Drop { to } => self.drop_time(to, index),
         }
     }
 
     /// The first packet that is not before a time.
     fn first_at(&self, ns: u64) -> u64 {
-        let least = (u128::from(ns) << FRACTION).saturating_sub(HALF);
-        let first = u64::try_from(least.div_ceil(self.interval)).unwrap_or(u64::MAX);
+        let first = first_after(ns, self.interval);
         match self.shape {
             Shape::Constant | Shape::Poisson => first,
             Shape::Burst(packets) => first.next_multiple_of(u64::from(packets)),
             Shape::Ramp { from } => self.ramp_count(from, ns),
+            Shape::Drop { to } => self.drop_count(to, ns),
+        }
+    }
+
+    /// How many packets there are before the change, when it is, and the distance after it.
+    fn change(&self, to: f64) -> (u64, u64, u128) {
+        let at = self.length_ns / 2;
+        (
+            first_after(at, self.interval),
+            at,
+            interval(self.packets_per_s * to),
+        )
+    }
+
+    fn drop_time(&self, to: f64, index: u64) -> u64 {
+        let (before, at, interval) = self.change(to);
+        match index.checked_sub(before) {
+            None => scaled(index, self.interval),
+            Some(after) => at.saturating_add(scaled(after, interval)),
+        }
+    }
+
+    fn drop_count(&self, to: f64, ns: u64) -> u64 {
+        let (before, at, interval) = self.change(to);
+        match ns.checked_sub(at) {
+            None | Some(0) => first_after(ns, self.interval),
+            Some(after) => before.saturating_add(first_after(after, interval)),
         }
     }
 
@@ -265,6 +307,12 @@ fn interval(packets_per_s: f64) -> u128 {
     ((u128::from(number::whole(whole)) << FRACTION) + u128::from(fraction)).max(1)
 }
 
+/// How many times come before one, at equal distances from 0.
+fn first_after(ns: u64, interval: u128) -> u64 {
+    let least = (u128::from(ns) << FRACTION).saturating_sub(HALF);
+    u64::try_from(least.div_ceil(interval)).unwrap_or(u64::MAX)
+}
+
 #[inline]
 fn scaled(index: u64, interval: u128) -> u64 {
     let ns = u128::from(index)
@@ -291,11 +339,12 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const SHAPES: [Shape; 5] = [
+    const SHAPES: [Shape; 6] = [
         Shape::Constant,
         Shape::Burst(32),
         Shape::Ramp { from: 0.01 },
         Shape::Ramp { from: 1.0 },
+        Shape::Drop { to: 0.4 },
         Shape::Poisson,
     ];
 
@@ -404,6 +453,7 @@ mod tests {
     fn patterns_are_read() {
         assert_eq!(Shape::parse("burst 32"), Ok(Shape::Burst(32)));
         assert_eq!(Shape::parse("ramp 10%"), Ok(Shape::Ramp { from: 0.1 }));
+        assert_eq!(Shape::parse("drop 45%"), Ok(Shape::Drop { to: 0.45 }));
         assert_eq!(Shape::parse("ramp"), Ok(Shape::Ramp { from: 0.01 }));
         for bad in [
             "",
@@ -423,7 +473,7 @@ mod tests {
         #[test]
         fn skipping_counts_every_packet_once(
             rate in 0.1f64..20e6,
-            shape in prop::sample::select(&SHAPES[..4]),
+            shape in prop::sample::select(&SHAPES[..5]),
             steps in prop::collection::vec((0u64..50_000_000, 0u32..50), 1..30),
         ) {
             let mut pace = Pace::new(shape, rate, SECOND, 1000, 1);
@@ -445,7 +495,7 @@ mod tests {
             pace.close(SECOND);
             prop_assert_eq!(pace.intended(), taken + pace.skipped());
             let mean = match shape {
-                Shape::Ramp { from } => rate * (1.0 + from) / 2.0,
+                Shape::Ramp { from: other } | Shape::Drop { to: other } => rate * (1.0 + other) / 2.0,
                 Shape::Constant | Shape::Burst(_) | Shape::Poisson => rate,
             };
             prop_assert!((pace.intended() as f64 - mean).abs() <= 33.0, "{} of {mean}", pace.intended());

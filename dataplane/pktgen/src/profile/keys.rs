@@ -69,7 +69,7 @@ pub const KEYS: &[Key] = &[
     profile(
         "pattern",
         "constant",
-        "how packets follow each other: `constant`, `poisson`, `burst 32`, `ramp` (from a hundredth of the rate), `ramp 10%`",
+        "how packets follow each other: `constant`, `poisson`, `burst 32`, `ramp` (from a hundredth of the rate), `ramp 10%`, `drop 50%` (after half of the time)",
     ),
     profile(
         "catch_up",
