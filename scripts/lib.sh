@@ -116,6 +116,15 @@ need_schemathesis() {
     { python3 -m venv --clear "$root" && "$root/bin/pip" install --quiet "schemathesis==$SCHEMATHESIS"; } || return 0
 }
 
+# The reference of the search for throughput, from PyPI. The same way.
+MLRSEARCH=1.2.1
+need_mlrsearch() {
+    local root=${CARGO_TARGET_DIR:-target}/mlrsearch
+    [ "$("$root/bin/python" -c 'import importlib.metadata as it; print(it.version("MLRsearch"))' 2>/dev/null)" != "$MLRSEARCH" ] || return 0
+    say "installing MLRsearch"
+    { python3 -m venv --clear "$root" && "$root/bin/pip" install --quiet "MLRsearch==$MLRSEARCH"; } || return 0
+}
+
 # Where several libclang are installed, bindgen takes the newest, with the headers of the default clang: keep the
 # two together. With a single one nothing is set, so that cargo run by hand builds nothing again.
 need_libclang() {

@@ -1,7 +1,7 @@
 //! The packet generator and analyser, as far as it is pure.
 //!
 //! In: what an operator asks for, the time, buffers to fill, frames that came back. Out: frames at their intended times,
-//! counts and latencies per flow. Never: a socket, a clock, a thread, a device, an allocation per packet.
+//! counts and latencies per flow, which load to try next. Never: a socket, a clock, a thread, a device, an allocation per packet.
 //!
 //! A seat is where frames leave and arrive: a guest's place on vhost-user, a NIC's, a kernel's. It is built elsewhere, on
 //! two values: a [`Transmit`], which it asks what is due and has fill buffers, and a [`Receive`], which it hands what
@@ -9,7 +9,7 @@
 //!
 //! A trial meets the modules in this order: [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`],
 //! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`]; [`receive`]
-//! judges what comes back.
+//! judges what comes back; [`search`] chooses loads.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod profile;
 pub mod range;
 pub mod rate;
 pub mod receive;
+pub mod search;
 pub mod size;
 pub mod transmit;
 pub mod tree;
