@@ -9,7 +9,8 @@
 //!
 //! A trial meets the modules in this order: [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`],
 //! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`]; [`receive`]
-//! judges what comes back; [`search`] chooses loads.
+//! judges what comes back; a [`trial`] is both, put together;
+//! [`search`] chooses the next one's load.
 
 #![forbid(unsafe_code)]
 
@@ -25,10 +26,13 @@ pub mod rate;
 pub mod receive;
 pub mod search;
 pub mod size;
+pub mod timeline;
 pub mod transmit;
 pub mod tree;
+pub mod trial;
 
 pub use mistake::{Mistake, Wrong};
 pub use profile::Profile;
 pub use receive::Receive;
 pub use transmit::Transmit;
+pub use trial::Trial;

@@ -21,16 +21,19 @@
 )]
 
 use culvert_wire::VnetHeader;
+use serde::{Deserialize, Serialize};
 
 use crate::frames::{Addresses, Made, Odometer, Signature, Template};
 use crate::pace::Pace;
 use crate::profile::{Profile, Stream};
+use crate::timeline::Timeline;
 
 /// One seat's streams, while a trial runs.
 #[derive(Debug)]
 pub struct Transmit {
     lanes: Vec<Lane>,
     trial: u8,
+    timeline: Timeline,
     /// The lane that is due first.
     first: usize,
 }
@@ -61,7 +64,7 @@ struct FlowSent {
 }
 
 /// What a stream has sent, in packets: a super-frame is as many as it is cut into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// Whose time came. `offered` and `unsent` and nothing else; of those, `sent` were taken.
     pub intended: u64,
@@ -73,6 +76,17 @@ pub struct Sent {
     pub unsent: u64,
     /// Bytes of frames that the device took, without check sequences.
     pub bare_bytes: u64,
+}
+
+impl Sent {
+    /// Adds what another seat sent.
+    pub fn add(&mut self, other: &Self) {
+        self.intended += other.intended;
+        self.offered += other.offered;
+        self.sent += other.sent;
+        self.unsent += other.unsent;
+        self.bare_bytes += other.bare_bytes;
+    }
 }
 
 /// A frame that is due.
@@ -129,6 +143,7 @@ impl Transmit {
                 .map(|((place, stream), rate)| Lane::new(profile, place, stream, *rate))
                 .collect(),
             trial,
+            timeline: Timeline::new(profile.duration_ns),
             first: 0,
         };
         transmit.choose();
@@ -158,6 +173,8 @@ impl Transmit {
             self.choose();
         }
         let due = self.lanes[self.first].take(self.first, self.trial);
+        let segments = self.template(&due).segments();
+        self.timeline.add(due.intended_ns(), segments);
         self.choose();
         Some(due)
     }
@@ -187,6 +204,7 @@ impl Transmit {
             let template = self.template(due);
             (template.segments(), template.len())
         };
+        self.timeline.take(due.intended_ns(), segments);
         let lane = &mut self.lanes[usize::from(due.lane)];
         lane.sent.sent -= u64::from(segments);
         lane.sent.bare_bytes -= len as u64;
@@ -215,6 +233,10 @@ impl Transmit {
                 .get(flow.checked_sub(lane.first_flow)? as usize)?;
             Some(flow.made - u64::from(flow.refused))
         })
+    }
+
+    pub(crate) const fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// The longest frame, in bytes.

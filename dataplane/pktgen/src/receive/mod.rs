@@ -24,6 +24,7 @@ use self::flow::{Flows, Verdict};
 use crate::frames::{Signature, payload_byte, signature};
 use crate::limits::{LATENCY_NS_MAX, SUPER_BYTES_MAX};
 use crate::profile::Profile;
+use crate::timeline::Timeline;
 
 pub use self::{
     flow::FlowReceived,
@@ -40,6 +41,7 @@ pub struct Receive {
     pattern: Vec<u8>,
     late_ns: u64,
     strange: Strange,
+    timeline: Timeline,
 }
 
 /// A stream of the profile.
@@ -147,6 +149,7 @@ impl Receive {
             pattern: (0..longest).map(payload_byte).collect(),
             late_ns: profile.late_ns,
             strange: Strange::default(),
+            timeline: Timeline::new(profile.duration_ns),
         }
     }
 
@@ -209,6 +212,7 @@ impl Receive {
         lane.received.corrupted += u64::from(!is_whole(payload, &self.pattern));
         if matches!(verdict, Verdict::InOrder | Verdict::Reordered { .. }) {
             lane.time(signature.intended_ns, now_ns, self.late_ns);
+            self.timeline.add(signature.intended_ns, 1);
         }
     }
 
@@ -233,6 +237,10 @@ impl Receive {
             self.flows
                 .received(lane.place? + (flow - lane.first_flow) as usize),
         )
+    }
+
+    pub(crate) const fn timeline(&self) -> &Timeline {
+        &self.timeline
     }
 
     /// Packets in whose distance duplicates are seen.

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Ask, Outcome};
+use crate::timeline::Hole;
 
 /// Loads at which latency is measured: idle (a probe a millisecond, 9,000 a second in CSIT's way), and shares of a base,
 /// which results name: RFC 2544 has the throughput, CSIT 10, 50 and 90 % of PDR.
@@ -71,7 +72,7 @@ impl LossCurve {
 
 /// Recovery from overload: 110 % of the throughput, then half of it; from the change to the last loss.
 ///
-/// It is one trial with the pattern `drop`, whose timeline tells when packets were lost.
+/// It is one trial with the pattern `drop`, whose holes tell when packets were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recovery {
     /// The rate of the first half.
@@ -94,13 +95,11 @@ impl Recovery {
         }
     }
 
-    /// How long after the change packets were lost, of losses in equal parts of the trial; 0 if none was.
+    /// How long after the change packets were lost still, of a trial's holes; 0 if none was.
     #[must_use]
-    pub fn took_ns(&self, lost: &[u64], bin_ns: u64) -> u64 {
+    pub fn took_ns(&self, holes: &[Hole]) -> u64 {
         let change_ns = crate::number::whole(self.duration_s * 5e8);
-        let last = lost.iter().rposition(|&lost| lost > 0);
-        last.map_or(0, |bin| {
-            ((bin as u64 + 1) * bin_ns).saturating_sub(change_ns)
-        })
+        let last = holes.iter().map(|hole| hole.to_ns).max();
+        last.map_or(0, |end_ns| end_ns.saturating_sub(change_ns))
     }
 }

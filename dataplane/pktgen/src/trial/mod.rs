@@ -1,0 +1,347 @@
+//! What a trial came to: one value, with everything that a reader needs to believe it.
+//!
+//! In: both halves of each seat's seam, how long it took, what happened meanwhile. Out: counts that add up, latencies, the
+//! flows that fared worst, holes, marks of what was not as it should be. Never: an average over a hole, a negative loss.
+//!
+//! ```text
+//!   intended = offered + skipped      (skipped: its time passed)
+//!   offered  = sent + refused         (refused: the device did not take it)
+//!   unsent   = skipped + refused
+//!   sent     = received + lost        (received: each packet once)
+//!   failed   = unsent + lost + corrupted; the loss ratio is failed / intended
+//! ```
+
+mod explain;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::FLOWS_NAMED_MAX;
+use crate::profile::Profile;
+use crate::receive::{Latencies, LatencySummary, Receive, Received, Strange};
+use crate::search::Outcome;
+use crate::timeline::{Hole, Timeline};
+use crate::transmit::{Sent, Transmit};
+
+pub use self::explain::{Clue, explain};
+
+/// What is known of a trial beside its packets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Around {
+    /// The trial's number.
+    pub number: u64,
+    /// The load that was asked for, of all streams.
+    pub packets_per_s: f64,
+    /// How long packets were sent for.
+    pub sent_for_ns: u64,
+    /// The whole trial, with waiting before and after.
+    pub whole_ns: u64,
+    /// What was not as it should be.
+    pub irregular: Vec<Irregular>,
+}
+
+/// Why a trial says less than it seems to. Such a trial is shown and not counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Irregular {
+    /// The device under test began anew.
+    DeviceRestarted,
+    /// A link went down.
+    LinkLost {
+        /// Which.
+        seat: String,
+    },
+    /// A guest went away.
+    GuestGone {
+        /// Which.
+        seat: String,
+    },
+    /// Results could not be written.
+    DiskFull,
+    /// Others had the processor.
+    Steal {
+        /// The share of the time.
+        share: f64,
+    },
+    /// The generator was not in time by itself, though nothing pushed back.
+    Behind {
+        /// Packets whose time passed.
+        packets: u64,
+    },
+    /// It was ended before its time.
+    Interrupted,
+    /// A clock went back, or two clocks differ: packets arrived before they were intended.
+    Clock {
+        /// How many.
+        packets: u64,
+    },
+    /// More was received than sent: something counts wrongly.
+    Excess {
+        /// How many more.
+        packets: u64,
+    },
+}
+
+impl Irregular {
+    /// In words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::DeviceRestarted => "the device under test restarted".into(),
+            Self::LinkLost { seat } => format!("the link of {seat} went down"),
+            Self::GuestGone { seat } => format!("the guest at {seat} went away"),
+            Self::DiskFull => "the disk was full".into(),
+            Self::Steal { share } => format!("others had {:.1} % of the processor", share * 100.0),
+            Self::Behind { packets } => {
+                format!("the generator itself was late for {packets} packets")
+            }
+            Self::Interrupted => "it was ended before its time".into(),
+            Self::Clock { packets } => {
+                format!("{packets} packets arrived before they were intended: clocks differ")
+            }
+            Self::Excess { packets } => format!("{packets} packets more were received than sent"),
+        }
+    }
+}
+
+/// What a trial came to. Counts are packets, each segment of a super-frame one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Its number.
+    pub number: u64,
+    /// The load that was asked for, of all streams, in one direction.
+    pub packets_per_s: f64,
+    /// How long it was to send.
+    pub duration_ns: u64,
+    /// How long it sent.
+    pub sent_for_ns: u64,
+    /// How long it took, with waiting before and after.
+    pub whole_ns: u64,
+    /// Of all streams.
+    pub total: Counts,
+    /// What arrived and belongs to no stream.
+    pub strange: Strange,
+    /// Of all streams.
+    pub latency: LatencySummary,
+    /// Each stream.
+    pub streams: Vec<StreamTrial>,
+    /// The flows with the most losses, if there are any.
+    pub worst: Vec<FlowTrial>,
+    /// Where losses are.
+    pub holes: Vec<Hole>,
+    /// In how many packets' distance duplicates are seen.
+    pub window: usize,
+    /// What was not as it should be.
+    pub irregular: Vec<Irregular>,
+}
+
+/// Counts that add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// What left.
+    pub sent: Sent,
+    /// What arrived.
+    pub received: Received,
+    /// Sent and not received.
+    pub lost: u64,
+    /// Received beyond what was sent.
+    pub excess: u64,
+}
+
+/// A stream's part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamTrial {
+    /// Its name.
+    pub name: String,
+    /// Its counts.
+    pub counts: Counts,
+    /// Its latencies.
+    pub latency: LatencySummary,
+}
+
+/// A flow's part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTrial {
+    /// Its number among those of all streams.
+    pub flow: u32,
+    /// Packets sent,
+    pub sent: u64,
+    /// and lost.
+    pub lost: u64,
+}
+
+impl Counts {
+    fn of(sent: Sent, received: Received) -> Self {
+        Self {
+            sent,
+            received,
+            lost: sent.sent.saturating_sub(received.received),
+            excess: received.received.saturating_sub(sent.sent),
+        }
+    }
+
+    /// Packets that were not forwarded as they were intended.
+    #[must_use]
+    pub const fn failed(&self) -> u64 {
+        self.sent.unsent + self.lost + self.received.corrupted
+    }
+
+    /// Their share; of nothing intended 0.
+    #[must_use]
+    pub fn loss_ratio(&self) -> f64 {
+        match self.sent.intended {
+            0 => 0.0,
+            intended => (self.failed() as f64 / intended as f64).min(1.0),
+        }
+    }
+}
+
+impl Trial {
+    /// Puts a trial together, when the last packet was waited for.
+    #[must_use]
+    pub fn of(
+        profile: &Profile,
+        transmits: &[&Transmit],
+        receives: &[&Receive],
+        around: Around,
+    ) -> Self {
+        let streams = streams(profile, transmits, receives);
+        let mut total = (Sent::default(), Received::default());
+        let mut latencies = Latencies::new();
+        for (sent, received, latency) in &streams {
+            total.0.add(sent);
+            total.1.add(received);
+            latencies.add(latency);
+        }
+        let mut strange = Strange::default();
+        receives.iter().for_each(|it| strange.add(&it.strange()));
+        let named =
+            profile
+                .streams
+                .iter()
+                .zip(&streams)
+                .map(|(stream, (sent, received, latency))| StreamTrial {
+                    name: stream.name.clone(),
+                    counts: Counts::of(*sent, *received),
+                    latency: latency.summary(),
+                });
+        let mut trial = Self {
+            number: around.number,
+            packets_per_s: around.packets_per_s,
+            duration_ns: profile.duration_ns,
+            sent_for_ns: around.sent_for_ns,
+            whole_ns: around.whole_ns,
+            total: Counts::of(total.0, total.1),
+            strange,
+            latency: latencies.summary(),
+            streams: named.collect(),
+            worst: worst(profile, transmits, receives),
+            holes: holes(profile, transmits, receives),
+            window: receives.iter().map(|it| it.window()).min().unwrap_or(0),
+            irregular: around.irregular,
+        };
+        trial.mark();
+        trial
+    }
+
+    /// Marks what its own counts show to be wrong.
+    fn mark(&mut self) {
+        let Received { early, .. } = self.total.received;
+        if early > 0 {
+            self.irregular.push(Irregular::Clock { packets: early });
+        }
+        if self.total.excess > 0 {
+            self.irregular.push(Irregular::Excess {
+                packets: self.total.excess,
+            });
+        }
+    }
+
+    /// Whether it counts.
+    #[must_use]
+    pub fn is_regular(&self) -> bool {
+        self.irregular.is_empty()
+    }
+
+    /// Packets that were not forwarded, of those intended.
+    #[must_use]
+    pub fn loss_ratio(&self) -> f64 {
+        self.total.loss_ratio()
+    }
+
+    /// Packets per second that came through, while it sent.
+    #[must_use]
+    pub fn forwarded_per_s(&self) -> f64 {
+        self.packets_per_s * (1.0 - self.loss_ratio())
+    }
+
+    /// For a search, with the time around the trial in its duration, as CSIT counts it. `None` if it does not count.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.is_regular()
+            .then(|| Outcome::of(self.loss_ratio(), self.whole_ns.max(1) as f64 / 1e9))
+    }
+
+    /// How long the device was blocked: losses over load, as CSIT counts a reconfiguration.
+    #[must_use]
+    pub fn blocked_ns(&self) -> u64 {
+        crate::number::whole(
+            self.total.failed() as f64 / self.packets_per_s.max(f64::MIN_POSITIVE) * 1e9,
+        )
+    }
+}
+
+fn streams(
+    profile: &Profile,
+    transmits: &[&Transmit],
+    receives: &[&Receive],
+) -> Vec<(Sent, Received, Latencies)> {
+    let mut streams =
+        vec![(Sent::default(), Received::default(), Latencies::new()); profile.streams.len()];
+    for (stream, sent) in transmits.iter().flat_map(|it| it.sent()) {
+        streams[stream].0.add(&sent);
+    }
+    for receive in receives {
+        for (stream, (received, latencies)) in streams.iter_mut().zip(receive.received()) {
+            stream.1.add(received);
+            stream.2.add(latencies);
+        }
+    }
+    streams
+}
+
+/// The flows with the most losses.
+fn worst(profile: &Profile, transmits: &[&Transmit], receives: &[&Receive]) -> Vec<FlowTrial> {
+    let mut worst: Vec<FlowTrial> = Vec::new();
+    for flow in 0..profile.flows() {
+        let sent: u64 = transmits.iter().filter_map(|it| it.sent_by(flow)).sum();
+        let received: u64 = receives
+            .iter()
+            .filter_map(|it| it.received_of(flow))
+            .map(|it| it.received)
+            .sum();
+        let lost = sent.saturating_sub(received);
+        let least = worst
+            .last()
+            .filter(|_| worst.len() == FLOWS_NAMED_MAX)
+            .map_or(0, |it| it.lost);
+        if lost > least {
+            let place = worst.partition_point(|it| it.lost >= lost);
+            worst.truncate(FLOWS_NAMED_MAX - 1);
+            worst.insert(place, FlowTrial { flow, sent, lost });
+        }
+    }
+    worst
+}
+
+fn holes(profile: &Profile, transmits: &[&Transmit], receives: &[&Receive]) -> Vec<Hole> {
+    let (mut sent, mut received) = (
+        Timeline::new(profile.duration_ns),
+        Timeline::new(profile.duration_ns),
+    );
+    transmits.iter().for_each(|it| sent.merge(it.timeline()));
+    receives.iter().for_each(|it| received.merge(it.timeline()));
+    sent.holes(&received)
+}
+
+#[cfg(test)]
+mod tests;
