@@ -19,6 +19,8 @@ pub(super) struct Ports {
     taken: BTreeMap<u16, Vec<Option<IpAddr>>>,
     /// Of tunnels.
     others: Vec<u16>,
+    /// How often any was taken.
+    drawn: u64,
 }
 
 impl Ports {
@@ -43,7 +45,8 @@ impl Ports {
     /// Takes a port that nobody can guess; `None` if all are taken.
     pub(super) fn take_any(&mut self, key: &RandomState, at: Option<IpAddr>) -> Option<u16> {
         let count = u64::from(ANY.end() - ANY.start()) + 1;
-        let start = key.hash_one(("port", self.taken.len(), at)) % count;
+        self.drawn += 1;
+        let start = key.hash_one(("port", self.drawn, at)) % count;
         (0..count)
             .map(|step| ANY.start() + u16::try_from((start + step) % count).unwrap_or(0))
             .find(|&port| self.take(port, at))
@@ -76,7 +79,17 @@ mod tests {
         ports.leave(vec![51_820]);
         assert!(!ports.take(51_820, None));
 
+        // One after the other, none is the one before.
         let key = RandomState::new();
+        let drawn: Vec<_> = (0..64)
+            .map(|_| {
+                let port = ports.take_any(&key, at(1)).unwrap();
+                ports.give_back(port, at(1));
+                port
+            })
+            .collect();
+        let kinds: std::collections::BTreeSet<_> = drawn.iter().collect();
+        assert!(kinds.len() > 32, "{drawn:?}");
         let mut any = 0;
         while let Some(port) = ports.take_any(&key, None) {
             assert!(ANY.contains(&port));
