@@ -112,6 +112,14 @@ reasons! {
     UdpBufferFull => "udp-buffer-full",
     /// A UDP datagram of ours whose next hop did not answer, or that made room for another.
     UdpUnrouted => "udp-unrouted",
+    /// An answer of a server of names that can't be read.
+    NameMalformed => "name-malformed",
+    /// An answer of a server of names to what we did not ask it, or by another number.
+    NameUnasked => "name-unasked",
+    /// So many of those came to one question that it was asked by a connection.
+    NameSpoofed => "name-spoofed",
+    /// An answer of a server of names that is longer than any that is read.
+    NameTooLong => "name-too-long",
     /// No room for another neighbor.
     NeighborsFull => "neighbors-full",
     /// No room for another frame to send.

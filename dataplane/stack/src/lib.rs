@@ -10,6 +10,7 @@
 
 pub mod bfd;
 mod dhcp;
+pub mod dns;
 mod drops;
 mod exception;
 mod groups;

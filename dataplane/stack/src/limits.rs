@@ -159,3 +159,32 @@ pub const UNROUTED: usize = 16;
 
 /// How long they wait: three questions, a second apart.
 pub const UNROUTED_LIFE: Duration = Duration::from_secs(3);
+
+/// Names that are asked for at a time: each takes two endpoints of [`ENDPOINTS`].
+pub const NAMES: usize = 24;
+
+/// Servers of names that are asked: as many as a DHCP server and routers tell ([`LEARNED_DNS`] each).
+pub const NAME_SERVERS: usize = 8;
+
+/// How long a name is asked for: each of two servers three times.
+pub const NAME_LIFE: Duration = Duration::from_secs(30);
+
+/// Questions for names that are asked by connections at a time: of [`CONNECTIONS`], which others want, too.
+pub const NAME_STREAMS: usize = 4;
+
+/// Answers to one question that are none, after which it is asked by a connection: so many guesses of 65,536 has who has
+/// found the port.
+pub const NAME_STRANGE: usize = 8;
+
+/// The longest answer by a connection: of datagrams none is longer than 512 bytes (RFC 1035, section 4.2.1).
+pub const NAME_ANSWER: usize = 16 << 10;
+
+/// Records of an answer that are read.
+pub const NAME_RECORDS: usize = 256;
+
+/// Names that stand for others, one after the other, until an address has to come (BIND's `max-recursion-depth` is 7,
+/// Unbound's `MAX_RESTART_COUNT` is 11).
+pub const NAME_ALIASES: usize = 16;
+
+/// Addresses of a name that are told, of each family.
+pub const NAME_ADDRESSES: usize = 8;

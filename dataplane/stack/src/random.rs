@@ -1,6 +1,6 @@
-//! Chance: what timers are spread by.
+//! Chance: what timers are spread by, and what others must not guess.
 //!
-//! In: a key that nobody else knows. Out: durations that nobody can foretell. Never: the system's randomness, a clock.
+//! In: a key that nobody else knows. Out: durations and numbers that nobody can foretell. Never: the system's randomness, a clock.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -20,10 +20,20 @@ impl Random {
 
     /// Something from `least` up to `most`, in microseconds.
     pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
-        self.drawn += 1;
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let width = micros(most.saturating_sub(least)).saturating_add(1);
-        least + Duration::from_micros(self.key.hash_one(self.drawn) % width)
+        least + Duration::from_micros(self.draw() % width)
+    }
+
+    /// A number.
+    pub(crate) fn word(&mut self) -> u16 {
+        let [first, second, ..] = self.draw().to_ne_bytes();
+        u16::from_ne_bytes([first, second])
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.drawn += 1;
+        self.key.hash_one(self.drawn)
     }
 }
 

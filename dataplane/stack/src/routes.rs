@@ -227,7 +227,7 @@ const fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// Whether `address` can name one host elsewhere.
-fn is_host(address: IpAddr) -> bool {
+pub(crate) fn is_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => matches!(address.octets()[0], 1..=126 | 128..=223),
         IpAddr::V6(address) => {

@@ -22,6 +22,7 @@ mod groups;
 mod input;
 mod learn;
 mod liveness;
+mod names;
 mod neighbors;
 mod own;
 mod tcp;
