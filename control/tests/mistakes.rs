@@ -670,6 +670,12 @@ fn devices() {
         "`routes` in uplink `lan0` is only for `dpdk` uplinks",
         "the kernel's routes",
     );
+    error(
+        "    driver: udp",
+        "    driver: udp\n    ⟦nameservers: { addresses: [192.0.2.53] }",
+        "`nameservers` in uplink `lan0` is only for `dpdk` uplinks",
+        "the kernel's routes, neighbors, resolver",
+    );
     for key in ["dhcp4", "accept_ra"] {
         error(
             "    driver: udp",
@@ -1332,6 +1338,22 @@ fn addresses_that_do_not_fit() {
             "exception: x0, routes_from: ⟦255",
             "is `255`",
             "expected `main`, or the number",
+        ),
+        (
+            "nameservers: { addresses: [192.0.2.53,⟦192.0.2.53] }",
+            "the server of names 192.0.2.53 of uplink `wan0` stands twice",
+            "keep one",
+        ),
+        (
+            "nameservers: { addresses: [⟦192.0.2.10] }",
+            "is the uplink itself",
+            "another host",
+        ),
+        ("nameservers: ⟦{}", "`nameservers`", "addresses"),
+        (
+            "nameservers: { addresses: [8.8.8.1,8.8.8.2,8.8.8.3,8.8.8.4,8.8.8.5,8.8.8.6,8.8.8.7,8.8.8.8,⟦8.8.8.9] }",
+            "has 9 servers of names",
+            "at most 8",
         ),
     ] {
         let keys = keys.replace(", ", "\n    ");

@@ -93,6 +93,8 @@ uplinks:
     routes:
       - to: 0.0.0.0/0
         via: 192.0.2.1
+    nameservers:
+      addresses: [192.0.2.53, 2001:db8::53]
     mtu: 1600
     queue_workers: [1, 1]
     bfd:

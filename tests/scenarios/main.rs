@@ -18,6 +18,7 @@ mod learned;
 mod lifecycle;
 mod metrics;
 mod migration;
+mod names;
 mod narrow;
 mod narrow_told;
 mod neighbors;

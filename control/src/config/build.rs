@@ -209,6 +209,8 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
         accept_ra: draft.accept_ra,
         routes: draft.routes.iter().map(uplink_route).collect(),
         neighbors: draft.neighbors.iter().map(uplink_neighbor).collect(),
+        nameservers: (draft.nameservers.as_ref())
+            .map(|all| all.iter().map(|at| at.value).collect()),
         mtu: narrow(uplink_mtu(draft)),
         queues: narrow_usize(queues),
         queue_workers: assigned.unwrap_or_else(round_robin),

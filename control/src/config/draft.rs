@@ -136,6 +136,7 @@ pub(super) struct Uplink {
     pub(super) accept_ra: bool,
     pub(super) routes: Vec<UplinkRoute>,
     pub(super) neighbors: Vec<UplinkNeighbor>,
+    pub(super) nameservers: Option<Vec<At<IpAddr>>>,
     pub(super) mtu: Option<At<u32>>,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,

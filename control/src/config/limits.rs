@@ -94,6 +94,8 @@ pub(super) const MISTAKES_KEPT: usize = 1_000;
 /// Warnings shown of one rule, which as many things of a file may break as there are.
 pub(super) const WARNINGS_ALIKE: usize = 10;
 
+/// Servers of names of an uplink: as many as are asked (`NAME_SERVERS`).
+pub(super) const NAMESERVERS: usize = 8;
 /// Static neighbors of an uplink: a quarter of what its stack knows (`HOST_NEIGHBORS`), so that others find room.
 pub(super) const UPLINK_NEIGHBORS: usize = 256;
 /// Milliseconds between two packets of a BFD session: below, a thread that is not alone on its processor is late too often.

@@ -374,6 +374,7 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         accept_ra: uplink.accept_ra,
         routes: routes.collect(),
         neighbors: Vec::new(),
+        nameservers: None,
         mtu: Some(at(uplink.mtu.into())),
         queues: None,
         queue_workers: None,

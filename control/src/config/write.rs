@@ -6,6 +6,7 @@
 mod parts;
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -199,6 +200,13 @@ impl Map {
         }
     }
 
+    fn nameservers(self, servers: Option<&[IpAddr]>) -> Self {
+        let Some(servers) = servers else { return self };
+        let texts = servers.iter().map(|it| Yaml::Text(it.to_string()));
+        let map = Self::default().put("addresses", Yaml::List(texts.collect()));
+        self.map("nameservers", map)
+    }
+
     fn bfd(self, bfd: Option<&Bfd>) -> Self {
         let Some(bfd) = bfd else { return self };
         let interval = (bfd.interval_ms != limits::BFD_INTERVAL).then_some(bfd.interval_ms);
@@ -379,6 +387,7 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         .bool_but("accept_ra", uplink.accept_ra, false)
         .tables("routes", routes.collect())
         .tables("neighbors", neighbors.collect())
+        .nameservers(uplink.nameservers.as_deref())
         .number_but("mtu", uplink.mtu, limits::MTU_DEFAULT)
         .number_but("queues", queues, u32::try_from(workers).unwrap_or(0))
         .workers("queue_workers", &uplink.queue_workers, &derived)

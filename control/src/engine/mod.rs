@@ -13,8 +13,13 @@
 //! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of
 //! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
 //! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
+<<<<<<< HEAD
 //! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
 //! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart, [`keeper`] who writes that.
+=======
+//! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`names`] what names stand for, [`resolver`] what the system says of them,
+//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
+>>>>>>> c960339 (Ask for endpoints' names through the uplinks that know servers)
 
 mod apply;
 mod compile;
@@ -32,6 +37,7 @@ mod keeper;
 mod layer;
 mod learned;
 mod losses;
+mod names;
 mod networks;
 mod own;
 mod parking;
@@ -89,10 +95,10 @@ use self::{
     hops::Hops,
     learned::Leases,
     losses::Losses,
+    names::Names,
     networks::Networks,
     parking::Parking,
     peers::{Outdated, PeerState},
-    places::Names,
     pmtu::Probing,
     ports::{DownPort, Ears, PortNews, PortState},
     rings::LeftRings,

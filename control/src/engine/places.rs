@@ -1,222 +1,31 @@
 //! Where peers may be: what the configuration says, what names stand for, and where each was heard last.
 //!
-//! In: peers with a new configuration, answers of the resolver, places where peers were heard, calls that nobody
+//! In: peers with a new configuration, what names stand for, places where peers were heard, calls that nobody
 //! answered. Out: the places that the protocol calls in turn; what is kept for a restart. Never: a wait for a name;
 //! data sent where the peer was not heard while it is heard elsewhere.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use culvert_wireguard::{Instant, Now, PeerUpdate};
 
-use super::{
-    Engine, endpoint_key,
-    endpoints::Kept,
-    resolver::{Answer, Resolver},
-};
-use crate::{config::Endpoint, events::Event, report::look::NameSight};
+use super::{Engine, endpoint_key, endpoints::Kept, names::Key};
+use crate::{config::Endpoint, events::Event};
 
 /// Calls without an answer after which a name may stand for another place by now.
 const SUSPECT_AFTER: u32 = 2;
 /// Calls without an answer after which an operator is told, and names are asked for once more: half a minute.
 pub(super) const SILENT_AFTER: u32 = 6;
-/// The least time between two questions for one name.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// The first pause after a name was not found; it doubles each time.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long an answer counts. The system's resolver tells no lifetime of what it finds; five minutes are what names that
-/// change mostly have, and whoever answers keeps to the true one.
-pub(super) const LIFETIME: Duration = Duration::from_secs(300);
-/// The longest pause.
-const RETRY_MAX: Duration = Duration::from_secs(300);
 /// How often new addresses of a name make a peer that does not answer one that was never called: a name that stands
 /// for others each time would keep it from ever being silent.
 const RENEWED_AGAIN: Duration = Duration::from_secs(300);
 /// Peers whose places an answer changes, in a round.
 const SEEKS_PER_ROUND: usize = 512;
 
-/// Names that peers are at.
-pub(super) struct Names {
-    resolver: Resolver,
-    known: HashMap<String, Entry>,
-    due: BTreeSet<(Instant, String)>,
-    /// Peers that the last answer concerns.
-    answered: VecDeque<usize>,
-    /// The resolver takes no more before its next answer.
-    is_full: bool,
-}
-
-#[derive(Default)]
-struct Entry {
-    /// Places of the peers that are there.
-    peers: BTreeSet<usize>,
-    addresses: Vec<SocketAddr>,
-    /// When it was asked for last, and when it is to be asked for next.
-    asked: Instant,
-    due: Option<Instant>,
-    failures: u32,
-    /// Why it was not found the last time.
-    error: Option<String>,
-}
-
-impl Names {
-    pub(super) fn new(resolver: Resolver) -> Self {
-        Self {
-            resolver,
-            known: HashMap::new(),
-            due: BTreeSet::new(),
-            answered: VecDeque::new(),
-            is_full: false,
-        }
-    }
-
-    /// A peer is at `name`; answers what is known of it already.
-    fn want(&mut self, name: &str, peer: usize, now: Instant) -> Vec<SocketAddr> {
-        let is_new = !self.known.contains_key(name);
-        let entry = self.known.entry(name.to_owned()).or_default();
-        entry.peers.insert(peer);
-        let addresses = entry.addresses.clone();
-        if is_new {
-            self.schedule(name, now);
-        }
-        addresses
-    }
-
-    /// Asks for a known name before its answer's lifetime ends, unless that was done just now.
-    fn doubt(&mut self, name: &str, now: Instant) {
-        let Some(entry) = self.known.get(name) else {
-            return;
-        };
-        let at = (entry.asked + ASK_AGAIN).max(now);
-        let is_sooner = entry.due.is_none_or(|due| at < due);
-        if !entry.addresses.is_empty() && entry.failures == 0 && is_sooner {
-            self.schedule(name, at);
-        }
-    }
-
-    /// What is known of a name.
-    pub(super) fn sight(&self, name: &str, now: Instant) -> Option<NameSight> {
-        let entry = self.known.get(name)?;
-        Some(NameSight {
-            addresses: entry.addresses.iter().map(SocketAddr::ip).collect(),
-            error: entry.error.clone(),
-            asked_in: entry.due.map(|due| due.since(now)),
-        })
-    }
-
-    fn schedule(&mut self, name: &str, at: Instant) {
-        self.unschedule(name);
-        if let Some(entry) = self.known.get_mut(name) {
-            entry.due = Some(at);
-            self.due.insert((at, name.to_owned()));
-        }
-    }
-
-    fn unschedule(&mut self, name: &str) {
-        let due = self.known.get_mut(name).and_then(|entry| entry.due.take());
-        if let Some(due) = due {
-            self.due.remove(&(due, name.to_owned()));
-        }
-    }
-
-    /// Asks for what is due, as long as the resolver takes it: the next answer makes room.
-    fn ask(&mut self, now: Instant) {
-        self.is_full = false;
-        while let Some((at, name)) = self.due.first()
-            && *at <= now
-        {
-            if !self.resolver.ask(name) {
-                self.is_full = true;
-                return;
-            }
-            if let Some((_, name)) = self.due.pop_first()
-                && let Some(entry) = self.known.get_mut(&name)
-            {
-                entry.due = None;
-                entry.asked = now;
-            }
-        }
-    }
-
-    /// When a name has to be asked for next.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let first = self.due.first().map(|(at, _)| *at);
-        first.filter(|_| !self.is_full)
-    }
-
-    /// Takes an answer down; gives the peers that it concerns. A name that is found is asked for again when the answer's
-    /// lifetime ends; one that is not, later and later.
-    fn note(&mut self, answer: Answer, now: Instant) -> Vec<usize> {
-        let Answer { name, found } = answer;
-        self.unschedule(&name);
-        let Some(entry) = self.known.get_mut(&name) else {
-            return Vec::new();
-        };
-        match found {
-            Ok(addresses) => {
-                if entry.failures > 0 || entry.addresses.is_empty() {
-                    tracing::info!(name, ?addresses, "found an endpoint's name");
-                }
-                entry.failures = 0;
-                entry.error = None;
-                // The same in another order, as servers deal them, is nothing new.
-                let is_same = entry.addresses.len() == addresses.len()
-                    && addresses.iter().all(|it| entry.addresses.contains(it));
-                let concerned = match is_same {
-                    true => Vec::new(),
-                    false => entry.peers.iter().copied().collect(),
-                };
-                if !is_same {
-                    entry.addresses = addresses;
-                }
-                self.schedule(&name, now + LIFETIME);
-                concerned
-            }
-            Err(error) => {
-                let pause = (RETRY * (1 << entry.failures.min(8))).min(RETRY_MAX);
-                if entry.failures == 0 {
-                    tracing::warn!(
-                        name,
-                        error,
-                        "can't resolve an endpoint's name: it is asked for again from time to time; what is known of the peer counts until then, or it has to call first"
-                    );
-                }
-                entry.failures = entry.failures.saturating_add(1);
-                entry.error = Some(error);
-                self.schedule(&name, now + pause);
-                Vec::new()
-            }
-        }
-    }
-
-    /// A peer is gone: a name that no other is at is forgotten.
-    pub(super) fn forget(&mut self, places: &Places, peer: usize) {
-        if let Some(name) = &places.name {
-            self.leave(name, peer);
-        }
-    }
-
-    fn leave(&mut self, name: &str, peer: usize) {
-        let Some(entry) = self.known.get_mut(name) else {
-            return;
-        };
-        entry.peers.remove(&peer);
-        if entry.peers.is_empty() {
-            self.unschedule(name);
-            self.known.remove(name);
-        }
-    }
-}
-
 /// What the control core knows of a peer's places.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     /// The name under which it waits for answers.
-    pub(super) name: Option<String>,
+    pub(super) name: Option<Key>,
     /// Where the configuration says that it is: the addresses of its name, or the one that it has.
     configured: Vec<SocketAddr>,
     /// Where it was heard last, in this run or before.
@@ -286,18 +95,8 @@ impl Engine {
             };
             self.seek(slot, now);
         }
-        self.names.ask(now.monotonic);
-        !self.names.answered.is_empty()
-    }
-
-    /// The next peer that an answer concerns: one answer after the other, so that no more wait than one name has.
-    fn next_answered(&mut self, now: Instant) -> Option<usize> {
-        while self.names.answered.is_empty() {
-            let answer = self.names.resolver.next_answer()?;
-            let peers = self.names.note(answer, now);
-            self.names.answered.extend(peers);
-        }
-        self.names.answered.pop_front()
+        let asks = self.ask_for_names(now.monotonic);
+        asks || !self.names.answered.is_empty()
     }
 
     /// Gives the protocol a peer's places as they are known now.
@@ -307,7 +106,7 @@ impl Engine {
         };
         peer.renew_places();
         let (name, port) = match &peer.config.endpoint {
-            Some(Endpoint::Host { name, port }) => (Some(name.clone()), *port),
+            Some(Endpoint::Host { name, port }) => (Some((peer.tunnel, name.clone())), *port),
             Some(Endpoint::Address(_)) | None => (None, 0),
         };
         if peer.places.name != name

@@ -28,13 +28,12 @@ use super::{
     interfaces,
     learned::Leases,
     losses::Losses,
+    names::Names,
     networks::Networks,
     parking::Parking,
     peers::Outdated,
-    places::Names,
     ports::Ears,
     report,
-    resolver::Resolver,
     rings::LeftRings,
     slots::Slots,
     table::Table,
@@ -100,7 +99,7 @@ impl Engine {
         };
         let bell = Arc::clone(&attention);
         let meters = report::Meters::new(workers.count(), now.monotonic);
-        let names = Names::new(Resolver::new(&attention));
+        let names = Names::new(&attention);
         let mut engine = Self {
             desired: Layers::new(Arc::new(Config {
                 uplinks: Vec::new(),

@@ -267,6 +267,7 @@ impl UplinkState {
                         .bfd
                         .map(|bfd| (session(bfd), Arc::clone(&self.liveness))),
                     services: Services::new(&self.config.serves),
+                    nameservers: self.nameservers(),
                     drops: Arc::clone(&self.host_drops),
                     counters: Arc::clone(&self.counters),
                 })

@@ -4,7 +4,7 @@
 //! end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     sync::{
@@ -27,7 +27,8 @@ use culvert_stack::Learned;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::{
-    Guest, Guests, HeardIn, Host, Hosts, News, Order, Shared, Taught, Told, server::Server,
+    Guest, Guests, HeardIn, Host, Hosts, News, Order, Question, Shared, Taught, Told,
+    server::Server,
 };
 use crate::{
     api::{Reply, arrivals::Arrivals},
@@ -38,6 +39,8 @@ use crate::{
 pub(crate) struct NetStack {
     shared: Arc<Shared>,
     stacks: BTreeMap<Scope, Arc<Host>>,
+    /// Those whose servers of names are others now.
+    renamed: BTreeSet<Scope>,
     guests: Guests,
     generation: u64,
     is_published: bool,
@@ -68,6 +71,7 @@ impl NetStack {
         let end = Self {
             shared,
             stacks: BTreeMap::new(),
+            renamed: BTreeSet::new(),
             guests: Guests::default(),
             generation: 0,
             is_published: true,
@@ -121,7 +125,11 @@ impl NetStack {
     }
 
     fn put(&mut self, scope: Scope, host: Host) {
-        self.stacks.insert(scope, Arc::new(host));
+        let servers = host.nameservers.clone();
+        let before = self.stacks.insert(scope, Arc::new(host));
+        if before.map_or(Vec::new(), |before| before.nameservers.clone()) != servers {
+            self.renamed.insert(scope);
+        }
         self.is_published = false;
     }
 
@@ -200,6 +208,18 @@ impl NetStack {
     pub(crate) fn ask(&mut self, scope: Scope, next_hop: IpAddr) -> bool {
         let has_room = self.orders.slots() > STACK_ORDERS_RESERVED;
         has_room && self.order(Order::Ask(scope, next_hop))
+    }
+
+    /// Asks the scope's servers for a name: an answer follows, by whatever way the question is lost.
+    pub(crate) fn look_up(&mut self, scope: Scope, question: Question) {
+        if self.orders.slots() > STACK_ORDERS_RESERVED {
+            self.order(Order::LookUp(scope, question));
+        }
+    }
+
+    /// Those whose servers of names are others since the last call.
+    pub(crate) fn take_renamed(&mut self) -> BTreeSet<Scope> {
+        std::mem::take(&mut self.renamed)
     }
 
     /// The link of a scope has come up: its addresses are announced there. When the thread is that far behind, they are

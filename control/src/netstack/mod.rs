@@ -20,6 +20,7 @@
 mod core_end;
 mod datagrams;
 mod guests;
+mod names;
 mod server;
 mod services;
 mod streams;
@@ -52,6 +53,7 @@ pub(crate) use self::server::Server;
 pub(crate) use self::{
     core_end::NetStack,
     guests::{Guest, Told},
+    names::{Answer, Asker, Question},
     services::Services,
 };
 use crate::{api::Reply, config::Name, exception::Kernel, report::look::NeighborSight};
@@ -75,6 +77,8 @@ pub(crate) struct Host {
     pub(crate) bfd: Option<(bfd::Config, Arc<bfd::Watch>)>,
     /// What it serves by itself.
     pub(crate) services: Services,
+    /// Servers that names are asked of.
+    pub(crate) nameservers: Vec<IpAddr>,
     /// What the stack loses.
     pub(crate) drops: Arc<Drops>,
     /// What its frames lose on their way out.
@@ -101,6 +105,8 @@ enum Order {
     Neighbors(Reply<Vec<NeighborSight>>),
     /// No question: have these guests hear their routers.
     Advertise(Vec<AttachmentIndex>),
+    /// Where is a host of this name, as the scope's servers say?
+    LookUp(Scope, Question),
 }
 
 /// What a stack has learned.

@@ -7,7 +7,7 @@
 //! 1. what stacks there are to be;
 //! 2. punts, class after class, each with its share of the round, one of each worker in turn; guests' questions are
 //!    answered at once; bytes of connections;
-//! 3. what the kernel heard, what the core asks for;
+//! 3. what the kernel heard, what the core asks for, names;
 //! 4. what is due;
 //! 5. frames of the stacks to workers, what was heard, what they have learned, and other news to the core.
 
@@ -41,7 +41,7 @@ use rustix::{
 };
 
 use super::{
-    HeardIn, Host, Hosts, Learned, News, Order, Shared, Taught, datagrams::Datagrams,
+    HeardIn, Host, Hosts, Learned, News, Order, Shared, Taught, datagrams::Datagrams, names::Names,
     streams::Streams,
 };
 use crate::{
@@ -71,6 +71,7 @@ pub(crate) struct Server {
     stacks: Stacks<Scope>,
     streams: Streams,
     datagrams: Datagrams,
+    names: Names,
     taught: Taught,
 }
 
@@ -93,6 +94,7 @@ impl Server {
             stacks: Stacks::default(),
             streams: Streams::default(),
             datagrams: Datagrams::default(),
+            names: Names::default(),
             taught: Taught::default(),
         }
     }
@@ -143,6 +145,7 @@ impl Server {
         self.streams.serve(&mut self.stacks, &self.hosts, now);
         self.datagrams.serve(&mut self.stacks, &self.hosts, now);
         self.take_orders(now);
+        self.names.serve(&mut self.stacks, now);
         self.stacks.handle_timeout(now);
         self.send_frames();
         self.tell_heard();
@@ -153,7 +156,8 @@ impl Server {
     }
 
     fn sleep(&mut self, now: Instant) {
-        let due = self.stacks.poll_timeout();
+        let due = [self.stacks.poll_timeout(), self.names.poll_timeout()];
+        let due = due.into_iter().flatten().min();
         let due = due.map_or(SLEEP_MAX, |due| due.since(now).min(SLEEP_MAX));
         let may_hear = self
             .kernel
@@ -189,6 +193,7 @@ impl Server {
             if !hosts.stacks.contains_key(&scope) {
                 self.stacks.remove(scope);
                 self.taught.remove(&scope);
+                self.names.remove(scope);
             }
         }
         for (&scope, host) in &hosts.stacks {
@@ -224,6 +229,7 @@ impl Server {
             stack.watch(host.bfd.clone(), RandomState::new().hash_one(()), now);
             stack.listen(host.services.listeners());
             self.datagrams.serve_by(scope, stack, &host.services);
+            self.names.serve_by(scope, host);
             stack.learn_own(host.learns, host.held.clone(), now);
         }
     }
@@ -313,6 +319,7 @@ impl Server {
                 Ok(Order::Verify(scope, next_hop)) => self.stacks.verify(scope, next_hop, now),
                 Ok(Order::Neighbors(reply)) => self.tell_neighbors(reply),
                 Ok(Order::Advertise(guests)) => self.advertise(&guests),
+                Ok(Order::LookUp(scope, question)) => self.names.ask(scope, question, now),
                 Err(_) => return,
             }
         }

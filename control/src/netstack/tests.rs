@@ -18,6 +18,8 @@ use culvert_wire::{
     arp::{self, ArpPacket},
 };
 
+use culvert_stack::dns::Families;
+
 use super::{guests::tests::served, *};
 
 const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -71,6 +73,7 @@ impl Site {
             kernel: None,
             bfd: None,
             services: Services::default(),
+            nameservers: Vec::new(),
             learns: Learns::default(),
             held: None,
             drops: Arc::default(),
@@ -337,6 +340,7 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
         kernel: None,
         bfd: None,
         services: Services::default(),
+        nameservers: Vec::new(),
         drops: Arc::default(),
         counters: Arc::clone(&counters),
     };
@@ -371,6 +375,80 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
     // Another stack in its place has learned nothing yet.
     site.core.insert(SCOPE, learning(None));
     assert!(site.core.taught(SCOPE).is_none());
+}
+
+#[test]
+fn every_question_for_a_name_is_answered_however_it_is_lost() {
+    let mut site = Site::new();
+    site.settle();
+    site.sent();
+    let attention = Arc::new(Attention::new().unwrap());
+    let mut asker = Asker::new(&attention);
+    let families = Families {
+        v4: true,
+        v6: false,
+    };
+    let said = |asker: &Asker| asker.next_answer().map(|it| it.found.unwrap_err());
+    let mut ask = |site: &mut Site, scope| {
+        let question = asker.question("peer.example.org", families);
+        site.core.look_up(scope, question);
+        site.round();
+        said(&asker)
+    };
+    // A scope without a stack, then a stack that knows no servers.
+    let nobody = ask(&mut site, Scope::Uplink(UplinkIndex(9))).unwrap();
+    assert_eq!(nobody, "nobody was there to ask");
+    let none = ask(&mut site, SCOPE).unwrap();
+    assert_eq!(none, "there is nobody to ask (asked by uplink wan)");
+    let servers = |site: &mut Site, last: u8| {
+        let config = HostConfig {
+            addresses: vec![([10, 0, 0, 1].into(), 16)],
+            neighbors: vec![neighbor(2)],
+            ..bare()
+        };
+        let host = Host {
+            nameservers: vec![[10, 0, 0, last].into()],
+            ..learns_nothing(config)
+        };
+        site.core.change(SCOPE, host);
+        site.core.publish();
+        site.core.take_renamed()
+    };
+    let IpAddr::V4(server) = neighbor(2).0 else {
+        panic!("it is one of IPv4");
+    };
+    assert_eq!(servers(&mut site, server.octets()[3]), [SCOPE].into());
+    assert!(
+        servers(&mut site, server.octets()[3]).is_empty(),
+        "they are the same"
+    );
+    // It is asked on the wire, and the answer is still to come when the stack ends.
+    assert_eq!(ask(&mut site, SCOPE), None);
+    site.settle();
+    let asked = site.sent();
+    let is_question = |frame: &[u8]| frame.get(36..38) == Some(&[0, 53]);
+    assert!(asked.iter().any(|(_, it)| is_question(it)), "{asked:?}");
+    site.core.remove(SCOPE);
+    site.core.publish();
+    site.round();
+    assert_eq!(said(&asker).unwrap(), "nobody was there to ask");
+}
+
+fn learns_nothing(config: HostConfig) -> Host {
+    Host {
+        birth: 0,
+        name: Name::new("wan").unwrap(),
+        routes: Routes::new(&config),
+        config,
+        learns: Learns::default(),
+        held: None,
+        kernel: None,
+        bfd: None,
+        services: Services::default(),
+        nameservers: Vec::new(),
+        drops: Arc::default(),
+        counters: Arc::default(),
+    }
 }
 
 fn bare() -> HostConfig {

@@ -242,6 +242,14 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
                 list(&neighbors.iter().map(neighbor).collect::<Vec<_>>())
             },
         )
+        .key(
+            "nameservers",
+            |it| it.nameservers.clone(),
+            |servers| match servers {
+                Some(servers) => list(servers),
+                None => "as learned".into(),
+            },
+        )
         .key("mtu", |it| it.mtu, text)
         .key("queues", |it| it.queues, text)
         .key(

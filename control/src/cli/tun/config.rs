@@ -49,6 +49,7 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             accept_ra: false,
             routes: Vec::new(),
             neighbors: Vec::new(),
+            nameservers: None,
             mtu: 1500,
             queues: workers,
             queue_workers: all_workers,

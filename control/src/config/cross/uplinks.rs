@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Seen, family, is_ipv4, prefixes, queue_workers, reserved};
-use crate::config::draft::{File, PortKind, Uplink, UplinkKind};
+use crate::config::draft::{File, PortKind, Uplink, UplinkKind, UplinkRoute};
 use crate::config::report::Report;
 use crate::config::{build, limits};
 
@@ -53,6 +53,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
         exception(uplink, file, &mut interfaces, report);
         neighbors(uplink, report);
         bfd(uplink, report);
+        nameservers(uplink, report);
         let queues = uplink
             .queues
             .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
@@ -198,6 +199,57 @@ fn neighbors(uplink: &Uplink, report: &mut Report) {
             limits::UPLINK_NEIGHBORS
         ));
     }
+}
+
+/// Others than the uplink itself, that a way leads to.
+fn nameservers(uplink: &Uplink, report: &mut Report) {
+    let Some(servers) = &uplink.nameservers else {
+        return;
+    };
+    let name = &uplink.name.value;
+    let mut seen = Seen::default();
+    for server in servers {
+        let address = server.value;
+        let title = format!("the server of names {address} of uplink `{name}`");
+        if let Some(line) = seen.insert(address, server.span) {
+            let line = report.line(line);
+            report
+                .error(server.span, format!("{title} stands twice"))
+                .help(format!("the first stands in {line}: keep one of the two"));
+        } else if uplink
+            .addresses
+            .iter()
+            .any(|net| net.value.addr() == address)
+        {
+            report
+                .error(server.span, format!("{title} is the uplink itself"))
+                .help("expected the address of another host: nobody answers for names here");
+        } else if uplink.kind == Some(UplinkKind::Dpdk) && !leads_to(uplink, address) {
+            report
+                .warning(
+                    server.span,
+                    format!("{title} can't be reached: no route leads there"),
+                )
+                .help("add one to its `routes`, as in `routes: [{ to: default, via: ROUTER }]`");
+        }
+    }
+    if let Some(beyond) = servers.get(limits::NAMESERVERS) {
+        let message = format!("uplink `{name}` has {} servers of names", servers.len());
+        report
+            .error(beyond.span, message)
+            .help(format!("expected at most {}", limits::NAMESERVERS));
+    }
+}
+
+/// Whether a way to an address is known, or may come.
+fn leads_to(uplink: &Uplink, address: IpAddr) -> bool {
+    let may_come = uplink.routes_from.is_some() || uplink.learns(address.is_ipv4());
+    let routed = |route: &UplinkRoute| match route.to.value {
+        Some(to) => to.contains(&address),
+        None => route.via.value.is_ipv4() == address.is_ipv4(),
+    };
+    let is_near = matches!(address, IpAddr::V6(it) if it.is_unicast_link_local());
+    may_come || is_near || on_link(uplink, address) || uplink.routes.iter().any(routed)
 }
 
 /// Over one hop: the other end is on the link.

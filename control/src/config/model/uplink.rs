@@ -26,6 +26,8 @@ pub struct Uplink {
     pub routes: Vec<UplinkRoute>,
     /// Neighbors that are where this says (DPDK only: the kernel has its own).
     pub neighbors: Vec<UplinkNeighbor>,
+    /// Servers that names are asked of; `None`: those that it learns (DPDK only: the kernel's resolver has its own).
+    pub nameservers: Option<Vec<IpAddr>>,
     /// The largest IP packet that leaves or arrives, in bytes.
     pub mtu: u16,
     /// How many RX and TX queues the device is given (DPDK) or sockets are opened (UDP).

@@ -1,5 +1,7 @@
 //! Uplinks.
 
+use std::net::IpAddr;
+
 use super::{Reader, narrow};
 use crate::config::draft::{Bfd, Served, Uplink, UplinkKind, UplinkNeighbor, UplinkRoute};
 use crate::config::section::{At, Section};
@@ -17,6 +19,7 @@ impl Reader<'_> {
             accept_ra: false,
             routes: Vec::new(),
             neighbors: Vec::new(),
+            nameservers: None,
             mtu: None,
             queues: None,
             queue_workers: None,
@@ -46,6 +49,7 @@ impl Reader<'_> {
             .iter()
             .filter_map(|neighbor| self.uplink_neighbor(neighbor))
             .collect();
+        uplink.nameservers = self.nameservers(&section);
         uplink.mtu = section.integer("mtu", self.report);
         uplink.queues = section.integer("queues", self.report);
         uplink.queue_workers = self.queue_workers(&section);
@@ -95,13 +99,14 @@ impl Reader<'_> {
                     &[
                         "routes",
                         "neighbors",
+                        "nameservers",
                         "exception",
                         "routes_from",
                         "rx_descriptors",
                         "tx_descriptors",
                     ],
                     "for `dpdk` uplinks",
-                    "remove it: the kernel's routes, neighbors and devices carry a `udp` uplink",
+                    "remove it: the kernel's routes, neighbors, resolver and devices carry a `udp` uplink",
                 );
                 self.refuse(
                     &section,
@@ -113,6 +118,12 @@ impl Reader<'_> {
             None => {}
         }
         uplink
+    }
+
+    fn nameservers(&mut self, uplink: &Section<'_>) -> Option<Vec<At<IpAddr>>> {
+        let section = uplink.table("nameservers", self.report)?;
+        self.need(&section, &["addresses"], "`nameservers`");
+        Some(section.list("addresses", self.report, value::address))
     }
 
     fn bfd(&mut self, uplink: &Section<'_>) -> Option<Bfd> {

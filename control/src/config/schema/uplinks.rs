@@ -82,6 +82,12 @@ pub(super) static UPLINK: Table = Table {
             "Neighbors that are where this says, and are never asked: nobody on the link can be taken for them (dpdk only).",
         ),
         key(
+            "nameservers",
+            Form::Table(&NAMESERVERS),
+            Default("those that it learns"),
+            "Servers that names of peers' `endpoint`s are asked of, by tunnels on the uplink (dpdk only). Without any the machine's resolver is asked.",
+        ),
+        key(
             "mtu",
             MTU,
             Default("1500"),
@@ -151,6 +157,18 @@ pub(super) static UPLINK: Table = Table {
             "`false`: it is not open, its device is free for others, and nothing leaves or arrives by it.",
         ),
     ],
+};
+
+/// An uplink's `nameservers`.
+static NAMESERVERS: Table = Table {
+    title: "servers of names",
+    doc: "",
+    keys: &[key(
+        "addresses",
+        List(&Address),
+        Required,
+        "Their addresses, the first choice first; an empty list: none, whatever the uplink learns.",
+    )],
 };
 
 /// An uplink's `bfd`.

@@ -12,7 +12,7 @@ use rand_core::UnwrapErr;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::engine::tests::report;
+use crate::engine::{names::ASK_AGAIN, resolver::LIFETIME, tests::report};
 use crate::{
     api,
     config::{KeyFileError, KeyFiles, parse},
@@ -54,7 +54,7 @@ fn config(peers: &[(u8, &str)]) -> crate::config::Config {
 /// An engine that knows of names what the test answers.
 fn engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
     let mut engine = asking_engine(peers, run_dir);
-    engine.names.resolver = Resolver::silent(&engine.attention);
+    engine.names.resolver.silent = Some(Vec::new());
     engine
 }
 
@@ -62,6 +62,11 @@ fn engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
 fn asking_engine(peers: &[(u8, &str)], run_dir: Option<&RunDir>) -> Engine {
     let (requester, _) = api::channel().unwrap();
     Engine::start(config(peers), run_dir, requester, None).unwrap()
+}
+
+/// Of the one tunnel.
+fn key(name: &str) -> Key {
+    (0, name.into())
 }
 
 fn at(text: &str) -> SocketAddr {
@@ -80,11 +85,9 @@ impl Engine {
 
     /// What a resolver says.
     fn answer(&mut self, name: &str, addresses: &[&str], now: Now) {
-        let answer = Answer {
-            name: name.into(),
-            found: Ok(addresses.iter().map(|a| at(&format!("{a}:0"))).collect()),
-        };
-        for slot in self.names.note(answer, now.monotonic) {
+        let addresses = addresses.iter().map(|a| at(&format!("{a}:0"))).collect();
+        let found = Ok((addresses, LIFETIME));
+        for slot in self.names.note(&key(name), found, now.monotonic) {
             self.seek(slot, now);
         }
         self.round(now).unwrap();
@@ -207,7 +210,7 @@ fn the_name_of_a_removed_peer_is_forgotten_and_asked_for_anew() {
     engine.answer("one.invalid", &["127.0.0.2"], now);
     // The other is there still.
     engine.apply_peers(&[(2, "one.invalid:20")], now);
-    assert_eq!(engine.names.known["one.invalid"].peers.len(), 1);
+    assert_eq!(engine.names.known[&key("one.invalid")].peers.len(), 1);
     for _ in 0..3 {
         engine.apply_peers(&[], now);
         assert!(engine.names.known.is_empty() && engine.names.due.is_empty());
@@ -228,12 +231,10 @@ fn a_name_that_is_not_found_is_asked_for_until_it_is() {
     let mut pauses = Vec::new();
     let mut asked = now.monotonic;
     for _ in 0..9 {
-        let answer = Answer {
-            name: "late.invalid".into(),
-            found: Err("no such name".into()),
-        };
-        engine.names.schedule("late.invalid", asked);
-        assert!(engine.names.note(answer, asked).is_empty());
+        let late = key("late.invalid");
+        engine.names.schedule(&late, asked);
+        let answer = Err("no such name".into());
+        assert!(engine.names.note(&late, answer, asked).is_empty());
         let due = engine.names.poll_timeout().unwrap();
         pauses.push(due.since(asked).as_secs());
         asked = due;
@@ -253,40 +254,34 @@ fn an_answer_counts_for_its_lifetime_and_a_name_that_is_lost_keeps_its_places() 
     let mut now = clock::now();
     engine.round(now).unwrap();
     engine.answer("one.invalid", &["127.0.0.2", "127.0.0.3"], now);
-    let asked = |engine: &Engine| engine.names.known["one.invalid"].asked;
+    let asked = |engine: &Engine| engine.names.known[&key("one.invalid")].asked;
     let first = asked(&engine);
     // Nobody calls, and nobody is missed: it is asked for nevertheless, once.
     let due = engine.names.poll_timeout().unwrap();
     assert_eq!(due.since(now.monotonic), LIFETIME);
     now.monotonic = due;
-    engine.names.ask(now.monotonic);
+    engine.ask_for_names(now.monotonic);
     assert!(asked(&engine) > first && engine.names.poll_timeout().is_none());
     let told = report(&mut engine).peers.remove(0).endpoint_name.unwrap();
     assert_eq!((&*told.name, &*told.state), ("one.invalid:10", "found"));
     assert_eq!(told.asked_in_s, None);
     // The same in another order concerns nobody.
-    let answer = |found: Result<Vec<SocketAddr>, String>| Answer {
-        name: "one.invalid".into(),
-        found,
+    let mut note = |found: Result<Vec<SocketAddr>, String>| {
+        let found = found.map(|addresses| (addresses, LIFETIME));
+        let concerned = (engine.names).note(&key("one.invalid"), found, now.monotonic);
+        concerned.len()
     };
     let same = vec![at("127.0.0.3:0"), at("127.0.0.2:0")];
-    assert!(
-        engine
-            .names
-            .note(answer(Ok(same)), now.monotonic)
-            .is_empty()
-    );
-    let other = vec![at("127.0.0.4:0")];
-    assert_eq!(engine.names.note(answer(Ok(other)), now.monotonic).len(), 1);
-    let lost = answer(Err("no such name".into()));
-    assert!(engine.names.note(lost, now.monotonic).is_empty());
+    assert_eq!(note(Ok(same)), 0);
+    assert_eq!(note(Ok(vec![at("127.0.0.4:0")])), 1);
+    assert_eq!(note(Err("no such name".into())), 0);
     let told = report(&mut engine).peers.remove(0).endpoint_name.unwrap();
     assert_eq!(told.state, "failed");
     assert_eq!(told.error.as_deref(), Some("no such name"));
     assert_eq!(told.addresses, [at("127.0.0.4:0").ip()]);
     // What fails is asked for at its own time, whoever misses it.
     let due = engine.names.poll_timeout().unwrap();
-    engine.names.doubt("one.invalid", now.monotonic);
+    engine.names.doubt(&key("one.invalid"), now.monotonic);
     assert_eq!(engine.names.poll_timeout(), Some(due));
     engine.stop();
 }
@@ -297,7 +292,7 @@ fn a_peer_that_is_missed_has_its_name_asked_for_before_the_lifetime_ends() {
     let now = clock::now();
     engine.round(now).unwrap();
     engine.answer("one.invalid", &["127.0.0.2"], now);
-    engine.names.doubt("one.invalid", now.monotonic);
+    engine.names.doubt(&key("one.invalid"), now.monotonic);
     let due = engine.names.poll_timeout().unwrap();
     assert!(due.since(now.monotonic) <= ASK_AGAIN);
     engine.stop();
@@ -416,13 +411,8 @@ fn an_answer_that_concerns_many_peers_takes_several_rounds() {
     let now = clock::now();
     engine.round(now).unwrap();
     // As if each peer were many.
-    let slots = engine.names.note(
-        Answer {
-            name: "one.invalid".into(),
-            found: Ok(vec![at("127.0.0.2:0")]),
-        },
-        now.monotonic,
-    );
+    let found = Ok((vec![at("127.0.0.2:0")], LIFETIME));
+    let slots = (engine.names).note(&key("one.invalid"), found, now.monotonic);
     engine.names.answered = slots
         .into_iter()
         .cycle()

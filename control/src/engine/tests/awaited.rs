@@ -96,6 +96,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             kernel: None,
             bfd: None,
             services: crate::netstack::Services::default(),
+            nameservers: Vec::new(),
             drops: Arc::default(),
             counters: Arc::default(),
         };
