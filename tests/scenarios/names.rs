@@ -147,7 +147,7 @@ fn a_peer_s_name_is_asked_for_through_the_uplink_and_followed() -> Result<()> {
             shown["endpoint_name"]["state"] == "failed"
         })?;
         let error = shown["endpoint_name"]["error"].as_str().unwrap_or_default();
-        scenario.say(error.to_owned());
+        scenario.say(error);
         ensure!(
             error.contains("192.0.2.53") && error.contains("uplink wan"),
             "{shown}"

@@ -9,17 +9,15 @@
 //! sleeps on its doorbell, the requests' descriptor and the next deadline. Requests and handshakes
 //! get a fixed share of a round each, so a flood of one lets nothing else wait for long.
 //!
-//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they share, [`heard`] what others say of what left by them, [`failover`] which of several uplinks, [`health`] how far that is relied on, [`tunnels`] the protocol,
-//! [`peers`] whom it concerns, [`uplinks`] devices and next hops, [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of
-//! tun ports, [`networks`] and their routes, [`workers`] threads, [`due`] which
-//! tunnels are to be driven, [`table`] what changed, [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`]
-<<<<<<< HEAD
-//! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`resolver`] what names stand for,
-//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart, [`keeper`] who writes that.
-=======
-//! what `wg` asks, [`parking`] what comes back if it is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`] where peers may be, [`names`] what names stand for, [`resolver`] what the system says of them,
-//! [`devices`] interfaces of uplinks, [`endpoints`] what survives a restart.
->>>>>>> c960339 (Ask for endpoints' names through the uplinks that know servers)
+//! Rooms: [`start`] how it begins and ends, [`round`] what a round does, [`paths`] the ways out, [`hops`] what they
+//! share, [`heard`] what others say of what left by them, [`failover`] which of several uplinks, [`health`] how far
+//! that is relied on, [`tunnels`] the protocol, [`peers`] whom it concerns, [`uplinks`] devices and next hops,
+//! [`exceptions`] those that the kernel shares, [`ports`] guests, [`interfaces`] the kernel's side of tun ports,
+//! [`networks`] and their routes, [`workers`] threads, [`due`] which tunnels are to be driven, [`table`] what changed,
+//! [`compile`] snapshots of it, [`apply`] plans carried out, [`uapi`] what `wg` asks, [`parking`] what comes back if it
+//! is not confirmed, [`layer`] what the API layer does to single objects, [`report`] what readers are told, [`places`]
+//! where peers may be, [`names`] what names stand for, [`resolver`] what the system says of them, [`devices`]
+//! interfaces of uplinks, [`endpoints`] what survives a restart, [`keeper`] who writes that.
 
 mod apply;
 mod compile;

@@ -21,12 +21,16 @@ fn walk(table: &Table, place: &dyn Fn(String) -> String, tried: &mut usize) {
             take(key, &place(format!("{beside}{}: {value}", key.name)));
             *tried += 1;
         }
-        let (open, close, table) = match key.form {
-            Form::Table(table) | Form::Either(&Form::Table(table), _) => ("{ ", " }", table),
-            Form::Named(table) => ("{ NAME: { ", " } }", table),
-            Form::Tables(table) => ("[{ ", " }]", table),
-            _ => continue,
-        };
+        let (open, close, table) =
+            if let Form::Table(table) | Form::Either(&Form::Table(table), _) = key.form {
+                ("{ ", " }", table)
+            } else if let Form::Named(table) = key.form {
+                ("{ NAME: { ", " } }", table)
+            } else if let Form::Tables(table) = key.form {
+                ("[{ ", " }]", table)
+            } else {
+                continue;
+            };
         let below = |inner| place(format!("{}: {open}{inner}{close}", key.name));
         walk(table, &below, tried);
     }

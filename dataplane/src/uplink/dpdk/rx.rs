@@ -154,8 +154,6 @@ impl Rx {
 /// What a DHCP server says without having been asked goes with what nobody takes.
 fn asked(class: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
     let is_asked = || exchange(frame).is_some_and(|it| uplink.counters.asked.is(it));
-    match class {
-        PuntClass::Lease if !is_asked() => PuntClass::Rest,
-        class => class,
-    }
+    let is_unasked = class == PuntClass::Lease && !is_asked();
+    if is_unasked { PuntClass::Rest } else { class }
 }
