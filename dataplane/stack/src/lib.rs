@@ -70,7 +70,7 @@ use self::{
     neighbors::{Answer, Neighbors, Solicit},
     own::{Own, Say},
     random::Random,
-    tcp::{Smol, Tcp},
+    tcp::{Sleeper, Smol, Tcp},
 };
 
 /// The stack. Feed it with `handle_*` and `resolve`, then take all that `poll_frame`, `poll_segment`, `poll_event`,
@@ -96,7 +96,7 @@ pub struct HostStack {
     ids: Ids,
     datagrams: VecDeque<Datagram>,
     heard: VecDeque<Heard>,
-    tcp: Tcp<Smol>,
+    tcp: Tcp<Sleeper<Smol>>,
     segments: VecDeque<Vec<u8>>,
     /// The host's kernel shares the addresses: all but these ports are its.
     kernel: Option<Arc<OwnPorts>>,

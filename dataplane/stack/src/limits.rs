@@ -83,11 +83,12 @@ pub const PREFIX_VALID: u32 = 86_400;
 /// For how many seconds new connections are made from addresses of it.
 pub const PREFIX_PREFERRED: u32 = 14_400;
 
-/// TCP connections of a stack, open ones and those that are not: an API's clients, some exporters' and the host's own.
+/// TCP connections of a stack: an API's clients, some exporters' and the host's own.
 pub const CONNECTIONS: usize = 64;
 
-/// Of them, those that others began and that are not open yet; the oldest of who has most makes room.
-pub const OPENINGS: usize = 32;
+/// Beside them, those that others began and that are not open yet, of which there is a SYN and little more: a worker's
+/// SYNs (`PUNT_OPENINGS`) of a quarter of a second. The oldest of who has most makes room.
+pub const OPENINGS: usize = 512;
 
 /// How long one that is its source's only one has at least to become open: a round trip around the earth.
 pub const OPENING_GRACE: Duration = Duration::from_millis(250);

@@ -16,6 +16,7 @@
 //! how many there are, is decided ahead of it ([`admission`]).
 
 mod admission;
+mod asleep;
 mod connection;
 mod device;
 mod host;
@@ -31,6 +32,7 @@ pub use self::{
     table::{ConnectError, ConnectionId, Ends},
 };
 pub(crate) use self::{
+    asleep::Sleeper,
     connection::Smol,
     quoted::{too_big_v4, too_big_v6},
     table::Tcp,

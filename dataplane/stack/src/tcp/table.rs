@@ -1,8 +1,8 @@
 //! Table: the connections of a stack, found by their ends.
 //!
 //! In: segments with their ends, what their owners want. Out: the connection that a segment is for, or under which name it
-//! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], or of them more that are not open
-//! yet than [`limits::OPENINGS`]; an open one that makes room for another.
+//! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], and beside them more that others
+//! began and that are not open yet than [`limits::OPENINGS`]; an open one that makes room for another.
 //!
 //! A connection has an owner from when it is open (or was begun here) until he lets go of it; it ends by itself then.
 
@@ -153,6 +153,10 @@ impl<C: Connection> Tcp<C> {
             None if begins => self.admit(ends, mtu, now, None),
             None => Err(HostDrop::TcpNoConnection),
         }?;
+        // It may be open then.
+        if !begins && self.entries.get(&id).is_some_and(Entry::is_opening) {
+            self.make_room()?;
+        }
         let Some(entry) = self.entries.get_mut(&id) else {
             return Err(HostDrop::TcpNoConnection);
         };
@@ -186,8 +190,7 @@ impl<C: Connection> Tcp<C> {
     fn make_room_for_opening(&mut self, now: Instant) -> Result<(), HostDrop> {
         let openings = || {
             let all = self.entries.iter();
-            let openings = all
-                .filter(|(_, entry)| !entry.is_ours && entry.connection.phase() == Phase::Opening);
+            let openings = all.filter(|(_, entry)| entry.is_opening());
             openings.map(|(&id, entry)| (id, entry.ends.remote.ip(), entry.began))
         };
         if openings().count() < limits::OPENINGS {
@@ -206,7 +209,8 @@ impl<C: Connection> Tcp<C> {
 
     /// The oldest that is over makes room; what is open does not.
     fn make_room(&mut self) -> Result<(), HostDrop> {
-        if self.entries.len() < limits::CONNECTIONS {
+        let others = self.entries.values().filter(|entry| !entry.is_opening());
+        if others.count() < limits::CONNECTIONS {
             return Ok(());
         }
         let is_over = |it: &Entry<C>| it.connection.phase() == Phase::Waiting;
@@ -447,6 +451,11 @@ impl<C: Connection> Tcp<C> {
 }
 
 impl<C: Connection> Entry<C> {
+    /// Whether another began it, and it is not open yet.
+    fn is_opening(&self) -> bool {
+        !self.is_ours && self.connection.phase() == Phase::Opening
+    }
+
     fn note_moved(&mut self, bytes: usize, now: Instant) {
         if bytes > 0 {
             self.moved = now;

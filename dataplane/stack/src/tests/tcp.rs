@@ -267,6 +267,10 @@ fn segment(source: &str, port: u16, flags: u8, acknowledgment: u32) -> Vec<u8> {
     segment_from((source, 40_000), port, flags, acknowledgment)
 }
 
+fn renumber(frame: &mut [u8], sequence: u32) {
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+}
+
 fn segment_from(
     (source, source_port): (&str, u16),
     port: u16,
@@ -398,6 +402,74 @@ fn a_flood_leaves_open_connections_alone_and_lets_others_in() {
     assert!(limited > 0 && link.b.dropped(HostDrop::TcpNotAllowed) > 0);
     link.pass(30 * SECOND);
     assert_eq!(link.b.connections().count(), 2);
+}
+
+/// Nobody has more than one, and none is old: each is answered within the time that a round trip takes.
+#[test]
+fn a_flood_of_many_sources_keeps_nobody_out() {
+    let mut link = Link::new();
+    link.b.listen(listener(&["0.0.0.0/0"]));
+    // They are neighbors from here on.
+    let (at_a, at_b) = link.open("192.0.2.2");
+    link.a.release(at_a, true, link.now);
+    link.b.release(at_b, true, link.now);
+    let mut dice = Dice(7);
+    let mut flood = |link: &mut Link, n: u32| {
+        for _ in 0..n {
+            let source = format!("192.0.{}.{}", 3 + dice.throw(200), dice.throw(250));
+            let port = 1_000 + u16::try_from(dice.throw(50_000)).unwrap();
+            let frame = segment_from((&source, port), PORT, flags::SYN, 0);
+            link.b.handle_frame(&frame, link.now);
+            // Half of them acknowledge, what they can't know.
+            let frame = segment_from((&source, port), PORT, flags::ACK, 77);
+            link.b.handle_frame(&frame, link.now);
+            while link.b.poll_frame().is_some() || link.b.poll_segment().is_some() {}
+        }
+    };
+    // 2,000 a second, which is what a worker lets through.
+    for _ in 0..1_000 {
+        flood(&mut link, 2);
+        link.pass(Duration::from_millis(1));
+    }
+    let to = SocketAddr::new(ip("192.0.2.2"), PORT);
+    for _ in 0..5 {
+        let at_a = link.a.connect(to, link.now).unwrap();
+        for _ in 0..100 {
+            flood(&mut link, 2);
+            link.pass(Duration::from_millis(1));
+        }
+        assert_eq!(link.a.phase(at_a), Phase::Open);
+        let at_b = link.b.poll_accepted().unwrap();
+        link.a.release(at_a, true, link.now);
+        link.b.release(at_b, true, link.now);
+    }
+    let most = limits::CONNECTIONS + limits::OPENINGS;
+    assert!(link.b.connections().count() <= most);
+    link.pass(30 * SECOND);
+    assert_eq!(link.b.connections().count(), 0);
+}
+
+#[test]
+fn what_is_not_open_costs_a_syn_and_is_given_up_by_whoever_sent_it() {
+    let mut link = Link::new();
+    link.b.listen(listener(&["192.0.2.0/28"]));
+    let says = |link: &mut Link, flag, sequence: u32, ack| {
+        let mut frame = segment_from(("192.0.2.7", 4_000), PORT, flag, ack);
+        renumber(&mut frame, sequence);
+        link.b.handle_frame(&frame, link.now);
+    };
+    says(&mut link, flags::SYN, 100, 0);
+    assert_eq!(link.b.connections().count(), 1);
+    // Who doesn't know the numbers moves nothing.
+    says(&mut link, flags::ACK, 101, 5);
+    says(&mut link, flags::RST, 7, 0);
+    says(&mut link, flags::SYN, 200, 0);
+    link.pass(Duration::from_millis(1));
+    assert_eq!(link.b.connections().count(), 1);
+    assert!(link.b.poll_accepted().is_none());
+    says(&mut link, flags::RST, 101, 0);
+    link.pass(SECOND);
+    assert_eq!(link.b.connections().count(), 0);
 }
 
 #[test]
@@ -587,7 +659,8 @@ proptest! {
             frame[24..26].copy_from_slice(&sum.to_be_bytes());
             link.b.handle_frame(&frame, link.now);
             link.pass(Duration::from_millis(3));
-            prop_assert!(link.b.connections().count() <= limits::CONNECTIONS);
+            let most = limits::CONNECTIONS + limits::OPENINGS;
+            prop_assert!(link.b.connections().count() <= most);
         }
     }
 }
