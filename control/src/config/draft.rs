@@ -177,6 +177,12 @@ impl Uplink {
     pub(super) const fn learns(&self, ipv4: bool) -> bool {
         if ipv4 { self.dhcp4 } else { self.accept_ra }
     }
+
+    /// Whether it has servers of names, or may learn of some.
+    pub(super) fn may_know_names(&self) -> bool {
+        let learns = self.dhcp4 || self.accept_ra;
+        (self.nameservers.as_ref()).map_or(learns, |servers| !servers.is_empty())
+    }
 }
 
 pub(super) struct UplinkRoute {

@@ -354,9 +354,18 @@ fn endpoints(tunnel: &Tunnel, (uplink, place): (&Uplink, usize), report: &mut Re
         };
         match endpoint.value {
             Endpoint::Host { name, .. } if uplink.kind == Some(UplinkKind::Dpdk) => {
+                let help = if name.contains('%') {
+                    "interfaces are the kernel's, which a `dpdk` uplink goes past: expected `ADDRESS:PORT`".to_owned()
+                } else if uplink.may_know_names() {
+                    continue;
+                } else {
+                    let uplink = &uplink.name.value;
+                    format!("names are asked of an uplink's servers, of which `{uplink}` has none: add `nameservers: {{ addresses: [ADDRESS] }}` there, or give `ADDRESS:PORT`")
+                };
+                let peer = &peer.name().value;
                 report
-                    .error(endpoint.span, format!("`endpoint` of peer `{}` is the name `{name}`", peer.name().value))
-                    .help("names are resolved by the kernel, which a `dpdk` uplink goes past: expected `ADDRESS:PORT`");
+                    .error(endpoint.span, format!("`endpoint` of peer `{peer}` is the name `{name}`"))
+                    .help(help);
             }
             Endpoint::Host { .. } => {}
             Endpoint::Address(address) => {
