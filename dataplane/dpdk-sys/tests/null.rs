@@ -31,7 +31,7 @@ fn packets_without_end() {
         matches!(
             error,
             DeviceError::Room {
-                needed: 1526,
+                needed: 2048,
                 room: 512,
                 ..
             }
