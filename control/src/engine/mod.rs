@@ -37,6 +37,8 @@ mod learned;
 mod losses;
 mod names;
 mod networks;
+#[cfg(feature = "dpdk")]
+mod nics;
 mod own;
 mod parking;
 mod paths;

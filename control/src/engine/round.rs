@@ -309,6 +309,7 @@ impl Engine {
         if self.exceptions.is_dead() {
             return Err(EngineError::ExceptionDied);
         }
+        self.give_devices_back();
         for (_, uplink) in self.uplinks.iter_mut() {
             if uplink.watch_link()
                 && let Some(scope) = uplink.scope()

@@ -32,7 +32,7 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 #[cfg(feature = "dpdk")]
-use super::exceptions;
+use super::{exceptions, nics};
 use super::{
     health::Health,
     hops::{For, Hops},
@@ -44,6 +44,7 @@ use crate::{
     exception::{Kernel, Learned},
     netlink::index_of,
     netstack::{Host, NetStack},
+    state::Nic,
 };
 
 #[cfg(feature = "dpdk")]
@@ -310,9 +311,38 @@ impl UplinkState {
         }
     }
 
+    /// Its NIC, while it is open.
+    pub(super) fn nic(&self) -> Option<Nic> {
+        match &self.kind {
+            _ if self.is_shut => None,
+            Kind::Off | Kind::Udp => None,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => Some(nics::told(device)),
+        }
+    }
+
+    /// Whether the kernel wants its device back.
+    pub(super) fn is_wanted_back(&self) -> bool {
+        match &self.kind {
+            Kind::Off | Kind::Udp => false,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => !self.is_shut && device.device().is_wanted_back(),
+        }
+    }
+
+    /// Whether its device, which is closed, could be opened again.
+    pub(super) fn is_back(&self) -> bool {
+        match &self.kind {
+            Kind::Off | Kind::Udp => true,
+            #[cfg(feature = "dpdk")]
+            Kind::Dpdk(device) => device.device().is_back(),
+        }
+    }
+
     /// Looks at the link; tells when it went up or down, and answers whether it has come up.
     pub(super) fn watch_link(&mut self) -> bool {
         match &self.kind {
+            _ if self.is_shut => false,
             Kind::Off | Kind::Udp => false,
             #[cfg(feature = "dpdk")]
             Kind::Dpdk(device) => {
@@ -352,6 +382,23 @@ impl UplinkState {
                 Some("its BFD session is down")
             }
             Some(true) | None => None,
+        }
+    }
+
+    /// Its device is closed, or is about to be.
+    pub(super) fn note_shut(&mut self) {
+        (self.is_shut, self.link_up) = (true, Some(false));
+        if let Some(kernel) = &self.kernel {
+            // As for a link that went down.
+            let _ = kernel.tun.set_carrier(false);
+        }
+    }
+
+    /// Its device, as it is configured.
+    pub(super) fn devargs(&self) -> String {
+        match &self.config.driver {
+            UplinkDriver::Dpdk(dpdk) => dpdk.device.devargs(),
+            UplinkDriver::Udp(udp) => udp.device.clone().unwrap_or_default(),
         }
     }
 

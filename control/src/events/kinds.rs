@@ -349,6 +349,22 @@ events! {
         device: String,
     } "uplink {uplink}" "the interface is there again: bound to it anew"
 
+    /// The host wants the uplink's device back (it was unbound from its driver, or pulled out): it is closed.
+    "uplink-released" WARN UplinkReleased {
+        /// The uplink.
+        uplink: Name,
+        /// The device.
+        device: String,
+    } "uplink {uplink}" "the host wants the device back: it is closed, and nothing passes until it is bound again"
+
+    /// The uplink's device, which was closed, is open again.
+    "uplink-opened" INFO UplinkOpened {
+        /// The uplink.
+        uplink: Name,
+        /// The device.
+        device: String,
+    } "uplink {uplink}" "the device is open again"
+
     /// The uplink can't be bound to its interface.
     "uplink-unbound" ERROR UplinkUnbound {
         /// The uplink.

@@ -54,8 +54,46 @@ pub struct Uplink {
     /// Datagrams that were cut before they left, to fit their paths (dpdk; a kernel counts its own).
     #[serde(default)]
     pub fragmented: u64,
+    /// The NIC that DPDK drives for it, while it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nic: Option<Nic>,
     /// Lost packets by reason.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// What a NIC is, and has lost by itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Nic {
+    /// DPDK's driver.
+    pub driver: String,
+    /// The NUMA node that it is at, if that is known.
+    pub numa_node: Option<u32>,
+    /// RX queues in use.
+    pub rx_queues: usize,
+    /// TX queues in use.
+    pub tx_queues: usize,
+    /// RX queues that it has at most.
+    pub max_rx_queues: u16,
+    /// TX queues that it has at most.
+    pub max_tx_queues: u16,
+    /// The longest IP packet that it can be configured for.
+    pub max_mtu: u16,
+    /// Whether it spreads flows over its RX queues by a hash (RSS).
+    pub rss: bool,
+    /// Sums that are left to it: `rx-ipv4`, `rx-udp`, `tx-udp`.
+    pub offloads: Vec<String>,
+    /// Sums that could be.
+    pub capabilities: Vec<String>,
+    /// Packets that each RX queue has received.
+    pub received: Vec<u64>,
+    /// Packets that it lost because nobody took them in time.
+    pub missed: u64,
+    /// Packets that it received in error.
+    pub rx_errors: u64,
+    /// Packets that it could not send.
+    pub tx_errors: u64,
+    /// Times when it had no buffer to receive into.
+    pub no_buffer: u64,
 }
 
 /// An own address that another host has.

@@ -13,11 +13,11 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use crate::{devargs::Devargs, eal::Errno, ffi, kernel, log, mempool::Mempool};
+use crate::{departures, devargs::Devargs, eal::Errno, ffi, kernel, log, mempool::Mempool};
 
 mod error;
 mod plug;
@@ -39,8 +39,9 @@ const VIRTIO_HEADER: u32 = 12;
 /// smaller one.
 const RX_BUFFER_STEP: u32 = 1024;
 const RX_BUFFER_MIN: u32 = 2048;
-/// This one knows powers of two (`em_rctl_bsize` in em_rxtx.c).
-const POWERS_OF_TWO: &str = "net_e1000_em";
+/// The driver of gigabit NICs up to the 82574: it knows powers of two (`em_rctl_bsize` in em_rxtx.c), and speaks of two
+/// queues each way, of which older ones have one, and it never spreads flows (`eth_em_infos_get` in em_ethdev.c).
+const EM: &str = "net_e1000_em";
 
 /// Descriptors per queue when nothing is said and the driver has no preference.
 const DESCRIPTORS: u16 = 1024;
@@ -71,6 +72,8 @@ pub struct Device {
     /// The driver's sockets, one per queue: what one can wait for.
     sockets: Vec<OwnedFd>,
     started: Option<Arc<Port>>,
+    /// Packets by RX queue.
+    received: Vec<Arc<AtomicU64>>,
     multicast: Option<OwnedFd>,
     closed: bool,
 }
@@ -98,6 +101,25 @@ impl Device {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Packets that each RX queue has received since the start.
+    #[must_use]
+    pub fn received(&self) -> Vec<u64> {
+        let queues = self.received.iter();
+        queues.map(|it| it.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Whether the kernel wants it back, and waits until it is closed.
+    #[must_use]
+    pub fn is_wanted_back(&self) -> bool {
+        !self.closed && departures::is_wanted(&self.name)
+    }
+
+    /// Whether a closed device could be plugged again: one on a PCI bus has to be there, and bound to a driver.
+    #[must_use]
+    pub fn is_back(&self) -> bool {
+        Devargs::parse(&self.devargs).is_none_or(|it| !it.is_pci() || kernel::is_bound(&self.name))
     }
 
     /// The kernel interface it stands on, if any.
@@ -226,6 +248,7 @@ impl Device {
         self.multicast = None;
         // SAFETY: the port exists and is stopped or was never started.
         let (result, log) = log::capture(|| unsafe { ffi::culvert_device_unplug(self.id) });
+        departures::forget(&self.name);
         if result < 0 {
             // The driver may still know the pools: they outlive it.
             std::mem::forget(pools);
@@ -238,8 +261,9 @@ impl Device {
         Ok(())
     }
 
+    /// What a port answered; the number of a closed device's may be another's.
     fn checked(&self, what: &'static str, result: i32) -> Result<(), DeviceError> {
-        if result == 0 {
+        if result == 0 && !self.closed {
             return Ok(());
         }
         Err(DeviceError::Read {
@@ -250,9 +274,17 @@ impl Device {
     }
 }
 
+/// Of the queues that a driver speaks of, those that its devices have.
+fn queues(spoken_of: u16, driver: &str) -> u16 {
+    match driver == EM {
+        true => spoken_of.min(1),
+        false => spoken_of,
+    }
+}
+
 fn room(mtu: u16, driver: &str) -> u32 {
     let frame = u32::from(mtu) + FRAME_OVERHEAD + VLAN_TAGS + VIRTIO_HEADER;
-    match driver == POWERS_OF_TWO {
+    match driver == EM {
         true => frame.next_power_of_two().max(RX_BUFFER_MIN),
         false => frame.next_multiple_of(RX_BUFFER_STEP).max(RX_BUFFER_MIN),
     }
@@ -268,6 +300,12 @@ impl Drop for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_nic_is_given_no_queue_that_it_lacks() {
+        assert_eq!([0, 1, 2].map(|it| queues(it, "net_e1000_em")), [0, 1, 1]);
+        assert_eq!([0, 1, 8].map(|it| queues(it, "net_e1000_igb")), [0, 1, 8]);
+    }
 
     /// A frame with two tags and a virtio header, as long as the MTU lets it be, fits what is left of the room when
     /// drivers have rounded it down.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    ffi,
+    departures, ffi,
     log::{self, LogLevel, LogSink},
 };
 
@@ -157,6 +157,9 @@ pub enum EalError {
     /// Its memory would grow whoever asks.
     #[error("DPDK's memory can't be kept from growing while guests run: {0}")]
     Freeze(Errno),
+    /// Devices that are taken away could not be heard of.
+    #[error("DPDK would not tell of devices that are taken away: {0}")]
+    Departures(Errno),
     /// `rte_eal_init` failed.
     #[error("DPDK did not start: {error}.\nIt was started as: {arguments}{}\n{mend}", indented(.log))]
     Init {
@@ -219,6 +222,7 @@ impl Eal {
         let (result, log) = log::capture(|| growing(|| guarded_init(c_arguments)));
         remove_runtime_dir(&config.file_prefix);
         if result == 0 {
+            departures::listen().map_err(EalError::Departures)?;
             // SAFETY: EAL runs; what is registered lives as long as the process.
             return match unsafe { ffi::culvert_memory_freeze() } {
                 0 => Ok(Self {

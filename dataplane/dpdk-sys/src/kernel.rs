@@ -99,6 +99,16 @@ pub(crate) fn all_multicast(index: u32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether a PCI device is there and bound to a driver that DPDK takes it from: vfio, uio, or one that shares it (mlx).
+pub(crate) fn is_bound(address: &str) -> bool {
+    let link = std::path::Path::new("/sys/bus/pci/devices").join(address);
+    let Ok(driver) = fs::read_link(link.join("driver")) else {
+        return false;
+    };
+    let name = driver.file_name().map(std::ffi::OsStr::to_string_lossy);
+    name.is_some_and(|name| name.contains("vfio") || name.contains("uio") || name.starts_with("mlx"))
+}
+
 /// This process's packet sockets that are bound to an interface, by descriptor. `net_af_packet` opens one per
 /// queue, in order, and offers no other way to wait for packets.
 pub(crate) fn packet_sockets(index: u32) -> Vec<RawFd> {

@@ -12,6 +12,7 @@
 //! DPDK takes memory when it starts, for pools and for devices, whatever other threads do; at no other time.
 
 mod burst;
+mod departures;
 mod devargs;
 mod device;
 mod eal;

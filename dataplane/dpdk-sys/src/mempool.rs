@@ -44,6 +44,9 @@ pub enum MempoolError {
     },
 }
 
+/// DPDK's SOCKET_ID_ANY.
+const ANY_NODE: i32 = -1;
+
 /// A pool of mbufs of one size. Any thread may allocate from it and give back to it.
 #[derive(Debug)]
 pub struct Mempool {
@@ -68,6 +71,35 @@ impl Mempool {
     ///
     /// [`MempoolError`]: a bad or taken name, or too little memory.
     pub fn new(
+        eal: Eal,
+        name: &str,
+        count: u32,
+        cache: u32,
+        room: u16,
+    ) -> Result<Self, MempoolError> {
+        Self::on(ANY_NODE, eal, name, count, cache, room)
+    }
+
+    /// The same in memory of a NUMA node, or of another one if that has too little.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mempool::new`]'s.
+    pub fn near(
+        node: Option<u32>,
+        eal: Eal,
+        name: &str,
+        count: u32,
+        cache: u32,
+        room: u16,
+    ) -> Result<Self, MempoolError> {
+        let node = node.and_then(|node| i32::try_from(node).ok());
+        let there = node.and_then(|node| Self::on(node, eal, name, count, cache, room).ok());
+        there.map_or_else(|| Self::new(eal, name, count, cache, room), Ok)
+    }
+
+    fn on(
+        node: i32,
         _eal: Eal,
         name: &str,
         count: u32,
@@ -86,14 +118,14 @@ impl Mempool {
         let cache = cache.min(ffi::CULVERT_MEMPOOL_CACHE_MAX).min(count * 2 / 3);
         let mut error = 0;
         let pool = room.checked_add(HEADROOM).and_then(|data_room| {
-            // SAFETY: EAL runs; the name is a C string that DPDK copies; -1 is "any socket".
+            // SAFETY: EAL runs; the name is a C string that DPDK copies.
             NonNull::new(growing(|| unsafe {
                 ffi::culvert_mempool_create(
                     c_name.as_ptr(),
                     count,
                     cache,
                     data_room,
-                    -1,
+                    node,
                     &raw mut error,
                 )
             }))

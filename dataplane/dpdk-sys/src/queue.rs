@@ -8,7 +8,10 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{burst::MbufBurst, device::Port, ffi, kernel};
@@ -30,14 +33,22 @@ pub struct RxQueue {
     port: Arc<Port>,
     queue: u16,
     socket: Option<OwnedFd>,
+    /// Packets since the start. This handle alone writes it, the device reads it.
+    received: Arc<AtomicU64>,
 }
 
 impl RxQueue {
-    pub(crate) fn new(port: Arc<Port>, queue: u16, socket: Option<OwnedFd>) -> Self {
+    pub(crate) fn new(
+        port: Arc<Port>,
+        queue: u16,
+        socket: Option<OwnedFd>,
+        received: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             port,
             queue,
             socket,
+            received,
         }
     }
 
@@ -47,7 +58,13 @@ impl RxQueue {
         let (port, queue) = (self.port.id, self.queue);
         // SAFETY: the port is started as long as a queue of it lives, `self` is the only handle of this
         // queue, and the burst hands that many slots. Received mbufs have one owner.
-        burst.fill_some(|slots, count| unsafe { ffi::culvert_rx_burst(port, queue, slots, count) })
+        let fill = |slots, count| unsafe { ffi::culvert_rx_burst(port, queue, slots, count) };
+        let count = burst.fill_some(fill);
+        if count > 0 {
+            let before = self.received.load(Ordering::Relaxed);
+            self.received.store(before + count as u64, Ordering::Relaxed);
+        }
+        count
     }
 
     /// What to poll for reading before sleeping: it is ready while packets wait. None: this driver has

@@ -1,6 +1,8 @@
 /* See shim.h. Nothing here decides anything: it flattens DPDK's inline functions, macros, thread-locals
  * and version differences into plain calls. */
 #define _GNU_SOURCE
+/* For rte_dev_event_callback_register(), which is as it was in 18.02. */
+#define ALLOW_EXPERIMENTAL_API
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
@@ -90,6 +92,21 @@ uint32_t culvert_lcore_id(void)
 	unsigned int lcore = rte_lcore_id();
 
 	return lcore == LCORE_ID_ANY ? UINT32_MAX : lcore;
+}
+
+static culvert_departure_sink departure_sink;
+
+static void on_device_event(const char *device, enum rte_dev_event_type event, void *cookie)
+{
+	(void)cookie;
+	if (event == RTE_DEV_EVENT_REMOVE)
+		departure_sink(device);
+}
+
+int culvert_departures(culvert_departure_sink sink)
+{
+	departure_sink = sink;
+	return rte_dev_event_callback_register(NULL, on_device_event, NULL);
 }
 
 /* --------------------------------------------------------------- memory */
@@ -358,6 +375,9 @@ struct culvert_start_result culvert_port_start(uint16_t port, const struct culve
 	for (queue = 0; queue < config->rx_queues; queue++) {
 		ret = rte_eth_rx_queue_setup(port, queue, result.rx_descriptors, socket, &rx,
 					     POOL(config->rx_pools[queue]));
+		if (ret == -ENOMEM)
+			ret = rte_eth_rx_queue_setup(port, queue, result.rx_descriptors, (unsigned int)SOCKET_ID_ANY,
+						     &rx, POOL(config->rx_pools[queue]));
 		if (ret != 0)
 			goto out;
 	}
@@ -367,6 +387,8 @@ struct culvert_start_result culvert_port_start(uint16_t port, const struct culve
 	result.step = CULVERT_STEP_TX_QUEUE;
 	for (queue = 0; queue < config->tx_queues; queue++) {
 		ret = rte_eth_tx_queue_setup(port, queue, result.tx_descriptors, socket, &tx);
+		if (ret == -ENOMEM)
+			ret = rte_eth_tx_queue_setup(port, queue, result.tx_descriptors, (unsigned int)SOCKET_ID_ANY, &tx);
 		if (ret != 0)
 			goto out;
 	}

@@ -134,6 +134,10 @@ typedef void (*culvert_log_sink)(uint32_t level, const char *line, size_t len);
 /* EAL. All return 0 or a negative errno unless said otherwise. */
 const char *culvert_version(void);
 int culvert_log_redirect(culvert_log_sink sink);
+
+/* Receives the name of a device that the kernel wants back, on EAL's interrupt thread. */
+typedef void (*culvert_departure_sink)(const char *device);
+int culvert_departures(culvert_departure_sink sink);
 void culvert_log_level(uint32_t level);
 int culvert_eal_init(int argc, char **argv);
 const char *culvert_runtime_dir(void);

@@ -141,6 +141,7 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), O
         .unwrap_or(u32::MAX)
         .saturating_mul(WORKER_HOLDS);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let node = device.capabilities().numa_node;
     let pool = |kind: &str, ring: u32, room: usize| {
         let room = u16::try_from(room).unwrap_or(u16::MAX);
         let count = ring
@@ -148,7 +149,8 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), O
             .min(MBUFS_MAX)
             .next_power_of_two()
             - 1;
-        Mempool::new(
+        Mempool::near(
+            node,
             eal,
             &format!("{kind}{}.{serial}", config.uplink.0),
             count,

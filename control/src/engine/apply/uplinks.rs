@@ -28,6 +28,7 @@ use super::super::{Engine, uplinks::UplinkState};
 use super::{ADOPTION, Prepared};
 use crate::{
     config::{self, Config, Name, UplinkDriver},
+    events::Event,
     plan::{Change, Edit, restarts},
 };
 
@@ -228,7 +229,7 @@ impl Engine {
         let Some(uplink) = self.uplinks.get_mut(slot) else {
             return Ok(());
         };
-        (uplink.is_shut, uplink.link_up) = (true, Some(false));
+        uplink.note_shut();
         let (config, counters) = (uplink.config.clone(), uplink.counters.clone());
         let (host_drops, lost) = (Arc::clone(&uplink.host_drops), uplink.lost.clone());
         let learned = Arc::clone(&uplink.learned);
@@ -250,17 +251,35 @@ impl Engine {
         }
     }
 
-    /// Tries uplinks again that are down.
+    /// Closes devices that the kernel wants back: it waits for that, and so does whoever unbinds them.
+    pub(in crate::engine) fn give_devices_back(&mut self) {
+        let wanted = self.uplinks.iter().filter(|(_, it)| it.is_wanted_back());
+        let wanted: Vec<_> = wanted.map(|(slot, _)| slot).collect();
+        for slot in wanted {
+            let closed = self.shut(slot);
+            let Some(uplink) = self.uplinks.get_mut(slot) else {
+                continue;
+            };
+            uplink.note_shut();
+            let (uplink, device) = (uplink.config.name.clone(), uplink.devargs());
+            match closed {
+                Ok(()) => Event::UplinkReleased { uplink, device }.tell(),
+                Err(error) => tracing::error!(%uplink, %error, "can't close the device, which the host wants back"),
+            }
+        }
+    }
+
+    /// Tries uplinks again that are down, if their devices are there.
     pub(in crate::engine) fn retry_uplinks(&mut self) {
-        let shut = self.uplinks.iter().filter(|(_, uplink)| uplink.is_shut);
+        let shut = self.uplinks.iter();
+        let shut = shut.filter(|(_, uplink)| uplink.is_shut && uplink.is_back());
         let shut: Vec<_> = shut.map(|(slot, _)| slot).collect();
         for slot in shut {
             if self.open_again(slot).is_ok() {
-                let uplink = self.uplinks.get(slot).map(|uplink| &uplink.config.name);
-                tracing::info!(
-                    uplink = uplink.map(tracing::field::display),
-                    "the uplink is open again"
-                );
+                if let Some(uplink) = self.uplinks.get(slot) {
+                    let (uplink, device) = (uplink.config.name.clone(), uplink.devargs());
+                    Event::UplinkOpened { uplink, device }.tell();
+                }
                 self.publish();
             }
         }

@@ -134,6 +134,7 @@ impl Engine {
                     bytes: counters.tx_bytes.load(Ordering::Relaxed),
                 },
                 fragmented: counters.tx_fragmented.load(Ordering::Relaxed),
+                nic: uplink.nic(),
                 drops: self.tell_drops(uplink),
             }
         };

@@ -8,7 +8,7 @@ use std::{
     os::fd::{OwnedFd, RawFd},
 };
 
-use super::{Capabilities, Device, DeviceError, Offloads, error::plug_advice};
+use super::{Capabilities, Device, DeviceError, Offloads, error::plug_advice, queues};
 use crate::{
     devargs::Devargs,
     eal::{Eal, Errno, Pci, growing},
@@ -101,11 +101,12 @@ impl Device {
                 error: Errno::from_return(result),
             });
         }
+        let driver = text(&info.driver);
         let capabilities = Capabilities {
-            leaves_sums: info.if_index != 0 || text(&info.driver).contains("virtio"),
-            driver: text(&info.driver),
-            max_rx_queues: info.max_rx_queues,
-            max_tx_queues: info.max_tx_queues,
+            leaves_sums: info.if_index != 0 || driver.contains("virtio"),
+            max_rx_queues: queues(info.max_rx_queues, &driver),
+            max_tx_queues: queues(info.max_tx_queues, &driver),
+            driver,
             max_mtu: info.max_mtu,
             offloads: Offloads {
                 tx_ipv4: info.tx_offloads & ffi::CULVERT_TX_OFFLOAD_IPV4_CKSUM != 0,
@@ -129,6 +130,7 @@ impl Device {
             kernel_mtu: None,
             sockets,
             started: None,
+            received: Vec::new(),
             multicast: None,
             closed: false,
         };

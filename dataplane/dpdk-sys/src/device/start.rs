@@ -112,6 +112,7 @@ impl Device {
         }
 
         // 3. Hand out the queues.
+        self.received = (0..rx_queues).map(|_| Arc::default()).collect();
         let multicast = self.receive_multicast();
         // Without one for each, nobody knows whose they are.
         let mut sockets = std::mem::take(&mut self.sockets);
@@ -121,7 +122,11 @@ impl Device {
         let mut sockets = sockets.into_iter();
         Ok(Started {
             rx: (0..request.rx_queues)
-                .map(|queue| RxQueue::new(Arc::clone(&port), queue, sockets.next()))
+                .zip(&self.received)
+                .map(|(queue, received)| {
+                    let (port, received) = (Arc::clone(&port), Arc::clone(received));
+                    RxQueue::new(port, queue, sockets.next(), received)
+                })
                 .collect(),
             tx: (0..tx_queues)
                 .map(|queue| TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors))
