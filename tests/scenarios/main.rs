@@ -22,6 +22,7 @@ mod names;
 mod narrow;
 mod narrow_told;
 mod neighbors;
+mod nics;
 mod offloads;
 mod offloads_none;
 mod overload;

@@ -98,24 +98,38 @@ pub struct Guest {
 impl Guest {
     /// Starts QEMU. Returns before the guest is up: see [`Guest::wait_up`].
     pub fn start(scenario: &Scenario, spec: &GuestSpec) -> Result<Self> {
-        let console = scenario.path(&format!("{}-console.log", spec.name));
-        let agent = scenario.path(&format!("{}-agent.sock", spec.name));
-        let terminal = scenario.path(&format!("{}-console.sock", spec.name));
+        Self::launch(scenario, &spec.name, qemu(spec)?)
+    }
+
+    /// Starts a QEMU with a machine of another kind, which boots the same image.
+    pub(crate) fn launch(scenario: &Scenario, name: &str, mut command: Command) -> Result<Self> {
+        let console = scenario.path(&format!("{name}-console.log"));
+        let agent = scenario.path(&format!("{name}-agent.sock"));
+        let terminal = scenario.path(&format!("{name}-console.sock"));
         // A restart under the same name must not connect to the first life's socket.
         let _ = std::fs::remove_file(&agent);
-        let monitor = scenario.path(&format!("{}-qmp.sock", spec.name));
+        let monitor = scenario.path(&format!("{name}-qmp.sock"));
         let _ = std::fs::remove_file(&monitor);
-        let mut command = qemu(spec, &console, &agent, &terminal)?;
+        for (id, socket, log) in [
+            ("con", &terminal, format!(",logfile={}", console.display())),
+            ("agent", &agent, String::new()),
+        ] {
+            command.arg("-chardev").arg(format!(
+                "socket,id={id},path={},server=on,wait=off{log}",
+                socket.display()
+            ));
+            command.args(["-serial", &format!("chardev:{id}")]);
+        }
         command.arg("-qmp");
         command.arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        let mut qemu = Process::start(&format!("{}-qemu", spec.name), scenario.scratch(), command)?;
+        let mut qemu = Process::start(&format!("{name}-qemu"), scenario.scratch(), command)?;
         let agent = eventually("QEMU's agent socket", Duration::from_secs(20), || {
             qemu.must_run()?;
             Ok(UnixStream::connect(&agent).ok())
         })?;
         agent.set_read_timeout(Some(Duration::from_millis(100)))?;
         Ok(Self {
-            name: spec.name.clone(),
+            name: name.to_owned(),
             qemu,
             console,
             agent,
@@ -215,6 +229,12 @@ impl Guest {
         self.serial += 1;
         let request = format!("{} {}\n", self.serial, BASE64.encode("reboot -f"));
         self.agent.write_all(request.as_bytes())?;
+        Ok(())
+    }
+
+    /// Pulls the cable out of a network card, or puts it in again; `id` is the device's.
+    pub fn set_link(&mut self, id: &str, up: bool) -> Result<()> {
+        self.ask("set_link", json!({ "name": id, "up": up }))?;
         Ok(())
     }
 
@@ -366,12 +386,7 @@ fn parse_reply(line: &[u8], id: u32) -> Option<(i32, String)> {
     Some((status, String::from_utf8_lossy(&output).into_owned()))
 }
 
-fn qemu(
-    spec: &GuestSpec,
-    console: &std::path::Path,
-    agent: &std::path::Path,
-    terminal: &std::path::Path,
-) -> Result<Command> {
+fn qemu(spec: &GuestSpec) -> Result<Command> {
     let image = guest_image();
     let accelerator = std::fs::read_to_string(image.join("accel")).with_context(|| {
         format!(
@@ -389,23 +404,6 @@ fn qemu(
         "-machine q35 -smp 1 -m 256M -object memory-backend-memfd,id=mem0,size=256M,share=on -numa node,memdev=mem0 \
          -nodefaults -no-user-config -display none",
     ));
-    words.extend([
-        "-chardev".into(),
-        format!(
-            "socket,id=con,path={},server=on,wait=off,logfile={}",
-            terminal.display(),
-            console.display()
-        ),
-        "-serial".into(),
-        "chardev:con".into(),
-        "-chardev".into(),
-        format!(
-            "socket,id=agent,path={},server=on,wait=off",
-            agent.display()
-        ),
-        "-serial".into(),
-        "chardev:agent".into(),
-    ]);
     // With message-signalled interrupts, QEMU 7.2 under TCG crashes when vhost-user starts.
     let vectors = if kvm { "" } else { ",vectors=0" };
     let mut device = format!(
