@@ -77,7 +77,12 @@ impl Site {
 
 /// Starts a client in a mount namespace of its own, with a copy of /etc and empty folders where clients keep what they have,
 /// and in a process namespace, which takes its helpers along when it ends.
-fn client(scenario: &Scenario, guest: &Namespace, name: &str, words: &str) -> Result<Process> {
+pub(super) fn client(
+    scenario: &Scenario,
+    guest: &Namespace,
+    name: &str,
+    words: &str,
+) -> Result<Process> {
     let etc = etc_of(scenario, name)?;
     let script = format!(
         "mount --make-rprivate / && mount --bind {} /etc && mount -t tmpfs none /run \
@@ -129,7 +134,7 @@ fn is_up(guest: &Namespace, n: usize) -> Result<()> {
     ping(guest, "fd00:1::1", 3, "")
 }
 
-fn has_v4(guest: &Namespace, n: usize) -> Result<()> {
+pub(super) fn has_v4(guest: &Namespace, n: usize) -> Result<()> {
     let address = format!("inet 10.1.1.1{n}/24");
     wait_ip(guest, &format!("-4 addr show dev t{n}"), &[&address])?;
     wait_ip(guest, "-4 route", &["default via 10.1.1.1"])?;

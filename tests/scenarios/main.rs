@@ -26,6 +26,7 @@ mod nics;
 mod offloads;
 mod offloads_none;
 mod overload;
+mod overload_kinds;
 mod responder;
 mod silent;
 mod stack;

@@ -1,23 +1,25 @@
 //! What can be flooded is flooded, and who must be heard is heard.
 //!
 //! ```text
-//!   t0 (tun) ── culvert ───────── wan0 (veth) ═══ wan0 ── br0 ── far: wireguard-go, the kernel
-//!   10.1.1.10          192.0.2.1               192.0.2.2   │
-//!                    2001:db8::1             2001:db8::2   └── flood0 (tap): the floods
+//!   t0 (tun) ── culvert ───────── wan0 (veth) ═══ wan0 ── br0 ── far: wireguard-go, dnsmasq, the kernel
+//!   10.1.1.10  │  │    192.0.2.1               192.0.2.2   │
+//!              │  │  2001:db8::1             2001:db8::2   └── flood0 (tap): the floods
+//!   :noisy t1 ─┘  └─ t2 :late, a guest that comes up
 //! ```
 
 use std::fs::File;
-use std::io::Write as _;
-use std::net::UdpSocket;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{
-    Culvert, Far, Namespace, Outer, Part, PeerSpec, Scenario, TunFlags, Uplink, Veth, eventually,
-    make_tun,
+    Culvert, Far, Namespace, Numbered, Outcome, Outer, Pace, Part, PeerSpec, Process, Scenario,
+    TunFlags, Uplink, Veth, eventually, make_tun,
 };
-use culvert_wireguard::{PublicKey, cookie::Mac1};
+
+use super::dhcp::{client, has_v4};
+use super::overload_kinds::{kinds, send_frames};
 
 const PARTS: [Part; 3] = [Part::Root, Part::Tun, Part::WireguardGo];
 const COMMAND: Duration = Duration::from_secs(60);
@@ -73,11 +75,13 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// ARP, ND and ICMP for the host stack, handshakes, datagrams and frames for nobody, a guest that sends to peers that
-/// are not there: all at once. Neighbors, a handshake and pings get through, and every loss has a name.
+/// ARP, ND, ICMP, fragments, SYNs and DHCP for the host stack, handshakes, datagrams and frames for nobody, a guest that
+/// sends to peers that are not there, another that asks for addresses without end: all at once. What a tunnel carries
+/// goes on, whoever asks in earnest gets his answer, and every loss has a name.
 #[test]
 fn all_floods_at_once() -> Result<()> {
-    Scenario::run("all_floods_at_once", &PARTS, |scenario| {
+    let parts = [&PARTS[..], &[Part::Dhcp, Part::AddressServers]].concat();
+    Scenario::run("all_floods_at_once", &parts, |scenario| {
         let mut far = Far::lay(scenario, Uplink::Dpdk, 2, Outer::V4)?;
         let flood = bridge(&far.namespace)?;
         // It has to call us, through the floods.
@@ -95,15 +99,13 @@ fn all_floods_at_once() -> Result<()> {
             });
         }
         far.a.spec.ports.clear();
-        let port = "ports:\n  t0:\n    driver: tun\n    network: blue\n    mac: \"52:54:00:00:01:10\"\n    \
-                    addresses: [10.1.1.10]";
-        let yaml = far.a.spec.yaml().replace("ports: {}", port);
-        let mut culvert = Culvert::start(scenario, "hv-a", Some(&far.a.namespace), &yaml)?;
+        let mut culvert = Culvert::start(scenario, "hv-a", Some(&far.a.namespace), &yaml(&far))?;
         for net in ["10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"] {
             far.a
                 .namespace
                 .ip(&format!("route add {net} via 10.1.1.1 dev t0"))?;
         }
+        let guests = Guests::lay(&far.a.namespace)?;
         let kinds = kinds(&far, &far.a.spec.keys.public)?;
 
         let stop = AtomicBool::new(false);
@@ -124,7 +126,7 @@ fn all_floods_at_once() -> Result<()> {
                     Ok(())
                 })
             });
-            let heard = listen(scenario, &far, &culvert);
+            let heard = listen(scenario, &far, &culvert, &guests);
             stop.store(true, Ordering::Relaxed);
             let panicked = |_| anyhow::anyhow!("a flood panicked");
             flooded.join().map_err(panicked)??;
@@ -148,21 +150,70 @@ fn all_floods_at_once() -> Result<()> {
             let (lost, names) = (lost.sum::<u64>(), kind.lost);
             ensure!(lost > 0, "{}: nothing lost as {names:?}", kind.name);
         }
-        for reason in ["staged-overflow", "next-hop-unresolved"] {
+        for reason in [
+            "staged-overflow",
+            "next-hop-unresolved",
+            "service-queue-full",
+        ] {
             let lost = drops.get(reason).unwrap_or(&0);
-            ensure!(*lost > 0, "the guest lost nothing as {reason}: {drops:?}");
+            ensure!(*lost > 0, "the guests lost nothing as {reason}: {drops:?}");
         }
         ensure!(
             heard.pings > 0,
             "no ping of the uplink's address was answered"
         );
+        let Outcome { sent, received, .. } = heard.carried;
         ensure!(
-            heard.inner >= 15,
-            "{} of 20 pings through the tunnel",
-            heard.inner
+            received * 10 >= sent * 9,
+            "{received} of {sent} packets through the tunnel"
         );
         culvert.process().must_run()
     })
+}
+
+/// The uplink learns an address beside its own and serves metrics; guests come by taps.
+fn yaml(far: &Far) -> String {
+    let guest = |name: &str, last: u8| {
+        format!(
+            "  {name}: {{ driver: tap, network: blue, mac: \"52:54:00:00:00:{last}\", addresses: [10.1.1.{last}] }}\n"
+        )
+    };
+    let ports = format!(
+        "ports:\n  t0:\n    driver: tun\n    network: blue\n    mac: \"52:54:00:00:01:10\"\n    addresses: [10.1.1.10]\n{}{}",
+        guest("t1", 11),
+        guest("t2", 12)
+    );
+    let mtu = "    mtu: 1500\n";
+    let more = "    dhcp4: true\n    metrics: { allow: [192.0.2.0/24] }\n";
+    let yaml = far.a.spec.yaml().replace("ports: {}\n", &ports);
+    yaml.replacen(mtu, &format!("{mtu}{more}"), 1)
+}
+
+/// Two guests whose taps are in namespaces of their own.
+struct Guests {
+    noisy: Namespace,
+    late: Namespace,
+}
+
+impl Guests {
+    fn lay(hypervisor: &Namespace) -> Result<Self> {
+        let take = |name: &str, tap: &str| -> Result<Namespace> {
+            let guest = Namespace::make(name)?;
+            hypervisor.ip(&format!("link set {tap} netns {}", guest.name()))?;
+            guest.ip(&format!("link set {tap} mtu 1420 up"))?;
+            Ok(guest)
+        };
+        let (noisy, late) = (take("noisy", "t1")?, take("late", "t2")?);
+        noisy.ip("addr add 10.1.1.11/24 dev t1")?;
+        Ok(Self { noisy, late })
+    }
+
+    /// One asks for an address more often than anybody is served.
+    fn ask_without_end(&self, scenario: &Scenario) -> Result<Process> {
+        let mut command = self.noisy.program("perfdhcp");
+        command.args(["-4", "-r", "8000", "-p", "600", "-R", "1", "-l", "t1"]);
+        Process::start("perfdhcp", scenario.scratch(), command)
+    }
 }
 
 /// What got through the floods.
@@ -170,12 +221,14 @@ fn all_floods_at_once() -> Result<()> {
 struct Heard {
     /// Pings of the uplink's own address that were answered, of 100.
     pings: usize,
-    /// Pings through the tunnel that were answered, of 20.
-    inner: usize,
+    /// What a peer sent a guest, once there was a session.
+    carried: Outcome,
 }
 
-/// While the floods last: a neighbor asks for us, a peer calls, pings come.
-fn listen(scenario: &Scenario, far: &Far, culvert: &Culvert) -> Result<Heard> {
+/// While the floods last: a peer calls and sends, neighbors ask for us, pings come, whole and in fragments, somebody
+/// connects, a guest and the uplink itself ask for an address.
+fn listen(scenario: &Scenario, far: &Far, culvert: &Culvert, guests: &Guests) -> Result<Heard> {
+    let _asking = guests.ask_without_end(scenario)?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(culvert.handshake_age("far")?.is_none(), "nobody called yet");
     let count = |words: &str| -> Result<usize> {
@@ -184,27 +237,68 @@ fn listen(scenario: &Scenario, far: &Far, culvert: &Culvert) -> Result<Heard> {
             culvert_tests::bounded(far.namespace.program(words[0]).args(&words[1..]), COMMAND)?;
         Ok(times(&out)?.len())
     };
-    let begun = Instant::now();
-    eventually("a peer's first packet through the floods", PATIENCE, || {
-        Ok((count("ping -c 1 -W 2 10.1.1.10")? > 0).then_some(()))
+    let wait = |what: &str, wanted: &dyn Fn() -> Result<bool>| -> Result<()> {
+        let begun = Instant::now();
+        eventually(what, PATIENCE, || Ok(wanted()?.then_some(())))?;
+        scenario.say(format!("{what}: after {:?}", begun.elapsed()));
+        Ok(())
+    };
+    wait("a peer's first packet through the floods", &|| {
+        Ok(count("ping -c 1 -W 2 10.1.1.10")? > 0)
     })?;
-    scenario.say(format!("a peer is up after {:?}", begun.elapsed()));
     ensure!(
         culvert.handshake_age("far")?.is_some(),
         "a handshake was made"
     );
+    let at = |text: &str| -> Result<SocketAddrV4> { Ok(text.parse()?) };
+    let carried = Numbered::start(
+        (&far.namespace, at("10.1.2.1:7000")?),
+        (&far.a.namespace, at("10.1.1.10:7000")?),
+        Pace::Rate(500),
+    )?;
 
-    far.namespace.ip("neighbor flush dev br0")?;
-    let begun = Instant::now();
-    eventually("a neighbor that asks is answered", PATIENCE, || {
-        count("ping -c 2 -i 0.2 -W 1 192.0.2.1")?;
-        let known = far.namespace.ip("neighbor show 192.0.2.1 dev br0")?;
-        Ok(known.contains("lladdr").then_some(()))
+    // Over IPv4 the device's kernel puts fragments together, as far as its frames go.
+    for (address, size) in [("192.0.2.1", 1900), ("2001:db8::1", 3000)] {
+        far.namespace.ip("neighbor flush dev br0")?;
+        wait(
+            &format!("a neighbor that asks for {address} is answered"),
+            &|| {
+                count(&format!("ping -c 2 -i 0.2 -W 1 {address}"))?;
+                let known = far
+                    .namespace
+                    .ip(&format!("neighbor show {address} dev br0"))?;
+                Ok(known.contains("lladdr"))
+            },
+        )?;
+        wait(&format!("a ping of {address} in fragments"), &|| {
+            Ok(count(&format!("ping -c 4 -i 0.2 -W 1 -s {size} {address}"))? > 0)
+        })?;
+    }
+    wait("metrics by the uplink", &|| {
+        let words = [
+            "-sS",
+            "-m",
+            "8",
+            "-o",
+            "/dev/null",
+            "http://192.0.2.1:9587/metrics",
+        ];
+        let mut curl = far.namespace.program("curl");
+        let (status, ..) = culvert_tests::bounded(curl.args(words), COMMAND)?;
+        Ok(status.success())
     })?;
-    scenario.say(format!("a neighbor knows us after {:?}", begun.elapsed()));
+    let words = "udhcpc -f -i t2 -s /etc/udhcpc/default.script";
+    let udhcpc = client(scenario, &guests.late, "udhcpc", words)?;
+    has_v4(&guests.late, 2)?;
+    drop(udhcpc);
+    let _server = lend(scenario, &far.namespace)?;
+    wait("an address for the uplink", &|| {
+        let show = culvert.show()?;
+        let all = show["uplinks"][0]["addresses"].to_string();
+        Ok(all.contains("192.0.2.5"))
+    })?;
 
     let pings = count("ping -c 100 -i 0.02 -W 2 192.0.2.1")?;
-    let inner = count("ping -c 20 -i 0.1 -W 5 10.1.1.10")?;
     let show = culvert.show()?;
     let neighbors = show["neighbors"].as_array().context("no neighbors")?;
     let ours = neighbors.iter().find(|n| n["address"] == "192.0.2.2");
@@ -213,7 +307,21 @@ fn listen(scenario: &Scenario, far: &Far, culvert: &Culvert) -> Result<Heard> {
         ["reachable", "stale", "probing"].contains(&state),
         "the next hop of a live peer is {state:?}"
     );
-    Ok(Heard { pings, inner })
+    let carried = carried.finish()?;
+    Ok(Heard { pings, carried })
+}
+
+/// A server on the link lends addresses.
+fn lend(scenario: &Scenario, namespace: &Namespace) -> Result<Process> {
+    let file = |name: &str| scenario.path(name).display().to_string();
+    let mut command = namespace.program("dnsmasq");
+    command
+        .args("--keep-in-foreground --port=0 --log-facility=- --log-dhcp --conf-file=/dev/null --user=root".split(' '))
+        .args("--interface=br0 --bind-interfaces --dhcp-authoritative --no-ping".split(' '))
+        .arg("--dhcp-range=192.0.2.50,192.0.2.59,255.255.255.0,1h")
+        .arg(format!("--dhcp-leasefile={}", file("dnsmasq.leases")))
+        .arg(format!("--pid-file={}", file("dnsmasq.pid")));
+    Process::start("dnsmasq", scenario.scratch(), command)
 }
 
 /// Puts the far end's side of the cable and a tap for the floods on one bridge, which has the addresses.
@@ -236,206 +344,4 @@ fn bridge(namespace: &Namespace) -> Result<File> {
         namespace.ip(words)?;
     }
     Ok(flood)
-}
-
-/// One kind of flood.
-struct Kind {
-    name: &'static str,
-    /// The names under which some of it is lost, one or the other.
-    lost: &'static [&'static str],
-    frame: Vec<u8>,
-    /// Where the sender's last address bytes are, and its MAC's.
-    spoof: &'static [usize],
-}
-
-fn kinds(far: &Far, public_key: &str) -> Result<Vec<Kind>> {
-    let mac = mac_of(&far.a.namespace)?;
-    let key = PublicKey::from_base64(public_key).context("a public key")?;
-    let mut call = vec![7; 148];
-    call[..4].copy_from_slice(&[1, 0, 0, 0]);
-    call[132..].fill(0);
-    ensure!(Mac1::new(&key).fill(&mut call));
-    let mut junk_call = call.clone();
-    junk_call[120] ^= 1;
-    let mut data = vec![9; 96];
-    data[..4].copy_from_slice(&[4, 0, 0, 0]);
-    let mut arp = vec![0; 28];
-    arp[..8].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
-    arp[8..14].copy_from_slice(&[2, 0, 0, 0, 9, 9]);
-    arp[14..18].copy_from_slice(&[192, 0, 2, 99]);
-    arp[24..28].copy_from_slice(&[192, 0, 2, 1]);
-    let udp = |port: u16, payload: &[u8]| {
-        let len = u16::try_from(payload.len() + 8).unwrap_or(8);
-        let mut bytes = vec![0x99, 0x99];
-        bytes.extend(port.to_be_bytes());
-        bytes.extend(len.to_be_bytes());
-        bytes.extend([0, 0]);
-        bytes.extend(payload);
-        bytes
-    };
-    let mut echo = vec![8, 0, 0, 0, 1, 2, 0, 3];
-    echo.extend([0; 48]);
-    let sum = checksum(&echo);
-    echo[2..4].copy_from_slice(&sum.to_be_bytes());
-    let v4 = |protocol: u8, body: &[u8]| ethernet(mac, [8, 0], &ipv4(protocol, body));
-    Ok(vec![
-        Kind {
-            name: "ARP requests",
-            lost: &["neighbor-queue-full"],
-            frame: ethernet([0xff; 6], [8, 6], &arp),
-            spoof: &[10, 11, 26, 27],
-        },
-        Kind {
-            name: "neighbor solicitations",
-            lost: &["neighbor-queue-full"],
-            frame: solicitation(),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "pings",
-            lost: &["icmp-queue-full"],
-            frame: v4(1, &echo),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "handshakes",
-            // Asked for a cookie only as long as more come than are looked at.
-            lost: &[
-                "handshake-undecryptable",
-                "handshake-cookie-sent",
-                "handshake-queue-full",
-            ],
-            frame: v4(17, &udp(51_820, &call)),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "handshakes for others",
-            lost: &["handshake-mac1-invalid"],
-            frame: v4(17, &udp(51_820, &junk_call)),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "data of no session",
-            lost: &["receiver-unknown"],
-            frame: v4(17, &udp(51_820, &data)),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "datagrams for nobody",
-            lost: &["datagram-queue-full", "host-error-limited"],
-            frame: v4(17, &udp(9, &[0; 18])),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "fragments",
-            lost: &["fragment-queue-full", "host-reassembly-source-full"],
-            frame: first_fragment(mac),
-            spoof: &[10, 11, 60, 61],
-        },
-        Kind {
-            name: "frames of no protocol",
-            lost: &["not-for-us"],
-            frame: ethernet(mac, [0x88, 0xb5], &[0; 46]),
-            spoof: &[10, 11],
-        },
-        Kind {
-            name: "cut packets",
-            lost: &["outer-malformed"],
-            frame: v4(17, &[0; 4]),
-            spoof: &[10, 11],
-        },
-    ])
-}
-
-/// All kinds in turn, some 60,000 frames per second at the most.
-fn send_frames(
-    mut tap: &File,
-    kinds: &[Kind],
-    sent: &[AtomicU64],
-    stop: &AtomicBool,
-) -> Result<()> {
-    let mut serial = 0_u32;
-    let mut frames: Vec<_> = kinds.iter().map(|kind| kind.frame.clone()).collect();
-    while !stop.load(Ordering::Relaxed) {
-        for ((kind, frame), sent) in kinds.iter().zip(&mut frames).zip(sent) {
-            for _ in 0..8 {
-                serial = serial.wrapping_mul(0x9E37_79B1).wrapping_add(1);
-                for (&at, byte) in kind.spoof.iter().zip(serial.to_be_bytes()) {
-                    frame[at] = byte;
-                }
-                if tap.write(frame).is_ok() {
-                    sent.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-fn ethernet(to: [u8; 6], ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {
-    let mut frame = [&to[..], &[2, 0, 0, 0, 9, 9], &ether_type, packet].concat();
-    frame.resize(frame.len().max(60), 0);
-    frame
-}
-
-/// From 192.0.2.99.
-fn ipv4(protocol: u8, body: &[u8]) -> Vec<u8> {
-    let len = u16::try_from(20 + body.len()).unwrap_or(20);
-    let mut packet = vec![0x45, 0];
-    packet.extend(len.to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-    packet.extend([192, 0, 2, 99, 192, 0, 2, 1]);
-    let sum = checksum(&packet);
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet.extend(body);
-    packet
-}
-
-/// The first fragment of a packet of 2001:db8::99's, the others of which never come; its number lies at 58.
-fn first_fragment(mac: [u8; 6]) -> Vec<u8> {
-    let source = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
-    let us = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let header = [0x60, 0, 0, 0, 0, 24, 44, 64];
-    let fragment = [17, 0, 0, 1, 0, 0, 0, 0];
-    let packet = [&header[..], &source, &us, &fragment, &[0x99; 16]].concat();
-    ethernet(mac, [0x86, 0xdd], &packet)
-}
-
-/// 2001:db8::99 asks for 2001:db8::1, without saying where it is itself.
-fn solicitation() -> Vec<u8> {
-    let source = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
-    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1];
-    let target = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(target);
-    let pseudo = [&source[..], &group, &[0, 0, 0, 24, 0, 0, 0, 58], &message].concat();
-    let sum = checksum(&pseudo);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
-    let packet = [&header[..], &source, &group, &message].concat();
-    ethernet([0x33, 0x33, 0xff, 0, 0, 1], [0x86, 0xdd], &packet)
-}
-
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum = 0_u32;
-    for pair in bytes.chunks(2) {
-        let low = pair.get(1).copied().unwrap_or(0);
-        sum += u32::from(u16::from_be_bytes([pair[0], low]));
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
-}
-
-/// The MAC address of a side's end of the cable.
-fn mac_of(namespace: &Namespace) -> Result<[u8; 6]> {
-    let line = namespace.ip(&format!("-o link show {}", Veth::NAME))?;
-    let (_, rest) = line.split_once("link/ether ").context("no MAC")?;
-    let mut mac = [0; 6];
-    for (byte, text) in mac.iter_mut().zip(rest.split([':', ' '])) {
-        *byte = u8::from_str_radix(text, 16)?;
-    }
-    Ok(mac)
 }
