@@ -10,7 +10,7 @@
 //! A trial meets the modules in this order: [`profile`] reads what is asked for (a [`tree`] of texts), in terms of [`size`],
 //! [`mix`], [`rate`] and [`range`]; [`pace`] says when packets leave; [`frames`] makes them, for [`transmit`]; [`receive`]
 //! judges what comes back; a [`trial`] is both, put together;
-//! [`search`] chooses the next one's load.
+//! [`search`] chooses the next one's load. [`replay`] sends captures instead of streams.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ pub mod profile;
 pub mod range;
 pub mod rate;
 pub mod receive;
+pub mod replay;
 pub mod search;
 pub mod size;
 pub mod timeline;
