@@ -85,7 +85,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkgconf clang libclang-dev libdpdk-dev)
 SCENARIO_PACKAGES=(
     qemu-system-x86 busybox-static cpio xz-utils socat iputils-ping
     wireguard-go wireguard-tools dpdk-dev iperf3 tcpdump tshark ethtool iproute2 nftables procps
-    prometheus python3-venv
+    prometheus python3-venv chromium-headless-shell
     iputils-arping frr openssh-server openssh-client
     udhcpc isc-dhcp-client dhcpcd-base kea-admin ndisc6
     dnsmasq-base isc-dhcp-server radvd

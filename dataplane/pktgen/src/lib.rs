@@ -25,6 +25,7 @@ pub mod range;
 pub mod rate;
 pub mod receive;
 pub mod replay;
+pub mod report;
 pub mod search;
 pub mod size;
 pub mod timeline;
