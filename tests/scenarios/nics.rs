@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{
-    GUEST_MTU, Guest, Keys, Model, Namespace, PORT, Part, Process, Scenario, WireguardGo,
-    bounded, eventually, machine, offered,
+    GUEST_MTU, Guest, Keys, Model, Namespace, PORT, Part, Process, Scenario, WireguardGo, bounded,
+    eventually, machine, offered,
 };
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
@@ -229,10 +229,18 @@ impl Lab {
             ensure!(nic["numa_node"].as_u64() == model.node, "{nic}");
             ensure!(nic["rx_queues"] == model.queues, "{nic}");
             for offload in ["rx-udp", "tx-udp"] {
-                let has = |list: &Value| list.as_array().is_some_and(|it| it.iter().any(|it| it == offload));
+                let has = |list: &Value| {
+                    list.as_array()
+                        .is_some_and(|it| it.iter().any(|it| it == offload))
+                };
                 ensure!(has(&nic["offloads"]), "{nic}");
             }
-            for reason in ["outer-malformed", "outer-checksum", "uplink-full", "uplink-refused"] {
+            for reason in [
+                "outer-malformed",
+                "outer-checksum",
+                "uplink-full",
+                "uplink-refused",
+            ] {
                 ensure!(lost(&uplink, reason) == 0, "{uplink}");
             }
             scenario.say(format!("{}: {nic}", model.name));
@@ -245,7 +253,8 @@ impl Lab {
         for (n, model) in (1..).zip(self.models.clone()).filter(|(_, it)| it.spreads) {
             self.far.enter(|| {
                 for _ in 0..64 {
-                    UdpSocket::bind("0.0.0.0:0")?.send_to(b"to nobody", format!("192.0.{n}.1:9"))?;
+                    UdpSocket::bind("0.0.0.0:0")?
+                        .send_to(b"to nobody", format!("192.0.{n}.1:9"))?;
                 }
                 Ok(())
             })?;
@@ -273,7 +282,10 @@ impl Lab {
                 let more = |reason| lost(&now, reason) - lost(&before, reason);
                 Ok((more("outer-checksum") == 1 && more("not-for-us") >= 1).then_some(()))
             })?;
-            scenario.say(format!("{}: a wrong sum and a tag are told apart", model.name));
+            scenario.say(format!(
+                "{}: a wrong sum and a tag are told apart",
+                model.name
+            ));
         }
         Ok(())
     }
@@ -283,9 +295,16 @@ impl Lab {
         self.far.enter(|| {
             let mut interfaces = getifaddrs()?;
             let address = interfaces
-                .find_map(|it| (it.interface_name == tap).then(|| it.address?.as_link_addr().copied())?)
+                .find_map(|it| {
+                    (it.interface_name == tap).then(|| it.address?.as_link_addr().copied())?
+                })
                 .context("the TAP has no link-layer address")?;
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
+            let fd = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
             sendto(fd.as_raw_fd(), frame, &address, MsgFlags::empty())?;
             Ok(())
         })
@@ -318,16 +337,29 @@ impl Lab {
                 &format!("/usr/bin/ping -i 0.2 {inside} >/tmp/ping 2>&1 & echo $! >/tmp/ping.pid"),
                 COMMAND,
             )?;
-            let unbind = format!("timeout 60 sh -c 'echo {} >/sys/bus/pci/drivers/vfio-pci/unbind'", model.address);
+            let unbind = format!(
+                "timeout 60 sh -c 'echo {} >/sys/bus/pci/drivers/vfio-pci/unbind'",
+                model.address
+            );
             self.machine.sh(&unbind, PATIENCE)?;
-            ensure!(self.log()?.contains("the host wants the device back"), "{}", self.log()?);
+            ensure!(
+                self.log()?.contains("the host wants the device back"),
+                "{}",
+                self.log()?
+            );
             let uplink = self.uplink(model.name)?;
-            ensure!(uplink["link_up"] == false && uplink["nic"].is_null(), "{uplink}");
+            ensure!(
+                uplink["link_up"] == false && uplink["nic"].is_null(),
+                "{uplink}"
+            );
             self.bind(model.address, "vfio-pci")?;
             self.machine.wait_ping(&inside, PATIENCE)?;
             self.machine.sh("kill $(cat /tmp/ping.pid)", COMMAND)?;
             let log = self.log()?;
-            ensure!(log.matches("the device is open again").count() == n, "{log}");
+            ensure!(
+                log.matches("the device is open again").count() == n,
+                "{log}"
+            );
             scenario.say(format!("{}: taken back and given again", model.name));
         }
         Ok(())
@@ -356,13 +388,19 @@ impl Lab {
 
     /// What strangers run on their NICs, on one that the kernel has.
     fn report(&mut self, scenario: &Scenario) -> Result<()> {
-        let Some(model) = self.models.clone().into_iter().find(|it| it.name == "virtio") else {
+        let Some(model) = self
+            .models
+            .clone()
+            .into_iter()
+            .find(|it| it.name == "virtio")
+        else {
             return Ok(());
         };
         for other in &self.models {
             self.far.ip(&format!("address flush dev {}", other.tap()))?;
         }
-        self.far.ip(&format!("link set {} down", self.peer.interface()))?;
+        self.far
+            .ip(&format!("link set {} down", self.peer.interface()))?;
         self.machine.sh("nic-report prepare /tmp/report", COMMAND)?;
         let far = scenario.path("far.sh");
         std::fs::write(&far, self.machine.sh("cat /tmp/report/far.sh", COMMAND)?)?;
@@ -377,7 +415,9 @@ impl Lab {
             COMMAND,
         )?;
         let is_asked = |lab: &mut Self| -> Result<bool> {
-            let said = lab.machine.sh("cat /tmp/said; cat /tmp/ended 2>/dev/null || true", COMMAND)?;
+            let said = lab
+                .machine
+                .sh("cat /tmp/said; cat /tmp/ended 2>/dev/null || true", COMMAND)?;
             let (ended, _) = lab.machine.run("test -e /tmp/ended", COMMAND)?;
             ensure!(ended != 0, "it has ended: {said}");
             Ok(said.contains("now pull the cable"))
@@ -392,7 +432,9 @@ impl Lab {
             let (status, text) = self.machine.run("cat /tmp/ended", COMMAND)?;
             Ok((status == 0).then_some(text))
         })?;
-        let text = self.machine.sh("cat /tmp/said /tmp/report/report.txt", COMMAND)?;
+        let text = self
+            .machine
+            .sh("cat /tmp/said /tmp/report/report.txt", COMMAND)?;
         ensure!(ended.trim() == "0", "it ended with {ended}\n{text}");
         let json = self.machine.sh("cat /tmp/report/report.json", COMMAND)?;
         let json: Value = serde_json::from_str(&json).with_context(|| json.clone())?;
@@ -401,18 +443,33 @@ impl Lab {
             let check = checks.iter().find(|it| it["check"] == name);
             check.map_or(Value::Null, |it| it["verdict"].clone())
         };
-        for name in ["open", "link", "tunnel", "ping-1372", "sums-out", "sums-in", "throughput-in", "flap"] {
+        for name in [
+            "open",
+            "link",
+            "tunnel",
+            "ping-1372",
+            "sums-out",
+            "sums-in",
+            "throughput-in",
+            "flap",
+        ] {
             ensure!(verdict(name) == "ok", "{name}: {json}");
         }
         // No secrets: neither a key nor the part of a MAC address that is the NIC's own.
         for file in ["near.key", "far.key"] {
-            let key = self.machine.sh(&format!("cat /tmp/report/{file}; culvert pubkey </tmp/report/{file}"), COMMAND)?;
+            let key = self.machine.sh(
+                &format!("cat /tmp/report/{file}; culvert pubkey </tmp/report/{file}"),
+                COMMAND,
+            )?;
             ensure!(key.lines().all(|it| !text.contains(it)), "a key: {text}");
         }
         ensure!(!text.contains("52:54:00:00:77"), "a MAC address: {text}");
         let driver = format!("readlink /sys/bus/pci/devices/{}/driver", model.address);
         let driver = self.machine.sh(&driver, COMMAND)?;
-        ensure!(driver.trim().ends_with("/virtio-pci"), "it is bound to {driver}");
+        ensure!(
+            driver.trim().ends_with("/virtio-pci"),
+            "it is bound to {driver}"
+        );
         scenario.say(format!("nic-report:\n{text}"));
         Ok(())
     }
@@ -482,7 +539,9 @@ fn configuration(models: &[Model], far: &str) -> Result<String> {
 fn bent(mac: [u8; 6], n: u8) -> Vec<u8> {
     let mut frame = mac.to_vec();
     frame.extend([2, 0, 0, 0, 0, 9, 8, 0]);
-    let mut header = [69, 0, 0, 60, 0, 1, 0, 0, 64, 17, 0, 0, 192, 0, n, 2, 192, 0, n, 1];
+    let mut header = [
+        69, 0, 0, 60, 0, 1, 0, 0, 64, 17, 0, 0, 192, 0, n, 2, 192, 0, n, 1,
+    ];
     let sum: u32 = header
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))

@@ -191,7 +191,10 @@ fn image(scenario: &Scenario, files: &[(&Path, &str)]) -> Result<PathBuf> {
     let program = own.join("usr/bin/culvert");
     fs::create_dir_all(own.join("usr/bin"))?;
     run(
-        Command::new("strip").arg("-o").arg(&program).arg(culvert_binary()?),
+        Command::new("strip")
+            .arg("-o")
+            .arg(&program)
+            .arg(culvert_binary()?),
         PACKING,
     )?;
     for (from, to) in files {

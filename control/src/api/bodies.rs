@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::whole;
+use super::{object, whole};
 use crate::config::{Included, Texts};
 use crate::history::pending::Confirm;
 use crate::history::revision::Revision;
@@ -23,13 +23,21 @@ pub struct ApplyBody {
     /// The file's text.
     pub text: String,
     /// What it includes: nobody here opens a file for that.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "object::many",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub included: Vec<Included>,
     /// What its author says of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// It is taken back unless it is confirmed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub confirm: Option<Confirm>,
     /// Nothing is changed: the answer has what would be.
     #[serde(default)]
@@ -78,7 +86,11 @@ pub struct RollbackBody {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// It is taken back unless it is confirmed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub confirm: Option<Confirm>,
     /// Nothing is changed: the answer has what would be.
     #[serde(default)]
@@ -130,7 +142,7 @@ pub enum Side {
     /// What is desired at present, with what `wg` set.
     Running,
     /// A file.
-    File(ApplyBody),
+    File(#[serde(deserialize_with = "object::one")] ApplyBody),
     /// One of the history.
     Revision(#[serde(deserialize_with = "whole::one")] u64),
 }

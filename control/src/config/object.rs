@@ -374,8 +374,7 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
         accept_ra: uplink.accept_ra,
         routes: routes.collect(),
         neighbors: Vec::new(),
-        nameservers: (uplink.nameservers.as_ref())
-            .map(|all| all.iter().copied().map(at).collect()),
+        nameservers: (uplink.nameservers.as_ref()).map(|all| all.iter().copied().map(at).collect()),
         mtu: Some(at(uplink.mtu.into())),
         queues: None,
         queue_workers: None,

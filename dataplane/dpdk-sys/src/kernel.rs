@@ -106,7 +106,9 @@ pub(crate) fn is_bound(address: &str) -> bool {
         return false;
     };
     let name = driver.file_name().map(std::ffi::OsStr::to_string_lossy);
-    name.is_some_and(|name| name.contains("vfio") || name.contains("uio") || name.starts_with("mlx"))
+    name.is_some_and(|name| {
+        name.contains("vfio") || name.contains("uio") || name.starts_with("mlx")
+    })
 }
 
 /// This process's packet sockets that are bound to an interface, by descriptor. `net_af_packet` opens one per

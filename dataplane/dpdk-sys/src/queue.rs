@@ -62,7 +62,8 @@ impl RxQueue {
         let count = burst.fill_some(fill);
         if count > 0 {
             let before = self.received.load(Ordering::Relaxed);
-            self.received.store(before + count as u64, Ordering::Relaxed);
+            self.received
+                .store(before + count as u64, Ordering::Relaxed);
         }
         count
     }

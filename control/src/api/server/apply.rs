@@ -18,7 +18,7 @@ use super::desk::Desk;
 use super::routes::{About, Routes};
 use crate::api::bodies::ApplyBody;
 use crate::api::keys::May;
-use crate::api::{self, ApplyError, NotApplied, Requester};
+use crate::api::{self, ApplyError, NotApplied, Requester, object};
 use crate::config;
 use crate::history::revision::Origin;
 use crate::history::{self, Order};
@@ -50,7 +50,7 @@ pub(super) async fn apply(desk: Desk, request: Request) -> Response {
     let Desk {
         requester, caller, ..
     } = desk;
-    carried_out(place, move || match serde_json::from_slice(&text.bytes) {
+    carried_out(place, move || match object::read(&text.bytes) {
         Ok(body) => {
             drop(text);
             apply_body(&requester, caller.as_ref(), body)

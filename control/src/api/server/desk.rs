@@ -31,7 +31,7 @@ use super::metrics::Scrapes;
 use super::sent::Shelf;
 use super::texts::{Room, Text};
 use super::turns::Turns;
-use crate::api::{self, Audience, Requester, SendError};
+use crate::api::{self, Audience, Requester, SendError, object};
 use crate::config::Role;
 use crate::plan::Layers;
 use crate::process::memory;
@@ -174,7 +174,7 @@ impl Desk {
     /// A body of some lines, as JSON.
     pub(super) async fn short<T: DeserializeOwned>(&self, request: Request) -> Result<T, Response> {
         let body = self.lines(request).await?;
-        serde_json::from_slice(&body).map_err(|error| unread(&error))
+        object::read(&body).map_err(|error| unread(&error))
     }
 
     /// Has a reader's work done when its turn comes, on a thread where it holds up no other client: texts of many peers

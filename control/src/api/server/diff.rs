@@ -13,9 +13,9 @@ use super::asked::Asked;
 use super::caller::Caller;
 use super::desk::{self, Desk};
 use super::routes::{About, Routes};
-use crate::api::Requester;
 use crate::api::bodies::{ApplyBody, DiffBody, DiffQuery, Side};
 use crate::api::keys::May;
+use crate::api::{Requester, object};
 use crate::config::{self, Config};
 use crate::history::NotRestored;
 use crate::plan::{Diff, Layers};
@@ -58,7 +58,7 @@ async fn diff(desk: Desk, request: Request) -> Response {
         Ok(text) => text,
         Err(refused) => return refused,
     };
-    let work = move || match serde_json::from_slice(&text.bytes) {
+    let work = move || match object::read(&text.bytes) {
         Ok(body) => {
             drop(text);
             compared(&requester, caller.as_ref(), body)

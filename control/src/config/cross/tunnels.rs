@@ -360,11 +360,16 @@ fn endpoints(tunnel: &Tunnel, (uplink, place): (&Uplink, usize), report: &mut Re
                     continue;
                 } else {
                     let uplink = &uplink.name.value;
-                    format!("names are asked of an uplink's servers, of which `{uplink}` has none: add `nameservers: {{ addresses: [ADDRESS] }}` there, or give `ADDRESS:PORT`")
+                    format!(
+                        "names are asked of an uplink's servers, of which `{uplink}` has none: add `nameservers: {{ addresses: [ADDRESS] }}` there, or give `ADDRESS:PORT`"
+                    )
                 };
                 let peer = &peer.name().value;
                 report
-                    .error(endpoint.span, format!("`endpoint` of peer `{peer}` is the name `{name}`"))
+                    .error(
+                        endpoint.span,
+                        format!("`endpoint` of peer `{peer}` is the name `{name}`"),
+                    )
                     .help(help);
             }
             Endpoint::Host { .. } => {}

@@ -264,7 +264,9 @@ impl Engine {
             let (uplink, device) = (uplink.config.name.clone(), uplink.devargs());
             match closed {
                 Ok(()) => Event::UplinkReleased { uplink, device }.tell(),
-                Err(error) => tracing::error!(%uplink, %error, "can't close the device, which the host wants back"),
+                Err(error) => {
+                    tracing::error!(%uplink, %error, "can't close the device, which the host wants back")
+                }
             }
         }
     }
