@@ -19,6 +19,8 @@ use serde_json::Value;
 
 const ADDRESS: &str = "192.0.2.7";
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A segment that is lost five times waits for half a minute in all.
+const STALL: Duration = Duration::from_secs(150);
 
 /// The configuration; `more` are keys of the uplink's.
 fn yaml(scenario: &Scenario, more: &str) -> String {
@@ -197,8 +199,8 @@ fn fill(seed: u64, place: u64, bytes: &mut [u8]) {
 /// Sends so many bytes to the echo, and counts those that come back as they were.
 fn echoed(to: SocketAddr, len: u64) -> Result<u64> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(STALL))?;
+    stream.set_write_timeout(Some(STALL))?;
     let mut other = stream.try_clone()?;
     let writing = thread::spawn(move || -> Result<()> {
         let (mut place, mut bytes) = (0, vec![0; 32 << 10]);
