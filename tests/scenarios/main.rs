@@ -21,6 +21,7 @@ mod migration;
 mod names;
 mod narrow;
 mod narrow_told;
+mod narrow_wide;
 mod neighbors;
 mod nics;
 mod offloads;

@@ -84,7 +84,7 @@ impl Line {
     }
 
     /// Nothing is told of it, and no fragment comes through.
-    fn silence(&self) -> Result<()> {
+    pub(super) fn silence(&self) -> Result<()> {
         let told = "add rule inet middle output";
         self.router.nft(&format!(
             "add table inet middle\n\

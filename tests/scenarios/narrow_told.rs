@@ -21,37 +21,47 @@ const TOLD: Duration = Duration::from_secs(30);
 /// What the cable at a takes, as Culvert is told.
 const MTU: u16 = 1500;
 
-const V4: &str = "198.51.100.2:51820";
-const V6: &str = "[2001:db8:2::2]:51820";
+pub(super) const V4: &str = "198.51.100.2:51820";
+pub(super) const V6: &str = "[2001:db8:2::2]:51820";
 const UDP: &str = "{ driver: udp, mtu: MTU }";
 const DPDK: &str = "{ driver: dpdk, device: \"net_tap0,iface=dtap0\", mtu: MTU, \
                     addresses: [192.0.2.1/24, \"2001:db8:1::1/64\"], routes: [{ to: default, via: 192.0.2.254 }, \
                     { to: default, via: \"2001:db8:1::fe\" }] }";
 
 /// Both ends, as they run.
-struct Ends {
-    line: Line,
+pub(super) struct Ends {
+    pub(super) line: Line,
     keys: [Keys; 2],
     uplink: String,
-    near: Culvert,
+    mtu: u16,
+    pub(super) near: Culvert,
     _far: Culvert,
     server: Iperf,
 }
 
 impl Ends {
     fn lay(scenario: &Scenario, uplink: &str, pmtu: &str) -> Result<Self> {
+        Self::lay_wide(scenario, uplink, pmtu, MTU)
+    }
+
+    pub(super) fn lay_wide(
+        scenario: &Scenario,
+        uplink: &str,
+        pmtu: &str,
+        mtu: u16,
+    ) -> Result<Self> {
         let line = Line::lay_telling()?;
         let keys = [
             Keys::generate(scenario, "a")?,
             Keys::generate(scenario, "b")?,
         ];
-        let uplink = uplink.replace("MTU", &MTU.to_string());
-        let file = yaml(&keys, 0, &uplink, pmtu, Some(V4));
+        let uplink = uplink.replace("MTU", &mtu.to_string());
+        let file = yaml((&keys, 0), &uplink, (pmtu, mtu), Some(V4));
         if uplink.contains("dpdk") {
             line.a.ip("address flush dev wan0")?;
         }
         let near = Culvert::start(scenario, "a", Some(&line.a), &file)?;
-        if uplink.contains("dpdk") {
+        if uplink.contains("net_tap") {
             // The device has the interface's address, which a bridge would take for its own.
             for words in [
                 "link set dtap0 down",
@@ -66,7 +76,8 @@ impl Ends {
                 line.a.ip(words)?;
             }
         }
-        let far = yaml(&keys, 1, &UDP.replace("MTU", "9000"), "off", None);
+        let far = UDP.replace("MTU", "9000");
+        let far = yaml((&keys, 1), &far, ("off", mtu), None);
         let far = Culvert::start(scenario, "b", Some(&line.b), &far)?;
         routes(&line.a, "10.9.1", "fd00:9", "t0")?;
         routes(&line.b, "10.1.1", "fd00:1", "t0")?;
@@ -75,6 +86,7 @@ impl Ends {
             line,
             keys,
             uplink,
+            mtu,
             near,
             _far: far,
             server,
@@ -82,8 +94,8 @@ impl Ends {
     }
 
     /// The far end is at `at` from now on, over that IP version.
-    fn turn_to(&self, at: &str, pmtu: &str) -> Result<()> {
-        let file = yaml(&self.keys, 0, &self.uplink, pmtu, Some(at));
+    pub(super) fn turn_to(&self, at: &str, pmtu: &str) -> Result<()> {
+        let file = yaml((&self.keys, 0), &self.uplink, (pmtu, self.mtu), Some(at));
         self.near.apply(&file)?;
         eventually("an answer through the tunnel", FIRST, || {
             Ok(ping(&self.line.a, "10.9.1.10", 1, "").ok())
@@ -91,7 +103,7 @@ impl Ends {
     }
 
     /// Some megabytes pass, over both IP versions inside.
-    fn carries(&self) -> Result<()> {
+    pub(super) fn carries(&self) -> Result<()> {
         for address in ["10.9.1.10", "fd00:9::10"] {
             let flow = self.server.send(&self.line.a, address, "-n 16M")?;
             ensure!(flow.received >= 4 << 20, "{address}: {flow:?}");
@@ -105,7 +117,12 @@ impl Ends {
 }
 
 /// A tun port, one peer.
-fn yaml(keys: &[Keys; 2], of: usize, uplink: &str, pmtu: &str, at: Option<&str>) -> String {
+fn yaml(
+    (keys, of): (&[Keys; 2], usize),
+    uplink: &str,
+    (pmtu, mtu): (&str, u16),
+    at: Option<&str>,
+) -> String {
     let (own, other) = (&keys[of], &keys[1 - of]);
     let key = own.private_file.display();
     let endpoint = at.map_or_else(String::new, |at| format!(", endpoint: \"{at}\""));
@@ -121,7 +138,7 @@ fn yaml(keys: &[Keys; 2], of: usize, uplink: &str, pmtu: &str, at: Option<&str>)
          allowed_ips: [{there}.0/24, \"{there6}::/64\"]{endpoint} }} }} }}\n\
          networks: {{ n: {{ tunnel: wg0, gateway: [{net}.1/24, \"{net6}::1/64\"] }} }}\n\
          ports: {{ t0: {{ driver: tun, network: n, addresses: [{net}.10, \"{net6}::10\"] }} }}\n",
-        MTU - 80,
+        mtu - 80,
         other.public
     )
 }
