@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use culvert_tests::{
-    Addressing, Guest, GuestSpec, Keys, Namespace, Nic, PORT, Part, PeerSpec, Scenario, SocketMode,
-    TwoHosts, Uplink, Veth, tcp_transfer,
+    Addressing, Guest, GuestSpec, Image, Keys, Namespace, Nic, PORT, Part, PeerSpec, Scenario,
+    SocketMode, TwoHosts, Uplink, Veth, tcp_transfer,
 };
 
 const PARTS: [Part; 3] = [Part::Root, Part::Qemu, Part::Tun];
@@ -42,6 +42,7 @@ fn kernel_wireguard() -> Result<()> {
                 ..Addressing::default()
             },
             device_options: String::new(),
+            image: Image::Small,
             incoming: None,
         };
         let mut far = Guest::start(scenario, &far)?;

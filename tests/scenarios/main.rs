@@ -4,6 +4,7 @@
 
 mod api;
 mod changes;
+mod cloud_guest;
 mod dhcp;
 mod endpoints;
 mod exception;

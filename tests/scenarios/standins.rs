@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use culvert_tests::{
-    Addressing, Capture, Guest, GuestSpec, Keys, Namespace, Nic, PING, Part, Scenario, Testpmd,
-    TestpmdSpec, Veth, WireguardGo, tcp_transfer, udp_exchange,
+    Addressing, Capture, Guest, GuestSpec, Image, Keys, Namespace, Nic, PING, Part, Scenario,
+    Testpmd, TestpmdSpec, Veth, WireguardGo, tcp_transfer, udp_exchange,
 };
 
 const COMMAND: Duration = Duration::from_secs(20);
@@ -53,6 +53,7 @@ fn guests_over_testpmd() -> Result<()> {
                     ..Addressing::default()
                 },
                 device_options: ",host_mtu=1420".to_owned(),
+                image: Image::Small,
                 incoming: None,
             };
             let mut vm_0 = Guest::start(scenario, &guest(0))?;

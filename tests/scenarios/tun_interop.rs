@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use culvert_tests::{
-    Addressing, End, GUEST_MTU, Guest, GuestSpec, Iperf, Namespace, Nic, Outer, Pair, Part,
+    Addressing, End, GUEST_MTU, Guest, GuestSpec, Image, Iperf, Namespace, Nic, Outer, Pair, Part,
     Program, Scenario, Veth, eventually, ping, run,
 };
 
@@ -240,6 +240,7 @@ fn kernel_pairs(scenario: &Scenario, switch: &Namespace) -> Result<(Guest, Vec<W
                 ..Addressing::default()
             },
             device_options: String::new(),
+            image: Image::Small,
             incoming: None,
         },
     )?;

@@ -26,9 +26,6 @@ use crate::scenario::Scenario;
 /// The real ping inside a guest: a bare `ping` is busybox's, which can neither flood nor set DF.
 pub const PING: &str = "/usr/bin/ping";
 
-/// TCG on a busy machine boots a guest in 4 to 15 seconds.
-const BOOT: Limit = Duration::from_secs(90);
-
 /// How a guest's network card is attached.
 #[derive(Clone, Debug)]
 pub enum Nic {
@@ -63,6 +60,33 @@ pub struct Addressing {
     pub gateway6: Option<String>,
 }
 
+/// What a guest boots, all with one kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Image {
+    /// That of `scripts/guest-image`, which has the addresses that it is given.
+    #[default]
+    Small,
+    /// That of `scripts/cloud-guest`, which asks for some.
+    Cloud,
+}
+
+impl Image {
+    /// How long it may take to be up: TCG on a busy machine boots the small one in 4 to 15 seconds.
+    const fn patience(self) -> Limit {
+        match self {
+            Self::Small => Duration::from_secs(90),
+            Self::Cloud => Duration::from_secs(360),
+        }
+    }
+
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Small => "initrd",
+            Self::Cloud => "cloud-initrd",
+        }
+    }
+}
+
 /// A guest to be booted.
 #[derive(Clone, Debug)]
 pub struct GuestSpec {
@@ -76,6 +100,8 @@ pub struct GuestSpec {
     pub addressing: Addressing,
     /// More properties of the virtio-net device, each with a comma before it.
     pub device_options: String,
+    /// What it boots.
+    pub image: Image,
     /// It doesn't boot, but waits on this socket for the guest that [`Guest::migrate`] sends.
     pub incoming: Option<PathBuf>,
 }
@@ -84,6 +110,7 @@ pub struct GuestSpec {
 #[derive(Debug)]
 pub struct Guest {
     name: String,
+    image: Image,
     qemu: Process,
     console: PathBuf,
     agent: UnixStream,
@@ -98,7 +125,9 @@ pub struct Guest {
 impl Guest {
     /// Starts QEMU. Returns before the guest is up: see [`Guest::wait_up`].
     pub fn start(scenario: &Scenario, spec: &GuestSpec) -> Result<Self> {
-        Self::launch(scenario, &spec.name, qemu(spec)?)
+        let mut guest = Self::launch(scenario, &spec.name, qemu(spec)?)?;
+        guest.image = spec.image;
+        Ok(guest)
     }
 
     /// Starts a QEMU with a machine of another kind, which boots the same image.
@@ -130,6 +159,7 @@ impl Guest {
         agent.set_read_timeout(Some(Duration::from_millis(100)))?;
         Ok(Self {
             name: name.to_owned(),
+            image: Image::Small,
             qemu,
             console,
             agent,
@@ -148,7 +178,8 @@ impl Guest {
 
     /// Waits until the guest (again) takes commands.
     pub fn wait_up(&mut self) -> Result<()> {
-        let deadline = Instant::now() + BOOT;
+        let patience = self.image.patience();
+        let deadline = Instant::now() + patience;
         while let Some(line) = self.line(deadline)? {
             // The serial port's first bytes may be noise: the sentence need not begin the line.
             if String::from_utf8_lossy(&line).contains("culvert: guest is up") {
@@ -156,7 +187,7 @@ impl Guest {
             }
         }
         bail!(
-            "guest {} was not up after {BOOT:?}; its console:\n{}",
+            "guest {} was not up after {patience:?}; its console:\n{}",
             self.name,
             self.console_tail()
         )
@@ -458,7 +489,7 @@ fn qemu(spec: &GuestSpec) -> Result<Command> {
         "-kernel".into(),
         image.join("vmlinuz").display().to_string(),
         "-initrd".into(),
-        image.join("initrd").display().to_string(),
+        image.join(spec.image.file()).display().to_string(),
         "-append".into(),
         line,
     ]);

@@ -38,7 +38,7 @@ pub use counters::Counters;
 pub use culvert::{Culvert, Keys, PortCounts, culvert_binary, names};
 pub use flood::{Flood, Siege};
 pub use flows::{Numbered, Outcome, Pace};
-pub use guest::{Addressing, Guest, GuestSpec, Migrated, Nic, PING};
+pub use guest::{Addressing, Guest, GuestSpec, Image, Migrated, Nic, PING};
 pub use handed::{TunFlags, hand_over, make_tun};
 pub use iperf::{Flow, Iperf};
 pub use needs::{Part, schemathesis};

@@ -21,6 +21,8 @@ pub enum Part {
     Tun,
     /// QEMU and the guest image.
     Qemu,
+    /// The image of `scripts/cloud-guest`.
+    CloudGuest,
     /// Debian's wireguard-go and `wg`.
     WireguardGo,
     /// dpdk-testpmd.
@@ -60,6 +62,7 @@ impl Part {
             Self::Root => "root",
             Self::Tun => "tun",
             Self::Qemu => "qemu",
+            Self::CloudGuest => "cloud-guest",
             Self::WireguardGo => "wireguard-go",
             Self::Testpmd => "testpmd",
             Self::Hugepages => "hugepages",
@@ -102,6 +105,11 @@ impl Part {
                     ));
                 }
                 &["qemu-system-x86_64"]
+            }
+            Self::CloudGuest => {
+                let image = guest_image().join("cloud-initrd");
+                return (!image.is_file())
+                    .then(|| format!("no {}; run: scripts/cloud-guest", image.display()));
             }
             Self::WireguardGo => &["wireguard-go", "wg"],
             Self::Testpmd => &["dpdk-testpmd"],

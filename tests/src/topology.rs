@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::culvert::{Culvert, Keys};
-use crate::guest::{Addressing, Guest, GuestSpec, Nic};
+use crate::guest::{Addressing, Guest, GuestSpec, Image, Nic};
 use crate::network::{Namespace, Veth};
 use crate::scenario::Scenario;
 use crate::wireguard_go::WireguardGo;
@@ -260,6 +260,7 @@ impl Host {
                 gateway6: pick(&self.spec.gateways, true).map(bare),
             },
             device_options: String::new(),
+            image: Image::Small,
             incoming: None,
         })
     }
