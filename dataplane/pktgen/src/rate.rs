@@ -73,6 +73,11 @@ pub struct Ceiling {
 /// Which frames are on the line.
 pub type LineSide = Side;
 
+/// More packets per second are asked for by mistake, and would leave the arithmetic of times.
+const PACKETS_MAX: f64 = 1e12;
+/// The same of bits.
+const BITS_MAX: f64 = 1e15;
+
 const HELP: &str = "expected a rate as in 10mpps, 1gbit (frames), 1gbit-l1 (with preamble and gap), 1gbit-outer (sealed), 50% or max";
 
 impl Rate {
@@ -86,7 +91,7 @@ impl Rate {
             return Ok(Self::Max);
         }
         let (number, words) = number::split(text).ok_or_else(wrong)?;
-        if number <= 0.0 {
+        if number <= 0.0 || number > 1e15 {
             return Err(Wrong::new(format!("a rate of `{text}`"), HELP));
         }
         if words == "%" {
@@ -95,16 +100,17 @@ impl Rate {
         let mut words = words.split('-');
         let unit = words.next().unwrap_or_default();
         if let Some(times) = unit.strip_suffix("pps").and_then(number::thousands) {
-            return words
-                .next()
-                .is_none()
-                .then_some(Self::Packets(number * times))
-                .ok_or_else(wrong);
+            let rate = Self::Packets(number * times);
+            let is_one = words.next().is_none() && number * times <= PACKETS_MAX;
+            return is_one.then_some(rate).ok_or_else(wrong);
         }
         let letter = ["bits", "bit", "bps"]
             .iter()
             .find_map(|it| unit.strip_suffix(it));
         let times = letter.and_then(number::thousands).ok_or_else(wrong)?;
+        if number * times > BITS_MAX {
+            return Err(wrong());
+        }
         let (mut layer, mut side) = (Layer::L2, Side::Inner);
         for word in words {
             match word {
@@ -282,6 +288,9 @@ mod tests {
             "1gbyte",
             "1xbit",
             "mpps",
+            "2tpps",
+            "2000tbit",
+            "99999999999999999gpps",
         ] {
             let wrong = Rate::parse(bad).unwrap_err();
             assert!(wrong.help.contains("1gbit-l1"), "{bad}");

@@ -42,7 +42,8 @@ impl Timeline {
 
     #[inline]
     pub(crate) fn add(&mut self, intended_ns: u64, packets: u32) {
-        *self.part(intended_ns) += packets;
+        let part = self.part(intended_ns);
+        *part = part.saturating_add(packets);
     }
 
     /// Takes back what was added.
@@ -61,7 +62,7 @@ impl Timeline {
     /// Adds another seat's.
     pub(crate) fn merge(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
-            *count += more;
+            *count = count.saturating_add(*more);
         }
     }
 

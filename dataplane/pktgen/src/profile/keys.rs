@@ -107,7 +107,7 @@ pub const KEYS: &[Key] = &[
     stream("share", "1", "parts of the common rate that are its"),
     stream(
         "size",
-        "64",
+        "64, or what has room for a signature",
         "frames with their check sequence: `64`; `60-bare`, `1518-outer`, `64k`; mixes: `imix`, `imix-csit`, `7x64,4x570,1x1518`, `aaaaaaaAAAAg:A=570`",
     ),
     stream(

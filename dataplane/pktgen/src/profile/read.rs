@@ -8,7 +8,8 @@ use super::keys::{KEYS, Place, nearest};
 use super::stream::{Checksums, Family, Protocol, Share, Stream};
 use super::{FrameLen, Profile, Rate, Shape, Tunnel};
 use crate::limits::{
-    CATCH_UP_NS, FLOWS_MAX, PLAIN_BYTES_MAX, SEGMENTS_MAX, STREAMS_MAX, TRIAL_NS_MAX,
+    BARE_BYTES_MIN, CATCH_UP_NS, FLOWS_MAX, PLAIN_BYTES_MAX, SEGMENTS_MAX, STREAMS_MAX,
+    TRIAL_NS_MAX,
 };
 use crate::mistake::{Mistake, Wrong};
 use crate::mix::{Around, Mix};
@@ -194,6 +195,14 @@ fn stream(
     let share = texts.parsed("share", parts, 1.0);
     let own_rate = texts.own("rate").is_some();
     let rate = texts.parsed("rate", Rate::parse, Rate::Max);
+    let protocol = texts.choice(
+        "protocol",
+        &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)],
+        Protocol::Udp,
+    );
+    // The shortest Ethernet frame, or the shortest with room for a signature.
+    let least = Stream::header_bytes_of(family, protocol) + SIGNATURE_BYTES;
+    let default_size = FrameLen::of_bare_bytes(least.max(BARE_BYTES_MIN));
     let stream = Stream {
         path: path.into(),
         name: texts
@@ -202,11 +211,7 @@ fn stream(
         from: texts.text("from").unwrap_or_default(),
         to: texts.text("to").unwrap_or_default(),
         family,
-        protocol: texts.choice(
-            "protocol",
-            &[("udp", Protocol::Udp), ("tcp", Protocol::Tcp)],
-            Protocol::Udp,
-        ),
+        protocol,
         source_mac: texts.range("source_mac", Kind::Mac, 0x5254_0000_0001),
         destination_mac: texts.range("destination_mac", Kind::Mac, 0x5254_0000_0002),
         source: texts.range("source", kinds, from),
@@ -216,7 +221,7 @@ fn stream(
         mix: texts.parsed(
             "size",
             |text| Mix::parse(text, around),
-            Mix::of(FrameLen::of_fcs_bytes(64)),
+            Mix::of(default_size),
         ),
         segment: Some(texts.number("segment", 16, 65_000, 0)).filter(|&size| size > 0),
         checksums: texts.choice(

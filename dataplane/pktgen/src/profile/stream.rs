@@ -106,11 +106,15 @@ impl Stream {
     /// Bytes of Ethernet, IP and layer 4 headers.
     #[must_use]
     pub const fn header_bytes(&self) -> u32 {
-        let l3 = match self.family {
+        Self::header_bytes_of(self.family, self.protocol)
+    }
+
+    pub(super) const fn header_bytes_of(family: Family, protocol: Protocol) -> u32 {
+        let l3 = match family {
             Family::Ipv4 => 20,
             Family::Ipv6 => 40,
         };
-        let l4 = match self.protocol {
+        let l4 = match protocol {
             Protocol::Udp => 8,
             Protocol::Tcp => 20,
         };

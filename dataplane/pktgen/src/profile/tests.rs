@@ -1,5 +1,7 @@
 //! What profiles come to, and how mistakes are told.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::limits::STREAMS_MAX;
 
@@ -112,7 +114,12 @@ fn mistakes_are_all_told_with_their_places() {
             "no room",
             "expected 82",
         ),
-        ("protocol: tcp", "streams[0].size", "no room", "expected 74"),
+        (
+            "protocol: tcp\nsize: 64",
+            "streams[0].size",
+            "no room",
+            "expected 74",
+        ),
         (
             "source: fd00::1\ndestination: 10.0.0.1",
             "destination",
@@ -205,6 +212,35 @@ fn mistakes_are_all_told_with_their_places() {
     );
     let many = format!("streams: [{}]", "{},".repeat(STREAMS_MAX + 1));
     assert!(mistakes(&many)[0].message.contains("65 streams"));
+}
+
+#[test]
+fn the_default_size_has_room_for_a_signature() {
+    for (flags, expected) in [
+        ("{}", 64),
+        ("protocol: tcp", 74),
+        ("source: fd00::1\ndestination: fd00::2", 82),
+    ] {
+        assert_eq!(
+            profile(flags).streams[0].mix.longest().fcs_bytes(),
+            expected,
+            "{flags}"
+        );
+    }
+}
+
+proptest! {
+    /// Whatever stands in a key, it is read or told of.
+    #[test]
+    fn any_text_is_a_value_or_a_mistake(key in 0..KEYS.len(), text in r"[0-9a-zA-Z:.,+/%\- ]{0,24}|\PC{0,12}") {
+        let tree = Node::Map(vec![(KEYS[key].name.into(), Node::Text(text.clone()))]);
+        match Profile::read(&tree) {
+            Ok(profile) => {
+                let _ = profile.packets_per_s(Some(1e6));
+            }
+            Err(mistakes) => prop_assert!(mistakes.iter().all(|it| !it.help.is_empty()), "{mistakes:?}"),
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! change to a frame: it has no signature, and what comes of it is counted by the device alone.
 
 use super::Capture;
+use crate::limits::SKIPPED_AT_ONCE;
 use crate::pace::Pace;
 use crate::transmit::Sent;
 
@@ -71,8 +72,13 @@ impl Replay {
     /// The next frame whose time has come, and its intended time.
     pub fn next(&mut self, now_ns: u64) -> Option<(&[u8], u64)> {
         let mut due = self.due_ns().filter(|&due| due <= now_ns)?;
+        let mut skipped = 0;
         while due + self.catch_up_ns < now_ns {
             self.count(false);
+            skipped += 1;
+            if skipped == SKIPPED_AT_ONCE {
+                return None;
+            }
             due = self.due_ns().filter(|&due| due <= now_ns)?;
         }
         let place = self.place;
@@ -93,11 +99,12 @@ impl Replay {
         self.sent
     }
 
-    /// The distance between two rounds: as long as the capture, and its mean gap.
+    /// The distance between two rounds: as long as the capture, and its mean gap; a nanosecond a frame at least, so that a
+    /// capture without times goes on in time.
     fn round_ns(&self) -> u64 {
         let last = self.capture.len().saturating_sub(1);
         let whole = self.capture.frame(last).map_or(0, |(_, ns)| ns);
-        whole + whole / (last.max(1) as u64)
+        (whole + whole / (last.max(1) as u64)).max(self.capture.len() as u64)
     }
 
     fn count(&mut self, offered: bool) {
@@ -162,6 +169,20 @@ mod tests {
             [(1, 0), (2, 500), (3, 1500), (1, 2250), (2, 2750), (3, 3750)]
         );
         assert_eq!((sent.intended, sent.sent, sent.bare_bytes), (6, 6, 360));
+    }
+
+    #[test]
+    fn a_capture_without_times_goes_on() {
+        let mut file = [0xa1b2_3c4du32, 0, 0, 0, 65_535, 1]
+            .map(u32::to_le_bytes)
+            .concat();
+        file.extend([5, 0, 60, 60].map(u32::to_le_bytes).concat());
+        file.extend([1; 60]);
+        let capture = Capture::read(&mut &file[..], Room::default()).unwrap();
+        let mut replay = Replay::new(capture, Times::Captured { speed: 1.0 }, u64::MAX, 0);
+        // More than one call steps over.
+        assert!(replay.next(10_000_000).is_none());
+        assert_eq!(replay.sent().unsent, u64::from(SKIPPED_AT_ONCE));
     }
 
     #[test]
