@@ -9,13 +9,17 @@
 mod pcap;
 mod pcapng;
 mod send;
+mod write;
 
 use std::io::{self, Read};
 use std::ops::Range;
 
 use crate::limits::{CAPTURE_BYTES_MAX, CAPTURE_PACKETS_MAX};
 
-pub use self::send::{Replay, Times};
+pub use self::{
+    send::{Replay, Times},
+    write::Writer,
+};
 
 /// Why a capture can't be replayed.
 #[derive(Debug)]
