@@ -7,6 +7,7 @@
 //! [`FORMAT`]. Counts are packets, times nanoseconds (`_ns`) or seconds (`_s`), rates packets per second in one direction,
 //! of the frames that the generator sends.
 
+mod compare;
 mod csv;
 mod html;
 mod plot;
@@ -23,7 +24,11 @@ use crate::receive::LatencySummary;
 use crate::search::{Bursts, GoalResult, MrrResult};
 use crate::trial::Trial;
 
-pub use self::{csv::csv, html::html};
+pub use self::{
+    compare::{Change, Comparison, compare},
+    csv::csv,
+    html::html,
+};
 
 /// The version of the JSON's shape.
 pub const FORMAT: u32 = 1;

@@ -190,6 +190,58 @@ fn the_page_is_whole_and_has_no_markup_of_others() {
     assert!(nothing.contains("own ceiling and latency were not measured"));
 }
 
+#[test]
+fn two_runs_differ_by_more_than_noise_or_not() {
+    let (old, mut new) = (results(), results());
+    assert!(
+        compare(&old, &new)
+            .changes
+            .iter()
+            .all(|it| !it.beyond_noise)
+    );
+    let through = |test: &mut Test, times: f64| {
+        let goal = &mut test.goals[0];
+        goal.conditional_throughput = goal.conditional_throughput.map(|it| it * times);
+    };
+    // Within both widths of half a percent, and beyond.
+    through(&mut new.tests[0], 1.009);
+    through(&mut new.tests[1], 0.98);
+    new.tests[2].latency[2].1 = summary(40_000);
+    new.tests[3].name = "renamed".into();
+    new.machine.insert("Kernel".into(), "6.13".into());
+    let comparison = compare(&old, &new);
+    let beyond = comparison.changes.iter().filter(|it| it.beyond_noise);
+    let named: Vec<_> = beyond
+        .map(|it| (it.test.as_str(), it.figure.as_str()))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("t2p 64", "NDR"),
+            ("p2t 512", "latency 50%, 50 %"),
+            ("p2t 512", "latency 50%, 99 %")
+        ]
+    );
+    assert_eq!(
+        comparison.alone,
+        [
+            ("now".into(), "renamed".into()),
+            ("before".into(), "t2p 512".into())
+        ]
+    );
+    assert_eq!(
+        comparison.machine,
+        [("Kernel".into(), "6.12".into(), "6.13".into())]
+    );
+    // What a search did not end regularly is no figure to compare.
+    assert!(
+        !comparison
+            .changes
+            .iter()
+            .any(|it| it.test == "t2p 1518" && it.figure == "NDR")
+    );
+}
+
 /// Debian's chromium, or the headless part of it alone.
 fn browser() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
