@@ -9,6 +9,7 @@
 mod keys;
 mod read;
 mod stream;
+mod texts;
 
 use crate::mistake::Mistake;
 use crate::pace::Shape;
