@@ -69,3 +69,6 @@ pub const TRIALS_MAX: usize = 10_000;
 
 /// Flows that a trial's result names one by one: those that fared worst.
 pub const FLOWS_NAMED_MAX: usize = 16;
+
+/// Disturbed trials in succession after which a search gives up.
+pub const DISTURBED_MAX: u32 = 5;

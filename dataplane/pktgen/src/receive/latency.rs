@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::LATENCY_NS_MAX;
 
-/// Latencies of a stream's packets.
+/// Latencies of a stream's packets; or other times, as the gaps between packets.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,
@@ -47,11 +47,10 @@ impl Latencies {
         }
     }
 
-    /// One more, of [`LATENCY_NS_MAX`] at most.
+    /// One more; false, and not among them, if it is more than [`LATENCY_NS_MAX`].
     #[inline]
-    pub(super) fn record(&mut self, latency_ns: u64) {
-        let recorded = self.histogram.record(latency_ns);
-        debug_assert!(recorded.is_ok(), "the caller keeps to the bound");
+    pub fn record(&mut self, latency_ns: u64) -> bool {
+        latency_ns <= LATENCY_NS_MAX && self.histogram.record(latency_ns).is_ok()
     }
 
     /// Adds another's.
@@ -90,7 +89,7 @@ mod tests {
     #[test]
     fn percentiles_have_three_digits() {
         let mut latencies = Latencies::new();
-        (1..=100_000u64).for_each(|us| latencies.record(us * 1000));
+        (1..=100_000u64).for_each(|us| assert!(latencies.record(us * 1000)));
         let summary = latencies.summary();
         assert_eq!((summary.count, summary.min_ns / 1000), (100_000, 1));
         for (percent, ns) in &summary.percentiles {
@@ -109,8 +108,8 @@ mod tests {
     #[test]
     fn both_ends_of_the_range_are_taken() {
         let mut latencies = Latencies::new();
-        latencies.record(0);
-        latencies.record(LATENCY_NS_MAX);
+        assert!(latencies.record(0) && latencies.record(LATENCY_NS_MAX));
+        assert!(!latencies.record(LATENCY_NS_MAX + 1));
         assert_eq!((latencies.count(), latencies.summary().min_ns), (2, 0));
         assert!(latencies.summary().max_ns >= LATENCY_NS_MAX);
     }

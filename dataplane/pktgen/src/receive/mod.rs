@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use self::flow::{Flows, Verdict};
 use crate::frames::{Signature, payload_byte, signature};
-use crate::limits::{LATENCY_NS_MAX, SUPER_BYTES_MAX};
+use crate::limits::SUPER_BYTES_MAX;
 use crate::profile::Profile;
 use crate::timeline::Timeline;
 
@@ -286,11 +286,7 @@ impl Lane {
             return;
         };
         self.received.late += u64::from(latency_ns > late_ns);
-        if latency_ns > LATENCY_NS_MAX {
-            self.received.absurd += 1;
-        } else {
-            self.latencies.record(latency_ns);
-        }
+        self.received.absurd += u64::from(!self.latencies.record(latency_ns));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a sender sent, over a link that loses, repeats, turns around and spoils.
 
 use super::*;
+use crate::limits::LATENCY_NS_MAX;
 use crate::transmit::Transmit;
 use crate::tree::Node;
 

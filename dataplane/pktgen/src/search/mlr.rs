@@ -16,7 +16,7 @@ use super::goal::Target;
 use super::grid::{Grid, Load};
 use super::selector::{Bounds, Edges, Selector};
 use super::{Ask, Goal, Outcome};
-use crate::limits::TRIALS_MAX;
+use crate::limits::{DISTURBED_MAX, TRIALS_MAX};
 use crate::mistake::Wrong;
 
 /// Between which loads is searched, and how it begins.
@@ -60,6 +60,8 @@ pub struct Mlr {
     phase: Phase,
     asked: Option<Asked>,
     trials: usize,
+    /// In succession.
+    disturbed: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +113,7 @@ impl Mlr {
             },
             asked: None,
             trials: 0,
+            disturbed: 0,
             goals,
         };
         search.lay_out();
@@ -135,6 +138,9 @@ impl Mlr {
 
     /// What to try next; `None` when every goal is reached, or can't be. Asked again without an outcome, it says the same.
     pub fn ask(&mut self) -> Option<Ask> {
+        if self.disturbed >= DISTURBED_MAX {
+            return None;
+        }
         if self.asked.is_none() {
             self.asked = self.choose();
         }
@@ -145,12 +151,18 @@ impl Mlr {
         })
     }
 
-    /// Takes what came of the trial that was asked for. A trial that was irregular is not told: it is asked for again.
+    /// The trial that was asked for was irregular: it is asked for again, a few times.
+    pub const fn disturbed(&mut self) {
+        self.disturbed += 1;
+    }
+
+    /// Takes what came of the trial that was asked for.
     pub fn tell(&mut self, outcome: Outcome) {
         let Some(asked) = self.asked.take() else {
             return;
         };
         self.trials += 1;
+        self.disturbed = 0;
         if let Phase::WarmUp(_) = self.phase {
             self.phase = Phase::First;
             return;
@@ -327,6 +339,7 @@ impl Mlr {
                 Some("the highest load is a lower bound: the device takes more")
             }
             (None, Some(0)) => Some("the least load is an upper bound: the device takes less"),
+            _ if self.disturbed >= DISTURBED_MAX => Some("trial after trial was disturbed"),
             _ => Some("the search ended before the bounds were close"),
         };
         GoalResult {

@@ -129,6 +129,36 @@ fn a_search_that_is_stopped_tells_what_it_has() {
 }
 
 #[test]
+fn disturbed_trials_are_asked_for_again_a_few_times() {
+    let mut device = Device::new(1e6, 0.0, 1);
+    let mut search = Mlr::new(vec![Goal::ndr()], LIMITS).unwrap();
+    let mut trials = 0;
+    while let Some(ask) = search.ask() {
+        trials += 1;
+        // Every third is disturbed: nothing of it counts.
+        match trials % 3 {
+            0 => search.disturbed(),
+            _ => search.tell(device.try_it(ask)),
+        }
+    }
+    assert!(search.results()[0].regular);
+    let mut search = Mlr::new(vec![Goal::ndr()], LIMITS).unwrap();
+    let mut asked = 0;
+    while search.ask().is_some() {
+        search.disturbed();
+        asked += 1;
+    }
+    assert_eq!(asked, crate::limits::DISTURBED_MAX);
+    assert!(
+        search.results()[0]
+            .why
+            .as_ref()
+            .unwrap()
+            .contains("disturbed")
+    );
+}
+
+#[test]
 fn wrong_limits_are_refused() {
     for (min, max) in [
         (0.0, 1.0),
