@@ -78,7 +78,7 @@ struct Asked {
     load: Load,
     duration_s: f64,
     /// Whose nomination it is, in the main phase.
-    selector: Option<(usize, Bounds)>,
+    selector: Option<usize>,
 }
 
 impl Mlr {
@@ -183,13 +183,13 @@ impl Mlr {
     }
 
     fn tell_selector(&mut self, asked: &Asked) {
-        let Some((place, before)) = asked.selector else {
+        let Some(place) = asked.selector else {
             return;
         };
         let target = self.selectors[place].target();
         let after = self.bounds(target);
         let expansion = self.targets[target].expansion;
-        self.selectors[place].tried(asked.load, before, after, expansion);
+        self.selectors[place].tried(asked.load, after, expansion);
     }
 
     /// The first trials: the highest load, what came through of it, a little beside.
@@ -292,7 +292,7 @@ impl Mlr {
                 return Some(Asked {
                     load,
                     duration_s: spec.trial_s,
-                    selector: Some((place, bounds)),
+                    selector: Some(place),
                 });
             }
             if !selector.advance(bounds) {

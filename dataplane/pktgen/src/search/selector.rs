@@ -4,7 +4,7 @@
 //! decide on.
 //!
 //! A target begins with what the one before it found: both bounds are tried again at the new length (or the middle between
-//! them, if it is close to enough), then a bound that failed is looked for outside, in steps that grow, then the interval
+//! them, if they are close to enough), then a bound that failed is looked for outside, in steps that grow, then the interval
 //! is halved until it is narrow.
 
 use super::goal::Target;
@@ -28,6 +28,15 @@ pub(super) struct Selector {
     from: Bounds,
     /// By how much the next step outside goes.
     stride: u32,
+    /// Whether its last nomination is such a step.
+    step: Option<Step>,
+}
+
+/// A step outside of what the target before found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Down,
+    Up,
 }
 
 /// The edges of what may be tried.
@@ -43,6 +52,7 @@ impl Selector {
             current: 0,
             from,
             stride: 0,
+            step: None,
         }
     }
 
@@ -80,19 +90,53 @@ impl Selector {
         if is_closed(bounds, width, edges) {
             return None;
         }
+        self.step = None;
         let refined = self.refine(bounds, width);
         if refined.is_some() {
             // What is near is expected near: steps outside begin small again.
             self.stride = width.saturating_mul(target.expansion);
             return refined;
         }
-        match (bounds.lower, bounds.upper) {
-            (None, Some(upper)) => Some(down(upper, self.stride, width)),
-            (Some(lower), None) => Some(up(lower, self.stride, width, edges.top)),
-            (Some(lower), Some(upper)) => Some(middle(lower, upper, width)),
+        let (load, step) = match (bounds.lower, bounds.upper) {
+            (None, Some(upper)) => (down(upper, self.stride, width), Some(Step::Down)),
+            (Some(lower), None) => (up(lower, self.stride, width, edges.top), Some(Step::Up)),
+            (Some(lower), Some(upper)) => self.between(lower, upper, width, target.expansion),
             // Nothing is decided yet: the first loads are tried until they are.
-            (None, None) => self.from.upper.or(self.from.lower),
+            (None, None) => return self.from.upper.or(self.from.lower),
+        };
+        self.step = step;
+        Some(load)
+    }
+
+    /// Within both bounds: near what the target before found, in steps outside, as long as these are shorter than half of
+    /// the interval; then the middle.
+    fn between(
+        &mut self,
+        lower: Load,
+        upper: Load,
+        width: u32,
+        expansion: u32,
+    ) -> (Load, Option<Step>) {
+        let middle = middle(lower, upper, width);
+        let below = upper.saturating_sub(self.stride);
+        if self
+            .from
+            .upper
+            .is_some_and(|from| middle < below && below < from)
+        {
+            return (below, Some(Step::Down));
         }
+        let above = lower.saturating_add(self.stride);
+        if self
+            .from
+            .lower
+            .is_some_and(|from| from < above && above < middle)
+        {
+            return (above, Some(Step::Up));
+        }
+        let part = (middle - lower).min(upper - middle);
+        self.stride = part.max(width).saturating_mul(expansion);
+        (middle, None)
     }
 
     /// Goes on to the next target, if there is one.
@@ -106,11 +150,14 @@ impl Selector {
         true
     }
 
-    /// A load that it had nominated was tried, and is now a bound: a step outside did not suffice.
-    pub(super) fn tried(&mut self, load: Load, before: Bounds, after: Bounds, expansion: u32) {
-        let down = before.lower.is_none() && after.upper == Some(load) && after.lower.is_none();
-        let up = before.upper.is_none() && after.lower == Some(load) && after.upper.is_none();
-        if (down && before.upper != after.upper) || (up && before.lower != after.lower) {
+    /// A load that it had nominated was tried: if it is a bound where the step came from, the next goes further.
+    pub(super) fn tried(&mut self, load: Load, after: Bounds, expansion: u32) {
+        let again = match self.step {
+            Some(Step::Down) => after.upper == Some(load),
+            Some(Step::Up) => after.lower == Some(load),
+            None => false,
+        };
+        if again {
             self.stride = self.stride.saturating_mul(expansion);
         }
     }
