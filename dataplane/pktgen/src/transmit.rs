@@ -150,6 +150,18 @@ impl Transmit {
         transmit
     }
 
+    /// Begins another trial in the memory that it has: of the same streams, with other rates or another length.
+    pub fn again(&mut self, profile: &Profile, packets_per_s: &[f64], trial: u8) {
+        for lane in &mut self.lanes {
+            let rate = packets_per_s.get(lane.stream).copied().unwrap_or(0.0);
+            lane.again(profile, rate);
+        }
+        self.trial = trial;
+        self.timeline = Timeline::new(profile.duration_ns);
+        self.first = 0;
+        self.choose();
+    }
+
     /// When the next frame is due: until then a seat may sleep.
     #[inline]
     #[must_use]
@@ -272,18 +284,9 @@ impl Lane {
             .iter()
             .map(|&len| Template::new(stream, len))
             .collect();
-        let packets = stream.mix.mean(|len| f64::from(stream.segments(len)));
-        // Streams with the same seed would draw the same gaps.
-        let seed = profile.seed.wrapping_add((place as u64) << 32);
         Self {
             stream: place,
-            pace: Pace::new(
-                profile.shape,
-                packets_per_s / packets,
-                profile.duration_ns,
-                profile.catch_up_ns,
-                seed,
-            ),
+            pace: pace(profile, place, packets_per_s),
             odometer: Odometer::new(stream),
             templates,
             sequence: stream.mix.sequence().to_vec(),
@@ -292,6 +295,14 @@ impl Lane {
             first_flow: stream.first_flow,
             sent: Sent::default(),
         }
+    }
+
+    fn again(&mut self, profile: &Profile, packets_per_s: f64) {
+        self.pace = pace(profile, self.stream, packets_per_s);
+        self.odometer = Odometer::new(&profile.streams[self.stream]);
+        self.place = 0;
+        self.flows.fill(FlowSent::default());
+        self.sent = Sent::default();
     }
 
     #[inline]
@@ -351,6 +362,16 @@ impl Lane {
             u128::from(self.pace.skipped()) * u128::from(packets) / self.sequence.len() as u128;
         u64::try_from(all).unwrap_or(u64::MAX)
     }
+}
+
+/// A stream's pace: of its frames, which may be several packets each.
+fn pace(profile: &Profile, stream: usize, packets_per_s: f64) -> Pace {
+    let it = &profile.streams[stream];
+    let packets = it.mix.mean(|len| f64::from(it.segments(len)));
+    // Streams with the same seed would draw the same gaps.
+    let seed = profile.seed.wrapping_add((stream as u64) << 32);
+    let (shape, rate) = (profile.shape, packets_per_s / packets);
+    Pace::new(shape, rate, profile.duration_ns, profile.catch_up_ns, seed)
 }
 
 #[cfg(test)]

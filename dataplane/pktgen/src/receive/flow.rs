@@ -71,6 +71,11 @@ impl Flows {
         }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.states.fill(State::default());
+        self.bits.fill(0);
+    }
+
     pub(super) const fn window(&self) -> usize {
         self.words * 64
     }

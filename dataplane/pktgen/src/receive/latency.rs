@@ -59,6 +59,11 @@ impl Latencies {
         debug_assert!(added.is_ok(), "all have the same bounds");
     }
 
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.histogram.reset();
+    }
+
     /// How many.
     #[must_use]
     pub fn count(&self) -> u64 {

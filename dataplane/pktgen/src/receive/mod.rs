@@ -153,6 +153,18 @@ impl Receive {
         }
     }
 
+    /// Begins another trial in the memory that it has: of the same streams, of another length.
+    pub fn again(&mut self, profile: &Profile, trial: u8) {
+        for lane in &mut self.lanes {
+            lane.received = Received::default();
+            lane.latencies.clear();
+        }
+        self.trial = trial;
+        self.flows.clear();
+        self.strange = Strange::default();
+        self.timeline = Timeline::new(profile.duration_ns);
+    }
+
     /// Takes a frame that arrived at a time. `segment` is the size of its segments if it is a super-frame (the gso_size of
     /// its virtio-net header), else 0.
     #[inline]

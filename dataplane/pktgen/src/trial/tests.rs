@@ -124,6 +124,36 @@ fn a_device_below_its_limit_loses_nothing() {
 }
 
 #[test]
+fn another_trial_in_the_same_memory_is_like_the_first() {
+    let mut profile =
+        profile("duration: 100ms\nsize: imix\nsource_port: 1000+10\npattern: poisson\n");
+    let mut transmit = Transmit::new(&profile, "", &[50_000.0], 7);
+    let mut receive = Receive::new(&profile, "", 7);
+    let mut run = |profile: &Profile, transmit: &mut Transmit| {
+        let mut buffer = vec![0; transmit.longest()];
+        while let Some(due) = transmit.due_ns() {
+            let due = transmit.next(due).unwrap();
+            let len = transmit.write(&due, &mut buffer, false);
+            receive.frame(&buffer[..len], 0, due.intended_ns() + 1000);
+        }
+        transmit.close(profile.duration_ns);
+        let trial = Trial::of(profile, &[transmit], &[&receive], Around::default());
+        receive.again(profile, 7);
+        trial
+    };
+    let first = run(&profile, &mut transmit);
+    transmit.again(&profile, &[50_000.0], 7);
+    assert_eq!(run(&profile, &mut transmit), first);
+    profile.duration_ns /= 2;
+    transmit.again(&profile, &[20_000.0], 7);
+    let shorter = run(&profile, &mut transmit);
+    assert!(
+        shorter.total.sent.intended.abs_diff(1000) < 200 && shorter.total.lost == 0,
+        "{shorter:?}"
+    );
+}
+
+#[test]
 fn overload_is_lost_or_unsent_and_never_hidden() {
     let profile = profile("duration: 500ms\n");
     for pushes_back in [false, true] {
