@@ -179,6 +179,12 @@ impl Counts {
         }
     }
 
+    fn join(&mut self, other: &Self) {
+        self.sent.add(&other.sent);
+        self.received.add(&other.received);
+        *self = Self::of(self.sent, self.received);
+    }
+
     /// Packets that were not forwarded as they were intended.
     #[must_use]
     pub const fn failed(&self) -> u64 {
@@ -243,6 +249,32 @@ impl Trial {
         trial
     }
 
+    /// Puts the halves of a trial together whose seats are in two processes: `other` has what the far one sent and received.
+    ///
+    /// Latencies are those of the half that has more of them, for percentiles don't add up. Holes and the worst flows need
+    /// both halves in one process, and are left out.
+    pub fn join(&mut self, other: &Self) {
+        self.irregular
+            .retain(|it| !matches!(it, Irregular::Clock { .. } | Irregular::Excess { .. }));
+        let theirs = other
+            .irregular
+            .iter()
+            .filter(|it| !matches!(it, Irregular::Clock { .. } | Irregular::Excess { .. }));
+        self.irregular.extend(theirs.cloned());
+        self.total.join(&other.total);
+        for stream in &mut self.streams {
+            if let Some(theirs) = other.streams.iter().find(|it| it.name == stream.name) {
+                stream.counts.join(&theirs.counts);
+                more(&mut stream.latency, &theirs.latency);
+            }
+        }
+        more(&mut self.latency, &other.latency);
+        self.strange.add(&other.strange);
+        self.holes.clear();
+        self.worst.clear();
+        self.mark();
+    }
+
     /// Marks what its own counts show to be wrong.
     fn mark(&mut self) {
         let Received { early, .. } = self.total.received;
@@ -287,6 +319,12 @@ impl Trial {
         crate::number::whole(
             self.total.failed() as f64 / self.packets_per_s.max(f64::MIN_POSITIVE) * 1e9,
         )
+    }
+}
+
+fn more(summary: &mut LatencySummary, other: &LatencySummary) {
+    if other.count > summary.count {
+        summary.clone_from(other);
     }
 }
 

@@ -154,6 +154,32 @@ fn another_trial_in_the_same_memory_is_like_the_first() {
 }
 
 #[test]
+fn halves_of_two_processes_are_one_trial() {
+    let profile = profile("duration: 100ms\nsource_port: 1000+10\n");
+    let mut transmit = Transmit::new(&profile, "", &[10_000.0], 7);
+    let mut receive = Receive::new(&profile, "", 7);
+    let mut buffer = vec![0; transmit.longest()];
+    while let Some(due) = transmit.due_ns() {
+        let due = transmit.next(due).unwrap();
+        let len = transmit.write(&due, &mut buffer, false);
+        if due.flow() != 3 {
+            receive.frame(&buffer[..len], 0, due.intended_ns() + 1000);
+        }
+    }
+    transmit.close(profile.duration_ns);
+    let whole = Trial::of(&profile, &[&transmit], &[&receive], Around::default());
+    let mut near = Trial::of(&profile, &[&transmit], &[], Around::default());
+    let far = Trial::of(&profile, &[], &[&receive], Around::default());
+    assert!(near.total.lost == 1000 && !far.is_regular());
+    near.join(&far);
+    assert_eq!(
+        (near.total, &near.streams, &near.latency),
+        (whole.total, &whole.streams, &whole.latency)
+    );
+    assert!(near.is_regular() && near.total.lost == 100);
+}
+
+#[test]
 fn overload_is_lost_or_unsent_and_never_hidden() {
     let profile = profile("duration: 500ms\n");
     for pushes_back in [false, true] {
