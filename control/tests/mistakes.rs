@@ -1318,6 +1318,45 @@ fn addresses_that_do_not_fit() {
         "which is the address of its network",
         "`10.2.0.1/16`",
     );
+    for (endpoint, help) in [
+        (
+            "far.example.org:51820",
+            "`nameservers: { addresses: [ADDRESS] }` there",
+        ),
+        ("\"[fe80::1%eth0]:51820\"", "interfaces are the kernel's"),
+    ] {
+        error(
+            "endpoint: 192.0.2.11:51820",
+            &format!("endpoint: ⟦{endpoint}"),
+            "`endpoint` of peer `hv-b` is the name",
+            help,
+        );
+    }
+    let one = "routes: [{ to: default, via: 192.0.2.1 }]";
+    for (routes, message, help) in [
+        (
+            "routes: [{ to: default, via: 192.0.2.1 }, { to: ⟦default, via: 192.0.2.2 }]",
+            "leads to 0.0.0.0/0 a second time",
+            "a higher `metric`",
+        ),
+        (
+            "routes: [{ to: default, via: 192.0.2.1, metric: ⟦-1 }]",
+            "`-1`",
+            "0",
+        ),
+        (
+            "routes: [{ to: default, via: 192.0.2.1, from: ⟦192.0.2.99 }]",
+            "is from 192.0.2.99, which is no address of the uplink's",
+            "one of its `addresses`",
+        ),
+        (
+            "routes: [{ to: default, via: 192.0.2.1, from: ⟦\"2001:db8::1\" }]",
+            "is from 2001:db8::1, and by the IPv4 router 192.0.2.1",
+            "an IPv4 address",
+        ),
+    ] {
+        error(one, routes, message, help);
+    }
     for (keys, message, help) in [
         (
             "exception: ⟦a-name-that-is-too-long",

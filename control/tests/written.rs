@@ -93,6 +93,11 @@ uplinks:
     routes:
       - to: 0.0.0.0/0
         via: 192.0.2.1
+        metric: 50
+        from: 192.0.2.10
+      - to: 0.0.0.0/0
+        via: 192.0.2.3
+        metric: 200
     nameservers:
       addresses: [192.0.2.53, 2001:db8::53]
     mtu: 1600

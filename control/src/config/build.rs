@@ -246,6 +246,8 @@ fn uplink_route(draft: &draft::UplinkRoute) -> UplinkRoute {
             .value
             .unwrap_or_else(|| everything(draft.via.value.is_ipv4())),
         via: draft.via.value,
+        metric: draft.metric,
+        from: draft.from.as_ref().map(|at| at.value),
     }
 }
 

@@ -189,6 +189,8 @@ pub(super) struct UplinkRoute {
     /// `None` is `default`.
     pub(super) to: At<Option<IpNet>>,
     pub(super) via: At<IpAddr>,
+    pub(super) metric: u32,
+    pub(super) from: Option<At<IpAddr>>,
 }
 
 pub(super) struct UplinkNeighbor {

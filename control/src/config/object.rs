@@ -360,6 +360,8 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
     let routes = uplink.routes.iter().map(|route| draft::UplinkRoute {
         to: at(Some(route.to)),
         via: at(route.via),
+        metric: route.metric,
+        from: route.from.map(at),
     });
     draft::Uplink {
         name: at(uplink.name.clone()),

@@ -373,7 +373,11 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         }
     };
     let routes = uplink.routes.iter();
-    let routes = routes.map(|it| Map::default().text("to", it.to).text("via", it.via));
+    let routes = routes.map(|it| {
+        let map = Map::default().text("to", it.to).text("via", it.via);
+        map.number_but("metric", it.metric, 0u32)
+            .maybe("from", it.from)
+    });
     let neighbors = uplink.neighbors.iter();
     let neighbors = neighbors.map(|it| {
         Map::default()

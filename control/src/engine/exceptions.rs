@@ -5,10 +5,15 @@
 
 #[cfg(feature = "dpdk")]
 use std::net::IpAddr;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use culvert_dataplane::shared::{control_link::Command, ids::UplinkIndex};
-use culvert_stack::Learned;
+#[cfg(feature = "dpdk")]
+use culvert_stack::HostRoute;
+use culvert_stack::{LEARNED_METRIC, Learned};
 use culvert_wire::{MacAddr, ports::OwnPorts};
 use ipnet::IpNet;
 
@@ -48,13 +53,18 @@ fn setting(uplink: &config::Uplink, learned: &Learned, mac: [u8; 6]) -> Setting 
     let mut routes = uplink.routes.clone();
     let told = learned.routes.iter().filter_map(|&(to, len, via)| {
         let to = IpNet::new(to, len).ok()?;
-        (!via.is_unspecified()).then_some(UplinkRoute { to, via })
+        (!via.is_unspecified()).then_some(UplinkRoute {
+            to,
+            via,
+            metric: LEARNED_METRIC,
+            from: None,
+        })
     });
-    for route in told {
-        if routes.iter().all(|it| it.to != route.to) {
-            routes.push(route);
-        }
-    }
+    routes.extend(told);
+    routes.sort_by_key(|route| route.metric);
+    // There they have one metric: those that count here are told.
+    let mut known = BTreeSet::new();
+    routes.retain(|route| known.insert(route.to));
     Setting {
         mac,
         mtu: uplink.mtu,
@@ -343,14 +353,22 @@ impl UplinkState {
     }
 }
 
-/// Routes of the file, and behind them those that the kernel's tables have.
+/// Routes of the file, and those that the kernel's tables have; of equal metrics the file's count.
 #[cfg(feature = "dpdk")]
-pub(super) fn routes(
-    file: &[UplinkRoute],
-    learned: &[(IpNet, IpAddr)],
-) -> Vec<(IpAddr, u8, IpAddr)> {
-    let file = file.iter().map(|route| (route.to, route.via));
-    let all = file.chain(learned.iter().copied());
-    all.map(|(to, via)| (to.network(), to.prefix_len(), via))
-        .collect()
+pub(super) fn routes(file: &[UplinkRoute], learned: &[(IpNet, IpAddr, u32)]) -> Vec<HostRoute> {
+    let file = file.iter().copied();
+    let learned = learned.iter().map(|&(to, via, metric)| UplinkRoute {
+        to,
+        via,
+        metric,
+        from: None,
+    });
+    let host_route = |route: UplinkRoute| HostRoute {
+        to: route.to.network(),
+        len: route.to.prefix_len(),
+        via: route.via,
+        metric: route.metric,
+        source: route.from,
+    };
+    file.chain(learned).map(host_route).collect()
 }

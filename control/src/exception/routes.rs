@@ -48,8 +48,8 @@ const BY_KERNEL: u8 = 2;
 /// What a table says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Learned {
-    /// Prefixes and their routers, the widest first.
-    pub(crate) routes: Vec<(IpNet, IpAddr)>,
+    /// Prefixes, their routers and metrics, the widest first.
+    pub(crate) routes: Vec<(IpNet, IpAddr, u32)>,
     /// How many there were beyond the limit.
     pub(crate) refused: usize,
 }
@@ -193,7 +193,9 @@ impl Found {
     fn learned(self) -> Learned {
         let routes = self.best.into_iter();
         Learned {
-            routes: routes.map(|((_, to), (_, via))| (to, via)).collect(),
+            routes: routes
+                .map(|((_, to), (metric, via))| (to, via, metric))
+                .collect(),
             refused: self.refused,
         }
     }
@@ -222,8 +224,12 @@ mod tests {
         }
         found.add(&route("0.0.0.0/0", "192.0.2.9", 20));
         let learned = found.learned();
-        let expected = [("0.0.0.0/0", "192.0.2.9"), ("10.0.0.0/8", "192.0.2.2")];
-        let expected = expected.map(|(to, via)| (to.parse().unwrap(), via.parse().unwrap()));
+        let expected = [
+            ("0.0.0.0/0", "192.0.2.9", 20),
+            ("10.0.0.0/8", "192.0.2.2", 10),
+        ];
+        let expected =
+            expected.map(|(to, via, metric)| (to.parse().unwrap(), via.parse().unwrap(), metric));
         assert_eq!(learned.routes, expected);
         assert_eq!(learned.refused, 0);
     }

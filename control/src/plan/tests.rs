@@ -152,6 +152,15 @@ fn an_uplink_is_opened_anew_for_what_it_was_opened_with() {
     ] {
         assert_eq!(told(old, new), expected, "{old} → {new}");
     }
+    let routed = |more: &str| {
+        let routes = format!("routes: [{{to: 10.0.0.0/8, via: 192.0.2.9{more}}}]");
+        config(&format!("uplinks: {{w: {{{dpdk}, {routes}}}}}\n"))
+    };
+    let words = lines(&routed(""), &routed(", metric: 50, from: 192.0.2.1"));
+    let route = "10.0.0.0/8 via 192.0.2.9";
+    let expected =
+        format!("uplink w changed (routes: [{route}] → [{route} metric 50 from 192.0.2.1])");
+    assert_eq!(words, [expected]);
     let shared = |more: &str| config(&format!("uplinks: {{w: {{{dpdk}{more}}}}}\n"));
     let words = lines(&shared(""), &shared(", exception: x0, routes_from: 100"));
     let expected = "uplink w changed (exception: none → x0; routes_from: none → 100)";

@@ -229,7 +229,12 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
             "routes",
             |it| it.routes.clone(),
             |routes| {
-                let route = |r: &crate::config::UplinkRoute| format!("{} via {}", r.to, r.via);
+                let route = |r: &crate::config::UplinkRoute| {
+                    let metric = (r.metric > 0).then(|| format!(" metric {}", r.metric));
+                    let from = r.from.map(|from| format!(" from {from}"));
+                    let [metric, from] = [metric, from].map(Option::unwrap_or_default);
+                    format!("{} via {}{metric}{from}", r.to, r.via)
+                };
                 list(&routes.iter().map(route).collect::<Vec<_>>())
             },
         )

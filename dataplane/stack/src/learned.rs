@@ -7,7 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use culvert_wireguard::Instant;
 
-use super::HostConfig;
+use super::{
+    HostConfig,
+    routes::{HostRoute, LEARNED_METRIC},
+};
 
 /// What an uplink is to learn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,7 +110,7 @@ impl Learned {
             && self.dns == other.dns
     }
 
-    /// Adds it to what is configured, which comes first: an operator knows better.
+    /// Adds it to what is configured, with the metric of what is learned.
     pub fn add_to(&self, config: &mut HostConfig) {
         let known: Vec<_> = config.addresses.iter().map(|&(own, _)| own).collect();
         let new = self
@@ -117,7 +120,14 @@ impl Learned {
         config
             .addresses
             .extend(new.map(|it| (it.address, it.prefix_len)));
-        config.routes.extend(&self.routes);
+        let routes = self.routes.iter();
+        (config.routes).extend(routes.map(|&(to, len, via)| HostRoute {
+            to,
+            len,
+            via,
+            metric: LEARNED_METRIC,
+            source: None,
+        }));
         if let Some(mtu) = self.mtu {
             config.mtu = config.mtu.min(mtu);
         }

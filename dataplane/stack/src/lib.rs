@@ -58,7 +58,7 @@ pub use self::{
     icmp::{Heard, Problem, Quoted, hear_v4, hear_v6},
     learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms},
     own::Standing,
-    routes::{Routes, Way, link_local},
+    routes::{HostRoute, LEARNED_METRIC, Routes, Way, link_local},
     stacks::Stacks,
     values::{Datagram, HostConfig, HostEvent, NeighborInfo, NeighborState, Resolution},
 };

@@ -44,11 +44,32 @@ pub const fn link_local(mac: MacAddr) -> Ipv6Addr {
     ])
 }
 
+/// The metric of what is learned, as systemd-networkd has it.
+pub const LEARNED_METRIC: u32 = 1_024;
+
+/// A way beyond the own prefixes, as it is configured or learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRoute {
+    /// The prefix's address.
+    pub to: IpAddr,
+    /// Its length.
+    pub len: u8,
+    /// The router; one that is unspecified: the prefix is on the link.
+    pub via: IpAddr,
+    /// Of equal prefixes the one with the least counts, and the first of those.
+    pub metric: u32,
+    /// The address of ours that is spoken from to what is there, as long as it is one.
+    pub source: Option<IpAddr>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hop {
     OnLink,
     Router(IpAddr),
 }
+
+/// What a prefix leads to, and the address of ours to speak from.
+type Lead = (Hop, Option<IpAddr>);
 
 /// How a destination is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +85,7 @@ pub struct Routes {
     /// Own addresses with their on-link prefixes; the link-local one is the last.
     addresses: Vec<(IpAddr, Prefix)>,
     routers: BTreeSet<IpAddr>,
-    fib: Fib<Hop>,
+    fib: Fib<Lead>,
 }
 
 impl Routes {
@@ -87,13 +108,15 @@ impl Routes {
             addresses.push((link_local, prefix(link_local, LINK_LOCAL_LEN)));
         }
         addresses.retain(|&(address, _)| is_usable(address));
-        // Of equal prefixes the later one counts: the first route, and on-link above all.
-        let routes = config.routes.iter().rev();
-        let fib = Fib::build(
-            routes
-                .map(|&(address, len, via)| (prefix(address, len), hop(via)))
-                .chain(addresses.iter().map(|&(_, prefix)| (prefix, Hop::OnLink))),
-        );
+        // Of equal prefixes the later one counts: the first route of the least metric, and on-link above all.
+        let mut sorted: Vec<_> = config.routes.iter().collect();
+        sorted.sort_by_key(|route| route.metric);
+        let lead =
+            |route: &HostRoute| (prefix(route.to, route.len), (hop(route.via), route.source));
+        let on_link = addresses.iter();
+        let on_link = on_link.map(|&(_, prefix)| (prefix, (Hop::OnLink, None)));
+        let routes = sorted.into_iter().rev();
+        let fib = Fib::build(routes.map(lead).chain(on_link));
         let mut routes = Self {
             addresses,
             routers: BTreeSet::new(),
@@ -102,7 +125,7 @@ impl Routes {
         routes.routers = config
             .routes
             .iter()
-            .map(|&(_, _, via)| via)
+            .map(|route| route.via)
             .filter(|&via| routes.may_be_neighbor(via))
             .collect();
         routes
@@ -133,7 +156,7 @@ impl Routes {
         self.may_be_neighbor(address)
             && (self.routers.contains(&address)
                 || self.own_prefix_of(address).is_some()
-                || self.fib.lookup(address) == Some(Hop::OnLink))
+                || matches!(self.fib.lookup(address), Some((Hop::OnLink, _))))
     }
 
     /// The neighbor through which `destination` is reached.
@@ -141,7 +164,7 @@ impl Routes {
         if !self.may_be_neighbor(destination) {
             return None;
         }
-        match self.fib.lookup(destination) {
+        match self.fib.lookup(destination).map(|(hop, _)| hop) {
             Some(Hop::OnLink) => Some(destination),
             // A router's own address is not reached through itself or another.
             Some(Hop::Router(_)) | None if self.routers.contains(&destination) => Some(destination),
@@ -151,15 +174,18 @@ impl Routes {
         }
     }
 
-    /// The address of ours to send to `destination` from: one on the next hop's prefix,
+    /// The address of ours to send to `destination` from: its route's, else one on the next hop's prefix,
     /// else the first of the family. A link-local address does not leave the link.
     pub(super) fn source(&self, destination: IpAddr, next_hop: IpAddr) -> Option<IpAddr> {
         let on_link = destination == next_hop;
+        let chosen = self.fib.lookup(destination).and_then(|(_, source)| source);
+        let chosen = chosen.filter(|source| self.addresses().any(|own| own == *source));
         let usable = |own: &IpAddr| {
             own.is_ipv4() == destination.is_ipv4()
                 && is_link_local(*own) == is_link_local(destination)
         };
-        self.first_on_prefix(next_hop, usable)
+        chosen
+            .or_else(|| self.first_on_prefix(next_hop, usable))
             .or_else(|| self.addresses().find(usable))
             .or_else(|| {
                 self.addresses()
@@ -259,13 +285,23 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn route(to: &str, len: u8, via: &str, metric: u32, source: Option<&str>) -> HostRoute {
+        HostRoute {
+            to: ip(to),
+            len,
+            via: ip(via),
+            metric,
+            source: source.map(ip),
+        }
+    }
+
     fn routes(addresses: &[(&str, u8)], routes: &[(&str, u8, &str)]) -> Routes {
         Routes::new(&HostConfig {
             mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
             addresses: addresses.iter().map(|&(a, len)| (ip(a), len)).collect(),
             routes: routes
                 .iter()
-                .map(|&(a, len, via)| (ip(a), len, ip(via)))
+                .map(|&(a, len, via)| route(a, len, via, 0, None))
                 .collect(),
             neighbors: vec![],
             mtu: 1500,
@@ -317,6 +353,44 @@ mod tests {
                 ("2001:db8::1", "", ""),
             ],
         );
+    }
+
+    #[test]
+    fn of_equal_prefixes_the_least_metric_counts_and_a_route_chooses_the_source() {
+        let mut config = HostConfig {
+            mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
+            addresses: vec![(ip("192.0.2.10"), 24), (ip("192.0.2.11"), 24)],
+            routes: vec![
+                route("0.0.0.0", 0, "192.0.2.3", LEARNED_METRIC, None),
+                route("0.0.0.0", 0, "192.0.2.2", 200, None),
+                route("0.0.0.0", 0, "192.0.2.1", 100, Some("192.0.2.11")),
+                route("0.0.0.0", 0, "192.0.2.4", 100, None),
+                route("10.0.0.0", 8, "192.0.2.2", 9_000, None),
+            ],
+            neighbors: vec![],
+            mtu: 1500,
+        };
+        let ways = |config: &HostConfig, expected: &[_]| check(&Routes::new(config), expected);
+        ways(
+            &config,
+            &[
+                ("8.8.8.8", "192.0.2.1", "192.0.2.11"),
+                // The longest prefix first, whatever its metric.
+                ("10.1.1.1", "192.0.2.2", "192.0.2.10"),
+                ("192.0.2.77", "192.0.2.77", "192.0.2.10"),
+            ],
+        );
+        config.routes.remove(2);
+        ways(&config, &[("8.8.8.8", "192.0.2.4", "192.0.2.10")]);
+        config.routes.remove(2);
+        ways(&config, &[("8.8.8.8", "192.0.2.2", "192.0.2.10")]);
+        config.routes.remove(1);
+        ways(&config, &[("8.8.8.8", "192.0.2.3", "192.0.2.10")]);
+        // An address that another host has is no source, whoever chose it.
+        config.routes[0].source = Some(ip("192.0.2.11"));
+        ways(&config, &[("8.8.8.8", "192.0.2.3", "192.0.2.11")]);
+        let routes = Routes::among(&config, |it| it != ip("192.0.2.11"));
+        check(&routes, &[("8.8.8.8", "192.0.2.3", "192.0.2.10")]);
     }
 
     #[test]

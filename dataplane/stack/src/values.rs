@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::Standing;
+use super::{HostRoute, Standing};
 
 /// What the stack is and where it sits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub struct HostConfig {
     pub mac: MacAddr,
     /// Own addresses with the lengths of their on-link prefixes.
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Prefixes behind routers: address, length, the router; one that is unspecified: the prefix is on the link.
-    pub routes: Vec<(IpAddr, u8, IpAddr)>,
+    /// Ways beyond the own prefixes.
+    pub routes: Vec<HostRoute>,
     /// Neighbors that are where this says, whatever the network says.
     pub neighbors: Vec<(IpAddr, MacAddr)>,
     /// The longest IP packet that the link takes.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_stack::{HostConfig, HostStack, limits};
+use culvert_stack::{HostConfig, HostRoute, HostStack, limits};
 use culvert_wire::{Checksum, EtherType, MacAddr, ether};
 use culvert_wireguard::Instant;
 use libfuzzer_sys::fuzz_target;
@@ -124,7 +124,13 @@ fuzz_target!(|input: &[u8]| {
     let config = HostConfig {
         mac: US,
         addresses: vec![(IpAddr::V4(OWN_V4), 24), (IpAddr::V6(OWN_V6), 64)],
-        routes: vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0, Ipv4Addr::new(192, 0, 2, 2).into())],
+        routes: vec![HostRoute {
+            to: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            len: 0,
+            via: Ipv4Addr::new(192, 0, 2, 2).into(),
+            metric: 0,
+            source: None,
+        }],
         neighbors: Vec::new(),
         mtu: 1_500,
     };

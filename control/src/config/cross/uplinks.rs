@@ -124,15 +124,18 @@ fn routes(uplink: &Uplink, report: &mut Report) {
             .to
             .value
             .unwrap_or_else(|| build::everything(via.is_ipv4()));
-        if let Some(line) = seen.insert(to, route.to.span) {
+        if let Some(line) = seen.insert((to, route.metric), route.to.span) {
             let line = report.line(line);
             report
                 .error(
                     route.to.span,
                     format!("{title} leads to {to} a second time"),
                 )
-                .help(format!("the first stands in {line}: keep one of the two"));
+                .help(format!(
+                    "the first stands in {line}: keep one of the two, or give one a higher `metric`: it counts once the other is gone"
+                ));
         }
+        route_source(uplink, route, report);
         let is_known = !uplink.addresses.is_empty() && !uplink.learns(via.is_ipv4());
         if is_known && !on_link(uplink, via) {
             report
@@ -152,6 +155,32 @@ fn routes(uplink: &Uplink, report: &mut Report) {
                 )
                 .help("expected the address of the next router");
         }
+    }
+}
+
+/// What is sent that way is answered to where it came from.
+fn route_source(uplink: &Uplink, route: &UplinkRoute, report: &mut Report) {
+    let Some(from) = &route.from else {
+        return;
+    };
+    let name = &uplink.name.value;
+    let title = format!("a route of uplink `{name}` is from {}", from.value);
+    let mut own = uplink.addresses.iter().map(|at| at.value.addr());
+    if from.value.is_ipv4() != route.via.value.is_ipv4() {
+        let family = family(route.via.value.is_ipv4());
+        report
+            .error(
+                from.span,
+                format!("{title}, and by the {family} router {}", route.via.value),
+            )
+            .help(format!("expected an {family} address of the uplink's"));
+    } else if own.all(|own| own != from.value) {
+        report
+            .error(
+                from.span,
+                format!("{title}, which is no address of the uplink's"),
+            )
+            .help("expected one of its `addresses`: one that is learned is chosen without `from`");
     }
 }
 

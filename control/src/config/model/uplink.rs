@@ -149,6 +149,10 @@ pub struct UplinkRoute {
     pub to: IpNet,
     /// The router, on-link at this uplink.
     pub via: IpAddr,
+    /// Of equal prefixes the least counts.
+    pub metric: u32,
+    /// The own address that is spoken from to what is there.
+    pub from: Option<IpAddr>,
 }
 
 /// A neighbor of an uplink that is never asked.

@@ -141,7 +141,14 @@ impl Reader<'_> {
     fn uplink_route(&mut self, route: &Section<'_>) -> Option<UplinkRoute> {
         let to = route.get("to", self.report, value::destination);
         let via = route.get("via", self.report, value::address);
-        Some(UplinkRoute { to: to?, via: via? })
+        let metric = route.integer("metric", self.report);
+        let from = route.get("from", self.report, value::address);
+        Some(UplinkRoute {
+            to: to?,
+            via: via?,
+            metric: metric.map_or(0, |at| at.value),
+            from,
+        })
     }
 
     fn uplink_neighbor(&mut self, neighbor: &Section<'_>) -> Option<UplinkNeighbor> {

@@ -209,6 +209,21 @@ pub(super) static UPLINK_ROUTE: Table = Table {
             Required,
             "The router, inside the prefix of one of the uplink's addresses.",
         ),
+        key(
+            "metric",
+            Integer {
+                min: 0,
+                max: u32::MAX,
+            },
+            Default("0"),
+            "Of routes to one prefix the least counts; what is learned has 1024. It chooses within the uplink: which uplink a tunnel takes, the order of its `uplinks` says.",
+        ),
+        key(
+            "from",
+            Address,
+            Default("one on the router's prefix"),
+            "The uplink's own address to speak from to what is there.",
+        ),
     ],
 };
 

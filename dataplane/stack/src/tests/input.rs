@@ -142,7 +142,7 @@ fn answers_are_limited_and_leave_room_for_questions() {
 fn a_flood_evicts_nobody_in_use() {
     let mut wide = config(A, 1);
     wide.addresses[0] = (ip("10.0.0.1"), 8);
-    wide.routes[0].2 = ip("10.0.0.2");
+    wide.routes[0].via = ip("10.0.0.2");
     let mut a = begun(wide);
     frames(&mut a);
     let t = |ms| START + Duration::from_millis(ms);
@@ -179,7 +179,7 @@ fn a_flood_evicts_nobody_in_use() {
     // A router that is new to the table finds room all the same.
     let mut wide = config(A, 1);
     wide.addresses[0] = (ip("10.0.0.1"), 8);
-    wide.routes[0].2 = ip("10.0.0.4");
+    wide.routes[0].via = ip("10.0.0.4");
     a.reconfigure(wide, t(10_000));
     frames(&mut a);
     assert!(matches!(

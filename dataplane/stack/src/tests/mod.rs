@@ -37,6 +37,16 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+fn default_route(to: &str, via: &str) -> HostRoute {
+    HostRoute {
+        to: ip(to),
+        len: 0,
+        via: ip(via),
+        metric: 0,
+        source: None,
+    }
+}
+
 fn config(mac: MacAddr, host: u8) -> HostConfig {
     HostConfig {
         mac,
@@ -45,8 +55,8 @@ fn config(mac: MacAddr, host: u8) -> HostConfig {
             (ip(&format!("2001:db8::{host}")), 64),
         ],
         routes: vec![
-            (ip("0.0.0.0"), 0, ip("192.0.2.2")),
-            (ip("::"), 0, ip("2001:db8::2")),
+            default_route("0.0.0.0", "192.0.2.2"),
+            default_route("::", "2001:db8::2"),
         ],
         neighbors: vec![],
         mtu: 1500,
