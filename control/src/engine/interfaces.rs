@@ -25,6 +25,8 @@ pub(super) struct Interface {
     pub(super) gone: bool,
     /// It is in another network namespace: its number means nothing here any more.
     pub(super) moved: bool,
+    /// Whoever asked for it sets it up.
+    is_hosts: bool,
 }
 
 /// Who sets an interface up.
@@ -50,6 +52,8 @@ pub(super) enum InterfaceEvent {
     Deleted,
     /// It was moved to another network namespace. Its packets pass, its news don't come.
     Moved,
+    /// It is in ours again, down and without addresses ([`Interface::resume`]).
+    Back,
 }
 
 impl Interface {
@@ -88,18 +92,40 @@ impl Interface {
             mtu: link.mtu,
             gone: false,
             moved: false,
+            is_hosts: matches!(keeper, Keeper::Host(_)),
         };
-        interface.set_mtu(&mut netlink, &link, config)?;
-        if matches!(keeper, Keeper::Host(_)) {
-            return Ok((interface, link.up));
+        let up = interface.prepare(&mut netlink, &link, config)?;
+        Ok((interface, up))
+    }
+
+    /// Gives it what the configuration says; answers whether it is up then.
+    fn prepare(
+        &mut self,
+        netlink: &mut Netlink,
+        link: &Link,
+        config: &config::Port,
+    ) -> Result<bool, String> {
+        self.set_mtu(netlink, link, config)?;
+        if self.is_hosts {
+            return Ok(link.up);
         }
-        interface.set_up(&mut netlink, &link, config)?;
+        self.set_up(netlink, link, config)?;
+        let name = &link.name;
         for &address in &config.interface_addresses {
             netlink
-                .add_address(interface.index, address)
+                .add_address(self.index, address)
                 .map_err(|error| refused(name, &format!("the address {address}"), &error, &format!("`ip address add {address} dev {name}` says more; leave `addresses` out to set them by other means")))?;
         }
-        Ok((interface, true))
+        Ok(true)
+    }
+
+    /// Takes it as it is again, which is back from another network namespace; answers whether it is up then.
+    pub(super) fn resume(&mut self, config: &config::Port) -> Result<bool, String> {
+        let mut netlink = netlink()?;
+        let Some(link) = self.here(&mut netlink) else {
+            return Ok(false);
+        };
+        self.prepare(&mut netlink, &link, config)
     }
 
     fn set_mtu(
@@ -224,7 +250,10 @@ impl Interface {
     /// it since, so the interface itself is looked at.
     pub(super) fn hears(&mut self, news: &LinkNews, was_up: bool) -> Vec<InterfaceEvent> {
         match news {
-            _ if self.gone || self.moved => Vec::new(),
+            _ if self.gone => Vec::new(),
+            // It may have another number now.
+            LinkNews::Changed(_) | LinkNews::Missed if self.moved => self.look_elsewhere(),
+            _ if self.moved => Vec::new(),
             LinkNews::Changed(link) | LinkNews::Deleted(link) if link.index != self.index => {
                 Vec::new()
             }
@@ -241,6 +270,21 @@ impl Interface {
             // No news then.
             Err(_) => Vec::new(),
         }
+    }
+
+    fn look_elsewhere(&mut self) -> Vec<InterfaceEvent> {
+        let found = Netlink::open().ok();
+        let Some(link) = found.and_then(|mut netlink| self.here(&mut netlink)) else {
+            return Vec::new();
+        };
+        (self.index, self.mtu, self.moved) = (link.index, link.mtu, false);
+        vec![InterfaceEvent::Back]
+    }
+
+    /// It, if it is in our network namespace.
+    fn here(&self, netlink: &mut Netlink) -> Option<Link> {
+        let name = self.tun.name_here().ok()??;
+        netlink.link(&name).ok()?
     }
 
     fn compare(&mut self, link: &Link, was_up: bool) -> Vec<InterfaceEvent> {

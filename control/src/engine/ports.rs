@@ -322,12 +322,31 @@ impl PortState {
             InterfaceEvent::Moved => {
                 tracing::info!(%port, interface, "the interface was moved to another network namespace: its link state and MTU are not followed there");
             }
+            InterfaceEvent::Back => self.resume_interface(),
             InterfaceEvent::Deleted => {
                 let (port, interface) = names();
                 Event::InterfaceDeleted { port, interface }.tell();
                 self.connected = false;
                 self.link_up = false;
                 self.queues = 0;
+            }
+        }
+    }
+}
+
+impl PortState {
+    fn resume_interface(&mut self) {
+        let Some(interface) = &mut self.interface else {
+            return;
+        };
+        let port = &self.config.name;
+        let name = interface.tun.interface();
+        tracing::info!(%port, interface = name, "the interface is back from another network namespace");
+        match interface.resume(&self.config) {
+            Ok(up) => self.link_up = up,
+            Err(error) => {
+                tracing::warn!(%port, "{error}");
+                self.link_up = false;
             }
         }
     }

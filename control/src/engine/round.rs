@@ -94,6 +94,9 @@ impl Engine {
                         InterfaceEvent::Up | InterfaceEvent::Moved => {
                             switched.push((port.config.network.clone(), true));
                         }
+                        InterfaceEvent::Back => {
+                            switched.push((port.config.network.clone(), port.link_up));
+                        }
                         InterfaceEvent::Down => {
                             switched.push((port.config.network.clone(), false));
                         }

@@ -9,11 +9,11 @@
 )]
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io, mem,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
 };
 
@@ -22,13 +22,14 @@ use culvert_wire::VnetHeader;
 
 use super::{Claim, Layer, TunConfig, TunError};
 
-// linux/if_tun.h, as `_IOW('T', n, int)` and `_IOR('T', n, unsigned int)`.
+// linux/if_tun.h, as `_IOW('T', n, int)`, `_IOR('T', n, unsigned int)` and `_IO('T', n)`.
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETOFFLOAD: libc::Ioctl = 0x4004_54d0;
 const TUNGETIFF: libc::Ioctl = 0x8004_54d2;
 const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
 const TUNSETVNETLE: libc::Ioctl = 0x4004_54dc;
 const TUNSETCARRIER: libc::Ioctl = 0x4004_54e2;
+const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 
 const IFF_TUN: u32 = 0x0001;
 const IFF_TAP: u32 = 0x0002;
@@ -130,9 +131,7 @@ pub(super) fn adopt(fd: &OwnedFd, wanted: Offloads) -> Result<Found, TunError> {
         return Err(TunError::Unfit("is that of a tap interface, not of a tun"));
     }
     // Whether packets carry information ahead (IFF_NO_PI) can't be told: that bit means something else here.
-    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
-    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
-    let interface = String::from_utf8_lossy(&name).into_owned();
+    let interface = name(&request);
     let refused = |what| {
         let interface = interface.clone();
         move |source| TunError::Refused {
@@ -223,6 +222,29 @@ pub(super) fn set_carrier(fd: BorrowedFd<'_>, up: bool) -> io::Result<()> {
     let value = libc::c_int::from(up);
     // SAFETY: TUNSETCARRIER reads one int.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETCARRIER, &raw const value) })
+}
+
+/// Its name, if its network namespace is that of the calling thread.
+pub(super) fn name_here(fd: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    // SAFETY: TUNGETDEVNETNS takes nothing.
+    let there = unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETDEVNETNS) };
+    check(there)?;
+    // SAFETY: a new descriptor, which is owned by nobody else.
+    let there = File::from(unsafe { OwnedFd::from_raw_fd(there) }).metadata()?;
+    let here = File::open("/proc/thread-self/ns/net")?.metadata()?;
+    if (there.dev(), there.ino()) != (here.dev(), here.ino()) {
+        return Ok(None);
+    }
+    let mut request = empty_request();
+    // SAFETY: TUNGETIFF writes one ifreq, which `request` is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNGETIFF, &raw mut request) })?;
+    Ok(Some(name(&request)))
+}
+
+fn name(request: &libc::ifreq) -> String {
+    let name = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 fn empty_request() -> libc::ifreq {

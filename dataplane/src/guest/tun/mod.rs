@@ -234,6 +234,15 @@ impl Tun {
             .is_some_and(|queue| device::is_attached(queue.as_fd()))
     }
 
+    /// The name that it has now, if it is in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When it was deleted; before Linux 5.2 there is no telling.
+    pub fn name_here(&self) -> io::Result<Option<String>> {
+        let queue = self.queue(0).ok_or(io::ErrorKind::NotFound)?;
+        device::name_here(queue.as_fd())
+    }
+
     /// Whether a worker found that the interface was deleted.
     #[must_use]
     pub fn is_gone(&self) -> bool {
