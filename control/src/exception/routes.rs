@@ -42,8 +42,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The part of its time that the thread reads: one in so many.
 const SHARE: u32 = 10;
-/// Routes of the kernel's own, to what is on the link (`RTPROT_KERNEL`).
-const BY_KERNEL: u8 = 2;
+/// Nobody's who was asked to lead the uplink: the kernel's own, to what is on the link (`RTPROT_KERNEL`), and those of
+/// whoever on the link said so, by a redirect (`RTPROT_REDIRECT`) or as a router (`RTPROT_RA`; `accept_ra` is for these).
+const UNASKED: [u8; 3] = [1, 2, 9];
 
 /// What a table says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,8 +149,8 @@ impl Follower {
         let table = self.table;
         let mut found = Found::default();
         self.netlink.routes(self.link, |route| {
-            let is_ours = matches!(route.protocol, PROTOCOL | BY_KERNEL);
-            if route.table == table && !is_ours {
+            let counts = route.protocol != PROTOCOL && !UNASKED.contains(&route.protocol);
+            if route.table == table && counts {
                 found.add(&route);
             }
         })?;

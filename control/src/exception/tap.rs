@@ -4,7 +4,7 @@
 //! somebody has made of it. Never: an interface that somebody else has made; one that stays behind; an address or a route
 //! that was not set here, taken away; one that somebody has set down, set up.
 
-use std::{io, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use culvert_dataplane::guest::tun::{Claim, Layer, Tun, TunConfig};
 use culvert_vhost::Offloads;
@@ -138,6 +138,7 @@ impl Tap {
             .set_mac(index, new.mac)
             .map_err(refused("the device's Ethernet address".into()))?;
         if before.is_none() {
+            self.keep_from_routers(&mut netlink);
             netlink.set_up(index).map_err(refused("up".into()))?;
         }
 
@@ -177,6 +178,24 @@ impl Tap {
         Ok(())
     }
 
+    /// Has the kernel take neither addresses nor routes of routers by it: it has those of the uplink alone.
+    fn keep_from_routers(&self, netlink: &mut Netlink) {
+        let Ok(Some(link)) = netlink.link_by_index(self.index) else {
+            return;
+        };
+        if let Err(error) = ["accept_ra", "autoconf"]
+            .iter()
+            .try_for_each(|key| switch_off(&link.name, key))
+        {
+            tracing::warn!(
+                interface = link.name,
+                %error,
+                "can't keep the kernel from taking addresses and routes of routers by the interface: set `net.ipv6.conf.{}.accept_ra` to 0, or let Culvert write /proc/sys/net/ipv6/conf (`ReadWritePaths=` of its unit)",
+                link.name
+            );
+        }
+    }
+
     fn route(&self, route: &UplinkRoute) -> Route {
         Route {
             to: route.to,
@@ -186,6 +205,19 @@ impl Tap {
             protocol: PROTOCOL,
             table: MAIN,
         }
+    }
+}
+
+/// Writes 0 into a key of an interface's IPv6, unless it is that already.
+fn switch_off(interface: &str, key: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys/net/ipv6/conf")
+        .join(interface)
+        .join(key);
+    match fs::read_to_string(&path) {
+        Ok(value) if value.trim() == "0" => Ok(()),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => fs::write(path, "0"),
     }
 }
 
