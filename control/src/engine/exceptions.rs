@@ -289,8 +289,8 @@ impl Engine {
         }
     }
 
-    /// Looks what has become of interfaces: those that were deleted under us are made again, and those that were set up
-    /// again have again what they had. (Each second.)
+    /// Looks what has become of interfaces and their links: those that were deleted under us are made again, and those that
+    /// were set up again or are back have again what they had. (Each second.)
     pub(super) fn mend_exceptions(&mut self) {
         let taps = self.exceptions.taps.iter_mut();
         let news: Vec<_> = taps

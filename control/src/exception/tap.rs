@@ -97,10 +97,12 @@ impl Tap {
 
     /// Looks what has become of it; answers that if it is news.
     pub(crate) fn look(&mut self) -> Option<Presence> {
-        let found = Netlink::open().and_then(|mut netlink| netlink.link_by_index(self.index));
-        let now = match found {
+        let now = match self.found() {
             _ if self.tun.is_gone() || !self.tun.is_attached() => Presence::Gone,
-            Ok(Some(link)) if link.up => Presence::Up,
+            Ok(Some(link)) if link.up || self.is_back(&link) => {
+                self.index = link.index;
+                Presence::Up
+            }
             Ok(Some(_)) => Presence::Down,
             Ok(None) => Presence::Moved,
             Err(_) => return None,
@@ -111,6 +113,22 @@ impl Tap {
             self.setting = None;
         }
         (now != before).then_some(now)
+    }
+
+    /// It, if it is in our network namespace.
+    fn found(&self) -> io::Result<Option<Link>> {
+        let mut netlink = Netlink::open()?;
+        match self.tun.name_here() {
+            Ok(Some(name)) => netlink.link(&name),
+            Ok(None) => Ok(None),
+            // Its number is its own as long as it stays.
+            Err(_) => netlink.link_by_index(self.index),
+        }
+    }
+
+    /// Whether it comes from another network namespace: the kernel, not somebody, has set it down on its way.
+    fn is_back(&self, link: &Link) -> bool {
+        self.presence == Presence::Moved || link.index != self.index
     }
 
     /// Whether it was deleted, as far as it was looked.
