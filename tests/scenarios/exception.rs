@@ -358,6 +358,38 @@ fn an_interface_that_is_meddled_with_is_made_good() -> Result<()> {
             Ok(ping(&other, THEM[0], 1, "").ok())
         })?;
         ping(near, "10.9.1.10", 3, "").context("the tunnel, while it is elsewhere")?;
+
+        scenario.say("and back, where it has all again by itself, under another number, too");
+        let back = |interface: &str| {
+            // Its number is another's meanwhile.
+            let shown = other.ip(&format!("-o link show {interface}"))?;
+            let number = shown.split(':').next().context("a number")?;
+            near.ip(&format!("link add br-{number} index {number} type bridge"))?;
+            other.ip(&format!("link set {interface} netns {}", near.name()))
+        };
+        back("tap-wan0")?;
+        passes("the kernel's way, after it was elsewhere")?;
+        scenario.say("a guest's interface likewise");
+        near.ip(&format!("link set t0 netns {}", other.name()))?;
+        says(
+            &mut culvert,
+            "its link state and MTU are not followed there",
+        )?;
+        back("t0")?;
+        says(&mut culvert, "is back from another network namespace")?;
+        eventually("it is up", PATIENCE, || {
+            Ok(near.ip("link show t0")?.contains(",UP").then_some(()))
+        })?;
+        near.ip("route add 10.9.1.0/24 dev t0")?;
+        eventually("an answer through the tunnel", PATIENCE, || {
+            Ok(ping(near, "10.9.1.10", 1, "").ok())
+        })?;
+
+        scenario.say("it goes from there, too");
+        near.ip(&format!("link set tap-wan0 netns {}", other.name()))?;
+        eventually("it is there", PATIENCE, || {
+            Ok(other.ip("link show tap-wan0").ok())
+        })?;
         culvert.apply(&hosts.yaml("", &entry))?;
         eventually("no interface there", PATIENCE, || {
             Ok(other.ip("link show tap-wan0").is_err().then_some(()))
@@ -366,6 +398,111 @@ fn an_interface_that_is_meddled_with_is_made_good() -> Result<()> {
         let panicked = culvert.process().log();
         ensure!(!panicked.contains("panic"), "{panicked}");
         Ok(())
+    })
+}
+
+/// What the uplink does not use the kernel has not, nor what anybody on the link says to have.
+#[test]
+fn the_kernel_has_what_the_uplink_uses_alone() -> Result<()> {
+    let parts = [PARTS[0], PARTS[1], Part::AddressServers];
+    Scenario::run("exception_alone", &parts, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let (near, far) = (&hosts.near, &hosts.far);
+        far.ip("address add 198.51.100.7/32 dev wan0")?;
+        far.sysctl("net.ipv6.conf.all.forwarding=1")?;
+        let config = scenario.path("radvd.conf");
+        fs::write(
+            &config,
+            "interface wan0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; AdvDefaultLifetime 900;\n\
+             prefix 2001:db8:9::/64 { }; };\n",
+        )?;
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o644))?;
+        let culvert = hosts.start(scenario, "exception: tap-wan0, routes_from: main,", "")?;
+
+        scenario.say("an address that another host has");
+        let has = |address: &str| -> Result<bool> {
+            Ok(near.ip("addr show dev tap-wan0")?.contains(address))
+        };
+        eventually("no address of another's", PATIENCE, || {
+            Ok((!has("198.51.100.7/24")?).then_some(()))
+        })?;
+        ensure!(has("2001:db8:1::7/64")?, "both went");
+
+        scenario.say("what a router on the link says");
+        let mut command = far.program("radvd");
+        command.args(["-n", "-m", "stderr", "-d", "2", "-C"]);
+        command
+            .arg(&config)
+            .arg("-p")
+            .arg(scenario.path("radvd.pid"));
+        let _router = Process::start("radvd", scenario.scratch(), command)?;
+        eventually("an advertisement", PATIENCE, || {
+            let counts = near.run(&["nstat", "-asz", "Icmp6InRouterAdvertisements"], PATIENCE)?;
+            let mut words = counts.split_whitespace();
+            words.find(|it| *it == "Icmp6InRouterAdvertisements");
+            Ok(words.next().is_some_and(|it| it != "0").then_some(()))
+        })?;
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(!has("2001:db8:9:")?, "an address of a router's");
+        let routes = near.ip("-6 route show dev tap-wan0")?;
+        ensure!(!routes.contains("proto ra"), "{routes}");
+        scenario.say("nor is the uplink led by such a route of somebody's");
+        near.ip("-6 route add default via 2001:db8:1::2 dev tap-wan0 proto ra")?;
+        near.ip("-6 route add 2001:db8:a::/64 via 2001:db8:1::2 dev tap-wan0 proto static")?;
+        eventually("one route", PATIENCE, || {
+            Ok((learned(&culvert)? == 1).then_some(()))
+        })?;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_kernel_goes_by_the_uplink_whose_link_is_up() -> Result<()> {
+    Scenario::run("exception_two", &PARTS, |scenario| {
+        let hosts = Hosts::lay(scenario)?;
+        let near = &hosts.near;
+        let second = "two: { driver: dpdk, device: \"net_tap1,iface=dtap1\", exception: tap-wan1, \
+             addresses: [198.51.102.7/24, \"2001:db8:2::7/64\"], \
+             routes: [{to: default, via: 198.51.102.1}, {to: default, via: \"2001:db8:2::1\"}] }";
+        let first = "exception: tap-wan0, routes: [{to: default, via: 198.51.100.2}, {to: default, via: \"2001:db8:1::2\"}],";
+        let yaml = hosts
+            .yaml(first, "")
+            .replace("] } }\ntunnels", &format!("] }}, {second} }}\ntunnels"));
+        let _culvert = Culvert::start(scenario, "near", Some(near), &yaml)?;
+        hosts.plug()?;
+        near.ip("link set dtap1 up")?;
+        let defaults = |interfaces: &[&str]| {
+            eventually("default routes", PATIENCE, || {
+                for family in ["-4", "-6"] {
+                    let routes = near.ip(&format!("{family} route show default"))?;
+                    let routes: Vec<_> = routes
+                        .lines()
+                        .filter(|line| line.contains("proto 67"))
+                        .collect();
+                    let are_there = routes.len() == interfaces.len()
+                        && interfaces
+                            .iter()
+                            .zip(&routes)
+                            .all(|(name, line)| line.contains(name));
+                    if !are_there {
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(()))
+            })
+        };
+        scenario.say("both, that of the first ahead");
+        defaults(&["tap-wan0", "tap-wan1"])?;
+        let routes = near.ip("route show default")?;
+        ensure!(
+            routes.contains("metric 1024") && routes.contains("metric 1025"),
+            "{routes}"
+        );
+        scenario.say("the one whose link is up");
+        near.ip("link set dtap0 down")?;
+        defaults(&["tap-wan1"])?;
+        near.ip("link set dtap0 up")?;
+        defaults(&["tap-wan0", "tap-wan1"])
     })
 }
 

@@ -73,6 +73,25 @@ fn setting(uplink: &config::Uplink, learned: &Learned, mac: [u8; 6]) -> Setting 
     }
 }
 
+/// The same as the uplink stands: without an address that another host has, and without routes while nothing passes, so
+/// that the kernel goes by another uplink's.
+fn setting_now(uplink: &UplinkState, mac: [u8; 6]) -> Setting {
+    let mut setting = setting(&uplink.config, uplink.taught.used(), mac);
+    (setting.addresses).retain(|address| uplink.is_usable(address.addr()));
+    if !is_linked(uplink) {
+        setting.routes.clear();
+    }
+    setting
+}
+
+fn is_linked(uplink: &UplinkState) -> bool {
+    uplink.link_up != Some(false)
+}
+
+fn free_rank(taken: &BTreeSet<u32>) -> u32 {
+    (0..).find(|rank| !taken.contains(rank)).unwrap_or(u32::MAX)
+}
+
 /// Of a plan.
 impl Engine {
     /// Makes the interfaces that a plan wants and that are not there; `opened` are the uplinks that come. What was made is
@@ -95,7 +114,10 @@ impl Engine {
                 continue;
             }
             self.begin_sharing()?;
-            let mut tap = Tap::make(interface).map_err(title)?;
+            let others = self.exceptions.taps.values();
+            let others = others.chain(taps.iter().map(|(_, tap)| tap));
+            let rank = free_rank(&others.map(Tap::rank).collect());
+            let mut tap = Tap::make(interface, rank).map_err(title)?;
             let staying = || self.uplinks.named(&uplink.name)?.mac();
             if let Some(mac) = opened.get(&uplink.name).copied().or_else(staying) {
                 // What is learned comes behind.
@@ -149,9 +171,8 @@ impl Engine {
             kept.push(exception.interface.clone());
             let tap = self.exceptions.taps.get_mut(&exception.interface);
             if let (Some(tap), Some(mac)) = (tap, uplink.mac()) {
-                let set = tap.set(setting(&uplink.config, uplink.taught.used(), mac));
-                // Before Linux 5.0 it is up all the same.
-                let _ = tap.tun().set_carrier(uplink.link_up != Some(false));
+                tap.link(is_linked(uplink));
+                let set = tap.set(setting_now(uplink, mac));
                 failures.extend(
                     set.err()
                         .map(|error| format!("uplink {}: {error}", uplink.config.name)),
@@ -301,25 +322,41 @@ impl Engine {
             tell(&interface, presence);
         }
         let gone = self.exceptions.taps.iter().filter(|(_, tap)| tap.is_gone());
-        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        let gone: Vec<_> = gone.map(|(name, tap)| (name.clone(), tap.rank())).collect();
         let mut is_new = false;
-        for interface in gone {
+        for (interface, rank) in gone {
             // If its name is another's now, it is tried again.
-            if let Ok(tap) = Tap::make(&interface) {
+            if let Ok(tap) = Tap::make(&interface, rank) {
                 tracing::warn!(interface, "the interface is made again");
                 self.exceptions.taps.insert(interface, tap);
                 is_new = true;
             }
         }
+        if is_new || is_back || self.has_link_turned() {
+            self.reset_interfaces();
+        }
         if is_new || is_back {
-            let (_, failures) = self.set_interfaces(&[]);
-            for failure in failures {
-                tracing::warn!("{failure}");
-            }
+            self.follow_tables(&[]);
         }
         if is_new {
-            self.follow_tables(&[]);
             self.publish();
+        }
+    }
+
+    /// Whether an interface has not the link that its uplink has.
+    fn has_link_turned(&self) -> bool {
+        self.uplinks.iter().any(|(_, uplink)| {
+            let exception = exception(&uplink.config);
+            let tap = exception.and_then(|it| self.exceptions.taps.get(&it.interface));
+            tap.is_some_and(|tap| tap.is_linked() != is_linked(uplink))
+        })
+    }
+
+    /// Has interfaces be what their uplinks are now, and says what failed.
+    pub(super) fn reset_interfaces(&mut self) {
+        let (_, failures) = self.set_interfaces(&[]);
+        for failure in failures {
+            tracing::warn!("{failure}");
         }
     }
 }

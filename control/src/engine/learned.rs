@@ -118,10 +118,7 @@ impl Engine {
         if !readdressed.is_any() {
             return;
         }
-        let (_, failures) = self.set_interfaces(&[]);
-        for failure in failures {
-            tracing::warn!("{failure}");
-        }
+        self.reset_interfaces();
         self.publish();
         self.netstack.publish();
         self.rebuild_paths(now.monotonic);

@@ -30,7 +30,7 @@ impl Engine {
         self.lead_elsewhere(slot);
     }
 
-    /// The uplink's routes are others: its paths lead from addresses that it may use.
+    /// The uplink's routes are others: its paths lead from addresses that it may use, and the kernel has those alone.
     fn lead_elsewhere(&mut self, slot: usize) {
         let Some(uplink) = self.uplinks.change(slot) else {
             return;
@@ -39,6 +39,7 @@ impl Engine {
             self.netstack.change(scope, host);
         }
         self.outdate_paths_by(slot);
+        self.reset_interfaces();
         self.publish();
     }
 }
@@ -82,7 +83,6 @@ impl UplinkState {
     }
 
     /// Whether `address` may be used.
-    #[cfg(feature = "dpdk")]
     pub(super) fn is_usable(&self, address: IpAddr) -> bool {
         !matches!(self.rivals.get(&address), Some(Standing::Duplicate(_)))
     }

@@ -17,7 +17,8 @@ use crate::{
 
 /// What marks routes of ours (`rt_protos`: no program's that is known).
 pub(super) const PROTOCOL: u8 = 67;
-/// Behind routes that somebody sets by hand.
+/// Behind routes that somebody sets by hand; each interface of ours has one of its own from here on, or the kernel would
+/// take one's route in place of another's.
 const METRIC: u32 = 1_024;
 /// `RT_TABLE_MAIN`.
 const MAIN: u32 = 254;
@@ -39,6 +40,10 @@ pub(crate) struct Setting {
 pub(crate) struct Tap {
     tun: Arc<Tun>,
     index: u32,
+    /// Which one of ours it is; of equal routes that of the lowest counts.
+    rank: u32,
+    /// Its link as it was told last.
+    is_linked: bool,
     setting: Option<Setting>,
     presence: Presence,
 }
@@ -58,7 +63,7 @@ pub(crate) enum Presence {
 
 impl Tap {
     /// Makes it; it is down and has nothing.
-    pub(crate) fn make(interface: &str) -> Result<Self, String> {
+    pub(crate) fn make(interface: &str, rank: u32) -> Result<Self, String> {
         let mut netlink = netlink()?;
         let look = |netlink: &mut Netlink| {
             let link = netlink.link(interface);
@@ -80,9 +85,28 @@ impl Tap {
         Ok(Self {
             tun,
             index: link.index,
+            rank,
+            is_linked: true,
             setting: None,
             presence: Presence::Up,
         })
+    }
+
+    /// Which one of ours it is.
+    pub(crate) fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// Whether its link was up when it was told last.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.is_linked
+    }
+
+    /// Has the kernel find its link up or down.
+    pub(crate) fn link(&mut self, up: bool) {
+        self.is_linked = up;
+        // Before Linux 5.0 it is up all the same.
+        let _ = self.tun.set_carrier(up);
     }
 
     /// Where its frames are.
@@ -219,7 +243,7 @@ impl Tap {
             to: route.to,
             via: route.via,
             link: self.index,
-            metric: METRIC,
+            metric: METRIC + self.rank,
             protocol: PROTOCOL,
             table: MAIN,
         }
