@@ -182,6 +182,19 @@ fn the_api_and_metrics_answer_through_a_dpdk_uplink() -> Result<()> {
             "{OPS} -X POST -d {{}} https://{ADDRESS}:9443/v1/confirm"
         ))?;
         ensure!(status == "200", "confirmed: {status} {text}");
+        // By single objects it is not: the uplink stays, and others answer.
+        fs::write(scenario.path("off.json"), "{\"enabled\": false}")?;
+        let off = format!("-X PATCH -d @off.json https://{ADDRESS}:9443/v1/uplinks/wan");
+        let (status, text) = ask(&format!("{OPS} {off}"))?;
+        ensure!(
+            status == "409" && text.contains("another way"),
+            "switched off: {status} {text}"
+        );
+        let layer = format!("https://{ADDRESS}:9443/v1/layer");
+        let (status, text) = ask(&format!("{OPS} -X DELETE {layer}/uplinks/wan"))?;
+        ensure!(status == "200", "nothing to forget: {status} {text}");
+        let (status, text) = ask(&format!("{OPS} {layer}"))?;
+        ensure!(status == "200", "after all: {status} {text}");
         let shown: Value = culvert.show()?;
         scenario.say(format!("{}", shown["uplinks"]));
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{ApplyError, NotApplied, Request, Requester, SendError, ask};
+use super::{ApplyError, NotApplied, Request, Requester, SendError, ask, lockout};
 use crate::config::{Config, Readings, Report};
 use crate::events::Event;
 use crate::history::pending::{self, Due, Wanted};
@@ -264,14 +264,15 @@ fn plan_and_apply(
     if order.dry_run {
         return tried(requester, &base, config);
     }
-    refuse_unconfirmed(order, base.file(), &config)?;
-    // Likewise what the API's doors need.
-    let doors = requester.doors();
-    let ready = doors.as_ref().map(|it| it.prepare(&config.api));
-    let ready = ready.transpose().map_err(ApplyError::Failed)?;
     let discarded = base.drift();
     let goal = layer::fresh(&base, &config.api.key_directory).upon(config);
     let proposal = Box::new(Proposal::to(base, goal));
+    let asked_by = order.uplink.as_ref().filter(|_| order.confirm.is_none());
+    lockout::refuse_file(asked_by, proposal.plan())?;
+    // Likewise what the API's doors need.
+    let doors = requester.doors();
+    let ready = doors.as_ref().map(|it| it.prepare(&proposal.file().api));
+    let ready = ready.transpose().map_err(ApplyError::Failed)?;
     // To free what was desired before, or what is refused, takes long where there are many peers.
     let keeper = proposal.keeper();
     let rests = diff::rests(&keeper.0, &keeper.1);
@@ -319,24 +320,6 @@ fn plan_and_apply(
         applied.warnings += &format!("culvert: {line}\n");
     }
     Ok(applied)
-}
-
-/// Who changes the uplink by which it asks may never be heard again: that is for a trial.
-fn refuse_unconfirmed(order: &Order, base: &Config, new: &Config) -> Result<(), ApplyError> {
-    let Some(name) = order.uplink.as_ref().filter(|_| order.confirm.is_none()) else {
-        return Ok(());
-    };
-    let of = |config: &Config| {
-        let mut uplinks = config.uplinks.iter();
-        uplinks.find(|uplink| uplink.name == *name).cloned()
-    };
-    if of(base) == of(new) {
-        return Ok(());
-    }
-    Err(ApplyError::Conflict(format!(
-        "uplink {name} changes, by which this was asked for, and might answer nobody then: ask with `--confirm` \
-         (`confirm` in a request's body), and it is taken back unless you confirm it"
-    )))
 }
 
 fn wanted(

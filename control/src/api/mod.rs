@@ -13,6 +13,7 @@ mod audience;
 pub mod bodies;
 pub mod client;
 mod keys;
+pub(crate) mod lockout;
 pub(crate) mod object;
 pub mod server;
 pub(crate) mod whole;

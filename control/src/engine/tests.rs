@@ -12,6 +12,7 @@ mod crowd;
 mod failover;
 mod far;
 mod heard;
+mod lockout;
 mod metrics;
 mod parking;
 mod peers;

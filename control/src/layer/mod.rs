@@ -24,9 +24,9 @@ use self::books::Notice;
 use self::journal::Journal;
 use self::secrets::Secrets;
 use crate::{
-    api::{self, ApplyError, Request, Requester, SendError},
+    api::{self, ApplyError, Request, Requester, SendError, lockout},
     config::{
-        Config, Disk, KeyFile, KeyFileError, KeyFiles as _, Report,
+        Config, Disk, KeyFile, KeyFileError, KeyFiles as _, Name, Report,
         object::{self, Keys},
     },
     keys::{PresharedKey, PublicKey},
@@ -81,6 +81,8 @@ pub struct Wish {
     pub keys: Keys,
     /// The preshared key among them.
     pub preshared_key: Option<PresharedKey>,
+    /// The uplink by whose own stack it is asked for.
+    pub uplink: Option<Name>,
 }
 
 /// Why a wish was not fulfilled. Nothing has changed then.
@@ -200,6 +202,8 @@ pub fn fulfil(requester: &Requester, wish: &Wish) -> Result<Applied, Refused> {
         return Ok(Applied::default());
     }
     let (step, warnings) = books.plan(&now, &wish.object, said.as_ref())?;
+    let refused = lockout::refuse_object(wish.uplink.as_ref(), &step.plan);
+    refused.map_err(Refused::Engine)?;
     let before = now.api().said(&wish.object).cloned();
     let before = before.as_deref().and_then(|it| it.preshared_key.as_ref());
     let after = said.as_ref().and_then(|it| it.preshared_key.as_ref());

@@ -180,6 +180,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                 None => "unreachable: true\n".into(),
             }),
             preshared_key: None,
+            uplink: None,
         },
         Deed::Switch(is_port, number, enabled) => Wish {
             object: match is_port {
@@ -189,6 +190,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
             act: Act::Set { if_exists: true },
             keys: keys(format!("enabled: {enabled}\n")),
             preshared_key: None,
+            uplink: None,
         },
         Deed::Port(port, act, mac, guards, enabled) => {
             let mac = mac.map(|mac| format!("mac: 52:54:00:00:00:0{mac}\n"));
@@ -202,6 +204,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                     switch(*enabled)
                 )),
                 preshared_key: None,
+                uplink: None,
             }
         }
         Deed::Peer(peer, act, keepalive, enabled, net) => {
@@ -217,6 +220,7 @@ fn wish(deed: &Deed) -> Option<Wish> {
                     nets.unwrap_or_default()
                 )),
                 preshared_key: None,
+                uplink: None,
             }
         }
         Deed::File(_) | Deed::Wg(..) => return None,
@@ -391,6 +395,7 @@ fn a_peer_that_rests_hinders_nobody() {
         act,
         keys: object::keys(&keys, "t").ok().unwrap(),
         preshared_key: None,
+        uplink: None,
     };
     let mut books = Books::default();
     let mut carry_out = |desired: &mut Layers, wish: &Wish| {

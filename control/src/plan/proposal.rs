@@ -58,6 +58,11 @@ impl Proposal {
         &self.goal
     }
 
+    /// The changes from what was desired when it was made.
+    pub(crate) fn plan(&self) -> &[Change] {
+        &self.changes
+    }
+
     /// What it touches.
     #[must_use]
     pub fn objects(&self) -> HashSet<String> {

@@ -339,6 +339,7 @@ fn answer(desk: &Desk, object: Object, act: Act, body: Bytes) -> Response {
         act,
         keys,
         preshared_key,
+        uplink: desk.caller.as_ref().and_then(|it| it.uplink.clone()),
     };
     match layer::fulfil(&desk.requester, &wish) {
         Ok(applied) => {

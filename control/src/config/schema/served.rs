@@ -18,7 +18,7 @@ const ALLOW: &str = "Prefixes of those who may connect; others are refused as if
 /// `api` of an uplink.
 pub(super) static UPLINK_API: Table = Table {
     title: "api",
-    doc: "Certificates and roles are those of `api.tls`. A change of the uplink that is asked for by it is taken with `--confirm` alone.",
+    doc: "Certificates and roles are those of `api.tls`. A change of the uplink, or of `api.tls`, that is asked for by it is taken with `--confirm` alone.",
     keys: &[
         key("allow", List(&Prefix), Required, ALLOW),
         key("port", PORT, Default("9443"), "The TCP port."),
