@@ -218,7 +218,11 @@ impl std::fmt::Display for Pending {
 pub enum Part {
     /// Ports and uplinks: link, traffic, drops
     Ports,
-    /// Peers: endpoint, last handshake, traffic
+    /// Uplinks: link, traffic, drops, what they have learned: lease, servers of names, MTU
+    Uplinks,
+    /// Tunnels: uplinks, port, peers, public key
+    Tunnels,
+    /// Tunnels and peers: endpoint, last handshake, traffic
     Peers,
     /// Routes of every network and uplink
     Routes,

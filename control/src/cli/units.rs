@@ -64,17 +64,24 @@ pub(super) fn duration(seconds: u64) -> String {
 
 /// `5s ago`, `1m 5s ago`, `2h 1m ago`, `3d 2h ago`; `now`, `never`.
 pub(super) fn short_age(seconds: Option<u64>) -> String {
-    let both = |a: u64, one: &str, b: u64, other: &str| match b {
-        0 => format!("{a}{one} ago"),
-        _ => format!("{a}{one} {b}{other} ago"),
-    };
     match seconds {
         None => "never".into(),
         Some(0) => "now".into(),
-        Some(s @ ..60) => format!("{s}s ago"),
-        Some(s @ ..3_600) => both(s / 60, "m", s % 60, "s"),
-        Some(s @ ..86_400) => both(s / 3_600, "h", s % 3_600 / 60, "m"),
-        Some(s) => both(s / 86_400, "d", s % 86_400 / 3_600, "h"),
+        Some(s) => format!("{} ago", short_duration(s)),
+    }
+}
+
+/// `0s`, `5s`, `1m 5s`, `2h 1m`, `3d 2h`.
+pub(super) fn short_duration(seconds: u64) -> String {
+    let both = |a: u64, one: &str, b: u64, other: &str| match b {
+        0 => format!("{a}{one}"),
+        _ => format!("{a}{one} {b}{other}"),
+    };
+    match seconds {
+        s @ ..60 => format!("{s}s"),
+        s @ ..3_600 => both(s / 60, "m", s % 60, "s"),
+        s @ ..86_400 => both(s / 3_600, "h", s % 3_600 / 60, "m"),
+        s => both(s / 86_400, "d", s % 86_400 / 3_600, "h"),
     }
 }
 

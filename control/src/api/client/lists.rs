@@ -41,6 +41,8 @@ impl List {
                 Ports, Uplinks, Tunnels, Peers, Routes, Neighbors, Cores, Drops,
             ],
             Some(Part::Ports) => &[Ports, Uplinks],
+            Some(Part::Uplinks) => &[Uplinks],
+            Some(Part::Tunnels) => &[Tunnels],
             Some(Part::Peers) => &[Tunnels, Peers],
             Some(Part::Routes) => &[Routes],
             Some(Part::Neighbors) => &[Neighbors],

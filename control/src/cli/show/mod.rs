@@ -3,7 +3,7 @@
 //! In: states of a running Culvert. Out: what was asked for of them, with rates where two were looked at. Never: a cut
 //! cell where a program may read it.
 //!
-//! Rooms: [`named`] which things, [`list`] some of them alone, [`rates`] what changed between two looks, [`tables`] their columns, [`table`] how
+//! Rooms: [`named`] which things, [`list`] some of them alone, [`rates`] what changed between two looks, [`tables`] their columns, [`uplinks`] those of uplinks, [`table`] how
 //! these are laid out.
 
 pub(super) mod list;
@@ -11,6 +11,7 @@ mod named;
 mod rates;
 pub(super) mod table;
 mod tables;
+mod uplinks;
 
 use std::io::{self, IsTerminal as _};
 use std::thread;
@@ -200,6 +201,8 @@ fn json_of(state: &State, part: Option<Part>) -> Value {
     match part {
         None => json!(state),
         Some(Part::Ports) => json!({ "ports": state.ports, "uplinks": state.uplinks }),
+        Some(Part::Uplinks) => json!({ "uplinks": state.uplinks }),
+        Some(Part::Tunnels) => json!({ "tunnels": state.tunnels }),
         Some(Part::Peers) => json!({ "tunnels": state.tunnels, "peers": state.peers }),
         Some(Part::Routes) => json!({ "routes": state.routes }),
         Some(Part::Neighbors) => json!({ "neighbors": state.neighbors }),

@@ -10,10 +10,7 @@ use super::super::units;
 use super::named::Told;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
-use crate::state::{
-    AddressConflict, Core, Drop, Log, Neighbor, Part, Peer, Port, Route, State, Traffic, Tunnel,
-    Uplink,
-};
+use crate::state::{Core, Drop, Log, Neighbor, Part, Peer, Port, Route, State, Traffic, Tunnel};
 
 /// What is shown.
 pub(super) struct View<'s> {
@@ -26,7 +23,7 @@ pub(super) struct View<'s> {
 }
 
 /// A column of a table of things.
-struct Column<T> {
+pub(super) struct Column<T> {
     title: &'static str,
     align: Align,
     when: When,
@@ -35,7 +32,7 @@ struct Column<T> {
 
 /// When a column is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
+pub(super) enum When {
     Always,
     Wide,
     /// Where what passed since the start is shown.
@@ -45,7 +42,7 @@ enum When {
     Rates,
 }
 
-const fn left<T>(title: &'static str, cell: fn(&View<'_>, &T) -> String) -> Column<T> {
+pub(super) const fn left<T>(title: &'static str, cell: fn(&View<'_>, &T) -> String) -> Column<T> {
     Column {
         title,
         align: Align::Left,
@@ -54,14 +51,14 @@ const fn left<T>(title: &'static str, cell: fn(&View<'_>, &T) -> String) -> Colu
     }
 }
 
-const fn right<T>(title: &'static str, cell: fn(&View<'_>, &T) -> String) -> Column<T> {
+pub(super) const fn right<T>(title: &'static str, cell: fn(&View<'_>, &T) -> String) -> Column<T> {
     Column {
         align: Align::Right,
         ..left(title, cell)
     }
 }
 
-const fn only<T>(when: When, column: Column<T>) -> Column<T> {
+pub(super) const fn only<T>(when: When, column: Column<T>) -> Column<T> {
     Column { when, ..column }
 }
 
@@ -97,39 +94,6 @@ const PORTS: &[Column<Port>] = &[
     only(When::Wide, left("MAC", |_, it| it.mac.clone())),
     only(When::Wide, left("SOCKET", |_, it| it.socket.clone())),
     only(When::Wide, left("LABELS", |_, it| labels(&it.labels))),
-];
-
-const UPLINKS: &[Column<Uplink>] = &[
-    left("UPLINK", |_, it| it.name.clone()),
-    left("DRIVER", |_, it| it.driver.clone()),
-    left("LINK", |_, it| speed(it)),
-    only(
-        When::Wide,
-        left("BFD", |_, it| it.bfd.clone().unwrap_or_else(dash)),
-    ),
-    only(When::Wide, right("QUEUES", |_, it| it.queues.to_string())),
-    only(
-        When::WideCounts,
-        right("RX PACKETS", |_, it| it.rx.packets.to_string()),
-    ),
-    only(When::Counts, right("RX", |_, it| bytes(it.rx))),
-    only(
-        When::WideCounts,
-        right("TX PACKETS", |_, it| it.tx.packets.to_string()),
-    ),
-    only(When::Counts, right("TX", |_, it| bytes(it.tx))),
-    only(When::Counts, right("DROPS", |_, it| sum(&it.drops))),
-    only(When::Rates, right("RX PPS", |v, it| pps(v.uplink(it).rx))),
-    only(When::Rates, right("RX BIT/S", |v, it| bps(v.uplink(it).rx))),
-    only(When::Rates, right("TX PPS", |v, it| pps(v.uplink(it).tx))),
-    only(When::Rates, right("TX BIT/S", |v, it| bps(v.uplink(it).tx))),
-    only(
-        When::Rates,
-        right("DROPS/S", |v, it| units::si(v.uplink(it).drops)),
-    ),
-    right("MTU", |_, it| it.mtu.to_string()),
-    only(When::Wide, left("DEVICE", |_, it| it.device.clone())),
-    only(When::Counts, left("ADDRESSES", |_, it| addresses(it))),
 ];
 
 /// A tunnel's uplink; of several each with the peers that it reaches.
@@ -309,6 +273,8 @@ impl View<'_> {
                 tables
             }
             Some(Part::Ports) => vec![self.ports(), self.uplinks()],
+            Some(Part::Uplinks) => vec![self.uplinks(), self.learned()],
+            Some(Part::Tunnels) => vec![self.tunnels()],
             Some(Part::Peers) => vec![self.tunnels(), self.peers()],
             Some(Part::Routes) => vec![self.table(ROUTES, &self.state.routes)],
             Some(Part::Neighbors) => vec![self.table(NEIGHBORS, &self.state.neighbors)],
@@ -349,7 +315,7 @@ impl View<'_> {
         text
     }
 
-    fn table<T>(&self, columns: &[Column<T>], things: &[T]) -> Table {
+    pub(super) fn table<T>(&self, columns: &[Column<T>], things: &[T]) -> Table {
         let is_there = |column: &&Column<T>| match column.when {
             When::Always => true,
             When::Wide => self.is_wide,
@@ -375,15 +341,6 @@ impl View<'_> {
         });
         let mut table = self.table(PORTS, ports);
         table.notes.extend(notes);
-        table
-    }
-
-    fn uplinks(&self) -> Table {
-        let mut table = self.table(UPLINKS, &self.state.uplinks);
-        for uplink in &self.state.uplinks {
-            let told = |it| format!("{}: {}", uplink.name, conflict(it));
-            table.notes.extend(uplink.conflicts.iter().map(told));
-        }
         table
     }
 
@@ -417,17 +374,13 @@ impl View<'_> {
         self.table(DROPS, &self.state.drops)
     }
 
-    fn rate(&self, name: &str) -> rates::Rate {
+    pub(super) fn rate(&self, name: &str) -> rates::Rate {
         let rates = self.rates.as_ref();
         rates.map_or_else(rates::Rate::default, |rates| rates.of(name))
     }
 
     fn port(&self, port: &Port) -> rates::Rate {
         self.rate(&rates::port(&port.name))
-    }
-
-    fn uplink(&self, uplink: &Uplink) -> rates::Rate {
-        self.rate(&rates::uplink(&uplink.name))
     }
 
     fn peer(&self, peer: &Peer) -> rates::Rate {
@@ -512,34 +465,6 @@ fn link(port: &Port) -> &'static str {
     }
 }
 
-fn conflict(conflict: &AddressConflict) -> String {
-    let AddressConflict { address, mac, used } = conflict;
-    match used {
-        true => format!("{address} is in use, and {mac} says to have it, too"),
-        false => format!("{address} is not used: {mac} has it"),
-    }
-}
-
-fn addresses(uplink: &Uplink) -> String {
-    let refused = uplink.learned.as_ref().map(|it| it.refused.as_slice());
-    match (uplink.addresses.as_slice(), refused) {
-        ([], Some([])) => "none yet".into(),
-        ([], Some([first, ..])) => format!("none: {first}"),
-        ([], None) => "any".into(),
-        (all, _) => all.join(", "),
-    }
-}
-
-fn speed(uplink: &Uplink) -> String {
-    match (uplink.link_up, uplink.speed_mbps) {
-        _ if uplink.disabled => "disabled".into(),
-        (false, _) => "down".into(),
-        (true, None) => "up".into(),
-        (true, Some(speed)) if speed % 1000 == 0 => format!("{}G", speed / 1000),
-        (true, Some(speed)) => format!("{speed}M"),
-    }
-}
-
 fn per_burst(core: &Core) -> String {
     match core.bursts {
         0 => dash(),
@@ -550,22 +475,22 @@ fn per_burst(core: &Core) -> String {
     }
 }
 
-fn bytes(traffic: Traffic) -> String {
+pub(super) fn bytes(traffic: Traffic) -> String {
     units::bytes(traffic.bytes)
 }
 
-fn sum(drops: &BTreeMap<String, u64>) -> String {
+pub(super) fn sum(drops: &BTreeMap<String, u64>) -> String {
     drops.values().sum::<u64>().to_string()
 }
 
-fn pps(passed: Passed) -> String {
+pub(super) fn pps(passed: Passed) -> String {
     units::si(passed.packets)
 }
 
-fn bps(passed: Passed) -> String {
+pub(super) fn bps(passed: Passed) -> String {
     units::si(passed.bits)
 }
 
-fn dash() -> String {
+pub(super) fn dash() -> String {
     "-".into()
 }
