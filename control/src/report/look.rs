@@ -22,6 +22,7 @@ use crate::{
     api::Reply,
     config::{CpuId, Name},
     engine::{LastError, PathMtu},
+    exception::Learned,
     keys::PublicKey,
     plan::Layers,
     state::{Port, Tunnel, Uplink},
@@ -90,6 +91,8 @@ pub struct Head {
     pub uptime: Duration,
     /// All uplinks.
     pub uplinks: Vec<Uplink>,
+    /// What uplinks have of the kernel's tables.
+    pub(crate) of_kernel: Vec<(Name, Arc<Learned>)>,
     /// Ports that are not open.
     pub down: Vec<Name>,
     /// Tunnels whose UDP port is not open.

@@ -12,7 +12,7 @@ use super::{
     lists::{Pick, Put, Which, Window},
 };
 use crate::{
-    config::{self, Network},
+    config::{self, Name, Network},
     state::{self, Route},
 };
 
@@ -134,9 +134,12 @@ impl Reader<'_> {
         let networks = file.networks.iter();
         let lines = networks.flat_map(|network| self.routes_of(network));
         let learned = self.head.uplinks.iter().flat_map(learned);
+        let of_kernel = self.head.of_kernel.iter();
+        let of_kernel = of_kernel.flat_map(|(uplink, table)| of_kernel_at(uplink, &table.routes));
         for line in lines
             .chain(file.uplinks.iter().flat_map(uplink))
             .chain(learned)
+            .chain(of_kernel)
         {
             if pick.wants(&line) && line.is_wanted(which) {
                 pick.offer(line, ());
@@ -213,9 +216,37 @@ fn learned(uplink: &state::Uplink) -> impl Iterator<Item = Line<'_>> {
     on_link.chain(routes)
 }
 
+/// What an uplink has of the kernel's table.
+fn of_kernel_at<'r>(
+    uplink: &'r Name,
+    routes: &'r [(IpNet, IpAddr)],
+) -> impl Iterator<Item = Line<'r>> {
+    routes.iter().map(|&(to, via)| Line {
+        table: ("uplink", uplink.as_str()),
+        to: Some(to),
+        source: "kernel",
+        hop: Some(Hop::Via(via)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_of_the_kernels_tables_are_lines_of_their_uplinks() {
+        let uplink = Name::new("wan0").unwrap();
+        let routes = [("0.0.0.0/0", "192.0.2.1"), ("2001:db8::/32", "fe80::1")];
+        let routes = routes.map(|(to, via)| (to.parse().unwrap(), via.parse().unwrap()));
+        let told: Vec<_> = of_kernel_at(&uplink, &routes)
+            .map(|it| it.to_string())
+            .collect();
+        let expected = [
+            "uplink wan0 0.0.0.0/0 kernel via 192.0.2.1",
+            "uplink wan0 2001:db8::/32 kernel via fe80::1",
+        ];
+        assert_eq!(told, expected);
+    }
 
     #[test]
     fn a_page_ends_with_what_the_next_one_begins_behind() {
@@ -225,6 +256,7 @@ mod tests {
             ("allowed-ips", Hop::Peer("hv-b", Some("wg0"))),
             ("config", Hop::Peer("hv-b", None)),
             ("layer", Hop::Unreachable),
+            ("kernel", Hop::Via("10.0.0.1".parse().unwrap())),
             ("config", Hop::Via("fd00::1".parse().unwrap())),
         ] {
             let line = Line {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{Requester, SendError, ask},
     config::{self, Name, Network},
-    state::{Route, Way},
+    state::{Route, Uplink, Way},
 };
 
 /// Why a way can't be told.
@@ -30,6 +30,12 @@ pub enum WayError {
     /// There is no such port.
     #[error("there is no port {0}")]
     NoPort(String),
+    /// An uplink is called so.
+    #[error(
+        "{0} is an uplink, no port: guests' packets leave by it inside of tunnels; `culvert show routes {0}` prints its \
+         table"
+    )]
+    Uplink(String),
     /// The engine has ended.
     #[error(transparent)]
     Unanswered(#[from] SendError),
@@ -55,7 +61,11 @@ pub fn ways(requester: &Requester, to: IpAddr, from: Option<&str>) -> Result<Vec
         let ways = networks.map(|network| reader.way(&snapshot, network, to));
         return Ok(ways.collect::<Result<_, _>>()?);
     };
-    let no_port = || WayError::NoPort(from.to_owned());
+    let is_uplink = file.uplinks.iter().any(|it| it.name.as_str() == from);
+    let no_port = || match is_uplink {
+        true => WayError::Uplink(from.to_owned()),
+        false => WayError::NoPort(from.to_owned()),
+    };
     let port = desired.ports().find(|port| port.name.as_str() == from);
     let port = port.ok_or_else(no_port)?;
     let mut networks = networks.filter(|network| network.name == port.network);
@@ -191,7 +201,7 @@ impl Reader<'_> {
             .map(str::to_owned),
         );
         match &*cell.path() {
-            Some(path) => on_path(snapshot, path, way),
+            Some(path) => self.on_path(snapshot, path, way),
             None => way.notes.push(unknown(sight.name.as_ref())),
         }
         Ok(())
@@ -237,6 +247,22 @@ impl Reader<'_> {
         Ok(seen.into_iter().find(is_it))
     }
 
+    fn on_path(&self, snapshot: &Snapshot, path: &Path, way: &mut Way) {
+        way.endpoint = Some(path.endpoint);
+        way.source = path.usable_source();
+        let uplink = snapshot.uplink(path.uplink());
+        way.uplink = uplink.map(|uplink| uplink.name.clone());
+        way.neighbor = path.hop.neighbor().mac().map(|mac| mac.to_string());
+        if path.is_resolved() {
+            return;
+        }
+        let mut uplinks = self.head.uplinks.iter();
+        let uplink = uplinks.find(|it| way.uplink.as_ref() == Some(&it.name));
+        let unaddressed = uplink.and_then(|it| unaddressed(it, path.endpoint.ip()));
+        let asked = || "its next hop is not known yet: it is asked for".into();
+        way.notes.push(unaddressed.unwrap_or_else(asked));
+    }
+
     /// The longest prefix that leads there, and its route.
     fn best(&self, network: &Network, to: IpAddr) -> Option<(IpNet, Route)> {
         let lines = self.routes_of(network);
@@ -259,16 +285,42 @@ fn unknown(name: Option<&NameSight>) -> String {
     }
 }
 
-fn on_path(snapshot: &Snapshot, path: &Path, way: &mut Way) {
-    way.endpoint = Some(path.endpoint);
-    way.source = path.usable_source();
-    let uplink = snapshot.uplink(path.uplink());
-    way.uplink = uplink.map(|uplink| uplink.name.clone());
-    way.neighbor = path.hop.neighbor().mac().map(|mac| mac.to_string());
-    if !path.is_resolved() {
-        way.notes
-            .push("its next hop is not known yet: it is asked for".into());
+/// Why nothing leaves by an uplink for who is there: it has no address of the kind.
+fn unaddressed(uplink: &Uplink, to: IpAddr) -> Option<String> {
+    // A kernel's are its own business.
+    if uplink.driver != "dpdk" {
+        return None;
     }
+    let is_used = |text: &str| {
+        let mut conflicts = uplink.conflicts.iter().filter(|it| !it.used);
+        let address = text.split('/').next().unwrap_or(text);
+        conflicts.all(|it| it.address.split('/').next() != Some(address))
+    };
+    let of_kind = |text: &String| {
+        let net = text.parse::<IpNet>();
+        net.is_ok_and(|net| net.addr().is_ipv4() == to.is_ipv4()) && is_used(text)
+    };
+    if uplink.addresses.iter().any(of_kind) {
+        return None;
+    }
+    let kind = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+    let refused = uplink.learned.iter().flat_map(|it| &it.refused);
+    let mut refused = refused.filter(|it| of_family(it, to));
+    let why = refused
+        .next()
+        .map_or_else(String::new, |it| format!(" (refused was {it})"));
+    Some(format!(
+        "uplink {} has no {kind} address: nothing leaves by it for {to}{why}",
+        uplink.name
+    ))
+}
+
+/// Whether a refused address (`ADDRESS/LENGTH: why`) is of one family with another.
+fn of_family(refused: &str, to: IpAddr) -> bool {
+    let net = refused
+        .split_once(": ")
+        .map(|(net, _)| net.parse::<IpNet>());
+    matches!(net, Some(Ok(net)) if net.addr().is_ipv4() == to.is_ipv4())
 }
 
 /// What the port's guard would say.
@@ -283,5 +335,43 @@ fn guarded(snapshot: &Snapshot, from: &str, to: IpAddr) -> Option<String> {
             "guard: strict lets nothing of the kind leave {from}: it has no such address"
         )),
         Guard::Strict | Guard::Mac | Guard::Off => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{AddressConflict, Learned};
+
+    #[test]
+    fn who_has_no_address_of_a_kind_says_so_and_asks_for_no_next_hop() {
+        let v4 = "198.51.100.1".parse().unwrap();
+        let v6 = "2001:db8:1::1".parse().unwrap();
+        let mut uplink = Uplink {
+            name: "wan0".into(),
+            driver: "dpdk".into(),
+            addresses: vec!["2001:db8::7/64".into()],
+            learned: Some(Learned {
+                refused: vec!["192.0.2.7/24: 192.0.2.0/24 of network blue".into()],
+                ..Learned::default()
+            }),
+            ..Uplink::default()
+        };
+        let told = unaddressed(&uplink, v4).unwrap();
+        assert!(told.contains("no IPv4 address"), "{told}");
+        assert!(told.contains("of network blue"), "{told}");
+        assert_eq!(unaddressed(&uplink, v6), None);
+        // Another host has the one that there is.
+        uplink.conflicts = vec![AddressConflict {
+            address: "2001:db8::7".into(),
+            ..AddressConflict::default()
+        }];
+        let told = unaddressed(&uplink, v6).unwrap();
+        assert!(
+            told.contains("no IPv6 address") && !told.contains("blue"),
+            "{told}"
+        );
+        uplink.driver = "udp".into();
+        assert_eq!(unaddressed(&uplink, v4), None);
     }
 }

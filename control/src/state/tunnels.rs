@@ -142,7 +142,7 @@ pub struct Route {
     pub to: String,
     /// In words: `peer hv-b (wg0)`, `via 10.1.1.20`, `on-link`, `unreachable`.
     pub next_hop: String,
-    /// Where it came from: `gateway`, `allowed-ips`, `config`, `layer`, `learned`.
+    /// Where it came from: `gateway`, `allowed-ips`, `config`, `layer`, `learned`, `kernel` (`routes_from`).
     pub source: String,
 }
 

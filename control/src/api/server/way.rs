@@ -28,7 +28,9 @@ async fn way(desk: Desk, Asked(query): Asked<WayQuery>) -> Response {
     let work = move || match ways(&requester, query.to, query.from.as_deref()) {
         Ok(ways) => json(&ways),
         Err(WayError::Unanswered(error)) => unavailable(error),
-        Err(error @ WayError::NoPort(_)) => plain(StatusCode::NOT_FOUND, &error.to_string()),
+        Err(error @ (WayError::NoPort(_) | WayError::Uplink(_))) => {
+            plain(StatusCode::NOT_FOUND, &error.to_string())
+        }
     };
     desk.in_turn(work).await
 }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::{Name, UplinkDriver},
+    exception::Learned,
     keys::PublicKey,
     report::{
         look::{Asked, Cells, CoreLoad, Head, Look, PeerSight, WorkerSight},
@@ -68,6 +69,7 @@ impl Engine {
             started: self.started.unix,
             uptime: now.since(self.started.monotonic),
             uplinks: self.tell_uplinks(now),
+            of_kernel: self.tell_routes(),
             down: self.shut_ports(),
             deaf: self.deaf(),
             core: CoreLoad {
@@ -97,6 +99,15 @@ impl Engine {
         };
         let deaf = tunnels.filter(|it| it.markers.is_empty() && by_sockets(it.uplink));
         deaf.map(|tunnel| tunnel.name.clone()).collect()
+    }
+
+    /// What is shared: a table may be long.
+    fn tell_routes(&self) -> Vec<(Name, Arc<Learned>)> {
+        let followed = self.uplinks.iter().map(|(_, uplink)| uplink);
+        let followed = followed.filter(|it| !it.learned.routes.is_empty());
+        followed
+            .map(|it| (it.config.name.clone(), Arc::clone(&it.learned)))
+            .collect()
     }
 
     fn tell_uplinks(&self, now: Instant) -> Vec<Uplink> {
