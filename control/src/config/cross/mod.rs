@@ -3,6 +3,7 @@
 //! In: drafts. Out: mistakes in the report. Never: a value that was reported already (it is absent
 //! from its draft), a device, a socket.
 
+mod apart;
 mod networks;
 mod ports;
 mod served;

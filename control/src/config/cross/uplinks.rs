@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Seen, family, is_ipv4, prefixes, queue_workers, reserved};
+use super::{Seen, apart, family, is_ipv4, prefixes, queue_workers, reserved};
+use crate::config::DpdkDevice;
 use crate::config::draft::{File, PortKind, Uplink, UplinkKind, UplinkRoute};
 use crate::config::report::Report;
 use crate::config::{build, limits};
@@ -11,6 +12,7 @@ pub(super) fn check(file: &File, report: &mut Report) {
     let mut devices = Seen::default();
     let mut addresses = Seen::default();
     let mut interfaces = Seen::default();
+    let mut lent = Seen::default();
     for uplink in &file.uplinks {
         if let Some(device) = &uplink.device
             && let Some(line) = devices.insert(device.value.name.clone(), device.span)
@@ -49,6 +51,23 @@ pub(super) fn check(file: &File, report: &mut Report) {
                     .help("expected an address that a host can have");
             }
         }
+        if uplink.kind == Some(UplinkKind::Dpdk) {
+            apart::check(uplink, file, report);
+        }
+        if let Some(device) = &uplink.device
+            && let Some(interface) = interface_of(&device.value)
+            && let Some(line) = lent.insert(interface.to_owned(), device.span)
+        {
+            let line = report.line(line);
+            report
+                .error(
+                    device.span,
+                    format!("the interface `{interface}` has an uplink already"),
+                )
+                .help(format!(
+                    "the first stands in {line}: each of the two would take all frames: expected one device an interface"
+                ));
+        }
         routes(uplink, report);
         exception(uplink, file, &mut interfaces, report);
         neighbors(uplink, report);
@@ -60,6 +79,12 @@ pub(super) fn check(file: &File, report: &mut Report) {
         let title = format!("uplink `{}`", uplink.name.value);
         queue_workers(&title, uplink.queue_workers.as_ref(), queues, file, report);
     }
+}
+
+/// The interface of the kernel's that a virtual device takes its frames from.
+fn interface_of(device: &DpdkDevice) -> Option<&str> {
+    let mut args = device.args.split(',');
+    args.find_map(|arg| arg.trim().strip_prefix("iface="))
 }
 
 /// One interface for one uplink, and for nothing else here.
