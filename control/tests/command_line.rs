@@ -201,19 +201,43 @@ fn check_warns_of_accounts_that_this_machine_lacks() {
 }
 
 #[test]
-fn check_warns_of_files_of_the_tcp_port_that_can_not_be_used() {
+fn check_refuses_files_of_the_tcp_port_that_can_not_be_used() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("culvert.yaml");
-    let text = "version: 1\nnetworks: {}\napi: { listen: \"127.0.0.1:9700\", tls: { certificate: c.pem, key: k.pem, client_ca: a.pem, roles: { a: read } } }\n";
+    let at = |name: &str| directory.path().join(name);
+    let file = at("culvert.yaml");
+    let text = "version: 1\nnetworks: {}\napi:\n  listen: \"127.0.0.1:9700\"\n  tls:\n    certificate: c.pem\n    \
+                key: k.pem\n    client_ca: a.pem\n    roles: { a: read }\n";
     fs::write(&file, text).unwrap();
-    fs::write(directory.path().join("c.pem"), "no certificate").unwrap();
+    let refused = |line: u32, words: &[&str]| {
+        let output = culvert().arg("check").arg(&file).output().unwrap();
+        let said = stderr(&output);
+        assert!(!output.status.success(), "{said}");
+        let place = format!("culvert.yaml:{line}:");
+        for word in words.iter().chain(&[&*place, "expected"]) {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    refused(6, &["`certificate`", "No such file"]);
+    fs::write(at("c.pem"), "no certificate").unwrap();
+    refused(6, &["`certificate`", "no certificate in it"]);
+    let [one, other] =
+        [(); 2].map(|()| rcgen::generate_simple_self_signed(["one.test".to_owned()]).unwrap());
+    fs::write(at("c.pem"), one.cert.pem()).unwrap();
+    let key = |pem: &str, mode| {
+        fs::write(at("k.pem"), pem).unwrap();
+        fs::set_permissions(at("k.pem"), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    key(&one.signing_key.serialize_pem(), 0o644);
+    refused(7, &["`key`", "chmod 600"]);
+    key(&other.signing_key.serialize_pem(), 0o600);
+    refused(8, &["`client_ca`", "No such file"]);
+    fs::write(at("a.pem"), "").unwrap();
+    refused(8, &["`client_ca`", "no certificate in it"]);
+    fs::write(at("a.pem"), one.cert.pem()).unwrap();
+    refused(7, &["`key`", "not the key of the certificate"]);
+    key(&one.signing_key.serialize_pem(), 0o600);
     let output = culvert().arg("check").arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let said = stderr(&output);
-    assert!(
-        said.contains("warning: api.tls: `certificate`") && said.contains("no certificate in it"),
-        "{said}"
-    );
 }
 
 #[test]

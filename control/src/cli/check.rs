@@ -15,7 +15,7 @@ use super::output::{OutputArgs, folded, width};
 use super::{Failure, print, wants_color};
 use crate::api::server::check_tls;
 use crate::config::{
-    Account, Config, Disk, Mistake, PortDriver, Readings, Report, Severity, Texts, parse_texts,
+    Account, Config, Disk, Mistake, PortDriver, Readings, Report, Severity, Texts, parse_and_open,
 };
 use crate::history;
 use crate::process::accounts::{self, Kind};
@@ -47,13 +47,17 @@ pub(super) fn run(args: Check) -> Result<(), Failure> {
     print(&format!("{}: ok: {}\n", path.display(), summary(&config)))
 }
 
-/// As an `apply` would have it: a revoked key is a mistake. `-` is standard input.
+/// As a `run` and an `apply` would have it: a revoked key is a mistake, and a file of `api.tls` that can't be used. `-` is standard input.
 fn read(path: &Path, state_dir: &Path) -> Result<(Config, Report), Report> {
     let texts = match path == Path::new("-") {
         true => Texts::read_handed(path, io::stdin())?,
         false => Texts::read(path)?,
     };
-    let (config, mut report) = parse_texts(&texts, &Disk)?;
+    let (config, mut report) = parse_and_open(&texts, &Disk, |tls| {
+        let error = check_tls(tls).err()?;
+        let (key, expected) = (error.key, error.expected());
+        Some((error, key, expected))
+    })?;
     history::refuse_revoked_of(state_dir, &config, &mut report);
     match report.errors() {
         0 => Ok((config, report)),
@@ -61,16 +65,8 @@ fn read(path: &Path, state_dir: &Path) -> Result<(Config, Report), Report> {
     }
 }
 
-/// What the file needs of a machine and this one has not. Another one may have it: no mistakes of the file.
+/// Users and groups that this machine doesn't have, each once. Another one may have them: no mistakes of the file.
 fn missing(config: &Config) -> Vec<String> {
-    let mut missing = missing_accounts(config);
-    let tls = config.api.tls.as_ref();
-    missing.extend(tls.and_then(|tls| check_tls(tls).err()));
-    missing
-}
-
-/// Users and groups that this machine doesn't have, each once.
-fn missing_accounts(config: &Config) -> Vec<String> {
     let mut asked = HashSet::new();
     let mut missing = Vec::new();
     for (place, account, kind) in accounts_of(config) {

@@ -157,9 +157,9 @@ fn api(draft: &draft::Api) -> Option<Api> {
     let tls = |tls: &draft::ApiTls| {
         Some(ApiTls {
             listen: draft.listen.as_ref().map(|at| at.value),
-            certificate: tls.certificate.clone(),
-            key: tls.key.clone(),
-            client_ca: tls.client_ca.clone(),
+            certificate: tls.certificate.value.clone(),
+            key: tls.key.value.clone(),
+            client_ca: tls.client_ca.value.clone(),
             roles: tls.roles.clone(),
         })
     };

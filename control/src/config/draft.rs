@@ -113,10 +113,21 @@ pub(super) struct ApiSocket {
 }
 
 pub(super) struct ApiTls {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
-    pub(super) client_ca: PathBuf,
+    pub(super) certificate: At<PathBuf>,
+    pub(super) key: At<PathBuf>,
+    pub(super) client_ca: At<PathBuf>,
     pub(super) roles: Vec<(String, Role)>,
+}
+
+impl ApiTls {
+    /// Where the path of a key stands.
+    pub(super) fn place(&self, key: &str) -> Span {
+        match key {
+            "key" => self.key.span,
+            "client_ca" => self.client_ca.span,
+            _ => self.certificate.span,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

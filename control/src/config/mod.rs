@@ -110,6 +110,26 @@ pub fn parse_texts(texts: &Texts, keys: &dyn KeyFiles) -> Result<(Config, Report
     Ok((config, report))
 }
 
+/// The same, and the files of `api.tls`, which are read where the API is served: `unusable` says which of them can't be
+/// used, why, and what is expected.
+pub(crate) fn parse_and_open<E: std::fmt::Display>(
+    texts: &Texts,
+    keys: &dyn KeyFiles,
+    unusable: impl FnOnce(&ApiTls) -> Option<(E, &'static str, &'static str)>,
+) -> Result<(Config, Report), Report> {
+    let (config, file, mut report) = parse_whole(texts, keys)?;
+    if let (Some(tls), Some(draft)) = (&config.api.tls, &file.api.tls)
+        && let Some((error, key, expected)) = unusable(tls)
+    {
+        report
+            .error(draft.place(key), error.to_string())
+            .help(expected);
+        report.sort();
+        return Err(report);
+    }
+    Ok((config, report))
+}
+
 /// The same, with the drafts.
 fn parse_whole(
     texts: &Texts,

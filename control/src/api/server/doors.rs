@@ -167,7 +167,7 @@ impl Keeper {
         });
         let tcp = api.tls.as_ref().map(|new| -> Result<_, String> {
             Ok(Tcp {
-                tls: Arc::new(tls::load(new)?),
+                tls: Arc::new(tls::load(new).map_err(|error| error.to_string())?),
                 roles: new.roles.clone().into(),
             })
         });

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
@@ -40,8 +40,33 @@ impl Loaded {
     }
 }
 
+/// A file that can't be used, and how to mend that.
+#[derive(Debug, thiserror::Error)]
+#[error("api.tls: `{key}` {}: {error}", path.display())]
+pub(crate) struct Unusable {
+    /// The key of `api.tls` that names it.
+    pub(crate) key: &'static str,
+    path: PathBuf,
+    error: String,
+}
+
+impl Unusable {
+    /// What would have been right.
+    pub(crate) fn expected(&self) -> &'static str {
+        match self.key {
+            "key" => {
+                "expected the private key of `certificate`, as PEM in a file that its owner alone can read"
+            }
+            "client_ca" => "expected the certificate of the CA that vouches for clients, as PEM",
+            _ => {
+                "expected a certificate of this machine's, as PEM, and behind it those that lead to its CA"
+            }
+        }
+    }
+}
+
 /// Reads the files of the TCP port.
-pub(super) fn load(tls: &ApiTls) -> Result<Loaded, String> {
+pub(super) fn load(tls: &ApiTls) -> Result<Loaded, Unusable> {
     let own = certificates(&tls.certificate, "certificate")?;
     let mut all = own.clone();
     let key = private_key(&tls.key)?;
@@ -59,26 +84,40 @@ pub(super) fn load(tls: &ApiTls) -> Result<Loaded, String> {
         .map_err(|error| wrong("client_ca", &tls.client_ca, &error))?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| format!("api.tls: {error}"))?
+        .map_err(|error| wrong("certificate", &tls.certificate, &error))?
         .with_client_cert_verifier(clients)
         .with_single_cert(own, key)
-        .map_err(|error| wrong("certificate", &tls.certificate, &error))?;
+        .map_err(|error| unfit(tls, &error))?;
     Ok(Loaded {
         config: Arc::new(config),
         certificates: all,
     })
 }
 
+/// A certificate that can't be used, or another one's key.
+fn unfit(tls: &ApiTls, error: &rustls::Error) -> Unusable {
+    if matches!(error, rustls::Error::InconsistentKeys(_)) {
+        let of = tls.certificate.display();
+        let error = format!("it is not the key of the certificate in {of}");
+        return wrong("key", &tls.key, &error);
+    }
+    wrong("certificate", &tls.certificate, error)
+}
+
 /// Whether the files of the TCP port can be used, and fit together.
-pub(crate) fn check(tls: &ApiTls) -> Result<(), String> {
+pub(crate) fn check(tls: &ApiTls) -> Result<(), Unusable> {
     load(tls).map(drop)
 }
 
-fn wrong(key: &str, path: &Path, error: &dyn std::fmt::Display) -> String {
-    format!("api.tls: `{key}` {}: {error}", path.display())
+fn wrong(key: &'static str, path: &Path, error: &dyn std::fmt::Display) -> Unusable {
+    Unusable {
+        key,
+        path: path.to_owned(),
+        error: error.to_string(),
+    }
 }
 
-fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     let (text, _) = read(path, key)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match all {
@@ -88,7 +127,7 @@ fn certificates(path: &Path, key: &str) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
     let (text, mode) = read(path, "key")?;
     if mode & 0o077 != 0 {
         let error = format!(
@@ -101,7 +140,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 /// A file's text, and its permission bits.
-fn read(path: &Path, key: &str) -> Result<(Zeroizing<Vec<u8>>, u32), String> {
+fn read(path: &Path, key: &'static str) -> Result<(Zeroizing<Vec<u8>>, u32), Unusable> {
     let failed = |error: std::io::Error| wrong(key, path, &error);
     // O_NONBLOCK: a FIFO in its place must not hang the reader.
     let mut options = File::options();

@@ -6,7 +6,7 @@ use super::Reader;
 use crate::config::draft::{Api, ApiSocket, ApiTls};
 use crate::config::limits::EXPORTER_PORT;
 use crate::config::raw::{Node, Value};
-use crate::config::section::Section;
+use crate::config::section::{At, Section};
 use crate::config::{Role, value};
 
 impl Reader<'_> {
@@ -63,7 +63,8 @@ impl Reader<'_> {
         let tls = section.table("tls", self.report)?;
         let mut path = |key| {
             let at = tls.get(key, self.report, value::path)?;
-            Some(self.report.folder(at.span).join(at.value))
+            let path = self.report.folder(at.span).join(at.value);
+            Some(At::new(path, at.span))
         };
         let [certificate, key, client_ca] = ["certificate", "key", "client_ca"].map(&mut path);
         let roles = tls.words("roles", self.report);
