@@ -29,7 +29,7 @@ use culvert::config;
 use culvert::plan::Layers;
 use culvert::report::Source;
 use culvert::report::lists::{Which, Window};
-use culvert::report::look::{Cells, CoreLoad, Head, Look};
+use culvert::report::look::{Cells, CoreLoad, Head, Look, OfKernel};
 
 struct Counting;
 
@@ -89,6 +89,7 @@ fn answer(requests: &Requests, desired: &Layers) {
                 started: Duration::ZERO,
                 uptime: Duration::ZERO,
                 uplinks: Vec::new(),
+                of_kernel: OfKernel::default(),
                 down: Vec::new(),
                 deaf: Vec::new(),
                 core: CoreLoad::default(),

@@ -76,6 +76,10 @@ pub struct Cells {
     pub tunnels: Vec<(TunnelIndex, Name)>,
 }
 
+/// By uplinks' names.
+#[derive(Debug, Default)]
+pub struct OfKernel(pub(crate) Vec<(Name, Arc<Learned>)>);
+
 /// What every reader begins with.
 #[derive(Debug)]
 pub struct Head {
@@ -92,7 +96,7 @@ pub struct Head {
     /// All uplinks.
     pub uplinks: Vec<Uplink>,
     /// What uplinks have of the kernel's tables.
-    pub(crate) of_kernel: Vec<(Name, Arc<Learned>)>,
+    pub of_kernel: OfKernel,
     /// Ports that are not open.
     pub down: Vec<Name>,
     /// Tunnels whose UDP port is not open.

@@ -134,7 +134,7 @@ impl Reader<'_> {
         let networks = file.networks.iter();
         let lines = networks.flat_map(|network| self.routes_of(network));
         let learned = self.head.uplinks.iter().flat_map(learned);
-        let of_kernel = self.head.of_kernel.iter();
+        let of_kernel = self.head.of_kernel.0.iter();
         let of_kernel = of_kernel.flat_map(|(uplink, table)| of_kernel_at(uplink, &table.routes));
         for line in lines
             .chain(file.uplinks.iter().flat_map(uplink))
@@ -219,9 +219,9 @@ fn learned(uplink: &state::Uplink) -> impl Iterator<Item = Line<'_>> {
 /// What an uplink has of the kernel's table.
 fn of_kernel_at<'r>(
     uplink: &'r Name,
-    routes: &'r [(IpNet, IpAddr)],
+    routes: &'r [(IpNet, IpAddr, u32)],
 ) -> impl Iterator<Item = Line<'r>> {
-    routes.iter().map(|&(to, via)| Line {
+    routes.iter().map(|&(to, via, _)| Line {
         table: ("uplink", uplink.as_str()),
         to: Some(to),
         source: "kernel",
@@ -237,7 +237,7 @@ mod tests {
     fn routes_of_the_kernels_tables_are_lines_of_their_uplinks() {
         let uplink = Name::new("wan0").unwrap();
         let routes = [("0.0.0.0/0", "192.0.2.1"), ("2001:db8::/32", "fe80::1")];
-        let routes = routes.map(|(to, via)| (to.parse().unwrap(), via.parse().unwrap()));
+        let routes = routes.map(|(to, via)| (to.parse().unwrap(), via.parse().unwrap(), 20));
         let told: Vec<_> = of_kernel_at(&uplink, &routes)
             .map(|it| it.to_string())
             .collect();

@@ -25,7 +25,7 @@ use crate::{
     exception::Learned,
     keys::PublicKey,
     report::{
-        look::{Asked, Cells, CoreLoad, Head, Look, PeerSight, WorkerSight},
+        look::{Asked, Cells, CoreLoad, Head, Look, OfKernel, PeerSight, WorkerSight},
         named,
     },
     state::{Traffic, Tunnel, Uplink},
@@ -69,7 +69,7 @@ impl Engine {
             started: self.started.unix,
             uptime: now.since(self.started.monotonic),
             uplinks: self.tell_uplinks(now),
-            of_kernel: self.tell_routes(),
+            of_kernel: OfKernel(self.tell_routes()),
             down: self.shut_ports(),
             deaf: self.deaf(),
             core: CoreLoad {
