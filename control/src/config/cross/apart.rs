@@ -109,8 +109,12 @@ mod tests {
 
     /// What is said of a file with these addresses at its first uplink.
     fn told(addresses: &str, more: &str) -> Vec<(Severity, String)> {
+        let networks = match more.contains("networks") {
+            true => "",
+            false => "networks: {}\n",
+        };
         let text = format!(
-            "version: 1\nuplinks:\n  wan0: {{ driver: dpdk, device: \"net_af_packet0,iface=eth0\", addresses: \
+            "version: 1\n{networks}uplinks:\n  wan0: {{ driver: dpdk, device: \"net_af_packet0,iface=eth0\", addresses: \
              [{addresses}] }}\n{more}\n"
         );
         let (Ok((_, report)) | Err(report)) = parse(&text, Path::new("t.yaml"), &Disk);
