@@ -1388,7 +1388,8 @@ fn addresses_that_do_not_fit() {
             "is the uplink itself",
             "another host",
         ),
-        ("nameservers: ⟦{}", "`nameservers`", "addresses"),
+        ("nameservers: ⟦{}", "has no `addresses`", "addresses"),
+        ("bfd: ⟦{}", "has no `peer`", "peer"),
         (
             "nameservers: { addresses: [8.8.8.1,8.8.8.2,8.8.8.3,8.8.8.4,8.8.8.5,8.8.8.6,8.8.8.7,8.8.8.8,⟦8.8.8.9] }",
             "has 9 servers of names",

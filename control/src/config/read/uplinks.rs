@@ -122,13 +122,11 @@ impl Reader<'_> {
 
     fn nameservers(&mut self, uplink: &Section<'_>) -> Option<Vec<At<IpAddr>>> {
         let section = uplink.table("nameservers", self.report)?;
-        self.need(&section, &["addresses"], "`nameservers`");
         Some(section.list("addresses", self.report, value::address))
     }
 
     fn bfd(&mut self, uplink: &Section<'_>) -> Option<Bfd> {
         let section = uplink.table("bfd", self.report)?;
-        self.need(&section, &["peer"], "a BFD session");
         let interval = section.get("interval", self.report, value::milliseconds);
         let multiplier = section.integer("multiplier", self.report);
         Some(Bfd {
