@@ -191,7 +191,12 @@ impl Lab {
         for size in [56, 980, 1372] {
             let ping = format!("/usr/bin/ping -q -c 5 -i 0.1 -W 5 -s {size} {to}");
             let output = self.machine.sh(&ping, COMMAND)?;
-            ensure!(output.contains(" 0% packet loss"), "{size}: {output}");
+            // A size that can't pass loses all; one packet QEMU may lose where the machine is busy.
+            let whole = [" 0% packet loss", " 20% packet loss"];
+            ensure!(
+                whole.iter().any(|it| output.contains(it)),
+                "{size}: {output}"
+            );
         }
         Ok(())
     }
@@ -357,24 +362,21 @@ impl Lab {
                 model.address
             );
             self.machine.sh(&unbind, PATIENCE)?;
-            ensure!(
-                self.log()?.contains("the host wants the device back"),
-                "{}",
-                self.log()?
-            );
-            let uplink = self.uplink(model.name)?;
-            ensure!(
-                uplink["link_up"] == false && uplink["nic"].is_null(),
-                "{uplink}"
-            );
+            // The device is closed first, and then that is told.
+            eventually("word that it was taken back", PATIENCE, || {
+                let told = "the host wants the device back";
+                let uplink = self.uplink(model.name)?;
+                let is_down = uplink["link_up"] == false && uplink["nic"].is_null();
+                let count = self.log()?.matches(told).count();
+                Ok((is_down && count == n).then_some(()))
+            })?;
             self.bind(model.address, "vfio-pci")?;
             self.machine.wait_ping(&inside, PATIENCE)?;
             self.machine.sh("kill $(cat /tmp/ping.pid)", COMMAND)?;
-            let log = self.log()?;
-            ensure!(
-                log.matches("the device is open again").count() == n,
-                "{log}"
-            );
+            eventually("word that it is open again", PATIENCE, || {
+                let told = self.log()?.matches("the device is open again").count();
+                Ok((told == n).then_some(()))
+            })?;
             scenario.say(format!("{}: taken back and given again", model.name));
         }
         Ok(())
