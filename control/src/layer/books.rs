@@ -106,8 +106,9 @@ impl Books {
         let (made, warnings) = made.unzip();
         let mut api = now.api().with(object, said.cloned().zip(made));
         let others_wait = now.api().resting().next().is_some() || now.api().leads_to(file, object);
-        if others_wait {
-            // What this one leaves may be theirs, and they may lead to it.
+        // What this one leaves may be theirs, and they may lead to it. Where `wg` has removed a peer, what that had is its
+        // own as long as it is laid.
+        if others_wait || matches!(object, Object::Peer(of, _) if now.is_touched(of)) {
             api = api.again(file);
         }
         if let Some(why) = api.rests(object) {

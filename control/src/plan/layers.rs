@@ -124,6 +124,12 @@ impl Layers {
         }
     }
 
+    /// Whether `wg` has set anything of a tunnel's.
+    #[must_use]
+    pub fn is_touched(&self, tunnel: &Name) -> bool {
+        self.wg.contains_key(tunnel)
+    }
+
     /// The peers of a tunnel, without what `wg` set: the file's in its order, then those that the API layer has alone.
     fn laid_peers(&self, tunnel: &Name) -> impl Iterator<Item = &Arc<Peer>> {
         let laid = self.api.peers_of(tunnel);
