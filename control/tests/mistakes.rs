@@ -1388,8 +1388,8 @@ fn addresses_that_do_not_fit() {
             "is the uplink itself",
             "another host",
         ),
-        ("nameservers: ⟦{}", "has no `addresses`", "addresses"),
-        ("bfd: ⟦{}", "has no `peer`", "peer"),
+        ("⟦nameservers: {}", "has no `addresses`", "addresses"),
+        ("⟦bfd: {}", "has no `peer`", "peer"),
         (
             "nameservers: { addresses: [8.8.8.1,8.8.8.2,8.8.8.3,8.8.8.4,8.8.8.5,8.8.8.6,8.8.8.7,8.8.8.8,⟦8.8.8.9] }",
             "has 9 servers of names",
@@ -1489,7 +1489,7 @@ fn addresses_that_do_not_fit() {
         "192.0.2.11:51820",
         "⟦hv-b.example:51820",
         "the name `hv-b.example`",
-        "expected `ADDRESS:PORT`",
+        "or give `ADDRESS:PORT`",
     );
     let no_route = changed("    routes: [{ to: default, via: 192.0.2.1 }]\n", "")
         .replace("192.0.2.11:51820", "⟦198.51.100.7:51820");

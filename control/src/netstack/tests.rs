@@ -123,6 +123,7 @@ impl Site {
         punts
             .push(class, scope, &frame, clock::monotonic())
             .unwrap();
+        punts.ring();
     }
 
     fn news(&mut self) -> Vec<(IpAddr, Option<MacAddr>)> {
@@ -282,6 +283,7 @@ fn a_guest_is_answered_as_its_port_is_now_and_hears_its_router() {
         let punts = &mut site.worker.punts;
         let asked = punts.push(PuntClass::Guest, scope, &solicitation(), clock::monotonic());
         asked.unwrap();
+        punts.ring();
         site.round();
         site.sent()
     };

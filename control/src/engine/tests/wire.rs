@@ -37,6 +37,7 @@ impl Wire {
         let class = PuntClass::NeighborAnswer;
         let punts = &mut self.worker.punts;
         punts.push(class, scope, frame, now.monotonic).unwrap();
+        punts.ring();
         self.settle(engine, now);
     }
 
@@ -53,6 +54,7 @@ impl Wire {
         let class = PuntClass::NeighborAnswer;
         let punts = &mut self.worker.punts;
         punts.push(class, scope, frame, now.monotonic).unwrap();
+        punts.ring();
         self.stacks.round(now.monotonic);
         engine.hear_neighbors(now);
     }

@@ -47,7 +47,7 @@ fn datagrams_cross_devices() {
     own_network();
     let config = EalConfig {
         hugepages: Hugepages::Off,
-        memory_mb: 256,
+        memory_mb: 384,
         ..EalConfig::default()
     };
     let eal = Eal::init(config).unwrap();
@@ -185,6 +185,7 @@ fn loop_through_ring(eal: Eal, workers: usize) {
         assert!(tx.send_frame(&arp));
         assert!(!tx.send_frame(&vec![0; 1_515]));
         assert!(rx.receive(&uplink, &mut punts, NOW).is_empty());
+        punts.ring();
         let punt = punted.pop(PuntClass::NeighborQuestion).unwrap();
         assert_eq!(
             (punt.scope, punt.frame.as_slice()),
@@ -249,6 +250,7 @@ fn cross_in_fragments(
             let came = rx.receive(uplink, punts, now);
             assert_eq!(came.len(), 1);
             assert_eq!(came[0].bytes().len(), 32);
+            punts.ring();
             let mut reassembly = Reassembly::default();
             let mut whole = Vec::new();
             while let Some(punt) = punted.pop(PuntClass::Fragment) {
