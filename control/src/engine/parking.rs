@@ -114,8 +114,11 @@ impl Engine {
         let uplink = uplink.and_then(|name| self.uplinks.place(&name));
         let place = peer.cell.index.slot();
         let name = self.tunnels.change(slot).and_then(|tunnel| {
-            peer.come_back(uplink.unwrap_or(tunnel.uplink));
+            let told = peer.come_back(uplink.unwrap_or(tunnel.uplink));
             let revived = tunnel.revive_peer(&mut peer, new, now);
+            if revived {
+                tunnel.signals(&mut peer, told, now);
+            }
             revived.then(|| tunnel.name.clone())
         });
         let Some(name) = name else {

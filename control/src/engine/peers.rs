@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use culvert_dataplane::shared::peer::Peer as Cell;
+use culvert_dataplane::shared::peer::{Peer as Cell, signal};
 use culvert_wireguard::Instant;
 
 use super::{
@@ -181,9 +181,11 @@ impl PeerState {
         self.listed.places = true;
     }
 
-    /// It was parked, and is reached by `uplink` again. What workers told of it last is old.
-    pub(super) fn come_back(&mut self, uplink: usize) {
-        let _ = (self.cell.take_signals(), self.cell.take_moved());
+    /// It was parked, and is reached by `uplink` again. Of what workers told of it last, all is old but that its peer has
+    /// the newest session: answers those signals.
+    pub(super) fn come_back(&mut self, uplink: usize) -> u32 {
+        let told = self.cell.take_signals() & signal::CONFIRMED;
+        let _ = self.cell.take_moved();
         if self.uplink != uplink {
             (self.uplink, self.local) = (uplink, None);
         }
@@ -191,6 +193,7 @@ impl PeerState {
         (self.listed.path, self.listed.places) = (false, false);
         self.outdate_path();
         self.list_places();
+        told
     }
 
     /// Its places are looked for now.

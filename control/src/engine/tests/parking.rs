@@ -19,6 +19,14 @@ struct Trial {
 
 impl Trial {
     fn begin() -> Self {
+        let mut trial = Self::call();
+        assert!(trial.is_heard());
+        assert_eq!(trial.says(), Some(Kind::Data));
+        trial
+    }
+
+    /// Its peer has called, and said nothing more.
+    fn call() -> Self {
         let [port] = free_ports();
         let before = tunnels(&[("a", port)], "");
         let mut site = Site::start(before.clone());
@@ -26,17 +34,14 @@ impl Trial {
         await_round(&mut site, |_| far.hears(Duration::from_millis(2)));
         let session = far.session();
         let cell = Arc::clone(&site.engine.peers.iter().next().unwrap().1.cell);
-        let mut trial = Self {
+        Self {
             site,
             port,
             far,
             session,
             cell,
             before,
-        };
-        assert!(trial.is_heard());
-        assert_eq!(trial.says(), Some(Kind::Data));
-        trial
+        }
     }
 
     fn apply(&mut self, config: Config, on_trial: bool) {
@@ -108,6 +113,23 @@ fn a_peer_that_comes_back_goes_on_with_its_session() {
     trial.apply(trial.without_peer(), false);
     await_round(&mut trial.site, |site| site.engine.leaving.is_empty());
     assert_eq!(trial.site.engine.peers.in_use(), 0);
+}
+
+#[test]
+fn a_session_that_only_workers_know_to_be_confirmed_comes_back_confirmed() {
+    let mut trial = Trial::call();
+    assert!(trial.cell.keypair().is_none());
+    trial.far.keep_alive(&trial.session, trial.port);
+    // The worker opens it; no round of the core's lies between.
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    while trial.cell.keypair().is_none() && std::time::Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let ours = trial.our_keypair();
+    trial.apply(trial.without_peer(), true);
+    trial.apply(trial.before.clone(), false);
+    assert!(ours.ptr_eq(&trial.our_keypair()));
+    assert_eq!(trial.says(), Some(Kind::Data));
 }
 
 #[test]
