@@ -12,6 +12,7 @@
 //! - [`history`]: what ran, who applied it, and the way back.
 //! - [`layer`]: single objects beside the configuration, kept over restarts.
 //! - [`uapi`]: the sockets that `wg` speaks to.
+//! - [`pktgen`]: where the packet generator meets devices.
 //! - [`process`]: run directory, locks, signals, systemd, logging, core dumps.
 //! - [`cli`]: the commands of the binary `culvert`.
 
@@ -29,6 +30,7 @@ pub mod layer;
 pub mod metrics;
 pub mod netlink;
 mod netstack;
+pub mod pktgen;
 pub mod plan;
 pub mod process;
 pub mod report;

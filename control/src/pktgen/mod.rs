@@ -1,0 +1,5 @@
+//! What the packet generator is made of where it meets devices: `culvert_pktgen` knows none.
+//!
+//! In: profiles, the time. Out: packets at their seats. Never: an allocation, a lock or a system call for each of them.
+
+pub mod peer;
