@@ -326,14 +326,14 @@ pub fn is_handshake(datagram: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
 
     const MTU: u16 = 1420;
 
-    fn at(seconds: u64) -> Now {
+    pub(in super::super) fn at(seconds: u64) -> Now {
         Now {
             monotonic: Instant::from_nanos(1_000_000_000 * (1_000 + seconds)),
             unix: Duration::from_secs(1_000 + seconds),
@@ -377,7 +377,8 @@ mod tests {
         }
     }
 
-    fn session() -> [Peer; 2] {
+    /// Two peers with a session; the first has called.
+    pub(in super::super) fn session() -> [Peer; 2] {
         let mut peers = pair();
         peers[0].call(at(0));
         let said = talk(&mut peers, at(0));

@@ -51,6 +51,8 @@ struct Lane {
     flows: Vec<FlowSent>,
     first_flow: u32,
     sent: Sent,
+    /// Packets that were made ahead and whose time passed.
+    missed: u64,
 }
 
 /// What a flow has sent.
@@ -97,7 +99,37 @@ pub struct Due {
     made: Made,
 }
 
+/// What is kept of a frame that was made ahead of its time, in case that its time passes.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    intended_ns: u64,
+    flow: u32,
+    lane: u16,
+    template: u16,
+}
+
+impl Kept {
+    /// When it is to leave.
+    #[inline]
+    #[must_use]
+    pub const fn intended_ns(&self) -> u64 {
+        self.intended_ns
+    }
+}
+
 impl Due {
+    /// What has to be kept of it by whoever makes frames ahead.
+    #[inline]
+    #[must_use]
+    pub const fn kept(&self) -> Kept {
+        Kept {
+            intended_ns: self.intended_ns(),
+            flow: self.flow(),
+            lane: self.lane,
+            template: self.template,
+        }
+    }
+
     /// When it was to leave.
     #[inline]
     #[must_use]
@@ -212,16 +244,36 @@ impl Transmit {
     /// The device did not take a frame, and it won't be offered again.
     #[inline]
     pub fn refused(&mut self, due: &Due) {
-        let (segments, len) = {
-            let template = self.template(due);
-            (template.segments(), template.len())
-        };
-        self.timeline.take(due.intended_ns(), segments);
-        let lane = &mut self.lanes[usize::from(due.lane)];
+        self.take_back(&due.kept());
+    }
+
+    /// The same of a frame that was made ahead.
+    #[inline]
+    pub fn refused_ahead(&mut self, kept: &Kept) {
+        self.take_back(kept);
+    }
+
+    /// A frame that was made ahead was not offered: its time has passed, or the trial was ended before.
+    #[inline]
+    pub fn missed(&mut self, kept: &Kept) {
+        let segments = self.take_back(kept);
+        let lane = &mut self.lanes[usize::from(kept.lane)];
+        lane.sent.offered -= u64::from(segments);
+        lane.missed += u64::from(segments);
+    }
+
+    /// A frame was not sent; gives how many packets it is.
+    #[inline]
+    fn take_back(&mut self, kept: &Kept) -> u32 {
+        let lane = &mut self.lanes[usize::from(kept.lane)];
+        let template = &lane.templates[usize::from(kept.template)];
+        let segments = template.segments();
         lane.sent.sent -= u64::from(segments);
-        lane.sent.bare_bytes -= len as u64;
-        let flow = &mut lane.flows[(due.flow() - lane.first_flow) as usize];
+        lane.sent.bare_bytes -= template.len() as u64;
+        let flow = &mut lane.flows[(kept.flow - lane.first_flow) as usize];
         flow.refused = flow.refused.saturating_add(segments);
+        self.timeline.take(kept.intended_ns, segments);
+        segments
     }
 
     /// Ends the trial at a time: what was intended before it and not offered is unsent.
@@ -294,6 +346,7 @@ impl Lane {
             flows: vec![FlowSent::default(); stream.flows as usize],
             first_flow: stream.first_flow,
             sent: Sent::default(),
+            missed: 0,
         }
     }
 
@@ -303,6 +356,7 @@ impl Lane {
         self.place = 0;
         self.flows.fill(FlowSent::default());
         self.sent = Sent::default();
+        self.missed = 0;
     }
 
     #[inline]
@@ -342,7 +396,7 @@ impl Lane {
     }
 
     fn sent(&self) -> Sent {
-        let skipped = self.skipped_packets();
+        let skipped = self.skipped_packets() + self.missed;
         let intended = self.sent.offered + skipped;
         Sent {
             intended,
