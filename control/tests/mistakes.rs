@@ -692,6 +692,42 @@ fn devices() {
     );
     error(
         "    mtu: 1500",
+        "    mtu: 1500\n    members: [⟦net_tap0]",
+        "`0000:3b:00.0` has members and is no bond",
+        "net_bonding0,mode=1",
+    );
+    error(
+        "device: \"0000:3b:00.0\"",
+        "device: ⟦net_bonding0,mode=4",
+        "the bond `net_bonding0` has no members",
+        "members: [",
+    );
+    error(
+        "device: \"0000:3b:00.0\"",
+        "device: ⟦net_bonding0,mode=4,slave=net_tap0\n    members: [net_tap0]",
+        "names members among its arguments",
+        "name them in `members`",
+    );
+    error(
+        "device: \"0000:3b:00.0\"",
+        "device: net_bonding0,mode=4\n    members: [net_tap0, ⟦net_bonding1]",
+        "`net_bonding1` is a bond in a bond",
+        "instead",
+    );
+    error(
+        "device: \"0000:3b:00.0\"",
+        "device: net_bonding0,mode=4\n    members: [net_tap0, ⟦net_tap0]",
+        "the device `net_tap0` has an uplink already",
+        "expected one uplink a device",
+    );
+    error(
+        "    driver: udp",
+        "    driver: udp\n    ⟦members: [net_tap0]",
+        "`members` in uplink `lan0` is only for `dpdk` uplinks",
+        "the kernel's",
+    );
+    error(
+        "    mtu: 1500",
         "    mtu: 1500\n    rx_descriptors: ⟦1000",
         "is `1000`",
         "`1024`",

@@ -86,7 +86,8 @@ api:
 uplinks:
   wan0:
     driver: dpdk
-    device: net_af_packet0,iface=eth1
+    device: net_bonding0,mode=1
+    members: ["net_af_packet0,iface=eth1", "0000:3b:00.1"]
     rx_descriptors: 512
     tx_descriptors: 2048
     addresses: [192.0.2.10/24, 2001:db8::10/64]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod bond;
 mod changes;
 mod cloud_guest;
 mod dhcp;

@@ -109,11 +109,10 @@ fn devices(config: &Config) -> impl Iterator<Item = (&str, String)> {
         .uplinks
         .iter()
         .filter_map(|uplink| match &uplink.driver {
-            UplinkDriver::Dpdk(dpdk) => {
-                Some((uplink.name.as_str(), dpdk.device.devargs().to_string()))
-            }
+            UplinkDriver::Dpdk(dpdk) => Some((uplink.name.as_str(), dpdk)),
             UplinkDriver::Udp(_) => None,
         })
+        .flat_map(|(name, dpdk)| dpdk.devices().map(move |device| (name, device.devargs())))
 }
 
 /// A key that runs.

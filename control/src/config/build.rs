@@ -183,6 +183,7 @@ fn uplink(draft: &draft::Uplink, workers: usize) -> Option<Uplink> {
     let driver = match draft.kind? {
         UplinkKind::Dpdk => UplinkDriver::Dpdk(DpdkUplink {
             device: draft.device.as_ref()?.value.clone(),
+            members: draft.members.iter().map(|at| at.value.clone()).collect(),
             rx_descriptors: draft.rx_descriptors.unwrap_or(limits::RING_DEFAULT),
             tx_descriptors: draft.tx_descriptors.unwrap_or(limits::RING_DEFAULT),
             exception: draft.exception.as_ref().map(|interface| Exception {

@@ -141,6 +141,7 @@ pub(super) struct Uplink {
     /// `None`: the section is broken, nothing else of it is known.
     pub(super) kind: Option<UplinkKind>,
     pub(super) device: Option<At<DpdkDevice>>,
+    pub(super) members: Vec<At<DpdkDevice>>,
     pub(super) interface: Option<String>,
     pub(super) addresses: Vec<At<IpNet>>,
     pub(super) dhcp4: bool,

@@ -370,6 +370,7 @@ fn uplink_draft(uplink: &Uplink) -> draft::Uplink {
             UplinkDriver::Udp(_) => UplinkKind::Udp,
         }),
         device: None,
+        members: Vec::new(),
         interface: None,
         addresses: uplink.addresses.iter().copied().map(at).collect(),
         dhcp4: uplink.dhcp4,

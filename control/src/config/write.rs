@@ -352,8 +352,10 @@ fn uplink(uplink: &Uplink, workers: usize) -> Map {
         UplinkDriver::Dpdk(dpdk) => {
             let exception = dpdk.exception.as_ref();
             let routes_from = exception.and_then(|it| it.routes_from);
+            let members: Vec<_> = dpdk.members.iter().map(|it| it.devargs()).collect();
             map.text("driver", "dpdk")
                 .text("device", dpdk.device.devargs())
+                .list("members", &members)
                 .number_but("rx_descriptors", dpdk.rx_descriptors, RING_DEFAULT)
                 .number_but("tx_descriptors", dpdk.tx_descriptors, RING_DEFAULT)
                 .maybe("exception", exception.map(|it| &it.interface))

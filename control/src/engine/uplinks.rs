@@ -149,9 +149,11 @@ impl UplinkState {
                     addresses.push(Ipv6Addr::UNSPECIFIED.into());
                 }
                 let devargs = driver.device.devargs();
+                let members: Vec<_> = driver.members.iter().map(|it| it.devargs()).collect();
                 let wanted = dpdk::Config {
                     uplink: index,
                     device: &devargs,
+                    members: &members,
                     addresses: &addresses,
                     mtu: config.mtu,
                     workers,
@@ -397,7 +399,7 @@ impl UplinkState {
     /// Its device, as it is configured.
     pub(super) fn devargs(&self) -> String {
         match &self.config.driver {
-            UplinkDriver::Dpdk(dpdk) => dpdk.device.devargs(),
+            UplinkDriver::Dpdk(dpdk) => dpdk.named(),
             UplinkDriver::Udp(udp) => udp.device.clone().unwrap_or_default(),
         }
     }
@@ -590,7 +592,7 @@ fn start_eal(config: &config::Config) -> Result<dpdk::sys::Eal, String> {
     use dpdk::sys::{Eal, EalConfig, Hugepages, LogLevel, Pci};
 
     let has_pci = config.uplinks.iter().any(|uplink| match &uplink.driver {
-        UplinkDriver::Dpdk(driver) => driver.device.bus == config::DpdkBus::Pci,
+        UplinkDriver::Dpdk(driver) => driver.devices().any(|it| it.bus == config::DpdkBus::Pci),
         UplinkDriver::Udp(_) => false,
     });
     Eal::init(EalConfig {

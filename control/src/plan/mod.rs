@@ -290,8 +290,10 @@ pub fn restarts(old: &Uplink, new: &Uplink) -> bool {
         (UplinkDriver::Dpdk(one), UplinkDriver::Dpdk(two)) => {
             let queues =
                 |uplink: &Uplink| (uplink.mtu, uplink.queues, uplink.queue_workers.clone());
-            let opened =
-                |it: &DpdkUplink| (it.device.clone(), it.rx_descriptors, it.tx_descriptors);
+            let opened = |it: &DpdkUplink| {
+                let devices: Vec<_> = it.devices().cloned().collect();
+                (devices, it.rx_descriptors, it.tx_descriptors)
+            };
             opened(one) != opened(two) || queues(old) != queues(new) || old.has_v6() != new.has_v6()
         }
         (UplinkDriver::Udp(_), UplinkDriver::Dpdk(_))

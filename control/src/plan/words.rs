@@ -194,7 +194,7 @@ fn uplink(old: &Uplink, new: &Uplink) -> Vec<Difference> {
     let driver = |driver: &UplinkDriver| match driver {
         UplinkDriver::Dpdk(dpdk) => format!(
             "dpdk {} ({} rx, {} tx descriptors)",
-            dpdk.device.devargs(),
+            dpdk.named(),
             dpdk.rx_descriptors,
             dpdk.tx_descriptors
         ),

@@ -35,6 +35,7 @@ pub(crate) fn open(eal: sys::Eal, number: usize) -> (DpdkUplink, Queue, Hop) {
     let (device, mut queues) = dpdk::open(
         eal,
         &dpdk::Config {
+            members: &[],
             uplink: super::UPLINK,
             device: &format!("net_null{number},no-rx=1"),
             addresses: &[super::ADDRESS.into()],

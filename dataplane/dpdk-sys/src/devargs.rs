@@ -61,6 +61,11 @@ impl<'a> Devargs<'a> {
             .map(|(_, value)| value)
     }
 
+    /// Whether it is made of others.
+    pub(crate) fn is_bond(&self) -> bool {
+        self.name.starts_with("net_bonding") || self.name.starts_with("eth_bond")
+    }
+
     /// The kernel interface that a virtual device stands on.
     pub(crate) fn interface(&self) -> Option<&'a str> {
         self.value("iface")

@@ -75,6 +75,8 @@ pub struct Device {
     /// Packets by RX queue.
     received: Vec<Arc<AtomicU64>>,
     multicast: Option<OwnedFd>,
+    /// A bond's, which drives them: they are closed after it.
+    members: Vec<Self>,
     closed: bool,
 }
 
@@ -113,13 +115,22 @@ impl Device {
     /// Whether the kernel wants it back, and waits until it is closed.
     #[must_use]
     pub fn is_wanted_back(&self) -> bool {
-        !self.closed && departures::is_wanted(&self.name)
+        !self.closed
+            && (departures::is_wanted(&self.name) || self.members.iter().any(Self::is_wanted_back))
     }
 
     /// Whether a closed device could be plugged again: one on a PCI bus has to be there, and bound to a driver.
     #[must_use]
     pub fn is_back(&self) -> bool {
-        Devargs::parse(&self.devargs).is_none_or(|it| !it.is_pci() || kernel::is_bound(&self.name))
+        let parsed = Devargs::parse(&self.devargs);
+        parsed.is_none_or(|it| !it.is_pci() || kernel::is_bound(&self.name))
+            && self.members.iter().all(Self::is_back)
+    }
+
+    /// Whether it stands on an interface of the kernel's, or a member of it does.
+    #[must_use]
+    pub fn is_on_kernel(&self) -> bool {
+        self.capabilities.kernel_interface.is_some() || self.members.iter().any(Self::is_on_kernel)
     }
 
     /// The kernel interface it stands on, if any.
@@ -128,10 +139,21 @@ impl Device {
     }
 
     /// Bytes of the longest Ethernet frame (without FCS) it may be given with this MTU. On a kernel device
-    /// it is the interface's own MTU that counts, as it was when the device was plugged.
+    /// it is the interface's own MTU that counts, as it was when the device was plugged; of a bond the narrowest member.
     #[must_use]
     pub fn frame_limit(&self, mtu: u16) -> u32 {
+        let members = self.members.iter().map(|it| it.frame_limit(mtu));
         self.limit(mtu, self.kernel_mtu)
+            .min(members.min().unwrap_or(u32::MAX))
+    }
+
+    /// The same as interfaces' MTUs are now; `None` where there are none.
+    fn frame_limit_now(&self, mtu: u16) -> Option<u32> {
+        let interface = self.interface();
+        let own = interface.and_then(|interface| kernel::mtu(&interface).ok());
+        let own = own.map(|now| self.limit(mtu, Some(now)));
+        let members = self.members.iter().filter_map(|it| it.frame_limit_now(mtu));
+        own.into_iter().chain(members).min()
     }
 
     fn limit(&self, mtu: u16, kernel_mtu: Option<u32>) -> u32 {
@@ -146,10 +168,12 @@ impl Device {
     /// however the device rounds them down.
     #[must_use]
     pub fn rx_room(&self, mtu: u16) -> u32 {
-        match Devargs::parse(&self.devargs) {
+        let own = match Devargs::parse(&self.devargs) {
             Some(parsed) if parsed.is_af_packet() => parsed.af_packet_room(),
             _ => room(mtu, &self.capabilities.driver).max(self.min_rx_buffer),
-        }
+        };
+        let members = self.members.iter().map(|it| it.rx_room(mtu));
+        members.fold(own, u32::max)
     }
 
     /// Descriptors per RX and per TX queue that [`Device::start`] asks for when nothing is said.
@@ -183,11 +207,9 @@ impl Device {
         let running = interface
             .as_deref()
             .and_then(|interface| kernel::is_running(interface).ok());
-        let mtu = interface
-            .as_deref()
-            .and_then(|interface| kernel::mtu(interface).ok());
-        if let (Some(port), Some(mtu)) = (&self.started, mtu) {
-            let limit = self.limit(port.mtu, Some(mtu));
+        if let Some(port) = &self.started
+            && let Some(limit) = self.frame_limit_now(port.mtu)
+        {
             port.frame_limit.store(limit, Ordering::Relaxed);
         }
         Ok(Link {
@@ -238,6 +260,10 @@ impl Device {
                 return Err(DeviceError::QueuesInUse(self.name.clone()));
             }
             Some(Ok(port)) => {
+                if !self.members.is_empty() {
+                    // SAFETY: the port is started.
+                    unsafe { ffi::culvert_port_promiscuous(self.id, 0) };
+                }
                 // SAFETY: no queue handle is left, so no thread is in a burst.
                 unsafe { ffi::culvert_port_stop(self.id) };
                 port.pools
@@ -246,8 +272,12 @@ impl Device {
         };
         self.closed = true;
         self.multicast = None;
+        let unplug = match self.members.is_empty() {
+            true => ffi::culvert_device_unplug,
+            false => ffi::culvert_bond_unplug,
+        };
         // SAFETY: the port exists and is stopped or was never started.
-        let (result, log) = log::capture(|| unsafe { ffi::culvert_device_unplug(self.id) });
+        let (result, log) = log::capture(|| unsafe { unplug(self.id) });
         departures::forget(&self.name);
         if result < 0 {
             // The driver may still know the pools: they outlive it.
@@ -258,7 +288,7 @@ impl Device {
                 log,
             });
         }
-        Ok(())
+        self.members.iter_mut().try_for_each(Self::close)
     }
 
     /// What a port answered; the number of a closed device's may be another's.
@@ -292,8 +322,12 @@ fn room(mtu: u16, driver: &str) -> u32 {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // What can't be closed now is held by somebody else's queues.
-        let _ = self.close();
+        // What can't be closed now is held by somebody else's queues, and a bond's members by the bond.
+        if self.close().is_err() {
+            std::mem::take(&mut self.members)
+                .into_iter()
+                .for_each(std::mem::forget);
+        }
     }
 }
 

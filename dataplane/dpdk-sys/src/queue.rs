@@ -92,15 +92,28 @@ pub struct TxQueue {
     queue: u16,
     descriptors: u16,
     oversized: u64,
+    is_bond: bool,
 }
 
 impl TxQueue {
-    pub(crate) fn new(port: Arc<Port>, queue: u16, descriptors: u16) -> Self {
+    pub(crate) fn new(port: Arc<Port>, queue: u16, descriptors: u16, is_bond: bool) -> Self {
         Self {
             port,
             queue,
             descriptors,
             oversized: 0,
+            is_bond,
+        }
+    }
+
+    /// Has a bond send what it has to say by itself (LACP wants it ten times a second at least); nothing with any other
+    /// device.
+    #[inline]
+    pub fn keep_up(&mut self) {
+        if self.is_bond {
+            let (port, queue) = (self.port.id, self.queue);
+            // SAFETY: as in `burst`; of no mbufs none is looked at.
+            unsafe { ffi::culvert_tx_burst(port, queue, std::ptr::null_mut(), 0) };
         }
     }
 

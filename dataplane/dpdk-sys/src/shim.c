@@ -261,6 +261,23 @@ int culvert_device_plug(const char *devargs)
 	return rte_dev_probe(devargs);
 }
 
+const char *culvert_bond_member_key(void)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 11, 0, 0)
+	return "member";
+#else
+	return "slave";
+#endif
+}
+
+int culvert_bond_gather(uint16_t port)
+{
+	struct rte_eth_conf conf;
+
+	memset(&conf, 0, sizeof(conf));
+	return rte_eth_dev_configure(port, 1, 1, &conf);
+}
+
 int culvert_device_unplug(uint16_t port)
 {
 	struct rte_eth_dev_info info;
@@ -269,6 +286,20 @@ int culvert_device_unplug(uint16_t port)
 	if (ret != 0)
 		return ret;
 	/* Removing the device closes its port where the driver does not share one device among several. */
+	return rte_dev_remove(info.device);
+}
+
+int culvert_bond_unplug(uint16_t port)
+{
+	struct rte_eth_dev_info info;
+	int ret = rte_eth_dev_info_get(port, &info);
+
+	if (ret != 0)
+		return ret;
+	/* Closing lets go of them; removing a bond that has some is refused. */
+	ret = rte_eth_dev_close(port);
+	if (ret != 0)
+		return ret;
 	return rte_dev_remove(info.device);
 }
 

@@ -161,6 +161,12 @@ void culvert_mbuf_free(struct culvert_mbuf *mbuf);
 /* Devices. */
 int culvert_device_plug(const char *devargs);
 int culvert_device_unplug(uint16_t port);
+/* What a bond's devargs call a member. */
+const char *culvert_bond_member_key(void);
+/* Has a bond, stopped, take the members that its devargs name: until then it knows none of their properties. */
+int culvert_bond_gather(uint16_t port);
+/* Unplugs a bond, which lets go of its members. */
+int culvert_bond_unplug(uint16_t port);
 int culvert_port_by_name(const char *name, uint16_t *port);
 int culvert_port_info(uint16_t port, struct culvert_device_info *out);
 struct culvert_start_result culvert_port_start(uint16_t port, const struct culvert_port_config *config);

@@ -62,11 +62,11 @@ fn frames_cross_a_veth() {
 }
 
 fn check(eal: culvert_dpdk_sys::Eal, mut peer: &std::fs::File, mtu: u16, devargs: &str) {
-    let error = Device::plug(eal, "net_af_packet0,iface=dp0,qpairs=3", 2).unwrap_err();
+    let error = Device::plug(eal, "net_af_packet0,iface=dp0,qpairs=3", &[], 2).unwrap_err();
     assert!(error.to_string().contains("qpairs"), "{error}");
 
     // 1. Plug; too large an MTU is refused by name.
-    let mut device = Device::plug(eal, "net_af_packet0,iface=dp0", 1).unwrap();
+    let mut device = Device::plug(eal, "net_af_packet0,iface=dp0", &[], 1).unwrap();
     assert_eq!(device.devargs(), devargs);
     assert_eq!(device.frame_limit(mtu), u32::from(mtu) + 14);
     assert_eq!(device.frame_limit(65_000), u32::from(mtu) + 14);

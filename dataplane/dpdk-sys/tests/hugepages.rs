@@ -62,7 +62,7 @@ fn hugepages_are_taken() {
     }
 
     let pool = Arc::new(Mempool::new(eal, "rx", 8191, 256, 2048).unwrap());
-    let mut device = Device::plug(eal, "net_ring0", 1).unwrap();
+    let mut device = Device::plug(eal, "net_ring0", &[], 1).unwrap();
     let config = DeviceConfig {
         rx_pools: &[Arc::clone(&pool)],
         tx_queues: 1,
@@ -78,7 +78,7 @@ fn hugepages_are_taken() {
     assert_eq!(started.rx[0].burst(&mut burst), 1);
     assert_eq!(burst[0].bytes(), [7; 60]);
     // A process without the bus says so.
-    let error = Device::plug(eal, "0000:fe:1f.7", 1).unwrap_err();
+    let error = Device::plug(eal, "0000:fe:1f.7", &[], 1).unwrap_err();
     assert!(matches!(error, DeviceError::PciOff(_)));
     assert!(error.to_string().contains("restart"), "{error}");
 

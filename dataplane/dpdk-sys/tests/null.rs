@@ -15,7 +15,7 @@ fn packets_without_end() {
     let (eal, _lines) = common::eal(Hugepages::Off);
     let pool = Arc::new(Mempool::new(eal, "rx", 2047, 256, 2048).unwrap());
     let small = Arc::new(Mempool::new(eal, "small", 63, 0, 512).unwrap());
-    let mut device = Device::plug(eal, "net_null0,size=128", 1).unwrap();
+    let mut device = Device::plug(eal, "net_null0,size=128", &[], 1).unwrap();
     assert_eq!(device.name(), "net_null0");
     assert_eq!(device.capabilities().driver, "net_null");
     let config = DeviceConfig {
@@ -68,7 +68,7 @@ fn packets_without_end() {
         ("net_af_packet0", "iface=NAME"),
         ("net_null0", "in use already"),
     ] {
-        let error = Device::plug(eal, devargs, 1).unwrap_err().to_string();
+        let error = Device::plug(eal, devargs, &[], 1).unwrap_err().to_string();
         assert!(error.contains(expected), "{devargs}: {error}");
         eprintln!("{error}\n");
     }

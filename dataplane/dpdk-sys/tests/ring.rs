@@ -48,9 +48,9 @@ fn frames_come_back() {
     assert!(too_big.to_string().contains("memory"), "{too_big}");
 
     // More queues than the device has are cut to what it has.
-    let mut device = Device::plug(eal, "net_ring0", 4).unwrap();
+    let mut device = Device::plug(eal, "net_ring0", &[], 4).unwrap();
     assert!(matches!(
-        Device::plug(eal, "net_ring0", 1),
+        Device::plug(eal, "net_ring0", &[], 1),
         Err(DeviceError::InUse(_))
     ));
     let pools = vec![Arc::clone(&pool); 200];
@@ -103,9 +103,9 @@ fn frames_come_back() {
     drop(started);
     device.close().unwrap();
     device.close().unwrap();
-    let again = Device::plug(eal, "net_ring0", 1).unwrap();
+    let again = Device::plug(eal, "net_ring0", &[], 1).unwrap();
     drop(again);
-    drop(Device::plug(eal, "net_ring0", 1).unwrap());
+    drop(Device::plug(eal, "net_ring0", &[], 1).unwrap());
 
     drop(pools);
     let pool = Arc::into_inner(pool).expect("the closed device let go of its pool");

@@ -77,6 +77,8 @@ pub struct Config<'a> {
     pub uplink: UplinkIndex,
     /// The device: a PCI address or a virtual device's arguments.
     pub device: &'a str,
+    /// A bond's members, in the same words.
+    pub members: &'a [String],
     /// The uplink's own addresses.
     pub addresses: &'a [IpAddr],
     /// The longest IP packet on this link.
@@ -129,7 +131,7 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), O
     }
     let workers = config.workers.max(1);
     let wanted = u16::try_from(config.queues.clamp(1, workers)).unwrap_or(u16::MAX);
-    let device = Device::plug(eal, config.device, wanted)?;
+    let device = Device::plug(eal, config.device, config.members, wanted)?;
     let rx_queues = wanted.min(device.capabilities().max_rx_queues).max(1);
     let tx_queues = wanted.min(device.capabilities().max_tx_queues).max(1);
 
@@ -190,7 +192,7 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), O
 
     // 4. Deal the queues out.
     let mac = uplink.mac();
-    let partial = uplink.device.capabilities().kernel_interface.is_some();
+    let partial = uplink.device.is_on_kernel();
     uplink.queues = [started.rx.len(), started.tx.len()];
     uplink.offloads = started.offloads;
     let mut rx = started.rx.into_iter();

@@ -417,6 +417,16 @@ impl Tx {
         }
     }
 
+    /// Has a device that speaks by itself (a bond with LACP) do so: once a turn.
+    #[inline]
+    pub fn keep_up(&mut self) {
+        match self {
+            Self::Udp(_) | Self::Memory(_) => {}
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(tx) => tx.keep_up(),
+        }
+    }
+
     /// Sends an Ethernet frame that the host stack made. `false`: this uplink has
     /// no Ethernet of its own, or no room.
     pub fn send_frame(&mut self, frame: &[u8]) -> bool {

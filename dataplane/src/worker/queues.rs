@@ -129,6 +129,7 @@ impl Queues {
     pub(super) fn receiving(&mut self, place: usize) -> Option<(Receiving<'_>, Sending<'_>)> {
         let (before, rest) = self.list.split_at_mut_checked(place)?;
         let (here, behind) = rest.split_first_mut()?;
+        here.tx.keep_up();
         let receiving = Receiving {
             uplink: here.uplink,
             tunnel: here.tunnel,

@@ -14,9 +14,11 @@ pub(super) fn check(file: &File, report: &mut Report) {
     let mut interfaces = Seen::default();
     let mut lent = Seen::default();
     for uplink in &file.uplinks {
-        if let Some(device) = &uplink.device
-            && let Some(line) = devices.insert(device.value.name.clone(), device.span)
-        {
+        bond(uplink, report);
+        for device in uplink.device.iter().chain(&uplink.members) {
+            let Some(line) = devices.insert(device.value.name.clone(), device.span) else {
+                continue;
+            };
             let line = report.line(line);
             report
                 .error(
@@ -54,10 +56,13 @@ pub(super) fn check(file: &File, report: &mut Report) {
         if uplink.kind == Some(UplinkKind::Dpdk) {
             apart::check(uplink, file, report);
         }
-        if let Some(device) = &uplink.device
-            && let Some(interface) = interface_of(&device.value)
-            && let Some(line) = lent.insert(interface.to_owned(), device.span)
-        {
+        for device in uplink.device.iter().chain(&uplink.members) {
+            let Some(interface) = interface_of(&device.value) else {
+                continue;
+            };
+            let Some(line) = lent.insert(interface.to_owned(), device.span) else {
+                continue;
+            };
             let line = report.line(line);
             report
                 .error(
@@ -78,6 +83,47 @@ pub(super) fn check(file: &File, report: &mut Report) {
             .map_or_else(|| build::worker_count(&file.cores), |at| at.value as usize);
         let title = format!("uplink `{}`", uplink.name.value);
         queue_workers(&title, uplink.queue_workers.as_ref(), queues, file, report);
+    }
+}
+
+/// A bond is made of others, and nothing else is.
+fn bond(uplink: &Uplink, report: &mut Report) {
+    let Some(device) = &uplink.device else {
+        return;
+    };
+    let name = &device.value.name;
+    let mut args = device.value.args.split(',');
+    let names_members = args.any(|arg| arg.starts_with("slave=") || arg.starts_with("member="));
+    match (device.value.is_bond(), uplink.members.first()) {
+        (true, _) if names_members => {
+            report
+                .error(
+                    device.span,
+                    format!("the bond `{name}` names members among its arguments"),
+                )
+                .help(
+                    "name them in `members`, with their own arguments: they are opened before it",
+                );
+        }
+        (true, None) => {
+            report
+                .error(device.span, format!("the bond `{name}` has no members"))
+                .help("name the devices that it is made of: `members: [\"0000:3b:00.0\", \"0000:3b:00.1\"]`");
+        }
+        (false, Some(member)) => {
+            report
+                .error(member.span, format!("`{name}` has members and is no bond"))
+                .help("remove `members`, or choose `device: net_bonding0,mode=1`");
+        }
+        (true, Some(_)) | (false, None) => {}
+    }
+    if let Some(member) = uplink.members.iter().find(|it| it.value.is_bond()) {
+        report
+            .error(
+                member.span,
+                format!("`{}` is a bond in a bond", member.value.name),
+            )
+            .help("name the devices that it is made of instead");
     }
 }
 

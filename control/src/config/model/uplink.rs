@@ -83,6 +83,8 @@ pub enum UplinkDriver {
 pub struct DpdkUplink {
     /// The device's devargs.
     pub device: DpdkDevice,
+    /// What a bond is made of.
+    pub members: Vec<DpdkDevice>,
     /// Entries of each RX ring.
     pub rx_descriptors: u16,
     /// Entries of each TX ring.
@@ -112,6 +114,11 @@ pub struct DpdkDevice {
 }
 
 impl DpdkDevice {
+    /// Whether it is made of others.
+    pub fn is_bond(&self) -> bool {
+        self.name.starts_with("net_bonding")
+    }
+
     /// Name and arguments as EAL takes them.
     pub fn devargs(&self) -> String {
         if self.args.is_empty() {
@@ -119,6 +126,22 @@ impl DpdkDevice {
         } else {
             format!("{},{}", self.name, self.args)
         }
+    }
+}
+
+impl DpdkUplink {
+    /// Its device in words, with what that is made of.
+    pub fn named(&self) -> String {
+        let members: Vec<_> = self.members.iter().map(DpdkDevice::devargs).collect();
+        match members.is_empty() {
+            true => self.device.devargs(),
+            false => format!("{} of {}", self.device.devargs(), members.join(" and ")),
+        }
+    }
+
+    /// All devices that are plugged for it.
+    pub fn devices(&self) -> impl Iterator<Item = &DpdkDevice> {
+        [&self.device].into_iter().chain(&self.members)
     }
 }
 

@@ -13,6 +13,7 @@ impl Reader<'_> {
             name,
             kind: None,
             device: None,
+            members: Vec::new(),
             interface: None,
             addresses: Vec::new(),
             dhcp4: false,
@@ -65,6 +66,7 @@ impl Reader<'_> {
             Some("dpdk") => {
                 uplink.kind = Some(UplinkKind::Dpdk);
                 uplink.device = section.get("device", self.report, device::dpdk_device);
+                uplink.members = section.list("members", self.report, device::dpdk_device);
                 self.need(&section, &["device"], "a `dpdk` uplink");
                 if !uplink.dhcp4 && !uplink.accept_ra {
                     let kind = "a `dpdk` uplink without `dhcp4` and `accept_ra`";
@@ -102,6 +104,7 @@ impl Reader<'_> {
                         "nameservers",
                         "exception",
                         "routes_from",
+                        "members",
                         "rx_descriptors",
                         "tx_descriptors",
                     ],

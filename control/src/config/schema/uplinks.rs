@@ -40,6 +40,12 @@ pub(super) static UPLINK: Table = Table {
             "dpdk: a PCI address or a virtual device, with its arguments: `0000:3b:00.0`, `net_af_packet0,iface=eth1`. udp: an interface to bind to.",
         ),
         key(
+            "members",
+            List(&Text),
+            Default("[]; required for a bond"),
+            "The devices that a bond is made of, as `device` names them: `device: net_bonding0,mode=1` has one of them in use and the others in reserve, `mode=4` is LACP (dpdk only).",
+        ),
+        key(
             "addresses",
             List(&Interface),
             Default("required for dpdk, unless it learns them; udp: all of the machine's"),

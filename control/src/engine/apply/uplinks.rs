@@ -83,11 +83,19 @@ fn goes(edit: &Edit<config::Uplink>) -> Option<&config::Uplink> {
     }
 }
 
-fn device(uplink: &config::Uplink) -> Option<&str> {
-    match &uplink.driver {
-        UplinkDriver::Dpdk(dpdk) if uplink.enabled => Some(&dpdk.device.name),
+/// Whether two uplinks are open on the same device.
+fn share_a_device(one: &config::Uplink, other: &config::Uplink) -> bool {
+    let has = |name: &str| devices(other).any(|it| it == name);
+    devices(one).any(has)
+}
+
+fn devices(uplink: &config::Uplink) -> impl Iterator<Item = &str> {
+    let dpdk = match &uplink.driver {
+        UplinkDriver::Dpdk(dpdk) if uplink.enabled => Some(dpdk),
         UplinkDriver::Dpdk(_) | UplinkDriver::Udp(_) => None,
-    }
+    };
+    dpdk.into_iter()
+        .flat_map(|dpdk| dpdk.devices().map(|it| it.name.as_str()))
 }
 
 /// The hardware addresses of the devices of uplinks that come.
@@ -112,12 +120,10 @@ impl Engine {
         let mut late = Vec::new();
         let going: Vec<_> = uplinks(plan).filter_map(goes).collect();
         for new in uplinks(plan).filter_map(comes) {
-            let device = device(new);
-            if device.is_some() {
+            if devices(new).next().is_some() {
                 self.start_dpdk(file)?;
             }
-            let holder =
-                device.and_then(|it| going.iter().find(|old| self::device(old) == Some(it)));
+            let holder = going.iter().find(|old| share_a_device(old, new));
             let holder = holder.and_then(|old| self.uplinks.place(&old.name));
             let slot = self.uplinks.reserve();
             let coming = Coming {

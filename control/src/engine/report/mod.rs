@@ -115,7 +115,7 @@ impl Engine {
             let config = &uplink.config;
             let counters = &uplink.counters;
             let (driver, device) = match &config.driver {
-                UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.device.devargs()),
+                UplinkDriver::Dpdk(dpdk) => ("dpdk", dpdk.named()),
                 UplinkDriver::Udp(udp) => ("udp", udp.device.clone().unwrap_or_default()),
             };
             let exception = exception(config);

@@ -51,6 +51,21 @@ pub enum DeviceError {
     /// A device of this name is plugged already.
     #[error("DPDK device {0} is in use already by another uplink of this process")]
     InUse(String),
+    /// A bond without members, or another device with some.
+    #[error(
+        "DPDK device {0}: a bond (net_bonding0,mode=1) has members, and no other device has any"
+    )]
+    Members(String),
+    /// A bond refuses its members.
+    #[error("DPDK device {device} can't have its members: {error}{}\nMembers carry the same speed and have the same features", indented(.log))]
+    Gather {
+        /// The bond.
+        device: String,
+        /// What DPDK answered.
+        error: Errno,
+        /// What DPDK logged.
+        log: Vec<String>,
+    },
     /// DPDK could not plug it.
     #[error("DPDK could not plug device {devargs}: {error}{}\n{mend}", indented(.log))]
     Plug {

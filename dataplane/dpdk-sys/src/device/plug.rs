@@ -19,12 +19,40 @@ impl Device {
     /// Plugs the device that `devargs` describes, for up to `queues` queue pairs.
     ///
     /// A PCI device wants an EAL that was started with [`Pci::Idle`](crate::Pci::Idle). `net_af_packet` is
-    /// given `qpairs` and a ring for the interface's MTU where the text doesn't have them.
+    /// given `qpairs` and a ring for the interface's MTU where the text doesn't have them. A bond (`net_bonding0,mode=1`)
+    /// is given its members, which are plugged before it and close after it.
     ///
     /// # Errors
     ///
     /// [`DeviceError`] with what DPDK said and what may mend it. Nothing stays plugged.
-    pub fn plug(eal: Eal, devargs: &str, queues: u16) -> Result<Self, DeviceError> {
+    pub fn plug(
+        eal: Eal,
+        devargs: &str,
+        members: &[String],
+        queues: u16,
+    ) -> Result<Self, DeviceError> {
+        let bad = || DeviceError::Devargs(devargs.to_owned());
+        let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
+        if parsed.is_bond() == members.is_empty() {
+            return Err(DeviceError::Members(parsed.device_name()));
+        }
+        let members = members
+            .iter()
+            .map(|it| Self::plug_one(eal, it, &[], queues));
+        // Those before one that can't be had are closed when they are dropped.
+        let members: Vec<Self> = members.collect::<Result<_, _>>()?;
+        let mut device = Self::plug_one(eal, devargs, &members, queues)?;
+        device.capabilities.leaves_sums |= members.iter().any(|it| it.capabilities.leaves_sums);
+        device.members = members;
+        Ok(device)
+    }
+
+    fn plug_one(
+        eal: Eal,
+        devargs: &str,
+        members: &[Self],
+        queues: u16,
+    ) -> Result<Self, DeviceError> {
         let bad = || DeviceError::Devargs(devargs.to_owned());
         let parsed = Devargs::parse(devargs).ok_or_else(bad)?;
         let name = parsed.device_name();
@@ -57,7 +85,7 @@ impl Device {
             // Another driver may make the interface itself.
             Some(_) | None => None,
         };
-        let completed = parsed.completed(queues, kernel_mtu);
+        let completed = parsed.completed(queues, kernel_mtu) + &named(members);
         let before = packet_sockets(&parsed);
         let c_devargs = CString::new(completed.as_str()).map_err(|_| bad())?;
         // SAFETY: EAL runs; a C string that lives for the call.
@@ -81,6 +109,9 @@ impl Device {
             mend: plug_advice(&parsed),
             devargs: completed.clone(),
         })?;
+        if !members.is_empty() {
+            gather(id, &name)?;
+        }
         Self::open(id, name, completed, sockets)
     }
 
@@ -132,6 +163,7 @@ impl Device {
             started: None,
             received: Vec::new(),
             multicast: None,
+            members: Vec::new(),
             closed: false,
         };
         // Read again, now by the interface that the driver says it uses (net_tap has made its own).
@@ -140,6 +172,30 @@ impl Device {
             .and_then(|interface| kernel::mtu(&interface).ok());
         Ok(device)
     }
+}
+
+/// A bond's members, as its devargs name them.
+fn named(members: &[Device]) -> String {
+    // SAFETY: a string of the shim's that is never freed.
+    let key = unsafe { CStr::from_ptr(ffi::culvert_bond_member_key()) }.to_string_lossy();
+    let members = members.iter().map(|it| format!(",{key}={}", it.name));
+    members.collect()
+}
+
+/// Has a bond take its members. It unplugs it where that fails.
+fn gather(bond: u16, name: &str) -> Result<(), DeviceError> {
+    // SAFETY: the port exists, and was never started.
+    let (result, log) = log::capture(|| growing(|| unsafe { ffi::culvert_bond_gather(bond) }));
+    if result >= 0 {
+        return Ok(());
+    }
+    // SAFETY: as above; nobody else knows the port.
+    unsafe { ffi::culvert_bond_unplug(bond) };
+    Err(DeviceError::Gather {
+        device: name.to_owned(),
+        error: Errno::from_return(result),
+        log,
+    })
 }
 
 fn packet_sockets(devargs: &Devargs<'_>) -> Vec<RawFd> {

@@ -120,6 +120,7 @@ impl Device {
             sockets.clear();
         }
         let mut sockets = sockets.into_iter();
+        let is_bond = !self.members.is_empty();
         Ok(Started {
             rx: (0..request.rx_queues)
                 .zip(&self.received)
@@ -129,7 +130,7 @@ impl Device {
                 })
                 .collect(),
             tx: (0..tx_queues)
-                .map(|queue| TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors))
+                .map(|queue| TxQueue::new(Arc::clone(&port), queue, result.tx_descriptors, is_bond))
                 .collect(),
             offloads,
             multicast,
@@ -201,6 +202,7 @@ impl Device {
             // Promiscuous mode on a kernel device would outlive us.
             return Multicast::Unfiltered;
         }
+        // A bond looks at addresses itself. What it asks of kernel devices it takes back when it stops.
         // SAFETY: the port is started.
         if unsafe { ffi::culvert_port_promiscuous(self.id, 1) } == 0 {
             return Multicast::Promiscuous;

@@ -104,6 +104,7 @@ fn halves(queue: &mut Queue) -> (&mut Rx, &mut Tx) {
 fn loop_through_ring(eal: Eal, workers: usize) {
     let addresses = addresses();
     let config = Config {
+        members: &[],
         uplink: UplinkIndex(4),
         device: "net_ring0",
         addresses: &addresses,
@@ -382,6 +383,7 @@ impl Stepped {
 fn punts_are_heard(eal: Eal) {
     let addresses = addresses();
     let config = Config {
+        members: &[],
         uplink: UplinkIndex(4),
         device: "net_ring0",
         addresses: &addresses,
@@ -435,6 +437,7 @@ fn make_veth() {
 fn talk_to_the_kernel(eal: Eal, workers: usize) {
     let addresses = addresses();
     let config = Config {
+        members: &[],
         uplink: UplinkIndex(4),
         device: "net_af_packet0,iface=dp0",
         addresses: &addresses,
@@ -521,6 +524,7 @@ fn wait(queues: &[Queue]) {
 fn refusals(eal: Eal) {
     let open = |device, mtu| {
         let config = Config {
+            members: &[],
             uplink: UplinkIndex(4),
             device,
             addresses: &addresses(),

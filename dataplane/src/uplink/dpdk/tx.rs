@@ -61,6 +61,17 @@ impl TxSlot {
         }
     }
 
+    /// Has a device that speaks by itself do so.
+    fn keep_up(&mut self) {
+        match self {
+            Self::Own(queue) => queue.keep_up(),
+            Self::Shared(queue) => queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .keep_up(),
+        }
+    }
+
     fn frame_limit(&self) -> u32 {
         match self {
             Self::Own(queue) => queue.frame_limit(),
@@ -269,6 +280,10 @@ impl Tx {
             Ok(()) => self.cut.datagrams += 1,
             Err(reason) => refuse(mbuf, reason, &mut self.refused),
         }
+    }
+
+    pub(in crate::uplink) fn keep_up(&mut self) {
+        self.queue.keep_up();
     }
 
     pub(in crate::uplink) fn flush(&mut self, uplink: &Uplink) {
