@@ -102,6 +102,8 @@ reasons! {
     KernelPort => "kernel-port",
     /// A frame of the host's kernel from an address of ours, whose port can't be seen.
     KernelHeaders => "kernel-headers",
+    /// An ICMP error of the host's kernel about what came to a port that is ours.
+    KernelError => "kernel-error",
     /// A message of a DHCP server that answers nothing we asked, or offers what no host can have.
     DhcpUnasked => "dhcp-unasked",
     /// A BFD packet of nobody with whom there is a session, or from beyond the link.

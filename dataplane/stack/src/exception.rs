@@ -12,7 +12,9 @@ use std::net::IpAddr;
 
 use culvert_wire::{
     EthernetView, Ipv4View, Ipv6View, MacAddr, ipv6,
-    parse::{Fragment, Headers, L3, L4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, parse_frame},
+    parse::{
+        Fragment, Headers, L3, L4, PROTOCOL_ICMP, PROTOCOL_ICMPV6, parse_frame, parse_ip_head,
+    },
     ports::OwnPorts,
 };
 
@@ -31,13 +33,17 @@ const LEASE: (u16, u16) = (culvert_wire::dhcp::SERVER_V4, culvert_wire::dhcp::CL
 
 /// Ahead of what an error quotes.
 const ERROR_HEADER: usize = 8;
+/// Longer than any packet: of what an error quotes the end is missing.
+const CUT: usize = 1 << 17;
 /// The fragment's offset in the header's word.
 const OFFSET: u16 = 0x1fff;
 
 /// A look at a frame that the kernel sends by an uplink with this MAC address, where `owns` are our addresses and
 /// `ports` our ports there.
 ///
-/// Fragments are looked at one by one: ports stand in the first, and without it nobody puts the others together.
+/// Fragments are looked at one by one: ports stand in the first, and without it nobody puts the others together. So
+/// does what an error quotes: whether somebody listens on a port of ours is not for the kernel to say, from whatever
+/// address.
 ///
 /// # Errors
 /// Why it may not leave.
@@ -56,17 +62,23 @@ pub fn may_leave(
         return Err(HostDrop::KernelTagged);
     }
 
-    // 2. Other addresses are the kernel's own affair: those of its routers, virtual ones.
+    // 2. What came to a port of ours is not the kernel's to complain of.
     let len = u32::try_from(frame.len()).map_err(|_| HostDrop::Malformed)?;
     let headers = parse_frame(frame, len).map_err(|_| HostDrop::Malformed)?;
     let (Some((source, _)), Some(protocol)) = (headers.addresses(), headers.protocol()) else {
         return Ok(());
     };
-    if !owns(source) || headers.fragment() == Fragment::Later {
+    if headers.fragment() == Fragment::Later {
+        return Ok(());
+    }
+    may_complain(&headers, frame, &owns, ports)?;
+
+    // 3. Other addresses are the kernel's own affair: those of its routers, virtual ones.
+    if !owns(source) {
         return Ok(());
     }
 
-    // 3. With our addresses, it has its own ports.
+    // 4. With our addresses, it has its own ports.
     let port = frame.get(headers.l4_offset..headers.l4_offset + 2);
     let port = port.and_then(|port| port.try_into().ok());
     match (protocol, port.map(u16::from_be_bytes)) {
@@ -75,6 +87,52 @@ pub fn may_leave(
         (_, Some(port)) if ports.has(protocol, port) => Err(HostDrop::KernelPort),
         _ => Ok(()),
     }
+}
+
+/// Whether a packet of the kernel's is no error, or one about what came to no port of ours. Where that can't be seen in
+/// what it quotes, it does not leave: no host sends errors about later fragments (RFC 1122, section 3.2.2).
+fn may_complain(
+    headers: &Headers,
+    frame: &[u8],
+    owns: impl Fn(IpAddr) -> bool,
+    ports: &OwnPorts,
+) -> Result<(), HostDrop> {
+    let kind = frame.get(headers.l4_offset).copied().unwrap_or_default();
+    let is_error = match (headers.l3, headers.protocol()) {
+        (L3::V4(_), Some(PROTOCOL_ICMP)) => icmp::is_error_v4(kind),
+        (L3::V6(_), Some(PROTOCOL_ICMPV6)) => icmp::is_error_v6(kind),
+        _ => false,
+    };
+    if !is_error {
+        return Ok(());
+    }
+    let quote = frame.get(headers.l4_offset + ERROR_HEADER..);
+    let quote = quote.unwrap_or_default();
+    let quoted = parse_ip_head(quote, CUT).map_err(|_| HostDrop::KernelHeaders)?;
+    let (Some((_, to)), Some(protocol)) = (quoted.addresses(), quoted.protocol()) else {
+        return Err(HostDrop::KernelHeaders);
+    };
+    if !owns(to) {
+        return Ok(());
+    }
+    let port = match quoted.fragment() {
+        Fragment::Later => None,
+        Fragment::Whole | Fragment::First => quote.get(quoted.l4_offset + 2..quoted.l4_offset + 4),
+    };
+    let port = port.and_then(|port| port.try_into().ok());
+    match (protocol, port.map(u16::from_be_bytes)) {
+        (PROTOCOL_TCP | PROTOCOL_UDP, None) => Err(HostDrop::KernelHeaders),
+        (_, Some(port)) if ports.has(protocol, port) => Err(HostDrop::KernelError),
+        // The chain of headers ends where the quote does.
+        (it, _) if is_extension(it) && quoted.fragment() != Fragment::Later => {
+            Err(HostDrop::KernelHeaders)
+        }
+        _ => Ok(()),
+    }
+}
+
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 44 | 51 | 60)
 }
 
 impl HostStack {

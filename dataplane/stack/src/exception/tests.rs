@@ -192,6 +192,63 @@ fn pings_have_one_answer_and_errors_follow_the_port_that_they_quote() {
     }
 }
 
+/// From whatever address it complains.
+#[test]
+fn the_kernel_does_not_complain_of_what_came_to_a_port_of_ours() {
+    let owns = |address| [ip("192.0.2.1"), ip("2001:db8::1")].contains(&address);
+    let leaves = |frame: &[u8]| may_leave(frame, US, owns, &ports());
+    for v6 in [false, true] {
+        let protocol = if v6 { 58 } else { 1 };
+        let [unreachable, reply] = if v6 { [1, 129] } else { [3, 0] };
+        let says = |from, kind, quote: &[u8]| {
+            let error = icmp(v6, kind, quote);
+            frame(THEM, US, &packet(v6, [from, 2], protocol, &error))
+        };
+        for (of, port, result) in [
+            (17, OURS, Err(HostDrop::KernelError)),
+            (17, 61_000, Err(HostDrop::KernelError)),
+            (6, 9_443, Err(HostDrop::KernelError)),
+            (17, 40_000, Ok(())),
+            (6, 22, Ok(())),
+            (89, OURS, Ok(())),
+        ] {
+            let came = packet(v6, [2, 1], of, &l4([4_000, port], 40));
+            for from in [1, 7] {
+                assert_eq!(leaves(&says(from, unreachable, &came)), result, "{of}/{port}");
+                assert_eq!(leaves(&says(from, reply, &came)), Ok(()), "no error");
+            }
+            // As much as any error quotes; in fragments, too.
+            let least = came.len() - 32;
+            assert_eq!(leaves(&says(1, unreachable, &came[..least])), result);
+            let long = says(1, unreachable, &packet(v6, [2, 1], of, &l4([4_000, port], 1_600)));
+            let mut parts = split(&long, 1280, 9);
+            assert_eq!(leaves(&parts.next().unwrap()), result);
+            // What came in fragments is known by its first.
+            let came = frame(US, THEM, &packet(v6, [2, 1], of, &l4([4_000, port], 3_000)));
+            let [first, later] = [0, 1].map(|n| split(&came, 1280, 9).nth(n).unwrap());
+            assert_eq!(leaves(&says(1, unreachable, &first[14..])), result);
+            let hidden = match of {
+                89 => Ok(()),
+                _ => Err(HostDrop::KernelHeaders),
+            };
+            assert_eq!(leaves(&says(1, unreachable, &later[14..])), hidden);
+            // Routed on, to somebody else.
+            let passed = packet(v6, [2, 9], of, &l4([4_000, port], 40));
+            assert_eq!(leaves(&says(1, unreachable, &passed)), Ok(()));
+        }
+        // Cut short ahead of the ports, or of what tells of them.
+        let came = packet(v6, [2, 1], 17, &l4([4_000, OURS], 40));
+        for len in 0..came.len() - 36 {
+            let hidden = leaves(&says(1, unreachable, &came[..len]));
+            assert_eq!(hidden, Err(HostDrop::KernelHeaders), "{len}");
+        }
+    }
+    let options = packet(true, [2, 1], 60, &[17, 1, 0, 0, 0, 0, 0, 0]);
+    let error = icmp(true, 1, &options);
+    let error = frame(THEM, US, &packet(true, [1, 2], 58, &error));
+    assert_eq!(leaves(&error), Err(HostDrop::KernelHeaders));
+}
+
 #[test]
 fn the_kernel_speaks_as_no_port_of_ours_whole_or_in_fragments() {
     let owns = |address| [ip("192.0.2.1"), ip("2001:db8::1")].contains(&address);
