@@ -92,6 +92,12 @@ reasons! {
     TcpOpeningsFull => "tcp-openings-full",
     /// No room for another TCP connection.
     TcpConnectionsFull => "tcp-connections-full",
+    /// A reset of a TCP connection that lacks the very number that ends it. If it might be meant, the other is asked.
+    TcpResetDoubtful => "tcp-reset-doubtful",
+    /// A segment that begins a TCP connection which is open already: the other is asked.
+    TcpSynDoubtful => "tcp-syn-doubtful",
+    /// A TCP segment that acknowledges what was never sent: the other is asked.
+    TcpAckDoubtful => "tcp-ack-doubtful",
     /// A frame for the host's kernel, while others wait to be taken.
     KernelFull => "kernel-full",
     /// A frame of the host's kernel from another hardware address than the uplink's.

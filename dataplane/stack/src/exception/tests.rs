@@ -214,13 +214,21 @@ fn the_kernel_does_not_complain_of_what_came_to_a_port_of_ours() {
         ] {
             let came = packet(v6, [2, 1], of, &l4([4_000, port], 40));
             for from in [1, 7] {
-                assert_eq!(leaves(&says(from, unreachable, &came)), result, "{of}/{port}");
+                assert_eq!(
+                    leaves(&says(from, unreachable, &came)),
+                    result,
+                    "{of}/{port}"
+                );
                 assert_eq!(leaves(&says(from, reply, &came)), Ok(()), "no error");
             }
             // As much as any error quotes; in fragments, too.
             let least = came.len() - 32;
             assert_eq!(leaves(&says(1, unreachable, &came[..least])), result);
-            let long = says(1, unreachable, &packet(v6, [2, 1], of, &l4([4_000, port], 1_600)));
+            let long = says(
+                1,
+                unreachable,
+                &packet(v6, [2, 1], of, &l4([4_000, port], 1_600)),
+            );
             let mut parts = split(&long, 1280, 9);
             assert_eq!(leaves(&parts.next().unwrap()), result);
             // What came in fragments is known by its first.

@@ -11,6 +11,7 @@ use culvert_wireguard::Instant;
 
 use super::{
     PROTOCOL,
+    blind::Numbers,
     connection::{Connection, Phase},
     table::Ends,
 };
@@ -122,6 +123,19 @@ impl<C: Connection> Connection for Sleeper<C> {
                     *self = Self::Awake(Box::new(connection));
                 }
             }
+        }
+    }
+
+    fn numbers(&self) -> Option<Numbers> {
+        match self {
+            Self::Awake(connection) => connection.numbers(),
+            Self::Asleep(_) => None,
+        }
+    }
+
+    fn challenge(&mut self, now: Instant, answers: &mut Vec<Vec<u8>>) {
+        if let Self::Awake(connection) = self {
+            connection.challenge(now, answers);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use culvert_wire::ether;
+use culvert_wire::{ether, tcp::flags};
 use culvert_wireguard::Instant;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -14,9 +14,10 @@ use smoltcp::{
 };
 
 use super::{
+    blind::{Numbers, Progress},
     device::Wire,
     pace::{self, Pace},
-    recovery::Recovery,
+    recovery::{Recovery, Said},
     table::Ends,
 };
 use crate::limits;
@@ -43,6 +44,10 @@ pub(crate) trait Connection: Sized {
     fn connect(ends: Ends, seed: u64, mtu: u16, now: Instant) -> Option<Self>;
     /// Takes a packet, whose sums were looked at. What has to be answered at once is.
     fn take(&mut self, packet: &[u8], now: Instant, answers: &mut Vec<Vec<u8>>);
+    /// Where it is, once it is open.
+    fn numbers(&self) -> Option<Numbers>;
+    /// Asks the other what he means, unless he was just asked.
+    fn challenge(&mut self, now: Instant, answers: &mut Vec<Vec<u8>>);
     /// Does what is due, and sends until so many frames lie there.
     fn turn(&mut self, now: Instant, frames: &mut Vec<Vec<u8>>, room: usize);
     /// When it has something to do next.
@@ -72,6 +77,7 @@ pub(crate) struct Smol {
     mtu: u16,
     pace: Pace,
     recovery: Recovery,
+    progress: Progress,
     /// It has seen a packet: a listener no more.
     has_heard: bool,
     interface: Interface,
@@ -98,6 +104,7 @@ impl Smol {
             mtu,
             pace,
             recovery: Recovery::new(ends, now),
+            progress: Progress::default(),
             has_heard: false,
             interface,
             sockets,
@@ -130,8 +137,32 @@ impl Smol {
 
     fn note_sent(&mut self, frames: &[Vec<u8>], now: Instant) {
         for packet in frames.iter().filter_map(|it| it.get(ether::HEADER_LEN..)) {
-            self.recovery.note_sent(packet, now);
+            let Some(said) = Said::read(packet) else {
+                continue;
+            };
+            self.recovery.note_sent(&said, now);
+            if said.flags & (flags::ACK | flags::RST) == flags::ACK {
+                let waiting = self.waiting();
+                self.progress
+                    .note_acknowledged(said.acknowledgment, waiting);
+            }
         }
+    }
+
+    /// What of the other's was not read: bytes, and his end.
+    fn waiting(&self) -> u32 {
+        let socket = self.socket();
+        let has_ended = match socket.state() {
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait => 1,
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::SynReceived
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2 => 0,
+        };
+        u32::try_from(socket.recv_queue()).unwrap_or(0) + has_ended
     }
 
     /// Has the first segment that is not acknowledged sent again.
@@ -219,6 +250,32 @@ impl Connection for Smol {
         self.keep_pace();
     }
 
+    fn numbers(&self) -> Option<Numbers> {
+        let socket = self.socket();
+        let window = socket.recv_capacity() - socket.recv_queue();
+        match socket.state() {
+            State::Closed | State::Listen | State::SynSent | State::SynReceived => None,
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => Some(Numbers {
+                next: self.progress.next(self.waiting())?,
+                window: u32::try_from(window).unwrap_or(0),
+                sent: self.recovery.sent(),
+            }),
+        }
+    }
+
+    fn challenge(&mut self, now: Instant, answers: &mut Vec<Vec<u8>>) {
+        if let Some(Numbers { next, .. }) = self.numbers() {
+            let question = self.recovery.question(next);
+            self.show(&question, now, answers);
+        }
+    }
+
     fn turn(&mut self, now: Instant, frames: &mut Vec<Vec<u8>>, room: usize) {
         if self.recovery.due().is_some_and(|at| at <= now) {
             self.recovery.note_probe(now);
@@ -270,7 +327,9 @@ impl Connection for Smol {
             let taken = take(bytes).min(bytes.len());
             (taken, taken)
         };
-        socket.recv(taken).unwrap_or(0)
+        let read = socket.recv(taken).unwrap_or(0);
+        self.progress.note_read(read);
+        read
     }
 
     fn has_ended(&self) -> bool {

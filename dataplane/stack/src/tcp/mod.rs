@@ -17,6 +17,7 @@
 
 mod admission;
 mod asleep;
+mod blind;
 mod connection;
 mod device;
 mod host;

@@ -17,7 +17,7 @@ use std::{net::SocketAddr, time::Duration};
 use culvert_wire::{Ipv4View, Ipv6View, TcpView, ipv4, ipv6, tcp::flags};
 use culvert_wireguard::Instant;
 
-use super::{PROTOCOL, table::Ends};
+use super::{PROTOCOL, blind::is_after, table::Ends};
 
 const V6_HEADER: usize = 40;
 /// Probes ahead of the timer.
@@ -54,17 +54,13 @@ pub(super) struct Recovery {
 }
 
 /// What a segment says that is looked at here.
-struct Said {
+pub(super) struct Said {
     sequence: u32,
-    acknowledgment: u32,
+    pub(super) acknowledgment: u32,
     window: u16,
-    flags: u8,
+    pub(super) flags: u8,
     /// What it takes of the sequence.
     len: u32,
-}
-
-const fn is_after(a: u32, b: u32) -> bool {
-    a != b && a.wrapping_sub(b) < 1 << 31
 }
 
 impl Recovery {
@@ -85,10 +81,7 @@ impl Recovery {
     }
 
     /// A packet leaves.
-    pub(super) fn note_sent(&mut self, packet: &[u8], now: Instant) {
-        let Some(said) = Said::read(packet) else {
-            return;
-        };
+    pub(super) fn note_sent(&mut self, said: &Said, now: Instant) {
         self.taken = said.acknowledgment;
         let end = said.sequence.wrapping_add(said.len);
         if self.acknowledged.is_none() {
@@ -180,17 +173,28 @@ impl Recovery {
         let windows = [other, self.window].into_iter();
         windows
             .chain(std::iter::repeat_n(self.window, DUPLICATES))
-            .map(|window| self.acknowledge(window))
+            .map(|window| self.acknowledge(self.taken, window))
+    }
+
+    /// All before this was sent.
+    pub(super) const fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// What has smoltcp say to the other how far it is, where that number is the next of his: whether we are there,
+    /// which he asks with the number before.
+    pub(super) fn question(&self, next: u32) -> Vec<u8> {
+        self.acknowledge(next.wrapping_sub(1), self.window)
     }
 
     /// Sums are of no account here: nobody looks at them.
-    fn acknowledge(&self, window: u16) -> Vec<u8> {
+    fn acknowledge(&self, sequence: u32, window: u16) -> Vec<u8> {
         const LEN: u16 = 20;
         let Ends { local, remote } = self.ends;
         let mut tcp = [0; LEN as usize];
         tcp[..2].copy_from_slice(&remote.port().to_be_bytes());
         tcp[2..4].copy_from_slice(&local.port().to_be_bytes());
-        tcp[4..8].copy_from_slice(&self.taken.to_be_bytes());
+        tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
         tcp[8..12].copy_from_slice(&self.acknowledged.unwrap_or(0).to_be_bytes());
         (tcp[12], tcp[13]) = (0x50, flags::ACK);
         tcp[14..16].copy_from_slice(&window.to_be_bytes());
@@ -228,7 +232,7 @@ impl Recovery {
 
 impl Said {
     /// Of a packet that begins with its IP header; over IPv6 without others, as smoltcp's and those that it is shown.
-    fn read(packet: &[u8]) -> Option<Self> {
+    pub(super) fn read(packet: &[u8]) -> Option<Self> {
         let (tcp, end) = match packet.first()? >> 4 {
             4 => {
                 let ip = Ipv4View::new(packet)?;
@@ -269,22 +273,27 @@ mod tests {
     /// What the connection sends, or is sent: of another recovery's, whose words are the same.
     fn packet(sequence: u32, acknowledgment: u32, window: u16, len: usize) -> Vec<u8> {
         let mut other = Recovery::new(ends(), Instant(0));
-        (other.taken, other.acknowledged) = (sequence, Some(acknowledgment));
-        let mut packet = other.acknowledge(window);
+        other.acknowledged = Some(acknowledgment);
+        let mut packet = other.acknowledge(sequence, window);
         packet.extend(std::iter::repeat_n(0, len));
         let total = u16::try_from(packet.len()).unwrap();
         packet[2..4].copy_from_slice(&total.to_be_bytes());
         packet
     }
 
+    fn said(packet: &[u8]) -> Said {
+        Said::read(packet).unwrap()
+    }
+
     /// Ten segments of a hundred bytes under way, across the sequence's end; the first acknowledgment has come.
     fn under_way(now: Instant) -> (Recovery, u32) {
         let first = u32::MAX - 450;
         let mut recovery = Recovery::new(ends(), now);
-        recovery.note_sent(&packet(first, 7, 100, 0), now);
+        recovery.note_sent(&said(&packet(first, 7, 100, 0)), now);
         assert!(!recovery.note_came(&packet(7, first, 100, 0), now));
         for n in 0..10 {
-            recovery.note_sent(&packet(first.wrapping_add(n * 100), 7, 100, 100), now);
+            let sent = packet(first.wrapping_add(n * 100), 7, 100, 100);
+            recovery.note_sent(&said(&sent), now);
         }
         (recovery, first)
     }

@@ -160,13 +160,19 @@ impl<C: Connection> Tcp<C> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return Err(HostDrop::TcpNoConnection);
         };
-        entry.connection.take(packet, now, &mut entry.answers);
+        let numbers = entry.connection.numbers();
+        let doubt = numbers.and_then(|numbers| numbers.doubt(segment));
+        match doubt {
+            None => entry.connection.take(packet, now, &mut entry.answers),
+            Some(doubt) if doubt.is_asked => entry.connection.challenge(now, &mut entry.answers),
+            Some(doubt) => return Err(doubt.reason),
+        }
         entry.due = Some(now);
         if entry.answers.len() > limits::ANSWERS_HELD {
             entry.answers.remove(0);
         }
         self.note_open(id, now);
-        Ok(())
+        doubt.map_or(Ok(()), |doubt| Err(doubt.reason))
     }
 
     fn admit(

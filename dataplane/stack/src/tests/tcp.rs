@@ -632,6 +632,118 @@ fn a_path_that_takes_less_is_sent_less_and_nobody_makes_it_nothing() {
     }
 }
 
+/// The numbers of b's connection with a: what b expects next, and what it has sent.
+fn numbers(link: &mut Link, (at_a, at_b): (ConnectionId, ConnectionId)) -> (u16, u32, u32) {
+    let port = link.b.connection(at_b).unwrap().remote.port();
+    link.a.write(at_a, b"?", link.now);
+    link.a.handle_timeout(link.now);
+    let frame = link.a.poll_segment().unwrap();
+    let L4::Tcp(tcp) = parse_frame(&frame, 55).unwrap().l4 else {
+        panic!("no segment");
+    };
+    link.b.handle_frame(&frame, link.now);
+    link.pass(Duration::from_millis(100));
+    (port, tcp.sequence.wrapping_add(1), tcp.acknowledgment)
+}
+
+/// A segment that says to be a's.
+fn forged(port: u16, flag: u8, sequence: u32, acknowledgment: u32) -> Vec<u8> {
+    let mut frame = segment_from(("192.0.2.1", port), PORT, flag, acknowledgment);
+    renumber(&mut frame, sequence);
+    frame
+}
+
+/// Who knows the ends of a connection and guesses on its numbers neither ends nor disturbs it (RFC 5961).
+#[test]
+fn no_guess_within_the_window_ends_a_connection() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let mut sent = 0;
+    let mut next = numbers(&mut link, (at_a, at_b));
+    for read in [false, true] {
+        if read {
+            read_all(&mut link.b, at_b, link.now, &mut Vec::new());
+        }
+        let (port, sequence, acknowledgment) = next;
+        let doubts = [
+            (flags::RST, 1, 0, HostDrop::TcpResetDoubtful),
+            (
+                flags::RST | flags::ACK,
+                60_000,
+                0,
+                HostDrop::TcpResetDoubtful,
+            ),
+            (flags::RST, 1 << 30, 0, HostDrop::TcpResetDoubtful),
+            (flags::RST, u32::MAX, 0, HostDrop::TcpResetDoubtful),
+            (flags::SYN, 0, 0, HostDrop::TcpSynDoubtful),
+            (flags::SYN, 5_000, 0, HostDrop::TcpSynDoubtful),
+            (flags::SYN | flags::ACK, 77_777, 0, HostDrop::TcpSynDoubtful),
+            (flags::ACK, 0, 1, HostDrop::TcpAckDoubtful),
+            (flags::ACK | flags::FIN, 0, 9_000, HostDrop::TcpAckDoubtful),
+        ];
+        for (flag, ahead, ahead_of_ours, reason) in doubts {
+            link.pass(SECOND);
+            let frame = forged(
+                port,
+                flag,
+                sequence.wrapping_add(ahead),
+                acknowledgment.wrapping_add(ahead_of_ours),
+            );
+            let before = link.b.dropped(reason);
+            link.b.handle_frame(&frame, link.now);
+            link.b.handle_timeout(link.now);
+            assert_eq!(link.b.dropped(reason), before + 1, "{flag} {ahead}");
+            assert_eq!(link.b.phase(at_b), Phase::Open, "{flag} {ahead}");
+            let answers = segments(&mut link.b);
+            let is_asked = ahead < 1 << 20;
+            assert_eq!(answers.len(), usize::from(is_asked), "{flag} {ahead}");
+            for answer in answers {
+                assert_eq!(answer.flags, flags::ACK);
+                assert_eq!(
+                    (answer.sequence, answer.acknowledgment),
+                    (acknowledgment, sequence)
+                );
+            }
+        }
+        // Questions are seldom.
+        for _ in 0..1_000 {
+            let frame = forged(port, flags::RST, sequence.wrapping_add(7), 0);
+            link.b.handle_frame(&frame, link.now);
+            link.b.handle_timeout(link.now);
+            sent += segments(&mut link.b).len();
+        }
+        assert!(sent <= 2, "{sent}");
+        read_all(&mut link.b, at_b, link.now, &mut Vec::new());
+        transfer(&mut link, (at_a, at_b), &noise(10_000));
+        next = numbers(&mut link, (at_a, at_b));
+    }
+    // Who knows the number means it.
+    let (port, sequence, _) = next;
+    link.b
+        .handle_frame(&forged(port, flags::RST, sequence, 0), link.now);
+    assert_eq!(link.b.phase(at_b), Phase::Closed);
+}
+
+/// Who has lost a connection, and begins it anew, answers the question about that with the number that ends it.
+#[test]
+fn who_begins_anew_from_the_same_port_is_let_in_after_a_question() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    transfer(&mut link, (at_a, at_b), &noise(1_000));
+    let (port, ..) = numbers(&mut link, (at_a, at_b));
+    // It has started anew, and knows nothing.
+    link.a.reconfigure(config(A, 1), link.now);
+    link.a.release(at_a, true, link.now);
+    while link.a.poll_segment().is_some() || link.a.poll_frame().is_some() {}
+    link.pass(limits::CONNECTION_LINGER / 2);
+    let frame = forged(port, flags::SYN, 123, 0);
+    link.b.handle_frame(&frame, link.now);
+    link.b.handle_timeout(link.now);
+    // What it has forgotten it resets.
+    link.pass(SECOND);
+    assert_eq!(link.b.phase(at_b), Phase::Closed);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
