@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use culvert_stack::{
     HostStack,
-    tcp::{ConnectionId, Listener},
+    tcp::{self, ConnectionId, Listener},
 };
 use culvert_wire::fib::Prefix;
 use culvert_wireguard::Instant;
@@ -46,7 +46,8 @@ impl Services {
     /// What the configuration says.
     pub(crate) fn new(served: &Served) -> Self {
         let door = |wanted, door: &crate::config::Door| {
-            (Service::Reads(wanted), listener(door.port, &door.allow))
+            let service = Service::Reads(wanted);
+            (service, service.listener(door.port, &door.allow))
         };
         let api = served.api.iter().map(|it| door(Wanted::Api, it));
         let metrics = served.metrics.iter().map(|it| door(Wanted::Metrics, it));
@@ -54,7 +55,10 @@ impl Services {
         let responder = RESPONDER_PORTS.into_iter().zip(answers);
         let responder = responder
             .filter(|_| !served.responder.is_empty())
-            .map(|(port, answer)| (Service::Answers(answer), listener(port, &served.responder)));
+            .map(|(port, answer)| {
+                let service = Service::Answers(answer);
+                (service, service.listener(port, &served.responder))
+            });
         Self(api.chain(metrics).chain(responder).collect())
     }
 
@@ -88,14 +92,26 @@ impl Services {
     }
 }
 
-fn listener(port: u16, allow: &[IpNet]) -> Listener {
-    let prefix = |net: &IpNet| {
-        let address: IpAddr = net.addr();
-        Prefix::new(address, net.prefix_len()).unwrap_or(Prefix::host(address))
-    };
-    Listener {
-        port,
-        allow: allow.iter().map(prefix).collect(),
+impl Service {
+    fn listener(self, port: u16, allow: &[IpNet]) -> Listener {
+        let prefix = |net: &IpNet| {
+            let address: IpAddr = net.addr();
+            Prefix::new(address, net.prefix_len()).unwrap_or(Prefix::host(address))
+        };
+        Listener {
+            port,
+            service: self.whose(),
+            allow: allow.iter().map(prefix).collect(),
+        }
+    }
+
+    /// Whose places its connections take: all that the responder answers is one service.
+    const fn whose(self) -> tcp::Service {
+        tcp::Service(match self {
+            Self::Reads(Wanted::Api) => 0,
+            Self::Reads(Wanted::Metrics) => 1,
+            Self::Answers(_) => 2,
+        })
     }
 }
 

@@ -90,6 +90,10 @@ reasons! {
     TcpNoConnection => "tcp-no-connection",
     /// A TCP connection that was not open yet and made room for another, or found none.
     TcpOpeningsFull => "tcp-openings-full",
+    /// All places for connections to a service are taken, of the API, of metrics or of the responder.
+    TcpServiceFull => "tcp-service-full",
+    /// A host, over IPv6 a /64, has as many connections to a service as one may.
+    TcpSourceFull => "tcp-source-full",
     /// No room for another TCP connection.
     TcpConnectionsFull => "tcp-connections-full",
     /// A reset of a TCP connection that lacks the very number that ends it. If it might be meant, the other is asked.

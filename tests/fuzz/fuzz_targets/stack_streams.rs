@@ -10,7 +10,7 @@ use std::{
 
 use culvert_stack::{
     HostConfig, HostStack, limits,
-    tcp::{Listener, Phase},
+    tcp::{Listener, Phase, Service},
     udp::Family,
 };
 use culvert_wire::{Checksum, EtherType, MacAddr, ether, fib::Prefix, ipv4};
@@ -58,7 +58,8 @@ fuzz_target!(|input: &[u8]| {
     let mut now = Instant::from_nanos(1 << 40);
     let mut stack = HostStack::begin(config, RandomState::new(), |_| true, now);
     let allow = Prefix::new(OWN.into(), 24).into_iter().collect();
-    stack.listen(vec![Listener { port: PORT, allow }]);
+    let service = Service(0);
+    stack.listen(vec![Listener { port: PORT, service, allow }]);
     let endpoint = stack.open_endpoint(Family::V4).expect("the first");
     let _ = stack.bind(endpoint, None, 53);
     let mut open = Vec::new();

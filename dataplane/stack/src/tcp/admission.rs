@@ -4,7 +4,10 @@
 //! segment beyond its ends; one source that takes all room: the oldest of whom has most goes first, and of those who
 //! have one each nobody before its time.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use culvert_wire::fib::Prefix;
 use culvert_wireguard::Instant;
@@ -17,18 +20,34 @@ use crate::{HostDrop, limits};
 pub struct Listener {
     /// The port.
     pub port: u16,
+    /// Whose it is.
+    pub service: Service,
     /// Whom it is for.
     pub allow: Vec<Prefix>,
 }
 
-/// Whether `source` may begin a connection to a port.
+/// Who listens: ports of one service share its places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service(pub u8);
+
+/// Whom an address stands for: over IPv6 a host has a /64 to choose from (RFC 8981).
+pub(super) fn source(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// To which service `address` may begin a connection by a port.
 ///
 /// # Errors
 /// Why not. Who asks for a port that is not for him, or nobody's, may be told so.
-pub(super) fn admit(listener: Option<&Listener>, source: IpAddr) -> Result<(), HostDrop> {
+pub(super) fn admit(listener: Option<&Listener>, address: IpAddr) -> Result<Service, HostDrop> {
     let listener = listener.ok_or(HostDrop::TcpPortClosed)?;
-    let is_for = listener.allow.iter().any(|prefix| prefix.contains(source));
-    is_for.then_some(()).ok_or(HostDrop::TcpNotAllowed)
+    let is_for = listener.allow.iter().any(|prefix| prefix.contains(address));
+    is_for
+        .then_some(listener.service)
+        .ok_or(HostDrop::TcpNotAllowed)
 }
 
 /// Which of those that are not open yet, the oldest first, makes room for another; `None`: none has to yet.
@@ -38,9 +57,9 @@ pub(super) fn yields(
 ) -> Option<ConnectionId> {
     let (mut oldest, mut most) = (None, (1, None));
     let mut sources: HashMap<IpAddr, (usize, ConnectionId)> = HashMap::new();
-    for (id, source, began) in openings {
+    for (id, address, began) in openings {
         oldest = oldest.or(Some((id, began)));
-        let (count, first) = sources.entry(source).or_insert((0, id));
+        let (count, first) = sources.entry(source(address)).or_insert((0, id));
         *count += 1;
         if *count > most.0 {
             most = (*count, Some(*first));
@@ -49,4 +68,17 @@ pub(super) fn yields(
     let (_, crowded) = most;
     let aged = oldest.filter(|(_, began)| began.is_older_than(limits::OPENING_GRACE, now));
     crowded.or(aged.map(|(id, _)| id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn over_ipv6_a_64_is_one_source() {
+        let source = |text: &str| source(text.parse().unwrap());
+        assert_eq!(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2::9"));
+        assert_ne!(source("2001:db8:1:3::9"), source("2001:db8:1:2::9"));
+        assert_ne!(source("192.0.2.7"), source("192.0.2.8"));
+    }
 }

@@ -28,7 +28,7 @@ mod reset;
 mod table;
 
 pub use self::{
-    admission::Listener,
+    admission::{Listener, Service},
     connection::Phase,
     table::{ConnectError, ConnectionId, Ends},
 };

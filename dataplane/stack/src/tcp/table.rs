@@ -4,7 +4,11 @@
 //! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], and beside them more that others
 //! began and that are not open yet than [`limits::OPENINGS`]; an open one that makes room for another.
 //!
+//! Rooms: `room` sees to it that there is a place for one more.
+//!
 //! A connection has an owner from when it is open (or was begun here) until he lets go of it; it ends by itself then.
+
+mod room;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,7 +21,7 @@ use culvert_wire::{parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
 use super::{
-    admission::{Listener, admit, yields},
+    admission::{Listener, Service, admit},
     connection::{Connection, Phase},
 };
 use crate::{HostDrop, limits};
@@ -68,8 +72,8 @@ struct Entry<C> {
     /// When bytes last came or were written.
     moved: Instant,
     owner: Owner,
-    /// Who begins one here is not asked whether he may.
-    is_ours: bool,
+    /// To whom the other came; `None`: it began here.
+    service: Option<Service>,
     /// When it has something to do.
     due: Option<Instant>,
     /// The way to the other is not known; until then it is not asked for again.
@@ -81,6 +85,8 @@ struct Entry<C> {
 pub(crate) struct Tcp<C> {
     key: RandomState,
     listeners: Vec<Listener>,
+    /// Of each service.
+    places: usize,
     entries: BTreeMap<ConnectionId, Entry<C>>,
     by_ends: HashMap<Ends, ConnectionId, RandomState>,
     accepted: VecDeque<ConnectionId>,
@@ -92,6 +98,7 @@ impl<C: Connection> Tcp<C> {
     pub(crate) fn new(key: RandomState) -> Self {
         Self {
             listeners: Vec::new(),
+            places: room::places(&[]),
             entries: BTreeMap::new(),
             by_ends: HashMap::with_hasher(key.clone()),
             key,
@@ -105,8 +112,9 @@ impl<C: Connection> Tcp<C> {
     /// not allowed there.
     pub(crate) fn listen(&mut self, listeners: Vec<Listener>) {
         self.listeners = listeners;
+        self.places = room::places(&self.listeners);
         for entry in self.entries.values_mut() {
-            let stays = entry.is_ours
+            let stays = entry.service.is_none()
                 || self.listeners.iter().any(|listener| {
                     listener.port == entry.ends.local.port()
                         && (listener.allow.iter())
@@ -154,8 +162,8 @@ impl<C: Connection> Tcp<C> {
             None => Err(HostDrop::TcpNoConnection),
         }?;
         // It may be open then.
-        if !begins && self.entries.get(&id).is_some_and(Entry::is_opening) {
-            self.make_room()?;
+        if !begins && let Some(opening) = self.entries.get(&id).filter(|it| it.is_opening()) {
+            self.make_room(opening.service, ends.remote.ip())?;
         }
         let Some(entry) = self.entries.get_mut(&id) else {
             return Err(HostDrop::TcpNoConnection);
@@ -183,52 +191,14 @@ impl<C: Connection> Tcp<C> {
         over: Option<ConnectionId>,
     ) -> Result<ConnectionId, HostDrop> {
         let listener = (self.listeners.iter()).find(|it| it.port == ends.local.port());
-        admit(listener, ends.remote.ip())?;
+        let service = Some(admit(listener, ends.remote.ip())?);
         if let Some(over) = over {
             self.remove(over);
         }
+        self.make_room(service, ends.remote.ip())?;
         self.make_room_for_opening(now)?;
-        self.make_room()?;
         let connection = C::accept(ends, self.seed(ends), mtu, now);
-        Ok(self.insert(ends, connection, Owner::Awaited, now))
-    }
-
-    fn make_room_for_opening(&mut self, now: Instant) -> Result<(), HostDrop> {
-        let openings = || {
-            let all = self.entries.iter();
-            let openings = all.filter(|(_, entry)| entry.is_opening());
-            openings.map(|(&id, entry)| (id, entry.ends.remote.ip(), entry.began))
-        };
-        if openings().count() < limits::OPENINGS {
-            return Ok(());
-        }
-        let id = yields(openings(), now).ok_or(HostDrop::TcpOpeningsFull)?;
-        self.yielded += 1;
-        self.remove(id);
-        Ok(())
-    }
-
-    /// How many that were not open yet made room since this was asked.
-    pub(crate) fn take_yielded(&mut self) -> u64 {
-        std::mem::take(&mut self.yielded)
-    }
-
-    /// The oldest that is over makes room; what is open does not.
-    fn make_room(&mut self) -> Result<(), HostDrop> {
-        let others = self.entries.values().filter(|entry| !entry.is_opening());
-        if others.count() < limits::CONNECTIONS {
-            return Ok(());
-        }
-        let is_over = |it: &Entry<C>| it.connection.phase() == Phase::Waiting;
-        let over = self.oldest(|it| it.owner == Owner::Gone && is_over(it));
-        let over = over.ok_or(HostDrop::TcpConnectionsFull)?;
-        self.remove(over);
-        Ok(())
-    }
-
-    fn oldest(&self, wanted: impl Fn(&Entry<C>) -> bool) -> Option<ConnectionId> {
-        let mut all = self.entries.iter();
-        all.find(|(_, entry)| wanted(entry)).map(|(&id, _)| id)
+        Ok(self.insert(ends, connection, service, now))
     }
 
     /// Begins a connection from `local`'s address, by a port that is free.
@@ -245,11 +215,12 @@ impl<C: Connection> Tcp<C> {
         if remote.port() == 0 {
             return Err(ConnectError::NoPort);
         }
-        self.make_room().map_err(|_| ConnectError::Full)?;
+        let room = self.make_room(None, remote.ip());
+        room.map_err(|_| ConnectError::Full)?;
         let ends = self.free_ends(local, remote).ok_or(ConnectError::Full)?;
         let connection = C::connect(ends, self.seed(ends), mtu, now);
         let connection = connection.ok_or(ConnectError::NoRoute)?;
-        Ok(self.insert(ends, connection, Owner::Here, now))
+        Ok(self.insert(ends, connection, None, now))
     }
 
     /// From a place that nobody can guess on (RFC 6056, section 3.3.1).
@@ -270,7 +241,13 @@ impl<C: Connection> Tcp<C> {
         self.key.hash_one(("sequence", self.next, ends))
     }
 
-    fn insert(&mut self, ends: Ends, connection: C, owner: Owner, now: Instant) -> ConnectionId {
+    fn insert(
+        &mut self,
+        ends: Ends,
+        connection: C,
+        service: Option<Service>,
+        now: Instant,
+    ) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
         self.by_ends.insert(ends, id);
@@ -279,8 +256,8 @@ impl<C: Connection> Tcp<C> {
             connection,
             began: now,
             moved: now,
-            owner,
-            is_ours: owner == Owner::Here,
+            owner: service.map_or(Owner::Here, |_| Owner::Awaited),
+            service,
             due: Some(now),
             rests_until: None,
             answers: Vec::new(),
@@ -459,7 +436,7 @@ impl<C: Connection> Tcp<C> {
 impl<C: Connection> Entry<C> {
     /// Whether another began it, and it is not open yet.
     fn is_opening(&self) -> bool {
-        !self.is_ours && self.connection.phase() == Phase::Opening
+        self.service.is_some() && self.connection.phase() == Phase::Opening
     }
 
     fn note_moved(&mut self, bytes: usize, now: Instant) {

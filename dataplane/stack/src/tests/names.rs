@@ -39,6 +39,7 @@ impl Site {
         b.bind(server, None, dns::PORT).unwrap();
         b.listen(vec![Listener {
             port: dns::PORT,
+            service: crate::tcp::Service(0),
             allow: vec!["0.0.0.0", "::"]
                 .into_iter()
                 .map(|all| culvert_wire::fib::Prefix::new(ip(all), 0).unwrap())

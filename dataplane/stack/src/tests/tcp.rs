@@ -9,7 +9,7 @@ use culvert_wire::{
 };
 
 use super::*;
-use crate::tcp::{ConnectError, ConnectionId, Ends, Listener, Phase};
+use crate::tcp::{ConnectError, ConnectionId, Ends, Listener, Phase, Service};
 
 const PORT: u16 = 9_443;
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,6 +34,7 @@ fn prefix(text: &str) -> Prefix {
 fn listener(allow: &[&str]) -> Vec<Listener> {
     vec![Listener {
         port: PORT,
+        service: Service(0),
         allow: allow.iter().map(|text| prefix(text)).collect(),
     }]
 }
@@ -472,29 +473,91 @@ fn what_is_not_open_costs_a_syn_and_is_given_up_by_whoever_sent_it() {
     assert_eq!(link.b.connections().count(), 0);
 }
 
+/// Who begins a connection to b and acknowledges its answer: it is open, whoever he is.
+fn opened(link: &mut Link, (source, source_port): (&str, u16), port: u16) -> Option<ConnectionId> {
+    let from = (source, source_port);
+    link.b.resolve(ip(source), link.now);
+    link.b
+        .handle_frame(&arp_reply(C, source, B, "192.0.2.2"), link.now);
+    link.b
+        .handle_frame(&segment_from(from, port, flags::SYN, 0), link.now);
+    link.b.handle_timeout(link.now);
+    let answers = segments(&mut link.b);
+    let answer = answers.iter().find(|it| it.flags & flags::SYN != 0)?;
+    let mut frame = segment_from(from, port, flags::ACK, answer.sequence.wrapping_add(1));
+    renumber(&mut frame, 8);
+    link.b.handle_frame(&frame, link.now);
+    link.b.handle_timeout(link.now);
+    link.b.poll_accepted()
+}
+
 #[test]
 fn what_is_open_makes_no_room_and_what_is_over_does() {
     let mut link = Link::new();
+    // One service, and what begins here: half of all places are its, and half of these one source's.
+    let of_one = limits::CONNECTIONS / 4;
     let mut open = Vec::new();
-    for _ in 0..limits::CONNECTIONS {
+    for _ in 0..of_one {
         link.pass(SECOND);
         open.push(link.open("192.0.2.2"));
     }
-    let to = SocketAddr::new(ip("192.0.2.2"), PORT);
-    assert_eq!(link.a.connect(to, link.now), Err(ConnectError::Full));
-    link.pass(SECOND);
-    link.b
-        .handle_frame(&segment("192.0.2.7", PORT, flags::SYN, 0), link.now);
-    assert_eq!(link.b.dropped(HostDrop::TcpConnectionsFull), 1);
-    // One that b has ended waits, and makes room.
+    let from_a = |port| ("192.0.2.1", port);
+    assert_eq!(opened(&mut link, from_a(999), PORT), None);
+    assert_eq!(link.b.dropped(HostDrop::TcpSourceFull), 1);
+    // Another's places are his.
+    for n in 0..2 {
+        assert!(opened(&mut link, ("192.0.2.7", 1_000 + n), PORT).is_some());
+    }
+    // One that b has ended waits, and makes room for another of his.
     let (at_a, at_b) = open.remove(0);
     link.b.release(at_b, false, link.now);
     link.pass(Duration::from_millis(10));
     link.a.release(at_a, false, link.now);
     link.pass(Duration::from_millis(10));
-    assert_eq!(link.b.connections().count(), limits::CONNECTIONS);
+    assert_eq!(link.b.connections().count(), of_one + 2);
     link.open("192.0.2.2");
-    assert_eq!(link.b.connections().count(), limits::CONNECTIONS);
+    assert_eq!(link.b.connections().count(), of_one + 2);
+    assert_eq!(link.b.dropped(HostDrop::TcpSourceFull), 1);
+    // Who listens on nothing has all places for those that it begins.
+    let to = SocketAddr::new(ip("192.0.2.99"), PORT);
+    let began = (0..).take_while(|_| link.a.connect(to, link.now).is_ok());
+    assert!(began.count() >= limits::CONNECTIONS - of_one - 2);
+    assert_eq!(link.a.connect(to, link.now), Err(ConnectError::Full));
+}
+
+/// Whoever is let in by one service, and holds all that he can get of it, keeps nobody from the others.
+#[test]
+fn who_fills_a_service_fills_no_other_nor_what_begins_here() {
+    const OTHER: u16 = 7;
+    let mut link = Link::new();
+    let listeners = [(PORT, 0), (OTHER, 2), (9, 2), (19, 2)].map(|(port, service)| Listener {
+        port,
+        service: Service(service),
+        allow: vec![prefix("192.0.2.0/24"), prefix("2001:db8::/32")],
+    });
+    link.b.listen(listeners.to_vec());
+    let places = limits::CONNECTIONS / 3;
+    // By all ports of the service.
+    let mut filled = 0;
+    for host in 3..9 {
+        let source = format!("192.0.2.{host}");
+        for n in 0..limits::CONNECTIONS {
+            let port = [OTHER, 9, 19][n % 3];
+            let source_port = 2_000 + u16::try_from(n).unwrap();
+            filled += usize::from(opened(&mut link, (&source, source_port), port).is_some());
+        }
+    }
+    assert_eq!(filled, places);
+    assert!(link.b.dropped(HostDrop::TcpSourceFull) > 0);
+    assert!(link.b.dropped(HostDrop::TcpServiceFull) > 0);
+    assert_eq!(link.b.dropped(HostDrop::TcpConnectionsFull), 0);
+    // Even who has filled it gets a place of another, and all others do.
+    assert!(opened(&mut link, ("192.0.2.3", 999), PORT).is_some());
+    link.open("192.0.2.2");
+    link.open("2001:db8::2");
+    let to = SocketAddr::new(ip("192.0.2.99"), PORT);
+    let own = (0..limits::CONNECTIONS).take_while(|_| link.b.connect(to, link.now).is_ok());
+    assert_eq!(own.count(), places);
 }
 
 #[test]
