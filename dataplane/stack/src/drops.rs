@@ -118,7 +118,8 @@ reasons! {
     DhcpUnasked => "dhcp-unasked",
     /// A BFD packet of nobody with whom there is a session, or from beyond the link.
     LivenessUnknown => "liveness-unknown",
-    /// A BFD packet that is cut short, contradicts itself, or names another session.
+    /// A BFD packet that is cut short, contradicts itself, or names another session; of one that is up, too, one that
+    /// names none.
     LivenessRefused => "liveness-refused",
     /// A UDP datagram for an endpoint whose buffer is full, or that takes no more.
     UdpBufferFull => "udp-buffer-full",

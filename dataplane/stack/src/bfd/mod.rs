@@ -3,7 +3,11 @@
 //!
 //! In: control packets of one neighbor, the time, a number that nobody can guess. Out: control packets, each when it is
 //! due; the session's state and what it says of the path. Never: a clock, a frame, an address; a packet believed that
-//! names another session; more packets than both ends want.
+//! names another session, or once it is up none; more packets than both ends want.
+//!
+//! Who names no session can be anyone on the link. A session that is up has told its number to the other end, which
+//! repeats it: without it nothing moves such a session. RFC 5880, section 6.8.6, would go by the address; so who begins
+//! anew is heard a detection time later, when he is missed.
 //!
 //! Rooms: [`packet`] the wire's form, `watch` what others see of a session.
 //!
@@ -122,6 +126,12 @@ impl Session {
         }
     }
 
+    /// The number by which the other end names it.
+    #[must_use]
+    pub const fn discriminator(&self) -> u32 {
+        self.discriminator
+    }
+
     /// What it was made with.
     #[must_use]
     pub const fn config(&self) -> &Config {
@@ -161,6 +171,7 @@ impl Session {
     pub fn handle(&mut self, bytes: &[u8], now: Instant) -> Result<(), Refused> {
         let packet = Packet::parse(bytes)?;
         match packet.your_discriminator {
+            0 if self.state == State::Up => return Err(Refused::NoSession),
             0 if matches!(packet.state, State::Down | State::AdminDown) => {}
             yours if yours == self.discriminator => {}
             _ => return Err(Refused::OtherSession),

@@ -55,6 +55,8 @@ pub enum Refused {
     Authenticated,
     /// It names another session than ours.
     OtherSession,
+    /// It names none, and ours is up.
+    NoSession,
 }
 
 /// What a control packet says.

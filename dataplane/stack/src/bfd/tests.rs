@@ -185,23 +185,48 @@ fn what_names_another_session_is_not_believed() {
     pair.run(Duration::from_secs(4), |_| true);
     let (_, packet) = *pair.sent[1].last().unwrap();
     let [one, _] = &mut pair.ends;
-    for (your_discriminator, state) in [
-        (1, State::Up),
-        (0, State::Up),
-        (0, State::Init),
-        (9, State::Down),
+    for (your_discriminator, state, refused) in [
+        (1, State::Up, Refused::OtherSession),
+        (9, State::Down, Refused::OtherSession),
+        // Whoever knows no more than who the neighbor is.
+        (0, State::Up, Refused::NoSession),
+        (0, State::Init, Refused::NoSession),
+        (0, State::Down, Refused::NoSession),
+        (0, State::AdminDown, Refused::NoSession),
     ] {
         let forged = Packet {
             your_discriminator,
             state,
             ..packet
         };
-        assert_eq!(
-            one.handle(&forged.bytes(), pair.now),
-            Err(Refused::OtherSession)
-        );
+        assert_eq!(one.handle(&forged.bytes(), pair.now), Err(refused));
         assert_eq!(one.state(), State::Up);
     }
+}
+
+/// The other end has started anew, and names no session: it is missed, and heard then.
+#[test]
+fn who_begins_anew_is_up_again_after_a_detection_time() {
+    let mut pair = Pair::new(config(300, 3), config(300, 3));
+    pair.run(Duration::from_secs(4), |_| true);
+    assert_eq!(pair.states(), [State::Up; 2]);
+    let mut anew = Session::new(config(300, 3), 0x7777_8888_9999, pair.now);
+    let (began, mut was_down) = (pair.now, false);
+    let one = &mut pair.ends[0];
+    while [one.state(), anew.state()] != [State::Up; 2] {
+        let now = one.due().min(anew.due());
+        assert!(now < began + Duration::from_secs(6));
+        // Either refuses what is for a session that it has forgotten.
+        if let Some(packet) = anew.poll(now) {
+            let _ = one.handle(&packet, now);
+        }
+        if let Some(packet) = one.poll(now) {
+            let _ = anew.handle(&packet, now);
+        }
+        was_down |= one.state() == State::Down;
+        assert!(was_down || now <= began + Duration::from_millis(900));
+    }
+    assert!(was_down);
 }
 
 #[test]
