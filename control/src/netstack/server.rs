@@ -341,9 +341,15 @@ impl Server {
 
     /// Step 5. What is asked is known to workers before it is.
     fn send_frames(&mut self) {
-        for (scope, stack) in self.stacks.iter() {
-            if let Some(host) = self.hosts.stacks.get(&scope) {
-                host.counters.asked.set(stack.lease_exchange());
+        for (scope, stack) in self.stacks.iter_mut() {
+            let Some(host) = self.hosts.stacks.get(&scope) else {
+                continue;
+            };
+            let awaited = &host.counters.awaited;
+            awaited.lease.set(stack.lease_exchange());
+            awaited.session.set(stack.watched());
+            if let Some(neighbors) = stack.take_awaited() {
+                awaited.neighbors.set(neighbors);
             }
         }
         while let Some((scope, frame)) = self.stacks.poll_frame() {

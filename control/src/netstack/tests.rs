@@ -367,7 +367,12 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
     let questions = site.sent();
     let question = questions.iter().find(|(_, frame)| frame[12..14] == [8, 0]);
     let exchange = question.and_then(|(_, frame)| frame.get(46..50)?.first_chunk());
-    assert!(counters.asked.is(u32::from_be_bytes(*exchange.unwrap())));
+    assert!(
+        counters
+            .awaited
+            .lease
+            .is(u32::from_be_bytes(*exchange.unwrap()))
+    );
     for seconds in 1..20 {
         site.stacks.round(now + Duration::from_secs(seconds));
     }

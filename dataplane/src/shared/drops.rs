@@ -136,10 +136,14 @@ reasons! {
     HandshakeMac1Invalid => "handshake-mac1-invalid",
     /// More handshake messages come than are taken.
     HandshakeQueueFull => "handshake-queue-full",
-    /// More neighbor messages come than the host stack takes.
+    /// More neighbor messages come than the host stack takes. Answers that it waits for are not among them.
     NeighborQueueFull => "neighbor-queue-full",
-    /// More messages that say whether a neighbor is alive come than the host stack takes.
+    /// More answers of neighbors that were asked come than the host stack takes.
+    NeighborAwaitedQueueFull => "neighbor-awaited-queue-full",
+    /// More messages of BFD sessions come than the host stack takes.
     LivenessQueueFull => "liveness-queue-full",
+    /// More BFD messages that name no session come than the host stack takes.
+    LivenessUnnamedQueueFull => "liveness-unnamed-queue-full",
     /// More ICMP messages come than the host stack takes.
     IcmpQueueFull => "icmp-queue-full",
     /// More TCP segments to us come than the host stack takes.

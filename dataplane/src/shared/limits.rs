@@ -132,7 +132,21 @@ pub struct PuntBudget {
     pub per_round: usize,
 }
 
-/// Neighbors that answer: a full table (`HOST_NEIGHBORS`) refreshed twice a second.
+/// Neighbors that answer what they were asked: a full table (`HOST_NEIGHBORS`) refreshed twice a second.
+pub const PUNT_NEIGHBORS_AWAITED: PuntBudget = PuntBudget {
+    per_second: 2_048,
+    queued: 256,
+    per_round: 128,
+};
+
+/// Neighbors that are told apart as having been asked, at a time: half as many find a place but for a few.
+pub const AWAITED_NEIGHBORS: usize = 1_024;
+
+/// Answers of one neighbor in a second that count as awaited: it is asked three times, and may have some hardware
+/// addresses.
+pub const AWAITED_PER_SECOND: u32 = 32;
+
+/// Neighbors that answer unasked, or from elsewhere: as many.
 pub const PUNT_NEIGHBOR_ANSWERS: PuntBudget = PuntBudget {
     per_second: 2_048,
     queued: 256,
@@ -146,11 +160,18 @@ pub const PUNT_NEIGHBOR_QUESTIONS: PuntBudget = PuntBudget {
     per_round: 64,
 };
 
-/// BFD's packets of neighbors: of a session with the shortest interval, 20 times what it sends.
+/// BFD's packets of sessions: of one with the shortest interval, 20 times what it sends.
 pub const PUNT_LIVENESS: PuntBudget = PuntBudget {
     per_second: 1_024,
     queued: 64,
     per_round: 32,
+};
+
+/// BFD's packets that name no session: each that begins sends one a second (RFC 5880, section 6.8.3).
+pub const PUNT_LIVENESS_UNNAMED: PuntBudget = PuntBudget {
+    per_second: 32,
+    queued: 16,
+    per_round: 4,
 };
 
 /// ICMP: twice what is answered.
@@ -366,8 +387,11 @@ mod tests {
                 "SILENT_CALLS_PER_SECOND",
                 format!("{SILENT_CALLS_PER_SECOND}/s"),
             ),
-            ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
+            ("PUNT_NEIGHBORS_AWAITED", punt(PUNT_NEIGHBORS_AWAITED)),
+            ("AWAITED_PER_SECOND", format!("{AWAITED_PER_SECOND}/s")),
             ("PUNT_LIVENESS", punt(PUNT_LIVENESS)),
+            ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
+            ("PUNT_LIVENESS_UNNAMED", punt(PUNT_LIVENESS_UNNAMED)),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
             ("PUNT_SEGMENTS", punt(PUNT_SEGMENTS)),

@@ -7,6 +7,7 @@
 
 pub mod allowance;
 pub(crate) mod asked;
+pub mod awaited;
 pub(crate) mod bell;
 pub mod clock;
 pub mod control_link;

@@ -4,8 +4,10 @@
 //! class that takes another's room; a frame lost without a name; a frame that lies there while that thread sleeps.
 //!
 //! ```text
-//!                 ┌ answers of neighbors ──▶ rate ─▶ ring ┐ served first
-//!                 ├ neighbors alive ───────▶ rate ─▶ ring │
+//!                 ┌ answers we wait for ───▶ rate ─▶ ring ┐ served first
+//!                 ├ a session of BFD's ────▶ rate ─▶ ring │
+//!                 ├ answers of neighbors ──▶ rate ─▶ ring │
+//!                 ├ other BFD ─────────────▶ rate ─▶ ring │
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
 //!                 ├ TCP of connections ────▶ rate ─▶ ring │
@@ -39,11 +41,16 @@ use crate::{
 /// What a frame for the host stack is about; who comes first is served first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PuntClass {
-    /// A neighbor answers us alone: without its answers, peers behind it go dark. A storm of broadcasts, as a loop
-    /// in the wiring makes it, is no answer.
-    NeighborAnswer,
-    /// A neighbor says that it hears us (BFD): late is as good as lost.
+    /// A neighbor answers what it was asked, from where it is known to be if that is known (`awaited`): without its
+    /// answers, peers behind it go dark.
+    NeighborAwaited,
+    /// A neighbor says that it hears us (BFD), and names our session: late is as good as lost.
     Liveness,
+    /// A neighbor answers us alone, unasked or from elsewhere. A storm of broadcasts, as a loop in the wiring makes it,
+    /// is no answer.
+    NeighborAnswer,
+    /// A packet of BFD's that names no session of ours: it may begin one.
+    LivenessUnnamed,
     /// A neighbor asks for us, or announces itself.
     NeighborQuestion,
     /// ICMP to us: pings, errors.
@@ -68,9 +75,11 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 12] = [
-        Self::NeighborAnswer,
+    pub const ALL: [Self; 14] = [
+        Self::NeighborAwaited,
         Self::Liveness,
+        Self::NeighborAnswer,
+        Self::LivenessUnnamed,
         Self::NeighborQuestion,
         Self::Icmp,
         Self::Segment,
@@ -87,8 +96,10 @@ impl PuntClass {
     #[must_use]
     pub const fn budget(self) -> PuntBudget {
         match self {
-            Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
+            Self::NeighborAwaited => limits::PUNT_NEIGHBORS_AWAITED,
             Self::Liveness => limits::PUNT_LIVENESS,
+            Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
+            Self::LivenessUnnamed => limits::PUNT_LIVENESS_UNNAMED,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
             Self::Segment => limits::PUNT_SEGMENTS,
@@ -107,8 +118,10 @@ impl PuntClass {
         match self {
             Self::Fragment => DropReason::OuterFragment,
             Self::Guest | Self::GuestMore => DropReason::ServiceMalformed,
-            Self::NeighborAnswer
+            Self::NeighborAwaited
             | Self::Liveness
+            | Self::NeighborAnswer
+            | Self::LivenessUnnamed
             | Self::NeighborQuestion
             | Self::Icmp
             | Self::Segment
@@ -124,7 +137,9 @@ impl PuntClass {
     pub const fn overflow(self) -> DropReason {
         match self {
             Self::NeighborAnswer | Self::NeighborQuestion => DropReason::NeighborQueueFull,
+            Self::NeighborAwaited => DropReason::NeighborAwaitedQueueFull,
             Self::Liveness => DropReason::LivenessQueueFull,
+            Self::LivenessUnnamed => DropReason::LivenessUnnamedQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
             Self::Segment => DropReason::SegmentQueueFull,
             Self::Opening => DropReason::OpeningQueueFull,

@@ -35,6 +35,7 @@ use culvert_wire::MacAddr;
 use super::Queue;
 use crate::shared::{ids::UplinkIndex, limits};
 
+mod awaited;
 mod classify;
 mod cut;
 mod encap;

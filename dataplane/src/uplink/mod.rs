@@ -35,6 +35,7 @@ use culvert_wire::{Checksum, ports::OwnPorts};
 use culvert_wireguard::Instant;
 
 use crate::shared::{
+    awaited::Awaited,
     drops::Drops,
     hop::Hop,
     ids::{TunnelIndex, UplinkIndex},
@@ -98,30 +99,8 @@ pub struct UplinkCounters {
     /// Handshake messages come faster than they are taken. Set by workers; the control core
     /// takes it back and asks callers for cookies.
     pub crowded: AtomicBool,
-    /// What its host stack waits for of DHCP servers.
-    pub asked: AskedLease,
-}
-
-/// The exchange in which a DHCP client waits for an answer: what belongs to no exchange of ours is told apart ahead of all
-/// queues, so that nobody who doesn't hear our questions can keep their answers out.
-#[derive(Debug, Default)]
-pub struct AskedLease(AtomicU64);
-
-impl AskedLease {
-    /// Above any number of an exchange.
-    const WAITS: u64 = 1 << 32;
-
-    /// The exchange from here on; `None`: it waits for nothing.
-    pub fn set(&self, exchange: Option<u32>) {
-        let waits = exchange.map_or(0, |exchange| Self::WAITS | u64::from(exchange));
-        self.0.store(waits, Ordering::Relaxed);
-    }
-
-    /// Whether that exchange's answers are waited for.
-    #[must_use]
-    pub fn is(&self, exchange: u32) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::WAITS | u64::from(exchange)
-    }
+    /// What its host stack waits for.
+    pub awaited: Awaited,
 }
 
 impl UplinkCounters {

@@ -376,6 +376,12 @@ impl HostStack {
         self.neighbors.mac(address).filter(|_| self.own.uses(asker))
     }
 
+    /// Neighbors that were asked and have not answered, each where it is known to be, if that has changed since the
+    /// last call.
+    pub fn take_awaited(&mut self) -> Option<Vec<(IpAddr, Option<MacAddr>)>> {
+        self.neighbors.take_awaited()
+    }
+
     /// Own addresses, and how they stand.
     pub fn own(&self) -> impl Iterator<Item = (IpAddr, Standing)> + '_ {
         self.own.iter()

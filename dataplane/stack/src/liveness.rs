@@ -46,6 +46,13 @@ impl HostStack {
         });
     }
 
+    /// The session that there is: whose packets are heard, and by which number of ours.
+    #[must_use]
+    pub fn watched(&self) -> Option<(IpAddr, u32)> {
+        let session = &self.liveness.as_ref()?.session;
+        Some((session.config().peer, session.discriminator()))
+    }
+
     /// Whether datagrams to a port are for the session that there is.
     pub(super) fn watches(&self, port: u16) -> bool {
         self.liveness.is_some() && port == bfd::PORT

@@ -120,6 +120,8 @@ pub(super) struct Neighbors {
     entries: BTreeMap<IpAddr, Entry>,
     routers: BTreeSet<IpAddr>,
     changed: BTreeSet<IpAddr>,
+    /// Others are awaited than those that were told.
+    awaits_others: bool,
     next: Option<Instant>,
     random: Random,
 }
@@ -130,6 +132,7 @@ impl Neighbors {
             entries: BTreeMap::new(),
             routers: BTreeSet::new(),
             changed: BTreeSet::new(),
+            awaits_others: true,
             next: None,
             random,
         }
@@ -144,6 +147,7 @@ impl Neighbors {
         is_neighbor: impl Fn(IpAddr) -> bool,
         now: Instant,
     ) {
+        self.awaits_others = true;
         self.routers.clone_from(routers);
         self.forget(|address, entry| {
             let is_fixed = fixed.iter().any(|&(it, _)| it == address);
@@ -200,6 +204,19 @@ impl Neighbors {
         }
     }
 
+    /// Who was asked and has not answered, and where it is known to be, if that has changed since the last call.
+    pub(super) fn take_awaited(&mut self) -> Option<Vec<(IpAddr, Option<MacAddr>)>> {
+        if !std::mem::take(&mut self.awaits_others) {
+            return None;
+        }
+        let awaited = self.entries.iter().filter(|(_, entry)| entry.is_awaited());
+        Some(
+            awaited
+                .map(|(&address, entry)| (address, entry.mac))
+                .collect(),
+        )
+    }
+
     /// Where `address` is; it is in use from now on.
     pub(super) fn ask(&mut self, address: IpAddr, now: Instant) -> Answer {
         if !self.entries.contains_key(&address) {
@@ -225,6 +242,7 @@ impl Neighbors {
             (None, NeighborState::Failed) if rested => {
                 entry.tries = 0;
                 entry.state = NeighborState::Incomplete;
+                self.awaits_others = true;
                 Answer::Ask(entry.solicit(address, now))
             }
             (None, _) => Answer::Waiting,
@@ -244,6 +262,7 @@ impl Neighbors {
         }
         entry.state = NeighborState::Probing;
         entry.tries = 0;
+        self.awaits_others = true;
         let solicit = entry.solicit(address, now);
         self.next = earlier(self.next, entry.deadline);
         Some(solicit)
@@ -286,6 +305,7 @@ impl Neighbors {
         let is_router = self.routers.contains(&address);
         let entry = self.entries.get_mut(&address).ok_or(Unheard::Unknown)?;
         entry.heard = now;
+        let was_awaited = entry.is_awaited();
         // What we didn't ask for confirms nothing, whatever it says of itself.
         let confirms = said.solicited
             && entry
@@ -317,6 +337,7 @@ impl Neighbors {
                 Ok(())
             }
         };
+        self.awaits_others |= entry.is_awaited() != was_awaited;
         self.next = earlier(self.next, entry.deadline);
         heard
     }
@@ -329,6 +350,7 @@ impl Neighbors {
         for (&address, entry) in &mut self.entries {
             let due = entry.deadline.is_some_and(|deadline| deadline <= now);
             if due && solicits.len() < room {
+                self.awaits_others = true;
                 let had = entry.mac;
                 let kept = self.routers.contains(&address);
                 match entry.expire(address, now) {
@@ -402,6 +424,7 @@ impl Neighbors {
             return false;
         };
         let evicted = self.entries.remove(&victim);
+        self.awaits_others |= evicted.is_some_and(|entry| entry.is_awaited());
         if evicted.is_some_and(|entry| entry.used.is_some() && entry.mac.is_some()) {
             self.changed.insert(victim);
         }
@@ -443,6 +466,13 @@ impl Entry {
             is_doubted: false,
             deadline: None,
         }
+    }
+
+    const fn is_awaited(&self) -> bool {
+        matches!(
+            self.state,
+            NeighborState::Incomplete | NeighborState::Probing
+        )
     }
 
     fn worth(&self) -> (Worth, Instant) {

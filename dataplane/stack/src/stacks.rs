@@ -152,6 +152,11 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
     }
 
     /// All of them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Scope, &mut HostStack)> {
+        self.0.iter_mut().map(|(&scope, stack)| (scope, stack))
+    }
+
+    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (Scope, &HostStack)> {
         self.0.iter().map(|(&scope, stack)| (scope, stack))
     }

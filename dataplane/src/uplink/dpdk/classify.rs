@@ -216,18 +216,6 @@ fn lends(header: &Ipv4View<'_>, packet: &[u8]) -> bool {
         && ports == Some(&[server[0], server[1], client[0], client[1]])
 }
 
-/// The exchange that a DHCP server's words are of, in a frame that [`lends`] (RFC 2131, section 2: `xid`).
-#[cold]
-pub(super) fn exchange(frame: &[u8]) -> Option<u32> {
-    const XID: usize = UDP_HEADER + 4;
-    let packet = frame.get(ether::HEADER_LEN..)?;
-    let at = Ipv4View::new(packet)?.header_len() + XID;
-    packet
-        .get(at..)?
-        .first_chunk()
-        .map(|xid| u32::from_be_bytes(*xid))
-}
-
 #[inline]
 fn ipv6(
     packet: &[u8],

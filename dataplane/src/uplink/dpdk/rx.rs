@@ -10,8 +10,8 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::{
-    BURSTS,
-    classify::{Accepted, Checks, Verdict, classify, exchange},
+    BURSTS, awaited,
+    classify::{Accepted, Checks, Verdict, classify},
     cut::divide,
     owner::{Owner, owner},
 };
@@ -122,7 +122,7 @@ impl Rx {
                 match verdict {
                     Verdict::Datagram => {}
                     Verdict::Punt(class) => {
-                        let class = asked(class, mbuf.bytes(), uplink);
+                        let class = awaited::class(class, mbuf.bytes(), (uplink, self.mac), now);
                         let scope = Scope::Uplink(uplink.index);
                         let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
                         let is_long = mbuf.bytes().len() > HOST_FRAME_MAX;
@@ -149,11 +149,4 @@ impl Rx {
     pub(in crate::uplink) fn descriptors<'a>(&'a self, list: &mut Vec<BorrowedFd<'a>>) {
         list.extend(self.queue.as_ref().and_then(RxQueue::descriptor));
     }
-}
-
-/// What a DHCP server says without having been asked goes with what nobody takes.
-fn asked(class: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
-    let is_asked = || exchange(frame).is_some_and(|it| uplink.counters.asked.is(it));
-    let is_unasked = class == PuntClass::Lease && !is_asked();
-    if is_unasked { PuntClass::Rest } else { class }
 }

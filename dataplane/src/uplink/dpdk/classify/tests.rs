@@ -513,27 +513,6 @@ fn what_dhcp_servers_say_reaches_the_stack_at_any_address() {
 }
 
 #[test]
-fn what_dhcp_servers_say_belongs_to_an_exchange() {
-    // Operation, address kind and length, hops; then the exchange.
-    let frame = ethernet(
-        MAC,
-        0x0800,
-        &v4_packet(
-            17,
-            &datagram(68, &[2, 1, 6, 0, 9, 8, 7, 6], |_| Checksum::default()),
-        ),
-    );
-    assert_eq!(exchange(&frame), Some(0x0908_0706));
-    assert_eq!(exchange(&frame[..frame.len() - 1]), None);
-    let asked = crate::uplink::AskedLease::default();
-    assert!(!asked.is(0));
-    asked.set(Some(0x0908_0706));
-    assert!(asked.is(0x0908_0706) && !asked.is(0x0908_0707));
-    asked.set(None);
-    assert!(!asked.is(0x0908_0706));
-}
-
-#[test]
 fn who_has_an_address_that_we_ask_for_tells_us() {
     let of = |to: MacAddr, operation: u8| {
         let mut packet = [0; ARP_LEN];

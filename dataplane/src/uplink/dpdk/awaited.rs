@@ -1,0 +1,120 @@
+//! Of what the host stack is handed, what it waits for.
+//!
+//! In: a frame with its class; what the stack waits for. Out: the class that it goes by. Never: a state; a frame lost.
+//!
+//! What counts as awaited has passed every check of the stack's that can be made here: what it would pass over must not
+//! fill the room of what it waits for.
+
+use std::net::IpAddr;
+
+use culvert_wire::{
+    EtherType, Ipv4View, Ipv6View, MacAddr,
+    arp::{ArpPacket, Operation},
+    ether, ipv6,
+    nd::NdMessage,
+    parse::parse_frame,
+    udp,
+};
+use culvert_wireguard::Instant;
+
+use crate::{shared::punt::PuntClass, uplink::Uplink};
+
+/// The class of a frame, which is to us.
+pub(super) fn class(
+    class: PuntClass,
+    frame: &[u8],
+    (uplink, mac): (&Uplink, MacAddr),
+    now: Instant,
+) -> PuntClass {
+    let awaited = &uplink.counters.awaited;
+    let is_session = || session(frame).is_some_and(|(from, to)| awaited.session.is(from, to));
+    let is_lease = || exchange(frame).is_some_and(|exchange| awaited.lease.is(exchange));
+    if class == PuntClass::NeighborAnswer && answers(frame, uplink, mac, now) {
+        PuntClass::NeighborAwaited
+    } else if class == PuntClass::Liveness && !is_session() {
+        PuntClass::LivenessUnnamed
+    } else if class == PuntClass::Lease && !is_lease() {
+        PuntClass::Rest
+    } else {
+        class
+    }
+}
+
+/// Whether a neighbor answers that was asked, and says where it is: if it is known, the same as before.
+fn answers(frame: &[u8], uplink: &Uplink, mac: MacAddr, now: Instant) -> bool {
+    const TARGET: usize = ipv6::HEADER_LEN + 8;
+    let neighbors = &uplink.counters.awaited.neighbors;
+    let packet = frame.get(ether::HEADER_LEN..).unwrap_or_default();
+    let source = frame.get(6..12).and_then(|source| source.try_into().ok());
+    let is_sender = |source: MacAddr| source.is_unicast() && source != mac;
+    let Some(source) = source.map(MacAddr).filter(|&it| is_sender(it)) else {
+        return false;
+    };
+    let is_arp = frame.get(12..14) == Some(&EtherType::ARP.0.to_be_bytes());
+    let address = match is_arp {
+        true => packet
+            .get(14..18)
+            .and_then(|it| it.first_chunk::<4>())
+            .map(|it| IpAddr::from(*it)),
+        false => {
+            (packet.get(TARGET..).and_then(|it| it.first_chunk::<16>())).map(|it| IpAddr::from(*it))
+        }
+    };
+    let Some(place) = address.and_then(|address| neighbors.find(address)) else {
+        return false;
+    };
+    let said = match is_arp {
+        true => arp(packet, uplink),
+        false => advertised(frame, source),
+    };
+    said.is_some_and(|said| said != mac && place.takes(said, now))
+}
+
+fn arp(packet: &[u8], uplink: &Uplink) -> Option<MacAddr> {
+    let answer = ArpPacket::parse(packet).ok()?;
+    let is_ours = uplink.addresses.contains(&answer.target.into());
+    let is_answer =
+        answer.operation == Operation::Reply && is_ours && answer.sender != answer.target;
+    is_answer.then_some(answer.sender_mac)
+}
+
+fn advertised(frame: &[u8], source: MacAddr) -> Option<MacAddr> {
+    let headers = parse_frame(frame, u32::try_from(frame.len()).ok()?).ok()?;
+    match NdMessage::parse(&headers, frame).ok()? {
+        NdMessage::Advertisement {
+            target_mac,
+            solicited: true,
+            ..
+        } => Some(target_mac.unwrap_or(source)),
+        NdMessage::Advertisement { .. }
+        | NdMessage::Solicitation { .. }
+        | NdMessage::RouterSolicitation { .. } => None,
+    }
+}
+
+/// Who sends a packet of BFD's, and to which session of ours (RFC 5880, section 4.1).
+fn session(frame: &[u8]) -> Option<(IpAddr, u32)> {
+    const YOURS: usize = udp::HEADER_LEN + 8;
+    let packet = frame.get(ether::HEADER_LEN..)?;
+    let (source, at) = match packet.first()? >> 4 {
+        4 => {
+            let ip = Ipv4View::new(packet)?;
+            (ip.source().into(), ip.header_len())
+        }
+        _ => (Ipv6View::new(packet)?.source().into(), ipv6::HEADER_LEN),
+    };
+    let number = packet.get(at + YOURS..)?.first_chunk()?;
+    Some((source, u32::from_be_bytes(*number)))
+}
+
+/// The exchange that a DHCP server's words are of (RFC 2131, section 2: `xid`).
+fn exchange(frame: &[u8]) -> Option<u32> {
+    const XID: usize = udp::HEADER_LEN + 4;
+    let packet = frame.get(ether::HEADER_LEN..)?;
+    let at = Ipv4View::new(packet)?.header_len() + XID;
+    let exchange = packet.get(at..)?.first_chunk()?;
+    Some(u32::from_be_bytes(*exchange))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use culvert_wire::{nd, udp};
+
+use super::*;
+use crate::{
+    shared::{hop::Hop, ids::UplinkIndex},
+    uplink::UplinkCounters,
+};
+
+const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const THIEF: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+const OUR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+const OUR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const NOW: Instant = Instant::from_nanos(5_000_000_000);
+
+fn uplink() -> Uplink {
+    Uplink {
+        index: UplinkIndex(0),
+        name: "wan0".to_owned(),
+        addresses: vec![OUR_V4.into(), OUR_V6.into()],
+        tunnels: vec![],
+        hop: Arc::new(Hop::nowhere(UplinkIndex(0))),
+        kernel: None,
+        counters: Arc::new(UplinkCounters::default()),
+    }
+}
+
+fn of(was: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
+    class(was, frame, (uplink, US), NOW)
+}
+
+fn answered(frame: &[u8], uplink: &Uplink) -> bool {
+    of(PuntClass::NeighborAnswer, frame, uplink) == PuntClass::NeighborAwaited
+}
+
+fn arp(from: MacAddr) -> Vec<u8> {
+    let mut frame = vec![0; 64];
+    let answer = ArpPacket::request(US, OUR_V4, ROUTER_V4).reply(from);
+    let len = answer.write_frame(&mut frame);
+    frame.truncate(len);
+    frame
+}
+
+fn advertisement(from: MacAddr) -> Vec<u8> {
+    let mut frame = vec![0; 128];
+    let len = nd::write_advertisement(OUR_V6, US, ROUTER_V6, from, true, &mut frame);
+    frame.truncate(len);
+    frame
+}
+
+#[test]
+fn answers_that_are_waited_for_are_told_from_others() {
+    let uplink = uplink();
+    let neighbors = &uplink.counters.awaited.neighbors;
+    for (address, answer) in [
+        (IpAddr::from(ROUTER_V4), arp as fn(MacAddr) -> Vec<u8>),
+        (ROUTER_V6.into(), advertisement),
+    ] {
+        neighbors.set([]);
+        assert!(!answered(&answer(ROUTER), &uplink), "nobody asked");
+        neighbors.set([(address, Some(ROUTER))]);
+        assert!(answered(&answer(ROUTER), &uplink));
+        assert!(!answered(&answer(THIEF), &uplink), "it is known elsewhere");
+        neighbors.set([(address, None)]);
+        assert!(answered(&answer(THIEF), &uplink), "anyone may be it");
+        neighbors.set([(OUR_V4.into(), None)]);
+        assert!(!answered(&answer(ROUTER), &uplink), "another was asked");
+        // What the stack would pass over takes no room from what it waits for.
+        neighbors.set([(address, Some(ROUTER))]);
+        let mut looped = answer(ROUTER);
+        looped[6..12].copy_from_slice(&US.0);
+        assert!(!answered(&looped, &uplink), "says to be from us");
+        neighbors.set([(address, None)]);
+        assert!(!answered(&answer(US), &uplink), "says that we are it");
+        for len in 0..answer(ROUTER).len() {
+            assert!(!answered(&answer(ROUTER)[..len], &uplink), "{len}");
+        }
+    }
+    neighbors_of_ours_alone(&uplink);
+    broken_advertisements(&uplink);
+}
+
+fn neighbors_of_ours_alone(uplink: &Uplink) {
+    let neighbors = &uplink.counters.awaited.neighbors;
+    neighbors.set([(ROUTER_V4.into(), Some(ROUTER))]);
+    let mut other = arp(ROUTER);
+    other[41] ^= 1;
+    assert!(!answered(&other, uplink), "to an address that is not ours");
+    let mut question = arp(ROUTER);
+    question[21] = 1;
+    assert!(!answered(&question, uplink));
+}
+
+fn broken_advertisements(uplink: &Uplink) {
+    let neighbors = &uplink.counters.awaited.neighbors;
+    neighbors.set([(ROUTER_V6.into(), Some(ROUTER))]);
+    for (at, bit) in [(21, 1), (55, 1), (56, 1), (58, 0x40), (79, 1)] {
+        let mut bent = advertisement(ROUTER);
+        bent[at] ^= bit;
+        assert!(!answered(&bent, uplink), "{at}");
+    }
+}
+
+#[test]
+fn packets_of_bfd_name_our_session_or_go_another_way() {
+    let uplink = uplink();
+    let session = &uplink.counters.awaited.session;
+    let frames = |yours: u32| {
+        let mut bfd = [0; udp::HEADER_LEN + 24];
+        bfd[16..20].copy_from_slice(&yours.to_be_bytes());
+        let mut v4 = [0; 34];
+        v4[14] = 0x45;
+        v4[26..30].copy_from_slice(&ROUTER_V4.octets());
+        let mut v6 = [0; 54];
+        v6[14] = 0x60;
+        v6[22..38].copy_from_slice(&ROUTER_V6.octets());
+        [[&v4[..], &bfd].concat(), [&v6[..], &bfd].concat()]
+    };
+    let classes = |yours| frames(yours).map(|it| of(PuntClass::Liveness, &it, &uplink));
+    let (known, unnamed) = (PuntClass::Liveness, PuntClass::LivenessUnnamed);
+    assert_eq!(classes(7), [unnamed; 2]);
+    session.set(Some((ROUTER_V4.into(), 7)));
+    assert_eq!(classes(7), [known, unnamed]);
+    assert_eq!(classes(0), [unnamed; 2]);
+    session.set(Some((ROUTER_V6.into(), 7)));
+    assert_eq!(classes(7), [unnamed, known]);
+    for frame in frames(7) {
+        for len in 14..frame.len() - 12 {
+            assert_eq!(of(PuntClass::Liveness, &frame[..len], &uplink), unnamed);
+        }
+    }
+}
+
+#[test]
+fn what_dhcp_servers_say_belongs_to_an_exchange_of_ours_or_goes_with_the_rest() {
+    let uplink = uplink();
+    let mut frame = vec![0; 14 + 20 + udp::HEADER_LEN + 8];
+    frame[14] = 0x45;
+    frame[46..50].copy_from_slice(&[9, 8, 7, 6]);
+    let lease = |frame: &[u8]| of(PuntClass::Lease, frame, &uplink);
+    assert_eq!(lease(&frame), PuntClass::Rest);
+    uplink.counters.awaited.lease.set(Some(0x0908_0706));
+    assert_eq!(lease(&frame), PuntClass::Lease);
+    assert_eq!(lease(&frame[..frame.len() - 1]), PuntClass::Rest);
+    uplink.counters.awaited.lease.set(Some(0x0908_0707));
+    assert_eq!(lease(&frame), PuntClass::Rest);
+}
