@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_tests::{Bridge, Culvert, Namespace, Part, Scenario, Veth, eventually};
-use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+use rustix::net::{AddressFamily, SendFlags, SocketType, bind, connect, ipproto, sendto, socket};
 use serde_json::Value;
 
 const ADDRESS: &str = "192.0.2.7";
@@ -198,6 +198,56 @@ fn the_api_and_metrics_answer_through_a_dpdk_uplink() -> Result<()> {
         let shown: Value = culvert.show()?;
         scenario.say(format!("{}", shown["uplinks"]));
         Ok(())
+    })
+}
+
+/// Who is let in by the responder and holds whatever he gets of it keeps nobody from what else the uplink serves, not
+/// even himself.
+#[test]
+fn who_holds_all_of_the_responder_keeps_nobody_from_the_api() -> Result<()> {
+    let name = "who_holds_all_of_the_responder_keeps_nobody_from_the_api";
+    Scenario::run(name, &[Part::Root], |scenario| {
+        let (near, far) = (Namespace::make("near")?, Namespace::make("far")?);
+        let wire = Veth::join(&near, &far)?;
+        for host in [2, 3, 4] {
+            wire.address(&far, &format!("192.0.2.{host}/24"))?;
+        }
+        certificates(scenario)?;
+        let mut culvert = Culvert::start(scenario, "near", Some(&near), &yaml(scenario, ""))?;
+        eventually("an echo", PATIENCE, || {
+            Ok(far.enter(|| echoed(far_end(7), 100)).ok().map(drop))
+        })?;
+        // Whoever is refused hears nothing, and would try again.
+        let hold = |from: &str| {
+            far.enter(|| {
+                let held = (0..30).map(|n| {
+                    let to = far_end([7, 9, 19][n % 3]);
+                    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+                    let from: SocketAddr = format!("{from}:0").parse()?;
+                    bind(&socket, &from)?;
+                    let stream = TcpStream::from(socket);
+                    stream.set_nonblocking(true)?;
+                    let _ = connect(&stream, &to);
+                    Ok(stream)
+                });
+                held.collect::<Result<Vec<_>>>()
+            })
+        };
+        let held = [hold("192.0.2.2")?, hold("192.0.2.3")?, hold("192.0.2.4")?];
+        eventually("refusals of a source and of all", PATIENCE, || {
+            let drops = culvert.drops()?;
+            let is_full = |name| drops.contains_key(name);
+            Ok((is_full("host-tcp-source-full") && is_full("host-tcp-service-full")).then_some(()))
+        })?;
+        for words in [
+            format!("http://{ADDRESS}:9587/metrics"),
+            format!("{OPS} https://{ADDRESS}:9443/v1/uplinks"),
+        ] {
+            let (status, told) = curl(scenario, &far, &words)?;
+            ensure!(status == "200", "{words}: {status} {told}");
+        }
+        drop(held);
+        culvert.process().must_run()
     })
 }
 

@@ -10,6 +10,7 @@ mod dhcp;
 mod endpoints;
 mod exception;
 mod failover;
+mod forged;
 mod fragments;
 mod guest;
 mod hitless;

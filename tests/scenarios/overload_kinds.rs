@@ -184,7 +184,7 @@ pub(super) fn send_frames(
     Ok(())
 }
 
-fn ethernet(to: [u8; 6], ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {
+pub(super) fn ethernet(to: [u8; 6], ether_type: [u8; 2], packet: &[u8]) -> Vec<u8> {
     let mut frame = [&to[..], &[2, 0, 0, 0, 9, 9], &ether_type, packet].concat();
     frame.resize(frame.len().max(60), 0);
     frame
@@ -283,7 +283,7 @@ fn solicitation() -> Vec<u8> {
     ethernet([0x33, 0x33, 0xff, 0, 0, 1], [0x86, 0xdd], &packet)
 }
 
-fn checksum(bytes: &[u8]) -> u16 {
+pub(super) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum = 0_u32;
     for pair in bytes.chunks(2) {
         let low = pair.get(1).copied().unwrap_or(0);
@@ -296,7 +296,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// The MAC address of a side's end of the cable.
-fn mac_of(namespace: &Namespace) -> Result<[u8; 6]> {
+pub(super) fn mac_of(namespace: &Namespace) -> Result<[u8; 6]> {
     let line = namespace.ip(&format!("-o link show {}", Veth::NAME))?;
     let (_, rest) = line.split_once("link/ether ").context("no MAC")?;
     let mut mac = [0; 6];

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use culvert_wire::{
-    EtherType, Ipv4View, Ipv6View, MacAddr,
+    EtherType, EthernetView, Ipv4View, Ipv6View, MacAddr,
     arp::{ArpPacket, Operation},
     ether, ipv6,
     nd::NdMessage,
@@ -17,7 +17,10 @@ use culvert_wire::{
 };
 use culvert_wireguard::Instant;
 
-use crate::{shared::punt::PuntClass, uplink::Uplink};
+use crate::{
+    shared::{awaited::Place, punt::PuntClass},
+    uplink::Uplink,
+};
 
 /// The class of a frame, which is to us.
 pub(super) fn class(
@@ -42,32 +45,28 @@ pub(super) fn class(
 
 /// Whether a neighbor answers that was asked, and says where it is: if it is known, the same as before.
 fn answers(frame: &[u8], uplink: &Uplink, mac: MacAddr, now: Instant) -> bool {
+    let answer = answer(frame, uplink, mac);
+    answer.is_some_and(|(place, said)| said != mac && place.takes(said, now))
+}
+
+/// Whose answer a frame is, and where it says to be. It is read through once it is known that somebody was asked.
+fn answer<'u>(frame: &[u8], uplink: &'u Uplink, mac: MacAddr) -> Option<(&'u Place, MacAddr)> {
+    const SENDER: usize = 14;
     const TARGET: usize = ipv6::HEADER_LEN + 8;
     let neighbors = &uplink.counters.awaited.neighbors;
-    let packet = frame.get(ether::HEADER_LEN..).unwrap_or_default();
-    let source = frame.get(6..12).and_then(|source| source.try_into().ok());
-    let is_sender = |source: MacAddr| source.is_unicast() && source != mac;
-    let Some(source) = source.map(MacAddr).filter(|&it| is_sender(it)) else {
-        return false;
-    };
-    let is_arp = frame.get(12..14) == Some(&EtherType::ARP.0.to_be_bytes());
-    let address = match is_arp {
-        true => packet
-            .get(14..18)
-            .and_then(|it| it.first_chunk::<4>())
-            .map(|it| IpAddr::from(*it)),
-        false => {
-            (packet.get(TARGET..).and_then(|it| it.first_chunk::<16>())).map(|it| IpAddr::from(*it))
-        }
-    };
-    let Some(place) = address.and_then(|address| neighbors.find(address)) else {
-        return false;
-    };
-    let said = match is_arp {
-        true => arp(packet, uplink),
-        false => advertised(frame, source),
-    };
-    said.is_some_and(|said| said != mac && place.takes(said, now))
+    let ethernet = EthernetView::new(frame)?;
+    let (packet, source) = (&frame[ether::HEADER_LEN..], ethernet.source());
+    if source == mac || !source.is_unicast() {
+        None
+    } else if ethernet.ether_type() == EtherType::ARP {
+        let address: &[u8; 4] = packet.get(SENDER..)?.first_chunk()?;
+        let place = neighbors.find((*address).into())?;
+        Some((place, arp(packet, uplink)?))
+    } else {
+        let address: &[u8; 16] = packet.get(TARGET..)?.first_chunk()?;
+        let place = neighbors.find((*address).into())?;
+        Some((place, advertised(frame, source)?))
+    }
 }
 
 fn arp(packet: &[u8], uplink: &Uplink) -> Option<MacAddr> {

@@ -365,3 +365,41 @@ fn an_answer_that_does_not_replace_only_casts_doubt() {
     assert_eq!(info(&wire.a, of_b).unwrap().mac, Some(B));
     assert!(events(&mut wire.a).is_empty());
 }
+
+#[test]
+fn who_was_asked_is_awaited_from_where_it_is_known_to_be() {
+    for (of_a, of_b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let mut wire = Wire::new();
+        let awaited = |stack: &mut HostStack| stack.take_awaited();
+        assert_eq!(awaited(&mut wire.a), Some(vec![]));
+        assert_eq!(awaited(&mut wire.a), None, "nothing new");
+        wire.a.resolve(ip(of_b), START);
+        assert_eq!(awaited(&mut wire.a), Some(vec![(ip(of_b), None)]));
+        wire.settle(|_| false);
+        assert_eq!(awaited(&mut wire.a), Some(vec![]), "it has answered");
+        // Others say to be it, and it is asked itself.
+        let later = START + Duration::from_secs(5);
+        wire.advance(later, |_| false);
+        wire.a.take_awaited();
+        for lie in lies(of_a, of_b) {
+            wire.a.handle_frame(&lie, later);
+        }
+        assert_eq!(awaited(&mut wire.a), Some(vec![(ip(of_b), Some(B))]));
+        wire.settle(|_| false);
+        assert_eq!(awaited(&mut wire.a), None, "a question is under way");
+        // It is silent: whoever is there now is asked for.
+        wire.advance(later + Duration::from_millis(1_000), |_| true);
+        assert_eq!(awaited(&mut wire.a), Some(vec![(ip(of_b), None)]));
+        wire.advance(later + Duration::from_secs(6), |_| true);
+        assert_eq!(awaited(&mut wire.a), Some(vec![]), "it has failed");
+        // So is it when it is asked whether it is still there.
+        wire.a.resolve(ip(of_b), wire.now + Duration::from_secs(2));
+        wire.settle(|_| false);
+        wire.a.take_awaited();
+        let now = wire.now + Duration::from_secs(5);
+        wire.a.verify(ip(of_b), now);
+        assert_eq!(awaited(&mut wire.a), Some(vec![(ip(of_b), Some(B))]));
+        wire.a.reconfigure(config(A, 1), now);
+        assert!(awaited(&mut wire.a).is_some());
+    }
+}

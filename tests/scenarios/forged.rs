@@ -1,0 +1,191 @@
+//! Forged answers and sessions on the link of a DPDK uplink: what it waits for is heard all the same.
+//!
+//! ```text
+//!   near: Culvert ── wan0 ═══ p0 ── br0 of mid ── p1 ═══ wan0 ── Culvert :far
+//!         192.0.2.7               │                      192.0.2.2
+//!         2001:db8::7             └── flood0 (tap): the forger     2001:db8::2
+//! ```
+
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use culvert_tests::{
+    Culvert, Keys, Namespace, Part, Scenario, TunFlags, Veth, eventually, make_tun,
+};
+
+use super::overload_kinds::{checksum, ethernet, mac_of};
+
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Some times what it takes to ask whether a neighbor is still there, and to give it up.
+const SIEGE: Duration = Duration::from_secs(15);
+/// Of each kind, so often: a rate that refills is never full when the truth comes.
+const AT_ONCE: usize = 2;
+const EVERY: Duration = Duration::from_micros(100);
+
+fn yaml(keys: &Keys, peer: &Keys, [own, other]: [u8; 2]) -> String {
+    format!(
+        "version: 1\ncores: {{ workers: 1 }}\nmemory: {{ hugepages: off, megabytes: 128 }}\n\
+         uplinks:\n  wan:\n    driver: dpdk\n    device: \"net_af_packet0,iface=wan0\"\n    \
+         addresses: [192.0.2.{own}/24, \"2001:db8::{own}/64\"]\n    \
+         bfd: {{ peer: 192.0.2.{other}, interval: 300ms }}\n\
+         tunnels:\n  wg0:\n    uplink: wan\n    listen_port: 51820\n    uapi: off\n    private_key_file: {key}\n    \
+         peers:\n      v6: {{ public_key: \"{peer}\", allowed_ips: [10.9.0.0/24], persistent_keepalive: 5, \
+         endpoint: \"[2001:db8::{other}]:51820\" }}\n\
+         networks: {{ n: {{ tunnel: wg0, gateway: 10.{own}.0.1/24 }} }}\nports: {{}}\n",
+        key = keys.private_file.display(),
+        peer = peer.public,
+    )
+}
+
+/// Joins a namespace to the bridge by a cable whose end there is `port`.
+fn plug(mid: &Namespace, side: &Namespace, port: &str) -> Result<()> {
+    Veth::join(side, mid)?;
+    for words in [
+        "link set wan0 down".to_owned(),
+        format!("link set wan0 name {port}"),
+        format!("link set {port} master br0"),
+        format!("link set {port} up"),
+    ] {
+        mid.ip(&words)?;
+    }
+    Ok(())
+}
+
+/// What says that 192.0.2.2 and 2001:db8::2 are somewhere else, and that 192.0.2.2's session is down.
+fn lies(victim: [u8; 6]) -> [Vec<u8>; 3] {
+    let thief = [2, 0, 0, 0, 9, 9];
+    let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
+    arp.extend(thief);
+    arp.extend([192, 0, 2, 2]);
+    arp.extend(victim);
+    arp.extend([192, 0, 2, 7]);
+
+    let address = |host| [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host];
+    // Solicited, and to be believed.
+    let mut message = vec![136, 0, 0, 0, 0x60, 0, 0, 0];
+    message.extend(address(2));
+    message.extend([2, 1]);
+    message.extend(thief);
+    let pseudo = [
+        &address(2)[..],
+        &address(7),
+        &[0, 0, 0, 32, 0, 0, 0, 58],
+        &message,
+    ]
+    .concat();
+    let sum = checksum(&pseudo);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let header = [0x60, 0, 0, 0, 0, 32, 58, 255];
+    let advertisement = [&header[..], &address(2), &address(7), &message].concat();
+
+    let mut bfd = vec![0xc3, 0x50, 0x0e, 0xc8, 0, 32, 0, 0];
+    // Version 1, down, names no session.
+    bfd.extend([0x20, 0x40, 3, 24, 9, 9, 9, 9, 0, 0, 0, 0]);
+    bfd.extend([0, 4, 0x93, 0xe0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0]);
+    let mut packet = vec![0x45, 0, 0, 52, 0, 0, 0, 0, 255, 17, 0, 0];
+    packet.extend([192, 0, 2, 2, 192, 0, 2, 7]);
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet.extend(bfd);
+    [
+        ethernet(victim, [8, 6], &arp),
+        ethernet(victim, [0x86, 0xdd], &advertisement),
+        ethernet(victim, [8, 0], &packet),
+    ]
+}
+
+fn besiege(mut tap: &File, lies: &[Vec<u8>; 3], sent: &AtomicU64, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        for lie in lies {
+            for _ in 0..AT_ONCE {
+                sent.fetch_add(tap.write(lie).is_ok().into(), Ordering::Relaxed);
+            }
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+#[test]
+fn who_forges_thousands_of_answers_takes_no_neighbor_and_ends_no_session() -> Result<()> {
+    let name = "who_forges_thousands_of_answers_takes_no_neighbor_and_ends_no_session";
+    Scenario::run(name, &[Part::Root], |scenario| {
+        let [near, mid, far] = ["near", "mid", "far"].map(Namespace::make);
+        let (near, mid, far) = (near?, mid?, far?);
+        mid.ip("link add br0 type bridge")?;
+        mid.ip("link set br0 up")?;
+        plug(&mid, &near, "p0")?;
+        plug(&mid, &far, "p1")?;
+        let tap = TunFlags {
+            tap: true,
+            vnet: false,
+        };
+        let flood = File::from(make_tun(&mid, "flood0", tap)?);
+        mid.ip("link set flood0 master br0")?;
+        mid.ip("link set flood0 up")?;
+        let keys = [
+            Keys::generate(scenario, "near")?,
+            Keys::generate(scenario, "far")?,
+        ];
+        let mut culvert = Culvert::start(
+            scenario,
+            "near",
+            Some(&near),
+            &yaml(&keys[0], &keys[1], [7, 2]),
+        )?;
+        let _other = Culvert::start(
+            scenario,
+            "far",
+            Some(&far),
+            &yaml(&keys[1], &keys[0], [2, 7]),
+        )?;
+        let truth = mac_of(&far)?.map(|byte| format!("{byte:02x}")).join(":");
+        let stands = || -> Result<Vec<String>> {
+            let show = culvert.show()?;
+            let neighbors = show["neighbors"].as_array().into_iter().flatten();
+            let known = neighbors.filter(|it| it["mac"] == truth.as_str());
+            let known = known.filter_map(|it| it["address"].as_str().map(str::to_owned));
+            let bfd = show["uplinks"][0]["bfd"].as_str().unwrap_or_default();
+            Ok(known.chain([bfd.to_owned()]).collect())
+        };
+        let wanted = ["192.0.2.2", "2001:db8::2", "up"];
+        eventually("both neighbors and a session", PATIENCE, || {
+            let stands = stands()?;
+            Ok(wanted
+                .iter()
+                .all(|it| stands.iter().any(|is| is == it))
+                .then_some(()))
+        })?;
+
+        let (sent, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        let lies = lies(mac_of(&near)?);
+        std::thread::scope(|scope| -> Result<()> {
+            scope.spawn(|| besiege(&flood, &lies, &sent, &stop));
+            let end = Instant::now() + SIEGE;
+            let mut held = Ok(());
+            while held.is_ok() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(200));
+                held = stands().and_then(|stands| {
+                    let lost = wanted.iter().find(|it| !stands.iter().any(|is| is == *it));
+                    ensure!(lost.is_none(), "{lost:?} is lost: {stands:?}");
+                    Ok(())
+                });
+            }
+            stop.store(true, Ordering::Relaxed);
+            held
+        })?;
+        let drops = culvert.drops()?;
+        scenario.say(format!("{} lies: {drops:?}", sent.load(Ordering::Relaxed)));
+        for lost in ["neighbor-queue-full", "liveness-unnamed-queue-full"] {
+            ensure!(drops.get(lost).is_some_and(|&n| n > 0), "{lost}: {drops:?}");
+        }
+        for none in ["neighbor-awaited-queue-full", "liveness-queue-full"] {
+            ensure!(!drops.contains_key(none), "{none}: {drops:?}");
+        }
+        let log = culvert.process().log();
+        ensure!(!log.contains("the BFD session is down"), "{log}");
+        culvert.process().must_run()
+    })
+}
