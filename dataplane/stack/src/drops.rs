@@ -116,6 +116,8 @@ reasons! {
     KernelError => "kernel-error",
     /// A message of a DHCP server that answers nothing we asked, or offers what no host can have.
     DhcpUnasked => "dhcp-unasked",
+    /// An offer of an address that could not be used when it was lent.
+    DhcpUnusable => "dhcp-unusable",
     /// A BFD packet of nobody with whom there is a session, or from beyond the link.
     LivenessUnknown => "liveness-unknown",
     /// A BFD packet that is cut short, contradicts itself, or names another session; of one that is up, too, one that

@@ -15,7 +15,7 @@ use culvert_wireguard::Instant;
 
 use super::{
     HostDrop, HostStack, dhcp,
-    learned::{Held, Learned, Learns},
+    learned::{Held, Learned, Learns, Unusable},
     limits, slaac,
 };
 
@@ -108,6 +108,15 @@ impl HostStack {
         self.send_learners();
     }
 
+    /// From now on addresses of this prefix are not taken of DHCP servers: one that is lent is given back, and another is
+    /// asked for, ever later. `None`: all are.
+    pub fn refuse_lease(&mut self, unusable: Option<Unusable>, now: Instant) {
+        if let Some(client) = &mut self.learning.dhcp {
+            client.refuse(unusable, now);
+            self.send_learners();
+        }
+    }
+
     /// The exchange in which its DHCP client waits for an answer (RFC 2131, section 2: `xid`).
     #[must_use]
     pub fn lease_exchange(&self) -> Option<u32> {
@@ -144,15 +153,11 @@ impl HostStack {
         if ends != (ports::SERVER_V4, ports::CLIENT_V4) {
             return None;
         }
-        let payload = payload(headers, frame);
-        let taken =
-            payload.map(|payload| client.handle_message(payload, headers.ether.source, now));
+        let payload = payload(headers, frame).ok_or(HostDrop::Malformed);
+        let from = headers.ether.source;
+        let taken = payload.and_then(|payload| client.handle_message(payload, from, now));
         self.send_learners();
-        Some(match taken {
-            Some(true) => Ok(()),
-            Some(false) => Err(HostDrop::DhcpUnasked),
-            None => Err(HostDrop::Malformed),
-        })
+        Some(taken)
     }
 
     /// A router's advertisement.

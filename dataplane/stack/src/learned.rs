@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use culvert_wire::fib::Prefix;
 use culvert_wireguard::Instant;
 
 use super::{
@@ -98,6 +99,24 @@ pub struct Held {
     pub terms: Terms,
     /// When it is over; `None`: never.
     pub expires: Option<Instant>,
+}
+
+/// A prefix that can't be on the link beside something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// An address of it.
+    pub address: Ipv4Addr,
+    /// Its length.
+    pub prefix_len: u8,
+}
+
+impl Unusable {
+    /// Whether that is what `terms` lend an address of.
+    #[must_use]
+    pub fn is_of(self, terms: &Terms) -> bool {
+        let prefix = |address: Ipv4Addr, len| Prefix::new(address.into(), len);
+        prefix(self.address, self.prefix_len) == prefix(terms.address, terms.prefix_len)
+    }
 }
 
 impl Learned {

@@ -56,7 +56,7 @@ pub use self::{
     drops::{Drops, HostDrop},
     exception::may_leave,
     icmp::{Heard, Problem, Quoted, hear_v4, hear_v6},
-    learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms},
+    learned::{Held, Learned, LearnedAddress, Learns, Lease, Route, Teacher, Terms, Unusable},
     own::Standing,
     routes::{HostRoute, LEARNED_METRIC, Routes, Way, link_local},
     stacks::Stacks,

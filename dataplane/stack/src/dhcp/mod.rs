@@ -2,7 +2,7 @@
 //!
 //! In: messages that came to its port, the news that another host has the address, the time. Out: frames, a lease. Never:
 //! an address beyond its lease; an answer to what it did not ask; more frames than [`limits::DHCP_OUTPUT`] that wait; a
-//! rush, however often servers refuse what they offered.
+//! rush, however often servers refuse what they offered, or we what they lent.
 //!
 //! ```text
 //!            ┌────────────── refused, expired, declined ───────────────┐
@@ -12,7 +12,9 @@
 //!  rebooting, with a lease of an earlier run ──────────┘ ack, or nobody answers
 //! ```
 //!
-//! Whether another host has the address is asked by whoever begins to use it, as of any other (`own`).
+//! Whether another host has the address is asked by whoever begins to use it, as of any other (`own`). Whoever can't use it
+//! beside something else says so ([`Client::refuse`]): it is given back, and offers of that prefix are passed over, while
+//! servers are asked ever later for another.
 //!
 //! What an earlier run had is asked for, and used when a server says yes. When nobody answers it is used, too, for as long as it was lent
 //! (section 3.2), and any server is asked.
@@ -34,8 +36,9 @@ use dhcproto::v4::MessageType;
 
 use self::message::{FOREVER, Grant, Reply, Says};
 use super::{
+    HostDrop,
     guests::frame,
-    learned::{Held, Lease, Terms},
+    learned::{Held, Lease, Terms, Unusable},
     limits,
 };
 
@@ -97,6 +100,10 @@ pub(crate) struct Client {
     server_mac: Option<MacAddr>,
     /// How often in a row nothing came of an offer.
     failures: u32,
+    /// What can't be used.
+    unusable: Option<Unusable>,
+    /// How often in a row that was lent.
+    given_back: u32,
     output: VecDeque<Vec<u8>>,
 }
 
@@ -119,6 +126,8 @@ impl Client {
             asked: now,
             server_mac: None,
             failures: 0,
+            unusable: None,
+            given_back: 0,
             output: VecDeque::new(),
         };
         client.begin_exchange(now);
@@ -164,21 +173,26 @@ impl Client {
         }
     }
 
-    /// Takes a message that came to the client's port, in a frame of `from`; whether it was one for us.
-    pub(crate) fn handle_message(&mut self, bytes: &[u8], from: MacAddr, now: Instant) -> bool {
+    /// Takes a message that came to the client's port, in a frame of `from`.
+    pub(crate) fn handle_message(
+        &mut self,
+        bytes: &[u8],
+        from: MacAddr,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
         // Nothing answers what nobody has asked for.
-        let Some(reply) = self
+        let reply = self
             .asks()
-            .then(|| message::read(bytes, self.mac, self.xid))
-            .flatten()
-        else {
-            return false;
-        };
+            .then(|| message::read(bytes, self.mac, self.xid));
+        let reply = reply.flatten().ok_or(HostDrop::DhcpUnasked)?;
         let granted = match (&self.state, reply) {
+            (State::Selecting { .. }, Reply::Offer(grant)) if self.refuses(&grant.terms) => {
+                return Err(HostDrop::DhcpUnusable);
+            }
             (State::Selecting { .. }, Reply::Offer(grant)) => {
                 self.asked = now;
                 self.request(Box::new(grant.terms), 0, now);
-                return true;
+                return Ok(());
             }
             (State::Requesting { offer, .. }, Reply::Ack(grant)) if is_of(&grant, offer) => {
                 Some(grant)
@@ -196,14 +210,14 @@ impl Client {
             }
             (State::Requesting { offer, .. }, Reply::Nak(server)) if server == offer.server => None,
             (State::Rebooting { .. } | State::Bound { .. }, Reply::Nak(_)) => None,
-            _ => return false,
+            _ => return Err(HostDrop::DhcpUnasked),
         };
         self.server_mac = Some(from);
         match granted {
             Some(grant) => self.take(grant, now),
             None => self.fail(now),
         }
-        true
+        Ok(())
     }
 
     /// Whether a message may be an answer.
@@ -239,8 +253,47 @@ impl Client {
         self.due = self.due.max(now + DECLINED);
     }
 
-    /// Gives back what it has, and ends: it has frames left to send, and nothing else.
+    /// From now on this can't be used: it is given back if it is lent, and is not asked for. `None`: anything can, and what
+    /// could not is asked for at once.
+    pub(crate) fn refuse(&mut self, unusable: Option<Unusable>, now: Instant) {
+        if std::mem::replace(&mut self.unusable, unusable) == unusable {
+            return;
+        }
+        match (unusable, &self.state) {
+            (Some(_), _) => self.give_back_unusable(now),
+            (None, State::Waiting | State::Selecting { .. }) => {
+                (self.state, self.due, self.given_back) = (State::Waiting, now, 0);
+            }
+            (None, State::Requesting { .. } | State::Rebooting { .. } | State::Bound { .. }) => {
+                self.given_back = 0
+            }
+        }
+    }
+
+    fn refuses(&self, terms: &Terms) -> bool {
+        self.unusable.is_some_and(|it| it.is_of(terms))
+    }
+
+    /// Release, not decline: no other host has it (RFC 2131, section 4.4.6).
+    fn give_back_unusable(&mut self, now: Instant) {
+        if !self.lease().is_some_and(|it| self.refuses(&it.terms)) {
+            return;
+        }
+        self.give_back();
+        self.state = State::Waiting;
+        let wait = self.patience(ANSWER, self.given_back);
+        self.due = now + wait;
+        self.given_back = self.given_back.saturating_add(1);
+    }
+
+    /// Ends: it gives back what it has, and has frames left to send, and nothing else.
     pub(crate) fn release(mut self) -> impl Iterator<Item = Vec<u8>> {
+        self.give_back();
+        self.output.into_iter()
+    }
+
+    /// What no server has confirmed is nobody's to be told of.
+    fn give_back(&mut self) {
         if let (Some(lease), Some(_)) = (self.lease(), self.server_mac) {
             let says = Says {
                 kind: MessageType::Release,
@@ -253,7 +306,6 @@ impl Client {
             let server = lease.terms.server;
             self.send(says, server);
         }
-        self.output.into_iter()
     }
 
     fn begin_exchange(&mut self, now: Instant) {
@@ -286,7 +338,7 @@ impl Client {
     }
 
     fn reboot(&mut self, held: Box<Held>, tries: u32, now: Instant) {
-        if is_over(held.expires, now) {
+        if is_over(held.expires, now) || self.refuses(&held.terms) {
             return self.select(0, now);
         }
         if tries >= REBOOT_REQUESTS {
@@ -319,6 +371,8 @@ impl Client {
             self.due = lease.renew_at;
             let phase = Phase::Rest;
             self.state = State::Bound { lease, phase };
+            // Its server lends it with another mask now.
+            self.give_back_unusable(now);
         }
     }
 

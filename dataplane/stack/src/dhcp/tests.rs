@@ -82,7 +82,9 @@ impl Site {
     }
 
     fn hear(&mut self, bytes: &[u8]) -> bool {
-        self.client.handle_message(bytes, SERVER_MAC, self.now)
+        self.client
+            .handle_message(bytes, SERVER_MAC, self.now)
+            .is_ok()
     }
 
     fn xid(&self) -> u32 {
@@ -313,6 +315,81 @@ fn what_it_has_is_given_back() {
     assert_eq!(Site::new(None).client.release().count(), 1, "a question");
 }
 
+fn unusable(address: Ipv4Addr) -> Option<Unusable> {
+    let prefix_len = 24;
+    Some(Unusable {
+        address,
+        prefix_len,
+    })
+}
+
+#[test]
+fn what_can_not_be_used_is_given_back_and_another_is_asked_for_ever_later() {
+    let (mut site, _) = Site::bound(1_000);
+    site.client.refuse(unusable(OTHER), site.now);
+    assert_eq!(site.address(), None);
+    let said = site.said();
+    assert_eq!(kinds(&said), [Some(MessageType::Release)]);
+    let (from, to, release) = said[0].dhcp.as_ref().unwrap();
+    let given = (*from, *to, release.ciaddr(), said[0].to);
+    assert_eq!(given, (OURS, SERVER, OURS, SERVER_MAC));
+    assert!(site.run(after(2)).is_empty(), "no rush");
+    assert_eq!(kinds(&site.run(after(6))), [DISCOVER]);
+
+    // Offers of that prefix are passed over, by name; asking goes on, ever later.
+    let offer = granting(OFFER, site.xid(), OTHER, 100);
+    let heard = site.client.handle_message(&offer, SERVER_MAC, site.now);
+    assert_eq!(heard, Err(HostDrop::DhcpUnusable));
+    let said = site.run(after(606));
+    assert!(said.iter().all(|it| it.kind() == DISCOVER));
+    assert!((9..16).contains(&said.len()), "{}", said.len());
+
+    // Nothing is in its way any more: at once.
+    site.client.refuse(None, site.now);
+    let now = site.now;
+    assert_eq!(kinds(&site.run(now)), [DISCOVER]);
+    site.offered(OURS, 1_000);
+    site.acked(OURS, 1_000);
+    site.said();
+    site.client.refuse(None, site.now);
+    assert_eq!(site.address(), Some(OURS), "nothing is refused");
+    site.client.refuse(unusable([10, 0, 0, 1].into()), site.now);
+    assert_eq!(site.address(), Some(OURS), "another prefix");
+    assert!(site.said().is_empty());
+}
+
+#[test]
+fn servers_that_take_turns_with_what_can_not_be_used_cause_no_rush() {
+    let (mut site, _) = Site::bound(1_000);
+    let nets = [OURS, Ipv4Addr::new(198, 51, 100, 7)];
+    let mut given_back = 0;
+    while site.now < after(3_600) {
+        let [this, other] = [nets[given_back % 2], nets[(given_back + 1) % 2]];
+        assert_eq!(site.address(), Some(this));
+        site.client.refuse(unusable(this), site.now);
+        assert_eq!(site.address(), None);
+        given_back += 1;
+        while !kinds(&site.said()).contains(&DISCOVER) {
+            site.now = site.client.poll_timeout();
+            site.client.handle_timeout(site.now);
+        }
+        site.offered(other, 1_000);
+        site.acked(other, 1_000);
+    }
+    assert!((50..70).contains(&given_back), "{given_back}");
+}
+
+#[test]
+fn what_nobody_has_confirmed_is_forgotten_and_told_nobody() {
+    let mut site = Site::new(held(100));
+    site.run(after(8));
+    assert_eq!(site.address(), Some(OURS));
+    site.said();
+    site.client.refuse(unusable(OURS), site.now);
+    assert_eq!(site.address(), None);
+    assert!(site.said().is_empty());
+}
+
 /// What an offer with these options comes to.
 fn terms_of(address: Ipv4Addr, options: &[(u8, &[u8])]) -> Option<Terms> {
     let offer = message(OFFER, 7, address, options);
@@ -447,6 +524,7 @@ enum Event {
     },
     Bytes(Vec<u8>),
     Taken(u8),
+    Refused(Option<u8>),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -456,6 +534,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => hears.prop_map(|(kind, host, lease, xid_is_right)| Event::Hears { kind, host, lease, xid_is_right }),
         1 => prop::collection::vec(any::<u8>(), 0..400).prop_map(Event::Bytes),
         1 => (0..4_u8).prop_map(Event::Taken),
+        1 => prop::option::of(0..4_u8).prop_map(Event::Refused),
     ];
     prop::collection::vec(event, 1..80)
 }
@@ -490,6 +569,12 @@ proptest! {
                 Event::Taken(host) => {
                     let address = Ipv4Addr::new(192, 0, 2, 76 + host);
                     site.client.handle_duplicate(address, site.now);
+                }
+                Event::Refused(host) => {
+                    let unusable = host.and_then(|host| unusable([192, 0, 2 + host % 2, 0].into()));
+                    site.client.refuse(unusable, site.now);
+                    let usable = site.client.lease().is_none_or(|it| !site.client.refuses(&it.terms));
+                    prop_assert!(usable);
                 }
             }
             prop_assert!(site.client.output.len() <= limits::DHCP_OUTPUT);
