@@ -118,6 +118,10 @@ reasons! {
     DhcpUnasked => "dhcp-unasked",
     /// An offer of an address that could not be used when it was lent.
     DhcpUnusable => "dhcp-unusable",
+    /// A router's advertisement, or a prefix of it, that found no room, or made it for another.
+    AdvertisedFull => "advertised-full",
+    /// An advertisement of a router that did not answer when it was asked whether it is there.
+    AdvertisedUnanswered => "advertised-unanswered",
     /// A BFD packet of nobody with whom there is a session, or from beyond the link.
     LivenessUnknown => "liveness-unknown",
     /// A BFD packet that is cut short, contradicts itself, or names another session; of one that is up, too, one that

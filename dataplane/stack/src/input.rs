@@ -356,7 +356,9 @@ impl HostStack {
                     solicited,
                     replace,
                 };
-                self.hear(target.into(), said, now)
+                let heard = self.hear(target.into(), said, now);
+                self.look_at_routers(now);
+                heard
             }
             NdMessage::RouterSolicitation { .. } => Err(HostDrop::NotServed),
         }

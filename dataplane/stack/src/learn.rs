@@ -16,7 +16,9 @@ use culvert_wireguard::Instant;
 use super::{
     HostDrop, HostStack, dhcp,
     learned::{Held, Learned, Learns, Unusable},
-    limits, slaac,
+    limits, link_local,
+    neighbors::Answer,
+    slaac,
 };
 
 /// The least time between two values.
@@ -105,7 +107,7 @@ impl HostStack {
         for frame in left {
             self.send(frame, limits::HOST_OUTPUT);
         }
-        self.send_learners();
+        self.send_learners(now);
     }
 
     /// From now on addresses of this prefix are not taken of DHCP servers: one that is lent is given back, and another is
@@ -113,7 +115,7 @@ impl HostStack {
     pub fn refuse_lease(&mut self, unusable: Option<Unusable>, now: Instant) {
         if let Some(client) = &mut self.learning.dhcp {
             client.refuse(unusable, now);
-            self.send_learners();
+            self.send_learners(now);
         }
     }
 
@@ -132,10 +134,8 @@ impl HostStack {
         if let Some(client) = &mut self.learning.dhcp {
             client.handle_timeout(now);
         }
-        if let Some(client) = &mut self.learning.routers {
-            client.handle_timeout(now);
-        }
-        self.send_learners();
+        self.send_learners(now);
+        self.look_at_routers(now);
     }
 
     /// A UDP packet that is the DHCP client's, if there is one.
@@ -156,7 +156,7 @@ impl HostStack {
         let payload = payload(headers, frame).ok_or(HostDrop::Malformed);
         let from = headers.ether.source;
         let taken = payload.and_then(|payload| client.handle_message(payload, from, now));
-        self.send_learners();
+        self.send_learners(now);
         Some(taken)
     }
 
@@ -170,19 +170,51 @@ impl HostStack {
         let client = self.learning.routers.as_mut();
         let client = client.ok_or(HostDrop::NotServed)?;
         let taken = client.handle_advertisement(headers, frame, now);
-        self.send_learners();
-        taken.then_some(()).ok_or(HostDrop::Malformed)
+        self.send_learners(now);
+        self.look_at_routers(now);
+        taken
+    }
+
+    /// Of routers those count that answer.
+    pub(super) fn look_at_routers(&mut self, now: Instant) {
+        let Some(client) = &mut self.learning.routers else {
+            return;
+        };
+        let taken = client.look(|router| self.neighbors.answers(router), now);
+        for _ in 0..client.take_unanswered() {
+            self.drops.count(HostDrop::AdvertisedUnanswered);
+        }
+        if let Err(reason) = taken {
+            self.count(reason);
+        }
+        self.send_learners(now);
+    }
+
+    /// Asks routers whether they are there, once there is an address to ask from.
+    fn ask_routers(&mut self, now: Instant) {
+        let near = link_local(self.config.mac).into();
+        while self.own.uses(near)
+            && let Some(routers) = &mut self.learning.routers
+            && let Some(router) = routers.poll_question()
+        {
+            match self.neighbors.probe(router, now) {
+                Answer::Ask(solicit) => self.solicit(solicit),
+                Answer::Full => self.count(HostDrop::NeighborsFull),
+                Answer::Known(_) | Answer::Waiting => {}
+            }
+        }
     }
 
     /// Another host has an address that was to be ours.
     pub(super) fn decline(&mut self, address: IpAddr, now: Instant) {
         if let (IpAddr::V4(address), Some(client)) = (address, &mut self.learning.dhcp) {
             client.handle_duplicate(address, now);
-            self.send_learners();
+            self.send_learners(now);
         }
     }
 
-    fn send_learners(&mut self) {
+    pub(super) fn send_learners(&mut self, now: Instant) {
+        self.ask_routers(now);
         let next = |learning: &mut Learning| {
             let dhcp = learning.dhcp.as_mut().and_then(dhcp::Client::poll_frame);
             dhcp.or_else(|| learning.routers.as_mut()?.poll_frame())

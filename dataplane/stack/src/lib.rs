@@ -340,6 +340,7 @@ impl HostStack {
             for solicit in self.neighbors.expire(now, room) {
                 self.solicit(solicit);
             }
+            self.look_at_routers(now);
         }
         self.send_waiting(now);
         self.turn_connections(now);
@@ -464,6 +465,7 @@ impl HostStack {
             self.neighbors.ask_again(now);
             // There may be an address to say it from, which routers insist on.
             self.groups.say_again(now);
+            self.send_learners(now);
         }
     }
 

@@ -144,6 +144,13 @@ pub const LEARNED_DNS: usize = 4;
 /// Prefixes of each kind (on the link, for addresses of ours) that routers may advertise (Linux's `max_addresses`).
 pub const RA_PREFIXES: usize = 16;
 
+/// Who says to be a router, and is asked whether it is there, at a time: more than a worker lets through (`PUNT_REST`)
+/// within [`RA_CLAIM_GRACE`].
+pub const RA_CLAIMS: usize = 32;
+
+/// After which the oldest of them makes room: a router on the link has long answered.
+pub const RA_CLAIM_GRACE: Duration = Duration::from_millis(100);
+
 /// Routers that are known at a time (RFC 4861, section 6.3.4, asks for two at least).
 pub const RA_ROUTERS: usize = 8;
 

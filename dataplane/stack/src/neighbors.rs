@@ -229,9 +229,6 @@ impl Neighbors {
             return Answer::Full;
         };
         entry.used = Some(now);
-        let rested = entry
-            .asked
-            .is_none_or(|asked| asked.is_older_than(RETRY_AFTER, now));
         let answer = match (entry.mac, entry.state) {
             (Some(mac), state) => {
                 if state == NeighborState::Stale && entry.deadline.is_none() {
@@ -239,11 +236,9 @@ impl Neighbors {
                 }
                 Answer::Known(mac)
             }
-            (None, NeighborState::Failed) if rested => {
-                entry.tries = 0;
-                entry.state = NeighborState::Incomplete;
+            (None, NeighborState::Failed) if entry.is_rested(now) => {
                 self.awaits_others = true;
-                Answer::Ask(entry.solicit(address, now))
+                Answer::Ask(entry.begin(address, now))
             }
             (None, _) => Answer::Waiting,
         };
@@ -266,6 +261,39 @@ impl Neighbors {
         let solicit = entry.solicit(address, now);
         self.next = earlier(self.next, entry.deadline);
         Some(solicit)
+    }
+
+    /// The question whether `address`, known or not, is there, which takes no room of those in use, and does not have it
+    /// in use.
+    pub(super) fn probe(&mut self, address: IpAddr, now: Instant) -> Answer {
+        if let Some(solicit) = self.verify(address, now) {
+            return Answer::Ask(solicit);
+        }
+        if !self.entries.contains_key(&address) && !self.make_room(address, false) {
+            return Answer::Full;
+        }
+        let entry = self.entries.entry(address).or_insert(Entry::new(now));
+        let answer = match (entry.mac, entry.state) {
+            (Some(mac), _) => Answer::Known(mac),
+            (None, NeighborState::Failed) if entry.is_rested(now) => {
+                self.awaits_others = true;
+                Answer::Ask(entry.begin(address, now))
+            }
+            (None, _) => Answer::Waiting,
+        };
+        self.next = earlier(self.next, entry.deadline);
+        answer
+    }
+
+    /// Whether `address` answers when it is asked; `None`: nothing is known yet.
+    pub(super) fn answers(&self, address: IpAddr) -> Option<bool> {
+        let entry = self.entries.get(&address)?;
+        let has_answered = entry.state == NeighborState::Static || entry.confirmed.is_some();
+        match (entry.mac, entry.state) {
+            (Some(_), _) if has_answered => Some(true),
+            (None, NeighborState::Failed) => Some(false),
+            (None | Some(_), _) => None,
+        }
     }
 
     /// Takes what `address`, known or not, said in asking for us.
@@ -488,6 +516,18 @@ impl Entry {
                 | NeighborState::Static,
             ) => (Worth::InUse, used),
         }
+    }
+
+    /// Whether it was not asked so lately.
+    fn is_rested(&self, now: Instant) -> bool {
+        self.asked
+            .is_none_or(|asked| asked.is_older_than(RETRY_AFTER, now))
+    }
+
+    /// The first question.
+    fn begin(&mut self, address: IpAddr, now: Instant) -> Solicit {
+        (self.state, self.tries) = (NeighborState::Incomplete, 0);
+        self.solicit(address, now)
     }
 
     fn solicit(&mut self, address: IpAddr, now: Instant) -> Solicit {

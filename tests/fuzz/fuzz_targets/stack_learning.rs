@@ -27,21 +27,38 @@ fn served(message: &[u8]) -> Vec<u8> {
     frame
 }
 
+const ROUTER: [u16; 8] = [0xfe80, 0, 0, 0, 0, 0, 0, 1];
+
 /// A router's message, with a checksum.
-fn advertised(options: &[u8]) -> Vec<u8> {
-    let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-    message.extend(options);
-    let (from, to) = ([0xfe80, 0, 0, 0, 0, 0, 0, 1].into(), [0xff02, 0, 0, 0, 0, 0, 0, 1].into());
+fn said(to: [u16; 8], mut message: Vec<u8>) -> Vec<u8> {
+    let (from, to) = (ROUTER.into(), to.into());
     let mut sum = Checksum::pseudo_v6(from, to, 58, message.len() as u32);
     sum.add(&message);
     message[2..4].copy_from_slice(&sum.complement().to_be_bytes());
     let mut frame = vec![0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0];
+    if !to.is_multicast() {
+        frame[..6].copy_from_slice(&MAC.0);
+    }
     frame.extend((message.len() as u16).to_be_bytes());
     frame.extend([58, 255]);
     frame.extend(from.octets());
     frame.extend(to.octets());
     frame.extend(message);
     frame
+}
+
+fn advertised(options: &[u8]) -> Vec<u8> {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(options);
+    said([0xff02, 0, 0, 0, 0, 0, 0, 1], message)
+}
+
+/// The router is there.
+fn answered() -> Vec<u8> {
+    let mut message = vec![136, 0, 0, 0, 0xe0, 0, 0, 0];
+    message.extend(ROUTER.iter().flat_map(|word| word.to_be_bytes()));
+    message.extend([2, 1, 2, 0, 0, 0, 0, 2]);
+    said([0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1], message)
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -78,6 +95,7 @@ fuzz_target!(|bytes: &[u8]| {
     for _ in 0..12 {
         now = now + Duration::from_secs(1);
         stack.handle_timeout(now);
+        stack.handle_frame(&answered(), now);
         if let Some(learned) = stack.poll_learned(now) {
             assert!(learned.addresses.len() <= 1 + limits::RA_PREFIXES);
             assert!(learned.routes.len() <= limits::LEARNED_ROUTES + limits::RA_PREFIXES + limits::RA_ROUTERS);

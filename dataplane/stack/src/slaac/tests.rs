@@ -44,25 +44,47 @@ fn frame_of(router: &str, message: Vec<u8>) -> Vec<u8> {
     frame::icmp6((ROUTER_MAC, MacAddr::BROADCAST), ends, message)
 }
 
+/// Whether a router answers; `None`: it may still.
+type Answers = fn(IpAddr) -> Option<bool>;
+
 struct Site {
     client: Client,
     now: Instant,
+    answers: Answers,
 }
 
 impl Site {
     fn new() -> Self {
-        let client = Client::new(MAC, RandomState::new(), START);
-        Self { client, now: START }
+        Self {
+            client: Client::new(MAC, RandomState::new(), START),
+            now: START,
+            answers: |_| Some(true),
+        }
     }
 
-    fn hear(&mut self, frame: &[u8]) -> bool {
+    fn hear(&mut self, frame: &[u8]) -> Result<(), HostDrop> {
         let headers = parse_frame(frame, u32::try_from(frame.len()).unwrap()).unwrap();
-        self.client.handle_advertisement(&headers, frame, self.now)
+        let heard = self.client.handle_advertisement(&headers, frame, self.now);
+        heard.and(self.look())
     }
 
-    fn says(&mut self, router: &str, head: Vec<u8>, options: &[Vec<u8>]) {
+    /// Looks who answers.
+    fn look(&mut self) -> Result<(), HostDrop> {
+        self.client.look(self.answers, self.now)
+    }
+
+    /// Who is asked whether it is there.
+    fn asked(&mut self) -> Vec<String> {
+        let questions = std::iter::from_fn(|| self.client.poll_question());
+        questions.map(|it| it.to_string()).collect()
+    }
+
+    /// Whether there was room for all of it.
+    fn says(&mut self, router: &str, head: Vec<u8>, options: &[Vec<u8>]) -> bool {
         let message = [head, options.concat()].concat();
-        assert!(self.hear(&frame_of(router, message)));
+        let heard = self.hear(&frame_of(router, message));
+        assert!(matches!(heard, Ok(()) | Err(HostDrop::AdvertisedFull)));
+        heard.is_ok()
     }
 
     /// How often routers are asked for until then.
@@ -198,6 +220,7 @@ fn nobody_on_the_link_ends_an_address_at_once() {
 
 #[test]
 fn what_is_none_of_it_is_not_heard() {
+    const MALFORMED: Result<(), HostDrop> = Err(HostDrop::Malformed);
     let mut site = Site::new();
     let good = frame_of("fe80::1", head(0, 600));
     let change = |at: usize, to: u8| {
@@ -205,18 +228,20 @@ fn what_is_none_of_it_is_not_heard() {
         frame[at] = to;
         frame
     };
-    assert!(!site.hear(&change(21, 254)), "it may have been routed");
-    assert!(!site.hear(&change(58, 1)), "another sum");
-    assert!(
-        !site.hear(&frame_of("2001:db8::1", head(0, 600))),
-        "no router says so"
+    assert_eq!(
+        site.hear(&change(21, 254)),
+        MALFORMED,
+        "it may have been routed"
     );
+    assert_eq!(site.hear(&change(58, 1)), MALFORMED, "another sum");
+    let global = frame_of("2001:db8::1", head(0, 600));
+    assert_eq!(site.hear(&global), MALFORMED, "no router says so");
     let cut = [head(0, 600), vec![3, 4, 64]].concat();
-    assert!(!site.hear(&frame_of("fe80::1", cut)));
+    assert_eq!(site.hear(&frame_of("fe80::1", cut)), MALFORMED);
     let endless = [head(0, 600), vec![1, 0, 0, 0, 0, 0, 0, 0]].concat();
-    assert!(!site.hear(&frame_of("fe80::1", endless)));
+    assert_eq!(site.hear(&frame_of("fe80::1", endless)), MALFORMED);
     assert!(site.routers().is_empty());
-    assert!(site.hear(&good));
+    assert_eq!(site.hear(&good), Ok(()));
     // Prefixes of which nobody makes addresses.
     let options = [
         prefix("fe80::", 64, BOTH, 600, 600),
@@ -253,6 +278,141 @@ fn a_flood_of_routers_and_prefixes_takes_no_room_of_those_known() {
     assert_eq!(site.addresses()[0], own("2001:db8::ff:fe00:a", 64));
 }
 
+#[test]
+fn what_a_router_says_counts_once_it_answers() {
+    let mut site = Site::new();
+    site.answers = |_| None;
+    let prefix = prefix("2001:db8::", 64, BOTH, 600, 600);
+    site.says("fe80::1", head(0, 600), std::slice::from_ref(&prefix));
+    assert_eq!(site.learned(), Learned::default());
+    assert_eq!(site.asked(), ["fe80::1"]);
+    site.run(after(3));
+    site.answers = |_| Some(true);
+    site.look().unwrap();
+    assert_eq!(site.routers(), ["fe80::1"]);
+    assert_eq!(site.addresses().len(), 1);
+    // Its time began when it spoke.
+    site.run(after(599));
+    assert_eq!(site.routers().len(), 1);
+    site.run(after(600));
+    assert!(site.routers().is_empty() && site.addresses().is_empty());
+
+    // Who does not answer is counted, whether that is known or he is silent for long.
+    for answers in [Some(Some(false)), None] {
+        let mut site = Site::new();
+        site.answers = |_| None;
+        site.says("fe80::1", head(0, 600), std::slice::from_ref(&prefix));
+        if answers.is_some() {
+            site.answers = |_| Some(false);
+            site.look().unwrap();
+        }
+        site.run(after(10));
+        assert_eq!(site.client.take_unanswered(), 1);
+        assert_eq!(site.learned(), Learned::default());
+    }
+}
+
+#[test]
+fn a_flood_of_routers_that_do_not_answer_keeps_none_out_that_does() {
+    let mut site = Site::new();
+    site.answers = |_| None;
+    // 256 a second, which is what workers let through of them, for a minute.
+    let forge = |site: &mut Site, n: u64| {
+        site.run(START + Duration::from_micros(3_907 * n));
+        let nonsense = prefix(&format!("2001:db8:{n:x}::"), 64, BOTH, 600, 600);
+        assert!(!site.says(&format!("fe80::{n:x}"), head(HIGH, 600), &[nonsense]) || n <= 32);
+        assert!(site.asked().len() <= limits::RA_CLAIMS);
+        assert!(site.learned().routes.is_empty());
+    };
+    (1..15_000).for_each(|n| forge(&mut site, n));
+    // A router that takes most of a tenth of a second to answer.
+    site.run(site.now + Duration::from_millis(2));
+    let real = prefix("2001:db8:ffff::", 64, BOTH, 600, 600);
+    site.says("fe80::1:0", head(0, 600), &[real]);
+    assert_eq!(site.asked(), ["fe80::1:0"]);
+    (15_001..15_024).for_each(|n| forge(&mut site, n));
+    site.answers = |it| (it == IpAddr::V6(v6("fe80::1:0"))).then_some(true);
+    site.look().unwrap();
+    assert_eq!(site.routers(), ["fe80::1:0"]);
+    assert_eq!(site.addresses(), [own("2001:db8:ffff::ff:fe00:a", 64)]);
+    assert_eq!(site.learned().routes.len(), 1);
+}
+
+#[test]
+fn of_routers_those_that_answer_come_first_and_silent_ones_take_turns() {
+    let mut site = Site::new();
+    site.says("fe80::1", head(HIGH, 9_000), &[]);
+    site.says("fe80::2", head(0, 9_000), &[]);
+    site.says("fe80::3", head(LOW, 9_000), &[]);
+    assert_eq!(site.routers(), ["fe80::1", "fe80::2", "fe80::3"]);
+    site.asked();
+    site.answers = |it| Some(it != IpAddr::V6(v6("fe80::1")));
+    site.look().unwrap();
+    assert_eq!(site.routers(), ["fe80::2", "fe80::3", "fe80::1"]);
+    assert_eq!(site.run(after(100)), 0, "one answers");
+    assert!(site.asked().is_empty());
+    // It says that it is there, and is asked.
+    site.says("fe80::1", head(HIGH, 9_000), &[]);
+    assert_eq!(site.asked(), ["fe80::1"]);
+    assert_eq!(site.routers()[0], "fe80::2");
+
+    // None answers: each is tried, and others are looked for.
+    site.answers = |_| Some(false);
+    site.look().unwrap();
+    let mut first = Vec::new();
+    let mut solicited = 0;
+    for n in 0..6 {
+        first.push((site.routers()[0].clone(), site.asked()));
+        solicited += site.run(after(110 + 10 * n));
+    }
+    let turn = |n: usize| {
+        let router = format!("fe80::{n}");
+        (router.clone(), vec![router])
+    };
+    assert_eq!(first, [1, 2, 3, 1, 2, 3].map(turn));
+    assert!((2..8).contains(&solicited), "{solicited}");
+    // One is there again.
+    site.answers = |it| Some(it == IpAddr::V6(v6("fe80::3")));
+    site.look().unwrap();
+    assert_eq!(site.routers()[0], "fe80::3");
+    assert_eq!(site.client.turn, None);
+}
+
+#[test]
+fn a_silent_router_makes_room_for_one_that_answers() {
+    let mut site = Site::new();
+    for n in 1..=limits::RA_ROUTERS {
+        assert!(site.says(&format!("fe80::{n:x}"), head(HIGH, 600), &[]));
+    }
+    assert!(!site.says("fe80::1:0", head(0, 600), &[]));
+    assert!(!site.routers().contains(&"fe80::1:0".to_owned()));
+    site.answers = |it| Some(it != IpAddr::V6(v6("fe80::2")));
+    site.look().unwrap();
+    assert!(site.says("fe80::1:0", head(0, 600), &[]));
+    let routers = site.routers();
+    assert!(routers.contains(&"fe80::1:0".to_owned()));
+    assert!(!routers.contains(&"fe80::2".to_owned()));
+}
+
+#[test]
+fn an_mtu_goes_with_its_router() {
+    let of = |bytes: u16| [vec![5, 1, 0, 0, 0, 0], bytes.to_be_bytes().to_vec()].concat();
+    let mut site = Site::new();
+    site.says("fe80::1", head(0, 100), &[of(1_400)]);
+    site.says("fe80::2", head(0, 200), &[of(1_300)]);
+    assert_eq!(site.learned().mtu, Some(1_300));
+    // Its next advertisement says otherwise, or nothing.
+    site.says("fe80::2", head(0, 200), &[of(1_480)]);
+    assert_eq!(site.learned().mtu, Some(1_400));
+    site.run(after(100));
+    assert_eq!(site.learned().mtu, Some(1_480));
+    site.says("fe80::2", head(0, 200), &[]);
+    assert_eq!(site.learned().mtu, None);
+    site.says("fe80::2", head(0, 200), &[of(1_280)]);
+    site.says("fe80::2", head(0, 0), &[of(1_280)]);
+    assert_eq!(site.learned().mtu, None, "it is no router any more");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -284,7 +444,7 @@ proptest! {
     fn any_options_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let mut site = Site::new();
         let message = [head(0, 600), bytes].concat();
-        site.hear(&frame_of("fe80::1", message));
+        let _ = site.hear(&frame_of("fe80::1", message));
         prop_assert!(site.client.own.len() <= limits::RA_PREFIXES);
     }
 }

@@ -144,32 +144,91 @@ fn who_has_the_address_has_it_declined() {
     assert_eq!(stack.poll_learned(now), None);
 }
 
+/// What the router `fe80::r` says: that prefix of a few, and that it is preferred (8) or not.
+fn advertised(router: u16, flags: u8, n: u8) -> Vec<u8> {
+    let mut message = vec![134, 0, 0, 0, 64, flags, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0]);
+    message.extend([0x20, 1, 0xd, 0xb8, 0, n, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let ends = (near(router), nd::ALL_NODES);
+    frame::icmp6((B, MacAddr::BROADCAST), ends, message)
+}
+
+/// Its answer to who asks whether it is there.
+fn there(router: u16) -> Vec<u8> {
+    let ours = link_local(A);
+    message::nd(|out| nd::write_advertisement(ours, A, near(router), B, true, out))
+}
+
+fn near(router: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, router)
+}
+
 #[test]
 fn routers_are_heard_and_change_no_more_than_once_a_second() {
-    let advertised = |n: u8| {
-        let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-        message.extend([3, 4, 64, 0xc0, 0, 0, 14, 16, 0, 0, 14, 16, 0, 0, 0, 0]);
-        message.extend([0x20, 1, 0xd, 0xb8, 0, n, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let IpAddr::V6(router) = ip("fe80::1") else {
-            panic!("it is one of IPv6");
-        };
-        frame::icmp6((B, MacAddr::BROADCAST), (router, nd::ALL_NODES), message)
-    };
     let mut stack = bare();
-    stack.handle_frame(&advertised(0), START);
+    stack.handle_frame(&advertised(1, 0, 0), START);
     assert_eq!(stack.dropped(HostDrop::NotServed), 1, "nobody listens");
     stack.learn_own(BOTH, None, START);
+    frames(&mut stack);
+    // It is asked first, and believed when it answers.
+    stack.handle_frame(&advertised(1, 0, 0), START);
+    assert_eq!(stack.poll_learned(START), None);
+    let asked = frames(&mut stack);
+    assert_eq!((asked.len(), asked[0][54]), (1, 135));
+    stack.handle_frame(&there(1), START);
+    let learned = stack.poll_learned(START).unwrap();
+    assert_eq!(learned.routes, [(ip("::"), 0, ip("fe80::1"))]);
     let mut told = 0;
     for n in 1..=12 {
         let now = START + Duration::from_millis(100 * u64::from(n));
-        stack.handle_frame(&advertised(n), now);
+        stack.handle_frame(&advertised(1, 0, n), now);
         told += usize::from(stack.poll_learned(now).is_some());
     }
-    assert_eq!(told, 2);
+    assert_eq!(told, 1);
     let due = stack.poll_timeout().unwrap();
     let learned = stack
         .poll_learned(due.max(START + Duration::from_secs(3)))
         .unwrap();
-    assert_eq!(learned.addresses.len(), 12);
+    assert_eq!(learned.addresses.len(), 13);
     assert_eq!(learned.routes, [(ip("::"), 0, ip("fe80::1"))]);
+}
+
+#[test]
+fn a_router_that_is_gone_stands_behind_one_that_answers_whoever_speaks_for_it() {
+    let mut stack = bare();
+    stack.learn_own(BOTH, None, START);
+    for router in [1, 2] {
+        let flags = if router == 1 { 8 } else { 0 };
+        stack.handle_frame(&advertised(router, flags, 0), START);
+        stack.handle_frame(&there(router), START);
+    }
+    // The last that it tells until then, when frames of routers are gone.
+    let routers = |stack: &mut HostStack, now: &mut Instant, seconds: u64| {
+        let until = *now + Duration::from_secs(seconds);
+        let mut last = None;
+        while *now <= until {
+            stack.handle_timeout(*now);
+            frames(stack);
+            last = stack.poll_learned(*now).or(last);
+            *now = *now + Duration::from_millis(100);
+        }
+        let routes = last.map(|learned| learned.routes).unwrap_or_default();
+        routes.iter().map(|(_, _, via)| *via).collect::<Vec<_>>()
+    };
+    let [one, two] = [ip("fe80::1"), ip("fe80::2")];
+    let mut now = START;
+    assert_eq!(routers(&mut stack, &mut now, 3), [one, two]);
+    // Somebody says that it is there, which it does not.
+    stack.handle_frame(&advertised(1, 8, 0), now);
+    assert_eq!(routers(&mut stack, &mut now, 8), [two, one]);
+    stack.handle_frame(&advertised(1, 8, 0), now);
+    assert!(routers(&mut stack, &mut now, 8).is_empty(), "nothing new");
+    // It is back.
+    stack.handle_frame(&advertised(1, 8, 0), now);
+    stack.handle_frame(&there(1), now);
+    assert_eq!(routers(&mut stack, &mut now, 1), [one, two]);
+    // Nobody is a router who does not answer.
+    stack.handle_frame(&advertised(3, 8, 9), now);
+    assert!(routers(&mut stack, &mut now, 11).is_empty());
+    assert_eq!(stack.dropped(HostDrop::AdvertisedUnanswered), 1);
 }
