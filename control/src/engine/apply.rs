@@ -289,10 +289,7 @@ impl Engine {
         drop(closing);
         self.leave_rings(left_rings, now.monotonic);
         failures.extend(self.leave(left, now));
-        // Beside what is configured now, and without the uplinks that went.
-        if self.judge_learned().is_any() {
-            self.publish();
-        }
+        self.judge_anew(now);
         if of_file {
             failures.extend(self.serve_wg());
         }

@@ -76,7 +76,7 @@ fn setting(uplink: &config::Uplink, learned: &Learned, mac: [u8; 6]) -> Setting 
 /// The same as the uplink stands: without an address that another host has, and without routes while nothing passes, so
 /// that the kernel goes by another uplink's.
 fn setting_now(uplink: &UplinkState, mac: [u8; 6]) -> Setting {
-    let mut setting = setting(&uplink.config, uplink.taught.used(), mac);
+    let mut setting = setting(&uplink.config, &uplink.taught.for_kernel(), mac);
     (setting.addresses).retain(|address| uplink.is_usable(address.addr()));
     if !is_linked(uplink) {
         setting.routes.clear();

@@ -1,19 +1,25 @@
 //! What uplinks learn of themselves: addresses, routes, MTUs.
 //!
 //! In: what host stacks tell. Out: what of it is used: a part of the stacks' configuration, of which the core makes routes
-//! and the workers' snapshot, and new paths from the new addresses. Never: anything of it in what is desired; an address
-//! that overlaps a network, a peer's allowed IPs or another uplink; a path kept that leads from an address which is gone.
+//! and the workers' snapshot, and new paths from the new addresses. Never: anything of it in what is desired; an address or
+//! a route that overlaps a network, a peer's allowed IPs or another uplink; a lease kept that is not used; a path kept that
+//! leads from an address which is gone.
+//!
+//! A default route overlaps nothing, nor do its halves: by them the tunnels' own packets find their way, never a guest's.
+//! The kernel's own packets find theirs by it, too, where nothing narrower leads into a tunnel. So the kernel is given the
+//! default route and what overlaps nothing at all: with a peer that is allowed everything, no other. A server's routes
+//! would take what the kernel's default route leads into the tunnel, else.
 
 mod leases;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use culvert_stack::{Held, Learned, LearnedAddress, Route, Teacher};
+use culvert_stack::{Held, Learned, LearnedAddress, Lease, Route, Teacher};
 use culvert_wire::fib::Prefix;
 use culvert_wireguard::{Instant, Now};
 
 pub(super) use self::leases::Leases;
-use super::{Engine, uplinks::UplinkState};
+use super::{Engine, exceptions::exception, uplinks::UplinkState};
 use crate::{events::Event, state};
 
 /// Prefixes of fewer bits say where everything goes that is nowhere else, and overlap nothing: the default route, its halves.
@@ -25,10 +31,27 @@ pub(super) struct LearnedState {
     told: Arc<Learned>,
     /// What of it is used.
     used: Learned,
-    /// What is not, and why.
-    refused: Vec<(LearnedAddress, String)>,
+    /// What is not.
+    refused: Refused,
     /// The lease of an earlier run, or of the device before.
     held: Option<Held>,
+}
+
+/// What was learned and is not used, each with what it overlaps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Refused {
+    /// A lease's among them has been given back, or will be.
+    addresses: Vec<(LearnedAddress, String)>,
+    routes: Vec<(Route, String)>,
+    /// Used, but not by the kernel.
+    kernel: Vec<(Route, String)>,
+}
+
+impl Refused {
+    fn lease(&self) -> Option<&LearnedAddress> {
+        let mut addresses = self.addresses.iter().map(|(address, _)| address);
+        addresses.find(|it| it.teacher == Teacher::Dhcp)
+    }
 }
 
 /// The places of uplinks whose addresses are others now.
@@ -51,6 +74,34 @@ impl LearnedState {
         &self.used
     }
 
+    /// What of it the host's kernel is given.
+    pub(super) fn for_kernel(&self) -> Learned {
+        let mut learned = self.used.clone();
+        let is_kept = |it: &Route| !self.refused.kernel.iter().any(|(route, _)| route == it);
+        learned.routes.retain(is_kept);
+        learned
+    }
+
+    /// The lease, if it is used.
+    fn lease(&self) -> Option<&Lease> {
+        let lease = self.told.lease.as_ref();
+        lease.filter(|lease| self.has(lease.terms.address.into()))
+    }
+
+    /// What servers are not to lend.
+    #[cfg(feature = "dpdk")]
+    pub(super) fn unusable(&self) -> Option<culvert_stack::Unusable> {
+        let lease = self.refused.lease()?;
+        let IpAddr::V4(address) = lease.address else {
+            return None;
+        };
+        let prefix_len = lease.prefix_len;
+        Some(culvert_stack::Unusable {
+            address,
+            prefix_len,
+        })
+    }
+
     /// Whether an address is one that was learned and is used.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.used.addresses.iter().any(|it| it.address == address)
@@ -67,21 +118,26 @@ impl LearnedState {
         self.told = Arc::new(told);
     }
 
-    /// For another stack in its place, which asks for the same lease.
+    /// For another stack in its place, which asks for the same lease, or for another than was refused.
     pub(super) fn again(&self) -> Self {
-        let lease = self.told.lease.as_ref().map(|lease| Held {
+        let lease = self.lease().map(|lease| Held {
             terms: lease.terms.clone(),
             expires: lease.expires,
         });
+        let mut refused = Refused::default();
+        let addresses = self.refused.addresses.iter();
+        let lent = addresses.filter(|(it, _)| it.teacher == Teacher::Dhcp);
+        refused.addresses.extend(lent.cloned());
         Self {
             held: lease.or_else(|| self.held.clone()),
+            refused,
             ..Self::default()
         }
     }
 
     /// What readers are told.
     pub(super) fn sight(&self, now: Instant) -> state::Learned {
-        let lease = self.told.lease.as_ref();
+        let lease = self.lease();
         let left = lease.and_then(|lease| lease.expires);
         state::Learned {
             addresses: self.used.addresses.iter().map(text).collect(),
@@ -91,8 +147,14 @@ impl LearnedState {
             mtu: self.used.mtu,
             server: lease.map(|lease| lease.terms.server.to_string()),
             expires_in: left.map(|end| end.since(now).as_secs()),
-            refused: (self.refused.iter())
+            refused: (self.refused.addresses.iter())
                 .map(|(address, reason)| format!("{}: {reason}", text(address)))
+                .collect(),
+            routes_refused: (self.refused.routes.iter())
+                .map(|(it, reason)| format!("{}: {reason}", route_text(it)))
+                .collect(),
+            routes_kept_from_kernel: (self.refused.kernel.iter())
+                .map(|(it, reason)| format!("{}: {reason}", route_text(it)))
                 .collect(),
         }
     }
@@ -104,17 +166,22 @@ impl Engine {
         if !self.netstack.take_taught() {
             return;
         }
-        for (_, uplink) in self.uplinks.iter_mut() {
+        let mut told = Vec::new();
+        for (slot, uplink) in self.uplinks.iter_mut() {
             let taught = uplink.scope().and_then(|scope| self.netstack.taught(scope));
             if let Some(taught) = taught
                 && !Arc::ptr_eq(taught, &uplink.taught.told)
             {
                 uplink.taught.told = Arc::clone(taught);
                 uplink.taught.held = None;
-                self.leases.note(uplink, now);
+                told.push(slot);
             }
         }
-        let readdressed = self.judge_learned();
+        let readdressed = self.judge_learned(now);
+        // Their times, too.
+        for slot in told {
+            self.note_lease(slot, now);
+        }
         if !readdressed.is_any() {
             return;
         }
@@ -123,6 +190,20 @@ impl Engine {
         self.netstack.publish();
         self.rebuild_paths(now.monotonic);
         self.greet_from(&readdressed.moved);
+    }
+
+    /// The same beside what is configured now, and without uplinks that went.
+    pub(super) fn judge_anew(&mut self, now: Now) {
+        if self.judge_learned(now).is_any() {
+            self.reset_interfaces();
+            self.publish();
+        }
+    }
+
+    fn note_lease(&mut self, slot: usize, now: Now) {
+        if let Some(uplink) = self.uplinks.get(slot) {
+            self.leases.note(uplink, now);
+        }
     }
 
     /// Peers hear from where they are reached now: they answer to where they heard us last.
@@ -135,7 +216,7 @@ impl Engine {
     }
 
     /// Uses what can be used of what was learned, beside what is configured now.
-    pub(super) fn judge_learned(&mut self) -> Readdressed {
+    pub(super) fn judge_learned(&mut self, now: Now) -> Readdressed {
         let mut readdressed = Readdressed::default();
         let places: Vec<_> = self.uplinks.iter().map(|(slot, _)| slot).collect();
         for slot in places {
@@ -147,6 +228,7 @@ impl Engine {
             };
             let has_moved = used.addresses != uplink.taught.used.addresses;
             uplink.tell_addresses(&used, &refused);
+            uplink.tell_refused_routes(&refused);
             (uplink.taught.used, uplink.taught.refused) = (used, refused);
             uplink.forget_rivals();
             if let (Some(scope), Some(host)) = (uplink.scope(), uplink.host()) {
@@ -157,33 +239,56 @@ impl Engine {
                 readdressed.moved.insert(slot);
             }
             self.outdate_paths_by(slot);
+            self.note_lease(slot, now);
         }
         readdressed
     }
 
     /// What an uplink is to use and what not; `None`: as it does.
-    fn judged(&self, slot: usize) -> Option<(Learned, Vec<(LearnedAddress, String)>)> {
+    fn judged(&self, slot: usize) -> Option<(Learned, Refused)> {
         let uplink = self.uplinks.get(slot)?;
-        let told = &uplink.taught.told;
-        let reason = |it: &LearnedAddress| Some((*it, self.overlap(slot, it)?));
-        let refused: Vec<_> = told.addresses.iter().filter_map(reason).collect();
-        let used = without(told, &refused);
         let known = &uplink.taught;
+        let told = &known.told;
+        let mut refused = Refused::default();
+        // A lease that was given back is refused until another is lent, or nothing is in its way.
+        let is_lent = (told.addresses.iter()).any(|it| it.teacher == Teacher::Dhcp);
+        let before = known.refused.lease();
+        let before = before.filter(|_| uplink.config.dhcp4 && !is_lent);
+        for it in told.addresses.iter().chain(before) {
+            let overlap = self.overlap(slot, (it.address, it.prefix_len), OVERLAP_LEAST);
+            refused.addresses.extend(overlap.map(|with| (*it, with)));
+        }
+        let is_shared = exception(&uplink.config).is_some();
+        for it @ &(to, len, via) in &told.routes {
+            let overlap = |least| self.overlap(slot, (to, len), least);
+            if len >= OVERLAP_LEAST
+                && let Some(with) = overlap(OVERLAP_LEAST)
+            {
+                refused.routes.push((*it, with));
+            } else if is_shared
+                && len > 0
+                && !via.is_unspecified()
+                && let Some(with) = overlap(0)
+            {
+                refused.kernel.push((*it, with));
+            }
+        }
+        let used = without(told, &refused);
         let is_same = used.is_used_like(&known.used) && refused == known.refused;
         (!is_same).then_some((used, refused))
     }
 
-    /// What an address of the uplink at `slot` overlaps.
-    fn overlap(&self, slot: usize, learned: &LearnedAddress) -> Option<String> {
-        let with = Prefix::new(learned.address, learned.prefix_len)?;
+    /// What a prefix on the uplink at `slot`, or beyond it, overlaps; prefixes of fewer bits than `least` don't count.
+    fn overlap(&self, slot: usize, (to, len): (IpAddr, u8), least: u8) -> Option<String> {
+        let with = Prefix::new(to, len)?;
         for (_, network) in self.networks.table.iter() {
-            if let Some(it) = network.routes.overlap(with, OVERLAP_LEAST) {
+            if let Some(it) = network.routes.overlap(with, least) {
                 let name = &network.config.name;
                 return Some(format!("{} of network {name}", prefix_text(it)));
             }
         }
         for (_, tunnel) in self.tunnels.iter() {
-            if let Some(it) = tunnel.allowed_overlap(with, OVERLAP_LEAST) {
+            if let Some(it) = tunnel.allowed_overlap(with, least) {
                 let name = &tunnel.config.name;
                 return Some(format!(
                     "{}, which a peer of tunnel {name} is allowed",
@@ -228,7 +333,7 @@ impl UplinkState {
             .collect()
     }
 
-    fn tell_addresses(&self, used: &Learned, refused: &[(LearnedAddress, String)]) {
+    fn tell_addresses(&self, used: &Learned, refused: &Refused) {
         let name = || self.config.name.clone();
         let before = &self.taught;
         let is_in = |all: &[LearnedAddress], it: &LearnedAddress| all.contains(it);
@@ -254,7 +359,8 @@ impl UplinkState {
                 .tell();
             }
         }
-        for it in refused.iter().filter(|it| !before.refused.contains(it)) {
+        let known = &before.refused.addresses;
+        for it in refused.addresses.iter().filter(|it| !known.contains(it)) {
             Event::UplinkAddressRefused {
                 uplink: name(),
                 address: text(&it.0),
@@ -263,13 +369,35 @@ impl UplinkState {
             .tell();
         }
     }
+
+    fn tell_refused_routes(&self, refused: &Refused) {
+        let known = &self.taught.refused;
+        let tell = |(route, reason): &(Route, String), whose| {
+            Event::UplinkRouteRefused {
+                uplink: self.config.name.clone(),
+                route: route_text(route),
+                by: whose,
+                reason: reason.clone(),
+            }
+            .tell();
+        };
+        let routes = refused.routes.iter();
+        let routes = routes.filter(|it| !known.routes.contains(it));
+        routes.for_each(|it| tell(it, "uplink"));
+        let kernel = refused.kernel.iter();
+        let kernel = kernel.filter(|it| !known.kernel.contains(it));
+        kernel.for_each(|it| tell(it, "kernel"));
+    }
 }
 
-/// What was learned but for some addresses, and what came with them: without an address of its own a family has no routes.
-fn without(told: &Learned, refused: &[(LearnedAddress, String)]) -> Learned {
+/// What was learned but for what is refused, and what came with it: without an address of its own a family has no routes.
+fn without(told: &Learned, refused: &Refused) -> Learned {
     let mut used = told.clone();
+    let Refused {
+        addresses, routes, ..
+    } = refused;
     used.addresses
-        .retain(|it| !refused.iter().any(|(refused, _)| refused == it));
+        .retain(|it| !addresses.iter().any(|(refused, _)| refused == it));
     let has = |of: &IpAddr| {
         let mut addresses = used.addresses.iter();
         let was_told = told.addresses.iter();
@@ -277,10 +405,14 @@ fn without(told: &Learned, refused: &[(LearnedAddress, String)]) -> Learned {
         // Routers alone are heard, too: then the addresses are configured.
         was_told.next().is_none() || addresses.any(|it| it.address.is_ipv4() == of.is_ipv4())
     };
-    let routes = told.routes.iter().filter(|(to, ..)| has(to));
-    let routes = routes.copied().collect();
+    let is_refused = |it: &&Route| routes.iter().any(|(refused, _)| refused == *it);
+    let kept = told
+        .routes
+        .iter()
+        .filter(|it| has(&it.0) && !is_refused(it));
+    let kept = kept.copied().collect();
     let dns = told.dns.iter().filter(|it| has(it)).copied().collect();
-    (used.routes, used.dns) = (routes, dns);
+    (used.routes, used.dns) = (kept, dns);
     used
 }
 
@@ -297,6 +429,13 @@ fn text(it: &LearnedAddress) -> String {
 
 fn prefix_text(it: Prefix) -> String {
     format!("{}/{}", it.address(), it.len())
+}
+
+fn route_text(&(to, len, via): &Route) -> String {
+    match via.is_unspecified() {
+        true => format!("{to}/{len}"),
+        false => format!("{to}/{len} via {via}"),
+    }
 }
 
 fn route(&(to, len, via): &Route) -> state::LearnedRoute {

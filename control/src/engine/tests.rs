@@ -12,6 +12,8 @@ mod crowd;
 mod failover;
 mod far;
 mod heard;
+#[cfg(feature = "dpdk")]
+mod learned;
 mod lockout;
 mod metrics;
 mod parking;

@@ -260,6 +260,7 @@ impl UplinkState {
                         accept_ra: self.config.accept_ra,
                     },
                     held: self.taught.held().cloned(),
+                    unusable: self.taught.unusable(),
                     birth: 0,
                     name: self.config.name.clone(),
                     routes: Routes::among(&config, |address| self.is_usable(address)),

@@ -333,6 +333,18 @@ events! {
         reason: String,
     } "uplink {uplink}" "a learned address is not used"
 
+    /// The uplink has learned a route that is not used beside what is configured, or not given to the host's kernel.
+    "uplink-route-refused" WARN UplinkRouteRefused {
+        /// The uplink.
+        uplink: Name,
+        /// The prefix, and the router, if it has one.
+        route: String,
+        /// Who does not use it: `uplink` (nobody does) or `kernel` (the exception path's interface has it not).
+        by: &'static str,
+        /// What it overlaps.
+        reason: String,
+    } "uplink {uplink}" "a learned route is not used"
+
     /// The interface that the uplink is bound to is gone.
     "uplink-gone" WARN UplinkGone {
         /// The uplink.

@@ -44,7 +44,7 @@ use culvert_dataplane::{
     },
     uplink::UplinkCounters,
 };
-use culvert_stack::{Drops, Heard, Held, HostConfig, Learns, Routes, Standing, bfd};
+use culvert_stack::{Drops, Heard, Held, HostConfig, Learns, Routes, Standing, Unusable, bfd};
 use culvert_wire::MacAddr;
 
 use self::guests::Guests;
@@ -69,6 +69,8 @@ pub(crate) struct Host {
     pub(crate) learns: Learns,
     /// A lease that it had before.
     pub(crate) held: Option<Held>,
+    /// What is not to be lent, because it can't be used.
+    pub(crate) unusable: Option<Unusable>,
     /// What that says, for whoever asks for a way.
     pub(crate) routes: Routes,
     /// The host's kernel, if it shares the uplink.

@@ -231,6 +231,7 @@ impl Server {
             self.datagrams.serve_by(scope, stack, &host.services);
             self.names.serve_by(scope, host);
             stack.learn_own(host.learns, host.held.clone(), now);
+            stack.refuse_lease(host.unusable, now);
         }
     }
 

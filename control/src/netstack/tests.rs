@@ -76,6 +76,7 @@ impl Site {
             nameservers: Vec::new(),
             learns: Learns::default(),
             held: None,
+            unusable: None,
             drops: Arc::default(),
             counters: Arc::clone(&self.counters),
         };
@@ -339,6 +340,7 @@ fn what_a_stack_learns_reaches_the_core_and_that_of_one_before_it_does_not() {
             accept_ra: false,
         },
         held,
+        unusable: None,
         kernel: None,
         bfd: None,
         services: Services::default(),
@@ -449,6 +451,7 @@ fn learns_nothing(config: HostConfig) -> Host {
         config,
         learns: Learns::default(),
         held: None,
+        unusable: None,
         kernel: None,
         bfd: None,
         services: Services::default(),

@@ -124,8 +124,14 @@ pub struct Learned {
     pub server: Option<String>,
     /// In how many seconds that ends, unless it is lent again.
     pub expires_in: Option<u64>,
-    /// Addresses that are not used, and why.
+    /// Addresses that are not used, and what they overlap. A lease's was given back.
     pub refused: Vec<String>,
+    /// Routes that are not used, and what they overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_refused: Vec<String>,
+    /// Routes that the host's kernel is not given (`exception`), and what they overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_kept_from_kernel: Vec<String>,
 }
 
 /// A route that was learned.

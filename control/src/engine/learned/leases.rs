@@ -76,15 +76,21 @@ impl Leases {
         kept.held(now).filter(|_| is_its)
     }
 
-    /// Notes what an uplink has now.
+    /// Notes what an uplink has now, and uses.
     pub(super) fn note(&mut self, uplink: &UplinkState, now: Now) {
         let name = uplink.config.name.to_string();
-        let lease = uplink.taught.told.lease.as_ref();
+        let lease = uplink.taught.lease();
         let kept = lease.zip(mac_text(uplink)).map(|(lease, mac)| {
             let left = lease.expires.map(|end| end.since(now.monotonic));
             Kept::new(mac, &lease.terms, left, now)
         });
         self.put(name, kept);
+    }
+
+    /// Whether there is one that another run would find.
+    #[cfg(test)]
+    pub(in crate::engine) fn has(&self, uplink: &Name) -> bool {
+        self.table.contains_key(uplink.as_str())
     }
 
     /// An uplink has given back what it had, and goes.

@@ -92,6 +92,7 @@ fn what_waits_is_sent_once_the_next_hop_is_known() {
             routes: Routes::new(&config),
             learns: culvert_stack::Learns::default(),
             held: None,
+            unusable: None,
             config,
             kernel: None,
             bfd: None,

@@ -60,6 +60,15 @@ impl Site {
     }
 }
 
+/// Mentions the endpoint that its peers have.
+pub(super) fn led(mut config: Config, endpoint: &str) -> Config {
+    let endpoint = Endpoint::Address(endpoint.parse().unwrap());
+    for peer in &mut config.tunnels[0].peers {
+        Arc::make_mut(peer).endpoint = Some(endpoint.clone());
+    }
+    config
+}
+
 #[test]
 fn uplinks_come_and_go_with_their_tunnels() {
     let [a, b] = free_ports();
@@ -342,7 +351,6 @@ fn what_comes_by_the_other_uplink_meanwhile_arrives() {
 #[cfg(feature = "dpdk")]
 mod devices {
     use culvert_dataplane::shared::ids::Scope;
-    use culvert_stack::{Learned, LearnedAddress, Teacher};
 
     use super::*;
 
@@ -376,15 +384,6 @@ mod devices {
             wire.bring(&mut self.engine, scope, &reply, now);
             wire.leave(&mut self.engine);
         }
-    }
-
-    /// Mentions the endpoint that its peers have.
-    fn led(mut config: Config, endpoint: &str) -> Config {
-        let endpoint = Endpoint::Address(endpoint.parse().unwrap());
-        for peer in &mut config.tunnels[0].peers {
-            Arc::make_mut(peer).endpoint = Some(endpoint.clone());
-        }
-        config
     }
 
     #[test]
@@ -528,98 +527,5 @@ mod devices {
         // It has what it has.
         site.apply(with(256, &both)).unwrap_err();
         site.apply(with(128, &both)).unwrap();
-    }
-
-    /// What a DHCP server lends: an address of a /24 and its router.
-    fn lent(address: [u8; 4]) -> Learned {
-        let [a, b, c, _] = address;
-        Learned {
-            addresses: vec![LearnedAddress {
-                address: address.into(),
-                prefix_len: 24,
-                teacher: Teacher::Dhcp,
-            }],
-            routes: vec![([0; 4].into(), 0, [a, b, c, 1].into())],
-            ..Learned::default()
-        }
-    }
-
-    impl Site {
-        /// The uplink `w` has learned that; whether anything has changed.
-        fn teaches(&mut self, told: Learned) -> bool {
-            let slot = self.engine.uplinks.place(&name("w")).unwrap();
-            self.engine
-                .uplinks
-                .get_mut(slot)
-                .unwrap()
-                .taught
-                .teach(told);
-            let any = self.engine.judge_learned().is_any();
-            self.engine.publish();
-            self.engine.rebuild_paths(clock::now().monotonic);
-            any
-        }
-
-        /// Where the first peer is written from.
-        fn source(&mut self) -> Option<IpAddr> {
-            let (_, peer) = self.engine.peers.iter().next().unwrap();
-            peer.cell.path().as_ref()?.source
-        }
-
-        /// Why what `w` has learned is not used.
-        fn refusal(&mut self) -> Option<String> {
-            let all = report(&mut self.engine).uplinks;
-            let uplink = all.into_iter().find(|it| it.name == "w").unwrap();
-            uplink.learned.unwrap().refused.pop()
-        }
-    }
-
-    #[test]
-    fn what_is_learned_is_used_unless_it_overlaps_and_moves_paths() {
-        let [a, b] = free_ports();
-        let bare = ", device: net_null0, dhcp4: true";
-        let plain = || led(file(&[("w", bare)], &[("a", "w", a)]), "198.51.100.9:9");
-        let mut site = Site::start(plain());
-        assert_eq!(site.source(), None, "no address yet");
-        assert!(site.teaches(lent([192, 0, 2, 7])));
-        assert_eq!(site.source(), Some([192, 0, 2, 7].into()));
-        assert_compiled(&mut site);
-        let snapshot = site.engine.snapshots.load_full();
-        let own = &snapshot.uplink(UplinkIndex(0)).unwrap().addresses;
-        assert!(own.contains(&[192, 0, 2, 7].into()));
-        assert!(!site.teaches(lent([192, 0, 2, 7])), "nothing new");
-        assert!(site.teaches(lent([192, 0, 2, 8])));
-        assert_eq!(site.source(), Some([192, 0, 2, 8].into()));
-
-        // Of a peer's, of another uplink's.
-        assert!(site.teaches(lent([10, 105, 3, 4])));
-        assert_eq!(site.source(), None);
-        let refusal = site.refusal().unwrap();
-        assert!(
-            refusal.contains("10.105.0.0/16, which a peer of tunnel a"),
-            "{refusal}"
-        );
-        assert!(site.teaches(lent([192, 0, 2, 8])));
-        assert_eq!(
-            (site.source(), site.refusal()),
-            (Some([192, 0, 2, 8].into()), None)
-        );
-        let ring = ", device: net_ring0, addresses: [192.0.2.129/25]";
-        let both = file(&[("w", bare), ("x", ring)], &[("a", "w", a), ("b", "x", b)]);
-        site.apply(led(both, "198.51.100.9:9")).unwrap();
-        let refusal = site.refusal().unwrap();
-        assert!(refusal.contains("192.0.2.128/25 of uplink x"), "{refusal}");
-        site.engine.rebuild_paths(clock::now().monotonic);
-        assert_eq!(site.source(), None);
-        site.apply(plain()).unwrap();
-        site.engine.rebuild_paths(clock::now().monotonic);
-        assert_eq!(
-            (site.source(), site.refusal()),
-            (Some([192, 0, 2, 8].into()), None)
-        );
-        // None of it is desired, and without the key none is used.
-        assert!(site.engine.desired.file().uplinks[0].addresses.is_empty());
-        assert!(site.teaches(Learned::default()));
-        assert_eq!(site.source(), None);
     }
 }
