@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     tunnels::{EndpointName, Peer, PeerError, Route, Tunnel, Way},
-    uplinks::{AddressConflict, Learned, LearnedRoute, Neighbor, Nic, Uplink},
+    uplinks::{AddressConflict, Learned, LearnedRoute, NameServer, Neighbor, Nic, Uplink},
 };
 use crate::plan::Diff;
 

@@ -257,7 +257,7 @@ fn show_prints_one_part() {
     let part = |name: &str| stdout(&run(&["show", name], &running.run_dir));
     assert_eq!(
         part("routes"),
-        "TABLE         TO           NEXT HOP         FROM\nnetwork blue  10.1.2.0/24  peer hv-b (wg0)  allowed-ips\n"
+        "TABLE         TO           NEXT HOP         METRIC  FROM\nnetwork blue  10.1.2.0/24  peer hv-b (wg0)       -  allowed-ips\n"
     );
     assert!(
         part("neighbors").contains("uplink wan0  192.0.2.11  -    incomplete  never"),

@@ -101,12 +101,18 @@ impl Site {
             .filter_map(|line| line.trim().strip_prefix("inet "));
         let all: Vec<_> = all.filter_map(|line| line.split(' ').next()).collect();
         ensure!(all == addresses, "{has}");
-        let routes = at("route")?;
+        let routes = self.kernel_routes()?;
         ensure!(
             routes.contains(&format!("default via {router}")),
             "{routes}"
         );
         Ok(())
+    }
+
+    /// The routes that the kernel has by the uplink.
+    fn kernel_routes(&self) -> Result<String> {
+        let words = ["ip", "-4", "route", "show", "dev", "tap-wan"];
+        self.near.run(&words, COMMAND)
     }
 
     /// When the peer had its last handshake with us, as it says.
@@ -287,7 +293,8 @@ fn another_address_moves_the_path_and_keeps_the_session() -> Result<()> {
         site.far.ip("address add 198.51.100.1/24 dev wan0")?;
         site.far.ip("address del 192.0.2.1/24 dev wan0")?;
         site.far.ip("address add 192.0.2.1/32 dev lo")?;
-        let words = "--dhcp-range=198.51.100.50,198.51.100.59,255.255.255.0,2m";
+        // It tells of a way to what is behind the tunnel, too.
+        let words = "--dhcp-range=198.51.100.50,198.51.100.59,255.255.255.0,2m --dhcp-option=option:classless-static-route,0.0.0.0/0,198.51.100.1,10.9.1.0/25,198.51.100.1,10.44.0.0/16,198.51.100.1";
         let server = site.dnsmasq(scenario, words)?;
         let moved = wait_addresses(&culvert, of("198.51.100.5"));
         let log = server.log();
@@ -304,8 +311,57 @@ fn another_address_moves_the_path_and_keeps_the_session() -> Result<()> {
         ensure!(lost.is_some_and(|lost| lost < 80.0), "{out}");
         site.reaches()?;
         ensure!(site.handshake(&peer)? == handshake, "another handshake");
-        site.shares(&moved, "198.51.100.1")
+        site.shares(&moved, "198.51.100.1")?;
+        routes_beside_a_tunnel_are_the_kernels_and_others_are_not(&site, &culvert, &yaml)
     })
+}
+
+/// A learned route that overlaps what a peer is allowed leads nobody past the tunnel, whichever of them comes first.
+fn routes_beside_a_tunnel_are_the_kernels_and_others_are_not(
+    site: &Site,
+    culvert: &Culvert,
+    yaml: &str,
+) -> Result<()> {
+    let way = |to: &str| site.near.run(&["ip", "route", "get", to], COMMAND);
+    let routes = site.kernel_routes()?;
+    ensure!(
+        routes.contains("10.44.0.0/16 via 198.51.100.1") && !routes.contains("10.9.1."),
+        "{routes}"
+    );
+    ensure!(way("10.9.1.10")?.contains("dev t0"));
+    let refused = |culvert: &Culvert| -> Result<String> {
+        let shown = uplink(culvert)?;
+        Ok(shown["learned"]["routes_refused"].to_string())
+    };
+    let shown = refused(culvert)?;
+    ensure!(
+        shown.contains("10.9.1.0/25 via 198.51.100.1: 10.9.1.0/24, which a peer of tunnel wg0")
+            && !shown.contains("10.44.0.0"),
+        "{shown}"
+    );
+    let text = culvert.call(&["show", "uplinks"])?;
+    let note = "the route to 10.9.1.0/25 via 198.51.100.1 is not used";
+    ensure!(text.contains(note), "{text}");
+    let routes = culvert.call(&["show", "routes"])?;
+    let mut lines = routes.lines().filter(|it| it.contains("10.44.0.0/16"));
+    ensure!(
+        lines.any(|it| it.contains("1024") && it.ends_with("learned")),
+        "{routes}"
+    );
+
+    let wider = yaml.replace("[10.9.1.0/24]", "[10.9.1.0/24, 10.44.5.0/24]");
+    culvert.apply(&wider)?;
+    let routes = site.kernel_routes()?;
+    ensure!(
+        !routes.contains("10.44.") && routes.contains("default via"),
+        "{routes}"
+    );
+    let shown = refused(culvert)?;
+    ensure!(shown.contains("10.44.0.0/16 via 198.51.100.1"), "{shown}");
+    culvert.apply(yaml)?;
+    let routes = site.kernel_routes()?;
+    ensure!(routes.contains("10.44.0.0/16 via"), "{routes}");
+    site.reaches()
 }
 
 #[test]
@@ -404,7 +460,12 @@ fn an_address_that_overlaps_is_refused_until_it_does_not() -> Result<()> {
     Scenario::run(name, &PARTS, |scenario| {
         let site = Site::lay(scenario)?;
         let words = "--dhcp-range=192.0.2.50,192.0.2.59,255.255.255.0,2m";
-        let _server = site.dnsmasq(scenario, words)?;
+        let server = site.dnsmasq(scenario, words)?;
+        let released = |times: usize| {
+            eventually("the lease to be given back", COMMAND, || {
+                Ok((count(&server.log(), "DHCPRELEASE") == times).then_some(()))
+            })
+        };
         let file = |gateway: &str| site.yaml("dhcp4: true", "192.0.2.1:51820", gateway);
         let both = "10.1.1.1/24, 192.0.2.129/25";
         let mut culvert = site.start(scenario, &file(both))?;
@@ -420,6 +481,17 @@ fn an_address_that_overlaps_is_refused_until_it_does_not() -> Result<()> {
         );
         let told = culvert.process().log();
         ensure!(told.contains("a learned address is not used"), "{told}");
+        // It is given back, and no more of its kind are taken meanwhile.
+        released(1)?;
+        eventually("another question", PATIENCE, || {
+            Ok((count(&server.log(), "DHCPDISCOVER") >= 2).then_some(()))
+        })?;
+        let shown = uplink(&culvert)?;
+        ensure!(
+            shown["learned"]["refused"][0] == reason && shown["learned"]["server"].is_null(),
+            "{shown}"
+        );
+        ensure!(count(&server.log(), "DHCPACK") == 1, "{}", server.log());
         culvert.apply(&file("10.1.1.1/24"))?;
         wait_addresses(&culvert, of("192.0.2.5"))?;
         let text = culvert.call(&["show", "ports"])?;
@@ -427,6 +499,14 @@ fn an_address_that_overlaps_is_refused_until_it_does_not() -> Result<()> {
         // And the other way: the network that comes has the word.
         culvert.apply(&file(both))?;
         wait_addresses(&culvert, <[String]>::is_empty)?;
-        Ok(())
+        released(2)?;
+        // Nor is it asked for by the next run.
+        culvert.stop(PATIENCE)?;
+        let asked = count(&server.log(), "DHCPDISCOVER");
+        let culvert = culvert.restart(scenario, Some(&site.near))?;
+        culvert.wait_ready()?;
+        eventually("a question for any address", PATIENCE, || {
+            Ok((count(&server.log(), "DHCPDISCOVER") > asked).then_some(()))
+        })
     })
 }

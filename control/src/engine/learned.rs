@@ -14,7 +14,7 @@ mod leases;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use culvert_stack::{Held, Learned, LearnedAddress, Lease, Route, Teacher};
+use culvert_stack::{Held, LEARNED_METRIC, Learned, LearnedAddress, Lease, Route, Teacher};
 use culvert_wire::fib::Prefix;
 use culvert_wireguard::{Instant, Now};
 
@@ -442,5 +442,6 @@ fn route(&(to, len, via): &Route) -> state::LearnedRoute {
     state::LearnedRoute {
         to: format!("{to}/{len}"),
         via: (!via.is_unspecified()).then(|| via.to_string()),
+        metric: LEARNED_METRIC,
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     config::UplinkDriver,
     netstack::{Answer, Asker, Question},
     report::look::NameSight,
+    state::NameServer,
 };
 
 /// The least time between two questions for one name, and the least that an answer counts.
@@ -396,6 +397,22 @@ impl UplinkState {
     pub(super) fn nameservers(&self) -> Vec<IpAddr> {
         let configured = self.config.nameservers.clone();
         configured.unwrap_or_else(|| self.taught.used().dns.clone())
+    }
+
+    /// The same, and who says so: routers tell those of IPv6, DHCP servers the others.
+    pub(super) fn nameserver_sights(&self) -> Vec<NameServer> {
+        let is_configured = self.config.nameservers.is_some();
+        let all = self.nameservers().into_iter();
+        let sight = |address: IpAddr| NameServer {
+            address,
+            source: match address {
+                _ if is_configured => "config",
+                IpAddr::V4(_) => "dhcp",
+                IpAddr::V6(_) => "ra",
+            }
+            .into(),
+        };
+        all.map(sight).collect()
     }
 }
 

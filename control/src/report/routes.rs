@@ -16,6 +16,9 @@ use crate::{
     state::{self, Route},
 };
 
+/// Ahead of a metric, as a page's `next` has it.
+const METRIC: &str = " metric ";
+
 /// A route, which is all that its place in the list depends on: by tables, then by prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Line<'r> {
@@ -23,6 +26,8 @@ pub(super) struct Line<'r> {
     table: (&'r str, &'r str),
     pub(super) to: Option<IpNet>,
     pub(super) source: &'r str,
+    /// Of an uplink's.
+    metric: Option<u32>,
     hop: Option<Hop<'r>>,
 }
 
@@ -77,11 +82,17 @@ impl<'r> Line<'r> {
     fn parse(text: &'r str) -> Self {
         let mut words = text.splitn(5, ' ');
         let mut word = || words.next().unwrap_or_default();
+        let (table, to, source, rest) = ((word(), word()), word(), word(), word());
+        let (hop, metric) = match rest.rsplit_once(METRIC) {
+            Some((hop, metric)) => (hop, metric.parse().ok()),
+            None => (rest, None),
+        };
         Self {
-            table: (word(), word()),
-            to: word().parse().ok(),
-            source: word(),
-            hop: Hop::parse(word()),
+            table,
+            to: to.parse().ok(),
+            source,
+            metric,
+            hop: Hop::parse(hop),
         }
     }
 
@@ -103,9 +114,11 @@ impl fmt::Display for Line<'_> {
             table,
             to,
             next_hop,
+            metric,
             source,
         } = self.into();
-        write!(f, "{table} {to} {source} {next_hop}")
+        write!(f, "{table} {to} {source} {next_hop}")?;
+        metric.map_or(Ok(()), |metric| write!(f, "{METRIC}{metric}"))
     }
 }
 
@@ -116,6 +129,7 @@ impl From<&Line<'_>> for Route {
             table: format!("{kind} {name}"),
             to: line.to.map_or_else(String::new, |to| to.to_string()),
             next_hop: line.hop.map_or_else(String::new, |hop| hop.to_string()),
+            metric: line.metric,
             source: line.source.to_owned(),
         }
     }
@@ -158,6 +172,7 @@ impl Reader<'_> {
             table,
             to: Some(to),
             source,
+            metric: None,
             hop: Some(hop),
         };
         let gateways = network.gateways.iter();
@@ -182,36 +197,39 @@ impl Reader<'_> {
 }
 
 fn uplink(uplink: &config::Uplink) -> impl Iterator<Item = Line<'_>> {
-    let line = |to: IpNet, hop| Line {
+    let line = |to: IpNet, metric, hop| Line {
         table: ("uplink", uplink.name.as_str()),
         to: Some(to),
         source: "config",
+        metric,
         hop: Some(hop),
     };
     let addresses = uplink.addresses.iter();
-    let on_link = addresses.map(move |net| line(net.trunc(), Hop::OnLink));
+    let on_link = addresses.map(move |net| line(net.trunc(), None, Hop::OnLink));
     let routes = uplink.routes.iter();
-    on_link.chain(routes.map(move |it| line(it.to, Hop::Via(it.via))))
+    on_link.chain(routes.map(move |it| line(it.to, Some(it.metric), Hop::Via(it.via))))
 }
 
 /// What an uplink has learned.
 fn learned(uplink: &state::Uplink) -> impl Iterator<Item = Line<'_>> {
-    let line = |to: IpNet, hop| Line {
+    let line = |to: IpNet, metric, hop| Line {
         table: ("uplink", uplink.name.as_str()),
         to: Some(to),
         source: "learned",
+        metric,
         hop: Some(hop),
     };
     let all = uplink.learned.iter();
     let addresses = all.clone().flat_map(|it| &it.addresses);
     let on_link = addresses.filter_map(move |it| {
         let net: IpNet = it.parse().ok()?;
-        Some(line(net.trunc(), Hop::OnLink))
+        Some(line(net.trunc(), None, Hop::OnLink))
     });
     let routes = all.flat_map(|it| &it.routes);
     let routes = routes.filter_map(move |it| {
         let via = it.via.as_ref().map(|via| via.parse()).transpose().ok()?;
-        Some(line(it.to.parse().ok()?, via.map_or(Hop::OnLink, Hop::Via)))
+        let hop = via.map_or(Hop::OnLink, Hop::Via);
+        Some(line(it.to.parse().ok()?, Some(it.metric), hop))
     });
     on_link.chain(routes)
 }
@@ -221,10 +239,11 @@ fn of_kernel_at<'r>(
     uplink: &'r Name,
     routes: &'r [(IpNet, IpAddr, u32)],
 ) -> impl Iterator<Item = Line<'r>> {
-    routes.iter().map(|&(to, via, _)| Line {
+    routes.iter().map(|&(to, via, metric)| Line {
         table: ("uplink", uplink.as_str()),
         to: Some(to),
         source: "kernel",
+        metric: Some(metric),
         hop: Some(Hop::Via(via)),
     })
 }
@@ -242,8 +261,8 @@ mod tests {
             .map(|it| it.to_string())
             .collect();
         let expected = [
-            "uplink wan0 0.0.0.0/0 kernel via 192.0.2.1",
-            "uplink wan0 2001:db8::/32 kernel via fe80::1",
+            "uplink wan0 0.0.0.0/0 kernel via 192.0.2.1 metric 20",
+            "uplink wan0 2001:db8::/32 kernel via fe80::1 metric 20",
         ];
         assert_eq!(told, expected);
     }
@@ -251,18 +270,19 @@ mod tests {
     #[test]
     fn a_page_ends_with_what_the_next_one_begins_behind() {
         let net = |text: &str| Some(text.parse().unwrap());
-        for (source, hop) in [
-            ("gateway", Hop::OnLink),
-            ("allowed-ips", Hop::Peer("hv-b", Some("wg0"))),
-            ("config", Hop::Peer("hv-b", None)),
-            ("layer", Hop::Unreachable),
-            ("kernel", Hop::Via("10.0.0.1".parse().unwrap())),
-            ("config", Hop::Via("fd00::1".parse().unwrap())),
+        for (source, metric, hop) in [
+            ("gateway", None, Hop::OnLink),
+            ("allowed-ips", None, Hop::Peer("hv-b", Some("wg0"))),
+            ("config", None, Hop::Peer("hv-b", None)),
+            ("layer", None, Hop::Unreachable),
+            ("kernel", Some(0), Hop::Via("10.0.0.1".parse().unwrap())),
+            ("learned", Some(1_024), Hop::Via("fd00::1".parse().unwrap())),
         ] {
             let line = Line {
                 table: ("network", "blue"),
                 to: net("10.1.0.0/16"),
                 source,
+                metric,
                 hop: Some(hop),
             };
             assert_eq!(Line::parse(&line.to_string()), line);

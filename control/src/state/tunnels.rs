@@ -142,6 +142,9 @@ pub struct Route {
     pub to: String,
     /// In words: `peer hv-b (wg0)`, `via 10.1.1.20`, `on-link`, `unreachable`.
     pub next_hop: String,
+    /// Of equal prefixes of an uplink the least counts. What is on the link by an address has none: it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
     /// Where it came from: `gateway`, `allowed-ips`, `config`, `layer`, `learned`, `kernel` (`routes_from`).
     pub source: String,
 }

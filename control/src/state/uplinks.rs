@@ -31,6 +31,9 @@ pub struct Uplink {
     /// Those of them that another host has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<AddressConflict>,
+    /// Servers that names of its peers are asked of, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<NameServer>,
     /// What it has learned of itself, if it is to learn anything.
     #[serde(default)]
     pub learned: Option<Learned>,
@@ -107,6 +110,15 @@ pub struct AddressConflict {
     pub used: bool,
 }
 
+/// A server of names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NameServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Who says so: `config`, `dhcp` or `ra`.
+    pub source: String,
+}
+
 /// What an uplink has learned of itself, by DHCP and of routers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Learned {
@@ -141,6 +153,9 @@ pub struct LearnedRoute {
     pub to: String,
     /// The router; without one, the prefix is on the link.
     pub via: Option<String>,
+    /// Of equal prefixes the least counts.
+    #[serde(default)]
+    pub metric: u32,
 }
 
 /// One neighbor.

@@ -101,6 +101,7 @@ pub(crate) fn state() -> State {
             table: "network blue".into(),
             to: "10.1.2.0/24".into(),
             next_hop: "peer hv-b (wg0)".into(),
+            metric: None,
             source: "allowed-ips".into(),
         }],
         neighbors: vec![Neighbor {

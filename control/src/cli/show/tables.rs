@@ -206,6 +206,9 @@ const ROUTES: &[Column<Route>] = &[
     left("TABLE", |_, it| it.table.clone()),
     left("TO", |_, it| it.to.clone()),
     left("NEXT HOP", |_, it| it.next_hop.clone()),
+    right("METRIC", |_, it| {
+        it.metric.map_or_else(dash, |metric| metric.to_string())
+    }),
     left("FROM", |_, it| it.source.clone()),
 ];
 

@@ -51,10 +51,7 @@ const LEARNED: &[Column<Uplink>] = &[
     right("LINK MTU", |_, it| {
         of(it, |it| it.mtu).map_or_else(dash, |mtu| mtu.to_string())
     }),
-    left("DNS", |_, it| match it.learned.as_ref() {
-        Some(learned) if !learned.dns.is_empty() => learned.dns.join(", "),
-        _ => dash(),
-    }),
+    left("DNS", |_, it| nameservers_text(it)),
     only(
         When::Wide,
         left("DOMAIN", |_, it| {
@@ -75,8 +72,7 @@ impl View<'_> {
         for uplink in &self.state.uplinks {
             let name = &uplink.name;
             let conflicts = uplink.conflicts.iter().map(conflict);
-            let refused = uplink.learned.iter().flat_map(|it| &it.refused);
-            let refused = refused.map(|it| refusal(it));
+            let refused = uplink.learned.iter().flat_map(refusals);
             let all = conflicts.chain(refused);
             table.notes.extend(all.map(|it| format!("{name}: {it}")));
         }
@@ -110,11 +106,33 @@ fn conflict(conflict: &AddressConflict) -> String {
     }
 }
 
-/// Of an address that was learned, with what it overlaps.
-fn refusal(refused: &str) -> String {
-    match refused.split_once(": ") {
-        Some((address, what)) => format!("{address} is not used: it overlaps {what}"),
-        None => format!("{refused} is not used"),
+/// What was learned and is not used, and what it overlaps.
+fn refusals(learned: &Learned) -> impl Iterator<Item = String> {
+    let of = |all: &[String], title: &str, what: &str| {
+        let line = |refused: &String| match refused.split_once(": ") {
+            Some((it, with)) => format!("{title}{it} {what}: it overlaps {with}"),
+            None => format!("{title}{refused} {what}"),
+        };
+        all.iter().map(line).collect::<Vec<_>>()
+    };
+    let addresses = of(&learned.refused, "", "is not used");
+    let routes = of(&learned.routes_refused, "the route to ", "is not used");
+    let kernel = &learned.routes_kept_from_kernel;
+    let kernel = of(kernel, "the route to ", "is not given to the kernel");
+    addresses.into_iter().chain(routes).chain(kernel)
+}
+
+/// Servers of names, and who says so of those up to there.
+fn nameservers_text(uplink: &Uplink) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for one in uplink.nameservers.chunk_by(|a, b| a.source == b.source) {
+        let source = &one[0].source;
+        let servers: Vec<_> = one.iter().map(|it| it.address.to_string()).collect();
+        all.push(format!("{} ({source})", servers.join(", ")));
+    }
+    match all.is_empty() {
+        true => dash(),
+        false => all.join(", "),
     }
 }
 
@@ -142,7 +160,7 @@ fn speed(uplink: &Uplink) -> String {
 mod tests {
     use super::super::table::Layout;
     use super::*;
-    use crate::state::{Part, State};
+    use crate::state::{NameServer, Part, State};
 
     /// The tables of a part, for one uplink.
     fn shown(part: Part, uplink: Uplink) -> String {
@@ -164,12 +182,22 @@ mod tests {
             name: "wan0".into(),
             addresses: vec!["2001:db8::7/64".into()],
             bfd: Some("init".into()),
+            nameservers: vec![NameServer {
+                address: [192, 0, 2, 53].into(),
+                source: "dhcp".into(),
+            }],
             learned: Some(Learned {
                 dns: vec!["192.0.2.53".into()],
                 mtu: Some(1400),
                 server: Some("192.0.2.1".into()),
                 expires_in: Some(3_600),
                 refused: vec!["192.0.2.7/24: 192.0.2.0/24 of network blue".into()],
+                routes_refused: vec![
+                    "10.9.0.0/16 via 192.0.2.1: 10.9.0.0/24 of network blue".into(),
+                ],
+                routes_kept_from_kernel: vec![
+                    "10.8.0.0/16 via 192.0.2.1: 0.0.0.0/0 of network blue".into(),
+                ],
                 ..Learned::default()
             }),
             ..Uplink::default()
@@ -182,6 +210,12 @@ mod tests {
             let text = shown(part, uplink());
             let note = "wan0: 192.0.2.7/24 is not used: it overlaps 192.0.2.0/24 of network blue";
             assert!(text.contains(note), "{text}");
+            for note in [
+                "the route to 10.9.0.0/16 via 192.0.2.1 is not used: it overlaps 10.9.0.0/24 of network blue",
+                "the route to 10.8.0.0/16 via 192.0.2.1 is not given to the kernel: it overlaps 0.0.0.0/0 of network blue",
+            ] {
+                assert!(text.contains(note), "{text}");
+            }
         }
         let none = Uplink {
             addresses: Vec::new(),
@@ -195,9 +229,40 @@ mod tests {
     }
 
     #[test]
+    fn servers_of_names_are_told_with_who_says_so() {
+        let server = |address: &str, source: &str| NameServer {
+            address: address.parse().unwrap(),
+            source: source.into(),
+        };
+        let told = |nameservers| {
+            nameservers_text(&Uplink {
+                nameservers,
+                ..Uplink::default()
+            })
+        };
+        let learned = vec![
+            server("192.0.2.53", "dhcp"),
+            server("192.0.2.54", "dhcp"),
+            server("2001:db8::53", "ra"),
+        ];
+        let expected = "192.0.2.53, 192.0.2.54 (dhcp), 2001:db8::53 (ra)";
+        assert_eq!(told(learned), expected);
+        let configured = vec![server("9.9.9.9", "config"), server("2620:fe::fe", "config")];
+        assert_eq!(told(configured), "9.9.9.9, 2620:fe::fe (config)");
+        assert_eq!(told(Vec::new()), "-");
+    }
+
+    #[test]
     fn uplinks_tell_what_they_have_learned() {
         let text = shown(Part::Uplinks, uplink());
-        for told in ["init", "192.0.2.53", "1400", "192.0.2.1", "LEASE", "1h"] {
+        for told in [
+            "init",
+            "192.0.2.53 (dhcp)",
+            "1400",
+            "192.0.2.1",
+            "LEASE",
+            "1h",
+        ] {
             assert!(text.contains(told), "{told}: {text}");
         }
     }

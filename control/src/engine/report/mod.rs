@@ -130,6 +130,7 @@ impl Engine {
                 speed_mbps: uplink.speed_mbps,
                 conflicts: uplink.conflicts(),
                 addresses: uplink.address_texts(),
+                nameservers: uplink.nameserver_sights(),
                 learned: uplink.learns().then(|| uplink.taught.sight(now)),
                 mtu: config.mtu,
                 queues: config.queues,
