@@ -55,13 +55,13 @@ pub(super) static UPLINK: Table = Table {
             "dhcp4",
             Bool,
             Default("false"),
-            "`true`: an IPv4 address beside those, with routes, is learned by DHCP (dpdk only). One that overlaps a network, a peer's allowed IPs or another uplink is not used. It is given back when this is `false` again or the uplink is removed; a process that ends keeps it for the next one.",
+            "`true`: an IPv4 address beside those, with routes, is learned by DHCP (dpdk only). One that overlaps a network, a peer's allowed IPs or another uplink is not used but given back, and another is asked for; a route that does, the default route apart, is not used. The address is given back when this is `false` again or the uplink is removed; a process that ends keeps it for the next one.",
         ),
         key(
             "accept_ra",
             Bool,
             Default("false"),
-            "`true`: IPv6 addresses beside those, made of the device's MAC address, and routers are learned of router advertisements (dpdk only), under the same condition.",
+            "`true`: IPv6 addresses beside those, made of the device's MAC address, and routers are learned of router advertisements (dpdk only), under the same condition. A router counts once it has answered.",
         ),
         key(
             "routes",
