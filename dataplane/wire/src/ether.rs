@@ -1,7 +1,7 @@
-//! Ethernet: addresses, types, the header.
+//! Ethernet: addresses, types, the header, the VLAN tag.
 //!
-//! In: a frame's first 14 bytes. Out: a view, or those bytes written.
-//! Never: VLAN tags (a tagged frame has an EtherType of its own and is not IP to us).
+//! In: a frame's first 14 bytes, or 18 with a tag. Out: a view, or those bytes written.
+//! Never: what is behind a tag (a tagged frame has an EtherType of its own and is not IP to us).
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +10,10 @@ use crate::bytes::array;
 
 /// Bytes of an Ethernet header.
 pub const HEADER_LEN: usize = 14;
+/// Bytes of a VLAN tag.
+pub const TAG_LEN: usize = 4;
+/// Where a tag is put in: behind the addresses.
+pub const TAG_OFFSET: usize = 12;
 
 /// A 48-bit hardware address.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,6 +149,94 @@ impl EtherType {
     }
 }
 
+/// The number of a VLAN: 1 to 4094 (IEEE 802.1Q, table 9-2: 0 is no VLAN, 4095 is reserved).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VlanId(u16);
+
+impl VlanId {
+    /// The least.
+    pub const MIN: u16 = 1;
+    /// The greatest.
+    pub const MAX: u16 = 4094;
+
+    /// The VLAN of that number, if there is one.
+    #[inline]
+    pub const fn new(number: u16) -> Option<Self> {
+        match number {
+            Self::MIN..=Self::MAX => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// Its number.
+    #[inline]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+
+    /// Its tag: of the least priority, as a station sends that knows of none.
+    #[inline]
+    pub const fn tag(self) -> [u8; TAG_LEN] {
+        let [a, b] = EtherType::VLAN.0.to_be_bytes();
+        let [c, d] = self.0.to_be_bytes();
+        [a, b, c, d]
+    }
+}
+
+impl fmt::Display for VlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a frame says of VLANs, and what a receiver could take for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tagging {
+    /// It has no tag.
+    Untagged,
+    /// One tag, of this VLAN.
+    Vlan(VlanId),
+    /// One tag of VLAN 0: a priority, and no VLAN.
+    Priority,
+    /// One tag of VLAN 4095.
+    Reserved,
+    /// A second tag, or one of another kind.
+    Stacked,
+    /// With a tag or without: a length in the EtherType's place. LLC follows, and behind SNAP another EtherType, which
+    /// may be a tag's.
+    Llc,
+    /// It ends within its tag.
+    Short,
+}
+
+impl Tagging {
+    /// Of the frame that begins with `head`, which has an Ethernet header at least.
+    #[inline]
+    pub fn of(head: &[u8]) -> Self {
+        let word = |offset| Some(u16::from_be_bytes(*array(head, offset)?));
+        let Some(first) = word(TAG_OFFSET).map(EtherType) else {
+            return Self::Short;
+        };
+        if first != EtherType::VLAN {
+            return match first {
+                it if it.is_tag() => Self::Stacked,
+                it if it.is_length() => Self::Llc,
+                _ => Self::Untagged,
+            };
+        }
+        let behind = word(TAG_OFFSET + TAG_LEN).map(EtherType);
+        let (Some(control), Some(second)) = (word(TAG_OFFSET + 2), behind) else {
+            return Self::Short;
+        };
+        match control & 0x0fff {
+            _ if second.is_tag() => Self::Stacked,
+            _ if second.is_length() => Self::Llc,
+            0 => Self::Priority,
+            number => VlanId::new(number).map_or(Self::Reserved, Self::Vlan),
+        }
+    }
+}
+
 /// The 14 bytes of an Ethernet header.
 #[derive(Clone, Copy, Debug)]
 pub struct EthernetView<'a>(&'a [u8; HEADER_LEN]);
@@ -231,6 +323,56 @@ mod tests {
             MacAddr::from_ipv6_multicast(group).to_string(),
             "33:33:ff:12:34:56"
         );
+    }
+
+    /// A frame's start with these words behind the addresses.
+    fn words(words: &[u16]) -> Vec<u8> {
+        let mut frame = vec![2; TAG_OFFSET];
+        frame.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+        frame
+    }
+
+    #[test]
+    fn what_frames_say_of_vlans() {
+        let ten = VlanId::new(10).unwrap();
+        let cases: [(&[u16], Tagging); 17] = [
+            (&[0x0800], Tagging::Untagged),
+            (&[0x0600], Tagging::Untagged),
+            (&[0x05ff], Tagging::Llc),
+            (&[0x8100, 10, 0x0800], Tagging::Vlan(ten)),
+            // Priority and drop eligibility say nothing of the VLAN.
+            (&[0x8100, 0xf00a, 0x86dd], Tagging::Vlan(ten)),
+            (&[0x8100, 4094, 0x0806], Tagging::Vlan(VlanId(4094))),
+            (&[0x8100, 4095, 0x0806], Tagging::Reserved),
+            (&[0x8100, 0, 0x0800], Tagging::Priority),
+            (&[0x8100, 0xe000, 0x0800], Tagging::Priority),
+            (&[0x8100, 10, 0x8100], Tagging::Stacked),
+            (&[0x8100, 0, 0x8100], Tagging::Stacked),
+            (&[0x8100, 10, 0x88a8], Tagging::Stacked),
+            (&[0x88a8, 10, 0x0800], Tagging::Stacked),
+            (&[0x8100, 10, 0x0100], Tagging::Llc),
+            (&[0x8100, 10], Tagging::Short),
+            (&[0x8100], Tagging::Short),
+            (&[], Tagging::Short),
+        ];
+        for (frame, tagging) in cases {
+            assert_eq!(Tagging::of(&words(frame)), tagging, "{frame:04x?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_read_as_it_was_written() {
+        for number in [1, 10, 4094] {
+            let vlan = VlanId::new(number).unwrap();
+            assert_eq!(
+                (vlan.number(), vlan.to_string()),
+                (number, format!("{number}"))
+            );
+            let mut frame = header(MacAddr([4; 6]), MacAddr([2; 6]), EtherType::IPV4).to_vec();
+            frame.splice(TAG_OFFSET..TAG_OFFSET, vlan.tag());
+            assert_eq!(Tagging::of(&frame), Tagging::Vlan(vlan));
+        }
+        assert_eq!([0, 4095, u16::MAX].map(VlanId::new), [None; 3]);
     }
 
     #[test]
