@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_dataplane::{
-    guest::tun::{Layer, Tun, shift_out},
+    guest::tun::{Layer, Tun},
     shared::{
         drops::DropReason,
         ids::AttachmentIndex,
@@ -161,7 +161,7 @@ fn super_frames_pass_between_guest_and_host_with_their_metadata() {
         site.offer(0, &vnet, &frame(GUEST[0], GUEST[1], &sent));
         site.settle();
         let (got_vnet, got) = host.one();
-        assert_eq!(got_vnet, shift_out(&vnet));
+        assert_eq!(got_vnet, vnet.moved_back(14));
         assert_eq!(got, sent);
         assert_eq!(usize::from(got_vnet.csum_start), sent.len() - 40_020);
 
@@ -173,7 +173,7 @@ fn super_frames_pass_between_guest_and_host_with_their_metadata() {
         };
         let sent = back.tcp(9, 0x18, &noise(50_000, 3), true);
         let vnet = offload(&sent, kind, 1_300);
-        host.send(&shift_out(&vnet), &sent);
+        host.send(&vnet.moved_back(14), &sent);
         site.settle();
         let (got_vnet, got) = site.frame(0);
         let expected = VnetHeader {
@@ -327,7 +327,7 @@ fn a_plain_network_changes_nothing_on_the_way_out() {
         };
         let data = noise(30_000, 7);
         let sent = inner.tcp(1, 0x18, &data, true);
-        host.send(&shift_out(&offload(&sent, kind, 1_300)), &sent);
+        host.send(&offload(&sent, kind, 1_300).moved_back(14), &sent);
         site.settle();
         let packets: Vec<_> = site
             .sealed()

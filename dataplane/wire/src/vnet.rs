@@ -85,6 +85,33 @@ impl VnetHeader {
         ]
     }
 
+    /// The same for a frame that has `by` bytes more ahead of its headers.
+    #[inline]
+    #[must_use]
+    pub fn moved_on(&self, by: u16) -> Self {
+        self.moved(|offset| offset.saturating_add(by))
+    }
+
+    /// The same for a frame that has `by` bytes less ahead of its headers.
+    #[inline]
+    #[must_use]
+    pub fn moved_back(&self, by: u16) -> Self {
+        self.moved(|offset| offset.saturating_sub(by))
+    }
+
+    #[inline]
+    fn moved(&self, shift: impl Fn(u16) -> u16) -> Self {
+        let mut moved = *self;
+        if self.needs_csum() {
+            moved.csum_start = shift(self.csum_start);
+        }
+        // Of an ordinary frame it says nothing, and may be zero.
+        if self.hdr_len > 0 {
+            moved.hdr_len = shift(self.hdr_len);
+        }
+        moved
+    }
+
     /// The kind of segmentation without its ECN modifier.
     #[inline]
     pub const fn gso_kind(&self) -> u8 {
@@ -117,5 +144,50 @@ mod tests {
         assert_eq!(header.gso_kind(), VnetHeader::GSO_TCPV6);
         assert!(header.needs_csum());
         assert_eq!(header.write(), bytes);
+    }
+
+    #[test]
+    fn what_counts_from_the_frames_start_moves_with_its_headers() {
+        let frame = VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type: VnetHeader::GSO_TCPV4,
+            hdr_len: 54,
+            gso_size: 1400,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 1,
+        };
+        let tagged = frame.moved_on(4);
+        let expected = VnetHeader {
+            hdr_len: 58,
+            csum_start: 38,
+            ..frame
+        };
+        assert_eq!(tagged, expected);
+        assert_eq!(tagged.moved_back(4), frame);
+        // What says nothing stays as it is.
+        for still in [
+            VnetHeader::default(),
+            VnetHeader {
+                flags: VnetHeader::DATA_VALID,
+                ..VnetHeader::default()
+            },
+        ] {
+            assert_eq!((still.moved_on(4), still.moved_back(4)), (still, still));
+        }
+        let short = VnetHeader {
+            hdr_len: 3,
+            csum_start: 2,
+            ..frame
+        }
+        .moved_back(4);
+        assert_eq!((short.hdr_len, short.csum_start), (0, 0));
+        let far = VnetHeader {
+            hdr_len: u16::MAX,
+            csum_start: u16::MAX,
+            ..frame
+        }
+        .moved_on(4);
+        assert_eq!((far.hdr_len, far.csum_start), (u16::MAX, u16::MAX));
     }
 }

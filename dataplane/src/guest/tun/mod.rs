@@ -26,8 +26,8 @@ use culvert_vhost::Offloads;
 use culvert_wire::VnetHeader;
 
 use self::queue::Queue;
+pub use self::queue::TunTraffic;
 pub(crate) use self::queue::{TunBurst, Writer};
-pub use self::queue::{TunTraffic, shift_in, shift_out};
 use crate::shared::drops::DropReason;
 
 /// What an interface's frames begin with.

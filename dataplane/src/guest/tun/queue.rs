@@ -83,30 +83,6 @@ impl TunTraffic {
     }
 }
 
-/// Metadata of an IP packet as metadata of the Ethernet frame around it.
-#[must_use]
-pub fn shift_in(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_add(SHIFT))
-}
-
-/// Metadata of an Ethernet frame as metadata of the IP packet within.
-#[must_use]
-pub fn shift_out(vnet: &VnetHeader) -> VnetHeader {
-    shifted(vnet, |offset| offset.saturating_sub(SHIFT))
-}
-
-fn shifted(vnet: &VnetHeader, shift: impl Fn(u16) -> u16) -> VnetHeader {
-    let mut shifted = *vnet;
-    if vnet.needs_csum() {
-        shifted.csum_start = shift(vnet.csum_start);
-    }
-    // Of an ordinary frame it says nothing, and may be zero.
-    if vnet.hdr_len > 0 {
-        shifted.hdr_len = shift(vnet.hdr_len);
-    }
-    shifted
-}
-
 /// A queue's descriptor and what was read from it.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -311,7 +287,7 @@ fn adopt(
                 _ => return Err(DropReason::EtherTypeUnknown),
             };
             room[BODY - ETHERNET..BODY].copy_from_slice(&ether::header(gateway, port, ether_type));
-            (shift_in(&vnet), body + ETHERNET)
+            (vnet.moved_on(SHIFT), body + ETHERNET)
         }
     };
     match len {
@@ -431,7 +407,7 @@ impl<'q> Writer<'q> {
                     lose(self.books, DropReason::InterfaceNotIp, Lost::Pieces(parts));
                     return;
                 }
-                (shift_out(vnet), &first[ETHERNET..])
+                (vnet.moved_back(SHIFT), &first[ETHERNET..])
             }
         };
         let header = VnetHeader {
