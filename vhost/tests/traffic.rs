@@ -53,6 +53,73 @@ fn frames_of_every_length_come_from_the_guest() {
 }
 
 #[test]
+fn of_a_frame_whose_tag_is_off_the_rest_is_where_it_would_be_without() {
+    for config in variants() {
+        let bench = Bench::new(|_| {});
+        let what = format!("{config:?}");
+        let mut frontend = bench.connect(config);
+        for (round, len) in (0u16..).zip([18, 19, 64, 255, 256, 260, 261, 400]) {
+            let vnet = VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                hdr_len: 58,
+                csum_start: 38,
+                ..VnetHeader::default()
+            };
+            let tagged = pattern(len, u64::from(round));
+            let plain = [&tagged[..12], &tagged[16..]].concat();
+            assert!(frontend.send_frame(0, &vnet, &tagged), "{what}");
+            let port = bench.port();
+            let mut burst = port.guest_tx(0).try_lock().unwrap();
+            // What is not done with comes again, with its tag.
+            for _ in 0..2 {
+                assert_eq!(burst.fetch(1), 1, "{what}");
+                assert_eq!(burst.frame(0).len as usize, len, "{what}");
+                // It has one, so it is taken once.
+                burst.untag(0);
+                burst.untag(0);
+                let frame = burst.frame(0);
+                let head = frame.head().to_vec();
+                assert_eq!(
+                    (frame.vnet, frame.len as usize),
+                    (vnet.moved_back(4), len - 4)
+                );
+                assert!(plain.starts_with(&head), "{what}: {len}");
+                assert_eq!(head.len(), plain.len().min(252), "{what}: {len}");
+                let mut rest = vec![0; plain.len() - 14];
+                assert_eq!(burst.copy(0, 14, &mut rest), rest.len(), "{what}: {len}");
+                assert!(rest == plain[14..], "{what}: {len}");
+                let lens = burst.ranges(0, 14, u32::MAX).map(|(_, len)| len);
+                assert_eq!(lens.sum::<usize>(), rest.len(), "{what}: {len}");
+                burst.complete(0);
+            }
+            burst.fetch(1);
+            burst.untag(0);
+            burst.complete(1);
+            drop(burst);
+            assert_eq!(frontend.reap(0), 1, "{what}");
+        }
+        // Counted is what lay in the ring.
+        let counters = bench.port().guest_tx(0).counters();
+        assert_eq!(
+            (counters.frames(), counters.bytes()),
+            (8, 18 + 19 + 64 + 255 + 256 + 260 + 261 + 400)
+        );
+    }
+}
+
+#[test]
+fn a_frame_too_short_for_a_tag_stays_as_it_is() {
+    let bench = Bench::new(|_| {});
+    let mut frontend = bench.connect(FrontendConfig::default());
+    let frame = pattern(15, 1);
+    assert!(frontend.send_frame(0, &VnetHeader::default(), &frame));
+    let mut burst = bench.port().guest_tx(0).try_lock().unwrap();
+    assert_eq!(burst.fetch(1), 1);
+    burst.untag(0);
+    assert_eq!(burst.frame(0).head(), frame);
+}
+
+#[test]
 fn a_guest_without_offloads_says_nothing_in_its_headers() {
     for mut config in variants() {
         config.offloads -= Offloads::CSUM

@@ -6,6 +6,7 @@
 use std::ptr::NonNull;
 
 use culvert_wire::VnetHeader;
+use culvert_wire::ether::{TAG_LEN, TAG_OFFSET};
 
 use crate::counters::PortDrop;
 use crate::limits;
@@ -17,6 +18,10 @@ use super::Segment;
 #[allow(clippy::cast_possible_truncation, reason = "it is 12")]
 pub(super) const HEADER_LEN: u32 = VnetHeader::LEN as u32;
 
+/// How far offsets move when a tag is taken off.
+#[allow(clippy::cast_possible_truncation, reason = "it is 4")]
+const TAG: u16 = TAG_LEN as u16;
+
 /// One frame as the guest offered it.
 #[derive(Clone, Debug)]
 pub struct TxFrame {
@@ -25,6 +30,8 @@ pub struct TxFrame {
     /// Bytes of the frame, without the virtio-net header.
     pub len: u32,
     head_len: u16,
+    /// Bytes of the guest's behind the addresses that are no longer part of the frame.
+    pub(super) left_out: u16,
     head: [u8; limits::HEAD_MAX],
     pub(super) first: usize,
     pub(super) count: usize,
@@ -45,6 +52,7 @@ impl TxFrame {
         },
         len: 0,
         head_len: 0,
+        left_out: 0,
         head: [0; limits::HEAD_MAX],
         first: 0,
         count: 0,
@@ -56,6 +64,25 @@ impl TxFrame {
     #[inline]
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.head_len)]
+    }
+
+    /// Takes off the VLAN tag that the frame is known to have: what is behind it in the head moves up, and offsets
+    /// beyond the head skip it. Of the guest's memory nothing changes.
+    ///
+    /// ```text
+    ///  guest's memory | addresses | tag | type | payload ...
+    ///  head           | addresses | type | payload ... |
+    /// ```
+    pub(super) fn untag(&mut self) {
+        if self.left_out > 0 || usize::from(self.head_len) < TAG_OFFSET + TAG_LEN {
+            return;
+        }
+        let behind = TAG_OFFSET + TAG_LEN..usize::from(self.head_len);
+        self.head.copy_within(behind, TAG_OFFSET);
+        self.head_len -= TAG;
+        self.left_out = TAG;
+        self.len -= u32::from(TAG);
+        self.vnet = self.vnet.moved_back(TAG);
     }
 }
 
@@ -135,6 +162,7 @@ pub(super) fn read_frame(
     #[allow(clippy::cast_possible_truncation, reason = "at most HEAD_MAX")]
     {
         frame.head_len = head_len as u16;
+        frame.left_out = 0;
     }
     Ok(())
 }

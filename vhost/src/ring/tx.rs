@@ -211,8 +211,19 @@ impl TxBurst<'_> {
         &self.state.scratch.frames[index]
     }
 
+    /// Takes off the VLAN tag that frame `index` is known to have, by its head: until the next fetch it is as if it
+    /// had none.
+    ///
+    /// # Panics
+    /// As [`frame`](Self::frame).
+    pub fn untag(&mut self, index: usize) {
+        assert!(index < self.frames, "a frame of the last fetch");
+        self.state.scratch.frames[index].untag();
+    }
+
     /// The checked ranges of guest memory that hold `len` bytes from `offset` of frame `index`
-    /// (offset 0 is the Ethernet header). They stop early if the frame does.
+    /// (offset 0 is the Ethernet header; of a frame whose tag was taken off, from behind that header on). They stop
+    /// early if the frame does.
     ///
     /// The ranges are valid for reads until the burst ends. The guest may rewrite them at any
     /// moment: read volatile or in assembly, never through a reference, and decide nothing.
@@ -222,7 +233,7 @@ impl TxBurst<'_> {
         let left = len.min(frame.len.saturating_sub(offset));
         Ranges {
             segments: &self.state.scratch.segments[frame.first..frame.first + frame.count],
-            skip: u64::from(offset) + VnetHeader::LEN as u64,
+            skip: u64::from(offset) + u64::from(frame.left_out) + VnetHeader::LEN as u64,
             left,
         }
     }
