@@ -142,6 +142,7 @@ impl Engine {
         Some(Attachment {
             index: AttachmentIndex::from_slot(slot),
             port: PortIndex::from_slot(slot),
+            vlan: None,
             network: NetworkIndex::from_slot(network),
             mac: MacAddr(config.mac.octets()),
             addresses: config.addresses.clone(),
@@ -305,7 +306,8 @@ fn compile_port(slot: usize, port: &PortState) -> Port {
     Port {
         index: PortIndex::from_slot(slot),
         name: port.config.name.to_string(),
-        attachment: AttachmentIndex::from_slot(slot),
+        attachment: Some(AttachmentIndex::from_slot(slot)),
+        vlans: Vec::new(),
         guest: port.guest.clone(),
         queues: port.config.queues,
         drops: Arc::clone(&port.drops),

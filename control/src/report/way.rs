@@ -327,7 +327,7 @@ fn of_family(refused: &str, to: IpAddr) -> bool {
 fn guarded(snapshot: &Snapshot, from: &str, to: IpAddr) -> Option<String> {
     let mut ports = snapshot.ports.iter().map(|(_, port)| port);
     let port = ports.find(|port| port.name == from)?;
-    let attachment = snapshot.attachment(port.attachment)?;
+    let attachment = snapshot.attachment(port.attachment?)?;
     let addresses = &attachment.addresses;
     let has_one = addresses.iter().any(|it| it.is_ipv4() == to.is_ipv4());
     match attachment.guard {

@@ -139,7 +139,8 @@ impl Site {
         let port = Arc::new(Port {
             index: PortIndex(0),
             name: config.name.clone(),
-            attachment: AttachmentIndex(0),
+            attachment: Some(AttachmentIndex(0)),
+            vlans: Vec::new(),
             guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
             queues: 1,
             drops: Arc::default(),
@@ -147,6 +148,7 @@ impl Site {
         let attachment = Arc::new(Attachment {
             index: AttachmentIndex(0),
             port: PortIndex(0),
+            vlan: None,
             network: NetworkIndex(0),
             mac: GUEST,
             addresses: vec![GUEST_ADDRESS.into()],

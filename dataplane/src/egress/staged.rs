@@ -166,7 +166,7 @@ impl Staged {
             return false;
         };
         let place = start(at)..start(at) + len;
-        if !frames.copy(i, 0, &mut self.memory[place]) {
+        if !frames.copy_whole(i, &mut self.memory[place]) {
             return false;
         }
         self.free[usize::from(is_large)].pop();

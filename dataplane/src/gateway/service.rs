@@ -85,7 +85,6 @@ pub(crate) fn hand_over<F: Frames>(
 ) {
     let attachment = guest.attachment;
     let mut copy = [0; HOST_FRAME_MAX];
-    let head = frames.head(frame);
     let class = match attachment
         .questions
         .take(GUEST_QUESTIONS_PER_SECOND, turn.now)
@@ -94,14 +93,10 @@ pub(crate) fn hand_over<F: Frames>(
         false => PuntClass::GuestMore,
     };
     let done = match copy.get_mut(..frames.len(frame)) {
-        Some(whole) => {
-            let known = head.len().min(whole.len());
-            whole[..known].copy_from_slice(&head[..known]);
-            match known == whole.len() || frames.copy(frame, known, &mut whole[known..]) {
-                true => punts.push(class, Scope::Guest(attachment.index), whole, turn.now),
-                false => Err(DropReason::FrameMalformed),
-            }
-        }
+        Some(whole) => match frames.copy_whole(frame, whole) {
+            true => punts.push(class, Scope::Guest(attachment.index), whole, turn.now),
+            false => Err(DropReason::FrameMalformed),
+        },
         // Longer than anything that is served.
         None => Err(DropReason::ServiceMalformed),
     };

@@ -1,25 +1,39 @@
 //! Deliver: frames into guest RX rings and interfaces.
 //!
 //! In: frames in pieces, with metadata that the receiver takes. Out: the same in the
-//! guest's ring or the host's interface. Never: two RX rings held at once, a wait for
-//! buffers.
+//! guest's ring or the host's interface, with the tag of the guest's VLAN, if it is
+//! attached by one. Never: two RX rings held at once, a wait for buffers.
 
 use std::net::IpAddr;
 
+use arrayvec::ArrayVec;
 use culvert_vhost::{Offloads, RxBurst};
-use culvert_wire::{VnetHeader, coalesce::Accept, ether};
+use culvert_wire::{
+    VnetHeader,
+    coalesce::Accept,
+    ether::{self, TAG_LEN, TAG_OFFSET, VlanId},
+    parse::HEAD_LEN,
+};
 
 use crate::{
     guest::{frames::Frames, tun::Writer},
     loss::{Lost, lose},
     shared::{
         drops::DropReason,
+        limits::UPLINK_BURST,
         snapshot::{Attached, Guest, Port},
     },
 };
 
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = ether::HEADER_LEN;
+
+/// How far offsets move when a tag is put on.
+#[allow(clippy::cast_possible_truncation, reason = "it is 4")]
+const TAG: u16 = TAG_LEN as u16;
+
+/// The parts that a frame is delivered in, at the most: a header, one that is joined, and a burst's packets.
+pub(crate) const PARTS_MAX: usize = UPLINK_BURST + 2;
 
 /// The guest queue that takes a flow with this hash: any of those that run, always the
 /// same one for a flow while the guest does not change its queues.
@@ -35,7 +49,13 @@ pub(crate) fn queue(port: &Port, hash: u32) -> u16 {
 }
 
 /// A queue of a port that takes frames, held for one burst.
-pub(crate) enum Outlet<'p> {
+pub(crate) struct Outlet<'p> {
+    queue: Queue<'p>,
+    /// Whose tag frames are given.
+    vlan: Option<VlanId>,
+}
+
+enum Queue<'p> {
     /// A guest RX ring.
     Ring(RxBurst<'p>),
     /// A queue of an interface.
@@ -50,12 +70,12 @@ impl<'p> Outlet<'p> {
         queue: u16,
         count: impl FnOnce() -> usize,
     ) -> Option<Self> {
-        let port = guest.port;
-        match &port.guest {
+        let (port, vlan) = (guest.port, guest.attachment.vlan);
+        let queue = match &port.guest {
             Guest::Vhost(guest) => {
                 let ring = guest.guest_rx(queue);
                 match ring.lock_briefly() {
-                    Ok(rx) => Some(Self::Ring(rx)),
+                    Ok(rx) => Some(Queue::Ring(rx)),
                     Err(reason) => {
                         ring.counters().add_drops(reason, count() as u64);
                         None
@@ -67,27 +87,43 @@ impl<'p> Outlet<'p> {
                 lose(port.books(), DropReason::InterfaceDown, lost);
                 None
             }
-            Guest::Tun(tun) => Writer::new(tun, queue, port.books()).map(Self::Tun),
-        }
+            Guest::Tun(tun) => Writer::new(tun, queue, port.books()).map(Queue::Tun),
+        };
+        queue.map(|queue| Self { queue, vlan })
     }
 
     /// What the receiver takes.
     pub(crate) fn offloads(&self) -> Offloads {
-        match self {
-            Self::Ring(rx) => rx.offloads(),
-            Self::Tun(writer) => writer.tun().offloads(),
+        match &self.queue {
+            Queue::Ring(rx) => rx.offloads(),
+            Queue::Tun(writer) => writer.tun().offloads(),
         }
     }
 
     /// Delivers a frame whose parts lie one behind the other; the first part holds at
     /// least its Ethernet header. What is lost has been counted.
+    #[inline]
     pub(crate) fn deliver(&mut self, vnet: &VnetHeader, parts: &[&[u8]]) {
-        match self {
-            Self::Ring(rx) => {
-                let _ = rx.deliver(vnet, parts);
-            }
-            Self::Tun(writer) => writer.deliver(vnet, parts),
+        match self.vlan {
+            None => self.queue.deliver(vnet, parts),
+            Some(vlan) => self.deliver_tagged(vlan, vnet, parts),
         }
+    }
+
+    #[inline(never)]
+    fn deliver_tagged(&mut self, vlan: VlanId, vnet: &VnetHeader, parts: &[&[u8]]) {
+        let Some((&first, rest)) = parts.split_first() else {
+            return;
+        };
+        let mut room = [0; ETHERNET + TAG_LEN];
+        let (header, behind) = first.split_at(ETHERNET.min(first.len()));
+        let mut tagged = ArrayVec::<&[u8], { PARTS_MAX + 1 }>::new();
+        tagged.push(put_in(vlan, header, &mut room));
+        if !behind.is_empty() {
+            tagged.push(behind);
+        }
+        tagged.extend(rest.iter().copied());
+        self.queue.deliver(&vnet.moved_on(TAG), &tagged);
     }
 
     /// Delivers frame `i`, with `head` in place of its first bytes. What is lost has been
@@ -100,13 +136,44 @@ impl<'p> Outlet<'p> {
         head: &[u8],
         scratch: &mut [u8],
     ) -> bool {
+        let known = head.len();
+        match self.vlan {
+            None => self.queue.forward(frames, i, vnet, (head, known), scratch),
+            Some(vlan) => {
+                let mut room = [0; HEAD_LEN + TAG_LEN];
+                let head = put_in(vlan, head, &mut room);
+                let vnet = vnet.moved_on(TAG);
+                self.queue.forward(frames, i, &vnet, (head, known), scratch)
+            }
+        }
+    }
+}
+
+impl Queue<'_> {
+    fn deliver(&mut self, vnet: &VnetHeader, parts: &[&[u8]]) {
         match self {
             Self::Ring(rx) => {
-                let _ = frames.deliver(i, vnet, head, rx);
+                let _ = rx.deliver(vnet, parts);
+            }
+            Self::Tun(writer) => writer.deliver(vnet, parts),
+        }
+    }
+
+    /// As [`Outlet::forward`]: `head` is in place of the first `known` bytes.
+    fn forward<F: Frames>(
+        &mut self,
+        frames: &F,
+        i: usize,
+        vnet: &VnetHeader,
+        (head, known): (&[u8], usize),
+        scratch: &mut [u8],
+    ) -> bool {
+        match self {
+            Self::Ring(rx) => {
+                let _ = frames.deliver(i, vnet, (head, known), rx);
                 true
             }
             Self::Tun(writer) => {
-                let known = head.len();
                 let rest = match frames.private(i) {
                     Some(whole) => whole.get(known..).unwrap_or_default(),
                     // Guest memory is not for system calls: it may be unmapped under us.
@@ -126,6 +193,18 @@ impl<'p> Outlet<'p> {
             }
         }
     }
+}
+
+/// A frame's first bytes with a tag behind the addresses. There is room for `head` and the tag.
+fn put_in<'r>(vlan: VlanId, head: &[u8], room: &'r mut [u8]) -> &'r [u8] {
+    let tagged = &mut room[..head.len() + TAG_LEN];
+    let (addresses, rest) = head.split_at(TAG_OFFSET.min(head.len()));
+    let (front, back) = tagged.split_at_mut(addresses.len());
+    front.copy_from_slice(addresses);
+    let (tag, back) = back.split_at_mut(TAG_LEN);
+    tag.copy_from_slice(&vlan.tag());
+    back.copy_from_slice(rest);
+    tagged
 }
 
 /// A hash of a flow's addresses and ports: the same for all packets of a flow, and

@@ -47,7 +47,16 @@ pub(crate) trait Frames {
     /// All bytes of frame `i` where they are private and in one piece.
     fn private(&self, i: usize) -> Option<&[u8]>;
 
-    /// Delivers frame `i` to a guest, with `head` in place of its first bytes.
+    /// Copies the first `to.len()` bytes of frame `i`, of which those of the head are the head's; `false` if it has
+    /// not so many.
+    fn copy_whole(&self, i: usize, to: &mut [u8]) -> bool {
+        let head = self.head(i);
+        let known = head.len().min(to.len());
+        to[..known].copy_from_slice(&head[..known]);
+        known == to.len() || self.copy(i, known, &mut to[known..])
+    }
+
+    /// Delivers frame `i` to a guest, with `head` in place of its first `known` bytes.
     ///
     /// # Errors
     /// The reason, already counted by the ring.
@@ -55,24 +64,29 @@ pub(crate) trait Frames {
         &self,
         i: usize,
         vnet: &VnetHeader,
-        head: &[u8],
+        (head, known): (&[u8], usize),
         rx: &mut RxBurst<'_>,
     ) -> Result<(), PortDrop> {
         let whole = self.private(i).unwrap_or_default();
-        rx.deliver(vnet, &[head, &whole[head.len().min(whole.len())..]])
+        rx.deliver(vnet, &[head, &whole[known.min(whole.len())..]])
     }
 }
 
-/// A burst in a guest's memory.
+/// Frames of a burst in a guest's memory.
 pub(crate) struct GuestFrames<'b, 'r> {
     burst: &'b TxBurst<'r>,
+    first: usize,
     count: usize,
 }
 
 impl<'b, 'r> GuestFrames<'b, 'r> {
-    /// The first `count` frames of the burst's last fetch.
-    pub(crate) fn new(burst: &'b TxBurst<'r>, count: usize) -> Self {
-        Self { burst, count }
+    /// Those of the burst's last fetch.
+    pub(crate) fn new(burst: &'b TxBurst<'r>, fetched: Range<usize>) -> Self {
+        Self {
+            burst,
+            first: fetched.start,
+            count: fetched.len(),
+        }
     }
 }
 
@@ -86,15 +100,15 @@ impl Frames for GuestFrames<'_, '_> {
     }
 
     fn vnet(&self, i: usize) -> &VnetHeader {
-        &self.burst.frame(i).vnet
+        &self.burst.frame(self.first + i).vnet
     }
 
     fn len(&self, i: usize) -> usize {
-        self.burst.frame(i).len as usize
+        self.burst.frame(self.first + i).len as usize
     }
 
     fn head(&self, i: usize) -> &[u8] {
-        self.burst.frame(i).head()
+        self.burst.frame(self.first + i).head()
     }
 
     fn segments<'a, 'r>(
@@ -106,7 +120,8 @@ impl Frames for GuestFrames<'_, '_> {
         let offset = u32::try_from(range.start).ok()?;
         let len = u32::try_from(range.len()).ok()?;
         // One more than is allowed shows that there are too many.
-        let ranges = self.burst.ranges(i, offset, len).take(SOURCE_SEGMENTS + 1);
+        let ranges = self.burst.ranges(self.first + i, offset, len);
+        let ranges = ranges.take(SOURCE_SEGMENTS + 1);
         // SAFETY: the ranges are valid for reads while `self.burst` is borrowed, which
         // is for `'a`; they are guest memory, and every destination is private.
         let kept =
@@ -118,7 +133,7 @@ impl Frames for GuestFrames<'_, '_> {
         let Ok(offset) = u32::try_from(offset) else {
             return false;
         };
-        self.burst.copy(i, offset, to) == to.len()
+        self.burst.copy(self.first + i, offset, to) == to.len()
     }
 
     fn private(&self, _: usize) -> Option<&[u8]> {
@@ -129,11 +144,11 @@ impl Frames for GuestFrames<'_, '_> {
         &self,
         i: usize,
         vnet: &VnetHeader,
-        head: &[u8],
+        (head, known): (&[u8], usize),
         rx: &mut RxBurst<'_>,
     ) -> Result<(), PortDrop> {
-        let known = u32::try_from(head.len()).unwrap_or(u32::MAX);
-        let ranges = self.burst.ranges(i, known, u32::MAX);
+        let known = u32::try_from(known).unwrap_or(u32::MAX);
+        let ranges = self.burst.ranges(self.first + i, known, u32::MAX);
         // SAFETY: the burst that vouches for the ranges is borrowed for the call; a
         // guest whose rings overlap harms its own memory only.
         unsafe { rx.deliver_ranges(vnet, head, ranges) }

@@ -8,7 +8,7 @@ use culvert_wire::{EtherType, VnetHeader, coalesce::Accept, ether, parse::L3};
 
 use super::{Arrival, Destination, plaintext};
 use crate::{
-    guest::deliver::{ETHERNET, Outlet, accept},
+    guest::deliver::{ETHERNET, Outlet, PARTS_MAX, accept},
     shared::{ids::AttachmentIndex, limits::UPLINK_BURST},
     uplink::Datagram,
     worker::turn::{Tools, Turn},
@@ -75,7 +75,7 @@ fn deliver_to(
         let first = group.members().next();
         let lead = first.map_or(&[][..], |m| plaintext(&burst[m.index as usize]));
         let header = ethernet(lead.first().is_some_and(|first| first >> 4 == 4));
-        let mut parts = ArrayVec::<&[u8], { UPLINK_BURST + 2 }>::new();
+        let mut parts = ArrayVec::<&[u8], PARTS_MAX>::new();
         parts.push(&header);
         if !group.header.is_empty() {
             parts.push(group.header);

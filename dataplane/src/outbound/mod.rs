@@ -4,6 +4,8 @@
 //! peer, for the egress; frames in other guests' rings; answers to the guest. Never: a
 //! wait, an allocation, a decision on a second look at guest memory.
 //!
+//! Ahead of it all, the `door` takes tags off.
+//!
 //! 1. `classify` gives each frame its verdict, once, and sends nothing.
 //! 2. `egress::depart` takes the tunnel's frames in order. A frame that finds no room
 //!    stays in the guest's ring, and so does everything behind it.
@@ -11,6 +13,7 @@
 //!    to the guest, drops by name.
 
 mod classify;
+pub(crate) mod door;
 
 use arrayvec::ArrayVec;
 use culvert_wire::parse::Headers;

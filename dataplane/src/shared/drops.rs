@@ -60,6 +60,16 @@ reasons! {
     GuardHeaders => "guard-headers",
     /// A first fragment without its layer 4 header, or neighbor discovery in a fragment, from a strict port.
     GuardFragment => "guard-fragment",
+    /// A VLAN that the trunk port doesn't have.
+    VlanUnknown => "vlan-unknown",
+    /// No tag, from a trunk port without a network for such frames.
+    VlanUntagged => "vlan-untagged",
+    /// A tag with VLAN 0, which is a priority alone, from a trunk port.
+    VlanPriority => "vlan-priority",
+    /// A second tag, or one that is not 802.1Q's, from a trunk port; any tag towards one.
+    VlanStacked => "vlan-stacked",
+    /// A frame with a length in the EtherType's place (LLC, SNAP), from a trunk port or towards one.
+    VlanLlc => "vlan-llc",
     /// Neither IPv4, IPv6 nor ARP, and not for a port of the network.
     EtherTypeUnknown => "ether-type-unknown",
     /// The destination MAC belongs to nobody on the network.

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use culvert_vhost as vhost;
 use culvert_wire::{
     MacAddr,
+    ether::VlanId,
     fib::{Fib, Prefix},
 };
 use culvert_wireguard::cookie::Mac1;
@@ -100,16 +101,17 @@ impl Guest {
 /// What a guest is attached with: who it is to its network. MAC tables, next hops and
 /// guards know this, and not the port.
 ///
-/// A port has one. What tells several apart (a VLAN tag) would be of the attachment, and
-/// of the two places where frames pass between it and its port alone: the worker, which
-/// takes a burst from the port ([`crate::worker`]), and the outlet that gives it one
-/// (`guest/deliver.rs`).
+/// A port has one, or, as a trunk, one for each of its VLANs. What tells them apart, the tag,
+/// is known in two places alone: the door, where it is taken off (`outbound/door.rs`), and the
+/// outlet, where it is put on (`guest/deliver.rs`). In between no frame has one that is ours.
 #[derive(Debug)]
 pub struct Attachment {
     /// Its number.
     pub index: AttachmentIndex,
     /// Where its frames come from and go to.
     pub port: PortIndex,
+    /// The VLAN of the port's; without one its frames have no tag.
+    pub vlan: Option<VlanId>,
     /// Its network.
     pub network: NetworkIndex,
     /// The guest's MAC address.
@@ -135,14 +137,37 @@ pub struct Port {
     pub index: PortIndex,
     /// The operator's name for it.
     pub name: String,
-    /// What its guest is attached with.
-    pub attachment: AttachmentIndex,
+    /// What its guest is attached with without a tag. A trunk may have none.
+    pub attachment: Option<AttachmentIndex>,
+    /// What it is attached with beside that, in the order of VLANs. With any the port is a trunk.
+    pub vlans: Vec<(VlanId, AttachmentIndex)>,
     /// Its rings or its interface.
     pub guest: Guest,
     /// The number of queue pairs.
     pub queues: u16,
     /// Frames from the guest that went nowhere; its rings count the rest.
     pub drops: Arc<Drops>,
+}
+
+impl Port {
+    /// Whether its guest's frames may have tags.
+    #[must_use]
+    pub fn is_trunk(&self) -> bool {
+        !self.vlans.is_empty()
+    }
+
+    /// What its guest is attached with in a VLAN.
+    #[must_use]
+    pub fn vlan(&self, vlan: VlanId) -> Option<AttachmentIndex> {
+        let position = self.vlans.binary_search_by_key(&vlan, |&(vlan, _)| vlan);
+        self.vlans.get(position.ok()?).map(|&(_, index)| index)
+    }
+
+    /// All that its guest is attached with.
+    pub fn attachments(&self) -> impl Iterator<Item = AttachmentIndex> {
+        let tagged = self.vlans.iter().map(|&(_, index)| index);
+        self.attachment.into_iter().chain(tagged)
+    }
 }
 
 /// What a network's gateway serves.

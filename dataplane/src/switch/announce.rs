@@ -33,22 +33,19 @@ const FRAME_MAX: usize = if nd::FRAME_LEN > arp::FRAME_LEN {
     arp::FRAME_LEN
 };
 
-/// Announces the guest of `port`: its MAC address by a RARP, each of its addresses by a
-/// gratuitous ARP (RFC 5227, section 3) or an unsolicited advertisement (RFC 4861, section
-/// 7.2.6).
+/// Announces the guest of `port` in its networks: its MAC address by a RARP, each of its
+/// addresses by a gratuitous ARP (RFC 5227, section 3) or an unsolicited advertisement
+/// (RFC 4861, section 7.2.6).
 pub(crate) fn announce(turn: &Turn<'_>, port: PortIndex) {
-    let guest = turn
-        .snapshot
-        .port(port)
-        .and_then(|port| turn.snapshot.attached(port.attachment));
-    let Some(Attached {
-        attachment: guest,
-        network,
-        ..
-    }) = guest
-    else {
-        return;
-    };
+    let port = turn.snapshot.port(port).into_iter();
+    let attached = port.flat_map(|port| port.attachments());
+    for guest in attached.filter_map(|index| turn.snapshot.attached(index)) {
+        announce_in(turn, guest);
+    }
+}
+
+fn announce_in(turn: &Turn<'_>, guest: Attached<'_>) {
+    let (guest, network) = (guest.attachment, guest.network);
     let mut frame = [0; FRAME_MAX];
     let len = arp::write_reverse_request(guest.mac, &mut frame);
     tell(turn, network, Some(guest.index), &frame[..len]);

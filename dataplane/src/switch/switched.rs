@@ -6,7 +6,7 @@
 
 use culvert_vhost::Offloads;
 use culvert_wire::{
-    Checksum, VnetHeader,
+    Checksum, EtherType, VnetHeader,
     parse::{HEAD_LEN, Headers},
     segment::{Plan, forwardable},
 };
@@ -42,7 +42,12 @@ pub(crate) fn switched<'h, F: Frames>(
         return;
     };
     let offloads = outlet.offloads();
+    let is_trunk = target.port.is_trunk();
     for (frame, headers, routed) in chosen {
+        if is_trunk && let Some(reason) = misleading(headers.ether.ether_type) {
+            lose(sender.port.books(), reason, Lost::Guest(frames, frame));
+            continue;
+        }
         let mut head = [0; HEAD_LEN];
         let private = frames.head(frame);
         let head = &mut head[..private.len()];
@@ -66,6 +71,16 @@ pub(crate) fn switched<'h, F: Frames>(
             let lost = Lost::Guest(frames, frame);
             lose(sender.port.books(), DropReason::OffloadInvalid, lost);
         }
+    }
+}
+
+/// Why a frame is none for a trunk: behind its type there may be a tag, and its receiver would find it in a VLAN that
+/// the sender is not in. Of ports without VLANs it comes as it is.
+fn misleading(ether_type: EtherType) -> Option<DropReason> {
+    match ether_type {
+        it if it.is_tag() => Some(DropReason::VlanStacked),
+        it if it.is_length() => Some(DropReason::VlanLlc),
+        _ => None,
     }
 }
 

@@ -37,9 +37,8 @@ use self::{
     turn::{Tools, Turn},
 };
 use crate::{
-    guest::frames::GuestFrames,
     inbound::{self, Punt},
-    outbound,
+    outbound::{self, door},
     shared::{
         clock,
         control_link::WorkerEnd,
@@ -312,9 +311,6 @@ impl Worker {
         let Some(port) = snapshot.port(port) else {
             return false;
         };
-        let Some(guest) = snapshot.attached(port.attachment) else {
-            return false;
-        };
         let Self {
             queues,
             link,
@@ -355,14 +351,13 @@ impl Worker {
                     return false;
                 }
                 burst.disable_notifications();
-                let frames = GuestFrames::new(&burst, fetched);
-                let done = outbound::outbound(
+                let done = door::enter(
                     &turn,
                     tools,
                     &mut sending,
                     &mut link.punts,
-                    guest,
-                    &frames,
+                    port,
+                    (&mut burst, fetched),
                     credit,
                 );
                 // Not before: a look that costs all the credit must move something on all the same.
@@ -371,6 +366,10 @@ impl Worker {
                 (fetched, done)
             }
             Guest::Tun(tun) => {
+                let guest = port.attachment.and_then(|index| snapshot.attached(index));
+                let Some(guest) = guest else {
+                    return false;
+                };
                 let Some(mut burst) = tun.try_lock(queue) else {
                     return false;
                 };

@@ -191,9 +191,10 @@ impl Ends {
     }
 }
 
-fn flood(guard: Guard, offloads: Offloads, seed: u64, rounds: u64) {
+fn flood((guard, vlans): (Guard, [Option<u16>; 2]), offloads: Offloads, seed: u64, rounds: u64) {
     let mut site = Site::new(Options {
         guard,
+        vlans,
         offloads: [Offloads::all(), offloads],
         ..Options::default()
     });
@@ -212,7 +213,11 @@ fn flood(guard: Guard, offloads: Offloads, seed: u64, rounds: u64) {
                 0 => hostile_vnet(&mut random, &bytes, false),
                 _ => VnetHeader::default(),
             };
-            site.offer(0, &vnet, &bytes);
+            // Of a trunk's some have no tag but their own.
+            match vlans[0].is_some() && random.below(8) == 0 {
+                true => site.offer_raw(0, &vnet, &bytes),
+                false => site.offer(0, &vnet, &bytes),
+            }
             sent += 1;
         }
         while site.workers[0].step() {}
@@ -229,12 +234,19 @@ fn flood(guard: Guard, offloads: Offloads, seed: u64, rounds: u64) {
 
 #[test]
 fn every_frame_of_a_hostile_guest_is_accounted_for_behind_the_guard() {
-    flood(Guard::Strict, Offloads::all(), 1, 2_500);
+    flood((Guard::Strict, [None; 2]), Offloads::all(), 1, 2_500);
 }
 
 #[test]
 fn every_frame_of_a_hostile_guest_is_accounted_for_without_the_guard() {
-    flood(Guard::Off, Offloads::empty(), 2, 2_500);
+    flood((Guard::Off, [None; 2]), Offloads::empty(), 2, 2_500);
+}
+
+#[test]
+fn every_frame_of_a_hostile_guest_is_accounted_for_in_a_vlan() {
+    let trunk = [Some(10), None];
+    flood((Guard::Strict, trunk), Offloads::all(), 5, 1_000);
+    flood((Guard::Off, trunk), Offloads::empty(), 6, 1_000);
 }
 
 #[test]

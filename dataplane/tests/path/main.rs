@@ -28,5 +28,6 @@ mod service;
 mod staged;
 mod support;
 mod threads;
+mod trunk;
 mod tun;
 mod uplinks;

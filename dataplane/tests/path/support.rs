@@ -45,6 +45,7 @@ use culvert_vhost::{
 };
 use culvert_wire::{
     MacAddr, VnetHeader,
+    ether::VlanId,
     fib::{Fib, Prefix},
 };
 use culvert_wireguard::{Keypair, PeerId, PublicKey, Role, cookie::Mac1};
@@ -77,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) role: Role,
     /// Guests drive packed rings.
     pub(crate) packed: bool,
+    /// Guests are attached by tags of these VLANs, which are put in and taken out where they send and receive.
+    pub(crate) vlans: [Option<u16>; 2],
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
             key_age: 0,
             role: Role::Initiator,
             packed: false,
+            vlans: [None; 2],
         }
     }
 }
@@ -359,6 +363,14 @@ impl Site {
 
     /// Puts a frame into a guest's ring.
     pub(crate) fn offer(&mut self, guest: usize, vnet: &VnetHeader, frame: &[u8]) {
+        match self.options.vlans[guest] {
+            None => self.offer_raw(guest, vnet, frame),
+            Some(vlan) => self.offer_raw(guest, &vnet.moved_on(4), &tagged(vlan, frame)),
+        }
+    }
+
+    /// The same with whatever tag it has.
+    pub(crate) fn offer_raw(&mut self, guest: usize, vnet: &VnetHeader, frame: &[u8]) {
         assert!(
             self.guests[guest].send_frame(0, vnet, frame),
             "room in the ring"
@@ -384,6 +396,20 @@ impl Site {
 
     /// What came into a guest's ring.
     pub(crate) fn frames(&mut self, guest: usize) -> Vec<(VnetHeader, Vec<u8>)> {
+        let frames = self.raw_frames(guest);
+        match self.options.vlans[guest] {
+            None => frames,
+            Some(vlan) => {
+                let untag = |(vnet, frame): (VnetHeader, Vec<u8>)| {
+                    (vnet.moved_back(4), untagged(vlan, &frame))
+                };
+                frames.into_iter().map(untag).collect()
+            }
+        }
+    }
+
+    /// The same with their tags.
+    pub(crate) fn raw_frames(&mut self, guest: usize) -> Vec<(VnetHeader, Vec<u8>)> {
         (0..self.options.queue_pairs)
             .flat_map(|q| {
                 std::iter::from_fn(|| self.guests[guest].receive_frame(q)).collect::<Vec<_>>()
@@ -486,6 +512,20 @@ pub(crate) fn frame(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Vec
     frame
 }
 
+/// A frame with the tag of a VLAN.
+pub(crate) fn tagged(vlan: u16, frame: &[u8]) -> Vec<u8> {
+    let [high, low] = vlan.to_be_bytes();
+    let (addresses, rest) = frame.split_at(frame.len().min(12));
+    [addresses, &[0x81, 0, high, low], rest].concat()
+}
+
+/// Asserts a frame's tag and takes it out.
+pub(crate) fn untagged(vlan: u16, frame: &[u8]) -> Vec<u8> {
+    let [high, low] = vlan.to_be_bytes();
+    assert_eq!(frame[12..16], [0x81, 0, high, low], "a tag of VLAN {vlan}");
+    [&frame[..12], &frame[16..]].concat()
+}
+
 /// Asserts a frame's Ethernet header and gives the packet.
 pub(crate) fn packet(frame: &[u8], source: MacAddr, destination: MacAddr) -> &[u8] {
     assert_eq!(frame[..6], destination.0);
@@ -571,14 +611,22 @@ fn port(dir: &TempDir, options: &Options, n: u8) -> Arc<Port> {
     let mac = GUEST[usize::from(n)];
     let mut config = PortConfig::new(format!("port{n}"), dir.path().join(format!("{n}")), mac);
     config.queue_pairs = options.queue_pairs;
+    let vlan = vlan(options, n);
     Arc::new(Port {
         index: PortIndex(n.into()),
         name: config.name.clone(),
-        attachment: AttachmentIndex(n.into()),
+        attachment: vlan.is_none().then_some(AttachmentIndex(n.into())),
+        vlans: (vlan.into_iter())
+            .map(|vlan| (vlan, AttachmentIndex(n.into())))
+            .collect(),
         guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: options.queue_pairs,
         drops: Arc::default(),
     })
+}
+
+fn vlan(options: &Options, n: u8) -> Option<VlanId> {
+    options.vlans[usize::from(n)].map(|vlan| VlanId::new(vlan).unwrap())
 }
 
 fn attachment(options: &Options, n: u8) -> Attachment {
@@ -586,6 +634,7 @@ fn attachment(options: &Options, n: u8) -> Attachment {
     Attachment {
         index: AttachmentIndex(n.into()),
         port: PortIndex(n.into()),
+        vlan: vlan(options, n),
         network: NetworkIndex(0),
         mac: GUEST[usize::from(n)],
         addresses: vec![

@@ -76,6 +76,7 @@ fn site(options: Options, layer: Layer, offloads: Offloads) -> (Site, Host) {
     let old = &site.ports[1];
     let port = Arc::new(Port {
         name: old.name.clone(),
+        vlans: Vec::new(),
         drops: Arc::default(),
         guest: Guest::Tun(Arc::new(tun)),
         ..**old
