@@ -266,8 +266,11 @@ pub struct Traffic {
 pub struct Port {
     /// Its name.
     pub name: String,
-    /// Its network.
+    /// Its network; of a port with VLANs that of frames without a tag, if there is one.
     pub network: String,
+    /// The networks that it joins by VLANs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<PortVlan>,
     /// `vhost-user`, `tun` or `tap`.
     pub driver: String,
     /// The socket's path or the interface's name.
@@ -302,6 +305,15 @@ pub struct Port {
     /// What others call it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// A VLAN of a port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PortVlan {
+    /// Its number.
+    pub vlan: u16,
+    /// The network that the port joins by it.
+    pub network: String,
 }
 
 /// One core.

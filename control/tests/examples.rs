@@ -99,7 +99,7 @@ fn values_mean_what_they_say() {
         NextHop::Guest("10.0.0.254".parse().unwrap())
     );
     assert_eq!(routes[1].next_hop, NextHop::Unreachable);
-    assert_eq!(nfv.ports[0].guard, Guard::Mac);
+    assert_eq!(nfv.ports[0].native().unwrap().guard, Guard::Mac);
     assert_eq!(nfv.ports[0].mac, MacAddr([0x52, 0x54, 0, 0, 0, 0xfe]));
     let PortDriver::VhostUser(dns) = &nfv.ports[1].driver else {
         panic!()
@@ -123,7 +123,7 @@ fn values_mean_what_they_say() {
     let tenants = example("multi-queue.yaml");
     assert_eq!(tenants.ports[1].queues, 2);
     assert!(!tenants.ports[1].offloads.packed && tenants.ports[1].offloads.tso4);
-    let red = tenants.network_of(&tenants.ports[1]);
+    let red = tenants.networks_of(&tenants.ports[1]).next().unwrap();
     assert_eq!(red.tunnel.as_ref().unwrap().as_str(), "red");
     assert_ne!(tenants.networks[0].gateway_mac, red.gateway_mac);
     assert!(!red.gateway_mac.is_group());

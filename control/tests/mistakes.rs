@@ -333,6 +333,140 @@ fn values_as_wg_takes_them() {
 }
 
 #[test]
+fn vlans_are_numbers_with_networks() {
+    let vm2 = "    network: blue\n    mac: \"52:54:00:00:00:02\"\n    addresses: 10.1.1.11";
+    let mac = "    mac: \"52:54:00:00:00:02\"";
+    let with = |keys: &str| format!("{mac}\n    guard: mac\n    {keys}");
+    for (keys, message, help) in [
+        (
+            "vlans: {⟦0: blue}",
+            "a VLAN in `vlans` of port `vm2` is `0`",
+            "from 1 to 4094",
+        ),
+        ("vlans: {⟦4095: blue}", "is `4095`", "from 1 to 4094"),
+        ("vlans: {⟦ten: blue}", "is `ten`", "from 1 to 4094"),
+        (
+            "vlans: ⟦[10]",
+            "`vlans` of port `vm2` is a list, expected a map",
+            "{ 1: … }",
+        ),
+        (
+            "vlans: {10: red, ⟦0x0a: red}",
+            "VLAN 10 stands twice in `vlans` of port `vm2`",
+            "keep one",
+        ),
+        (
+            "vlans: {10: ⟦green}",
+            "VLAN 10 of port `vm2` names the network `green`, which there is not",
+            "",
+        ),
+        (
+            "vlans: {10: ⟦[red]}",
+            "VLAN 10 of port `vm2` is a list, expected a map",
+            "its keys: `network`",
+        ),
+        (
+            "vlans: {⟦10: {addresses: [10.2.0.5]}}",
+            "VLAN 10 of port `vm2` has no `network`",
+            "network: NAME",
+        ),
+        (
+            "vlans: {10: red, 20: ⟦red}",
+            "VLAN 20 of port `vm2` joins network `red` a second time",
+            "another network",
+        ),
+        (
+            "network: red\n    vlans: {10: ⟦red}",
+            "VLAN 10 of port `vm2` joins network `red` a second time",
+            "another network",
+        ),
+        (
+            "vlans: {10: {network: red, addresses: [⟦10.1.1.11]}}",
+            "VLAN 10 of port `vm2` has 10.1.1.11, which is outside",
+            "inside `10.2.0.0/16`",
+        ),
+        (
+            "vlans: {10: {network: blue, addresses: [⟦10.1.1.10]}}",
+            "VLAN 10 of port `vm2` has 10.1.1.10, which another port",
+            "one port",
+        ),
+        (
+            "vlans: {10: red}\n    ⟦addresses: [10.2.0.5]",
+            "`addresses` in port `vm2` is only beside `network`",
+            "vlans: { 10: { network: NAME, addresses: [...] } }",
+        ),
+        (
+            "vlans: {10: {network: red, ⟦mac: \"52:54:00:00:00:03\"}}",
+            "unknown key `mac` in VLAN 10 of port `vm2`",
+            "",
+        ),
+        (
+            "driver: tap\n    network: red\n    ⟦vlans: {10: blue}",
+            "`vlans` in port `vm2` is only for `vhost-user` ports",
+            "an interface for each network",
+        ),
+    ] {
+        error(vm2, &with(keys), message, help);
+    }
+    // Without either it is in no network.
+    let text = changed(vm2, &with("vlans: {}")).replace("  vm2:", "  ⟦vm2:");
+    only(
+        Severity::Error,
+        &text,
+        "port `vm2` has no `network`",
+        "a port without `vlans` needs `network: NAME`",
+    );
+    // A strict guard without addresses is told for each.
+    let text = changed(vm2, &format!("{mac}\n    vlans: {{⟦10: red}}"));
+    only(
+        Severity::Warning,
+        &text,
+        "VLAN 10 of port `vm2` has no `addresses`",
+        "guard: mac",
+    );
+}
+
+#[test]
+fn vlans_have_what_their_port_has_unless_they_say_so() {
+    let vm2 = "    mac: \"52:54:00:00:00:02\"\n    addresses: 10.1.1.11";
+    let keys = "    mac: \"52:54:00:00:00:02\"\n    guard: mac\n    dhcp: false\n    \
+                vlans: {20: {network: red, guard: off, dhcp: true}}";
+    let text = changed(vm2, keys);
+    let (config, _) = config::parse(&text, Path::new("hv.yaml"), &Keys).unwrap();
+    let port = &config.ports[1];
+    let all: Vec<_> = port.attachments.iter().collect();
+    let said = all.iter().map(|it| {
+        (
+            it.vlan.map(|vlan| vlan.number()),
+            it.network.as_str(),
+            it.guard,
+            it.dhcp,
+        )
+    });
+    let expected = [
+        (None, "blue", config::Guard::Mac, false),
+        (Some(20), "red", config::Guard::Off, true),
+    ];
+    assert_eq!(said.collect::<Vec<_>>(), expected);
+    let text = changed(
+        "    network: blue\n    mac: \"52:54:00:00:00:02\"\n    addresses: 10.1.1.11",
+        "    mac: \"52:54:00:00:00:02\"\n    guard: mac\n    vlans: {20: red, 3: blue}",
+    );
+    let (config, _) = config::parse(&text, Path::new("hv.yaml"), &Keys).unwrap();
+    let vlans = config.ports[1]
+        .vlans()
+        .map(|(vlan, it)| (vlan.number(), it.network.as_str(), it.guard));
+    assert_eq!(
+        vlans.collect::<Vec<_>>(),
+        [
+            (3, "blue", config::Guard::Mac),
+            (20, "red", config::Guard::Mac)
+        ]
+    );
+    assert!(config.ports[1].native().is_none());
+}
+
+#[test]
 fn labels_are_keys_with_short_texts() {
     let vm2 = "addresses: 10.1.1.11";
     let with = |labels: &str| format!("{vm2}\n    labels: {labels}");

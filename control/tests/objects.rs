@@ -203,6 +203,55 @@ fn labels_are_told_wherever_their_port_and_peer_are() {
 }
 
 #[test]
+fn vlans_are_set_one_by_one_and_shown() {
+    let mut site = Site::start("", "", "");
+    site.write(
+        "networks: {",
+        "networks: {red: {gateway: 10.3.0.1/24, mtu: 1400}, six: {gateway: 10.4.0.1/24, mtu: 1400}, ",
+    );
+    assert!(site.apply().status.success());
+    let said = site.does("port set vm1 vlans={\"10\":red}");
+    assert_eq!(said, "port vm1 changed (vlans: [] → [10: red])\n");
+    let said =
+        site.does("port set vm1 vlans={\"20\":{\"network\":\"six\",\"addresses\":[\"10.4.0.9\"]}}");
+    assert_eq!(
+        said,
+        "port vm1 changed (vlans: [10: red] → [10: red, 20: six [10.4.0.9]])\n"
+    );
+    let port = &site.json("/v1/ports/vm1")["vlans"];
+    assert_eq!(
+        port.to_string(),
+        r#"[{"network":"red","vlan":10},{"network":"six","vlan":20}]"#
+    );
+    let shown = site.does("show ports");
+    assert!(shown.contains("blue, 10 red, 20 six"), "{shown}");
+    let found = site.does("show ports six");
+    assert!(found.contains("vm1"), "{found}");
+    let metrics = site.told("/metrics");
+    let series = "culvert_port_vlan_info{port=\"vm1\",vlan=\"20\",network=\"six\"} 1\n";
+    assert!(metrics.contains(series), "{metrics}");
+    let neighbors = site.json("/v1/neighbors").to_string();
+    assert!(
+        neighbors.contains("network six") && neighbors.contains("10.4.0.9"),
+        "{neighbors}"
+    );
+    let said = site.does("port set vm1 vlans={\"10\":null}");
+    assert_eq!(
+        said,
+        "port vm1 changed (vlans: [10: red, 20: six [10.4.0.9]] → [20: six [10.4.0.9]])\n"
+    );
+    // What another has there can't be had.
+    let said = site.refuses("port add vm2 mac=52:54:00:00:00:01 vlans={\"7\":{\"network\":\"six\",\"addresses\":[\"10.4.0.8\"]}}");
+    assert!(
+        said.contains("port vm1 has the MAC address 52:54:00:00:00:01"),
+        "{said}"
+    );
+    site.again();
+    let shown = site.does("show ports");
+    assert!(shown.contains("blue, 20 six"), "{shown}");
+}
+
+#[test]
 fn labels_are_set_one_by_one_and_touch_nothing_else() {
     let mut site = Site::start(", labels: {vm: x}", "", "");
     site.does(ADD);

@@ -195,6 +195,25 @@ ports:
     mac: "52:54:00:00:00:02"
     guard: off
     offloads: none
+  fw:
+    vlans:
+      "5": green
+      "4094":
+        network: blue
+        addresses: [10.0.0.7]
+        guard: mac
+        dhcp: false
+    mac: "52:54:00:00:00:04"
+  gw:
+    network: blue
+    vlans:
+      "5":
+        network: green
+        guard: strict
+        dhcp: true
+    mac: "52:54:00:00:00:05"
+    guard: mac
+    dhcp: false
   tap0:
     driver: tap
     interface: tap7

@@ -41,7 +41,9 @@ fn section(out: &mut String, path: &str, table: &Table) {
             "The file" => format!("`{last}`"),
             _ => format!("{}.{last}`", path.trim_end_matches('`')),
         };
-        if let Form::Named(table) = key.form {
+        if let Form::Numbered { table, .. } = key.form {
+            section(out, &below(&format!("{}.NUMBER", key.name)), table);
+        } else if let Form::Named(table) = key.form {
             section(out, &below(&format!("{}.NAME", key.name)), table);
         } else if let Form::Tables(table) = key.form {
             section(out, &below(&format!("{}[]", key.name)), table);
@@ -91,6 +93,12 @@ fn form(of: &Form) -> String {
         Form::Tables(_) => "a list of maps, below".into(),
         Form::Table(_) => "a map, below".into(),
         Form::Named(_) => "a map from names to maps, below".into(),
+        Form::Numbered {
+            min, max, short, ..
+        } => format!(
+            "a map from {min} to {max} to maps, below, or to {}",
+            form(short)
+        ),
         Form::Either(first, second) => format!("{}; or {}", form(first), form(second)),
     }
 }

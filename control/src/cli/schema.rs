@@ -105,6 +105,13 @@ fn form(of: &Form) -> Value {
             "propertyNames": { "pattern": NAME },
             "additionalProperties": table(of),
         }),
+        Form::Numbered {
+            table: of, short, ..
+        } => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^(0x)?[0-9A-Fa-f]+$" },
+            "additionalProperties": { "anyOf": [table(of), form(short)] },
+        }),
         Form::Either(first, second) => json!({ "anyOf": [form(first), form(second)] }),
     }
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::draft::{self, PortKind, UplinkKind, Workers};
 use super::{
-    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, DpdkUplink, Exception, Guard, IpNet, MacAddr,
-    Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port, PortDriver, Ra,
-    Served, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver, UplinkNeighbor, UplinkRoute,
-    VhostUserPort, WorkerCore, WorkerIndex, limits,
+    Api, ApiSocket, ApiTls, Attachment, Bfd, Config, Cores, Dhcp, DpdkUplink, Exception, Guard,
+    IpNet, MacAddr, Memory, Metrics, Name, Network, NetworkRoute, NextHop, Peer, Places, Port,
+    PortDriver, Ra, Served, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
+    UplinkNeighbor, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, limits,
 };
 
 /// The model of a file.
@@ -388,7 +388,6 @@ pub(super) fn port(
     turn: &mut usize,
 ) -> Option<Port> {
     let name = draft.name.value.clone();
-    let network = file.network(draft.network.as_ref())?;
     let interface = || {
         draft
             .interface
@@ -415,30 +414,46 @@ pub(super) fn port(
         .queue_workers
         .as_ref()
         .map(|at| at.value.iter().map(|at| worker(at.value)).collect());
-    let addresses: Vec<_> = draft.addresses.iter().map(|at| at.value).collect();
+    let networks = draft.attachments.iter();
+    let networks = networks.map(|it| file.network(it.network.as_ref()));
+    let networks = networks.collect::<Option<Vec<_>>>()?;
+    let attached = draft.attachments.iter().zip(&networks);
+    let attachments: Vec<_> = attached
+        .map(|(it, network)| attachment(it, network))
+        .collect();
     let interface_addresses = match draft.kind {
         PortKind::VhostUser => Vec::new(),
-        PortKind::Tun | PortKind::Tap => with_prefixes(&addresses, network),
+        PortKind::Tun | PortKind::Tap => {
+            with_prefixes(&attachments.first()?.addresses, networks.first()?)
+        }
     };
+    let mtus = networks.iter().map(|network| network_mtu(network, file));
     Some(Port {
         driver,
         queues: narrow(queues),
         queue_workers: assigned
             .unwrap_or_else(|| derived_queue_workers(queues as usize, workers, turn)),
-        network: network.name.value.clone(),
+        attachments,
         mac: draft
             .mac
             .map_or_else(|| MacAddr::derived(name.as_str()), |at| at.value),
-        addresses,
         interface_addresses,
-        guard: guard(draft, network),
-        dhcp: draft.dhcp,
-        mtu: narrow(network_mtu(network, file)),
+        mtu: narrow(mtus.max()?),
         offloads: draft.offloads,
         labels: draft.labels.clone(),
         enabled: draft.enabled,
         name,
     })
+}
+
+fn attachment(draft: &draft::Attachment, network: &draft::Network) -> Attachment {
+    Attachment {
+        vlan: draft.vlan.map(|at| at.value),
+        network: network.name.value.clone(),
+        addresses: draft.addresses.iter().map(|at| at.value).collect(),
+        guard: guard(draft, network),
+        dhcp: draft.dhcp,
+    }
 }
 
 /// Addresses with the prefix lengths of their network.
@@ -453,13 +468,13 @@ fn with_prefixes(addresses: &[IpAddr], network: &draft::Network) -> Vec<IpNet> {
 }
 
 /// What of a port's frames is checked; a plain network has nothing to check by.
-pub(super) fn guard(port: &draft::Port, network: &draft::Network) -> Guard {
+pub(super) fn guard(attachment: &draft::Attachment, network: &draft::Network) -> Guard {
     let default = if network.plain {
         Guard::Off
     } else {
         Guard::Strict
     };
-    port.guard.map_or(default, |at| at.value)
+    attachment.guard.map_or(default, |at| at.value)
 }
 
 /// Where a port's socket is: what the file says, else `NAME.sock` in the run directory.

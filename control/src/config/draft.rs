@@ -9,6 +9,7 @@ mod peers;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use culvert_wire::ether::VlanId;
 use ipnet::IpNet;
 
 use super::places::ByName;
@@ -330,14 +331,9 @@ pub(super) enum PortKind {
 pub(super) struct Port {
     pub(super) name: At<Name>,
     pub(super) kind: PortKind,
-    pub(super) network: Option<At<Name>>,
+    /// That without a VLAN first, then by VLAN.
+    pub(super) attachments: Vec<Attachment>,
     pub(super) mac: Option<At<MacAddr>>,
-    pub(super) addresses: Vec<At<IpAddr>>,
-    /// Some of them were reported, and are not among them.
-    pub(super) lacks_addresses: bool,
-    /// `None` is the default.
-    pub(super) guard: Option<At<Guard>>,
-    pub(super) dhcp: bool,
     pub(super) queues: Option<At<u32>>,
     pub(super) queue_workers: Option<At<Vec<At<u32>>>>,
     pub(super) socket: Option<At<PathBuf>>,
@@ -349,4 +345,31 @@ pub(super) struct Port {
     pub(super) offloads: Offloads,
     pub(super) labels: Labels,
     pub(super) enabled: bool,
+}
+
+pub(super) struct Attachment {
+    pub(super) vlan: Option<At<VlanId>>,
+    pub(super) network: Option<At<Name>>,
+    pub(super) addresses: Vec<At<IpAddr>>,
+    /// Some of them were reported, and are not among them.
+    pub(super) lacks_addresses: bool,
+    /// `None` is the default.
+    pub(super) guard: Option<At<Guard>>,
+    pub(super) dhcp: bool,
+}
+
+impl Attachment {
+    /// In words: "port `vm1`", "VLAN 10 of port `fw`".
+    pub(super) fn title(&self, port: &Port) -> String {
+        let port = &port.name.value;
+        match &self.vlan {
+            None => format!("port `{port}`"),
+            Some(vlan) => format!("VLAN {} of port `{port}`", vlan.value),
+        }
+    }
+
+    /// Where its VLAN stands, or its port's name.
+    pub(super) fn span(&self, port: &Port) -> Span {
+        self.vlan.as_ref().map_or(port.name.span, |at| at.span)
+    }
 }

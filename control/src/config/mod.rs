@@ -37,11 +37,12 @@ pub use ipnet::IpNet;
 pub(crate) use cross::is_taken;
 pub use keyfile::{Disk, KeyFile, KeyFileError, KeyFiles};
 pub use model::{
-    Account, Api, ApiSocket, ApiTls, Bfd, Config, Cores, CpuId, Dhcp, Door, DpdkBus, DpdkDevice,
-    DpdkUplink, Endpoint, Exception, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name,
-    Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver, RESPONDER_PORTS,
-    Ra, Role, Served, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink, UplinkDriver,
-    UplinkNeighbor, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex, metrics_label,
+    Account, Api, ApiSocket, ApiTls, Attachment, Bfd, Config, Cores, CpuId, Dhcp, Door, DpdkBus,
+    DpdkDevice, DpdkUplink, Endpoint, Exception, Guard, Hugepages, Labels, MacAddr, Memory,
+    Metrics, Name, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver,
+    RESPONDER_PORTS, Ra, Role, Served, SocketMode, SocketPath, Tunnel, Uapi, UdpUplink, Uplink,
+    UplinkDriver, UplinkNeighbor, UplinkRoute, VhostUserPort, WorkerCore, WorkerIndex,
+    metrics_label,
 };
 pub(crate) use model::{OwnUdp, common_ends, is_same};
 pub use places::Places;

@@ -29,7 +29,10 @@ pub use self::{
     metrics::{Metrics, metrics_label},
     name::Name,
     network::{Dhcp, Network, NetworkRoute, NextHop, Ra},
-    port::{Account, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath, VhostUserPort},
+    port::{
+        Account, Attachment, Guard, Offloads, Port, PortDriver, SocketMode, SocketPath,
+        VhostUserPort,
+    },
     served::{Door, RESPONDER_PORTS, Served},
     tunnel::{Endpoint, Peer, Pmtu, Tunnel, Uapi},
     uplink::{
@@ -119,13 +122,13 @@ impl Config {
         tunnel.uplinks().filter_map(|name| self.uplink(name))
     }
 
-    /// The network that a port is part of.
-    ///
-    /// # Panics
-    ///
-    /// If `port` belongs to another configuration.
-    pub fn network_of(&self, port: &Port) -> &Network {
-        self.network(&port.network)
-            .expect("a checked port names a network of its configuration")
+    /// The networks that a port is part of.
+    pub fn networks_of<'c>(&'c self, port: &'c Port) -> impl Iterator<Item = &'c Network> {
+        port.networks().filter_map(|name| self.network(name))
+    }
+
+    /// Whether a port is the one of a network without a router.
+    pub fn is_plain(&self, port: &Port) -> bool {
+        self.networks_of(port).any(Network::is_plain)
     }
 }

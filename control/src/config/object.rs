@@ -116,7 +116,7 @@ fn json(node: Node, report: &mut Report) -> Option<Json> {
 }
 
 /// Keys that are maps of an operator's own keys, which are laid one by one.
-const MAPS: [&str; 1] = ["labels"];
+const MAPS: [&str; 2] = ["labels", "vlans"];
 
 /// Lays keys over others: those without a value are taken away.
 pub fn lay(over: &mut Keys, keys: &Keys) {
@@ -220,7 +220,9 @@ pub fn port(config: &Config, name: &Name, keys: &Keys) -> Result<(Port, Report),
     let title = format!("port {name}");
     let draft = |reader: &mut Reader<'_>, name, section: Section<'_>| reader.port(name, section);
     read(&title, name, &schema::PORT, keys, draft, |draft, report| {
-        let named = draft.network.as_ref().map(|at| at.value.clone());
+        let named = draft.attachments.iter();
+        let named = named.map(|it| config.network(&it.network.as_ref()?.value));
+        let found = named.collect::<Option<Vec<_>>>();
         let mut file = draft::File {
             cores: cores(config),
             ports: vec![draft],
@@ -228,9 +230,8 @@ pub fn port(config: &Config, name: &Name, keys: &Keys) -> Result<(Port, Report),
         };
         // Of the others the names alone, for the message.
         let others = config.networks.iter();
-        let found = named.and_then(|name| config.network(&name));
         file.networks = match found {
-            Some(network) => vec![network_draft(network)],
+            Some(found) => found.into_iter().map(network_draft).collect(),
             None => others.map(network_draft).collect(),
         };
         cross::port(&file, report);
@@ -248,7 +249,7 @@ pub fn port(config: &Config, name: &Name, keys: &Keys) -> Result<(Port, Report),
 /// The keys that make a port of a configuration.
 #[must_use]
 pub fn port_keys(config: &Config, port: &Port) -> Keys {
-    write::port_keys(port, config.network_of(port))
+    write::port_keys(port, config.is_plain(port))
 }
 
 /// A peer of a tunnel of a configuration. It has no preshared key: that is given beside these keys.

@@ -115,6 +115,17 @@ pub enum Form {
     Table(&'static Table),
     /// A map from operators' names to maps of fixed keys.
     Named(&'static Table),
+    /// A map from whole numbers to maps of fixed keys, or to what the first of those would say alone.
+    Numbered {
+        /// The least number.
+        min: u32,
+        /// The greatest.
+        max: u32,
+        /// The maps.
+        table: &'static Table,
+        /// What stands for one.
+        short: &'static Form,
+    },
     /// A map from text to one of these words.
     Words(&'static [&'static str]),
     /// A map from keys to texts.

@@ -25,6 +25,14 @@ impl<T> At<T> {
     }
 }
 
+/// One of a map by numbers.
+pub(super) enum Numbered<'n> {
+    /// Its keys.
+    Section(Section<'n>),
+    /// What stands for them, and what it is called.
+    Short(&'n Node, String),
+}
+
 /// A map that follows a table.
 pub(super) struct Section<'n> {
     /// "tunnel `wg0`"
@@ -313,6 +321,61 @@ impl<'n> Section<'n> {
             sections.push((At::new(name, key.span), section));
         }
         sections
+    }
+
+    /// A map from numbers to sections, or to what stands for one.
+    pub(super) fn numbered(&self, name: &str, report: &mut Report) -> Vec<(At<u32>, Numbered<'n>)> {
+        let Form::Numbered {
+            min, max, table, ..
+        } = self.form(name)
+        else {
+            unreachable!("{name} is a map of numbers in its table")
+        };
+        let Some(node) = self.node(name) else {
+            return Vec::new();
+        };
+        let what = format!("`{name}` of {}", self.title);
+        let entries = match &node.value {
+            Value::Map(entries) => entries.as_slice(),
+            Value::Null => &[],
+            other @ (Value::Text(_) | Value::List(_)) => {
+                let message = format!("{what} is {}, expected a map", other.form());
+                report.error(node.span, message).help(format!(
+                    "expected the number of each {} followed by what it is, as in `{{ {min}: … }}`",
+                    table.title
+                ));
+                return Vec::new();
+            }
+        };
+        let mut seen: HashMap<u32, Span> = HashMap::with_capacity(entries.len());
+        let mut found = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            let called = format!("a {} in {what}", table.title);
+            let Some(number) = value::integer(key, &called, min, max, report) else {
+                continue;
+            };
+            if let Some(first) = seen.get(&number) {
+                let message = format!("{} {number} stands twice in {what}", table.title);
+                let first = report.line(*first);
+                report
+                    .error(key.span, message)
+                    .help(format!("it stands in {first} already: keep one of the two"));
+                continue;
+            }
+            seen.insert(number, key.span);
+            let title = format!("{} {number} of {}", table.title, self.title);
+            let item = match &node.value {
+                Value::Text(_) => Numbered::Short(node, title),
+                Value::Null | Value::List(_) | Value::Map(_) => {
+                    match Section::open(node, title, key.span, table, report) {
+                        Some(section) => Numbered::Section(section),
+                        None => continue,
+                    }
+                }
+            };
+            found.push((At::new(number, key.span), item));
+        }
+        found
     }
 
     /// A list of sections without names.

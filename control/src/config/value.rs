@@ -42,7 +42,7 @@ pub(super) fn example(form: &Form) -> String {
         Form::Labels => "{ KEY: TEXT }".into(),
         Form::List(item) => format!("[{}]", example(item)),
         Form::Tables(_) => "[…]".into(),
-        Form::Table(_) | Form::Named(_) => "{…}".into(),
+        Form::Table(_) | Form::Named(_) | Form::Numbered { .. } => "{…}".into(),
         Form::Either(first, _) => example(first),
     }
 }

@@ -18,9 +18,10 @@ use super::limits::{
     self, API_PORT, MEGABYTES_DEFAULT, METRICS_PORT, PERMISSIONS_DEFAULT, RING_DEFAULT,
 };
 use super::{
-    Api, ApiSocket, ApiTls, Bfd, Config, Cores, Dhcp, Door, Guard, Hugepages, Labels, MacAddr,
-    Memory, Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port, PortDriver,
-    Ra, SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort, WorkerIndex,
+    Api, ApiSocket, ApiTls, Attachment, Bfd, Config, Cores, Dhcp, Door, Guard, Hugepages, Labels,
+    MacAddr, Memory, Metrics, Network, NetworkRoute, NextHop, Offloads, Peer, Pmtu, Poll, Port,
+    PortDriver, Ra, SocketMode, SocketPath, Tunnel, Uapi, Uplink, UplinkDriver, VhostUserPort,
+    WorkerIndex,
 };
 pub(crate) use parts::{First, Part, parts};
 
@@ -39,8 +40,8 @@ fn yaml(map: &Map) -> String {
 }
 
 /// The keys that make a port, as [`super::object`] takes them; which worker serves which queue is written out.
-pub(super) fn port_keys(it: &Port, network: &Network) -> super::object::Keys {
-    json(port(it, network.is_plain(), &[]))
+pub(super) fn port_keys(it: &Port, is_plain: bool) -> super::object::Keys {
+    json(port(it, is_plain, &[]))
 }
 
 /// The keys that make a peer, but for a preshared key.
@@ -504,11 +505,15 @@ fn port(port: &Port, is_plain: bool, workers: &[WorkerIndex]) -> Map {
     let derived = MacAddr::derived(port.name.as_str());
     let is_tun = matches!(port.driver, PortDriver::Tun { .. });
     let mac = (!is_tun || port.mac != derived).then_some(port.mac);
-    map.text("network", &port.network)
+    let native = port.native();
+    // Of a port without a network of its own VLANs have what holds anyway.
+    let own = native.map_or((Guard::Strict, true), |it| (it.guard, it.dhcp));
+    map.maybe("network", native.map(|it| &it.network))
+        .vlans(port, own)
         .maybe("mac", mac)
-        .list("addresses", &port.addresses)
-        .maybe("guard", guard(port.guard, is_plain))
-        .bool_but("dhcp", port.dhcp, true)
+        .list("addresses", native.map_or(&[], |it| &it.addresses))
+        .maybe("guard", native.and_then(|it| guard(it.guard, is_plain)))
+        .bool_but("dhcp", own.1, true)
         .number_but("queues", port.queues, 1_u32)
         .workers("queue_workers", &port.queue_workers, workers)
         .offloads(port.offloads)
@@ -548,7 +553,34 @@ fn guard(guard: Guard, plain: bool) -> Option<&'static str> {
     }
 }
 
+/// A VLAN of a port whose guard and DHCP are those, unless it says others.
+fn vlan(it: &Attachment, (guard, dhcp): (Guard, bool)) -> Yaml {
+    let own = (it.guard != guard).then_some(match it.guard {
+        Guard::Strict => "strict",
+        Guard::Mac => "mac",
+        Guard::Off => "off",
+    });
+    let map = Map::default()
+        .text("network", &it.network)
+        .list("addresses", &it.addresses)
+        .maybe("guard", own)
+        .bool_but("dhcp", it.dhcp, dhcp);
+    match map.0.len() {
+        1 => Yaml::Text(it.network.to_string()),
+        _ => Yaml::Map(map),
+    }
+}
+
 impl Map {
+    fn vlans(self, port: &Port, own: (Guard, bool)) -> Self {
+        let vlans = port.vlans();
+        let vlans = vlans.map(|(number, it)| (number.to_string(), vlan(it, own)));
+        match Self(vlans.collect()) {
+            none if none.0.is_empty() => self,
+            all => self.put("vlans", Yaml::Map(all)),
+        }
+    }
+
     fn dhcp(self, dhcp: Option<&Dhcp>) -> Self {
         let Some(dhcp) = dhcp else {
             return self.put("dhcp", Yaml::Bool(false));

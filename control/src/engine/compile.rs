@@ -39,6 +39,8 @@ const INNER_MAX: u16 = 9_168;
 /// The places of what is to be compiled.
 pub(super) struct Changed {
     ports: BTreeSet<usize>,
+    /// Of those ports: what they have and had.
+    attachments: BTreeSet<usize>,
     networks: BTreeSet<usize>,
     tunnels: BTreeSet<usize>,
     uplinks: BTreeSet<usize>,
@@ -50,15 +52,29 @@ pub(super) type Macs = Arc<[(MacAddr, AttachmentIndex)]>;
 impl Engine {
     /// Compiles the present state of things as snapshot `generation`: the last one, with what changed since.
     pub(super) fn compile(&mut self, generation: u64) -> Snapshot {
+        let ports = self.ports.take_changed();
         let changed = Changed {
-            ports: self.ports.take_changed(),
+            attachments: self.seat_attachments(&ports),
+            ports,
             networks: self.networks.table.take_changed(),
             tunnels: self.tunnels.take_changed(),
             uplinks: self.uplinks.take_changed(),
         };
-        self.provide(&changed.ports, &changed.networks);
+        self.provide(&changed.attachments, &changed.networks);
         let last = self.snapshots.load_full();
         self.compile_upon(&last, changed, generation)
+    }
+
+    /// Has changed ports have a place for each of their attachments; answers those, and those of what went.
+    fn seat_attachments(&mut self, ports: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let mut touched = BTreeSet::new();
+        for &slot in ports {
+            let attached = self.ports.get(slot).into_iter();
+            let attached = attached.flat_map(|port| &port.config.attachments);
+            let vlans = attached.map(|it| it.vlan);
+            touched.extend(self.attachments.seat(slot, vlans));
+        }
+        touched
     }
 
     fn compile_upon(&mut self, last: &Snapshot, mut changed: Changed, generation: u64) -> Snapshot {
@@ -67,7 +83,8 @@ impl Engine {
             peers: self.cells.clone(),
             ..last.clone()
         };
-        let moves = self.compile_ports(last, &mut new, &changed.ports);
+        self.compile_ports(&mut new, &changed.ports);
+        let moves = self.compile_attachments(last, &mut new, &changed.attachments);
         changed.networks.extend(moves.keys());
         self.spread(last, &mut changed);
         for &slot in &changed.networks {
@@ -108,9 +125,32 @@ impl Engine {
         self.tunnels.place(network.config.tunnel.as_ref()?)
     }
 
-    /// Compiles ports with what their guests are attached with: one per port, in the same place. Answers what networks
-    /// lose and gain by it.
-    fn compile_ports(
+    fn compile_ports(&self, new: &mut Snapshot, changed: &BTreeSet<usize>) {
+        for &slot in changed {
+            let port = self.ports.get(slot);
+            let port = port.map(|port| Arc::new(self.compile_port(slot, port)));
+            new.ports.set(slot, port);
+        }
+    }
+
+    fn compile_port(&self, slot: usize, port: &PortState) -> Port {
+        let attached = self.attachments.of(slot);
+        let mut native = attached.clone().filter(|(vlan, _)| vlan.is_none());
+        Port {
+            index: PortIndex::from_slot(slot),
+            name: port.config.name.to_string(),
+            attachment: native.next().map(|(_, index)| index),
+            vlans: attached
+                .filter_map(|(vlan, index)| Some((vlan?, index)))
+                .collect(),
+            guest: port.guest.clone(),
+            queues: port.config.queues,
+            drops: Arc::clone(&port.drops),
+        }
+    }
+
+    /// Compiles what guests are attached with. Answers what networks lose and gain by it.
+    fn compile_attachments(
         &self,
         last: &Snapshot,
         new: &mut Snapshot,
@@ -118,9 +158,7 @@ impl Engine {
     ) -> BTreeMap<usize, Moves> {
         let mut moves: BTreeMap<usize, Moves> = BTreeMap::new();
         for &slot in changed {
-            let port = self.ports.get(slot);
-            let attachment = port.and_then(|port| self.compile_attachment(slot, port));
-            let attachment = attachment.map(Arc::new);
+            let attachment = self.compile_attachment(slot).map(Arc::new);
             if let Some(gone) = last.attachment(AttachmentIndex::from_slot(slot)) {
                 let network = moves.entry(gone.network.slot()).or_default();
                 network.gone.push(Arc::clone(gone));
@@ -130,25 +168,25 @@ impl Engine {
                 network.come.push(Arc::clone(come));
             }
             new.attachments.set(slot, attachment);
-            let port = port.map(|port| Arc::new(compile_port(slot, port)));
-            new.ports.set(slot, port);
         }
         moves
     }
 
-    fn compile_attachment(&self, slot: usize, port: &PortState) -> Option<Attachment> {
-        let config = &port.config;
+    fn compile_attachment(&self, slot: usize) -> Option<Attachment> {
+        let (port, vlan) = self.attachments.owner(slot)?;
+        let state = self.ports.get(port)?;
+        let (config, attached) = state.attached(vlan)?;
         let network = self.networks.table.place(&config.network)?;
         Some(Attachment {
             index: AttachmentIndex::from_slot(slot),
-            port: PortIndex::from_slot(slot),
-            vlan: None,
+            port: PortIndex::from_slot(port),
+            vlan,
             network: NetworkIndex::from_slot(network),
-            mac: MacAddr(config.mac.octets()),
+            mac: MacAddr(state.config.mac.octets()),
             addresses: config.addresses.clone(),
-            link_locals: Arc::clone(&port.link_locals),
-            errors: Arc::clone(&port.errors),
-            questions: Arc::clone(&port.questions),
+            link_locals: Arc::clone(&attached.link_locals),
+            errors: Arc::clone(&attached.errors),
+            questions: Arc::clone(&attached.questions),
             is_served: config.dhcp,
             guard: match config.guard {
                 config::Guard::Strict => Guard::Strict,
@@ -216,7 +254,8 @@ impl Engine {
     /// kernel's WireGuard interfaces.
     fn tunnel_mtu(&self, tunnel: &TunnelState, network: Option<&Network>) -> u16 {
         let interface = network
-            .and_then(|network| self.ports.get(network.plain?.slot()))
+            .and_then(|network| self.attachments.owner(network.plain?.slot()))
+            .and_then(|(port, _)| self.ports.get(port))
             .and_then(|port| port.interface.as_ref());
         interface.map_or(tunnel.config.mtu, |interface| {
             u16::try_from(interface.mtu).map_or(INNER_MAX, |mtu| mtu.min(INNER_MAX))
@@ -302,18 +341,6 @@ impl Engine {
     }
 }
 
-fn compile_port(slot: usize, port: &PortState) -> Port {
-    Port {
-        index: PortIndex::from_slot(slot),
-        name: port.config.name.to_string(),
-        attachment: Some(AttachmentIndex::from_slot(slot)),
-        vlans: Vec::new(),
-        guest: port.guest.clone(),
-        queues: port.config.queues,
-        drops: Arc::clone(&port.drops),
-    }
-}
-
 fn macs(before: Option<&Network>, moves: Option<&Moves>) -> Macs {
     let before = before.map(|network| Arc::clone(&network.macs));
     let before = before.unwrap_or_default();
@@ -355,6 +382,7 @@ impl Engine {
         let all = |places: usize| (0..places).collect();
         let changed = Changed {
             ports: all(self.ports.places()),
+            attachments: all(self.attachments.places()),
             networks: all(self.networks.table.places()),
             tunnels: all(self.tunnels.places()),
             uplinks: all(self.uplinks.places()),

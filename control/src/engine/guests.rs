@@ -6,12 +6,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use culvert_dataplane::shared::{ids::AttachmentIndex, snapshot::Services};
+use culvert_dataplane::shared::snapshot::Services;
 use culvert_wireguard::Instant;
 
-use super::{Engine, ports::PortState};
+use super::Engine;
 use crate::{
-    config::{Network, Ra},
+    config::{Name, Network, Ra},
     netstack::{Guest, Told},
 };
 
@@ -23,8 +23,8 @@ const ADVERTISE_EVERY: usize = 300;
 const ADVERTISED_AT_ONCE: usize = 256;
 
 impl Engine {
-    /// Says what is told to the guests of changed ports, and to all guests of changed networks.
-    pub(super) fn provide(&mut self, ports: &BTreeSet<usize>, networks: &BTreeSet<usize>) {
+    /// Says what is told to guests whose attachments changed, and to all guests of changed networks.
+    pub(super) fn provide(&mut self, attachments: &BTreeSet<usize>, networks: &BTreeSet<usize>) {
         for &slot in networks {
             let network = self.networks.table.get(slot);
             let told = network.and_then(|network| Told::of(&network.config));
@@ -32,16 +32,17 @@ impl Engine {
                 self.networks.news.insert(slot);
             }
         }
-        for &slot in ports {
-            let port = self.ports.get(slot);
-            let guest = port.and_then(|port| self.guest(port));
+        for &slot in attachments {
+            let guest = self.guest(slot);
             self.netstack.attach(slot, guest);
         }
     }
 
-    fn guest(&self, port: &PortState) -> Option<Guest> {
-        let config = &port.config;
-        let worker = config.queue_workers.first();
+    fn guest(&self, slot: usize) -> Option<Guest> {
+        let (port, vlan) = self.attachments.owner(slot)?;
+        let port = self.ports.get(port)?;
+        let (config, _) = port.attached(vlan)?;
+        let worker = port.config.queue_workers.first();
         Some(Guest {
             network: self.networks.table.place(&config.network)?,
             addresses: config.addresses.clone(),
@@ -56,17 +57,21 @@ impl Engine {
         let second = usize::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(0);
         let is_due = |slot: usize| slot % ADVERTISE_EVERY == second % ADVERTISE_EVERY;
         let news = std::mem::take(&mut self.networks.news);
-        let hears_news = |port: &PortState| {
-            let network = || self.networks.table.place(&port.config.network);
+        let hears_news = |network: &Name| {
+            let network = || self.networks.table.place(network);
             !news.is_empty() && network().is_some_and(|network| news.contains(&network))
         };
-        let up = || self.ports.iter().filter(|(_, port)| port.link_up);
-        let due = up().filter(|&(slot, _)| is_due(slot));
-        let fresh = up().filter(|(slot, port)| !is_due(*slot) && hears_news(port));
+        let up = || {
+            let ports = self.ports.iter().filter(|(_, port)| port.link_up);
+            ports.flat_map(|(slot, port)| {
+                let places = self.attachments.of(slot).map(|(_, index)| index);
+                places.zip(port.config.networks())
+            })
+        };
+        let due = up().filter(|&(index, _)| is_due(index.slot()));
+        let fresh = up().filter(|&(index, network)| !is_due(index.slot()) && hears_news(network));
         let told = due.chain(fresh.take(ADVERTISED_AT_ONCE));
-        let told: Vec<_> = told
-            .map(|(slot, _)| AttachmentIndex::from_slot(slot))
-            .collect();
+        let told: Vec<_> = told.map(|(index, _)| index).collect();
         if !told.is_empty() {
             self.netstack.advertise(told);
         }

@@ -20,6 +20,7 @@
 //! interfaces of uplinks, [`endpoints`] what survives a restart, [`keeper`] who writes that.
 
 mod apply;
+mod attachments;
 mod compile;
 mod devices;
 mod due;
@@ -88,6 +89,7 @@ use rustix::{
 
 use self::{
     apply::{Leaving, Place},
+    attachments::Attachments,
     due::Due,
     endpoints::Endpoints,
     failover::Failover,
@@ -265,6 +267,8 @@ struct Engine {
     leaving_uplinks: VecDeque<(u64, usize)>,
     tunnels: Table<TunnelState>,
     networks: Networks,
+    /// What ports' guests are attached with.
+    attachments: Attachments,
     peers: Slots<PeerState>,
     outdated: Outdated,
     /// Peers as snapshots have them.

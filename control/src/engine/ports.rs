@@ -19,7 +19,7 @@ use culvert_dataplane::shared::{
     wake::Wake,
 };
 use culvert_vhost::{self as vhost, LinkDown, PortEvent};
-use culvert_wire::MacAddr;
+use culvert_wire::{MacAddr, ether::VlanId};
 use culvert_wireguard::Instant;
 
 use super::{
@@ -44,14 +44,39 @@ pub(super) struct PortState {
     /// Of a tun or tap port.
     pub(super) interface: Option<Interface>,
     pub(super) drops: Arc<Drops>,
-    pub(super) link_locals: Arc<LinkLocals>,
-    pub(super) errors: Arc<Allowance>,
-    pub(super) questions: Arc<Allowance>,
+    pub(super) attached: Vec<Attached>,
     pub(super) connected: bool,
     pub(super) link_up: bool,
     pub(super) features: u64,
     pub(super) queues: u16,
     announcements: Announcements,
+}
+
+/// What has come of one attachment of a guest's. Without a change of its place it stays as long as the port is open.
+#[derive(Clone)]
+pub(super) struct Attached {
+    vlan: Option<VlanId>,
+    network: config::Name,
+    pub(super) link_locals: Arc<LinkLocals>,
+    pub(super) errors: Arc<Allowance>,
+    pub(super) questions: Arc<Allowance>,
+}
+
+/// One for each of a port's attachments, in their order. What a guest came to own in one network says nothing about
+/// another.
+fn attached(config: &config::Port, before: &[Attached]) -> Vec<Attached> {
+    let attached = |it: &config::Attachment| {
+        let mut before = before.iter();
+        let before = before.find(|old| (old.vlan, &old.network) == (it.vlan, &it.network));
+        before.cloned().unwrap_or_else(|| Attached {
+            vlan: it.vlan,
+            network: it.network.clone(),
+            link_locals: Arc::default(),
+            errors: Arc::default(),
+            questions: Arc::default(),
+        })
+    };
+    config.attachments.iter().map(attached).collect()
 }
 
 /// A port that can't be opened at present.
@@ -100,9 +125,7 @@ impl PortState {
         Ok(Self {
             guest: Guest::Tun(Arc::clone(tun)),
             drops: Arc::default(),
-            link_locals: Arc::default(),
-            errors: Arc::default(),
-            questions: Arc::default(),
+            attached: attached(&config, &[]),
             connected: true,
             link_up: up,
             features: tun.offloads().bits(),
@@ -127,13 +150,11 @@ impl PortState {
         let guest = vhost::Port::open(vhost_config, tell)
             .map_err(|error| format!("port {}: {error}", config.name))?;
         Ok(Self {
+            attached: attached(&config, &[]),
             config,
             guest: Guest::Vhost(Arc::new(guest)),
             interface: None,
             drops: Arc::default(),
-            link_locals: Arc::default(),
-            errors: Arc::default(),
-            questions: Arc::default(),
             connected: false,
             link_up: false,
             features: 0,
@@ -142,12 +163,19 @@ impl PortState {
         })
     }
 
-    /// Goes by a changed configuration. What its guest came to own in one network says nothing about another.
+    /// Goes by a changed configuration.
     pub(super) fn reconfigure(&mut self, new: config::Port) {
-        if self.config.network != new.network {
-            self.link_locals = Arc::default();
-        }
+        self.attached = attached(&new, &self.attached);
         self.config = new;
+    }
+
+    /// What its guest is attached with in a VLAN, or without one: as it is configured, and what has come of it.
+    pub(super) fn attached(
+        &self,
+        vlan: Option<VlanId>,
+    ) -> Option<(&config::Attachment, &Attached)> {
+        let mut all = self.config.attachments.iter().zip(&self.attached);
+        all.find(|(config, _)| config.vlan == vlan)
     }
 
     /// Notes and logs an event; whether the guest is to be announced now.

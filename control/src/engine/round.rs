@@ -92,13 +92,13 @@ impl Engine {
                         InterfaceEvent::Mtu(_) => follow.push(slot),
                         // Where its news don't come from, it may be up.
                         InterfaceEvent::Up | InterfaceEvent::Moved => {
-                            switched.push((port.config.network.clone(), true));
+                            switched.push((slot, true));
                         }
                         InterfaceEvent::Back => {
-                            switched.push((port.config.network.clone(), port.link_up));
+                            switched.push((slot, port.link_up));
                         }
                         InterfaceEvent::Down => {
-                            switched.push((port.config.network.clone(), false));
+                            switched.push((slot, false));
                         }
                         InterfaceEvent::Deleted => {}
                     }
@@ -111,8 +111,11 @@ impl Engine {
         if reroutes {
             self.reconsider_kernels();
         }
-        for (network, up) in switched {
-            self.switch(&network, up, now);
+        for (slot, up) in switched {
+            let port = self.ports.get(slot).and_then(|port| port.config.native());
+            if let Some(network) = port.map(|it| it.network.clone()) {
+                self.switch(&network, up, now);
+            }
         }
         if !follow.is_empty() {
             for slot in follow {

@@ -22,6 +22,7 @@ use culvert_wireguard::{Budget, Now};
 use super::{
     Engine, EngineError, Lone,
     apply::Goal,
+    attachments::Attachments,
     due::Due,
     endpoints::Endpoints,
     hops::Hops,
@@ -133,6 +134,7 @@ impl Engine {
             turn: Turn::default(),
             tunnels: Table::default(),
             networks: Networks::default(),
+            attachments: Attachments::default(),
             peers: Slots::default(),
             outdated: Outdated::default(),
             cells: Leaves::default(),

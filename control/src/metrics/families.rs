@@ -97,6 +97,8 @@ families! {
         "Ports by state. up: packets can pass. waiting: open, and no guest runs. hindered: the guest is there and can have no link. down: it could not be opened. disabled: it is switched off, and has none of the samples below but what it is.";
     PORT_INFO Gauge "culvert_port_info" ["port", "network", "driver"]
         "What a port is; always 1.";
+    PORT_VLAN Gauge "culvert_port_vlan_info" ["port", "vlan", "network"]
+        "The network that a port joins by a VLAN; always 1.";
     PORT_UP Gauge "culvert_port_up" ["port"]
         "Whether packets can pass: the guest's driver runs, the interface is up.";
     PORT_CONNECTED Gauge "culvert_port_connected" ["port"]

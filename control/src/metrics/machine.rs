@@ -124,6 +124,13 @@ fn ports(ports: &[Port], chosen: &Chosen, text: &mut Text<'_>) -> Result<(), Gon
         let labels = [&port.name, &port.network, &port.driver];
         text.labelled(&of::PORT_INFO, &labels, own(port, chosen), 1u64)?;
     }
+    text.family(&of::PORT_VLAN);
+    for port in ports {
+        for vlan in &port.vlans {
+            let labels = [&port.name, &vlan.vlan.to_string(), &vlan.network];
+            text.labelled(&of::PORT_VLAN, &labels, own(port, chosen), 1u64)?;
+        }
+    }
     type Count = fn(&Port) -> u64;
     let counts: [(_, Count); 7] = [
         (&of::PORT_UP, |port| port.link_up.into()),

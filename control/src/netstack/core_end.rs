@@ -138,9 +138,9 @@ impl NetStack {
         self.is_published &= self.stacks.remove(&scope).is_none();
     }
 
-    /// The guest behind a port has this from now on; `None`: there is none.
-    pub(crate) fn attach(&mut self, port: usize, guest: Option<Guest>) {
-        self.guests.attach(port, guest);
+    /// The guest that is attached there has this from now on; `None`: there is none.
+    pub(crate) fn attach(&mut self, at: usize, guest: Option<Guest>) {
+        self.guests.attach(at, guest);
         self.is_published = false;
     }
 

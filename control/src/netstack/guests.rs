@@ -68,16 +68,16 @@ fn over_guest(route: &NetworkRoute) -> Option<(Ipv4Addr, u8, Ipv4Addr)> {
     }
 }
 
-/// All guests by their ports' places, and their networks.
+/// All guests by the places of their attachments, and their networks.
 #[derive(Clone, Default)]
 pub(super) struct Guests {
-    ports: Leaves<Arc<Guest>>,
+    guests: Leaves<Arc<Guest>>,
     networks: Leaves<Arc<Told>>,
 }
 
 impl Guests {
-    pub(super) fn attach(&mut self, port: usize, guest: Option<Guest>) {
-        self.ports.set(port, guest.map(Arc::new));
+    pub(super) fn attach(&mut self, at: usize, guest: Option<Guest>) {
+        self.guests.set(at, guest.map(Arc::new));
     }
 
     /// Whether that is something new.
@@ -90,7 +90,7 @@ impl Guests {
     }
 
     pub(super) fn get(&self, guest: AttachmentIndex) -> Option<&Guest> {
-        self.ports.get(guest.slot()).map(Arc::as_ref)
+        self.guests.get(guest.slot()).map(Arc::as_ref)
     }
 
     fn provision(&self, guest: &Guest) -> Option<Provision> {
@@ -211,7 +211,7 @@ pub(super) mod tests {
         );
         let read = parse(&text, Path::new("/t.yaml"), &Disk);
         let (config, _) = read.map_err(|report| report.render(false)).unwrap();
-        let port = &config.ports[0];
+        let port = config.ports[0].native().unwrap();
         let guest = Guest {
             network: 0,
             addresses: port.addresses.clone(),

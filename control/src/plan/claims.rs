@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, fmt, net::IpAddr, path::PathBuf};
 
-use crate::config::{Config, MacAddr, Name, Port, PortDriver, SocketPath};
+use crate::config::{Attachment, Config, MacAddr, Name, Network, Port, PortDriver, SocketPath};
 
 /// What one port at a time can have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +68,7 @@ impl Claims {
 }
 
 fn wanted(config: &Config, port: &Port) -> impl Iterator<Item = Claim> {
-    let (of, enabled) = (port.network.clone(), port.enabled);
-    let mac = Claim::Mac(of.clone(), port.mac);
+    let enabled = port.enabled;
     let place = match &port.driver {
         PortDriver::Tun { interface } | PortDriver::Tap { interface } => {
             Claim::Interface(interface.clone())
@@ -82,13 +81,17 @@ fn wanted(config: &Config, port: &Port) -> impl Iterator<Item = Claim> {
             }
         }),
     };
-    let is_plain = config
-        .network(&of)
-        .is_some_and(|network| network.is_plain());
-    let alone = is_plain.then(|| Claim::Network(of.clone()));
-    let addresses = port.addresses.iter();
-    let addresses = addresses.map(move |&address| Claim::Address(of.clone(), address));
-    // In the order in which an operator would mend it.
-    let all = [place, mac].into_iter().chain(alone).chain(addresses);
-    all.filter(move |_| enabled)
+    let mut all = vec![place];
+    for Attachment {
+        network, addresses, ..
+    } in &port.attachments
+    {
+        // In the order in which an operator would mend it.
+        all.push(Claim::Mac(network.clone(), port.mac));
+        let is_plain = config.network(network).is_some_and(Network::is_plain);
+        all.extend(is_plain.then(|| Claim::Network(network.clone())));
+        let address = |&address| Claim::Address(network.clone(), address);
+        all.extend(addresses.iter().map(address));
+    }
+    all.into_iter().filter(move |_| enabled)
 }

@@ -5,11 +5,13 @@
 use std::fmt::{Debug, Display};
 use std::path::PathBuf;
 
+use culvert_wire::ether::VlanId;
+
 use super::{Change, Edit, Impact};
 use crate::config::{
-    Account, Api, ApiTls, Cores, Dhcp, Door, Labels, Memory, Metrics, Network, NetworkRoute,
-    NextHop, Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel, Uapi, Uplink,
-    UplinkDriver, WorkerIndex, table_name,
+    Account, Api, ApiTls, Attachment, Cores, Dhcp, Door, Guard, Labels, Memory, Metrics, Network,
+    NetworkRoute, NextHop, Offloads, Peer, Port, PortDriver, Role, SocketMode, SocketPath, Tunnel,
+    Uapi, Uplink, UplinkDriver, WorkerIndex, table_name,
 };
 
 /// Values of a list that are written out.
@@ -437,21 +439,50 @@ fn port(old: &Port, new: &Port) -> Vec<Difference> {
             |it| it.queue_workers.clone(),
             |all| owners(all),
         )
-        .key("network", |it| it.network.clone(), text)
+        .key("network", native(|it| it.network.clone()), optional)
+        .key("vlans", vlans, |all| list(all))
         .key("mac", |it| it.mac, text)
-        .key("addresses", |it| it.addresses.clone(), |all| list(all))
+        .key("addresses", native(|it| it.addresses.clone()), |all| {
+            list(all.as_deref().unwrap_or_default())
+        })
         .key(
             "prefixes",
             |it| it.interface_addresses.clone(),
             |all| list(all),
         )
-        .key("guard", |it| it.guard, |guard| debug(guard).to_lowercase())
-        .key("dhcp", |it| it.dhcp, text)
+        .key("guard", native(|it| it.guard), |guard| match guard {
+            Some(guard) => debug(guard).to_lowercase(),
+            None => "none".into(),
+        })
+        .key("dhcp", native(|it| it.dhcp), optional)
         .key("mtu", |it| it.mtu, text)
         .key("offloads", |it| it.offloads, offloads)
         .key("enabled", |it| it.enabled, text)
         .key("labels", |it| it.labels.clone(), labels)
         .found
+}
+
+/// What a port's guest is attached with without a VLAN.
+fn native<V>(value: impl Fn(&Attachment) -> V) -> impl Fn(&Port) -> Option<V> {
+    move |port| port.native().map(&value)
+}
+
+/// A port's VLANs, each in words.
+fn vlans(port: &Port) -> Vec<String> {
+    let vlan = |(number, it): (VlanId, &Attachment)| {
+        let addresses = (!it.addresses.is_empty()).then(|| format!(" {}", list(&it.addresses)));
+        let guard = (it.guard != Guard::Strict)
+            .then(|| format!(" guard {}", debug(&it.guard).to_lowercase()));
+        let dhcp = (!it.dhcp).then_some(" no dhcp");
+        format!(
+            "{number}: {}{}{}{}",
+            it.network,
+            addresses.unwrap_or_default(),
+            guard.unwrap_or_default(),
+            dhcp.unwrap_or_default()
+        )
+    };
+    port.vlans().map(vlan).collect()
 }
 
 fn of_edit<T>(edit: &Edit<T>, differences: impl Fn(&T, &T) -> Vec<Difference>) -> Vec<Difference> {

@@ -17,7 +17,9 @@ pub trait Called {
 
 impl Called for Port {
     fn names(&self) -> Vec<String> {
-        vec![self.name.clone(), self.network.clone()]
+        let vlans = self.vlans.iter().map(|it| it.network.clone());
+        let own = [self.name.clone(), self.network.clone()];
+        own.into_iter().chain(vlans).collect()
     }
 }
 

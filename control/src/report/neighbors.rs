@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::{Request, ask},
-    config,
+    config::{self, Name},
     state::Neighbor,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Clone, Copy)]
 enum Known<'n> {
     Stack(&'n NeighborSight),
-    Port(&'n config::Port, IpAddr),
+    Port(&'n config::Port, &'n Name, IpAddr),
 }
 
 /// A neighbor's place in the list: `network` or `uplink`, its name, the address.
@@ -41,7 +41,7 @@ impl<'n> Known<'n> {
     fn key(self) -> Key<'n> {
         match self {
             Self::Stack(sight) => ("uplink", sight.uplink.as_str(), Some(sight.known.address)),
-            Self::Port(port, address) => ("network", port.network.as_str(), Some(address)),
+            Self::Port(_, network, address) => ("network", network.as_str(), Some(address)),
         }
     }
 
@@ -50,7 +50,7 @@ impl<'n> Known<'n> {
         let is_named = |name: &str| name.split_once(' ') == Some((kind, place));
         let port = match self {
             Self::Stack(_) => None,
-            Self::Port(port, _) => Some(port.name.as_str()),
+            Self::Port(port, ..) => Some(port.name.as_str()),
         };
         which.name.as_deref().is_none_or(is_named)
             && (which.is_like([place].into_iter().chain(port))
@@ -60,7 +60,7 @@ impl<'n> Known<'n> {
     fn shown(self, now: Instant) -> Neighbor {
         match self {
             Self::Stack(sight) => of_uplink(sight, now),
-            Self::Port(port, address) => of_port(port, address),
+            Self::Port(port, network, address) => of_port(port, network, address),
         }
     }
 }
@@ -78,8 +78,11 @@ impl Reader<'_> {
         })?;
         let stacks = known.iter().map(Known::Stack);
         let ports = self.open_ports().flat_map(|port| {
-            let addresses = port.addresses.iter();
-            addresses.map(move |address| Known::Port(port, *address))
+            let attached = port.attachments.iter();
+            attached.flat_map(move |it| {
+                let known = |address: &IpAddr| Known::Port(port, &it.network, *address);
+                it.addresses.iter().map(known)
+            })
         });
         let mut pick = Pick::new(window.after.as_deref().map(parse), window.limit);
         for known in stacks.chain(ports) {
@@ -127,9 +130,9 @@ fn of_uplink(sight: &NeighborSight, now: Instant) -> Neighbor {
     }
 }
 
-fn of_port(port: &config::Port, address: IpAddr) -> Neighbor {
+fn of_port(port: &config::Port, network: &Name, address: IpAddr) -> Neighbor {
     Neighbor {
-        place: format!("network {}", port.network),
+        place: format!("network {network}"),
         address,
         mac: Some(port.mac.to_string()),
         state: "static".into(),

@@ -38,7 +38,7 @@ impl Reader<'_> {
         let ports = self.head.desired.ports().filter(|port| {
             which.is_named(port.name.as_str())
                 && which.has_label(&port.labels)
-                && which.is_like([port.name.as_str(), port.network.as_str()].into_iter())
+                && which.is_like(port.networks().chain([&port.name]).map(Name::as_str))
         });
         let (names, next) = page(ports.map(|port| &port.name), window);
         for names in names.chunks(look::PORTS) {

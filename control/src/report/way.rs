@@ -41,7 +41,7 @@ pub enum WayError {
     Unanswered(#[from] SendError),
 }
 
-/// Where what is for `to` goes from a port; without one from each network.
+/// Where what is for `to` goes from a port, in each of its networks; without one from each network.
 ///
 /// # Errors
 ///
@@ -68,12 +68,14 @@ pub fn ways(requester: &Requester, to: IpAddr, from: Option<&str>) -> Result<Vec
     };
     let port = desired.ports().find(|port| port.name.as_str() == from);
     let port = port.ok_or_else(no_port)?;
-    let mut networks = networks.filter(|network| network.name == port.network);
-    let network = networks.next().ok_or_else(no_port)?;
-    let mut way = reader.way(&snapshot, network, to)?;
-    way.from = Some(from.to_owned());
-    way.notes.extend(guarded(&snapshot, from, to));
-    Ok(vec![way])
+    let joined = networks.filter(|network| port.networks().any(|name| *name == network.name));
+    let from = |network: &Network| {
+        let mut way = reader.way(&snapshot, network, to)?;
+        way.from = Some(from.to_owned());
+        way.notes.extend(guarded(&snapshot, from, network, to));
+        Ok(way)
+    };
+    joined.map(from).collect()
 }
 
 impl Reader<'_> {
@@ -324,10 +326,12 @@ fn of_family(refused: &str, to: IpAddr) -> bool {
 }
 
 /// What the port's guard would say.
-fn guarded(snapshot: &Snapshot, from: &str, to: IpAddr) -> Option<String> {
+fn guarded(snapshot: &Snapshot, from: &str, network: &Network, to: IpAddr) -> Option<String> {
     let mut ports = snapshot.ports.iter().map(|(_, port)| port);
     let port = ports.find(|port| port.name == from)?;
-    let attachment = snapshot.attachment(port.attachment?)?;
+    let mut attached = port.attachments().filter_map(|at| snapshot.attached(at));
+    let attached = attached.find(|it| it.network.name == network.name.as_str())?;
+    let attachment = attached.attachment;
     let addresses = &attachment.addresses;
     let has_one = addresses.iter().any(|it| it.is_ipv4() == to.is_ipv4());
     match attachment.guard {

@@ -35,6 +35,7 @@ pub(crate) fn state() -> State {
         ports: vec![Port {
             name: "vm1".into(),
             network: "blue".into(),
+            vlans: Vec::new(),
             driver: "vhost-user".into(),
             socket: "/run/culvert/vm1.sock".into(),
             connected: true,

@@ -10,7 +10,9 @@ use super::super::units;
 use super::named::Told;
 use super::rates::{self, Passed, Rates};
 use super::table::{Align, Layout, Table};
-use crate::state::{Core, Drop, Log, Neighbor, Part, Peer, Port, Route, State, Traffic, Tunnel};
+use crate::state::{
+    Core, Drop, Log, Neighbor, Part, Peer, Port, PortVlan, Route, State, Traffic, Tunnel,
+};
 
 /// What is shown.
 pub(super) struct View<'s> {
@@ -62,9 +64,20 @@ pub(super) const fn only<T>(when: When, column: Column<T>) -> Column<T> {
     Column { when, ..column }
 }
 
+/// The network that a port has without a tag, and those by its VLANs: `inside, 10 blue, 20 red`.
+fn networks(port: &Port) -> String {
+    let native = Some(port.network.clone()).filter(|name| !name.is_empty());
+    let vlan = |it: &PortVlan| format!("{} {}", it.vlan, it.network);
+    let all: Vec<_> = native
+        .into_iter()
+        .chain(port.vlans.iter().map(vlan))
+        .collect();
+    all.join(", ")
+}
+
 const PORTS: &[Column<Port>] = &[
     left("PORT", |_, it| it.name.clone()),
-    left("NETWORK", |_, it| it.network.clone()),
+    left("NETWORK", |_, it| networks(it)),
     left("LINK", |_, it| link(it).into()),
     only(
         When::Wide,

@@ -5,9 +5,9 @@
 use std::path::PathBuf;
 
 use crate::config::{
-    Api, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name, Network,
-    Offloads, Places, Pmtu, Poll, Port, PortDriver, Ra, Served, Tunnel, Uapi, UdpUplink, Uplink,
-    UplinkDriver, WorkerCore, WorkerIndex,
+    Api, Attachment, Config, Cores, Guard, Hugepages, Labels, MacAddr, Memory, Metrics, Name,
+    Network, Offloads, Places, Pmtu, Poll, Port, PortDriver, Ra, Served, Tunnel, Uapi, UdpUplink,
+    Uplink, UplinkDriver, WorkerCore, WorkerIndex,
 };
 
 /// Beyond so many workers one tunnel gains nothing.
@@ -90,13 +90,16 @@ pub(super) fn lone(interface: &str, handed_over: bool) -> Config {
             },
             queues,
             queue_workers: (0..queues).map(WorkerIndex).collect(),
-            network: name(),
+            attachments: vec![Attachment {
+                vlan: None,
+                network: name(),
+                addresses: Vec::new(),
+                // The host is its own router.
+                guard: Guard::Off,
+                dhcp: false,
+            }],
             mac: MacAddr::derived("host"),
-            addresses: Vec::new(),
             interface_addresses: Vec::new(),
-            // The host is its own router.
-            guard: Guard::Off,
-            dhcp: false,
             mtu: MTU,
             offloads: Offloads::ALL,
             labels: Labels::default(),

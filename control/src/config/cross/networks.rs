@@ -7,7 +7,9 @@ use ipnet::IpNet;
 
 use super::{Seen, dangling, family, is_ipv4, prefixes, reserved, service};
 use crate::config::build;
-use crate::config::draft::{AnyPeer, File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel};
+use crate::config::draft::{
+    AnyPeer, Attachment, File, Network, NetworkRoute, NextHop, Port, PortKind, Tunnel,
+};
 use crate::config::report::{Report, Span};
 use crate::config::section::At;
 use crate::config::{Guard, Name};
@@ -90,19 +92,25 @@ fn no_routes(network: &Network, report: &mut Report) {
     }
 }
 
+/// A port with what of it names a network.
+pub(super) type Member<'f> = (&'f Port, &'f Attachment);
+
 /// The ports that name a network.
-fn by_network(file: &File) -> HashMap<&Name, Vec<&Port>> {
+fn by_network(file: &File) -> HashMap<&Name, Vec<Member<'_>>> {
     let mut ports: HashMap<_, Vec<_>> = HashMap::new();
     for port in &file.ports {
-        if let Some(network) = &port.network {
-            ports.entry(&network.value).or_default().push(port);
+        for attachment in &port.attachments {
+            if let Some(network) = &attachment.network {
+                let members = ports.entry(&network.value).or_default();
+                members.push((port, attachment));
+            }
         }
     }
     ports
 }
 
 /// A network without a router is the way between one interface and one tunnel.
-fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
+fn plain(network: &Network, ports: &[Member<'_>], report: &mut Report) {
     let name = &network.name.value;
     let title = format!("network `{name}` has no `gateway`");
     if network.tunnel.is_none() {
@@ -119,7 +127,7 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
                 .help("without a router a network is one `tun` port and a `tunnel`: add a port with `driver: tun`")
                 .help(ROUTER);
         }
-        Some(port) if port.kind != PortKind::Tun => {
+        Some((port, _)) if port.kind != PortKind::Tun => {
             report
                 .error(
                     port.name.span,
@@ -131,8 +139,8 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
                 .help("without a router only IP packets can pass: choose `driver: tun`")
                 .help(ROUTER);
         }
-        Some(port) => {
-            if let Some(guard) = port.guard
+        Some((port, attachment)) => {
+            if let Some(guard) = attachment.guard
                 && guard.value != Guard::Off
             {
                 report
@@ -149,7 +157,7 @@ fn plain(network: &Network, ports: &[&Port], report: &mut Report) {
         }
     }
     // A disabled one passes nothing.
-    if let Some(second) = ports.iter().filter(|port| port.enabled).nth(1) {
+    if let Some((second, _)) = ports.iter().filter(|(port, _)| port.enabled).nth(1) {
         report
             .error(
                 second.name.span,

@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use super::{Seen, dangling, prefixes, queue_workers, reserved};
 use crate::config::build;
-use crate::config::draft::{File, Network, Port, PortKind};
+use crate::config::draft::{Attachment, File, Network, Port, PortKind};
 use crate::config::report::Report;
 use crate::config::{Guard, IpNet, SocketPath, limits};
 use crate::process::{API_SOCKET, READ_SOCKET};
@@ -14,15 +14,20 @@ pub(super) fn check(file: &File, report: &mut Report) {
     let mut addresses = Seen::default();
     let mut places = Seen::default();
     for port in &file.ports {
-        let title = format!("port `{}`", port.name.value);
-        let network = file.network(port.network.as_ref());
-        if let (Some(reference), None) = (&port.network, network) {
-            let known = file.networks.iter().map(|network| &network.name.value);
-            dangling(reference, "network", &title, known, report);
-        }
-        if let Some(network) = network {
+        let mut joined = Seen::default();
+        for attachment in &port.attachments {
+            if is_second((port, attachment), &mut joined, report) {
+                continue;
+            }
+            let title = attachment.title(port);
+            let network = file.network(attachment.network.as_ref());
+            if let (Some(reference), None) = (&attachment.network, network) {
+                let known = file.networks.iter().map(|network| &network.name.value);
+                dangling(reference, "network", &title, known, report);
+            }
+            let Some(network) = network else { continue };
             mac(port, network, &mut macs, report);
-            for address in &port.addresses {
+            for address in &attachment.addresses {
                 let claim = (&network.name.value, address.value);
                 let other = (port.enabled).then(|| addresses.insert(claim, address.span));
                 if let Some(line) = other.flatten() {
@@ -40,15 +45,38 @@ pub(super) fn check(file: &File, report: &mut Report) {
                         ));
                 }
             }
-            inside(port, network, report);
+            inside((port, attachment), network, report);
+            guard((port, attachment), network, report);
         }
         place(port, &mut places, report);
-        if let Some(network) = network {
-            guard(port, network, report);
-        }
+        let title = format!("port `{}`", port.name.value);
         let queues = port.queues.map_or(1, |at| at.value as usize);
         queue_workers(&title, port.queue_workers.as_ref(), queues, file, report);
     }
+}
+
+/// Whether a port joins that network by another VLAN already: its guest would be there twice.
+fn is_second<'f>(
+    (port, attachment): (&Port, &'f Attachment),
+    joined: &mut Seen<&'f crate::config::Name>,
+    report: &mut Report,
+) -> bool {
+    let Some(network) = &attachment.network else {
+        return false;
+    };
+    let Some(line) = joined.insert(&network.value, network.span) else {
+        return false;
+    };
+    let (title, line) = (attachment.title(port), report.line(line));
+    report
+        .error(
+            network.span,
+            format!("{title} joins network `{}` a second time", network.value),
+        )
+        .help(format!(
+            "it stands in {line} already: expected another network for each VLAN"
+        ));
+    true
 }
 
 fn mac<'f>(
@@ -91,9 +119,9 @@ fn mac<'f>(
     }
 }
 
-fn inside(port: &Port, network: &Network, report: &mut Report) {
-    for address in &port.addresses {
-        let title = format!("port `{}`", port.name.value);
+fn inside((port, attachment): (&Port, &Attachment), network: &Network, report: &mut Report) {
+    for address in &attachment.addresses {
+        let title = attachment.title(port);
         let gateways = || network.gateways.iter().map(|at| &at.value);
         let Some(gateway) = gateways().find(|net| net.contains(&address.value)) else {
             // A network whose gateway was reported has no prefix to compare with.
@@ -254,11 +282,12 @@ fn plain(path: &Path) -> String {
         .to_string()
 }
 
-fn guard(port: &Port, network: &Network, report: &mut Report) {
-    let has_none = port.addresses.is_empty() && !port.lacks_addresses;
-    if build::guard(port, network) == Guard::Strict && has_none && !network.plain {
+fn guard((port, attachment): (&Port, &Attachment), network: &Network, report: &mut Report) {
+    let has_none = attachment.addresses.is_empty() && !attachment.lacks_addresses;
+    if build::guard(attachment, network) == Guard::Strict && has_none && !network.plain {
+        let title = attachment.title(port);
         report
-            .warning(port.name.span, format!("port `{}` has no `addresses`, so its strict guard lets no IP packet of the guest pass", port.name.value))
+            .warning(attachment.span(port), format!("{title} has no `addresses`, so its strict guard lets no IP packet of the guest pass"))
             .help("give it `addresses: [...]`, or `guard: mac` for a guest that chooses its own");
     }
 }

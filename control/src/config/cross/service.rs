@@ -3,15 +3,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::is_ipv4;
+use super::networks::Member;
 use crate::config::build;
-use crate::config::draft::{Network, Port};
+use crate::config::draft::Network;
 use crate::config::report::Report;
 use crate::config::{MacAddr, Ra};
 
 /// The one length of prefixes that hosts make addresses of (RFC 4862, section 5.5.3).
 const SLAAC_LEN: u8 = 64;
 
-pub(super) fn check(network: &Network, ports: Option<&Vec<&Port>>, report: &mut Report) {
+pub(super) fn check(network: &Network, ports: Option<&Vec<Member<'_>>>, report: &mut Report) {
     let name = &network.name.value;
     if network.plain {
         let dhcp = network.dhcp.as_ref().map(|at| (at.span, "dhcp"));
@@ -40,7 +41,7 @@ pub(super) fn check(network: &Network, ports: Option<&Vec<&Port>>, report: &mut 
     }
 }
 
-fn slaac(network: &Network, ports: &[&Port], report: &mut Report) {
+fn slaac(network: &Network, ports: &[Member<'_>], report: &mut Report) {
     let name = &network.name.value;
     let gateways = network.gateways.iter().filter(|at| !is_ipv4(&at.value));
     let mut others = gateways
@@ -59,14 +60,15 @@ fn slaac(network: &Network, ports: &[&Port], report: &mut Report) {
             )
             .help("guests make addresses of prefixes of 64 bits alone: expected a /64, or `ra: managed`");
     }
-    for port in ports.iter().filter(|port| is_made && port.dhcp) {
+    for (port, attachment) in ports.iter().filter(|(_, it)| is_made && it.dhcp) {
         let made = port.mac.map(|mac| interface_id(mac.value));
         let is_other = |address: &IpAddr| match address {
             IpAddr::V4(_) => false,
             IpAddr::V6(address) => made != Some(id(*address)),
         };
-        for address in port.addresses.iter().filter(|at| is_other(&at.value)) {
-            let title = format!("port `{}`", port.name.value);
+        let addresses = attachment.addresses.iter();
+        for address in addresses.filter(|at| is_other(&at.value)) {
+            let title = attachment.title(port);
             report
                 .warning(
                     address.span,

@@ -1,4 +1,4 @@
-//! Attachments of guests and of the host.
+//! Ports, and what guests and the host are attached with by them.
 //!
 //! In: nothing; [`super::super::build`] makes these. Out: what sockets and interfaces are opened by, and what a guest may
 //! do. Never: a file's text.
@@ -9,11 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use culvert_wire::ether::VlanId;
 use ipnet::IpNet;
 
 use super::{Labels, MacAddr, Name, WorkerIndex};
 
-/// A guest's (or the host's) attachment to a network.
+/// Where a guest (or the host) is attached to networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// The operator's name for it.
@@ -24,21 +25,15 @@ pub struct Port {
     pub queues: u16,
     /// Which worker serves which queue pair: `queue_workers[queue]`, `queues` long.
     pub queue_workers: Vec<WorkerIndex>,
-    /// The network it joins.
-    pub network: Name,
-    /// The guest's MAC address.
+    /// What its guest is attached with: at most one without a VLAN, which comes first, then by VLAN. One at least, and
+    /// each in a network of its own.
+    pub attachments: Vec<Attachment>,
+    /// The guest's MAC address, in all its networks.
     pub mac: MacAddr,
-    /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
-    /// any).
-    pub addresses: Vec<IpAddr>,
-    /// The same with the prefix lengths of its network, as a tun or tap port's interface is given them; of other
-    /// ports none.
+    /// The addresses without a VLAN with the prefix lengths of their network, as a tun or tap port's interface is given
+    /// them; of other ports none.
     pub interface_addresses: Vec<IpNet>,
-    /// What of a guest's frames is checked against `mac` and `addresses`.
-    pub guard: Guard,
-    /// Whether its network's gateway tells the guest its addresses.
-    pub dhcp: bool,
-    /// The MTU offered to the guest, in bytes: its network's.
+    /// The MTU offered to the guest, in bytes: the largest of its networks'.
     pub mtu: u16,
     /// What is offered to the guest.
     pub offloads: Offloads,
@@ -46,6 +41,41 @@ pub struct Port {
     pub labels: Labels,
     /// Else it is not open, and what it would have is for others to have.
     pub enabled: bool,
+}
+
+impl Port {
+    /// What the guest is attached with without a VLAN.
+    pub fn native(&self) -> Option<&Attachment> {
+        self.attachments.iter().find(|it| it.vlan.is_none())
+    }
+
+    /// What it is attached with by VLANs.
+    pub fn vlans(&self) -> impl Iterator<Item = (VlanId, &Attachment)> {
+        self.attachments
+            .iter()
+            .filter_map(|it| Some((it.vlan?, it)))
+    }
+
+    /// The networks that it joins.
+    pub fn networks(&self) -> impl Iterator<Item = &Name> {
+        self.attachments.iter().map(|it| &it.network)
+    }
+}
+
+/// What a guest is attached to one network with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The VLAN of its port; without one its frames have no tag.
+    pub vlan: Option<VlanId>,
+    /// The network it joins.
+    pub network: Name,
+    /// The guest's addresses, each inside a gateway's prefix of its network (of a plain network:
+    /// any).
+    pub addresses: Vec<IpAddr>,
+    /// What of a guest's frames is checked against its MAC address and these.
+    pub guard: Guard,
+    /// Whether its network's gateway tells the guest its addresses.
+    pub dhcp: bool,
 }
 
 /// How a guest is attached.

@@ -1,9 +1,11 @@
 //! Ports.
 
+use culvert_wire::ether::VlanId;
+
 use super::Reader;
-use crate::config::draft::{Port, PortKind};
+use crate::config::draft::{Attachment, Port, PortKind};
 use crate::config::raw::Value;
-use crate::config::section::{At, Section};
+use crate::config::section::{At, Numbered, Section};
 use crate::config::{Guard, Name, Offloads, SocketMode, value};
 
 impl Reader<'_> {
@@ -27,26 +29,10 @@ impl Reader<'_> {
         } else {
             SocketMode::Server
         };
-        let guard = section.choice("guard", self.report);
-        let before = self.report.errors();
-        let addresses = section.list("addresses", self.report, value::address);
         let port = Port {
             kind,
-            network: section.get("network", self.report, value::name),
+            attachments: self.attachments(&section),
             mac: section.get("mac", self.report, value::mac),
-            addresses,
-            lacks_addresses: self.report.errors() > before,
-            guard: guard.map(|at| {
-                let guard = match at.value {
-                    "mac" => Guard::Mac,
-                    "off" => Guard::Off,
-                    _ => Guard::Strict,
-                };
-                At::new(guard, at.span)
-            }),
-            dhcp: section
-                .get("dhcp", self.report, value::boolean)
-                .is_none_or(|at| at.value),
             queues: section.integer("queues", self.report),
             queue_workers: self.queue_workers(&section),
             socket: section.get("socket", self.report, value::path),
@@ -68,6 +54,84 @@ impl Reader<'_> {
         };
         self.check_kind(&section, &port);
         Some(port)
+    }
+
+    /// What its guest is attached with: without a tag, then by VLAN. Those have its guard and its DHCP unless they say
+    /// others.
+    fn attachments(&mut self, section: &Section<'_>) -> Vec<Attachment> {
+        let native = self.attachment(section, None);
+        let before = self.report.errors();
+        let vlans = section.numbered("vlans", self.report);
+        if vlans.is_empty() {
+            if self.report.errors() == before {
+                self.need(section, &["network"], "a port without `vlans`");
+            }
+            return vec![native];
+        }
+        let inherited = (native.guard, native.dhcp);
+        let is_native = section.node("network").is_some() || section.misspells("network");
+        if !is_native {
+            self.refuse(
+                section,
+                &["addresses"],
+                "beside `network`",
+                "write addresses in a VLAN with it: `vlans: { 10: { network: NAME, addresses: [...] } }`",
+            );
+        }
+        let vlans = vlans.into_iter().filter_map(|(number, item)| {
+            let vlan = u16::try_from(number.value).ok().and_then(VlanId::new)?;
+            let attachment = match item {
+                Numbered::Section(section) => self.attachment(&section, Some(inherited)),
+                Numbered::Short(node, title) => {
+                    let what = format!("the network of {title}");
+                    let name = value::name(node, &what, self.report);
+                    Attachment {
+                        vlan: None,
+                        network: name.map(|name| At::new(name, node.span)),
+                        addresses: Vec::new(),
+                        lacks_addresses: false,
+                        guard: inherited.0,
+                        dhcp: inherited.1,
+                    }
+                }
+            };
+            Some(Attachment {
+                vlan: Some(At::new(vlan, number.span)),
+                ..attachment
+            })
+        });
+        let mut vlans: Vec<_> = vlans.collect();
+        vlans.sort_by_key(|it| it.vlan.map(|at| at.value));
+        let native = is_native.then_some(native);
+        native.into_iter().chain(vlans).collect()
+    }
+
+    fn attachment(
+        &mut self,
+        section: &Section<'_>,
+        inherited: Option<(Option<At<Guard>>, bool)>,
+    ) -> Attachment {
+        let (guard, dhcp) = inherited.unwrap_or((None, true));
+        let own = section.choice("guard", self.report).map(|at| {
+            let guard = match at.value {
+                "mac" => Guard::Mac,
+                "off" => Guard::Off,
+                _ => Guard::Strict,
+            };
+            At::new(guard, at.span)
+        });
+        let before = self.report.errors();
+        let addresses = section.list("addresses", self.report, value::address);
+        Attachment {
+            vlan: None,
+            network: section.get("network", self.report, value::name),
+            addresses,
+            lacks_addresses: self.report.errors() > before,
+            guard: own.or(guard),
+            dhcp: section
+                .get("dhcp", self.report, value::boolean)
+                .map_or(dhcp, |at| at.value),
+        }
     }
 
     fn check_kind(&mut self, section: &Section<'_>, port: &Port) {
@@ -98,6 +162,12 @@ impl Reader<'_> {
             }
             return;
         }
+        self.refuse(
+            section,
+            &["vlans"],
+            "for `vhost-user` ports",
+            "remove it: give the host an interface for each network",
+        );
         self.refuse(
             section,
             &[

@@ -2,10 +2,12 @@
 //!
 //! In, out, never: as [`super`].
 
+use culvert_wire::ether::VlanId;
+
 use super::{
     Form::{
-        self, Account, Address, Bool, Choice, Either, Labels, List, Mac, Path, Permissions,
-        Reference, Text,
+        self, Account, Address, Bool, Choice, Either, Labels, List, Mac, Numbered, Path,
+        Permissions, Reference, Text,
     },
     Presence::{Default, Required},
     QUEUES, Table, WORKER_INDEX, key,
@@ -25,14 +27,25 @@ pub(in crate::config) static PORT: Table = Table {
         key(
             "network",
             Reference("network"),
-            Required,
-            "The network it joins.",
+            Default("required but with `vlans`"),
+            "The network it joins; of a port with `vlans` by frames without a tag, which are dropped without one.",
+        ),
+        key(
+            "vlans",
+            Numbered {
+                min: VlanId::MIN as u32,
+                max: VlanId::MAX as u32,
+                table: &VLAN,
+                short: &Reference("network"),
+            },
+            Default("{}"),
+            "The networks that it joins by frames with an 802.1Q tag, each by the number of its VLAN: `{ 10: blue, 20: { network: red, addresses: [10.2.0.7] } }`. Each network once. `vhost-user` ports alone.",
         ),
         key(
             "mac",
             Mac,
             Default("required but for tun"),
-            "The guest's Ethernet address.",
+            "The guest's Ethernet address, in all its networks.",
         ),
         key(
             "addresses",
@@ -112,6 +125,38 @@ pub(in crate::config) static PORT: Table = Table {
             Labels,
             Default("{}"),
             "What others call it, as `{ vm: 7f3a… }`: told with it by `show`, the API and its events, and by metrics where `metrics` names the key. At most 16, of 128 bytes each.",
+        ),
+    ],
+};
+
+/// One of a port's `vlans`.
+static VLAN: Table = Table {
+    title: "VLAN",
+    doc: "The name of a network alone is `{ network: NAME }`.",
+    keys: &[
+        key(
+            "network",
+            Reference("network"),
+            Required,
+            "The network that the port joins by this VLAN.",
+        ),
+        key(
+            "addresses",
+            List(&Address),
+            Default("[]"),
+            "The guest's addresses in it, inside the prefixes of the network's gateway.",
+        ),
+        key(
+            "guard",
+            Choice(&["strict", "mac", "off"]),
+            Default("the port's"),
+            "As a port's, for frames of this VLAN.",
+        ),
+        key(
+            "dhcp",
+            Bool,
+            Default("the port's"),
+            "As a port's, in this VLAN.",
         ),
     ],
 };

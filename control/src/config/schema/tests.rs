@@ -81,6 +81,12 @@ fn values(form: &Form) -> Vec<String> {
             let items = values(item).into_iter();
             items.map(|it| format!("[{it}]")).collect()
         }
+        Form::Numbered {
+            min, max, short, ..
+        } => {
+            let one = |number| format!("{{ {number}: {} }}", example(short));
+            vec![one(min), one(max), "{}".into()]
+        }
         // What stands for a word of the operator's own.
         Form::Text | Form::Tables(_) | Form::Table(_) | Form::Named(_) => Vec::new(),
         Form::Name

@@ -159,7 +159,7 @@ impl<'c> Parts<'c> {
         let mut turn = 0;
         let begins = |port: &Port| port.mac.octets()[5] == 0;
         self.all.extend(runs(&config.ports, begins).map(|ports| {
-            let plain = ports.iter().map(|it| config.network_of(it).is_plain());
+            let plain = ports.iter().map(|it| config.is_plain(it));
             let part = Part::Ports {
                 ports,
                 plain: plain.collect(),

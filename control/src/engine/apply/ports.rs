@@ -18,7 +18,7 @@ use super::super::{
 };
 use super::{Goal, Prepared};
 use crate::{
-    config::{Name, Port, PortDriver},
+    config::{Attachment, Name, Port, PortDriver},
     events::Event,
     plan::{Change, Edit, Impact, Layers},
 };
@@ -417,8 +417,12 @@ pub(super) fn left_rings(plan: &[Change], closing: &[PortState]) -> Vec<(Name, b
 /// Whether a port has an address in its network that was not its own before: others may know it at the gateway's MAC
 /// address, if it was behind a peer.
 fn gains(old: &Port, new: &Port) -> bool {
-    let is_new = |address| !old.addresses.contains(address);
-    new.network != old.network || new.addresses.iter().any(is_new)
+    let is_new = |it: &Attachment| {
+        let mut before = old.attachments.iter();
+        let before = before.find(|old| (old.vlan, &old.network) == (it.vlan, &it.network));
+        before.is_none_or(|old| it.addresses.iter().any(|it| !old.addresses.contains(it)))
+    };
+    new.attachments.iter().any(is_new)
 }
 
 /// Addresses of ports that change that no port of their network has any more: they may be behind a peer now. A port
@@ -429,9 +433,10 @@ fn abandoned<'p>(
     place: impl Fn(&Name) -> Option<usize>,
 ) -> Vec<(NetworkIndex, IpAddr)> {
     let addresses = |port: &'p Port| {
-        port.addresses
-            .iter()
-            .map(|address| (&port.network, *address))
+        port.attachments.iter().flat_map(|it| {
+            let addresses = it.addresses.iter();
+            addresses.map(move |address| (&it.network, *address))
+        })
     };
     let kept = edits.clone().filter_map(|edit| edit.after().copied());
     let kept = kept.flat_map(addresses);

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use culvert_dataplane::shared::snapshot::Guest;
 use culvert_vhost::{Obstacle, PortDrop, PortStatus, RingCounters};
+use culvert_wire::ether::VlanId;
 
 use super::Engine;
 use crate::{
     config::{self, Name, PortDriver},
     engine::ports::{DownPort, PortState},
     report::{look::Asked, named},
-    state::{Port, Traffic},
+    state::{Port, PortVlan, Traffic},
 };
 
 /// Virtio feature bits worth showing (virtio 1.2, sections 5.1.3 and 6).
@@ -95,7 +96,8 @@ impl Engine {
         };
         Port {
             name: config.name.to_string(),
-            network: config.network.to_string(),
+            network: (config.native()).map_or_else(String::new, |it| it.network.to_string()),
+            vlans: config.vlans().map(vlan).collect(),
             driver: driver.into(),
             socket,
             mac: config.mac.to_string(),
@@ -143,6 +145,13 @@ impl Engine {
             drops: losses(port),
             ..self.configured(config)
         }
+    }
+}
+
+fn vlan((number, it): (VlanId, &config::Attachment)) -> PortVlan {
+    PortVlan {
+        vlan: number.number(),
+        network: it.network.to_string(),
     }
 }
 

@@ -78,14 +78,14 @@ fn port_words(port: &Port) -> String {
     let drops = Arc::as_ptr(&port.drops);
     let (index, at) = (port.index, port.attachment);
     format!(
-        "{index:?} {} {at:?} {guest} {} {drops:p}",
-        port.name, port.queues
+        "{index:?} {} {at:?} {:?} {guest} {} {drops:p}",
+        port.name, port.vlans, port.queues
     )
 }
 
 fn attachment_words(it: &Attachment) -> String {
     let (own, errors) = (Arc::as_ptr(&it.link_locals), Arc::as_ptr(&it.errors));
-    let places = (it.index, it.port, it.network);
+    let places = (it.index, it.port, it.vlan, it.network);
     format!(
         "{places:?} {} {:?} {own:p} {errors:p} {:?} {} {:p}",
         it.mac,
@@ -131,7 +131,8 @@ fn probes(engine: &Engine) -> Vec<IpAddr> {
     let ports = engine
         .ports
         .iter()
-        .flat_map(|(_, port)| &port.config.addresses);
+        .flat_map(|(_, port)| &port.config.attachments)
+        .flat_map(|it| &it.addresses);
     let mut nets: Vec<IpNet> = peers.chain(routes).chain(gateways).copied().collect();
     nets.extend(ports.map(|&address| IpNet::from(address)));
     nets.push("1.2.3.4/32".parse().unwrap());
@@ -390,7 +391,23 @@ fn file(dice: &mut Dice, ground: &Ground) -> Option<Config> {
             own.push(format!("\"fd01::{}\"", 8 + number));
         }
         let own = own.join(", ");
-        writeln!(text, "  vm{number}: {{network: {network}, socket: {socket}.sock, mac: \"52:54:00:00:00:0{mac}\", addresses: [{own}]}}").unwrap();
+        let mut vlans = Vec::new();
+        for (other, vlan) in networks.iter().filter(|it| *it != network).zip([10, 20]) {
+            if dice.throw(3) == 0 {
+                let vlan = vlan + dice.throw(2);
+                let own = 50 + 4 * number + dice.throw(2) * 100;
+                vlans.push(format!(
+                    "{vlan}: {{network: {other}, addresses: [10.0.1.{own}]}}"
+                ));
+            }
+        }
+        // A trunk may have nothing without a tag.
+        let native = match !vlans.is_empty() && dice.throw(3) == 0 {
+            true => String::new(),
+            false => format!("network: {network}, addresses: [{own}], "),
+        };
+        let vlans = vlans.join(", ");
+        writeln!(text, "  vm{number}: {{{native}vlans: {{{vlans}}}, socket: {socket}.sock, mac: \"52:54:00:00:00:0{mac}\"}}").unwrap();
     }
     let read = config::parse(&text, Path::new("test.yaml"), &Keys);
     // Not all that the dice say goes together.

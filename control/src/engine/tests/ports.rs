@@ -1,5 +1,8 @@
 //! Ports that are opened, moved, given back and tried again.
 
+use culvert_dataplane::shared::snapshot::{Attachment, Port};
+use culvert_wire::ether::VlanId;
+
 use super::*;
 
 /// Ports of one network, with what more is said of each.
@@ -50,6 +53,66 @@ fn what_a_guest_came_to_own_stays_behind_in_its_network() {
     let snapshot = site.engine.snapshots.load_full();
     let attachment = snapshot.attachments.get(0).unwrap();
     assert!(Arc::ptr_eq(&owned[2], &attachment.link_locals));
+}
+
+#[test]
+fn a_vlan_comes_and_goes_and_rings_and_other_vlans_hear_nothing() {
+    let with = |keys: &str| {
+        let networks = ["one", "two", "six"].map(|it| format!("{it}: {{gateway: [10.0.1.1/24]}}"));
+        parse(&format!(
+            "networks: {{{}}}\nports: {{fw: {{mac: \"52:54:00:00:00:01\", {keys}}}}}\n",
+            networks.join(", ")
+        ))
+    };
+    let one = "network: one, addresses: [10.0.1.5]";
+    let two = "10: {network: two, addresses: [10.0.1.6]}";
+    let six = "20: {network: six, addresses: [10.0.1.7], guard: mac, dhcp: false}";
+    let mut site = Site::start(with(&format!("{one}, vlans: {{{two}}}")));
+    let seen = |site: &Site| {
+        let snapshot = site.engine.snapshots.load_full();
+        let port = Arc::clone(snapshot.ports.get(0).unwrap());
+        let attached = port
+            .attachments()
+            .map(|at| Arc::clone(snapshot.attachment(at).unwrap()));
+        let attached: Vec<_> = attached.collect();
+        (port, attached)
+    };
+    let vlans = |it: &[Arc<Attachment>]| -> Vec<_> {
+        it.iter()
+            .map(|it| it.vlan.map_or(0, VlanId::number))
+            .collect()
+    };
+    let (port, before) = seen(&site);
+    assert_eq!(vlans(&before), [0, 10]);
+    assert_eq!(
+        site.lines(with(&format!("{one}, vlans: {{{six}, {two}}}"))),
+        [
+            "port fw changed (vlans: [10: two [10.0.1.6]] → [10: two [10.0.1.6], 20: six [10.0.1.7] guard mac no dhcp])"
+        ]
+    );
+    let (now, after) = seen(&site);
+    assert_eq!(vlans(&after), [0, 10, 20]);
+    let rings = |port: &Port| Arc::as_ptr(port.guest.vhost().unwrap());
+    assert_eq!(rings(&now), rings(&port));
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((before.index, before.network), (after.index, after.network));
+        assert!(Arc::ptr_eq(&before.link_locals, &after.link_locals));
+    }
+    // Without a network for frames without a tag.
+    site.apply(with(&format!("vlans: {{{six}, {two}}}")))
+        .unwrap();
+    let (now, last) = seen(&site);
+    assert_eq!((vlans(&last), now.attachment), (vec![10, 20], None));
+    assert_eq!((rings(&now), last[1].index), (rings(&port), after[2].index));
+    let snapshot = site.engine.snapshots.load_full();
+    let members: Vec<_> = snapshot
+        .networks
+        .iter()
+        .map(|(_, it)| it.macs.len())
+        .collect();
+    assert_eq!(members, [0, 1, 1]);
+    let told = &report(&mut site.engine).ports[0];
+    assert_eq!((told.network.as_str(), told.vlans.len()), ("", 2));
 }
 
 #[test]
@@ -152,7 +215,8 @@ fn a_port_that_is_down_is_opened_by_the_same_file() {
     let error = site.apply(both(", queues: 2")).unwrap_err().to_string();
     assert!(error.contains("port vm1"), "{error}");
     assert_eq!(site.engine.down.len(), 1);
-    assert!(site.engine.down[0].config.guard == config::Guard::Off);
+    let native = site.engine.down[0].config.native().unwrap();
+    assert!(native.guard == config::Guard::Off);
     fs::remove_dir(&vm1).unwrap();
     let lines = site.lines(both(", guard: off"));
     assert_eq!(lines, ["port vm1 reopened"]);

@@ -352,7 +352,7 @@ impl Entry<Port> {
         let port = self.counts.as_ref().ok()?;
         let is_same = before.port(name) == file.port(name)
             && before.cores.workers.len() == file.cores.workers.len()
-            && before.network(&port.network) == file.network(&port.network);
+            && (port.networks()).all(|it| before.network(it) == file.network(it));
         is_same.then(|| Arc::clone(port))
     }
 }
