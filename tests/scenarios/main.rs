@@ -50,4 +50,5 @@ mod tun_shown;
 mod tun_traffic;
 mod uapi;
 mod uplinks;
+mod vlans;
 mod wireguard_go;
