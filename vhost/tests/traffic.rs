@@ -168,6 +168,101 @@ fn frames_of_every_length_go_to_the_guest() {
     }
 }
 
+/// What a generator does: bursts, without an allocation for each frame.
+#[test]
+fn bursts_of_a_generator_come_and_go_whole_and_in_order() {
+    for mut config in variants() {
+        if config.indirect || config.piece_len < 100 {
+            continue;
+        }
+        config.ring_size = 64;
+        let is_mergeable = config.rings.contains(RingOptions::MRG_RXBUF);
+        let bench = Bench::new(|_| {});
+        let what = format!("{config:?}");
+        let mut frontend = bench.connect(config);
+        let (mut made, mut back) = (0u64, 0u64);
+        for round in 0..50usize {
+            let mut left = round % 20;
+            let (sent, is_full) = frontend
+                .send_burst(0, 100, |room| {
+                    left = left.checked_sub(1)?;
+                    let frame = pattern(60 + (made % 7) as usize, made);
+                    room[..frame.len()].copy_from_slice(&frame);
+                    made += 1;
+                    Some((header(made as u16), frame.len()))
+                })
+                .unwrap();
+            assert!(sent == round % 20 && !is_full, "{what}");
+            let taken = take_frames(bench.port(), 0);
+            assert_eq!(taken.len(), sent, "{what}");
+            // Back they go, every third long enough for several buffers.
+            let mut burst = bench.port().guest_rx(0).try_lock().unwrap();
+            let first = made - sent as u64;
+            for ((vnet, frame), number) in taken.iter().zip(first..) {
+                assert_eq!(*vnet, header((number + 1) as u16), "{what}");
+                assert!(*frame == pattern(60 + (number % 7) as usize, number));
+                let long = pattern(if number % 3 == 0 { 5000 } else { 60 }, number);
+                burst.deliver(vnet, &[&long]).unwrap();
+            }
+            drop(burst);
+            let got = frontend.receive_burst(0, 100, |vnet, frame| {
+                let len = if back.is_multiple_of(3) { 5000 } else { 60 };
+                assert!(frame == pattern(len, back), "{what}");
+                assert_eq!(vnet.num_buffers > 1, is_mergeable && len > 2048, "{what}");
+                back += 1;
+            });
+            assert_eq!(got, Ok(sent), "{what}");
+        }
+        // A ring that nobody empties is full, and that is told.
+        let mut send = |most| frontend.send_burst(0, most, |_| Some((VnetHeader::default(), 60)));
+        assert_eq!(send(100), Ok((64, true)), "{what}");
+        assert_eq!(send(100), Ok((0, true)), "{what}");
+        assert_eq!(take_frames(bench.port(), 0).len(), 64);
+        assert_eq!(send(10), Ok((10, false)), "{what}");
+    }
+}
+
+#[test]
+fn a_frontend_sees_that_its_backend_is_gone() {
+    let mut bench = Bench::new(|_| {});
+    let frontend = bench.connect(FrontendConfig::default());
+    assert!(frontend.is_connected());
+    drop(bench.port.take());
+    assert!(!frontend.is_connected());
+}
+
+/// A device that may be anybody's is told on, and nothing panics.
+#[test]
+fn a_device_that_breaks_the_rules_is_an_error() {
+    for is_packed in [false, true] {
+        let rings = if is_packed {
+            RingOptions::PACKED
+        } else {
+            RingOptions::empty()
+        };
+        let config = FrontendConfig {
+            rings,
+            ..FrontendConfig::default()
+        };
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut frontend = culvert_vhost::frontend::Frontend::attach(ours, config).unwrap();
+        frontend.fill(0);
+        let areas = frontend.queues[0].driver.areas();
+        if is_packed {
+            // Used and available, of an id that no chain has.
+            let entry = [0, 0, 0, 0, 0, 0, 0, 0, 60, 0, 0, 0, 0xff, 0xff, 0x80, 0x80];
+            frontend.memory.write(areas.descriptors, &entry);
+        } else {
+            frontend
+                .memory
+                .write(areas.device + 4, &[0xff, 0xff, 0xff, 0xff, 60, 0, 0, 0]);
+            frontend.memory.store(areas.device + 2, 1);
+        }
+        let got = frontend.receive_burst(0, 32, |_, _| panic!("a frame"));
+        assert!(got.is_err(), "{got:?}");
+    }
+}
+
 #[test]
 fn bursts_wrap_around_the_ring_in_order() {
     for mut config in variants() {

@@ -1,13 +1,18 @@
 //! The driver's side of a ring: split (virtio 1.2, section 2.7) and packed (section 2.8).
 //!
 //! In: chains of guest ranges. Out: chains that the device gave back.
-//! Never: a socket. The layouts are written from the specification, not shared with the
+//! Never: a socket; an allocation per chain of one piece. The layouts are written from the specification, not shared with the
 //! backend's, so that each checks the other.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 
 use super::memory::SharedMemory;
+
+/// What a device did that the rules of a ring forbid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device broke the rules of a ring: {0}")]
+pub struct Broken(pub(super) &'static str);
 
 /// One piece of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub struct Driver {
     order: VecDeque<u16>,
     /// In order: the last chain that the used descriptor at hand stands for.
     batch: Option<u16>,
+    /// Packed: the flags that make what was laid out available, and where they go.
+    unpublished: Option<(u64, u16)>,
 }
 
 impl Driver {
@@ -87,6 +94,7 @@ impl Driver {
             is_in_order: false,
             order: VecDeque::new(),
             batch: None,
+            unpublished: None,
         };
         driver.reset(memory);
         driver
@@ -112,7 +120,8 @@ impl Driver {
         self.tails = vec![Vec::new(); usize::from(self.size)];
         self.room = self.size;
         (self.available, self.used, self.added) = (0, 0, 0);
-        (self.batch, self.order) = (None, VecDeque::new());
+        (self.batch, self.unpublished) = (None, None);
+        self.order = VecDeque::with_capacity(usize::from(self.size));
         (self.available_wrap, self.used_wrap) = (true, true);
     }
 
@@ -140,12 +149,27 @@ impl Driver {
         }
     }
 
-    /// Makes a chain available. `table`, if given, is guest memory for an indirect table.
-    /// Returns its id; `None` without room.
+    /// Makes a chain available, as [`Driver::lay`] and [`Driver::publish`] do.
     ///
     /// # Panics
     /// If `pieces` is empty.
     pub fn add(
+        &mut self,
+        memory: &SharedMemory,
+        pieces: &[Piece],
+        table: Option<u64>,
+    ) -> Option<u16> {
+        let id = self.lay(memory, pieces, table)?;
+        self.publish(memory);
+        Some(id)
+    }
+
+    /// Lays a chain out that the device sees when [`Driver::publish`] is called. `table`, if given, is guest memory for an
+    /// indirect table. Returns its id; `None` without room.
+    ///
+    /// # Panics
+    /// If `pieces` is empty.
+    pub fn lay(
         &mut self,
         memory: &SharedMemory,
         pieces: &[Piece],
@@ -209,7 +233,15 @@ impl Driver {
         let slot = u64::from(self.available % self.size);
         memory.write(self.areas.driver + 4 + 2 * slot, &id.to_le_bytes());
         self.available = self.available.wrapping_add(1);
-        memory.store(self.areas.driver + 2, self.available);
+    }
+
+    /// Makes available what was laid out: one store for all of it.
+    pub fn publish(&mut self, memory: &SharedMemory) {
+        if !self.is_packed {
+            memory.store(self.areas.driver + 2, self.available);
+        } else if let Some((at, flags)) = self.unpublished.take() {
+            memory.store(at, flags);
+        }
     }
 
     fn write_indirect(&self, memory: &SharedMemory, at: u64, table: u64, length: usize, last: u16) {
@@ -267,9 +299,12 @@ impl Driver {
                 (position, wrap) = (0, !wrap);
             }
         }
-        // The head's flags last: they make the chain available.
+        // The head's flags last: they make the chain available, and those of the first chain all behind it.
         let (at, flags) = head.expect("a chain has pieces");
-        memory.store(at + 14, flags);
+        match self.unpublished {
+            Some(_) => memory.store(at + 14, flags),
+            None => self.unpublished = Some((at + 14, flags)),
+        }
         debug_assert_eq!(usize::from(entries), pieces.len());
         (self.available, self.available_wrap) = (position, wrap);
     }
@@ -279,14 +314,35 @@ impl Driver {
     /// # Panics
     /// If the device gives back what it didn't have: the check that every test runs.
     pub fn collect(&mut self, memory: &SharedMemory) -> Option<(u16, u32)> {
-        let (id, written) = if self.is_packed {
+        match self.try_collect(memory) {
+            Ok(collected) => collected,
+            Err(broken) => panic!("{broken}"),
+        }
+    }
+
+    /// The same of a device that may be anybody's.
+    ///
+    /// # Errors
+    /// It gives back what it didn't have: the ring is of no use any more.
+    pub fn try_collect(&mut self, memory: &SharedMemory) -> Result<Option<(u16, u32)>, Broken> {
+        let used = if self.is_packed {
             self.used_packed(memory)?
         } else {
             self.used_split(memory)?
         };
-        let entries = std::mem::take(&mut self.entries[usize::from(id)]);
-        assert!(entries > 0, "chain {id} came back, but it was not out");
-        self.order.retain(|&other| other != id);
+        let Some((id, written)) = used else {
+            return Ok(None);
+        };
+        let entries = match self.entries.get_mut(usize::from(id)) {
+            Some(entries) if *entries > 0 => std::mem::take(entries),
+            Some(_) | None => return Err(Broken("a chain came back that was not out")),
+        };
+        // Mostly it is the oldest.
+        if self.order.front() == Some(&id) {
+            self.order.pop_front();
+        } else {
+            self.order.retain(|&other| other != id);
+        }
         if self.is_packed {
             self.used += entries;
             if self.used >= self.size {
@@ -299,52 +355,58 @@ impl Driver {
         self.free.extend(tail);
         self.free.push(id);
         self.room += entries;
-        Some((id, written))
+        Ok(Some((id, written)))
     }
 
-    fn used_split(&self, memory: &SharedMemory) -> Option<(u16, u32)> {
+    fn used_split(&self, memory: &SharedMemory) -> Result<Option<(u16, u32)>, Broken> {
         if memory.load(self.areas.device + 2) == self.used {
-            return None;
+            return Ok(None);
         }
         let mut bytes = [0u8; 8];
         let slot = u64::from(self.used % self.size);
         memory.read(self.areas.device + 4 + 8 * slot, &mut bytes);
-        let id = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-        let written = u32::from_le_bytes(bytes[4..].try_into().expect("four bytes"));
-        Some((u16::try_from(id).expect("an id of ours"), written))
+        let word = u64::from_le_bytes(bytes);
+        // The id in the low half, what was written in the high one.
+        let (id, written) = (word & 0xffff_ffff, word >> 32);
+        let id = u16::try_from(id).map_err(|_| Broken("a chain with an id that no chain has"))?;
+        let written = u32::try_from(written).unwrap_or(u32::MAX);
+        Ok(Some((id, written)))
     }
 
-    fn used_packed(&mut self, memory: &SharedMemory) -> Option<(u16, u32)> {
+    fn used_packed(&mut self, memory: &SharedMemory) -> Result<Option<(u16, u32)>, Broken> {
         if let Some(last) = self.batch {
-            return Some((self.next_of_batch(last), 0));
+            return self.next_of_batch(last);
         }
         let at = self.areas.descriptors + 16 * u64::from(self.used);
         let flags = memory.load(at + 14);
         let is_used = (flags >> 15 & 1 != 0) == self.used_wrap;
         let is_available = (flags >> 7 & 1 != 0) == self.used_wrap;
         if !(is_used && is_available) {
-            return None;
+            return Ok(None);
         }
         let mut bytes = [0u8; 6];
         memory.read(at + 8, &mut bytes);
-        let written = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
-        let id = u16::from_le_bytes([bytes[4], bytes[5]]);
+        let [a, b, c, d, low, high] = bytes;
+        let written = u32::from_le_bytes([a, b, c, d]);
+        let id = u16::from_le_bytes([low, high]);
         if self.is_in_order && self.order.front() != Some(&id) {
-            assert_eq!(written, 0, "a batch of buffers that were to be written");
-            return Some((self.next_of_batch(id), 0));
+            if written != 0 {
+                return Err(Broken("a batch of buffers that were to be written"));
+            }
+            if !self.order.contains(&id) {
+                return Err(Broken("a chain came back that was not out"));
+            }
+            return self.next_of_batch(id);
         }
-        Some((id, written))
+        Ok(Some((id, written)))
     }
 
-    /// The oldest chain that is out, where a used descriptor stands for all up to `last`.
-    fn next_of_batch(&mut self, last: u16) -> u16 {
-        let next = *self.order.front().expect("a chain that is out");
-        assert!(
-            self.order.contains(&last),
-            "chain {last} came back, but it was not out"
-        );
+    /// The oldest chain that is out, where a used descriptor stands for all up to `last`, which is.
+    fn next_of_batch(&mut self, last: u16) -> Result<Option<(u16, u32)>, Broken> {
+        let next = self.order.front().copied();
+        let next = next.ok_or(Broken("a chain came back, and none was out"))?;
         self.batch = (next != last).then_some(last);
-        next
+        Ok(Some((next, 0)))
     }
 
     /// True if the device wants a kick for what was added since the last call.

@@ -9,7 +9,7 @@ use culvert_wire::VnetHeader;
 
 use crate::config::RingOptions;
 
-use super::{FRAME_ROOM, Frontend, Piece, Queue, SharedMemory, TABLE};
+use super::{Frontend, Piece, Queue, SharedMemory, TABLE};
 
 impl Frontend {
     /// Offers all free buffers of a guest RX ring; returns their number.
@@ -85,7 +85,7 @@ impl Frontend {
     /// If there are more than any frame has.
     pub fn send_bytes(&mut self, pair: u16, bytes: &[u8]) -> bool {
         assert!(
-            bytes.len() as u64 <= FRAME_ROOM,
+            bytes.len() <= self.config.frame_room as usize,
             "a frame that fits its buffer"
         );
         self.reap(pair);
@@ -161,6 +161,6 @@ fn read_buffer(memory: &SharedMemory, queue: &Queue, id: u16, written: u32) -> V
     bytes
 }
 
-fn signal(fd: BorrowedFd<'_>) {
+pub(super) fn signal(fd: BorrowedFd<'_>) {
     let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
 }

@@ -6,6 +6,7 @@
 //!
 //! Threads: none of its own; the caller drives it.
 
+mod burst;
 mod driver;
 mod frames;
 mod memory;
@@ -22,7 +23,7 @@ use crate::config::{Offloads, PROTOCOL_FEATURES, RingOptions};
 use crate::limits;
 use crate::session::message::MessageReader;
 
-pub use driver::{Areas, Driver, Piece};
+pub use driver::{Areas, Broken, Driver, Piece};
 pub use memory::SharedMemory;
 pub use vhost::vhost_user::message::FrontendReq;
 
@@ -46,6 +47,8 @@ pub struct FrontendConfig {
     pub buffer_len: u32,
     /// Longest piece of a frame that is sent.
     pub piece_len: u32,
+    /// Bytes of one buffer for a frame that is sent, with its header.
+    pub frame_room: u32,
     /// Bytes of guest memory.
     pub memory: usize,
     /// First guest address.
@@ -62,6 +65,7 @@ impl Default for FrontendConfig {
             indirect: false,
             buffer_len: 2048,
             piece_len: 65_536,
+            frame_room: FRAME_ROOM,
             memory: 256 << 20,
             guest: 0x4000_0000,
         }
@@ -86,6 +90,9 @@ pub struct Queue {
 pub struct Frontend {
     stream: UnixStream,
     reader: MessageReader,
+    /// The frame that was sent last in a burst, and one that came.
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
     /// The guest's memory.
     pub memory: SharedMemory,
     /// Rings by vhost-user index: 2q is guest RX, 2q + 1 guest TX.
@@ -98,7 +105,7 @@ pub struct Frontend {
 /// Room for an indirect table per chain: of as many descriptors as a chain may have.
 const TABLE: u64 = 16 * limits::CHAIN_MAX as u64;
 /// Room for the longest frame with its header.
-const FRAME_ROOM: u64 = 68 * 1024;
+const FRAME_ROOM: u32 = 68 * 1024;
 
 impl Frontend {
     /// Connects to a listening backend, negotiates, shares memory and starts all rings.
@@ -133,7 +140,7 @@ impl Frontend {
                 let stride = if is_rx {
                     u64::from(config.buffer_len)
                 } else {
-                    FRAME_ROOM
+                    u64::from(config.frame_room)
                 };
                 let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
                 Ok(Queue {
@@ -147,9 +154,12 @@ impl Frontend {
             })
             .collect::<io::Result<_>>()?;
         let reader = MessageReader::default();
+        let [outgoing, incoming] = [config.frame_room, FRAME_ROOM].map(|len| vec![0; len as usize]);
         Ok(Self {
             stream,
             reader,
+            outgoing,
+            incoming,
             memory,
             queues,
             config,
