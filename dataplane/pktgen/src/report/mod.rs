@@ -1,4 +1,4 @@
-//! Results: what was measured, on what, how; as JSON, as CSV, as one page of HTML.
+//! Results: what was measured, on what, how; as JSON, as CSV, as one page of HTML, as text for a terminal.
 //!
 //! In: trials, what searches came to, facts of the machine. Out: texts. Never: a figure without the trials that it comes
 //! from, a file, the network: the page has all that it shows in itself.
@@ -12,6 +12,7 @@ mod csv;
 mod html;
 mod plot;
 mod sections;
+mod text;
 mod words;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub use self::{
     compare::{Change, Comparison, compare},
     csv::csv,
     html::html,
+    text::text,
 };
 
 /// The version of the JSON's shape.

@@ -275,6 +275,20 @@ impl Trial {
         self.mark();
     }
 
+    /// Takes the device's own word for what came through, where it goes to nobody who could receive it. Nothing is known then
+    /// of latencies, holes and flows; of streams, if there are several, not what each has lost.
+    pub fn counted(&mut self, received: u64) {
+        self.total.received.received = received;
+        self.total = Counts::of(self.total.sent, self.total.received);
+        match &mut self.streams[..] {
+            [only] => only.counts = self.total,
+            _ => self.streams.clear(),
+        }
+        self.holes.clear();
+        self.worst.clear();
+        self.mark();
+    }
+
     /// Marks what its own counts show to be wrong.
     fn mark(&mut self) {
         let Received { early, .. } = self.total.received;

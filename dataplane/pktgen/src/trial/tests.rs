@@ -344,3 +344,22 @@ fn a_trial_that_lost_all_is_explained() {
     let good = run(&profile, 100.0, &mut Device::new(1000.0));
     assert!(explain(&good, &[]).is_empty());
 }
+
+#[test]
+fn a_device_s_own_count_stands_for_a_receiver() {
+    let profile = profile("duration: 100ms\n");
+    let mut transmit = Transmit::new(&profile, "", &[10_000.0], 1);
+    while let Some(due) = transmit.due_ns() {
+        transmit.next(due).unwrap();
+    }
+    let of = || Trial::of(&profile, &[&transmit], &[], Around::default());
+    let mut trial = of();
+    assert!(trial.total.lost == 1000 && !trial.holes.is_empty());
+    trial.counted(990);
+    adds_up(&trial);
+    assert_eq!((trial.total.lost, trial.streams[0].counts.lost), (10, 10));
+    assert!(trial.is_regular() && trial.holes.is_empty() && trial.worst.is_empty());
+    let mut trial = of();
+    trial.counted(1001);
+    assert!(!trial.is_regular());
+}
