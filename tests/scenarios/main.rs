@@ -31,6 +31,7 @@ mod offloads;
 mod offloads_none;
 mod overload;
 mod overload_kinds;
+mod pktgen;
 mod responder;
 mod silent;
 mod stack;

@@ -16,6 +16,7 @@ mod layer;
 mod log_level;
 mod output;
 mod peer;
+mod pktgen;
 mod port;
 mod reference;
 mod responder;
@@ -82,6 +83,9 @@ enum Command {
     Tun(tun::TunCommand),
     /// Answer tests of a way on a device of its own: echo, discard and chargen over TCP and UDP, and ping
     Responder(responder::Responder),
+    /// Generate packets, and measure what becomes of them
+    #[command(subcommand, after_help = pktgen::AFTER_HELP)]
+    Pktgen(pktgen::Pktgen),
     /// Find every mistake in a configuration; needs neither devices nor a running culvert
     Check(check::Check),
     /// Print the configuration's JSON schema, for editors
@@ -226,6 +230,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(args),
         Command::Tun(args) => tun::run(&args),
         Command::Responder(args) => responder::run(&args),
+        Command::Pktgen(command) => pktgen::run(command),
         Command::Check(args) => check::run(args),
         Command::Schema { markdown: true } => print(&reference::text()),
         Command::Schema { markdown: false } => print(&schema::text()),

@@ -32,6 +32,9 @@ pub(super) struct Run {
     /// Apply it whenever it, or what it includes, or a file of a key or certificate, changes on the disk
     #[arg(short, long)]
     watch: bool,
+    /// End when the process that started this one ends, however it does
+    #[arg(long, hide = true)]
+    with_parent: bool,
     #[command(flatten)]
     state: StateArgs,
     #[command(flatten)]
@@ -47,6 +50,9 @@ pub(super) struct Run {
 pub(super) fn run(args: Run) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
+    if args.with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
     process::memory::keep_little();
     process::log::init();
     // Relative paths, those of key files with them, would change their meaning with the working directory.

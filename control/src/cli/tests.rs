@@ -115,7 +115,9 @@ fn letters_have_one_meaning() {
     for (words, command) in commands() {
         let letters = command.get_arguments();
         let letters = letters.filter_map(|it| Some((it.get_short()?, it.get_long()?.to_owned())));
-        for (letter, long) in letters {
+        // Who generates packets has TRex's letter for a rate in the fingers.
+        let is_known = |long: &String| words.starts_with("pktgen ") && long == "rate";
+        for (letter, long) in letters.filter(|(_, long)| !is_known(long)) {
             let first = meanings.entry(letter).or_insert_with(|| long.clone());
             assert_eq!(*first, long, "-{letter} of {words}");
         }

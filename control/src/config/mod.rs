@@ -46,6 +46,7 @@ pub use model::{
 };
 pub(crate) use model::{OwnUdp, common_ends, is_same};
 pub use places::Places;
+pub(crate) use raw::{Node as RawNode, Value as RawValue, read as raw_tree};
 pub(crate) use read::shell_quoted;
 pub use readings::Readings;
 pub use report::{Mistake, Report, Severity, Shown, Span};

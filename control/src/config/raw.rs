@@ -29,14 +29,14 @@ const MAX_DEPTH: usize = 32;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) span: Span,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) value: Value,
 }
 
 /// A value by its form.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// `~`, `null` or nothing at all.
     Null,
     /// What was written, quotes and escapes resolved.
@@ -58,7 +58,7 @@ impl Value {
 }
 
 /// Reads the text into a tree; a mistake of syntax goes to the report.
-pub(super) fn read(text: &str, report: &mut Report) -> Option<Node> {
+pub(crate) fn read(text: &str, report: &mut Report) -> Option<Node> {
     read_part(text, 0, report)
 }
 

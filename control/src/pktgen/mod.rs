@@ -1,7 +1,29 @@
 //! What the packet generator is made of where it meets devices: `culvert_pktgen` knows none.
 //!
-//! In: profiles, the time. Out: packets at their seats. Never: an allocation, a lock or a system call for each of them.
+//! In: profiles, the time. Out: packets at their seats, trials, results. Never: an allocation, a lock or a system call for
+//! each of them; a process or a file that is left behind.
+//!
+//! A [`topology`] says what the device under test has to be; a [`device`] is a Culvert that is started so. At each of its
+//! ends is a [`seat`]: a guest's place ([`guest`]), a loop in memory ([`memory`]), by which the generator is measured alone
+//! ([`own`]). A [`stage`] runs trials over seats; a [`campaign`] asks for as many as its searches want. [`cores`] says where
+//! threads run, [`machine`] what it all ran on. A [`peer`] is the wire side of a tunnel; [`sealed`] has one shake hands.
+//!
+//! One thread generates and receives, so that both ends have one clock.
 
 pub mod ahead;
+pub mod campaign;
+pub mod cores;
+pub mod device;
+pub mod file;
+pub mod guest;
+pub mod machine;
+pub mod memory;
 pub mod outer;
+pub mod own;
 pub mod peer;
+pub mod sealed;
+pub mod seat;
+pub mod session;
+pub mod stage;
+pub mod stop;
+pub mod topology;

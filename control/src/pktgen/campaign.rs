@@ -1,0 +1,377 @@
+//! As many trials as searches ask for, over one stage.
+//!
+//! In: a stage, the device if it may be asked, what is to be found. Out: a [`Test`] with every trial. Never: a disturbed
+//! trial in a figure; an end because one trial was disturbed.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use culvert_pktgen::Profile;
+use culvert_pktgen::report::Test;
+use culvert_pktgen::search::{Ask, Goal, GoalResult, Limits, Mlr, Mrr, Outcome, latency_loads};
+use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
+
+use super::device::{Device, since};
+use super::sealed::Sealed;
+use super::seat::Place;
+use super::stage::{Progress, Stage};
+use super::stop::Stop;
+
+/// What is to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// The highest load without loss.
+    Ndr,
+    /// The highest load with half a percent.
+    Pdr,
+    /// Throughput by trials of a minute.
+    Rfc2544,
+    /// What comes through at the highest load.
+    Mrr,
+}
+
+/// What a campaign is to do.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Searches; none: trials at the profile's rate.
+    pub searches: Vec<Search>,
+    /// How many trials then.
+    pub trials: u32,
+}
+
+/// CSIT's: ten trials of a second.
+const MRR_TRIALS: usize = 10;
+const MRR_TRIAL_S: f64 = 1.0;
+/// Where a search begins, as a share of where it ends.
+const LEAST_LOAD: f64 = 1e-3;
+/// The trial at the highest load that does not count.
+const WARM_UP_S: f64 = 1.0;
+/// Ahead of the first trial of a session: so many packets a second, for so long, again and again, at most until then.
+const GENTLE: f64 = 1000.0;
+const WARM_UP_NS: u64 = 50_000_000;
+const WARM_UP: Duration = Duration::from_secs(10);
+/// How long a device that has gone has to come back.
+const COME_BACK: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A campaign.
+pub struct Campaign<'c> {
+    /// Where trials run.
+    pub stage: &'c mut Stage,
+    /// The device, if it was started for this.
+    pub device: Option<&'c mut Device>,
+    /// Its session, if what it sends leaves sealed: then its own count stands for a receiver.
+    pub sealed: Option<&'c mut Sealed>,
+    /// The device's configuration with another way out.
+    pub reconfigure: &'c dyn Fn(&str) -> String,
+    /// Each stream's part of a load.
+    pub shares: Vec<f64>,
+    /// Who may end it.
+    pub stop: Stop,
+    /// What is told meanwhile.
+    pub progress: Progress<'c>,
+    /// What came of it so far.
+    pub test: Test,
+    /// What the device dropped in all trials.
+    pub drops: Vec<Clue>,
+    /// Why it can't go on.
+    pub failed: Option<String>,
+}
+
+impl Campaign<'_> {
+    /// Does what is wanted; `packets_per_s` is the load of trials, and the highest of searches.
+    pub fn run(&mut self, wanted: &Wanted, packets_per_s: f64) {
+        let duration_s = self.stage.profile.duration_ns as f64 / 1e9;
+        let ask = |packets_per_s, duration_s| Ask {
+            packets_per_s,
+            duration_s,
+        };
+        if wanted.searches.is_empty() {
+            for _ in 0..wanted.trials {
+                if self.is_over() {
+                    return;
+                }
+                let trial = self.trial(ask(packets_per_s, duration_s));
+                let name = format!("{:.3} Mpps", packets_per_s / 1e6);
+                self.test.latency = vec![(name, trial.latency)];
+            }
+            return;
+        }
+        let goals: Vec<Goal> = wanted.searches.iter().filter_map(|it| it.goal()).collect();
+        if !goals.is_empty() {
+            self.goals(goals, packets_per_s);
+            self.latencies(duration_s);
+        }
+        if wanted.searches.contains(&Search::Mrr) {
+            self.mrr(packets_per_s);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.is_asked() || self.failed.is_some()
+    }
+
+    fn goals(&mut self, goals: Vec<Goal>, max_packets_per_s: f64) {
+        let limits = Limits {
+            min_packets_per_s: max_packets_per_s * LEAST_LOAD,
+            max_packets_per_s,
+            warm_up_s: WARM_UP_S,
+        };
+        let mut search = match Mlr::new(goals, limits) {
+            Ok(search) => search,
+            Err(wrong) => {
+                self.failed = Some(format!("{}: {}", wrong.message, wrong.help));
+                return;
+            }
+        };
+        while let Some(ask) = search.ask().filter(|_| !self.is_over()) {
+            match outcome(&self.trial(ask)) {
+                Some(outcome) => search.tell(outcome),
+                None => search.disturbed(),
+            }
+        }
+        let trials = &self.test.trials;
+        let results = search.results().into_iter();
+        self.test.goals = results.map(|it| judged(it, trials)).collect();
+    }
+
+    /// At shares of the PDR, or of what else was found.
+    fn latencies(&mut self, duration_s: f64) {
+        let found = |name: Option<&str>| {
+            let mut goals = self.test.goals.iter();
+            let goal = goals.find(|it| name.is_none_or(|name| it.goal.name == name))?;
+            goal.conditional_throughput
+        };
+        let Some(base) = found(Some("PDR")).or_else(|| found(None)) else {
+            return;
+        };
+        for (name, packets_per_s) in latency_loads(base) {
+            if self.is_over() {
+                return;
+            }
+            let trial = self.trial(Ask {
+                packets_per_s,
+                duration_s,
+            });
+            if trial.is_regular() {
+                self.test.latency.push((name.into(), trial.latency));
+            }
+        }
+    }
+
+    fn mrr(&mut self, max_packets_per_s: f64) {
+        let mut search = Mrr::new(max_packets_per_s, MRR_TRIAL_S, MRR_TRIALS);
+        let mut disturbed = 0;
+        while let Some(ask) = search.ask().filter(|_| !self.is_over()) {
+            match outcome(&self.trial(ask)) {
+                Some(outcome) => search.tell(outcome),
+                None if disturbed == MRR_TRIALS => break,
+                None => disturbed += 1,
+            }
+        }
+        self.test.mrr = search.result();
+    }
+
+    fn trial(&mut self, ask: Ask) -> Trial {
+        self.see_to_session(ask.duration_s);
+        if self.failed.is_some() {
+            return Trial {
+                irregular: vec![Irregular::Interrupted],
+                ..Trial::default()
+            };
+        }
+        let before = self.device.as_deref().map(Device::drops);
+        let left_before = self.left();
+        self.stage.profile.duration_ns = whole(ask.duration_s * 1e9);
+        let rates: Vec<f64> = self
+            .shares
+            .iter()
+            .map(|share| share * ask.packets_per_s)
+            .collect();
+        let mut trial = self.stage.trial(&rates, self.progress);
+        if let Some((before, now)) = left_before.zip(self.left()) {
+            trial.counted(now.saturating_sub(before));
+        }
+        let has = |wanted: fn(&Irregular) -> bool| trial.irregular.iter().any(wanted);
+        if has(|it| matches!(it, Irregular::LinkLost { .. })) {
+            self.recover(&mut trial);
+        } else {
+            let drops = self.device.as_deref().map(Device::drops);
+            let clues = before.zip(drops).map(|(before, now)| since(&before, now));
+            let clues = clues.unwrap_or_default();
+            if self.test.explanation.is_empty() && !has(|it| *it == Irregular::Interrupted) {
+                self.test.explanation = explain(&trial, &clues);
+            }
+            self.remember(clues);
+        }
+        self.test.trials.push(trial.clone());
+        trial
+    }
+
+    fn remember(&mut self, clues: Vec<Clue>) {
+        for clue in clues {
+            let same = |it: &&mut Clue| it.scope == clue.scope && it.reason == clue.reason;
+            match self.drops.iter_mut().find(same) {
+                Some(known) => known.packets += clue.packets,
+                None => self.drops.push(clue),
+            }
+        }
+    }
+
+    fn see_to_session(&mut self, duration_s: f64) {
+        let device = self.device.as_deref_mut();
+        let Some((sealed, device)) = self.sealed.as_deref_mut().zip(device) else {
+            return;
+        };
+        let trial = Duration::from_secs_f64(duration_s);
+        match sealed.ready(device, trial, self.reconfigure, &self.stop) {
+            Ok(true) => self.warm_up(),
+            Ok(false) => {}
+            Err(error) => self.failed = Some(error.to_string()),
+        }
+    }
+
+    /// Until packets leave: a next hop is known a moment after somebody wants it. Whatever keeps them for longer is left to
+    /// the trial, which explains it.
+    fn warm_up(&mut self) {
+        let until = Instant::now() + WARM_UP;
+        let before = self.left();
+        let rates: Vec<f64> = self.shares.iter().map(|it| it * GENTLE).collect();
+        while self.left() == before && Instant::now() < until && !self.stop.is_asked() {
+            self.stage.profile.duration_ns = WARM_UP_NS;
+            self.stage.warm_up(&rates);
+        }
+    }
+
+    /// What has left sealed so far.
+    fn left(&self) -> Option<u64> {
+        self.sealed.as_ref()?;
+        self.device.as_deref().map(Sealed::sent)
+    }
+
+    /// A device that has gone is waited for, or started again: the rest goes on.
+    fn recover(&mut self, trial: &mut Trial) {
+        if let Some(device) = self.device.as_deref_mut() {
+            match device.revive(&self.stop) {
+                Ok(true) => {
+                    trial.irregular.push(Irregular::DeviceRestarted);
+                    if let Some(sealed) = self.sealed.as_deref_mut() {
+                        sealed.lost();
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    self.failed = Some(error.to_string());
+                    return;
+                }
+            }
+        }
+        let until = Instant::now() + COME_BACK;
+        for seat in &mut self.stage.seats {
+            let Place::Guest(guest) = &mut seat.place else {
+                continue;
+            };
+            while let Err(error) = guest.reconnect() {
+                if Instant::now() > until || self.stop.is_asked() {
+                    self.failed = Some(format!("seat {} is gone: {error}", seat.name));
+                    return;
+                }
+                thread::sleep(AGAIN);
+            }
+        }
+        if let Some(device) = self.device.as_deref_mut() {
+            self.failed = device
+                .wait_for_guests(&self.stop)
+                .err()
+                .map(|error| error.to_string());
+        }
+    }
+}
+
+impl Search {
+    fn goal(self) -> Option<Goal> {
+        match self {
+            Self::Ndr => Some(Goal::ndr()),
+            Self::Pdr => Some(Goal::pdr()),
+            Self::Rfc2544 => Some(Goal::rfc2544()),
+            Self::Mrr => None,
+        }
+    }
+}
+
+/// What a trial says of its load. Packets that the generator itself did not send count as lost (RFC 9971 counts unsent ones
+/// so): without that, a search above its ceiling would never end.
+fn outcome(trial: &Trial) -> Option<Outcome> {
+    let only_behind = trial.irregular.iter().all(is_behind);
+    only_behind.then(|| Outcome::of(trial.loss_ratio(), trial.whole_ns.max(1) as f64 / 1e9))
+}
+
+const fn is_behind(mark: &Irregular) -> bool {
+    matches!(mark, Irregular::Behind { .. })
+}
+
+/// A bound that the generator set is not the device's.
+fn judged(mut result: GoalResult, trials: &[Trial]) -> GoalResult {
+    let at = |load: f64| move |it: &&Trial| (it.packets_per_s - load).abs() <= load * 1e-6;
+    let is_ours = result.upper.is_some_and(|upper| {
+        let mut tried = trials.iter().filter(at(upper));
+        tried.any(|trial| trial.irregular.iter().any(is_behind))
+    });
+    if is_ours && result.regular {
+        result.regular = false;
+        result.why = Some(
+            "at the upper bound the generator was late by itself: the device may take more".into(),
+        );
+    }
+    result
+}
+
+/// The sizes of a profile, in words.
+#[must_use]
+pub fn sizes(profile: &Profile) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for stream in &profile.streams {
+        let it = stream.mix.words();
+        if !words.contains(&it) {
+            words.push(it);
+        }
+    }
+    words.join(", ")
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a duration that a search asks for: positive, and far from the end of 64 bits"
+)]
+const fn whole(value: f64) -> u64 {
+    value as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_that_the_generator_set_is_irregular() {
+        let result = GoalResult {
+            goal: Goal::ndr(),
+            lower: Some(1e6),
+            upper: Some(1.004e6),
+            conditional_throughput: Some(1e6),
+            regular: true,
+            why: None,
+        };
+        let mut trial = Trial {
+            packets_per_s: 1.004e6,
+            ..Trial::default()
+        };
+        assert!(judged(result.clone(), &[trial.clone()]).regular);
+        trial.irregular = vec![Irregular::Behind { packets: 9 }];
+        assert!(outcome(&trial).is_some());
+        let judged = judged(result, &[trial.clone()]);
+        assert!(!judged.regular && judged.why.is_some_and(|why| why.contains("generator")));
+        trial.irregular.push(Irregular::Steal { share: 0.5 });
+        assert!(outcome(&trial).is_none());
+    }
+}
