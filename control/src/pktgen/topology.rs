@@ -261,14 +261,18 @@ mod tests {
             panic!("{:?}", config.ports)
         };
         assert_eq!(
-            (a.guard, a.addresses.len(), b.addresses.len()),
+            (
+                a.attachments[0].guard,
+                a.attachments[0].addresses.len(),
+                b.attachments[0].addresses.len()
+            ),
             (Guard::Strict, 3, 1)
         );
         assert_eq!(a.mac.to_string(), "52:54:00:00:00:01");
         assert_eq!(b.mac.to_string(), "52:54:00:00:00:02");
         assert!(plan.notes.is_empty());
         let (config, _) = planned(&[("source", "2001:2::1"), ("destination", "2001:2::2")]);
-        assert_eq!(config.ports[1].addresses.len(), 1);
+        assert_eq!(config.ports[1].attachments[0].addresses.len(), 1);
     }
 
     #[test]
@@ -302,7 +306,7 @@ mod tests {
     #[test]
     fn a_guard_is_as_strict_as_the_profile_lets_it_be() {
         let (config, plan) = planned(&[("source", "10.0.0.1+1000")]);
-        assert_eq!(config.ports[0].guard, Guard::Mac);
+        assert_eq!(config.ports[0].attachments[0].guard, Guard::Mac);
         assert!(
             plan.notes[0].contains("port a is `mac`"),
             "{:?}",
@@ -312,6 +316,6 @@ mod tests {
             ("source_mac", "52:54:00:00:00:01+5"),
             ("source", "198.18.0.1+5"),
         ]);
-        assert_eq!(config.ports[0].guard, Guard::Off);
+        assert_eq!(config.ports[0].attachments[0].guard, Guard::Off);
     }
 }
