@@ -67,22 +67,6 @@ fn nics_on_a_pci_bus() -> Result<()> {
     })
 }
 
-/// Two NICs as one uplink's device.
-#[test]
-#[ignore = "it takes a minute; scripts/test --long runs it"]
-fn a_bond_of_nics_on_a_pci_bus() -> Result<()> {
-    Scenario::run("a_bond_of_nics_on_a_pci_bus", &PARTS, |scenario| {
-        let (models, _) = offered()?;
-        let is_wanted = |it: &Model| ["e1000", "e1000e"].contains(&it.name);
-        let models: Vec<_> = models.into_iter().filter(is_wanted).collect();
-        ensure!(models.len() == 2, "{models:?}");
-        let mut lab = Lab::build(scenario, &models)?;
-        lab.install(scenario)?;
-        lab.bond(scenario)?;
-        lab.end(scenario)
-    })
-}
-
 struct Lab {
     models: Vec<Model>,
     far: Namespace,
@@ -362,64 +346,6 @@ impl Lab {
             self.machine.wait_ping(&format!("10.2.{n}.1"), PATIENCE)?;
         }
         scenario.say("links went down and came up");
-        Ok(())
-    }
-
-    /// Two NICs become one uplink's, of which the other carries on when one's cable is pulled; then they are apart again.
-    fn bond(&mut self, scenario: &Scenario) -> Result<()> {
-        let [one, two] = [&self.models[0], &self.models[1]].map(Clone::clone);
-        let taps = [one.tap(), two.tap()];
-        self.far.ip("link add bond type bridge")?;
-        for tap in &taps {
-            self.far.ip(&format!("link set {tap} master bond"))?;
-        }
-        self.far.ip("address add 198.51.100.2/24 dev bond")?;
-        self.far.ip("link set bond up")?;
-        let [first, second] = [one.address, two.address];
-        self.machine.sh(
-            &format!(
-                "printf 'version: 1\ncores: {{ workers: 1 }}\nuplinks: {{ b: {{ driver: dpdk, device: \"net_bonding0,mode=1\",                  members: [\"{first}\", \"{second}\"], addresses: [198.51.100.1/24] }} }}\n                 tunnels: {{}}\nnetworks: {{}}\nports: {{}}\n' >/tmp/bond.yaml; culvert apply -f /tmp/bond.yaml"
-            ),
-            PATIENCE,
-        )?;
-        let words = ["ping", "-c", "1", "-W", "1", "198.51.100.1"];
-        let answers = |lab: &Self| {
-            eventually("an answer by the bond", PATIENCE, || {
-                Ok(lab.far.run(&words, COMMAND).ok())
-            })
-        };
-        answers(self)?;
-        for pulled in [&one, &two] {
-            self.machine.set_link(&pulled.id(), false)?;
-            let began = std::time::Instant::now();
-            answers(self)?;
-            let without = began.elapsed().as_secs_f64();
-            scenario.say(format!(
-                "{}'s cable pulled: an answer after {without:.1} s",
-                pulled.name
-            ));
-            ensure!(self.uplink("b")?["link_up"] == true, "the bond's link");
-            self.machine.set_link(&pulled.id(), true)?;
-            std::thread::sleep(Duration::from_secs(5));
-        }
-        for down in [&one, &two] {
-            self.machine.set_link(&down.id(), false)?;
-        }
-        eventually("word that the bond's link is down", PATIENCE, || {
-            Ok((self.uplink("b")?["link_up"] == false).then_some(()))
-        })?;
-        for up in [&one, &two] {
-            self.machine.set_link(&up.id(), true)?;
-        }
-        for tap in &taps {
-            self.far.ip(&format!("link set {tap} nomaster"))?;
-        }
-        self.far.ip("link delete bond")?;
-        self.machine.sh("culvert apply", PATIENCE)?;
-        for n in 1..=self.models.len() {
-            self.machine.wait_ping(&format!("10.2.{n}.1"), PATIENCE)?;
-        }
-        scenario.say("the bond's NICs are apart again");
         Ok(())
     }
 

@@ -161,8 +161,14 @@ pub fn open(eal: Eal, config: &Config<'_>) -> Result<(DpdkUplink, Vec<Queue>), O
             room,
         )
     };
-    let rx_ring = u32::from(rx_descriptors) * u32::from(rx_queues);
-    let tx_ring = u32::from(tx_descriptors) * u32::from(tx_queues);
+    // Each member of a bond has rings of its own.
+    let members = u32::try_from(config.members.len().max(1)).unwrap_or(u32::MAX);
+    let ring = |entries: u16, queues: u16| {
+        let entries = u32::from(entries) * u32::from(queues);
+        entries.saturating_mul(members)
+    };
+    let rx_ring = ring(rx_descriptors, rx_queues);
+    let tx_ring = ring(tx_descriptors, tx_queues);
     let rx_room = usize::try_from(device.rx_room(config.mtu)).unwrap_or(usize::MAX);
     // An odd number of cache lines apart: buffers at multiples of 4 KiB would compete
     // for the same cache sets.

@@ -8,7 +8,7 @@
 //! is opened beside the old one, unless both have one device.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -108,6 +108,15 @@ pub(super) fn macs(prepared: &Prepared) -> BTreeMap<Name, [u8; 6]> {
     macs.collect()
 }
 
+/// What can be opened only once devices are free.
+#[derive(Default)]
+pub(super) struct Late {
+    /// Uplinks that come.
+    names: Vec<Name>,
+    /// The places of those that have their devices: a bond may take those of several.
+    holders: BTreeSet<usize>,
+}
+
 /// Step 2.
 impl Engine {
     /// Opens new uplinks beside the old ones; answers those whose device an old one has.
@@ -116,15 +125,16 @@ impl Engine {
         plan: &[Change],
         file: Option<&Config>,
         prepared: &mut Prepared,
-    ) -> Result<Vec<(Name, usize)>, String> {
-        let mut late = Vec::new();
+    ) -> Result<Late, String> {
+        let mut late = Late::default();
         let going: Vec<_> = uplinks(plan).filter_map(goes).collect();
         for new in uplinks(plan).filter_map(comes) {
             if devices(new).next().is_some() {
                 self.start_dpdk(file)?;
             }
-            let holder = going.iter().find(|old| share_a_device(old, new));
-            let holder = holder.and_then(|old| self.uplinks.place(&old.name));
+            let holders = going.iter().filter(|old| share_a_device(old, new));
+            let holders = holders.filter_map(|old| self.uplinks.place(&old.name));
+            let holders: Vec<_> = holders.collect();
             let slot = self.uplinks.reserve();
             let coming = Coming {
                 slot,
@@ -133,9 +143,12 @@ impl Engine {
             };
             // Noted first: its place is vacated if it can't be opened.
             prepared.uplinks.insert(new.name.clone(), coming);
-            match holder {
-                Some(holder) => late.push((new.name.clone(), holder)),
-                None => self.open_coming(&new.name, prepared)?,
+            match holders.is_empty() {
+                false => {
+                    late.names.push(new.name.clone());
+                    late.holders.extend(holders);
+                }
+                true => self.open_coming(&new.name, prepared)?,
             }
         }
         Ok(late)
@@ -191,14 +204,14 @@ impl Engine {
     /// Closes devices and opens them for the uplinks that take them.
     pub(super) fn exchange_devices(
         &mut self,
-        late: Vec<(Name, usize)>,
+        late: Late,
         prepared: &mut Prepared,
     ) -> Result<(), String> {
-        for &(_, holder) in &late {
+        for holder in late.holders {
             prepared.shut.push(holder);
             self.shut(holder)?;
         }
-        for (name, _) in late {
+        for name in late.names {
             self.open_coming(&name, prepared)?;
         }
         Ok(())

@@ -42,7 +42,9 @@ impl Device {
         // Those before one that can't be had are closed when they are dropped.
         let members: Vec<Self> = members.collect::<Result<_, _>>()?;
         let mut device = Self::plug_one(eal, devargs, &members, queues)?;
-        device.capabilities.leaves_sums |= members.iter().any(|it| it.capabilities.leaves_sums);
+        device
+            .capabilities
+            .narrow(members.iter().map(|it| &it.capabilities));
         device.members = members;
         Ok(device)
     }

@@ -41,6 +41,17 @@ pub struct Capabilities {
     pub numa_node: Option<u32>,
 }
 
+impl Capabilities {
+    /// A bond can do what all of its members can.
+    pub(super) fn narrow<'c>(&mut self, members: impl Iterator<Item = &'c Self>) {
+        for member in members {
+            self.leaves_sums |= member.leaves_sums;
+            self.max_rx_queues = self.max_rx_queues.min(member.max_rx_queues);
+            self.max_tx_queues = self.max_tx_queues.min(member.max_tx_queues);
+        }
+    }
+}
+
 /// How a started device receives multicast, which IPv6's neighbor discovery needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Multicast {
