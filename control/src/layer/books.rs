@@ -108,7 +108,12 @@ impl Books {
         let others_wait = now.api().resting().next().is_some() || now.api().leads_to(file, object);
         // What this one leaves may be theirs, and they may lead to it. Where `wg` has removed a peer, what that had is its
         // own as long as it is laid.
-        if others_wait || matches!(object, Object::Peer(of, _) if now.is_touched(of)) {
+        let tunnel = match object {
+            Object::Peer(of, _) => Some(of),
+            Object::Route(network, _) => file.network(network).and_then(|it| it.tunnel.as_ref()),
+            Object::Port(_) | Object::Uplink(_) => None,
+        };
+        if others_wait || tunnel.is_some_and(|tunnel| now.is_touched(tunnel)) {
             api = api.again(file);
         }
         if let Some(why) = api.rests(object) {

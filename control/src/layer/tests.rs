@@ -405,6 +405,8 @@ fn walk(first: Text, deeds: Vec<Deed>) -> Result<(), TestCaseError> {
 fn who_is_removed_by_wg_alone_keeps_his_prefix() {
     let add = |n| Deed::Peer(n, Act::Add { may_exist: false }, None, None, Some(2));
     walk(Text::default(), vec![add(1), Deed::Wg(1, None), add(2)]).unwrap();
+    let route = Deed::Route(2, Act::Add { may_exist: false }, None);
+    walk(Text::default(), vec![add(1), Deed::Wg(1, None), route]).unwrap();
 }
 
 proptest! {
