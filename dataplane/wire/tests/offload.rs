@@ -10,7 +10,7 @@ mod common;
 use common::{ETHERNET, Super, assert_sound, segments};
 use culvert_wire::coalesce::{Accept, Coalescer};
 use culvert_wire::segment::{Plan, SEGMENTS_MAX, SegmentError, forwardable};
-use culvert_wire::{Checksum, VnetHeader, parse_frame, parse_ip};
+use culvert_wire::{Checksum, MacAddr, VnetHeader, arp::ArpPacket, parse_frame, parse_ip};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -351,6 +351,67 @@ fn lies_in_the_metadata_have_names() {
             v.csum_offset = offset;
         };
         assert_eq!(refused(&small, place), SegmentError::ChecksumPlace);
+    }
+}
+
+/// Sixteen bits that a guest chooses are written where a partial checksum is completed: not into what a guard has looked at.
+#[test]
+fn a_partial_checksum_is_no_pen_for_what_was_looked_at() {
+    let partial = |start: usize, offset: u16| VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        csum_start: u16::try_from(start).unwrap(),
+        csum_offset: offset,
+        ..VnetHeader::default()
+    };
+    let passes = |frame: &[u8], start, offset| {
+        let headers = parse_frame(frame, frame.len() as u32).unwrap();
+        forwardable(&partial(start, offset), &headers, frame).is_ok()
+    };
+    // ARP: the sender's address.
+    let mut arp = [0; 60];
+    let own = ArpPacket::request(MacAddr([2; 6]), [10, 0, 0, 2].into(), [10, 0, 0, 3].into());
+    own.write_frame(&mut arp);
+    for start in 14..arp.len() {
+        for offset in 0..16 {
+            assert!(!passes(&arp, start, offset));
+        }
+    }
+    // ICMPv6: its type.
+    let mut icmp = vec![2; 12];
+    icmp.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    icmp.extend([[0xfe; 16], [0xff; 16]].concat());
+    icmp.extend([200, 0, 0, 0, 0, 0, 0, 0]);
+    icmp.extend([0; 24]);
+    for start in 14..icmp.len() {
+        for offset in 0..16 {
+            assert!(!passes(&icmp, start, offset));
+        }
+    }
+    // UDP and TCP: ports, lengths, numbers; their own checksums are, and what is inside of theirs.
+    for (protocol, header, own) in [(17, 8, 6), (6, 20, 16)] {
+        let mut frame = vec![2; 12];
+        frame.extend([8, 0, 0x45, 0, 0, 100, 0, 0, 0, 0, 64, protocol, 0, 0]);
+        frame.extend([10, 0, 0, 2, 10, 0, 0, 3, 0, 67, 0, 99, 0, 80, 0, 0]);
+        frame.resize(14 + 100, 0);
+        if protocol == 6 {
+            frame[46] = 0x50;
+        }
+        for start in 0..frame.len() {
+            for offset in 0..24 {
+                let inside = start >= 34 + header && start + usize::from(offset) + 2 <= 114;
+                let is_own = (start, offset) == (34, own);
+                assert_eq!(
+                    passes(&frame, start, offset),
+                    inside || is_own,
+                    "{protocol}: {start} {offset}"
+                );
+            }
+        }
+        // A length that is no length would be mended so.
+        if protocol == 17 {
+            frame[39] = 3;
+            assert!(!passes(&frame, 34, 6) && !passes(&frame, 34, 4) && !passes(&frame, 60, 2));
+        }
     }
 }
 

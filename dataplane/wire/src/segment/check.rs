@@ -80,6 +80,10 @@ pub(super) fn check_cut(
 }
 
 /// Checks where a plain frame's partial checksum is: where it starts, where it lies.
+///
+/// Whoever completes it writes sixteen bits that the guest has chosen. They are the outer TCP or UDP checksum, or lie
+/// behind that header, where nobody has looked: never in what a guard has seen and allowed (a sender's address in ARP, a
+/// port, an ICMP type).
 pub(super) fn check_partial(
     vnet: &VnetHeader,
     headers: &Headers,
@@ -87,14 +91,21 @@ pub(super) fn check_partial(
 ) -> Result<(usize, usize), SegmentError> {
     // Not only TCP and UDP right behind IP: a tunnel inside the guest leaves its inner
     // packet's checksum partial.
-    if headers.l4 == L4::Fragment {
-        return Err(SegmentError::Fragment);
-    }
+    let own = match (headers.l3, headers.l4) {
+        (L3::Arp, _) | (_, L4::Icmp4(_) | L4::Icmp6(_)) => return Err(SegmentError::WrongProtocol),
+        (_, L4::Fragment) => return Err(SegmentError::Fragment),
+        (_, L4::Malformed) => return Err(SegmentError::Malformed),
+        (_, L4::Tcp(_)) => Some(tcp::CHECKSUM_OFFSET),
+        (_, L4::Udp(_)) => Some(udp::CHECKSUM_OFFSET),
+        (_, L4::Other) => None,
+    };
     let start = usize::from(vnet.csum_start);
     let field = start + usize::from(vnet.csum_offset);
     let end = headers.l3_offset + headers.ip_len;
-    let in_packet = start >= headers.l4_offset && field + 2 <= end;
-    if !in_packet || field + 2 > head.len() {
+    let is_own = start == headers.l4_offset && own == Some(vnet.csum_offset);
+    // Without a header of layer 4 the payload begins where it would.
+    let is_inside = start >= headers.payload_offset;
+    if !(is_own || is_inside) || field + 2 > end.min(head.len()) {
         return Err(SegmentError::ChecksumPlace);
     }
     Ok((start, field))
