@@ -63,8 +63,11 @@ pub(super) struct Attached {
 }
 
 /// One for each of a port's attachments, in their order. What a guest came to own in one network says nothing about
-/// another.
+/// another; what it may ask and be told is its port's, in however many VLANs.
 fn attached(config: &config::Port, before: &[Attached]) -> Vec<Attached> {
+    let errors = before.first().map(|it| Arc::clone(&it.errors));
+    let questions = before.first().map(|it| Arc::clone(&it.questions));
+    let (errors, questions) = (errors.unwrap_or_default(), questions.unwrap_or_default());
     let attached = |it: &config::Attachment| {
         let mut before = before.iter();
         let before = before.find(|old| (old.vlan, &old.network) == (it.vlan, &it.network));
@@ -72,8 +75,8 @@ fn attached(config: &config::Port, before: &[Attached]) -> Vec<Attached> {
             vlan: it.vlan,
             network: it.network.clone(),
             link_locals: Arc::default(),
-            errors: Arc::default(),
-            questions: Arc::default(),
+            errors: Arc::clone(&errors),
+            questions: Arc::clone(&questions),
         })
     };
     config.attachments.iter().map(attached).collect()

@@ -104,6 +104,11 @@ fn a_vlan_comes_and_goes_and_rings_and_other_vlans_hear_nothing() {
     let (now, last) = seen(&site);
     assert_eq!((vlans(&last), now.attachment), (vec![10, 20], None));
     assert_eq!((rings(&now), last[1].index), (rings(&port), after[2].index));
+    // What it may ask and be told is the port's, in however many VLANs.
+    for it in after.iter().chain(&last) {
+        assert!(Arc::ptr_eq(&it.errors, &before[0].errors));
+        assert!(Arc::ptr_eq(&it.questions, &before[0].questions));
+    }
     let snapshot = site.engine.snapshots.load_full();
     let members: Vec<_> = snapshot
         .networks
