@@ -350,7 +350,12 @@ impl Neighbors {
                 }
                 Ok(())
             }
-            Some(_) if differs && entry.used.is_some() => entry.doubt(now),
+            // Who has answered, or is to be a router, is not moved by a mere word, in use or not.
+            Some(_)
+                if differs && (entry.used.is_some() || is_router || entry.confirmed.is_some()) =>
+            {
+                entry.doubt(now)
+            }
             None | Some(_) => {
                 entry.mac = said.mac.or(entry.mac);
                 if differs && entry.used.is_some() {

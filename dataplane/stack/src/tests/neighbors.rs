@@ -1,6 +1,7 @@
 //! What is known of neighbors, and how long.
 
 use super::*;
+use crate::neighbors::Answer;
 
 #[test]
 fn two_that_start_at_once_resolve_within_one_exchange() {
@@ -267,6 +268,28 @@ fn nobody_else_is_a_router_as_long_as_it_answers() {
             (info(&alone, of_b).unwrap().mac, frames(&mut alone).len()),
             (None, 1)
         );
+    }
+}
+
+#[test]
+fn who_has_answered_is_not_moved_by_a_word_though_nobody_uses_it() {
+    for (of_a, of_b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let mut wire = Wire::new();
+        // As routers are asked that are learned and not yet led by.
+        let Answer::Ask(question) = wire.a.neighbors.probe(ip(of_b), START) else {
+            panic!("nothing is known of it");
+        };
+        wire.a.solicit(question);
+        wire.settle(|_| false);
+        let later = START + Duration::from_secs(60);
+        for lie in lies(of_a, of_b) {
+            wire.a.handle_frame(&lie, later);
+        }
+        let to_impostor = |frame: &[u8]| frame[..6] == C.0;
+        wire.advance(later + Duration::from_secs(2), to_impostor);
+        let known = info(&wire.a, of_b).unwrap();
+        assert_eq!(known.mac, Some(B));
+        assert!(known.confirmed > Some(START), "it was asked itself");
     }
 }
 
