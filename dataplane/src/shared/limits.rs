@@ -331,7 +331,8 @@ mod tests {
         CONNECTIONS, ENDPOINT_BUFFER, ENDPOINTS, HOST_ERRORS_PER_SECOND, HOST_ERRORS_TO_ONE,
         HOST_OUTPUT, HOST_OUTPUT_RESERVED, HOST_REPLIES_PER_SECOND, HOST_REPORTS_PER_SECOND,
         HOST_RETURNING, HOST_SEGMENTS, LEARNED_DNS, LEARNED_ROUTES, OPENING_GRACE, OPENINGS,
-        RA_PREFIXES, RA_ROUTERS, REASSEMBLIES_PER_SOURCE, REASSEMBLY_HIGH, UNROUTED,
+        RA_CLAIM_GRACE, RA_CLAIMS, RA_PREFIXES, RA_ROUTERS, REASSEMBLIES_PER_SOURCE,
+        REASSEMBLY_HIGH, UNROUTED,
     };
     use culvert_wireguard::limits::{FIRST_CALLS_PER_SECOND, SILENT_CALLS_PER_SECOND};
 
@@ -434,6 +435,11 @@ mod tests {
             ("ENDPOINT_BUFFER", format!("{} KiB", ENDPOINT_BUFFER >> 10)),
             ("UNROUTED", format!("{UNROUTED} wait")),
             ("HOST_SEGMENTS", HOST_SEGMENTS.to_string()),
+            ("RA_CLAIMS", RA_CLAIMS.to_string()),
+            (
+                "RA_CLAIM_GRACE",
+                format!("{} ms", RA_CLAIM_GRACE.as_millis()),
+            ),
             ("RA_PREFIXES", RA_PREFIXES.to_string()),
             ("RA_ROUTERS", RA_ROUTERS.to_string()),
             ("LEARNED_ROUTES", LEARNED_ROUTES.to_string()),

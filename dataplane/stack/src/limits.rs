@@ -144,8 +144,7 @@ pub const LEARNED_DNS: usize = 4;
 /// Prefixes of each kind (on the link, for addresses of ours) that routers may advertise (Linux's `max_addresses`).
 pub const RA_PREFIXES: usize = 16;
 
-/// Who says to be a router, and is asked whether it is there, at a time: more than a worker lets through (`PUNT_REST`)
-/// within [`RA_CLAIM_GRACE`].
+/// Who says to be a router, and is asked whether it is there, at a time: each takes a place of a neighbor's.
 pub const RA_CLAIMS: usize = 32;
 
 /// After which the oldest of them makes room: a router on the link has long answered.
