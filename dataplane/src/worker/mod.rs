@@ -281,6 +281,7 @@ impl Worker {
         let Some(uplink) = snapshot.uplink(queue.uplink) else {
             return false;
         };
+        sending.keep_up();
         let burst = queue
             .rx
             .receive(uplink, queue.tunnel, &mut link.punts, *now);

@@ -129,7 +129,6 @@ impl Queues {
     pub(super) fn receiving(&mut self, place: usize) -> Option<(Receiving<'_>, Sending<'_>)> {
         let (before, rest) = self.list.split_at_mut_checked(place)?;
         let (here, behind) = rest.split_first_mut()?;
-        here.tx.keep_up();
         let receiving = Receiving {
             uplink: here.uplink,
             tunnel: here.tunnel,
@@ -174,6 +173,14 @@ pub(crate) struct Sending<'a> {
 }
 
 impl Sending<'_> {
+    /// Has the device that is received from say what it says by itself: once a turn.
+    #[inline]
+    pub(super) fn keep_up(&mut self) {
+        if let Some((_, tx)) = &mut self.here {
+            tx.keep_up();
+        }
+    }
+
     /// The queue by which `tunnel`'s datagrams leave through `uplink`.
     #[inline]
     pub(crate) fn queue(&self, uplink: UplinkIndex, tunnel: TunnelIndex) -> Option<QueueIndex> {

@@ -225,17 +225,22 @@ impl Neighbors {
             }
             self.entries.insert(address, Entry::new(now));
         }
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.used = Some(now);
+            if entry.state == NeighborState::Stale && entry.deadline.is_none() {
+                entry.deadline = Some(now + PROBE_AFTER);
+            }
+        }
+        self.question(address, now)
+    }
+
+    /// Where an entry's neighbor is, or the question for it.
+    fn question(&mut self, address: IpAddr, now: Instant) -> Answer {
         let Some(entry) = self.entries.get_mut(&address) else {
             return Answer::Full;
         };
-        entry.used = Some(now);
         let answer = match (entry.mac, entry.state) {
-            (Some(mac), state) => {
-                if state == NeighborState::Stale && entry.deadline.is_none() {
-                    entry.deadline = Some(now + PROBE_AFTER);
-                }
-                Answer::Known(mac)
-            }
+            (Some(mac), _) => Answer::Known(mac),
             (None, NeighborState::Failed) if entry.is_rested(now) => {
                 self.awaits_others = true;
                 Answer::Ask(entry.begin(address, now))
@@ -272,17 +277,8 @@ impl Neighbors {
         if !self.entries.contains_key(&address) && !self.make_room(address, false) {
             return Answer::Full;
         }
-        let entry = self.entries.entry(address).or_insert(Entry::new(now));
-        let answer = match (entry.mac, entry.state) {
-            (Some(mac), _) => Answer::Known(mac),
-            (None, NeighborState::Failed) if entry.is_rested(now) => {
-                self.awaits_others = true;
-                Answer::Ask(entry.begin(address, now))
-            }
-            (None, _) => Answer::Waiting,
-        };
-        self.next = earlier(self.next, entry.deadline);
-        answer
+        self.entries.entry(address).or_insert(Entry::new(now));
+        self.question(address, now)
     }
 
     /// Whether `address` answers when it is asked; `None`: nothing is known yet.
