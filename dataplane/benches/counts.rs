@@ -42,7 +42,7 @@ use culvert_dataplane::{
     uplink::memory::{self, Wire},
 };
 use culvert_vhost::frontend::Frontend;
-use site::{Peers, Site, Size, Way};
+use site::{Peers, Scale, Site, Size, Way};
 
 /// By how much a count that is held may rise: with the AEAD, and without.
 const MARGIN: f64 = 0.03;
@@ -477,10 +477,15 @@ impl Rig {
             datagrams: WIRE,
             longest: site::LONGEST,
         });
-        let site = Site::new(case.peers, queue, Hop::kernel(site::UPLINK), portable());
+        let site = Site::new(
+            Scale::peers(case.peers),
+            queue,
+            Hop::kernel(site::UPLINK),
+            portable(),
+        );
         Self {
-            guest: site.guest(),
-            far: Peers::new(case.peers),
+            guest: site.guests().remove(0),
+            far: Peers::new(Scale::peers(case.peers)),
             site,
             wire,
             serial: 0,
@@ -518,7 +523,7 @@ impl Rig {
 
     fn outward(&mut self, case: Case, toggle: &dyn Fn()) {
         for _ in 0..case.burst {
-            let (vnet, frame) = site::frame(case.size, case.peers, self.serial);
+            let (vnet, frame) = Scale::peers(case.peers).frame(case.size, 0, self.serial);
             assert!(self.guest.send_frame(0, &vnet, &frame), "room in the ring");
             self.serial += 1;
         }

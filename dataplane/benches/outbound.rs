@@ -46,7 +46,7 @@ use culvert_aead::{Engine, Jobs, SealJob, Segment, TAG_LEN, TAILROOM};
 use culvert_dataplane::uplink::dpdk::DpdkUplink;
 use culvert_vhost::frontend::Frontend;
 use site::{
-    ETHERNET, HEADERS, MTU, SEGMENT, SEGMENTS, Site, Size,
+    ETHERNET, HEADERS, MTU, SEGMENT, SEGMENTS, Scale, Site, Size,
     null::{self, pin},
 };
 use turns::Turns;
@@ -181,8 +181,8 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let (device, queue, hop) = null::open(null::eal(WORKER), 0);
-        let site = Site::new(1, queue, hop, Engine::new());
-        let mut frontend = site.guest();
+        let site = Site::new(Scale::peers(1), queue, hop, Engine::new());
+        let mut frontend = site.guests().remove(0);
         let stride = FRAME.next_multiple_of(64) as u64 + 192;
         let most = FRAMES.into_iter().max().unwrap_or(1);
         let at: Vec<u64> = (0..most)
@@ -285,7 +285,7 @@ fn per_frame(spent: Duration, frames: usize) -> f64 {
 /// The guest's processor.
 fn drive(frontend: &mut Frontend, at: &[u64], orders: &Orders) {
     pin(GUEST);
-    let (vnet, mut frame) = site::frame(Size::SuperFrame, 1, 0);
+    let (vnet, mut frame) = Scale::peers(1).frame(Size::SuperFrame, 0, 0);
     let mut serial = 0u8;
     loop {
         let order = orders.order.swap(IDLE, Ordering::Acquire);

@@ -30,32 +30,18 @@ mod site;
 mod turns;
 
 use std::{
-    collections::VecDeque,
-    env, fs, hint,
-    net::SocketAddr,
-    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
-    thread,
+    env,
     time::{Duration, Instant},
 };
 
 use culvert_aead::{Engine, Jobs, Kernel, OpenJob, SealJob, Segment, TAILROOM};
-use culvert_dataplane::{
-    shared::{hop::Hop, limits},
-    uplink::{
-        dpdk::{self, sys},
-        memory::{self, Wire},
-    },
-};
-use culvert_vhost::frontend::Frontend;
+use culvert_dataplane::shared::limits;
 use culvert_wireguard::message::DATA_HEADER_LEN;
 use site::{
-    Peers, Site, Size, Way,
-    null::{self, pin},
+    Scale, Size, Way, null,
+    rig::{Rig, WORKER, processor},
 };
 use turns::Turns;
-
-const WORKER: usize = 0;
-const OUTSIDE: usize = 1;
 
 const BURSTS: [usize; 4] = [1, 8, 32, 128];
 const PEERS: [usize; 2] = [1, 1000];
@@ -67,13 +53,12 @@ const PACKETS: usize = 200_000;
 const LEAST_TURNS: usize = 50;
 /// Turns that one key is used for.
 const ROUNDS: usize = 200;
-/// Datagrams that fit on the wire, about as many as a device's queue holds: the same buffers come again soon.
-const WIRE: usize = 512;
 
 fn main() {
     let options = Options::read(env::args().skip(1));
     let eal = null::eal(WORKER);
     let processor = processor();
+    let mut alone = Alone::new(options.engine());
     if !options.json {
         println!("{processor}, kernel {}", options.engine().kernel().name());
         println!(
@@ -87,8 +72,10 @@ fn main() {
             for (size, burst) in shapes() {
                 let name = format!("{}/{}/burst-{burst}/peers-{peers}", way.name(), size.name());
                 if name.contains(&options.case) {
-                    let rig = rig.get_or_insert_with(|| Rig::new(way, peers, eal, &options));
-                    let turns = rig.compare(size, burst, &options);
+                    let scale = Scale::peers(peers);
+                    let rig = rig
+                        .get_or_insert_with(|| Rig::new(way, scale, peers, eal, options.engine()));
+                    let turns = compare(rig, &mut alone, (size, burst), options.turns);
                     show(&name, &turns, &processor, options.json);
                 }
             }
@@ -147,15 +134,6 @@ impl Options {
     }
 }
 
-/// The processor's own name.
-fn processor() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("model name"));
-    let name = line.and_then(|line| line.split_once(": "));
-    name.map_or("unknown processor", |(_, name)| name.trim())
-        .to_owned()
-}
-
 fn show(name: &str, turns: &Turns<2>, processor: &str, json: bool) {
     let ([way, aead], quiet) = turns.figures();
     let (taken, mpps) = (turns.taken(), 1000.0 / way.time);
@@ -186,240 +164,62 @@ fn show(name: &str, turns: &Turns<2>, processor: &str, json: bool) {
     );
 }
 
-/// What processor 1 is told to do. It answers each.
-enum Order {
-    /// The guest posts frames.
-    Post(Size, usize),
-    /// Peers send what so many frames are.
-    Send(Size, usize),
-    /// The guest takes what came, and says how many packets.
-    Collect,
-    /// Plaintext, or datagrams, for the AEAD alone.
-    Write(Way, Size, usize),
-    /// New keys: counters begin anew.
-    RenewKeys,
-}
-
-/// What processor 1 answers.
-enum Answer {
-    Done,
-    Collected(u64),
-    Written(Vec<Vec<u8>>),
-}
-
-/// Everything beside the worker, on processor 1.
-struct Outside {
-    guest: Frontend,
-    wire: Option<Wire>,
-    far: Peers,
-    /// What waits for room on the wire.
-    sealed: VecDeque<(SocketAddr, Vec<u8>)>,
-    peers: usize,
-    serial: usize,
-}
-
-impl Outside {
-    fn run(mut self, orders: &Receiver<Order>, answers: &Sender<Answer>) {
-        pin(OUTSIDE);
-        loop {
-            match orders.try_recv() {
-                Ok(order) => {
-                    if answers.send(self.obey(&order)).is_err() {
-                        return;
-                    }
-                }
-                Err(TryRecvError::Empty) => hint::spin_loop(),
-                Err(TryRecvError::Disconnected) => return,
-            }
+/// Turns of the way and of the AEAD alone, nanoseconds per packet: within a millisecond the machine does not change
+/// its mind about clock rates and caches as it does within a second.
+fn compare(
+    rig: &mut Rig,
+    alone: &mut Alone,
+    (size, burst): (Size, usize),
+    most: usize,
+) -> Turns<2> {
+    let packets = burst * size.packets();
+    let enough = most.min((PACKETS / packets).max(LEAST_TURNS.min(most)));
+    let mut turns = Turns::new(enough, MOST * enough);
+    while !turns.done() {
+        if turns.taken().is_multiple_of(ROUNDS) {
+            rig.renew_keys();
         }
-    }
-
-    fn obey(&mut self, order: &Order) -> Answer {
-        match *order {
-            Order::Post(size, frames) => {
-                for _ in 0..frames {
-                    let (vnet, frame) = site::frame(size, self.peers, self.serial);
-                    assert!(self.guest.send_frame(0, &vnet, &frame), "room in the ring");
-                    self.serial += 1;
-                }
-            }
-            Order::Send(size, frames) => {
-                self.sealed.extend(self.far.seal(size, frames));
-                self.feed();
-            }
-            Order::Collect => {
-                self.feed();
-                return Answer::Collected(site::collect(&mut self.guest));
-            }
-            Order::Write(Way::Out, size, frames) => {
-                let len = size.packet_len();
-                return Answer::Written(vec![vec![1; len]; frames * size.packets()]);
-            }
-            // Sealed with the key of one peer and counters from 0 on: see `Rig::open_alone`.
-            Order::Write(Way::In, size, frames) => {
-                let sealed = Peers::new(1).seal(size, frames).into_iter();
-                return Answer::Written(
-                    sealed
-                        .map(|(_, datagram): (SocketAddr, _)| datagram)
-                        .collect(),
-                );
-            }
-            Order::RenewKeys => self.far.renew_keys(),
+        let before = turns::room();
+        let mut spent = [0.0; 2];
+        for turn in 0..2 {
+            let side = (turns.taken() + turn) % 2;
+            let time = match side {
+                0 => rig.burst(size, burst),
+                _ => alone.burst(rig.way, size, &mut rig.written(size, burst)),
+            };
+            spent[side] = time.as_nanos() as f64 / packets as f64;
         }
-        Answer::Done
+        turns.push(spent, turns::is_quiet(before.min(turns::room())));
     }
-
-    /// Sends what there is room for.
-    fn feed(&mut self) {
-        let Some(wire) = &mut self.wire else { return };
-        while let Some((from, datagram)) = self.sealed.front()
-            && wire.send(*from, 0, datagram)
-        {
-            self.sealed.pop_front();
-        }
-    }
+    turns
 }
 
-/// A site and the AEAD alone, on processor 0.
-struct Rig {
-    way: Way,
-    site: Site,
-    /// Keeps the device open.
-    _device: Option<dpdk::DpdkUplink>,
-    orders: Sender<Order>,
-    answers: Receiver<Answer>,
+/// The AEAD alone, on processor 0.
+struct Alone {
     engine: Engine,
     rooms: Vec<Vec<u8>>,
     counter: u64,
-    delivered: u64,
 }
 
-impl Rig {
-    fn new(way: Way, peers: usize, eal: sys::Eal, options: &Options) -> Self {
-        let (queue, wire, device, hop) = match way {
-            Way::Out => {
-                let (device, queue, hop) = null::open(eal, peers);
-                (queue, None, Some(device), hop)
-            }
-            Way::In => {
-                let (queue, wire) = memory::open(&memory::Config {
-                    uplink: site::UPLINK,
-                    tunnel: site::TUNNEL,
-                    address: site::ADDRESS.into(),
-                    datagrams: WIRE,
-                    longest: site::LONGEST,
-                });
-                (queue, Some(wire), None, Hop::kernel(site::UPLINK))
-            }
-        };
-        let site = Site::new(peers, queue, hop, options.engine());
-        let outside = Outside {
-            guest: site.guest(),
-            wire,
-            far: Peers::new(peers),
-            sealed: VecDeque::new(),
-            peers,
-            serial: 0,
-        };
-        let (orders, heard) = channel();
-        let (answer, answers) = channel();
-        thread::spawn(move || outside.run(&heard, &answer));
+impl Alone {
+    fn new(engine: Engine) -> Self {
         let longest = site::LONGEST + TAILROOM;
         Self {
-            way,
-            site,
-            _device: device,
-            orders,
-            answers,
-            engine: options.engine(),
+            engine,
             rooms: vec![vec![0; longest]; limits::UPLINK_BURST],
             counter: 0,
-            delivered: 0,
         }
     }
 
-    /// Lets processor 1 do something, and waits until it is done.
-    fn order(&mut self, order: Order) -> Answer {
-        self.orders.send(order).expect("processor 1 lives");
-        loop {
-            match self.answers.try_recv() {
-                Ok(Answer::Collected(packets)) => {
-                    self.delivered += packets;
-                    return Answer::Done;
-                }
-                Ok(answer) => return answer,
-                Err(TryRecvError::Empty) => hint::spin_loop(),
-                Err(TryRecvError::Disconnected) => panic!("processor 1 failed"),
-            }
-        }
-    }
-
-    /// Turns of the way and of the AEAD alone, nanoseconds per packet: within a millisecond the machine does not change
-    /// its mind about clock rates and caches as it does within a second.
-    fn compare(&mut self, size: Size, burst: usize, options: &Options) -> Turns<2> {
-        let packets = burst * size.packets();
-        let enough = options
-            .turns
-            .min((PACKETS / packets).max(LEAST_TURNS.min(options.turns)));
-        let mut turns = Turns::new(enough, MOST * enough);
-        while !turns.done() {
-            if turns.taken().is_multiple_of(ROUNDS) {
-                self.site.renew_keys();
-                self.order(Order::RenewKeys);
-            }
-            let before = turns::room();
-            let mut spent = [0.0; 2];
-            for turn in 0..2 {
-                let side = (turns.taken() + turn) % 2;
-                let time = match (side, self.way) {
-                    (0, Way::Out) => self.outward(size, burst),
-                    (0, Way::In) => self.inward(size, burst),
-                    (_, Way::Out) => self.seal_alone(size, burst),
-                    (_, Way::In) => self.open_alone(size, burst),
-                };
-                spent[side] = time.as_nanos() as f64 / packets as f64;
-            }
-            turns.push(spent, turns::is_quiet(before.min(turns::room())));
-        }
-        turns
-    }
-
-    /// From the guest's ring into the device.
-    fn outward(&mut self, size: Size, burst: usize) -> Duration {
-        self.order(Order::Post(size, burst));
-        let until = self.site.sent() + (burst * size.packets()) as u64;
-        let start = Instant::now();
-        while self.site.sent() < until {
-            self.site.worker.step();
-        }
-        let spent = start.elapsed();
-        assert_eq!(self.site.sent(), until, "each frame is so many packets");
-        spent
-    }
-
-    /// From memory into the guest's ring, which the guest empties while the clock stands.
-    fn inward(&mut self, size: Size, burst: usize) -> Duration {
-        self.order(Order::Send(size, burst));
-        let mut spent = Duration::ZERO;
-        for _ in 0..(burst * size.packets()).div_ceil(limits::UPLINK_BURST) {
-            let start = Instant::now();
-            self.site.worker.step();
-            spent += start.elapsed();
-            self.order(Order::Collect);
-        }
-        spent
-    }
-
-    fn written(&mut self, size: Size, burst: usize) -> Vec<Vec<u8>> {
-        match self.order(Order::Write(self.way, size, burst)) {
-            Answer::Written(written) => written,
-            Answer::Done | Answer::Collected(_) => panic!("an answer of another kind"),
+    fn burst(&mut self, way: Way, size: Size, written: &mut [Vec<u8>]) -> Duration {
+        match way {
+            Way::Out => self.seal(size, written),
+            Way::In => self.open(written),
         }
     }
 
     /// Seals what processor 1 wrote, as many packets at a time as a worker does.
-    fn seal_alone(&mut self, size: Size, burst: usize) -> Duration {
-        let written = self.written(size, burst);
+    fn seal(&mut self, size: Size, written: &[Vec<u8>]) -> Duration {
         let (key, len) = ([1; 32], site::padded(size.packet_len()));
         let mut spent = Duration::ZERO;
         for batch in written.chunks(batch(size)) {
@@ -442,8 +242,7 @@ impl Rig {
     }
 
     /// Opens what processor 1 sealed, as many packets at a time as a worker does.
-    fn open_alone(&mut self, size: Size, burst: usize) -> Duration {
-        let mut written = self.written(size, burst);
+    fn open(&mut self, written: &mut [Vec<u8>]) -> Duration {
         let key = site::key(0, Way::In);
         let mut spent = Duration::ZERO;
         let mut counter = 0;
@@ -461,18 +260,6 @@ impl Rig {
             assert!(jobs.iter().all(OpenJob::ok), "authentic packets");
         }
         spent
-    }
-
-    /// Asserts that all that came was accepted, and that nothing was lost without a name.
-    fn settle(self) {
-        let (accepted, dropped) = (self.site.accepted(), self.site.dropped());
-        match self.way {
-            Way::Out => assert_eq!(dropped, 0, "nothing is lost"),
-            Way::In => {
-                assert_eq!(site::load(&self.site.uplink.counters.rx_packets), accepted);
-                assert_eq!(accepted, self.delivered + dropped);
-            }
-        }
     }
 }
 

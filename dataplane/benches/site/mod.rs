@@ -1,10 +1,11 @@
 //! What the benchmarks of the whole way share: a guest on one side, peers on the other, a worker that is stepped by
 //! hand between them.
 //!
-//! In: how many peers, what the worker's uplink queue is. Out: a worker with its site; packets as a guest and as peers
-//! make them, and a count of those that arrive. Never: a clock.
+//! In: how much there is of everything, what the worker's uplink queue is. Out: a worker with its site; packets as guests and
+//! as peers make them, and a count of those that arrive. Never: a clock.
 //!
-//! The guest is 10.0.0.2 behind the gateway 10.0.0.1, with all offloads; peer n has 10.(64 + n / 256).(n % 256).0/24.
+//! Guests are 10.0.0.2 and following behind the gateway 10.0.0.1, with all offloads; peer n has the nth /24 from 10.64.0.0
+//! on, and, if there are more prefixes than peers, some of those from 32.0.0.0 on, without order.
 //! Every frame of a burst that is no super-frame is a flow of its own: what was found for one helps none behind it,
 //! and nothing is joined.
 
@@ -12,9 +13,12 @@
 
 #[cfg(feature = "dpdk")]
 pub(crate) mod null;
+#[cfg(feature = "dpdk")]
+pub(crate) mod rig;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -31,7 +35,7 @@ use culvert_dataplane::{
             AttachmentIndex, NetworkIndex, PeerIndex, PortIndex, TunnelIndex, UplinkIndex,
             WorkerIndex,
         },
-        path::Path,
+        limits, path,
         peer::Peer,
         sessions::{Session, SessionTable},
         snapshot::{
@@ -57,8 +61,6 @@ use culvert_wireguard::{
 use tempfile::TempDir;
 
 pub(crate) const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);
-const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 /// The uplink's own address, and the tunnel's port.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const PORT: u16 = 51_820;
@@ -119,10 +121,97 @@ impl Size {
     }
 }
 
-/// A worker between a guest and peers.
+/// How much there is of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scale {
+    pub(crate) peers: usize,
+    /// Behind the peers; as many as there are of these, or more.
+    pub(crate) prefixes: usize,
+    pub(crate) guests: usize,
+}
+
+impl Scale {
+    /// Peers with a prefix each, and one guest.
+    pub(crate) const fn peers(peers: usize) -> Self {
+        Self {
+            peers,
+            prefixes: peers,
+            guests: 1,
+        }
+    }
+
+    /// Who has prefix `n`.
+    const fn owner(self, n: usize) -> usize {
+        n % self.peers
+    }
+
+    /// A host of prefix `n`.
+    fn host(self, n: usize) -> Ipv4Addr {
+        /// An odd factor: no two of a million prefixes are the same, and none is beside the one before it.
+        const SCATTER: usize = 0x9E37_79B1;
+        let (from, n) = match n < self.peers {
+            true => ([10, 64], n),
+            false => ([32, 0], n.wrapping_mul(SCATTER) % (1 << 20)),
+        };
+        let first = u32::from_be_bytes([from[0], from[1], 0, 2]);
+        Ipv4Addr::from_bits(first + 256 * u32::try_from(n).unwrap())
+    }
+
+    fn behind(self, n: usize) -> Prefix {
+        Prefix::new(self.host(n).into(), 24).unwrap()
+    }
+
+    /// Frame number `serial` from a guest, to one prefix after the other.
+    pub(crate) fn frame(self, size: Size, guest: usize, serial: usize) -> (VnetHeader, Vec<u8>) {
+        let to = self.host(serial % self.prefixes);
+        let mut frame = GATEWAY.0.to_vec();
+        frame.extend(mac(guest).0);
+        frame.extend([8, 0]);
+        match size {
+            Size::Packet(len) => {
+                frame.extend(udp(address(guest), to, serial, len.into()));
+                (VnetHeader::default(), frame)
+            }
+            Size::SuperFrame => {
+                // As a driver posts it: lengths of the whole, the checksum field seeded.
+                let l4_len = u32::try_from(HEADERS - 20 + SEGMENT * SEGMENTS).unwrap();
+                let mut packet = tcp(address(guest), to, (0, 0), SEGMENT * SEGMENTS);
+                let seed = Checksum::pseudo_v4(address(guest), to, 6, l4_len).value();
+                packet[36..38].copy_from_slice(&seed.to_be_bytes());
+                frame.extend(packet);
+                let small = |len| u16::try_from(len).unwrap();
+                let vnet = VnetHeader {
+                    flags: VnetHeader::NEEDS_CSUM,
+                    gso_type: VnetHeader::GSO_TCPV4,
+                    hdr_len: small(ETHERNET + HEADERS),
+                    gso_size: small(SEGMENT),
+                    csum_start: small(ETHERNET + 20),
+                    csum_offset: 16,
+                    num_buffers: 0,
+                };
+                (vnet, frame)
+            }
+        }
+    }
+
+    /// The inner packets of frame number `serial` to the guests, from one prefix after the other. Each guest gets as many
+    /// one after the other as an uplink gives at once.
+    pub(crate) fn packets(self, size: Size, serial: usize) -> Vec<Vec<u8>> {
+        let from = self.host(serial % self.prefixes);
+        let to = address(serial / limits::UPLINK_BURST % self.guests);
+        match size {
+            Size::Packet(len) => vec![udp(from, to, serial, len.into())],
+            Size::SuperFrame => (0..SEGMENTS)
+                .map(|segment| tcp(from, to, (serial, segment), SEGMENT))
+                .collect(),
+        }
+    }
+}
+
+/// A worker between guests and peers.
 pub(crate) struct Site {
     pub(crate) worker: Worker,
-    pub(crate) port: Arc<Port>,
+    pub(crate) ports: Vec<Arc<Port>>,
     pub(crate) uplink: Arc<Uplink>,
     pub(crate) peers: Vec<Arc<Peer>>,
     sessions: Arc<SessionTable>,
@@ -131,33 +220,11 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A site with so many peers, all of them over `hop`.
-    pub(crate) fn new(peers: usize, queue: Queue, hop: Hop, engine: Engine) -> Self {
+    /// A site of this scale, all of its peers over `hop`.
+    pub(crate) fn new(scale: Scale, queue: Queue, hop: Hop, engine: Engine) -> Self {
         let hop = Arc::new(hop);
         let dir = TempDir::new().unwrap();
-        let config = PortConfig::new("guest", dir.path().join("guest"), GUEST);
-        let port = Arc::new(Port {
-            index: PortIndex(0),
-            name: config.name.clone(),
-            attachment: Some(AttachmentIndex(0)),
-            vlans: Vec::new(),
-            guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
-            queues: 1,
-            drops: Arc::default(),
-        });
-        let attachment = Arc::new(Attachment {
-            index: AttachmentIndex(0),
-            port: PortIndex(0),
-            vlan: None,
-            network: NetworkIndex(0),
-            mac: GUEST,
-            addresses: vec![GUEST_ADDRESS.into()],
-            link_locals: Arc::default(),
-            errors: Arc::default(),
-            questions: Arc::default(),
-            is_served: true,
-            guard: Guard::Strict,
-        });
+        let ports: Vec<_> = (0..scale.guests).map(|n| port(n, dir.path())).collect();
         let uplink = Arc::new(Uplink {
             index: UPLINK,
             name: "uplink".into(),
@@ -167,19 +234,22 @@ impl Site {
             kernel: None,
             counters: Arc::default(),
         });
-        let peers: Vec<_> = (0..peers).map(|n| peer(n, Arc::clone(&hop))).collect();
+        let peers: Vec<_> = (0..scale.peers)
+            .map(|n| peer(n, Arc::clone(&hop)))
+            .collect();
+        let allowed = (0..scale.prefixes).map(|n| (scale.behind(n), index(scale.owner(n))));
         let sessions = Arc::new(SessionTable::new(4 * peers.len()));
         let snapshot = Snapshot {
             generation: 1,
-            ports: [Some(Arc::clone(&port))].into_iter().collect(),
-            attachments: [Some(attachment)].into_iter().collect(),
-            networks: [Some(Arc::new(network(peers.len())))].into_iter().collect(),
+            ports: ports.iter().cloned().map(Some).collect(),
+            attachments: (0..scale.guests).map(attachment).map(Some).collect(),
+            networks: [Some(Arc::new(network(scale)))].into_iter().collect(),
             tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: MTU,
                 mss_clamp: false,
                 network: Some(NetworkIndex(0)),
-                allowed: Fib::build((0..peers.len()).map(|n| (behind(n), index(n)))),
+                allowed: Fib::build(allowed),
                 mac1: None,
                 sessions: Arc::clone(&sessions),
             }))]
@@ -187,7 +257,9 @@ impl Site {
             .collect(),
             peers: peers.iter().cloned().map(Some).collect(),
             uplinks: [Some(Arc::clone(&uplink))].into_iter().collect(),
-            workers: vec![Arc::new(vec![(PortIndex(0), 0)])],
+            workers: vec![Arc::new(
+                (0..scale.guests).map(|n| (port_index(n), 0)).collect(),
+            )],
         };
         let attention = Arc::new(Attention::new().unwrap());
         let stack = Arc::new(Wake::new().unwrap());
@@ -203,7 +275,7 @@ impl Site {
         assert!(control.send(Command::AttachUplink(Box::new(queue))));
         let mut site = Self {
             worker,
-            port,
+            ports,
             uplink,
             peers,
             sessions,
@@ -215,13 +287,15 @@ impl Site {
         site
     }
 
-    /// The guest's driver.
-    pub(crate) fn guest(&self) -> Frontend {
+    /// The guests' drivers.
+    pub(crate) fn guests(&self) -> Vec<Frontend> {
         let config = FrontendConfig {
             ring_size: RING,
             ..FrontendConfig::default()
         };
-        Frontend::connect(&self.dir.path().join("guest"), config).unwrap()
+        let socket = |port: &Arc<Port>| self.dir.path().join(&port.name);
+        let connect = |port| Frontend::connect(&socket(port), config.clone()).unwrap();
+        self.ports.iter().map(connect).collect()
     }
 
     /// A new key for every peer, with all counters fresh: none is used for longer than a figure takes.
@@ -256,17 +330,20 @@ impl Site {
 
     /// What was lost under a name, whatever the name.
     pub(crate) fn dropped(&self) -> u64 {
-        let Guest::Vhost(guest) = &self.port.guest else {
-            return 0;
-        };
-        let rings = [guest.guest_rx(0).counters(), guest.guest_tx(0).counters()];
-        let at_rings = |reason| rings.iter().map(|ring| ring.drops(reason)).sum::<u64>();
-        let at_peers = |peer: &Arc<Peer>| peer.drops.total();
-        PortDrop::ALL.map(at_rings).iter().sum::<u64>()
-            + self.peers.iter().map(at_peers).sum::<u64>()
-            + self.port.drops.total()
-            + self.uplink.counters.drops.total()
+        let at_ports = self.ports.iter().map(dropped);
+        let at_peers = self.peers.iter().map(|peer| peer.drops.total());
+        at_ports.chain(at_peers).sum::<u64>() + self.uplink.counters.drops.total()
     }
+}
+
+/// What a port and its rings lost.
+fn dropped(port: &Arc<Port>) -> u64 {
+    let Guest::Vhost(guest) = &port.guest else {
+        return 0;
+    };
+    let rings = [guest.guest_rx(0).counters(), guest.guest_tx(0).counters()];
+    let at_rings = |reason| rings.iter().map(|ring| ring.drops(reason)).sum::<u64>();
+    PortDrop::ALL.map(at_rings).iter().sum::<u64>() + port.drops.total()
 }
 
 pub(crate) fn load(counter: &AtomicU64) -> u64 {
@@ -308,91 +385,84 @@ fn session(n: usize) -> u32 {
 
 fn peer(n: usize, hop: Arc<Hop>) -> Arc<Peer> {
     let peer = Peer::new(index(n), TUNNEL, PeerId(session(n)));
-    let path = Path::new(endpoint(n), Some(ADDRESS.into()), PORT, hop);
+    let path = path::Path::new(endpoint(n), Some(ADDRESS.into()), PORT, hop);
     peer.publish_path(Some(path));
     Arc::new(peer)
 }
 
 /// Where peer `n` is.
 pub(crate) fn endpoint(n: usize) -> SocketAddr {
-    let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
-    SocketAddr::new(Ipv4Addr::new(198, 18, high, low).into(), PORT)
+    let first = Ipv4Addr::new(198, 18, 0, 0).to_bits();
+    let address = Ipv4Addr::from_bits(first + u32::try_from(n).unwrap());
+    SocketAddr::new(address.into(), PORT)
 }
 
-/// A host behind peer `n`.
-fn host(n: usize) -> Ipv4Addr {
-    let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
-    Ipv4Addr::new(10, 64 + high, low, 2)
+fn port_index(guest: usize) -> PortIndex {
+    PortIndex::from_slot(guest)
 }
 
-fn behind(n: usize) -> Prefix {
-    Prefix::new(host(n).into(), 24).unwrap()
+fn mac(guest: usize) -> MacAddr {
+    let [.., high, low] = guest.to_be_bytes();
+    MacAddr([2, 0, 0, 0, 1 + high, low])
 }
 
-fn network(peers: usize) -> Network {
+fn address(guest: usize) -> Ipv4Addr {
+    let [.., low] = guest.to_be_bytes();
+    Ipv4Addr::new(10, 0, 0, 2 + low)
+}
+
+fn port(guest: usize, dir: &Path) -> Arc<Port> {
+    let name = format!("guest{guest}");
+    let config = PortConfig::new(&name, dir.join(&name), mac(guest));
+    Arc::new(Port {
+        index: port_index(guest),
+        name,
+        attachment: Some(AttachmentIndex::from_slot(guest)),
+        vlans: Vec::new(),
+        guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
+        queues: 1,
+        drops: Arc::default(),
+    })
+}
+
+fn attachment(guest: usize) -> Arc<Attachment> {
+    Arc::new(Attachment {
+        index: AttachmentIndex::from_slot(guest),
+        port: port_index(guest),
+        vlan: None,
+        network: NetworkIndex(0),
+        mac: mac(guest),
+        addresses: vec![address(guest).into()],
+        link_locals: Arc::default(),
+        errors: Arc::default(),
+        questions: Arc::default(),
+        is_served: true,
+        guard: Guard::Strict,
+    })
+}
+
+fn network(scale: Scale) -> Network {
     let own = |address: Ipv4Addr, len| Prefix::new(address.into(), len).unwrap();
     let gateway = Ipv4Addr::new(10, 0, 0, 1);
     let near = [
         (own(gateway, 24), NextHop::Unreachable),
         (own(gateway, 32), NextHop::Gateway),
-        (own(GUEST_ADDRESS, 32), NextHop::Guest(AttachmentIndex(0))),
     ];
-    let far = (0..peers).map(|n| (behind(n), NextHop::Peer(index(n))));
+    let attachments = || (0..scale.guests).map(|n| (n, AttachmentIndex::from_slot(n)));
+    let guests = attachments().map(|(n, it)| (own(address(n), 32), NextHop::Guest(it)));
+    let peer = |n| NextHop::Peer(index(scale.owner(n)));
+    let far = (0..scale.prefixes).map(|n| (scale.behind(n), peer(n)));
     Network {
         name: "network".into(),
         gateway_mac: GATEWAY,
         gateways: vec![gateway.into()],
         prefixes: vec![own(gateway, 24)],
         tunnel: Some(TUNNEL),
-        macs: [(GUEST, AttachmentIndex(0))].into(),
-        listeners: 1,
-        routes: Fib::build(near.into_iter().chain(far)),
+        macs: attachments().map(|(n, it)| (mac(n), it)).collect(),
+        listeners: scale.guests,
+        routes: Fib::build(near.into_iter().chain(guests).chain(far)),
         plain: None,
         services: Default::default(),
-    }
-}
-
-/// Frame number `serial` from the guest, to one peer after the other.
-pub(crate) fn frame(size: Size, peers: usize, serial: usize) -> (VnetHeader, Vec<u8>) {
-    let to = host(serial % peers);
-    let mut frame = GATEWAY.0.to_vec();
-    frame.extend(GUEST.0);
-    frame.extend([8, 0]);
-    match size {
-        Size::Packet(len) => {
-            frame.extend(udp(GUEST_ADDRESS, to, serial, len.into()));
-            (VnetHeader::default(), frame)
-        }
-        Size::SuperFrame => {
-            // As a driver posts it: lengths of the whole, the checksum field seeded.
-            let l4_len = u32::try_from(HEADERS - 20 + SEGMENT * SEGMENTS).unwrap();
-            let mut packet = tcp(GUEST_ADDRESS, to, (0, 0), SEGMENT * SEGMENTS);
-            let seed = Checksum::pseudo_v4(GUEST_ADDRESS, to, 6, l4_len).value();
-            packet[36..38].copy_from_slice(&seed.to_be_bytes());
-            frame.extend(packet);
-            let small = |len| u16::try_from(len).unwrap();
-            let vnet = VnetHeader {
-                flags: VnetHeader::NEEDS_CSUM,
-                gso_type: VnetHeader::GSO_TCPV4,
-                hdr_len: small(ETHERNET + HEADERS),
-                gso_size: small(SEGMENT),
-                csum_start: small(ETHERNET + 20),
-                csum_offset: 16,
-                num_buffers: 0,
-            };
-            (vnet, frame)
-        }
-    }
-}
-
-/// The inner packets of frame number `serial` to the guest, from one peer after the other.
-pub(crate) fn packets(size: Size, peers: usize, serial: usize) -> Vec<Vec<u8>> {
-    let from = host(serial % peers);
-    match size {
-        Size::Packet(len) => vec![udp(from, GUEST_ADDRESS, serial, len.into())],
-        Size::SuperFrame => (0..SEGMENTS)
-            .map(|segment| tcp(from, GUEST_ADDRESS, (serial, segment), SEGMENT))
-            .collect(),
     }
 }
 
@@ -441,18 +511,20 @@ fn tcp(from: Ipv4Addr, to: Ipv4Addr, (serial, segment): (usize, usize), payload:
     packet
 }
 
-/// All peers in one: they seal what is for the guest, each counter once, and open what came from it.
+/// All peers in one: they seal what is for the guests, each counter once, and open what came from them.
 pub(crate) struct Peers {
     engine: Engine,
+    scale: Scale,
     counters: Vec<u64>,
     serial: usize,
 }
 
 impl Peers {
-    pub(crate) fn new(peers: usize) -> Self {
+    pub(crate) fn new(scale: Scale) -> Self {
         Self {
             engine: Engine::new(),
-            counters: vec![0; peers],
+            scale,
+            counters: vec![0; scale.peers],
             serial: 0,
         }
     }
@@ -462,12 +534,12 @@ impl Peers {
         self.counters.fill(0);
     }
 
-    /// The datagrams of so many frames for the guest, with where they come from.
+    /// The datagrams of so many frames for the guests, with where they come from.
     pub(crate) fn seal(&mut self, size: Size, frames: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut sealed = Vec::with_capacity(frames * size.packets());
         for _ in 0..frames {
-            let peer = self.serial % self.counters.len();
-            for packet in packets(size, self.counters.len(), self.serial) {
+            let peer = self.scale.owner(self.serial % self.scale.prefixes);
+            for packet in self.scale.packets(size, self.serial) {
                 sealed.push((endpoint(peer), self.seal_one(peer, &packet)));
             }
             self.serial += 1;
@@ -508,7 +580,7 @@ impl Peers {
         self.engine.open(&mut jobs);
         assert!(jobs[0].ok(), "an authentic datagram");
         assert_eq!(sealed[0], 0x45);
-        assert_eq!(sealed[16..20], host(peer).octets());
+        assert_eq!(sealed[16..20], self.scale.host(peer).octets());
     }
 }
 
@@ -520,7 +592,7 @@ pub(crate) fn padded(len: usize) -> usize {
 /// Bytes of the longest datagram.
 pub(crate) const LONGEST: usize = DATA_HEADER_LEN + MTU as usize + TAG_LEN;
 
-/// Takes what came into the guest's ring: so many packets, before they were joined.
+/// Takes what came into a guest's ring: so many packets, before they were joined.
 pub(crate) fn collect(guest: &mut Frontend) -> u64 {
     let mut packets = 0;
     while let Some((vnet, frame)) = guest.receive_frame(0) {
