@@ -345,6 +345,7 @@ impl HostStack {
             NdMessage::Advertisement {
                 target,
                 target_mac,
+                router,
                 solicited,
                 replace,
                 ..
@@ -355,6 +356,7 @@ impl HostStack {
                     mac: target_mac,
                     solicited,
                     replace,
+                    is_router: router,
                 };
                 let heard = self.hear(target.into(), said, now);
                 self.look_at_routers(now);
@@ -433,6 +435,7 @@ const fn announced(mac: MacAddr) -> Said {
         mac: Some(mac),
         solicited: false,
         replace: true,
+        is_router: false,
     }
 }
 

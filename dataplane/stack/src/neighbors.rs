@@ -66,6 +66,17 @@ pub(super) struct Said {
     pub(super) solicited: bool,
     /// It replaces what is known.
     pub(super) replace: bool,
+    /// It forwards packets of others.
+    pub(super) is_router: bool,
+}
+
+/// Who has answered a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// Where it is.
+    pub(super) mac: MacAddr,
+    /// Its last answer said that it is a router (RFC 4861, section 7.2.5: who says so no more is none).
+    pub(super) is_router: bool,
 }
 
 /// Why what was heard is not remembered.
@@ -247,12 +258,23 @@ impl Neighbors {
         self.question(address, now)
     }
 
+    /// What `address` has answered since, or so shortly before that it was not asked again ([`Self::verify`]). A static
+    /// entry is the operator's word, for a router's, too.
+    pub(super) fn answered_since(&self, address: IpAddr, since: Instant) -> Option<Answered> {
+        let entry = self.entries.get(&address)?;
+        let (mac, is_static) = (entry.mac?, entry.state == NeighborState::Static);
+        let has_answered = |at: Instant| !at.is_older_than(SURE_FOR, since);
+        let is_known = is_static || entry.confirmed.is_some_and(has_answered);
+        let is_router = is_static || entry.is_router;
+        is_known.then_some(Answered { mac, is_router })
+    }
+
     /// Whether `address` answers when it is asked; `None`: nothing is known yet.
     pub(super) fn answers(&self, address: IpAddr) -> Option<bool> {
         let entry = self.entries.get(&address)?;
-        let has_answered = entry.state == NeighborState::Static || entry.confirmed.is_some();
+        let has_answered = self.answered_since(address, Instant::from_nanos(0));
         match (entry.mac, entry.state) {
-            (Some(_), _) if has_answered => Some(true),
+            _ if has_answered.is_some() => Some(true),
             (None, NeighborState::Failed) => Some(false),
             (None | Some(_), _) => None,
         }
@@ -280,6 +302,7 @@ impl Neighbors {
                 mac: Some(mac),
                 solicited: false,
                 replace: true,
+                is_router: false,
             },
             now,
         )
@@ -326,7 +349,10 @@ impl Neighbors {
                 if confirms {
                     let [least, most] = REACHABLE_FOR;
                     entry.reachable(now, self.random.between(least, most));
+                    entry.is_router = said.is_router;
                 } else if differs {
+                    // What it answered from elsewhere says nothing of there.
+                    (entry.confirmed, entry.is_router) = (None, false);
                     entry.stale(now);
                 }
                 Ok(())

@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub(super) mac: Option<MacAddr>,
     /// When it last answered.
     pub(super) confirmed: Option<Instant>,
+    /// Its last answer said that it is a router.
+    pub(super) is_router: bool,
     /// When it was last resolved; `None`: only heard of.
     pub(super) used: Option<Instant>,
     pub(super) heard: Instant,
@@ -72,6 +74,7 @@ impl Entry {
             state: NeighborState::Failed,
             mac: None,
             confirmed: None,
+            is_router: false,
             used: None,
             heard: now,
             asked: None,

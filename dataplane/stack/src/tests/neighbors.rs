@@ -1,7 +1,7 @@
 //! What is known of neighbors, and how long.
 
 use super::*;
-use crate::neighbors::Answer;
+use crate::neighbors::{Answer, Answered};
 
 #[test]
 fn two_that_start_at_once_resolve_within_one_exchange() {
@@ -425,4 +425,66 @@ fn who_was_asked_is_awaited_from_where_it_is_known_to_be() {
         wire.a.reconfigure(config(A, 1), now);
         assert!(awaited(&mut wire.a).is_some());
     }
+}
+
+/// The answer of who is at `mac` to a question of `stack` for `of`.
+fn answer(of: &str, mac: MacAddr, is_router: bool) -> Vec<u8> {
+    match (ip("2001:db8::1"), ip(of)) {
+        (IpAddr::V6(ours), IpAddr::V6(of)) => {
+            message::nd(|out| nd::write_advertisement(ours, A, of, mac, is_router, out))
+        }
+        _ => arp_reply(mac, of, A, "192.0.2.1"),
+    }
+}
+
+#[test]
+fn what_was_answered_from_elsewhere_says_nothing_of_where_a_mere_word_leads() {
+    for (of_a, of_b) in [("192.0.2.1", "192.0.2.7"), ("2001:db8::1", "2001:db8::7")] {
+        let mut stack = quiet(A, 1);
+        stack.resolve(ip(of_b), START);
+        stack.handle_frame(&answer(of_b, B, false), START);
+        assert_eq!(info(&stack, of_b).unwrap().confirmed, Some(START));
+        // It is silent, and whoever is there now is asked for; then another says to be it, unasked.
+        let later = START + Duration::from_secs(60);
+        run(&mut stack, later);
+        assert_eq!(info(&stack, of_b).unwrap().mac, None);
+        stack.handle_frame(&lies(of_a, of_b)[0], later);
+        let known = info(&stack, of_b).unwrap();
+        assert_eq!((known.mac, known.confirmed), (Some(C), None));
+        assert_eq!(stack.neighbors.answers(ip(of_b)), None);
+    }
+}
+
+#[test]
+fn what_was_answered_is_told_with_its_age_and_whether_a_router_said_so() {
+    let at = |millis: u64| START + Duration::from_millis(millis);
+    let mut stack = quiet(A, 1);
+    let of_b = "2001:db8::7";
+    let since = |stack: &HostStack, millis| stack.neighbors.answered_since(ip(of_b), at(millis));
+    let said = |is_router| Some(Answered { mac: B, is_router });
+    assert!(matches!(
+        stack.neighbors.probe(ip(of_b), at(0)),
+        Answer::Ask(_)
+    ));
+    assert_eq!(since(&stack, 0), None, "asked alone");
+    stack.handle_frame(&answer(of_b, B, true), at(10));
+    assert_eq!(since(&stack, 10), said(true));
+    // Who answered so lately is not asked again; it is later, and what it answered then is no answer any more.
+    assert_eq!(stack.neighbors.probe(ip(of_b), at(2_009)), Answer::Known(B));
+    assert_eq!(since(&stack, 2_009), said(true));
+    assert_eq!(since(&stack, 2_010), None);
+    // Who clears the flag in an answer is a router no more; who does so unasked is not heard.
+    stack.handle_frame(&answer(of_b, B, false), at(9_000));
+    assert_eq!(since(&stack, 0), said(true));
+    assert!(matches!(
+        stack.neighbors.probe(ip(of_b), at(9_001)),
+        Answer::Ask(_)
+    ));
+    stack.handle_frame(&answer(of_b, B, false), at(9_002));
+    assert_eq!(since(&stack, 9_002), said(false));
+    // The operator's word is an answer, whenever.
+    let mut fixed = config(A, 1);
+    fixed.neighbors = vec![(ip(of_b), B)];
+    stack.reconfigure(fixed, at(9_003));
+    assert_eq!(since(&stack, 99_000), said(true));
 }
