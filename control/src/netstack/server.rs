@@ -21,6 +21,7 @@ use std::{
 
 use culvert_dataplane::{
     shared::{
+        awaited::Asked,
         clock,
         control_link::Attention,
         drops::DropReason,
@@ -350,7 +351,11 @@ impl Server {
             awaited.lease.set(stack.lease_exchange());
             awaited.session.set(stack.watched());
             if let Some(neighbors) = stack.take_awaited() {
-                awaited.neighbors.set(neighbors);
+                awaited.neighbors.set(neighbors.iter().map(|it| Asked {
+                    address: it.address,
+                    mac: it.mac,
+                    is_in_use: it.is_in_use,
+                }));
             }
         }
         while let Some((scope, frame)) = self.stacks.poll_frame() {

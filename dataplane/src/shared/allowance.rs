@@ -30,6 +30,12 @@ impl Allowance {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
             .is_ok()
     }
+
+    /// Another of which as much is spent.
+    pub(crate) fn copy(&self) -> Self {
+        let spent_until = self.spent_until.load(Ordering::Relaxed).into();
+        Self { spent_until }
+    }
 }
 
 #[cfg(test)]

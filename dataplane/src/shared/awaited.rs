@@ -6,27 +6,30 @@
 //! Whoever floods a class of punts with what nobody waits for takes nothing from what is: that has a class of its own
 //! (`punt`). A neighbor that is asked whether it is still there is awaited from where it is known to be, and from
 //! nowhere else: with its own hardware address whoever forges its answer says what is true. One that is nowhere yet is
-//! awaited from anywhere, [`AWAITED_PER_SECOND`] times a second.
+//! awaited from anywhere, if it says where it is. Of each [`AWAITED_PER_SECOND`] answers a second are awaited, of all of
+//! an uplink as many as its allowances say, one for those in use and one for the others: so whoever has strangers asked, and
+//! answers for them, takes nothing from a router.
 //!
-//! Addresses are found by a hash that nobody else can compute. A value that is read while it is replaced is taken for
-//! unawaited, or for its neighbor's in the table: the frame goes another way, once.
+//! Neighbors are one value that is replaced, so that it lacks nobody; the last that holds an old one may be a worker. A
+//! session's is a hash that nobody else can compute: read while it is replaced, a frame is taken for none of it, once.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
+use arc_swap::ArcSwap;
 use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use crate::shared::{
     allowance::Allowance,
-    limits::{AWAITED_NEIGHBORS, AWAITED_PER_SECOND},
+    limits::{AWAITED_IN_USE_PER_SECOND, AWAITED_OTHERS_PER_SECOND, AWAITED_PER_SECOND},
 };
-
-/// Places for addresses with one beginning of their hashes. Who finds none is not told apart.
-const BUCKET: usize = 8;
 
 /// All that a stack waits for.
 #[derive(Debug, Default)]
@@ -83,92 +86,88 @@ impl Session {
 }
 
 /// Neighbors that were asked and have not answered.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Neighbors {
-    key: RandomState,
-    count: AtomicUsize,
-    places: Box<[Place]>,
+    /// In the order of their addresses.
+    places: ArcSwap<Vec<Place>>,
+    in_use: Allowance,
+    others: Allowance,
 }
 
-/// A neighbor that is awaited.
-#[derive(Debug, Default)]
-pub struct Place {
-    /// Its address's; 0: nobody's place.
-    hash: AtomicU64,
-    /// Where it is known to be; 0: anywhere.
-    mac: AtomicU64,
+/// A neighbor that was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Its address.
+    pub address: IpAddr,
+    /// Where it is known to be; `None`: nowhere.
+    pub mac: Option<MacAddr>,
+    /// Something is sent there, or is to be.
+    pub is_in_use: bool,
+}
+
+/// Where an answer says that its neighbor is.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// What it says.
+    pub mac: Option<MacAddr>,
+    /// Where its frame comes from.
+    pub source: MacAddr,
+}
+
+#[derive(Debug)]
+struct Place {
+    asked: Asked,
     allowance: Allowance,
 }
 
-impl Default for Neighbors {
-    fn default() -> Self {
-        Self {
-            key: RandomState::new(),
-            count: AtomicUsize::new(0),
-            places: (0..AWAITED_NEIGHBORS).map(|_| Place::default()).collect(),
-        }
-    }
-}
-
 impl Neighbors {
-    /// Stacks' thread: these from here on, each where it is known to be.
-    pub fn set(&self, awaited: impl IntoIterator<Item = (IpAddr, Option<MacAddr>)>) {
-        let awaited = awaited.into_iter();
-        let mut awaited: Vec<_> = awaited
-            .map(|(address, mac)| (hash(&self.key, address), mac.map_or(0, word)))
-            .collect();
-        awaited.sort_unstable();
-        for place in &self.places {
-            let known = place.hash.load(Relaxed);
-            match awaited.binary_search_by_key(&known, |&(hash, _)| hash) {
-                Ok(at) => place.mac.store(awaited.remove(at).1, Relaxed),
-                Err(_) if known != 0 => place.hash.store(0, Relaxed),
-                Err(_) => {}
-            }
-        }
-        for (hash, mac) in awaited {
-            let mut bucket = self.bucket(hash).iter();
-            if let Some(place) = bucket.find(|place| place.hash.load(Relaxed) == 0) {
-                place.mac.store(mac, Relaxed);
-                place.hash.store(hash, Relaxed);
-            }
-        }
-        let taken = |place: &&Place| place.hash.load(Relaxed) != 0;
-        let count = self.places.iter().filter(taken).count();
-        self.count.store(count, Relaxed);
+    /// Stacks' thread: these from here on. Who stays has spent what it has.
+    pub fn set(&self, awaited: impl IntoIterator<Item = Asked>) {
+        let before = self.places.load();
+        let place = |asked: Asked| Place {
+            allowance: find(&before, asked.address)
+                .map_or_else(Allowance::default, |place| place.allowance.copy()),
+            asked,
+        };
+        let mut places: Vec<_> = awaited.into_iter().map(place).collect();
+        places.sort_unstable_by_key(|place| place.asked.address);
+        self.places.store(Arc::new(places));
     }
 
-    /// The place of a neighbor that is awaited. Whether a frame is its answer is to be looked at then.
-    #[must_use]
-    pub fn find(&self, address: IpAddr) -> Option<&Place> {
-        if self.count.load(Relaxed) == 0 {
-            return None;
-        }
-        let hash = hash(&self.key, address);
-        let mut bucket = self.bucket(hash).iter();
-        bucket.find(|place| place.hash.load(Relaxed) == hash)
-    }
-
-    fn bucket(&self, hash: u64) -> &[Place] {
-        let buckets = AWAITED_NEIGHBORS / BUCKET;
-        // Less than there are.
-        let at = usize::try_from(hash % buckets as u64).unwrap_or(0) * BUCKET;
-        &self.places[at..at + BUCKET]
+    /// Worker: whether an answer for `address` is awaited. It is read through only once it is known that somebody asked.
+    pub fn take(
+        &self,
+        address: IpAddr,
+        read: impl FnOnce() -> Option<Answer>,
+        now: Instant,
+    ) -> bool {
+        let places = self.places.load();
+        let Some(place) = find(&places, address) else {
+            return false;
+        };
+        let (all, per_second) = match place.asked.is_in_use {
+            true => (&self.in_use, AWAITED_IN_USE_PER_SECOND),
+            false => (&self.others, AWAITED_OTHERS_PER_SECOND),
+        };
+        read().is_some_and(|answer| place.asked.is_answered_by(answer))
+            && place.allowance.take(AWAITED_PER_SECOND, now)
+            && all.take(per_second, now)
     }
 }
 
-impl Place {
-    /// Worker: whether an answer that says `mac` is awaited.
-    #[must_use]
-    pub fn takes(&self, mac: MacAddr, now: Instant) -> bool {
-        let known = self.mac.load(Relaxed);
-        (known == 0 || known == word(mac)) && self.allowance.take(AWAITED_PER_SECOND, now)
+impl Asked {
+    /// Who is nowhere yet is to say where it is (RFC 4861, section 7.2.5: else the answer is passed over).
+    fn is_answered_by(&self, answer: Answer) -> bool {
+        match self.mac {
+            Some(known) => answer.mac.unwrap_or(answer.source) == known,
+            None => answer.mac.is_some(),
+        }
     }
 }
 
-fn word(mac: MacAddr) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+fn find(places: &[Place], address: IpAddr) -> Option<&Place> {
+    let at = places.binary_search_by_key(&address, |place| place.asked.address);
+    places.get(at.ok()?)
 }
 
 fn hash(key: &RandomState, what: impl std::hash::Hash) -> u64 {
@@ -183,6 +182,22 @@ mod tests {
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+    fn asked(address: &str, mac: Option<MacAddr>) -> Asked {
+        Asked {
+            address: ip(address),
+            mac,
+            is_in_use: true,
+        }
+    }
+
+    /// An answer that says and comes from `mac`.
+    fn from(mac: MacAddr) -> Option<Answer> {
+        Some(Answer {
+            mac: Some(mac),
+            source: mac,
+        })
+    }
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(millis * 1_000_000)
@@ -216,49 +231,94 @@ mod tests {
     #[test]
     fn who_is_known_is_awaited_from_there_alone_and_who_is_not_from_anywhere() {
         let neighbors = Neighbors::default();
-        let takes = |address: &str, mac| {
-            let place = neighbors.find(ip(address));
-            place.is_some_and(|place| place.takes(mac, at(5_000)))
-        };
+        let takes = |address: &str, mac| neighbors.take(ip(address), || from(mac), at(5_000));
         assert!(!takes("192.0.2.1", MAC));
-        neighbors.set([(ip("192.0.2.1"), Some(MAC)), (ip("2001:db8::1"), None)]);
+        neighbors.set([asked("192.0.2.1", Some(MAC)), asked("2001:db8::1", None)]);
         assert!(takes("192.0.2.1", MAC) && !takes("192.0.2.1", OTHER));
         assert!(takes("2001:db8::1", MAC) && takes("2001:db8::1", OTHER));
         assert!(!takes("192.0.2.2", MAC));
         // It did not answer: others may.
-        neighbors.set([(ip("192.0.2.1"), None)]);
+        neighbors.set([asked("192.0.2.1", None)]);
         assert!(takes("192.0.2.1", OTHER) && !takes("2001:db8::1", MAC));
         neighbors.set([]);
         assert!(!takes("192.0.2.1", MAC));
     }
 
     #[test]
-    fn of_each_so_many_are_awaited_in_a_second() {
+    fn who_does_not_say_where_it_is_is_awaited_from_where_it_is_known_to_be() {
         let neighbors = Neighbors::default();
-        neighbors.set([(ip("192.0.2.1"), None), (ip("192.0.2.2"), None)]);
-        let taken = |address: &str, now: u64| {
-            let place = neighbors.find(ip(address)).unwrap();
-            (0..1_000).filter(|_| place.takes(MAC, at(now))).count()
+        let takes = |source| {
+            let read = || Some(Answer { mac: None, source });
+            neighbors.take(ip("2001:db8::1"), read, at(5_000))
         };
-        let most = AWAITED_PER_SECOND as usize;
-        assert_eq!(taken("192.0.2.1", 5_000), most);
-        assert_eq!(taken("192.0.2.2", 5_000), most);
-        assert_eq!(taken("192.0.2.1", 5_500), most / 2);
+        neighbors.set([asked("2001:db8::1", None)]);
+        assert!(!takes(MAC));
+        neighbors.set([asked("2001:db8::1", Some(MAC))]);
+        assert!(takes(MAC) && !takes(OTHER));
     }
 
     #[test]
-    fn a_full_table_lacks_few_and_forgets_all() {
+    fn of_each_so_many_are_awaited_in_a_second_however_often_others_are_asked() {
         let neighbors = Neighbors::default();
-        let all = |from: u32| (from..from + 512).map(|n| IpAddr::from(Ipv4Addr::from_bits(n)));
-        let found = |from| all(from).filter(|&it| neighbors.find(it).is_some()).count();
+        let taken = |address: &str, now: u64| {
+            let take = |_: &i32| neighbors.take(ip(address), || from(MAC), at(now));
+            (0..1_000).filter(take).count()
+        };
+        let most = AWAITED_PER_SECOND as usize;
+        neighbors.set([asked("192.0.2.1", None), asked("192.0.2.2", None)]);
+        assert_eq!(taken("192.0.2.1", 5_000), most);
+        assert_eq!(taken("192.0.2.2", 5_000), most);
+        // Who stays has spent what it has, and who comes has not.
+        neighbors.set([asked("192.0.2.0", None), asked("192.0.2.2", None)]);
+        assert_eq!(taken("192.0.2.2", 5_000), 0);
+        assert_eq!(taken("192.0.2.0", 5_000), most);
+        assert_eq!(taken("192.0.2.2", 5_500), most / 2);
+    }
+
+    #[test]
+    fn who_has_strangers_asked_takes_nothing_from_those_in_use() {
+        let neighbors = Neighbors::default();
+        let others = all(0).map(|address| Asked {
+            is_in_use: false,
+            ..of(address)
+        });
+        neighbors.set(others.chain([asked("192.0.2.1", Some(MAC))]));
+        let forged = (0..32_000).filter(|n| {
+            let address = Ipv4Addr::from_bits(n % 1_024);
+            neighbors.take(address.into(), || from(OTHER), at(5_000))
+        });
+        assert_eq!(forged.count(), AWAITED_OTHERS_PER_SECOND as usize);
+        assert!(neighbors.take(ip("192.0.2.1"), || from(MAC), at(5_000)));
+    }
+
+    #[test]
+    fn a_full_table_lacks_nobody_and_forgets_all() {
+        let neighbors = Neighbors::default();
+        let mut now = 0;
+        let mut found = |from| {
+            now += 10_000;
+            let is_found = |&it: &IpAddr| neighbors.take(it, || self::from(MAC), at(now));
+            all(from).filter(is_found).count()
+        };
         for from in [0, 256, 10_000] {
-            neighbors.set(all(from).map(|it| (it, None)));
-            assert!(found(from) > 490, "{}", found(from));
+            neighbors.set(all(from).map(of));
+            assert_eq!(found(from), 1_024);
         }
         assert_eq!(found(0), 0);
-        neighbors.set((0..100_000).map(|n| (IpAddr::from(Ipv4Addr::from_bits(n)), None)));
-        assert_eq!(neighbors.count.load(Relaxed), AWAITED_NEIGHBORS);
         neighbors.set([]);
-        assert_eq!(found(0), 0);
+        assert_eq!(found(10_000), 0);
+    }
+
+    /// As many as a stack knows.
+    fn all(from: u32) -> impl Iterator<Item = IpAddr> {
+        (from..from + 1_024).map(|n| Ipv4Addr::from_bits(n).into())
+    }
+
+    fn of(address: IpAddr) -> Asked {
+        Asked {
+            address,
+            mac: None,
+            is_in_use: true,
+        }
     }
 }

@@ -139,12 +139,16 @@ pub const PUNT_NEIGHBORS_AWAITED: PuntBudget = PuntBudget {
     per_round: 128,
 };
 
-/// Neighbors that are told apart as having been asked, at a time: half as many find a place but for a few.
-pub const AWAITED_NEIGHBORS: usize = 1_024;
-
 /// Answers of one neighbor in a second that count as awaited: it is asked three times, and may have some hardware
 /// addresses.
 pub const AWAITED_PER_SECOND: u32 = 32;
+
+/// Awaited answers of an uplink's neighbors in use in a second, over all workers: a full table (`HOST_NEIGHBORS`) at once.
+pub const AWAITED_IN_USE_PER_SECOND: u32 = 1_024;
+
+/// The same of others that are asked, four of each that may say to be a router (`RA_CLAIMS`): half of what may wait, so
+/// that nobody in use finds no room.
+pub const AWAITED_OTHERS_PER_SECOND: u32 = 128;
 
 /// Neighbors that answer unasked, or from elsewhere: as many.
 pub const PUNT_NEIGHBOR_ANSWERS: PuntBudget = PuntBudget {
@@ -390,6 +394,14 @@ mod tests {
             ),
             ("PUNT_NEIGHBORS_AWAITED", punt(PUNT_NEIGHBORS_AWAITED)),
             ("AWAITED_PER_SECOND", format!("{AWAITED_PER_SECOND}/s")),
+            (
+                "AWAITED_IN_USE_PER_SECOND",
+                format!("{AWAITED_IN_USE_PER_SECOND}/s"),
+            ),
+            (
+                "AWAITED_OTHERS_PER_SECOND",
+                format!("{AWAITED_OTHERS_PER_SECOND}/s"),
+            ),
             ("PUNT_LIVENESS", punt(PUNT_LIVENESS)),
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_LIVENESS_UNNAMED", punt(PUNT_LIVENESS_UNNAMED)),

@@ -60,7 +60,9 @@ pub use self::{
     own::Standing,
     routes::{HostRoute, LEARNED_METRIC, Routes, Way, link_local},
     stacks::Stacks,
-    values::{Datagram, HostConfig, HostEvent, NeighborInfo, NeighborState, Resolution},
+    values::{
+        AwaitedNeighbor, Datagram, HostConfig, HostEvent, NeighborInfo, NeighborState, Resolution,
+    },
 };
 use self::{
     groups::{Groups, Report},
@@ -377,9 +379,8 @@ impl HostStack {
         self.neighbors.mac(address).filter(|_| self.own.uses(asker))
     }
 
-    /// Neighbors that were asked and have not answered, each where it is known to be, if that has changed since the
-    /// last call.
-    pub fn take_awaited(&mut self) -> Option<Vec<(IpAddr, Option<MacAddr>)>> {
+    /// Neighbors that were asked and have not answered, if that has changed since the last call.
+    pub fn take_awaited(&mut self) -> Option<Vec<AwaitedNeighbor>> {
         self.neighbors.take_awaited()
     }
 

@@ -35,7 +35,7 @@ use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use self::entry::{ANSWER_WITHIN, Due, Entry, PROBE_AFTER, REACHABLE_FOR, SURE_FOR, Worth};
-use super::{NeighborInfo, NeighborState};
+use super::{AwaitedNeighbor, NeighborInfo, NeighborState};
 use crate::{limits, random::Random};
 
 /// A question for a neighbor.
@@ -181,17 +181,18 @@ impl Neighbors {
         }
     }
 
-    /// Who was asked and has not answered, and where it is known to be, if that has changed since the last call.
-    pub(super) fn take_awaited(&mut self) -> Option<Vec<(IpAddr, Option<MacAddr>)>> {
+    /// Who was asked and has not answered, if that has changed since the last call.
+    pub(super) fn take_awaited(&mut self) -> Option<Vec<AwaitedNeighbor>> {
         if !std::mem::take(&mut self.awaits_others) {
             return None;
         }
         let awaited = self.entries.iter().filter(|(_, entry)| entry.is_awaited());
-        Some(
-            awaited
-                .map(|(&address, entry)| (address, entry.mac))
-                .collect(),
-        )
+        let awaited = awaited.map(|(&address, entry)| AwaitedNeighbor {
+            address,
+            mac: entry.mac,
+            is_in_use: entry.used.is_some() || self.routers.contains(&address),
+        });
+        Some(awaited.collect())
     }
 
     /// Where `address` is; it is in use from now on.
@@ -203,6 +204,7 @@ impl Neighbors {
             self.entries.insert(address, Entry::new(now));
         }
         if let Some(entry) = self.entries.get_mut(&address) {
+            self.awaits_others |= entry.used.is_none() && entry.is_awaited();
             entry.used = Some(now);
             if entry.state == NeighborState::Stale && entry.deadline.is_none() {
                 entry.deadline = Some(now + PROBE_AFTER);

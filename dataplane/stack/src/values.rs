@@ -100,3 +100,14 @@ pub struct Datagram {
     /// A number that all of its source have: who spreads datagrams by it keeps their order.
     pub spread: usize,
 }
+
+/// A neighbor that was asked and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AwaitedNeighbor {
+    /// Its address.
+    pub address: IpAddr,
+    /// Where it is known to be.
+    pub mac: Option<MacAddr>,
+    /// It is a router of the configuration, or was resolved; otherwise others have had it asked.
+    pub is_in_use: bool,
+}

@@ -18,7 +18,7 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 use crate::{
-    shared::{awaited::Place, punt::PuntClass},
+    shared::{awaited::Answer, punt::PuntClass},
     uplink::Uplink,
 };
 
@@ -32,7 +32,7 @@ pub(super) fn class(
     let awaited = &uplink.counters.awaited;
     let is_session = || session(frame).is_some_and(|(from, to)| awaited.session.is(from, to));
     let is_lease = || exchange(frame).is_some_and(|exchange| awaited.lease.is(exchange));
-    if class == PuntClass::NeighborAnswer && answers(frame, uplink, mac, now) {
+    if class == PuntClass::NeighborAnswer && answers(frame, uplink, mac, now) == Some(true) {
         PuntClass::NeighborAwaited
     } else if class == PuntClass::Liveness && !is_session() {
         PuntClass::LivenessUnnamed
@@ -43,29 +43,38 @@ pub(super) fn class(
     }
 }
 
-/// Whether a neighbor answers that was asked, and says where it is: if it is known, the same as before.
-fn answers(frame: &[u8], uplink: &Uplink, mac: MacAddr, now: Instant) -> bool {
-    let answer = answer(frame, uplink, mac);
-    answer.is_some_and(|(place, said)| said != mac && place.takes(said, now))
-}
-
-/// Whose answer a frame is, and where it says to be. It is read through once it is known that somebody was asked.
-fn answer<'u>(frame: &[u8], uplink: &'u Uplink, mac: MacAddr) -> Option<(&'u Place, MacAddr)> {
-    const SENDER: usize = 14;
-    const TARGET: usize = ipv6::HEADER_LEN + 8;
-    let neighbors = &uplink.counters.awaited.neighbors;
+/// Whether a neighbor answers that was asked; it is read through once it is known that it was.
+fn answers(frame: &[u8], uplink: &Uplink, ours: MacAddr, now: Instant) -> Option<bool> {
     let ethernet = EthernetView::new(frame)?;
     let (packet, source) = (&frame[ether::HEADER_LEN..], ethernet.source());
-    if source == mac || !source.is_unicast() {
-        None
-    } else if ethernet.ether_type() == EtherType::ARP {
-        let address: &[u8; 4] = packet.get(SENDER..)?.first_chunk()?;
-        let place = neighbors.find((*address).into())?;
-        Some((place, arp(packet, uplink)?))
-    } else {
-        let address: &[u8; 16] = packet.get(TARGET..)?.first_chunk()?;
-        let place = neighbors.find((*address).into())?;
-        Some((place, advertised(frame, source)?))
+    if source == ours || !source.is_unicast() {
+        return None;
+    }
+    let is_arp = ethernet.ether_type() == EtherType::ARP;
+    let read = || {
+        let mac = match is_arp {
+            true => Some(arp(packet, uplink)?),
+            false => advertised(frame)?,
+        };
+        (mac != Some(ours)).then_some(Answer { mac, source })
+    };
+    let neighbors = &uplink.counters.awaited.neighbors;
+    Some(neighbors.take(answering(packet, is_arp)?, read, now))
+}
+
+/// Whose answer a packet is.
+fn answering(packet: &[u8], is_arp: bool) -> Option<IpAddr> {
+    const SENDER: usize = 14;
+    const TARGET: usize = ipv6::HEADER_LEN + 8;
+    match is_arp {
+        true => packet
+            .get(SENDER..)?
+            .first_chunk::<4>()
+            .map(|it| (*it).into()),
+        false => packet
+            .get(TARGET..)?
+            .first_chunk::<16>()
+            .map(|it| (*it).into()),
     }
 }
 
@@ -77,14 +86,15 @@ fn arp(packet: &[u8], uplink: &Uplink) -> Option<MacAddr> {
     is_answer.then_some(answer.sender_mac)
 }
 
-fn advertised(frame: &[u8], source: MacAddr) -> Option<MacAddr> {
+/// Where the answer of a neighbor says that it is, if it is one.
+fn advertised(frame: &[u8]) -> Option<Option<MacAddr>> {
     let headers = parse_frame(frame, u32::try_from(frame.len()).ok()?).ok()?;
     match NdMessage::parse(&headers, frame).ok()? {
         NdMessage::Advertisement {
             target_mac,
             solicited: true,
             ..
-        } => Some(target_mac.unwrap_or(source)),
+        } => Some(target_mac),
         NdMessage::Advertisement { .. }
         | NdMessage::Solicitation { .. }
         | NdMessage::RouterSolicitation { .. } => None,

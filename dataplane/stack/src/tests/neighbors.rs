@@ -393,8 +393,12 @@ fn an_answer_that_does_not_replace_only_casts_doubt() {
 fn who_was_asked_is_awaited_from_where_it_is_known_to_be() {
     for (of_a, of_b) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
         let mut wire = Wire::new();
-        let awaited = |stack: &mut HostStack| stack.take_awaited();
-        assert_eq!(awaited(&mut wire.a), Some(vec![]));
+        let awaited = |stack: &mut HostStack| {
+            let awaited = stack.take_awaited()?;
+            assert!(awaited.iter().all(|it| it.is_in_use));
+            Some(awaited.iter().map(|it| (it.address, it.mac)).collect())
+        };
+        assert_eq!(awaited(&mut wire.a), Some(Vec::new()));
         assert_eq!(awaited(&mut wire.a), None, "nothing new");
         wire.a.resolve(ip(of_b), START);
         assert_eq!(awaited(&mut wire.a), Some(vec![(ip(of_b), None)]));

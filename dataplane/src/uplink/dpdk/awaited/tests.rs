@@ -3,11 +3,11 @@ use std::{
     sync::Arc,
 };
 
-use culvert_wire::{nd, udp};
+use culvert_wire::{Checksum, nd, udp};
 
 use super::*;
 use crate::{
-    shared::{hop::Hop, ids::UplinkIndex},
+    shared::{awaited::Asked, hop::Hop, ids::UplinkIndex, limits::AWAITED_PER_SECOND},
     uplink::UplinkCounters,
 };
 
@@ -36,6 +36,19 @@ fn of(was: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
     class(was, frame, (uplink, US), NOW)
 }
 
+/// From here on this neighbor alone is awaited.
+fn ask(uplink: &Uplink, address: impl Into<IpAddr>, mac: Option<MacAddr>) {
+    let address = address.into();
+    let is_in_use = true;
+    let asked = Asked {
+        address,
+        mac,
+        is_in_use,
+    };
+    uplink.counters.awaited.neighbors.set([]);
+    uplink.counters.awaited.neighbors.set([asked]);
+}
+
 fn answered(frame: &[u8], uplink: &Uplink) -> bool {
     of(PuntClass::NeighborAnswer, frame, uplink) == PuntClass::NeighborAwaited
 }
@@ -58,26 +71,25 @@ fn advertisement(from: MacAddr) -> Vec<u8> {
 #[test]
 fn answers_that_are_waited_for_are_told_from_others() {
     let uplink = uplink();
-    let neighbors = &uplink.counters.awaited.neighbors;
     for (address, answer) in [
         (IpAddr::from(ROUTER_V4), arp as fn(MacAddr) -> Vec<u8>),
         (ROUTER_V6.into(), advertisement),
     ] {
-        neighbors.set([]);
+        uplink.counters.awaited.neighbors.set([]);
         assert!(!answered(&answer(ROUTER), &uplink), "nobody asked");
-        neighbors.set([(address, Some(ROUTER))]);
+        ask(&uplink, address, Some(ROUTER));
         assert!(answered(&answer(ROUTER), &uplink));
         assert!(!answered(&answer(THIEF), &uplink), "it is known elsewhere");
-        neighbors.set([(address, None)]);
+        ask(&uplink, address, None);
         assert!(answered(&answer(THIEF), &uplink), "anyone may be it");
-        neighbors.set([(OUR_V4.into(), None)]);
+        ask(&uplink, OUR_V4, None);
         assert!(!answered(&answer(ROUTER), &uplink), "another was asked");
         // What the stack would pass over takes no room from what it waits for.
-        neighbors.set([(address, Some(ROUTER))]);
+        ask(&uplink, address, Some(ROUTER));
         let mut looped = answer(ROUTER);
         looped[6..12].copy_from_slice(&US.0);
         assert!(!answered(&looped, &uplink), "says to be from us");
-        neighbors.set([(address, None)]);
+        ask(&uplink, address, None);
         assert!(!answered(&answer(US), &uplink), "says that we are it");
         for len in 0..answer(ROUTER).len() {
             assert!(!answered(&answer(ROUTER)[..len], &uplink), "{len}");
@@ -88,8 +100,7 @@ fn answers_that_are_waited_for_are_told_from_others() {
 }
 
 fn neighbors_of_ours_alone(uplink: &Uplink) {
-    let neighbors = &uplink.counters.awaited.neighbors;
-    neighbors.set([(ROUTER_V4.into(), Some(ROUTER))]);
+    ask(uplink, ROUTER_V4, Some(ROUTER));
     let mut other = arp(ROUTER);
     other[41] ^= 1;
     assert!(!answered(&other, uplink), "to an address that is not ours");
@@ -99,13 +110,42 @@ fn neighbors_of_ours_alone(uplink: &Uplink) {
 }
 
 fn broken_advertisements(uplink: &Uplink) {
-    let neighbors = &uplink.counters.awaited.neighbors;
-    neighbors.set([(ROUTER_V6.into(), Some(ROUTER))]);
+    ask(uplink, ROUTER_V6, Some(ROUTER));
     for (at, bit) in [(21, 1), (55, 1), (56, 1), (58, 0x40), (79, 1)] {
         let mut bent = advertisement(ROUTER);
         bent[at] ^= bit;
         assert!(!answered(&bent, uplink), "{at}");
     }
+}
+
+/// The same without the option that says where the neighbor is.
+fn bare(from: MacAddr) -> Vec<u8> {
+    const MESSAGE: usize = ether::HEADER_LEN + ipv6::HEADER_LEN;
+    let mut frame = advertisement(from);
+    frame.truncate(MESSAGE + 24);
+    frame[18..20].copy_from_slice(&[0, 24]);
+    frame[MESSAGE + 2..MESSAGE + 4].fill(0);
+    let mut sum = Checksum::pseudo_v6(ROUTER_V6, OUR_V6, 58, 24);
+    sum.add(&frame[MESSAGE..]);
+    frame[MESSAGE + 2..MESSAGE + 4].copy_from_slice(&sum.complement().to_be_bytes());
+    frame
+}
+
+#[test]
+fn who_does_not_say_where_it_is_is_awaited_from_where_it_is_known_to_be_alone() {
+    let uplink = uplink();
+    ask(&uplink, ROUTER_V6, None);
+    // The stack would pass it over (RFC 4861, section 7.2.5), and it settles nothing, however often it comes.
+    for _ in 0..=AWAITED_PER_SECOND {
+        assert!(!answered(&bare(THIEF), &uplink));
+    }
+    assert!(
+        answered(&advertisement(ROUTER), &uplink),
+        "nothing was taken from it"
+    );
+    ask(&uplink, ROUTER_V6, Some(ROUTER));
+    assert!(answered(&bare(ROUTER), &uplink));
+    assert!(!answered(&bare(THIEF), &uplink));
 }
 
 #[test]
