@@ -5,6 +5,10 @@ use std::time::Duration;
 /// Neighbors that a host stack knows: a /22 full of them (Linux's `gc_thresh3`).
 pub const HOST_NEIGHBORS: usize = 1_024;
 
+/// Of these, those that are asked only because somebody says to be a router, and are nowhere yet: one for each such claim
+/// ([`RA_CLAIMS`]) and each router that is known ([`RA_ROUTERS`]). The oldest makes room.
+pub const HOST_PROBED: usize = RA_CLAIMS + RA_ROUTERS;
+
 /// Frames of a host stack that wait to be sent.
 pub const HOST_OUTPUT: usize = 256;
 

@@ -27,6 +27,7 @@
 mod entry;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -253,10 +254,13 @@ impl Neighbors {
         if let Some(solicit) = self.verify(address, now) {
             return Answer::Ask(solicit);
         }
-        if !self.entries.contains_key(&address) && !self.make_room(address, false) {
-            return Answer::Full;
+        if !self.entries.contains_key(&address) {
+            self.make_room_among_probed();
+            if !self.make_room(address, false) {
+                return Answer::Full;
+            }
+            self.entries.insert(address, Entry::new(now));
         }
-        self.entries.entry(address).or_insert(Entry::new(now));
         self.question(address, now)
     }
 
@@ -423,6 +427,21 @@ impl Neighbors {
         })
     }
 
+    /// Whoever says to be many routers leaves no more behind than so many of them that were asked.
+    fn make_room_among_probed(&mut self) {
+        let is_probed = |(address, entry): &(&IpAddr, &Entry)| {
+            entry.mac.is_none() && entry.used.is_none() && !self.routers.contains(address)
+        };
+        let probed = self.entries.iter().filter(is_probed);
+        if probed.clone().count() < limits::HOST_PROBED {
+            return;
+        }
+        let oldest = probed.min_by_key(|(_, entry)| (Reverse(entry.tries), entry.asked));
+        if let Some(oldest) = oldest.map(|(&address, _)| address) {
+            self.evict(oldest);
+        }
+    }
+
     /// Room for one more, by evicting if need be; `asked`: by us, not by the network.
     fn make_room(&mut self, address: IpAddr, asked: bool) -> bool {
         if self.entries.len() < limits::HOST_NEIGHBORS {
@@ -446,6 +465,11 @@ impl Neighbors {
         let Some((_, victim)) = victim else {
             return false;
         };
+        self.evict(victim);
+        true
+    }
+
+    fn evict(&mut self, victim: IpAddr) {
         let evicted = self.entries.remove(&victim);
         self.awaits_others |= evicted.is_some_and(|entry| entry.is_awaited());
         if evicted.is_some_and(|entry| entry.used.is_some() && entry.mac.is_some()) {

@@ -194,6 +194,44 @@ fn routers_are_heard_and_change_no_more_than_once_a_second() {
 }
 
 #[test]
+fn who_says_to_be_many_routers_has_few_of_them_remembered_and_awaited() {
+    let mut stack = bare();
+    stack.learn_own(BOTH, None, START);
+    // Others ask for us, and are remembered.
+    for host in 1..=900 {
+        let (IpAddr::V6(ours), asker) = (link_local(A).into(), near(0x8000 + host)) else {
+            unreachable!("it is IPv6");
+        };
+        let now = START + Duration::from_millis(2 * u64::from(host));
+        stack.handle_frame(
+            &message::nd(|out| nd::write_solicitation(B, asker, ours, out)),
+            now,
+        );
+        frames(&mut stack);
+    }
+    let known = stack.neighbors().count();
+    assert_eq!(known, 900);
+    for router in 1..=300 {
+        let now = START + Duration::from_millis(3_000 + 10 * u64::from(router));
+        stack.handle_frame(&advertised(router, 0, 0), now);
+        stack.handle_timeout(now);
+        frames(&mut stack);
+        let most = limits::HOST_PROBED;
+        assert!(stack.neighbors().count() <= known + most);
+        let awaited = stack.take_awaited().unwrap_or_default();
+        assert!(awaited.len() <= most && awaited.iter().all(|it| !it.is_in_use));
+    }
+    let stays = stack.neighbors().filter(|it| it.mac.is_some());
+    assert_eq!(stays.count(), known);
+    // One that is there is heard among them.
+    let now = START + Duration::from_millis(6_101);
+    stack.handle_frame(&advertised(0x7000, 0, 0), now);
+    stack.handle_frame(&there(0x7000), now);
+    let learned = stack.poll_learned(now).unwrap();
+    assert_eq!(learned.routes[0].2, IpAddr::from(near(0x7000)));
+}
+
+#[test]
 fn a_router_that_is_gone_stands_behind_one_that_answers_whoever_speaks_for_it() {
     let mut stack = bare();
     stack.learn_own(BOTH, None, START);
