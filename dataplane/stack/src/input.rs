@@ -354,6 +354,7 @@ impl HostStack {
                 self.check_claim(target.into(), claimed_by, now)?;
                 let said = Said {
                     mac: target_mac,
+                    source: headers.ether.source,
                     solicited,
                     replace,
                     is_router: router,
@@ -433,6 +434,7 @@ fn spread(source: IpAddr) -> usize {
 const fn announced(mac: MacAddr) -> Said {
     Said {
         mac: Some(mac),
+        source: mac,
         solicited: false,
         replace: true,
         is_router: false,

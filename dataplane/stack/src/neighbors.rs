@@ -63,6 +63,8 @@ pub(super) enum Answer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Said {
     pub(super) mac: Option<MacAddr>,
+    /// Where the frame comes from that says so.
+    pub(super) source: MacAddr,
     /// It answers a question.
     pub(super) solicited: bool,
     /// It replaces what is known.
@@ -306,6 +308,7 @@ impl Neighbors {
             address,
             Said {
                 mac: Some(mac),
+                source: mac,
                 solicited: false,
                 replace: true,
                 is_router: false,
@@ -325,8 +328,10 @@ impl Neighbors {
         let entry = self.entries.get_mut(&address).ok_or(Unheard::Unknown)?;
         entry.heard = now;
         let was_awaited = entry.is_awaited();
-        // What we didn't ask for confirms nothing, whatever it says of itself.
+        // What we didn't ask for confirms nothing, whatever it says of itself, nor does what doesn't say where it is and
+        // comes from elsewhere.
         let confirms = said.solicited
+            && (said.mac.is_some() || entry.mac == Some(said.source))
             && entry
                 .asked
                 .is_some_and(|asked| !asked.is_older_than(ANSWER_WITHIN, now));
@@ -475,7 +480,6 @@ impl Neighbors {
         if evicted.is_some_and(|entry| entry.used.is_some() && entry.mac.is_some()) {
             self.changed.insert(victim);
         }
-        true
     }
 }
 

@@ -459,6 +459,38 @@ fn what_was_answered_from_elsewhere_says_nothing_of_where_a_mere_word_leads() {
     }
 }
 
+/// The same without the option that says where it is.
+fn bare_answer(of: &str, mac: MacAddr) -> Vec<u8> {
+    let (IpAddr::V6(ours), IpAddr::V6(target)) = (ip("2001:db8::1"), ip(of)) else {
+        unreachable!("both are IPv6");
+    };
+    let mut frame = answer(of, mac, true);
+    frame.truncate(54 + 24);
+    frame[18..20].copy_from_slice(&[0, 24]);
+    frame[56..58].fill(0);
+    let mut sum = Checksum::pseudo_v6(target, ours, 58, 24);
+    sum.add(&frame[54..]);
+    frame[56..58].copy_from_slice(&sum.complement().to_be_bytes());
+    frame
+}
+
+#[test]
+fn who_does_not_say_where_it_is_answers_from_where_it_is_known_to_be() {
+    let mut stack = quiet(A, 1);
+    let of_b = "2001:db8::7";
+    stack.resolve(ip(of_b), START);
+    stack.handle_frame(&bare_answer(of_b, B), START);
+    assert_eq!(info(&stack, of_b).unwrap().mac, None, "nowhere yet");
+    stack.handle_frame(&answer(of_b, B, true), START);
+    let later = START + Duration::from_secs(4);
+    for (mac, confirmed) in [(C, START), (B, later)] {
+        stack.verify(ip(of_b), later);
+        stack.handle_frame(&bare_answer(of_b, mac), later);
+        let known = info(&stack, of_b).unwrap();
+        assert_eq!((known.mac, known.confirmed), (Some(B), Some(confirmed)));
+    }
+}
+
 #[test]
 fn what_was_answered_is_told_with_its_age_and_whether_a_router_said_so() {
     let at = |millis: u64| START + Duration::from_millis(millis);
