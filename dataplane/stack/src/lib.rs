@@ -280,10 +280,14 @@ impl HostStack {
     /// event follows. One that is not there is asked as by [`HostStack::ask`].
     pub fn verify(&mut self, next_hop: IpAddr, now: Instant) {
         if self.routes.is_neighbor(next_hop) && self.seek(next_hop, now).is_some() {
-            let solicit = self.neighbors.verify(next_hop, now);
-            solicit
-                .into_iter()
-                .for_each(|solicit| self.solicit(solicit));
+            self.check(next_hop, now);
+        }
+    }
+
+    /// Asks who is known whether it is still there, unless it has said so lately.
+    fn check(&mut self, neighbor: IpAddr, now: Instant) {
+        if let Some(solicit) = self.neighbors.verify(neighbor, now) {
+            self.solicit(solicit);
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_wire::{
-    Checksum, EtherType, ether,
+    Checksum, EtherType, MacAddr, ether,
     parse::{Headers, L3, L4},
 };
 use culvert_wireguard::Instant;
@@ -133,7 +133,9 @@ impl HostStack {
             remote: SocketAddr::new(sender, segment.source_port),
         };
         let mtu = self.segment_mtu();
-        let taken = self.tcp.take(ends, &segment, packet, mtu, now);
+        let taken = self
+            .tcp
+            .take(ends, &segment, (packet, headers.ether.source), mtu, now);
         for _ in 0..self.tcp.take_yielded() {
             self.count(HostDrop::TcpOpeningsFull);
         }
@@ -165,25 +167,44 @@ impl HostStack {
             if room == 0 {
                 return;
             }
-            match self.resolve(remote.ip(), now) {
-                Resolution::Resolved { mac, .. } => {
-                    let kind = match remote {
-                        SocketAddr::V4(_) => EtherType::IPV4,
-                        SocketAddr::V6(_) => EtherType::IPV6,
-                    };
-                    let header = ether::header(mac, self.config.mac, kind);
-                    for mut frame in self.tcp.turn(id, room, now) {
-                        frame[..ether::HEADER_LEN].copy_from_slice(&header);
-                        match mac == self.config.mac {
-                            true => self.send(frame, limits::HOST_RETURNING),
-                            false => self.segments.push_back(frame),
-                        }
-                    }
-                }
-                Resolution::Pending { .. } | Resolution::NoRoute => {
-                    self.tcp.rest(id, now + WAY_AGAIN, now);
+            let Some(mac) = self.hop(id, remote.ip(), now) else {
+                self.tcp.rest(id, now + WAY_AGAIN, now);
+                continue;
+            };
+            let kind = match remote {
+                SocketAddr::V4(_) => EtherType::IPV4,
+                SocketAddr::V6(_) => EtherType::IPV6,
+            };
+            let header = ether::header(mac, self.config.mac, kind);
+            for mut frame in self.tcp.turn(id, room, now) {
+                frame[..ether::HEADER_LEN].copy_from_slice(&header);
+                match mac == self.config.mac {
+                    true => self.send(frame, limits::HOST_RETURNING),
+                    false => self.segments.push_back(frame),
                 }
             }
+        }
+    }
+
+    /// Where a connection's packets go. Who is on the link and began it is where his SYN came from, unless he is known to be
+    /// elsewhere. He would be asked (RFC 1122, section 2.3.2.2) by Linux: then whoever forges SYNs of many addresses has all of them
+    /// asked for and remembered as in use. What has come is from there whatever he says, as with a ping.
+    fn hop(&mut self, id: ConnectionId, remote: IpAddr, now: Instant) -> Option<MacAddr> {
+        let is_near = self.routes.next_hop(remote) == Some(remote);
+        let came_from = self.tcp.came_from(id).filter(|_| is_near);
+        let known = self.neighbors.mac(remote);
+        match (came_from, known) {
+            (Some(from), Some(known)) => {
+                if from != known {
+                    self.check(remote, now);
+                }
+                Some(known)
+            }
+            (Some(from), None) => Some(from),
+            (None, _) => match self.resolve(remote, now) {
+                Resolution::Resolved { mac, .. } => Some(mac),
+                Resolution::Pending { .. } | Resolution::NoRoute => None,
+            },
         }
     }
 

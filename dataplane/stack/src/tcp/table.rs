@@ -17,7 +17,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use culvert_wire::{parse::Tcp as Segment, tcp::flags};
+use culvert_wire::{MacAddr, parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
 use super::{
@@ -72,6 +72,8 @@ struct Entry<C> {
     /// When bytes last came or were written.
     moved: Instant,
     owner: Owner,
+    /// Where its first segment came from on the link; `None`: it began here.
+    came_from: Option<MacAddr>,
     /// To whom the other came; `None`: it began here.
     service: Option<Service>,
     /// When it has something to do.
@@ -136,7 +138,7 @@ impl<C: Connection> Tcp<C> {
         lost.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Takes a segment in its packet.
+    /// Takes a segment in its packet, which comes `from` there.
     ///
     /// # Errors
     /// Under which name it is lost.
@@ -144,7 +146,7 @@ impl<C: Connection> Tcp<C> {
         &mut self,
         ends: Ends,
         segment: &Segment,
-        packet: &[u8],
+        (packet, from): (&[u8], MacAddr),
         mtu: u16,
         now: Instant,
     ) -> Result<(), HostDrop> {
@@ -154,11 +156,11 @@ impl<C: Connection> Tcp<C> {
         let id = match known {
             // A connection that is over leaves its ends to the next (RFC 6191, without its timestamps).
             Some(id) if begins && self.phase(id) == Phase::Waiting => {
-                let id = self.admit(ends, mtu, now, Some(id))?;
+                let id = self.admit((ends, from), mtu, now, Some(id))?;
                 Ok(id)
             }
             Some(id) => Ok(id),
-            None if begins => self.admit(ends, mtu, now, None),
+            None if begins => self.admit((ends, from), mtu, now, None),
             None => Err(HostDrop::TcpNoConnection),
         }?;
         // It may be open then.
@@ -185,7 +187,7 @@ impl<C: Connection> Tcp<C> {
 
     fn admit(
         &mut self,
-        ends: Ends,
+        (ends, from): (Ends, MacAddr),
         mtu: u16,
         now: Instant,
         over: Option<ConnectionId>,
@@ -198,7 +200,11 @@ impl<C: Connection> Tcp<C> {
         self.make_room(service, ends.remote.ip())?;
         self.make_room_for_opening(now)?;
         let connection = C::accept(ends, self.seed(ends), mtu, now);
-        Ok(self.insert(ends, connection, service, now))
+        let id = self.insert(ends, connection, service, now);
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.came_from = Some(from);
+        }
+        Ok(id)
     }
 
     /// Begins a connection from `local`'s address, by a port that is free.
@@ -257,6 +263,7 @@ impl<C: Connection> Tcp<C> {
             began: now,
             moved: now,
             owner: service.map_or(Owner::Here, |_| Owner::Awaited),
+            came_from: None,
             service,
             due: Some(now),
             rests_until: None,
@@ -313,6 +320,11 @@ impl<C: Connection> Tcp<C> {
 
     pub(crate) fn ends(&self, id: ConnectionId) -> Option<Ends> {
         self.entries.get(&id).map(|entry| entry.ends)
+    }
+
+    /// Where its first segment came from on the link, if the other began it.
+    pub(crate) fn came_from(&self, id: ConnectionId) -> Option<MacAddr> {
+        self.entries.get(&id)?.came_from
     }
 
     /// The other sends no more, and all that came was taken.

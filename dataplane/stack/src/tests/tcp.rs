@@ -316,6 +316,49 @@ fn segments(stack: &mut HostStack) -> Vec<Segment> {
 }
 
 #[test]
+fn who_begins_is_answered_where_he_is_and_takes_no_neighbor_s_room() {
+    let mut stack = quiet(B, 2);
+    stack.listen(listener(&["192.0.0.0/16"]));
+    let now = START + 10 * SECOND;
+    let answers = |stack: &mut HostStack| {
+        let frames = std::iter::from_fn(|| stack.poll_frame().or_else(|| stack.poll_segment()));
+        frames.collect::<Vec<_>>()
+    };
+    for host in 3..=250 {
+        let syn = segment(&format!("192.0.2.{host}"), PORT, flags::SYN, 0);
+        stack.handle_frame(&syn, now);
+        stack.handle_timeout(now);
+        let said = answers(&mut stack);
+        let [answer] = &said[..] else {
+            panic!("an answer and no question: {said:?}");
+        };
+        assert_eq!((&answer[..6], answer[33]), (&C.0[..], host));
+        assert_eq!(answer[47], flags::SYN | flags::ACK);
+    }
+    assert_eq!(stack.neighbors().count(), 0);
+    // Who is known to be elsewhere has his answer there, and is asked.
+    stack.handle_frame(&arp_request(A, "192.0.2.9", "192.0.2.2"), now);
+    answers(&mut stack);
+    let syn = segment_from(("192.0.2.9", 50_000), PORT, flags::SYN, 0);
+    stack.handle_frame(&syn, now);
+    stack.handle_timeout(now);
+    let said = answers(&mut stack);
+    assert!(
+        said.len() == 2 && said.iter().all(|frame| frame[..6] == A.0),
+        "{said:?}"
+    );
+    assert_eq!(state(&stack, "192.0.2.9"), Some(NeighborState::Probing));
+    // He is not there: whoever repeats his SYN is answered where that comes from.
+    let later = now + 4 * SECOND;
+    run(&mut stack, later);
+    answers(&mut stack);
+    stack.handle_frame(&syn, later);
+    stack.handle_timeout(later);
+    let said = answers(&mut stack);
+    assert_eq!((said.len(), &said[0][..6]), (1, &C.0[..]));
+}
+
+#[test]
 fn a_stranger_s_segment_is_answered_with_a_reset_and_seldom() {
     let mut stack = quiet(B, 2);
     stack.listen(listener(&["192.0.2.0/28"]));
