@@ -178,10 +178,14 @@ fn who_forges_thousands_of_answers_takes_no_neighbor_and_ends_no_session() -> Re
         })?;
         let drops = culvert.drops()?;
         scenario.say(format!("{} lies: {drops:?}", sent.load(Ordering::Relaxed)));
-        for lost in ["neighbor-queue-full", "liveness-unnamed-queue-full"] {
+        for lost in ["neighbor-queue-full", "host-queue-full"] {
             ensure!(drops.get(lost).is_some_and(|&n| n > 0), "{lost}: {drops:?}");
         }
-        for none in ["neighbor-awaited-queue-full", "liveness-queue-full"] {
+        for none in [
+            "neighbor-awaited-queue-full",
+            "liveness-queue-full",
+            "liveness-unnamed-queue-full",
+        ] {
             ensure!(!drops.contains_key(none), "{none}: {drops:?}");
         }
         let log = culvert.process().log();

@@ -21,7 +21,7 @@ use std::{
 
 use culvert_dataplane::{
     shared::{
-        awaited::Asked,
+        awaited::{Asked, Watched},
         clock,
         control_link::Attention,
         drops::DropReason,
@@ -349,7 +349,14 @@ impl Server {
             };
             let awaited = &host.counters.awaited;
             awaited.lease.set(stack.lease_exchange());
-            awaited.session.set(stack.watched());
+            let watched = stack.watched();
+            awaited
+                .session
+                .set(watched.map(|(neighbor, mac, number)| Watched {
+                    neighbor,
+                    mac,
+                    number,
+                }));
             if let Some(neighbors) = stack.take_awaited() {
                 awaited.neighbors.set(neighbors.iter().map(|it| Asked {
                     address: it.address,

@@ -1,7 +1,7 @@
 //! Awaited: what an uplink's host stack waits for, so that workers tell it from what nobody asked for.
 //!
 //! In: from the stacks' thread, the exchange of its DHCP client, neighbors that it has asked, the number of its BFD
-//! session. Out: to workers, whether a frame is of these. Never: a lock, a wait, an allocation of a worker's.
+//! session and where that one's neighbor is. Out: to workers, whether a frame is of these. Never: a lock, a wait, an allocation of a worker's.
 //!
 //! Whoever floods a class of punts with what nobody waits for takes nothing from what is: that has a class of its own
 //! (`punt`). A neighbor that is asked whether it is still there is awaited from where it is known to be, and from
@@ -28,7 +28,10 @@ use culvert_wireguard::Instant;
 
 use crate::shared::{
     allowance::Allowance,
-    limits::{AWAITED_IN_USE_PER_SECOND, AWAITED_OTHERS_PER_SECOND, AWAITED_PER_SECOND},
+    limits::{
+        AWAITED_IN_USE_PER_SECOND, AWAITED_OTHERS_PER_SECOND, AWAITED_PER_SECOND,
+        LIVENESS_BEGINNINGS_PER_SECOND,
+    },
 };
 
 /// All that a stack waits for.
@@ -63,25 +66,56 @@ impl Exchange {
     }
 }
 
-/// The BFD session of a stack: whose packets, and by which number of ours.
+/// The BFD session of a stack: whose packets, and by which number of ours. Who names none may begin it, from where the
+/// neighbor is: everyone else would keep it down.
 #[derive(Debug, Default)]
 pub struct Session {
     key: RandomState,
-    hash: AtomicU64,
+    named: AtomicU64,
+    unnamed: AtomicU64,
+    beginnings: Allowance,
+}
+
+/// Whose life a session watches.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// The neighbor.
+    pub neighbor: IpAddr,
+    /// Where it has answered from.
+    pub mac: Option<MacAddr>,
+    /// The session's number here.
+    pub number: u32,
 }
 
 impl Session {
     /// The session from here on, if there is one.
-    pub fn set(&self, session: Option<(IpAddr, u32)>) {
-        let hash = session.map_or(0, |session| hash(&self.key, session));
-        self.hash.store(hash, Relaxed);
+    pub fn set(&self, watched: Option<Watched>) {
+        let hash_of = |watched: Watched| {
+            let named = hash(&self.key, (watched.neighbor, watched.number));
+            let unnamed = watched
+                .mac
+                .map(|mac| hash(&self.key, (watched.neighbor, mac)));
+            (named, unnamed.unwrap_or(0))
+        };
+        let (named, unnamed) = watched.map_or((0, 0), hash_of);
+        self.named.store(named, Relaxed);
+        self.unnamed.store(unnamed, Relaxed);
     }
 
     /// Whether that neighbor's packets to that number are the session's.
     #[must_use]
     pub fn is(&self, neighbor: IpAddr, number: u32) -> bool {
-        let known = self.hash.load(Relaxed);
+        let known = self.named.load(Relaxed);
         known != 0 && known == hash(&self.key, (neighbor, number))
+    }
+
+    /// Worker: whether packets of that neighbor, which come from there, may begin the session.
+    #[must_use]
+    pub fn may_begin(&self, neighbor: IpAddr, source: MacAddr, now: Instant) -> bool {
+        let known = self.unnamed.load(Relaxed);
+        known != 0
+            && known == hash(&self.key, (neighbor, source))
+            && self.beginnings.take(LIVENESS_BEGINNINGS_PER_SECOND, now)
     }
 }
 
@@ -221,11 +255,37 @@ mod tests {
     fn a_session_is_known_by_neighbor_and_number() {
         let session = Session::default();
         assert!(!session.is(ip("192.0.2.1"), 0));
-        session.set(Some((ip("192.0.2.1"), 7)));
+        session.set(Some(watched(None)));
         assert!(session.is(ip("192.0.2.1"), 7));
         assert!(!session.is(ip("192.0.2.1"), 0) && !session.is(ip("192.0.2.2"), 7));
         session.set(None);
         assert!(!session.is(ip("192.0.2.1"), 7));
+    }
+
+    fn watched(mac: Option<MacAddr>) -> Watched {
+        Watched {
+            neighbor: ip("192.0.2.1"),
+            mac,
+            number: 7,
+        }
+    }
+
+    #[test]
+    fn a_session_is_begun_by_its_neighbor_from_where_that_is_and_so_often() {
+        let session = Session::default();
+        let begins = |address: &str, mac, millis| session.may_begin(ip(address), mac, at(millis));
+        assert!(!begins("192.0.2.1", MAC, 0));
+        session.set(Some(watched(None)));
+        assert!(!begins("192.0.2.1", MAC, 0), "it is nowhere yet");
+        session.set(Some(watched(Some(MAC))));
+        let forged =
+            (0..1_000).any(|_| begins("192.0.2.1", OTHER, 0) || begins("192.0.2.2", MAC, 0));
+        assert!(!forged);
+        let taken = (0..1_000).filter(|_| begins("192.0.2.1", MAC, 5_000));
+        assert_eq!(taken.count(), LIVENESS_BEGINNINGS_PER_SECOND as usize);
+        assert!(begins("192.0.2.1", MAC, 6_000));
+        session.set(None);
+        assert!(!begins("192.0.2.1", MAC, 9_000));
     }
 
     #[test]

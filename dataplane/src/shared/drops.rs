@@ -152,7 +152,7 @@ reasons! {
     NeighborAwaitedQueueFull => "neighbor-awaited-queue-full",
     /// More messages of BFD sessions come than the host stack takes.
     LivenessQueueFull => "liveness-queue-full",
-    /// More BFD messages that name no session come than the host stack takes.
+    /// More BFD messages of the session's neighbor that name no session come than the host stack takes.
     LivenessUnnamedQueueFull => "liveness-unnamed-queue-full",
     /// More ICMP messages come than the host stack takes.
     IcmpQueueFull => "icmp-queue-full",

@@ -171,12 +171,15 @@ pub const PUNT_LIVENESS: PuntBudget = PuntBudget {
     per_round: 32,
 };
 
-/// BFD's packets that name no session: each that begins sends one a second (RFC 5880, section 6.8.3).
+/// BFD's packets that may begin a session, of all uplinks (`LIVENESS_BEGINNINGS_PER_SECOND` each).
 pub const PUNT_LIVENESS_UNNAMED: PuntBudget = PuntBudget {
-    per_second: 32,
-    queued: 16,
-    per_round: 4,
+    per_second: 128,
+    queued: 64,
+    per_round: 8,
 };
+
+/// The same of one uplink, over all workers: a neighbor whose session begins sends one a second (RFC 5880, section 6.8.3).
+pub const LIVENESS_BEGINNINGS_PER_SECOND: u32 = 8;
 
 /// ICMP: twice what is answered.
 pub const PUNT_ICMP: PuntBudget = PuntBudget {
@@ -405,6 +408,10 @@ mod tests {
             ("PUNT_LIVENESS", punt(PUNT_LIVENESS)),
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_LIVENESS_UNNAMED", punt(PUNT_LIVENESS_UNNAMED)),
+            (
+                "LIVENESS_BEGINNINGS_PER_SECOND",
+                format!("{LIVENESS_BEGINNINGS_PER_SECOND}/s"),
+            ),
             ("PUNT_NEIGHBOR_QUESTIONS", punt(PUNT_NEIGHBOR_QUESTIONS)),
             ("PUNT_ICMP", punt(PUNT_ICMP)),
             ("PUNT_SEGMENTS", punt(PUNT_SEGMENTS)),

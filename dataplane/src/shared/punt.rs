@@ -7,7 +7,7 @@
 //!                 ┌ answers we wait for ───▶ rate ─▶ ring ┐ served first
 //!                 ├ a session of BFD's ────▶ rate ─▶ ring │
 //!                 ├ answers of neighbors ──▶ rate ─▶ ring │
-//!                 ├ other BFD ─────────────▶ rate ─▶ ring │
+//!                 ├ BFD that begins ───────▶ rate ─▶ ring │
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
 //!                 ├ TCP of connections ────▶ rate ─▶ ring │
@@ -49,7 +49,7 @@ pub enum PuntClass {
     /// A neighbor answers us alone, unasked or from elsewhere. A storm of broadcasts, as a loop in the wiring makes it,
     /// is no answer.
     NeighborAnswer,
-    /// A packet of BFD's that names no session of ours: it may begin one.
+    /// A packet of BFD's that names no session of ours and comes from ours' neighbor, from where that is: it may begin one.
     LivenessUnnamed,
     /// A neighbor asks for us, or announces itself.
     NeighborQuestion,

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use culvert_wire::{
-    Checksum,
+    Checksum, MacAddr,
     parse::{Headers, L3, Udp},
     udp,
 };
@@ -46,11 +46,13 @@ impl HostStack {
         });
     }
 
-    /// The session that there is: whose packets are heard, and by which number of ours.
+    /// The session that there is: whose packets are heard, where that neighbor has answered from, and the number of ours.
     #[must_use]
-    pub fn watched(&self) -> Option<(IpAddr, u32)> {
+    pub fn watched(&self) -> Option<(IpAddr, Option<MacAddr>, u32)> {
         let session = &self.liveness.as_ref()?.session;
-        Some((session.config().peer, session.discriminator()))
+        let peer = session.config().peer;
+        let answered = self.neighbors.answered_since(peer, Instant::from_nanos(0));
+        Some((peer, answered.map(|it| it.mac), session.discriminator()))
     }
 
     /// Whether datagrams to a port are for the session that there is.

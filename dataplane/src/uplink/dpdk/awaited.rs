@@ -30,12 +30,11 @@ pub(super) fn class(
     now: Instant,
 ) -> PuntClass {
     let awaited = &uplink.counters.awaited;
-    let is_session = || session(frame).is_some_and(|(from, to)| awaited.session.is(from, to));
     let is_lease = || exchange(frame).is_some_and(|exchange| awaited.lease.is(exchange));
     if class == PuntClass::NeighborAnswer && answers(frame, uplink, mac, now) == Some(true) {
         PuntClass::NeighborAwaited
-    } else if class == PuntClass::Liveness && !is_session() {
-        PuntClass::LivenessUnnamed
+    } else if class == PuntClass::Liveness {
+        liveness(frame, uplink, now).unwrap_or(PuntClass::Rest)
     } else if class == PuntClass::Lease && !is_lease() {
         PuntClass::Rest
     } else {
@@ -99,6 +98,18 @@ fn advertised(frame: &[u8]) -> Option<Option<MacAddr>> {
         | NdMessage::Solicitation { .. }
         | NdMessage::RouterSolicitation { .. } => None,
     }
+}
+
+/// Whether a packet of BFD's is of the session, or may begin it.
+fn liveness(frame: &[u8], uplink: &Uplink, now: Instant) -> Option<PuntClass> {
+    let watched = &uplink.counters.awaited.session;
+    let source = EthernetView::new(frame)?.source();
+    let (from, to) = session(frame)?;
+    if watched.is(from, to) {
+        return Some(PuntClass::Liveness);
+    }
+    let begins = watched.may_begin(from, source, now);
+    begins.then_some(PuntClass::LivenessUnnamed)
 }
 
 /// Who sends a packet of BFD's, and to which session of ours (RFC 5880, section 4.1).

@@ -46,6 +46,8 @@ fn two_neighbors_see_each_other_live_and_die_over_both_families() {
                 .all(|watch| watch.take_news() && watch.passes())
         );
         assert!(!watches[0].take_news());
+        let (peer, mac, _) = wire.a.watched().unwrap();
+        assert_eq!((peer, mac), (ip(of_b), Some(B)), "who may begin it");
         // Nothing of it was refused.
         assert_eq!(wire.a.dropped(HostDrop::LivenessUnknown), 0);
         assert_eq!(wire.a.dropped(HostDrop::LivenessRefused), 0);

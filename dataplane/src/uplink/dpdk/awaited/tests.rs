@@ -7,7 +7,12 @@ use culvert_wire::{Checksum, nd, udp};
 
 use super::*;
 use crate::{
-    shared::{awaited::Asked, hop::Hop, ids::UplinkIndex, limits::AWAITED_PER_SECOND},
+    shared::{
+        awaited::{Asked, Watched},
+        hop::Hop,
+        ids::UplinkIndex,
+        limits::AWAITED_PER_SECOND,
+    },
     uplink::UplinkCounters,
 };
 
@@ -149,10 +154,18 @@ fn who_does_not_say_where_it_is_is_awaited_from_where_it_is_known_to_be_alone() 
 }
 
 #[test]
-fn packets_of_bfd_name_our_session_or_go_another_way() {
+fn packets_of_bfd_name_our_session_or_come_from_its_neighbor_or_go_with_the_rest() {
     let uplink = uplink();
     let session = &uplink.counters.awaited.session;
-    let frames = |yours: u32| {
+    let watch = |neighbor: IpAddr, mac| {
+        let number = 7;
+        session.set(Some(Watched {
+            neighbor,
+            mac,
+            number,
+        }));
+    };
+    let frames = |source: MacAddr, yours: u32| {
         let mut bfd = [0; udp::HEADER_LEN + 24];
         bfd[16..20].copy_from_slice(&yours.to_be_bytes());
         let mut v4 = [0; 34];
@@ -161,19 +174,35 @@ fn packets_of_bfd_name_our_session_or_go_another_way() {
         let mut v6 = [0; 54];
         v6[14] = 0x60;
         v6[22..38].copy_from_slice(&ROUTER_V6.octets());
+        v4[6..12].copy_from_slice(&source.0);
+        v6[6..12].copy_from_slice(&source.0);
         [[&v4[..], &bfd].concat(), [&v6[..], &bfd].concat()]
     };
-    let classes = |yours| frames(yours).map(|it| of(PuntClass::Liveness, &it, &uplink));
-    let (known, unnamed) = (PuntClass::Liveness, PuntClass::LivenessUnnamed);
-    assert_eq!(classes(7), [unnamed; 2]);
-    session.set(Some((ROUTER_V4.into(), 7)));
-    assert_eq!(classes(7), [known, unnamed]);
-    assert_eq!(classes(0), [unnamed; 2]);
-    session.set(Some((ROUTER_V6.into(), 7)));
-    assert_eq!(classes(7), [unnamed, known]);
-    for frame in frames(7) {
+    let classes =
+        |source, yours| frames(source, yours).map(|it| of(PuntClass::Liveness, &it, &uplink));
+    let (known, begins, rest) = (
+        PuntClass::Liveness,
+        PuntClass::LivenessUnnamed,
+        PuntClass::Rest,
+    );
+    assert_eq!(classes(ROUTER, 7), [rest; 2], "nobody is watched");
+    watch(ROUTER_V4.into(), None);
+    assert_eq!(classes(ROUTER, 7), [known, rest]);
+    assert_eq!(classes(ROUTER, 0), [rest; 2], "its neighbor is nowhere yet");
+    watch(ROUTER_V6.into(), Some(ROUTER));
+    assert_eq!(classes(ROUTER, 7), [rest, known]);
+    assert_eq!(classes(ROUTER, 0), [rest, begins]);
+    for _ in 0..100 {
+        assert_eq!(classes(THIEF, 0), [rest; 2]);
+    }
+    assert_eq!(
+        classes(ROUTER, 0),
+        [rest, begins],
+        "nothing was taken from it"
+    );
+    for frame in frames(ROUTER, 7) {
         for len in 14..frame.len() - 12 {
-            assert_eq!(of(PuntClass::Liveness, &frame[..len], &uplink), unnamed);
+            assert_eq!(of(PuntClass::Liveness, &frame[..len], &uplink), rest);
         }
     }
 }
