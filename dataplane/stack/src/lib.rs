@@ -35,6 +35,7 @@ pub mod tcp;
 mod tests;
 pub mod udp;
 mod values;
+mod ways;
 
 use std::{
     collections::VecDeque,
@@ -69,7 +70,7 @@ use self::{
     input::Budget,
     ip::{Expired, Ids, Reassembly},
     liveness::Liveness,
-    neighbors::{Answer, Neighbors, Solicit},
+    neighbors::{Neighbors, Solicit},
     own::{Own, Say},
     random::Random,
     tcp::{Sleeper, Smol, Tcp},
@@ -240,69 +241,6 @@ impl HostStack {
         }
     }
 
-    /// The way to `destination`; asks the next hop if it isn't known.
-    ///
-    /// A next hop is asked three times, a second apart; when none of that is answered,
-    /// only another call has it asked again. From the first call on it is in use: it is
-    /// kept fresh, and whatever changes about it is an event.
-    ///
-    /// An address of ours is where we are: what is sent there comes back. While the address to send from is asked for
-    /// itself, every next hop is pending.
-    pub fn resolve(&mut self, destination: IpAddr, now: Instant) -> Resolution {
-        if self.own.uses(destination) {
-            return Resolution::Resolved {
-                source: destination,
-                next_hop: destination,
-                mac: self.config.mac,
-            };
-        }
-        let Some(Way { source, next_hop }) = self.routes.way(destination) else {
-            return Resolution::NoRoute;
-        };
-        match self.seek(next_hop, now) {
-            Some(mac) => Resolution::Resolved {
-                source,
-                next_hop,
-                mac,
-            },
-            None => Resolution::Pending { source, next_hop },
-        }
-    }
-
-    /// The same for a next hop ([`Routes::way`]): where it is, is told by an event, at once if it is known.
-    pub fn ask(&mut self, next_hop: IpAddr, now: Instant) {
-        if self.routes.is_neighbor(next_hop) && self.seek(next_hop, now).is_some() {
-            self.neighbors.tell(next_hop);
-        }
-    }
-
-    /// Asks a next hop that was there whether it still is, unless it has said so lately. If it does not answer, an
-    /// event follows. One that is not there is asked as by [`HostStack::ask`].
-    pub fn verify(&mut self, next_hop: IpAddr, now: Instant) {
-        if self.routes.is_neighbor(next_hop) && self.seek(next_hop, now).is_some() {
-            self.check(next_hop, now);
-        }
-    }
-
-    /// Asks who is known whether it is still there, unless it has said so lately.
-    fn check(&mut self, neighbor: IpAddr, now: Instant) {
-        if let Some(solicit) = self.neighbors.verify(neighbor, now) {
-            self.solicit(solicit);
-        }
-    }
-
-    fn seek(&mut self, next_hop: IpAddr, now: Instant) -> Option<MacAddr> {
-        let asker = self.routes.asker(next_hop);
-        let may_speak = asker.is_some_and(|asker| self.own.uses(asker));
-        match self.neighbors.ask(next_hop, now) {
-            Answer::Known(mac) => return may_speak.then_some(mac),
-            Answer::Ask(solicit) => self.solicit(solicit),
-            Answer::Waiting => {}
-            Answer::Full => self.count(HostDrop::NeighborsFull),
-        }
-        None
-    }
-
     /// The next frame to send.
     pub fn poll_frame(&mut self) -> Option<Vec<u8>> {
         self.output.pop_front()
@@ -374,13 +312,6 @@ impl HostStack {
     /// All neighbors, in the order of their addresses.
     pub fn neighbors(&self) -> impl Iterator<Item = NeighborInfo> + '_ {
         self.neighbors.iter()
-    }
-
-    /// Where a neighbor is, if that is known and it may be spoken to; it is not asked.
-    #[must_use]
-    pub fn neighbor(&self, address: IpAddr) -> Option<MacAddr> {
-        let asker = self.routes.asker(address)?;
-        self.neighbors.mac(address).filter(|_| self.own.uses(asker))
     }
 
     /// Neighbors that were asked and have not answered, if that has changed since the last call.
