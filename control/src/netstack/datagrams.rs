@@ -70,7 +70,7 @@ impl Datagrams {
                     Answer::Chargen(_) => pattern(0, came.bytes.len()),
                 };
                 // Who can't be answered hears nothing.
-                let _ = stack.send_to(id, Some(came.from), &bytes, now);
+                let _ = stack.answer(id, (came.from, came.mac), &bytes, now);
             }
         }
     }

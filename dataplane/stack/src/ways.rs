@@ -61,6 +61,20 @@ impl HostStack {
         }
     }
 
+    /// Where an answer goes to who has spoken to us `from` there, if he is on the link: back, unless he is known to be
+    /// elsewhere, and is asked then. Linux asks for everyone (RFC 1122, section 2.3.2.2, has the answer wait for that): then
+    /// whoever forges many has them all asked for and remembered as in use.
+    pub(crate) fn way_back(&mut self, to: IpAddr, from: MacAddr, now: Instant) -> Option<MacAddr> {
+        if self.routes.next_hop(to) != Some(to) {
+            return None;
+        }
+        let known = self.neighbors.mac(to).unwrap_or(from);
+        if known != from {
+            self.check(to, now);
+        }
+        Some(known)
+    }
+
     pub(super) fn seek(&mut self, next_hop: IpAddr, now: Instant) -> Option<MacAddr> {
         let asker = self.routes.asker(next_hop);
         let may_speak = asker.is_some_and(|asker| self.own.uses(asker));

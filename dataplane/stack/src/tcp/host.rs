@@ -186,25 +186,15 @@ impl HostStack {
         }
     }
 
-    /// Where a connection's packets go. Who is on the link and began it is where his SYN came from, unless he is known to be
-    /// elsewhere. He would be asked (RFC 1122, section 2.3.2.2) by Linux: then whoever forges SYNs of many addresses has all of them
-    /// asked for and remembered as in use. What has come is from there whatever he says, as with a ping.
+    /// Where a connection's packets go.
     fn hop(&mut self, id: ConnectionId, remote: IpAddr, now: Instant) -> Option<MacAddr> {
-        let is_near = self.routes.next_hop(remote) == Some(remote);
-        let came_from = self.tcp.came_from(id).filter(|_| is_near);
-        let known = self.neighbors.mac(remote);
-        match (came_from, known) {
-            (Some(from), Some(known)) => {
-                if from != known {
-                    self.check(remote, now);
-                }
-                Some(known)
-            }
-            (Some(from), None) => Some(from),
-            (None, _) => match self.resolve(remote, now) {
-                Resolution::Resolved { mac, .. } => Some(mac),
-                Resolution::Pending { .. } | Resolution::NoRoute => None,
-            },
+        let came_from = self.tcp.came_from(id);
+        if let Some(back) = came_from.and_then(|from| self.way_back(remote, from, now)) {
+            return Some(back);
+        }
+        match self.resolve(remote, now) {
+            Resolution::Resolved { mac, .. } => Some(mac),
+            Resolution::Pending { .. } | Resolution::NoRoute => None,
         }
     }
 

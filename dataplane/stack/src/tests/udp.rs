@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::udp::{EndpointError, EndpointId, Family, Readiness, Received, Side, State};
+use crate::{
+    guests::frame::udp4,
+    udp::{EndpointError, EndpointId, Family, Readiness, Received, Side, State},
+};
 
 const NOW: Instant = Instant(1_100_000_000_000);
 
@@ -85,6 +88,25 @@ fn an_endpoint_is_bound_by_what_it_sends_and_is_answered() {
         assert_eq!(pair.a.endpoint_state(client), State::Closed);
         assert_eq!(pair.a.receive(client), Err(EndpointError::Closed));
     }
+}
+
+#[test]
+fn who_asks_is_answered_where_he_is_and_takes_no_neighbor_s_room() {
+    let mut stack = quiet(B, 2);
+    let server = stack.open_endpoint(Family::V4).unwrap();
+    stack.bind(server, None, 7).unwrap();
+    for host in 3..=200 {
+        let ends = (Ipv4Addr::new(192, 0, 2, host), Ipv4Addr::new(192, 0, 2, 2));
+        stack.handle_frame(&udp4((C, B), ends, (5_000, 7), b"ask"), NOW);
+        let came = stack.receive(server).unwrap();
+        let to = (came.from, came.mac);
+        stack.answer(server, to, b"hear", NOW).unwrap();
+        let [answer] = &frames(&mut stack)[..] else {
+            panic!("an answer and no question");
+        };
+        assert_eq!((&answer[..6], answer[33]), (&C.0[..], host));
+    }
+    assert_eq!(stack.neighbors().count(), 0);
 }
 
 #[test]

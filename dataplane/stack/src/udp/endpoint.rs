@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
 use super::ports::Ports;
@@ -99,6 +100,8 @@ pub enum EndpointError {
 pub struct Received {
     /// Where it came from.
     pub from: SocketAddr,
+    /// And from which hardware address.
+    pub mac: MacAddr,
     /// The address of ours, or the group, that it came to.
     pub to: IpAddr,
     /// What it carries.
@@ -340,7 +343,8 @@ impl Endpoints {
     /// `None` if nobody takes it, or under which name it is lost.
     pub(crate) fn deliver(
         &mut self,
-        (from, to): (SocketAddr, SocketAddr),
+        (from, mac): (SocketAddr, MacAddr),
+        to: SocketAddr,
         bytes: &[u8],
         came: Instant,
     ) -> Result<(), Option<HostDrop>> {
@@ -355,6 +359,7 @@ impl Endpoints {
         for id in takers {
             let datagram = Received {
                 from,
+                mac,
                 to: to.ip(),
                 bytes: bytes.to_vec(),
                 came,

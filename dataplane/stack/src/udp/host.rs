@@ -93,6 +93,31 @@ impl HostStack {
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), EndpointError> {
+        self.send_by(id, (to, None), bytes, now)
+    }
+
+    /// The same to who has sent something from that hardware address: back there if he is on the link, without a question
+    /// for him.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn answer(
+        &mut self,
+        id: EndpointId,
+        (to, mac): (SocketAddr, MacAddr),
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), EndpointError> {
+        self.send_by(id, (Some(to), Some(mac)), bytes, now)
+    }
+
+    fn send_by(
+        &mut self,
+        id: EndpointId,
+        (to, came_from): (Option<SocketAddr>, Option<MacAddr>),
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), EndpointError> {
         let endpoint = self.endpoints.get_mut(id)?;
         if let Some(problem) = endpoint.error.take() {
             return Err(EndpointError::Failed(problem));
@@ -111,7 +136,8 @@ impl HostStack {
             Some(port) => port,
             None => self.endpoints.bind(id, None, 0)?,
         };
-        self.send_datagram(SocketAddr::new(source, port), to, bytes, now)
+        let back = came_from.and_then(|from| self.way_back(to.ip(), from, now));
+        self.send_datagram(SocketAddr::new(source, port), (to, back), bytes, now)
     }
 
     fn endpoint_source(&self, id: EndpointId, to: SocketAddr) -> Result<IpAddr, EndpointError> {
@@ -207,7 +233,8 @@ impl HostStack {
             return Err(HostDrop::Malformed);
         }
         let bytes = datagram.get(HEADER..).unwrap_or_default();
-        match self.endpoints.deliver((from, to), bytes, now) {
+        let from = (from, headers.ether.source);
+        match self.endpoints.deliver(from, to, bytes, now) {
             Ok(()) => Ok(true),
             Err(None) => Ok(false),
             Err(Some(reason)) => Err(reason),
@@ -217,14 +244,14 @@ impl HostStack {
     fn send_datagram(
         &mut self,
         from: SocketAddr,
-        to: SocketAddr,
+        (to, hop): (SocketAddr, Option<MacAddr>),
         bytes: &[u8],
         now: Instant,
     ) -> Result<(), EndpointError> {
         let ends = (from.ip(), to.ip());
         let mut frame =
             written(self.config.mac, from, to, bytes).ok_or(EndpointError::NoAddress)?;
-        if let Some(mac) = group_mac(to.ip()) {
+        if let Some(mac) = group_mac(to.ip()).or(hop) {
             frame[..6].copy_from_slice(&mac.0);
             self.reply_whole(frame, ends);
             return Ok(());
