@@ -1,7 +1,8 @@
 //! A BFD session on its link.
 //!
 //! In: datagrams to its port, the time. Out: the session's packets as frames to its neighbor, what others see of it. Never:
-//! a packet believed that was routed, or that comes from another address.
+//! a packet believed that was routed, or that comes from another address; one that names no session from another place than
+//! where the neighbor has answered.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -81,6 +82,8 @@ impl HostStack {
             }
             L3::Arp | L3::Other => return Err(HostDrop::NotServed),
         };
+        let answered = self.watched().and_then(|(_, mac, _)| mac);
+        let is_there = answered == Some(headers.ether.source);
         let liveness = self.liveness.as_mut().ok_or(HostDrop::LivenessUnknown)?;
         if ttl != bfd::TTL || source != liveness.session.config().peer {
             return Err(HostDrop::LivenessUnknown);
@@ -98,6 +101,11 @@ impl HostStack {
         sum.add(datagram);
         if !is_left && !sum.is_valid() {
             return Err(HostDrop::Malformed);
+        }
+        // Whose number is taken up is whom our packets name: another's would keep the neighbor's session down.
+        let begins = bfd::Packet::parse(payload).is_ok_and(|it| it.your_discriminator == 0);
+        if begins && !is_there {
+            return Err(HostDrop::LivenessUnknown);
         }
         liveness
             .session

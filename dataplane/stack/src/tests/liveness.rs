@@ -79,6 +79,8 @@ fn what_was_routed_or_comes_from_another_is_not_believed() {
     let mut stack = quiet(A, 1);
     let (config, watch) = wanted("192.0.2.2");
     stack.watch(Some((config, Arc::clone(&watch))), 7, START);
+    stack.handle_timeout(START);
+    stack.handle_frame(&arp_reply(B, "192.0.2.2", A, "192.0.2.1"), START);
     let packet = bfd::Packet {
         state: bfd::State::Down,
         diagnostic: 0,
@@ -144,4 +146,31 @@ fn what_was_routed_or_comes_from_another_is_not_believed() {
         START,
     );
     assert_eq!(stack.dropped(HostDrop::LivenessUnknown), before + 1);
+}
+
+#[test]
+fn who_forges_a_neighbor_s_beginnings_keeps_no_session_down() {
+    let (mut wire, watches) = watched("192.0.2.1", "192.0.2.2");
+    let (IpAddr::V4(ours), IpAddr::V4(peer)) = (ip("192.0.2.1"), ip("192.0.2.2")) else {
+        unreachable!("they are IPv4");
+    };
+    let forged = bfd::Packet {
+        state: bfd::State::Down,
+        diagnostic: 0,
+        poll: false,
+        is_final: false,
+        demand: false,
+        multiplier: 3,
+        my_discriminator: 9,
+        your_discriminator: 0,
+        desired_tx: INTERVAL,
+        min_rx: INTERVAL,
+    };
+    let forged = udp4((C, A), (peer, ours), (50_000, bfd::PORT), &forged.bytes());
+    for hundredth in 1..500 {
+        wire.a.handle_frame(&forged, wire.now);
+        wire.advance(START + Duration::from_millis(10 * hundredth), |_| false);
+    }
+    assert_eq!(states(&watches), [bfd::State::Up; 2]);
+    assert!(wire.a.dropped(HostDrop::LivenessUnknown) > 400);
 }
