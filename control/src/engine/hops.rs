@@ -171,13 +171,15 @@ impl Hops {
         self.known.retain(|(of, _), _| *of != scope);
     }
 
-    /// Forgets those that no path leads through, and that nobody has wanted lately.
-    pub(super) fn prune(&mut self, now: Instant) {
+    /// Forgets those that no path leads through, and that nobody has wanted lately, once the stack has been told by
+    /// `let_go`, which answers whether it could be: else who invents addresses fills its table with them.
+    pub(super) fn prune(&mut self, now: Instant, mut let_go: impl FnMut(Scope, IpAddr) -> bool) {
         let is_wanted = |asked: Instant| now.since(asked) < UNROUTED_LIFE;
         self.strangers = 0;
-        self.known.retain(|_, known| {
+        self.known.retain(|&(scope, address), known| {
             let is_used = Arc::strong_count(&known.hop) > 1;
-            let stays = is_used || known.asked.is_some_and(is_wanted);
+            let is_kept = is_used || known.asked.is_some_and(is_wanted);
+            let stays = is_kept || known.asked.is_some() && !let_go(scope, address);
             self.strangers += usize::from(stays && !is_used);
             stays
         });
@@ -222,10 +224,17 @@ mod tests {
             [Some(mac(9)), Some(mac(9)), None, None]
         );
         drop((a, other, elsewhere));
-        hops.prune(after(2_999));
+        hops.prune(after(2_999), |_, _| unreachable!("they are wanted"));
         assert_eq!(hops.known.len(), 3);
-        hops.prune(after(3_000));
-        assert_eq!(hops.known.len(), 1);
+        // The stack is told, now or another time.
+        hops.prune(after(3_000), |_, _| false);
+        assert_eq!(hops.known.len(), 3);
+        let mut released = 0;
+        hops.prune(after(3_000), |_, _| {
+            released += 1;
+            true
+        });
+        assert_eq!((hops.known.len(), released), (1, 2));
         // Another address of ours makes another hop.
         let c = over(&mut hops, at(0, 1), 2);
         assert!(!Arc::ptr_eq(&b, &c) && c.link() == Link::Ethernet(mac(2)));
@@ -266,7 +275,7 @@ mod tests {
         assert_eq!(answered.count(), STRANGERS_HOPS);
         assert!(want(&mut hops, 0, For::Stranger, 0) && want(&mut hops, 9_000, For::Peer, 0));
         assert!(Arc::ptr_eq(&own, &over(&mut hops, at(0, 1), 1)));
-        hops.prune(after(4_000));
+        hops.prune(after(4_000), |_, _| true);
         assert!(want(&mut hops, 4_000, For::Stranger, 4_000));
         assert_eq!(hops.known.len(), 2);
     }

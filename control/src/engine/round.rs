@@ -331,7 +331,9 @@ impl Engine {
         }
         self.mend_exceptions();
         self.watch_ways(now.monotonic);
-        self.hops.prune(now.monotonic);
+        let netstack = &mut self.netstack;
+        self.hops
+            .prune(now.monotonic, |scope, hop| netstack.let_go(scope, hop));
         self.vacate_uplinks();
         // Whoever waits for a next hop that could not be asked for has it asked for again.
         self.retry_unrouted(now.monotonic);

@@ -210,6 +210,13 @@ impl NetStack {
         has_room && self.order(Order::Ask(scope, next_hop))
     }
 
+    /// Nothing is sent to a next hop any more; `false` if the thread is so far behind that it is to be told another time: half of
+    /// the room is left to questions.
+    pub(crate) fn let_go(&mut self, scope: Scope, next_hop: IpAddr) -> bool {
+        let has_room = self.orders.slots() > STACK_ORDERS / 2;
+        has_room && self.order(Order::LetGo(scope, next_hop))
+    }
+
     /// Asks the scope's servers for a name: an answer follows, by whatever way the question is lost.
     pub(crate) fn look_up(&mut self, scope: Scope, question: Question) {
         if self.orders.slots() > STACK_ORDERS_RESERVED {

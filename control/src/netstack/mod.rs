@@ -99,6 +99,8 @@ struct Hosts {
 enum Order {
     /// Where is this next hop? The answer is a piece of news.
     Ask(Scope, IpAddr),
+    /// No question: nothing is sent to this next hop any more.
+    LetGo(Scope, IpAddr),
     /// No question: the link of this scope has come up.
     LinkUp(Scope),
     /// Is this next hop still there? Only if it is not there is a piece of news.

@@ -313,6 +313,7 @@ impl Server {
         for _ in 0..self.orders.slots() {
             match self.orders.pop() {
                 Ok(Order::Ask(scope, next_hop)) => self.stacks.ask(scope, next_hop, now),
+                Ok(Order::LetGo(scope, next_hop)) => self.stacks.let_go(scope, next_hop),
                 Ok(Order::LinkUp(scope)) => {
                     if let Some(stack) = self.stacks.get_mut(scope) {
                         stack.link_came_up(now);

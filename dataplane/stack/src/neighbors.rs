@@ -15,7 +15,7 @@
 //!           Failed ──ask, 1 s──▶ Incomplete
 //! ```
 //!
-//! A neighbor is in use from the first question about it for as long as it answers: the
+//! A neighbor is in use from the first question about it for as long as it answers, or until whoever asked lets go of it: the
 //! paths that workers send by don't ask again. What was only heard of is kept too, as
 //! stale, but is the first to go when the table is full; the routers of the
 //! configuration never go.
@@ -231,6 +231,14 @@ impl Neighbors {
         };
         self.next = earlier(self.next, entry.deadline);
         answer
+    }
+
+    /// `address` is in use no more, until it is asked for again.
+    pub(super) fn let_go(&mut self, address: IpAddr) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            self.awaits_others |= entry.is_awaited();
+            entry.used = None;
+        }
     }
 
     /// The question whether `address`, which is known, is still there; `None`: it has said so lately, or is being asked.

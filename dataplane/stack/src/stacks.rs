@@ -73,6 +73,13 @@ impl<Scope: Copy + Ord> Stacks<Scope> {
         }
     }
 
+    /// `scope` sends nothing to a next hop of its any more ([`HostStack::let_go`]).
+    pub fn let_go(&mut self, scope: Scope, next_hop: IpAddr) {
+        if let Some(stack) = self.0.get_mut(&scope) {
+            stack.let_go(next_hop);
+        }
+    }
+
     /// `scope` wants to know whether a next hop of its is still there ([`HostStack::verify`]).
     pub fn verify(&mut self, scope: Scope, next_hop: IpAddr, now: Instant) {
         if let Some(stack) = self.0.get_mut(&scope) {

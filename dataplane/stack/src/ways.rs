@@ -46,6 +46,11 @@ impl HostStack {
         }
     }
 
+    /// Nothing is sent to a next hop any more that was asked for: it is kept as long as there is room.
+    pub fn let_go(&mut self, next_hop: IpAddr) {
+        self.neighbors.let_go(next_hop);
+    }
+
     /// Asks a next hop that was there whether it still is, unless it has said so lately. If it does not answer, an
     /// event follows. One that is not there is asked as by [`HostStack::ask`].
     pub fn verify(&mut self, next_hop: IpAddr, now: Instant) {

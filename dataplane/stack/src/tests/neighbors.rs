@@ -459,6 +459,40 @@ fn what_was_answered_from_elsewhere_says_nothing_of_where_a_mere_word_leads() {
     }
 }
 
+#[test]
+fn who_is_let_go_of_makes_room_and_is_back_when_he_is_asked_for() {
+    let mut wide = config(A, 1);
+    wide.addresses[0].1 = 16;
+    let mut stack = begun(wide);
+    frames(&mut stack);
+    let host = |n: usize| format!("192.0.{}.{}", 100 + n / 200, 1 + n % 200);
+    let known = |stack: &mut HostStack, n: usize| {
+        let is_known = matches!(
+            stack.resolve(ip(&host(n)), START),
+            Resolution::Resolved { .. }
+        );
+        frames(stack);
+        is_known
+    };
+    // As many as there is room for have answered.
+    for n in 0..limits::HOST_NEIGHBORS {
+        stack.resolve(ip(&host(n)), START);
+        stack.handle_frame(&answer(&host(n), B, false), START);
+        assert!(known(&mut stack, n));
+    }
+    let one_more = limits::HOST_NEIGHBORS;
+    assert!(!known(&mut stack, one_more));
+    assert_eq!(stack.dropped(HostDrop::NeighborsFull), 1);
+    for n in [7, 8, 9] {
+        stack.let_go(ip(&host(n)));
+    }
+    assert!(known(&mut stack, 8), "it is still there, and in use again");
+    assert!(!known(&mut stack, one_more));
+    stack.handle_frame(&answer(&host(one_more), B, false), START);
+    assert!(known(&mut stack, one_more) && known(&mut stack, 8));
+    assert_eq!(stack.dropped(HostDrop::NeighborsFull), 1);
+}
+
 /// The same without the option that says where it is.
 fn bare_answer(of: &str, mac: MacAddr) -> Vec<u8> {
     let (IpAddr::V6(ours), IpAddr::V6(target)) = (ip("2001:db8::1"), ip(of)) else {
