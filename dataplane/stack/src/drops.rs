@@ -122,6 +122,8 @@ reasons! {
     AdvertisedFull => "advertised-full",
     /// An advertisement of a router that did not answer when it was asked whether it is there.
     AdvertisedUnanswered => "advertised-unanswered",
+    /// An advertisement from elsewhere than its router answers, or of who answers that it is none. The router is asked.
+    AdvertisedDoubtful => "advertised-doubtful",
     /// A BFD packet of nobody with whom there is a session, or from beyond the link.
     LivenessUnknown => "liveness-unknown",
     /// A BFD packet that is cut short, contradicts itself, or names another session; of one that is up, too, one that

@@ -4,10 +4,14 @@
 //! it has changed. Never: a change of its own addresses: whoever configures it decides what of it is used; more than one
 //! value a second, whatever servers and routers say.
 
-use std::{hash::RandomState, net::IpAddr, time::Duration};
+use std::{
+    hash::RandomState,
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use culvert_wire::{
-    Checksum, dhcp as ports,
+    Checksum, MacAddr, dhcp as ports,
     parse::{Headers, L3, L4},
     udp,
 };
@@ -29,6 +33,8 @@ pub(super) struct Learning {
     key: RandomState,
     dhcp: Option<dhcp::Client>,
     routers: Option<slaac::Client>,
+    /// Routers that were told.
+    known: Vec<(IpAddr, MacAddr)>,
     told: Learned,
     told_at: Option<Instant>,
 }
@@ -39,6 +45,7 @@ impl Learning {
             key,
             dhcp: None,
             routers: None,
+            known: Vec::new(),
             told: Learned {
                 addresses: Vec::new(),
                 routes: Vec::new(),
@@ -125,6 +132,16 @@ impl HostStack {
         self.learning.dhcp.as_ref()?.exchange()
     }
 
+    /// Routers that are known, each where it has answered, if that has changed since the last call.
+    pub fn take_routers(&mut self) -> Option<&[(IpAddr, MacAddr)]> {
+        let client = self.learning.routers.iter();
+        let known: Vec<_> = client.flat_map(slaac::Client::routers).collect();
+        let told = &mut self.learning.known;
+        let has_changed = *told != known;
+        *told = known;
+        has_changed.then_some(told.as_slice())
+    }
+
     /// What was learned, all of it, if that has changed since it was told.
     pub fn poll_learned(&mut self, now: Instant) -> Option<Learned> {
         self.learning.poll(now)
@@ -180,9 +197,15 @@ impl HostStack {
         let Some(client) = &mut self.learning.routers else {
             return;
         };
-        let taken = client.look(|router| self.neighbors.answers(router), now);
-        for _ in 0..client.take_unanswered() {
-            self.drops.count(HostDrop::AdvertisedUnanswered);
+        let neighbors = &self.neighbors;
+        let known = |router: Ipv6Addr, since| match neighbors.answered_since(router.into(), since) {
+            Some(answered) => slaac::Presence::There(answered),
+            None if neighbors.answers(router.into()) == Some(false) => slaac::Presence::Silent,
+            None => slaac::Presence::Unknown,
+        };
+        let taken = client.look(known, now);
+        while let Some(reason) = client.poll_lost() {
+            self.drops.count(reason);
         }
         if let Err(reason) = taken {
             self.count(reason);

@@ -142,11 +142,13 @@ pub const DHCP_OUTPUT: usize = 8;
 /// Routes that a DHCP server may tell: as many as guests are told by ours, and some more.
 pub const LEARNED_ROUTES: usize = 32;
 
-/// Servers of names that are learned, of a DHCP server and of routers each (resolv.conf takes three).
+/// Servers of names that are learned, of a DHCP server and of routers each (resolv.conf takes three), and that one router
+/// may tell.
 pub const LEARNED_DNS: usize = 4;
 
-/// Prefixes of each kind (on the link, for addresses of ours) that routers may advertise (Linux's `max_addresses`).
-pub const RA_PREFIXES: usize = 16;
+/// Prefixes of each kind (on the link, for addresses of ours) that a router may advertise: all of them together some times
+/// as many as Linux takes (`max_addresses`, 16), so that none has another's.
+pub const RA_PREFIXES: usize = 8;
 
 /// Who says to be a router, and is asked whether it is there, at a time: each takes a place of a neighbor's.
 pub const RA_CLAIMS: usize = 32;
@@ -154,7 +156,7 @@ pub const RA_CLAIMS: usize = 32;
 /// After which the oldest of them makes room: a router on the link has long answered.
 pub const RA_CLAIM_GRACE: Duration = Duration::from_millis(100);
 
-/// Routers that are known at a time (RFC 4861, section 6.3.4, asks for two at least).
+/// Routers that are known at a time, and others that announce prefixes (RFC 4861, section 6.3.4, asks for two at least).
 pub const RA_ROUTERS: usize = 8;
 
 /// UDP endpoints of a stack.

@@ -97,8 +97,8 @@ fuzz_target!(|bytes: &[u8]| {
         stack.handle_timeout(now);
         stack.handle_frame(&answered(), now);
         if let Some(learned) = stack.poll_learned(now) {
-            assert!(learned.addresses.len() <= 1 + limits::RA_PREFIXES);
-            assert!(learned.routes.len() <= limits::LEARNED_ROUTES + limits::RA_PREFIXES + limits::RA_ROUTERS);
+            assert!(learned.addresses.len() <= 1 + limits::RA_ROUTERS * limits::RA_PREFIXES);
+            assert!(learned.routes.len() <= limits::LEARNED_ROUTES + limits::RA_ROUTERS * (limits::RA_PREFIXES + 1));
             assert!(learned.dns.len() <= 2 * limits::LEARNED_DNS);
             for it in learned.addresses {
                 assert!(!it.address.is_multicast() && !it.address.is_unspecified() && !it.address.is_loopback());

@@ -1,21 +1,28 @@
-//! Who says to be a router, and has not answered yet.
+//! Who says to be a router, and has not answered yet from where it says so.
 //!
-//! In: advertisements, who answers, the time. Out: those of who does. Never: more than [`limits::RA_CLAIMS`], nor one in the
-//! way of others for longer than [`limits::RA_CLAIM_GRACE`]; a claim beyond [`LIFE`].
+//! In: advertisements, who answers, the time. Out: those of who does. Never: a claim changed by what comes from elsewhere;
+//! more than [`limits::RA_CLAIMS`], nor one in the way of others for longer than [`limits::RA_CLAIM_GRACE`]; a claim beyond
+//! [`LIFE`].
 
 use std::{net::Ipv6Addr, time::Duration};
 
+use culvert_wire::MacAddr;
 use culvert_wireguard::Instant;
 
-use super::advertisement::Advertisement;
+use super::{Presence, advertisement::Advertisement};
 use crate::{HostDrop, limits};
 
 /// How long an answer is waited for: our own address may have to be asked for first.
 const LIFE: Duration = Duration::from_secs(10);
+/// An answer counts that came shortly before its claim; one that speaks against it has to have come after it, which is what
+/// has come since so much later (`Neighbors::answered_since`).
+const SHORTLY: Duration = Duration::from_secs(2);
 
 struct Claim {
     /// The last that it said.
     said: Advertisement,
+    /// From where.
+    mac: MacAddr,
     heard: Instant,
     /// When it said the first.
     since: Instant,
@@ -25,7 +32,7 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Claims {
     all: Vec<Claim>,
-    unanswered: usize,
+    lost: Vec<HostDrop>,
 }
 
 impl Claims {
@@ -34,9 +41,14 @@ impl Claims {
     }
 
     /// One more. An error says that one was lost, this or an older one.
-    pub(super) fn add(&mut self, said: Advertisement, now: Instant) -> Result<(), HostDrop> {
+    pub(super) fn add(
+        &mut self,
+        said: Advertisement,
+        mac: MacAddr,
+        now: Instant,
+    ) -> Result<(), HostDrop> {
         let mut all = self.all.iter_mut();
-        if let Some(known) = all.find(|it| it.said.router == said.router) {
+        if let Some(known) = all.find(|it| (it.said.router, it.mac) == (said.router, mac)) {
             (known.said, known.heard) = (said, now);
             return Ok(());
         }
@@ -50,23 +62,28 @@ impl Claims {
         }
         self.all.push(Claim {
             said,
+            mac,
             heard: now,
             since: now,
         });
         (!is_full).then_some(()).ok_or(HostDrop::AdvertisedFull)
     }
 
-    /// Those of routers that answer, and when they came; those of who is known not to are lost.
+    /// Those of routers that have answered, from where, and when they came; those of who has not, or otherwise, are lost.
     pub(super) fn take_answered(
         &mut self,
-        answers: impl Fn(Ipv6Addr) -> Option<bool>,
-    ) -> Vec<(Advertisement, Instant)> {
+        known: impl Fn(Ipv6Addr, Instant) -> Presence,
+    ) -> Vec<(Advertisement, MacAddr, Instant)> {
         let mut answered = Vec::new();
         for claim in std::mem::take(&mut self.all) {
-            match answers(claim.said.router) {
-                Some(true) => answered.push((claim.said, claim.heard)),
-                Some(false) => self.unanswered += 1,
-                None => self.all.push(claim),
+            let since = |time| known(claim.said.router, time);
+            match (since(claim.since), since(claim.since + SHORTLY)) {
+                (Presence::There(it), _) if it.mac == claim.mac && it.is_router => {
+                    answered.push((claim.said, claim.mac, claim.heard));
+                }
+                (_, Presence::There(_)) => self.lost.push(HostDrop::AdvertisedDoubtful),
+                (Presence::Silent, _) => self.lost.push(HostDrop::AdvertisedUnanswered),
+                _ => self.all.push(claim),
             }
         }
         answered
@@ -79,11 +96,12 @@ impl Claims {
     pub(super) fn expire(&mut self, now: Instant) {
         let before = self.all.len();
         self.all.retain(|claim| claim.since + LIFE > now);
-        self.unanswered += before - self.all.len();
+        let over = before - self.all.len();
+        (self.lost).extend(std::iter::repeat_n(HostDrop::AdvertisedUnanswered, over));
     }
 
-    /// How many did not answer since the last call.
-    pub(super) fn take_unanswered(&mut self) -> usize {
-        std::mem::take(&mut self.unanswered)
+    /// What was lost since the last call: no more than there are claims.
+    pub(super) fn poll_lost(&mut self) -> Option<HostDrop> {
+        self.lost.pop()
     }
 }

@@ -5,8 +5,17 @@
 //! redirects, router's wishes about hop limits and timers.
 //!
 //! Whoever says to be a router is asked whether it is there, as any neighbor is, and what it says counts once it has
-//! answered ([`claims`]): whoever forges many at random takes nobody's room. Of routers those that answer come first, then
-//! the better ones; while none answers they take turns (RFC 4861, section 6.3.6). Who forges and answers is a router.
+//! answered from where it said so, and that it is a router ([`claims`]): whoever forges many at random takes nobody's room.
+//! A router is its address and the hardware address by which it has answered. What comes in its name from elsewhere is a
+//! claim like a stranger's, has the router asked, and counts only if it is there that the address answers now: then the
+//! router was replaced, and what it had said is forgotten. Of routers those that answer come first, then the better ones;
+//! while none answers they take turns (RFC 4861, section 6.3.6). Who forges and answers is a router.
+//!
+//! What routers say of the link ([`words`]) has its own time, which a router's end as a default router, its lifetime of 0 and
+//! its silence leave alone: RFC 4861, section 6.3.4, has that lifetime say nothing of prefixes, there are routers that are
+//! none for everything and announce some, and an address whose router is silent still reaches the link, and the world by
+//! another router. It ends early where somebody else proves to be that router, and where a silent one makes room for one
+//! that answers.
 //!
 //! An address is made of the prefix and the device's hardware address (RFC 4291, appendix A), as the link-local one is: it
 //! is the same after a restart, and an operator can know it in advance. Who wants none of a machine's identity in its
@@ -16,6 +25,7 @@ mod advertisement;
 mod claims;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::{
     collections::BTreeSet,
@@ -29,15 +39,11 @@ use culvert_wireguard::Instant;
 
 pub(crate) use self::advertisement::ROUTER_ADVERTISEMENT;
 use self::{
-    advertisement::{Advertisement, Preference, Prefix},
+    advertisement::{Advertisement, Preference},
     claims::Claims,
+    words::Words,
 };
-use super::{
-    HostDrop,
-    guests::frame,
-    learned::{Learned, LearnedAddress, Teacher, is_global_v6},
-    limits, link_local,
-};
+use super::{HostDrop, guests::frame, learned::Learned, limits, link_local, neighbors::Answered};
 
 /// The first wait for a router, and the longest: it doubles (RFC 7559, section 2).
 const ANSWER: Duration = Duration::from_secs(4);
@@ -48,51 +54,52 @@ const DELAY: Duration = Duration::from_secs(1);
 /// How long each of several routers of which none answers is tried: three questions, a second apart, and a while.
 const TURN: Duration = Duration::from_secs(10);
 
-/// Down to which whoever is on the link may shorten an address's life (RFC 4862, section 5.5.3).
-const TWO_HOURS: Duration = Duration::from_secs(7_200);
-/// The prefixes that addresses are made of.
-const AUTONOMOUS_LEN: u8 = 64;
+/// Who has answered just before somebody else spoke in its name is asked again then.
+const ASKED_AGAIN: Duration = Duration::from_secs(3);
+
 /// The least MTU of IPv6.
 const MTU_MIN: u32 = 1_280;
-/// No end.
-const FOREVER: u32 = u32::MAX;
 
 const ROUTER_SOLICITATION: u8 = 133;
 const OPTION_SOURCE: u8 = 1;
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// When something is over; `None`: never.
-type End = Option<Instant>;
+/// What is known of whoever was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Nothing yet.
+    Unknown,
+    /// It does not answer.
+    Silent,
+    /// It has.
+    There(Answered),
+}
 
 struct Router {
     address: Ipv6Addr,
+    /// From where it has answered.
+    mac: MacAddr,
     preference: Preference,
-    end: Instant,
+    /// Until when it is a router for everything; `None`: it is none, and has said something else.
+    end: Option<Instant>,
     /// Of its last advertisement.
     mtu: Option<u16>,
     /// It answers no more; the number of its last turn.
     silent: Option<u32>,
+    /// Somebody else has spoken in its name: when it is asked again.
+    ask: Option<Instant>,
 }
 
 impl Router {
     /// The first counts; of equal ones the first in the order of their addresses, whoever speaks first.
     fn rank(&self) -> impl Ord + use<> {
         let preference = std::cmp::Reverse(self.preference);
-        (self.silent, preference, self.address)
+        (self.end.is_none(), self.silent, preference, self.address)
     }
-}
 
-struct OnLink {
-    prefix: Ipv6Addr,
-    len: u8,
-    end: End,
-}
-
-struct Own {
-    address: Ipv6Addr,
-    valid: End,
-    /// Until when new connections are made from it; `None`: none are any more.
-    preferred: Option<End>,
+    const fn answers(&self) -> bool {
+        self.silent.is_none()
+    }
 }
 
 /// The client. Feed it with `handle_*`, then take what [`Client::poll_frame`] has and look at what it [`Client::tells`].
@@ -102,9 +109,7 @@ pub(crate) struct Client {
     draws: u64,
     claims: Claims,
     routers: Vec<Router>,
-    on_link: Vec<OnLink>,
-    own: Vec<Own>,
-    dns: Vec<(Ipv6Addr, End)>,
+    words: Words,
     /// When routers are asked for next, and the wait that led there; `None`: one is known.
     solicit: Option<(Instant, Duration)>,
     /// When the next router has its turn, while none answers.
@@ -123,9 +128,7 @@ impl Client {
             draws: 0,
             claims: Claims::default(),
             routers: Vec::new(),
-            on_link: Vec::new(),
-            own: Vec::new(),
-            dns: Vec::new(),
+            words: Words::new(mac),
             solicit: None,
             turn: None,
             output: None,
@@ -148,25 +151,27 @@ impl Client {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let ends = (self.own.iter()).flat_map(|own| [own.valid, own.preferred.flatten()]);
-        let ends = ends.chain(self.on_link.iter().map(|it| it.end));
-        let ends = ends.chain(self.dns.iter().map(|&(_, end)| end)).flatten();
-        let ends = ends.chain(self.routers.iter().map(|router| router.end));
-        let ends = ends.chain(self.claims.poll_timeout()).chain(self.turn);
-        ends.chain(self.solicit.map(|(at, _)| at)).min()
+        let routers = self.routers.iter();
+        let ends = routers.flat_map(|router| [router.end, router.ask]);
+        let ends = ends.chain([self.words.poll_timeout(), self.claims.poll_timeout()]);
+        let ends = ends.chain([self.turn, self.solicit.map(|(at, _)| at)]);
+        ends.flatten().min()
     }
 
     /// Forgets what is over, and asks for routers while none answers.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.claims.expire(now);
-        self.routers.retain(|router| router.end > now);
-        self.on_link.retain(|it| !is_over(it.end, now));
-        self.dns.retain(|&(_, end)| !is_over(end, now));
-        self.own.retain(|own| !is_over(own.valid, now));
-        for own in &mut self.own {
-            own.preferred = own.preferred.filter(|&end| !is_over(end, now));
+        self.words.expire(now);
+        for router in &mut self.routers {
+            router.end = router.end.filter(|&end| end > now);
+            if router.ask.take_if(|at| *at <= now).is_some() {
+                self.questions.insert(router.address);
+            }
         }
-        if self.routers.iter().any(|router| router.silent.is_none()) {
+        let words = &self.words;
+        (self.routers).retain(|it| it.end.is_some() || words.has_of(it.address));
+        self.routers.sort_by_key(Router::rank);
+        if self.defaults().any(Router::answers) {
             (self.solicit, self.turn) = (None, None);
         } else {
             self.solicit.get_or_insert((now + ANSWER, ANSWER));
@@ -181,17 +186,22 @@ impl Client {
         }
     }
 
+    /// Routers for everything.
+    fn defaults(&self) -> impl Iterator<Item = &Router> {
+        self.routers.iter().filter(|router| router.end.is_some())
+    }
+
     /// While none answers, each in its turn is the one that counts, and is asked.
     fn take_turns(&mut self, now: Instant) {
         if self.turn.is_some_and(|turn| turn > now) {
             return;
         }
-        let last = self.routers.iter().filter_map(|router| router.silent).max();
+        let last = self.defaults().filter_map(|router| router.silent).max();
         if let (Some(first), Some(last), Some(_)) = (self.routers.first_mut(), last, self.turn) {
             first.silent = Some(last.saturating_add(1));
             self.routers.sort_by_key(Router::rank);
         }
-        let first = self.routers.first().map(|router| router.address);
+        let first = self.defaults().next().map(|router| router.address);
         self.turn = first.map(|_| now + TURN);
         self.questions.extend(first);
     }
@@ -204,10 +214,17 @@ impl Client {
         now: Instant,
     ) -> Result<(), HostDrop> {
         let said = advertisement::read(headers, frame).ok_or(HostDrop::Malformed)?;
+        let mac = headers.ether.source;
         self.questions.insert(said.router);
-        let taken = match self.routers.iter().any(|it| it.address == said.router) {
-            true => self.take(&said, now),
-            false => self.claims.add(said, now),
+        let mut routers = self.routers.iter_mut();
+        let taken = match routers.find(|it| it.address == said.router) {
+            Some(known) if known.mac == mac => self.take(&said, mac, now),
+            known => {
+                if let Some(known) = known {
+                    known.ask = Some(now + ASKED_AGAIN);
+                }
+                self.claims.add(said, mac, now)
+            }
         };
         self.questions.retain(|it| {
             let is_router = self.routers.iter().any(|router| router.address == *it);
@@ -217,161 +234,108 @@ impl Client {
         taken
     }
 
-    /// Goes by who of those that were asked `answers`; `None`: nothing is known yet. Answers what found no room.
+    /// Goes by what those that were asked are known to have answered since a time, or just before. Answers what found no
+    /// room.
     pub(crate) fn look(
         &mut self,
-        answers: impl Fn(IpAddr) -> Option<bool>,
+        known: impl Fn(Ipv6Addr, Instant) -> Presence,
         now: Instant,
     ) -> Result<(), HostDrop> {
+        let mut replaced = Vec::new();
         for router in &mut self.routers {
-            router.silent = match answers(router.address.into()) {
-                Some(true) => None,
-                Some(false) => router.silent.or(Some(0)),
-                None => router.silent,
-            };
+            match known(router.address, Instant::from_nanos(0)) {
+                Presence::There(answered) if answered.mac != router.mac => {
+                    replaced.push(router.address);
+                }
+                // Who says so no more is no router (RFC 4861, section 7.2.5).
+                Presence::There(answered) => {
+                    router.silent = None;
+                    router.end = router.end.filter(|_| answered.is_router);
+                }
+                Presence::Silent => router.silent = router.silent.or(Some(0)),
+                Presence::Unknown => {}
+            }
         }
-        self.routers.sort_by_key(Router::rank);
+        for address in replaced {
+            self.forget(address);
+            // Whoever is it now is asked what it says.
+            self.solicit = Some((now, Duration::ZERO));
+        }
         let mut taken = Ok(());
-        for (said, heard) in self.claims.take_answered(|it| answers(it.into())) {
-            taken = taken.and(self.take(&said, heard));
+        for (said, mac, heard) in self.claims.take_answered(known) {
+            taken = taken.and(self.take(&said, mac, heard));
         }
         self.handle_timeout(now);
         taken
     }
 
-    /// How many did not answer since the last call.
-    pub(crate) fn take_unanswered(&mut self) -> usize {
-        self.claims.take_unanswered()
+    fn forget(&mut self, address: Ipv6Addr) {
+        self.routers.retain(|router| router.address != address);
+        self.words.forget(address);
+    }
+
+    /// What was lost since the last call of those that did not answer, or otherwise than they had said.
+    pub(crate) fn poll_lost(&mut self) -> Option<HostDrop> {
+        self.claims.poll_lost()
     }
 
     /// Takes what a router says that is there.
-    fn take(&mut self, said: &Advertisement, now: Instant) -> Result<(), HostDrop> {
-        let mut has_room = self.take_router(said, now);
-        for prefix in &said.prefixes {
-            has_room &= self.take_on_link(prefix, now);
-            has_room &= self.take_own(prefix, now);
-        }
-        for &(server, seconds) in &said.dns {
-            self.take_server(server, seconds, now);
-        }
+    fn take(&mut self, said: &Advertisement, mac: MacAddr, now: Instant) -> Result<(), HostDrop> {
+        let has_room = self.take_router(said, mac, now) && self.words.take(said, now);
         has_room.then_some(()).ok_or(HostDrop::AdvertisedFull)
     }
 
     /// Whether there was room.
-    fn take_router(&mut self, said: &Advertisement, now: Instant) -> bool {
+    fn take_router(&mut self, said: &Advertisement, mac: MacAddr, now: Instant) -> bool {
         let known = self.routers.iter().position(|it| it.address == said.router);
         let known = known.map(|at| self.routers.remove(at));
-        if said.lifetime == 0 {
-            return true;
-        }
-        if self.routers.len() >= limits::RA_ROUTERS
-            && self.routers.pop_if(|last| last.silent.is_some()).is_none()
-        {
+        if self.routers.len() >= limits::RA_ROUTERS && !self.make_room() {
             return false;
         }
+        let lasts = Duration::from_secs(said.lifetime.into());
         let mtu = said.mtu.filter(|&mtu| mtu >= MTU_MIN);
         self.routers.push(Router {
             address: said.router,
+            mac,
             preference: said.preference,
-            end: now + Duration::from_secs(said.lifetime.into()),
+            end: (said.lifetime > 0).then(|| now + lasts),
             mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()),
-            silent: known.and_then(|router| router.silent),
+            silent: known.as_ref().and_then(|router| router.silent),
+            ask: known.and_then(|router| router.ask),
         });
         self.routers.sort_by_key(Router::rank);
         true
     }
 
-    fn take_on_link(&mut self, said: &Prefix, now: Instant) -> bool {
-        if !said.on_link || !is_global_v6(said.address) {
-            return true;
-        }
-        let is_it = |it: &OnLink| (it.prefix, it.len) == (said.address, said.len);
-        let end = end(said.valid, now);
-        let has_room = self.on_link.len() < limits::RA_PREFIXES;
-        match self.on_link.iter_mut().find(|it| is_it(it)) {
-            Some(known) => known.end = end,
-            None if has_room => self.on_link.push(OnLink {
-                prefix: said.address,
-                len: said.len,
-                end,
-            }),
-            None => return said.valid == 0,
-        }
-        true
+    /// The last of those that don't answer makes room.
+    fn make_room(&mut self) -> bool {
+        let silent = self.routers.iter().rfind(|router| !router.answers());
+        let silent = silent.map(|router| router.address);
+        silent.inspect(|&router| self.forget(router)).is_some()
     }
 
-    /// RFC 4862, section 5.5.3.
-    fn take_own(&mut self, said: &Prefix, now: Instant) -> bool {
-        let address = own_address(said.address, self.mac);
-        let is_good = said.autonomous
-            && said.len == AUTONOMOUS_LEN
-            && is_global_v6(address)
-            && said.preferred <= said.valid;
-        if !is_good {
-            return true;
-        }
-        let (valid, preferred) = (end(said.valid, now), Some(end(said.preferred, now)));
-        let own = Own {
-            address,
-            valid,
-            preferred,
-        };
-        let has_room = self.own.len() < limits::RA_PREFIXES;
-        match self.own.iter_mut().find(|it| it.address == address) {
-            Some(known) => {
-                known.valid = valid_end(known.valid, valid, now);
-                known.preferred = preferred;
-            }
-            None if said.valid > 0 && has_room => self.own.push(own),
-            None => return said.valid == 0,
-        }
-        true
-    }
-
-    fn take_server(&mut self, server: Ipv6Addr, seconds: u32, now: Instant) {
-        let end = end(seconds, now);
-        let has_room = self.dns.len() < limits::LEARNED_DNS;
-        match self.dns.iter_mut().find(|(known, _)| *known == server) {
-            Some((_, known)) => *known = end,
-            None if has_room && !server.is_multicast() => {
-                self.dns.push((server, end));
-            }
-            None => {}
-        }
+    /// Routers that have answered, and from where.
+    pub(crate) fn routers(&self) -> impl Iterator<Item = (IpAddr, MacAddr)> {
+        self.routers
+            .iter()
+            .map(|router| (router.address.into(), router.mac))
     }
 
     /// Adds what it has learned.
     pub(crate) fn tells(&self, learned: &mut Learned) {
-        let (preferred, deprecated): (Vec<_>, Vec<_>) =
-            self.own.iter().partition(|own| own.preferred.is_some());
-        for own in preferred.into_iter().chain(deprecated) {
-            let on_link = self.on_link.iter().any(|it| self.is_of(own, it));
-            learned.addresses.push(LearnedAddress {
-                address: own.address.into(),
-                prefix_len: if on_link { AUTONOMOUS_LEN } else { 128 },
-                teacher: Teacher::Router,
-            });
-        }
+        let there = self.routers.iter().filter(|router| router.answers());
+        self.words.tells(
+            |router| there.clone().any(|it| it.address == router),
+            learned,
+        );
         let none = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-        let on_link = self.on_link.iter();
-        let on_link = on_link.filter(|it| !self.own.iter().any(|own| self.is_of(own, it)));
-        let on_link = on_link.map(|it| (it.prefix.into(), it.len, none));
-        let routers = self.routers.iter();
-        let routers = routers.map(|router| (none, 0, router.address.into()));
-        learned.routes.extend(on_link.chain(routers));
-        let servers = self.dns.iter();
-        learned
-            .dns
-            .extend(servers.map(|&(server, _)| IpAddr::V6(server)));
-        for router in &self.routers {
+        let routes = self
+            .defaults()
+            .map(|router| (none, 0, router.address.into()));
+        learned.routes.extend(routes);
+        for router in self.defaults() {
             learned.take_mtu(router.mtu);
         }
-    }
-
-    /// Whether an address is of a prefix.
-    fn is_of(&self, own: &Own, on_link: &OnLink) -> bool {
-        let address = own_address(on_link.prefix, self.mac);
-        on_link.len == AUTONOMOUS_LEN && own.address == address
     }
 
     fn solicitation(&self) -> Vec<u8> {
@@ -396,29 +360,4 @@ impl Client {
         let nanos = u64::try_from(spread.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.key.hash_one(self.draws) % nanos.max(1))
     }
-}
-
-/// How long an address is good that was good until `known`, once a router says `said`: nobody on the link ends it at once.
-fn valid_end(known: End, said: End, now: Instant) -> End {
-    let two_hours = now + TWO_HOURS;
-    let is_longer = said.is_none_or(|said| said > two_hours || known.is_some_and(|end| said > end));
-    match known {
-        _ if is_longer => said,
-        Some(end) if end <= two_hours => known,
-        Some(_) | None => Some(two_hours),
-    }
-}
-
-/// The address of the host `mac` in a prefix.
-fn own_address(prefix: Ipv6Addr, mac: MacAddr) -> Ipv6Addr {
-    let host = link_local(mac).to_bits() & u128::from(u64::MAX);
-    Ipv6Addr::from_bits(prefix.to_bits() & !u128::from(u64::MAX) | host)
-}
-
-fn end(seconds: u32, now: Instant) -> End {
-    (seconds != FOREVER).then(|| now + Duration::from_secs(seconds.into()))
-}
-
-fn is_over(end: End, now: Instant) -> bool {
-    end.is_some_and(|end| end <= now)
 }

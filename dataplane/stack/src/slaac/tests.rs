@@ -9,6 +9,7 @@ use super::*;
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+const OTHER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
 const START: Instant = Instant(1_000_000_000_000);
 const HIGH: u8 = 0x08;
 const LOW: u8 = 0x18;
@@ -51,6 +52,12 @@ struct Site {
     client: Client,
     now: Instant,
     answers: Answers,
+    /// From where routers answer, when they last did, whether they say to be routers.
+    mac: MacAddr,
+    answered: Instant,
+    is_router: bool,
+    /// From where they advertise.
+    source: MacAddr,
 }
 
 impl Site {
@@ -59,6 +66,10 @@ impl Site {
             client: Client::new(MAC, RandomState::new(), START),
             now: START,
             answers: |_| Some(true),
+            mac: ROUTER_MAC,
+            answered: Instant(u64::MAX),
+            is_router: true,
+            source: ROUTER_MAC,
         }
     }
 
@@ -70,7 +81,20 @@ impl Site {
 
     /// Looks who answers.
     fn look(&mut self) -> Result<(), HostDrop> {
-        self.client.look(self.answers, self.now)
+        let (mac, is_router) = (self.mac, self.is_router);
+        let just = Duration::from_secs(2);
+        let has_since = |since: Instant| !self.answered.is_older_than(just, since);
+        let known = |router: Ipv6Addr, since| match (self.answers)(router.into()) {
+            Some(true) if has_since(since) => Presence::There(Answered { mac, is_router }),
+            Some(true) | None => Presence::Unknown,
+            Some(false) => Presence::Silent,
+        };
+        self.client.look(known, self.now)
+    }
+
+    /// What was lost.
+    fn lost(&mut self) -> Vec<HostDrop> {
+        std::iter::from_fn(|| self.client.poll_lost()).collect()
     }
 
     /// Who is asked whether it is there.
@@ -82,7 +106,9 @@ impl Site {
     /// Whether there was room for all of it.
     fn says(&mut self, router: &str, head: Vec<u8>, options: &[Vec<u8>]) -> bool {
         let message = [head, options.concat()].concat();
-        let heard = self.hear(&frame_of(router, message));
+        let mut frame = frame_of(router, message);
+        frame[6..12].copy_from_slice(&self.source.0);
+        let heard = self.hear(&frame);
         assert!(matches!(heard, Ok(()) | Err(HostDrop::AdvertisedFull)));
         heard.is_ok()
     }
@@ -194,28 +220,23 @@ fn addresses_prefixes_and_routers_are_learned_and_forgotten_in_time() {
 #[test]
 fn nobody_on_the_link_ends_an_address_at_once() {
     const HOUR: u64 = 3_600;
-    let end = |had: u32, said: u32| {
+    let ends = |had: u32, said: u32, at: u64| {
         let mut site = Site::new();
-        site.says(
-            "fe80::1",
-            head(0, 9_000),
-            &[prefix("2001:db8::", 64, BOTH, had, 0)],
-        );
-        site.says(
-            "fe80::2",
-            head(0, 9_000),
-            &[prefix("2001:db8::", 64, BOTH, said, 0)],
-        );
-        site.client.own[0]
-            .valid
-            .map(|end| end.since(START).as_secs())
+        for valid in [had, said] {
+            let option = prefix("2001:db8::", 64, BOTH, valid, 0);
+            site.says("fe80::1", head(0, 9_000), &[option]);
+        }
+        site.run(after(at - 1));
+        let is_there = !site.addresses().is_empty();
+        site.run(after(at));
+        is_there && site.addresses().is_empty()
     };
-    assert_eq!(end(36_000, 0), Some(2 * HOUR));
-    assert_eq!(end(u32::MAX, 10), Some(2 * HOUR));
-    assert_eq!(end(600, 0), Some(600));
-    assert_eq!(end(600, 700), Some(700));
-    assert_eq!(end(36_000, 8_000), Some(8_000));
-    assert_eq!(end(600, u32::MAX), None);
+    assert!(ends(36_000, 0, 2 * HOUR));
+    assert!(ends(u32::MAX, 10, 2 * HOUR));
+    assert!(ends(600, 0, 600));
+    assert!(ends(600, 700, 700));
+    assert!(ends(36_000, 8_000, 8_000));
+    assert!(!ends(600, u32::MAX, 1_000_000));
 }
 
 #[test]
@@ -264,7 +285,7 @@ fn a_flood_of_routers_and_prefixes_takes_no_room_of_those_known() {
         head(0, 600),
         &[prefix("2001:db8::", 64, BOTH, 600, 600)],
     );
-    for n in 0..1_000 {
+    for n in 1..1_000 {
         let router = format!("fe80::{n:x}");
         let many: Vec<_> = (0..20)
             .map(|m| prefix(&format!("2001:db8:{n:x}:{m}::"), 64, BOTH, 600, 600))
@@ -272,8 +293,8 @@ fn a_flood_of_routers_and_prefixes_takes_no_room_of_those_known() {
         site.says(&router, head(HIGH, 600), &many);
     }
     assert_eq!(site.client.routers.len(), limits::RA_ROUTERS);
-    assert_eq!(site.client.own.len(), limits::RA_PREFIXES);
-    assert_eq!(site.client.on_link.len(), limits::RA_PREFIXES);
+    let others = limits::RA_ROUTERS - 1;
+    assert_eq!(site.addresses().len(), 1 + others * limits::RA_PREFIXES);
     assert!(site.routers().contains(&"fe80::1:0".to_owned()));
     assert_eq!(site.addresses()[0], own("2001:db8::ff:fe00:a", 64));
 }
@@ -307,7 +328,7 @@ fn what_a_router_says_counts_once_it_answers() {
             site.look().unwrap();
         }
         site.run(after(10));
-        assert_eq!(site.client.take_unanswered(), 1);
+        assert_eq!(site.lost(), [HostDrop::AdvertisedUnanswered]);
         assert_eq!(site.learned(), Learned::default());
     }
 }
@@ -413,6 +434,203 @@ fn an_mtu_goes_with_its_router() {
     assert_eq!(site.learned().mtu, None, "it is no router any more");
 }
 
+#[test]
+fn what_is_said_in_a_routers_name_from_elsewhere_changes_nothing_while_the_router_answers() {
+    let site = || {
+        let mut site = Site::new();
+        let real = prefix("2001:db8::", 64, BOTH, 9_000, 9_000);
+        site.says(
+            "fe80::1",
+            head(0, 1_800),
+            &[real, server("2001:db8::53", 1_800)],
+        );
+        site.asked();
+        let known = site.learned();
+        (site, known)
+    };
+    let mtu = || vec![5, 1, 0, 0, 0, 0, 0x05, 0];
+    let lies: [(u16, &[Vec<u8>]); 4] = [
+        (0, &[]),
+        (
+            1_800,
+            &[
+                prefix("2001:db8::", 64, BOTH, 0, 0),
+                server("2001:db8::53", 0),
+            ],
+        ),
+        (1_800, &[mtu(), server("2001:db8::bad", 1_800)]),
+        (
+            1_800,
+            &[prefix("2001:db8:bad::", 64, BOTH, u32::MAX, u32::MAX)],
+        ),
+    ];
+    for (lifetime, options) in lies {
+        let (mut site, known) = site();
+        site.answered = site.now;
+        site.run(after(3));
+        site.source = OTHER_MAC;
+        site.says("fe80::1", head(HIGH, lifetime), options);
+        assert_eq!(site.learned(), known);
+        assert_eq!(site.asked(), ["fe80::1"], "the router, whether it is there");
+        assert!(site.lost().is_empty());
+        site.answered = after(4);
+        site.run(after(4));
+        site.look().unwrap();
+        assert_eq!(site.lost(), [HostDrop::AdvertisedDoubtful]);
+        assert_eq!(site.learned(), known);
+        // Who has answered just before is asked soon after.
+        site.says("fe80::1", head(HIGH, lifetime), options);
+        site.asked();
+        site.run(after(8));
+        assert_eq!(
+            (site.asked().as_slice(), site.learned()),
+            (&["fe80::1".to_owned()][..], known)
+        );
+    }
+}
+
+fn server(address: &str, seconds: u32) -> Vec<u8> {
+    let head = [vec![25, 3, 0, 0], seconds.to_be_bytes().to_vec()];
+    [head.concat(), v6(address).octets().to_vec()].concat()
+}
+
+#[test]
+fn a_router_that_was_replaced_is_followed_and_its_words_are_forgotten() {
+    let mut site = Site::new();
+    let [old, new] = ["2001:db8:1::", "2001:db8:2::"].map(|it| prefix(it, 64, BOTH, 9_000, 9_000));
+    site.says(
+        "fe80::1",
+        head(0, 1_800),
+        &[old, server("2001:db8::53", 1_800)],
+    );
+    site.answered = site.now;
+    site.run(after(5));
+    // Another speaks in its place, and is there when everyone is asked.
+    site.source = OTHER_MAC;
+    site.says("fe80::1", head(0, 900), std::slice::from_ref(&new));
+    assert_eq!(site.addresses(), [own("2001:db8:1::ff:fe00:a", 64)]);
+    (site.mac, site.answered) = (OTHER_MAC, after(9));
+    site.run(after(9));
+    site.look().unwrap();
+    assert_eq!(site.routers(), ["fe80::1"]);
+    assert_eq!(site.addresses(), [own("2001:db8:2::ff:fe00:a", 64)]);
+    assert!(site.learned().dns.is_empty());
+    assert_eq!(
+        site.client.routers().next().map(|(_, mac)| mac),
+        Some(OTHER_MAC)
+    );
+    assert_eq!(site.run(after(10)), 0);
+
+    // One that has not spoken yet is asked what it has to say.
+    (site.mac, site.answered) = (ROUTER_MAC, after(20));
+    site.run(after(20));
+    site.look().unwrap();
+    assert!(site.routers().is_empty() && site.addresses().is_empty());
+    assert_eq!(site.run(after(20)), 1);
+}
+
+#[test]
+fn an_answer_counts_that_came_since_and_from_a_router() {
+    let mut site = Site::new();
+    // It has answered, long before.
+    site.answered = site.now;
+    site.run(after(60));
+    site.says("fe80::1", head(0, 600), &[]);
+    assert!(site.routers().is_empty());
+    // It answers from elsewhere than it speaks.
+    (site.mac, site.answered) = (OTHER_MAC, after(61));
+    site.run(after(61));
+    site.look().unwrap();
+    assert_eq!(site.lost(), [HostDrop::AdvertisedDoubtful]);
+    // As no router.
+    (site.mac, site.is_router) = (ROUTER_MAC, false);
+    site.says("fe80::1", head(0, 600), &[]);
+    site.answered = after(62);
+    site.run(after(62));
+    site.look().unwrap();
+    assert_eq!(site.lost(), [HostDrop::AdvertisedDoubtful]);
+    assert!(site.routers().is_empty());
+    // As one; and then no more.
+    site.is_router = true;
+    let option = prefix("2001:db8::", 64, BOTH, 600, 600);
+    site.says("fe80::1", head(0, 600), &[option]);
+    assert_eq!(site.routers(), ["fe80::1"]);
+    site.is_router = false;
+    site.look().unwrap();
+    assert!(site.routers().is_empty());
+    assert_eq!(site.addresses().len(), 1, "it is still on the link");
+}
+
+#[test]
+fn claims_of_two_places_are_two() {
+    let mut site = Site::new();
+    site.answers = |_| None;
+    site.says("fe80::1", head(0, 600), &[]);
+    site.source = OTHER_MAC;
+    site.says("fe80::1", head(0, 0), &[]);
+    site.answers = |_| Some(true);
+    site.answered = after(1);
+    site.run(after(1));
+    site.look().unwrap();
+    assert_eq!(site.routers(), ["fe80::1"]);
+    assert_eq!(site.lost(), [HostDrop::AdvertisedDoubtful]);
+}
+
+#[test]
+fn what_routers_say_is_their_own_and_lives_as_long_as_one_says_it() {
+    let of = |n: u16, valid: u32, preferred: u32| {
+        prefix(&format!("2001:db8:{n:x}::"), 64, BOTH, valid, preferred)
+    };
+    let mut site = Site::new();
+    // More than its share, of which another loses nothing.
+    let many: Vec<_> = (1..30).map(|n| of(n, 9_000, 9_000)).collect();
+    for some in many.chunks(limits::RA_PREFIXES) {
+        site.says("fe80::1", head(0, 1_800), some);
+    }
+    let servers: Vec<_> = (1..9)
+        .map(|n| server(&format!("2001:db8::{n}"), 1_800))
+        .collect();
+    site.says("fe80::1", head(0, 1_800), &servers);
+    assert_eq!(site.addresses().len(), limits::RA_PREFIXES);
+    assert!(site.says(
+        "fe80::2",
+        head(0, 1_800),
+        &[of(0xff, 9_000, 9_000), of(1, 300, 300)]
+    ));
+    assert_eq!(site.addresses().len(), limits::RA_PREFIXES + 1);
+    assert_eq!(site.learned().dns.len(), limits::LEARNED_DNS);
+    // One of two that say so says it no more, or another life.
+    site.run(after(301));
+    assert_eq!(site.addresses().len(), limits::RA_PREFIXES + 1);
+    site.says("fe80::2", head(0, 1_800), &[of(1, 9_000, 0)]);
+    assert_eq!(
+        site.addresses()[0],
+        own("2001:db8:1::ff:fe00:a", 64),
+        "preferred still"
+    );
+    // While the first is silent the other's word counts alone.
+    site.answers = |it| Some(it != IpAddr::V6(v6("fe80::1")));
+    site.look().unwrap();
+    assert_eq!(
+        site.addresses().last(),
+        Some(&own("2001:db8:1::ff:fe00:a", 64))
+    );
+    assert_eq!(
+        site.addresses().len(),
+        limits::RA_PREFIXES + 1,
+        "its others are good"
+    );
+    // Neither is a router for everything any more, and what they said has its time.
+    site.answers = |_| Some(true);
+    for router in ["fe80::1", "fe80::2"] {
+        site.says(router, head(0, 0), &[]);
+    }
+    assert!(site.routers().is_empty());
+    assert_eq!(site.addresses().len(), limits::RA_PREFIXES + 1);
+    site.run(after(9_301));
+    assert!(site.addresses().is_empty() && site.client.routers.is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -432,11 +650,12 @@ proptest! {
             let option = prefix(&format!("2001:db8:{net:x}::"), 64, kind, valid, preferred);
             site.says(&format!("fe80::{router:x}"), head(flags, lifetime), &[option]);
             prop_assert!(site.client.routers.len() <= limits::RA_ROUTERS);
-            prop_assert!(site.client.own.len() <= limits::RA_PREFIXES);
-            prop_assert!(site.client.on_link.len() <= limits::RA_PREFIXES);
-            prop_assert!(site.client.own.iter().all(|own| !is_over(own.valid, site.now)));
-            prop_assert!(site.client.routers.iter().all(|it| it.end > site.now));
-            prop_assert!(site.client.on_link.iter().all(|it| !is_over(it.end, site.now)));
+            let learned = site.learned();
+            let most = limits::RA_ROUTERS * limits::RA_PREFIXES;
+            prop_assert!(learned.addresses.len() <= most);
+            prop_assert!(learned.routes.len() <= limits::RA_ROUTERS + most);
+            prop_assert!(site.client.routers.iter().all(|it| it.end.is_none_or(|end| end > site.now)));
+            prop_assert!(site.client.words.poll_timeout().is_none_or(|end| end > site.now));
         }
     }
 
@@ -445,6 +664,6 @@ proptest! {
         let mut site = Site::new();
         let message = [head(0, 600), bytes].concat();
         let _ = site.hear(&frame_of("fe80::1", message));
-        prop_assert!(site.client.own.len() <= limits::RA_PREFIXES);
+        prop_assert!(site.addresses().len() <= limits::RA_PREFIXES);
     }
 }

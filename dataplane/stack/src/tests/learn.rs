@@ -179,8 +179,8 @@ fn routers_are_heard_and_change_no_more_than_once_a_second() {
     let learned = stack.poll_learned(START).unwrap();
     assert_eq!(learned.routes, [(ip("::"), 0, ip("fe80::1"))]);
     let mut told = 0;
-    for n in 1..=12 {
-        let now = START + Duration::from_millis(100 * u64::from(n));
+    for n in 1..=7 {
+        let now = START + Duration::from_millis(170 * u64::from(n));
         stack.handle_frame(&advertised(1, 0, n), now);
         told += usize::from(stack.poll_learned(now).is_some());
     }
@@ -189,7 +189,7 @@ fn routers_are_heard_and_change_no_more_than_once_a_second() {
     let learned = stack
         .poll_learned(due.max(START + Duration::from_secs(3)))
         .unwrap();
-    assert_eq!(learned.addresses.len(), 13);
+    assert_eq!(learned.addresses.len(), 8);
     assert_eq!(learned.routes, [(ip("::"), 0, ip("fe80::1"))]);
 }
 
@@ -229,6 +229,68 @@ fn who_says_to_be_many_routers_has_few_of_them_remembered_and_awaited() {
     stack.handle_frame(&there(0x7000), now);
     let learned = stack.poll_learned(now).unwrap();
     assert_eq!(learned.routes[0].2, IpAddr::from(near(0x7000)));
+}
+
+#[test]
+fn nobody_ends_a_router_in_its_name_and_one_that_was_replaced_is_followed_within_seconds() {
+    let mut stack = bare();
+    stack.learn_own(BOTH, None, START);
+    stack.handle_frame(&advertised(1, 0, 0), START);
+    stack.handle_frame(&there(1), START);
+    let known = stack.poll_learned(START).unwrap();
+    let from = |mac: MacAddr, mut frame: Vec<u8>| {
+        frame[6..12].copy_from_slice(&mac.0);
+        frame
+    };
+    // It is no router, C says, and that there is another prefix.
+    let mut lie = advertised(1, 0, 9);
+    lie[60..62].fill(0);
+    let sum = u16::from_be_bytes([lie[56], lie[57]]);
+    let (sum, carry) = sum.overflowing_add(1_800);
+    lie[56..58].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    let mut now = START;
+    for _ in 0..60 {
+        now = now + Duration::from_millis(100);
+        stack.handle_frame(&from(C, lie.clone()), now);
+        stack.handle_timeout(now);
+        // The router answers whenever it is asked.
+        if frames(&mut stack).iter().any(|frame| frame[54] == 135) {
+            stack.handle_frame(&there(1), now);
+        }
+        assert_eq!(stack.poll_learned(now), None);
+    }
+    assert!(
+        stack
+            .drops()
+            .any(|(name, n)| name == "advertised-doubtful" && n > 1)
+    );
+    assert_eq!(stack.take_routers(), Some(&[(ip("fe80::1"), B)][..]));
+    assert_eq!(stack.take_routers(), None);
+
+    // It is gone, and C has its place: it answers once everyone is asked.
+    let ours = link_local(A);
+    let answer = message::nd(|out| nd::write_advertisement(ours, A, near(1), C, true, out));
+    let begin = now;
+    stack.handle_frame(&from(C, advertised(1, 0, 0)), now);
+    let moved = loop {
+        now = now + Duration::from_millis(100);
+        assert!(now < begin + Duration::from_secs(9), "within seconds");
+        stack.handle_timeout(now);
+        for asked in frames(&mut stack) {
+            if asked[54] == 135 && asked[..2] == [0x33, 0x33] {
+                stack.handle_frame(&answer, now);
+            }
+        }
+        if let Some(routers) = stack.take_routers() {
+            break routers.to_vec();
+        }
+    };
+    assert_eq!(moved, [(ip("fe80::1"), C)]);
+    assert_eq!(
+        stack.poll_learned(now),
+        None,
+        "the same as before: {known:?}"
+    );
 }
 
 #[test]
