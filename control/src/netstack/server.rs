@@ -365,6 +365,15 @@ impl Server {
                     is_in_use: it.is_in_use,
                 }));
             }
+            if let Some(routers) = stack.take_routers() {
+                awaited
+                    .routers
+                    .set(routers.iter().map(|&(address, mac)| Asked {
+                        address,
+                        mac: Some(mac),
+                        is_in_use: true,
+                    }));
+            }
         }
         while let Some((scope, frame)) = self.stacks.poll_frame() {
             let frame = frame.into_boxed_slice();

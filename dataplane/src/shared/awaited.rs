@@ -1,7 +1,8 @@
 //! Awaited: what an uplink's host stack waits for, so that workers tell it from what nobody asked for.
 //!
-//! In: from the stacks' thread, the exchange of its DHCP client, neighbors that it has asked, the number of its BFD
-//! session and where that one's neighbor is. Out: to workers, whether a frame is of these. Never: a lock, a wait, an allocation of a worker's.
+//! In: from the stacks' thread, the exchange of its DHCP client, neighbors that it has asked, routers that it knows, the
+//! number of its BFD session and where that one's neighbor is. Out: to workers, whether a frame is of these. Never: a lock,
+//! a wait, an allocation of a worker's.
 //!
 //! Whoever floods a class of punts with what nobody waits for takes nothing from what is: that has a class of its own
 //! (`punt`). A neighbor that is asked whether it is still there is awaited from where it is known to be, and from
@@ -9,6 +10,10 @@
 //! awaited from anywhere, if it says where it is. Of each [`AWAITED_PER_SECOND`] answers a second are awaited, of all of
 //! an uplink as many as its allowances say, one for those in use and one for the others: so whoever has strangers asked, and
 //! answers for them, takes nothing from a router.
+//!
+//! Routers that are known are awaited in the same way, whenever they speak, from where they have answered. What others
+//! advertise has one allowance of the uplink's: with one of each worker's, claims would push each other out ahead of any
+//! answer.
 //!
 //! Neighbors are one value that is replaced, so that it lacks nobody; the last that holds an old one may be a worker. A
 //! session's is a hash that nobody else can compute: read while it is replaced, a frame is taken for none of it, once.
@@ -31,6 +36,7 @@ use crate::shared::{
     limits::{
         AWAITED_IN_USE_PER_SECOND, AWAITED_OTHERS_PER_SECOND, AWAITED_PER_SECOND,
         LIVENESS_BEGINNINGS_PER_SECOND,
+        STRANGE_ROUTERS_PER_SECOND,
     },
 };
 
@@ -41,6 +47,10 @@ pub struct Awaited {
     pub lease: Exchange,
     /// Of neighbors.
     pub neighbors: Neighbors,
+    /// Of routers that have answered.
+    pub routers: Neighbors,
+    /// Of others that say to be routers.
+    pub strangers: Strangers,
     /// Of the neighbor whose life is watched.
     pub session: Session,
 }
@@ -119,7 +129,18 @@ impl Session {
     }
 }
 
-/// Neighbors that were asked and have not answered.
+/// Who says to be a router, and has not answered.
+#[derive(Debug, Default)]
+pub struct Strangers(Allowance);
+
+impl Strangers {
+    /// Worker: whether one more is heard.
+    pub fn take(&self, now: Instant) -> bool {
+        self.0.take(STRANGE_ROUTERS_PER_SECOND, now)
+    }
+}
+
+/// Neighbors that were asked and have not answered, or that speak unasked.
 #[derive(Debug, Default)]
 pub struct Neighbors {
     /// In the order of their addresses.

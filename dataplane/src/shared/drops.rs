@@ -154,6 +154,10 @@ reasons! {
     LivenessQueueFull => "liveness-queue-full",
     /// More BFD messages of the session's neighbor that name no session come than the host stack takes.
     LivenessUnnamedQueueFull => "liveness-unnamed-queue-full",
+    /// More advertisements of routers that are known come than the host stack takes.
+    RouterQueueFull => "router-queue-full",
+    /// More advertisements of others come than the host stack takes.
+    RouterUnknownQueueFull => "router-unknown-queue-full",
     /// More ICMP messages come than the host stack takes.
     IcmpQueueFull => "icmp-queue-full",
     /// More TCP segments to us come than the host stack takes.

@@ -150,6 +150,25 @@ pub const AWAITED_IN_USE_PER_SECOND: u32 = 1_024;
 /// that nobody in use finds no room.
 pub const AWAITED_OTHERS_PER_SECOND: u32 = 128;
 
+/// What routers advertise that are known: of each as many as of a neighbor that is awaited (`AWAITED_PER_SECOND`). A
+/// router speaks every three seconds at most, and answers solicitations beside (RFC 4861, section 10).
+pub const PUNT_ROUTERS: PuntBudget = PuntBudget {
+    per_second: 256,
+    queued: 32,
+    per_round: 16,
+};
+
+/// What others advertise, of each uplink, by whichever worker: fewer come in the time that a claim has for its answer
+/// (`RA_CLAIM_GRACE`) than are kept (`RA_CLAIMS`).
+pub const STRANGE_ROUTERS_PER_SECOND: u32 = 256;
+
+/// The same, of each worker.
+pub const PUNT_ROUTERS_UNKNOWN: PuntBudget = PuntBudget {
+    per_second: STRANGE_ROUTERS_PER_SECOND,
+    queued: 32,
+    per_round: 16,
+};
+
 /// Neighbors that answer unasked, or from elsewhere: as many.
 pub const PUNT_NEIGHBOR_ANSWERS: PuntBudget = PuntBudget {
     per_second: 2_048,
@@ -405,6 +424,12 @@ mod tests {
                 "AWAITED_OTHERS_PER_SECOND",
                 format!("{AWAITED_OTHERS_PER_SECOND}/s"),
             ),
+            ("PUNT_ROUTERS", punt(PUNT_ROUTERS)),
+            (
+                "STRANGE_ROUTERS_PER_SECOND",
+                format!("{STRANGE_ROUTERS_PER_SECOND}/s"),
+            ),
+            ("PUNT_ROUTERS_UNKNOWN", punt(PUNT_ROUTERS_UNKNOWN)),
             ("PUNT_LIVENESS", punt(PUNT_LIVENESS)),
             ("PUNT_NEIGHBOR_ANSWERS", punt(PUNT_NEIGHBOR_ANSWERS)),
             ("PUNT_LIVENESS_UNNAMED", punt(PUNT_LIVENESS_UNNAMED)),

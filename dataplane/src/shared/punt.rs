@@ -8,6 +8,8 @@
 //!                 ├ a session of BFD's ────▶ rate ─▶ ring │
 //!                 ├ answers of neighbors ──▶ rate ─▶ ring │
 //!                 ├ BFD that begins ───────▶ rate ─▶ ring │
+//!                 ├ routers that are known ▶ rate ─▶ ring │
+//!                 ├ other routers ─────────▶ rate ─▶ ring │
 //!  a worker's  ───┤ their questions ───────▶ rate ─▶ ring ├──────────────▶ host stack of the scope
 //!  punts          ├ ICMP to us ────────────▶ rate ─▶ ring │
 //!                 ├ TCP of connections ────▶ rate ─▶ ring │
@@ -51,6 +53,11 @@ pub enum PuntClass {
     NeighborAnswer,
     /// A packet of BFD's that names no session of ours and comes from ours' neighbor, from where that is: it may begin one.
     LivenessUnnamed,
+    /// A router that is known advertises itself, from where it has answered (`awaited`): without its words, addresses and
+    /// routes end.
+    Router,
+    /// Another says to be a router.
+    RouterUnknown,
     /// A neighbor asks for us, or announces itself.
     NeighborQuestion,
     /// ICMP to us: pings, errors.
@@ -75,11 +82,13 @@ pub enum PuntClass {
 
 impl PuntClass {
     /// All of them, in the order in which they are served.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NeighborAwaited,
         Self::Liveness,
         Self::NeighborAnswer,
         Self::LivenessUnnamed,
+        Self::Router,
+        Self::RouterUnknown,
         Self::NeighborQuestion,
         Self::Icmp,
         Self::Segment,
@@ -100,6 +109,8 @@ impl PuntClass {
             Self::Liveness => limits::PUNT_LIVENESS,
             Self::NeighborAnswer => limits::PUNT_NEIGHBOR_ANSWERS,
             Self::LivenessUnnamed => limits::PUNT_LIVENESS_UNNAMED,
+            Self::Router => limits::PUNT_ROUTERS,
+            Self::RouterUnknown => limits::PUNT_ROUTERS_UNKNOWN,
             Self::NeighborQuestion => limits::PUNT_NEIGHBOR_QUESTIONS,
             Self::Icmp => limits::PUNT_ICMP,
             Self::Segment => limits::PUNT_SEGMENTS,
@@ -122,6 +133,8 @@ impl PuntClass {
             | Self::Liveness
             | Self::NeighborAnswer
             | Self::LivenessUnnamed
+            | Self::Router
+            | Self::RouterUnknown
             | Self::NeighborQuestion
             | Self::Icmp
             | Self::Segment
@@ -140,6 +153,8 @@ impl PuntClass {
             Self::NeighborAwaited => DropReason::NeighborAwaitedQueueFull,
             Self::Liveness => DropReason::LivenessQueueFull,
             Self::LivenessUnnamed => DropReason::LivenessUnnamedQueueFull,
+            Self::Router => DropReason::RouterQueueFull,
+            Self::RouterUnknown => DropReason::RouterUnknownQueueFull,
             Self::Icmp => DropReason::IcmpQueueFull,
             Self::Segment => DropReason::SegmentQueueFull,
             Self::Opening => DropReason::OpeningQueueFull,
@@ -174,7 +189,7 @@ pub struct Punts {
     /// The stacks' thread's.
     bell: Arc<Wake>,
     /// Classes of which something was pushed that it was not told of, a bit for each.
-    untold: u16,
+    untold: u32,
 }
 
 impl Punts {
@@ -195,7 +210,7 @@ impl Punts {
         let lane = &mut self.lanes[class as usize];
         let is_taken =
             lane.rate.take(class.budget().per_second, now) && lane.frames.push(scope, frame);
-        self.untold |= u16::from(is_taken) << class as usize;
+        self.untold |= u32::from(is_taken) << class as usize;
         is_taken.then_some(()).ok_or(class.overflow())
     }
 

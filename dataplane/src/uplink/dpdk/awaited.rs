@@ -1,6 +1,7 @@
 //! Of what the host stack is handed, what it waits for.
 //!
-//! In: a frame with its class; what the stack waits for. Out: the class that it goes by. Never: a state; a frame lost.
+//! In: a frame with its class; what the stack waits for. Out: the class that it goes by, or the name by which it is lost: of
+//! routers that are not known more speak than an uplink hears. Never: a state.
 //!
 //! What counts as awaited has passed every check of the stack's that can be made here: what it would pass over must not
 //! fill the room of what it waits for.
@@ -18,28 +19,41 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 use crate::{
-    shared::{awaited::Answer, punt::PuntClass},
+    shared::{awaited::Answer, drops::DropReason, punt::PuntClass},
     uplink::Uplink,
 };
 
-/// The class of a frame, which is to us.
+/// The class of a frame, which is to us; an error says by which name it is lost.
 pub(super) fn class(
     class: PuntClass,
     frame: &[u8],
     (uplink, mac): (&Uplink, MacAddr),
     now: Instant,
-) -> PuntClass {
+) -> Result<PuntClass, DropReason> {
     let awaited = &uplink.counters.awaited;
     let is_lease = || exchange(frame).is_some_and(|exchange| awaited.lease.is(exchange));
     if class == PuntClass::NeighborAnswer && answers(frame, uplink, mac, now) == Some(true) {
-        PuntClass::NeighborAwaited
+        Ok(PuntClass::NeighborAwaited)
+    } else if class == PuntClass::RouterUnknown && advertises(frame, uplink, now) == Some(true) {
+        Ok(PuntClass::Router)
+    } else if class == PuntClass::RouterUnknown && !awaited.strangers.take(now) {
+        Err(class.overflow())
     } else if class == PuntClass::Liveness {
-        liveness(frame, uplink, now).unwrap_or(PuntClass::Rest)
+        Ok(liveness(frame, uplink, now).unwrap_or(PuntClass::Rest))
     } else if class == PuntClass::Lease && !is_lease() {
-        PuntClass::Rest
+        Ok(PuntClass::Rest)
     } else {
-        class
+        Ok(class)
     }
+}
+
+/// Whether a router advertises itself that is known, from where it has answered.
+fn advertises(frame: &[u8], uplink: &Uplink, now: Instant) -> Option<bool> {
+    let source = EthernetView::new(frame)?.source();
+    let router = Ipv6View::new(frame.get(ether::HEADER_LEN..)?)?.source();
+    let answer = || Some(Answer { mac: None, source });
+    let routers = &uplink.counters.awaited.routers;
+    Some(routers.take(router.into(), answer, now))
 }
 
 /// Whether a neighbor answers that was asked; it is read through once it is known that it was.

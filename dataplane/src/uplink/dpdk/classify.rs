@@ -39,8 +39,9 @@ const TCP_HEADER: usize = 20;
 const ARP_LEN: usize = 28;
 const ARP_REPLY: &[u8] = &[0, 2];
 
-/// The first and the last type of neighbor discovery, and the one that answers (RFC 4861, section 4).
+/// The first and the last type of neighbor discovery, a router's word, and what answers (RFC 4861, section 4).
 const ROUTER_SOLICITATION: u8 = 133;
+const ROUTER_ADVERTISEMENT: u8 = 134;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
@@ -285,6 +286,7 @@ fn apart(verdict: Verdict, l4: &[u8], ttl: u8) -> Verdict {
 fn icmp6_class(kind: Option<u8>, hop_limit: u8, to_us: bool) -> PuntClass {
     match (kind, hop_limit) {
         (Some(NEIGHBOR_ADVERTISEMENT), 255) if to_us => PuntClass::NeighborAnswer,
+        (Some(ROUTER_ADVERTISEMENT), 255) => PuntClass::RouterUnknown,
         (Some(ROUTER_SOLICITATION..=REDIRECT), 255) => PuntClass::NeighborQuestion,
         (Some(ROUTER_SOLICITATION..=REDIRECT) | None, _) => PuntClass::Rest,
         (Some(_), _) if to_us => PuntClass::Icmp,

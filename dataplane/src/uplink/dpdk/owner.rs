@@ -38,8 +38,10 @@ pub(super) fn owner(verdict: Verdict, frame: &[u8], mac: MacAddr, ports: &OwnPor
         // Not ours, which is not to say nobody's: another address, another protocol.
         Verdict::Drop(DropReason::NotForUs) if may_be_kernels(frame, mac) => Owner::Kernel,
         Verdict::Drop(_) => Owner::Us,
-        // Each has asked on its own account.
-        Verdict::Punt(PuntClass::NeighborAnswer | PuntClass::Lease) => Owner::Both,
+        // Each has asked on its own account. What routers say is for whoever listens.
+        Verdict::Punt(PuntClass::NeighborAnswer | PuntClass::RouterUnknown | PuntClass::Lease) => {
+            Owner::Both
+        }
         Verdict::Punt(PuntClass::NeighborQuestion) if asks_for_us(frame) => Owner::Us,
         Verdict::Punt(PuntClass::NeighborQuestion) => Owner::Both,
         Verdict::Punt(PuntClass::Icmp | PuntClass::Fragment) => Owner::Us,
@@ -196,9 +198,11 @@ mod tests {
         assert_eq!(owners(question, &arp(1, 2)), Owner::Us);
         assert_eq!(owners(question, &arp(3, 3)), Owner::Both);
         assert_eq!(owners(answer, &v6(58, [136, 0, 0, 0])), Owner::Both);
-        for (kind, owner) in [(135, Owner::Us), (136, Owner::Both), (134, Owner::Both)] {
+        for (kind, owner) in [(135, Owner::Us), (136, Owner::Both)] {
             assert_eq!(owners(question, &v6(58, [kind, 0, 0, 0])), owner);
         }
+        let router = Verdict::Punt(PuntClass::RouterUnknown);
+        assert_eq!(owners(router, &v6(58, [134, 0, 0, 0])), Owner::Both);
         let lease = Verdict::Punt(PuntClass::Lease);
         assert_eq!(owners(lease, &v4(17, 68)), Owner::Both);
         let liveness = Verdict::Punt(PuntClass::Liveness);

@@ -123,13 +123,15 @@ impl Rx {
                     Verdict::Datagram => {}
                     Verdict::Punt(class) => {
                         let class = awaited::class(class, mbuf.bytes(), (uplink, self.mac), now);
-                        let scope = Scope::Uplink(uplink.index);
-                        let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
-                        let is_long = mbuf.bytes().len() > HOST_FRAME_MAX;
-                        let pushed = match class == PuntClass::Fragment && is_long {
-                            true => divide(mbuf.bytes(), push),
-                            false => push(mbuf.bytes()),
-                        };
+                        let pushed = class.and_then(|class| {
+                            let scope = Scope::Uplink(uplink.index);
+                            let mut push = |frame: &[u8]| punts.push(class, scope, frame, now);
+                            let is_long = mbuf.bytes().len() > HOST_FRAME_MAX;
+                            match class == PuntClass::Fragment && is_long {
+                                true => divide(mbuf.bytes(), push),
+                                false => push(mbuf.bytes()),
+                            }
+                        });
                         if let Err(reason) = pushed {
                             lose(uplink.books(), reason, Lost::Wire(mbuf.bytes()));
                         }

@@ -11,7 +11,7 @@ use crate::{
         awaited::{Asked, Watched},
         hop::Hop,
         ids::UplinkIndex,
-        limits::AWAITED_PER_SECOND,
+        limits::{AWAITED_PER_SECOND, STRANGE_ROUTERS_PER_SECOND},
     },
     uplink::UplinkCounters,
 };
@@ -38,7 +38,7 @@ fn uplink() -> Uplink {
 }
 
 fn of(was: PuntClass, frame: &[u8], uplink: &Uplink) -> PuntClass {
-    class(was, frame, (uplink, US), NOW)
+    class(was, frame, (uplink, US), NOW).unwrap()
 }
 
 /// From here on this neighbor alone is awaited.
@@ -151,6 +151,45 @@ fn who_does_not_say_where_it_is_is_awaited_from_where_it_is_known_to_be_alone() 
     ask(&uplink, ROUTER_V6, Some(ROUTER));
     assert!(answered(&bare(ROUTER), &uplink));
     assert!(!answered(&bare(THIEF), &uplink));
+}
+
+/// What the router `fe80::host` says, from `mac`.
+fn says(host: u16, mac: MacAddr) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 40 + 16];
+    frame[6..12].copy_from_slice(&mac.0);
+    frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+    let router = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host);
+    frame[22..38].copy_from_slice(&router.octets());
+    frame
+}
+
+#[test]
+fn no_flood_of_strangers_costs_a_known_router_its_place() {
+    let uplink = uplink();
+    let of = |frame: &[u8]| class(PuntClass::RouterUnknown, frame, (&uplink, US), NOW);
+    let (known, unknown) = (Ok(PuntClass::Router), Ok(PuntClass::RouterUnknown));
+    assert_eq!(of(&says(1, ROUTER)), unknown);
+    uplink.counters.awaited.routers.set([Asked {
+        address: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into(),
+        mac: Some(ROUTER),
+        is_in_use: true,
+    }]);
+    assert_eq!(of(&says(1, ROUTER)), known);
+    // Strangers of all kinds, many in its name.
+    let full = Err(DropReason::RouterUnknownQueueFull);
+    let mut heard = 1;
+    for n in 0..10_000_u16 {
+        let frame = [says(1, THIEF), says(2 + n, ROUTER)];
+        for class in frame.map(|frame| of(&frame)) {
+            assert!(class == unknown || class == full, "{class:?}");
+            heard += u32::from(class == unknown);
+        }
+    }
+    assert_eq!(heard, STRANGE_ROUTERS_PER_SECOND);
+    assert_eq!(of(&says(1, ROUTER)), known);
+    for len in 0..38 {
+        assert_ne!(of(&says(1, ROUTER)[..len]), known);
+    }
 }
 
 #[test]
