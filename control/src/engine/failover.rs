@@ -51,8 +51,10 @@ pub(super) struct Failover {
     away: BTreeSet<usize>,
     /// Where the last look at those ended.
     looked: usize,
-    /// Peers that have moved, and were not told yet.
+    /// Peers that are spoken to from elsewhere, and were not told yet.
     untold: BTreeSet<usize>,
+    /// Where the last look at those ended.
+    told: usize,
     /// Peers that have moved since it was told: how many, and why the first.
     moves: BTreeMap<Move, (usize, String)>,
     verify_due: Instant,
@@ -99,12 +101,21 @@ impl Failover {
 
     /// Those that may come back, some at a time.
     fn returning(&mut self) -> Vec<usize> {
-        let behind = self.away.range(self.looked..);
-        let places = behind.chain(self.away.range(..self.looked));
-        let places: Vec<_> = places.take(RETURNS_PER_SECOND).copied().collect();
-        self.looked = places.last().map_or(0, |last| last + 1);
-        places
+        in_turn(&self.away, &mut self.looked, RETURNS_PER_SECOND)
     }
+
+    /// A peer hears from where it is spoken to now, soon: it answers to where it heard us last.
+    pub(super) fn tell(&mut self, place: usize) {
+        self.untold.insert(place);
+    }
+}
+
+/// Some places, from where the last look ended.
+fn in_turn(all: &BTreeSet<usize>, looked: &mut usize, most: usize) -> Vec<usize> {
+    let places = all.range(*looked..).chain(all.range(..*looked));
+    let places: Vec<_> = places.take(most).copied().collect();
+    *looked = places.last().map_or(0, |last| last + 1);
+    places
 }
 
 /// What is in the way of an uplink.
@@ -217,7 +228,6 @@ impl Engine {
             };
             self.choose_way(place, now);
         }
-        self.tell_untold();
         let more = !self.failover.waiting.is_empty();
         if !more {
             self.tell_moves();
@@ -331,7 +341,7 @@ impl Engine {
         }
         let tunnel = peer.tunnel;
         self.rebuild_path(place, now.monotonic);
-        self.failover.untold.insert(place);
+        self.failover.tell(place);
         self.call_silent(place, now);
         let name = |slot| self.uplinks.get(slot).map(|it| it.config.name.clone());
         let tunnel = self.tunnels.get(tunnel).map(|it| it.name.clone());
@@ -341,10 +351,12 @@ impl Engine {
         }
     }
 
-    /// Who has moved is told by an empty packet, as soon as one can go that way: the far end follows whom it hears.
-    fn tell_untold(&mut self) {
-        let untold = self.failover.untold.iter().take(WAYS_PER_ROUND).copied();
-        for place in untold.collect::<Vec<_>>() {
+    /// Who is spoken to from elsewhere is told by an empty packet, as soon as one can go that way: the far end follows whom
+    /// it hears. Whether more may be told at once.
+    pub(super) fn tell_untold(&mut self) -> bool {
+        let Failover { untold, told, .. } = &mut self.failover;
+        let waited = untold.len();
+        for place in in_turn(untold, told, WAYS_PER_ROUND) {
             let cell = self.peers.get(place).map(|peer| &peer.cell);
             let path = cell.and_then(|cell| cell.path().as_deref().map(|it| it.is_resolved()));
             let has_key = cell.is_some_and(|cell| cell.keypair().is_some());
@@ -356,6 +368,7 @@ impl Engine {
                 self.keep_alive(place);
             }
         }
+        (1..waited).contains(&self.failover.untold.len())
     }
 
     fn tell_moves(&mut self) {

@@ -12,7 +12,7 @@
 
 mod leases;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use culvert_stack::{Held, LEARNED_METRIC, Learned, LearnedAddress, Lease, Route, Teacher};
 use culvert_wire::fib::Prefix;
@@ -51,21 +51,6 @@ impl Refused {
     fn lease(&self) -> Option<&LearnedAddress> {
         let mut addresses = self.addresses.iter().map(|(address, _)| address);
         addresses.find(|it| it.teacher == Teacher::Dhcp)
-    }
-}
-
-/// The places of uplinks whose addresses are others now.
-#[derive(Default)]
-pub(super) struct Readdressed {
-    /// Something of theirs has changed.
-    changed: Vec<usize>,
-    /// Their addresses have, and they have some.
-    moved: BTreeSet<usize>,
-}
-
-impl Readdressed {
-    pub(super) const fn is_any(&self) -> bool {
-        !self.changed.is_empty()
     }
 }
 
@@ -177,24 +162,22 @@ impl Engine {
                 told.push(slot);
             }
         }
-        let readdressed = self.judge_learned(now);
+        let any = self.judge_learned(now);
         // Their times, too.
         for slot in told {
             self.note_lease(slot, now);
         }
-        if !readdressed.is_any() {
+        if !any {
             return;
         }
         self.reset_interfaces();
         self.publish();
         self.netstack.publish();
-        self.rebuild_paths(now.monotonic);
-        self.greet_from(&readdressed.moved);
     }
 
     /// The same beside what is configured now, and without uplinks that went.
     pub(super) fn judge_anew(&mut self, now: Now) {
-        if self.judge_learned(now).is_any() {
+        if self.judge_learned(now) {
             self.reset_interfaces();
             self.publish();
         }
@@ -206,18 +189,10 @@ impl Engine {
         }
     }
 
-    /// Peers hear from where they are reached now: they answer to where they heard us last.
-    fn greet_from(&mut self, moved: &BTreeSet<usize>) {
-        let peers = self.peers.iter();
-        let reached =
-            peers.filter(|(_, peer)| moved.contains(&peer.uplink) && peer.cell.keypair().is_some());
-        let reached: Vec<_> = reached.map(|(place, _)| place).collect();
-        reached.into_iter().for_each(|place| self.keep_alive(place));
-    }
-
-    /// Uses what can be used of what was learned, beside what is configured now.
-    pub(super) fn judge_learned(&mut self, now: Now) -> Readdressed {
-        let mut readdressed = Readdressed::default();
+    /// Uses what can be used of what was learned, beside what is configured now; whether that is something else. Peers that
+    /// it leads from elsewhere hear of it as they are given their paths.
+    pub(super) fn judge_learned(&mut self, now: Now) -> bool {
+        let mut any = false;
         let places: Vec<_> = self.uplinks.iter().map(|(slot, _)| slot).collect();
         for slot in places {
             let Some((used, refused)) = self.judged(slot) else {
@@ -226,7 +201,7 @@ impl Engine {
             let Some(uplink) = self.uplinks.change(slot) else {
                 continue;
             };
-            let has_moved = used.addresses != uplink.taught.used.addresses;
+            let leads_elsewhere = !used.leads_like(&uplink.taught.used);
             uplink.tell_addresses(&used, &refused);
             uplink.tell_refused_routes(&refused);
             (uplink.taught.used, uplink.taught.refused) = (used, refused);
@@ -234,14 +209,13 @@ impl Engine {
             if let (Some(scope), Some(host)) = (uplink.scope(), uplink.host()) {
                 self.netstack.change(scope, host);
             }
-            readdressed.changed.push(slot);
-            if has_moved {
-                readdressed.moved.insert(slot);
+            any = true;
+            if leads_elsewhere {
+                self.outdate_paths_by(slot);
             }
-            self.outdate_paths_by(slot);
             self.note_lease(slot, now);
         }
-        readdressed
+        any
     }
 
     /// What an uplink is to use and what not; `None`: as it does.

@@ -9,7 +9,7 @@ use culvert_dataplane::shared::{
     control_link::{Command, Inline},
     drops::DropReason,
     ids::{PeerIndex, TunnelIndex, UplinkIndex},
-    limits::{UNROUTED_LIFE, UNROUTED_MAX},
+    limits::{PATHS_PER_ROUND, UNROUTED_LIFE, UNROUTED_MAX},
 };
 use culvert_wireguard::{Instant, Now};
 
@@ -155,10 +155,18 @@ impl Engine {
         }
     }
 
+    /// Gives all peers that are to have new paths theirs.
     pub(super) fn rebuild_paths(&mut self, now: Instant) {
-        for slot in self.outdated.take_paths() {
+        while self.rebuild_some_paths(now) {}
+    }
+
+    /// Gives some of them theirs; whether more wait.
+    pub(super) fn rebuild_some_paths(&mut self, now: Instant) -> bool {
+        let (some, more) = self.outdated.take_paths(PATHS_PER_ROUND);
+        for slot in some {
             self.rebuild_path(slot, now);
         }
+        more
     }
 
     /// Publishes the way to a peer's present endpoint.
@@ -196,7 +204,16 @@ impl Engine {
             path.with_mtu(mtu).with_cut(cut)
         });
         let is_probed = peer.probed.is_some();
-        if peer.cell.path().as_deref() != path.as_ref() {
+        let before = peer.cell.path();
+        if before.as_deref() != path.as_ref() {
+            // Whoever wrote to another address of ours knows it.
+            let source = path.as_ref().and_then(|path| path.source);
+            if peer.local.is_none()
+                && source.is_some()
+                && source != before.as_deref().and_then(|it| it.source)
+            {
+                self.failover.tell(slot);
+            }
             let opens = path.as_ref().is_some_and(|path| path.is_resolved());
             peer.cell.publish_path(path);
             if opens && peer.is_awaited() {

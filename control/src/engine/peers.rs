@@ -5,6 +5,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -64,15 +65,17 @@ pub(super) struct Outdated(Rc<RefCell<Lists>>);
 
 #[derive(Debug, Default)]
 struct Lists {
-    paths: Vec<usize>,
+    paths: VecDeque<usize>,
     places: Vec<usize>,
     heard: Vec<usize>,
 }
 
 impl Outdated {
-    /// Takes off those that have to be given a new path.
-    pub(super) fn take_paths(&self) -> Vec<usize> {
-        std::mem::take(&mut self.0.borrow_mut().paths)
+    /// Takes off some of those that have to be given a new path; whether there are more.
+    pub(super) fn take_paths(&self, most: usize) -> (Vec<usize>, bool) {
+        let paths = &mut self.0.borrow_mut().paths;
+        let some = paths.drain(..most.min(paths.len())).collect();
+        (some, !paths.is_empty())
     }
 
     /// Takes off those that the configuration has somewhere else.
@@ -160,7 +163,7 @@ impl PeerState {
     pub(super) fn outdate_path(&mut self) {
         let Listed { slot, lists, .. } = &self.listed;
         if !self.listed.path {
-            lists.0.borrow_mut().paths.push(*slot);
+            lists.0.borrow_mut().paths.push_back(*slot);
         }
         self.listed.path = true;
     }

@@ -57,7 +57,8 @@ impl Engine {
         self.note_uplinks(now.monotonic);
         let more = self.choose_ways(now) | more;
         self.take_learned(now);
-        self.rebuild_paths(now.monotonic);
+        let more = self.rebuild_some_paths(now.monotonic) | more;
+        let more = self.tell_untold() | more;
         self.hear_errors(now.monotonic);
         self.netstack.publish();
         if now.monotonic >= self.chores_due {

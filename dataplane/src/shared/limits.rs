@@ -118,6 +118,9 @@ pub const INITIATIONS_PER_ROUND: usize = 32;
 /// calls, together about a millisecond.
 pub const WAYS_PER_ROUND: usize = 64;
 
+/// Peers that the control core gives new paths per round, where what leads there has changed for many: some milliseconds.
+pub const PATHS_PER_ROUND: usize = 1_024;
+
 /// The largest handshake message: an initiation (whitepaper section 5.4.2).
 pub const HANDSHAKE_MAX: usize = 148;
 
@@ -405,6 +408,7 @@ mod tests {
             ("HANDSHAKES_PER_ROUND", HANDSHAKES_PER_ROUND.to_string()),
             ("HANDSHAKE_QUEUE", format!("{HANDSHAKE_QUEUE} wait")),
             ("WAYS_PER_ROUND", WAYS_PER_ROUND.to_string()),
+            ("PATHS_PER_ROUND", PATHS_PER_ROUND.to_string()),
             ("INITIATIONS_PER_ROUND", INITIATIONS_PER_ROUND.to_string()),
             (
                 "FIRST_CALLS_PER_SECOND",

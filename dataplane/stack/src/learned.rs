@@ -129,6 +129,23 @@ impl Learned {
             && self.dns == other.dns
     }
 
+    /// Whether everything is reached as by `other`, and from the same addresses: of each family the first counts, and
+    /// of the others who they are.
+    #[must_use]
+    pub fn leads_like(&self, other: &Self) -> bool {
+        let first = |it: &Self, is_v4: bool| {
+            let mut addresses = it.addresses.iter().map(|it| it.address);
+            addresses.find(|address| address.is_ipv4() == is_v4)
+        };
+        let has = |all: &Self, of: &Self| of.addresses.iter().all(|it| all.addresses.contains(it));
+        [true, false].map(|is_v4| first(self, is_v4))
+            == [true, false].map(|is_v4| first(other, is_v4))
+            && has(self, other)
+            && has(other, self)
+            && self.routes == other.routes
+            && self.mtu == other.mtu
+    }
+
     /// Adds it to what is configured, with the metric of what is learned.
     pub fn add_to(&self, config: &mut HostConfig) {
         let known: Vec<_> = config.addresses.iter().map(|&(own, _)| own).collect();

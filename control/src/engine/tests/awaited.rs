@@ -19,7 +19,7 @@ const OURS: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THEIRS: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// The other ends of new links to the workers, which hear nothing until they have their own again.
-fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
+pub(super) fn overhear(engine: &mut Engine) -> (Vec<WorkerEnd>, Vec<ControlEnd>) {
     let attention = Arc::clone(&engine.attention);
     let workers = engine.workers.0.iter_mut();
     let exchange = |worker: &mut WorkerHandle| {

@@ -4,9 +4,11 @@ use std::net::IpAddr;
 
 use culvert_dataplane::shared::ids::Scope;
 use culvert_stack::{Learned, LearnedAddress, Lease, Route, Teacher, Terms, Unusable};
-use culvert_wireguard::Instant;
+use culvert_wire::MacAddr;
+use culvert_wireguard::{Instant, Keypair, Role};
 
 use super::{
+    awaited::overhear,
     compile::assert_compiled,
     uplink_changes::{file, led},
     *,
@@ -37,7 +39,7 @@ impl Site {
             .unwrap()
             .taught
             .teach(told);
-        let any = self.engine.judge_learned(clock::now()).is_any();
+        let any = self.engine.judge_learned(clock::now());
         self.engine.publish();
         self.engine.rebuild_paths(clock::now().monotonic);
         any
@@ -373,4 +375,77 @@ fn a_lease_that_is_not_used_is_given_back_not_kept_and_asked_for_when_it_fits() 
     .unwrap();
     site.teaches(Learned::default());
     assert_eq!(site.host().unusable, None);
+}
+
+/// What a router says: these prefixes, of which the first is spoken from.
+fn advertised(prefixes: &[u16]) -> Learned {
+    let address = |&n: &u16| LearnedAddress {
+        address: [0x2001, 0xdb8, n, 0, 0, 0, 0, 7].into(),
+        prefix_len: 64,
+        teacher: Teacher::Router,
+    };
+    Learned {
+        addresses: prefixes.iter().map(address).collect(),
+        routes: vec![net("::/0", "fe80::1")],
+        ..Learned::default()
+    }
+}
+
+#[test]
+fn a_change_of_the_source_is_told_to_some_peers_a_round_and_any_other_order_to_none() {
+    const PEERS: u32 = 200;
+    let [a] = free_ports();
+    let bare = ", device: net_null0, accept_ra: true";
+    let mut config = led(file(&[("w", bare)], &[("a", "w", a)]), "[2001:db8:ff::9]:9");
+    let mut many = crowd(a, PEERS).tunnels.remove(0).peers;
+    let endpoint = config.tunnels[0].peers[0].endpoint.clone();
+    for peer in &mut many {
+        Arc::make_mut(peer).endpoint = endpoint.clone();
+    }
+    config.tunnels[0].peers = many.split_off(1);
+    let mut site = Site::start(config);
+    let engine = &mut site.engine;
+    let now = clock::now();
+    for (_, peer) in engine.peers.iter() {
+        let keys = ([1; 32], [2; 32]);
+        let indices = (1, 2);
+        let keypair =
+            Keypair::from_parts(peer.cell.id, Role::Initiator, indices, keys, now.monotonic);
+        peer.cell.publish_keypair(Some(Arc::new(keypair)));
+    }
+    assert!(site.teaches(advertised(&[1, 2, 3])));
+    let source = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, n, 0, 0, 0, 0, 7]));
+    assert_eq!(site.source(), source(1));
+    let slot = site.engine.uplinks.place(&name("w")).unwrap();
+    let scope = Scope::Uplink(UplinkIndex::from_slot(slot));
+    let router = "fe80::1".parse().unwrap();
+    (site.engine.hops).set(
+        (scope, router),
+        Some(MacAddr([2, 0, 0, 0, 0, 9])),
+        now.monotonic,
+    );
+
+    let (mut ends, own) = overhear(&mut site.engine);
+    // How many are told in each round, until none is.
+    let mut rounds = |site: &mut Site| {
+        let told = |_| {
+            site.engine.rebuild_some_paths(now.monotonic);
+            site.engine.tell_untold();
+            let commands = std::iter::from_fn(|| ends[0].commands.pop().ok());
+            commands
+                .filter(|it| matches!(it, Command::Keepalive(_)))
+                .count()
+        };
+        (0..9).map(told).take_while(|&n| n > 0).collect::<Vec<_>>()
+    };
+    rounds(&mut site);
+    // The first stays.
+    assert!(site.teaches(advertised(&[1, 3, 2])));
+    assert_eq!(rounds(&mut site), [0; 0]);
+    assert!(site.teaches(advertised(&[3, 1, 2])));
+    assert_eq!(site.source(), source(3));
+    assert_eq!(rounds(&mut site), [64, 64, 64, 8]);
+    for (worker, link) in site.engine.workers.0.iter_mut().zip(own) {
+        worker.link = link;
+    }
 }
