@@ -61,7 +61,7 @@ pub(super) static UPLINK: Table = Table {
             "accept_ra",
             Bool,
             Default("false"),
-            "`true`: IPv6 addresses beside those, made of the device's MAC address, and routers are learned of router advertisements (dpdk only), under the same condition. A router counts once it has answered.",
+            "`true`: IPv6 addresses beside those, made of the device's MAC address, and routers are learned of router advertisements (dpdk only), under the same condition. A router counts once it has answered from where it speaks, and that it is one.",
         ),
         key(
             "routes",
