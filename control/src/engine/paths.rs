@@ -157,12 +157,16 @@ impl Engine {
 
     /// Gives all peers that are to have new paths theirs.
     pub(super) fn rebuild_paths(&mut self, now: Instant) {
-        while self.rebuild_some_paths(now) {}
+        self.rebuild_up_to(usize::MAX, now);
     }
 
     /// Gives some of them theirs; whether more wait.
     pub(super) fn rebuild_some_paths(&mut self, now: Instant) -> bool {
-        let (some, more) = self.outdated.take_paths(PATHS_PER_ROUND);
+        self.rebuild_up_to(PATHS_PER_ROUND, now)
+    }
+
+    fn rebuild_up_to(&mut self, most: usize, now: Instant) -> bool {
+        let (some, more) = self.outdated.take_paths(most);
         for slot in some {
             self.rebuild_path(slot, now);
         }

@@ -368,7 +368,7 @@ impl Server {
             if let Some(routers) = stack.take_routers() {
                 awaited
                     .routers
-                    .set(routers.iter().map(|&(address, mac)| Asked {
+                    .set(routers.into_iter().map(|(address, mac)| Asked {
                         address,
                         mac: Some(mac),
                         is_in_use: true,

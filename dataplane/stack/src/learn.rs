@@ -33,8 +33,8 @@ pub(super) struct Learning {
     key: RandomState,
     dhcp: Option<dhcp::Client>,
     routers: Option<slaac::Client>,
-    /// Routers that were told.
-    known: Vec<(IpAddr, MacAddr)>,
+    /// Routers that were told; `None`: nothing was.
+    known: Option<Vec<(IpAddr, MacAddr)>>,
     told: Learned,
     told_at: Option<Instant>,
 }
@@ -45,7 +45,7 @@ impl Learning {
             key,
             dhcp: None,
             routers: None,
-            known: Vec::new(),
+            known: None,
             told: Learned {
                 addresses: Vec::new(),
                 routes: Vec::new(),
@@ -133,13 +133,14 @@ impl HostStack {
     }
 
     /// Routers that are known, each where it has answered, if that has changed since the last call.
-    pub fn take_routers(&mut self) -> Option<&[(IpAddr, MacAddr)]> {
+    pub fn take_routers(&mut self) -> Option<Vec<(IpAddr, MacAddr)>> {
         let client = self.learning.routers.iter();
         let known: Vec<_> = client.flat_map(slaac::Client::routers).collect();
-        let told = &mut self.learning.known;
-        let has_changed = *told != known;
-        *told = known;
-        has_changed.then_some(told.as_slice())
+        if self.learning.known.as_ref() == Some(&known) {
+            return None;
+        }
+        self.learning.known = Some(known.clone());
+        Some(known)
     }
 
     /// What was learned, all of it, if that has changed since it was told.

@@ -264,7 +264,7 @@ fn nobody_ends_a_router_in_its_name_and_one_that_was_replaced_is_followed_within
             .drops()
             .any(|(name, n)| name == "advertised-doubtful" && n > 1)
     );
-    assert_eq!(stack.take_routers(), Some(&[(ip("fe80::1"), B)][..]));
+    assert_eq!(stack.take_routers(), Some(vec![(ip("fe80::1"), B)]));
     assert_eq!(stack.take_routers(), None);
 
     // It is gone, and C has its place: it answers once everyone is asked.
@@ -282,7 +282,7 @@ fn nobody_ends_a_router_in_its_name_and_one_that_was_replaced_is_followed_within
             }
         }
         if let Some(routers) = stack.take_routers() {
-            break routers.to_vec();
+            break routers;
         }
     };
     assert_eq!(moved, [(ip("fe80::1"), C)]);
