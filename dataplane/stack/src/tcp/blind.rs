@@ -37,6 +37,16 @@ pub(super) const fn is_after(a: u32, b: u32) -> bool {
 }
 
 impl Numbers {
+    /// Whether a segment of `len` lies in the window (RFC 9293, section 3.10.7.4), or ends at it: whoever has filled it
+    /// says there what he has heard.
+    pub(super) const fn holds(self, sequence: u32, len: u32) -> bool {
+        let (first, end) = (
+            sequence.wrapping_sub(self.next),
+            sequence.wrapping_add(len).wrapping_sub(self.next),
+        );
+        first <= self.window || (0 < end && end <= self.window)
+    }
+
     /// What hinders a segment. Of what is acknowledged anew smoltcp looks at the lower end by itself.
     pub(super) fn doubt(self, segment: &Segment) -> Option<Doubt> {
         let has = |flag| segment.flags & flag != 0;
@@ -149,5 +159,26 @@ mod tests {
             let acknowledges = segment(flags::ACK, next, acknowledgment);
             assert_eq!(numbers.doubt(&acknowledges), doubt, "{acknowledgment}");
         }
+    }
+    #[test]
+    fn what_lies_in_the_window_is_taken_in_parts_too() {
+        let next = u32::MAX - 5;
+        let numbers = Numbers {
+            next,
+            window: 1_000,
+            sent: 0,
+        };
+        let full = Numbers {
+            window: 0,
+            ..numbers
+        };
+        let at = |ahead: u32| next.wrapping_add(ahead);
+        for (ahead, len) in [(0, 0), (1_000, 0), (0, 1), (999, 500), (u32::MAX - 98, 100)] {
+            assert!(numbers.holds(at(ahead), len), "{ahead} {len}");
+        }
+        for (ahead, len) in [(u32::MAX, 0), (1_001, 0), (1_001, 9), (u32::MAX - 99, 100)] {
+            assert!(!numbers.holds(at(ahead), len), "{ahead} {len}");
+        }
+        assert!(full.holds(next, 0) && !full.holds(at(1), 0) && !full.holds(at(u32::MAX), 1));
     }
 }

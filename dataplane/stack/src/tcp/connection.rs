@@ -149,6 +149,15 @@ impl Smol {
         }
     }
 
+    /// Whether the first segment should be sent again. What is not acceptable says nothing of what has come (RFC 9293,
+    /// section 3.10.7.4): it may be anyone's.
+    fn note_came(&mut self, packet: &[u8], now: Instant) -> bool {
+        let numbers = self.numbers();
+        let said = Said::read(packet)
+            .filter(|said| numbers.is_none_or(|numbers| numbers.holds(said.sequence, said.len)));
+        said.is_some_and(|said| self.recovery.note_came(&said, now))
+    }
+
     /// What of the other's was not read: bytes, and his end.
     fn waiting(&self) -> u32 {
         let socket = self.socket();
@@ -241,7 +250,7 @@ impl Connection for Smol {
     }
 
     fn take(&mut self, packet: &[u8], now: Instant, answers: &mut Vec<Vec<u8>>) {
-        let is_lost = self.recovery.note_came(packet, now);
+        let is_lost = self.note_came(packet, now);
         self.show(packet, now, answers);
         self.has_heard = true;
         if is_lost {

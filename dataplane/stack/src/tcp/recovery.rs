@@ -55,12 +55,12 @@ pub(super) struct Recovery {
 
 /// What a segment says that is looked at here.
 pub(super) struct Said {
-    sequence: u32,
+    pub(super) sequence: u32,
     pub(super) acknowledgment: u32,
     window: u16,
     pub(super) flags: u8,
     /// What it takes of the sequence.
-    len: u32,
+    pub(super) len: u32,
 }
 
 impl Recovery {
@@ -95,13 +95,15 @@ impl Recovery {
         }
     }
 
-    /// A packet has come, which smoltcp has yet to see; whether the first segment should be sent again behind it.
-    pub(super) fn note_came(&mut self, packet: &[u8], now: Instant) -> bool {
-        let Some(said) = Said::read(packet).filter(|it| it.flags & flags::ACK != 0) else {
+    /// A packet has come that is acceptable, and that smoltcp has yet to see; whether the first segment should be sent
+    /// again behind it.
+    pub(super) fn note_came(&mut self, said: &Said, now: Instant) -> bool {
+        if said.flags & flags::ACK == 0 {
             return false;
-        };
+        }
         let is_syn = said.flags & flags::SYN != 0;
-        let before = self.acknowledged.unwrap_or(said.acknowledgment);
+        // The first acknowledges what begins it (RFC 9293, section 3.10.7.3).
+        let before = self.acknowledged.unwrap_or(self.sent);
         let moved = is_after(said.acknowledgment, before);
         if is_after(said.acknowledgment, self.sent) || is_after(before, said.acknowledgment) {
             return false;
@@ -239,7 +241,7 @@ impl Said {
                 (ip.header_len(), usize::from(ip.total_len()))
             }
             _ => {
-                let ip = Ipv6View::new(packet)?;
+                let ip = Ipv6View::new(packet).filter(|ip| ip.next_header() == PROTOCOL)?;
                 (V6_HEADER, V6_HEADER + usize::from(ip.payload_len()))
             }
         };
@@ -290,7 +292,7 @@ mod tests {
         let first = u32::MAX - 450;
         let mut recovery = Recovery::new(ends(), now);
         recovery.note_sent(&said(&packet(first, 7, 100, 0)), now);
-        assert!(!recovery.note_came(&packet(7, first, 100, 0), now));
+        assert!(!recovery.note_came(&said(&packet(7, first, 100, 0)), now));
         for n in 0..10 {
             let sent = packet(first.wrapping_add(n * 100), 7, 100, 100);
             recovery.note_sent(&said(&sent), now);
@@ -302,7 +304,7 @@ mod tests {
     fn a_part_of_what_was_under_way_says_that_the_next_is_lost() {
         let now = Instant::from_nanos(1);
         let (mut recovery, first) = under_way(now);
-        let ack = |n: u32| packet(7, first.wrapping_add(n * 100), 100, 0);
+        let ack = |n: u32| said(&packet(7, first.wrapping_add(n * 100), 100, 0));
         assert!(!recovery.note_came(&ack(2), now));
         for _ in 0..3 {
             assert!(
@@ -332,9 +334,9 @@ mod tests {
         let first_wait = ROUND_TRIP * 2 + SLACK_OF_ONE;
         assert_eq!(waits, [first_wait, first_wait * 2, first_wait * 4]);
         // Whatever is acknowledged begins anew.
-        assert!(recovery.note_came(&packet(7, first.wrapping_add(100), 100, 0), now));
+        assert!(recovery.note_came(&said(&packet(7, first.wrapping_add(100), 100, 0)), now));
         assert_eq!(recovery.due(), Some(now + first_wait));
-        assert!(!recovery.note_came(&packet(7, first.wrapping_add(100), 0, 0), now));
+        assert!(!recovery.note_came(&said(&packet(7, first.wrapping_add(100), 0, 0)), now));
         assert_eq!(recovery.due(), None, "nobody waits at a closed window");
     }
 }

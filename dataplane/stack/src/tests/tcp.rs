@@ -830,6 +830,50 @@ fn no_guess_within_the_window_ends_a_connection() {
     assert_eq!(link.b.phase(at_b), Phase::Closed);
 }
 
+/// What a guesser acknowledges in segments that lie in no window was not acknowledged: it is sent again.
+#[test]
+fn what_lies_in_no_window_acknowledges_nothing() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    transfer(&mut link, (at_a, at_b), &noise(20_000));
+    let Ends { local, .. } = link.a.connection(at_a).unwrap();
+    link.lost = 100;
+    let bytes = noise(5_000);
+    assert_eq!(link.a.write(at_a, &bytes, link.now), bytes.len());
+    link.a.handle_timeout(link.now);
+    let first = link.a.poll_segment().unwrap();
+    let L4::Tcp(first) = parse_frame(&first, 1_514).unwrap().l4 else {
+        panic!("no segment");
+    };
+    // Silence has what was sent looked after; then every acknowledgment has the next byte sent again.
+    link.pass(Duration::from_millis(300));
+    for n in 1..100 {
+        for ahead in [1 << 30, u32::MAX - 5_000] {
+            let mut frame = forged(
+                PORT,
+                flags::ACK,
+                first.acknowledgment.wrapping_add(ahead),
+                0,
+            );
+            frame[..6].copy_from_slice(&A.0);
+            frame[26..34].copy_from_slice(&[192, 0, 2, 2, 192, 0, 2, 1]);
+            frame[36..38].copy_from_slice(&local.port().to_be_bytes());
+            let acknowledgment = first.sequence.wrapping_add(n * 50);
+            frame[42..46].copy_from_slice(&acknowledgment.to_be_bytes());
+            frame[24..26].fill(0);
+            let sum = Checksum::of(&frame[14..34]).complement();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            link.a.handle_frame(&frame, link.now);
+            link.pass(Duration::from_millis(1));
+        }
+    }
+    link.lost = 0;
+    link.pass(5 * SECOND);
+    let mut got = Vec::new();
+    read_all(&mut link.b, at_b, link.now, &mut got);
+    assert!(got == bytes, "{} of {} came", got.len(), bytes.len());
+}
+
 /// Who has lost a connection, and begins it anew, answers the question about that with the number that ends it.
 #[test]
 fn who_begins_anew_from_the_same_port_is_let_in_after_a_question() {
