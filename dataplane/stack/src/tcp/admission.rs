@@ -1,19 +1,12 @@
-//! Admission: who may begin a connection, and who makes room for another that is not open yet.
+//! Admission: who may begin a connection.
 //!
-//! In: SYNs' ends; those that are not open yet. Out: whether one is let in; which of the others goes. Never: a look at a
-//! segment beyond its ends; one source that takes all room: the oldest of whom has most goes first, and of those who
-//! have one each nobody before its time.
+//! In: SYNs' ends. Out: whether one is let in. Never: a look at a segment beyond its ends; at how many there are.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv6Addr};
 
 use culvert_wire::fib::Prefix;
-use culvert_wireguard::Instant;
 
-use super::table::ConnectionId;
-use crate::{HostDrop, limits};
+use crate::HostDrop;
 
 /// A port that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,26 +41,6 @@ pub(super) fn admit(listener: Option<&Listener>, address: IpAddr) -> Result<Serv
     is_for
         .then_some(listener.service)
         .ok_or(HostDrop::TcpNotAllowed)
-}
-
-/// Which of those that are not open yet, the oldest first, makes room for another; `None`: none has to yet.
-pub(super) fn yields(
-    openings: impl Iterator<Item = (ConnectionId, IpAddr, Instant)>,
-    now: Instant,
-) -> Option<ConnectionId> {
-    let (mut oldest, mut most) = (None, (1, None));
-    let mut sources: HashMap<IpAddr, (usize, ConnectionId)> = HashMap::new();
-    for (id, address, began) in openings {
-        oldest = oldest.or(Some((id, began)));
-        let (count, first) = sources.entry(source(address)).or_insert((0, id));
-        *count += 1;
-        if *count > most.0 {
-            most = (*count, Some(*first));
-        }
-    }
-    let (_, crowded) = most;
-    let aged = oldest.filter(|(_, began)| began.is_older_than(limits::OPENING_GRACE, now));
-    crowded.or(aged.map(|(id, _)| id))
 }
 
 #[cfg(test)]

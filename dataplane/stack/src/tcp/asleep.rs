@@ -6,7 +6,7 @@
 //! What is kept is the SYN and what the answer's sequence number is made of. Of both the connection is made twice: to
 //! answer, and when the acknowledgment comes, as it was then. So a flood of SYNs costs their bytes.
 
-use culvert_wire::{TcpView, ether, ipv6, tcp::flags};
+use culvert_wire::{TcpView, ether, ipv6, parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
 use super::{
@@ -60,11 +60,16 @@ impl Asleep {
             self.is_over |= next == Some(sequence);
             return None;
         }
-        let is_heard = kind & (flags::ACK | flags::SYN) == flags::ACK
-            && self.acknowledgment == Some(segment.acknowledgment());
+        let is_heard = self.is_heard(kind, segment.acknowledgment());
         let mut connection: C = is_heard.then(|| self.made(&mut Vec::new()))?;
         connection.take(packet, now, answers);
         (connection.phase() != Phase::Opening).then_some(connection)
+    }
+
+    /// Whether a segment acknowledges our answer.
+    fn is_heard(&self, kind: u8, acknowledgment: u32) -> bool {
+        kind & (flags::ACK | flags::SYN | flags::RST) == flags::ACK
+            && self.acknowledgment == Some(acknowledgment)
     }
 
     /// The connection as it is when it has answered the SYN.
@@ -123,6 +128,13 @@ impl<C: Connection> Connection for Sleeper<C> {
                     *self = Self::Awake(Box::new(connection));
                 }
             }
+        }
+    }
+
+    fn opens(&self, segment: &Segment) -> bool {
+        match self {
+            Self::Awake(connection) => connection.opens(segment),
+            Self::Asleep(asleep) => asleep.is_heard(segment.flags, segment.acknowledgment),
         }
     }
 

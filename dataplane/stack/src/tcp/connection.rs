@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use culvert_wire::{ether, tcp::flags};
+use culvert_wire::{ether, parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 use smoltcp::{
     iface::{Config, Interface, SocketHandle, SocketSet},
@@ -44,6 +44,8 @@ pub(crate) trait Connection: Sized {
     fn connect(ends: Ends, seed: u64, mtu: u16, now: Instant) -> Option<Self>;
     /// Takes a packet, whose sums were looked at. What has to be answered at once is.
     fn take(&mut self, packet: &[u8], now: Instant, answers: &mut Vec<Vec<u8>>);
+    /// Whether it may be open once it has taken a segment.
+    fn opens(&self, segment: &Segment) -> bool;
     /// Where it is, once it is open.
     fn numbers(&self) -> Option<Numbers>;
     /// Asks the other what he means, unless he was just asked.
@@ -257,6 +259,10 @@ impl Connection for Smol {
             self.nudge(now, answers);
         }
         self.keep_pace();
+    }
+
+    fn opens(&self, _: &Segment) -> bool {
+        self.phase() == Phase::Opening
     }
 
     fn numbers(&self) -> Option<Numbers> {

@@ -4,14 +4,15 @@
 //! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], and beside them more that others
 //! began and that are not open yet than [`limits::OPENINGS`]; an open one that makes room for another.
 //!
-//! Rooms: `room` sees to it that there is a place for one more.
+//! Rooms: `room` sees to it that there is a place for one more, `openings` knows those that are not open yet.
 //!
 //! A connection has an owner from when it is open (or was begun here) until he lets go of it; it ends by itself then.
 
+mod openings;
 mod room;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -20,6 +21,7 @@ use std::{
 use culvert_wire::{MacAddr, parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
+use self::openings::Openings;
 use super::{
     admission::{Listener, Service, admit},
     connection::{Connection, Phase},
@@ -91,6 +93,10 @@ pub(crate) struct Tcp<C> {
     places: usize,
     entries: BTreeMap<ConnectionId, Entry<C>>,
     by_ends: HashMap<Ends, ConnectionId, RandomState>,
+    /// Those that others began and that were not open yet.
+    openings: Openings,
+    /// The others.
+    held: BTreeSet<ConnectionId>,
     accepted: VecDeque<ConnectionId>,
     next: u64,
     yielded: u64,
@@ -103,6 +109,8 @@ impl<C: Connection> Tcp<C> {
             places: room::places(&[]),
             entries: BTreeMap::new(),
             by_ends: HashMap::with_hasher(key.clone()),
+            openings: Openings::default(),
+            held: BTreeSet::new(),
             key,
             accepted: VecDeque::new(),
             next: 0,
@@ -163,8 +171,10 @@ impl<C: Connection> Tcp<C> {
             None if begins => self.admit((ends, from), mtu, now, None),
             None => Err(HostDrop::TcpNoConnection),
         }?;
-        // It may be open then.
-        if !begins && let Some(opening) = self.entries.get(&id).filter(|it| it.is_opening()) {
+        if self.openings.contains(id)
+            && let Some(opening) = self.entries.get(&id)
+            && opening.connection.opens(segment)
+        {
             self.make_room(opening.service, ends.remote.ip())?;
         }
         let Some(entry) = self.entries.get_mut(&id) else {
@@ -197,7 +207,7 @@ impl<C: Connection> Tcp<C> {
         if let Some(over) = over {
             self.remove(over);
         }
-        self.make_room(service, ends.remote.ip())?;
+        self.place_for(service, ends.remote.ip())?;
         self.make_room_for_opening(now)?;
         let connection = C::accept(ends, self.seed(ends), mtu, now);
         let id = self.insert(ends, connection, service, now);
@@ -257,6 +267,10 @@ impl<C: Connection> Tcp<C> {
         let id = ConnectionId(self.next);
         self.next += 1;
         self.by_ends.insert(ends, id);
+        match service {
+            Some(_) => self.openings.insert(id, ends.remote.ip(), now),
+            None => drop(self.held.insert(id)),
+        }
         let entry = Entry {
             ends,
             connection,
@@ -276,6 +290,8 @@ impl<C: Connection> Tcp<C> {
     fn remove(&mut self, id: ConnectionId) {
         if let Some(entry) = self.entries.remove(&id) {
             self.by_ends.remove(&entry.ends);
+            self.openings.remove(id);
+            self.held.remove(&id);
             self.accepted.retain(|&it| it != id);
         }
     }
@@ -285,9 +301,9 @@ impl<C: Connection> Tcp<C> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let is_open = entry.connection.phase() == Phase::Open;
-        if entry.owner == Owner::Awaited && is_open && !self.accepted.contains(&id) {
+        if entry.connection.phase() == Phase::Open && self.openings.remove(id) {
             entry.moved = now;
+            self.held.insert(id);
             self.accepted.push_back(id);
         }
     }
@@ -446,11 +462,6 @@ impl<C: Connection> Tcp<C> {
 }
 
 impl<C: Connection> Entry<C> {
-    /// Whether another began it, and it is not open yet.
-    fn is_opening(&self) -> bool {
-        self.service.is_some() && self.connection.phase() == Phase::Opening
-    }
-
     fn note_moved(&mut self, bytes: usize, now: Instant) {
         if bytes > 0 {
             self.moved = now;

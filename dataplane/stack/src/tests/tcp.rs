@@ -551,7 +551,7 @@ fn what_is_open_makes_no_room_and_what_is_over_does() {
     for n in 0..2 {
         assert!(opened(&mut link, ("192.0.2.7", 1_000 + n), PORT).is_some());
     }
-    // One that b has ended waits, and makes room for another of his.
+    // One that b has ended waits, and holds no place from another of his; once all are taken it makes room.
     let (at_a, at_b) = open.remove(0);
     link.b.release(at_b, false, link.now);
     link.pass(Duration::from_millis(10));
@@ -559,13 +559,43 @@ fn what_is_open_makes_no_room_and_what_is_over_does() {
     link.pass(Duration::from_millis(10));
     assert_eq!(link.b.connections().count(), of_one + 2);
     link.open("192.0.2.2");
-    assert_eq!(link.b.connections().count(), of_one + 2);
+    assert_eq!(link.b.connections().count(), of_one + 3);
     assert_eq!(link.b.dropped(HostDrop::TcpSourceFull), 1);
+    let others = (3..).map(|n| (n, opened(&mut link, ("192.0.2.8", 1_000 + n), PORT)));
+    let (n, _) = others.take_while(|(_, it)| it.is_some()).last().unwrap();
+    assert_eq!(usize::from(n), of_one);
+    assert_eq!(link.b.connections().count(), 2 * of_one);
     // Who listens on nothing has all places for those that it begins.
     let to = SocketAddr::new(ip("192.0.2.99"), PORT);
     let began = (0..).take_while(|_| link.a.connect(to, link.now).is_ok());
     assert!(began.count() >= limits::CONNECTIONS - of_one - 2);
     assert_eq!(link.a.connect(to, link.now), Err(ConnectError::Full));
+}
+
+/// Who begins a connection and doesn't hear us takes no place, not even one that is over.
+#[test]
+fn who_guesses_what_opens_a_connection_moves_nobody() {
+    let mut link = Link::new();
+    for _ in 0..limits::CONNECTIONS / 4 {
+        let (at_a, at_b) = link.open("192.0.2.2");
+        link.b.release(at_b, false, link.now);
+        link.pass(Duration::from_millis(10));
+        link.a.release(at_a, false, link.now);
+        link.pass(Duration::from_millis(10));
+    }
+    let waiting = |link: &Link| {
+        link.b
+            .connections()
+            .filter(|(_, it)| *it == Phase::Waiting)
+            .count()
+    };
+    assert_eq!(waiting(&link), limits::CONNECTIONS / 4);
+    let from_a = |flag, ack| segment_from(("192.0.2.1", 999), PORT, flag, ack);
+    link.b.handle_frame(&from_a(flags::SYN, 0), link.now);
+    for guess in 0..100 {
+        link.b.handle_frame(&from_a(flags::ACK, guess), link.now);
+    }
+    assert_eq!(waiting(&link), limits::CONNECTIONS / 4);
 }
 
 /// Whoever is let in by one service, and holds all that he can get of it, keeps nobody from the others.

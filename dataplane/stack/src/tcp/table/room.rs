@@ -1,7 +1,7 @@
 //! Room: places for connections.
 //!
-//! In: whose connection is to have one. Out: room for it, or under which name there is none. Never: a place of an open
-//! connection, given away; one service's or source's places, taken by another's.
+//! In: whose connection is to have one. Out: what has to go for it, or under which name there is none. Never: a place of
+//! an open connection, given away; one service's or source's places, taken by another's.
 //!
 //! Places are dealt in equal parts: to each service, and to those that begin here. So who is let in by one service
 //! keeps nobody from another. Half of a service's are one source's at most.
@@ -10,11 +10,11 @@ use std::net::IpAddr;
 
 use culvert_wireguard::Instant;
 
-use super::{Entry, Owner, Tcp};
+use super::{ConnectionId, Owner, Tcp};
 use crate::{
     HostDrop, limits,
     tcp::{
-        admission::{Listener, Service, source, yields},
+        admission::{Listener, Service, source},
         connection::{Connection, Phase},
     },
 };
@@ -27,54 +27,84 @@ pub(super) fn places(listeners: &[Listener]) -> usize {
     limits::CONNECTIONS / (services.len() + 1)
 }
 
+/// Places that are taken.
+#[derive(Default)]
+struct Taken {
+    /// By connections that last.
+    lasting: usize,
+    /// By those that are over.
+    over: usize,
+    oldest_over: Option<ConnectionId>,
+}
+
+impl Taken {
+    fn count(&mut self, id: ConnectionId, is_over: bool) {
+        match is_over {
+            true => {
+                self.over += 1;
+                self.oldest_over = self.oldest_over.or(Some(id));
+            }
+            false => self.lasting += 1,
+        }
+    }
+
+    /// What goes, where there are so many places, all of them taken.
+    fn goes(&self, places: usize) -> Option<ConnectionId> {
+        let is_full = self.lasting + self.over >= places;
+        self.oldest_over.filter(|_| is_full)
+    }
+}
+
 impl<C: Connection> Tcp<C> {
-    /// Sees to it that there is a place for one more of a service (`None`: of those that begin here), and of `remote`.
+    /// Whether there is a place for one more of a service (`None`: of those that begin here), and of `remote`; answers
+    /// what is over and has to go for it. What is not open yet has none.
+    pub(super) fn place_for(
+        &self,
+        service: Option<Service>,
+        remote: IpAddr,
+    ) -> Result<Option<ConnectionId>, HostDrop> {
+        let its = source(remote);
+        let (mut all, mut of_service, mut of_source) = <(Taken, Taken, Taken)>::default();
+        let held = (self.held.iter()).filter_map(|id| Some((*id, self.entries.get(id)?)));
+        for (id, entry) in held {
+            let is_over = entry.owner == Owner::Gone && entry.connection.phase() == Phase::Waiting;
+            all.count(id, is_over);
+            if entry.service == service {
+                of_service.count(id, is_over);
+                if source(entry.ends.remote.ip()) == its {
+                    of_source.count(id, is_over);
+                }
+            }
+        }
+        let places = self.places;
+        match () {
+            () if of_service.lasting >= places => Err(HostDrop::TcpServiceFull),
+            () if service.is_some() && of_source.lasting >= places.div_ceil(2) => {
+                Err(HostDrop::TcpSourceFull)
+            }
+            () if all.lasting >= limits::CONNECTIONS => Err(HostDrop::TcpConnectionsFull),
+            () => Ok(of_service.goes(places).or(all.goes(limits::CONNECTIONS))),
+        }
+    }
+
+    /// The same, and what has to go is gone.
     pub(super) fn make_room(
         &mut self,
         service: Option<Service>,
         remote: IpAddr,
     ) -> Result<(), HostDrop> {
-        let places = self.places;
-        let is_alike = |it: &Entry<C>| it.service == service;
-        if service.is_some() {
-            let its = source(remote);
-            let is_his = |it: &Entry<C>| is_alike(it) && source(it.ends.remote.ip()) == its;
-            self.make_room_among(places.div_ceil(2), HostDrop::TcpSourceFull, is_his)?;
-        }
-        self.make_room_among(places, HostDrop::TcpServiceFull, is_alike)?;
-        self.make_room_among(limits::CONNECTIONS, HostDrop::TcpConnectionsFull, |_| true)
-    }
-
-    /// The oldest that is over makes room; what is open does not.
-    fn make_room_among(
-        &mut self,
-        most: usize,
-        full: HostDrop,
-        is_among: impl Fn(&Entry<C>) -> bool,
-    ) -> Result<(), HostDrop> {
-        let is_over =
-            |it: &Entry<C>| it.owner == Owner::Gone && it.connection.phase() == Phase::Waiting;
-        let all = (self.entries.iter()).filter(|(_, it)| !it.is_opening() && is_among(it));
-        if all.clone().count() < most {
-            return Ok(());
-        }
-        let over = all.filter(|(_, it)| is_over(it)).map(|(&id, _)| id).next();
-        self.remove(over.ok_or(full)?);
+        let over = self.place_for(service, remote)?;
+        over.into_iter().for_each(|id| self.remove(id));
         Ok(())
     }
 
     pub(super) fn make_room_for_opening(&mut self, now: Instant) -> Result<(), HostDrop> {
-        let openings = || {
-            let all = self.entries.iter();
-            let openings = all.filter(|(_, entry)| entry.is_opening());
-            openings.map(|(&id, entry)| (id, entry.ends.remote.ip(), entry.began))
-        };
-        if openings().count() < limits::OPENINGS {
+        if self.openings.len() < limits::OPENINGS {
             return Ok(());
         }
-        let id = yields(openings(), now).ok_or(HostDrop::TcpOpeningsFull)?;
+        let id = self.openings.yields(now);
+        self.remove(id.ok_or(HostDrop::TcpOpeningsFull)?);
         self.yielded += 1;
-        self.remove(id);
         Ok(())
     }
 
