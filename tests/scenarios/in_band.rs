@@ -209,7 +209,9 @@ fn who_holds_all_of_the_responder_keeps_nobody_from_the_api() -> Result<()> {
     Scenario::run(name, &[Part::Root], |scenario| {
         let (near, far) = (Namespace::make("near")?, Namespace::make("far")?);
         let wire = Veth::join(&near, &far)?;
-        for host in [2, 3, 4] {
+        // Each gets half of what the others have left.
+        let hosts = 2..10;
+        for host in hosts.clone() {
             wire.address(&far, &format!("192.0.2.{host}/24"))?;
         }
         certificates(scenario)?;
@@ -233,7 +235,8 @@ fn who_holds_all_of_the_responder_keeps_nobody_from_the_api() -> Result<()> {
                 held.collect::<Result<Vec<_>>>()
             })
         };
-        let held = [hold("192.0.2.2")?, hold("192.0.2.3")?, hold("192.0.2.4")?];
+        let held = hosts.map(|host| hold(&format!("192.0.2.{host}")));
+        let held = held.collect::<Result<Vec<_>>>()?;
         eventually("refusals of a source and of all", PATIENCE, || {
             let drops = culvert.drops()?;
             let is_full = |name| drops.contains_key(name);

@@ -92,7 +92,7 @@ reasons! {
     TcpOpeningsFull => "tcp-openings-full",
     /// All places for connections to a service are taken, of the API, of metrics or of the responder.
     TcpServiceFull => "tcp-service-full",
-    /// A host, over IPv6 a /64, has as many connections to a service as one may.
+    /// An address, over IPv6 a /64, has as many connections to a service as are left for others.
     TcpSourceFull => "tcp-source-full",
     /// No room for another TCP connection.
     TcpConnectionsFull => "tcp-connections-full",

@@ -87,8 +87,8 @@ pub const PREFIX_VALID: u32 = 86_400;
 /// For how many seconds new connections are made from addresses of it.
 pub const PREFIX_PREFERRED: u32 = 14_400;
 
-/// TCP connections of a stack: an API's clients, some exporters' and the host's own, of each as many
-/// (`tcp/table/room.rs`).
+/// TCP connections of a stack: an API's clients, some exporters' and the host's own, of each as many. A source (over IPv6 a
+/// /64) takes another of a service's as long as more are free than it has (`tcp/table/room.rs`).
 pub const CONNECTIONS: usize = 64;
 
 /// Beside them, those that others began and that are not open yet, of which there is a SYN and little more: a worker's

@@ -551,25 +551,51 @@ fn what_is_open_makes_no_room_and_what_is_over_does() {
     for n in 0..2 {
         assert!(opened(&mut link, ("192.0.2.7", 1_000 + n), PORT).is_some());
     }
-    // One that b has ended waits, and holds no place from another of his; once all are taken it makes room.
-    let (at_a, at_b) = open.remove(0);
-    link.b.release(at_b, false, link.now);
-    link.pass(Duration::from_millis(10));
-    link.a.release(at_a, false, link.now);
-    link.pass(Duration::from_millis(10));
-    assert_eq!(link.b.connections().count(), of_one + 2);
+    // What b has ended waits, and holds no place from another of his; once all are taken it makes room.
+    for (at_a, at_b) in open.drain(..2) {
+        link.b.release(at_b, false, link.now);
+        link.pass(Duration::from_millis(10));
+        link.a.release(at_a, false, link.now);
+        link.pass(Duration::from_millis(10));
+    }
     link.open("192.0.2.2");
     assert_eq!(link.b.connections().count(), of_one + 3);
     assert_eq!(link.b.dropped(HostDrop::TcpSourceFull), 1);
-    let others = (3..).map(|n| (n, opened(&mut link, ("192.0.2.8", 1_000 + n), PORT)));
-    let (n, _) = others.take_while(|(_, it)| it.is_some()).last().unwrap();
-    assert_eq!(usize::from(n), of_one);
-    assert_eq!(link.b.connections().count(), 2 * of_one);
+    for n in 0..500 {
+        let source = format!("192.0.2.{}", 8 + n % 20);
+        opened(&mut link, (&source, 1_000 + n), PORT);
+    }
+    let phases: Vec<_> = link.b.connections().map(|(_, phase)| phase).collect();
+    assert_eq!(phases, [Phase::Open].repeat(2 * of_one));
     // Who listens on nothing has all places for those that it begins.
     let to = SocketAddr::new(ip("192.0.2.99"), PORT);
     let began = (0..).take_while(|_| link.a.connect(to, link.now).is_ok());
     assert!(began.count() >= limits::CONNECTIONS - of_one - 2);
     assert_eq!(link.a.connect(to, link.now), Err(ConnectError::Full));
+}
+
+/// A host has two sources, and who comes later finds places, the fewer the more have come.
+#[test]
+fn a_host_of_both_families_leaves_places_to_others() {
+    let mut link = Link::new();
+    let places = limits::CONNECTIONS / 2;
+    let mut fill = |to: &str| {
+        let to = SocketAddr::new(ip(to), PORT);
+        for _ in 0..places {
+            let _ = link.a.connect(to, link.now);
+            link.pass(Duration::from_millis(50));
+        }
+        while link.b.poll_accepted().is_some() {}
+        let open = link.b.connections().filter(|(_, it)| *it == Phase::Open);
+        let open = open.count();
+        link.pass(Duration::from_secs(12));
+        open
+    };
+    assert_eq!(fill("192.0.2.2"), places / 2);
+    assert_eq!(fill("2001:db8::2"), places / 4 * 3);
+    assert_eq!(link.b.dropped(HostDrop::TcpServiceFull), 0);
+    let others = (0..20).filter(|n| opened(&mut link, ("192.0.2.9", 999 + n), PORT).is_some());
+    assert_eq!(others.count(), places / 8);
 }
 
 /// Who begins a connection and doesn't hear us takes no place, not even one that is over.

@@ -4,7 +4,9 @@
 //! an open connection, given away; one service's or source's places, taken by another's.
 //!
 //! Places are dealt in equal parts: to each service, and to those that begin here. So who is let in by one service
-//! keeps nobody from another. Half of a service's are one source's at most.
+//! keeps nobody from another. Of a service's a source may take another as long as more are free than it has: half of them
+//! alone, and whoever comes later finds some. A host that has two sources, one over IPv4 and one over IPv6, has three
+//! quarters at most, and with every /64 more it halves what is left.
 
 use std::net::IpAddr;
 
@@ -76,14 +78,14 @@ impl<C: Connection> Tcp<C> {
                 }
             }
         }
-        let places = self.places;
+        let free = self.places.saturating_sub(of_service.lasting);
         match () {
-            () if of_service.lasting >= places => Err(HostDrop::TcpServiceFull),
-            () if service.is_some() && of_source.lasting >= places.div_ceil(2) => {
-                Err(HostDrop::TcpSourceFull)
-            }
+            () if free == 0 => Err(HostDrop::TcpServiceFull),
+            () if service.is_some() && of_source.lasting >= free => Err(HostDrop::TcpSourceFull),
             () if all.lasting >= limits::CONNECTIONS => Err(HostDrop::TcpConnectionsFull),
-            () => Ok(of_service.goes(places).or(all.goes(limits::CONNECTIONS))),
+            () => Ok(of_service
+                .goes(self.places)
+                .or(all.goes(limits::CONNECTIONS))),
         }
     }
 
