@@ -4,6 +4,7 @@
 //! segment that is not to an address of ours alone, or says to come from one.
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -14,7 +15,9 @@ use culvert_wire::{
 };
 use culvert_wireguard::Instant;
 
-use super::{ConnectError, ConnectionId, Ends, Listener, PROTOCOL, Phase, reset};
+use super::{
+    ConnectError, ConnectionId, Due, Ends, Listener, PROTOCOL, Phase, reset, shares::Shares,
+};
 use crate::{HostDrop, HostStack, Resolution, limits, routes::Way};
 
 /// How long a connection waits before the way to the other is asked for again.
@@ -160,10 +163,22 @@ impl HostStack {
         }
     }
 
-    /// Has connections do what is due, as long as there is room for what they send.
+    /// Has connections do what is due, as long as there is room for what they send. Whom the room does not suffice for is
+    /// first in the next round.
     pub(crate) fn turn_connections(&mut self, now: Instant) {
-        for (id, remote) in self.tcp.due(now) {
-            let room = limits::HOST_SEGMENTS.saturating_sub(self.segments.len());
+        let room = |segments: &VecDeque<_>| limits::HOST_SEGMENTS.saturating_sub(segments.len());
+        let due = self.tcp.due(now);
+        let mut shares = Shares::among(&due, room(&self.segments));
+        for Due {
+            id,
+            remote,
+            service,
+        } in due
+        {
+            let room = room(&self.segments);
+            let Some(share) = shares.of(service) else {
+                continue;
+            };
             if room == 0 {
                 return;
             }
@@ -176,7 +191,9 @@ impl HostStack {
                 SocketAddr::V6(_) => EtherType::IPV6,
             };
             let header = ether::header(mac, self.config.mac, kind);
-            for mut frame in self.tcp.turn(id, room, now) {
+            let frames = self.tcp.turn(id, room.min(*share), now);
+            *share = share.saturating_sub(frames.len());
+            for mut frame in frames {
                 frame[..ether::HEADER_LEN].copy_from_slice(&header);
                 match mac == self.config.mac {
                     true => self.send(frame, limits::HOST_RETURNING),

@@ -25,6 +25,7 @@ mod pace;
 mod quoted;
 mod recovery;
 mod reset;
+mod shares;
 mod table;
 
 pub use self::{
@@ -36,7 +37,7 @@ pub(crate) use self::{
     asleep::Sleeper,
     connection::Smol,
     quoted::{too_big_v4, too_big_v6},
-    table::Tcp,
+    table::{Due, Tcp},
 };
 
 /// The protocol's number.

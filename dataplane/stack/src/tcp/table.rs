@@ -4,12 +4,14 @@
 //! is lost; connections that became open. Never: more than [`limits::CONNECTIONS`], and beside them more that others
 //! began and that are not open yet than [`limits::OPENINGS`]; an open one that makes room for another.
 //!
-//! Rooms: `room` sees to it that there is a place for one more, `openings` knows those that are not open yet.
+//! Rooms: `room` sees to it that there is a place for one more, `openings` knows those that are not open yet, `turns`
+//! has them do what is due.
 //!
 //! A connection has an owner from when it is open (or was begun here) until he lets go of it; it ends by itself then.
 
 mod openings;
 mod room;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -22,6 +24,7 @@ use culvert_wire::{MacAddr, parse::Tcp as Segment, tcp::flags};
 use culvert_wireguard::Instant;
 
 use self::openings::Openings;
+pub(crate) use self::turns::Due;
 use super::{
     admission::{Listener, Service, admit},
     connection::{Connection, Phase},
@@ -82,6 +85,8 @@ struct Entry<C> {
     due: Option<Instant>,
     /// The way to the other is not known; until then it is not asked for again.
     rests_until: Option<Instant>,
+    /// Which turn of all connections its last was.
+    turn: u64,
     answers: Vec<Vec<u8>>,
 }
 
@@ -99,6 +104,7 @@ pub(crate) struct Tcp<C> {
     held: BTreeSet<ConnectionId>,
     accepted: VecDeque<ConnectionId>,
     next: u64,
+    turns: u64,
     yielded: u64,
 }
 
@@ -114,6 +120,7 @@ impl<C: Connection> Tcp<C> {
             key,
             accepted: VecDeque::new(),
             next: 0,
+            turns: 0,
             yielded: 0,
         }
     }
@@ -281,6 +288,7 @@ impl<C: Connection> Tcp<C> {
             service,
             due: Some(now),
             rests_until: None,
+            turn: 0,
             answers: Vec::new(),
         };
         self.entries.insert(id, entry);
@@ -395,63 +403,6 @@ impl<C: Connection> Tcp<C> {
             entry.due = Some(entry.began);
             true
         })
-    }
-
-    /// Those that have something to do now. What is over, and what was idle for too long, ends.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<(ConnectionId, SocketAddr)> {
-        let mut gone = Vec::new();
-        let mut due = Vec::new();
-        for (&id, entry) in &mut self.entries {
-            if entry.deadline().is_some_and(|at| at <= now) {
-                entry.connection.abort();
-                entry.due = Some(now);
-            }
-            if entry.is_over() {
-                gone.push(id);
-            } else if entry.wakes().is_some_and(|at| at <= now) {
-                due.push((id, entry.ends.remote));
-            }
-        }
-        gone.into_iter().for_each(|id| self.remove(id));
-        due
-    }
-
-    /// When [`Self::due`] has some again.
-    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.entries.values().filter_map(Entry::wakes).min()
-    }
-
-    /// Has a connection do what is due; its frames, `room` of them at most, lack their link header.
-    pub(crate) fn turn(&mut self, id: ConnectionId, room: usize, now: Instant) -> Vec<Vec<u8>> {
-        let Some(entry) = self.entries.get_mut(&id) else {
-            return Vec::new();
-        };
-        let mut frames = std::mem::take(&mut entry.answers);
-        entry.connection.turn(now, &mut frames, room);
-        entry.rests_until = None;
-        entry.due = match frames.len() < room {
-            true => entry.connection.due(now),
-            false => Some(now),
-        };
-        match entry.is_over() {
-            true => self.remove(id),
-            false => self.note_open(id, now),
-        }
-        frames
-    }
-
-    /// The way to the other is not known yet: nothing is sent, though time passes.
-    pub(crate) fn rest(&mut self, id: ConnectionId, until: Instant, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(&id) {
-            entry.connection.turn(now, &mut Vec::new(), 0);
-            entry.rests_until = Some(until);
-        }
-    }
-
-    /// Ways may have become known: who waits for one looks again.
-    pub(crate) fn wake(&mut self) {
-        let resting = self.entries.values_mut();
-        resting.for_each(|entry| entry.rests_until = None);
     }
 
     /// All of them: their ends, and how far they are.

@@ -659,6 +659,59 @@ fn who_fills_a_service_fills_no_other_nor_what_begins_here() {
     assert_eq!(own.count(), places);
 }
 
+/// Who sends as much as goes through keeps nobody from sending: neither a younger connection nor another service.
+#[test]
+fn each_service_has_its_share_of_what_is_sent_and_each_connection_of_that() {
+    const OTHER: u16 = 7;
+    let mut link = Link::new();
+    let listeners = [(PORT, 0), (OTHER, 1)].map(|(port, service)| Listener {
+        port,
+        service: Service(service),
+        allow: vec![prefix("192.0.2.0/24")],
+    });
+    link.b.listen(listeners.to_vec());
+    let mut open = |port| {
+        let to = SocketAddr::new(ip("192.0.2.2"), port);
+        let at_a = link.a.connect(to, link.now).unwrap();
+        link.pass(2 * SECOND);
+        (at_a, link.b.poll_accepted().unwrap())
+    };
+    let mut ends: Vec<_> = (0..8).map(|_| open(PORT)).collect();
+    ends.push(open(OTHER));
+    let bytes = noise(limits::CONNECTION_BUFFER);
+    let mut got = [0; 9];
+    for round in 0..150 {
+        // Until then they find out how much they may send, all as fast as they can.
+        if round == 75 {
+            got = [0; 9];
+        }
+        for (got, &(at_a, at_b)) in got.iter_mut().zip(&ends) {
+            link.b.write(at_b, &bytes, link.now);
+            let mut came = Vec::new();
+            read_all(&mut link.a, at_a, link.now, &mut came);
+            *got += came.len();
+        }
+        // A round's room, and all that comes back.
+        link.b.handle_timeout(link.now);
+        for _ in 0..limits::HOST_SEGMENTS {
+            let frame = link.b.poll_frame().or_else(|| link.b.poll_segment());
+            frame
+                .into_iter()
+                .for_each(|frame| link.a.handle_frame(&frame, link.now));
+        }
+        link.a.handle_timeout(link.now);
+        while let Some(frame) = link.a.poll_frame().or_else(|| link.a.poll_segment()) {
+            link.b.handle_frame(&frame, link.now);
+        }
+        link.now = link.now + Duration::from_millis(1);
+    }
+    let all: usize = got.iter().sum();
+    let (other, service) = got.split_last().unwrap();
+    assert!(*other > all / 3, "{got:?}");
+    let least = service.iter().min().unwrap();
+    assert!(*least > all / 32, "{got:?}");
+}
+
 #[test]
 fn silence_ends_a_connection_and_so_does_a_lost_address() {
     let mut link = Link::new();
