@@ -98,7 +98,7 @@ reasons! {
     TcpConnectionsFull => "tcp-connections-full",
     /// A reset of a TCP connection that lacks the very number that ends it. If it might be meant, the other is asked.
     TcpResetDoubtful => "tcp-reset-doubtful",
-    /// A segment that begins a TCP connection which is open already: the other is asked.
+    /// A segment that begins a TCP connection which is open already: the other is asked; or one that was begun here.
     TcpSynDoubtful => "tcp-syn-doubtful",
     /// A TCP segment that acknowledges what was never sent: the other is asked.
     TcpAckDoubtful => "tcp-ack-doubtful",

@@ -238,8 +238,8 @@ impl HostStack {
             L3::V4(_) => tcp::too_big_v4(message),
             L3::V6(_) | L3::Arp | L3::Other => tcp::too_big_v6(message),
         };
-        if let Some((ends, mtu)) = too_big {
-            let is_known = self.narrow(ends, mtu);
+        if let Some(too_big) = too_big {
+            let is_known = self.narrow(&too_big);
             return is_known.then_some(()).ok_or(HostDrop::ErrorUnmatched);
         }
         let sent = heard.filter(|heard| {

@@ -215,10 +215,17 @@ impl<C: Connection> Connection for Sleeper<C> {
         }
     }
 
-    fn narrow(&mut self, mtu: u16) {
+    fn has_under_way(&self, sequence: u32) -> bool {
         match self {
-            Self::Awake(connection) => connection.narrow(mtu),
-            Self::Asleep(asleep) => asleep.mtu = asleep.mtu.min(mtu),
+            Self::Awake(connection) => connection.has_under_way(sequence),
+            Self::Asleep(_) => false,
+        }
+    }
+
+    /// The answer to a SYN is too long for nobody.
+    fn narrow(&mut self, mtu: u16) {
+        if let Self::Awake(connection) = self {
+            connection.narrow(mtu);
         }
     }
 }

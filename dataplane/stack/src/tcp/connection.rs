@@ -68,6 +68,8 @@ pub(crate) trait Connection: Sized {
     fn close(&mut self);
     /// Ends it at once; the other is told.
     fn abort(&mut self);
+    /// Whether that number was sent, and is not acknowledged.
+    fn has_under_way(&self, sequence: u32) -> bool;
     /// Its packets are no longer than this from now on.
     fn narrow(&mut self, mtu: u16);
 }
@@ -369,6 +371,10 @@ impl Connection for Smol {
 
     fn abort(&mut self) {
         self.socket_mut().abort();
+    }
+
+    fn has_under_way(&self, sequence: u32) -> bool {
+        self.recovery.has_under_way(sequence)
     }
 
     fn narrow(&mut self, mtu: u16) {

@@ -16,7 +16,8 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 use super::{
-    ConnectError, ConnectionId, Due, Ends, Listener, PROTOCOL, Phase, reset, shares::Shares,
+    ConnectError, ConnectionId, Due, Ends, Listener, PROTOCOL, Phase, quoted::TooBig, reset,
+    shares::Shares,
 };
 use crate::{HostDrop, HostStack, Resolution, limits, routes::Way};
 
@@ -230,15 +231,16 @@ impl HostStack {
         self.tcp.wake();
     }
 
-    /// A packet of a connection is too long for a link on its way, says who may be anyone; that it quotes both ends of a
-    /// connection is what is known of him. Packets get no shorter on his word than any path lets pass.
-    pub(crate) fn narrow(&mut self, ends: Ends, mtu: u32) -> bool {
-        let least = match ends.remote.ip() {
+    /// A packet of a connection is too long for a link on its way, says who may be anyone; that it quotes what is under way
+    /// between both ends of a connection is what is known of him. Packets get no shorter on his word than any path lets
+    /// pass.
+    pub(crate) fn narrow(&mut self, too_big: &TooBig) -> bool {
+        let least = match too_big.ends.remote.ip() {
             IpAddr::V4(_) => limits::PATH_MTU_MIN_V4,
             IpAddr::V6(_) => limits::PATH_MTU_MIN_V6,
         };
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).max(least);
-        self.tcp.narrow(ends, mtu)
+        let mtu = u16::try_from(too_big.mtu).unwrap_or(u16::MAX).max(least);
+        self.tcp.narrow(too_big.ends, too_big.sequence, mtu)
     }
 
     fn segment_mtu(&self) -> u16 {

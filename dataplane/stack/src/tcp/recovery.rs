@@ -183,6 +183,12 @@ impl Recovery {
         self.sent
     }
 
+    /// Whether that number was sent, and is not acknowledged.
+    pub(super) fn has_under_way(&self, sequence: u32) -> bool {
+        self.acknowledged
+            .is_some_and(|first| sequence.wrapping_sub(first) < self.sent.wrapping_sub(first))
+    }
+
     /// What has smoltcp say to the other how far it is, where that number is the next of his: whether we are there,
     /// which he asks with the number before.
     pub(super) fn question(&self, next: u32) -> Vec<u8> {

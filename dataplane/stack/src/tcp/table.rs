@@ -174,6 +174,13 @@ impl<C: Connection> Tcp<C> {
                 let id = self.admit((ends, from), mtu, now, Some(id))?;
                 Ok(id)
             }
+            // Nobody begins one at the same time as we (RFC 9293, section 3.5) by a port that was made up just now: that
+            // is who guesses the port.
+            Some(id)
+                if begins && !self.openings.contains(id) && self.phase(id) == Phase::Opening =>
+            {
+                Err(HostDrop::TcpSynDoubtful)
+            }
             Some(id) => Ok(id),
             None if begins => self.admit((ends, from), mtu, now, None),
             None => Err(HostDrop::TcpNoConnection),
@@ -394,14 +401,17 @@ impl<C: Connection> Tcp<C> {
         }
     }
 
-    /// A packet of a connection's was too long for its way.
-    pub(crate) fn narrow(&mut self, ends: Ends, mtu: u16) -> bool {
+    /// A packet of a connection's, of which it quotes the number, was too long for its way; whether there is such a one.
+    pub(crate) fn narrow(&mut self, ends: Ends, sequence: u32, mtu: u16) -> bool {
         let entry = self.by_ends.get(&ends);
         let entry = entry.and_then(|id| self.entries.get_mut(id));
         entry.is_some_and(|entry| {
-            entry.connection.narrow(mtu);
-            entry.due = Some(entry.began);
-            true
+            let is_its = entry.connection.has_under_way(sequence);
+            if is_its {
+                entry.connection.narrow(mtu);
+                entry.due = Some(entry.began);
+            }
+            is_its
         })
     }
 

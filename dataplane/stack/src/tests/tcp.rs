@@ -278,7 +278,17 @@ fn segment_from(
     flags: u8,
     acknowledgment: u32,
 ) -> Vec<u8> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ip(source), ip("192.0.2.2")) else {
+    let to = (B, ip("192.0.2.2"), port);
+    segment_to(to, (ip(source), source_port), flags, acknowledgment)
+}
+
+fn segment_to(
+    (mac, destination, port): (MacAddr, IpAddr, u16),
+    (source, source_port): (IpAddr, u16),
+    flags: u8,
+    acknowledgment: u32,
+) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
         unreachable!("both are IPv4");
     };
     let mut tcp = [0; 20];
@@ -300,7 +310,7 @@ fn segment_from(
         protocol: 6,
         total_len: 40,
     });
-    [&ether::header(B, C, EtherType::IPV4)[..], &ip, &tcp].concat()
+    [&ether::header(mac, C, EtherType::IPV4)[..], &ip, &tcp].concat()
 }
 
 fn segments(stack: &mut HostStack) -> Vec<Segment> {
@@ -602,26 +612,24 @@ fn a_host_of_both_families_leaves_places_to_others() {
 #[test]
 fn who_guesses_what_opens_a_connection_moves_nobody() {
     let mut link = Link::new();
-    for _ in 0..limits::CONNECTIONS / 4 {
+    let waiting = |link: &Link| {
+        let phases = link.b.connections().map(|(_, phase)| phase);
+        phases.filter(|it| *it == Phase::Waiting).count()
+    };
+    let of_one = limits::CONNECTIONS / 4;
+    while waiting(&link) < of_one {
         let (at_a, at_b) = link.open("192.0.2.2");
         link.b.release(at_b, false, link.now);
         link.pass(Duration::from_millis(10));
         link.a.release(at_a, false, link.now);
         link.pass(Duration::from_millis(10));
     }
-    let waiting = |link: &Link| {
-        link.b
-            .connections()
-            .filter(|(_, it)| *it == Phase::Waiting)
-            .count()
-    };
-    assert_eq!(waiting(&link), limits::CONNECTIONS / 4);
     let from_a = |flag, ack| segment_from(("192.0.2.1", 999), PORT, flag, ack);
     link.b.handle_frame(&from_a(flags::SYN, 0), link.now);
     for guess in 0..100 {
         link.b.handle_frame(&from_a(flags::ACK, guess), link.now);
     }
-    assert_eq!(waiting(&link), limits::CONNECTIONS / 4);
+    assert_eq!(waiting(&link), of_one);
 }
 
 /// Whoever is let in by one service, and holds all that he can get of it, keeps nobody from the others.
@@ -773,6 +781,30 @@ fn a_connection_that_nobody_answers_is_given_up() {
     assert_eq!(nowhere, Err(ConnectError::NoRoute));
 }
 
+/// Who knows where a connection is begun to, and guesses from where, moves it no more than who is there (RFC 9293, section
+/// 3.10.7.3).
+#[test]
+fn nobody_s_segment_without_our_number_disturbs_a_connection_that_begins() {
+    let mut link = Link::new();
+    link.open("192.0.2.2");
+    for flag in [flags::SYN, flags::RST, flags::FIN, flags::SYN | flags::FIN] {
+        let at_a = link
+            .a
+            .connect(SocketAddr::new(ip("192.0.2.2"), PORT), link.now);
+        let at_a = at_a.unwrap();
+        link.a.handle_timeout(link.now);
+        link.send();
+        let port = link.a.connection(at_a).unwrap().local.port();
+        let mut frame = segment_to((A, ip("192.0.2.1"), port), (ip("192.0.2.2"), PORT), flag, 0);
+        renumber(&mut frame, 77);
+        link.a.handle_frame(&frame, link.now);
+        link.pass(SECOND);
+        assert_eq!(link.a.phase(at_a), Phase::Open, "{flag}");
+        let at_b = link.b.poll_accepted().unwrap();
+        transfer(&mut link, (at_a, at_b), &noise(1_000));
+    }
+}
+
 #[test]
 fn the_first_numbers_of_connections_tell_nothing_of_others() {
     let mut stack = quiet(B, 2);
@@ -799,8 +831,8 @@ fn the_first_numbers_of_connections_tell_nothing_of_others() {
     assert!(numbers.len() > 60, "{numbers:?}");
 }
 
-/// The error of a router that its link takes no packet of ours longer than that.
-fn too_big(link: &Link, ends: Ends, mtu: u16) -> Vec<u8> {
+/// The error of a router that its link takes no packet of ours longer than that, which has this number.
+fn too_big(link: &Link, (ends, sequence): (Ends, u32), mtu: u16) -> Vec<u8> {
     let (IpAddr::V4(source), IpAddr::V4(destination)) = (ends.local.ip(), ends.remote.ip()) else {
         unreachable!("both are IPv4");
     };
@@ -821,7 +853,7 @@ fn too_big(link: &Link, ends: Ends, mtu: u16) -> Vec<u8> {
     message.extend(ip(source, destination, 6, 1_500));
     message.extend(ends.local.port().to_be_bytes());
     message.extend(ends.remote.port().to_be_bytes());
-    message.extend([0; 4]);
+    message.extend(sequence.to_be_bytes());
     let sum = Checksum::of(&message).complement();
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     let len = u16::try_from(20 + message.len()).unwrap();
@@ -835,15 +867,34 @@ fn a_path_that_takes_less_is_sent_less_and_nobody_makes_it_nothing() {
     let mut link = Link::new();
     let (at_a, at_b) = link.open("192.0.2.2");
     let ends = link.a.connection(at_a).unwrap();
-    let mut other = ends;
-    other.remote.set_port(1);
-    link.a.handle_frame(&too_big(&link, other, 600), link.now);
-    assert_eq!(link.a.dropped(HostDrop::ErrorUnmatched), 1);
     for (told, longest) in [(1_400, 1_400), (9_000, 1_400), (1_200, 1_200), (0, 552)] {
-        link.a.handle_frame(&too_big(&link, ends, told), link.now);
+        link.a.write(at_a, b"!", link.now);
+        link.a.handle_timeout(link.now);
+        let frame = link.a.poll_segment().unwrap();
+        let L4::Tcp(Segment { sequence, .. }) = parse_frame(&frame, 55).unwrap().l4 else {
+            panic!("no segment");
+        };
+        // Who quotes another's, or guesses on the number, is nobody on the path (RFC 5927, section 7.2).
+        let mut other = ends;
+        other.remote.set_port(1);
+        let before = link.a.dropped(HostDrop::ErrorUnmatched);
+        for about in [
+            (other, sequence),
+            (ends, 0),
+            (ends, sequence.wrapping_sub(1)),
+            (ends, sequence.wrapping_add(1)),
+        ] {
+            link.a.handle_frame(&too_big(&link, about, 600), link.now);
+        }
+        assert_eq!(link.a.dropped(HostDrop::ErrorUnmatched), before + 4);
+        let error = too_big(&link, (ends, sequence), told);
+        link.a.handle_frame(&error, link.now);
+        link.b.handle_frame(&frame, link.now);
+        read_all(&mut link.b, at_b, link.now, &mut Vec::new());
         link.longest = 0;
         transfer(&mut link, (at_a, at_b), &noise(100_000));
         assert_eq!(link.longest, longest, "told {told}");
+        link.pass(SECOND);
     }
 }
 
@@ -958,20 +1009,11 @@ fn what_lies_in_no_window_acknowledges_nothing() {
     link.pass(Duration::from_millis(300));
     for n in 1..100 {
         for ahead in [1 << 30, u32::MAX - 5_000] {
-            let mut frame = forged(
-                PORT,
-                flags::ACK,
-                first.acknowledgment.wrapping_add(ahead),
-                0,
-            );
-            frame[..6].copy_from_slice(&A.0);
-            frame[26..34].copy_from_slice(&[192, 0, 2, 2, 192, 0, 2, 1]);
-            frame[36..38].copy_from_slice(&local.port().to_be_bytes());
             let acknowledgment = first.sequence.wrapping_add(n * 50);
-            frame[42..46].copy_from_slice(&acknowledgment.to_be_bytes());
-            frame[24..26].fill(0);
-            let sum = Checksum::of(&frame[14..34]).complement();
-            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            let to = (A, local.ip(), local.port());
+            let from_b = (ip("192.0.2.2"), PORT);
+            let mut frame = segment_to(to, from_b, flags::ACK, acknowledgment);
+            renumber(&mut frame, first.acknowledgment.wrapping_add(ahead));
             link.a.handle_frame(&frame, link.now);
             link.pass(Duration::from_millis(1));
         }
