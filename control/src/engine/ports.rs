@@ -62,15 +62,16 @@ pub(super) struct Attached {
     pub(super) questions: Arc<Allowance>,
 }
 
-/// One for each of a port's attachments, in their order. What a guest came to own in one network says nothing about
+/// One for each of a port's attachments, in their order, which is that of their VLANs. What a guest came to own in one network says nothing about
 /// another; what it may ask and be told is its port's, in however many VLANs.
 fn attached(config: &config::Port, before: &[Attached]) -> Vec<Attached> {
     let errors = before.first().map(|it| Arc::clone(&it.errors));
     let questions = before.first().map(|it| Arc::clone(&it.questions));
     let (errors, questions) = (errors.unwrap_or_default(), questions.unwrap_or_default());
     let attached = |it: &config::Attachment| {
-        let mut before = before.iter();
-        let before = before.find(|old| (old.vlan, &old.network) == (it.vlan, &it.network));
+        let at = before.binary_search_by_key(&it.vlan, |old| old.vlan);
+        let before = at.ok().and_then(|at| before.get(at));
+        let before = before.filter(|old| old.network == it.network);
         before.cloned().unwrap_or_else(|| Attached {
             vlan: it.vlan,
             network: it.network.clone(),
@@ -177,8 +178,8 @@ impl PortState {
         &self,
         vlan: Option<VlanId>,
     ) -> Option<(&config::Attachment, &Attached)> {
-        let mut all = self.config.attachments.iter().zip(&self.attached);
-        all.find(|(config, _)| config.vlan == vlan)
+        let at = self.config.place(vlan)?;
+        self.config.attachments.get(at).zip(self.attached.get(at))
     }
 
     /// Notes and logs an event; whether the guest is to be announced now.

@@ -49,6 +49,13 @@ impl Port {
         self.attachments.iter().find(|it| it.vlan.is_none())
     }
 
+    /// Where among its attachments that of a VLAN is.
+    pub fn place(&self, vlan: Option<VlanId>) -> Option<usize> {
+        self.attachments
+            .binary_search_by_key(&vlan, |it| it.vlan)
+            .ok()
+    }
+
     /// What it is attached with by VLANs.
     pub fn vlans(&self) -> impl Iterator<Item = (VlanId, &Attachment)> {
         self.attachments

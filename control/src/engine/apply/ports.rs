@@ -418,8 +418,8 @@ pub(super) fn left_rings(plan: &[Change], closing: &[PortState]) -> Vec<(Name, b
 /// address, if it was behind a peer.
 fn gains(old: &Port, new: &Port) -> bool {
     let is_new = |it: &Attachment| {
-        let mut before = old.attachments.iter();
-        let before = before.find(|old| (old.vlan, &old.network) == (it.vlan, &it.network));
+        let before = old.place(it.vlan).and_then(|at| old.attachments.get(at));
+        let before = before.filter(|old| old.network == it.network);
         before.is_none_or(|old| it.addresses.iter().any(|it| !old.addresses.contains(it)))
     };
     new.attachments.iter().any(is_new)
