@@ -1,9 +1,10 @@
 //! The places of what guests are attached with.
 //!
-//! In: ports and their VLANs, as they come and go. Out: numbers that snapshots know attachments by, each of which stays
-//! as long as its port has that VLAN. Never: what a guest is attached with itself: ports have it.
+//! In: ports and their VLANs, as they come and go; how far workers and the host stacks' thread are. Out: numbers that
+//! snapshots know attachments by, each of which stays as long as its port has that VLAN. Never: what a guest is attached
+//! with itself: ports have it; a number that another had, while a worker or the stacks' thread may mean that one by it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use culvert_dataplane::shared::ids::AttachmentIndex;
 use culvert_wire::ether::VlanId;
@@ -13,10 +14,20 @@ use super::slots::Slots;
 /// The place of a port, and the VLAN of it.
 pub(super) type Owner = (usize, Option<VlanId>);
 
+/// What tells all of a change: the snapshot's generation for workers, the hosts' for the stacks' thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generations {
+    pub(super) workers: u64,
+    pub(super) stacks: u64,
+}
+
 /// All places.
 #[derive(Default)]
 pub(super) struct Attachments {
     owners: Slots<Owner>,
+    /// Those that nobody has any more: taken off just now, and with what told all of that.
+    left: Vec<usize>,
+    leaving: VecDeque<(Generations, usize)>,
     of_ports: HashMap<usize, Vec<(Option<VlanId>, usize)>>,
 }
 
@@ -42,12 +53,30 @@ impl Attachments {
         }
         for at in left.into_values() {
             self.owners.take(at);
-            self.owners.vacate(at);
+            self.left.push(at);
         }
         if !seated.is_empty() {
             self.of_ports.insert(port, seated);
         }
         touched
+    }
+
+    /// What was taken off is told by these.
+    pub(super) fn tell(&mut self, by: Generations) {
+        let left = self.left.drain(..);
+        self.leaving.extend(left.map(|at| (by, at)));
+    }
+
+    /// All go by these: numbers that were taken off before may be another's. Until then a question or an answer of the
+    /// old one's guest may be under way by it, and would come to the new one's.
+    pub(super) fn vacate(&mut self, adopted: Generations) {
+        while let Some(&(by, at)) = self.leaving.front()
+            && by.workers <= adopted.workers
+            && by.stacks <= adopted.stacks
+        {
+            self.leaving.pop_front();
+            self.owners.vacate(at);
+        }
     }
 
     /// Whose a place is.
@@ -95,5 +124,19 @@ mod tests {
         assert_eq!(all.seat(0, [].into_iter()), BTreeSet::from([0]));
         assert!(places(&all, 0).is_empty());
         assert_eq!(all.places(), 5);
+    }
+
+    #[test]
+    fn a_number_is_another_s_once_all_have_heard_that_it_was_taken_off() {
+        let at = |workers, stacks| Generations { workers, stacks };
+        let mut all = Attachments::default();
+        all.seat(0, [None].into_iter());
+        all.seat(0, [].into_iter());
+        all.tell(at(7, 3));
+        for (adopted, place) in [(at(6, 3), 1), (at(7, 2), 2), (at(7, 3), 0)] {
+            all.vacate(adopted);
+            let port = place + 10;
+            assert_eq!(all.seat(port, [None].into_iter()), BTreeSet::from([place]));
+        }
     }
 }

@@ -26,6 +26,7 @@ use ipnet::IpNet;
 
 use super::{
     Engine,
+    attachments::Generations,
     guests::services,
     networks::{Moves, prefix},
     ports::PortState,
@@ -52,6 +53,10 @@ pub(super) type Macs = Arc<[(MacAddr, AttachmentIndex)]>;
 impl Engine {
     /// Compiles the present state of things as snapshot `generation`: the last one, with what changed since.
     pub(super) fn compile(&mut self, generation: u64) -> Snapshot {
+        self.attachments.vacate(Generations {
+            workers: self.workers.adopted(),
+            stacks: self.netstack.adopted(),
+        });
         let ports = self.ports.take_changed();
         let changed = Changed {
             attachments: self.seat_attachments(&ports),
@@ -61,6 +66,10 @@ impl Engine {
             uplinks: self.uplinks.take_changed(),
         };
         self.provide(&changed.attachments, &changed.networks);
+        self.attachments.tell(Generations {
+            workers: generation,
+            stacks: self.netstack.generation(),
+        });
         let last = self.snapshots.load_full();
         self.compile_upon(&last, changed, generation)
     }
