@@ -62,9 +62,20 @@ struct Case {
     size: Size,
     burst: usize,
     peers: usize,
+    /// How many VLANs the guest's frames are in, one after the other; 0: they have no tags.
+    vlans: usize,
 }
 
 impl Case {
+    /// Of a trunk: what its frames have to be sorted by.
+    const TRUNK: Self = Self {
+        way: Way::Out,
+        size: Size::Packet(64),
+        burst: 32,
+        peers: 1,
+        vlans: site::VLANS.len(),
+    };
+
     fn all() -> impl Iterator<Item = Self> {
         let shapes = Size::ALL
             .into_iter()
@@ -78,16 +89,33 @@ impl Case {
                     size,
                     burst,
                     peers,
+                    vlans: 0,
                 })
             })
+            .chain([Self::TRUNK])
     }
 
     fn name(self) -> String {
         let Self {
-            size, burst, peers, ..
+            size,
+            burst,
+            peers,
+            vlans,
+            ..
         } = self;
         let way = self.way.name();
-        format!("{way}/{}/burst-{burst}/peers-{peers}", size.name())
+        let name = format!("{way}/{}/burst-{burst}/peers-{peers}", size.name());
+        match vlans {
+            0 => name,
+            _ => format!("{name}/vlans-{vlans}"),
+        }
+    }
+
+    fn scale(self) -> Scale {
+        Scale {
+            vlans: self.vlans,
+            ..Scale::peers(self.peers)
+        }
     }
 
     /// Whether it may not rise: where a packet's way is all that it costs.
@@ -477,15 +505,11 @@ impl Rig {
             datagrams: WIRE,
             longest: site::LONGEST,
         });
-        let site = Site::new(
-            Scale::peers(case.peers),
-            queue,
-            Hop::kernel(site::UPLINK),
-            portable(),
-        );
+        let scale = case.scale();
+        let site = Site::new(scale, queue, Hop::kernel(site::UPLINK), portable());
         Self {
             guest: site.guests().remove(0),
-            far: Peers::new(Scale::peers(case.peers)),
+            far: Peers::new(scale),
             site,
             wire,
             serial: 0,
@@ -523,7 +547,10 @@ impl Rig {
 
     fn outward(&mut self, case: Case, toggle: &dyn Fn()) {
         for _ in 0..case.burst {
-            let (vnet, frame) = Scale::peers(case.peers).frame(case.size, 0, self.serial);
+            let (vnet, mut frame) = case.scale().frame(case.size, 0, self.serial);
+            if case.vlans > 0 {
+                site::tag(&mut frame, site::VLANS[self.serial % case.vlans]);
+            }
             assert!(self.guest.send_frame(0, &vnet, &frame), "room in the ring");
             self.serial += 1;
         }

@@ -52,6 +52,7 @@ use culvert_vhost::{
 };
 use culvert_wire::{
     Checksum, MacAddr, VnetHeader,
+    ether::VlanId,
     fib::{Fib, Prefix},
 };
 use culvert_wireguard::{
@@ -128,7 +129,12 @@ pub(crate) struct Scale {
     /// Behind the peers; as many as there are of these, or more.
     pub(crate) prefixes: usize,
     pub(crate) guests: usize,
+    /// Of the first guest, which is a trunk then: so many of [`VLANS`], each in a network of its own.
+    pub(crate) vlans: usize,
 }
+
+/// VLANs that a trunk has.
+pub(crate) const VLANS: [u16; 2] = [10, 20];
 
 impl Scale {
     /// Peers with a prefix each, and one guest.
@@ -137,7 +143,21 @@ impl Scale {
             peers,
             prefixes: peers,
             guests: 1,
+            vlans: 0,
         }
+    }
+
+    /// Attachments of guests.
+    fn places(self) -> impl Iterator<Item = Place> {
+        let place = move |at| Place {
+            index: AttachmentIndex::from_slot(at),
+            guest: if self.vlans > 0 { 0 } else { at },
+            network: NetworkIndex::from_slot(if self.vlans > 0 { at } else { 0 }),
+            vlan: VLANS[..self.vlans]
+                .get(at)
+                .and_then(|&vlan| VlanId::new(vlan)),
+        };
+        (0..self.guests.max(self.vlans)).map(place)
     }
 
     /// Who has prefix `n`.
@@ -208,6 +228,15 @@ impl Scale {
     }
 }
 
+/// Where a guest is attached.
+#[derive(Clone, Copy)]
+struct Place {
+    index: AttachmentIndex,
+    guest: usize,
+    network: NetworkIndex,
+    vlan: Option<VlanId>,
+}
+
 /// A worker between guests and peers.
 pub(crate) struct Site {
     pub(crate) worker: Worker,
@@ -224,7 +253,9 @@ impl Site {
     pub(crate) fn new(scale: Scale, queue: Queue, hop: Hop, engine: Engine) -> Self {
         let hop = Arc::new(hop);
         let dir = TempDir::new().unwrap();
-        let ports: Vec<_> = (0..scale.guests).map(|n| port(n, dir.path())).collect();
+        let ports: Vec<_> = (0..scale.guests)
+            .map(|n| port(n, scale, dir.path()))
+            .collect();
         let uplink = Arc::new(Uplink {
             index: UPLINK,
             name: "uplink".into(),
@@ -242,8 +273,10 @@ impl Site {
         let snapshot = Snapshot {
             generation: 1,
             ports: ports.iter().cloned().map(Some).collect(),
-            attachments: (0..scale.guests).map(attachment).map(Some).collect(),
-            networks: [Some(Arc::new(network(scale)))].into_iter().collect(),
+            attachments: scale.places().map(attachment).map(Some).collect(),
+            networks: (0..scale.vlans.max(1))
+                .map(|at| Some(Arc::new(network(scale, NetworkIndex::from_slot(at)))))
+                .collect(),
             tunnels: [Some(Arc::new(Tunnel {
                 name: "tunnel".into(),
                 mtu: MTU,
@@ -411,26 +444,33 @@ fn address(guest: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, 2 + low)
 }
 
-fn port(guest: usize, dir: &Path) -> Arc<Port> {
+fn port(guest: usize, scale: Scale, dir: &Path) -> Arc<Port> {
     let name = format!("guest{guest}");
     let config = PortConfig::new(&name, dir.join(&name), mac(guest));
+    let places = || scale.places().filter(|place| place.guest == guest);
     Arc::new(Port {
         index: port_index(guest),
         name,
-        attachment: Some(AttachmentIndex::from_slot(guest)),
-        vlans: Vec::new(),
+        attachment: (places().find(|place| place.vlan.is_none())).map(|place| place.index),
+        vlans: (places().filter_map(|place| Some((place.vlan?, place.index)))).collect(),
         guest: Guest::Vhost(Arc::new(vhost::Port::open(config, |_| {}).unwrap())),
         queues: 1,
         drops: Arc::default(),
     })
 }
 
-fn attachment(guest: usize) -> Arc<Attachment> {
+fn attachment(place: Place) -> Arc<Attachment> {
+    let Place {
+        index,
+        guest,
+        network,
+        vlan,
+    } = place;
     Arc::new(Attachment {
-        index: AttachmentIndex::from_slot(guest),
+        index,
         port: port_index(guest),
-        vlan: None,
-        network: NetworkIndex(0),
+        vlan,
+        network,
         mac: mac(guest),
         addresses: vec![address(guest).into()],
         link_locals: Arc::default(),
@@ -441,16 +481,16 @@ fn attachment(guest: usize) -> Arc<Attachment> {
     })
 }
 
-fn network(scale: Scale) -> Network {
+fn network(scale: Scale, index: NetworkIndex) -> Network {
     let own = |address: Ipv4Addr, len| Prefix::new(address.into(), len).unwrap();
     let gateway = Ipv4Addr::new(10, 0, 0, 1);
     let near = [
         (own(gateway, 24), NextHop::Unreachable),
         (own(gateway, 32), NextHop::Gateway),
     ];
-    let attachments = || (0..scale.guests).map(|n| (n, AttachmentIndex::from_slot(n)));
-    let guests = attachments().map(|(n, it)| (own(address(n), 32), NextHop::Guest(it)));
-    let peer = |n| NextHop::Peer(index(scale.owner(n)));
+    let places = || scale.places().filter(|place| place.network == index);
+    let guests = places().map(|it| (own(address(it.guest), 32), NextHop::Guest(it.index)));
+    let peer = |n| NextHop::Peer(self::index(scale.owner(n)));
     let far = (0..scale.prefixes).map(|n| (scale.behind(n), peer(n)));
     Network {
         name: "network".into(),
@@ -458,12 +498,18 @@ fn network(scale: Scale) -> Network {
         gateways: vec![gateway.into()],
         prefixes: vec![own(gateway, 24)],
         tunnel: Some(TUNNEL),
-        macs: attachments().map(|(n, it)| (mac(n), it)).collect(),
-        listeners: scale.guests,
+        macs: places().map(|it| (mac(it.guest), it.index)).collect(),
+        listeners: places().count(),
         routes: Fib::build(near.into_iter().chain(guests).chain(far)),
         plain: None,
         services: Default::default(),
     }
+}
+
+/// Puts a frame into a VLAN.
+pub(crate) fn tag(frame: &mut Vec<u8>, vlan: u16) {
+    let [high, low] = vlan.to_be_bytes();
+    frame.splice(12..12, [0x81, 0x00, high, low]);
 }
 
 /// An IPv4 header without options.

@@ -138,52 +138,51 @@ pub(crate) fn echo_reply(headers: &Headers) -> Option<(u16, u16)> {
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
-/// Answers `questions`, each from the same port.
-pub(crate) fn answer<'h, F: Frames>(
+/// Answers a guest's question.
+pub(crate) fn answer<F: Frames>(
     turn: &Turn<'_>,
     guest: Attached<'_>,
     frames: &F,
-    questions: impl Iterator<Item = (usize, &'h Headers, Question)>,
+    (frame, headers): (usize, &Headers),
+    question: Question,
 ) {
-    for (frame, headers, question) in questions {
-        let head = frames.head(frame);
-        let mut out = [0; HOST_FRAME_MAX];
-        let len = match question {
-            Question::Arp { owner } => ArpPacket::parse(&head[headers.l3_offset..])
-                .map_or(0, |request| request.reply(owner).write_frame(&mut out)),
-            Question::Neighbor { owner, router } => {
-                advertisement(headers, head, owner, router, &mut out)
-            }
-            Question::Echo => {
-                let len = headers.l3_offset + headers.ip_len;
-                echo(
-                    guest.network,
-                    headers,
-                    head,
-                    len,
-                    &mut out,
-                    |rest, offset| frames.copy(frame, offset, rest),
-                )
-            }
-            Question::Error(error) => icmp_error(turn, guest, headers, head, error, &mut out),
-        };
-        if len > 0 {
-            deliver::own(guest, turn.worker, &out[..len]);
-            continue;
+    let head = frames.head(frame);
+    let mut out = [0; HOST_FRAME_MAX];
+    let len = match question {
+        Question::Arp { owner } => ArpPacket::parse(&head[headers.l3_offset..])
+            .map_or(0, |request| request.reply(owner).write_frame(&mut out)),
+        Question::Neighbor { owner, router } => {
+            advertisement(headers, head, owner, router, &mut out)
         }
-        match question {
-            Question::Arp { .. } | Question::Neighbor { .. } => {
-                let lost = Lost::Guest(frames, frame);
-                lose(guest.port.books(), DropReason::NeighborUnknown, lost);
-            }
-            // Malformed, or too long for an answer in one piece.
-            Question::Echo => {
-                let lost = Lost::Guest(frames, frame);
-                lose(guest.port.books(), DropReason::GatewayNotServed, lost);
-            }
-            // The frame itself has been counted.
-            Question::Error(_) => {}
+        Question::Echo => {
+            let len = headers.l3_offset + headers.ip_len;
+            echo(
+                guest.network,
+                headers,
+                head,
+                len,
+                &mut out,
+                |rest, offset| frames.copy(frame, offset, rest),
+            )
         }
+        Question::Error(error) => icmp_error(turn, guest, headers, head, error, &mut out),
+    };
+    if len > 0 {
+        deliver::own(guest, turn.worker, &out[..len]);
+        return;
+    }
+    match question {
+        Question::Arp { .. } | Question::Neighbor { .. } => {
+            let lost = Lost::Guest(frames, frame);
+            lose(guest.port.books(), DropReason::NeighborUnknown, lost);
+        }
+        // Malformed, or too long for an answer in one piece.
+        Question::Echo => {
+            let lost = Lost::Guest(frames, frame);
+            lose(guest.port.books(), DropReason::GatewayNotServed, lost);
+        }
+        // The frame itself has been counted.
+        Question::Error(_) => {}
     }
 }
 

@@ -75,18 +75,13 @@ pub(crate) trait Frames {
 /// Frames of a burst in a guest's memory.
 pub(crate) struct GuestFrames<'b, 'r> {
     burst: &'b TxBurst<'r>,
-    first: usize,
     count: usize,
 }
 
 impl<'b, 'r> GuestFrames<'b, 'r> {
-    /// Those of the burst's last fetch.
-    pub(crate) fn new(burst: &'b TxBurst<'r>, fetched: Range<usize>) -> Self {
-        Self {
-            burst,
-            first: fetched.start,
-            count: fetched.len(),
-        }
+    /// The first `count` of the burst's last fetch.
+    pub(crate) fn new(burst: &'b TxBurst<'r>, count: usize) -> Self {
+        Self { burst, count }
     }
 }
 
@@ -100,15 +95,15 @@ impl Frames for GuestFrames<'_, '_> {
     }
 
     fn vnet(&self, i: usize) -> &VnetHeader {
-        &self.burst.frame(self.first + i).vnet
+        &self.burst.frame(i).vnet
     }
 
     fn len(&self, i: usize) -> usize {
-        self.burst.frame(self.first + i).len as usize
+        self.burst.frame(i).len as usize
     }
 
     fn head(&self, i: usize) -> &[u8] {
-        self.burst.frame(self.first + i).head()
+        self.burst.frame(i).head()
     }
 
     fn segments<'a, 'r>(
@@ -120,7 +115,7 @@ impl Frames for GuestFrames<'_, '_> {
         let offset = u32::try_from(range.start).ok()?;
         let len = u32::try_from(range.len()).ok()?;
         // One more than is allowed shows that there are too many.
-        let ranges = self.burst.ranges(self.first + i, offset, len);
+        let ranges = self.burst.ranges(i, offset, len);
         let ranges = ranges.take(SOURCE_SEGMENTS + 1);
         // SAFETY: the ranges are valid for reads while `self.burst` is borrowed, which
         // is for `'a`; they are guest memory, and every destination is private.
@@ -133,7 +128,7 @@ impl Frames for GuestFrames<'_, '_> {
         let Ok(offset) = u32::try_from(offset) else {
             return false;
         };
-        self.burst.copy(self.first + i, offset, to) == to.len()
+        self.burst.copy(i, offset, to) == to.len()
     }
 
     fn private(&self, _: usize) -> Option<&[u8]> {
@@ -148,7 +143,7 @@ impl Frames for GuestFrames<'_, '_> {
         rx: &mut RxBurst<'_>,
     ) -> Result<(), PortDrop> {
         let known = u32::try_from(known).unwrap_or(u32::MAX);
-        let ranges = self.burst.ranges(self.first + i, known, u32::MAX);
+        let ranges = self.burst.ranges(i, known, u32::MAX);
         // SAFETY: the burst that vouches for the ranges is borrowed for the call; a
         // guest whose rings overlap harms its own memory only.
         unsafe { rx.deliver_ranges(vnet, head, ranges) }

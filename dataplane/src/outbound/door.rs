@@ -1,7 +1,7 @@
 //! Door: a guest's burst, each frame for what the guest is attached with.
 //!
-//! In: a burst of one guest TX ring. Out: frames without a tag of ours, run by run of those that belong together. Never:
-//! a frame in a VLAN that its port doesn't have; a look beyond the private head copy.
+//! In: a burst of one guest TX ring. Out: its frames without a tag of ours, and where each belongs. Never: a frame in a
+//! VLAN that its port doesn't have; a look beyond the private head copy; a burst cut up by its VLANs.
 //!
 //! An access port has one attachment, and its frames are not looked at: a tag in them is no business of ours but the
 //! guard's. A trunk's frames are in the VLAN that their tag says. What a receiver could take for a tag behind that one
@@ -11,12 +11,15 @@ use arrayvec::ArrayVec;
 use culvert_vhost::TxBurst;
 use culvert_wire::ether::Tagging;
 
-use super::outbound;
+use super::{Homes, outbound};
 use crate::{
-    guest::frames::{Frames, GuestFrames},
-    loss::{Lost, lose},
+    guest::frames::GuestFrames,
     shared::{
-        drops::DropReason, ids::AttachmentIndex, limits::GUEST_BURST, punt::Punts, snapshot::Port,
+        drops::DropReason,
+        ids::AttachmentIndex,
+        limits::GUEST_BURST,
+        punt::Punts,
+        snapshot::{Attached, Port},
     },
     worker::{
         queues::Sending,
@@ -41,12 +44,19 @@ pub(crate) fn enter(
     let Some(guest) = port.attachment.and_then(attached) else {
         return 0;
     };
-    let frames = GuestFrames::new(burst, 0..fetched);
-    outbound(turn, tools, sending, punts, guest, &frames, credit)
+    let frames = GuestFrames::new(burst, fetched);
+    outbound(turn, tools, sending, punts, (port, &guest), &frames, credit)
 }
 
-/// Where a frame belongs, or why it is lost.
-type Home = Result<AttachmentIndex, DropReason>;
+/// Where each frame of a trunk's burst belongs.
+struct Sorted<'s>(ArrayVec<Result<Attached<'s>, DropReason>, GUEST_BURST>);
+
+impl<'s> Homes<'s> for Sorted<'s> {
+    #[inline]
+    fn of(&self, frame: usize) -> Result<Attached<'s>, DropReason> {
+        self.0[frame]
+    }
+}
 
 #[inline(never)]
 fn enter_trunk(
@@ -58,31 +68,32 @@ fn enter_trunk(
     (burst, fetched): (&mut TxBurst<'_>, usize),
     credit: &mut i64,
 ) -> usize {
-    let mut homes = ArrayVec::<Home, GUEST_BURST>::new();
+    let mut sorted = Sorted(ArrayVec::new());
     for frame in 0..fetched.min(GUEST_BURST) {
-        homes.push(untag(port, burst, frame));
-    }
-    let mut done = 0;
-    for run in homes.chunk_by(|a, b| a == b) {
-        let frames = GuestFrames::new(burst, done..done + run.len());
-        let home = run[0].and_then(|index| {
+        let home = untag(port, burst, frame).and_then(|index| {
             let guest = turn.snapshot.attached(index);
             guest.ok_or(DropReason::VlanUnknown)
         });
-        let carried = match home {
-            Ok(guest) => outbound(turn, tools, sending, punts, guest, &frames, credit),
-            Err(reason) => refuse(port, reason, &frames, credit),
-        };
-        done += carried;
-        if carried < run.len() {
-            break;
-        }
+        sorted.0.push(home);
     }
-    done
+    let frames = GuestFrames::new(burst, sorted.0.len());
+    outbound(
+        turn,
+        tools,
+        sending,
+        punts,
+        (port, &sorted),
+        &frames,
+        credit,
+    )
 }
 
 /// Finds out where a frame of a trunk's belongs, and takes off the tag that says so.
-fn untag(port: &Port, burst: &mut TxBurst<'_>, frame: usize) -> Home {
+fn untag(
+    port: &Port,
+    burst: &mut TxBurst<'_>,
+    frame: usize,
+) -> Result<AttachmentIndex, DropReason> {
     let vlan = match Tagging::of(burst.frame(frame).head()) {
         Tagging::Vlan(vlan) => vlan,
         Tagging::Untagged => return port.attachment.ok_or(DropReason::VlanUntagged),
@@ -95,16 +106,4 @@ fn untag(port: &Port, burst: &mut TxBurst<'_>, frame: usize) -> Home {
     let home = port.vlan(vlan).ok_or(DropReason::VlanUnknown)?;
     burst.untag(frame);
     Ok(home)
-}
-
-/// Loses a run of frames, as far as their sender's credit lasts; answers how many.
-fn refuse(port: &Port, reason: DropReason, frames: &impl Frames, credit: &mut i64) -> usize {
-    for frame in 0..frames.count() {
-        if *credit <= 0 {
-            return frame;
-        }
-        *credit -= i64::try_from(frames.len(frame)).unwrap_or(i64::MAX);
-        lose(port.books(), reason, Lost::Guest(frames, frame));
-    }
-    frames.count()
 }

@@ -385,7 +385,7 @@ impl Worker {
                     tools,
                     &mut sending,
                     &mut link.punts,
-                    guest,
+                    (port, &guest),
                     &frames,
                     credit,
                 );
