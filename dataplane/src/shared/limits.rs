@@ -14,6 +14,9 @@ pub const GUEST_BURST: usize = 32;
 /// costs its bytes once for each copy.
 pub const GUEST_QUANTUM: i64 = 128 << 10;
 
+/// Frames by which guests that came are announced per turn, one network of theirs at least: two bursts of an uplink.
+pub const ANNOUNCED_PER_TURN: usize = 256;
+
 /// Wire packets sealed, reserved and sent together. A 64 KiB super-frame is cut
 /// into about 45; 64 fill the SIMD lanes and one `UDP_SEGMENT` send.
 pub const SUB_BATCH: usize = 64;
@@ -383,6 +386,7 @@ mod tests {
         };
         let numbers = [
             ("COMMAND_QUEUE", COMMAND_QUEUE.to_string()),
+            ("ANNOUNCED_PER_TURN", ANNOUNCED_PER_TURN.to_string()),
             ("UPLINK_BURST", UPLINK_BURST.to_string()),
             ("CALLS_PER_SECOND", format!("{CALLS_PER_SECOND}/s")),
             (

@@ -3,17 +3,18 @@
 //! In: a port whose guest has just come here, as its VMM says, or an address that has gone from
 //! here to a peer. Out: frames on the guest's behalf, or the gateway's, into every other port of
 //! the network that knows neighbors. Never: a frame to the guest itself or into a tunnel, which
-//! carries IP and no neighbors.
+//! carries IP and no neighbors; all networks of a trunk in one turn, if they are many.
 //!
 //! Our own tables need not follow: MAC and IP addresses of ports are configured. What may be
 //! stale are the neighbor caches of other guests, and the tables of switches behind tap ports.
 //! A guest that can announce itself does; its frames are flooded like any broadcast.
 
-use std::net::IpAddr;
+use std::{collections::VecDeque, net::IpAddr};
 
 use culvert_wire::{
     MacAddr,
     arp::{self, ArpPacket},
+    ether::VlanId,
     nd,
 };
 
@@ -21,6 +22,7 @@ use crate::{
     guest::deliver,
     shared::{
         ids::{AttachmentIndex, NetworkIndex, PortIndex},
+        limits::ANNOUNCED_PER_TURN,
         snapshot::{Attached, Network, NextHop},
     },
     worker::turn::Turn,
@@ -33,17 +35,50 @@ const FRAME_MAX: usize = if nd::FRAME_LEN > arp::FRAME_LEN {
     arp::FRAME_LEN
 };
 
-/// Announces the guest of `port` in its networks: its MAC address by a RARP, each of its
-/// addresses by a gratuitous ARP (RFC 5227, section 3) or an unsolicited advertisement
-/// (RFC 4861, section 7.2.6).
-pub(crate) fn announce(turn: &Turn<'_>, port: PortIndex) {
-    let port = turn.snapshot.port(port).into_iter();
-    let attached = port.flat_map(|port| port.attachments());
-    for guest in attached.filter_map(|index| turn.snapshot.attached(index)) {
-        announce_in(turn, guest);
+/// Guests that are to be announced, and how far that is.
+#[derive(Debug, Default)]
+pub(crate) struct Announcements {
+    /// Of each port the VLAN that it was announced in last; `None`: in none.
+    ports: VecDeque<(PortIndex, Option<Option<VlanId>>)>,
+}
+
+impl Announcements {
+    /// The guest of `port` is to be announced in its networks. Who is waiting for that waits once.
+    pub(crate) fn push(&mut self, port: PortIndex) {
+        if !self.ports.contains(&(port, None)) {
+            self.ports.push_back((port, None));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    /// A turn's part: one network, however large it is, and others as long as the frames are few.
+    pub(crate) fn serve(&mut self, turn: &Turn<'_>) {
+        let mut told = 0;
+        while let Some((port, mut last)) = self.ports.pop_front() {
+            let before = last;
+            let known = turn.snapshot.port(port).into_iter();
+            let attached = known.flat_map(|port| port.attachments());
+            let attached = attached.filter_map(|index| turn.snapshot.attached(index));
+            // They are in the order of their VLANs; what has come or gone meanwhile moves none of the others.
+            for guest in attached.filter(|guest| Some(guest.attachment.vlan) > before) {
+                let frames = (1 + guest.attachment.addresses.len()) * guest.network.macs.len();
+                if told > 0 && told + frames > ANNOUNCED_PER_TURN {
+                    self.ports.push_front((port, last));
+                    return;
+                }
+                announce_in(turn, guest);
+                (told, last) = (told + frames, Some(guest.attachment.vlan));
+            }
+        }
     }
 }
 
+/// Announces a guest in one of its networks: its MAC address by a RARP, each of its
+/// addresses by a gratuitous ARP (RFC 5227, section 3) or an unsolicited advertisement
+/// (RFC 4861, section 7.2.6).
 fn announce_in(turn: &Turn<'_>, guest: Attached<'_>) {
     let (guest, network) = (guest.attachment, guest.network);
     let mut frame = [0; FRAME_MAX];

@@ -85,7 +85,7 @@ impl Worker {
                 let books = snapshot.uplink(uplink).map(|uplink| uplink.books());
                 self.discard(peer, books, DropReason::PeerRemoved);
             }
-            Command::Announce(port) => announce::announce(&self.as_turn(snapshot), port),
+            Command::Announce(port) => self.announcements.push(port),
             Command::AnnounceGone(network, address) => {
                 announce::announce_gone(&self.as_turn(snapshot), network, address);
             }
@@ -122,6 +122,17 @@ impl Worker {
             },
             StackCommand::Datagram { scope, frame } => self.receive_whole(snapshot, scope, frame),
         }
+    }
+
+    /// A turn's part of the announcements that were asked for; whether there was any.
+    pub(super) fn announce(&mut self, snapshot: &Snapshot) -> bool {
+        if self.announcements.is_empty() {
+            return false;
+        }
+        let mut announcements = std::mem::take(&mut self.announcements);
+        announcements.serve(&self.as_turn(snapshot));
+        self.announcements = announcements;
+        true
     }
 
     fn send_frame(&mut self, snapshot: &Snapshot, uplink: UplinkIndex, frame: &[u8]) {

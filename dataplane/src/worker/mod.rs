@@ -47,6 +47,7 @@ use crate::{
         limits::{GUEST_BURST, GUEST_QUANTUM},
         snapshot::{Guest, GuestQueues, Port, Snapshot, SnapshotCell},
     },
+    switch::announce::Announcements,
 };
 
 pub use self::times::TurnTimes;
@@ -92,6 +93,7 @@ pub struct Worker {
     link: WorkerEnd,
     /// Frames of the host's kernel, if it shares uplinks.
     from_kernel: Option<FrameReceiver<UplinkIndex>>,
+    announcements: Announcements,
     polling: Polling,
     stats: Arc<WorkerStats>,
     tools: Tools,
@@ -126,6 +128,7 @@ impl Worker {
             snapshots,
             link,
             from_kernel: None,
+            announcements: Announcements::default(),
             polling,
             stats,
             tools: Tools::new(),
@@ -253,6 +256,7 @@ impl Worker {
             found = true;
             self.serve_stack(snapshot, command);
         }
+        found |= self.announce(snapshot);
         found |= self.send_for_kernel(snapshot);
         for place in 0..self.queues.len() {
             found |= self.inward(snapshot, place);

@@ -6,6 +6,7 @@ use culvert_dataplane::shared::{
     control_link::Command,
     drops::DropReason,
     ids::{AttachmentIndex, NetworkIndex, PortIndex, Scope},
+    limits,
     punt::PuntClass,
     snapshot::{Attachment, Guard, Network, NextHop, Port, Services, Snapshot},
     stack_link::StackCommand,
@@ -565,6 +566,56 @@ fn what_is_served_is_asked_and_answered_in_its_vlan() {
     assert_eq!(read(packet(&answer, OTHER_GATEWAY, GUEST[0])).l4[0], 0);
     assert!(site.raw_frames(1).is_empty());
     site.no_drops();
+}
+
+/// However many VLANs it has: a turn is for others, too.
+#[test]
+fn a_trunk_of_many_vlans_is_announced_in_several_turns() {
+    const VLANS: u16 = 700;
+    let mut site = two_networks(false);
+    site.change(|snapshot| {
+        let second = snapshot.attachment(AttachmentIndex(2)).unwrap();
+        let attachment = |vlan, index| Attachment {
+            index,
+            vlan: Some(vlan),
+            addresses: Vec::new(),
+            link_locals: Arc::default(),
+            errors: Arc::default(),
+            questions: Arc::default(),
+            ..**second
+        };
+        let place = |vlan| AttachmentIndex::from_slot(usize::from(vlan));
+        let vlans = (100..100 + VLANS).map(|vlan| (VlanId::new(vlan).unwrap(), place(vlan)));
+        let vlans: Vec<_> = vlans.collect();
+        let attachments: Vec<_> = vlans
+            .iter()
+            .map(|&(vlan, at)| attachment(vlan, at))
+            .collect();
+        for attachment in attachments {
+            let slot = attachment.index.slot();
+            snapshot.attachments.set(slot, Some(Arc::new(attachment)));
+        }
+        let old = snapshot.ports.get(0).unwrap();
+        let port = Port {
+            name: old.name.clone(),
+            vlans,
+            guest: old.guest.clone(),
+            drops: Arc::clone(&old.drops),
+            ..**old
+        };
+        snapshot.ports.set(0, Some(Arc::new(port)));
+    });
+    site.command(Command::Announce(PortIndex(0)));
+    let mut told = Vec::new();
+    while site.workers[0].step() {
+        told.push(site.raw_frames(1).len());
+        site.raw_frames(0);
+    }
+    assert_eq!(told.iter().sum::<usize>(), usize::from(VLANS));
+    assert!(
+        told.iter().all(|&n| n <= limits::ANNOUNCED_PER_TURN),
+        "{told:?}"
+    );
 }
 
 #[test]
