@@ -33,7 +33,7 @@ use crate::{
     gateway::Refusal,
     guest::frames::{Frames, OwnFrame, OwnFrames},
     loss::{Lost, lose, lose_own},
-    shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer},
+    shared::{drops::DropReason, limits::SUB_BATCH, peer::Peer, snapshot::Network},
     worker::{
         queues::Sending,
         turn::{Tools, Turn},
@@ -248,16 +248,20 @@ pub(crate) fn flush(
         }
         peer.note_unstaged(taken.len() as u64);
         let list: ArrayVec<_, BATCH> = taken
-            .into_iter()
-            .map(|(vnet, place)| OwnFrame {
-                vnet,
-                bytes: staged.bytes(place),
+            .iter()
+            .map(|(_, vnet, place)| OwnFrame {
+                vnet: *vnet,
+                bytes: staged.bytes(place.clone()),
             })
             .collect();
         let frames = OwnFrames(&list);
         let mut departures = ArrayVec::<_, BATCH>::new();
-        for frame in 0..frames.count() {
-            match parse(turn, &frames, frame, peer, passage) {
+        for (frame, &(sender, ..)) in taken.iter().enumerate() {
+            let departure = match network.is_some_and(|network| is_in(turn, network, sender)) {
+                true => parse(turn, &frames, frame, peer, passage),
+                false => Err(DropReason::GuestRemoved),
+            };
+            match departure {
                 Ok(departure) => departures.push(departure),
                 Err(reason) => lose(peer.books(), reason, Lost::Guest(&frames, frame)),
             }
@@ -275,6 +279,19 @@ pub(crate) fn flush(
     }
     // Another worker's count as well.
     sent().wrapping_sub(before)
+}
+
+/// Whether who sent a frame that waited is in the network still. Its guest is known by its MAC address there, and of a
+/// peer's frames the tunnel has been the network's all along.
+fn is_in(turn: &Turn<'_>, network: &Network, sender: Sender) -> bool {
+    let Sender::Port(index) = sender else {
+        return true;
+    };
+    let port = turn.snapshot.port(index);
+    let attachment = |at| turn.snapshot.attachment(at);
+    let any = port.and_then(|port| port.attachments().find_map(attachment));
+    let its = any.and_then(|any| attachment(network.by_mac(any.mac)?));
+    its.is_some_and(|it| it.port == index)
 }
 
 /// The departure of a frame that waited.

@@ -192,11 +192,13 @@ impl Staged {
         most.map(|(_, list)| list.first)
     }
 
-    /// The oldest frame that waits for `peer`, taken out; its bytes lie at this place
+    /// The oldest frame that waits for `peer`, and who sent it, taken out; its bytes lie at this place
     /// until the next `push`.
-    pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(VnetHeader, Range<usize>)> {
+    pub(crate) fn take(&mut self, peer: PeerIndex) -> Option<(Sender, VnetHeader, Range<usize>)> {
         let oldest = self.peers.get(&peer)?.first;
-        Some(self.remove(oldest))
+        let sender = self.cells[oldest].sender;
+        let (vnet, place) = self.remove(oldest);
+        Some((sender, vnet, place))
     }
 
     /// The bytes of a frame that was taken out.
@@ -331,7 +333,7 @@ mod tests {
     }
 
     fn take(staged: &mut Staged, peer: u32) -> Vec<u8> {
-        let (_, place) = staged.take(PeerIndex(peer)).unwrap();
+        let (_, _, place) = staged.take(PeerIndex(peer)).unwrap();
         staged.bytes(place).to_vec()
     }
 

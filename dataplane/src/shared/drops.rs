@@ -115,6 +115,8 @@ reasons! {
     NotSealed => "not-sealed",
     /// It waited for a peer that was removed.
     PeerRemoved => "peer-removed",
+    /// It waited for a peer's key, and its sender is in that network no more.
+    GuestRemoved => "guest-removed",
     /// The worker that should send it is too far behind with commands.
     CommandQueueFull => "command-queue-full",
     /// A question for a next hop: the host stacks' thread is too far behind. It is asked again.
@@ -204,7 +206,7 @@ reasons! {
 
 /// Why a peer's packets are lost, on their way to it or from it: there are many peers, and each has a counter for
 /// these alone. The last takes what should be none of them.
-const OF_PEERS: [DropReason; 26] = [
+const OF_PEERS: [DropReason; 27] = [
     DropReason::FrameMalformed,
     DropReason::FrameTooLarge,
     DropReason::OffloadInvalid,
@@ -217,6 +219,7 @@ const OF_PEERS: [DropReason; 26] = [
     DropReason::NextHopUnresolved,
     DropReason::StagedOverflow,
     DropReason::StagedExpired,
+    DropReason::GuestRemoved,
     DropReason::KeypairSpent,
     DropReason::UplinkFull,
     DropReason::NotSealed,

@@ -252,7 +252,7 @@ impl Worker {
     fn discard(&mut self, peer: PeerIndex, books: Option<Books<'_>>, reason: DropReason) -> u64 {
         let staged = &mut self.tools.staged;
         let mut count = 0;
-        while let Some((vnet, place)) = staged.take(peer) {
+        while let Some((_, vnet, place)) = staged.take(peer) {
             if let Some(books) = books {
                 lose_own(books, reason, vnet, staged.bytes(place));
             }

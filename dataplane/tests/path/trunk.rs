@@ -189,6 +189,34 @@ fn what_waits_for_a_key_waits_without_its_tag() {
 }
 
 #[test]
+fn what_waited_in_a_vlan_that_was_taken_off_is_lost_by_name() {
+    let mut site = Site::new(Options {
+        keyed: false,
+        vlans: [Some(10), None],
+        ..Options::default()
+    });
+    for n in 0..3 {
+        site.send(
+            0,
+            &PLAIN,
+            &ip("10.0.0.2", "10.1.0.2").udp((5, 6), &[n; 9], false),
+        );
+    }
+    site.change(|snapshot| {
+        snapshot.attachments.set(0, None);
+        let network = network_of(snapshot);
+        let stay = network.macs.iter().filter(|(_, at)| at.0 != 0);
+        network.macs = stay.copied().collect();
+    });
+    site.publish_key();
+    site.command(Command::FlushStaged(site.peers[0].index));
+    site.settle();
+    assert!(site.sealed().is_empty());
+    let lost: Vec<_> = site.peers[0].drops.iter().collect();
+    assert_eq!(lost, [(DropReason::GuestRemoved, 3)]);
+}
+
+#[test]
 fn what_comes_for_a_guest_in_a_vlan_has_its_tag() {
     for offloads in [Offloads::all(), Offloads::empty()] {
         let site = |vlan| {
