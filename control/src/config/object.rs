@@ -20,7 +20,7 @@ use super::schema::{self, Table};
 use super::section::{At, Section};
 use super::texts::Texts;
 use super::{Config, IpNet, Name, Network, NetworkRoute, Peer, Port, Tunnel, Uplink, UplinkDriver};
-use super::{build, cross, write};
+use super::{build, cross, value, write};
 
 /// Keys of an object with their values, as a file has them.
 pub type Keys = serde_json::Map<String, Json>;
@@ -94,6 +94,11 @@ fn map(entries: Vec<(Node, Node)>, report: &mut Report) -> Option<Keys> {
                 .help("it is a key");
             return None;
         };
+        if name == VLANS
+            && let Value::Map(vlans) = &value.value
+        {
+            spell(vlans, report);
+        }
         let value = json(value, report)?;
         if keys.insert(name.clone(), value).is_some() {
             report.error(key.span, format!("`{name}` stands twice"));
@@ -101,6 +106,20 @@ fn map(entries: Vec<(Node, Node)>, report: &mut Report) -> Option<Keys> {
         }
     }
     Some(keys)
+}
+
+/// VLANs are laid over others by their keys, so each number has one spelling.
+fn spell(vlans: &[(Node, Node)], report: &mut Report) {
+    for (key, _) in vlans {
+        if let Value::Text(text) = &key.value
+            && let Some(number) = value::parse_integer(text)
+            && number.to_string() != *text
+        {
+            let message = format!("VLAN `{text}` is {number} in another spelling");
+            let help = format!("write it as it is told: `{number}`");
+            report.error(key.span, message).help(help);
+        }
+    }
 }
 
 fn json(node: Node, report: &mut Report) -> Option<Json> {
@@ -116,7 +135,10 @@ fn json(node: Node, report: &mut Report) -> Option<Json> {
 }
 
 /// Keys that are maps of an operator's own keys, which are laid one by one.
-const MAPS: [&str; 2] = ["labels", "vlans"];
+const MAPS: [&str; 2] = ["labels", VLANS];
+
+/// Their keys are numbers.
+const VLANS: &str = "vlans";
 
 /// Lays keys over others: those without a value are taken away.
 pub fn lay(over: &mut Keys, keys: &Keys) {
@@ -444,4 +466,23 @@ fn line(text: &str, keys: &[&str]) -> Option<usize> {
         node = below;
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_has_one_spelling_by_which_it_is_laid_over_the_same() {
+        let read = |text: &str| keys(text, "port fw").map_err(|report| report.render(false));
+        let mut over = read("vlans: {30: green, 40: blue}").unwrap();
+        lay(&mut over, &read("vlans: {30: }").unwrap());
+        assert_eq!(over, read("vlans: {40: blue}").unwrap());
+        for spelling in ["0x1e", "030", "0x1E"] {
+            let told = read(&format!("vlans: {{{spelling}: }}")).unwrap_err();
+            assert!(told.contains(spelling) && told.contains("`30`"), "{told}");
+        }
+        // What is no number is for others to say.
+        assert!(read("vlans: {green: }").is_ok());
+    }
 }

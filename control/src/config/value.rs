@@ -131,7 +131,7 @@ pub(super) fn integer(
 }
 
 /// Decimal digits, or `0x` and hexadecimal ones (fwmark is often written so).
-fn parse_integer(text: &str) -> Option<u64> {
+pub(super) fn parse_integer(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(digits) => (digits, 16),
         None => (text, 10),
