@@ -4,7 +4,7 @@
 //! each of them; a process or a file that is left behind.
 //!
 //! A [`topology`] says what the device under test has to be; a [`device`] is a Culvert that is started so. At each of its
-//! ends is a [`seat`]: a guest's place ([`guest`]), a loop in memory ([`memory`]), by which the generator is measured alone
+//! ends is a [`seat`]: a guest's place ([`guest`], with its [`rings`]), a loop in memory ([`memory`]), by which the generator is measured alone
 //! ([`own`]). A [`stage`] runs trials over seats; a [`campaign`] asks for as many as its searches want. [`cores`] says where
 //! threads run, [`machine`] what it all ran on. A [`peer`] is the wire side of a tunnel; [`sealed`] has one shake hands.
 //!
@@ -21,6 +21,7 @@ pub mod memory;
 pub mod outer;
 pub mod own;
 pub mod peer;
+pub mod rings;
 pub mod sealed;
 pub mod seat;
 pub mod session;

@@ -4,12 +4,24 @@
 //! trial runs.
 
 use culvert_pktgen::{Profile, Receive, Transmit};
+use culvert_vhost::frontend::Broken;
 
-use super::guest::{Guest, Lost};
+use super::guest::Guest;
 use super::memory::Memory;
 
 /// Frames that a seat sends or takes at a time, as DPDK's applications do.
 pub const BURST: usize = 32;
+
+/// The device is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It did something with its rings that no device may do.
+    #[error("{0}")]
+    Broken(#[from] Broken),
+    /// It has gone, and was not found again.
+    #[error("there is no connection")]
+    Gone,
+}
 
 /// What a seat is.
 #[derive(Debug)]

@@ -13,8 +13,7 @@ use culvert_pktgen::limits::RESIDUAL_NS;
 use culvert_pktgen::trial::{Around, Irregular, Trial};
 
 use super::cores::Cores;
-use super::guest::Lost;
-use super::seat::Seat;
+use super::seat::{Lost, Seat};
 use super::stop::Stop;
 
 /// How often is looked whether the trial goes on.

@@ -24,7 +24,7 @@ use super::{Failure, print, wants_color};
 use crate::pktgen::campaign::{Search, Wanted};
 use crate::pktgen::cores::Cores;
 use crate::pktgen::file::Streams;
-use crate::pktgen::guest::GuestOptions;
+use crate::pktgen::rings::GuestOptions;
 use crate::pktgen::session::{self, Order, SessionError, Target};
 use crate::pktgen::stop::Stop;
 use crate::pktgen::topology::Topology;
