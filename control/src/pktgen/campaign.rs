@@ -13,7 +13,6 @@ use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
 
 use super::device::{Device, since};
 use super::sealed::Sealed;
-use super::seat::Place;
 use super::stage::{Progress, Stage};
 use super::stop::Stop;
 
@@ -268,10 +267,7 @@ impl Campaign<'_> {
         }
         let until = Instant::now() + COME_BACK;
         for seat in &mut self.stage.seats {
-            let Place::Guest(guest) = &mut seat.place else {
-                continue;
-            };
-            while let Err(error) = guest.reconnect() {
+            while let Err(error) = seat.reconnect() {
                 if Instant::now() > until || self.stop.is_asked() {
                     self.failed = Some(format!("seat {} is gone: {error}", seat.name));
                     return;

@@ -48,7 +48,7 @@ impl Memory {
     }
 
     /// Forgets the gaps so far.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.last_ns = None;
         self.gaps.clear();
     }

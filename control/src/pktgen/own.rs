@@ -41,9 +41,6 @@ pub fn measure(profile: &Profile, shares: &[f64], manner: &Manner) -> Own {
     let most = stage.trial(&rates(TOO_MUCH), &mut |_| {});
     let packets_per_s = most.total.received.received as f64 * 1e9 / most.sent_for_ns.max(1) as f64;
     let gaps_at = (packets_per_s * SHARE).clamp(1.0, GENTLE);
-    if let Place::Memory(memory) = &mut stage.seats[0].place {
-        memory.begin();
-    }
     let gentle = stage.trial(&rates(gaps_at), &mut |_| {});
     let gaps = match &stage.seats[0].place {
         Place::Memory(memory) => memory.gaps.summary(),

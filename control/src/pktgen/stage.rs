@@ -84,7 +84,7 @@ impl Stage {
         // Modulo 256, and never that of a trial before.
         let id = u8::try_from(self.number % 256).unwrap_or(0);
         for seat in &mut self.seats {
-            seat.begin(&self.profile, packets_per_s, id);
+            seat.prepare(&self.profile, packets_per_s, id);
         }
         let load: f64 = packets_per_s.iter().sum();
         let ticks = self.manner.cores.ticks();
@@ -92,7 +92,7 @@ impl Stage {
         let mut irregular = Vec::new();
         let sent_for_ns = self.send(clock, load, progress, &mut irregular);
         for seat in &mut self.seats {
-            seat.transmit.close(sent_for_ns);
+            seat.close(sent_for_ns);
         }
         self.settle(clock, &mut irregular);
         let whole_ns = clock.ns();
@@ -101,8 +101,9 @@ impl Stage {
             irregular.push(Irregular::Steal { share: stolen });
         }
         irregular.extend(self.behind());
-        let transmits: Vec<_> = self.seats.iter().map(|seat| &seat.transmit).collect();
-        let receives: Vec<_> = self.seats.iter().map(|seat| &seat.receive).collect();
+        let halves = || self.seats.iter().map(|seat| &seat.halves);
+        let transmits: Vec<_> = halves().map(|it| &it.transmit).collect();
+        let receives: Vec<_> = halves().map(|it| &it.receive).collect();
         let around = Around {
             number: self.number,
             packets_per_s: load,
@@ -163,7 +164,7 @@ impl Stage {
     fn is_sent(&self, now_ns: u64) -> bool {
         let latest_ns = self.profile.duration_ns + self.profile.catch_up_ns;
         let mut seats = self.seats.iter();
-        now_ns >= latest_ns || seats.all(|seat| seat.transmit.due_ns().is_none())
+        now_ns >= latest_ns || seats.all(|seat| seat.due_ns().is_none())
     }
 
     #[inline]
@@ -181,7 +182,7 @@ impl Stage {
         let sent: u64 = self
             .seats
             .iter()
-            .flat_map(|seat| seat.transmit.sent())
+            .flat_map(|seat| seat.halves.transmit.sent())
             .map(|(_, sent)| sent.sent)
             .sum();
         let begun_ns = clock.ns();
@@ -211,7 +212,8 @@ impl Stage {
     }
 
     fn received(&self) -> u64 {
-        let received = self.seats.iter().flat_map(|seat| seat.receive.received());
+        let halves = self.seats.iter().map(|seat| &seat.halves);
+        let received = halves.flat_map(|it| it.receive.received());
         received.map(|(received, _)| received.received).sum()
     }
 
@@ -230,7 +232,7 @@ impl Stage {
     fn behind(&self) -> Option<Irregular> {
         let on_its_own = self.seats.iter().filter(|seat| !seat.pushed_back);
         let (unsent, intended) = on_its_own
-            .flat_map(|seat| seat.transmit.sent())
+            .flat_map(|seat| seat.halves.transmit.sent())
             .fold((0, 0), |sum, (_, sent)| {
                 (sum.0 + sent.unsent, sum.1 + sent.intended)
             });
