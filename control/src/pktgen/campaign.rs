@@ -1,9 +1,8 @@
 //! As many trials as searches ask for, over one stage.
 //!
-//! In: a stage, the device if it may be asked, what is to be found. Out: a [`Test`] with every trial. Never: a disturbed
+//! In: a stage and its rig, what is to be found. Out: a [`Test`] with every trial. Never: a disturbed
 //! trial in a figure; an end because one trial was disturbed.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use culvert_pktgen::Profile;
@@ -11,10 +10,9 @@ use culvert_pktgen::report::Test;
 use culvert_pktgen::search::{Ask, Goal, GoalResult, Limits, Mlr, Mrr, Outcome, latency_loads};
 use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
 
-use super::device::{Device, since};
-use super::sealed::Sealed;
+use super::device::since;
+use super::rig::Rig;
 use super::stage::{Progress, Stage};
-use super::stop::Stop;
 
 /// What is to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,24 +47,15 @@ const WARM_UP_S: f64 = 1.0;
 const GENTLE: f64 = 1000.0;
 const WARM_UP_NS: u64 = 50_000_000;
 const WARM_UP: Duration = Duration::from_secs(10);
-/// How long a device that has gone has to come back.
-const COME_BACK: Duration = Duration::from_secs(10);
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// A campaign.
 pub struct Campaign<'c> {
     /// Where trials run.
     pub stage: &'c mut Stage,
-    /// The device, if it was started for this.
-    pub device: Option<&'c mut Device>,
-    /// Its session, if what it sends leaves sealed: then its own count stands for a receiver.
-    pub sealed: Option<&'c mut Sealed>,
-    /// The device's configuration with another way out.
-    pub reconfigure: &'c dyn Fn(&str) -> String,
+    /// What they run by.
+    pub rig: &'c mut Rig,
     /// Each stream's part of a load.
     pub shares: Vec<f64>,
-    /// Who may end it.
-    pub stop: Stop,
     /// What is told meanwhile.
     pub progress: Progress<'c>,
     /// What came of it so far.
@@ -107,7 +96,11 @@ impl Campaign<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.stop.is_asked() || self.failed.is_some()
+        self.is_ended() || self.failed.is_some()
+    }
+
+    fn is_ended(&self) -> bool {
+        self.rig.setup().stop.is_asked()
     }
 
     fn goals(&mut self, goals: Vec<Goal>, max_packets_per_s: f64) {
@@ -179,8 +172,7 @@ impl Campaign<'_> {
                 ..Trial::default()
             };
         }
-        let before = self.device.as_deref().map(Device::drops);
-        let left_before = self.left();
+        let (before, left_before) = (self.rig.drops(), self.rig.left());
         self.stage.profile.duration_ns = whole(ask.duration_s * 1e9);
         let rates: Vec<f64> = self
             .shares
@@ -188,16 +180,14 @@ impl Campaign<'_> {
             .map(|share| share * ask.packets_per_s)
             .collect();
         let mut trial = self.stage.trial(&rates, self.progress);
-        if let Some((before, now)) = left_before.zip(self.left()) {
+        if let Some((before, now)) = left_before.zip(self.rig.left()) {
             trial.counted(now.saturating_sub(before));
         }
         let has = |wanted: fn(&Irregular) -> bool| trial.irregular.iter().any(wanted);
         if has(|it| matches!(it, Irregular::LinkLost { .. })) {
             self.recover(&mut trial);
         } else {
-            let drops = self.device.as_deref().map(Device::drops);
-            let clues = before.zip(drops).map(|(before, now)| since(&before, now));
-            let clues = clues.unwrap_or_default();
+            let clues = since(&before, self.rig.drops());
             if self.test.explanation.is_empty() && !has(|it| *it == Irregular::Interrupted) {
                 self.test.explanation = explain(&trial, &clues);
             }
@@ -218,12 +208,7 @@ impl Campaign<'_> {
     }
 
     fn see_to_session(&mut self, duration_s: f64) {
-        let device = self.device.as_deref_mut();
-        let Some((sealed, device)) = self.sealed.as_deref_mut().zip(device) else {
-            return;
-        };
-        let trial = Duration::from_secs_f64(duration_s);
-        match sealed.ready(device, trial, self.reconfigure, &self.stop) {
+        match self.rig.ready(Duration::from_secs_f64(duration_s)) {
             Ok(true) => self.warm_up(),
             Ok(false) => {}
             Err(error) => self.failed = Some(error.to_string()),
@@ -234,52 +219,20 @@ impl Campaign<'_> {
     /// the trial, which explains it.
     fn warm_up(&mut self) {
         let until = Instant::now() + WARM_UP;
-        let before = self.left();
+        let before = self.rig.left();
         let rates: Vec<f64> = self.shares.iter().map(|it| it * GENTLE).collect();
-        while self.left() == before && Instant::now() < until && !self.stop.is_asked() {
+        while self.rig.left() == before && Instant::now() < until && !self.is_ended() {
             self.stage.profile.duration_ns = WARM_UP_NS;
             self.stage.warm_up(&rates);
         }
     }
 
-    /// What has left sealed so far.
-    fn left(&self) -> Option<u64> {
-        self.sealed.as_ref()?;
-        self.device.as_deref().map(Sealed::sent)
-    }
-
     /// A device that has gone is waited for, or started again: the rest goes on.
     fn recover(&mut self, trial: &mut Trial) {
-        if let Some(device) = self.device.as_deref_mut() {
-            match device.revive(&self.stop) {
-                Ok(true) => {
-                    trial.irregular.push(Irregular::DeviceRestarted);
-                    if let Some(sealed) = self.sealed.as_deref_mut() {
-                        sealed.lost();
-                    }
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    self.failed = Some(error.to_string());
-                    return;
-                }
-            }
-        }
-        let until = Instant::now() + COME_BACK;
-        for seat in &mut self.stage.seats {
-            while let Err(error) = seat.reconnect() {
-                if Instant::now() > until || self.stop.is_asked() {
-                    self.failed = Some(format!("seat {} is gone: {error}", seat.name));
-                    return;
-                }
-                thread::sleep(AGAIN);
-            }
-        }
-        if let Some(device) = self.device.as_deref_mut() {
-            self.failed = device
-                .wait_for_guests(&self.stop)
-                .err()
-                .map(|error| error.to_string());
+        match self.rig.recover(&mut self.stage.seats) {
+            Ok(true) => trial.irregular.push(Irregular::DeviceRestarted),
+            Ok(false) => {}
+            Err(error) => self.failed = Some(error.to_string()),
         }
     }
 }

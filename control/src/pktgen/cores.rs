@@ -9,12 +9,12 @@ use std::io;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Who runs where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cores {
     /// The generator's.
     pub generator: u16,
-    /// The worker's of the device that is started, if one is.
-    pub worker: u16,
+    /// The workers' of devices that are started: one at least.
+    pub workers: Vec<u16>,
 }
 
 /// What a processor's time went into, in ticks since the start of the machine.
@@ -28,78 +28,129 @@ pub struct Ticks {
 const COLUMNS: usize = 8;
 
 impl Cores {
-    /// The last two processors that this process may use, but for what was asked for.
+    /// The last two processors that this process may use, but for what was asked for: no workers are one.
     ///
     /// # Errors
     /// One that it may not use.
-    pub fn choose(generator: Option<u16>, worker: Option<u16>) -> Result<Self, String> {
+    pub fn choose(generator: Option<u16>, workers: &[u16]) -> Result<Self, String> {
         let usable = usable();
-        for cpu in [generator, worker].into_iter().flatten() {
-            if !usable.contains(&cpu) {
+        for cpu in generator.iter().chain(workers) {
+            if !usable.contains(cpu) {
                 return Err(format!(
                     "this process may not run on CPU {cpu}, but on {}",
                     listed(&usable)
                 ));
             }
         }
-        let free = |taken: Option<u16>| {
-            let other = usable.iter().rev().find(|it| Some(**it) != taken);
+        let free = |taken: &[u16]| {
+            let other = usable.iter().rev().find(|it| !taken.contains(it));
             other.or(usable.last()).copied().unwrap_or(0)
         };
-        let generator = generator.unwrap_or_else(|| free(worker));
-        let worker = worker.unwrap_or_else(|| free(Some(generator)));
-        Ok(Self { generator, worker })
+        let generator = generator.unwrap_or_else(|| free(workers));
+        let mut workers = workers.to_vec();
+        if workers.is_empty() {
+            workers.push(free(&[generator]));
+        }
+        Ok(Self { generator, workers })
     }
 
     /// Whether generator and device take turns on one processor.
     #[must_use]
-    pub const fn is_shared(self) -> bool {
-        self.generator == self.worker
+    pub fn is_shared(&self) -> bool {
+        self.workers.contains(&self.generator)
     }
 
     /// Keeps the calling thread on the generator's.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn pin(self) -> io::Result<()> {
+    pub fn pin(&self) -> io::Result<()> {
         let mut set = CpuSet::new();
         set.set(usize::from(self.generator));
         Ok(sched_setaffinity(None, &set)?)
     }
 
-    /// How near they are to each other.
+    /// Where they are, in words.
     #[must_use]
-    pub fn distance(self) -> String {
-        if self.is_shared() {
-            return "one processor for both: they take turns, and figures say little".into();
-        }
+    pub fn words(&self) -> String {
+        let (s, workers) = (
+            &"s"[..usize::from(self.workers.len() > 1)],
+            listed(&self.workers),
+        );
+        format!(
+            "generator on CPU {}, worker{s} on CPU{s} {workers}",
+            self.generator
+        )
+    }
+
+    /// How near the generator is to the nearest worker.
+    #[must_use]
+    pub fn distance(&self) -> String {
+        let distances = self.workers.iter();
+        let nearest = distances
+            .map(|&worker| Distance::of(self.generator, worker))
+            .min();
+        nearest.unwrap_or(Distance::Unknown).words().into()
+    }
+
+    /// What the time of all of them went into so far.
+    #[must_use]
+    pub fn ticks(&self) -> Ticks {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let mut cpus = self.workers.clone();
+        cpus.push(self.generator);
+        cpus.sort_unstable();
+        cpus.dedup();
+        cpus.iter().map(|&cpu| of_cpu(&text, cpu)).sum()
+    }
+}
+
+/// How near two processors are to each other; the nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Distance {
+    Same,
+    Siblings,
+    Near,
+    Far,
+    Unknown,
+}
+
+impl Distance {
+    fn of(one: u16, other: u16) -> Self {
         let fact = |cpu: u16, name: &str| {
             let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/{name}");
             fs::read_to_string(path).ok().map(|it| it.trim().to_owned())
         };
         let same = |name| {
-            let (one, other) = (fact(self.generator, name), fact(self.worker, name));
-            one.zip(other).map(|(one, other)| one == other)
+            let both = fact(one, name).zip(fact(other, name));
+            both.map(|(one, other)| one == other)
         };
         match (same("physical_package_id"), same("core_id")) {
-            (Some(true), Some(true)) => "two threads of one core (near)".into(),
-            (Some(true), _) => "two cores of one package".into(),
-            (Some(false), _) => "two packages (far)".into(),
-            (None, _) => "unknown".into(),
+            _ if one == other => Self::Same,
+            (Some(true), Some(true)) => Self::Siblings,
+            (Some(true), _) => Self::Near,
+            (Some(false), _) => Self::Far,
+            (None, _) => Self::Unknown,
         }
     }
 
-    /// What the time of both went into so far.
-    #[must_use]
-    pub fn ticks(self) -> Ticks {
-        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let mut sum = of_cpu(&text, self.generator);
-        if !self.is_shared() {
-            let worker = of_cpu(&text, self.worker);
-            sum.all += worker.all;
-            sum.stolen += worker.stolen;
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Same => "one processor for both: they take turns, and figures say little",
+            Self::Siblings => "two threads of one core (near)",
+            Self::Near => "two cores of one package",
+            Self::Far => "two packages (far)",
+            Self::Unknown => "unknown",
         }
-        sum
+    }
+}
+
+impl std::iter::Sum for Ticks {
+    fn sum<I: Iterator<Item = Self>>(ticks: I) -> Self {
+        ticks.fold(Self::default(), |sum, it| Self {
+            all: sum.all + it.all,
+            stolen: sum.stolen + it.stolen,
+        })
     }
 }
 
@@ -138,7 +189,8 @@ fn usable() -> Vec<u16> {
         .collect()
 }
 
-fn listed(cpus: &[u16]) -> String {
+/// Numbers, as a text has them.
+pub(super) fn listed(cpus: &[u16]) -> String {
     let cpus: Vec<String> = cpus.iter().map(u16::to_string).collect();
     cpus.join(", ")
 }
@@ -184,16 +236,26 @@ mod tests {
     #[test]
     fn generator_and_worker_have_a_processor_each_if_they_can() {
         let usable = usable();
-        let cores = Cores::choose(None, None).unwrap();
+        let cores = Cores::choose(None, &[]).unwrap();
         assert_eq!(cores.is_shared(), usable.len() == 1);
         let first = usable[0];
-        let cores = Cores::choose(Some(first), Some(first)).unwrap();
+        let cores = Cores::choose(Some(first), &[first]).unwrap();
         assert!(cores.is_shared() && cores.distance().contains("take turns"));
-        assert_eq!(Cores::choose(None, Some(first)).unwrap().worker, first);
+        assert_eq!(Cores::choose(None, &[first]).unwrap().workers, [first]);
         assert!(
-            Cores::choose(Some(1023), None)
+            Cores::choose(Some(1023), &[])
                 .unwrap_err()
                 .contains("may not run")
         );
+    }
+
+    #[test]
+    fn several_workers_are_named_and_the_nearest_counts() {
+        let cores = Cores {
+            generator: 1,
+            workers: vec![0, 1],
+        };
+        assert!(cores.is_shared() && cores.distance().contains("take turns"));
+        assert_eq!(cores.words(), "generator on CPU 1, workers on CPUs 0, 1");
     }
 }

@@ -9,7 +9,7 @@ use super::cores::Cores;
 
 /// What is known of the machine.
 #[must_use]
-pub fn facts(cores: Cores) -> BTreeMap<String, String> {
+pub fn facts(cores: &Cores) -> BTreeMap<String, String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kernel = rustix::system::uname();
@@ -29,13 +29,7 @@ pub fn facts(cores: Cores) -> BTreeMap<String, String> {
         ("kernel", Some(kernel.release().to_string_lossy().into())),
         ("culvert", Some(env!("CARGO_PKG_VERSION").into())),
         ("build", Some(build().into())),
-        (
-            "pinning",
-            Some(format!(
-                "generator on CPU {}, worker on CPU {}",
-                cores.generator, cores.worker
-            )),
-        ),
+        ("pinning", Some(cores.words())),
         ("cores", Some(cores.distance())),
         (
             "governor",

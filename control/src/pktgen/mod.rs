@@ -3,10 +3,11 @@
 //! In: profiles, the time. Out: packets at their seats, trials, results. Never: an allocation, a lock or a system call for
 //! each of them; a process or a file that is left behind.
 //!
-//! A [`topology`] says what the device under test has to be; a [`device`] is a Culvert that is started so. At each of its
-//! ends is a [`seat`]: a guest's place ([`guest`], with its [`rings`]), a loop in memory ([`memory`]), by which the generator is measured alone
-//! ([`own`]). A [`stage`] runs trials over seats; a [`campaign`] asks for as many as its searches want. [`cores`] says where
-//! threads run, [`machine`] what it all ran on. A [`peer`] is the wire side of a tunnel; [`sealed`] has one shake hands.
+//! A [`topology`] says what the device under test has to be; a [`device`] is a Culvert that is started so; a [`rig`] is all
+//! that belongs together. At each of a device's ends is a [`seat`]: a guest's place ([`guest`], with its [`rings`]), a loop
+//! in memory ([`memory`]), by which the generator is measured alone ([`own`]). A [`stage`] runs trials over seats; a
+//! [`campaign`] asks for as many as its searches want. [`cores`] says where threads run, [`machine`] what it all ran on. A
+//! [`peer`] is the wire side of a tunnel; [`sealed`] has one shake hands.
 //!
 //! One thread generates and receives, so that both ends have one clock.
 
@@ -21,6 +22,7 @@ pub mod memory;
 pub mod outer;
 pub mod own;
 pub mod peer;
+pub mod rig;
 pub mod rings;
 pub mod sealed;
 pub mod seat;

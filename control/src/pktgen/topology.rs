@@ -10,7 +10,7 @@ use culvert_pktgen::profile::{Family, Stream};
 use culvert_pktgen::range::Range;
 use culvert_wire::MacAddr;
 
-use super::cores::Cores;
+use super::cores::{Cores, listed};
 use super::sealed::SINK;
 
 /// From where to where.
@@ -84,7 +84,7 @@ impl Topology {
 
     /// The device; `way_out` has its uplinks and its tunnel, if it has any.
     #[must_use]
-    pub fn plan(self, profile: &Profile, cores: Cores, way_out: &str) -> Plan {
+    pub fn plan(self, profile: &Profile, cores: &Cores, way_out: &str) -> Plan {
         let mut notes = Vec::new();
         let guests = self.guests();
         let ports: String = guests
@@ -131,8 +131,8 @@ pub fn seat_streams(profile: &mut Profile, seats: &[String]) {
     }
 }
 
-/// What every device has. Its worker sleeps where it has no processor of its own.
-fn head(cores: Cores) -> String {
+/// What every device has. Its workers sleep where one has no processor of its own.
+fn head(cores: &Cores) -> String {
     let poll = if cores.is_shared() {
         "adaptive"
     } else {
@@ -140,7 +140,7 @@ fn head(cores: Cores) -> String {
     };
     format!(
         "version: 1\nnode: pktgen\ncores: {{ workers: [{}], poll: {poll} }}\n",
-        cores.worker
+        listed(&cores.workers)
     )
 }
 
@@ -234,15 +234,17 @@ mod tests {
     use super::*;
     use crate::config::{self, Disk, Guard};
 
-    const CORES: Cores = Cores {
-        generator: 1,
-        worker: 0,
-    };
+    fn cores() -> Cores {
+        Cores {
+            generator: 1,
+            workers: vec![0],
+        }
+    }
 
     fn planned(flags: &[(&str, &str)]) -> (config::Config, Plan) {
         let mut profile = Profile::read(&Node::of_flags(flags.iter().copied())).unwrap();
         seat_streams(&mut profile, &GUESTS.map(String::from));
-        let plan = Topology::V2v.plan(&profile, CORES, "");
+        let plan = Topology::V2v.plan(&profile, &cores(), "");
         let read = config::parse(&plan.config, Path::new("plan.yaml"), &Disk);
         let (config, report) =
             read.unwrap_or_else(|it| panic!("{}{}", it.render(false), plan.config));
@@ -288,7 +290,7 @@ mod tests {
                 .collect::<Vec<_>>(),
         );
         assert_eq!(profile.streams[0].to, SINK);
-        let plan = Topology::P2t.plan(&profile, CORES, "tunnels: {}\n");
+        let plan = Topology::P2t.plan(&profile, &cores(), "tunnels: {}\n");
         assert!(
             plan.config
                 .contains("gateway_mac: \"52:54:00:00:00:02\", tunnel: wan"),

@@ -24,8 +24,9 @@ use super::{Failure, print, wants_color};
 use crate::pktgen::campaign::{Search, Wanted};
 use crate::pktgen::cores::Cores;
 use crate::pktgen::file::Streams;
+use crate::pktgen::rig::{RigError, Setup, Target};
 use crate::pktgen::rings::GuestOptions;
-use crate::pktgen::session::{self, Order, SessionError, Target};
+use crate::pktgen::session::{self, Order};
 use crate::pktgen::stop::Stop;
 use crate::pktgen::topology::Topology;
 
@@ -81,9 +82,9 @@ pub(super) struct Measure {
     /// The generator's CPU [default: the last one that may be used]
     #[arg(long, value_name = "CPU")]
     core: Option<u16>,
-    /// The CPU of the worker of the Culvert that is started [default: the one before]
-    #[arg(long, value_name = "CPU")]
-    worker: Option<u16>,
+    /// The CPUs of the workers of the Culvert that is started [default: one worker, on the one before]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    worker: Vec<u16>,
     /// Also a page for browsers, into this file
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -163,29 +164,31 @@ impl Measure {
         let asked = Asked::read(&self.flags, self.file.as_deref())?;
         let profile = asked.profile(&self.flags)?;
         seats_exist(&profile, &target).map_err(|mistakes| asked.told(&self.flags, &mistakes))?;
-        let cores = Cores::choose(self.core, self.worker).map_err(Failure::Line)?;
+        let cores = Cores::choose(self.core, &self.worker).map_err(Failure::Line)?;
         let order = Order {
-            target,
-            profile,
+            setup: Setup {
+                target,
+                profile,
+                guest: self.guest(),
+                cores,
+                // Ahead of all threads.
+                stop: Stop::on_signals()?,
+            },
             asked: value(&asked.tree),
-            guest: self.guest(),
-            cores,
             wanted: Wanted {
                 searches: self.search.iter().map(|it| it.search()).collect(),
                 trials: self.trials,
             },
-            // Ahead of all threads.
-            stop: Stop::on_signals()?,
         };
         let mut live = Live::new();
         let ran = session::run(order, &mut |moment| live.show(moment));
         live.end();
         let (results, failed) = ran.map_err(|error| match error {
-            SessionError::Profile(mistakes) => asked.told(&self.flags, &mistakes),
-            other
-            @ (SessionError::Device(_) | SessionError::Seat { .. } | SessionError::Pin(_)) => {
-                Failure::Line(other.to_string())
-            }
+            RigError::Profile(mistakes) => asked.told(&self.flags, &mistakes),
+            other @ (RigError::Device(_)
+            | RigError::Seat { .. }
+            | RigError::Gone { .. }
+            | RigError::Pin(_)) => Failure::Line(other.to_string()),
         })?;
         self.write(&results)?;
         match failed {
