@@ -64,7 +64,7 @@ pub fn run(order: Order, progress: Progress<'_>) -> Result<(Results, Option<Stri
         rig: &mut rig,
         shares: rates.iter().map(|rate| rate / load).collect(),
         progress,
-        test: test(&setup),
+        test: test(&setup, &rates),
         drops: Vec::new(),
         failed: None,
     };
@@ -100,8 +100,8 @@ fn shares(profile: &Profile) -> Result<Vec<f64>, RigError> {
     Ok(rates.iter().map(|rate| rate / all).collect())
 }
 
-fn test(setup: &Setup) -> Test {
-    let lengths = setup.profile.mean_lengths();
+fn test(setup: &Setup, packets_per_s: &[f64]) -> Test {
+    let lengths = setup.profile.mean_lengths(packets_per_s);
     let size = sizes(&setup.profile);
     Test {
         name: format!("{} {size}", setup.target.name()),

@@ -88,10 +88,11 @@ impl Profile {
             line: self.line,
             own_packets_per_s,
         };
-        let together = self.rate.packets_per_s(self.mean_lengths(), ceiling);
+        let together = self.rate.packets_per_s(self.shared_lengths(), ceiling);
         let together = together.map_err(|wrong| vec![wrong.at("rate")])?;
         let rates: Vec<f64> = self.rates(ceiling, together)?;
-        let line = Rate::Max.packets_per_s(self.mean_lengths(), ceiling).ok();
+        let lengths = self.mean_lengths(&rates);
+        let line = Rate::Max.packets_per_s(lengths, ceiling).ok();
         match line.filter(|_| self.line.is_some()) {
             Some(line) if rates.iter().sum::<f64>() > line * (1.0 + 1e-7) => {
                 let all: f64 = rates.iter().sum();
@@ -119,24 +120,24 @@ impl Profile {
     }
 
     /// The mean over all streams that share the profile's rate, or all if none does.
+    fn shared_lengths(&self) -> Lengths {
+        let shares: Vec<f64> = self.streams.iter().map(|it| it.share.of_all()).collect();
+        self.mean_lengths(&shares)
+    }
+
+    /// The mean over all packets; `packets_per_s` has each stream's part of them. If none has any, all streams are alike.
     #[must_use]
-    pub fn mean_lengths(&self) -> Lengths {
-        let shares: f64 = self.streams.iter().map(|it| it.share.of_all()).sum();
-        let weight = |stream: &Stream| {
-            if shares > 0.0 {
-                stream.share.of_all()
-            } else {
-                1.0
-            }
+    pub fn mean_lengths(&self, packets_per_s: &[f64]) -> Lengths {
+        let all: f64 = packets_per_s.iter().sum();
+        let weights = |place: usize| match all > 0.0 {
+            true => packets_per_s.get(place).map_or(0.0, |it| it / all),
+            false => 1.0 / self.streams.len() as f64,
         };
-        let all: f64 = self.streams.iter().map(weight).sum();
-        let mean = |of: fn(Lengths) -> f64| {
-            let sum: f64 = self
-                .streams
-                .iter()
-                .map(|it| weight(it) * of(self.lengths(it)))
-                .sum();
-            sum / all
+        let mean = |of: fn(Lengths) -> f64| -> f64 {
+            let streams = self.streams.iter().enumerate();
+            streams
+                .map(|(place, it)| weights(place) * of(self.lengths(it)))
+                .sum()
         };
         Lengths {
             inner_bare_bytes: mean(|it| it.inner_bare_bytes),
