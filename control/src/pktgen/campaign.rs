@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use culvert_pktgen::Profile;
+use culvert_pktgen::receive::Latencies;
 use culvert_pktgen::report::Test;
-use culvert_pktgen::search::{Ask, Goal, GoalResult, Limits, Mlr, Mrr, Outcome, latency_loads};
+use culvert_pktgen::search::{Ask, Goal, Limits, Mlr, Mrr, judge_goal, judge_mrr, latency_loads};
 use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
 
 use super::device::since;
@@ -75,13 +76,16 @@ impl Campaign<'_> {
             duration_s,
         };
         if wanted.searches.is_empty() {
+            let mut all = Latencies::new();
             for _ in 0..wanted.trials {
                 if self.is_over() {
                     return;
                 }
-                let trial = self.trial(ask(packets_per_s, duration_s));
+                if self.trial(ask(packets_per_s, duration_s)).counts() {
+                    all.add(&self.stage.latencies());
+                }
                 let name = format!("{:.3} Mpps", packets_per_s / 1e6);
-                self.test.latency = vec![(name, trial.latency)];
+                self.test.latency = vec![(name, all.summary())];
             }
             return;
         }
@@ -116,15 +120,17 @@ impl Campaign<'_> {
                 return;
             }
         };
+        // The warm-up says nothing.
+        let first = self.test.trials.len() + 1;
         while let Some(ask) = search.ask().filter(|_| !self.is_over()) {
-            match outcome(&self.trial(ask)) {
+            match self.trial(ask).outcome() {
                 Some(outcome) => search.tell(outcome),
                 None => search.disturbed(),
             }
         }
-        let trials = &self.test.trials;
+        let trials = self.test.trials.get(first..).unwrap_or_default();
         let results = search.results().into_iter();
-        self.test.goals = results.map(|it| judged(it, trials)).collect();
+        self.test.goals = results.map(|it| judge_goal(it, trials)).collect();
     }
 
     /// At shares of the PDR, or of what else was found.
@@ -145,7 +151,7 @@ impl Campaign<'_> {
                 packets_per_s,
                 duration_s,
             });
-            if trial.is_regular() {
+            if trial.counts() {
                 self.test.latency.push((name.into(), trial.latency));
             }
         }
@@ -153,15 +159,19 @@ impl Campaign<'_> {
 
     fn mrr(&mut self, max_packets_per_s: f64) {
         let mut search = Mrr::new(max_packets_per_s, MRR_TRIAL_S, MRR_TRIALS);
-        let mut disturbed = 0;
+        let (first, mut disturbed) = (self.test.trials.len(), 0);
         while let Some(ask) = search.ask().filter(|_| !self.is_over()) {
-            match outcome(&self.trial(ask)) {
+            match self.trial(ask).outcome() {
                 Some(outcome) => search.tell(outcome),
                 None if disturbed == MRR_TRIALS => break,
                 None => disturbed += 1,
             }
         }
-        self.test.mrr = search.result();
+        let is_line = self.stage.profile.line.is_some();
+        let mut trials = self.test.trials[first..].to_vec();
+        trials.retain(Trial::counts);
+        let judged = |result| judge_mrr(result, &trials, is_line);
+        self.test.mrr = search.result().map(judged);
     }
 
     fn trial(&mut self, ask: Ask) -> Trial {
@@ -248,33 +258,6 @@ impl Search {
     }
 }
 
-/// What a trial says of its load. Packets that the generator itself did not send count as lost (RFC 9971 counts unsent ones
-/// so): without that, a search above its ceiling would never end.
-fn outcome(trial: &Trial) -> Option<Outcome> {
-    let only_behind = trial.irregular.iter().all(is_behind);
-    only_behind.then(|| Outcome::of(trial.loss_ratio(), trial.whole_ns.max(1) as f64 / 1e9))
-}
-
-const fn is_behind(mark: &Irregular) -> bool {
-    matches!(mark, Irregular::Behind { .. })
-}
-
-/// A bound that the generator set is not the device's.
-fn judged(mut result: GoalResult, trials: &[Trial]) -> GoalResult {
-    let at = |load: f64| move |it: &&Trial| (it.packets_per_s - load).abs() <= load * 1e-6;
-    let is_ours = result.upper.is_some_and(|upper| {
-        let mut tried = trials.iter().filter(at(upper));
-        tried.any(|trial| trial.irregular.iter().any(is_behind))
-    });
-    if is_ours && result.regular {
-        result.regular = false;
-        result.why = Some(
-            "at the upper bound the generator was late by itself: the device may take more".into(),
-        );
-    }
-    result
-}
-
 /// The sizes of a profile, in words.
 #[must_use]
 pub fn sizes(profile: &Profile) -> String {
@@ -295,32 +278,4 @@ pub fn sizes(profile: &Profile) -> String {
 )]
 const fn whole(value: f64) -> u64 {
     value as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bound_that_the_generator_set_is_irregular() {
-        let result = GoalResult {
-            goal: Goal::ndr(),
-            lower: Some(1e6),
-            upper: Some(1.004e6),
-            conditional_throughput: Some(1e6),
-            regular: true,
-            why: None,
-        };
-        let mut trial = Trial {
-            packets_per_s: 1.004e6,
-            ..Trial::default()
-        };
-        assert!(judged(result.clone(), &[trial.clone()]).regular);
-        trial.irregular = vec![Irregular::Behind { packets: 9 }];
-        assert!(outcome(&trial).is_some());
-        let judged = judged(result, &[trial.clone()]);
-        assert!(!judged.regular && judged.why.is_some_and(|why| why.contains("generator")));
-        trial.irregular.push(Irregular::Steal { share: 0.5 });
-        assert!(outcome(&trial).is_none());
-    }
 }

@@ -154,6 +154,15 @@ impl std::iter::Sum for Ticks {
     }
 }
 
+/// How long the calling thread has been ready to run so far, and was not let: others had its processor. What the kernel
+/// does not tell is none.
+#[must_use]
+pub fn waited_ns() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = text.split_ascii_whitespace().nth(1);
+    waited.and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
 impl Ticks {
     /// The share that others had since an earlier time. A single tick is none yet: it is as long as a short trial.
     #[must_use]

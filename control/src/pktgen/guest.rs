@@ -48,17 +48,20 @@ impl Guest {
         self.rings.offloads()
     }
 
-    /// Sends what is due; whether the ring was full with more of it left.
-    pub(super) fn send(&mut self, transmit: &mut Transmit, now_ns: u64) -> Result<bool, Lost> {
+    /// Sends what is due; how many frames, and whether the ring was full.
+    pub(super) fn send(
+        &mut self,
+        transmit: &mut Transmit,
+        now_ns: u64,
+    ) -> Result<(usize, bool), Lost> {
         let held = &mut self.held;
-        let (_, is_full) = self.rings.send(|room| {
+        self.rings.send(|room| {
             let due = transmit.next(now_ns)?;
             let template = Some(due.template());
             let len = transmit.write(&due, room, *held == template);
             *held = template;
             Some((transmit.vnet(&due), len))
-        })?;
-        Ok(is_full && transmit.due_ns().is_some_and(|due| due <= now_ns))
+        })
     }
 
     /// Takes what came.
@@ -66,6 +69,11 @@ impl Guest {
         self.rings.receive(|vnet, frame| {
             receive.frame(frame, segment(vnet), now_ns);
         })
+    }
+
+    /// Frames that a ring holds, and bytes of what a buffer of the guest RX ring has room for.
+    pub(super) fn room(&self) -> (usize, u32) {
+        self.rings.room()
     }
 
     pub(super) fn is_connected(&self) -> bool {

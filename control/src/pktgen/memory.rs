@@ -53,13 +53,19 @@ impl Memory {
         self.gaps.clear();
     }
 
-    pub(super) fn send(&mut self, transmit: &mut Transmit, now_ns: u64) -> bool {
-        for _ in 0..BURST {
+    /// Frames that it holds, each as long as it may be.
+    pub(super) const fn room(&self) -> (usize, u32) {
+        (SLOTS, u32::MAX)
+    }
+
+    /// Sends what is due; how many frames, and whether it was full.
+    pub(super) fn send(&mut self, transmit: &mut Transmit, now_ns: u64) -> (usize, bool) {
+        for sent in 0..BURST {
             if self.head - self.tail == SLOTS {
-                return transmit.due_ns().is_some_and(|due| due <= now_ns);
+                return (sent, true);
             }
             let Some(due) = transmit.next(now_ns) else {
-                break;
+                return (sent, false);
             };
             let template = Some(due.template());
             let len = transmit.write(&due, &mut self.outgoing, self.held == template);
@@ -75,7 +81,7 @@ impl Memory {
                 self.gaps.record(now_ns - last);
             }
         }
-        false
+        (BURST, false)
     }
 
     pub(super) fn receive(&mut self, receive: &mut Receive, now_ns: u64) -> usize {

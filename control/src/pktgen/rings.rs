@@ -80,6 +80,12 @@ impl Rings {
         Offloads::from_bits_truncate(features)
     }
 
+    /// Entries of a ring, and bytes of what a buffer of the guest RX ring has room for.
+    #[must_use]
+    pub fn room(&self) -> (usize, u32) {
+        (self.config.ring_size.into(), BUFFER_BYTES)
+    }
+
     /// Whether the device still holds the connection. A system call.
     #[must_use]
     pub fn is_connected(&self) -> bool {

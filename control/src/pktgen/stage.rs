@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use culvert_pktgen::Profile;
 use culvert_pktgen::limits::RESIDUAL_NS;
+use culvert_pktgen::receive::Latencies;
 use culvert_pktgen::trial::{Around, Irregular, Trial};
 
-use super::cores::Cores;
-use super::seat::{Lost, Seat};
+use super::cores::{Cores, waited_ns};
+use super::seat::{Away, BURST, Lost, Seat, Work};
 use super::stop::Stop;
 
 /// How often is looked whether the trial goes on.
@@ -22,8 +23,8 @@ const LOOK_NS: u64 = 20_000_000;
 /// Stolen time that a trial may have: a hundredth, as measurements of gso have it.
 const STOLEN_MAX: f64 = 0.01;
 
-/// Unsent packets that are nobody's word against the generator: those of the first turns and of an interrupt.
-const BEHIND_SHARE: f64 = 1e-4;
+/// The share of the time in which bursts leave more behind them, from which the generator is what limits a trial.
+const SATURATED: f64 = 0.9;
 
 /// What is told while a trial runs.
 pub type Progress<'p> = &'p mut dyn FnMut(Moment);
@@ -88,11 +89,13 @@ impl Stage {
         }
         let load: f64 = packets_per_s.iter().sum();
         let ticks = self.manner.cores.ticks();
+        let waited = waited_ns();
         let clock = Clock::start();
         let mut irregular = Vec::new();
-        let sent_for_ns = self.send(clock, load, progress, &mut irregular);
+        let mut spent = Spent::default();
+        let ended_ns = self.send(clock, load, progress, (&mut irregular, &mut spent));
         for seat in &mut self.seats {
-            seat.close(sent_for_ns);
+            seat.close(ended_ns);
         }
         self.settle(clock, &mut irregular);
         let whole_ns = clock.ns();
@@ -100,18 +103,32 @@ impl Stage {
         if stolen > STOLEN_MAX {
             irregular.push(Irregular::Steal { share: stolen });
         }
-        irregular.extend(self.behind());
+        irregular.extend(self.away(waited_ns().saturating_sub(waited)));
+        irregular.extend(spent.saturated());
+        let left_ns = self.seats.iter().map(Seat::sent_ns).max();
         let halves = || self.seats.iter().map(|seat| &seat.halves);
         let transmits: Vec<_> = halves().map(|it| &it.transmit).collect();
         let receives: Vec<_> = halves().map(|it| &it.receive).collect();
         let around = Around {
             number: self.number,
             packets_per_s: load,
-            sent_for_ns,
+            sent_for_ns: ended_ns.max(left_ns.unwrap_or(0)),
             whole_ns,
+            busy_share: spent.busy_share(),
             irregular,
         };
         Trial::of(&self.profile, &transmits, &receives, around)
+    }
+
+    /// Those of the last trial, all streams together.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        let mut all = Latencies::new();
+        for seat in &self.seats {
+            let received = seat.halves.receive.received();
+            received.for_each(|(_, latencies)| all.add(latencies));
+        }
+        all
     }
 
     /// The same, of which nothing is kept: not even its number.
@@ -129,7 +146,7 @@ impl Stage {
         clock: Clock,
         load: f64,
         progress: Progress<'_>,
-        irregular: &mut Vec<Irregular>,
+        (irregular, spent): (&mut Vec<Irregular>, &mut Spent),
     ) -> u64 {
         let duration_ns = self.profile.duration_ns;
         let mut look_ns = LOOK_NS;
@@ -138,9 +155,12 @@ impl Stage {
             if now_ns >= duration_ns && self.is_sent(now_ns) {
                 return duration_ns;
             }
-            if let Err((seat, _)) = self.turn(clock, now_ns) {
-                irregular.push(Irregular::LinkLost { seat });
-                return now_ns;
+            match self.turn(clock, now_ns) {
+                Ok(work) => spent.note(now_ns, work),
+                Err((seat, _)) => {
+                    irregular.push(Irregular::LinkLost { seat });
+                    return now_ns;
+                }
             }
             if now_ns < look_ns {
                 continue;
@@ -168,13 +188,22 @@ impl Stage {
     }
 
     #[inline]
-    fn turn(&mut self, clock: Clock, now_ns: u64) -> Result<(), (String, Lost)> {
+    fn turn(&mut self, clock: Clock, now_ns: u64) -> Result<Work, (String, Lost)> {
+        let mut work = Work::None;
         for seat in &mut self.seats {
+            seat.visit(now_ns);
             let sent = seat.send(now_ns);
-            let turned = sent.and_then(|()| seat.receive(|| clock.ns()));
-            turned.map_err(|lost| (seat.name.clone(), lost))?;
+            let turned = sent.and_then(|sent| {
+                let received = match seat.receive(|| clock.ns())? {
+                    0 => Work::None,
+                    BURST.. => Work::More,
+                    _ => Work::Some,
+                };
+                Ok(sent.max(received))
+            });
+            work = work.max(turned.map_err(|lost| (seat.name.clone(), lost))?);
         }
-        Ok(())
+        Ok(work)
     }
 
     /// Waits for what is under way.
@@ -191,6 +220,7 @@ impl Stage {
             let now_ns = clock.ns();
             let mut came = 0;
             for seat in &mut self.seats {
+                seat.visit(now_ns);
                 match seat.receive(|| clock.ns()) {
                     Ok(frames) => came += frames,
                     Err(_) if irregular.iter().any(is_link) => {}
@@ -228,16 +258,56 @@ impl Stage {
         })
     }
 
-    /// Packets whose time passed though no ring was full: the generator was too slow.
-    fn behind(&self) -> Option<Irregular> {
-        let on_its_own = self.seats.iter().filter(|seat| !seat.pushed_back);
-        let (unsent, intended) = on_its_own
-            .flat_map(|seat| seat.halves.transmit.sent())
-            .fold((0, 0), |sum, (_, sent)| {
-                (sum.0 + sent.unsent, sum.1 + sent.intended)
-            });
-        let is_much = unsent as f64 > intended as f64 * BEHIND_SHARE;
-        is_much.then_some(Irregular::Behind { packets: unsent })
+    /// Whether it was away from a seat for too long. One thread looks at all of them, so the worst stands for all.
+    fn away(&self, waited_ns: u64) -> Option<Irregular> {
+        let aways = self.seats.iter().map(Seat::away);
+        let worst = aways.reduce(|one, other| Away {
+            times: one.times.max(other.times),
+            total_ns: one.total_ns.max(other.total_ns),
+            longest_ns: one.longest_ns.max(other.longest_ns),
+        });
+        let Away {
+            times,
+            total_ns,
+            longest_ns,
+        } = worst.unwrap_or_default();
+        (times > 0).then_some(Irregular::Away {
+            times,
+            total_ns,
+            longest_ns,
+            waited_ns,
+        })
+    }
+}
+
+/// What a trial's time went into: turns by what there was to do in them.
+#[derive(Debug, Default)]
+struct Spent {
+    begun_ns: u64,
+    work: Work,
+    all_ns: u64,
+    busy_ns: u64,
+    more_ns: u64,
+}
+
+impl Spent {
+    /// A turn that began at a time; the one before it ended then.
+    #[inline]
+    fn note(&mut self, begun_ns: u64, work: Work) {
+        let ns = begun_ns - self.begun_ns;
+        self.all_ns += ns;
+        self.busy_ns += if self.work == Work::None { 0 } else { ns };
+        self.more_ns += if self.work == Work::More { ns } else { 0 };
+        (self.begun_ns, self.work) = (begun_ns, work);
+    }
+
+    fn busy_share(&self) -> f64 {
+        self.busy_ns as f64 / self.all_ns.max(1) as f64
+    }
+
+    fn saturated(&self) -> Option<Irregular> {
+        let share = self.more_ns as f64 / self.all_ns.max(1) as f64;
+        (share > SATURATED).then_some(Irregular::Saturated { share })
     }
 }
 
@@ -257,5 +327,89 @@ impl Clock {
     #[inline]
     fn ns(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_pktgen::tree::Node;
+
+    use super::super::memory::Memory;
+    use super::super::seat::Place;
+    use super::*;
+
+    fn stage(flags: &[(&str, &str)]) -> (Stage, Vec<f64>) {
+        let profile = Profile::read(&Node::of_flags(flags.iter().copied())).unwrap();
+        let rates = profile.packets_per_s(None).unwrap();
+        let seat = Seat::new("", Place::Memory(Memory::new(60)), &profile);
+        let manner = Manner {
+            cores: Cores {
+                generator: 0,
+                workers: vec![0],
+            },
+            stop: Stop::default(),
+            quiet_ns: 1_000_000,
+        };
+        (Stage::new(vec![seat], profile, manner), rates)
+    }
+
+    #[test]
+    fn a_generator_that_has_more_to_do_than_it_can_says_so() {
+        let (mut stage, rates) = stage(&[("rate", "1000mpps"), ("duration", "50ms")]);
+        let trial = stage.trial(&rates, &mut |_| {});
+        let saturated =
+            |it: &Irregular| matches!(it, Irregular::Saturated { share } if *share > 0.9);
+        assert!(
+            trial.irregular.iter().any(saturated),
+            "{:?}",
+            trial.irregular
+        );
+        assert!(trial.busy_share > 0.9, "{}", trial.busy_share);
+        let sent = trial.total.sent;
+        assert!(
+            sent.own_unsent > 0 && sent.own_unsent == sent.unsent,
+            "{sent:?}"
+        );
+        assert!(trial.counts() && !trial.is_regular());
+    }
+
+    #[test]
+    fn time_is_told_by_what_there_was_to_do_in_it() {
+        let mut spent = Spent::default();
+        for (begun_ns, work) in [
+            (0, Work::Some),
+            (10, Work::None),
+            (30, Work::More),
+            (100, Work::None),
+        ] {
+            spent.note(begun_ns, work);
+        }
+        assert!((spent.busy_share() - 0.8).abs() < 1e-9);
+        assert_eq!((spent.more_ns, spent.saturated()), (70, None));
+        spent.note(1_000, Work::More);
+        spent.note(100_000, Work::None);
+        assert!(matches!(
+            spent.saturated(),
+            Some(Irregular::Saturated { .. })
+        ));
+    }
+
+    #[test]
+    fn packets_that_leave_behind_the_end_lower_the_rate() {
+        let flags = [
+            ("rate", "1mpps"),
+            ("duration", "1ms"),
+            ("catch_up", "10s"),
+            ("late", "60s"),
+        ];
+        let (mut stage, _) = stage(&flags);
+        // A hundred times as many as the length has time for, wherever this runs.
+        let trial = stage.trial(&[1e9], &mut |_| {});
+        let sent = trial.total.sent;
+        assert_eq!((sent.intended, sent.unsent), (1_000_000, 0));
+        assert!(trial.sent_for_ns > 2 * trial.duration_ns, "{trial:?}");
+        let rate = sent.sent as f64 * 1e9 / trial.sent_for_ns as f64;
+        assert!((trial.forwarded_per_s() / rate - 1.0).abs() < 0.01);
+        assert!(trial.outcome().is_some_and(|it| it.loss_ratio > 0.5));
     }
 }

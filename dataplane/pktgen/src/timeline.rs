@@ -1,6 +1,6 @@
 //! Packets by their intended times, in equal parts of a trial: where losses are, and how long they last.
 //!
-//! In: intended times. Out: counts, and holes: parts in succession in which packets were lost. Never: a place for a time
+//! In: intended times. Out: counts, and holes: parts in succession in which packets are missing. Never: a place for a time
 //! after the trial's end other than the last part.
 
 use serde::{Deserialize, Serialize};
@@ -19,14 +19,14 @@ pub(crate) struct Timeline {
     counts: Vec<u32>,
 }
 
-/// A stretch of a trial in which packets were lost, by their intended times.
+/// A stretch of a trial in which the device lost packets or did not take them, by their intended times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hole {
     /// Where it begins, from the trial's beginning.
     pub from_ns: u64,
     /// Where it ends.
     pub to_ns: u64,
-    /// Packets that were sent in it and not received.
+    /// Packets of it that were not received, less those that the generator itself did not send.
     pub lost: u64,
 }
 
@@ -44,6 +44,23 @@ impl Timeline {
     pub(crate) fn add(&mut self, intended_ns: u64, packets: u32) {
         let part = self.part(intended_ns);
         *part = part.saturating_add(packets);
+    }
+
+    /// Adds packets whose times lie evenly between two.
+    pub(crate) fn spread(&mut self, from_ns: u64, to_ns: u64, packets: u64) {
+        let end_ns = (self.counts.len() as u64) << self.shift;
+        let to_ns = to_ns.min(end_ns).max(from_ns + 1);
+        let before = |ns: u64| {
+            let share = u128::from(packets) * u128::from(ns - from_ns);
+            u64::try_from(share / u128::from(to_ns - from_ns)).unwrap_or(packets)
+        };
+        let mut at_ns = from_ns;
+        while at_ns < to_ns {
+            let next_ns = (((at_ns >> self.shift) + 1) << self.shift).min(to_ns);
+            let more = before(next_ns) - before(at_ns);
+            self.add(at_ns, u32::try_from(more).unwrap_or(u32::MAX));
+            at_ns = next_ns;
+        }
     }
 
     /// Takes back what was added.
@@ -117,6 +134,15 @@ mod tests {
                 && holes[0].to_ns >= 300_000_000
                 && holes[0].to_ns - holes[0].from_ns < 101_000_000
         );
+        // What was not sent between 500 and 600 ms, in one piece.
+        sent.spread(500_000_000, 600_000_000, 5_003);
+        let holes = sent.holes(&received);
+        assert_eq!(
+            holes.iter().map(|it| it.lost).sum::<u64>(),
+            100_000 + 1 + 5_003
+        );
+        assert!(holes[1].from_ns <= 500_000_000 && holes[1].to_ns >= 600_000_000);
+        sent.spread(999_999_999, u64::MAX, 7);
         // A time beyond the end, as a spoiled packet may have, is in the last part.
         received.add(u64::MAX, 1);
         sent.take(0, 5);

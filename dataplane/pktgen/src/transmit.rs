@@ -33,7 +33,9 @@ use crate::timeline::Timeline;
 pub struct Transmit {
     lanes: Vec<Lane>,
     trial: u8,
+    /// What the device should have let through: what it was given, and what it did not take.
     timeline: Timeline,
+    fault: Fault,
     /// The lane that is due first.
     first: usize,
 }
@@ -53,6 +55,19 @@ struct Lane {
     sent: Sent,
     /// Packets that were made ahead and whose time passed.
     missed: u64,
+    /// Of those by the generator's fault; and of frames that were stepped over.
+    own_missed: u64,
+    own_skipped: u64,
+}
+
+/// Whose fault it is when a packet's time passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// The generator's: nothing but itself kept it from sending.
+    #[default]
+    Generator,
+    /// The device's: it had no room.
+    Device,
 }
 
 /// What a flow has sent.
@@ -76,6 +91,9 @@ pub struct Sent {
     pub sent: u64,
     /// That were not sent: too late, or not taken.
     pub unsent: u64,
+    /// Of those, whose time passed by the generator's own fault.
+    #[serde(default)]
+    pub own_unsent: u64,
     /// Bytes of frames that the device took, without check sequences.
     pub bare_bytes: u64,
 }
@@ -87,6 +105,7 @@ impl Sent {
         self.offered += other.offered;
         self.sent += other.sent;
         self.unsent += other.unsent;
+        self.own_unsent += other.own_unsent;
         self.bare_bytes += other.bare_bytes;
     }
 }
@@ -176,6 +195,7 @@ impl Transmit {
                 .collect(),
             trial,
             timeline: Timeline::new(profile.duration_ns),
+            fault: Fault::Generator,
             first: 0,
         };
         transmit.choose();
@@ -190,8 +210,15 @@ impl Transmit {
         }
         self.trial = trial;
         self.timeline = Timeline::new(profile.duration_ns);
+        self.fault = Fault::Generator;
         self.first = 0;
         self.choose();
+    }
+
+    /// Whose fault it is if packets turn out to be too late from now on.
+    #[inline]
+    pub const fn blame(&mut self, fault: Fault) {
+        self.fault = fault;
     }
 
     /// When the next frame is due: until then a seat may sleep.
@@ -211,7 +238,7 @@ impl Transmit {
                 break;
             }
             // Too late: what is behind it in another lane may not be.
-            if !lane.pace.skip(now_ns) {
+            if !lane.skip(now_ns, self.fault, &mut self.timeline) {
                 return None;
             }
             self.choose();
@@ -250,6 +277,7 @@ impl Transmit {
     /// The same of a frame that was made ahead.
     #[inline]
     pub fn refused_ahead(&mut self, kept: &Kept) {
+        // It stays in the timeline: the device had it.
         self.take_back(kept);
     }
 
@@ -260,6 +288,10 @@ impl Transmit {
         let lane = &mut self.lanes[usize::from(kept.lane)];
         lane.sent.offered -= u64::from(segments);
         lane.missed += u64::from(segments);
+        if self.fault == Fault::Generator {
+            lane.own_missed += u64::from(segments);
+            self.timeline.take(kept.intended_ns, segments);
+        }
     }
 
     /// A frame was not sent; gives how many packets it is.
@@ -272,15 +304,14 @@ impl Transmit {
         lane.sent.bare_bytes -= template.len() as u64;
         let flow = &mut lane.flows[(kept.flow - lane.first_flow) as usize];
         flow.refused = flow.refused.saturating_add(segments);
-        self.timeline.take(kept.intended_ns, segments);
         segments
     }
 
     /// Ends the trial at a time: what was intended before it and not offered is unsent.
     pub fn close(&mut self, now_ns: u64) {
-        self.lanes
-            .iter_mut()
-            .for_each(|lane| lane.pace.close(now_ns));
+        for lane in &mut self.lanes {
+            lane.close(now_ns, self.fault, &mut self.timeline);
+        }
     }
 
     /// What each stream of this seat has sent, with its place in the profile.
@@ -347,6 +378,8 @@ impl Lane {
             first_flow: stream.first_flow,
             sent: Sent::default(),
             missed: 0,
+            own_missed: 0,
+            own_skipped: 0,
         }
     }
 
@@ -356,7 +389,42 @@ impl Lane {
         self.place = 0;
         self.flows.fill(FlowSent::default());
         self.sent = Sent::default();
-        self.missed = 0;
+        (self.missed, self.own_missed, self.own_skipped) = (0, 0, 0);
+    }
+
+    /// Steps over what is too late. False if there is more of it than one call steps over.
+    #[cold]
+    fn skip(&mut self, now_ns: u64, fault: Fault, timeline: &mut Timeline) -> bool {
+        let (from_ns, before) = (self.pace.due_ns(), self.pace.skipped());
+        let is_all = self.pace.skip(now_ns);
+        let limit_ns = now_ns.saturating_sub(self.pace.catch_up_ns());
+        let to_ns = self.pace.due_ns().map_or(limit_ns, |it| it.min(limit_ns));
+        self.passed((from_ns, to_ns), before, fault, timeline);
+        is_all
+    }
+
+    fn close(&mut self, now_ns: u64, fault: Fault, timeline: &mut Timeline) {
+        let (from_ns, before) = (self.pace.due_ns(), self.pace.skipped());
+        self.pace.close(now_ns);
+        self.passed((from_ns, now_ns), before, fault, timeline);
+    }
+
+    /// Frames were stepped over, by somebody's fault.
+    fn passed(
+        &mut self,
+        (from_ns, to_ns): (Option<u64>, u64),
+        before: u64,
+        fault: Fault,
+        timeline: &mut Timeline,
+    ) {
+        let frames = self.pace.skipped() - before;
+        match (fault, from_ns) {
+            (Fault::Generator, _) => self.own_skipped += frames,
+            (Fault::Device, Some(from_ns)) => {
+                timeline.spread(from_ns, to_ns, self.in_packets(frames));
+            }
+            (Fault::Device, None) => {}
+        }
     }
 
     #[inline]
@@ -396,24 +464,24 @@ impl Lane {
     }
 
     fn sent(&self) -> Sent {
-        let skipped = self.skipped_packets() + self.missed;
+        let skipped = self.in_packets(self.pace.skipped()) + self.missed;
         let intended = self.sent.offered + skipped;
         Sent {
             intended,
             unsent: intended - self.sent.sent,
+            own_unsent: self.in_packets(self.own_skipped) + self.own_missed,
             ..self.sent
         }
     }
 
     /// Frames that were stepped over, in packets: of the mean of the mix, as none of them was chosen.
-    fn skipped_packets(&self) -> u64 {
+    fn in_packets(&self, frames: u64) -> u64 {
         let packets: u64 = self
             .sequence
             .iter()
             .map(|&it| u64::from(self.templates[usize::from(it)].segments()))
             .sum();
-        let all =
-            u128::from(self.pace.skipped()) * u128::from(packets) / self.sequence.len() as u128;
+        let all = u128::from(frames) * u128::from(packets) / self.sequence.len() as u128;
         u64::try_from(all).unwrap_or(u64::MAX)
     }
 }

@@ -48,6 +48,7 @@ impl Replay {
                 offered: 0,
                 sent: 0,
                 unsent: 0,
+                own_unsent: 0,
                 bare_bytes: 0,
             },
         }

@@ -7,7 +7,7 @@ use crate::trial::{Irregular, Trial};
 
 const HEAD: &str = "test,topology,size,inner_bare_bytes,outer_bare_bytes,trial,packets_per_s,duration_ns,intended,offered,sent,\
                     unsent,received,lost,duplicates,reordered,late,corrupted,foreign,loss_ratio,latency_min_ns,latency_p50_ns,\
-                    latency_p99_ns,latency_p99_9_ns,latency_max_ns,irregular";
+                    latency_p99_ns,latency_p99_9_ns,latency_max_ns,irregular,own_unsent,sent_for_ns,busy_share";
 
 /// Every trial of every test.
 #[must_use]
@@ -67,6 +67,9 @@ fn of_trial(trial: &Trial) -> Vec<String> {
     fields.extend([50.0, 99.0, 99.9].map(percentile));
     fields.push(trial.latency.max_ns.to_string());
     fields.push(quoted(&why.join("; ")));
+    fields.push(sent.own_unsent.to_string());
+    fields.push(trial.sent_for_ns.to_string());
+    fields.push(trial.busy_share.to_string());
     fields
 }
 

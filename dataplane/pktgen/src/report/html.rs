@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::sections;
-use super::words::{count, digits, escaped, gbit, mpps, time};
+use super::words::{count, digits, escaped, gbit, mpps, percent, time};
 use super::{Figure, Own, Results, Test};
 use crate::receive::LatencySummary;
 
@@ -205,7 +205,7 @@ fn trials(results: &Results, out: &mut String) {
             out,
             "<details><summary>{}, {}: {} trials</summary><div class=\"wide\"><table><thead><tr><th>Trial</th><th>Load<br><small>Mpps</small></th>\
              <th>Seconds</th><th>Intended</th><th>Sent</th><th>Unsent</th><th>Received</th><th>Lost</th><th>Again</th><th>Reordered</th>\
-             <th>Late</th><th>Spoiled</th><th class=\"left\">Disturbed by</th></tr></thead><tbody>",
+             <th>Late</th><th>Spoiled</th><th>Busy</th><th class=\"left\">Disturbed by</th></tr></thead><tbody>",
             escaped(&test.name),
             escaped(&test.size),
             test.trials.len()
@@ -234,10 +234,11 @@ fn trials(results: &Results, out: &mut String) {
                 .collect();
             let _ = write!(
                 out,
-                "<tr><td>{}</td><td>{}</td><td>{}</td>{cells}<td class=\"left\">{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td>{cells}<td>{}</td><td class=\"left\">{}</td></tr>",
                 trial.number,
                 mpps(trial.packets_per_s),
                 digits(trial.duration_ns as f64 / 1e9),
+                percent(trial.busy_share),
                 why.join("; ")
             );
         }

@@ -134,9 +134,22 @@ impl Test {
         let mrr = self.mrr.iter().map(|it| Figure {
             name: "MRR".into(),
             packets_per_s: it.packets_per_s,
-            regular: true,
+            regular: it.why.is_none(),
         });
         goals.chain(mrr).collect()
+    }
+
+    /// Figures that say less than they seem to, and why.
+    pub(crate) fn irregular(&self) -> impl Iterator<Item = (&str, &str)> {
+        let goals = self
+            .goals
+            .iter()
+            .filter_map(|it| Some((&*it.goal.name, it.why.as_deref()?)));
+        let mrr = self
+            .mrr
+            .iter()
+            .filter_map(|it| Some(("MRR", it.why.as_deref()?)));
+        goals.chain(mrr)
     }
 
     /// A rate in bits per second of frames with their check sequences: the guest's, and those on the wire.

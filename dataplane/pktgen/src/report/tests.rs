@@ -108,6 +108,7 @@ fn results() -> Results {
             packets_per_s: 5.1e6,
             deviation: 1e4,
             trials: vec![5.1e6; 3],
+            why: None,
         }),
         explanation: vec!["port vm1 dropped 997 packets as `guard-address`".into()],
         ..Test::default()

@@ -75,10 +75,8 @@ fn figures(test: &Test, out: &mut String) {
             mpps(figure.packets_per_s)
         );
     }
-    for goal in &test.goals {
-        if let Some(why) = &goal.why {
-            let _ = writeln!(out, "  {:<9} irregular: {why}", goal.goal.name);
-        }
+    for (name, why) in test.irregular() {
+        let _ = writeln!(out, "  {name:<9} irregular: {why}");
     }
 }
 
@@ -93,6 +91,18 @@ fn trials(test: &Test, out: &mut String) {
     }
     for trial in &test.trials[left_out..] {
         line(trial, out);
+    }
+    let busy = test
+        .trials
+        .iter()
+        .map(|it| it.busy_share)
+        .fold(0.0, f64::max);
+    if busy > 0.0 {
+        let percent = busy * 100.0;
+        let _ = writeln!(
+            out,
+            "  the generator had something to do in {percent:.0} % of a trial's time at most"
+        );
     }
 }
 

@@ -15,6 +15,7 @@ mod burst;
 mod classify;
 mod goal;
 mod grid;
+mod judge;
 mod mlr;
 mod mrr;
 mod rfc2544;
@@ -26,6 +27,7 @@ pub use self::{
     burst::{BackToBack, Bursts},
     classify::{Class, Stat},
     goal::Goal,
+    judge::{judge_goal, judge_mrr},
     mlr::{GoalResult, Limits, Mlr},
     mrr::{Mrr, MrrResult},
     rfc2544::{LossCurve, Recovery, latency_loads},

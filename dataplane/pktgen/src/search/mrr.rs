@@ -24,6 +24,9 @@ pub struct MrrResult {
     pub deviation: f64,
     /// Each trial's.
     pub trials: Vec<f64>,
+    /// Why it says less of the device than it seems to: in words; `None`: it is the device's.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 impl Mrr {
@@ -61,6 +64,7 @@ impl Mrr {
             packets_per_s: mean,
             deviation,
             trials: self.received.clone(),
+            why: None,
         })
     }
 }

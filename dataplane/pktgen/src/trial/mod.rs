@@ -15,7 +15,7 @@ mod explain;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::FLOWS_NAMED_MAX;
+use crate::limits::{CATCH_UP_NS, FLOWS_NAMED_MAX};
 use crate::profile::Profile;
 use crate::receive::{Latencies, LatencySummary, Receive, Received, Strange};
 use crate::search::Outcome;
@@ -31,15 +31,18 @@ pub struct Around {
     pub number: u64,
     /// The load that was asked for, of all streams.
     pub packets_per_s: f64,
-    /// How long packets were sent for.
+    /// How long packets were sent for: until the last one left, if that was after the trial's end.
     pub sent_for_ns: u64,
     /// The whole trial, with waiting before and after.
     pub whole_ns: u64,
+    /// The share of that time in which the generator had something to do.
+    pub busy_share: f64,
     /// What was not as it should be.
     pub irregular: Vec<Irregular>,
 }
 
-/// Why a trial says less than it seems to. Such a trial is shown and not counted.
+/// Why a trial says less than it seems to. What [`Irregular::is_own`] says something of the generator alone: such a trial
+/// counts, and a figure that rests on it is marked. With any other a trial is shown and not counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Irregular {
@@ -50,13 +53,8 @@ pub enum Irregular {
         /// Which.
         seat: String,
     },
-    /// A guest went away.
-    GuestGone {
-        /// Which.
-        seat: String,
-    },
-    /// Results could not be written.
-    DiskFull,
+    /// The device did not tell what came through.
+    Untold,
     /// Others had the processor.
     Steal {
         /// The share of the time.
@@ -66,6 +64,22 @@ pub enum Irregular {
     Behind {
         /// Packets whose time passed.
         packets: u64,
+    },
+    /// The generator was away for longer than rings hold what comes and goes: it was stopped, or others had its processor.
+    Away {
+        /// How often.
+        times: u64,
+        /// In all.
+        total_ns: u64,
+        /// The longest time.
+        longest_ns: u64,
+        /// How long the kernel let it wait for its processor, in the whole trial.
+        waited_ns: u64,
+    },
+    /// The generator had more to do than it could, turn after turn: it was the bottleneck.
+    Saturated {
+        /// In this share of the time.
+        share: f64,
     },
     /// It was ended before its time.
     Interrupted,
@@ -88,11 +102,29 @@ impl Irregular {
         match self {
             Self::DeviceRestarted => "the device under test restarted".into(),
             Self::LinkLost { seat } => format!("the link of {seat} went down"),
-            Self::GuestGone { seat } => format!("the guest at {seat} went away"),
-            Self::DiskFull => "the disk was full".into(),
+            Self::Untold => "the device did not tell what came through".into(),
             Self::Steal { share } => format!("others had {:.1} % of the processor", share * 100.0),
             Self::Behind { packets } => {
                 format!("the generator itself was late for {packets} packets")
+            }
+            Self::Away {
+                times,
+                longest_ns,
+                waited_ns,
+                ..
+            } => {
+                let ms = |ns: &u64| *ns as f64 / 1e6;
+                format!(
+                    "the generator was away {times} times, for {:.3} ms at most (it waited {:.3} ms for its processor)",
+                    ms(longest_ns),
+                    ms(waited_ns)
+                )
+            }
+            Self::Saturated { share } => {
+                format!(
+                    "the generator was the bottleneck for {:.0} % of the time",
+                    share * 100.0
+                )
             }
             Self::Interrupted => "it was ended before its time".into(),
             Self::Clock { packets } => {
@@ -100,6 +132,23 @@ impl Irregular {
             }
             Self::Excess { packets } => format!("{packets} packets more were received than sent"),
         }
+    }
+
+    /// Whether it says something of the generator alone, and nothing of the device.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        matches!(
+            self,
+            Self::Behind { .. } | Self::Away { .. } | Self::Saturated { .. }
+        )
+    }
+
+    /// Whether a trial's own counts show it.
+    const fn is_counted(&self) -> bool {
+        matches!(
+            self,
+            Self::Behind { .. } | Self::Clock { .. } | Self::Excess { .. }
+        )
     }
 }
 
@@ -112,7 +161,7 @@ pub struct Trial {
     pub packets_per_s: f64,
     /// How long it was to send.
     pub duration_ns: u64,
-    /// How long it sent.
+    /// How long it sent: until the last packet left, if that was later.
     pub sent_for_ns: u64,
     /// How long it took, with waiting before and after.
     pub whole_ns: u64,
@@ -126,10 +175,13 @@ pub struct Trial {
     pub streams: Vec<StreamTrial>,
     /// The flows with the most losses, if there are any.
     pub worst: Vec<FlowTrial>,
-    /// Where losses are.
+    /// Where packets are missing that the device lost or did not take.
     pub holes: Vec<Hole>,
     /// In how many packets' distance duplicates are seen.
     pub window: usize,
+    /// The share of the time in which the generator had something to do, while it sent.
+    #[serde(default)]
+    pub busy_share: f64,
     /// What was not as it should be.
     pub irregular: Vec<Irregular>,
 }
@@ -243,6 +295,7 @@ impl Trial {
             worst: worst(profile, transmits, receives),
             holes: holes(profile, transmits, receives),
             window: receives.iter().map(|it| it.window()).min().unwrap_or(0),
+            busy_share: around.busy_share,
             irregular: around.irregular,
         };
         trial.mark();
@@ -254,12 +307,7 @@ impl Trial {
     /// Latencies are those of the half that has more of them, for percentiles don't add up. Holes and the worst flows need
     /// both halves in one process, and are left out.
     pub fn join(&mut self, other: &Self) {
-        self.irregular
-            .retain(|it| !matches!(it, Irregular::Clock { .. } | Irregular::Excess { .. }));
-        let theirs = other
-            .irregular
-            .iter()
-            .filter(|it| !matches!(it, Irregular::Clock { .. } | Irregular::Excess { .. }));
+        let theirs = other.irregular.iter().filter(|it| !it.is_counted());
         self.irregular.extend(theirs.cloned());
         self.total.join(&other.total);
         for stream in &mut self.streams {
@@ -291,7 +339,12 @@ impl Trial {
 
     /// Marks what its own counts show to be wrong.
     fn mark(&mut self) {
+        self.irregular.retain(|it| !it.is_counted());
         let Received { early, .. } = self.total.received;
+        let packets = self.total.sent.own_unsent;
+        if packets > 0 {
+            self.irregular.push(Irregular::Behind { packets });
+        }
         if early > 0 {
             self.irregular.push(Irregular::Clock { packets: early });
         }
@@ -302,10 +355,16 @@ impl Trial {
         }
     }
 
-    /// Whether it counts.
+    /// Whether all was as it should be.
     #[must_use]
     pub fn is_regular(&self) -> bool {
         self.irregular.is_empty()
+    }
+
+    /// Whether it says something of the device, if the generator alone was not as it should be.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        self.irregular.iter().all(Irregular::is_own)
     }
 
     /// Packets that were not forwarded, of those intended.
@@ -314,17 +373,50 @@ impl Trial {
         self.total.loss_ratio()
     }
 
-    /// Packets per second that came through, while it sent.
+    /// Whether a loss beyond a goal's may be the generator's own: without what it did not send, and without what may have
+    /// been lost while it was away, the trial would keep to the goal.
     #[must_use]
-    pub fn forwarded_per_s(&self) -> f64 {
-        self.packets_per_s * (1.0 - self.loss_ratio())
+    pub fn is_own_loss(&self, goal: f64) -> bool {
+        let mut own = self.total.sent.own_unsent;
+        for mark in &self.irregular {
+            match mark {
+                Irregular::Saturated { .. } => own = u64::MAX,
+                // What came meanwhile, and what left at once afterwards.
+                Irregular::Away { total_ns, .. } => {
+                    let packets = 2.0 * self.packets_per_s * *total_ns as f64 / 1e9;
+                    own = own.saturating_add(crate::number::whole(packets.ceil()));
+                }
+                _ => {}
+            }
+        }
+        let intended = self.total.sent.intended.max(1) as f64;
+        let of_device = self.total.failed().saturating_sub(own) as f64 / intended;
+        self.loss_ratio() > goal && of_device <= goal
     }
 
-    /// For a search, with the time around the trial in its duration, as CSIT counts it. `None` if it does not count.
+    /// Packets per second that came through, in the time in which packets left.
+    #[must_use]
+    pub fn forwarded_per_s(&self) -> f64 {
+        let longer = self.sent_for_ns.max(self.duration_ns).max(1) as f64;
+        let share = (self.duration_ns.max(1) as f64 / longer).min(1.0);
+        self.packets_per_s * (1.0 - self.loss_ratio()) * share
+    }
+
+    /// For a search, with the time around the trial in its duration, as CSIT counts it; packets that the generator itself
+    /// did not send count as lost (RFC 9971 counts unsent ones so): without that, a search above its ceiling would never end.
+    /// `None` if it does not count.
+    ///
+    /// Where packets left for longer than the trial was to last, the load was a lower one, and the rest of it counts as
+    /// lost: no `catch_up` makes overload look like none.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        self.is_regular()
-            .then(|| Outcome::of(self.loss_ratio(), self.whole_ns.max(1) as f64 / 1e9))
+        let is_longer = self.sent_for_ns > self.duration_ns + CATCH_UP_NS;
+        let loss_ratio = match is_longer {
+            true => 1.0 - self.forwarded_per_s() / self.packets_per_s.max(f64::MIN_POSITIVE),
+            false => self.loss_ratio(),
+        };
+        self.counts()
+            .then(|| Outcome::of(loss_ratio, self.whole_ns.max(1) as f64 / 1e9))
     }
 
     /// How long the device was blocked: losses over load, as CSIT counts a reconfiguration.
