@@ -176,7 +176,7 @@ impl Campaign<'_> {
 
     fn trial(&mut self, ask: Ask) -> Trial {
         self.see_to_session(ask.duration_s);
-        if self.failed.is_some() {
+        if self.is_over() {
             return Trial {
                 irregular: vec![Irregular::Interrupted],
                 ..Trial::default()
@@ -221,7 +221,14 @@ impl Campaign<'_> {
         match self.rig.ready(Duration::from_secs_f64(duration_s)) {
             Ok(true) => self.warm_up(),
             Ok(false) => {}
-            Err(error) => self.failed = Some(error.to_string()),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// What is missing since an end was asked for is nobody's failure.
+    fn fail(&mut self, error: &dyn std::error::Error) {
+        if !self.is_ended() {
+            self.failed = Some(error.to_string());
         }
     }
 
@@ -242,7 +249,7 @@ impl Campaign<'_> {
         match self.rig.recover(&mut self.stage.seats) {
             Ok(true) => trial.irregular.push(Irregular::DeviceRestarted),
             Ok(false) => {}
-            Err(error) => self.failed = Some(error.to_string()),
+            Err(error) => self.fail(&error),
         }
     }
 }

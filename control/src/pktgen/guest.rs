@@ -12,6 +12,7 @@ use culvert_wire::VnetHeader;
 
 use super::rings::{GuestOptions, Rings};
 use super::seat::Lost;
+use super::stop::Stop;
 
 /// A guest.
 #[derive(Debug)]
@@ -25,10 +26,15 @@ impl Guest {
     /// Connects to a device that listens, for frames of `longest` bytes at most.
     ///
     /// # Errors
-    /// Nobody listens, or the device refuses.
-    pub fn connect(socket: &Path, options: &GuestOptions, longest: usize) -> io::Result<Self> {
+    /// As [`Rings::connect`].
+    pub fn connect(
+        socket: &Path,
+        options: &GuestOptions,
+        longest: usize,
+        stop: &Stop,
+    ) -> io::Result<Self> {
         Ok(Self {
-            rings: Rings::connect(socket, options, longest)?,
+            rings: Rings::connect(socket, options, longest, stop)?,
             held: None,
         })
     }

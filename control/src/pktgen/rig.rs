@@ -174,8 +174,13 @@ impl Rig {
     }
 
     fn seat(&self, name: String, socket: PathBuf) -> Result<Seat, RigError> {
-        let Setup { profile, guest, .. } = &self.setup;
-        match Guest::connect(&socket, guest, own::longest(profile)) {
+        let Setup {
+            profile,
+            guest,
+            stop,
+            ..
+        } = &self.setup;
+        match Guest::connect(&socket, guest, own::longest(profile), stop) {
             Ok(guest) => {
                 negotiated(profile, &name, guest.offloads())?;
                 Ok(Seat::new(&name, Place::Guest(guest), profile))

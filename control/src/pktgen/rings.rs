@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use culvert_pktgen::limits::SUPER_BYTES_MAX;
 use culvert_vhost::frontend::{Frontend, FrontendConfig};
@@ -13,6 +14,7 @@ use culvert_vhost::{Offloads, RingOptions};
 use culvert_wire::VnetHeader;
 
 use super::seat::{BURST, Lost};
+use super::stop::Stop;
 
 /// What the guest is.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Rings {
     config: FrontendConfig,
 }
 
+/// No device takes so long for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
 /// A cache line.
 const LINE: u32 = 64;
 /// What the rings themselves take, with room to spare.
@@ -45,12 +49,21 @@ impl Rings {
     /// Connects to a device that listens, for frames of `longest` bytes at most.
     ///
     /// # Errors
-    /// Nobody listens, or the device refuses.
-    pub fn connect(socket: &Path, options: &GuestOptions, longest: usize) -> io::Result<Self> {
+    /// Nobody listens, the device refuses or says nothing, or an end was asked for.
+    pub fn connect(
+        socket: &Path,
+        options: &GuestOptions,
+        longest: usize,
+        stop: &Stop,
+    ) -> io::Result<Self> {
         let mut rings = Self {
             frontend: None,
             socket: socket.to_owned(),
-            config: config(options, longest),
+            config: FrontendConfig {
+                answer_within: Some(ANSWER),
+                give_up: stop.word(),
+                ..config(options, longest)
+            },
         };
         rings.reconnect()?;
         Ok(rings)

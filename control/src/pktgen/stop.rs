@@ -43,6 +43,12 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// The word itself, for whoever waits elsewhere.
+    #[must_use]
+    pub fn word(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Asks for it.
     pub fn ask(&self) {
         self.0.store(true, Ordering::Relaxed);

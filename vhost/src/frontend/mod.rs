@@ -16,6 +16,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
 
@@ -53,6 +56,10 @@ pub struct FrontendConfig {
     pub memory: usize,
     /// First guest address.
     pub guest: u64,
+    /// How long an answer may take; `None`: as long as it likes.
+    pub answer_within: Option<Duration>,
+    /// Whether nobody wants to wait for answers any more.
+    pub give_up: Arc<AtomicBool>,
 }
 
 impl Default for FrontendConfig {
@@ -68,6 +75,8 @@ impl Default for FrontendConfig {
             frame_room: FRAME_ROOM,
             memory: 256 << 20,
             guest: 0x4000_0000,
+            answer_within: None,
+            give_up: Arc::default(),
         }
     }
 }

@@ -5,10 +5,20 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::session::message::{Message, MessageError, NEED_REPLY};
 
 use super::{Frontend, FrontendReq};
+
+/// How often is looked whether an answer is still waited for.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
 
 impl Frontend {
     /// Sends a request with a 64-bit value and waits for the acknowledgement.
@@ -103,14 +113,19 @@ impl Frontend {
     /// Waits for a reply and returns its body.
     ///
     /// # Errors
-    /// The backend is gone.
+    /// The backend is gone, or silent for too long; or nobody wants to wait any more.
     pub fn receive(&mut self) -> io::Result<Vec<u8>> {
+        let begun = Instant::now();
         loop {
-            let mut fds = [rustix::event::PollFd::new(
-                &self.stream,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
+            if self.config.give_up.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let is_too_long = |it| begun.elapsed() > it;
+            if self.config.answer_within.is_some_and(is_too_long) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&LOOK)))?;
             match self.reader.read(&self.stream) {
                 Ok(Some(message)) => return Ok(message.body),
                 Ok(None) => {}
@@ -139,6 +154,27 @@ mod tests {
     use crate::frontend::FrontendConfig;
 
     extern "C" fn pass(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+    #[test]
+    fn a_silent_backend_is_waited_for_as_long_as_somebody_wants_to() {
+        let silent = |config: FrontendConfig| {
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let mut frontend = Frontend::attach(ours, config).unwrap();
+            let answer = frontend.ask_u64(FrontendReq::GET_FEATURES);
+            answer.map_err(|error| error.kind())
+        };
+        let config = FrontendConfig {
+            answer_within: Some(Duration::from_millis(100)),
+            ..FrontendConfig::default()
+        };
+        assert_eq!(silent(config), Err(io::ErrorKind::TimedOut));
+        let config = FrontendConfig::default();
+        let give_up = std::sync::Arc::clone(&config.give_up);
+        let asked = thread::spawn(move || silent(config));
+        thread::sleep(Duration::from_millis(100));
+        give_up.store(true, Ordering::Relaxed);
+        assert_eq!(asked.join().unwrap(), Err(io::ErrorKind::Interrupted));
+    }
 
     #[test]
     fn a_signal_ends_no_wait_for_an_answer() {
