@@ -36,6 +36,17 @@ fn piped(mut command: Command, input: &str) -> Output {
 }
 
 #[test]
+fn a_child_whose_parent_has_ended_does_not_start() {
+    // The parent of this one is the test, and nobody has this number.
+    let number = i32::MAX.to_string();
+    let output = culvert().args(["run", "--with-parent", &number]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.contains("which started this one, has ended"), "{told}");
+}
+
+#[test]
 fn check_reads_standard_input() {
     let check = |arguments: &[&str]| {
         let mut command = culvert();

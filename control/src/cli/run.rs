@@ -32,9 +32,9 @@ pub(super) struct Run {
     /// Apply it whenever it, or what it includes, or a file of a key or certificate, changes on the disk
     #[arg(short, long)]
     watch: bool,
-    /// End when the process that started this one ends, however it does
-    #[arg(long, hide = true)]
-    with_parent: bool,
+    /// End when the process that started this one, of this number, ends, however it does
+    #[arg(long, hide = true, value_name = "PID")]
+    with_parent: Option<i32>,
     #[command(flatten)]
     state: StateArgs,
     #[command(flatten)]
@@ -50,8 +50,13 @@ pub(super) struct Run {
 pub(super) fn run(args: Run) -> Result<(), Failure> {
     process::harden()?;
     signals::block()?;
-    if args.with_parent {
+    if let Some(parent) = args.with_parent {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        // It may have ended before that, and then no signal comes.
+        if rustix::process::getppid() != rustix::process::Pid::from_raw(parent) {
+            let line = format!("process {parent}, which started this one, has ended");
+            return Err(Failure::Line(line));
+        }
     }
     process::memory::keep_little();
     process::log::init();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use culvert_pktgen::trial::Clue;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::stop::Stop;
 use crate::api::bodies::ApplyBody;
@@ -55,6 +56,8 @@ pub struct Device {
     child: Child,
     folder: tempfile::TempDir,
     client: Client,
+    /// Where it may run: where this process might, before the generator took a processor for itself.
+    affinity: CpuSet,
 }
 
 impl Device {
@@ -80,6 +83,7 @@ impl Device {
         }
         let mut device = Self {
             child: launch(folder.path())?,
+            affinity: sched_getaffinity(None).map_err(io::Error::from)?,
             client: Client::new(&folder.path().join("run")),
             folder,
         };
@@ -100,7 +104,8 @@ impl Device {
             }
             thread::sleep(LOOK);
         }
-        self.child = launch(self.folder.path())?;
+        let folder = self.folder.path();
+        self.child = elsewhere(&self.affinity, || launch(folder))?;
         self.wait_until("answer", stop, |client| client.status().is_ok())?;
         Ok(true)
     }
@@ -214,13 +219,24 @@ pub fn since(earlier: &[Clue], now: Vec<Clue>) -> Vec<Clue> {
     grown.filter(|clue| clue.packets > 0).collect()
 }
 
-/// In a process group of its own: Ctrl-C is for us, and we end it.
+/// What it starts may run where `affinity` says, and not on the generator's processor alone, on which this thread is.
+fn elsewhere<T>(affinity: &CpuSet, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let here = sched_getaffinity(None)?;
+    sched_setaffinity(None, affinity)?;
+    let started = start();
+    sched_setaffinity(None, &here)?;
+    started
+}
+
+/// In a process group of its own: Ctrl-C is for us, and we end it. Its log goes on where an earlier one ended.
 fn launch(folder: &Path) -> io::Result<Child> {
     let run_dir = folder.join("run");
-    let log = fs::File::create(folder.join("log"))?;
+    let mut log = fs::OpenOptions::new();
+    let log = log.create(true).append(true).open(folder.join("log"))?;
     Command::new("/proc/self/exe")
         .arg0("culvert")
-        .args(["run", "--with-parent", "--file"])
+        .args(["run", "--with-parent", &std::process::id().to_string()])
+        .arg("--file")
         .arg(folder.join("culvert.yaml"))
         .arg("--run-dir")
         .arg(&run_dir)
@@ -258,6 +274,17 @@ impl Drop for Device {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_started_does_not_share_the_generator_s_processor_alone() {
+        let all = sched_getaffinity(None).unwrap();
+        let mut one = CpuSet::new();
+        one.set((0..1024).find(|&cpu| all.is_set(cpu)).unwrap());
+        sched_setaffinity(None, &one).unwrap();
+        let seen = elsewhere(&all, || Ok(sched_getaffinity(None)?)).unwrap();
+        assert_eq!((seen, sched_getaffinity(None).unwrap()), (all, one));
+        sched_setaffinity(None, &all).unwrap();
+    }
 
     #[test]
     fn what_was_lost_since_a_look_is_what_has_grown() {
