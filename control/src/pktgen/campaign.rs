@@ -13,6 +13,7 @@ use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
 
 use super::device::since;
 use super::rig::Rig;
+use super::sealed::Left;
 use super::stage::{Progress, Stage};
 
 /// What is to be found.
@@ -190,15 +191,20 @@ impl Campaign<'_> {
             .map(|share| share * ask.packets_per_s)
             .collect();
         let mut trial = self.stage.trial(&rates, self.progress);
-        if let Some((before, now)) = left_before.zip(self.rig.left()) {
-            trial.counted(now.saturating_sub(before));
+        if self.rig.is_told() {
+            let both = left_before.zip(self.rig.left());
+            match both.and_then(|(before, now)| now.since(before)) {
+                Some(left) => trial.counted(left),
+                None => trial.untold(),
+            }
         }
         let has = |wanted: fn(&Irregular) -> bool| trial.irregular.iter().any(wanted);
         if has(|it| matches!(it, Irregular::LinkLost { .. })) {
             self.recover(&mut trial);
         } else {
             let clues = since(&before, self.rig.drops());
-            if self.test.explanation.is_empty() && !has(|it| *it == Irregular::Interrupted) {
+            let is_whole = !has(|it| matches!(it, Irregular::Interrupted | Irregular::Untold));
+            if self.test.explanation.is_empty() && is_whole {
                 self.test.explanation = explain(&trial, &clues);
             }
             self.remember(clues);
@@ -238,7 +244,12 @@ impl Campaign<'_> {
         let until = Instant::now() + WARM_UP;
         let before = self.rig.left();
         let rates: Vec<f64> = self.shares.iter().map(|it| it * GENTLE).collect();
-        while self.rig.left() == before && Instant::now() < until && !self.is_ended() {
+        let is_silent = |now: Option<Left>| {
+            let both = before.zip(now);
+            both.and_then(|(before, now)| now.since(before))
+                .is_none_or(|it| it == 0)
+        };
+        while is_silent(self.rig.left()) && Instant::now() < until && !self.is_ended() {
             self.stage.profile.duration_ns = WARM_UP_NS;
             self.stage.warm_up(&rates);
         }

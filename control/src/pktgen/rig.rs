@@ -18,7 +18,7 @@ use super::device::{Device, DeviceError};
 use super::guest::Guest;
 use super::own;
 use super::rings::GuestOptions;
-use super::sealed::{Sealed, TRIAL_MAX};
+use super::sealed::{Left, Sealed, TRIAL_MAX};
 use super::seat::{Place, Seat};
 use super::stop::Stop;
 use super::topology::{self, Plan, Topology};
@@ -213,11 +213,17 @@ impl Rig {
         sealed.ready(device, trial, config, &setup.stop)
     }
 
-    /// What has left sealed so far; `None`: nothing is to leave so.
+    /// Whether the device's own count stands for a receiver.
     #[must_use]
-    pub fn left(&self) -> Option<u64> {
+    pub const fn is_told(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// What has left sealed so far; `None`: the device does not tell, or nothing is to leave so.
+    #[must_use]
+    pub fn left(&self) -> Option<Left> {
         self.sealed.as_ref()?;
-        self.devices.first().map(Sealed::sent)
+        self.devices.first().and_then(Left::look)
     }
 
     /// All that devices lost so far, by place and reason.

@@ -10,6 +10,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::shared::clock;
@@ -27,6 +28,9 @@ const SESSION_MAX: Duration = Duration::from_secs(165);
 /// How long an answer may take; the protocol asks again after five seconds.
 const ANSWER: Duration = Duration::from_secs(20);
 const TURN: Duration = Duration::from_millis(20);
+/// So often is looked at most what has left, with so much time in between.
+const LOOKS: usize = 50;
+const BETWEEN: Duration = Duration::from_millis(20);
 /// The tunnel's private key, beside the configuration that names it.
 pub const KEY_FILE: &str = "wan.key";
 /// The uplink's name on the null NIC; `null` is none in YAML.
@@ -40,6 +44,16 @@ pub struct Sealed {
     mtu: u32,
     /// When the session began.
     since: Option<Instant>,
+    /// Whether the device's file has its tunnel on the NIC: where it would start, too.
+    is_on_nic: bool,
+}
+
+/// What has left by the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    packets: u64,
+    /// Of those its own handshakes, to which nobody answers there.
+    handshakes: u64,
 }
 
 impl std::fmt::Debug for Sealed {
@@ -61,6 +75,7 @@ impl Sealed {
             listen_port: probe.local_addr()?.port(),
             mtu,
             since: None,
+            is_on_nic: false,
         })
     }
 
@@ -115,36 +130,31 @@ impl Sealed {
         if self.since.is_some_and(lasts) {
             return Ok(false);
         }
-        if self.since.take().is_some() {
+        self.since = None;
+        if self.is_on_nic {
             device.apply(&config(&self.config(false)))?;
+            self.is_on_nic = false;
         }
         self.shake_hands(stop)?;
+        let begun = Instant::now();
         device.wait_until("session", stop, |client| {
             let state = client.state(Some(Part::Peers));
             state.is_ok_and(|state| state.peers.iter().all(|peer| peer.keypair == "current"))
         })?;
-        self.since = Some(Instant::now());
+        self.is_on_nic = true;
         device.apply(&config(&self.config(true)))?;
         device.wait_until("peer on its NIC", stop, |client| {
             let state = client.state(Some(Part::Peers));
             let is_there = |uplink: Option<&str>| uplink == Some(SINK);
             state.is_ok_and(|it| it.peers.iter().all(|peer| is_there(peer.uplink.as_deref())))
         })?;
+        self.since = Some(begun);
         Ok(true)
     }
 
     /// The session has gone with the device.
     pub fn lost(&mut self) {
         self.since = None;
-    }
-
-    /// What left by the NIC so far.
-    #[must_use]
-    pub fn sent(device: &Device) -> u64 {
-        let state = device.state(Part::Uplinks);
-        let uplinks = state.map(|state| state.uplinks).unwrap_or_default();
-        let null = uplinks.iter().find(|uplink| uplink.name == SINK);
-        null.map_or(0, |uplink| uplink.tx.packets)
     }
 
     fn shake_hands(&self, stop: &Stop) -> Result<(), DeviceError> {
@@ -185,9 +195,58 @@ impl Sealed {
     }
 }
 
+impl Left {
+    /// What has left so far, as the device tells; `None`: it does not. It is looked until it is the same twice: packets and
+    /// handshakes are told apart, and one may be on its way.
+    #[must_use]
+    pub fn look(device: &Device) -> Option<Self> {
+        let mut last = Self::once(device)?;
+        for _ in 0..LOOKS {
+            thread::sleep(BETWEEN);
+            let now = Self::once(device)?;
+            if now == last {
+                return Some(now);
+            }
+            last = now;
+        }
+        None
+    }
+
+    fn once(device: &Device) -> Option<Self> {
+        let peers = device.state(Part::Peers)?.peers;
+        let uplinks = device.state(Part::Uplinks)?.uplinks;
+        let null = uplinks.iter().find(|uplink| uplink.name == SINK)?;
+        Some(Self {
+            packets: null.tx.packets,
+            handshakes: peers.iter().map(|peer| u64::from(peer.unanswered)).sum(),
+        })
+    }
+
+    /// Data messages since an earlier look; `None`: the device has begun anew in between.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Option<u64> {
+        let packets = self.packets.checked_sub(earlier.packets)?;
+        let handshakes = self.handshakes.checked_sub(earlier.handshakes)?;
+        packets.checked_sub(handshakes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_left_is_data_alone_and_unknown_where_nobody_tells() {
+        let left = |packets, handshakes| Left {
+            packets,
+            handshakes,
+        };
+        assert_eq!(left(2_012, 3).since(left(10, 1)), Some(2_000));
+        assert_eq!(left(10, 1).since(left(10, 1)), Some(0));
+        // It has restarted, or somebody has answered.
+        assert_eq!(left(5, 0).since(left(10, 0)), None);
+        assert_eq!(left(20, 0).since(left(10, 1)), None);
+    }
 
     #[test]
     fn both_configurations_differ_in_the_way_out_alone() {

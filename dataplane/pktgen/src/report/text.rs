@@ -115,10 +115,12 @@ fn line(trial: &Trial, out: &mut String) {
         received.received,
         trial.total.lost,
     ];
-    let counts: Vec<String> = counts
-        .iter()
-        .map(|it| format!("{:>13}", count(*it)))
-        .collect();
+    let mut counts = counts.map(count);
+    let mut loss = share(trial.loss_ratio());
+    if trial.irregular.contains(&Irregular::Untold) {
+        (counts[3], counts[4], loss) = ("unknown".into(), "unknown".into(), "unknown".into());
+    }
+    let counts = counts.map(|it| format!("{it:>13}"));
     let _ = writeln!(
         out,
         "  {:>5}  {:>9}  {:>6}  {}  {}",
@@ -126,7 +128,7 @@ fn line(trial: &Trial, out: &mut String) {
         mpps(trial.packets_per_s),
         time(trial.sent_for_ns as f64),
         counts.join(" "),
-        share(trial.loss_ratio()),
+        loss,
     );
     let more = [
         (received.duplicates, "came again"),

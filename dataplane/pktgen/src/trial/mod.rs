@@ -341,6 +341,12 @@ impl Trial {
     fn mark(&mut self) {
         self.irregular.retain(|it| !it.is_counted());
         let Received { early, .. } = self.total.received;
+    /// The same where the device should have told, and did not: what came through is not known, and is not nothing.
+    pub fn untold(&mut self) {
+        self.counted(self.total.sent.sent);
+        self.irregular.push(Irregular::Untold);
+    }
+
         let packets = self.total.sent.own_unsent;
         if packets > 0 {
             self.irregular.push(Irregular::Behind { packets });

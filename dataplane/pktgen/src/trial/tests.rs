@@ -346,6 +346,20 @@ fn a_trial_that_lost_all_is_explained() {
 }
 
 #[test]
+fn what_a_device_does_not_tell_is_unknown_and_not_lost() {
+    let profile = profile("duration: 100ms\n");
+    let mut transmit = Transmit::new(&profile, "", &[10_000.0], 7);
+    while let Some(due) = transmit.due_ns() {
+        transmit.next(due).unwrap();
+    }
+    transmit.close(profile.duration_ns);
+    let mut trial = Trial::of(&profile, &[&transmit], &[], Around::default());
+    trial.untold();
+    assert_eq!((trial.total.sent.sent, trial.total.lost), (1000, 0));
+    assert!(trial.irregular == [Irregular::Untold] && trial.outcome().is_none());
+}
+
+#[test]
 fn a_device_s_own_count_stands_for_a_receiver() {
     let profile = profile("duration: 100ms\n");
     let mut transmit = Transmit::new(&profile, "", &[10_000.0], 1);
