@@ -3,6 +3,7 @@
 //! In: streams as flags or a file, a topology. Out: what came of it, as text, JSON, CSV, a page. Never: a process or a file
 //! left behind; a figure without what the generator does alone.
 
+mod drafts;
 mod flags;
 mod live;
 
@@ -17,6 +18,7 @@ use culvert_pktgen::{Mistake, Profile};
 use culvert_vhost::Offloads;
 use serde_json::Value;
 
+use self::drafts::{Drafts, Text};
 use self::flags::Flags;
 use self::live::Live;
 use super::output::{Output, OutputArgs, folded, width};
@@ -180,7 +182,12 @@ impl Measure {
                 trials: self.trials,
             },
         };
-        let mut live = Live::new();
+        let files: [(_, Text); 2] = [
+            (self.html.as_ref(), report::html),
+            (self.csv.as_ref(), report::csv),
+        ];
+        let drafts = Drafts::begin(files).map_err(Failure::Line)?;
+        let live = Live::new()?;
         let ran = session::run(order, &mut |moment| live.show(moment));
         live.end();
         let (results, failed) = ran.map_err(|error| match error {
@@ -190,7 +197,10 @@ impl Measure {
             | RigError::Gone { .. }
             | RigError::Pin(_)) => Failure::Line(other.to_string()),
         })?;
-        self.write(&results)?;
+        // A full disk takes no more than it has to.
+        let printed = self.print(&results);
+        drafts.finish(&results).map_err(Failure::Line)?;
+        printed?;
         match failed {
             None => Ok(()),
             Some(why) => Err(Failure::Line(format!("ended early: {why}"))),
@@ -208,8 +218,7 @@ impl Measure {
         }
     }
 
-    /// What is printed comes first: a full disk takes no results away.
-    fn write(&self, results: &Results) -> Result<(), Failure> {
+    fn print(&self, results: &Results) -> Result<(), Failure> {
         let output = OutputArgs {
             output: self.output.output.or(self.json.then_some(Output::Json)),
         };
@@ -219,19 +228,7 @@ impl Measure {
             Some(Output::Yaml) => output.text(results)?.unwrap_or_default(),
             Some(Output::Wide) | None => folded(&report::text(results), width(&io::stdout())),
         };
-        print(&text)?;
-        let files = [
-            (&self.html, report::html as fn(&Results) -> String),
-            (&self.csv, report::csv),
-        ];
-        for (path, text) in files {
-            if let Some(path) = path {
-                fs::write(path, text(results)).map_err(|error| {
-                    Failure::Line(format!("can't write {}: {error}", path.display()))
-                })?;
-            }
-        }
-        Ok(())
+        print(&text)
     }
 }
 
