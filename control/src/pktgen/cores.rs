@@ -28,7 +28,8 @@ pub struct Ticks {
 const COLUMNS: usize = 8;
 
 impl Cores {
-    /// The last two processors that this process may use, but for what was asked for: no workers are one.
+    /// The last two processors that this process may use, of two cores if there are two, but for what was asked for: no
+    /// workers are one.
     ///
     /// # Errors
     /// One that it may not use.
@@ -42,14 +43,10 @@ impl Cores {
                 ));
             }
         }
-        let free = |taken: &[u16]| {
-            let other = usable.iter().rev().find(|it| !taken.contains(it));
-            other.or(usable.last()).copied().unwrap_or(0)
-        };
-        let generator = generator.unwrap_or_else(|| free(workers));
+        let generator = generator.unwrap_or_else(|| free(&usable, workers, Distance::of));
         let mut workers = workers.to_vec();
         if workers.is_empty() {
-            workers.push(free(&[generator]));
+            workers.push(free(&usable, &[generator], Distance::of));
         }
         Ok(Self { generator, workers })
     }
@@ -103,6 +100,15 @@ impl Cores {
         cpus.dedup();
         cpus.iter().map(|&cpu| of_cpu(&text, cpu)).sum()
     }
+}
+
+/// The last processor that is not taken, rather of another core than those that are: two threads of one core slow each other
+/// down.
+fn free(usable: &[u16], taken: &[u16], distance: impl Fn(u16, u16) -> Distance) -> u16 {
+    let is_apart = |cpu: u16, least| taken.iter().all(|&it| distance(it, cpu) > least);
+    let others = |least| usable.iter().rev().find(move |it| is_apart(**it, least));
+    let found = others(Distance::Siblings).or_else(|| others(Distance::Same));
+    found.or(usable.last()).copied().unwrap_or(0)
 }
 
 /// How near two processors are to each other; the nearest first.
@@ -256,6 +262,21 @@ mod tests {
                 .unwrap_err()
                 .contains("may not run")
         );
+    }
+
+    #[test]
+    fn nobody_gets_the_other_thread_of_a_core_that_is_taken_if_there_is_another() {
+        // 0 and 1 are a core, 2 and 3 another.
+        let distance = |one: u16, other: u16| match (one == other, one / 2 == other / 2) {
+            (true, _) => Distance::Same,
+            (_, true) => Distance::Siblings,
+            _ => Distance::Near,
+        };
+        let chosen = |usable: &[u16], taken: &[u16]| free(usable, taken, distance);
+        assert_eq!(chosen(&[0, 1, 2, 3], &[]), 3);
+        assert_eq!(chosen(&[0, 1, 2, 3], &[3]), 1);
+        assert_eq!(chosen(&[2, 3], &[3]), 2);
+        assert_eq!(chosen(&[3], &[3]), 3);
     }
 
     #[test]
