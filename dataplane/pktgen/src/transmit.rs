@@ -231,23 +231,33 @@ impl Transmit {
     /// The next frame whose time has come, if there is one.
     #[inline]
     pub fn next(&mut self, now_ns: u64) -> Option<Due> {
-        loop {
-            let lane = self.lanes.get_mut(self.first)?;
-            let due = lane.pace.due_ns().filter(|&due| due <= now_ns)?;
-            if due + lane.pace.catch_up_ns() >= now_ns {
-                break;
-            }
-            // Too late: what is behind it in another lane may not be.
-            if !lane.skip(now_ns, self.fault, &mut self.timeline) {
-                return None;
-            }
-            self.choose();
+        if !self.expire(now_ns) {
+            return None;
         }
+        let lane = self.lanes.get(self.first)?;
+        lane.pace.due_ns().filter(|&due| due <= now_ns)?;
         let due = self.lanes[self.first].take(self.first, self.trial);
         let segments = self.template(&due).segments();
         self.timeline.add(due.intended_ns(), segments);
         self.choose();
         Some(due)
+    }
+
+    /// Steps over what is too late, in every lane: what is behind it in another one may not be. Whoever has no room for a frame
+    /// calls it, too, so that each packet is late by the fault of its time. False if there is more than one call steps over.
+    #[inline]
+    pub fn expire(&mut self, now_ns: u64) -> bool {
+        while let Some(lane) = self.lanes.get_mut(self.first) {
+            let is_late = |due: u64| due + lane.pace.catch_up_ns() < now_ns;
+            if !lane.pace.due_ns().is_some_and(is_late) {
+                break;
+            }
+            if !lane.skip(now_ns, self.fault, &mut self.timeline) {
+                return false;
+            }
+            self.choose();
+        }
+        true
     }
 
     /// Writes a frame; gives its length. With `holds` the buffer has a frame of the same template from before.
