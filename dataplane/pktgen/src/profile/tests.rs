@@ -50,6 +50,26 @@ fn streams_share_a_rate_and_have_what_is_common() {
 }
 
 #[test]
+fn lengths_are_those_of_all_packets_whoever_sets_their_rates() {
+    let profile = profile(
+        "rate: 3mpps\nstreams: [{ name: a, size: 64 }, { name: b, size: 1518, rate: 1mpps }]\n",
+    );
+    let rates = profile.packets_per_s(None).unwrap();
+    assert_eq!(rates, [3e6, 1e6]);
+    // Three of 60 bytes and one of 1514.
+    assert_eq!(profile.mean_lengths(&rates).inner_bare_bytes, 423.5);
+    assert_eq!(profile.mean_lengths(&[0.0, 0.0]).inner_bare_bytes, 787.0);
+}
+
+#[test]
+fn long_packets_with_a_rate_of_their_own_are_not_above_the_line_either() {
+    let it = profile(
+        "line: 1gbit\nrate: 100kpps\nstreams: [{ name: a }, { name: b, size: 1518, rate: 80kpps }]\n",
+    );
+    assert!(it.packets_per_s(None).is_err());
+}
+
+#[test]
 fn all_streams_together_are_not_above_the_line() {
     let profile =
         profile("line: 1gbit\nrate: 1mpps\nstreams: [{ name: a }, { name: b, rate: 1mpps }]\n");
