@@ -121,15 +121,18 @@ impl Campaign<'_> {
                 return;
             }
         };
-        // The warm-up says nothing.
-        let first = self.test.trials.len() + 1;
+        let first = self.test.trials.len();
         while let Some(ask) = search.ask().filter(|_| !self.is_over()) {
             match self.trial(ask).outcome() {
                 Some(outcome) => search.tell(outcome),
                 None => search.disturbed(),
             }
         }
-        let trials = self.test.trials.get(first..).unwrap_or_default();
+        // Ahead of what the search goes by.
+        if let Some(trial) = self.test.trials.get_mut(first) {
+            trial.is_warm_up = true;
+        }
+        let trials = &self.test.trials;
         let results = search.results().into_iter();
         self.test.goals = results.map(|it| judge_goal(it, trials)).collect();
     }

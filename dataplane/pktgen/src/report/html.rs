@@ -8,6 +8,7 @@ use super::sections;
 use super::words::{count, digits, escaped, gbit, mpps, percent, time};
 use super::{Figure, Own, Results, Test};
 use crate::receive::LatencySummary;
+use crate::trial::Trial;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -45,13 +46,30 @@ fn warnings(results: &Results, out: &mut String) {
             );
         }
     }
-    let all = results.tests.iter().flat_map(|test| &test.trials);
-    let irregular = all.clone().filter(|trial| !trial.is_regular()).count();
-    if irregular > 0 {
+    for test in &results.tests {
+        for (name, why) in test.irregular() {
+            let name = escaped(&format!("{}, {name}", test.name));
+            let _ = write!(out, "<p class=\"warn\"><b>{name}</b>: {}</p>", escaped(why));
+        }
+    }
+    let all: Vec<&Trial> = results.tests.iter().flat_map(|it| &it.trials).collect();
+    let disturbed = all.iter().filter(|it| !it.counts()).count();
+    if disturbed > 0 {
         let _ = write!(
             out,
-            "<p class=\"warn\">{irregular} of {} trials were disturbed. They are shown hollow, and counted in no figure.</p>",
-            all.count()
+            "<p class=\"warn\">{disturbed} of {} trials were disturbed. They are shown hollow, and counted in no figure.</p>",
+            all.len()
+        );
+    }
+    let own = all
+        .iter()
+        .filter(|it| it.counts() && !it.is_regular())
+        .count();
+    if own > 0 {
+        let _ = write!(
+            out,
+            "<p class=\"warn\">In {own} of {} trials the generator failed by itself. They are hollow, too, and figures that rest on them are marked.</p>",
+            all.len()
         );
     }
 }
@@ -227,11 +245,9 @@ fn trials(results: &Results, out: &mut String) {
                 .iter()
                 .map(|it| format!("<td>{}</td>", count(*it)))
                 .collect();
-            let why: Vec<String> = trial
-                .irregular
-                .iter()
-                .map(|it| escaped(&it.words()))
-                .collect();
+            let warm_up = trial.is_warm_up.then(|| "a warm-up".to_owned());
+            let why = trial.irregular.iter().map(|it| escaped(&it.words()));
+            let why: Vec<String> = warm_up.into_iter().chain(why).collect();
             let _ = write!(
                 out,
                 "<tr><td>{}</td><td>{}</td><td>{}</td>{cells}<td>{}</td><td class=\"left\">{}</td></tr>",

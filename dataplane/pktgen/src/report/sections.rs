@@ -201,7 +201,8 @@ fn loss(test: &Test) -> Option<String> {
         );
         plot.dot(point, 0, !trial.is_regular(), &says);
     }
-    let caption = "every trial; hollow ones were disturbed; upright: lower bounds";
+    let caption =
+        "every trial; hollow ones were disturbed, or the generator failed; upright: lower bounds";
     Some(figure(&test.name, caption, "", &plot))
 }
 

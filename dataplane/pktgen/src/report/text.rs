@@ -141,6 +141,11 @@ fn line(trial: &Trial, out: &mut String) {
     let mut told: Vec<String> = more
         .map(|(it, what)| format!("{} {what}", count(*it)))
         .collect();
+    told.extend(
+        trial
+            .is_warm_up
+            .then(|| "a warm-up, which counts in no figure".into()),
+    );
     told.extend(trial.irregular.iter().map(Irregular::words));
     if !told.is_empty() {
         let _ = writeln!(out, "         {}", told.join("; "));

@@ -17,7 +17,7 @@ pub fn judge_goal(mut result: GoalResult, trials: &[Trial]) -> GoalResult {
         return result;
     };
     let goal = &result.goal;
-    let at_upper = |it: &&Trial| (it.packets_per_s - upper).abs() <= upper * SAME;
+    let at_upper = |it: &&Trial| !it.is_warm_up && (it.packets_per_s - upper).abs() <= upper * SAME;
     let (own, others): (Vec<&Trial>, Vec<&Trial>) = trials
         .iter()
         .filter(at_upper)
@@ -94,6 +94,13 @@ mod tests {
         let behind = trial(1_000_000, 0, 1, vec![Irregular::Behind { packets: 1 }]);
         assert_eq!(behind.outcome().map(|it| it.loss_ratio > 0.0), Some(true));
         assert!(!judged(&vec![behind.clone(); 21]));
+        let warm_up = Trial {
+            is_warm_up: true,
+            ..behind.clone()
+        };
+        assert!(judged(
+            &[vec![warm_up], vec![of_device.clone(); 11]].concat()
+        ));
         // Few of them take a bound away from nobody, many do.
         let mixed = |own: usize| {
             let mut trials = vec![of_device.clone(); 21 - own];

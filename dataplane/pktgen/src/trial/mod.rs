@@ -184,6 +184,9 @@ pub struct Trial {
     pub busy_share: f64,
     /// What was not as it should be.
     pub irregular: Vec<Irregular>,
+    /// Whether it came ahead of a search, and counts in no figure.
+    #[serde(default)]
+    pub is_warm_up: bool,
 }
 
 /// Counts that add up.
@@ -297,6 +300,7 @@ impl Trial {
             window: receives.iter().map(|it| it.window()).min().unwrap_or(0),
             busy_share: around.busy_share,
             irregular: around.irregular,
+            is_warm_up: false,
         };
         trial.mark();
         trial
@@ -337,16 +341,16 @@ impl Trial {
         self.mark();
     }
 
-    /// Marks what its own counts show to be wrong.
-    fn mark(&mut self) {
-        self.irregular.retain(|it| !it.is_counted());
-        let Received { early, .. } = self.total.received;
     /// The same where the device should have told, and did not: what came through is not known, and is not nothing.
     pub fn untold(&mut self) {
         self.counted(self.total.sent.sent);
         self.irregular.push(Irregular::Untold);
     }
 
+    /// Marks what its own counts show to be wrong.
+    fn mark(&mut self) {
+        self.irregular.retain(|it| !it.is_counted());
+        let Received { early, .. } = self.total.received;
         let packets = self.total.sent.own_unsent;
         if packets > 0 {
             self.irregular.push(Irregular::Behind { packets });
