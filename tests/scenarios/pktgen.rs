@@ -9,12 +9,13 @@
 //! rate or a latency is asserted nowhere.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tests::{Limit, Part, Process, Scenario, bounded, culvert_binary, eventually};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const LIMIT: Limit = Duration::from_secs(60);
@@ -97,15 +98,24 @@ fn adds_up(results: &Value) -> Result<Vec<Value>> {
 fn nothing_is_lost(results: &Value, packets: u64) -> Result<()> {
     for trial in adds_up(results)? {
         ensure!(number(&trial, "/total/sent/sent")? == packets, "{trial}");
-        for zero in [
-            "/total/lost",
-            "/total/received/duplicates",
-            "/total/received/corrupted",
-        ] {
+        for zero in ["/total/received/duplicates", "/total/received/corrupted"] {
             ensure!(number(&trial, zero)? == 0, "{zero} of {trial}");
         }
+        ensure!(
+            number(&trial, "/total/lost")? as f64 <= lost_by_itself(&trial)?,
+            "{trial}"
+        );
     }
     Ok(())
+}
+
+/// What the generator may have lost while it was away: a machine that builds keeps it waiting.
+fn lost_by_itself(trial: &Value) -> Result<f64> {
+    let marks = trial["irregular"].as_array().context("no marks")?;
+    let aways = marks.iter().filter(|it| it["kind"] == "away");
+    let away_ns: u64 = aways.filter_map(|it| it["total_ns"].as_u64()).sum();
+    let rate = trial["packets_per_s"].as_f64().context("no rate")?;
+    Ok(2.0 * rate * away_ns as f64 / 1e9)
 }
 
 /// Guest to guest: rings of both layouts, several sizes and streams both ways, super-frames.
@@ -155,7 +165,10 @@ fn pktgen_measures_a_guest_to_a_local_one() -> Result<()> {
         )?;
         let got = run(&["-f", &streams.display().to_string()])?;
         for trial in adds_up(&got)? {
-            ensure!(number(&trial, "/total/lost")? == 0, "{trial}");
+            ensure!(
+                number(&trial, "/total/lost")? as f64 <= lost_by_itself(&trial)?,
+                "{trial}"
+            );
             for stream in [0, 1] {
                 ensure!(
                     number(&trial["streams"][stream], "/counts/received/received")? > 900,
@@ -215,6 +228,161 @@ fn pktgen_measures_a_guest_into_a_tunnel() -> Result<()> {
             !wrong.status.success() && told.contains("--duration: is longer than 150 s"),
             "{told}"
         );
+        Ok(())
+    })
+}
+
+/// Its own handshakes, which begin after fifteen seconds of silence, are no packets of the trial.
+#[test]
+fn pktgen_counts_no_handshakes_as_packets() -> Result<()> {
+    Scenario::run("pktgen_handshakes", &[Part::Root], |scenario| {
+        let words = ["p2t", "-m", "100pps", "-d", "22", "--catch-up", "10s"];
+        let got = results(scenario, &words)?;
+        let trial = &got["tests"][0]["trials"][0];
+        for count in ["/total/sent/sent", "/total/received/received"] {
+            ensure!(number(trial, count)? == 2200, "{count} of {trial}");
+        }
+        ensure!(number(trial, "/total/excess")? == 0, "{trial}");
+        Ok(())
+    })
+}
+
+/// Starts it with what it measures; gives it when that is there, with that one's process.
+fn started(scenario: &Scenario, words: &[&str]) -> Result<(Process, u32)> {
+    let mut command = pktgen(scenario, words)?;
+    command.arg("--json");
+    let mut process = Process::start("pktgen", scenario.scratch(), command)?;
+    let device = eventually("the device", LIMIT, || {
+        process.must_run()?;
+        let folders = fs::read_dir(scenario.scratch())?.filter_map(Result::ok);
+        let mut sockets = folders.map(|it| it.path().join("run/api.sock"));
+        let is_there = sockets.any(|it| it.exists());
+        Ok(child(process.pid()).filter(|_| is_there))
+    })?;
+    Ok((process, device))
+}
+
+fn child(pid: u32) -> Option<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// What it printed, when it has ended.
+fn ended(scenario: &Scenario, mut process: Process) -> Result<Value> {
+    let status = process.wait(LIMIT)?;
+    let log = process.log();
+    ensure!(status.success(), "it ended with {status}\n{log}");
+    nothing_is_left(scenario)?;
+    serde_json::from_str(&log).with_context(|| format!("not JSON: {log}"))
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(kill_process(pid.context("no process")?, signal)?)
+}
+
+fn stopped_for(pid: u32, time: Duration) -> Result<()> {
+    signal(pid, Signal::STOP)?;
+    std::thread::sleep(time);
+    signal(pid, Signal::CONT)
+}
+
+/// Whoever stands still in the middle of a trial, the other one is not blamed for it.
+#[test]
+fn pktgen_tells_its_own_faults_from_the_device_s() -> Result<()> {
+    Scenario::run("pktgen_faults", &[Part::Root], |scenario| {
+        let words = ["v2v", "-m", "1kpps", "-d", "6"];
+        let (process, _) = started(scenario, &words)?;
+        std::thread::sleep(Duration::from_secs(3));
+        stopped_for(process.pid(), Duration::from_millis(400))?;
+        let got = ended(scenario, process)?;
+        let trial = &adds_up(&got)?[0];
+        let marks = trial["irregular"].as_array().context("no marks")?;
+        let away = marks.iter().find(|it| it["kind"] == "away");
+        let away = away.with_context(|| format!("no absence in {trial}"))?;
+        ensure!(number(away, "/longest_ns")? >= 390_000_000, "{trial}");
+        let own = number(trial, "/total/sent/own_unsent")?;
+        ensure!(own >= 350, "{trial}");
+        ensure!(number(trial, "/total/sent/unsent")? == own, "{trial}");
+
+        let words = [&words[..], &["--ring-size", "32"]].concat();
+        let (process, device) = started(scenario, &words)?;
+        std::thread::sleep(Duration::from_secs(3));
+        stopped_for(device, Duration::from_millis(800))?;
+        let got = ended(scenario, process)?;
+        let trial = &adds_up(&got)?[0];
+        let sent = |count: &str| number(trial, &format!("/total/sent/{count}"));
+        // On a machine that builds, too, the generator is away for most of that, which is its own fault.
+        ensure!(sent("unsent")? - sent("own_unsent")? >= 50, "{trial}");
+        let holes = trial["holes"].as_array().context("no holes")?;
+        let lost: u64 = holes.iter().filter_map(|it| it["lost"].as_u64()).sum();
+        ensure!(lost >= 50, "{trial}");
+        Ok(())
+    })
+}
+
+/// A device that was killed comes back as it was: with a session of its own, on processors of its own.
+#[test]
+fn pktgen_goes_on_with_a_device_that_restarted() -> Result<()> {
+    Scenario::run("pktgen_restart", &[Part::Root], |scenario| {
+        let words = [
+            "p2t",
+            "--trials",
+            "3",
+            "-m",
+            "1kpps",
+            "-d",
+            "3",
+            "--catch-up",
+            "10s",
+        ];
+        let (mut process, device) = started(scenario, &words)?;
+        let cpus = |pid: u32| -> Result<String> {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status
+                .lines()
+                .find(|it| it.starts_with("Cpus_allowed_list"));
+            Ok(line.context("no CPUs")?.to_owned())
+        };
+        let before = cpus(device)?;
+        std::thread::sleep(Duration::from_secs(4));
+        signal(device, Signal::KILL)?;
+        let anew = eventually("another device", LIMIT, || {
+            process.must_run()?;
+            Ok(child(process.pid()).filter(|it| *it != device))
+        })?;
+        ensure!(cpus(anew)? == before, "{} instead of {before}", cpus(anew)?);
+        let got = ended(scenario, process)?;
+        let trials = got["tests"][0]["trials"].as_array().context("no trials")?;
+        let marks = |it: &Value| it["irregular"].to_string();
+        ensure!(
+            trials
+                .iter()
+                .any(|it| marks(it).contains("device-restarted")),
+            "{got}"
+        );
+        let last = trials.last().context("no trials")?;
+        for count in ["/total/sent/sent", "/total/received/received"] {
+            ensure!(number(last, count)? == 3000, "{count} of {last}");
+        }
+        Ok(())
+    })
+}
+
+/// A socket at which somebody listens who says nothing.
+#[test]
+fn pktgen_ends_while_it_waits_for_a_silent_socket() -> Result<()> {
+    Scenario::run("pktgen_silent", &[], |scenario| {
+        let socket = scenario.path("silent.sock");
+        let listener = UnixListener::bind(&socket)?;
+        let seat = format!("a=vhost:{}", socket.display());
+        let command = pktgen(scenario, &["run", "--seat", &seat, "-m", "1kpps"])?;
+        let mut process = Process::start("pktgen", scenario.scratch(), command)?;
+        let _held = listener.accept()?;
+        std::thread::sleep(Duration::from_millis(300));
+        process.signal(Signal::INT)?;
+        ensure!(!process.wait(Duration::from_secs(5))?.success());
         Ok(())
     })
 }
