@@ -4,33 +4,25 @@
 
 use std::fmt::Write as _;
 
+use super::page::page;
 use super::sections;
 use super::words::{count, digits, escaped, gbit, mpps, percent, time};
 use super::{Figure, Own, Results, Test};
 use crate::receive::LatencySummary;
 use crate::trial::Trial;
 
-const STYLE: &str = include_str!("page.css");
-
 /// The whole page.
 #[must_use]
 pub fn html(results: &Results) -> String {
-    let title = escaped(&results.title);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, \
-         initial-scale=1\"><title>{title}</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>\
-         <p class=\"when\">{} · {}</p>",
-        escaped(&results.program),
-        escaped(&results.started)
-    );
+    let mut out = String::new();
     warnings(results, &mut out);
     summary(results, &mut out);
     sections::plots(results, &mut out);
     own(results.own.as_ref(), &mut out);
     method(results, &mut out);
     trials(results, &mut out);
-    out.push_str("</main></body></html>\n");
-    out
+    let when = format!("{} · {}", results.program, results.started);
+    page(&results.title, &when, &out)
 }
 
 /// What a reader has to see first: tests that lost all, trials that don't count.

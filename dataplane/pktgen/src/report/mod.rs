@@ -10,6 +10,7 @@
 mod compare;
 mod csv;
 mod html;
+mod page;
 mod plot;
 mod sections;
 mod text;
@@ -29,7 +30,9 @@ pub use self::{
     compare::{Change, Comparison, compare},
     csv::csv,
     html::html,
+    page::page,
     text::text,
+    words::{digits, escaped},
 };
 
 /// The version of the JSON's shape.

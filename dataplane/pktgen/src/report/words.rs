@@ -3,7 +3,8 @@
 //! In: values. Out: text that is safe in HTML. Never: more digits than a measurement has.
 
 /// A text in which nothing is markup.
-pub(super) fn escaped(text: &str) -> String {
+#[must_use]
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -19,7 +20,8 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// With three or four digits: 14.88, 1.953, 120.
-pub(super) fn digits(value: f64) -> String {
+#[must_use]
+pub fn digits(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if !value.is_finite() => "–".into(),
