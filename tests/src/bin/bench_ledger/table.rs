@@ -165,6 +165,25 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_marks_and_every_section_of_the_script() {
+        let document = include_str!("../../../../docs/benchmarks.md");
+        let script = include_str!("../../../../scripts/bench");
+        assert!(between_marks(document, "").is_ok());
+        let list = script
+            .lines()
+            .find_map(|it| it.strip_prefix("SECTIONS=("))
+            .unwrap();
+        let sections: Vec<&str> = list.trim_end_matches(')').split(' ').collect();
+        assert!(script.contains(&format!("# Sections: {}.\n", sections.join(", "))));
+        for section in sections {
+            assert!(
+                document.contains(&format!("\n| `{section}` | ")),
+                "{section}"
+            );
+        }
+    }
+
+    #[test]
     fn a_document_keeps_what_is_around_its_marks() {
         let document = "# A\n\n<!-- results -->\nold\n<!-- /results -->\n\nend\n";
         let written = between_marks(document, "| new |\n").unwrap();
