@@ -113,8 +113,11 @@ fn main() {
             if json {
                 println!(
                     "{{\"section\":\"gso\",\"case\":\"{case}\",\"unit\":\"ns/frame\",\"value\":{:.0},\
-                     \"reference\":\"{name}\",\"reference_value\":{:.0},\"ratio\":{:.3},\"quiet\":{quiet}}}",
-                    own.time, reference.time, reference.ratio
+                     \"reference\":\"{name}\",\"reference_value\":{:.0},\"ratio\":{:.3},\"quiet\":{quiet},\"turns\":{}}}",
+                    own.time,
+                    reference.time,
+                    reference.ratio,
+                    turns.taken()
                 );
                 continue;
             }

@@ -171,8 +171,9 @@ fn report(case: &Case, pairs: &[(f64, f64)], json: bool) {
     if json {
         println!(
             "{{\"section\":\"vhost\",\"case\":\"{}\",\"unit\":\"Mpps\",\"value\":{value:.3},\
-             \"reference\":\"dpdk net_vhost\",\"reference_value\":{reference:.3},\"ratio\":{ratio:.3}}}",
-            case.name
+             \"reference\":\"dpdk net_vhost\",\"reference_value\":{reference:.3},\"ratio\":{ratio:.3},\"pairs\":{}}}",
+            case.name,
+            pairs.len()
         );
     } else {
         let least = ratios().fold(f64::INFINITY, f64::min);

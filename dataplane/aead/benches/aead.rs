@@ -454,10 +454,11 @@ impl Options {
                 println!(
                     "{{\"section\":\"aead\",\"case\":\"{case}\",\"unit\":\"ns\",\"value\":{:.1},\
                      \"reference\":\"{reference}\",\"reference_value\":{:.1},\
-                     \"ratio\":{:.3},\"quiet\":{quiet}}}",
+                     \"ratio\":{:.3},\"quiet\":{quiet},\"turns\":{}}}",
                     ours.time / packets,
                     figure.time / packets,
-                    figure.ratio
+                    figure.ratio,
+                    turns.taken()
                 );
             }
             return;
