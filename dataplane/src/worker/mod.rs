@@ -6,7 +6,7 @@
 //!
 //! One turn, in order:
 //! 1. the snapshot, once;
-//! 2. commands from the control core and the host stacks' thread, a burst of the host's kernel (`commands`);
+//! 2. commands from the control core and the host stacks' thread, announcements, a burst of the host's kernel (`commands`);
 //! 3. each uplink queue: one burst inward;
 //! 4. each guest queue: one burst outward, as long as its byte credit lasts;
 //! 5. nothing found for a while (adaptive polling): sleep on doorbell, kicks,
