@@ -139,7 +139,10 @@ mod tests {
         let lossy = trial(1_000_000, 5_000, 0, vec![]);
         assert_eq!(why(&[lossy.clone(), lossy.clone()], false), None);
         let whole = trial(1_000_000, 0, 0, vec![]);
-        assert!(why(&[whole.clone()], false).is_some_and(|it| it.contains("nothing was lost")));
+        assert!(
+            why(std::slice::from_ref(&whole), false)
+                .is_some_and(|it| it.contains("nothing was lost"))
+        );
         assert_eq!(why(&[whole], true), None);
         let busy = trial(1_000_000, 9, 0, vec![Irregular::Saturated { share: 0.97 }]);
         let told = why(&[lossy, busy], false).unwrap();

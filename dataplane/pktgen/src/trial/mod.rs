@@ -387,21 +387,24 @@ impl Trial {
     /// been lost while it was away, the trial would keep to the goal.
     #[must_use]
     pub fn is_own_loss(&self, goal: f64) -> bool {
-        let mut own = self.total.sent.own_unsent;
-        for mark in &self.irregular {
-            match mark {
-                Irregular::Saturated { .. } => own = u64::MAX,
-                // What came meanwhile, and what left at once afterwards.
-                Irregular::Away { total_ns, .. } => {
-                    let packets = 2.0 * self.packets_per_s * *total_ns as f64 / 1e9;
-                    own = own.saturating_add(crate::number::whole(packets.ceil()));
-                }
-                _ => {}
-            }
-        }
+        let marks = self.irregular.iter();
+        let own = marks.fold(self.total.sent.own_unsent, |own, mark| {
+            own.saturating_add(self.lost_at_most(mark))
+        });
         let intended = self.total.sent.intended.max(1) as f64;
         let of_device = self.total.failed().saturating_sub(own) as f64 / intended;
         self.loss_ratio() > goal && of_device <= goal
+    }
+
+    /// How much the generator may have lost in what a mark says of it, beside what it did not send.
+    fn lost_at_most(&self, mark: &Irregular) -> u64 {
+        if let Irregular::Away { total_ns, .. } = mark {
+            // What came meanwhile, and what left at once afterwards.
+            let packets = 2.0 * self.packets_per_s * *total_ns as f64 / 1e9;
+            return crate::number::whole(packets.ceil());
+        }
+        let is_all = matches!(mark, Irregular::Saturated { .. });
+        if is_all { u64::MAX } else { 0 }
     }
 
     /// Packets per second that came through, in the time in which packets left.
