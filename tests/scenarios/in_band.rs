@@ -210,8 +210,8 @@ fn who_holds_all_of_the_responder_keeps_nobody_from_the_api() -> Result<()> {
         let (near, far) = (Namespace::make("near")?, Namespace::make("far")?);
         let wire = Veth::join(&near, &far)?;
         // Each gets half of what the others have left.
-        let hosts = 2..10;
-        for host in hosts.clone() {
+        let hosts = [2, 3, 4, 5, 6, 8];
+        for host in hosts {
             wire.address(&far, &format!("192.0.2.{host}/24"))?;
         }
         certificates(scenario)?;
@@ -235,7 +235,7 @@ fn who_holds_all_of_the_responder_keeps_nobody_from_the_api() -> Result<()> {
                 held.collect::<Result<Vec<_>>>()
             })
         };
-        let held = hosts.map(|host| hold(&format!("192.0.2.{host}")));
+        let held = hosts.iter().map(|host| hold(&format!("192.0.2.{host}")));
         let held = held.collect::<Result<Vec<_>>>()?;
         eventually("refusals of a source and of all", PATIENCE, || {
             let drops = culvert.drops()?;
