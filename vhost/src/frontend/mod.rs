@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::event::EventfdFlags;
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
 use crate::config::{Offloads, PROTOCOL_FEATURES, RingOptions};
 use crate::limits;
@@ -32,6 +33,14 @@ pub use vhost::vhost_user::message::FrontendReq;
 
 const VERSION_1: u64 = 1 << 32;
 const MQ: u64 = 1 << 22;
+
+/// Protocol features that are spoken here. Not STATUS: who has acknowledged that waits for DRIVER_OK in it, as DPDK does.
+const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::LOG_SHMFD)
+    .union(VhostUserProtocolFeatures::RARP)
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::MTU)
+    .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
 /// What a frontend asks for.
 #[derive(Clone, Debug)]
@@ -211,7 +220,10 @@ impl Frontend {
     pub fn negotiate(&mut self) -> io::Result<()> {
         self.offered = self.ask_u64(FrontendReq::GET_FEATURES)?;
         let protocol = self.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)?;
-        self.tell_u64(FrontendReq::SET_PROTOCOL_FEATURES, protocol)?;
+        self.tell_u64(
+            FrontendReq::SET_PROTOCOL_FEATURES,
+            protocol & PROTOCOL.bits(),
+        )?;
         self.tell(FrontendReq::SET_OWNER, &[], &[])?;
         let wanted = self.config.offloads.bits() | self.config.rings.bits() | VERSION_1 | MQ;
         self.set_features(wanted & self.offered | PROTOCOL_FEATURES)

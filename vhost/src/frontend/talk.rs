@@ -155,6 +155,35 @@ mod tests {
 
     extern "C" fn pass(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
+    /// DPDK's offers STATUS, and passes nothing before it is told DRIVER_OK by it.
+    #[test]
+    fn nothing_is_acknowledged_that_is_not_spoken() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut frontend = Frontend::attach(ours, FrontendConfig::default()).unwrap();
+        let asked = thread::spawn(move || frontend.negotiate());
+        let mut reader = crate::session::message::MessageReader::default();
+        let mut acknowledged = None;
+        while !asked.is_finished() {
+            let Some(request) = reader.read(&theirs).unwrap_or(None) else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
+            let is_offer = [
+                FrontendReq::GET_FEATURES as u32,
+                FrontendReq::GET_PROTOCOL_FEATURES as u32,
+            ]
+            .contains(&request.request);
+            if request.request == FrontendReq::SET_PROTOCOL_FEATURES as u32 {
+                acknowledged = request.as_u64();
+            }
+            let reply = if is_offer { u64::MAX } else { 0 };
+            request.reply_u64(reply).send(&theirs).unwrap();
+        }
+        asked.join().unwrap().unwrap();
+        assert_eq!(acknowledged, Some(0x801f));
+    }
+
     #[test]
     fn a_silent_backend_is_waited_for_as_long_as_somebody_wants_to() {
         let silent = |config: FrontendConfig| {
