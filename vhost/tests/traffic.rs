@@ -219,6 +219,15 @@ fn bursts_of_a_generator_come_and_go_whole_and_in_order() {
         assert_eq!(send(100), Ok((0, true)), "{what}");
         assert_eq!(take_frames(bench.port(), 0).len(), 64);
         assert_eq!(send(10), Ok((10, false)), "{what}");
+        assert_eq!(take_frames(bench.port(), 0).len(), 10);
+        // Frames that are whole go as they are.
+        let ready: Vec<_> = (0..3).map(|n| pattern(60 + n as usize, n)).collect();
+        let mut next = ready.iter();
+        let sent = frontend.send_ready(0, 100, || next.next().map(Vec::as_slice));
+        assert_eq!(sent, Ok((3, false)), "{what}");
+        let taken = take_frames(bench.port(), 0);
+        let expected = ready.into_iter().map(|it| (VnetHeader::default(), it));
+        assert!(taken.into_iter().eq(expected), "{what}");
     }
 }
 

@@ -33,34 +33,39 @@ impl Frontend {
         most: usize,
         mut make: impl FnMut(&mut [u8]) -> Option<(VnetHeader, usize)>,
     ) -> Result<(usize, bool), Broken> {
+        let outgoing = &mut self.outgoing;
         let queue = &mut self.queues[2 * usize::from(pair) + 1];
-        while queue.driver.try_collect(&self.memory)?.is_some() {}
-        let mut sent = 0;
-        let mut is_full = false;
-        while sent < most {
-            let Some(id) = queue.driver.next_id(1) else {
-                is_full = true;
-                break;
-            };
-            let room = &mut self.outgoing[..queue.stride as usize - VnetHeader::LEN];
-            let Some((vnet, len)) = make(room) else {
-                break;
-            };
-            let guest = queue.buffers + u64::from(id) * queue.stride;
-            self.memory.write(guest, &vnet.write());
-            self.memory
-                .write(guest + VnetHeader::LEN as u64, &room[..len]);
-            let piece = Piece {
-                guest,
-                len: (VnetHeader::LEN + len) as u32,
-                is_writable: false,
-            };
-            let laid = queue.driver.lay(&self.memory, &[piece], None);
-            debug_assert_eq!(laid, Some(id), "there was room");
-            sent += 1;
-        }
-        publish(queue, &self.memory, sent);
-        Ok((sent, is_full))
+        lay_burst(queue, &self.memory, most, |memory, guest, room| {
+            let frame = &mut outgoing[..room - VnetHeader::LEN];
+            let (vnet, len) = make(frame)?;
+            memory.write(guest, &vnet.write());
+            memory.write(guest + VnetHeader::LEN as u64, &frame[..len]);
+            Some(VnetHeader::LEN + len)
+        })
+    }
+
+    /// The same of frames that lie somewhere and are whole, with nothing left to the device: each is copied once.
+    ///
+    /// # Errors
+    /// As [`Frontend::send_burst`].
+    ///
+    /// # Panics
+    /// As [`Frontend::send_burst`].
+    pub fn send_ready<'f>(
+        &mut self,
+        pair: u16,
+        most: usize,
+        mut next: impl FnMut() -> Option<&'f [u8]>,
+    ) -> Result<(usize, bool), Broken> {
+        let queue = &mut self.queues[2 * usize::from(pair) + 1];
+        lay_burst(queue, &self.memory, most, |memory, guest, room| {
+            let frame = next()?;
+            let len = VnetHeader::LEN + frame.len();
+            assert!(len <= room, "a frame that fits its buffer");
+            memory.write(guest, &VnetHeader::default().write());
+            memory.write(guest + VnetHeader::LEN as u64, frame);
+            Some(len)
+        })
     }
 
     /// Takes up to `most` frames that came, and offers their buffers again. Returns how many there were.
@@ -113,6 +118,38 @@ impl Frontend {
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         told.is_err() || !fds[0].revents().intersects(gone)
     }
+}
+
+/// Lays out up to `most` frames, each where `put` has written it: at an address with so much room; it gives the length.
+fn lay_burst(
+    queue: &mut Queue,
+    memory: &SharedMemory,
+    most: usize,
+    mut put: impl FnMut(&SharedMemory, u64, usize) -> Option<usize>,
+) -> Result<(usize, bool), Broken> {
+    while queue.driver.try_collect(memory)?.is_some() {}
+    let mut sent = 0;
+    let mut is_full = false;
+    while sent < most {
+        let Some(id) = queue.driver.next_id(1) else {
+            is_full = true;
+            break;
+        };
+        let guest = queue.buffers + u64::from(id) * queue.stride;
+        let Some(len) = put(memory, guest, queue.stride as usize) else {
+            break;
+        };
+        let piece = Piece {
+            guest,
+            len: len as u32,
+            is_writable: false,
+        };
+        let laid = queue.driver.lay(memory, &[piece], None);
+        debug_assert_eq!(laid, Some(id), "there was room");
+        sent += 1;
+    }
+    publish(queue, memory, sent);
+    Ok((sent, is_full))
 }
 
 /// Copies the next buffer that came behind what is `filled`, and lays it out again. `None`: there is none; false: it holds
