@@ -1,36 +1,36 @@
 //! A trial's datagrams, sealed before it begins: the wire side of a tunnel, without a cipher in the generator's way.
 //!
-//! In: what is due and when, peers with sessions, how much memory there may be. Out: datagrams in the order of their times,
-//! each once. Never: a counter twice, more memory than was allowed, a datagram later than the catch-up time lets it be.
+//! In: what is due and when, a peer with a session, how much memory there may be. Out: frames in the order of their times,
+//! each once. Never: a counter twice, more memory than was allowed, a frame later than the catch-up time lets it be.
 //!
 //! ```text
 //!  arena   | headers | data message 0 | headers | data message 1 | …      in one piece
 //!  index   | length, and what has to be known of it should its time pass | …
 //! ```
 //!
-//! One Ethernet frame of a stream becomes one data message: who sends sealed packets has cut super-frames before.
+//! Both have room for all that is allowed from the beginning; pages are taken when they are written to. One Ethernet frame of
+//! a stream becomes one data message: who sends sealed packets has cut super-frames before.
 
-use culvert_aead::TAILROOM;
-use culvert_pktgen::transmit::{Due, Kept, Transmit};
+use std::io;
+
+use culvert_pktgen::transmit::{Kept, Transmit};
 use culvert_wire::ether;
-use culvert_wireguard::{Instant, SendRefusal, message::DATA_HEADER_LEN};
+use culvert_wireguard::{
+    Instant, SendRefusal,
+    message::{DATA_HEADER_LEN, DATA_MIN_LEN},
+};
 
-use super::{outer::Outer, peer::Peer};
-
-/// A peer, and what is around its datagrams where the seat is a wire.
-pub struct Sender {
-    /// Who seals.
-    pub peer: Peer,
-    /// Nothing where a kernel puts headers around datagrams.
-    pub outer: Option<Outer>,
-}
+use super::{
+    outer::Outer,
+    peer::{BURST, Peer},
+};
 
 /// Why a trial can't be sealed ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AheadError {
     /// The memory is full.
     #[error(
-        "{} MiB hold the first {:.3} s of the trial sealed; make it shorter, or allow more memory",
+        "{} MiB hold the first {:.3} s of the trial sealed: make it shorter, or allow more memory (`--memory`)",
         .bytes >> 20, *.until_ns as f64 / 1e9
     )]
     Full {
@@ -39,21 +39,19 @@ pub enum AheadError {
         /// Packets that are due before this time have room.
         until_ns: u64,
     },
-    /// A peer has no session to seal with.
-    #[error("peer {peer} can't seal: {refusal}")]
-    Session {
-        /// Which, of those that were given.
-        peer: usize,
-        /// Why.
-        refusal: SendRefusal,
-    },
+    /// There is no session to seal with.
+    #[error("the peer can't seal: {0}")]
+    Session(#[from] SendRefusal),
 }
 
 /// A sealed trial.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ahead {
+    bytes_max: usize,
     arena: Vec<u8>,
     index: Vec<Entry>,
+    /// Where a burst is made, each packet with the room that its seal needs.
+    making: Vec<u8>,
     /// The next to be sent: in the index, and where it begins.
     next: usize,
     at: usize,
@@ -66,78 +64,91 @@ struct Entry {
     len: u32,
 }
 
+const ENTRY: usize = size_of::<Entry>();
+
 impl Ahead {
-    /// Seals all that a seat sends in a trial, each packet by the sender that `whose` names. Memory of an earlier trial is
-    /// used again.
+    /// Of so many bytes at most.
     ///
     /// # Errors
-    /// The memory is full, or a peer has no session. What was sealed until then is lost with its counters.
+    /// The system has no such memory.
+    pub fn new(bytes_max: usize) -> io::Result<Self> {
+        let mut ahead = Self {
+            bytes_max,
+            arena: Vec::new(),
+            index: Vec::new(),
+            making: Vec::new(),
+            next: 0,
+            at: 0,
+        };
+        ahead.arena.try_reserve_exact(bytes_max)?;
+        let most = bytes_max / (DATA_MIN_LEN + ENTRY);
+        ahead.index.try_reserve_exact(most)?;
+        Ok(ahead)
+    }
+
+    /// For how many seconds it holds frames of `mean_bytes` at a rate.
+    #[must_use]
+    pub fn holds_s(bytes_max: usize, packets_per_s: f64, mean_bytes: f64) -> f64 {
+        bytes_max as f64 / (packets_per_s * (mean_bytes + ENTRY as f64))
+    }
+
+    /// Seals all that a seat sends in a trial. Memory of an earlier trial is used again.
     ///
-    /// # Panics
-    /// If `whose` names no sender.
+    /// # Errors
+    /// The memory is full, or the peer has no session. What was sealed until then is lost with its counters.
     pub fn seal(
         &mut self,
         transmit: &mut Transmit,
-        senders: &mut [Sender],
-        whose: impl Fn(&Due) -> usize,
-        bytes_max: usize,
+        peer: &mut Peer,
+        outer: &Outer,
         now: Instant,
     ) -> Result<(), AheadError> {
         self.arena.clear();
         self.index.clear();
         (self.next, self.at) = (0, 0);
-        let longest = transmit.longest();
-        while let Some(due_ns) = transmit.due_ns() {
-            let Some(due) = transmit.next(due_ns) else {
-                break;
-            };
-            let place = whose(&due);
-            let Sender { peer, outer } = &mut senders[place];
-            let headers = outer.as_ref().map_or(0, Outer::headers_len);
-            let room = headers + peer.room(longest);
-            if self.bytes() + room + size_of::<Entry>() > bytes_max {
-                return Err(AheadError::Full {
-                    bytes: bytes_max,
-                    until_ns: due_ns,
+        let stride = outer.headers_len() + peer.room(transmit.longest());
+        self.making.resize(BURST * stride, 0);
+        let mut burst = Vec::with_capacity(BURST);
+        loop {
+            burst.clear();
+            // 1. Packets where data messages have them: the header of a packet's frame is ahead of that.
+            for place in self.making.chunks_exact_mut(stride) {
+                let Some(due) = transmit.due_ns().and_then(|due| transmit.next(due)) else {
+                    break;
+                };
+                let frame = &mut place[outer.headers_len() + DATA_HEADER_LEN - ether::HEADER_LEN..];
+                let len = transmit.write(&due, frame, false) - ether::HEADER_LEN;
+                burst.push((due.kept(), len));
+            }
+            if burst.is_empty() {
+                return Ok(());
+            }
+            // 2. The messages, whose headers take the place of those.
+            let places = self.making.chunks_exact_mut(stride);
+            let packets = places.zip(&burst);
+            let packets = packets.map(|(place, it)| (&mut place[outer.headers_len()..], it.1));
+            peer.seal(packets, now)?;
+            // 3. What is around them.
+            for (place, (kept, len)) in self.making.chunks_exact_mut(stride).zip(&burst) {
+                let frame = &mut place[..outer.headers_len() + peer.sealed_len(*len)];
+                outer.write(frame);
+                let taken = self.arena.len() + self.index.len() * ENTRY;
+                if taken + frame.len() + ENTRY > self.bytes_max {
+                    return Err(AheadError::Full {
+                        bytes: self.bytes_max,
+                        until_ns: kept.intended_ns(),
+                    });
+                }
+                self.arena.extend_from_slice(frame);
+                self.index.push(Entry {
+                    kept: *kept,
+                    len: u32::try_from(frame.len()).expect("a frame is shorter"),
                 });
             }
-            let counters = peer.reserve(1, now);
-            let counter = counters
-                .map_err(|refusal| AheadError::Session {
-                    peer: place,
-                    refusal,
-                })?
-                .next()
-                .expect("one was asked for");
-
-            // 1. The frame, so that its packet lies where the message's plaintext does.
-            let start = self.arena.len();
-            self.arena.resize(start + room, 0);
-            let buffer = &mut self.arena[start..];
-            let message = &mut buffer[headers..];
-            let frame = &mut message[DATA_HEADER_LEN - ether::HEADER_LEN..];
-            let packet_len = transmit.write(&due, frame, false) - ether::HEADER_LEN;
-            // 2. The message, whose header takes the place of the frame's.
-            let len = headers + peer.seal(counter, packet_len, message);
-            // 3. What is around it.
-            if let Some(outer) = outer {
-                outer.write(&mut buffer[..len]);
-            }
-            self.arena.truncate(start + len);
-            self.index.push(Entry {
-                kept: due.kept(),
-                len: u32::try_from(len).expect("a frame is shorter"),
-            });
         }
-        Ok(())
     }
 
-    /// Memory that is in use, and what the next seal writes beyond it.
-    fn bytes(&self) -> usize {
-        self.arena.len() + TAILROOM + self.index.len() * size_of::<Entry>()
-    }
-
-    /// Datagrams of the trial.
+    /// Frames of the trial.
     #[must_use]
     pub fn len(&self) -> usize {
         self.index.len()
@@ -153,39 +164,47 @@ impl Ahead {
     #[inline]
     #[must_use]
     pub fn due_ns(&self) -> Option<u64> {
-        self.index
-            .get(self.next)
-            .map(|entry| entry.kept.intended_ns())
+        Some(self.index.get(self.next)?.kept.intended_ns())
     }
 
-    /// The next datagram whose time has come; those whose time has passed by more than `catch_up_ns` are told to `transmit`
-    /// as missed.
+    /// Steps over frames that are late by more than `catch_up_ns`, and tells `transmit` that they were missed.
     #[inline]
-    pub fn next(
-        &mut self,
-        now_ns: u64,
-        catch_up_ns: u64,
-        transmit: &mut Transmit,
-    ) -> Option<(&[u8], Kept)> {
-        while let Some(&Entry { kept, len }) = self.index.get(self.next) {
-            if kept.intended_ns() > now_ns {
+    pub fn expire(&mut self, now_ns: u64, catch_up_ns: u64, transmit: &mut Transmit) {
+        while let Some(entry) = self.index.get(self.next) {
+            if entry.kept.intended_ns() + catch_up_ns >= now_ns {
+                return;
+            }
+            transmit.missed(&entry.kept);
+            self.next += 1;
+            self.at += entry.len as usize;
+        }
+    }
+
+    /// The frames whose time has come, one after the other.
+    #[inline]
+    pub fn due(&mut self, now_ns: u64) -> impl Iterator<Item = &[u8]> {
+        let (arena, index) = (&self.arena[..], &self.index[..]);
+        let (next, at) = (&mut self.next, &mut self.at);
+        std::iter::from_fn(move || {
+            let entry = index.get(*next)?;
+            if entry.kept.intended_ns() > now_ns {
                 return None;
             }
-            let start = self.at;
-            self.next += 1;
-            self.at += len as usize;
-            if kept.intended_ns() + catch_up_ns >= now_ns {
-                return Some((&self.arena[start..self.at], kept));
-            }
-            transmit.missed(&kept);
-        }
-        None
+            let start = *at;
+            *next += 1;
+            *at += entry.len as usize;
+            Some(&arena[start..*at])
+        })
     }
 
-    /// Ends the trial: what has not been sent is not sent any more.
-    pub fn close(&mut self, transmit: &mut Transmit) {
+    /// Ends the trial at a time: what was due before and has not left is missed, what would be due later was never intended.
+    pub fn close(&mut self, now_ns: u64, transmit: &mut Transmit) {
         for entry in &self.index[self.next..] {
-            transmit.missed(&entry.kept);
+            if entry.kept.intended_ns() < now_ns {
+                transmit.missed(&entry.kept);
+            } else {
+                transmit.withdrawn(&entry.kept);
+            }
         }
         self.next = self.index.len();
     }
@@ -227,40 +246,24 @@ mod tests {
             ("source_port", "1000+7"),
         ]);
         let rates = profile.packets_per_s(None).unwrap();
-        let [near, mut far] = session();
-        let mut senders = [Sender {
-            peer: near,
-            outer: Some(outer()),
-        }];
+        let [mut near, mut far] = session();
         let mut transmit = Transmit::new(&profile, "", &rates, 3);
         let mut receive = Receive::new(&profile, "", 3);
-        let mut ahead = Ahead::default();
-        let sealed = ahead.seal(
-            &mut transmit,
-            &mut senders,
-            |_| 0,
-            32 * MIB,
-            at(1).monotonic,
-        );
+        let mut ahead = Ahead::new(32 * MIB).unwrap();
+        let sealed = ahead.seal(&mut transmit, &mut near, &outer(), at(1).monotonic);
         sealed.unwrap();
         assert_eq!(ahead.len(), 10_000);
 
-        // Nothing is taken between 30 and 50 ms, and every hundredth is refused; the last 10 ms are never reached.
-        let (mut sent, mut refused) = (0, 0);
+        // Nothing is taken between 30 and 50 ms, and it is ended ahead of the last 10 ms.
+        let mut sent = 0;
         for now in (0..90_000_000).step_by(10_000) {
             if (30_000_000..50_000_000).contains(&now) {
                 continue;
             }
-            while let Some((frame, kept)) = ahead.next(now, profile.catch_up_ns, &mut transmit) {
-                assert!(kept.intended_ns() <= now);
-                if sent % 100 == 99 {
-                    refused += 1;
-                    sent += 1;
-                    transmit.refused_ahead(&kept);
-                    continue;
-                }
+            ahead.expire(now, profile.catch_up_ns, &mut transmit);
+            let due: Vec<_> = ahead.due(now).map(<[u8]>::to_vec).collect();
+            for mut frame in due {
                 sent += 1;
-                let mut frame = frame.to_vec();
                 let Came::Datagram { payload, .. } = look(&mut frame, MacAddr([4; 6])) else {
                     panic!("a datagram");
                 };
@@ -268,17 +271,17 @@ mod tests {
                 assert_eq!(opened.packets, 1);
             }
         }
-        ahead.close(&mut transmit);
-        transmit.close(100_000_000);
+        assert_eq!(ahead.due_ns(), Some(89_990_000 + 10_000));
+        ahead.close(90_000_000, &mut transmit);
+        transmit.close(90_000_000);
         let around = trial::Around::default();
         let trial = trial::Trial::of(&profile, &[&transmit], &[&receive], around);
         let counts = trial.total;
-        assert_eq!(counts.sent.intended, 10_000);
-        assert_eq!(counts.sent.offered, sent);
-        assert_eq!(counts.sent.sent, sent - refused);
-        // 19 ms of the stall are too late, and the last 10 ms.
-        let unsent = counts.sent.unsent - refused;
-        assert!((2_850..=2_950).contains(&unsent), "{unsent}");
+        assert_eq!(counts.sent.intended, 9_000);
+        assert_eq!((counts.sent.offered, counts.sent.sent), (sent, sent));
+        // 19 ms of the stall are too late.
+        let unsent = counts.sent.unsent;
+        assert!((1_850..=1_950).contains(&unsent), "{unsent}");
         assert_eq!(counts.received.received, counts.sent.sent);
         assert_eq!((counts.lost, counts.received.corrupted), (0, 0));
         assert_eq!(trial.strange, Default::default());
@@ -286,32 +289,33 @@ mod tests {
 
     #[test]
     fn memory_bounds_a_trial_and_says_how_much_of_it_has_room() {
-        let profile = profile(&[("rate", "1mpps"), ("duration", "10s")]);
+        let profile = profile(&[
+            ("rate", "1mpps"),
+            ("duration", "10s"),
+            ("outer", "ipv4"),
+            ("mtu", "1420"),
+        ]);
         let rates = profile.packets_per_s(None).unwrap();
-        let [near, _] = session();
-        let mut senders = [Sender {
-            peer: near,
-            outer: None,
-        }];
-        let mut ahead = Ahead::default();
-        let mut transmit = Transmit::new(&profile, "", &rates, 1);
-        let sealed = ahead.seal(&mut transmit, &mut senders, |_| 0, MIB, at(1).monotonic);
-        let Err(AheadError::Full { until_ns, bytes }) = sealed else {
+        let [mut near, _] = session();
+        let mut ahead = Ahead::new(MIB).unwrap();
+        let mut seal = |trial, now| {
+            let mut transmit = Transmit::new(&profile, "", &rates, trial);
+            ahead.seal(&mut transmit, &mut near, &outer(), now)
+        };
+        let Err(AheadError::Full { until_ns, bytes }) = seal(1, at(1).monotonic) else {
             panic!("a MiB is too little");
         };
-        assert!((10_000_000..11_000_000).contains(&until_ns), "{until_ns}");
-        assert_eq!(bytes, MIB);
-        let text = sealed.unwrap_err().to_string();
-        assert!(text.starts_with("1 MiB hold the first 0.010 s"), "{text}");
-
-        let late = ahead.seal(
-            &mut Transmit::new(&profile, "", &rates, 2),
-            &mut senders,
-            |_| 0,
-            MIB,
-            at(200).monotonic,
+        // As much as was told before.
+        let mean_bytes = profile.mean_lengths(&rates).outer_bare_bytes;
+        let told_ns = Ahead::holds_s(MIB, 1e6, mean_bytes) * 1e9;
+        assert!(
+            (until_ns as f64 - told_ns).abs() < 1e5,
+            "{until_ns} {told_ns}"
         );
-        let refusal = SendRefusal::Expired;
-        assert_eq!(late, Err(AheadError::Session { peer: 0, refusal }));
+        assert_eq!(bytes, MIB);
+        let text = AheadError::Full { until_ns, bytes }.to_string();
+        assert!(text.starts_with("1 MiB hold the first 0.00"), "{text}");
+        let late = seal(2, at(200).monotonic);
+        assert_eq!(late, Err(AheadError::Session(SendRefusal::Expired)));
     }
 }

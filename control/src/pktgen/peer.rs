@@ -13,7 +13,6 @@ use culvert_wire::{EtherType, MacAddr, ether};
 use culvert_wireguard::{
     Config, ConfigError, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId,
     PresharedKey, PrivateKey, PublicKey, SendRefusal,
-    keypair::NonceRange,
     limits::REJECT_AFTER_TIME,
     message::{DATA_HEADER_LEN, DataHeader, Kind, data_len},
     padding::padded_len,
@@ -146,31 +145,36 @@ impl Peer {
         self.sealed_len(packet_len) + TAILROOM
     }
 
-    /// Counters for so many packets, one each.
+    /// Seals IP packets, [`BURST`] at most, each by a counter of its own. A packet lies [`DATA_HEADER_LEN`] behind the start
+    /// of its buffer, beside which is its length; the datagram that it becomes, of [`Peer::sealed_len`], lies at the start.
     ///
     /// # Errors
     /// Without a session, or as it refuses.
-    pub fn reserve(&self, packets: usize, now: Instant) -> Result<NonceRange, SendRefusal> {
-        let session = self.current.as_ref().ok_or(SendRefusal::Unconfirmed)?;
-        session.reserve(packets, now)
-    }
-
-    /// Seals an IP packet that lies [`DATA_HEADER_LEN`] behind the start of `buffer`; gives the datagram's length.
     ///
     /// # Panics
-    /// If the buffer is shorter than [`Peer::room`], or there is no session: who has a counter had one.
-    pub fn seal(&mut self, counter: u64, packet_len: usize, buffer: &mut [u8]) -> usize {
-        let session = self.current.as_ref().expect("a counter came from it");
-        let padded = padded_len(packet_len, self.mtu);
-        let (header, body) = buffer
-            .split_first_chunk_mut::<DATA_HEADER_LEN>()
-            .expect("room for a header");
+    /// If there are more, or if a buffer is shorter than [`Peer::room`].
+    pub fn seal<'b>(
+        &mut self,
+        packets: impl ExactSizeIterator<Item = (&'b mut [u8], usize)>,
+        now: Instant,
+    ) -> Result<(), SendRefusal> {
+        let session = self.current.as_ref().ok_or(SendRefusal::Unconfirmed)?;
+        let counters = session.reserve(packets.len(), now)?;
         let receiver = session.remote_index();
-        DataHeader { receiver, counter }.write(header);
-        body[packet_len..padded].fill(0);
-        let job = SealJob::in_place(session.sending_key(), counter, body, padded);
-        self.engine.seal(&mut [job.expect("room for the packet")]);
-        data_len(padded)
+        let mut jobs = Jobs::<SealJob<'_>, BURST>::new();
+        for ((buffer, packet_len), counter) in packets.zip(counters) {
+            let padded = padded_len(packet_len, self.mtu);
+            let (header, body) = buffer
+                .split_first_chunk_mut::<DATA_HEADER_LEN>()
+                .expect("room for a header");
+            DataHeader { receiver, counter }.write(header);
+            body[packet_len..padded].fill(0);
+            let job = SealJob::in_place(session.sending_key(), counter, body, padded);
+            let pushed = jobs.push(job.expect("room for the packet"));
+            assert!(pushed.is_ok(), "a burst at most");
+        }
+        self.engine.seal(&mut jobs);
+        Ok(())
     }
 
     /// Opens datagrams in place, [`BURST`] at a time, and shows the packets that are new as frames: with an Ethernet header
@@ -289,13 +293,10 @@ impl Peer {
     }
 
     fn keep_alive(&mut self, now: Now) {
-        let Ok(mut counters) = self.reserve(1, now.monotonic) else {
-            return;
-        };
         let mut datagram = vec![0; self.room(0)];
-        if let Some(counter) = counters.next() {
-            let len = self.seal(counter, 0, &mut datagram);
-            datagram.truncate(len);
+        let sealed = self.seal([(&mut datagram[..], 0)].into_iter(), now.monotonic);
+        if sealed.is_ok() {
+            datagram.truncate(self.sealed_len(0));
             self.outgoing.push_back(datagram);
         }
     }
@@ -393,12 +394,11 @@ pub(super) mod tests {
     }
 
     fn sealed(peer: &mut Peer, packet: &[u8], now: Now) -> Vec<u8> {
-        let counter = peer.reserve(1, now.monotonic).unwrap().next().unwrap();
         let mut buffer = vec![0xaa; peer.room(packet.len())];
         buffer[DATA_HEADER_LEN..][..packet.len()].copy_from_slice(packet);
-        let len = peer.seal(counter, packet.len(), &mut buffer);
-        assert_eq!(len, peer.sealed_len(packet.len()));
-        buffer.truncate(len);
+        let sealed = peer.seal([(&mut buffer[..], packet.len())].into_iter(), now.monotonic);
+        sealed.unwrap();
+        buffer.truncate(peer.sealed_len(packet.len()));
         buffer
     }
 
@@ -458,11 +458,12 @@ pub(super) mod tests {
     #[test]
     fn without_a_session_nothing_is_sealed_and_too_old_a_one_seals_no_more() {
         let now = at(0).monotonic;
-        assert!(pair()[0].reserve(1, now).is_err());
+        let empty = || std::iter::empty();
+        assert!(pair()[0].seal(empty(), now).is_err());
         assert!(pair()[0].seals_until(now).is_none());
-        let peers = session();
+        let mut peers = session();
         let late = at(181).monotonic;
-        assert_eq!(peers[0].reserve(1, late).err(), Some(SendRefusal::Expired));
+        assert_eq!(peers[0].seal(empty(), late), Err(SendRefusal::Expired));
         assert!(peers[0].seals_until(late).is_none());
     }
 }

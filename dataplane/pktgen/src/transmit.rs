@@ -284,24 +284,28 @@ impl Transmit {
         self.take_back(&due.kept());
     }
 
-    /// The same of a frame that was made ahead.
-    #[inline]
-    pub fn refused_ahead(&mut self, kept: &Kept) {
-        // It stays in the timeline: the device had it.
-        self.take_back(kept);
-    }
-
-    /// A frame that was made ahead was not offered: its time has passed, or the trial was ended before.
+    /// A frame that was made ahead was not offered: its time has passed.
     #[inline]
     pub fn missed(&mut self, kept: &Kept) {
-        let segments = self.take_back(kept);
+        let segments = self.not_offered(kept);
         let lane = &mut self.lanes[usize::from(kept.lane)];
-        lane.sent.offered -= u64::from(segments);
         lane.missed += u64::from(segments);
         if self.fault == Fault::Generator {
             lane.own_missed += u64::from(segments);
             self.timeline.take(kept.intended_ns, segments);
         }
+    }
+
+    /// A frame that was made ahead was not intended after all: the trial was ended before its time.
+    pub fn withdrawn(&mut self, kept: &Kept) {
+        let segments = self.not_offered(kept);
+        self.timeline.take(kept.intended_ns, segments);
+    }
+
+    fn not_offered(&mut self, kept: &Kept) -> u32 {
+        let segments = self.take_back(kept);
+        self.lanes[usize::from(kept.lane)].sent.offered -= u64::from(segments);
+        segments
     }
 
     /// A frame was not sent; gives how many packets it is.
