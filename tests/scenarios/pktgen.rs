@@ -3,6 +3,8 @@
 //! ```text
 //!   seat a ── port a ── Culvert ── port b ── seat b
 //!      └───────── one process of pktgen ────────┘
+//!
+//!   seat wire ── net_vhost ── Culvert's tunnel ── port a ── seat a
 //! ```
 //!
 //! Trials are short and their rates low. What has to hold is that counts add up and that nothing is lost or left behind; a
@@ -384,6 +386,62 @@ fn pktgen_ends_while_it_waits_for_a_silent_socket() -> Result<()> {
         process.signal(Signal::INT)?;
         ensure!(!process.wait(Duration::from_secs(5))?.success());
         Ok(())
+    })
+}
+
+/// Sealed packets on a NIC's wire to a guest: valid ones, each by a counter of its own, so that none is dropped as a replay,
+/// and what the device drops has its name.
+#[test]
+fn pktgen_measures_sealed_packets_into_a_guest() -> Result<()> {
+    Scenario::run("pktgen_t2p", &[Part::Root], |scenario| {
+        let run = |words: &[&str]| {
+            let words = [&["t2p"][..], &GENTLE, words].concat();
+            results(scenario, &words)
+        };
+        let got = run(&[
+            "--trials",
+            "2",
+            "--source-port",
+            "1024+10",
+            "--memory",
+            "64m",
+        ])?;
+        nothing_is_lost(&got, 2000)?;
+        ensure!(adds_up(&got)?.len() == 2, "{got}");
+        let notes = got["notes"].to_string();
+        ensure!(!notes.contains("dropped"), "{notes}");
+        let device = got["configuration"]["device"].as_str().unwrap_or_default();
+        ensure!(
+            device.contains("net_vhost0") && device.contains("guard: strict"),
+            "{device}"
+        );
+        scenario.say("IPv6 outside, mixed sizes, to a hundred prefixes behind the guest");
+        let words = [
+            "--outer",
+            "ipv6",
+            "--size",
+            "imix",
+            "--destination",
+            "10.0.0.1+100/256",
+        ];
+        nothing_is_lost(&run(&words)?, 2000)?;
+        scenario.say("what the device drops is told by its name, and counts add up");
+        let got = run(&["--ttl", "1"])?;
+        adds_up(&got)?;
+        let trial = &got["tests"][0]["trials"][0];
+        let told = got["tests"][0]["explanation"][0].as_str();
+        let told = told.unwrap_or_default();
+        ensure!(number(trial, "/total/lost")? == 2000, "{trial}");
+        ensure!(told.contains("dropped 2000 packets as"), "{told}");
+        scenario.say("what the memory does not hold is said ahead");
+        let words = ["t2p", "-m", "1mpps", "-d", "9", "--memory", "64m"];
+        let wrong = pktgen(scenario, &words)?.output()?;
+        let told = String::from_utf8_lossy(&wrong.stderr);
+        ensure!(
+            !wrong.status.success() && told.contains("64 MiB hold 0."),
+            "{told}"
+        );
+        nothing_is_left(scenario)
     })
 }
 

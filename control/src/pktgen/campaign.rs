@@ -181,10 +181,7 @@ impl Campaign<'_> {
     fn trial(&mut self, ask: Ask) -> Trial {
         self.see_to_session(ask.duration_s);
         if self.is_over() {
-            return Trial {
-                irregular: vec![Irregular::Interrupted],
-                ..Trial::default()
-            };
+            return none();
         }
         let (before, left_before) = (self.rig.drops(), self.rig.left());
         self.stage.profile.duration_ns = whole(ask.duration_s * 1e9);
@@ -193,7 +190,13 @@ impl Campaign<'_> {
             .iter()
             .map(|share| share * ask.packets_per_s)
             .collect();
-        let mut trial = self.stage.trial(&rates, self.progress);
+        let mut trial = match self.stage.trial(&rates, self.progress) {
+            Ok(trial) => trial,
+            Err(error) => {
+                self.failed = Some(error.to_string());
+                return none();
+            }
+        };
         if self.rig.is_told() {
             let both = left_before.zip(self.rig.left());
             match both.and_then(|(before, now)| now.since(before)) {
@@ -254,7 +257,10 @@ impl Campaign<'_> {
         };
         while is_silent(self.rig.left()) && Instant::now() < until && !self.is_ended() {
             self.stage.profile.duration_ns = WARM_UP_NS;
-            self.stage.warm_up(&rates);
+            if let Err(error) = self.stage.warm_up(&rates) {
+                self.failed = Some(error.to_string());
+                return;
+            }
         }
     }
 
@@ -265,6 +271,28 @@ impl Campaign<'_> {
             Ok(false) => {}
             Err(error) => self.fail(&error),
         }
+    }
+}
+
+/// A trial that there was not.
+fn none() -> Trial {
+    Trial {
+        irregular: vec![Irregular::Interrupted],
+        ..Trial::default()
+    }
+}
+
+impl Wanted {
+    /// The longest trial that there will be, where one without a search takes so long.
+    #[must_use]
+    pub fn longest_s(&self, duration_s: f64) -> f64 {
+        let of = |search: &Search| match search.goal() {
+            // Latencies are measured besides.
+            Some(goal) => goal.final_trial_s.max(duration_s),
+            None => MRR_TRIAL_S,
+        };
+        let all = self.searches.iter().map(of);
+        all.reduce(f64::max).unwrap_or(duration_s)
     }
 }
 

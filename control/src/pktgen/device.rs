@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::far;
 use super::stop::Stop;
 use crate::api::bodies::ApplyBody;
 use crate::api::client::{Client, ClientError};
@@ -105,6 +106,8 @@ impl Device {
             thread::sleep(LOOK);
         }
         let folder = self.folder.path();
+        // DPDK binds no socket whose file is there still.
+        let _ = fs::remove_file(folder.join(far::SOCKET));
         self.child = elsewhere(&self.affinity, || launch(folder))?;
         self.wait_until("answer", stop, |client| client.status().is_ok())?;
         Ok(true)
@@ -172,6 +175,12 @@ impl Device {
             let state = client.state(Some(Part::Ports));
             state.is_ok_and(|state| state.ports.iter().all(|port| port.link_up))
         })
+    }
+
+    /// The socket of its NIC, if it has one that is at a wire of ours.
+    #[must_use]
+    pub fn wire_socket(&self) -> PathBuf {
+        self.folder.path().join(far::SOCKET)
     }
 
     /// A socket in its run directory.
@@ -242,6 +251,8 @@ fn launch(folder: &Path) -> io::Result<Child> {
         .arg(&run_dir)
         .arg("--state-dir")
         .arg(folder.join("state"))
+        // Sockets of DPDK's devices are relative to it.
+        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -46,6 +46,19 @@ pub fn facts(cores: &Cores) -> BTreeMap<String, String> {
     known.collect()
 }
 
+/// A quarter of the memory that is free, or that this process may have; 256 MiB where neither is told.
+#[must_use]
+pub fn memory_to_spare() -> usize {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = value(&meminfo, "MemAvailable").and_then(|it| {
+        let kib: usize = it.split(' ').next()?.parse().ok()?;
+        kib.checked_mul(1024)
+    });
+    let allowed = trimmed("/sys/fs/cgroup/memory.max").and_then(|it| it.parse().ok());
+    let least = free.into_iter().chain(allowed).min();
+    least.unwrap_or(1 << 30) / 4
+}
+
 const fn build() -> &'static str {
     if cfg!(debug_assertions) {
         "for debugging: several times slower than a release build"

@@ -55,6 +55,12 @@ pub struct Peer {
     outgoing: VecDeque<Vec<u8>>,
 }
 
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").finish_non_exhaustive()
+    }
+}
+
 impl Peer {
     /// A peer of whoever has the key `far` and is at `endpoint`; packets are padded as on a route of `mtu` bytes.
     ///

@@ -3,6 +3,7 @@
 //! In: a target, a profile, what guests are, processors. Out: devices that run, seats at them, a session where one is
 //! needed; what devices count; all of it again after a device has gone. Never: a trial.
 
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use culvert_pktgen::trial::Clue;
 use culvert_pktgen::{Mistake, Profile};
 use culvert_vhost::Offloads;
 
+use super::ahead::Ahead;
 use super::cores::Cores;
 use super::device::{Device, DeviceError};
+use super::far::{FarEnd, WIRE};
 use super::guest::Guest;
 use super::own;
 use super::rings::GuestOptions;
@@ -22,6 +25,7 @@ use super::sealed::{Left, Sealed, TRIAL_MAX};
 use super::seat::{Place, Seat};
 use super::stop::Stop;
 use super::topology::{self, Plan, Topology};
+use super::wire::Wire;
 
 /// How long a device that has gone has to come back.
 const COME_BACK: Duration = Duration::from_secs(10);
@@ -45,6 +49,8 @@ pub struct Setup {
     pub profile: Profile,
     /// What guests are.
     pub guest: GuestOptions,
+    /// Bytes that a trial may take that is sealed ahead.
+    pub memory: usize,
     /// Where threads run.
     pub cores: Cores,
     /// Who may end it.
@@ -57,6 +63,9 @@ pub enum RigError {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The system.
+    #[error(transparent)]
+    System(#[from] io::Error),
     /// A seat.
     #[error("seat {seat} at {socket}: {error}; does a vhost-user backend listen there?", socket = .socket.display())]
     Seat {
@@ -65,7 +74,7 @@ pub enum RigError {
         /// Where.
         socket: PathBuf,
         /// What happened.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// A seat's device has gone and did not come back.
     #[error("seat {seat} is gone: {error}")]
@@ -73,14 +82,14 @@ pub enum RigError {
         /// Which.
         seat: String,
         /// What happened.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// What was asked for can't be.
     #[error("the profile has mistakes")]
     Profile(Vec<Mistake>),
     /// The kernel won't have the generator where it was to be.
     #[error("can't run on the generator's CPU: {0}")]
-    Pin(std::io::Error),
+    Pin(io::Error),
 }
 
 /// Everything that is there before the first trial.
@@ -91,6 +100,8 @@ pub struct Rig {
     devices: Vec<Device>,
     /// The session, if what is sent leaves sealed: then the device's own count stands for a receiver.
     sealed: Option<Sealed>,
+    /// The far end of its tunnel, until somebody sits there.
+    far: Option<FarEnd>,
     plan: Plan,
 }
 
@@ -101,10 +112,35 @@ impl Setup {
     /// What the target can't have.
     pub fn completed(mut self) -> Result<Self, RigError> {
         topology::seat_streams(&mut self.profile, &self.target.ends());
-        if self.target.is_sealed() {
+        if self.target.has_tunnel() {
             sealed_within_a_session(&mut self.profile)?;
         }
         Ok(self)
+    }
+
+    /// Whether the memory holds trials of such rates and length, where they are sealed ahead.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn holds(&self, rates: &[f64], duration_s: f64) -> Result<(), RigError> {
+        if !matches!(self.target, Target::Own(Topology::T2p)) {
+            return Ok(());
+        }
+        let packets_per_s: f64 = rates.iter().sum();
+        let mean_bytes = self.profile.mean_lengths(rates).outer_bare_bytes;
+        let holds_s = Ahead::holds_s(self.memory, packets_per_s, mean_bytes);
+        if duration_s <= holds_s {
+            return Ok(());
+        }
+        let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        let (has, mpps) = (mib(self.memory as f64), packets_per_s / 1e6);
+        let needs = has * duration_s / holds_s;
+        let message = format!(
+            "{duration_s} s at {mpps:.3} Mpps take {needs:.0} MiB, sealed: {has:.0} MiB hold {holds_s:.3} s"
+        );
+        let help = "make trials shorter, or slower, or allow more by `--memory`";
+        let mistake = Mistake::new("duration", message).help(help);
+        Err(RigError::Profile(vec![mistake]))
     }
 
     fn plan(&self, topology: Topology, way_out: &str) -> Plan {
@@ -123,19 +159,25 @@ impl Rig {
                 setup,
                 devices: Vec::new(),
                 sealed: None,
+                far: None,
                 plan: Plan::default(),
             });
         };
         let sealed = match topology {
-            Topology::V2v => None,
+            Topology::V2v | Topology::T2p => None,
             Topology::P2t => Some(Sealed::new(setup.profile.mtu).map_err(DeviceError::System)?),
         };
-        let way_out = |on_nic| {
-            sealed
-                .as_ref()
-                .map_or(String::new(), |it| it.config(on_nic))
+        let far = match topology {
+            Topology::V2v | Topology::P2t => None,
+            Topology::T2p => Some(FarEnd::new(tunnel(&setup.profile)).map_err(io::Error::other)?),
         };
-        let secrets: Vec<_> = sealed.iter().map(Sealed::key_file).collect();
+        let way_out = |on_nic| match (&sealed, &far) {
+            (Some(sealed), _) => sealed.config(on_nic),
+            (None, Some(far)) => far.config(),
+            (None, None) => String::new(),
+        };
+        let secrets = sealed.iter().map(Sealed::key_file);
+        let secrets: Vec<_> = secrets.chain(far.iter().map(FarEnd::key_file)).collect();
         let first = setup.plan(topology, &way_out(false));
         let device = Device::start(&first.config, &secrets, &setup.stop)?;
         Ok(Self {
@@ -143,6 +185,7 @@ impl Rig {
             plan: setup.plan(topology, &way_out(true)),
             devices: vec![device],
             sealed,
+            far,
             setup,
         })
     }
@@ -156,7 +199,8 @@ impl Rig {
         let seats = sockets
             .into_iter()
             .map(|(name, socket)| self.seat(name, socket));
-        let seats: Vec<Seat> = seats.collect::<Result<_, _>>()?;
+        let mut seats: Vec<Seat> = seats.collect::<Result<_, _>>()?;
+        seats.extend(self.wire()?);
         self.wait_for_guests()?;
         Ok(seats)
     }
@@ -191,6 +235,24 @@ impl Rig {
                 error,
             }),
         }
+    }
+
+    /// The seat at the far end of the tunnel, if there is one.
+    fn wire(&mut self) -> Result<Option<Seat>, RigError> {
+        let Some((far, device)) = self.far.take().zip(self.devices.first()) else {
+            return Ok(None);
+        };
+        let setup = &self.setup;
+        let socket = device.wire_socket();
+        let wire = Wire::connect(&socket, far, setup.memory, setup.stop.clone());
+        let wire = wire.map_err(|error| RigError::Seat {
+            seat: WIRE.into(),
+            socket,
+            error,
+        })?;
+        negotiated(&setup.profile, WIRE, Offloads::empty())?;
+        let place = Place::Wire(Box::new(wire));
+        Ok(Some(Seat::new(WIRE, place, &setup.profile)))
     }
 
     fn wait_for_guests(&mut self) -> Result<(), DeviceError> {
@@ -273,18 +335,22 @@ impl Rig {
 
 /// Frames leave sealed, so results have outer figures; a trial ends before its session.
 fn sealed_within_a_session(profile: &mut Profile) -> Result<(), RigError> {
-    let tunnel = Tunnel {
-        ipv6: false,
-        mtu: profile.mtu,
-    };
-    profile.tunnel.get_or_insert(tunnel);
+    profile.tunnel = Some(tunnel(profile));
     if u128::from(profile.duration_ns) <= TRIAL_MAX.as_nanos() {
         return Ok(());
     }
     let message = format!("is longer than {} s", TRIAL_MAX.as_secs());
-    let help = "a session ends after 180 s, and nobody is behind a null NIC who shakes hands anew: take several `--trials`";
+    let help = "a session ends after 180 s, and hands are shaken between trials alone: take several `--trials`";
     let mistake = Mistake::new("duration", message).help(help);
     Err(RigError::Profile(vec![mistake]))
+}
+
+/// What a profile says of it, or IPv4 outside.
+fn tunnel(profile: &Profile) -> Tunnel {
+    profile.tunnel.unwrap_or(Tunnel {
+        ipv6: false,
+        mtu: profile.mtu,
+    })
 }
 
 /// What streams leave to the device has to be what it offers.
@@ -327,6 +393,11 @@ impl Target {
             Self::Own(topology) => topology.ends().iter().map(ToString::to_string).collect(),
             Self::There(seats) => seats.iter().map(|(name, _)| name.clone()).collect(),
         }
+    }
+
+    /// Whether packets are sealed on one side of the device.
+    const fn has_tunnel(&self) -> bool {
+        matches!(self, Self::Own(Topology::P2t | Topology::T2p))
     }
 
     /// Whether frames leave sealed, to nobody who could receive them.

@@ -115,6 +115,16 @@ impl Rings {
         Ok(frontend.send_burst(0, BURST, make)?)
     }
 
+    /// Sends a burst of frames that are whole; how many, and whether the ring was full.
+    #[inline]
+    pub(super) fn send_ready<'f>(
+        &mut self,
+        next: impl FnMut() -> Option<&'f [u8]>,
+    ) -> Result<(usize, bool), Lost> {
+        let frontend = self.frontend.as_mut().ok_or(Lost::Gone)?;
+        Ok(frontend.send_ready(0, BURST, next)?)
+    }
+
     /// Takes a burst of what came; how many frames.
     #[inline]
     pub(super) fn receive(&mut self, take: impl FnMut(&VnetHeader, &[u8])) -> Result<usize, Lost> {

@@ -12,6 +12,7 @@ use culvert_vhost::frontend::Broken;
 
 use super::guest::Guest;
 use super::memory::Memory;
+use super::wire::{Wire, WireError};
 
 /// Frames that a seat sends or takes at a time, as DPDK's applications do.
 pub const BURST: usize = 32;
@@ -34,6 +35,8 @@ pub enum Place {
     Guest(Guest),
     /// A loop in memory.
     Memory(Memory),
+    /// A NIC's, on the wire side of a tunnel.
+    Wire(Box<Wire>),
 }
 
 /// A seat: its name, its place, its halves of a trial.
@@ -74,7 +77,15 @@ impl Seat {
     }
 
     /// Gets ready for a trial, before its clock runs: here a place takes its time.
-    pub fn prepare(&mut self, profile: &Profile, packets_per_s: &[f64], trial: u8) {
+    ///
+    /// # Errors
+    /// What is sealed ahead can't be.
+    pub fn prepare(
+        &mut self,
+        profile: &Profile,
+        packets_per_s: &[f64],
+        trial: u8,
+    ) -> Result<(), WireError> {
         self.halves.transmit.again(profile, packets_per_s, trial);
         self.halves.receive.again(profile, trial);
         let (sends_ns, hears_ns) = self.holds_ns(profile, packets_per_s);
@@ -86,7 +97,9 @@ impl Seat {
         match &mut self.place {
             Place::Guest(_) => {}
             Place::Memory(memory) => memory.begin(),
+            Place::Wire(wire) => wire.prepare(&mut self.halves.transmit, profile)?,
         }
+        Ok(())
     }
 
     /// When the next frame is due, if there is one.
@@ -95,6 +108,7 @@ impl Seat {
     pub fn due_ns(&self) -> Option<u64> {
         match &self.place {
             Place::Guest(_) | Place::Memory(_) => self.halves.transmit.due_ns(),
+            Place::Wire(wire) => wire.due_ns(),
         }
     }
 
@@ -124,6 +138,7 @@ impl Seat {
         let (frames, is_full) = match &mut self.place {
             Place::Guest(guest) => guest.send(transmit, now_ns)?,
             Place::Memory(memory) => memory.send(transmit, now_ns),
+            Place::Wire(wire) => wire.send(transmit, now_ns)?,
         };
         if is_full {
             transmit.expire(now_ns);
@@ -150,6 +165,7 @@ impl Seat {
         match &mut self.place {
             Place::Guest(guest) => guest.receive(receive, now()),
             Place::Memory(memory) => Ok(memory.receive(receive, now())),
+            Place::Wire(wire) => wire.receive(receive, now()),
         }
     }
 
@@ -157,9 +173,11 @@ impl Seat {
     pub fn close(&mut self, now_ns: u64) {
         // From here on it listens alone.
         self.visits.holds_ns = self.visits.hears_ns;
-        match &self.place {
-            Place::Guest(_) | Place::Memory(_) => self.halves.transmit.close(now_ns),
+        let transmit = &mut self.halves.transmit;
+        if let Place::Wire(wire) = &mut self.place {
+            wire.close(now_ns, transmit);
         }
+        transmit.close(now_ns);
     }
 
     /// When the last frame left.
@@ -180,6 +198,7 @@ impl Seat {
         let (room, buffer) = match &self.place {
             Place::Guest(guest) => guest.room(),
             Place::Memory(memory) => memory.room(),
+            Place::Wire(wire) => wire.room(),
         };
         let is_here = |end: &str| end.is_empty() || end == self.name;
         let entries = |is_of: &dyn Fn(&Stream) -> bool, buffer: u32| {
@@ -209,6 +228,7 @@ impl Seat {
         match &self.place {
             Place::Guest(guest) => guest.is_connected(),
             Place::Memory(_) => true,
+            Place::Wire(wire) => wire.is_connected(),
         }
     }
 
@@ -220,6 +240,7 @@ impl Seat {
         match &mut self.place {
             Place::Guest(guest) => guest.reconnect(),
             Place::Memory(_) => Ok(()),
+            Place::Wire(wire) => wire.reconnect(),
         }
     }
 }
@@ -300,7 +321,7 @@ mod tests {
         let rates = profile.packets_per_s(None).unwrap();
         let place = Place::Memory(Memory::new(60));
         let mut seat = Seat::new("", place, &profile);
-        seat.prepare(&profile, &rates, 1);
+        seat.prepare(&profile, &rates, 1).unwrap();
         (profile, seat)
     }
 
@@ -394,7 +415,7 @@ mod tests {
         let (mut profile, mut away) = seat(&FLAGS);
         profile.streams[0].from = "a".into();
         profile.streams[0].to = "b".into();
-        away.prepare(&profile, &[1e6], 2);
+        away.prepare(&profile, &[1e6], 2).unwrap();
         assert_eq!(away.visits.holds_ns, u64::MAX);
     }
 }

@@ -56,9 +56,13 @@ pub fn run(order: Order, progress: Progress<'_>) -> Result<(Results, Option<Stri
     let rates = rates.map_err(RigError::Profile)?;
     let mut notes = rig.plan().notes.clone();
     let config = rig.plan().config.clone();
+    let load: f64 = rates.iter().sum();
+    setup.holds(
+        &rates,
+        wanted.longest_s(setup.profile.duration_ns as f64 / 1e9),
+    )?;
     let seats = rig.seats()?;
     let mut stage = Stage::new(seats, setup.profile.clone(), manner);
-    let load: f64 = rates.iter().sum();
     let mut campaign = Campaign {
         stage: &mut stage,
         rig: &mut rig,

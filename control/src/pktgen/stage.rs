@@ -16,6 +16,7 @@ use culvert_pktgen::trial::{Around, Irregular, Trial};
 use super::cores::{Cores, waited_ns};
 use super::seat::{Away, BURST, Lost, Seat, Work};
 use super::stop::Stop;
+use super::wire::WireError;
 
 /// How often is looked whether the trial goes on.
 const LOOK_NS: u64 = 20_000_000;
@@ -80,20 +81,36 @@ impl Stage {
     }
 
     /// Runs a trial: `packets_per_s` has a rate for each stream.
-    pub fn trial(&mut self, packets_per_s: &[f64], progress: Progress<'_>) -> Trial {
+    ///
+    /// # Errors
+    /// A seat can't get ready for it, though its device is there.
+    pub fn trial(
+        &mut self,
+        packets_per_s: &[f64],
+        progress: Progress<'_>,
+    ) -> Result<Trial, WireError> {
         self.number += 1;
         // Modulo 256, and never that of a trial before.
         let id = u8::try_from(self.number % 256).unwrap_or(0);
+        let mut irregular = Vec::new();
         for seat in &mut self.seats {
-            seat.prepare(&self.profile, packets_per_s, id);
+            match seat.prepare(&self.profile, packets_per_s, id) {
+                Ok(()) => {}
+                Err(WireError::Lost(_)) => irregular.push(Irregular::LinkLost {
+                    seat: seat.name.clone(),
+                }),
+                Err(error) => return Err(error),
+            }
         }
         let load: f64 = packets_per_s.iter().sum();
         let ticks = self.manner.cores.ticks();
         let waited = waited_ns();
         let clock = Clock::start();
-        let mut irregular = Vec::new();
         let mut spent = Spent::default();
-        let ended_ns = self.send(clock, load, progress, (&mut irregular, &mut spent));
+        let ended_ns = match irregular.is_empty() {
+            true => self.send(clock, load, progress, (&mut irregular, &mut spent)),
+            false => 0,
+        };
         for seat in &mut self.seats {
             seat.close(ended_ns);
         }
@@ -117,7 +134,7 @@ impl Stage {
             busy_share: spent.busy_share(),
             irregular,
         };
-        Trial::of(&self.profile, &transmits, &receives, around)
+        Ok(Trial::of(&self.profile, &transmits, &receives, around))
     }
 
     /// Those of the last trial, all streams together.
@@ -132,12 +149,16 @@ impl Stage {
     }
 
     /// The same, of which nothing is kept: not even its number.
-    pub fn warm_up(&mut self, packets_per_s: &[f64]) {
+    ///
+    /// # Errors
+    /// As [`Stage::trial`].
+    pub fn warm_up(&mut self, packets_per_s: &[f64]) -> Result<(), WireError> {
         let number = self.number;
         // Its packets are not the next trial's, which has the same number.
         self.number = u64::MAX - 1;
-        self.trial(packets_per_s, &mut |_| {});
+        let warmed = self.trial(packets_per_s, &mut |_| {});
         self.number = number;
+        warmed.map(drop)
     }
 
     /// Until the trial's end, or an earlier one; when that was.
@@ -356,7 +377,7 @@ mod tests {
     #[test]
     fn a_generator_that_has_more_to_do_than_it_can_says_so() {
         let (mut stage, rates) = stage(&[("rate", "1000mpps"), ("duration", "50ms")]);
-        let trial = stage.trial(&rates, &mut |_| {});
+        let trial = stage.trial(&rates, &mut |_| {}).unwrap();
         let saturated =
             |it: &Irregular| matches!(it, Irregular::Saturated { share } if *share > 0.9);
         assert!(
@@ -404,7 +425,7 @@ mod tests {
         ];
         let (mut stage, _) = stage(&flags);
         // A hundred times as many as the length has time for, wherever this runs.
-        let trial = stage.trial(&[1e9], &mut |_| {});
+        let trial = stage.trial(&[1e9], &mut |_| {}).unwrap();
         let sent = trial.total.sent;
         assert_eq!((sent.intended, sent.unsent), (1_000_000, 0));
         assert!(trial.sent_for_ns > 2 * trial.duration_ns, "{trial:?}");

@@ -11,6 +11,7 @@ use culvert_pktgen::range::Range;
 use culvert_wire::MacAddr;
 
 use super::cores::{Cores, listed};
+use super::far::WIRE;
 use super::sealed::SINK;
 
 /// From where to where.
@@ -20,6 +21,8 @@ pub enum Topology {
     V2v,
     /// A guest into a tunnel, on a null NIC.
     P2t,
+    /// Sealed packets on a NIC's wire to a guest.
+    T2p,
 }
 
 /// Guests' ports of a topology with two.
@@ -27,13 +30,20 @@ const GUESTS: [&str; 2] = ["a", "b"];
 
 /// Addresses of a strict port that are written down at most.
 const ADDRESSES_MAX: u32 = 64;
-/// The prefixes of the guests' network: those for benchmarks (RFC 2544, appendix C.2.2; RFC 5180, section 8).
-const IPV4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
-const IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+/// The prefixes of the guests' network: those for benchmarks (RFC 2544, appendix C.2.2; RFC 5180, section 8). Of the second
+/// halves are destinations, without other words.
+const IPV4: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 0), Ipv4Addr::new(198, 19, 0, 0)];
+const IPV6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0),
+    Ipv6Addr::new(0x2001, 2, 0, 1, 0, 0, 0, 0),
+];
 /// The gateway, at the end of them.
 const GATEWAYS: [&str; 2] = ["198.19.255.254/15", "2001:2:0:ffff:ffff:ffff:ffff:fffe/48"];
-/// The same of a network whose other half is behind a tunnel.
+/// The same of a network whose other half is behind a tunnel: of the first half, and of the second.
 const NEAR_GATEWAYS: [&str; 2] = ["198.18.255.254/16", "2001:2::ffff:ffff:ffff:fffe/64"];
+const FAR_GATEWAYS: [&str; 2] = ["198.19.255.254/16", "2001:2:0:1:ffff:ffff:ffff:fffe/64"];
+/// A guest that is a router there.
+const ROUTERS: [&str; 2] = ["198.19.255.253", "2001:2:0:1:ffff:ffff:ffff:fffd"];
 /// The least MTU that a network may have.
 const MTU_MIN: u32 = 1280;
 
@@ -53,6 +63,7 @@ impl Topology {
         match self {
             Self::V2v => "v2v",
             Self::P2t => "p2t",
+            Self::T2p => "t2p",
         }
     }
 
@@ -61,24 +72,26 @@ impl Topology {
     pub const fn guests(self) -> &'static [&'static str] {
         match self {
             Self::V2v => &GUESTS,
-            Self::P2t => &["a"],
+            Self::P2t | Self::T2p => &["a"],
         }
     }
 
-    /// What streams may name: guests, and where packets go to nobody.
+    /// What streams may name: guests, and where packets go to nobody, or come from.
     #[must_use]
     pub const fn ends(self) -> &'static [&'static str] {
         match self {
             Self::V2v => &GUESTS,
             Self::P2t => &["a", SINK],
+            Self::T2p => &[WIRE, "a"],
         }
     }
 
-    /// How long the prefixes of the guests' network are.
-    const fn prefix_lens(self) -> (u32, u32) {
+    /// The prefixes of the guests' network, and how long they are.
+    const fn prefixes(self) -> ((Ipv4Addr, u32), (Ipv6Addr, u32)) {
         match self {
-            Self::V2v => (15, 48),
-            Self::P2t => (16, 64),
+            Self::V2v => ((IPV4[0], 15), (IPV6[0], 48)),
+            Self::P2t => ((IPV4[0], 16), (IPV6[0], 64)),
+            Self::T2p => ((IPV4[1], 16), (IPV6[1], 64)),
         }
     }
 
@@ -106,6 +119,13 @@ impl Topology {
                 format!(
                     "gateway: [{ipv4}, \"{ipv6}\"], gateway_mac: \"{}\", tunnel: wan",
                     mac_text(mac)
+                )
+            }
+            Self::T2p => {
+                let [ipv4, ipv6] = FAR_GATEWAYS;
+                format!(
+                    "gateway: [{ipv4}, \"{ipv6}\"], tunnel: wan{}",
+                    routes(profile)
                 )
             }
         };
@@ -173,6 +193,9 @@ fn port(profile: &Profile, topology: Topology, seat: &str, notes: &mut Vec<Strin
                 addresses.extend(all);
             }
         }
+        if topology == Topology::T2p && !routes(profile).is_empty() {
+            addresses.extend(ROUTERS.map(|it| format!("\"{it}\"")));
+        }
         addresses.sort();
         addresses.dedup();
     }
@@ -200,13 +223,44 @@ fn mac_of(profile: &Profile, guests: &[&str], seat: &str) -> u128 {
     mac.unwrap_or(0x5254_0000_00f0 + place as u128)
 }
 
+/// To destinations that are not the guest's own: it is a router then. A strict port has no more addresses than that.
+fn routes(profile: &Profile) -> String {
+    let topology = Topology::T2p;
+    let behind = profile.streams.iter().filter_map(|it| {
+        let range = it.destination;
+        (it.from == WIRE && !is_benchmark(topology, it, &range)).then(|| prefix(it, &range))
+    });
+    let mut routes: Vec<String> = behind.collect();
+    routes.sort();
+    routes.dedup();
+    match routes.is_empty() {
+        true => String::new(),
+        false => format!(", routes: [{}]", routes.join(", ")),
+    }
+}
+
+/// A route to all of a range, by the guest's address.
+fn prefix(stream: &Stream, range: &Range) -> String {
+    let (bits, via) = match stream.family {
+        Family::Ipv4 => (32, ROUTERS[0]),
+        Family::Ipv6 => (128, ROUTERS[1]),
+    };
+    let differ = range.first ^ range.at(range.count - 1);
+    let free = 128 - differ.leading_zeros();
+    let first = range.first.checked_shr(free).unwrap_or(0);
+    let first = first.checked_shl(free).unwrap_or(0);
+    let address = address(stream, first);
+    let address = address.trim_matches('"');
+    format!("{{ to: \"{address}/{}\", via: \"{via}\" }}", bits - free)
+}
+
 /// Whether a range is short, and within the network's prefix.
 fn is_benchmark(topology: Topology, stream: &Stream, range: &Range) -> bool {
     let last = range.at(range.count - 1);
-    let (ipv4_len, ipv6_len) = topology.prefix_lens();
+    let ((ipv4, ipv4_len), (ipv6, ipv6_len)) = topology.prefixes();
     let (prefix, free) = match stream.family {
-        Family::Ipv4 => (u128::from(u32::from(IPV4)), 32 - ipv4_len),
-        Family::Ipv6 => (u128::from(IPV6), 128 - ipv6_len),
+        Family::Ipv4 => (u128::from(u32::from(ipv4)), 32 - ipv4_len),
+        Family::Ipv6 => (u128::from(ipv6), 128 - ipv6_len),
     };
     let is_in = |address: u128| address >> free == prefix >> free;
     range.count <= ADDRESSES_MAX && is_in(range.first) && is_in(last)
@@ -302,6 +356,35 @@ mod tests {
                 .contains("addresses: [198.18.0.1], guard: strict"),
             "{}",
             plan.config
+        );
+    }
+
+    #[test]
+    fn a_guest_behind_a_tunnel_has_its_addresses_or_is_a_router() {
+        let planned = |flags: &[(&str, &str)]| {
+            let mut profile = Profile::read(&Node::of_flags(flags.iter().copied())).unwrap();
+            let ends = Topology::T2p.ends().iter().map(ToString::to_string);
+            seat_streams(&mut profile, &ends.collect::<Vec<_>>());
+            Topology::T2p.plan(&profile, &cores(), "").config
+        };
+        let config = planned(&[("destination", "198.19.0.1+2")]);
+        assert!(
+            config.contains(
+                "mac: \"52:54:00:00:00:02\", addresses: [198.19.0.1, 198.19.0.2], guard: strict"
+            ),
+            "{config}"
+        );
+        assert!(!config.contains("routes"), "{config}");
+        let config = planned(&[("destination", "10.0.0.1+100/256")]);
+        let route = "routes: [{ to: \"10.0.0.0/17\", via: \"198.19.255.253\" }]";
+        assert!(config.contains(route), "{config}");
+        let config = planned(&[("source", "2001:2::1"), ("destination", "2001:db8:5::7")]);
+        let route =
+            "routes: [{ to: \"2001:db8:5::7/128\", via: \"2001:2:0:1:ffff:ffff:ffff:fffd\" }]";
+        assert!(config.contains(route), "{config}");
+        assert!(
+            config.contains("addresses: [\"198.19.255.253\", \"2001:2:0:1:"),
+            "{config}"
         );
     }
 

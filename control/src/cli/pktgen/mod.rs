@@ -26,6 +26,7 @@ use super::{Failure, print, wants_color};
 use crate::pktgen::campaign::{Search, Wanted};
 use crate::pktgen::cores::Cores;
 use crate::pktgen::file::Streams;
+use crate::pktgen::machine;
 use crate::pktgen::rig::{RigError, Setup, Target};
 use crate::pktgen::rings::GuestOptions;
 use crate::pktgen::session::{self, Order};
@@ -36,6 +37,7 @@ pub(super) const AFTER_HELP: &str = "\
 Examples:
   culvert pktgen v2v -m 1mpps -d 10 --size 64
   culvert pktgen v2v --search ndr,pdr --size imix --html report.html
+  culvert pktgen t2p -m 500kpps -d 5 --size imix
   culvert pktgen v2v --file streams.yaml --json > results.json
   culvert pktgen run --seat a=vhost:/run/x/a.sock --seat b=vhost:/run/x/b.sock -m 100kpps";
 
@@ -46,8 +48,20 @@ pub(super) enum Pktgen {
     V2v(Measure),
     /// From a guest into a tunnel, sealed, on a NIC that takes everything and tells nobody
     P2t(Measure),
+    /// From the wire side of a tunnel, sealed ahead and with fresh counters, to a guest
+    T2p(T2p),
     /// Between vhost-user backends that are there already
     Run(Run),
+}
+
+/// From the wire side of a tunnel.
+#[derive(Debug, Args)]
+pub(super) struct T2p {
+    /// What a trial may take that is sealed ahead: `512m`, `4g` [default: a quarter of what is free]
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    memory: Option<usize>,
+    #[command(flatten)]
+    measure: Measure,
 }
 
 /// Between seats that are there.
@@ -135,6 +149,23 @@ fn seat(text: &str) -> Result<(String, PathBuf), String> {
     parts.ok_or_else(|| "a name and a socket: `a=vhost:/run/culvert/vm1.sock`".into())
 }
 
+/// Mebibytes or gibibytes.
+fn memory(text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let (number, unit) = lower.split_at(lower.find(|it: char| !it.is_ascii_digit()).unwrap_or(0));
+    let shift = match unit {
+        "m" | "mib" => Some(20),
+        "g" | "gib" => Some(30),
+        _ => None,
+    };
+    let number: Option<usize> = number.parse().ok();
+    let bytes = number
+        .zip(shift)
+        .and_then(|(it, shift)| it.checked_mul(1 << shift));
+    let bytes = bytes.filter(|&it| it > 0 && isize::try_from(it).is_ok());
+    bytes.ok_or_else(|| "a number and its unit: `512m` or `4g`".into())
+}
+
 /// What a split ring may have (virtio 1.2, section 2.7), and what makes sense.
 fn ring_size(text: &str) -> Result<u16, String> {
     let size = text.parse().ok();
@@ -144,8 +175,9 @@ fn ring_size(text: &str) -> Result<u16, String> {
 
 pub(super) fn run(command: Pktgen) -> Result<(), Failure> {
     match command {
-        Pktgen::V2v(measure) => measure.run(Target::Own(Topology::V2v)),
-        Pktgen::P2t(measure) => measure.run(Target::Own(Topology::P2t)),
+        Pktgen::V2v(measure) => measure.run(Target::Own(Topology::V2v), None),
+        Pktgen::P2t(measure) => measure.run(Target::Own(Topology::P2t), None),
+        Pktgen::T2p(T2p { memory, measure }) => measure.run(Target::Own(Topology::T2p), memory),
         Pktgen::Run(Run { seats, measure }) => {
             let twice =
                 (1..seats.len()).find(|&at| seats[..at].iter().any(|it| it.0 == seats[at].0));
@@ -156,13 +188,13 @@ pub(super) fn run(command: Pktgen) -> Result<(), Failure> {
                 );
                 return Err(Failure::Line(line));
             }
-            measure.run(Target::There(seats))
+            measure.run(Target::There(seats), None)
         }
     }
 }
 
 impl Measure {
-    fn run(self, target: Target) -> Result<(), Failure> {
+    fn run(self, target: Target, memory: Option<usize>) -> Result<(), Failure> {
         let asked = Asked::read(&self.flags, self.file.as_deref())?;
         let profile = asked.profile(&self.flags)?;
         seats_exist(&profile, &target).map_err(|mistakes| asked.told(&self.flags, &mistakes))?;
@@ -172,6 +204,7 @@ impl Measure {
                 target,
                 profile,
                 guest: self.guest(),
+                memory: memory.unwrap_or_else(machine::memory_to_spare),
                 cores,
                 // Ahead of all threads.
                 stop: Stop::on_signals()?,
@@ -193,6 +226,7 @@ impl Measure {
         let (results, failed) = ran.map_err(|error| match error {
             RigError::Profile(mistakes) => asked.told(&self.flags, &mistakes),
             other @ (RigError::Device(_)
+            | RigError::System(_)
             | RigError::Seat { .. }
             | RigError::Gone { .. }
             | RigError::Pin(_)) => Failure::Line(other.to_string()),
