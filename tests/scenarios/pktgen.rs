@@ -389,6 +389,15 @@ fn pktgen_ends_while_it_waits_for_a_silent_socket() -> Result<()> {
     })
 }
 
+/// Guest into a tunnel, and each sealed packet opened at its far end: with latencies.
+#[test]
+fn pktgen_opens_what_a_guest_sends_into_a_tunnel() -> Result<()> {
+    Scenario::run("pktgen_p2w", &[Part::Root], |scenario| {
+        let words = [&["p2t", "--to", "wire", "--size", "imix"][..], &GENTLE].concat();
+        nothing_is_lost(&results(scenario, &words)?, 2000)
+    })
+}
+
 /// Sealed packets on a NIC's wire to a guest: valid ones, each by a counter of its own, so that none is dropped as a replay,
 /// and what the device drops has its name.
 #[test]

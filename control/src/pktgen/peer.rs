@@ -12,7 +12,7 @@ use culvert_aead::{Engine, Jobs, OpenJob, SealJob, TAG_LEN, TAILROOM};
 use culvert_wire::{EtherType, MacAddr, ether};
 use culvert_wireguard::{
     Config, ConfigError, Device, Event, Handshake, Instant, Keypair, Now, PeerConfig, PeerId,
-    PresharedKey, PrivateKey, PublicKey, SendRefusal,
+    PresharedKey, PrivateKey, PublicKey, SendRefusal, Traffic,
     limits::REJECT_AFTER_TIME,
     message::{DATA_HEADER_LEN, DataHeader, Kind, data_len},
     padding::padded_len,
@@ -233,6 +233,7 @@ impl Peer {
             *is = job.ok();
         }
         let mut confirmed = None;
+        let before = opened.packets - opened.keepalives;
         for ((datagram, session, counter), is_authentic) in
             burst.into_iter().flatten().zip(authentic)
         {
@@ -248,6 +249,13 @@ impl Peer {
                 opened.replayed += 1;
             }
         }
+        // Who hears and says nothing for ten seconds says that it is there.
+        let heard = (opened.packets - opened.keepalives > before).then_some(now.monotonic);
+        let traffic = Traffic {
+            data_received: heard,
+            ..Traffic::default()
+        };
+        self.device.handle_traffic(self.far, traffic, now);
         // By the first packet of a session the other end shows that it has what it asked for.
         if let Some(session) = confirmed {
             let index = self.sessions[session].local_index();
@@ -459,6 +467,21 @@ pub(super) mod tests {
         assert_eq!(peers[1].open(both, at(102), |_| {}).packets, 2);
         let until = peers[0].seals_until(at(102).monotonic).unwrap();
         assert_eq!(until, at(101).monotonic.after(REJECT_AFTER_TIME));
+    }
+
+    #[test]
+    fn who_hears_and_has_nothing_to_say_says_that_it_is_there() {
+        let mut peers = session();
+        let mut datagram = sealed(&mut peers[0], &[0x45; 40], at(1));
+        peers[1].open([&mut datagram[..]], at(1), |_| {});
+        // It has answered that it has a session now.
+        while peers[1].poll_datagram().is_some() {}
+        peers[1].turn(at(2));
+        assert!(peers[1].poll_datagram().is_none());
+        peers[1].turn(at(12));
+        let mut said = peers[1].poll_datagram().unwrap();
+        let opened = peers[0].open([&mut said[..]], at(12), |_| panic!("nothing is in it"));
+        assert_eq!(opened.keepalives, 1);
     }
 
     #[test]

@@ -164,12 +164,14 @@ impl Rig {
             });
         };
         let sealed = match topology {
-            Topology::V2v | Topology::T2p => None,
+            Topology::V2v | Topology::P2w | Topology::T2p => None,
             Topology::P2t => Some(Sealed::new(setup.profile.mtu).map_err(DeviceError::System)?),
         };
         let far = match topology {
             Topology::V2v | Topology::P2t => None,
-            Topology::T2p => Some(FarEnd::new(tunnel(&setup.profile)).map_err(io::Error::other)?),
+            Topology::P2w | Topology::T2p => {
+                Some(FarEnd::new(tunnel(&setup.profile)).map_err(io::Error::other)?)
+            }
         };
         let way_out = |on_nic| match (&sealed, &far) {
             (Some(sealed), _) => sealed.config(on_nic),
@@ -386,6 +388,16 @@ impl Target {
         }
     }
 
+    /// The same where a profile names its seats: a guest's packets into a tunnel go to nobody, or to a wire.
+    #[must_use]
+    pub fn of(self, profile: &Profile) -> Self {
+        let is_on_wire = profile.streams.iter().any(|it| it.to == WIRE);
+        match self {
+            Self::Own(Topology::P2t) if is_on_wire => Self::Own(Topology::P2w),
+            Self::Own(_) | Self::There(_) => self,
+        }
+    }
+
     /// What streams may go from and to.
     #[must_use]
     pub fn ends(&self) -> Vec<String> {
@@ -397,7 +409,10 @@ impl Target {
 
     /// Whether packets are sealed on one side of the device.
     const fn has_tunnel(&self) -> bool {
-        matches!(self, Self::Own(Topology::P2t | Topology::T2p))
+        matches!(
+            self,
+            Self::Own(Topology::P2t | Topology::P2w | Topology::T2p)
+        )
     }
 
     /// Whether frames leave sealed, to nobody who could receive them.

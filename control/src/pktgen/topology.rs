@@ -21,6 +21,8 @@ pub enum Topology {
     V2v,
     /// A guest into a tunnel, on a null NIC.
     P2t,
+    /// The same, onto a NIC's wire, where packets are opened.
+    P2w,
     /// Sealed packets on a NIC's wire to a guest.
     T2p,
 }
@@ -63,6 +65,7 @@ impl Topology {
         match self {
             Self::V2v => "v2v",
             Self::P2t => "p2t",
+            Self::P2w => "p2t to the wire",
             Self::T2p => "t2p",
         }
     }
@@ -72,7 +75,7 @@ impl Topology {
     pub const fn guests(self) -> &'static [&'static str] {
         match self {
             Self::V2v => &GUESTS,
-            Self::P2t | Self::T2p => &["a"],
+            Self::P2t | Self::P2w | Self::T2p => &["a"],
         }
     }
 
@@ -82,6 +85,7 @@ impl Topology {
         match self {
             Self::V2v => &GUESTS,
             Self::P2t => &["a", SINK],
+            Self::P2w => &["a", WIRE],
             Self::T2p => &[WIRE, "a"],
         }
     }
@@ -90,7 +94,7 @@ impl Topology {
     const fn prefixes(self) -> ((Ipv4Addr, u32), (Ipv6Addr, u32)) {
         match self {
             Self::V2v => ((IPV4[0], 15), (IPV6[0], 48)),
-            Self::P2t => ((IPV4[0], 16), (IPV6[0], 64)),
+            Self::P2t | Self::P2w => ((IPV4[0], 16), (IPV6[0], 64)),
             Self::T2p => ((IPV4[1], 16), (IPV6[1], 64)),
         }
     }
@@ -112,7 +116,7 @@ impl Topology {
                     profile.mtu.max(MTU_MIN)
                 )
             }
-            Self::P2t => {
+            Self::P2t | Self::P2w => {
                 let [ipv4, ipv6] = NEAR_GATEWAYS;
                 let mac = profile.streams.first();
                 let mac = mac.map_or(0x5254_0000_0002, |it| it.destination_mac.first);

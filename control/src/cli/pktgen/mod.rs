@@ -46,7 +46,7 @@ Examples:
 pub(super) enum Pktgen {
     /// From a guest to another one at the same Culvert, which is started for it
     V2v(Measure),
-    /// From a guest into a tunnel, sealed, on a NIC that takes everything and tells nobody
+    /// From a guest into a tunnel, sealed, on a NIC that takes everything and tells nobody; `--to wire`: to its far end
     P2t(Measure),
     /// From the wire side of a tunnel, sealed ahead and with fresh counters, to a guest
     T2p(T2p),
@@ -197,6 +197,7 @@ impl Measure {
     fn run(self, target: Target, memory: Option<usize>) -> Result<(), Failure> {
         let asked = Asked::read(&self.flags, self.file.as_deref())?;
         let profile = asked.profile(&self.flags)?;
+        let target = target.of(&profile);
         seats_exist(&profile, &target).map_err(|mistakes| asked.told(&self.flags, &mistakes))?;
         let cores = Cores::choose(self.core, &self.worker).map_err(Failure::Line)?;
         let order = Order {
