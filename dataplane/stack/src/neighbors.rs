@@ -368,11 +368,17 @@ impl Neighbors {
                 if confirms {
                     let [least, most] = REACHABLE_FOR;
                     entry.reachable(now, self.random.between(least, most));
-                    entry.is_router = said.is_router;
+                    // That a router is none any more it says itself, from where it is.
+                    if said.is_router || entry.mac == Some(said.source) {
+                        entry.is_router = said.is_router;
+                    }
                 } else if differs {
                     // What it answered from elsewhere says nothing of there.
                     (entry.confirmed, entry.is_router) = (None, false);
                     entry.stale(now);
+                } else if said.is_router {
+                    // The true answer, behind a forged one.
+                    entry.is_router = true;
                 }
                 Ok(())
             }

@@ -66,14 +66,15 @@ impl HostStack {
         }
     }
 
-    /// Where an answer goes to who has spoken to us `from` there, if he is on the link: back, unless he is known to be
-    /// elsewhere, and is asked then. Linux asks for everyone (RFC 1122, section 2.3.2.2, has the answer wait for that): then
+    /// Where an answer goes to who has spoken to us `from` there, if he is on the link: back, unless he has answered from
+    /// elsewhere, and is asked again then: what is merely heard of him leads nothing astray. Linux asks for everyone (RFC 1122, section 2.3.2.2, has the answer wait for that): then
     /// whoever forges many has them all asked for and remembered as in use.
     pub(crate) fn way_back(&mut self, to: IpAddr, from: MacAddr, now: Instant) -> Option<MacAddr> {
         if self.routes.next_hop(to) != Some(to) {
             return None;
         }
-        let known = self.neighbors.mac(to).unwrap_or(from);
+        let answered = self.neighbors.answered_since(to, Instant::from_nanos(0));
+        let known = answered.map_or(from, |answered| answered.mac);
         if known != from {
             self.check(to, now);
         }

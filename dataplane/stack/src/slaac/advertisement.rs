@@ -44,6 +44,15 @@ pub(super) struct Advertisement {
     pub(super) dns: Vec<(Ipv6Addr, u32)>,
 }
 
+impl Advertisement {
+    /// Whether anything of it lasts.
+    pub(super) fn says_anything(&self) -> bool {
+        let prefixes = self.prefixes.iter().map(|prefix| prefix.valid);
+        let lasts = prefixes.chain(self.dns.iter().map(|&(_, seconds)| seconds));
+        self.lifetime > 0 || lasts.into_iter().any(|seconds| seconds > 0)
+    }
+}
+
 /// What it says of a prefix.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prefix {

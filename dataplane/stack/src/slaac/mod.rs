@@ -281,6 +281,11 @@ impl Client {
 
     /// Takes what a router says that is there.
     fn take(&mut self, said: &Advertisement, mac: MacAddr, now: Instant) -> Result<(), HostDrop> {
+        let is_known = self.routers.iter().any(|it| it.address == said.router);
+        // Who says nothing that lasts takes nobody's place.
+        if !is_known && !said.says_anything() {
+            return Ok(());
+        }
         let has_room = self.take_router(said, mac, now) && self.words.take(said, now);
         has_room.then_some(()).ok_or(HostDrop::AdvertisedFull)
     }

@@ -16,8 +16,8 @@ use culvert_wire::{
 use culvert_wireguard::Instant;
 
 use super::{
-    ConnectError, ConnectionId, Due, Ends, Listener, PROTOCOL, Phase, quoted::TooBig, reset,
-    shares::Shares,
+    ConnectError, ConnectionId, Due, Ends, Listener, PROTOCOL, Phase, admission::Service,
+    quoted::TooBig, reset, shares::Shares,
 };
 use crate::{HostDrop, HostStack, Resolution, limits, routes::Way};
 
@@ -183,7 +183,7 @@ impl HostStack {
             if room == 0 {
                 return;
             }
-            let Some(mac) = self.hop(id, remote.ip(), now) else {
+            let Some(mac) = self.hop((id, service), remote.ip(), now) else {
                 self.tcp.rest(id, now + WAY_AGAIN, now);
                 continue;
             };
@@ -205,10 +205,21 @@ impl HostStack {
     }
 
     /// Where a connection's packets go.
-    fn hop(&mut self, id: ConnectionId, remote: IpAddr, now: Instant) -> Option<MacAddr> {
-        let came_from = self.tcp.came_from(id);
-        if let Some(back) = came_from.and_then(|from| self.way_back(remote, from, now)) {
-            return Some(back);
+    fn hop(
+        &mut self,
+        (id, service): (ConnectionId, Option<Service>),
+        remote: IpAddr,
+        now: Instant,
+    ) -> Option<MacAddr> {
+        match self.tcp.came_from(id) {
+            Some(from) => {
+                if let Some(back) = self.way_back(remote, from, now) {
+                    return Some(back);
+                }
+            }
+            // He has moved since he began: whoever is known there may be no more.
+            None if service.is_some() => self.check(remote, now),
+            None => {}
         }
         match self.resolve(remote, now) {
             Resolution::Resolved { mac, .. } => Some(mac),

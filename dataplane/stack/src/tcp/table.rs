@@ -27,6 +27,7 @@ use self::openings::Openings;
 pub(crate) use self::turns::Due;
 use super::{
     admission::{Listener, Service, admit},
+    blind::Numbers,
     connection::{Connection, Phase},
 };
 use crate::{HostDrop, limits};
@@ -77,7 +78,7 @@ struct Entry<C> {
     /// When bytes last came or were written.
     moved: Instant,
     owner: Owner,
-    /// Where its first segment came from on the link; `None`: it began here.
+    /// Where its segments come from on the link; `None`: it began here, or they come from elsewhere than the first.
     came_from: Option<MacAddr>,
     /// To whom the other came; `None`: it began here.
     service: Option<Service>,
@@ -197,7 +198,14 @@ impl<C: Connection> Tcp<C> {
         let numbers = entry.connection.numbers();
         let doubt = numbers.and_then(|numbers| numbers.doubt(segment));
         match doubt {
-            None => entry.connection.take(packet, now, &mut entry.answers),
+            None => {
+                // He has moved: he is asked where to, as anyone is to whom we begin.
+                let is_in_window = |it: Numbers| it.holds(segment.sequence, 0);
+                if segment.flags & flags::ACK != 0 && numbers.is_some_and(is_in_window) {
+                    entry.came_from = entry.came_from.filter(|&known| known == from);
+                }
+                entry.connection.take(packet, now, &mut entry.answers);
+            }
             Some(doubt) if doubt.is_asked => entry.connection.challenge(now, &mut entry.answers),
             Some(doubt) => return Err(doubt.reason),
         }
@@ -353,7 +361,7 @@ impl<C: Connection> Tcp<C> {
         self.entries.get(&id).map(|entry| entry.ends)
     }
 
-    /// Where its first segment came from on the link, if the other began it.
+    /// Where its segments come from on the link, if the other began it and has not moved.
     pub(crate) fn came_from(&self, id: ConnectionId) -> Option<MacAddr> {
         self.entries.get(&id)?.came_from
     }

@@ -248,13 +248,20 @@ fn nobody_ends_a_router_in_its_name_and_one_that_was_replaced_is_followed_within
     let sum = u16::from_be_bytes([lie[56], lie[57]]);
     let (sum, carry) = sum.overflowing_add(1_800);
     lie[56..58].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
+    // So it says itself, C says.
+    let mut no_router = there(1);
+    no_router[58] &= 0x7f;
+    let sum = u16::from_be_bytes([no_router[56], no_router[57]]);
+    let (sum, carry) = sum.overflowing_add(0x8000);
+    no_router[56..58].copy_from_slice(&(sum + u16::from(carry)).to_be_bytes());
     let mut now = START;
     for _ in 0..60 {
         now = now + Duration::from_millis(100);
         stack.handle_frame(&from(C, lie.clone()), now);
         stack.handle_timeout(now);
-        // The router answers whenever it is asked.
+        // The router answers whenever it is asked, later than C.
         if frames(&mut stack).iter().any(|frame| frame[54] == 135) {
+            stack.handle_frame(&from(C, no_router.clone()), now);
             stack.handle_frame(&there(1), now);
         }
         assert_eq!(stack.poll_learned(now), None);

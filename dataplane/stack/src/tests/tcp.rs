@@ -346,9 +346,18 @@ fn who_begins_is_answered_where_he_is_and_takes_no_neighbor_s_room() {
         assert_eq!(answer[47], flags::SYN | flags::ACK);
     }
     assert_eq!(stack.neighbors().count(), 0);
-    // Who is known to be elsewhere has his answer there, and is asked.
-    stack.handle_frame(&arp_request(A, "192.0.2.9", "192.0.2.2"), now);
+    // What another says of him leads his answers nowhere, nor is he asked there.
+    stack.handle_frame(&arp_request(A, "192.0.2.4", "192.0.2.2"), now);
     answers(&mut stack);
+    stack.handle_frame(&segment("192.0.2.4", PORT, flags::SYN, 0), now);
+    stack.handle_timeout(now);
+    let said = answers(&mut stack);
+    assert_eq!((said.len(), &said[0][..6]), (1, &C.0[..]));
+    // Who has answered from elsewhere has his answer there, and is asked again.
+    stack.resolve(ip("192.0.2.9"), now);
+    stack.handle_frame(&arp_reply(A, "192.0.2.9", B, "192.0.2.2"), now);
+    answers(&mut stack);
+    let now = now + 3 * SECOND;
     let syn = segment_from(("192.0.2.9", 50_000), PORT, flags::SYN, 0);
     stack.handle_frame(&syn, now);
     stack.handle_timeout(now);
@@ -988,6 +997,36 @@ fn no_guess_within_the_window_ends_a_connection() {
     link.b
         .handle_frame(&forged(port, flags::RST, sequence, 0), link.now);
     assert_eq!(link.b.phase(at_b), Phase::Closed);
+}
+
+/// A host that has a connection of ours and moves is asked where it is, once it says what only it knows.
+#[test]
+fn who_moves_in_mid_connection_is_found_again() {
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let (port, sequence, acknowledgment) = numbers(&mut link, (at_a, at_b));
+    let goes_to = |link: &mut Link| {
+        link.b.write(at_b, b"!", link.now);
+        link.b.handle_timeout(link.now);
+        let frames = std::iter::from_fn(|| link.b.poll_frame().or_else(|| link.b.poll_segment()));
+        frames.last().map(|frame| frame[..6].to_vec())
+    };
+    // Whoever guesses is believed nothing.
+    for ahead in [1 << 30, u32::MAX - 5_000] {
+        let sequence = sequence.wrapping_add(ahead);
+        let guess = forged(port, flags::ACK, sequence, acknowledgment);
+        link.b.handle_frame(&guess, link.now);
+        assert_eq!(goes_to(&mut link), Some(A.0.to_vec()));
+    }
+    link.a.reconfigure(config(C, 1), link.now);
+    link.pass(5 * SECOND);
+    link.a.write(at_a, b"here", link.now);
+    link.pass(5 * SECOND);
+    assert_eq!(goes_to(&mut link), Some(C.0.to_vec()));
+    link.pass(5 * SECOND);
+    let mut got = Vec::new();
+    read_all(&mut link.a, at_a, link.now, &mut got);
+    assert_eq!(got, b"!!!");
 }
 
 /// What a guesser acknowledges in segments that lie in no window was not acknowledged: it is sent again.
