@@ -178,6 +178,7 @@ fn the_json_schema_fits_the_examples() {
         "branch.yaml",
         "laptop.yaml",
         "two-uplinks.yaml",
+        "reachable.yaml",
         "multi-queue.yaml",
     ] {
         let text = fs::read_to_string(folder().join(name)).unwrap();
