@@ -31,7 +31,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use culvert_tests::{Iperf, Outer, Pair, Part, Program, Scenario, Veth};
+use culvert_tests::{Iperf, Outer, Pair, Part, Program, Scenario, Veth, median};
 
 /// Clock ticks of `/proc/PID/stat`: USER_HZ is 100 on every architecture that we know.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -381,16 +381,5 @@ fn report(load: &Load, rounds: &Rounds, options: &Options) {
                 println!("{}", line.trim_end());
             }
         }
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.len() % 2, values.len()) {
-        (_, 0) => f64::NAN,
-        (1, _) => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
     }
 }

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use culvert_tests::{Keys, Namespace, Part, Process, Scenario, culvert_binary, run};
+use culvert_tests::{Keys, Namespace, Part, Process, Scenario, culvert_binary, median, run};
 use serde_json::json;
 
 const PEERS: [usize; 3] = [1, 1_000, 100_000];
@@ -95,6 +95,7 @@ fn measure(scenario: &Scenario, options: &Options) -> Result<()> {
     for peers in PEERS.into_iter().filter(|peers| *peers <= options.most) {
         site.write(peers)?;
         let starts = if peers == PEERS[2] { 1 } else { options.starts };
+        let mut turns = Vec::new();
         for start in 0..starts {
             let is_idle_seen = (peers, start) == (1, 0);
             let own = site.start(Who::Culvert)?.figures(is_idle_seen)?;
@@ -102,8 +103,9 @@ fn measure(scenario: &Scenario, options: &Options) -> Result<()> {
                 true => Some(site.start(Who::WireguardGo)?.figures(is_idle_seen)?),
                 false => None,
             };
-            tell(peers, &own, other.as_ref());
+            turns.push((own, other));
         }
+        tell(peers, &turns);
     }
     Ok(())
 }
@@ -341,7 +343,8 @@ fn prefix(peer: usize) -> String {
     format!("10.{a}.{b}.{c}/32")
 }
 
-fn tell(peers: usize, own: &Figures, other: Option<&Figures>) {
+/// Medians of starts, in turns: how far those are apart says nothing of another run.
+fn tell(peers: usize, turns: &[(Figures, Option<Figures>)]) {
     let count = match peers {
         1 => "1 peer".to_owned(),
         _ => format!("{peers} peers"),
@@ -361,12 +364,20 @@ fn tell(peers: usize, own: &Figures, other: Option<&Figures>) {
         }),
     ];
     for (case, unit, read) in figures {
-        let Some(value) = read(own) else { continue };
-        let mut line = json!({ "section": "start", "case": case, "unit": unit, "value": value });
-        if let Some(reference) = other.and_then(read) {
+        let values: Vec<f64> = turns.iter().filter_map(|(own, _)| read(own)).collect();
+        if values.is_empty() {
+            continue;
+        }
+        let mut line = json!({
+            "section": "start", "case": case, "unit": unit, "value": median(values.iter().copied()), "turns": values.len(),
+        });
+        let others = turns.iter().filter_map(|(_, other)| read(other.as_ref()?));
+        let others: Vec<f64> = others.collect();
+        if !others.is_empty() {
+            let ratios = others.iter().zip(&values).map(|(other, own)| other / own);
             line["reference"] = json!("wireguard-go");
-            line["reference_value"] = json!(reference);
-            line["ratio"] = json!(reference / value);
+            line["reference_value"] = json!(median(others.iter().copied()));
+            line["ratio"] = json!(median(ratios));
         }
         println!("{line}");
     }
