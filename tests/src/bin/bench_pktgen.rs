@@ -3,14 +3,16 @@
 //! In: the built `culvert`, two processors. Out: JSON lines. `throughput`: the maximum receive rate (CSIT's MRR) from guest
 //! to guest and from a guest into a tunnel; with `--full` also NDR and PDR (MLRsearch, RFC 9971). `latency`: one way, from
 //! guest to guest, of a worker that polls and of one that may sleep, each idle (1,000 packets a second) and at four fifths
-//! of its own MRR. Never: a figure of a trial that was disturbed.
+//! of its own MRR, medians of trials. Never: a latency of a trial that was disturbed, or in which the generator was not as it
+//! should be; a rate of the generator's that is told as Culvert's.
 //!
 //! ```text
 //!   throughput:  culvert pktgen v2v | p2t, which starts its own device
 //!   latency:     culvert pktgen run ── a.sock ── culvert run (poll: busy | adaptive) ── b.sock ── the same pktgen
 //! ```
-//! The generator is on the last processor and the worker on the first. What the generator does alone is measured with every
-//! run of it, and printed: nothing through a device is better than that.
+//! `throughput` leaves it to the generator to choose two processors, of two cores if there are two. `latency` has the worker
+//! on the first and the generator on the last one: it starts the device itself. What the generator does alone is measured with
+//! every run of it, and printed: nothing through a device is better than that.
 //!
 //! Usage: culvert-bench-pktgen throughput|latency [--json] [--full] [--seconds S] [--trials N]
 
@@ -22,8 +24,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use culvert_pktgen::receive::LatencySummary;
 use culvert_pktgen::report::{Results, Test};
-use culvert_pktgen::trial::Irregular;
-use culvert_tests::{Culvert, Part, Scenario, culvert_binary, run};
+use culvert_pktgen::search::MrrResult;
+use culvert_pktgen::trial::{Irregular, Trial};
+use culvert_tests::{Culvert, Part, Scenario, culvert_binary, median, run};
 use serde_json::{Value, json};
 
 /// A search of one point takes minutes, and some trials a while.
@@ -33,6 +36,7 @@ const IDLE: &str = "1kpps";
 /// The load beside it, as a share of what comes through at most.
 const LOAD: f64 = 0.8;
 const SIZES: [&str; 2] = ["64", "1518"];
+const PERCENTILES: [(f64, &str); 3] = [(50.0, "p50"), (99.0, "p99"), (99.9, "p99.9")];
 
 struct Options {
     section: Section,
@@ -124,15 +128,18 @@ fn rates(test: &Test, case: &str) -> Vec<String> {
     let mut tell = |name: &str, rate: Option<f64>, method: &str, why: &str| {
         let case = format!("{case}/{}", name.to_lowercase());
         match rate {
-            Some(rate) => line("throughput", &case, "Mpps", rate / 1e6, method),
+            Some(rate) => line(
+                "throughput",
+                &case,
+                "Mpps",
+                rate / 1e6,
+                json!({ "method": method }),
+            ),
             None => missing.push(format!("{case}: {why}")),
         }
     };
     let mrr = test.mrr.as_ref();
-    let method = format!(
-        "MRR, mean of {} trials",
-        mrr.map_or(0, |it| it.trials.len())
-    );
+    let method = mrr.map(method).unwrap_or_default();
     let rate = mrr.map(|it| it.packets_per_s);
     tell("MRR", rate, &method, "all trials were disturbed");
     for goal in &test.goals {
@@ -144,20 +151,25 @@ fn rates(test: &Test, case: &str) -> Vec<String> {
     missing
 }
 
+/// How an MRR came about; where it is the generator's ceiling, that Culvert's is not known.
+fn method(mrr: &MrrResult) -> String {
+    let method = format!("MRR, mean of {} trials", mrr.trials.len());
+    match &mrr.why {
+        None => method,
+        Some(why) => format!("at least: {method} ({why})"),
+    }
+}
+
 /// What the generator does without a device.
 fn own(results: &Results, section: &str, case: &str) {
     let Some(own) = &results.own else { return };
     let case = format!("{case}/generator alone");
-    match section {
-        "throughput" => line(
-            section,
-            &case,
-            "Mpps",
-            own.packets_per_s / 1e6,
-            "most that it sends and checks",
-        ),
-        _ => percentiles(&case, &own.latency, "its own latency"),
+    if section == "throughput" {
+        let how = json!({ "method": "most that it sends and checks" });
+        return line(section, &case, "Mpps", own.packets_per_s / 1e6, how);
     }
+    let how = json!({ "method": "its own latency" });
+    percentiles(&case, &[&own.latency], &how);
 }
 
 fn latency(scenario: &Scenario, options: &Options) -> Result<()> {
@@ -170,15 +182,32 @@ fn latency(scenario: &Scenario, options: &Options) -> Result<()> {
         own(&most, "latency", &case);
         let most = most.tests.first().and_then(|test| test.mrr.as_ref());
         let most = most.context("all trials of the MRR were disturbed")?;
-        let most = most.packets_per_s;
-        line("latency", &format!("{case}/mrr"), "Mpps", most / 1e6, "MRR");
-        let load = format!("{:.0}pps", LOAD * most);
+        let (method, load) = (method(most), LOAD * most.packets_per_s);
+        let mpps = most.packets_per_s / 1e6;
+        line(
+            "latency",
+            &format!("{case}/mrr"),
+            "Mpps",
+            mpps,
+            json!({ "method": method }),
+        );
+        // Of the generator's ceiling it is less of the device's, which is not known.
+        let of_most = match most.why {
+            None => "one way",
+            Some(_) => {
+                "one way, of an MRR that is the generator's: Culvert's load is less than it says"
+            }
+        };
+        let loads = [
+            ("idle", IDLE.into(), "one way"),
+            ("80 % of MRR", format!("{load:.0}pps"), of_most),
+        ];
         let (seconds, trials) = (options.seconds.to_string(), options.trials.to_string());
-        for (name, rate) in [("idle", IDLE), ("80 % of MRR", load.as_str())] {
+        for (name, rate, method) in loads {
             let case = format!("{case}/{name}");
             scenario.say(format!("{case}: {rate}"));
-            let words = ["-m", rate, "-d", &seconds, "--trials", &trials];
-            if !waits(&device.measure(&words)?, scenario, &case) {
+            let words = ["-m", &rate, "-d", &seconds, "--trials", &trials];
+            if !waits(&device.measure(&words)?, scenario, &case, method) {
                 disturbed.push(case);
             }
         }
@@ -222,46 +251,49 @@ impl Device {
     }
 }
 
-/// Each trial is a sample; those that were disturbed are told, and left out. False if all were.
-fn waits(results: &Results, scenario: &Scenario, case: &str) -> bool {
-    let mut is_seen = false;
-    for trial in results.tests.iter().flat_map(|test| &test.trials) {
-        if !trial.is_regular() {
-            let why: Vec<String> = trial.irregular.iter().map(Irregular::words).collect();
-            scenario.say(format!(
-                "{case}: trial {} doesn't count: {}",
-                trial.number,
-                why.join("; ")
-            ));
-            continue;
-        }
-        is_seen = true;
-        percentiles(case, &trial.latency, "one way");
-        line(
-            "latency",
-            &format!("{case}/lost"),
-            "%",
-            100.0 * trial.loss_ratio(),
-            "unsent ones, too",
-        );
+/// The medians of those trials that were as they should be; others are told, and left out. False if all were.
+fn waits(results: &Results, scenario: &Scenario, case: &str, method: &str) -> bool {
+    let trials = results.tests.iter().flat_map(|test| &test.trials);
+    let (regular, others): (Vec<&Trial>, Vec<&Trial>) = trials.partition(|it| it.is_regular());
+    for trial in &others {
+        let why: Vec<String> = trial.irregular.iter().map(Irregular::words).collect();
+        scenario.say(format!(
+            "{case}: trial {} doesn't count: {}",
+            trial.number,
+            why.join("; ")
+        ));
     }
-    is_seen
+    if regular.is_empty() {
+        return false;
+    }
+    let turns = regular.len() + others.len();
+    let how = |method| json!({ "method": method, "quiet": regular.len(), "turns": turns });
+    let latencies: Vec<&LatencySummary> = regular.iter().map(|it| &it.latency).collect();
+    percentiles(case, &latencies, &how(method));
+    let lost = median(regular.iter().map(|it| 100.0 * it.loss_ratio()));
+    let case = format!("{case}/lost");
+    line("latency", &case, "%", lost, how("unsent ones, too"));
+    true
 }
 
-fn percentiles(case: &str, summary: &LatencySummary, method: &str) {
-    let wanted = [(50.0, "p50"), (99.0, "p99"), (99.9, "p99.9")];
-    for (percent, name) in wanted {
-        let mut known = summary.percentiles.iter();
-        let Some((_, ns)) = known.find(|(it, _)| (it - percent).abs() < 1e-9) else {
-            continue;
+/// Each in the median of trials: how far those are apart says nothing of another run.
+fn percentiles(case: &str, trials: &[&LatencySummary], how: &Value) {
+    for (percent, name) in PERCENTILES {
+        let of = |it: &&LatencySummary| {
+            let mut known = it.percentiles.iter();
+            let found = known.find(|(it, _)| (it - percent).abs() < 1e-9);
+            found.map(|(_, ns)| micros(*ns))
         };
-        line(
-            "latency",
-            &format!("{case}/{name}"),
-            "µs",
-            micros(*ns),
-            method,
-        );
+        let all: Vec<f64> = trials.iter().filter_map(of).collect();
+        if !all.is_empty() {
+            line(
+                "latency",
+                &format!("{case}/{name}"),
+                "µs",
+                median(all),
+                how.clone(),
+            );
+        }
     }
 }
 
@@ -270,10 +302,13 @@ fn micros(ns: u64) -> f64 {
     ns as f64 / 1e3
 }
 
-fn line(section: &str, case: &str, unit: &str, value: f64, method: &str) {
-    let line: Value =
-        json!({ "section": section, "case": case, "unit": unit, "value": value, "method": method });
-    println!("{line}");
+/// `how` it came about: its `method`, and of how many turns it is the median.
+fn line(section: &str, case: &str, unit: &str, value: f64, mut how: Value) {
+    for (name, of) in [("section", section), ("case", case), ("unit", unit)] {
+        how[name] = of.into();
+    }
+    how["value"] = value.into();
+    println!("{how}");
 }
 
 /// Runs the generator, and reads what it came to.
@@ -282,4 +317,24 @@ fn pktgen(words: &[&str]) -> Result<Results> {
     command.arg("pktgen").args(words).arg("--json");
     let text = run(&mut command, PATIENCE)?;
     serde_json::from_str(&text).with_context(|| format!("no results: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_of_the_generator_s_is_told_as_one() {
+        let mut mrr = MrrResult {
+            packets_per_s: 1e6,
+            deviation: 0.0,
+            trials: vec![1e6; 10],
+            why: None,
+        };
+        assert_eq!(method(&mrr), "MRR, mean of 10 trials");
+        mrr.why = Some("in 3 of 10 trials the generator failed by itself".into());
+        let told =
+            "at least: MRR, mean of 10 trials (in 3 of 10 trials the generator failed by itself)";
+        assert_eq!(method(&mrr), told);
+    }
 }
