@@ -3,8 +3,8 @@
 //! In: two runs. Out: a text: what got better and what got worse, what came and went, what the machine had otherwise.
 //! Never: figures of two processors beside each other: of those, ratios to references alone.
 //!
-//! With several samples on both sides a figure changed if its ranges don't overlap and its medians differ by more than 3 %;
-//! with a single one on either side, if they differ by more than 10 %, which is said. Counts of instructions have no noise.
+//! A figure changed if its ranges don't overlap and its medians differ by more than 3 %, or with less than four samples on
+//! either side by more than 10 %, which is said. Counts of instructions have no noise.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -23,6 +23,8 @@ const OF_EVERY_RUN: [&str; 5] = ["date", "took", "load", "steal", "cache line"];
 pub(crate) struct Comparison {
     /// The two processors, if they differ.
     processors: Option<(String, String)>,
+    /// Which of the two was `--full`, if the other one was not.
+    full: Option<&'static str>,
     changes: Vec<Change>,
     /// Figures that stayed as they were, as far as can be seen.
     steady: usize,
@@ -60,6 +62,7 @@ pub(crate) enum Way {
 pub(crate) fn compare(old: &Run, new: &Run) -> Comparison {
     let mut comparison = Comparison {
         processors: processors(old, new),
+        full: full(old, new),
         facts: facts(old, new),
         failed: new.failed.clone(),
         ..Comparison::default()
@@ -100,6 +103,18 @@ fn processors(old: &Run, new: &Run) -> Option<(String, String)> {
     (old != new).then_some((old, new))
 }
 
+fn full(old: &Run, new: &Run) -> Option<&'static str> {
+    let is_full = |run: &Run| {
+        let options = run.fact("options").unwrap_or_default();
+        options.split(' ').any(|word| word == "--full")
+    };
+    match (is_full(old), is_full(new)) {
+        (true, false) => Some("earlier"),
+        (false, true) => Some("later"),
+        (false, false) | (true, true) => None,
+    }
+}
+
 fn facts(old: &Run, new: &Run) -> Vec<(String, String, String)> {
     let mut names: Vec<&String> = old.machine.keys().chain(new.machine.keys()).collect();
     names.sort();
@@ -136,8 +151,7 @@ impl Comparison {
                 }
             },
         };
-        let is_exact = is_exact(&now.unit) && self.processors.is_none();
-        if !new.differs_from(old, is_exact) {
+        if !new.differs_from(old, &unit) {
             self.steady += 1;
             return;
         }
@@ -168,6 +182,12 @@ impl Display for Comparison {
                 f,
                 "Without a reference, and so left out: {}\n",
                 self.left_out
+            )?;
+        }
+        if let Some(which) = self.full {
+            writeln!(
+                f,
+                "Only the {which} run was --full: its figures are of longer trials, and may differ for that reason alone.\n"
             )?;
         }
         for (way, title) in [
@@ -220,12 +240,12 @@ impl Display for Change {
         };
         let (old, new) = (ranged(&self.old), ranged(&self.new));
         write!(f, "{}: {old} -> {new} {} ({by}", self.name, self.unit)?;
-        let is_single = self.old.is_single() || self.new.is_single();
-        f.write_str(if is_single && !is_exact(&self.unit) {
-            "; of a single measurement)"
-        } else {
-            ")"
-        })
+        let few = self.old.few_with(&self.new);
+        match few.filter(|_| !is_exact(&self.unit)) {
+            None => f.write_str(")"),
+            Some(1) => f.write_str("; of a single measurement)"),
+            Some(count) => write!(f, "; of {count} measurements)"),
+        }
     }
 }
 
@@ -278,8 +298,14 @@ mod tests {
 
     #[test]
     fn several_samples_changed_if_their_ranges_are_apart() {
-        let old = ["wire x ns 100", "wire x ns 102", "wire x ns 104"];
-        let apart = compared(&old, &["wire x ns 106", "wire x ns 108", "wire x ns 110"]);
+        let times = |all: [u32; 4]| all.map(|ns| format!("wire x ns {ns}"));
+        let compared = |old: [u32; 4], new: [u32; 4]| {
+            let (old, new) = (times(old), times(new));
+            let [old, new] = [&old, &new].map(|all| all.each_ref().map(String::as_str));
+            compared(&old, &new)
+        };
+        let old = [100, 102, 102, 104];
+        let apart = compared(old, [106, 108, 108, 110]);
         assert_eq!(ways(&apart), [Way::Worse]);
         assert!(
             apart
@@ -287,22 +313,29 @@ mod tests {
                 .contains("wire x: 102 [100, 104] -> 108 [106, 110] ns (+5.9 %)"),
             "{apart}"
         );
-        let overlapping = compared(&old, &["wire x ns 104", "wire x ns 120", "wire x ns 130"]);
+        let overlapping = compared(old, [104, 120, 125, 130]);
         assert_eq!((ways(&overlapping), overlapping.steady), (vec![], 1));
     }
 
     #[test]
     fn ranges_that_are_apart_by_little_are_no_change() {
-        let near = compared(
-            &["wire x ns 100", "wire x ns 100.5"],
-            &["wire x ns 102", "wire x ns 103"],
-        );
+        let old = ["wire x ns 100"; 4];
+        let near = compared(&old, &["wire x ns 102"; 4]);
         assert_eq!(ways(&near), []);
-        let far = compared(
-            &["wire x ns 100", "wire x ns 100.5"],
-            &["wire x ns 104", "wire x ns 105"],
-        );
+        let far = compared(&old, &["wire x ns 104"; 4]);
         assert_eq!(ways(&far), [Way::Worse]);
+    }
+
+    #[test]
+    fn two_runs_that_lie_apart_may_do_so_by_chance_and_it_is_said() {
+        let old = ["wire x ns 100", "wire x ns 101"];
+        assert_eq!(
+            ways(&compared(&old, &["wire x ns 107", "wire x ns 108"])),
+            []
+        );
+        let far = compared(&old, &["wire x ns 120", "wire x ns 121"]);
+        assert_eq!(ways(&far), [Way::Worse]);
+        assert!(far.to_string().contains("; of 2 measurements)"), "{far}");
     }
 
     #[test]
@@ -388,6 +421,19 @@ mod tests {
             text.contains("  kernel: X's -> Y's\n") && !text.contains("load"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_short_run_beside_a_full_one_is_told_ahead() {
+        let run = |options: &str| {
+            let mut run = run("X", &["a x ns 1"]);
+            run.machine.insert("options".into(), options.into());
+            run
+        };
+        let told = |old: &str, new: &str| compare(&run(old), &run(new)).to_string();
+        assert!(told("all", "--full --json").starts_with("Only the later run was --full"));
+        assert!(told("--full", "way").starts_with("Only the earlier run was --full"));
+        assert!(!told("--full", "--full --rounds 2").contains("--full:"));
     }
 
     #[test]
