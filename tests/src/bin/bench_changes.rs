@@ -2,9 +2,10 @@
 //!
 //! In: `--json`, `--seconds N` (of a kind of change, and of each half of a pair), `--pairs N`, `--apart MS` (between two
 //! changes), `--rate PPS` (of a flow, in the place of half of the highest); the built `culvert`, root.
-//! Out: per kind of change the packets lost, those of them that have a name, and the longest gap, beside as long without a
-//! change and with all kinds in turn; then pairs of as long with an apply and without, at half of the highest rate: the
-//! blocked time of each by CSIT's definition (packets lost / rate), and the medians.
+//! Out: per kind of change the packets lost for each, those of all that have a name, and the longest gap, beside as long
+//! without a change and with all kinds in turn; then pairs of as long with an apply and without, at half of the highest
+//! rate: the blocked time of each by CSIT's definition (packets lost / rate), and the medians. Kinds take turns in pairs:
+//! a median is of all of them if there are seven pairs, or a multiple.
 //! Never: a judgement: the caller compares.
 //!
 //! A flow each way, of packets of 512 bytes, from one interface of the host's to another through both Culverts. Under full
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use culvert_tests::{Changing, Kind, Pace, Part, Scenario, Seen, WINDOW};
+use culvert_tests::{Changing, Kind, Pace, Part, Scenario, Seen, WINDOW, median};
 use serde_json::json;
 
 struct Options {
@@ -45,7 +46,8 @@ fn options() -> Result<Options> {
     let mut options = Options {
         json: false,
         time: Duration::from_secs(60),
-        pairs: 20,
+        // Each kind three times.
+        pairs: 21,
         apart: Duration::from_millis(500),
         rate: None,
     };
@@ -101,15 +103,20 @@ fn tell(options: &Options, case: &str, seen: &Seen) {
     let flows = &seen.flows;
     let gap = flows.gap.as_secs_f64() * 1e3;
     if options.json {
-        let line = |unit: &str, value: f64| {
-            let case = format!("{case}/{unit}");
+        let line = |what: &str, unit: &str, value: f64| {
+            let case = format!("{case}/{what}");
             println!(
                 "{}",
                 json!({ "section": "changes", "case": case, "unit": unit, "value": value })
             );
         };
-        line("lost packets", flows.lost() as f64);
-        line("longest gap ms", gap);
+        // Without a change: in as long as there is for one.
+        let times = match seen.changes {
+            0 => options.time.as_secs_f64() / options.apart.as_secs_f64(),
+            changes => changes as f64,
+        };
+        line("lost", "lost/change", flows.lost() as f64 / times.max(1.0));
+        line("longest gap", "ms", gap);
         return;
     }
     println!(
@@ -162,16 +169,11 @@ fn pairs(ground: &mut Changing, options: &Options) -> Result<()> {
             "{}",
             json!({
                 "section": "changes", "case": "blocked time of an apply", "unit": "ms", "value": with,
-                "reference": "without an apply", "reference_value": without,
+                "reference": "without an apply", "reference_value": without, "pairs": options.pairs,
             })
         );
     } else {
         println!("median {with:>10.3} {without:>12.3}");
     }
     Ok(())
-}
-
-fn median(mut all: Vec<f64>) -> f64 {
-    all.sort_by(f64::total_cmp);
-    all.get(all.len() / 2).copied().unwrap_or_default()
 }
