@@ -10,7 +10,8 @@
 //!   namespace start:  t0 (tun) ── culvert | wireguard-go ── udp, port 51820 ── nobody
 //! ```
 //! Both are started in the same way, in turns, in a namespace of their own. wireguard-go is measured with one peer and with a
-//! thousand: it takes its peers by `wg`, and Culvert by its file, as operators of either do.
+//! thousand: it takes its peers by `wg`, and Culvert by its file, as operators of either do. So a `wg` and an `ip` are in its
+//! time; what both take that have nothing to do is printed.
 //!
 //! Usage: culvert-bench-start [--json] [--starts N] [--most PEERS]
 
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use culvert_tests::{Keys, Namespace, Part, Process, Scenario, culvert_binary, median, run};
+use culvert_tests::{Keys, Namespace, Part, Process, Scenario, culvert_binary, median};
 use serde_json::json;
 
 const PEERS: [usize; 3] = [1, 1_000, 100_000];
@@ -107,7 +108,7 @@ fn measure(scenario: &Scenario, options: &Options) -> Result<()> {
         }
         tell(peers, &turns);
     }
-    Ok(())
+    tell_tools(&site, options.starts)
 }
 
 /// Who is started.
@@ -183,6 +184,9 @@ impl<'s> Site<'s> {
         }
         fs::write(self.culvert_file(), own)?;
         fs::write(self.wg_file(), others)?;
+        let interface = &self.interface;
+        let up = format!("address add 192.168.0.2/24 dev {interface}\nlink set {interface} up\n");
+        fs::write(self.up_file(), up)?;
         Ok(())
     }
 
@@ -226,15 +230,29 @@ impl<'s> Site<'s> {
                 return Ok(false);
             }
             let mut wg = Command::new("wg");
-            run(
-                wg.args(["setconf", interface]).arg(self.wg_file()),
-                PATIENCE,
-            )?;
-            self.namespace
-                .ip(&format!("address add 192.168.0.2/24 dev {interface}"))?;
-            self.namespace.ip(&format!("link set {interface} up"))?;
+            carry_out(wg.args(["setconf", interface]).arg(self.wg_file()))?;
+            carry_out(&mut self.ip(&self.up_file()))?;
             Ok(true)
         })
+    }
+
+    /// What a `wg` and an `ip` take that have nothing to do.
+    fn tools_alone(&self) -> Result<Duration> {
+        let begin = Instant::now();
+        carry_out(Command::new("wg").arg("--version"))?;
+        carry_out(&mut self.ip(Path::new("/dev/null")))?;
+        Ok(begin.elapsed())
+    }
+
+    /// All lines of a file, by one process.
+    fn ip(&self, lines: &Path) -> Command {
+        let mut ip = Command::new("ip");
+        ip.args(["-n", self.namespace.name(), "-batch"]).arg(lines);
+        ip
+    }
+
+    fn up_file(&self) -> PathBuf {
+        self.scenario.path("start.ip")
     }
 
     fn wg_socket(&self) -> PathBuf {
@@ -265,6 +283,18 @@ impl<'s> Site<'s> {
             who,
         })
     }
+}
+
+/// Waits for its end itself: looking for it every few milliseconds would add those to what is measured.
+fn carry_out(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{command:?} ended with {}\n{said}",
+        output.status
+    );
+    Ok(())
 }
 
 /// Whether the API says that all is open.
@@ -341,6 +371,20 @@ fn public_key(peer: usize) -> String {
 fn prefix(peer: usize) -> String {
     let [_, a, b, c] = u32::try_from(peer).unwrap_or(0).to_be_bytes();
     format!("10.{a}.{b}.{c}/32")
+}
+
+/// What is in wireguard-go's time and not in Culvert's, beside what `wg` has to say.
+fn tell_tools(site: &Site<'_>, turns: usize) -> Result<()> {
+    let times: Vec<Duration> = (0..turns)
+        .map(|_| site.tools_alone())
+        .collect::<Result<_>>()?;
+    let ms = median(times.iter().map(|it| it.as_secs_f64() * 1e3));
+    let line = json!({
+        "section": "start", "case": "start/wg and ip alone", "unit": "ms", "value": ms, "turns": turns,
+        "method": "nothing of Culvert's: in wireguard-go's time",
+    });
+    println!("{line}");
+    Ok(())
 }
 
 /// Medians of starts, in turns: how far those are apart says nothing of another run.
