@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::memory::raw;
@@ -35,7 +35,9 @@ impl SharedMemory {
         let fd =
             rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, size as u64)?;
-        // SAFETY: a fresh shared mapping at an address of the kernel's choice.
+        // Whoever it is passed to could take pages from under the mapping: an access would be a SIGBUS.
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice; all of it stays there, as its size is sealed.
         let start = unsafe {
             rustix::mm::mmap(
                 ptr::null_mut(),
@@ -147,5 +149,22 @@ impl Drop for SharedMemory {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and no pointer into it leaves this type.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_it_is_passed_to_takes_it_away() {
+        let memory = SharedMemory::new(0, 8192).unwrap();
+        memory.write(4096, &[7]);
+        for size in [0, 4096, 16_384] {
+            assert!(rustix::fs::ftruncate(memory.fd(), size).is_err(), "{size}");
+        }
+        let mut byte = [0];
+        memory.read(4096, &mut byte);
+        assert_eq!(byte, [7]);
     }
 }
