@@ -123,11 +123,16 @@ impl Setup {
     /// # Errors
     /// It does not.
     pub fn holds(&self, rates: &[f64], duration_s: f64) -> Result<(), RigError> {
-        if !matches!(self.target, Target::Own(Topology::T2p)) {
+        let streams = self.profile.streams.iter().zip(rates);
+        // What the wire sends is, whichever way the others go.
+        let sealed: Vec<f64> = streams
+            .map(|(stream, rate)| if stream.from == WIRE { *rate } else { 0.0 })
+            .collect();
+        let packets_per_s: f64 = sealed.iter().sum();
+        if !self.target.has_wire() || packets_per_s <= 0.0 {
             return Ok(());
         }
-        let packets_per_s: f64 = rates.iter().sum();
-        let mean_bytes = self.profile.mean_lengths(rates).outer_bare_bytes;
+        let mean_bytes = self.profile.mean_lengths(&sealed).outer_bare_bytes;
         let holds_s = Ahead::holds_s(self.memory, packets_per_s, mean_bytes);
         if duration_s <= holds_s {
             return Ok(());
@@ -413,6 +418,11 @@ impl Target {
             self,
             Self::Own(Topology::P2t | Topology::P2w | Topology::T2p)
         )
+    }
+
+    /// Whether a seat is at a wire, which seals ahead what it sends.
+    const fn has_wire(&self) -> bool {
+        matches!(self, Self::Own(Topology::P2w | Topology::T2p))
     }
 
     /// Whether frames leave sealed, to nobody who could receive them.

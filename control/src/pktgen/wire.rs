@@ -207,7 +207,7 @@ impl Wire {
     pub(super) fn receive(&mut self, receive: &mut Receive, now_ns: u64) -> Result<usize, Lost> {
         if now_ns >= self.look_ns {
             self.look_ns = now_ns + LOOK_NS;
-            self.host.peer.turn(clock::now());
+            self.host.turn(self.due_ns().is_some(), clock::now());
             self.say()?;
         }
         self.take(|frame| receive.frame(frame, 0, now_ns))
