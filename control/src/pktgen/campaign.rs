@@ -14,7 +14,7 @@ use culvert_pktgen::trial::{Clue, Irregular, Trial, explain};
 use super::device::since;
 use super::rig::Rig;
 use super::sealed::Left;
-use super::stage::{Progress, Stage};
+use super::stage::{Progress, STOLEN_MAX, Stage};
 
 /// What is to be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +190,7 @@ impl Campaign<'_> {
             .iter()
             .map(|share| share * ask.packets_per_s)
             .collect();
+        let waited = self.rig.waited();
         let mut trial = match self.stage.trial(&rates, self.progress) {
             Ok(trial) => trial,
             Err(error) => {
@@ -197,6 +198,8 @@ impl Campaign<'_> {
                 return none();
             }
         };
+        let waited_ns = self.rig.waited().longest_since(&waited);
+        trial.irregular.extend(kept_away(waited_ns, trial.whole_ns));
         if self.rig.is_told() {
             let both = left_before.zip(self.rig.left());
             match both.and_then(|(before, now)| now.since(before)) {
@@ -274,6 +277,12 @@ impl Campaign<'_> {
     }
 }
 
+/// A worker that others keep from its processor is measured with them, as where its processor is stolen.
+fn kept_away(waited_ns: u64, whole_ns: u64) -> Option<Irregular> {
+    let share = waited_ns as f64 / whole_ns.max(1) as f64;
+    (share > STOLEN_MAX).then_some(Irregular::Steal { share })
+}
+
 /// A trial that there was not.
 fn none() -> Trial {
     Trial {
@@ -327,4 +336,17 @@ pub fn sizes(profile: &Profile) -> String {
 )]
 const fn whole(value: f64) -> u64 {
     value as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_whose_worker_had_to_wait_says_nothing() {
+        assert_eq!(kept_away(9_000_000, 1_000_000_000), None);
+        let away = kept_away(20_000_000, 1_000_000_000).unwrap();
+        assert_eq!(away, Irregular::Steal { share: 0.02 });
+        assert!(!away.is_own());
+    }
 }

@@ -3,6 +3,7 @@
 //! In: processors that this process may use, what an operator asks for. Out: pinned threads, in words how near they are,
 //! the time that others had. Never: two threads on one processor without saying so.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
@@ -90,16 +91,21 @@ impl Cores {
         nearest.unwrap_or(Distance::Unknown).words().into()
     }
 
-    /// What the time of all of them went into so far.
+    /// What the time of each of them went into so far.
     #[must_use]
-    pub fn ticks(&self) -> Ticks {
+    pub fn ticks(&self) -> Vec<Ticks> {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let mut cpus = self.workers.clone();
-        cpus.push(self.generator);
-        cpus.sort_unstable();
-        cpus.dedup();
-        cpus.iter().map(|&cpu| of_cpu(&text, cpu)).sum()
+        let cpus = std::iter::once(&self.generator).chain(&self.workers);
+        cpus.map(|&cpu| of_cpu(&text, cpu)).collect()
     }
+}
+
+/// The largest share of one processor's time that others had between two looks: a trial is as good as the worst of them.
+#[must_use]
+pub fn stolen(earlier: &[Ticks], now: &[Ticks]) -> f64 {
+    let both = earlier.iter().zip(now);
+    let shares = both.map(|(earlier, now)| now.stolen_since(*earlier));
+    shares.fold(0.0, f64::max)
 }
 
 /// The last processor that is not taken, rather of another core than those that are: two threads of one core slow each other
@@ -151,22 +157,47 @@ impl Distance {
     }
 }
 
-impl std::iter::Sum for Ticks {
-    fn sum<I: Iterator<Item = Self>>(ticks: I) -> Self {
-        ticks.fold(Self::default(), |sum, it| Self {
-            all: sum.all + it.all,
-            stolen: sum.stolen + it.stolen,
-        })
-    }
-}
-
 /// How long the calling thread has been ready to run so far, and was not let: others had its processor. What the kernel
 /// does not tell is none.
 #[must_use]
 pub fn waited_ns() -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    waited_in("/proc/thread-self")
+}
+
+fn waited_in(folder: &str) -> u64 {
+    let text = fs::read_to_string(format!("{folder}/schedstat")).unwrap_or_default();
     let waited = text.split_ascii_whitespace().nth(1);
     waited.and_then(|it| it.parse().ok()).unwrap_or(0)
+}
+
+/// The same of a device's workers, by thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waited(BTreeMap<String, u64>);
+
+impl Waited {
+    /// Of threads of a process whose names begin so.
+    #[must_use]
+    pub fn of(pid: u32, name: &str) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        let folders = tasks.into_iter().flatten().flatten();
+        let folders = folders.filter_map(|it| it.path().into_os_string().into_string().ok());
+        let is_named = |folder: &String| {
+            let comm = fs::read_to_string(format!("{folder}/comm"));
+            comm.is_ok_and(|it| it.starts_with(name))
+        };
+        let folders = folders.filter(is_named);
+        Self(folders.map(|it| (it.clone(), waited_in(&it))).collect())
+    }
+
+    /// The longest that one of them waited since an earlier look. Who was not there then has waited for nothing.
+    #[must_use]
+    pub fn longest_since(&self, earlier: &Self) -> u64 {
+        let since = |(thread, ns): (&String, &u64)| {
+            let before = earlier.0.get(thread).unwrap_or(ns);
+            ns.saturating_sub(*before)
+        };
+        self.0.iter().map(since).max().unwrap_or(0)
+    }
 }
 
 impl Ticks {
@@ -246,6 +277,29 @@ mod tests {
         };
         assert_eq!(one.stolen_since(ticks), 0.0);
         assert_eq!(ticks.stolen_since(later), 0.0);
+    }
+
+    #[test]
+    fn what_one_processor_lost_is_not_spread_over_all() {
+        let ticks = |all, stolen| Ticks { all, stolen };
+        let (earlier, now) = ([ticks(100, 0); 2], [ticks(300, 0), ticks(300, 3)]);
+        assert!((stolen(&earlier, &now) - 0.015).abs() < 1e-9);
+        assert_eq!(stolen(&earlier, &earlier), 0.0);
+    }
+
+    #[test]
+    fn the_worker_that_waited_longest_counts_and_who_is_new_does_not() {
+        let waited = |all: &[(&str, u64)]| {
+            Waited(all.iter().map(|(name, ns)| ((*name).into(), *ns)).collect())
+        };
+        let earlier = waited(&[("1", 10), ("2", 20)]);
+        let now = waited(&[("1", 15), ("2", 50), ("3", 1000)]);
+        assert_eq!(now.longest_since(&earlier), 30);
+        assert_eq!(Waited::default().longest_since(&earlier), 0);
+        let name = "waits-as-named";
+        let thread = std::thread::Builder::new().name(name.into());
+        let looked = thread.spawn(move || Waited::of(std::process::id(), name));
+        assert_eq!(looked.unwrap().join().unwrap().0.len(), 1);
     }
 
     #[test]

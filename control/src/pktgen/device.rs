@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::cores::Waited;
 use super::far;
 use super::stop::Stop;
 use crate::api::bodies::ApplyBody;
@@ -193,6 +194,12 @@ impl Device {
     #[must_use]
     pub fn state(&self, part: Part) -> Option<State> {
         self.client.state(Some(part)).ok()
+    }
+
+    /// How long its workers were kept from their processors so far.
+    #[must_use]
+    pub fn waited(&self) -> Waited {
+        Waited::of(self.child.id(), "worker-")
     }
 
     /// All that it lost so far, by place and reason.

@@ -15,7 +15,7 @@ use culvert_pktgen::{Mistake, Profile};
 use culvert_vhost::Offloads;
 
 use super::ahead::Ahead;
-use super::cores::Cores;
+use super::cores::{Cores, Waited};
 use super::device::{Device, DeviceError};
 use super::far::{FarEnd, WIRE};
 use super::guest::Guest;
@@ -299,6 +299,14 @@ impl Rig {
     #[must_use]
     pub fn drops(&self) -> Vec<Clue> {
         self.devices.iter().flat_map(Device::drops).collect()
+    }
+
+    /// How long workers were kept from their processors so far; nothing where that is the generator's, too: they take turns.
+    #[must_use]
+    pub fn waited(&self) -> Waited {
+        let device = self.devices.first();
+        let device = device.filter(|_| !self.setup.cores.is_shared());
+        device.map(Device::waited).unwrap_or_default()
     }
 
     /// A device that has gone is waited for, or started again, and sat at anew; whether one was started again.

@@ -13,7 +13,7 @@ use culvert_pktgen::limits::RESIDUAL_NS;
 use culvert_pktgen::receive::Latencies;
 use culvert_pktgen::trial::{Around, Irregular, Trial};
 
-use super::cores::{Cores, waited_ns};
+use super::cores::{Cores, stolen, waited_ns};
 use super::seat::{Away, BURST, Lost, Seat, Work};
 use super::stop::Stop;
 use super::wire::WireError;
@@ -22,7 +22,7 @@ use super::wire::WireError;
 const LOOK_NS: u64 = 20_000_000;
 
 /// Stolen time that a trial may have: a hundredth, as measurements of gso have it.
-const STOLEN_MAX: f64 = 0.01;
+pub(super) const STOLEN_MAX: f64 = 0.01;
 
 /// The share of the time in which bursts leave more behind them, from which the generator is what limits a trial.
 const SATURATED: f64 = 0.9;
@@ -116,9 +116,9 @@ impl Stage {
         }
         self.settle(clock, &mut irregular);
         let whole_ns = clock.ns();
-        let stolen = self.manner.cores.ticks().stolen_since(ticks);
-        if stolen > STOLEN_MAX {
-            irregular.push(Irregular::Steal { share: stolen });
+        let share = stolen(&ticks, &self.manner.cores.ticks());
+        if share > STOLEN_MAX {
+            irregular.push(Irregular::Steal { share });
         }
         irregular.extend(self.away(waited_ns().saturating_sub(waited)));
         irregular.extend(spent.saturated());
