@@ -23,6 +23,7 @@ use culvert_wireguard::{
 use super::{
     outer::Outer,
     peer::{BURST, Peer},
+    stop::Stop,
 };
 
 /// Why a trial can't be sealed ahead.
@@ -42,6 +43,9 @@ pub enum AheadError {
     /// There is no session to seal with.
     #[error("the peer can't seal: {0}")]
     Session(#[from] SendRefusal),
+    /// Ctrl-C.
+    #[error("ended while a trial was sealed")]
+    Interrupted,
 }
 
 /// A sealed trial.
@@ -95,13 +99,13 @@ impl Ahead {
     /// Seals all that a seat sends in a trial. Memory of an earlier trial is used again.
     ///
     /// # Errors
-    /// The memory is full, or the peer has no session. What was sealed until then is lost with its counters.
+    /// The memory is full, the peer has no session, or an end was asked for. What was sealed until then is lost with its counters.
     pub fn seal(
         &mut self,
         transmit: &mut Transmit,
         peer: &mut Peer,
         outer: &Outer,
-        now: Instant,
+        (now, stop): (Instant, &Stop),
     ) -> Result<(), AheadError> {
         self.arena.clear();
         self.index.clear();
@@ -110,6 +114,9 @@ impl Ahead {
         self.making.resize(BURST * stride, 0);
         let mut burst = Vec::with_capacity(BURST);
         loop {
+            if stop.is_asked() {
+                return Err(AheadError::Interrupted);
+            }
             burst.clear();
             // 1. Packets where data messages have them: the header of a packet's frame is ahead of that.
             for place in self.making.chunks_exact_mut(stride) {
@@ -250,7 +257,8 @@ mod tests {
         let mut transmit = Transmit::new(&profile, "", &rates, 3);
         let mut receive = Receive::new(&profile, "", 3);
         let mut ahead = Ahead::new(32 * MIB).unwrap();
-        let sealed = ahead.seal(&mut transmit, &mut near, &outer(), at(1).monotonic);
+        let when = (at(1).monotonic, &Stop::default());
+        let sealed = ahead.seal(&mut transmit, &mut near, &outer(), when);
         sealed.unwrap();
         assert_eq!(ahead.len(), 10_000);
 
@@ -298,9 +306,10 @@ mod tests {
         let rates = profile.packets_per_s(None).unwrap();
         let [mut near, _] = session();
         let mut ahead = Ahead::new(MIB).unwrap();
+        let stop = Stop::default();
         let mut seal = |trial, now| {
             let mut transmit = Transmit::new(&profile, "", &rates, trial);
-            ahead.seal(&mut transmit, &mut near, &outer(), now)
+            ahead.seal(&mut transmit, &mut near, &outer(), (now, &stop))
         };
         let Err(AheadError::Full { until_ns, bytes }) = seal(1, at(1).monotonic) else {
             panic!("a MiB is too little");
@@ -317,5 +326,7 @@ mod tests {
         assert!(text.starts_with("1 MiB hold the first 0.00"), "{text}");
         let late = seal(2, at(200).monotonic);
         assert_eq!(late, Err(AheadError::Session(SendRefusal::Expired)));
+        stop.ask();
+        assert_eq!(seal(3, at(1).monotonic), Err(AheadError::Interrupted));
     }
 }

@@ -132,9 +132,9 @@ impl Wire {
         }
         let outer = self.host.outer().ok_or(WireError::NoAnswer)?;
         let begun = Instant::now();
-        let now = clock::monotonic();
+        let when = (clock::monotonic(), &self.stop);
         self.ahead
-            .seal(transmit, &mut self.host.peer, &outer, now)?;
+            .seal(transmit, &mut self.host.peer, &outer, when)?;
         self.sealing = begun.elapsed();
         match self.is_fresh(trial) {
             true => Ok(()),
