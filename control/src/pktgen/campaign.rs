@@ -128,10 +128,7 @@ impl Campaign<'_> {
                 None => search.disturbed(),
             }
         }
-        // Ahead of what the search goes by.
-        if let Some(trial) = self.test.trials.get_mut(first) {
-            trial.is_warm_up = true;
-        }
+        mark_warm_ups(&mut self.test.trials[first..]);
         let trials = &self.test.trials;
         let results = search.results().into_iter();
         self.test.goals = results.map(|it| judge_goal(it, trials)).collect();
@@ -194,7 +191,7 @@ impl Campaign<'_> {
         let mut trial = match self.stage.trial(&rates, self.progress) {
             Ok(trial) => trial,
             Err(error) => {
-                self.failed = Some(error.to_string());
+                self.fail(&error);
                 return none();
             }
         };
@@ -232,8 +229,15 @@ impl Campaign<'_> {
         }
     }
 
+    /// A device that has ended meanwhile is started again, once.
     fn see_to_session(&mut self, duration_s: f64) {
-        match self.rig.ready(Duration::from_secs_f64(duration_s)) {
+        let trial = Duration::from_secs_f64(duration_s);
+        let mut ready = self.rig.ready(trial);
+        let is_lost = ready.is_err() && !self.is_ended();
+        if is_lost && matches!(self.rig.recover(&mut self.stage.seats), Ok(true)) {
+            ready = self.rig.ready(trial);
+        }
+        match ready {
             Ok(true) => self.warm_up(),
             Ok(false) => {}
             Err(error) => self.fail(&error),
@@ -261,7 +265,7 @@ impl Campaign<'_> {
         while is_silent(self.rig.left()) && Instant::now() < until && !self.is_ended() {
             self.stage.profile.duration_ns = WARM_UP_NS;
             if let Err(error) = self.stage.warm_up(&rates) {
-                self.failed = Some(error.to_string());
+                self.fail(&error);
                 return;
             }
         }
@@ -274,6 +278,14 @@ impl Campaign<'_> {
             Ok(false) => {}
             Err(error) => self.fail(&error),
         }
+    }
+}
+
+/// Those ahead of what a search goes by: a warm-up that was disturbed is asked for again.
+fn mark_warm_ups(trials: &mut [Trial]) {
+    let disturbed = trials.iter().take_while(|it| !it.counts()).count();
+    for trial in trials.iter_mut().take(disturbed + 1) {
+        trial.is_warm_up = true;
     }
 }
 
@@ -341,6 +353,25 @@ const fn whole(value: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warm_up_that_was_disturbed_is_one_and_so_is_the_next() {
+        let marked = |disturbed: &[bool]| -> Vec<bool> {
+            let trial = |&is_disturbed: &bool| Trial {
+                irregular: kept_away(u64::from(is_disturbed), 1).into_iter().collect(),
+                ..Trial::default()
+            };
+            let mut trials: Vec<Trial> = disturbed.iter().map(trial).collect();
+            mark_warm_ups(&mut trials);
+            trials.iter().map(|it| it.is_warm_up).collect()
+        };
+        assert_eq!(marked(&[false, false, true]), [true, false, false]);
+        assert_eq!(
+            marked(&[true, true, false, false]),
+            [true, true, true, false]
+        );
+        assert!(marked(&[]).is_empty());
+    }
 
     #[test]
     fn a_trial_whose_worker_had_to_wait_says_nothing() {
