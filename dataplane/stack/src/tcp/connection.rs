@@ -254,8 +254,16 @@ impl Connection for Smol {
     }
 
     fn take(&mut self, packet: &[u8], now: Instant, answers: &mut Vec<Vec<u8>>) {
+        let (waits, before) = (self.socket().send_queue(), self.recovery.acknowledged());
         let is_lost = self.note_came(packet, now);
         self.show(packet, now, answers);
+        // Behind a closed window smoltcp takes nothing, not even an acknowledgment that is good (RFC 9293, section 3.10.7.4):
+        // the other is there who has filled what we told him of, before we rounded it down to nothing.
+        let has_moved = self.recovery.acknowledged() != before;
+        if has_moved && waits > 0 && self.socket().send_queue() == waits {
+            let again = self.recovery.acknowledgment();
+            self.show(&again, now, answers);
+        }
         self.has_heard = true;
         if is_lost {
             self.nudge(now, answers);

@@ -178,6 +178,16 @@ impl Recovery {
             .map(|window| self.acknowledge(self.taken, window))
     }
 
+    /// All before this was acknowledged, once something was.
+    pub(super) const fn acknowledged(&self) -> Option<u32> {
+        self.acknowledged
+    }
+
+    /// The acknowledgment of that, where smoltcp takes it.
+    pub(super) fn acknowledgment(&self) -> Vec<u8> {
+        self.acknowledge(self.taken, self.window)
+    }
+
     /// All before this was sent.
     pub(super) const fn sent(&self) -> u32 {
         self.sent

@@ -999,6 +999,40 @@ fn no_guess_within_the_window_ends_a_connection() {
     assert_eq!(link.b.phase(at_b), Phase::Closed);
 }
 
+/// A window is told in steps of eight bytes: who has filled it, and sent the few that the next one left out, acknowledges
+/// from behind it.
+#[test]
+fn what_is_acknowledged_behind_a_closed_window_is_not_sent_again() {
+    const LEFT: usize = 4;
+    let mut link = Link::new();
+    let (at_a, at_b) = link.open("192.0.2.2");
+    let (port, mut sequence, acknowledgment) = numbers(&mut link, (at_a, at_b));
+    let bytes = noise(limits::CONNECTION_BUFFER - 1 - LEFT);
+    let mut sent = 0;
+    while sent < bytes.len() {
+        sent += link.a.write(at_a, &bytes[sent..], link.now);
+        link.pass(Duration::from_millis(100));
+    }
+    sequence = sequence.wrapping_add(u32::try_from(bytes.len() + LEFT).unwrap());
+    link.lost = 100;
+    link.b.write(at_b, b"lost on its way", link.now);
+    link.b.handle_timeout(link.now);
+    assert_eq!(segments(&mut link.b).len(), 1);
+    let has_come = forged(port, flags::ACK, sequence, acknowledgment.wrapping_add(15));
+    link.b.handle_frame(&has_come, link.now);
+    link.b.handle_timeout(link.now);
+    segments(&mut link.b);
+    for _ in 0..100 {
+        link.now = link.now + Duration::from_millis(100);
+        link.b.handle_timeout(link.now);
+        let again = std::iter::from_fn(|| link.b.poll_segment());
+        assert!(
+            again.into_iter().all(|frame| frame.len() <= 14 + 40),
+            "sent again"
+        );
+    }
+}
+
 /// A host that has a connection of ours and moves is asked where it is, once it says what only it knows.
 #[test]
 fn who_moves_in_mid_connection_is_found_again() {
