@@ -1,7 +1,5 @@
 //! Bursts of packets whose number, lengths, cuts, heads, keys and damage the fuzzer chooses, on every
 //! kernel, against the `chacha20poly1305` crate.
-//!
-//! `cd tests/fuzz && cargo +nightly fuzz run aead -- -max_total_time=60`
 
 #![no_main]
 
